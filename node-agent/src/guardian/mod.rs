@@ -1,0 +1,3 @@
+//! The guardian: has the capabilities, parses nothing from outside, starts and outlives the worker.
+
+mod datapath;

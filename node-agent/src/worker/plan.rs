@@ -1,0 +1,1 @@
+//! What an armed port does with its connections now.

@@ -1,0 +1,1 @@
+//! Which intercepts exist, which wins, and which ports are armed for them.

@@ -1,0 +1,1 @@
+//! The tunnels of the developers that are connected to this agent.
