@@ -1,1 +1,78 @@
-//! redir-abi
+//! What the eBPF programs and the guardian agree on: names, numbers, key shapes and counters.
+//!
+//! Owns every constant that both sides of the kernel boundary must see alike. Does no I/O and knows neither aya nor the
+//! kernel's headers. Read by `ebpf/` (kernel side, `no_std`) and by the guardian's datapath; the worker uses the mark,
+//! the reserved ranges and the heartbeat's times.
+#![no_std]
+
+mod addr;
+mod ports;
+mod reason;
+
+pub use addr::Addr;
+pub use ports::{PORT_WORDS, PortWord, Ports, RESERVED_HIGH, RESERVED_LOW, is_reserved};
+pub use reason::{Program, REASONS, Reason, Verdict};
+
+/// `SO_MARK` of every upstream socket of the agent, and of every packet that was reflected. "RD" and a version.
+pub const MARK: u32 = 0x5244_0001;
+
+/// How old the worker's heartbeat may be, in nanoseconds of `CLOCK_MONOTONIC`, before steering passes everything to the app.
+/// Two seconds: a worker that is merely slow is not cut off, a hung one stalls a client by no more than two SYN retries.
+pub const HEARTBEAT_LIMIT_NANOS: u64 = 2_000_000_000;
+
+/// How often the worker writes its heartbeat, in milliseconds: eight beats may be lost before the limit.
+pub const HEARTBEAT_EVERY_MILLIS: u64 = 250;
+
+/// How long a TIME_WAIT tuple recorded by `steer` stays good for the `sk_lookup` companion, in nanoseconds. The companion
+/// runs in the same softirq, microseconds later; a record that outlives its packet must not catch a later one.
+pub const TIME_WAIT_RECORD_NANOS: u64 = 10_000_000;
+
+/// Client addresses that can be bypassed at once, for each pod; the least recently used gives way.
+pub const BYPASS_ENTRIES: u32 = 1024;
+
+/// Addresses one pod may have.
+pub const POD_IP_ENTRIES: u32 = 64;
+
+/// Names of the programs, as `bpftool` and `tc` show them (the kernel keeps 15 bytes).
+pub mod program {
+    /// Ingress of a pod's device with an Ethernet header.
+    pub const STEER: &str = "redir_steer";
+    /// Ingress of a pod's device without a link-layer header.
+    pub const STEER_L3: &str = "redir_steer_l3";
+    /// Ingress of `lo`.
+    pub const STEER_LO: &str = "redir_steer_lo";
+    /// Egress of a pod's device with an Ethernet header.
+    pub const REFLECT: &str = "redir_reflect";
+    /// Egress of a pod's device without a link-layer header.
+    pub const REFLECT_L3: &str = "redir_refl_l3";
+    /// The `sk_lookup` companion: new connections whose tuple is still in TIME_WAIT.
+    pub const TIME_WAIT: &str = "redir_time_wait";
+    /// All that can be attached to a device's hooks: what a killed predecessor may have left.
+    pub const CLASSIFIERS: [&str; 5] = [STEER, STEER_L3, STEER_LO, REFLECT, REFLECT_L3];
+}
+
+/// Names of the maps.
+pub mod map {
+    /// Array of [`PortWord`](crate::PortWord), [`PORT_WORDS`](crate::PORT_WORDS) long: the ports that are steered. Written by the guardian.
+    pub const PORTS: &str = "PORTS";
+    /// Hash: [`Addr`](crate::Addr) → `u8`, the pod's own addresses.
+    pub const POD_IPS: &str = "POD_IPS";
+    /// LRU hash: [`Addr`](crate::Addr) of a client → `u64`, monotonic nanoseconds until which it is not steered.
+    pub const BYPASS: &str = "BYPASS";
+    /// Array of one `u64` that can be mapped: the worker's last sign of life, monotonic nanoseconds.
+    pub const HEARTBEAT: &str = "HEARTBEAT";
+    /// Per-CPU array of `u64`, indexed by [`Reason`](crate::Reason).
+    pub const STATS: &str = "STATS";
+    /// SOCKMAP of the agent's listeners, at [`LISTENER_V4`] and [`LISTENER_V6`].
+    pub const LISTENERS: &str = "LISTENERS";
+    /// Index of the IPv4 listener in [`LISTENERS`].
+    pub const LISTENER_V4: u32 = 0;
+    /// Index of the IPv6 listener in [`LISTENERS`].
+    pub const LISTENER_V6: u32 = 1;
+}
+
+/// Names of the per-pod constants that are set before loading.
+pub mod global {
+    /// `u16`: the port of the agent's listeners in this pod's network namespace.
+    pub const AGENT_PORT: &str = "AGENT_PORT";
+}

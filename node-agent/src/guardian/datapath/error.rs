@@ -1,0 +1,114 @@
+//! What can go wrong in the datapath, each with the next step for the admin.
+
+use std::fmt;
+use std::io;
+
+/// Why a pod could not be intercepted, or its programs not changed.
+#[derive(Debug)]
+pub(crate) enum DatapathError {
+    /// The kernel refused for lack of capabilities.
+    Permission {
+        /// What was tried.
+        action: &'static str,
+    },
+    /// The kernel has no eBPF, or lacks what a program needs.
+    KernelTooOld {
+        /// What the kernel said.
+        detail: String,
+    },
+    /// TCX was asked for and the kernel has none.
+    NoTcx,
+    /// The kernel's verifier or loader refused a program.
+    Load {
+        /// The program.
+        program: &'static str,
+        /// What the kernel said, the verifier's log included.
+        detail: String,
+    },
+    /// A program could not be attached to a device.
+    Attach {
+        /// The program.
+        program: &'static str,
+        /// The device in the pod.
+        device: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The clsact qdisc or its filters could not be read or changed.
+    Clsact {
+        /// What was tried.
+        action: &'static str,
+        /// The device in the pod.
+        device: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A map could not be read or written.
+    Map {
+        /// The map.
+        name: &'static str,
+        /// What the kernel said.
+        detail: String,
+    },
+    /// The pod's network namespace could not be entered.
+    Netns(io::Error),
+    /// The pod has no device that carries one of its addresses, or more addresses than the map holds.
+    Spec(&'static str),
+}
+
+impl fmt::Display for DatapathError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Permission { action } => write!(
+                f,
+                "{action}: the kernel does not permit it; run redir-agent as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN"
+            ),
+            Self::KernelTooOld { detail } => {
+                write!(
+                    f,
+                    "this kernel cannot run redir's programs ({detail}); use Linux 5.10 or newer, built with CONFIG_BPF_SYSCALL"
+                )
+            }
+            Self::NoTcx => f.write_str(
+                "attach = \"tcx\": this kernel has no TCX; use Linux 6.6 or newer, or set attach = \"auto\"",
+            ),
+            Self::Load { program, detail } => {
+                write!(f, "load {program}: {detail}; please report this with the output of `uname -r`")
+            }
+            Self::Attach { program, device, source } => {
+                write!(
+                    f,
+                    "attach {program} to {device}: {source}; check the device with `ip link` in the pod's network namespace"
+                )
+            }
+            Self::Clsact { action, device, source } => {
+                write!(
+                    f,
+                    "{action} on {device}: {source}; check `tc qdisc show` and `tc filter show` in the pod's network namespace"
+                )
+            }
+            Self::Map { name, detail } => write!(f, "map {name}: {detail}; restart redir-agent"),
+            Self::Netns(source) => {
+                write!(
+                    f,
+                    "enter the pod's network namespace: {source}; run redir-agent with CAP_SYS_ADMIN, and check that the pod still runs"
+                )
+            }
+            Self::Spec(what) => f.write_str(what),
+        }
+    }
+}
+
+impl std::error::Error for DatapathError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Attach { source, .. } | Self::Clsact { source, .. } | Self::Netns(source) => Some(source),
+            Self::Permission { .. }
+            | Self::KernelTooOld { .. }
+            | Self::NoTcx
+            | Self::Load { .. }
+            | Self::Map { .. }
+            | Self::Spec(_) => None,
+        }
+    }
+}
