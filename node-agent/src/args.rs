@@ -1,0 +1,107 @@
+//! The command line of `redir-agent`.
+//!
+//! Owns its wording and nothing else. Called by `main`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// The redir agent: one process for each node, which gives a pod's connections to the developers who asked for them.
+#[derive(Debug, Parser)]
+#[command(name = "redir-agent", version, arg_required_else_help = true, after_help = START)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the agent (as root)
+    ///
+    /// Starts two processes: the guardian, which holds the privileges, and the worker, which has none and handles every
+    /// byte from outside. The configuration is read again on SIGHUP and when the file changes; a bad one is reported
+    /// and the last good one kept. SIGTERM or Ctrl-C ends the agent gracefully within `agent.drain`; a second one at once.
+    Run {
+        #[command(flatten)]
+        file: ConfigFile,
+        #[command(flatten)]
+        log: Log,
+    },
+    /// Make the agent's key and print its name
+    ///
+    /// Writes a new Ed25519 key (PKCS#8 PEM, mode 0600), never over an existing file, and prints the line that
+    /// developers put into their redir.toml.
+    Keygen {
+        /// Where to write it, as in /etc/redir/agent.key
+        file: PathBuf,
+    },
+    /// Check a configuration, and what this machine can do
+    ///
+    /// Changes nothing. Ends with 0 when `redir-agent run` would start here.
+    Check {
+        #[command(flatten)]
+        file: ConfigFile,
+    },
+    /// The unprivileged half; started by the guardian only
+    #[command(hide = true)]
+    Worker {
+        #[command(flatten)]
+        file: ConfigFile,
+        #[command(flatten)]
+        log: Log,
+    },
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ConfigFile {
+    /// The configuration (TOML)
+    #[arg(long = "config", value_name = "FILE", default_value = "/etc/redir/agent.toml")]
+    pub(crate) path: PathBuf,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Log {
+    /// What to log: error, warn, info, debug or trace, also by module (redir_agent::worker=debug,info)
+    ///
+    /// Without it the environment's REDIR_LOG counts, else info.
+    #[arg(long = "log", value_name = "FILTER")]
+    pub(crate) filter: Option<String>,
+    /// How to log
+    #[arg(long = "log-format", value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Lines for people
+    Text,
+    /// One JSON object per line
+    Json,
+}
+
+const START: &str = "\
+To start:
+  redir-agent keygen /etc/redir/agent.key     makes the key; developers need the line that it prints
+  redir-agent check --config agent.toml       says what is wrong with the file or the machine
+  redir-agent run --config agent.toml
+
+Exit status: 0 ended as asked, 1 failed, 2 wrong usage or configuration.";
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_usage_ends_with_2() {
+        for args in [&["redir-agent"][..], &["redir-agent", "run", "--cfg", "x"], &["redir-agent", "keygen"]] {
+            assert_eq!(Cli::try_parse_from(args).expect_err("wrong").exit_code(), 2, "{args:?}");
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! What the guardian and the worker say to each other: fixed-size datagrams over a SEQPACKET socket pair.
+//!
+//! Owns the messages and their one encoding. The guardian does not trust the worker: whatever bytes arrive,
+//! `Request::decode` returns a request within its limits or `Malformed`. Neither side's decisions are made here.
+
+mod channel;
+mod codec;
+
+use std::{
+    net::{IpAddr, SocketAddr, SocketAddrV6},
+    time::Duration,
+};
+
+use redir_abi::Reason;
+
+use crate::config::PodName;
+
+pub(crate) use channel::{MAX_FDS, pair, receive, receive_plain, send};
+pub(crate) use codec::Malformed;
+use codec::{Reader, Writer};
+
+/// Bytes of every message of the worker.
+pub(crate) const REQUEST_LEN: usize = 384;
+/// Bytes of every message of the guardian.
+pub(crate) const REPLY_LEN: usize = 1024;
+/// Most sockets in one request.
+pub(crate) const MAX_SOCKETS: usize = 32;
+/// Most addresses of a pod that are told to the worker; 40 × 17 bytes fit the reply.
+pub(crate) const MAX_ADDRESSES: usize = 40;
+
+/// Whether the app must be in LISTEN for a connection to be steered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gate {
+    /// The app's own listener must be there: TCP probes stay truthful.
+    AppListening,
+    /// Steer in any case.
+    Always,
+}
+
+/// An address of a pod to bind to; `scope` is the interface of a link-local one, else 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BindAddress {
+    /// The address.
+    pub(crate) ip: IpAddr,
+    /// `sin6_scope_id`.
+    pub(crate) scope: u32,
+}
+
+impl BindAddress {
+    /// The address with a port.
+    pub(crate) fn with_port(self, port: u16) -> SocketAddr {
+        match self.ip {
+            IpAddr::V4(ip) => SocketAddr::from((ip, port)),
+            IpAddr::V6(ip) => SocketAddrV6::new(ip, port, 0, self.scope).into(),
+        }
+    }
+}
+
+impl From<SocketAddr> for BindAddress {
+    fn from(address: SocketAddr) -> Self {
+        let scope = match address {
+            SocketAddr::V4(_) => 0,
+            SocketAddr::V6(address) => address.scope_id(),
+        };
+        Self { ip: address.ip(), scope }
+    }
+}
+
+/// Worker → guardian.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Request {
+    /// The worker serves. No reply.
+    Ready,
+    /// The worker lives. No reply.
+    Alive,
+    /// Steer new connections of a pod's port. → `Armed`
+    Arm { pod: PodName, port: u16, gate: Gate },
+    /// Stop that. → `Done`
+    Disarm { pod: PodName, port: u16 },
+    /// The pod's last connection has ended: detach what is left. → `Done`
+    Release { pod: PodName },
+    /// Marked sockets bound to these ports of a pod's address. → `Sockets`
+    Sockets { pod: PodName, bind: BindAddress, ports: Vec<u16> },
+    /// Leave new connections of a client to the app for a while. → `Done`
+    Bypass { pod: PodName, client: IpAddr, how_long: Duration },
+    /// The counters of a pod's programs. → `Stats`
+    Stats { pod: PodName },
+}
+
+/// Guardian → worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Reply {
+    /// First of all, with [UDP socket, key memfd, config memfd].
+    Bootstrap,
+    /// The configuration has changed, with [config memfd].
+    Config,
+    /// End: no new work, connections may go on for `drain`.
+    Shutdown { drain: Duration },
+    /// The pod's path names another network namespace now: the pod has been replaced.
+    PodGone { pod: PodName },
+    /// Answer to `Arm`; `fresh` when this is the pod's first port.
+    Armed { agent_port: u16, fresh: Option<Fresh> },
+    /// Answer to `Disarm`, `Release`, `Bypass`.
+    Done,
+    /// Answer to `Sockets`: for each port 0 (its descriptor is beside the message, in order) or an errno.
+    Sockets { errnos: Vec<i32> },
+    /// Answer to `Stats`, in the order of `redir_abi::Reason::ALL`.
+    Stats { counters: Vec<u64> },
+    /// Answer to anything: no, and why.
+    Refused { code: RefusedCode, sentence: String },
+}
+
+/// What comes with a pod's first armed port: [listener4, listener6 if `ipv6`, heartbeat, link duplicates…].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fresh {
+    /// Whether an IPv6 listener is among the descriptors.
+    pub(crate) ipv6: bool,
+    /// All addresses of the namespace, loopback included; at most [`MAX_ADDRESSES`].
+    pub(crate) addresses: Vec<IpAddr>,
+}
+
+/// Why the guardian said no.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RefusedCode {
+    /// The request was not understood.
+    Malformed,
+    /// The configuration has no such pod.
+    UnknownPod,
+    /// The configuration does not let this port be intercepted.
+    PortNotAllowed,
+    /// The pod's network namespace cannot be used.
+    Namespace,
+    /// The programs could not be loaded or attached.
+    Datapath,
+    /// The pod still has an armed port.
+    Busy,
+    /// The pod is not armed.
+    NotArmed,
+    /// A source port outside the reserved ranges.
+    PortNotReserved,
+}
+
+const CODES: [RefusedCode; 8] = [
+    RefusedCode::Malformed,
+    RefusedCode::UnknownPod,
+    RefusedCode::PortNotAllowed,
+    RefusedCode::Namespace,
+    RefusedCode::Datapath,
+    RefusedCode::Busy,
+    RefusedCode::NotArmed,
+    RefusedCode::PortNotReserved,
+];
+
+impl Request {
+    /// The datagram.
+    pub(crate) fn encode(&self, seq: u32) -> [u8; REQUEST_LEN] {
+        let mut w = Writer::new();
+        w.u32(seq);
+        match self {
+            Self::Ready => w.u8(1),
+            Self::Alive => w.u8(2),
+            Self::Arm { pod, port, gate } => {
+                let gate = match gate {
+                    Gate::AppListening => 0,
+                    Gate::Always => 1,
+                };
+                w.u8(3).text(pod.as_str()).u16(*port).u8(gate)
+            }
+            Self::Disarm { pod, port } => w.u8(4).text(pod.as_str()).u16(*port),
+            Self::Release { pod } => w.u8(5).text(pod.as_str()),
+            Self::Sockets { pod, bind, ports } => {
+                w.u8(6).text(pod.as_str()).ip(bind.ip).u32(bind.scope).count(ports.len());
+                ports.iter().fold(&mut w, |w, port| w.u16(*port))
+            }
+            Self::Bypass { pod, client, how_long } => {
+                let millis = u32::try_from(how_long.as_millis()).unwrap_or(u32::MAX).min(MAX_BYPASS_MILLIS);
+                w.u8(7).text(pod.as_str()).ip(*client).u32(millis)
+            }
+            Self::Stats { pod } => w.u8(8).text(pod.as_str()),
+        };
+        w.finish()
+    }
+
+    /// Reads a datagram of an untrusted worker.
+    pub(crate) fn decode(datagram: &[u8]) -> Result<(u32, Self), Malformed> {
+        if datagram.len() != REQUEST_LEN {
+            return Err(Malformed);
+        }
+        let mut r = Reader::new(datagram);
+        let seq = r.u32()?;
+        let request = match r.u8()? {
+            1 => Self::Ready,
+            2 => Self::Alive,
+            3 => Self::Arm { pod: pod(&mut r)?, port: port(&mut r)?, gate: gate(&mut r)? },
+            4 => Self::Disarm { pod: pod(&mut r)?, port: port(&mut r)? },
+            5 => Self::Release { pod: pod(&mut r)? },
+            6 => Self::Sockets { pod: pod(&mut r)?, bind: bind(&mut r)?, ports: ports(&mut r)? },
+            7 => Self::Bypass { pod: pod(&mut r)?, client: r.ip()?, how_long: bypass_time(&mut r)? },
+            8 => Self::Stats { pod: pod(&mut r)? },
+            _ => return Err(Malformed),
+        };
+        r.finish()?;
+        Ok((seq, request))
+    }
+
+    /// The sequence number of a datagram that is otherwise malformed, to answer it.
+    pub(crate) fn seq(datagram: &[u8]) -> Option<u32> {
+        Reader::new(datagram).u32().ok()
+    }
+}
+
+fn pod(r: &mut Reader<'_>) -> Result<PodName, Malformed> {
+    PodName::new(r.text(PodName::MAX)?).map_err(|_| Malformed)
+}
+
+fn port(r: &mut Reader<'_>) -> Result<u16, Malformed> {
+    match r.u16()? {
+        0 => Err(Malformed),
+        port => Ok(port),
+    }
+}
+
+fn gate(r: &mut Reader<'_>) -> Result<Gate, Malformed> {
+    match r.u8()? {
+        0 => Ok(Gate::AppListening),
+        1 => Ok(Gate::Always),
+        _ => Err(Malformed),
+    }
+}
+
+fn bind(r: &mut Reader<'_>) -> Result<BindAddress, Malformed> {
+    let (ip, scope) = (r.ip()?, r.u32()?);
+    let scoped = matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+    let mapped = ip.to_canonical() != ip;
+    if mapped || ip.is_unspecified() || ip.is_multicast() || (scope != 0 && !scoped) {
+        return Err(Malformed);
+    }
+    Ok(BindAddress { ip, scope })
+}
+
+fn ports(r: &mut Reader<'_>) -> Result<Vec<u16>, Malformed> {
+    match r.count(MAX_SOCKETS)? {
+        0 => Err(Malformed),
+        count => (0..count).map(|_| port(r)).collect(),
+    }
+}
+
+fn bypass_time(r: &mut Reader<'_>) -> Result<Duration, Malformed> {
+    match r.u32()? {
+        millis if millis > MAX_BYPASS_MILLIS => Err(Malformed),
+        millis => Ok(Duration::from_millis(millis.into())),
+    }
+}
+
+impl Reply {
+    /// The datagram.
+    pub(crate) fn encode(&self, seq: u32) -> [u8; REPLY_LEN] {
+        let mut w = Writer::new();
+        w.u32(seq);
+        match self {
+            Self::Bootstrap => w.u8(1),
+            Self::Config => w.u8(2),
+            Self::Shutdown { drain } => w.u8(3).u32(u32::try_from(drain.as_millis()).unwrap_or(u32::MAX)),
+            Self::PodGone { pod } => w.u8(4).text(pod.as_str()),
+            Self::Armed { agent_port, fresh: None } => w.u8(5).u16(*agent_port).u8(0),
+            Self::Armed { agent_port, fresh: Some(fresh) } => {
+                let addresses = &fresh.addresses[..fresh.addresses.len().min(MAX_ADDRESSES)];
+                w.u8(5).u16(*agent_port).u8(if fresh.ipv6 { 2 } else { 1 }).count(addresses.len());
+                addresses.iter().fold(&mut w, |w, ip| w.ip(*ip))
+            }
+            Self::Done => w.u8(6),
+            Self::Sockets { errnos } => {
+                w.u8(7).count(errnos.len());
+                errnos.iter().fold(&mut w, |w, errno| w.u32(errno.unsigned_abs()))
+            }
+            Self::Stats { counters } => {
+                w.u8(8).count(counters.len());
+                counters.iter().fold(&mut w, |w, counter| w.u64(*counter))
+            }
+            Self::Refused { code, sentence } => {
+                let code = CODES.iter().position(|known| known == code).expect("every code is in the table");
+                w.u8(9).count(code).text(truncated(sentence))
+            }
+        };
+        w.finish()
+    }
+
+    /// Reads a datagram of the guardian.
+    pub(crate) fn decode(datagram: &[u8]) -> Result<(u32, Self), Malformed> {
+        if datagram.len() != REPLY_LEN {
+            return Err(Malformed);
+        }
+        let mut r = Reader::new(datagram);
+        let seq = r.u32()?;
+        let reply = match r.u8()? {
+            1 => Self::Bootstrap,
+            2 => Self::Config,
+            3 => Self::Shutdown { drain: Duration::from_millis(r.u32()?.into()) },
+            4 => Self::PodGone { pod: pod(&mut r)? },
+            5 => Self::Armed { agent_port: port(&mut r)?, fresh: fresh(&mut r)? },
+            6 => Self::Done,
+            7 => Self::Sockets { errnos: errnos(&mut r)? },
+            8 => {
+                let count = r.count(Reason::ALL.len())?;
+                Self::Stats { counters: (0..count).map(|_| r.u64()).collect::<Result<_, _>>()? }
+            }
+            9 => {
+                let code = *CODES.get(r.count(CODES.len())?).ok_or(Malformed)?;
+                Self::Refused { code, sentence: r.text(MAX_SENTENCE)?.to_owned() }
+            }
+            _ => return Err(Malformed),
+        };
+        r.finish()?;
+        Ok((seq, reply))
+    }
+}
+
+fn fresh(r: &mut Reader<'_>) -> Result<Option<Fresh>, Malformed> {
+    let ipv6 = match r.u8()? {
+        0 => return Ok(None),
+        1 => false,
+        2 => true,
+        _ => return Err(Malformed),
+    };
+    let count = r.count(MAX_ADDRESSES)?;
+    Ok(Some(Fresh { ipv6, addresses: (0..count).map(|_| r.ip()).collect::<Result<_, _>>()? }))
+}
+
+fn errnos(r: &mut Reader<'_>) -> Result<Vec<i32>, Malformed> {
+    let count = r.count(MAX_SOCKETS)?;
+    (0..count).map(|_| i32::try_from(r.u32()?).map_err(|_| Malformed)).collect()
+}
+
+/// The longest beginning of a sentence that fits a reply.
+fn truncated(sentence: &str) -> &str {
+    &sentence[..sentence.floor_char_boundary(MAX_SENTENCE)]
+}
+
+/// Bytes; leaves room for the header in a reply.
+const MAX_SENTENCE: usize = 900;
+/// A client is bypassed for seconds, not days: its ports come free as its connections end.
+const MAX_BYPASS_MILLIS: u32 = 600_000;
+
+// A reply holds every counter, and a request the longest name with the longest list.
+const _: () = assert!(4 + 1 + 2 + 8 * Reason::ALL.len() <= REPLY_LEN);
+const _: () = assert!(4 + 1 + 2 + PodName::MAX + 17 + 4 + 2 + 2 * MAX_SOCKETS <= REQUEST_LEN);
+const _: () = assert!(4 + 1 + 2 + 1 + 2 + 17 * MAX_ADDRESSES <= REPLY_LEN);
+const _: () = assert!(MAX_SOCKETS <= MAX_FDS);
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,322 @@
+//! The worker's client of the guardian: asks for what only the guardian may do, and hears what it pushes.
+//!
+//! Owns the worker's end of the control socket and the duplicates of the TCX links. Decides nothing: what to arm is the
+//! registry's, which connections need sockets is the upstream leg's. Requests are pipelined and answered by number; each
+//! has a timeout; a dropped request is undone when its answer comes.
+
+mod driver;
+mod shelf;
+
+use std::{
+    collections::HashMap,
+    fmt, io,
+    net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use redir_abi::Reason;
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+
+use crate::{
+    config::{Config, PodName},
+    ipc::{self, Reply, Request},
+};
+
+pub(crate) use crate::ipc::{Gate, RefusedCode};
+pub(crate) use driver::Driver;
+use shelf::Shelf;
+
+/// What the guardian gives the worker before anything else.
+pub(crate) struct Bootstrap {
+    /// The QUIC socket, bound, with large buffers.
+    pub(crate) udp: UdpSocket,
+    /// The agent's key, PKCS#8 DER.
+    pub(crate) key: Vec<u8>,
+    /// The configuration at the start.
+    pub(crate) config: Arc<Config>,
+    /// Where the text came from, for messages.
+    pub(crate) config_file: PathBuf,
+    /// The control socket, for [`start`].
+    pub(crate) control: OwnedFd,
+}
+
+/// What the guardian says unasked.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The configuration has changed (`[agent]` is as it was: it takes effect at the start only).
+    Config(Arc<Config>),
+    /// End: no new work; connections may go on for `drain`.
+    Shutdown {
+        /// How long.
+        drain: Duration,
+    },
+    /// The pod's path names another network namespace: reset its connections, release it, arm it again.
+    PodGone(PodName),
+    /// The guardian is dead: close listeners, reset connections, exit within a second.
+    GuardianGone,
+}
+
+/// A pod's first armed port. The listeners sit on the highest descriptors, which close first when the process dies.
+#[derive(Debug)]
+pub(crate) struct ArmedPod {
+    /// The port of the listeners; a connection whose own port is not armed was not steered.
+    pub(crate) agent_port: u16,
+    /// On 127.0.0.1, in the pod's namespace, nonblocking.
+    pub(crate) listener4: TcpListener,
+    /// On ::1, where the pod has IPv6.
+    pub(crate) listener6: Option<TcpListener>,
+    /// Map this, one page, and write `CLOCK_MONOTONIC` nanoseconds to its first u64.
+    pub(crate) heartbeat: OwnedFd,
+    /// All addresses of the namespace, loopback included: a peer with one of these is inside the pod.
+    pub(crate) addresses: Vec<IpAddr>,
+}
+
+/// Why a request came to nothing.
+#[derive(Debug)]
+pub(crate) enum BrokerError {
+    /// The guardian said no.
+    Refused {
+        /// For code.
+        code: RefusedCode,
+        /// For people; names the next step.
+        sentence: String,
+    },
+    /// No answer in time.
+    Timeout,
+    /// The guardian is dead.
+    GuardianGone,
+    /// The control socket or a descriptor failed.
+    Io(io::Error),
+}
+
+impl fmt::Display for BrokerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused { sentence, .. } => f.write_str(sentence),
+            Self::Timeout => f.write_str("the guardian did not answer in time; look at the node's load and try again"),
+            Self::GuardianGone => f.write_str("the guardian has ended; the agent must be started again"),
+            Self::Io(error) => write!(f, "talking to the guardian failed: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for BrokerError {}
+
+impl From<io::Error> for BrokerError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Self::GuardianGone,
+            _ => Self::Io(error),
+        }
+    }
+}
+
+/// The handle; clones share the socket.
+#[derive(Clone)]
+pub(crate) struct Broker {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    socket: AsyncFd<OwnedFd>,
+    state: Mutex<State>,
+}
+
+struct State {
+    next_seq: u32,
+    pending: HashMap<u32, Pending>,
+    shelf: Shelf,
+    gone: bool,
+}
+
+/// A request that waits for its answer.
+struct Pending {
+    request: Request,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// What came, and how to give it back if nobody takes it.
+struct Answer {
+    reply: Reply,
+    fds: Vec<OwnedFd>,
+    undo: Option<driver::Undo>,
+}
+
+/// Takes the control socket over. Must be called inside a tokio runtime; the driver's `run` must be spawned.
+pub(crate) fn start(control: OwnedFd, config_file: &Path) -> io::Result<(Broker, Driver, mpsc::Receiver<Event>)> {
+    let socket = register(control)?;
+    let state = State { next_seq: 1, pending: HashMap::new(), shelf: Shelf::new()?, gone: false };
+    let broker = Broker { shared: Arc::new(Shared { socket, state: Mutex::new(state) }) };
+    let (events, receiver) = mpsc::channel(EVENTS);
+    Ok((broker.clone(), Driver::new(broker, events, config_file.to_owned()), receiver))
+}
+
+#[expect(unsafe_code, reason = "AsyncFd must be promised that its descriptor stays open")]
+fn register(control: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    let interest = Interest::READABLE | Interest::WRITABLE;
+    // SAFETY: an `OwnedFd` keeps its number and its file open until it is dropped, and `Shared` never takes it out.
+    unsafe { AsyncFd::register_with_interest(control, interest) }.map_err(io::Error::from)
+}
+
+impl Broker {
+    /// Says that the worker serves: from now on its death restarts it instead of ending the agent.
+    pub(crate) async fn ready(&self) -> Result<(), BrokerError> {
+        self.send(&Request::Ready.encode(0)).await
+    }
+
+    /// Steers new connections of the pod's port to the pod's listeners. `Some` with the pod's first port.
+    pub(crate) async fn arm(&self, pod: &PodName, port: u16, gate: Gate) -> Result<Option<ArmedPod>, BrokerError> {
+        let request = Request::Arm { pod: pod.clone(), port, gate };
+        let Answer { reply, fds, undo } = self.ask(request, ARM_TIMEOUT).await?;
+        let Reply::Armed { agent_port, fresh } = reply else { return Err(unexpected(reply)) };
+        let armed = fresh.map(|fresh| self.adopt(pod, agent_port, fresh, fds)).transpose()?;
+        undo.into_iter().for_each(driver::Undo::defuse);
+        Ok(armed)
+    }
+
+    /// Leaves new connections of the pod's port to the app. A port that is not armed is no error.
+    pub(crate) async fn disarm(&self, pod: &PodName, port: u16) -> Result<(), BrokerError> {
+        self.done(Request::Disarm { pod: pod.clone(), port }).await
+    }
+
+    /// Gives the pod back after its last connection; refused (`Busy`) while a port is armed.
+    pub(crate) async fn release(&self, pod: &PodName) -> Result<(), BrokerError> {
+        self.done(Request::Release { pod: pod.clone() }).await?;
+        self.state().shelf.clear(pod);
+        Ok(())
+    }
+
+    /// Upstream sockets in the pod's namespace: marked, nonblocking, TCP_NODELAY, bound to `bind` (its port is ignored)
+    /// and each of `ports` (1 to 32, from the reserved ranges). One result per port, in order.
+    pub(crate) async fn sockets(
+        &self,
+        pod: &PodName,
+        bind: SocketAddr,
+        ports: &[u16],
+    ) -> Result<Vec<io::Result<OwnedFd>>, BrokerError> {
+        let request = Request::Sockets { pod: pod.clone(), bind: bind.into(), ports: ports.to_vec() };
+        let Answer { reply, fds, .. } = self.ask(request, TIMEOUT).await?;
+        let Reply::Sockets { errnos } = reply else { return Err(unexpected(reply)) };
+        let mut fds = fds.into_iter();
+        let one = |errno| match errno {
+            0 => fds.next().ok_or_else(|| io::Error::other("the guardian sent too few sockets")),
+            errno => Err(io::Error::from_raw_os_error(errno)),
+        };
+        Ok(errnos.into_iter().map(one).collect())
+    }
+
+    /// Leaves new connections of one client to the app for a while (at most ten minutes).
+    pub(crate) async fn bypass(&self, pod: &PodName, client: IpAddr, how_long: Duration) -> Result<(), BrokerError> {
+        self.done(Request::Bypass { pod: pod.clone(), client, how_long }).await
+    }
+
+    /// The counters of the pod's programs, summed over the CPUs.
+    pub(crate) async fn stats(&self, pod: &PodName) -> Result<Vec<(Reason, u64)>, BrokerError> {
+        match self.ask(Request::Stats { pod: pod.clone() }, TIMEOUT).await?.reply {
+            Reply::Stats { counters } => Ok(Reason::ALL.into_iter().zip(counters).collect()),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    async fn done(&self, request: Request) -> Result<(), BrokerError> {
+        match self.ask(request, TIMEOUT).await?.reply {
+            Reply::Done => Ok(()),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    async fn ask(&self, request: Request, limit: Duration) -> Result<Answer, BrokerError> {
+        let (answer, receiver) = oneshot::channel();
+        let (seq, message) = {
+            let mut state = self.state();
+            if state.gone {
+                return Err(BrokerError::GuardianGone);
+            }
+            let seq = state.take_seq();
+            let message = request.encode(seq);
+            state.pending.insert(seq, Pending { request, answer });
+            (seq, message)
+        };
+        if let Err(error) = self.send(&message).await {
+            self.state().pending.remove(&seq);
+            return Err(error);
+        }
+        match timeout(limit, receiver).await {
+            Ok(Ok(Answer { reply: Reply::Refused { code, sentence }, .. })) => {
+                Err(BrokerError::Refused { code, sentence })
+            }
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err(BrokerError::GuardianGone),
+            // The entry stays pending: the driver undoes the answer if it still comes.
+            Err(_) => Err(BrokerError::Timeout),
+        }
+    }
+
+    async fn send(&self, message: &[u8]) -> Result<(), BrokerError> {
+        let send = async {
+            self.shared.socket.async_io(Interest::WRITABLE, |socket| ipc::send(socket.as_fd(), message, &[])).await
+        };
+        Ok(timeout(TIMEOUT, send).await.map_err(|_| BrokerError::Timeout)??)
+    }
+
+    fn adopt(
+        &self,
+        pod: &PodName,
+        agent_port: u16,
+        fresh: ipc::Fresh,
+        fds: Vec<OwnedFd>,
+    ) -> Result<ArmedPod, BrokerError> {
+        let mut fds = fds.into_iter();
+        let mut next = || fds.next().ok_or_else(|| io::Error::other("the guardian sent too few descriptors"));
+        let listener4 = shelf::high(next()?)?.into();
+        let listener6 = fresh.ipv6.then(|| shelf::high(next()?)).transpose()?.map(TcpListener::from);
+        let heartbeat = next()?;
+        self.state().shelf.keep(pod, fds);
+        Ok(ArmedPod { agent_port, listener4, listener6, heartbeat, addresses: fresh.addresses })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Fails every waiting request: their senders are dropped.
+    fn close(&mut self) {
+        self.gone = true;
+        self.pending.clear();
+    }
+
+    /// Numbers wrap after four billion requests; 0 is for messages without an answer.
+    fn take_seq(&mut self) -> u32 {
+        let seq = self.next_seq;
+        self.next_seq = self.next_seq.checked_add(1).unwrap_or(1);
+        seq
+    }
+}
+
+fn unexpected(reply: Reply) -> BrokerError {
+    BrokerError::Io(io::Error::other(format!("the guardian's answer does not fit the question: {reply:?}")))
+}
+
+/// Receives the guardian's first message. Blocks up to ten seconds; called before any runtime exists.
+pub(crate) fn bootstrap(control: OwnedFd, config_file: &Path) -> anyhow::Result<Bootstrap> {
+    driver::bootstrap(control, config_file)
+}
+
+/// An answer takes the guardian well under a millisecond; a loaded node may take longer.
+const TIMEOUT: Duration = Duration::from_secs(3);
+/// The first arm of a pod has the verifier read two programs.
+const ARM_TIMEOUT: Duration = Duration::from_secs(10);
+/// Events are rare; when full, the driver waits and answers queue in the socket.
+const EVENTS: usize = 16;
+
+#[cfg(test)]
+mod tests;

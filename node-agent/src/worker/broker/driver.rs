@@ -1,0 +1,184 @@
+//! Reads what the guardian sends, and says every 250 ms that the worker lives.
+//!
+//! Owns the reading side of the control socket. Must not wait for anything but the socket and the events' receiver.
+
+use std::{
+    fs::File,
+    io::{self, Read, Seek},
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use redir_abi::HEARTBEAT_EVERY_MILLIS;
+use tokio::{
+    io::Interest,
+    sync::mpsc,
+    time::{MissedTickBehavior, interval},
+};
+
+use super::{Answer, Bootstrap, Broker, Event, Pending, Shared};
+use crate::{
+    config::{Config, PodName},
+    ipc::{self, REPLY_LEN, Reply, Request},
+};
+
+/// The task that must run as long as the worker; its owner spawns [`Driver::run`].
+pub(crate) struct Driver {
+    broker: Broker,
+    events: mpsc::Sender<Event>,
+    config_file: PathBuf,
+}
+
+impl Driver {
+    pub(super) fn new(broker: Broker, events: mpsc::Sender<Event>, config_file: PathBuf) -> Self {
+        Self { broker, events, config_file }
+    }
+
+    /// Runs until the guardian is gone, which it then reports.
+    pub(crate) async fn run(self) {
+        let mut alive = interval(Duration::from_millis(HEARTBEAT_EVERY_MILLIS));
+        alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = alive.tick() => self.say_alive(),
+                received = self.receive() => match received {
+                    Ok(Some((seq, reply, fds))) => self.take(seq, reply, fds).await,
+                    Ok(None) => break,
+                    Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                        tracing::error!(%error, "the guardian sent a message that is not understood; it is dropped");
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, "the control socket failed");
+                        break;
+                    }
+                },
+            }
+        }
+        self.broker.state().close();
+        // A receiver that is gone has ended for another reason.
+        self.events.send(Event::GuardianGone).await.unwrap_or_default();
+    }
+
+    /// A full socket means that the guardian is behind, not that the worker is dead.
+    fn say_alive(&self) {
+        let message = Request::Alive.encode(0);
+        if let Err(error) = ipc::send(self.broker.shared.socket.get_ref().as_fd(), &message, &[]) {
+            tracing::debug!(%error, "saying alive to the guardian failed");
+        }
+    }
+
+    async fn receive(&self) -> io::Result<Option<(u32, Reply, Vec<OwnedFd>)>> {
+        self.broker.shared.socket.async_io(Interest::READABLE, |socket| receive(socket)).await
+    }
+
+    async fn take(&self, seq: u32, reply: Reply, fds: Vec<OwnedFd>) {
+        let event = match reply {
+            Reply::Config => match self.config(fds) {
+                Ok(config) => Event::Config(Arc::new(config)),
+                Err(error) => {
+                    tracing::error!("{error:#}");
+                    return;
+                }
+            },
+            Reply::Shutdown { drain } => Event::Shutdown { drain },
+            Reply::PodGone { pod } => Event::PodGone(pod),
+            reply => return self.answer(seq, reply, fds),
+        };
+        // A receiver that is gone has ended for another reason.
+        self.events.send(event).await.unwrap_or_default();
+    }
+
+    fn config(&self, fds: Vec<OwnedFd>) -> anyhow::Result<Config> {
+        let memory = fds.into_iter().next().context("the guardian pushed a configuration without its text")?;
+        Ok(Config::parse(&text(memory)?, &self.config_file)?)
+    }
+
+    fn answer(&self, seq: u32, reply: Reply, fds: Vec<OwnedFd>) {
+        let Some(Pending { request, answer }) = self.broker.state().pending.remove(&seq) else { return };
+        let undo = match (&request, &reply) {
+            (Request::Arm { pod, port, .. }, Reply::Armed { fresh, .. }) => Some(Undo {
+                shared: Arc::downgrade(&self.broker.shared),
+                pod: pod.clone(),
+                port: *port,
+                release: fresh.is_some(),
+            }),
+            _ => None,
+        };
+        // If nobody waits any more, the answer is dropped, and what it granted is undone.
+        drop(answer.send(Answer { reply, fds, undo }));
+    }
+}
+
+/// Gives back what an `Arm` granted when its answer reaches nobody.
+pub(super) struct Undo {
+    shared: Weak<Shared>,
+    pod: PodName,
+    port: u16,
+    release: bool,
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        let Some(shared) = self.shared.upgrade() else { return };
+        let disarm = Request::Disarm { pod: self.pod.clone(), port: self.port };
+        let release = self.release.then(|| Request::Release { pod: self.pod.clone() });
+        for request in [Some(disarm), release].into_iter().flatten() {
+            // A full socket: the port stays armed, but its listener is closed, so its connections go to the app.
+            if let Err(error) = ipc::send(shared.socket.get_ref().as_fd(), &request.encode(0), &[]) {
+                tracing::warn!(%error, pod = %self.pod, "undoing an arm that nobody waited for failed");
+            }
+        }
+    }
+}
+
+impl Undo {
+    /// The answer has reached its asker.
+    pub(super) fn defuse(mut self) {
+        self.shared = Weak::new();
+    }
+}
+
+/// See [`super::bootstrap`].
+pub(super) fn bootstrap(control: OwnedFd, config_file: &Path) -> anyhow::Result<Bootstrap> {
+    let mut wait = [PollFd::new(control.as_fd(), PollFlags::POLLIN)];
+    if poll(&mut wait, PollTimeout::from(BOOTSTRAP_MILLIS))? == 0 {
+        bail!("the guardian sent nothing; `redir-agent worker` is for the agent itself, start `redir-agent run`");
+    }
+    let (_, reply, fds) = receive(&control)?.context("the guardian has ended before it sent anything")?;
+    let fds: Result<[OwnedFd; 3], _> = fds.try_into();
+    let (Reply::Bootstrap, Ok([udp, key, config])) = (reply, fds) else {
+        bail!("the guardian's first message is not the one expected; start `redir-agent run`");
+    };
+    let config = Arc::new(Config::parse(&text(config)?, config_file)?);
+    Ok(Bootstrap { udp: udp.into(), key: bytes(key)?, config, config_file: config_file.to_owned(), control })
+}
+
+fn receive(socket: &OwnedFd) -> io::Result<Option<(u32, Reply, Vec<OwnedFd>)>> {
+    let mut buffer = [0; REPLY_LEN];
+    let (length, fds) = ipc::receive(socket.as_fd(), &mut buffer)?;
+    if length == 0 {
+        return Ok(None);
+    }
+    let (seq, reply) = Reply::decode(&buffer[..length])
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "malformed message of the guardian"))?;
+    Ok(Some((seq, reply, fds)))
+}
+
+fn bytes(memory: OwnedFd) -> io::Result<Vec<u8>> {
+    let mut file = File::from(memory);
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn text(memory: OwnedFd) -> anyhow::Result<String> {
+    String::from_utf8(bytes(memory)?).context("the pushed configuration is not UTF-8")
+}
+
+/// Milliseconds: the guardian sends it before it starts the worker.
+const BOOTSTRAP_MILLIS: u16 = 10_000;
