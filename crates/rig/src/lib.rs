@@ -1,1 +1,38 @@
-//! redir-rig
+//! The rig: real network namespaces, real processes and real services for the end-to-end tests and the demo.
+//!
+//! Owns: namespaces and their links, the processes started in them, the HTTP app and the clients, and what is
+//! needed to assert that nothing is left behind. Must not know how redir works inside: it starts `redir-agent` and
+//! `redir` as a person would. Called by `tests/`, `xtask demo` and later the bench.
+//!
+//! Everything the rig makes is named `redir-<kind><pid>-…` and goes with its owner: on drop, on SIGINT and SIGTERM
+//! ([`cleanup::on_signals`]), and by [`cleanup::sweep`] what a killed run left.
+#![cfg(target_os = "linux")]
+
+pub mod agent;
+pub mod app;
+pub mod binaries;
+pub mod bounded;
+pub mod cleanup;
+pub mod cli;
+pub mod http;
+pub mod listener;
+pub mod load;
+pub mod namespace;
+pub mod pattern;
+pub mod process;
+pub mod snapshot;
+pub mod sniff;
+pub mod topology;
+pub mod wait;
+
+pub use agent::{Agent, AgentConfig, Developer, PodEntry};
+pub use app::App;
+pub use cli::Cli;
+pub use http::{Http, Response};
+pub use listener::Listener;
+pub use load::{Load, LoadReport};
+pub use namespace::Namespace;
+pub use process::Process;
+pub use snapshot::Snapshot;
+pub use sniff::Sniff;
+pub use topology::{Host, Topology};

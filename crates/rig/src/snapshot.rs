@@ -1,0 +1,125 @@
+//! What a pod's namespace looks like from outside the app: attached programs, addresses, routes, rules, firewall, sysctls.
+//! Taken before and after a test; both must be equal.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::{Result, ensure};
+
+use crate::{namespace::Namespace, wait};
+
+/// The state of a namespace, by the command that showed it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    parts: BTreeMap<String, String>,
+}
+
+const COMMANDS: &[&[&str]] = &[
+    &["bpftool", "net", "show"],
+    &["tc", "qdisc", "show"],
+    &["tc", "filter", "show", "dev", "eth0", "ingress"],
+    &["tc", "filter", "show", "dev", "eth0", "egress"],
+    &["tc", "filter", "show", "dev", "lo", "ingress"],
+    &["tc", "filter", "show", "dev", "lo", "egress"],
+    &["ip", "addr", "show"],
+    &["ip", "-4", "route", "show", "table", "all"],
+    &["ip", "-6", "route", "show", "table", "all"],
+    &["ip", "-4", "rule", "show"],
+    &["ip", "-6", "rule", "show"],
+    &["nft", "list", "ruleset"],
+    &["iptables-legacy-save"],
+    &["ip6tables-legacy-save"],
+];
+
+const SYSCTLS: &[&str] = &[
+    "net.ipv4.ip_forward",
+    "net.ipv4.ip_nonlocal_bind",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.tcp_fwmark_accept",
+    "net.ipv4.fwmark_reflect",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.tcp_tw_reuse",
+    "net.ipv4.conf.all.rp_filter",
+    "net.ipv4.conf.eth0.rp_filter",
+    "net.ipv4.conf.lo.rp_filter",
+    "net.ipv4.conf.all.route_localnet",
+    "net.ipv4.conf.all.accept_local",
+    "net.ipv4.conf.eth0.accept_local",
+    "net.ipv6.conf.all.forwarding",
+    "net.ipv6.ip_nonlocal_bind",
+    "net.ipv6.fwmark_reflect",
+];
+
+impl Snapshot {
+    /// Looks at the namespace now.
+    pub fn take(namespace: &Namespace) -> Result<Self> {
+        let mut parts = BTreeMap::new();
+        for command in COMMANDS {
+            parts.insert(command.join(" "), stable(&namespace.output(command)?));
+        }
+        for key in SYSCTLS {
+            parts.insert((*key).to_owned(), namespace.read_sysctl(key)?);
+        }
+        parts.insert("bpftool link of this namespace".to_owned(), links(namespace)?);
+        Ok(Self { parts })
+    }
+
+    /// The programs attached in the namespace, as `bpftool net` shows them.
+    pub fn programs(&self) -> &str {
+        self.parts.get("bpftool net show").map_or("", String::as_str)
+    }
+
+    /// The lines that differ, with the command that shows them. Empty = equal.
+    pub fn difference(&self, after: &Self) -> String {
+        let changed = self.parts.iter().filter_map(|(command, before)| {
+            let now = after.parts.get(command)?;
+            (before != now).then(|| format!("{command}:\n--- before\n{before}\n--- after\n{now}\n"))
+        });
+        changed.collect()
+    }
+
+    /// Waits until the namespace looks as in this snapshot again; the error shows what is left.
+    pub fn restored(&self, namespace: &Namespace, limit: Duration) -> Result<()> {
+        let mut left = String::new();
+        let waited = wait::until_true("the namespace to look as before", limit, || {
+            left = self.difference(&Self::take(namespace)?);
+            Ok(left.is_empty())
+        });
+        ensure!(waited.is_ok(), "{}: something is left after {limit:?}\n{left}", namespace.name());
+        Ok(())
+    }
+}
+
+/// Without what changes by itself: remaining lifetimes, packet counters of rules, comments with the time.
+fn stable(text: &str) -> String {
+    let kept = text.lines().filter(|line| !line.starts_with('#') && !line.contains("valid_lft"));
+    kept.map(|line| without_counters(line).trim_end().to_owned() + "\n").collect()
+}
+
+/// `counter packets 3 bytes 180` → `counter`, `[3:180]` → nothing, IPv6 routes' `expires 12sec` → nothing, and
+/// cached path MTUs are dropped.
+fn without_counters(line: &str) -> String {
+    let mut words = Vec::new();
+    let mut skip = false;
+    for word in line.split(' ') {
+        if std::mem::take(&mut skip) {
+            continue;
+        }
+        match word {
+            "packets" | "bytes" | "expires" => skip = true,
+            w if w.starts_with('[') && w.ends_with(']') && w.contains(':') => {}
+            w => words.push(w),
+        }
+    }
+    words.join(" ")
+}
+
+/// The BPF links on the namespace itself (`sk_lookup`), which `bpftool net` does not show.
+fn links(namespace: &Namespace) -> Result<String> {
+    let inode = namespace.inode()?;
+    let text = namespace.output(&["bpftool", "-j", "link", "show"])?;
+    let all: Vec<serde_json::Value> = serde_json::from_str(&text)?;
+    let here = all.iter().filter(|link| link["netns_ino"].as_u64() == Some(inode));
+    Ok(here.map(|link| format!("{} {}\n", link["type"], link["attach_type"])).collect())
+}
