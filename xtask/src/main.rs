@@ -1,1 +1,62 @@
-fn main() {}
+//! `cargo xtask`: the repository's own commands. This file owns the command line and the exit code; what a command does
+//! is in the module of its name. It must build with the plain toolchain alone, since it installs everything else.
+
+mod check;
+mod child;
+mod paths;
+mod privilege;
+mod setup;
+mod signals;
+mod test;
+mod ui;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// Set up, check, test and show redir.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", after_help = LESSON, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what the agent's build and the tests need, where it is missing
+    Setup,
+    /// Check formatting, lints, documentation, licences and the workflow
+    Check,
+    /// Run every test: unit, kernel programs, and end to end in real network namespaces
+    Test(test::Options),
+}
+
+const LESSON: &str = "\
+Where to begin:
+  cargo xtask test           every test; ends with `N passed, N failed`
+  cargo build -p redir       the developer's command alone; needs nothing but the Rust toolchain
+
+`test` calls `setup` by itself. Setup wants Debian 12 and root (or sudo) for the packages; it keeps its own tools under
+${XDG_CACHE_HOME:-~/.cache}/redir and touches nothing else. See CONTRIBUTING.md for what each step is for.";
+
+fn main() -> ExitCode {
+    let Some(command) = Arguments::parse().command else {
+        let _ = Arguments::command().print_help();
+        return ExitCode::SUCCESS;
+    };
+    signals::watch();
+    let outcome = match command {
+        Command::Setup => setup::run(setup::Say::Everything),
+        Command::Check => check::run(),
+        Command::Test(options) => test::run(&options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) if signals::interrupted() => ExitCode::from(130),
+        Err(error) => {
+            eprintln!("{} {error:#}", ui::red("error:"));
+            ExitCode::FAILURE
+        }
+    }
+}

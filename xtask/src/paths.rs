@@ -1,0 +1,50 @@
+//! Where things are: the workspace, cargo's target directory, and redir's own cache outside the tree.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+/// The workspace's root folder.
+pub(crate) fn root() -> PathBuf {
+    // Cargo says at run time where the package is; a binary from a shared target directory may have been built elsewhere.
+    let package = env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    package.parent().expect("xtask lies in the workspace").to_owned()
+}
+
+/// Cargo's target directory, read off the place of this very binary (`TARGET/debug/xtask`), so that every way of setting it counts.
+pub(crate) fn target() -> Result<PathBuf> {
+    let own = env::current_exe().context("cannot tell where xtask's own binary is")?;
+    own.ancestors()
+        .nth(2)
+        .map(Path::to_owned)
+        .context("xtask's binary is not in a target directory: start it with `cargo xtask`")
+}
+
+/// `${XDG_CACHE_HOME:-~/.cache}/redir`: tools, logs and the set-up's lock.
+pub(crate) fn cache() -> Result<PathBuf> {
+    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute("XDG_CACHE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
+        .map(|cache| cache.join("redir"))
+        .context("neither XDG_CACHE_HOME nor HOME is set: set HOME to a folder that redir may keep its tools in")
+}
+
+/// Where `cargo install` puts redir's tools (`bin/` below it).
+pub(crate) fn tools() -> Result<PathBuf> {
+    Ok(cache()?.join("tools"))
+}
+
+/// A program from the search path, or from the system folders that a plain user's path lacks on Debian.
+pub(crate) fn program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from))
+        .map(|folder| folder.join(name))
+        .find(|file| file.is_file())
+}
+
+/// The cargo that runs this very command, so that an override such as `cargo +1.95 xtask` reaches all it starts.
+pub(crate) fn cargo() -> PathBuf {
+    env::var_os("CARGO").map_or_else(|| "cargo".into(), PathBuf::from)
+}

@@ -1,0 +1,58 @@
+//! `cargo xtask setup`: brings a fresh Debian 12 to where the agent builds and its tests run. Owns the order of the steps;
+//! the packages are in `packages`, bpf-linker and the checking tools in `tools`. When nothing is missing it only looks at
+//! a few files: no network, no other program, well under a second.
+
+mod packages;
+mod tools;
+
+use std::fs::{self, File};
+
+use anyhow::{Context, Result};
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::{paths, ui};
+
+pub(crate) use tools::{ACTION_VALIDATOR, CARGO_DENY};
+
+/// How much a set-up with nothing to do says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Say {
+    Everything,
+    OnlyWork,
+}
+
+/// Everything that builds and tests need.
+pub(crate) fn run(say: Say) -> Result<()> {
+    let _lock = lock()?;
+    let packages = packages::install_missing()?;
+    let linker = tools::install(&tools::BPF_LINKER)?;
+    if say == Say::Everything {
+        let did = if packages || linker { "done" } else { "nothing to do" };
+        println!("{} {did}: `cargo xtask test` and `cargo build --workspace` will work now", ui::green("set up,"));
+    }
+    Ok(())
+}
+
+/// A tool that only `check` needs, beside everything else.
+pub(crate) fn with_tool(tool: &tools::Tool) -> Result<()> {
+    let _lock = lock()?;
+    tools::install(tool).map(|_| ())
+}
+
+/// One set-up at a time; a second one waits and then finds nothing to do. The kernel lets go when the process dies.
+fn lock() -> Result<Flock<File>> {
+    let folder = paths::cache()?;
+    fs::create_dir_all(&folder)
+        .with_context(|| format!("cannot make {}: make it writable or set XDG_CACHE_HOME", folder.display()))?;
+    let path = folder.join("setup.lock");
+    let file = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(lock),
+        Err((file, _)) => {
+            println!("waiting for another `cargo xtask setup` to finish ({})", path.display());
+            Flock::lock(file, FlockArg::LockExclusive)
+                .map_err(|(_, error)| error)
+                .context("cannot wait for the other set-up")
+        }
+    }
+}

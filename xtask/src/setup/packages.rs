@@ -1,0 +1,122 @@
+//! The Debian packages that the agent's build and the tests need, and how the missing ones are installed.
+//! Whether one is there is told by a file it brings: a look costs microseconds, asking dpkg costs a process.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use super::tools::{log_file, quietly};
+use crate::privilege::{self, Privilege};
+use crate::{paths, signals, ui};
+
+struct Package {
+    name: &'static str,
+    /// A file that it brings.
+    file: &'static str,
+    why: &'static str,
+}
+
+/// Debian 12's names. The compiler must not be newer than bpf-linker's LLVM, and these two are kept in step.
+const PACKAGES: [Package; 10] = [
+    Package { name: "gcc", file: "/usr/bin/gcc", why: "compiles the assembly of the TLS library" },
+    Package { name: "libc6-dev", file: "/usr/include/stdio.h", why: "the C library's headers, for the same" },
+    Package {
+        name: "rustc-web",
+        file: "/usr/share/rustc/architecture.mk",
+        why: "the compiler for the kernel programs",
+    },
+    Package {
+        name: "rust-web-src",
+        file: "/usr/lib/rustlib/src/rust/library/core/Cargo.toml",
+        why: "its `core`, built from source for the kernel's target",
+    },
+    Package { name: "llvm-22-dev", file: "/usr/lib/llvm-22/lib/libLLVM.so", why: "what bpf-linker links against" },
+    Package { name: "libzstd-dev", file: "/usr/include/zstd.h", why: "LLVM wants it when bpf-linker links" },
+    Package { name: "iproute2", file: "/bin/ip", why: "network namespaces and veth pairs for tests and demo" },
+    Package { name: "bpftool", file: "/usr/sbin/bpftool", why: "tests look at what is attached" },
+    Package { name: "nftables", file: "/usr/sbin/nft", why: "tests put nat tables and drop rules into a pod" },
+    Package { name: "iptables", file: "/usr/sbin/iptables", why: "the same with the older interface" },
+];
+
+/// Installs what is missing; whether there was anything.
+pub(super) fn install_missing() -> Result<bool> {
+    let missing: Vec<&Package> = PACKAGES.iter().filter(|package| !Path::new(package.file).exists()).collect();
+    if missing.is_empty() {
+        return Ok(false);
+    }
+    let Some(apt) = paths::program("apt-get") else {
+        bail!(
+            "this is no Debian (apt-get is not here), and setup knows only Debian 12: install by hand what gives you {}; \
+             CONTRIBUTING.md says what each is for",
+            names(&missing).join(", ")
+        );
+    };
+    let mut install = vec!["install", "--yes", "--no-install-recommends"];
+    install.extend(names(&missing));
+    let by_hand = ["apt-get update".to_owned(), format!("apt-get {}", install.join(" "))];
+    let privilege = privilege::obtain("installing Debian packages", &by_hand)?;
+    for package in &missing {
+        println!("missing: {} ({})", ui::bold(package.name), package.why);
+    }
+    if !has_lists() {
+        update(privilege, &apt)?;
+    }
+    let line = format!("installing {} Debian packages with apt-get", missing.len());
+    let first = apt_get(privilege, &apt, &install, line);
+    if first.is_ok() && still_missing(&missing).is_empty() {
+        return Ok(true);
+    }
+    if signals::interrupted() {
+        return first.map(|()| true);
+    }
+    // The usual reasons: old package lists, or an installation that was interrupted. Mend both, once.
+    mend(privilege)?;
+    update(privilege, &apt)?;
+    apt_get(privilege, &apt, &install, "installing again with the new lists".into())?;
+    let missing = still_missing(&missing);
+    if !missing.is_empty() {
+        bail!(
+            "apt-get succeeded, but {} did not bring the file that redir looks for: is this Debian 12?",
+            missing.join(", ")
+        );
+    }
+    Ok(true)
+}
+
+/// Whether apt knows any package at all; images often come without lists.
+fn has_lists() -> bool {
+    let lists = std::fs::read_dir("/var/lib/apt/lists").into_iter().flatten().flatten();
+    lists.into_iter().any(|entry| entry.file_name().to_string_lossy().contains("_Packages"))
+}
+
+fn update(privilege: Privilege, apt: &Path) -> Result<()> {
+    apt_get(privilege, apt, &["update"], "fetching the lists of packages with `apt-get update`".into())
+}
+
+fn names(packages: &[&Package]) -> Vec<&'static str> {
+    packages.iter().map(|package| package.name).collect()
+}
+
+fn still_missing(packages: &[&Package]) -> Vec<&'static str> {
+    packages.iter().filter(|package| !Path::new(package.file).exists()).map(|package| package.name).collect()
+}
+
+fn apt_get(privilege: Privilege, apt: &Path, arguments: &[&str], line: String) -> Result<()> {
+    let mut command = privilege.command(Path::new("/usr/bin/env"));
+    // Another package manager at work is waited for; no question is ever asked, and a changed config file stays as it is.
+    command.arg("DEBIAN_FRONTEND=noninteractive").arg(apt).args(["--option", "DPkg::Lock::Timeout=300"]);
+    command.args(["--option", "Dpkg::Options::=--force-confold"]).args(arguments);
+    quietly(&mut command, line, &log_file("apt-get.log")?)
+}
+
+fn mend(privilege: Privilege) -> Result<()> {
+    let Some(dpkg) = paths::program("dpkg") else { return Ok(()) };
+    let mut command: Command = privilege.command(&dpkg);
+    command.args(["--configure", "--pending", "--force-confold"]);
+    quietly(
+        &mut command,
+        "finishing what an interrupted installation left (dpkg --configure)".into(),
+        &log_file("dpkg.log")?,
+    )
+}

@@ -1,0 +1,117 @@
+//! `cargo xtask test`: set up, build, run every test of the workspace, add up. Owns the order, the deadline and the sum;
+//! the tests themselves are ordinary `cargo test` targets. Ends with `N passed, N failed` alone on a line.
+
+mod tally;
+
+use std::env;
+use std::fs::{self, File};
+use std::io::Write;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::child::{self, End};
+use crate::privilege::{self, Privilege};
+use crate::{paths, setup, signals, ui};
+use tally::Tally;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Only this package (a Cargo package name, e.g. redir-http); may be repeated
+    #[arg(short, long, value_name = "NAME")]
+    package: Vec<String>,
+    /// Only tests whose path contains this
+    filter: Option<String>,
+    /// Show every test's name, not only what failed
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+/// The whole suite takes a few minutes; a run that hangs must end by itself long before CI gives up on it.
+const LIMIT: Duration = Duration::from_secs(25 * 60);
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    setup::run(setup::Say::OnlyWork)?;
+    // Asked before the build, so that nobody waits minutes for a question.
+    let by_hand = ["cargo xtask test".to_owned()];
+    let privilege = privilege::obtain("making network namespaces and loading kernel programs for the tests", &by_hand)?;
+    build(options)?;
+    let tally = run_tests(options, privilege)?;
+    if signals::interrupted() {
+        bail!("interrupted");
+    }
+    for name in &tally.failures {
+        println!("{} {name}", ui::red("failed:"));
+    }
+    println!("{tally}");
+    if tally.failed > 0 || tally.passed == 0 {
+        bail!("not every test passed: the whole output is in {}", log()?.display());
+    }
+    Ok(())
+}
+
+/// All programs, since the end-to-end tests start them as a person would, and the tests themselves.
+fn build(options: &Options) -> Result<()> {
+    println!("building the programs and their tests");
+    child::show(Command::new(paths::cargo()).current_dir(paths::root()).args(["build", "--workspace", "--bins"]))?;
+    child::show(cargo_test(options, Privilege::Root)?.arg("--no-run"))
+}
+
+fn run_tests(options: &Options, privilege: Privilege) -> Result<Tally> {
+    let log = log()?;
+    let mut file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+    let mut command = cargo_test(options, privilege)?;
+    command.arg("--no-fail-fast");
+    if let Some(filter) = &options.filter {
+        command.args(["--", filter]);
+    }
+    let mut tally = Tally::new(options.verbose);
+    let end = child::lines(&mut command, Instant::now() + LIMIT, |line| {
+        if let Some(line) = line {
+            let _ = writeln!(file, "{line}");
+        }
+        tally.line(line);
+    })?;
+    let left_at = match end {
+        End::Exited(status) if status.success() => None,
+        End::Exited(_) => Some("ended without a result".to_owned()),
+        End::Late => Some(format!("was still running after {}, stopped", ui::spoken(LIMIT))),
+    };
+    tally.finish(left_at.as_deref());
+    Ok(tally)
+}
+
+fn cargo_test(options: &Options, privilege: Privilege) -> Result<Command> {
+    let mut command = Command::new(paths::cargo());
+    command.current_dir(paths::root()).arg("test");
+    if options.package.is_empty() {
+        command.arg("--workspace");
+    }
+    for package in &options.package {
+        command.args(["--package", package]);
+    }
+    command.env("REDIR_BIN_DIR", paths::target()?.join("debug"));
+    if privilege == Privilege::Sudo {
+        // Cargo stays the person's own; only the test programs run as root, with the same environment.
+        let runner = format!("CARGO_TARGET_{}_RUNNER", host_triple()?.to_uppercase().replace('-', "_"));
+        command.env(runner, "sudo -n -E --");
+    }
+    Ok(command)
+}
+
+fn host_triple() -> Result<String> {
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let output = Command::new(rustc).arg("-vV").output().context("cannot start rustc")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
+    host.map(str::to_owned).context("`rustc -vV` does not name its host")
+}
+
+/// The whole output, for whoever wants to read on.
+fn log() -> Result<std::path::PathBuf> {
+    let target = paths::target()?;
+    fs::create_dir_all(&target).with_context(|| format!("cannot make {}", target.display()))?;
+    Ok(target.join("test.log"))
+}

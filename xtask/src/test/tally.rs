@@ -1,0 +1,182 @@
+//! Reads what `cargo test` prints and adds it up: a line of progress for each test program, the words of those that
+//! failed, and the sum. It reads lines and the clock, nothing else.
+
+use std::fmt;
+
+use crate::ui;
+
+/// The sum so far, and the program whose output is coming in.
+pub(crate) struct Tally {
+    pub(crate) passed: usize,
+    pub(crate) failed: usize,
+    skipped: usize,
+    /// `program: test`, for the closing lines.
+    pub(crate) failures: Vec<String>,
+    verbose: bool,
+    current: Option<Program>,
+}
+
+struct Program {
+    name: String,
+    line: ui::Line,
+    output: Vec<String>,
+    done: usize,
+}
+
+impl Tally {
+    pub(crate) fn new(verbose: bool) -> Tally {
+        Tally { passed: 0, failed: 0, skipped: 0, failures: Vec::new(), verbose, current: None }
+    }
+
+    /// Takes one line of output, or `None` when a second went by without one.
+    pub(crate) fn line(&mut self, line: Option<&str>) {
+        let Some(line) = line else {
+            if let Some(program) = &self.current {
+                program.line.tick(&format!("({} tests done)", program.done));
+            }
+            return;
+        };
+        if let Some(name) = program_started(line) {
+            self.abandon("ended without a result");
+            self.current =
+                Some(Program { line: ui::Line::start(format!("  {name}")), name, output: Vec::new(), done: 0 });
+        } else if let Some(result) = Outcome::read(line) {
+            self.result(&result);
+        } else {
+            self.output(line);
+        }
+    }
+
+    /// Closes the account; `left_at` says what became of a program that never told its result.
+    pub(crate) fn finish(&mut self, left_at: Option<&str>) {
+        if let Some(reason) = left_at
+            && self.current.is_none()
+            && self.failed == 0
+        {
+            self.failed += 1;
+            self.failures.push(format!("cargo test: {reason}"));
+        }
+        self.abandon(left_at.unwrap_or("ended without a result"));
+    }
+
+    fn output(&mut self, line: &str) {
+        if self.verbose {
+            println!("{line}");
+        }
+        let Some(program) = &mut self.current else { return };
+        program.output.push(line.to_owned());
+        if let Some(test) = line.strip_prefix("test ") {
+            program.done += usize::from(test.contains(" ... "));
+            if let Some(name) = test.strip_suffix(" ... FAILED") {
+                self.failures.push(format!("{}: {name}", program.name));
+            }
+        }
+    }
+
+    fn result(&mut self, result: &Outcome) {
+        self.passed += result.passed;
+        self.failed += result.failed;
+        self.skipped += result.ignored;
+        let Some(program) = self.current.take() else { return };
+        if result.failed > 0 {
+            program.line.end(&ui::red(&format!("{} passed, {} failed", result.passed, result.failed)));
+            show(&program.output);
+        } else {
+            program.line.end(&ui::green(&format!("{} passed", result.passed)));
+        }
+    }
+
+    /// The current program died or hung: all its words are shown, and it counts as one failure.
+    fn abandon(&mut self, reason: &str) {
+        let Some(program) = self.current.take() else { return };
+        self.failed += 1;
+        self.failures.push(format!("{}: {reason}", program.name));
+        program.line.end(&ui::red(reason));
+        show(&program.output);
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} passed, {} failed", self.passed, self.failed)?;
+        if self.skipped > 0 { write!(f, ", {} skipped", self.skipped) } else { Ok(()) }
+    }
+}
+
+fn show(output: &[String]) {
+    for line in output {
+        println!("    {line}");
+    }
+}
+
+/// The name in cargo's `Running unittests src/lib.rs (target/debug/deps/redir_http-0123)` or `Doc-tests redir_http`.
+fn program_started(line: &str) -> Option<String> {
+    let line = line.trim_start();
+    if let Some(package) = line.strip_prefix("Doc-tests ") {
+        return Some(format!("{package} (documentation)"));
+    }
+    let (what, file) = line.strip_prefix("Running ")?.rsplit_once(" (")?;
+    let file = file.strip_suffix(')')?.rsplit('/').next()?;
+    let name = file.rsplit_once('-').map_or(file, |(name, _)| name);
+    Some(if what.starts_with("unittests") { format!("{name} (unit)") } else { name.to_owned() })
+}
+
+struct Outcome {
+    passed: usize,
+    failed: usize,
+    ignored: usize,
+}
+
+impl Outcome {
+    /// From `test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s`.
+    fn read(line: &str) -> Option<Outcome> {
+        let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
+        let count = |name: &str| counts.split("; ").find_map(|part| part.strip_suffix(name)?.trim().parse().ok());
+        Some(Outcome { passed: count("passed")?, failed: count("failed")?, ignored: count("ignored")? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(lines: &str) -> Tally {
+        let mut tally = Tally::new(false);
+        lines.lines().for_each(|line| tally.line(Some(line)));
+        tally
+    }
+
+    const GOOD: &str = "     Running unittests src/lib.rs (target/debug/deps/redir_http-01ab)\nrunning 2 tests\ntest a ... ok\ntest b ... ok\n
+test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s\n";
+
+    #[test]
+    fn results_of_several_programs_are_added() {
+        let bad = "     Running tests/traffic.rs (/t/debug/deps/traffic-9f)\ntest c ... FAILED\n
+test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s\n";
+        let mut tally = told(&format!("{GOOD}{bad}"));
+        tally.finish(Some("ended without a result"));
+        assert_eq!(tally.to_string(), "5 passed, 1 failed");
+        assert_eq!(tally.failures, ["traffic: c"]);
+    }
+
+    #[test]
+    fn a_program_that_dies_counts_as_a_failure() {
+        let mut tally =
+            told("     Running unittests src/main.rs (target/debug/deps/redir-01ab)\nrunning 9 tests\ntest a ... ok\n");
+        tally.finish(Some("ended without a result"));
+        assert_eq!(tally.to_string(), "0 passed, 1 failed");
+    }
+
+    #[test]
+    fn cargo_failing_after_good_results_is_not_a_pass() {
+        let mut tally = told(GOOD);
+        tally.finish(Some("ended without a result"));
+        assert_eq!(tally.to_string(), "2 passed, 1 failed");
+    }
+
+    #[test]
+    fn documentation_tests_have_a_name_too() {
+        assert_eq!(program_started("   Doc-tests redir_http").as_deref(), Some("redir_http (documentation)"));
+        assert_eq!(program_started("test result: ok."), None);
+    }
+}
