@@ -1,0 +1,151 @@
+//! Messages to the agent.
+
+use super::{list, named, port, selector, selector_to_proto, text, token};
+use crate::error::Malformed;
+use crate::message::{Combine, Condition, Filter, Hello, Probes, Text, ToAgent, Which, Wish};
+use crate::{limits, proto};
+
+impl TryFrom<proto::ToAgentBody> for ToAgent {
+    type Error = Malformed;
+
+    fn try_from(body: proto::ToAgentBody) -> Result<Self, Malformed> {
+        Ok(match body {
+            proto::ToAgentBody::Hello(hello) => Self::Hello(Hello {
+                version: hello.version,
+                software: text(hello.software, "the software's name", limits::NAME)?,
+                user: text(hello.user, "the user's name", limits::NAME)?,
+            }),
+            proto::ToAgentBody::Intercept(wish) => Self::Intercept(wish.try_into()?),
+            proto::ToAgentBody::Leave(leave) => Self::Leave(which(leave)?),
+            proto::ToAgentBody::List(_) => Self::List,
+            proto::ToAgentBody::Status(_) => Self::Status,
+            proto::ToAgentBody::Ping(number) => Self::Ping(number),
+        })
+    }
+}
+
+impl From<&ToAgent> for proto::ToAgentBody {
+    fn from(message: &ToAgent) -> Self {
+        match message {
+            ToAgent::Hello(hello) => Self::Hello(proto::Hello {
+                version: hello.version,
+                software: hello.software.clone(),
+                user: hello.user.clone(),
+            }),
+            ToAgent::Intercept(wish) => Self::Intercept(proto::Wish {
+                token: wish.token.0.to_vec(),
+                selector: Some(selector_to_proto(&wish.selector)),
+                port: u32::from(wish.port),
+                filter: wish.filter.as_ref().map(filter_to_proto),
+                to: wish.to.clone(),
+                probes_to_developer: matches!(wish.probes, Probes::Developer),
+            }),
+            ToAgent::Leave(which) => Self::Leave(proto::Leave { kind: Some(which_to_proto(which)) }),
+            ToAgent::List => Self::List(proto::Empty {}),
+            ToAgent::Status => Self::Status(proto::Empty {}),
+            ToAgent::Ping(number) => Self::Ping(*number),
+        }
+    }
+}
+
+impl TryFrom<proto::Wish> for Wish {
+    type Error = Malformed;
+
+    fn try_from(wish: proto::Wish) -> Result<Self, Malformed> {
+        Ok(Self {
+            token: token(&wish.token)?,
+            selector: selector(wish.selector)?,
+            port: port(wish.port)?,
+            filter: wish.filter.map(filter).transpose()?,
+            to: text(wish.to, "the developer's address", limits::NAME)?,
+            probes: if wish.probes_to_developer { Probes::Developer } else { Probes::App },
+        })
+    }
+}
+
+fn filter(filter: proto::Filter) -> Result<Filter, Malformed> {
+    let combine = match filter.combine {
+        1 => Combine::All,
+        2 => Combine::Any,
+        _ => return Err(Malformed::Missing("how the filter's conditions combine")),
+    };
+    let conditions = list(filter.conditions, "the number of conditions", limits::CONDITIONS, condition)?;
+    if conditions.is_empty() {
+        // Without a condition it would match everything: that must be said by leaving the filter out.
+        return Err(Malformed::Missing("a condition of the filter"));
+    }
+    Ok(Filter { combine, conditions })
+}
+
+fn condition(condition: proto::Condition) -> Result<Condition, Malformed> {
+    let header_name = |name| named(name, "a header's name", limits::NAME);
+    Ok(match condition.kind.ok_or(Malformed::Missing("a condition of the filter"))? {
+        proto::ConditionKind::HeaderPresent(name) => Condition::HeaderPresent(header_name(name)?),
+        proto::ConditionKind::Header(header) => Condition::Header(header_name(header.name)?, pattern(header.value)?),
+        proto::ConditionKind::Path(path) => Condition::Path(pattern(Some(path))?),
+        proto::ConditionKind::Method(method) => Condition::Method(named(method, "a method", limits::NAME)?),
+    })
+}
+
+fn pattern(pattern: Option<proto::Text>) -> Result<Text, Malformed> {
+    let what = "a condition's text";
+    let within = |value| text(value, what, limits::TEXT);
+    Ok(match pattern.and_then(|pattern| pattern.kind).ok_or(Malformed::Missing(what))? {
+        proto::TextKind::Exact(value) => Text::Exact(within(value)?),
+        proto::TextKind::Prefix(value) => Text::Prefix(within(value)?),
+        proto::TextKind::Regex(value) => Text::Regex(within(value)?),
+    })
+}
+
+fn filter_to_proto(filter: &Filter) -> proto::Filter {
+    let conditions = filter.conditions.iter().map(|condition| {
+        let kind = match condition {
+            Condition::HeaderPresent(name) => proto::ConditionKind::HeaderPresent(name.clone()),
+            Condition::Header(name, value) => proto::ConditionKind::Header(proto::HeaderCondition {
+                name: name.clone(),
+                value: Some(pattern_to_proto(value)),
+            }),
+            Condition::Path(path) => proto::ConditionKind::Path(pattern_to_proto(path)),
+            Condition::Method(method) => proto::ConditionKind::Method(method.clone()),
+        };
+        proto::Condition { kind: Some(kind) }
+    });
+    let combine = match filter.combine {
+        Combine::All => 1,
+        Combine::Any => 2,
+    };
+    proto::Filter { combine, conditions: conditions.collect() }
+}
+
+fn pattern_to_proto(pattern: &Text) -> proto::Text {
+    let kind = match pattern {
+        Text::Exact(value) => proto::TextKind::Exact(value.clone()),
+        Text::Prefix(value) => proto::TextKind::Prefix(value.clone()),
+        Text::Regex(value) => proto::TextKind::Regex(value.clone()),
+    };
+    proto::Text { kind: Some(kind) }
+}
+
+fn which(leave: proto::Leave) -> Result<Which, Malformed> {
+    Ok(match leave.kind.ok_or(Malformed::Missing("which intercept to leave"))? {
+        proto::WhichKind::Token(bytes) => Which::Token(token(&bytes)?),
+        proto::WhichKind::Id(id) => Which::Id(id),
+        proto::WhichKind::Selector(which) => {
+            let any = which.port == 0;
+            Which::Selector(selector(which.selector)?, if any { None } else { Some(port(which.port)?) })
+        }
+        proto::WhichKind::All(_) => Which::All,
+    })
+}
+
+fn which_to_proto(which: &Which) -> proto::WhichKind {
+    match which {
+        Which::Token(token) => proto::WhichKind::Token(token.0.to_vec()),
+        Which::Id(id) => proto::WhichKind::Id(*id),
+        Which::Selector(selector, port) => proto::WhichKind::Selector(proto::WhichSelector {
+            selector: Some(selector_to_proto(selector)),
+            port: port.map_or(0, u32::from),
+        }),
+        Which::All => proto::WhichKind::All(proto::Empty {}),
+    }
+}

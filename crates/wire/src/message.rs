@@ -1,0 +1,456 @@
+//! The messages, as the rest of redir sees them: checked, without optional fields that are always there.
+//!
+//! `Debug` of a filter's texts and of a token shows no value: they may be secrets.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// What a developer's `redir` says to an agent.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ToAgent {
+    /// First message of all.
+    Hello(Hello),
+    /// Intercept these pods' port. Answered by [`InterceptState`] or [`Refused`].
+    Intercept(Wish),
+    /// End intercepts of this developer. Answered by [`Left`] or [`Refused`].
+    Leave(Which),
+    /// What is intercepted, and what can be. Answered by [`Listing`].
+    List,
+    /// How this developer's tunnels and intercepts fare. Answered by [`StatusReport`].
+    Status,
+    /// Answered by [`ToDeveloper::Pong`] with the same number.
+    Ping(u64),
+}
+
+/// What an agent says to a developer's `redir`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ToDeveloper {
+    /// Answer to [`Hello`].
+    Welcome(Welcome),
+    /// The state of one intercept: the answer to a [`Wish`], and again at every change.
+    Intercept(InterceptState),
+    /// One matched request is through.
+    Request(RequestEvent),
+    /// Answer to [`ToAgent::List`].
+    Listing(Listing),
+    /// Answer to [`ToAgent::Status`].
+    Status(StatusReport),
+    /// Answer to [`ToAgent::Leave`].
+    Left(Left),
+    /// An intercept of this session was ended by the agent or from another `redir` of the same developer.
+    Ended(Ended),
+    /// A request was not granted.
+    Refused(Refused),
+    /// Answer to [`ToAgent::Ping`].
+    Pong(u64),
+    /// Last message before the agent closes the tunnel.
+    Bye(Bye),
+}
+
+/// The developer's greeting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// [`crate::VERSION`] of the developer's side.
+    pub version: u32,
+    /// Name and release, such as `redir 0.1.0`.
+    pub software: String,
+    /// Whom to show to others beside the authorised name, such as `alice@laptop`; may be empty.
+    pub user: String,
+}
+
+/// The agent's greeting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Welcome {
+    /// [`crate::VERSION`] of the agent's side.
+    pub version: u32,
+    /// Name and release, such as `redir-agent 0.1.0`.
+    pub software: String,
+    /// The agent's name (its node).
+    pub agent: String,
+    /// The name under which the agent knows this developer's key.
+    pub developer: String,
+}
+
+/// Sixteen random bytes that the developer's side chooses for each intercept: it keeps its seniority when it redials.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Token(pub [u8; 16]);
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(..)")
+    }
+}
+
+/// A set of labels; a pod matches if it has all of them.
+pub type Labels = BTreeMap<String, String>;
+
+/// Which pods are meant.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Selector {
+    /// The pod of this name.
+    Pod(String),
+    /// Every pod with these labels; never empty.
+    Labels(Labels),
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pod(name) => f.write_str(name),
+            Self::Labels(labels) => {
+                for (index, (key, value)) in labels.iter().enumerate() {
+                    let comma = if index == 0 { "" } else { "," };
+                    write!(f, "{comma}{key}={value}")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// An intercept that a developer asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// Names the intercept across redials.
+    pub token: Token,
+    /// Which pods.
+    pub selector: Selector,
+    /// Which port of them; never 0.
+    pub port: u16,
+    /// Which requests; `None` is all of them.
+    pub filter: Option<Filter>,
+    /// Where the developer's service listens, as text for people, such as `127.0.0.1:3000`.
+    pub to: String,
+    /// Who answers kubelet probes.
+    pub probes: Probes,
+}
+
+/// Who answers kubelet probes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Probes {
+    /// The app, whatever the filter says.
+    App,
+    /// The developer, like any other request.
+    Developer,
+}
+
+/// Conditions on an HTTP request; never empty.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Filter {
+    /// How the conditions combine.
+    pub combine: Combine,
+    /// The conditions, in the order they were given.
+    pub conditions: Vec<Condition>,
+}
+
+/// How a filter's conditions combine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Combine {
+    /// Every condition must hold.
+    All,
+    /// One condition is enough.
+    Any,
+}
+
+/// One condition on an HTTP request.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Condition {
+    /// A header field of this name is there, with any value.
+    HeaderPresent(String),
+    /// A header field of this name has such a value.
+    Header(String, Text),
+    /// The path, without the query, is such.
+    Path(Text),
+    /// The method is this one.
+    Method(String),
+}
+
+/// How a text is compared.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub enum Text {
+    /// Equal.
+    Exact(String),
+    /// Begins with.
+    Prefix(String),
+    /// Matches this regular expression, wholly.
+    Regex(String),
+}
+
+impl Text {
+    /// `exact`, `prefix` or `regex`.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Exact(_) => "exact",
+            Self::Prefix(_) => "prefix",
+            Self::Regex(_) => "regex",
+        }
+    }
+}
+
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}(..)", self.kind())
+    }
+}
+
+/// Which intercepts of this developer to end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// The one with this token.
+    Token(Token),
+    /// The one with this id.
+    Id(u64),
+    /// Those that name these pods, on this port, or on any port if `None`.
+    Selector(Selector, Option<u16>),
+    /// All of them.
+    All,
+}
+
+/// Milliseconds since 1970, for people to read; nothing is decided by it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnixMillis(pub u64);
+
+/// The state of one intercept on this agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InterceptState {
+    /// The agent's number for it; what [`crate::StreamHeader::intercept`] names.
+    pub id: u64,
+    /// The wish's token.
+    pub token: Token,
+    /// Since when, kept over redials.
+    pub since: UnixMillis,
+    /// Pod by pod.
+    pub pods: Vec<PodState>,
+    /// Older or more specific intercepts that take requests from this one. Empty: it wins everywhere.
+    pub conflicts: Vec<Conflict>,
+}
+
+/// The state of one intercept in one pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodState {
+    /// The pod's name.
+    pub pod: String,
+    /// Its addresses that are not loopback, as far as the agent knows them.
+    pub addresses: Vec<String>,
+    /// Whether its traffic is steered.
+    pub state: Liveness,
+    /// Why not, and what to do; empty when live.
+    pub reason: String,
+    /// Connections that the app had before, which stay with it.
+    pub earlier_connections: u32,
+    /// Since when it is in this state.
+    pub since: UnixMillis,
+}
+
+/// Whether a pod's traffic is steered for an intercept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Liveness {
+    /// Being armed.
+    Pending,
+    /// New connections are looked at.
+    Live,
+    /// Could not be armed.
+    Refused,
+    /// Was live and no longer is.
+    Lost,
+}
+
+/// Another developer's intercept that takes requests from this one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// In which pod.
+    pub pod: String,
+    /// Whose.
+    pub developer: String,
+    /// Since when theirs exists.
+    pub since: UnixMillis,
+    /// What it takes.
+    pub takes: Takes,
+}
+
+/// What a winning intercept takes from the one that lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Takes {
+    /// Every request: this one gets nothing in that pod.
+    Everything,
+    /// The requests that both want.
+    Shared,
+}
+
+/// One matched request, after its answer. The path has no query; no header, no body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestEvent {
+    /// The intercept's id.
+    pub intercept: u64,
+    /// When the request came.
+    pub when: UnixMillis,
+    /// As the client wrote it; escape before showing.
+    pub method: String,
+    /// As the client wrote it, without the query; escape before showing. Empty for a connection that is not HTTP.
+    pub path: String,
+    /// The answer's status; 0 if there was none.
+    pub status: u16,
+    /// From the request's first byte to the answer's last.
+    pub micros: u64,
+    /// In which pod.
+    pub pod: String,
+    /// The client's address.
+    pub client: String,
+    /// Events that were dropped before this one because the queue was full.
+    pub missed: u64,
+}
+
+/// What is intercepted, and what can be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listing {
+    /// The pods that this developer may intercept.
+    pub pods: Vec<PodEntry>,
+    /// The intercepts in those pods, anybody's.
+    pub intercepts: Vec<InterceptEntry>,
+}
+
+/// A pod that can be intercepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodEntry {
+    /// Its name.
+    pub name: String,
+    /// Its labels.
+    pub labels: Labels,
+    /// The ports that may be intercepted; empty is any.
+    pub ports: Vec<u16>,
+}
+
+/// One intercept in one pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InterceptEntry {
+    /// The agent's number for it.
+    pub id: u64,
+    /// Whose.
+    pub developer: String,
+    /// Whether it is the asking developer's.
+    pub owner: Owner,
+    /// In which pod.
+    pub pod: String,
+    /// Which port.
+    pub port: u16,
+    /// What it matches, without values (they may be secrets); empty is everything.
+    pub filter: String,
+    /// Where it goes on the developer's machine; empty for another developer's.
+    pub to: String,
+    /// Since when.
+    pub since: UnixMillis,
+    /// Whether that pod's traffic is steered for it.
+    pub state: Liveness,
+    /// Why not; empty when live.
+    pub reason: String,
+    /// Matched requests or connections so far.
+    pub requests: u64,
+}
+
+/// Whose an intercept is, seen by who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Owner {
+    /// The asking developer's.
+    You,
+    /// Another developer's.
+    Other,
+}
+
+/// How this developer's tunnels and intercepts fare.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatusReport {
+    /// The agent's name.
+    pub agent: String,
+    /// The agent's software.
+    pub software: String,
+    /// This developer's tunnels to this agent.
+    pub tunnels: Vec<TunnelStatus>,
+    /// This developer's intercepts, pod by pod.
+    pub intercepts: Vec<InterceptEntry>,
+}
+
+/// How one tunnel fares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TunnelStatus {
+    /// The developer's address as the agent sees it.
+    pub address: String,
+    /// What its greeting said.
+    pub user: String,
+    /// Since when.
+    pub since: UnixMillis,
+    /// Round-trip time.
+    pub rtt_micros: u64,
+    /// UDP payload bytes to the developer.
+    pub sent_bytes: u64,
+    /// UDP payload bytes from the developer.
+    pub received_bytes: u64,
+    /// Data streams open now.
+    pub streams: u64,
+    /// Data streams so far.
+    pub streams_total: u64,
+    /// Whether the question came through it.
+    pub asking: bool,
+}
+
+/// Intercepts that were ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// What each was, for people, such as `web-1:8080`.
+    pub what: Vec<String>,
+}
+
+/// An intercept that the agent ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// The agent's number for it.
+    pub id: u64,
+    /// The wish's token.
+    pub token: Token,
+    /// Why, as a sentence.
+    pub sentence: String,
+}
+
+/// A request that was not granted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// What kind of refusal.
+    pub code: RefusedCode,
+    /// Why and what to do next, as a sentence without a period.
+    pub sentence: String,
+}
+
+/// Kinds of refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RefusedCode {
+    /// The versions are more than one apart.
+    Version,
+    /// No pod by that name or with those labels that this developer may intercept.
+    NoSuchPod,
+    /// The port is not one of those that may be intercepted.
+    PortNotAllowed,
+    /// The filter cannot be compiled.
+    BadFilter,
+    /// Too many intercepts or too long an answer.
+    TooMany,
+    /// The token is in use by another live session.
+    TokenInUse,
+    /// There is no such intercept.
+    NotFound,
+    /// This agent does not know the message or a part of it.
+    Unsupported,
+    /// The message has a field that is missing, too long or out of range.
+    Malformed,
+    /// The agent is shutting down.
+    Shutdown,
+    /// A kind that this version does not know.
+    Other,
+}
+
+/// Why the agent closes the tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bye {
+    /// The code that the connection will be closed with.
+    pub code: crate::CloseCode,
+    /// For people.
+    pub sentence: String,
+}
