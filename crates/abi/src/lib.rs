@@ -10,7 +10,7 @@ mod ports;
 mod reason;
 
 pub use addr::Addr;
-pub use ports::{PORT_WORDS, PortWord, Ports, RESERVED_HIGH, RESERVED_LOW, is_reserved};
+pub use ports::{PORT_WORDS, PortWord, Ports, REFLECTED, RESERVED_HIGH, RESERVED_LOW, STEERED, UNGATED, is_reserved};
 pub use reason::{Program, REASONS, Reason, Verdict};
 
 /// `SO_MARK` of every upstream socket of the agent, and of every packet that was reflected. "RD" and a version.
@@ -53,7 +53,7 @@ pub mod program {
 
 /// Names of the maps.
 pub mod map {
-    /// Array of [`PortWord`](crate::PortWord), [`PORT_WORDS`](crate::PORT_WORDS) long: the ports that are steered. Written by the guardian.
+    /// Array of [`PortWord`](crate::PortWord), [`PORT_WORDS`](crate::PORT_WORDS) long: what is done with each port. Written by the guardian.
     pub const PORTS: &str = "PORTS";
     /// Hash: [`Addr`](crate::Addr) → `u8`, the pod's own addresses.
     pub const POD_IPS: &str = "POD_IPS";

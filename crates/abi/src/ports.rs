@@ -1,4 +1,4 @@
-//! The reserved ranges and the bitmap of steered ports.
+//! The reserved ranges and the bitmap of ports.
 
 use core::ops::RangeInclusive;
 
@@ -18,11 +18,21 @@ pub const fn is_reserved(port: u16) -> bool {
 /// Entries of the port map: 65,536 ports, 64 in each word.
 pub const PORT_WORDS: u32 = 1024;
 
-/// One entry of the port map: bit `port % 64` of `[0]` says that the port is steered, of `[1]` that it is steered even
-/// when the app does not listen.
-pub type PortWord = [u64; 2];
+/// One entry of the port map: bit `port % 64` of each word answers one question about the port.
+/// See [`STEERED`], [`UNGATED`] and [`REFLECTED`].
+pub type PortWord = [u64; 3];
 
-const _: () = assert!(size_of::<PortWord>() == 16);
+/// Index in a [`PortWord`]: new connections go to the agent.
+pub const STEERED: usize = 0;
+
+/// Index in a [`PortWord`]: they do so even when the app does not listen.
+pub const UNGATED: usize = 1;
+
+/// Index in a [`PortWord`]: the agent has, or may still have, connections to the app on this port. Outlives
+/// [`STEERED`], so that a port that is no longer steered drains.
+pub const REFLECTED: usize = 2;
+
+const _: () = assert!(size_of::<PortWord>() == 24);
 const _: () = assert!(PORT_WORDS * 64 == 65_536);
 
 /// Where a port sits in the port map.
@@ -30,7 +40,7 @@ const _: () = assert!(PORT_WORDS * 64 == 65_536);
 pub struct Ports {
     /// Index of the word.
     pub word: u32,
-    /// The port's bit in both halves of the word.
+    /// The port's bit in each part of the word.
     pub bit: u64,
 }
 

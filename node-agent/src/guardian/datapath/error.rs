@@ -34,6 +34,8 @@ pub(crate) enum DatapathError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A program could not be taken off its hook.
+    Detach(io::Error),
     /// The clsact qdisc or its filters could not be read or changed.
     Clsact {
         /// What was tried.
@@ -81,6 +83,9 @@ impl fmt::Display for DatapathError {
                     "attach {program} to {device}: {source}; check the device with `ip link` in the pod's network namespace"
                 )
             }
+            Self::Detach(source) => {
+                write!(f, "detach a program: {source}; restart redir-agent, what is left goes with its process")
+            }
             Self::Clsact { action, device, source } => {
                 write!(
                     f,
@@ -102,7 +107,9 @@ impl fmt::Display for DatapathError {
 impl std::error::Error for DatapathError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Attach { source, .. } | Self::Clsact { source, .. } | Self::Netns(source) => Some(source),
+            Self::Attach { source, .. } | Self::Clsact { source, .. } | Self::Netns(source) | Self::Detach(source) => {
+                Some(source)
+            }
             Self::Permission { .. }
             | Self::KernelTooOld { .. }
             | Self::NoTcx

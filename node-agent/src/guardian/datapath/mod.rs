@@ -3,45 +3,135 @@
 //! Owns the programs, their maps and their links. Must not listen, accept or read packets. Called by the guardian, from
 //! whatever network namespace it is in: what needs the pod's is done on a thread of its own that enters it.
 
+mod clsact;
 mod error;
+mod link;
+mod maps;
+mod netlink;
+mod netns;
+mod object;
 mod spec;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use redir_abi::Reason;
+use aya::Ebpf;
+use redir_abi::{POD_IP_ENTRIES, Reason, program};
 
 pub(crate) use error::DatapathError;
 pub(crate) use spec::{Attach, Device, Framing, Gate, PodSpec};
 
+use clsact::Qdisc;
+use link::Hook;
+use maps::Maps;
+use netlink::{Direction, Filter};
+
+/// Index of `lo`, in every network namespace.
+const LOOPBACK: u32 = 1;
+
 /// The programs of one pod. Dropping it detaches everything.
-#[derive(Debug)]
+///
+/// Steering stops in three ways, so that a failure of one is covered: the listener goes, the heartbeat stops, or the
+/// guardian detaches. Reflection outlives steering for as long as connections drain.
 pub(crate) struct PodDatapath {
+    ebpf: Ebpf,
+    maps: Maps,
+    netns: OwnedFd,
+    devices: Vec<Device>,
+    /// What the next attach uses; `Auto` until the first has shown what the kernel can.
+    attach: Attach,
+    qdiscs: Vec<(u32, Qdisc)>,
+    reflecting: Vec<Attachment>,
+    steering: Vec<Attachment>,
+    /// Whether the companion can be attached: it needs its listeners.
+    has_companion: bool,
     armed: BTreeSet<u16>,
 }
 
+/// A program on a hook.
+#[derive(Debug)]
+enum Attachment {
+    Link(OwnedFd),
+    Filter(Filter),
+}
+
 impl PodDatapath {
-    /// Loads the programs for a pod; nothing is attached yet and no port armed.
-    pub(crate) fn load(_spec: &PodSpec<'_>) -> Result<Self, DatapathError> {
-        Err(DatapathError::KernelTooOld { detail: "the programs are not in this build".into() })
+    /// Loads the programs for a pod; nothing is attached yet and no port armed. The listeners are only looked at.
+    pub(crate) fn load(spec: &PodSpec<'_>) -> Result<Self, DatapathError> {
+        if spec.devices.is_empty() || spec.addresses.is_empty() {
+            return Err(DatapathError::Spec("the pod has no address on a device; wait until its network is set up"));
+        }
+        if u32::try_from(spec.addresses.len()).is_ok_and(|n| n > POD_IP_ENTRIES) {
+            return Err(DatapathError::Spec("the pod has more than 64 addresses; intercept a pod with fewer"));
+        }
+        let mut ebpf = object::load(spec.agent_port)?;
+        let mut maps = Maps::take(&mut ebpf)?;
+        for address in spec.addresses {
+            maps.add_pod_ip(*address)?;
+        }
+        for device in spec.devices {
+            object::classifier(&mut ebpf, object::reflect_for(device))?;
+            object::classifier(&mut ebpf, object::steer_for(device))?;
+        }
+        object::classifier(&mut ebpf, program::STEER_LO)?;
+        let has_companion = match maps.set_listeners(spec.listener_v4, spec.listener_v6) {
+            Ok(()) => {
+                object::companion(&mut ebpf).inspect_err(|e| tracing::info!("no help with TIME_WAIT: {e}")).is_ok()
+            }
+            Err(e) => {
+                tracing::info!("no help with TIME_WAIT: {}", object::chain(&e));
+                false
+            }
+        };
+        let netns = spec.netns.try_clone_to_owned().map_err(DatapathError::Netns)?;
+        Ok(Self {
+            ebpf,
+            maps,
+            netns,
+            devices: spec.devices.to_vec(),
+            attach: spec.attach,
+            qdiscs: Vec::new(),
+            reflecting: Vec::new(),
+            steering: Vec::new(),
+            has_companion,
+            armed: BTreeSet::new(),
+        })
     }
 
-    /// Attaches what is not attached: reflect first, steer last.
+    /// Attaches what is not attached: reflect first, steer last. After an error nothing is attached.
     pub(crate) fn attach(&mut self) -> Result<(), DatapathError> {
-        Ok(())
+        let result = self.inside(|this| {
+            if this.reflecting.is_empty() {
+                this.attach_reflect()?;
+            }
+            if this.steering.is_empty() {
+                this.attach_steer()?;
+            }
+            Ok(())
+        });
+        result.inspect_err(|_| {
+            if let Err(e) = self.detach_all() {
+                tracing::warn!("clear up after a failed attach: {e}");
+            }
+        })
     }
 
     /// Steers new connections to `port` from now on.
-    pub(crate) fn arm(&mut self, port: u16, _gate: Gate) -> Result<(), DatapathError> {
+    pub(crate) fn arm(&mut self, port: u16, gate: Gate) -> Result<(), DatapathError> {
+        self.maps.steer(port, gate)?;
         self.armed.insert(port);
         Ok(())
     }
 
-    /// Leaves new connections to `port` to the app from now on.
+    /// Leaves new connections to `port` to the app from now on; those that are intercepted go on.
     pub(crate) fn disarm(&mut self, port: u16) -> Result<(), DatapathError> {
+        self.maps.leave(port)?;
         self.armed.remove(&port);
         Ok(())
     }
@@ -52,37 +142,191 @@ impl PodDatapath {
     }
 
     /// Leaves new connections of `client` to the app for a while.
-    pub(crate) fn bypass(&mut self, _client: IpAddr, _how_long: Duration) -> Result<(), DatapathError> {
-        Ok(())
+    pub(crate) fn bypass(&mut self, client: IpAddr, how_long: Duration) -> Result<(), DatapathError> {
+        self.maps.bypass(client, how_long)
     }
 
     /// Every counter, summed over the CPUs.
     pub(crate) fn stats(&self) -> Result<Vec<(Reason, u64)>, DatapathError> {
-        Ok(Vec::new())
+        self.maps.stats()
     }
 
     /// A duplicate of the heartbeat map's descriptor, for the worker to map.
     pub(crate) fn heartbeat_fd(&self) -> io::Result<OwnedFd> {
-        Err(io::ErrorKind::Unsupported.into())
+        self.maps.heartbeat_fd()
+    }
+
+    /// Age of the worker's last heartbeat; none before the first.
+    pub(crate) fn heartbeat_age(&self) -> Result<Option<Duration>, DatapathError> {
+        let beat = self.maps.last_beat()?;
+        let age = maps::monotonic_nanos()?.saturating_sub(beat);
+        Ok((beat != 0).then(|| Duration::from_nanos(age)))
     }
 
     /// Duplicates of the TCX links attached now, reflect's first; none with clsact.
     pub(crate) fn link_fds(&self) -> io::Result<Vec<OwnedFd>> {
-        Ok(Vec::new())
+        let links = self.reflecting.iter().chain(&self.steering).filter_map(Attachment::link);
+        links.map(|link| link.try_clone_to_owned()).collect()
     }
 
-    /// How the programs are attached.
+    /// How the programs are attached: TCX or clsact once something was, before that what was asked for.
     pub(crate) fn hook(&self) -> Attach {
-        Attach::Auto
+        self.attach
     }
 
     /// Stops steering; what was steered goes on being reflected.
     pub(crate) fn detach_steer(&mut self) -> Result<(), DatapathError> {
+        if self.steering.is_empty() {
+            return Ok(());
+        }
+        self.inside(|this| detach_each(&mut this.steering))
+    }
+
+    /// Detaches everything, also links that others hold duplicates of. Goes on after an error and returns the first.
+    pub(crate) fn detach_all(&mut self) -> Result<(), DatapathError> {
+        if self.steering.is_empty() && self.reflecting.is_empty() && self.qdiscs.is_empty() {
+            return Ok(());
+        }
+        self.inside(|this| {
+            let mut result = detach_each(&mut this.steering);
+            result = result.and(detach_each(&mut this.reflecting));
+            for (_, qdisc) in this.qdiscs.drain(..) {
+                result = result.and(qdisc.release());
+            }
+            result
+        })
+    }
+
+    fn attach_reflect(&mut self) -> Result<(), DatapathError> {
+        for device in self.devices.clone() {
+            let attachment = self.attach_one(&device, Direction::Egress, object::reflect_for(&device))?;
+            self.reflecting.push(attachment);
+        }
         Ok(())
     }
 
-    /// Detaches everything, also links that others hold duplicates of.
-    pub(crate) fn detach_all(&mut self) -> Result<(), DatapathError> {
+    fn attach_steer(&mut self) -> Result<(), DatapathError> {
+        if self.has_companion {
+            match self.attach_companion() {
+                Ok(link) => self.steering.push(Attachment::Link(link)),
+                Err(e) => tracing::info!("no help with TIME_WAIT: {e}"),
+            }
+        }
+        for device in self.devices.clone() {
+            let attachment = self.attach_one(&device, Direction::Ingress, object::steer_for(&device))?;
+            self.steering.push(attachment);
+        }
+        let loopback = Device { index: LOOPBACK, name: "lo".into(), framing: Framing::Ethernet };
+        let attachment = self.attach_one(&loopback, Direction::Ingress, program::STEER_LO)?;
+        self.steering.push(attachment);
         Ok(())
+    }
+
+    fn attach_companion(&mut self) -> Result<OwnedFd, DatapathError> {
+        let fd = object::companion(&mut self.ebpf)?
+            .fd()
+            .map_err(|e| DatapathError::Load { program: program::TIME_WAIT, detail: object::chain(&e) })?;
+        link::create(fd.as_fd(), Hook::SkLookup(self.netns.as_fd())).map_err(|source| DatapathError::Attach {
+            program: program::TIME_WAIT,
+            device: "the network namespace".into(),
+            source,
+        })
+    }
+
+    /// By TCX, or by clsact where the kernel has no TCX and we may.
+    fn attach_one(
+        &mut self,
+        device: &Device,
+        direction: Direction,
+        program: &'static str,
+    ) -> Result<Attachment, DatapathError> {
+        if self.attach != Attach::Clsact {
+            let hook = match direction {
+                Direction::Ingress => Hook::TcxIngress(device.index),
+                Direction::Egress => Hook::TcxEgress(device.index),
+            };
+            match link::create(self.program_fd(program)?, hook) {
+                Ok(link) => {
+                    self.attach = Attach::Tcx;
+                    return Ok(Attachment::Link(link));
+                }
+                Err(e) if is_unknown_hook(&e) && self.attach == Attach::Auto => self.attach = Attach::Clsact,
+                Err(e) if is_unknown_hook(&e) => return Err(DatapathError::NoTcx),
+                Err(e) if e.raw_os_error() == Some(libc::EPERM) => {
+                    return Err(DatapathError::Permission { action: "attach the programs" });
+                }
+                Err(source) => return Err(DatapathError::Attach { program, device: device.name.clone(), source }),
+            }
+        }
+        if !self.qdiscs.iter().any(|(index, _)| *index == device.index) {
+            self.qdiscs.push((device.index, Qdisc::hold(device.index, &device.name)?));
+        }
+        let fd = self.program_fd(program)?.try_clone_to_owned().map_err(DatapathError::Netns)?;
+        let held = self.qdiscs.iter().find(|(index, _)| *index == device.index);
+        let (_, qdisc) = held.expect("held a moment ago");
+        qdisc.attach(direction, program, fd.as_fd()).map(Attachment::Filter)
+    }
+
+    fn program_fd(&mut self, name: &'static str) -> Result<BorrowedFd<'_>, DatapathError> {
+        let program = object::classifier(&mut self.ebpf, name)?;
+        program.fd().map(AsFd::as_fd).map_err(|e| DatapathError::Load { program: name, detail: object::chain(&e) })
+    }
+
+    /// Runs `work` in the pod's network namespace: filters and qdiscs are the calling thread's.
+    fn inside<T: Send>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, DatapathError> + Send,
+    ) -> Result<T, DatapathError> {
+        let netns = self.netns.try_clone().map_err(DatapathError::Netns)?;
+        netns::within(netns.as_fd(), || work(self))
+    }
+}
+
+impl Attachment {
+    fn link(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Link(link) => Some(link.as_fd()),
+            Self::Filter(_) => None,
+        }
+    }
+
+    fn detach(&self) -> Result<(), DatapathError> {
+        match self {
+            Self::Filter(filter) => clsact::detach(filter),
+            Self::Link(link) => match link::detach(link.as_fd()) {
+                // The device or the namespace went first.
+                Err(e) if matches!(e.raw_os_error(), Some(libc::ENOLINK | libc::ENODEV | libc::ENOENT)) => Ok(()),
+                result => result.map_err(DatapathError::Detach),
+            },
+        }
+    }
+}
+
+/// Takes every program off its hook. Goes on after an error and returns the first.
+fn detach_each(attachments: &mut Vec<Attachment>) -> Result<(), DatapathError> {
+    let results: Vec<_> = attachments.drain(..).rev().map(|attachment| attachment.detach()).collect();
+    results.into_iter().collect()
+}
+
+/// What a kernel without TCX answers to an attach type it does not know.
+fn is_unknown_hook(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | 524 /* ENOTSUPP */))
+}
+
+impl Drop for PodDatapath {
+    fn drop(&mut self) {
+        if let Err(e) = self.detach_all() {
+            tracing::error!("{e}");
+        }
+    }
+}
+
+impl fmt::Debug for PodDatapath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PodDatapath")
+            .field("devices", &self.devices)
+            .field("attach", &self.attach)
+            .field("armed", &self.armed)
+            .finish_non_exhaustive()
     }
 }

@@ -1,0 +1,97 @@
+//! redir's programs in the kernel. Entry points only: each counts a reason and maps it to a verdict.
+//!
+//! `steer` gives new connections of an armed port to the agent's listener, `reflect` turns the agent's packets around so
+//! that the app keeps seeing its clients, `time_wait` helps `steer` where a tuple is still in TIME_WAIT. Any doubt leaves
+//! the packet alone. Loaded once for each intercepted pod, by the guardian; nothing is pinned.
+#![no_std]
+#![no_main]
+#![expect(unsafe_code, reason = "exported symbols and sections; everything else is in `raw`")]
+
+mod icmp;
+mod maps;
+mod packet;
+mod raw;
+mod reflect;
+mod socket;
+mod steer;
+mod time_wait;
+
+use aya_ebpf::{
+    macros::{classifier, sk_lookup},
+    programs::{SkLookupContext, TcContext},
+};
+use redir_abi::{Reason, Verdict};
+
+use crate::raw::Skb;
+
+/// `TCX_NEXT` and `TC_ACT_UNSPEC`: the next program on the hook decides.
+const NEXT: i32 = -1;
+/// `TCX_DROP` and `TC_ACT_SHOT`.
+const DROP: i32 = 2;
+/// `SK_PASS`: the lookup goes on, with the socket that was selected if there is one.
+const PASS: u32 = 1;
+
+/// Length of an Ethernet header, and of none.
+const ETHERNET: usize = 14;
+const BARE: usize = 0;
+
+#[classifier]
+pub fn redir_steer(ctx: TcContext) -> i32 {
+    leave(steer::run::<ETHERNET, true>(Skb::of(&ctx)))
+}
+
+#[classifier]
+pub fn redir_steer_l3(ctx: TcContext) -> i32 {
+    leave(steer::run::<BARE, true>(Skb::of(&ctx)))
+}
+
+#[classifier]
+pub fn redir_steer_lo(ctx: TcContext) -> i32 {
+    leave(steer::run::<ETHERNET, false>(Skb::of(&ctx)))
+}
+
+#[classifier]
+pub fn redir_reflect(ctx: TcContext) -> i32 {
+    let skb = Skb::of(&ctx);
+    turn(skb, reflect::run::<ETHERNET>(skb))
+}
+
+#[classifier]
+pub fn redir_refl_l3(ctx: TcContext) -> i32 {
+    let skb = Skb::of(&ctx);
+    turn(skb, reflect::run::<BARE>(skb))
+}
+
+#[sk_lookup]
+pub fn redir_time_wait(ctx: SkLookupContext) -> u32 {
+    maps::count(time_wait::run(&ctx));
+    PASS
+}
+
+/// Steering never decides a packet's fate: the stack finds the assigned socket by itself.
+#[inline(always)]
+fn leave(reason: Reason) -> i32 {
+    maps::count(reason);
+    NEXT
+}
+
+#[inline(always)]
+fn turn(skb: Skb, reason: Reason) -> i32 {
+    maps::count(reason);
+    match reason.verdict() {
+        Verdict::Next => NEXT,
+        Verdict::Drop => DROP,
+        Verdict::Redirect => skb.redirect_to_own_ingress(),
+    }
+}
+
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+// The helpers that look sockets up are for GPL-compatible programs only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

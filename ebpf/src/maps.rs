@@ -1,0 +1,116 @@
+//! The maps, and the questions the programs ask them. Names and shapes are `redir_abi`'s.
+
+use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, SockMap},
+    programs::SkLookupContext,
+};
+use redir_abi as abi;
+
+use crate::raw;
+
+#[map]
+static PORTS: Array<abi::PortWord> = Array::with_max_entries(abi::PORT_WORDS, 0);
+#[map]
+static POD_IPS: HashMap<Key, u8> = HashMap::with_max_entries(abi::POD_IP_ENTRIES, 0);
+#[map]
+static BYPASS: LruHashMap<Key, u64> = LruHashMap::with_max_entries(abi::BYPASS_ENTRIES, 0);
+#[map]
+static HEARTBEAT: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+#[map]
+static STATS: PerCpuArray<u64> = PerCpuArray::with_max_entries(abi::REASONS, 0);
+#[map]
+static LISTENERS: SockMap = SockMap::with_max_entries(2, 0);
+/// The tuple that `steer` left to the companion, on this CPU.
+#[map]
+static RECORDED: PerCpuArray<Record> = PerCpuArray::with_max_entries(1, 0);
+
+/// `abi::Addr` as the words it has in a packet.
+pub type Key = [u32; 4];
+
+/// A tuple in TIME_WAIT and when it was seen. Never leaves the kernel.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Record {
+    pub client: Key,
+    pub pod: Key,
+    /// Both ports as they stand in the TCP header.
+    pub ports: u32,
+    /// Not padding: the verifier wants every byte written.
+    pub unused: u32,
+    /// Monotonic nanoseconds; 0 means no record.
+    pub at: u64,
+}
+
+const _: () = assert!(size_of::<Record>() == 48);
+
+/// What is done with a port.
+#[derive(Clone, Copy)]
+pub struct Port {
+    pub steered: bool,
+    pub ungated: bool,
+    pub reflected: bool,
+}
+
+#[inline(always)]
+pub fn port(port: u16) -> Port {
+    let at = abi::Ports::of(port);
+    match PORTS.get(at.word) {
+        Some(word) => Port {
+            steered: word[abi::STEERED] & at.bit != 0,
+            ungated: word[abi::UNGATED] & at.bit != 0,
+            reflected: word[abi::REFLECTED] & at.bit != 0,
+        },
+        None => Port { steered: false, ungated: false, reflected: false },
+    }
+}
+
+#[inline(always)]
+pub fn is_pod_ip(address: &Key) -> bool {
+    raw::value(POD_IPS.get_ptr(address)).is_some()
+}
+
+#[inline(always)]
+pub fn is_bypassed(client: &Key) -> bool {
+    match raw::value(BYPASS.get_ptr(client)) {
+        Some(until) => raw::monotonic_nanos() < until,
+        None => false,
+    }
+}
+
+/// Whether the worker has shown life within the limit. A beat from the future is no life either.
+#[inline(always)]
+pub fn worker_is_alive() -> bool {
+    let Some(beat) = raw::value(HEARTBEAT.get_ptr(0)) else { return false };
+    let limit = abi::HEARTBEAT_LIMIT_NANOS;
+    // The worker writes on another CPU: its beat may be a moment ahead of our clock.
+    raw::monotonic_nanos().wrapping_sub(beat).wrapping_add(limit) <= 2 * limit
+}
+
+#[inline(always)]
+pub fn count(reason: abi::Reason) {
+    raw::increment(STATS.get_ptr_mut(reason as u32));
+}
+
+#[inline(always)]
+pub fn record(record: Record) {
+    raw::write(RECORDED.get_ptr_mut(0), record);
+}
+
+/// The record of this CPU, if it is one and young enough to be of the packet under way.
+#[inline(always)]
+pub fn recorded() -> Option<Record> {
+    let record = raw::value(RECORDED.get_ptr(0))?;
+    if record.at == 0 || raw::monotonic_nanos().wrapping_sub(record.at) > abi::TIME_WAIT_RECORD_NANOS {
+        return None;
+    }
+    Some(record)
+}
+
+/// Selects the agent's listener for a lookup.
+#[inline(always)]
+pub fn select_listener(ctx: &SkLookupContext, v6: bool) -> bool {
+    let index = if v6 { abi::map::LISTENER_V6 } else { abi::map::LISTENER_V4 };
+    LISTENERS.redirect_sk_lookup(ctx, index, 0).is_ok()
+}

@@ -1,0 +1,122 @@
+//! Egress: turns the agent's packets back to the app with the client's address as source, and the app's answers back
+//! to the agent. Exchanging the two addresses changes no checksum.
+//!
+//! Parse, decide, apply. Applying writes addresses and the mark; the entry point redirects.
+
+use redir_abi::{MARK, Reason, is_reserved};
+
+use crate::icmp;
+use crate::maps;
+use crate::packet::{self, Family, Glance, NotTcp, Segment};
+use crate::raw::{Skb, Start};
+use crate::socket::{self, LISTEN, NEW_SYN_RECV, NONE, SYN_SENT, TIME_WAIT};
+
+/// `MARK` travels with the packet, so that `steer` lets it pass and the next `reflect` knows it.
+#[inline(always)]
+pub fn run<const L2: usize>(skb: Skb) -> Reason {
+    match packet::family(skb) {
+        Family::V4 => reflect::<false, L2>(skb),
+        Family::V6 => reflect::<true, L2>(skb),
+        Family::Other => Reason::ReflectNotIp,
+    }
+}
+
+#[inline(always)]
+fn reflect<const V6: bool, const L2: usize>(skb: Skb) -> Reason {
+    let marked = skb.mark() == MARK;
+    if !marked && is_somebody_elses::<V6, L2>(skb) {
+        return Reason::ReflectOther;
+    }
+    let segment = match packet::segment::<V6>(skb) {
+        Ok(segment) => segment,
+        Err(NotTcp::Protocol) => return icmp::run::<V6, L2>(skb),
+        // Half a packet of the agent: not to be understood, and not to be sent to a client.
+        Err(_) if marked => return Reason::ReflectMarkedOther,
+        Err(_) => return Reason::ReflectOther,
+    };
+    let reason = if marked { outward::<V6>(skb, &segment) } else { homeward::<V6>(skb, &segment) };
+    match reason {
+        Reason::ReflectOut | Reason::ReflectReply | Reason::ReflectReplyTimeWait => {
+            swap_and_mark::<V6, L2>(skb, segment.ip, reason)
+        }
+        _ => reason,
+    }
+}
+
+/// The cheap look that ends almost every packet of the pod.
+#[inline(always)]
+fn is_somebody_elses<const V6: bool, const L2: usize>(skb: Skb) -> bool {
+    match packet::glance::<V6, L2>(skb) {
+        Glance::Tcp { source, destination } => !is_reserved(destination) || !maps::port(source).reflected,
+        Glance::Other(protocol) => protocol != icmp::protocol::<V6>(),
+        Glance::Unclear => false,
+    }
+}
+
+/// A packet with the agent's mark: agent to app, or the app's answer where the pod's sysctls make sockets take marks over.
+#[inline(always)]
+fn outward<const V6: bool>(skb: Skb, segment: &Segment) -> Reason {
+    let (source, destination) = (segment.source_port(), segment.destination_port());
+    let to_app = is_reserved(source) && maps::port(destination).reflected;
+    let from_app = is_reserved(destination) && maps::port(source).reflected;
+    if !to_app && !from_app {
+        return Reason::ReflectOther;
+    }
+    if segment.opens() {
+        match socket::state::<V6>(skb, &segment.swapped_tuple::<V6>()) {
+            NONE | LISTEN | TIME_WAIT | NEW_SYN_RECV => {}
+            // The client itself has this very connection with the app: a second SYN in it would break it.
+            _ => return Reason::ReflectTupleTaken,
+        }
+    }
+    Reason::ReflectOut
+}
+
+/// A packet without it: the app's answer, if a socket of the agent waits for it.
+#[inline(always)]
+fn homeward<const V6: bool>(skb: Skb, segment: &Segment) -> Reason {
+    if !is_reserved(segment.destination_port()) || !maps::port(segment.source_port()).reflected {
+        return Reason::ReflectOther;
+    }
+    match socket::state_and_mark::<V6>(skb, &segment.swapped_tuple::<V6>()) {
+        // Late segments: the agent's socket has closed first. Without mark, but nothing else is on reserved ports.
+        (TIME_WAIT, _) => Reason::ReflectReplyTimeWait,
+        (LISTEN, _) => Reason::ReflectNotOurs,
+        // The answer to our SYN has SYN or RST; anything else is of the client's own connection from the same port.
+        (SYN_SENT, _) if !segment.has_syn_or_rst() => Reason::ReflectNotOurs,
+        (_, MARK) => Reason::ReflectReply,
+        _ => Reason::ReflectNotOurs,
+    }
+}
+
+/// Writes the addresses in exchange, the device's own address as the frame's destination, and the mark.
+#[inline(always)]
+pub fn swap_and_mark<const V6: bool, const L2: usize>(skb: Skb, ip: [u32; 10], reason: Reason) -> Reason {
+    if !swap_at::<V6, L2>(skb, 0, ip) || !turn_frame::<L2>(skb) {
+        return Reason::ReflectWriteFailed;
+    }
+    skb.set_mark(MARK);
+    reason
+}
+
+/// Exchanges the addresses of the IP header `offset` bytes after the outer one's start.
+#[inline(always)]
+pub fn swap_at<const V6: bool, const L2: usize>(skb: Skb, offset: u32, mut ip: [u32; 10]) -> bool {
+    packet::swap::<V6>(&mut ip);
+    let start = L2 as u32 + offset;
+    if V6 {
+        skb.store(start + 8, &[ip[2], ip[3], ip[4], ip[5], ip[6], ip[7], ip[8], ip[9]])
+    } else {
+        skb.store(start + 12, &[ip[3], ip[4]])
+    }
+}
+
+#[inline(always)]
+fn turn_frame<const L2: usize>(skb: Skb) -> bool {
+    if L2 == 0 {
+        return true;
+    }
+    let Some(own) = skb.load::<[u8; 6]>(Start::Link, 6) else { return false };
+    skb.store(0, &own)
+}
+

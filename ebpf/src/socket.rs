@@ -1,0 +1,68 @@
+//! Questions about the sockets of the pod's network namespace.
+
+use redir_abi::global;
+
+use crate::raw::{self, Skb, Sock, Tuple};
+
+/// Socket states (`enum` in the kernel's `tcp_states.h`); 0 stands for no socket.
+pub const NONE: u32 = 0;
+pub const SYN_SENT: u32 = 2;
+pub const TIME_WAIT: u32 = 6;
+pub const LISTEN: u32 = 10;
+pub const NEW_SYN_RECV: u32 = 12;
+
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+
+/// The port of the agent's listeners in this pod; none until it is set.
+#[expect(unsafe_code, reason = "found by its name when the program is loaded")]
+#[unsafe(no_mangle)]
+static AGENT_PORT: u16 = 0;
+
+const _: () = assert!(matches!(global::AGENT_PORT.as_bytes(), b"AGENT_PORT"));
+
+/// State of the socket that owns a tuple.
+#[inline(always)]
+pub fn state<const V6: bool>(skb: Skb, tuple: &Tuple) -> u32 {
+    let Some(sock) = Sock::find::<V6>(skb, tuple) else { return NONE };
+    let state = sock.state();
+    sock.release();
+    state
+}
+
+/// State and mark of the socket that owns a tuple.
+#[inline(always)]
+pub fn state_and_mark<const V6: bool>(skb: Skb, tuple: &Tuple) -> (u32, u32) {
+    let Some(sock) = Sock::find::<V6>(skb, tuple) else { return (NONE, 0) };
+    let (state, mark) = (sock.state(), sock.mark());
+    sock.release();
+    (state, mark)
+}
+
+/// Whether somebody listens where a tuple leads to. Port 0 belongs to no connection, so that only listeners are found.
+#[inline(always)]
+pub fn is_listening<const V6: bool>(skb: Skb, tuple: &Tuple) -> bool {
+    let mut tuple = *tuple;
+    let ports = if V6 { 8 } else { 2 };
+    tuple[ports] &= u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+    state::<V6>(skb, &tuple) == LISTEN
+}
+
+/// The agent's listener for a family, on loopback. To be released.
+#[inline(always)]
+pub fn agent_listener<const V6: bool>(skb: Skb) -> Option<Sock> {
+    let port = raw::global(&AGENT_PORT).to_be_bytes();
+    let ports = u32::from_ne_bytes([0, 0, port[0], port[1]]);
+    let tuple = if V6 {
+        [0, 0, 0, 0, 0, 0, 0, 1_u32.to_be(), ports]
+    } else {
+        [0, 0x7f00_0001_u32.to_be(), ports, 0, 0, 0, 0, 0, 0]
+    };
+    let sock = Sock::find::<V6>(skb, &tuple)?;
+    // An IPv6 listener of somebody else may answer for IPv4 too; assigned to it, an IPv4 packet would be misread.
+    if sock.state() == LISTEN && sock.family() == if V6 { AF_INET6 } else { AF_INET } {
+        return Some(sock);
+    }
+    sock.release();
+    None
+}

@@ -1,0 +1,74 @@
+//! BPF links by their descriptors: created first on their hook, and detached even while others hold duplicates.
+//!
+//! aya makes links too, but keeps their descriptors to itself; the worker must hold duplicates.
+#![expect(unsafe_code, reason = "the bpf system call")]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// Where a program is attached, with the kernel's numbers (`enum bpf_attach_type`).
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Hook<'a> {
+    /// Ingress of a device, before every other program there (6.6).
+    TcxIngress(u32),
+    /// Egress of a device, before every other program there (6.6).
+    TcxEgress(u32),
+    /// Socket lookups of a network namespace (5.9).
+    SkLookup(BorrowedFd<'a>),
+}
+
+const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_LINK_DETACH: libc::c_long = 34;
+const BPF_SK_LOOKUP: u32 = 36;
+const BPF_TCX_INGRESS: u32 = 46;
+const BPF_TCX_EGRESS: u32 = 47;
+/// Before the program named in `relative`; before all of them if none is named.
+const BPF_F_BEFORE: u32 = 1 << 3;
+
+/// The part of `union bpf_attr` that `BPF_LINK_CREATE` reads for these hooks.
+#[derive(Default)]
+#[repr(C)]
+struct LinkCreate {
+    program: u32,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+    relative: u32,
+    unused: u32,
+    expected_revision: u64,
+}
+
+const _: () = assert!(size_of::<LinkCreate>() == 32);
+
+/// Attaches a loaded program. The link lives as long as its descriptor and the duplicates of it.
+pub(super) fn create(program: BorrowedFd<'_>, hook: Hook<'_>) -> io::Result<OwnedFd> {
+    let (target, attach_type, flags) = match hook {
+        Hook::TcxIngress(device) => (device, BPF_TCX_INGRESS, BPF_F_BEFORE),
+        Hook::TcxEgress(device) => (device, BPF_TCX_EGRESS, BPF_F_BEFORE),
+        Hook::SkLookup(netns) => (number(netns.as_raw_fd()), BPF_SK_LOOKUP, 0),
+    };
+    let program = number(program.as_raw_fd());
+    let mut attributes = LinkCreate { program, target, attach_type, flags, ..LinkCreate::default() };
+    let fd = bpf(BPF_LINK_CREATE, &mut attributes)?;
+    // SAFETY: the kernel has just made this descriptor for us (close-on-exec); nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Takes the program off its hook; duplicates of the link stay open and do nothing.
+pub(super) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    bpf(BPF_LINK_DETACH, &mut number(link.as_raw_fd())).map(drop)
+}
+
+fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<RawFd> {
+    // SAFETY: `attributes` is valid for its length and no longer than the kernel's union; these commands only read it.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    RawFd::try_from(result).map_err(io::Error::other)
+}
+
+/// A descriptor in the kernel's unsigned field. A borrowed one is never negative.
+fn number(fd: RawFd) -> u32 {
+    fd.cast_unsigned()
+}

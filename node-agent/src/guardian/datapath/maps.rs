@@ -1,0 +1,119 @@
+//! The maps of one pod, typed: which ports are steered, who is bypassed, what was counted.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use aya::Ebpf;
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SockMap};
+use nix::time::{ClockId, clock_gettime};
+use redir_abi::{Addr, PortWord, Ports, REFLECTED, Reason, STEERED, UNGATED, map};
+
+use super::object::{map_error, map_missing};
+use super::{DatapathError, Gate};
+
+/// Handles on the maps of one loaded object.
+pub(super) struct Maps {
+    ports: Array<MapData, PortWord>,
+    pod_ips: HashMap<MapData, [u8; 16], u8>,
+    bypass: HashMap<MapData, [u8; 16], u64>,
+    stats: PerCpuArray<MapData, u64>,
+    heartbeat: Array<MapData, u64>,
+    heartbeat_fd: OwnedFd,
+    listeners: SockMap<MapData>,
+}
+
+impl Maps {
+    /// Takes the maps out of the object.
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
+        let heartbeat = ebpf.take_map(map::HEARTBEAT).ok_or_else(|| map_missing(map::HEARTBEAT))?;
+        let heartbeat_fd = match &heartbeat {
+            Map::Array(data) => data.fd().as_fd().try_clone_to_owned(),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        };
+        Ok(Self {
+            heartbeat_fd: heartbeat_fd
+                .map_err(|e| DatapathError::Map { name: map::HEARTBEAT, detail: e.to_string() })?,
+            heartbeat: heartbeat.try_into().map_err(|e| map_error(map::HEARTBEAT, &e))?,
+            ports: typed(ebpf, map::PORTS)?,
+            pod_ips: typed(ebpf, map::POD_IPS)?,
+            bypass: typed(ebpf, map::BYPASS)?,
+            stats: typed(ebpf, map::STATS)?,
+            listeners: typed(ebpf, map::LISTENERS)?,
+        })
+    }
+
+    pub(super) fn add_pod_ip(&mut self, address: IpAddr) -> Result<(), DatapathError> {
+        self.pod_ips.insert(Addr::from(address).0, 1, 0).map_err(|e| map_error(map::POD_IPS, &e))
+    }
+
+    /// Gives the companion its listeners. Only sockets in LISTEN are taken.
+    pub(super) fn set_listeners(&mut self, v4: BorrowedFd<'_>, v6: Option<BorrowedFd<'_>>) -> Result<(), MapError> {
+        self.listeners.set(map::LISTENER_V4, &v4, 0)?;
+        v6.map_or(Ok(()), |v6| self.listeners.set(map::LISTENER_V6, &v6, 0))
+    }
+
+    /// Steers a port. Its packets are reflected from now on until the object goes.
+    pub(super) fn steer(&mut self, port: u16, gate: Gate) -> Result<(), DatapathError> {
+        self.change(port, |word, bit| {
+            word[REFLECTED] |= bit;
+            word[STEERED] |= bit;
+            match gate {
+                Gate::AppListening => word[UNGATED] &= !bit,
+                Gate::Always => word[UNGATED] |= bit,
+            }
+        })
+    }
+
+    /// Steers a port no more.
+    pub(super) fn leave(&mut self, port: u16) -> Result<(), DatapathError> {
+        self.change(port, |word, bit| {
+            word[STEERED] &= !bit;
+            word[UNGATED] &= !bit;
+        })
+    }
+
+    fn change(&mut self, port: u16, change: impl FnOnce(&mut PortWord, u64)) -> Result<(), DatapathError> {
+        let at = Ports::of(port);
+        let mut word = self.ports.get(&at.word, 0).map_err(|e| map_error(map::PORTS, &e))?;
+        change(&mut word, at.bit);
+        self.ports.set(at.word, word, 0).map_err(|e| map_error(map::PORTS, &e))
+    }
+
+    pub(super) fn bypass(&mut self, client: IpAddr, how_long: Duration) -> Result<(), DatapathError> {
+        let until = monotonic_nanos()?.saturating_add(u64::try_from(how_long.as_nanos()).unwrap_or(u64::MAX));
+        self.bypass.insert(Addr::from(client).0, until, 0).map_err(|e| map_error(map::BYPASS, &e))
+    }
+
+    /// Every counter, summed over the CPUs.
+    pub(super) fn stats(&self) -> Result<Vec<(Reason, u64)>, DatapathError> {
+        let sum = |reason: &Reason| {
+            let each_cpu = self.stats.get(&(*reason as u32), 0).map_err(|e| map_error(map::STATS, &e))?;
+            Ok((*reason, each_cpu.iter().sum()))
+        };
+        Reason::ALL.iter().map(sum).collect()
+    }
+
+    /// A duplicate of the heartbeat's descriptor.
+    pub(super) fn heartbeat_fd(&self) -> io::Result<OwnedFd> {
+        self.heartbeat_fd.try_clone()
+    }
+
+    /// The last beat, in monotonic nanoseconds; 0 if there was none.
+    pub(super) fn last_beat(&self) -> Result<u64, DatapathError> {
+        self.heartbeat.get(&0, 0).map_err(|e| map_error(map::HEARTBEAT, &e))
+    }
+}
+
+fn typed<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &'static str) -> Result<T, DatapathError> {
+    let map = ebpf.take_map(name).ok_or_else(|| map_missing(name))?;
+    map.try_into().map_err(|e| map_error(name, &e))
+}
+
+/// `CLOCK_MONOTONIC`, as the programs read it.
+pub(super) fn monotonic_nanos() -> Result<u64, DatapathError> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC)
+        .map_err(|e| DatapathError::Map { name: map::BYPASS, detail: e.to_string() })?;
+    Ok(u64::try_from(Duration::from(now).as_nanos()).unwrap_or(u64::MAX))
+}
