@@ -1,0 +1,168 @@
+//! Filters: which requests a developer wants.
+//!
+//! Owns: a filter's conditions and their validation (here), several filters compiled into one table ([`Table`]), and
+//! what two filters have in common ([`overlap`]). Must not: know developers, pods or connections.
+//! Called by: the CLI (flags), the wire format, the agent's registry (tables), `engine` (decisions).
+//!
+//! What a condition means, exactly; everything is bytes, as they are on the wire:
+//! - A header's name is compared without case. Its value is the whole field value without surrounding spaces and tabs;
+//!   commas do not split it. If the header occurs several times, one occurrence that passes is enough.
+//! - The path is the request target up to the first `?`, not decoded and not normalised; of an absolute-form target,
+//!   what follows the authority. CONNECT has an empty path.
+//! - The method is compared exactly.
+//! - A query parameter is a `name=value` (or a bare `name`, whose value is empty) between the `&` of the query, not
+//!   decoded; name and value are compared as they were sent.
+//! - A cookie is a `name=value` between the `;` of any Cookie field, a baggage member a `name=value` between the `,` of
+//!   any `baggage` field, without its `;properties`; names keep their case, nothing is decoded.
+//! - *exact*: all bytes are the same. *prefix*: the value begins with these. *present*: it is there, be it empty.
+//! - *regex*: the regex matches the **whole** value (as if written `\A(?:…)\z`), byte by byte: `.` is any byte but a line
+//!   feed, `\w`, `\d`, `\s` are ASCII. It runs in linear time.
+//! - *not* turns a condition around: `not header x-user exact alice` holds if no occurrence is `alice`, also if there is
+//!   none at all.
+
+mod names;
+mod overlap;
+mod table;
+mod validate;
+
+pub use names::Names;
+pub use overlap::{Overlap, overlap};
+pub use table::{Key, Table};
+pub use validate::FilterError;
+
+use std::fmt;
+
+/// How a filter's conditions go together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// Every condition must hold.
+    All,
+    /// One condition is enough.
+    Any,
+}
+
+/// What of a request is looked at. The name is in it where there is one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// A header field, by its name.
+    Header(Vec<u8>),
+    /// The path, without query.
+    Path,
+    /// The method.
+    Method,
+    /// A query parameter, by its name.
+    Query(Vec<u8>),
+    /// A cookie, by its name.
+    Cookie(Vec<u8>),
+    /// A member of the W3C `baggage` header, by its name.
+    Baggage(Vec<u8>),
+}
+
+/// What it must be.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Test {
+    /// There, whatever its value.
+    Present,
+    /// These bytes.
+    Exact(Vec<u8>),
+    /// Something that begins with these bytes.
+    Prefix(Vec<u8>),
+    /// Something that this regex matches as a whole.
+    Regex(String),
+}
+
+/// One condition of a filter.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Condition {
+    /// What is looked at.
+    pub subject: Subject,
+    /// What it must be.
+    pub test: Test,
+    /// Whether the condition is turned around.
+    pub negate: bool,
+}
+
+/// A validated filter: between one and [`Filter::MAX_CONDITIONS`] conditions, regexes compiled.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    mode: Mode,
+    conditions: Vec<Condition>,
+    /// One for each condition; `None` where it is no regex.
+    regexes: Vec<Option<regex::bytes::Regex>>,
+}
+
+impl Filter {
+    /// The most conditions in one filter: a bound for messages and decisions, far above what people write.
+    pub const MAX_CONDITIONS: usize = 32;
+
+    /// A filter of these conditions.
+    ///
+    /// # Errors
+    /// The first condition that could never hold, always holds, or is malformed, with the next step.
+    pub fn new(mode: Mode, conditions: Vec<Condition>) -> Result<Self, FilterError> {
+        validate::count(conditions.len())?;
+        let regexes = conditions.iter().map(validate::condition).collect::<Result<_, _>>()?;
+        Ok(Self { mode, conditions, regexes })
+    }
+
+    /// How the conditions go together.
+    #[must_use]
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// The conditions, as they were given.
+    #[must_use]
+    pub fn conditions(&self) -> &[Condition] {
+        &self.conditions
+    }
+
+    /// Each condition with its compiled regex.
+    fn compiled(&self) -> impl Iterator<Item = (&Condition, Option<&regex::bytes::Regex>)> {
+        self.conditions.iter().zip(self.regexes.iter().map(Option::as_ref))
+    }
+}
+
+impl PartialEq for Filter {
+    fn eq(&self, other: &Self) -> bool {
+        self.mode == other.mode && self.conditions == other.conditions
+    }
+}
+
+impl Eq for Filter {}
+
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let joint = if self.mode == Mode::All { " and " } else { " or " };
+        for (n, condition) in self.conditions.iter().enumerate() {
+            write!(f, "{}{condition}", if n == 0 { "" } else { joint })?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let not = if self.negate { "not " } else { "" };
+        write!(f, "{not}{}", self.subject)?;
+        match &self.test {
+            Test::Present => f.write_str(" present"),
+            Test::Exact(value) => write!(f, " = {}", value.escape_ascii()),
+            Test::Prefix(value) => write!(f, " = {}…", value.escape_ascii()),
+            Test::Regex(pattern) => write!(f, " ~ {}", pattern.escape_debug()),
+        }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Header(name) => write!(f, "header {}", name.escape_ascii()),
+            Self::Path => f.write_str("path"),
+            Self::Method => f.write_str("method"),
+            Self::Query(name) => write!(f, "query {}", name.escape_ascii()),
+            Self::Cookie(name) => write!(f, "cookie {}", name.escape_ascii()),
+            Self::Baggage(name) => write!(f, "baggage {}", name.escape_ascii()),
+        }
+    }
+}

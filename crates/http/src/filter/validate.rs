@@ -1,0 +1,248 @@
+//! What a filter may say.
+//!
+//! Owns: the checks and their sentences. Must not: accept a condition that can never hold or always holds: it is a typing
+//! error, and a silent one. Called by: `Filter::new`.
+
+use std::fmt;
+
+use regex::bytes::{Regex, RegexBuilder};
+
+use super::{Condition, Filter, Subject, Test};
+use crate::bytes;
+
+/// The longest name and the longest value of a condition, in bytes: far above what is typed, far below a message's limit.
+const MAX_NAME: usize = 256;
+const MAX_VALUE: usize = 4096;
+
+/// The longest regex, in bytes, and the memory one may take once compiled, in bytes: each connection of the node may run it.
+const MAX_REGEX: usize = 1024;
+const MAX_COMPILED: usize = 256 * 1024;
+
+/// Why a filter is refused. `Display` is a sentence that ends with the next step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FilterError {
+    /// No condition at all.
+    Empty,
+    /// More than [`Filter::MAX_CONDITIONS`].
+    TooMany(usize),
+    /// A name that no header, parameter, cookie or member can have.
+    Name(Subject),
+    /// A value that cannot occur.
+    Value(Condition),
+    /// A condition on something that is always there.
+    Always(Condition),
+    /// A path that cannot occur.
+    Path(Condition),
+    /// A method that is compared otherwise than exactly, or cannot occur.
+    Method(Condition),
+    /// A regex that does not compile, and why.
+    Regex(Condition, String),
+}
+
+impl fmt::Display for FilterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("the filter is empty: give at least one header, path or method"),
+            Self::TooMany(count) => {
+                write!(
+                    f,
+                    "the filter has {count} conditions: use at most {}, or one regex for several",
+                    Filter::MAX_CONDITIONS
+                )
+            }
+            Self::Name(subject) => write!(
+                f,
+                "\"{subject}\" has no valid name: use 1 to {MAX_NAME} letters, digits, '-', '_' and '.', and put the value behind ':' or '='"
+            ),
+            Self::Value(condition) => write!(
+                f,
+                "\"{condition}\" can never hold: use at most {MAX_VALUE} bytes without line breaks, control bytes or spaces around the value"
+            ),
+            Self::Always(condition) => write!(f, "\"{condition}\" always holds: give the value that it must have"),
+            Self::Path(condition) => {
+                write!(f, "\"{condition}\" can never hold: begin the path with '/', and leave out '?' and what follows")
+            }
+            Self::Method(condition) => {
+                write!(f, "\"{condition}\" can never hold: give one method exactly, in upper case, like GET")
+            }
+            Self::Regex(condition, why) => write!(
+                f,
+                "\"{condition}\" is no usable regex ({why}): use the syntax of https://docs.rs/regex, which has no look-around and no back-references"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for FilterError {}
+
+pub(super) fn count(conditions: usize) -> Result<(), FilterError> {
+    match conditions {
+        0 => Err(FilterError::Empty),
+        1..=Filter::MAX_CONDITIONS => Ok(()),
+        _ => Err(FilterError::TooMany(conditions)),
+    }
+}
+
+/// Checks one condition, and compiles its regex.
+pub(super) fn condition(condition: &Condition) -> Result<Option<Regex>, FilterError> {
+    name(&condition.subject)?;
+    match (&condition.subject, &condition.test) {
+        (Subject::Method, Test::Exact(method)) if is_method(method) => {}
+        (Subject::Method, _) => return Err(FilterError::Method(condition.clone())),
+        (Subject::Path, Test::Present) => return Err(FilterError::Always(condition.clone())),
+        (Subject::Path, Test::Exact(path) | Test::Prefix(path)) if !is_path(path) => {
+            return Err(FilterError::Path(condition.clone()));
+        }
+        _ => {}
+    }
+    match &condition.test {
+        Test::Present => Ok(None),
+        Test::Prefix(value) if value.is_empty() => Err(FilterError::Always(condition.clone())),
+        Test::Exact(value) | Test::Prefix(value) if !occurs(&condition.subject, &condition.test, value) => {
+            Err(FilterError::Value(condition.clone()))
+        }
+        Test::Exact(_) | Test::Prefix(_) => Ok(None),
+        Test::Regex(pattern) => {
+            whole(pattern).map(Some).map_err(|error| FilterError::Regex(condition.clone(), one_line(&error)))
+        }
+    }
+}
+
+fn name(subject: &Subject) -> Result<(), FilterError> {
+    let (name, valid): (_, fn(u8) -> bool) = match subject {
+        Subject::Path | Subject::Method => return Ok(()),
+        Subject::Header(name) | Subject::Cookie(name) | Subject::Baggage(name) => (name, bytes::is_token),
+        Subject::Query(name) => (name, |byte| matches!(byte, 0x21..=0x7e) && !matches!(byte, b'&' | b'=' | b'#')),
+    };
+    let fits = !name.is_empty() && name.len() <= MAX_NAME;
+    if fits && name.iter().all(|&byte| valid(byte)) { Ok(()) } else { Err(FilterError::Name(subject.clone())) }
+}
+
+fn is_method(method: &[u8]) -> bool {
+    !method.is_empty() && method.len() <= 32 && bytes::method_end(method, 0) == method.len()
+}
+
+/// As requests send it; OPTIONS alone has `*`.
+fn is_path(path: &[u8]) -> bool {
+    let rooted = path.first() == Some(&b'/') || path == b"*";
+    rooted && bytes::target_end(path, 0) == path.len() && !path.contains(&b'?') && !path.contains(&b'#')
+}
+
+/// Whether some request could have `value` there.
+fn occurs(subject: &Subject, test: &Test, value: &[u8]) -> bool {
+    let separators: &[u8] = match subject {
+        Subject::Header(_) | Subject::Path | Subject::Method => b"",
+        Subject::Query(_) => b"&# ",
+        Subject::Cookie(_) => b";",
+        Subject::Baggage(_) => b",;",
+    };
+    let spaced = match test {
+        Test::Exact(_) => bytes::trimmed(value) != value,
+        _ => matches!(value.first(), Some(b' ' | b'\t')),
+    };
+    value.len() <= MAX_VALUE
+        && !spaced
+        && value.iter().all(|&byte| bytes::is_value(byte) && !separators.contains(&byte))
+}
+
+/// `pattern`, for whole values. It is compiled alone first: `a)|(b` must not become valid by being wrapped.
+fn whole(pattern: &str) -> Result<Regex, regex::Error> {
+    let build = |pattern: &str| {
+        RegexBuilder::new(pattern)
+            .unicode(false)
+            .size_limit(MAX_COMPILED)
+            .dfa_size_limit(MAX_COMPILED)
+            .nest_limit(50)
+            .build()
+    };
+    if pattern.len() > MAX_REGEX {
+        return Err(regex::Error::CompiledTooBig(MAX_REGEX));
+    }
+    build(pattern)?;
+    build(&format!(r"\A(?:{pattern})\z"))
+}
+
+fn one_line(error: &regex::Error) -> String {
+    match error {
+        regex::Error::CompiledTooBig(_) => "it is too big".to_owned(),
+        error => {
+            let text = error.to_string();
+            let last = text.lines().last().unwrap_or_default();
+            last.strip_prefix("error: ").unwrap_or(last).to_owned()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Mode;
+    use super::*;
+
+    fn check(subject: Subject, test: Test) -> Result<Filter, FilterError> {
+        Filter::new(Mode::All, vec![Condition { subject, test, negate: false }])
+    }
+
+    fn header(name: &str, test: Test) -> Result<Filter, FilterError> {
+        check(Subject::Header(name.into()), test)
+    }
+
+    #[test]
+    fn what_people_write_is_accepted() {
+        for test in [
+            Test::Present,
+            Test::Exact(b"alice".into()),
+            Test::Exact(b"".into()),
+            Test::Exact(b"a, b; c".into()),
+            Test::Exact("zo\u{eb}".into()),
+            Test::Prefix(b"Bearer ".into()),
+            Test::Regex("a|b".into()),
+            Test::Regex("".into()),
+        ] {
+            assert!(header("x-user", test.clone()).is_ok(), "{test:?}");
+        }
+        assert!(check(Subject::Path, Test::Exact(b"/a".into())).is_ok());
+        assert!(check(Subject::Path, Test::Prefix(b"/".into())).is_ok());
+        assert!(check(Subject::Method, Test::Exact(b"M-SEARCH".into())).is_ok());
+        assert!(check(Subject::Query(b"user[]".into()), Test::Exact(b"a=b".into())).is_ok());
+        assert!(check(Subject::Cookie(b"sid".into()), Test::Prefix(b"a".into())).is_ok());
+        assert!(check(Subject::Baggage(b"tenant".into()), Test::Present).is_ok());
+    }
+
+    #[test]
+    fn what_can_never_hold_is_refused_with_the_next_step() {
+        let errors = [
+            Filter::new(Mode::All, vec![]),
+            header("", Test::Present),
+            header("x user", Test::Present),
+            header("x-user:", Test::Present),
+            header(&"x".repeat(MAX_NAME + 1), Test::Present),
+            header("x-user", Test::Exact(b" alice".into())),
+            header("x-user", Test::Exact(b"alice ".into())),
+            header("x-user", Test::Exact(b"a\r\nb".into())),
+            header("x-user", Test::Exact(vec![b'a'; MAX_VALUE + 1])),
+            header("x-user", Test::Prefix(b"".into())),
+            header("x-user", Test::Prefix(b" a".into())),
+            header("x-user", Test::Regex("(".into())),
+            header("x-user", Test::Regex("a)|(b".into())),
+            header("x-user", Test::Regex("(?=a)".into())),
+            header("x-user", Test::Regex("x".repeat(MAX_REGEX + 1))),
+            header("x-user", Test::Regex("(a{1000}){1000}".into())),
+            check(Subject::Path, Test::Present),
+            check(Subject::Path, Test::Exact(b"a".into())),
+            check(Subject::Path, Test::Exact(b"/a?b".into())),
+            check(Subject::Path, Test::Prefix(b"/a b".into())),
+            check(Subject::Method, Test::Exact(b"get".into())),
+            check(Subject::Method, Test::Prefix(b"GE".into())),
+            check(Subject::Method, Test::Present),
+            check(Subject::Query(b"a&b".into()), Test::Present),
+            check(Subject::Cookie(b"sid".into()), Test::Exact(b"a;b".into())),
+            check(Subject::Baggage(b"t".into()), Test::Exact(b"a,b".into())),
+        ];
+        for error in errors {
+            let sentence = error.unwrap_err().to_string();
+            assert!(sentence.contains(": ") && !sentence.contains('\n') && sentence.len() < 6000, "{sentence}");
+        }
+        let many = vec![Condition { subject: Subject::Path, test: Test::Exact(b"/".into()), negate: false }; 33];
+        assert_eq!(Filter::new(Mode::Any, many).unwrap_err(), FilterError::TooMany(33));
+    }
+}
