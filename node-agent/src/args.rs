@@ -2,9 +2,11 @@
 //!
 //! Owns its wording and nothing else. Called by `main`.
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand};
+
+use crate::logging::Format;
 
 /// The redir agent: one process for each node, which gives a pod's connections to the developers who asked for them.
 #[derive(Debug, Parser)]
@@ -67,17 +69,21 @@ pub(crate) struct Log {
     #[arg(long = "log", value_name = "FILTER")]
     pub(crate) filter: Option<String>,
     /// How to log
-    #[arg(long = "log-format", value_enum, default_value_t = LogFormat::Text)]
-    pub(crate) format: LogFormat,
+    #[arg(long = "log-format", value_enum, default_value_t = Format::Text)]
+    pub(crate) format: Format,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum LogFormat {
-    /// Lines for people
-    Text,
-    /// One JSON object per line
-    Json,
+/// A wrong command line that clap could not see: exit code 2.
+#[derive(Debug)]
+pub(crate) struct Usage(pub(crate) String);
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
+
+impl std::error::Error for Usage {}
 
 const START: &str = "\
 To start:

@@ -7,14 +7,17 @@ mod args;
 mod config;
 mod guardian;
 mod ipc;
+mod logging;
 mod worker;
 
-use std::process::ExitCode;
+use std::{ffi::OsString, path::Path, process::ExitCode};
 
-use clap::Parser;
+use anyhow::Context;
+use clap::{Parser, ValueEnum};
+use nix::sys::prctl::set_dumpable;
 
 use crate::{
-    args::{Cli, Command},
+    args::{Cli, Command, ConfigFile, Log, Usage},
     config::ConfigError,
 };
 
@@ -23,22 +26,60 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("redir-agent: {error:#}");
-            let usage = error.chain().any(|cause| cause.is::<ConfigError>());
-            ExitCode::from(if usage { 2 } else { 1 })
+            let usage = |cause: &(dyn std::error::Error + 'static)| cause.is::<ConfigError>() || cause.is::<Usage>();
+            ExitCode::from(if error.chain().any(usage) { 2 } else { 1 })
         }
     }
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run { .. } | Command::Check { .. } | Command::Worker { .. } => anyhow::bail!("not in this build"),
+        Command::Run { file, log } => {
+            start_log(&log)?;
+            guardian::run(&file.path, worker_arguments(&file, &log)).map(ExitCode::from)
+        }
+        Command::Check { file } => {
+            guardian::check(&file.path).map(|good| if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
         Command::Keygen { file } => keygen(&file),
+        Command::Worker { file, log } => {
+            start_log(&log)?;
+            work(&file.path).map(|()| ExitCode::SUCCESS)
+        }
     }
 }
 
-fn keygen(file: &std::path::Path) -> anyhow::Result<ExitCode> {
+fn keygen(file: &Path) -> anyhow::Result<ExitCode> {
     let identity = redir_tunnel::Identity::generate()?;
     identity.save(file)?;
     println!("{}", identity.pin());
     Ok(ExitCode::SUCCESS)
+}
+
+/// The worker's memory holds the agent's key: other processes of its uid may not look into it.
+fn work(config_file: &Path) -> anyhow::Result<()> {
+    set_dumpable(false).context("cannot protect the worker's memory")?;
+    let control = guardian::inherited_control()
+        .context("`redir-agent worker` is started by the agent itself; start `redir-agent run`")?;
+    worker::run(worker::broker::bootstrap(control, config_file)?)
+}
+
+fn worker_arguments(file: &ConfigFile, log: &Log) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = ["worker", "--config"].map(OsString::from).into();
+    arguments.push(file.path.clone().into());
+    arguments.extend(["--log".into(), filter(log).into(), "--log-format".into(), format_name(log.format).into()]);
+    arguments
+}
+
+fn start_log(log: &Log) -> anyhow::Result<()> {
+    logging::init(log.format, &filter(log)).map_err(|error| Usage(format!("{error:#}")).into())
+}
+
+fn filter(log: &Log) -> String {
+    let environment = || std::env::var("REDIR_LOG").ok().filter(|filter| !filter.is_empty());
+    log.filter.clone().or_else(environment).unwrap_or_else(|| "info".to_owned())
+}
+
+fn format_name(format: logging::Format) -> String {
+    format.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }

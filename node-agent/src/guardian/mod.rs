@@ -1,3 +1,75 @@
 //! The guardian: has the capabilities, parses nothing from outside, starts and outlives the worker.
+//!
+//! Owns namespaces, programs, privileged sockets and the worker's life. Must not read a byte of anybody's traffic.
+//! Single-threaded and without tokio; the way from a wish of the worker to the kernel is `supervisor` → `pods` → `pod`.
 
+mod backoff;
+mod check;
+mod child;
+mod control;
 mod datapath;
+mod devices;
+mod linger;
+mod listeners;
+mod memory;
+mod netns;
+mod pod;
+mod pods;
+mod preflight;
+mod reload;
+mod signals;
+mod sockets;
+mod supervisor;
+mod watch;
+
+use std::{ffi::OsString, path::Path};
+
+use anyhow::{Context, anyhow};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use redir_tunnel::Identity;
+
+use self::{
+    child::Launch, netns::Home, pods::Pods, preflight::Machine, reload::ConfigFile, signals::Signals,
+    supervisor::Supervisor,
+};
+
+pub(crate) use check::check;
+pub(crate) use child::inherited_control;
+
+/// Runs the agent. `worker_arguments` follow the binary's name when the worker is started. The result is the exit code.
+pub(crate) fn run(config_file: &Path, worker_arguments: Vec<OsString>) -> anyhow::Result<u8> {
+    let file = ConfigFile::read(config_file)?;
+    Machine::look().context("cannot read /proc; mount it")?.verdict().map_err(|sentence| anyhow!(sentence))?;
+    let agent = file.config().agent.clone();
+    let identity = Identity::load(&agent.key)?;
+    // Before the first thread and the first child, so that both inherit the blocked signals.
+    let signals = Signals::new().context("cannot take signals")?;
+    raise_descriptor_limit();
+    let home = Home::new().context("cannot open the agent's own network namespace")?;
+    let udp = sockets::tunnels(agent.listen).map_err(|sentence| anyhow!(sentence))?;
+    let key = memory::sealed(c"redir-agent-key", identity.to_pkcs8_der()).context("cannot keep the key in memory")?;
+    tracing::info!(listen = %agent.listen, key = %identity.pin(), pods = file.config().pods.len(), "the agent starts");
+    let supervisor = Supervisor {
+        launch: Launch { user: agent.user, arguments: worker_arguments },
+        pods: Pods::new(home, agent.attach),
+        drain: agent.drain,
+        life: supervisor::Life::default(),
+        file,
+        signals,
+        udp,
+        key,
+    };
+    Ok(supervisor.run())
+}
+
+/// Some descriptors for each pod; the soft limit is often 1024 for historical reasons alone.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard.min(DESCRIPTORS), hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "cannot raise the limit of descriptors; the number of armed pods is smaller");
+    }
+}
+
+/// About twenty for each of a node's 250 pods, with room.
+const DESCRIPTORS: u64 = 65_536;

@@ -1,0 +1,60 @@
+//! `redir-agent check`: says what is wrong with the configuration or the machine, and changes nothing.
+
+use std::path::Path;
+
+use redir_tunnel::Identity;
+
+use super::{devices, netns::Home, preflight::Machine, reload::ConfigFile};
+use crate::config::{Config, Pod};
+
+/// Prints what it finds. True when `run` would start here.
+pub(crate) fn check(config_file: &Path) -> anyhow::Result<bool> {
+    let file = ConfigFile::read(config_file)?;
+    let config = file.config();
+    println!("{}: good ({} pods, {} developers)", config_file.display(), config.pods.len(), config.developers.len());
+    let machine = Machine::look()?;
+    machine.describe().iter().for_each(|line| println!("{line}"));
+    let mut good = true;
+    for problem in [machine.verdict().err(), key(config)].into_iter().flatten() {
+        println!("problem: {problem}");
+        good = false;
+    }
+    let home = Home::new()?;
+    config.pods.iter().for_each(|pod| println!("{}", describe(&home, pod)));
+    unauthorised(config);
+    Ok(good)
+}
+
+fn key(config: &Config) -> Option<String> {
+    match Identity::load(&config.agent.key) {
+        Ok(identity) => {
+            println!("key {}: {}", config.agent.key.display(), identity.pin());
+            None
+        }
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+/// A pod that is not there yet is no problem: it is looked for when it is intercepted.
+fn describe(home: &Home, pod: &Pod) -> String {
+    let survey = home.open(&pod.netns).and_then(|netns| {
+        let inside = netns.within(home, devices::survey);
+        inside.map_err(|error| format!("cannot enter {}: {error}; run this as root", pod.netns.display()))?
+    });
+    match survey {
+        Ok(survey) => {
+            let devices: Vec<_> = survey.devices.iter().map(|device| &*device.name).collect();
+            let addresses: Vec<_> = survey.pod_addresses.iter().map(ToString::to_string).collect();
+            format!("pod {}: {} on {}", pod.name, addresses.join(" "), devices.join(" "))
+        }
+        Err(sentence) => format!("pod {}: not now: {sentence}", pod.name),
+    }
+}
+
+fn unauthorised(config: &Config) {
+    for developer in &config.developers {
+        if !config.pods.iter().any(|pod| developer.may(pod)) {
+            println!("developer {}: no pod has these labels now", developer.name);
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! All armed pods, and what of a dead worker's is still attached.
+//!
+//! Owns the checks: a wish names a pod and a port that the configuration allows, or it is refused. Called by the supervisor.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    os::fd::OwnedFd,
+    path::Path,
+    time::Instant,
+};
+
+use super::{
+    linger::Linger,
+    netns::{Home, NetnsId},
+    pod::{ArmedPod, Refusal},
+};
+use crate::{
+    config::{Attach, Config, PodName},
+    ipc::{Gate, RefusedCode, Reply, Request},
+};
+
+/// A granted wish: the answer and the descriptors beside it.
+pub(super) type Granted = (Reply, Vec<OwnedFd>);
+
+/// Armed pods by name.
+#[derive(Debug)]
+pub(super) struct Pods {
+    home: Home,
+    attach: Attach,
+    armed: BTreeMap<PodName, ArmedPod>,
+    lingering: Linger<ArmedPod>,
+    /// Pods that the worker has been told are gone.
+    told: BTreeSet<PodName>,
+}
+
+impl Pods {
+    pub(super) fn new(home: Home, attach: Attach) -> Self {
+        Self { home, attach, armed: BTreeMap::new(), lingering: Linger::default(), told: BTreeSet::new() }
+    }
+
+    /// Answers a wish about a pod. `Ready` and `Alive` are not wishes and get no answer.
+    pub(super) fn serve(&mut self, config: &Config, request: Request) -> Option<Result<Granted, Refusal>> {
+        let done = |()| (Reply::Done, Vec::new());
+        Some(match request {
+            Request::Ready | Request::Alive => return None,
+            Request::Arm { pod, port, gate } => self.arm(config, &pod, port, gate),
+            Request::Disarm { pod, port } => {
+                self.disarm(&pod, port);
+                Ok(done(()))
+            }
+            Request::Release { pod } => self.release(&pod).map(done),
+            Request::Sockets { pod, bind, ports } => {
+                self.armed(&pod).and_then(|armed| armed.sockets(&self.home, bind, &ports)).map(sockets)
+            }
+            Request::Bypass { pod, client, how_long } => {
+                self.armed_mut(&pod).and_then(|armed| armed.bypass(client, how_long)).map(done)
+            }
+            Request::Stats { pod } => {
+                self.armed(&pod).and_then(ArmedPod::counters).map(|counters| (Reply::Stats { counters }, Vec::new()))
+            }
+        })
+    }
+
+    fn arm(&mut self, config: &Config, name: &PodName, port: u16, gate: Gate) -> Result<Granted, Refusal> {
+        let pod = config.pod(name).ok_or_else(|| {
+            let sentence =
+                format!("there is no pod {name} in the agent's configuration; `redir list` names those there are");
+            Refusal::new(RefusedCode::UnknownPod, sentence)
+        })?;
+        if !pod.allows(port) {
+            let sentence = format!(
+                "the agent's configuration does not let port {port} of {name} be intercepted; see `ports` of the pod there"
+            );
+            return Err(Refusal::new(RefusedCode::PortNotAllowed, sentence));
+        }
+        if let Some(armed) = self.armed.get_mut(name) {
+            if current(&pod.netns) != Some(armed.netns_id()) {
+                let sentence = format!("{name} has been replaced by a new pod; release the old one first");
+                return Err(Refusal::new(RefusedCode::Busy, sentence));
+            }
+            if port == armed.agent_port() {
+                let sentence = format!("port {port} of {name} is the agent's own; release the pod and arm it again");
+                return Err(Refusal::new(RefusedCode::PortNotAllowed, sentence));
+            }
+            armed.arm(port, gate)?;
+            tracing::info!(pod = %name, port, "armed");
+            return Ok((Reply::Armed { agent_port: armed.agent_port(), fresh: None }, Vec::new()));
+        }
+        let (armed, handover) = ArmedPod::new(&self.home, pod, port, gate, self.attach)?;
+        tracing::info!(pod = %name, port, agent_port = armed.agent_port(), hook = ?armed.hook(), "armed");
+        let reply = Reply::Armed { agent_port: armed.agent_port(), fresh: Some(handover.fresh) };
+        self.told.remove(name);
+        self.armed.insert(name.clone(), armed);
+        Ok((reply, handover.fds))
+    }
+
+    /// A pod or port that is not armed is no error: the wish is fulfilled.
+    fn disarm(&mut self, name: &PodName, port: u16) {
+        if let Some(armed) = self.armed.get_mut(name) {
+            armed.disarm(port);
+            tracing::info!(pod = %name, port, "disarmed");
+        }
+    }
+
+    fn release(&mut self, name: &PodName) -> Result<(), Refusal> {
+        let ports = self.armed.get(name).map(ArmedPod::ports).unwrap_or_default();
+        if let Some(port) = ports.first() {
+            let sentence = format!("port {port} of {name} is still armed; disarm it first");
+            return Err(Refusal::new(RefusedCode::Busy, sentence));
+        }
+        if let Some(armed) = self.armed.remove(name) {
+            armed.detach();
+            tracing::info!(pod = %name, "released");
+        }
+        Ok(())
+    }
+
+    /// The worker is dead: steering ends now, reflection when the dead worker's last packets are through.
+    pub(super) fn worker_died(&mut self, now: Instant) {
+        for (_, mut armed) in std::mem::take(&mut self.armed) {
+            armed.stop_steering();
+            self.lingering.keep(armed, now);
+        }
+        self.told.clear();
+    }
+
+    /// Detaches what has lingered long enough.
+    pub(super) fn expire(&mut self, now: Instant) {
+        self.lingering.expire(now).into_iter().for_each(ArmedPod::detach);
+    }
+
+    /// When something lingering is due.
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        self.lingering.next()
+    }
+
+    /// Takes back what a new configuration no longer allows; the worker hears of it by itself.
+    pub(super) fn restrict(&mut self, config: &Config) {
+        for (name, armed) in &mut self.armed {
+            let allowed = |port: &u16| config.pod(name).is_some_and(|pod| pod.allows(*port));
+            for port in armed.ports().into_iter().filter(|port| !allowed(port)) {
+                tracing::info!(pod = %name, port, "disarmed: the configuration no longer allows it");
+                armed.disarm(port);
+            }
+        }
+    }
+
+    /// Armed pods whose path names another namespace now, each told once.
+    pub(super) fn gone(&mut self, config: &Config) -> Vec<PodName> {
+        let replaced = |(name, armed): &(&PodName, &ArmedPod)| {
+            config.pod(name).is_some_and(|pod| current(&pod.netns) != Some(armed.netns_id()))
+        };
+        let gone: Vec<_> = self.armed.iter().filter(replaced).map(|(name, _)| name.clone()).collect();
+        gone.into_iter().filter(|name| self.told.insert(name.clone())).collect()
+    }
+
+    fn armed(&self, name: &PodName) -> Result<&ArmedPod, Refusal> {
+        self.armed.get(name).ok_or_else(|| not_armed(name))
+    }
+
+    fn armed_mut(&mut self, name: &PodName) -> Result<&mut ArmedPod, Refusal> {
+        self.armed.get_mut(name).ok_or_else(|| not_armed(name))
+    }
+}
+
+fn current(netns: &Path) -> Option<NetnsId> {
+    NetnsId::of(netns).ok()
+}
+
+fn not_armed(name: &PodName) -> Refusal {
+    Refusal::new(RefusedCode::NotArmed, format!("{name} is not armed; arm it first"))
+}
+
+fn sockets(results: Vec<io::Result<OwnedFd>>) -> Granted {
+    let mut fds = Vec::new();
+    let errnos = results
+        .into_iter()
+        .map(|result| match result {
+            Ok(fd) => {
+                fds.push(fd);
+                0
+            }
+            Err(error) => error.raw_os_error().unwrap_or(libc::EIO),
+        })
+        .collect();
+    (Reply::Sockets { errnos }, fds)
+}

@@ -1,0 +1,131 @@
+//! What the agent needs of the process and the kernel it runs on, looked at before anything is touched.
+//!
+//! Owns the list of capabilities with their reasons. Changes nothing. Called by `run` and `check`.
+
+use std::{fs, io};
+
+/// What this process and this kernel can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Machine {
+    capabilities: u64,
+    kernel: (u32, u32),
+    release: String,
+}
+
+impl Machine {
+    pub(super) fn look() -> io::Result<Self> {
+        let status = fs::read_to_string("/proc/self/status")?;
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
+        Ok(Self { capabilities: effective(&status), kernel: version(&release), release })
+    }
+
+    /// Why the agent cannot run here, with the next step.
+    pub(super) fn verdict(&self) -> Result<(), String> {
+        if self.kernel < OLDEST {
+            return Err(format!(
+                "the kernel {} is too old; redir needs Linux {}.{} or newer: update this node",
+                self.release, OLDEST.0, OLDEST.1
+            ));
+        }
+        let lacking = self.lacking();
+        if lacking.is_empty() {
+            return Ok(());
+        }
+        Err(format!(
+            "the agent lacks {}; run it as root (in a container: add these to its capabilities)",
+            lacking.join(", ")
+        ))
+    }
+
+    /// For `redir-agent check`.
+    pub(super) fn describe(&self) -> Vec<String> {
+        let has = |version| if self.kernel >= version { "yes" } else { "no" };
+        let mut lines =
+            vec![format!("kernel {}: TCX {}, sk_lookup for TIME_WAIT {}", self.release, has(TCX), has(SK_LOOKUP))];
+        let lacking = self.lacking();
+        lines.push(if lacking.is_empty() {
+            "capabilities: all that the agent needs".into()
+        } else {
+            format!("capabilities: lacks {}", lacking.join(", "))
+        });
+        lines
+    }
+
+    fn lacking(&self) -> Vec<String> {
+        let admin = self.capabilities >> CAP_SYS_ADMIN & 1 == 1;
+        NEEDED
+            .iter()
+            .filter(|(bit, _, _)| self.capabilities >> bit & 1 == 0 && !(admin && *bit == CAP_BPF))
+            .map(|(_, name, reason)| format!("{name} ({reason})"))
+            .collect()
+    }
+}
+
+fn effective(status: &str) -> u64 {
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .unwrap_or(0)
+}
+
+fn version(release: &str) -> (u32, u32) {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+const CAP_SYS_ADMIN: u32 = 21;
+const CAP_BPF: u32 = 39;
+/// Bit (`linux/capability.h`), name, what for.
+const NEEDED: [(u32, &str, &str); 7] = [
+    (CAP_SYS_ADMIN, "CAP_SYS_ADMIN", "to enter pods' network namespaces"),
+    (12, "CAP_NET_ADMIN", "to attach programs and mark sockets"),
+    (CAP_BPF, "CAP_BPF", "to load programs"),
+    (10, "CAP_NET_BIND_SERVICE", "for source ports below 1024"),
+    (7, "CAP_SETUID", "to start the worker without privileges"),
+    (6, "CAP_SETGID", "to start the worker without privileges"),
+    (5, "CAP_KILL", "to end a hung worker"),
+];
+/// `bpf_sk_assign` in TC and clsact's direct action with links kept by descriptor: DESIGN 2.1.
+const OLDEST: (u32, u32) = (5, 10);
+const TCX: (u32, u32) = (6, 6);
+const SK_LOOKUP: (u32, u32) = (5, 17);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine(capabilities: u64, release: &str) -> Machine {
+        Machine { capabilities, kernel: version(release), release: release.into() }
+    }
+
+    #[test]
+    fn root_on_a_new_kernel_may_run() {
+        assert_eq!(machine(u64::MAX, "6.18.44-fc").verdict(), Ok(()));
+        assert_eq!(machine(!(1 << CAP_BPF), "5.10.0").verdict(), Ok(()), "CAP_SYS_ADMIN includes CAP_BPF");
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_its_reason() {
+        let nobody = machine(0, "6.18.0").verdict().expect_err("nothing");
+        for (_, name, reason) in NEEDED {
+            assert!(nobody.contains(&format!("{name} ({reason})")), "{nobody}");
+        }
+        assert!(nobody.contains("run it as root"), "{nobody}");
+        let one = machine(!(1 << 12), "6.18.0").verdict().expect_err("one");
+        assert!(one.contains("lacks CAP_NET_ADMIN (") && !one.contains("CAP_KILL"), "{one}");
+    }
+
+    #[test]
+    fn an_old_kernel_is_named() {
+        for release in ["4.19.0-21-amd64", "5.9.16", ""] {
+            assert!(machine(u64::MAX, release).verdict().expect_err("old").contains("5.10 or newer"));
+        }
+    }
+
+    #[test]
+    fn status_is_read() {
+        assert_eq!(effective("Name:\tx\nCapPrm:\t01\nCapEff:\t000001ffffffffff\n"), 0x1ff_ffff_ffff);
+        assert_eq!(effective("garbage"), 0);
+    }
+}

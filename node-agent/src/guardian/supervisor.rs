@@ -1,0 +1,315 @@
+//! The guardian's loop: signals, the worker's wishes, and the clock, one after the other in a single thread.
+//!
+//! Owns the worker's life and the agent's end. Waits in `poll` only. Called by `guardian::run`.
+
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use super::{
+    backoff::Backoff,
+    child::{self, Ended, Launch},
+    control::{Control, Received},
+    memory,
+    pod::Refusal,
+    pods::Pods,
+    reload::{ConfigFile, Reload},
+    signals::Signals,
+    watch::{Silence, Watch},
+};
+use crate::ipc::{RefusedCode, Reply, Request};
+
+/// Everything the guardian holds.
+pub(super) struct Supervisor {
+    pub(super) file: ConfigFile,
+    pub(super) signals: Signals,
+    pub(super) udp: OwnedFd,
+    pub(super) key: OwnedFd,
+    pub(super) launch: Launch,
+    pub(super) drain: Duration,
+    pub(super) pods: Pods,
+    pub(super) life: Life,
+}
+
+/// The worker's life, and the agent's.
+#[derive(Default)]
+pub(super) struct Life {
+    worker: Option<Worker>,
+    restart_at: Option<Instant>,
+    backoff: Backoff,
+    /// A worker has served: from now on a death is followed by a restart.
+    served: bool,
+    stopping: Option<Stopping>,
+    exit: Option<u8>,
+    next_look: Option<Instant>,
+}
+
+struct Worker {
+    pid: Pid,
+    control: Control,
+    watch: Watch,
+    born: Instant,
+    closed: bool,
+}
+
+struct Stopping {
+    kill_at: Instant,
+    at_once: bool,
+}
+
+impl Supervisor {
+    /// Runs until the agent ends; the result is its exit code.
+    pub(super) fn run(mut self) -> u8 {
+        loop {
+            let now = Instant::now();
+            self.pods.expire(now);
+            if let Some(code) = self.finished() {
+                return code;
+            }
+            self.start_if_due(now);
+            self.look_around(now);
+            let silence = self.judge_silence(now);
+            self.wait(now, silence);
+            while let Some(signal) = self.signals.next() {
+                self.signal(signal);
+            }
+            self.serve();
+        }
+    }
+
+    /// The exit code, once nothing lingers any more or nobody wants to wait for it.
+    fn finished(&self) -> Option<u8> {
+        let at_once = self.life.stopping.as_ref().is_some_and(|stopping| stopping.at_once);
+        self.life.exit.filter(|_| at_once || self.pods.next_expiry().is_none())
+    }
+
+    fn start_if_due(&mut self, now: Instant) {
+        let due = self.life.restart_at.is_none_or(|at| at <= now);
+        if self.life.worker.is_some() || self.life.exit.is_some() || self.life.stopping.is_some() || !due {
+            return;
+        }
+        match self.start(now) {
+            Ok(worker) => {
+                tracing::info!(pid = worker.pid.as_raw(), "the worker is started");
+                self.life.worker = Some(worker);
+            }
+            Err(error) => {
+                tracing::error!(
+                    "cannot start the worker as uid {}: {error:#}; see that this binary may be executed by that user",
+                    self.launch.user
+                );
+                self.life.exit = (!self.life.served).then_some(1);
+                self.life.restart_at = Some(self.life.backoff.died(now, now).max(now + RETRY));
+            }
+        }
+    }
+
+    fn start(&self, now: Instant) -> anyhow::Result<Worker> {
+        let config = memory::sealed(c"redir-agent-config", self.file.text().as_bytes())?;
+        let (udp, key) = (self.udp.try_clone()?, self.key.try_clone()?);
+        let (pid, mut control) = self.launch.spawn()?;
+        control.send(0, &Reply::Bootstrap, vec![udp, key, config]);
+        Ok(Worker { pid, control, watch: Watch::new(now), born: now, closed: false })
+    }
+
+    /// Once a second: has the file changed, has a pod been replaced?
+    fn look_around(&mut self, now: Instant) {
+        if self.life.next_look.is_some_and(|next| now < next) {
+            return;
+        }
+        self.life.next_look = Some(now + LOOK);
+        if self.file.changed() {
+            self.reload();
+        }
+        let gone = self.pods.gone(self.file.config());
+        let Some(worker) = &mut self.life.worker else { return };
+        for pod in gone {
+            tracing::info!(%pod, "the pod has been replaced or is gone");
+            worker.control.send(0, &Reply::PodGone { pod }, Vec::new());
+        }
+    }
+
+    fn reload(&mut self) {
+        match self.file.reload() {
+            Ok(Reload::Same) => {}
+            Ok(Reload::New { restart_needed }) => {
+                tracing::info!(file = %self.file.path().display(), "the configuration is read again");
+                if restart_needed {
+                    tracing::warn!("a change of [agent] takes effect when the agent is started again");
+                }
+                self.pods.restrict(self.file.config());
+                self.push_config();
+            }
+            Err(error) => tracing::error!("{error:#}; the last good configuration stays in use"),
+        }
+    }
+
+    fn push_config(&mut self) {
+        let Some(worker) = &mut self.life.worker else { return };
+        match memory::sealed(c"redir-agent-config", self.file.text().as_bytes()) {
+            Ok(text) => worker.control.send(0, &Reply::Config, vec![text]),
+            Err(error) => {
+                tracing::error!(%error, "cannot hand the configuration to the worker; send SIGHUP to try again")
+            }
+        }
+    }
+
+    fn judge_silence(&mut self, now: Instant) -> Option<Instant> {
+        let worker = self.life.worker.as_mut()?;
+        let overdue = self.life.stopping.as_ref().is_some_and(|stopping| now >= stopping.kill_at);
+        match worker.watch.tick(now) {
+            Silence::Fine(until) if !overdue => return Some(until),
+            Silence::Fine(_) => tracing::warn!("the worker did not end within the drain time; it is killed"),
+            Silence::TooLong => tracing::error!("the worker is silent; it is killed"),
+        }
+        worker.kill();
+        // Its death is reported by SIGCHLD; until then look again soon, in case the signal is slow.
+        Some(now + LOOK)
+    }
+
+    fn wait(&self, now: Instant, silence: Option<Instant>) {
+        let stop = self.life.stopping.as_ref().filter(|_| self.life.worker.is_some()).map(|stopping| stopping.kill_at);
+        let restart = self.life.restart_at.filter(|_| self.life.worker.is_none() && self.life.exit.is_none());
+        let times = [self.life.next_look, silence, restart, self.pods.next_expiry(), stop];
+        let next = times.into_iter().flatten().filter(|time| *time > now).min();
+        let timeout = next.map_or(LOOK, |next| next.duration_since(now)).min(LOOK);
+        // Rounded up: waking a moment too early would spin.
+        let timeout = timeout + Duration::from_millis(1);
+        let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
+        if let Some(worker) = self.life.worker.as_ref().filter(|worker| !worker.closed) {
+            fds.push(PollFd::new(worker.control.as_fd(), worker.control.interest()));
+        }
+        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::ZERO);
+        // An interrupted wait is a short wait.
+        poll(&mut fds, timeout).unwrap_or_default();
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        match signal {
+            Signal::SIGHUP => self.reload(),
+            Signal::SIGCHLD => self.reap(),
+            _ => self.stop(signal),
+        }
+    }
+
+    fn stop(&mut self, signal: Signal) {
+        if let Some(stopping) = &mut self.life.stopping {
+            tracing::warn!("{signal} again: ending at once");
+            stopping.at_once = true;
+            stopping.kill_at = Instant::now();
+        } else {
+            tracing::info!("{signal}: ending within {:?}", self.drain);
+            let kill_at = Instant::now() + self.drain + GRACE;
+            self.life.stopping = Some(Stopping { kill_at, at_once: false });
+            if let Some(worker) = &mut self.life.worker {
+                worker.control.send(0, &Reply::Shutdown { drain: self.drain }, Vec::new());
+            }
+        }
+        if self.life.worker.is_none() {
+            self.life.exit.get_or_insert(0);
+        }
+    }
+
+    fn reap(&mut self) {
+        while let Some(ended) = child::reap() {
+            if self.life.worker.as_ref().is_some_and(|worker| worker.pid == ended.pid) {
+                self.worker_died(ended);
+            }
+        }
+    }
+
+    fn worker_died(&mut self, ended: Ended) {
+        let now = Instant::now();
+        let Some(worker) = self.life.worker.take() else { return };
+        self.pods.worker_died(now);
+        if self.life.stopping.is_some() {
+            tracing::info!(code = ended.code, "the worker has ended");
+            self.life.exit = Some(ended.code);
+        } else if ended.code == USAGE || !self.life.served {
+            tracing::error!(code = ended.code, "the worker could not start; the agent ends");
+            self.life.exit = Some(ended.code.max(1));
+        } else {
+            let restart_at = self.life.backoff.died(worker.born, now);
+            let delay = restart_at.duration_since(now);
+            tracing::error!(code = ended.code, ?delay, "the worker is dead; a new one is started");
+            self.life.restart_at = Some(restart_at);
+        }
+    }
+
+    /// Answers up to a batch of wishes, so that a flood of them does not keep signals and the clock waiting.
+    fn serve(&mut self) {
+        for _ in 0..BATCH {
+            let Some(worker) = self.life.worker.as_mut().filter(|worker| !worker.closed) else { return };
+            worker.control.flush();
+            match worker.control.receive() {
+                Received::Request(seq, request) => {
+                    self.note(&request);
+                    self.answer(seq, request);
+                }
+                Received::Malformed(seq) => {
+                    tracing::error!("the worker sent what is no request");
+                    let sentence = "the request is not understood; this is a fault in redir-agent".to_owned();
+                    let reply = Reply::Refused { code: RefusedCode::Malformed, sentence };
+                    worker.control.send(seq.unwrap_or(0), &reply, Vec::new());
+                }
+                Received::Nothing => return,
+                Received::Closed => {
+                    // Dead, or about to be: a worker without its guardian is of no use.
+                    worker.closed = true;
+                    worker.kill();
+                    return;
+                }
+            }
+        }
+    }
+
+    fn note(&mut self, request: &Request) {
+        let Some(worker) = &mut self.life.worker else { return };
+        match request {
+            Request::Alive => worker.watch.heard(Instant::now()),
+            Request::Ready => {
+                self.life.served = true;
+                tracing::info!("the worker is ready");
+            }
+            _ => {}
+        }
+    }
+
+    fn answer(&mut self, seq: u32, request: Request) {
+        let Some(answer) = self.pods.serve(self.file.config(), request) else { return };
+        let (reply, fds) = answer.unwrap_or_else(|Refusal { code, sentence }| {
+            tracing::debug!(%sentence, "refused");
+            (Reply::Refused { code, sentence }, Vec::new())
+        });
+        if let Some(worker) = &mut self.life.worker {
+            worker.control.send(seq, &reply, fds);
+        }
+    }
+}
+
+impl Worker {
+    /// SIGKILL also ends a stopped process. The pid is ours until it is reaped.
+    fn kill(&self) {
+        if let Err(error) = kill(self.pid, Signal::SIGKILL) {
+            tracing::error!(%error, pid = self.pid.as_raw(), "cannot kill the worker");
+        }
+    }
+}
+
+/// How often files and namespaces are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// What a worker has beyond the drain time to close its tunnels.
+const GRACE: Duration = Duration::from_secs(5);
+/// Until a worker that could not be started (no process ids, no memory) is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// Requests between two looks at signals and the clock.
+const BATCH: usize = 64;
+/// The exit code for a wrong configuration: a restart would not help.
+const USAGE: u8 = 2;
