@@ -3,6 +3,7 @@
 
 mod check;
 mod child;
+mod demo;
 mod paths;
 mod privilege;
 mod setup;
@@ -30,15 +31,22 @@ enum Command {
     Check,
     /// Run every test: unit, kernel programs, and end to end in real network namespaces
     Test(test::Options),
+    /// Play the main job with the real programs: intercept, match, change, kill; ends with what it measured
+    Demo(demo::Options),
+    /// Remove what a killed run left: namespaces of the rig whose process is dead
+    #[command(hide = true)]
+    Sweep,
 }
 
 const LESSON: &str = "\
 Where to begin:
+  cargo xtask demo           see it work, in namespaces that are gone afterwards
   cargo xtask test           every test; ends with `N passed, N failed`
-  cargo build -p redir       the developer's command alone; needs nothing but the Rust toolchain
+  cargo build -p redir       the developer's command alone; needs no setup
 
-`test` calls `setup` by itself. Setup wants Debian 12 and root (or sudo) for the packages; it keeps its own tools under
-${XDG_CACHE_HOME:-~/.cache}/redir and touches nothing else. See CONTRIBUTING.md for what each step is for.";
+`demo` and `test` call `setup` by themselves. It wants Debian 12, and root or
+sudo for the packages; its own tools go to ~/.cache/redir (XDG_CACHE_HOME).
+CONTRIBUTING.md says what each step is for.";
 
 fn main() -> ExitCode {
     let Some(command) = Arguments::parse().command else {
@@ -50,10 +58,12 @@ fn main() -> ExitCode {
         Command::Setup => setup::run(setup::Say::Everything),
         Command::Check => check::run(),
         Command::Test(options) => test::run(&options),
+        Command::Demo(options) => demo::run(&options),
+        Command::Sweep => test::sweep(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(_) if signals::interrupted() => ExitCode::from(130),
+        Err(_) if signals::interrupted() => ExitCode::from(signals::INTERRUPTED_CODE),
         Err(error) => {
             eprintln!("{} {error:#}", ui::red("error:"));
             ExitCode::FAILURE

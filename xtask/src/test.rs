@@ -39,6 +39,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let privilege = privilege::obtain("making network namespaces and loading kernel programs for the tests", &by_hand)?;
     build(options)?;
     let tally = run_tests(options, privilege)?;
+    sweep_as(privilege)?;
     if signals::interrupted() {
         bail!("interrupted");
     }
@@ -50,6 +51,21 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         bail!("not every test passed: the whole output is in {}", log()?.display());
     }
     Ok(())
+}
+
+/// Removes what tests that were killed could not remove themselves, and says so: it is worth a look.
+pub(crate) fn sweep() -> Result<()> {
+    for name in redir_rig::cleanup::sweep()? {
+        println!("removed the namespace {name} that a killed run left");
+    }
+    Ok(())
+}
+
+fn sweep_as(privilege: Privilege) -> Result<()> {
+    match privilege {
+        Privilege::Root => sweep(),
+        Privilege::Sudo => child::show(privilege.command(&env::current_exe()?).arg("sweep")),
+    }
 }
 
 /// All programs, since the end-to-end tests start them as a person would, and the tests themselves.

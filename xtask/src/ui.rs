@@ -35,6 +35,14 @@ pub(crate) fn green(text: &str) -> String {
     paint("32", text)
 }
 
+pub(crate) fn blue(text: &str) -> String {
+    paint("94", text)
+}
+
+pub(crate) fn orange(text: &str) -> String {
+    paint("38;5;208", text)
+}
+
 /// A duration as a person says it: `0.4 s`, `43 s`, `2 min 05 s`.
 pub(crate) fn spoken(time: Duration) -> String {
     let seconds = time.as_secs();

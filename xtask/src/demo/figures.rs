@@ -1,0 +1,108 @@
+//! The figures at the end: what was timed on the way, and the latency that redir adds, measured against a control in the
+//! same run: the same service on a port of the same pod that nobody intercepts.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use redir_rig::Http;
+use redir_rig::topology::Family;
+
+use super::story::{Story, precise};
+use super::world::{CONTROL, HEADER, PORT, World};
+
+/// The control, unmatched and matched take turns, so that a slow moment of the machine meets all of them.
+const ROUNDS: usize = 9;
+/// Requests of each kind in a round, on a kept-alive connection.
+const REQUESTS: usize = 200;
+
+/// What was measured.
+#[derive(Default)]
+pub(super) struct Times {
+    pub(super) live: Option<Duration>,
+    pub(super) first_answer: Option<Duration>,
+    pub(super) after_ctrl_c: Option<Duration>,
+    pub(super) worker_back: Option<Duration>,
+    pub(super) agent_back: Option<Duration>,
+    latency: Option<Latency>,
+}
+
+/// Medians over the rounds, in microseconds; added = against the control of the same round.
+struct Latency {
+    direct: f64,
+    unmatched: f64,
+    matched: f64,
+}
+
+/// Measures all three kinds.
+pub(super) fn latency(story: &mut Story, world: &World, times: &mut Times) -> Result<()> {
+    story.scene(
+        "What it costs",
+        &format!("{ROUNDS} rounds of {REQUESTS} requests each way on kept-alive connections; the control is a port nobody intercepts"),
+    );
+    let pod = world.topology.pod();
+    let mut control = world.dial(pod.at(Family::V4, CONTROL))?;
+    let mut unmatched = world.dial(pod.at(Family::V4, PORT))?;
+    let mut matched = world.dial(pod.at(Family::V4, PORT))?;
+    let (mut direct, mut more_unmatched, mut more_matched) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let control = median_of(&mut control, &[], "green")?;
+        direct.push(control);
+        more_unmatched.push(median_of(&mut unmatched, &[], "green")? - control);
+        more_matched.push(median_of(&mut matched, &[HEADER], "orange")? - control);
+    }
+    let latency = Latency { direct: median(direct), unmatched: median(more_unmatched), matched: median(more_matched) };
+    latency.print(story);
+    times.latency = Some(latency);
+    Ok(())
+}
+
+impl Latency {
+    fn print(&self, story: &Story) {
+        story.say(&format!(
+            "direct {:.0} µs   unmatched {:+.0} µs   matched, through the tunnel {:+.0} µs",
+            self.direct, self.unmatched, self.matched
+        ));
+    }
+}
+
+/// The median time of one round's requests, in microseconds.
+fn median_of(connection: &mut Http, headers: &[&str], expected: &str) -> Result<f64> {
+    let mut times = Vec::with_capacity(REQUESTS);
+    for _ in 0..REQUESTS {
+        let began = Instant::now();
+        let response = connection.get("/", headers)?;
+        times.push(began.elapsed().as_secs_f64() * 1e6);
+        ensure!(response.text().starts_with(expected), "expected {expected}, got {:?}", response.text());
+    }
+    Ok(median(times))
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+impl Times {
+    /// All of them, one a line.
+    pub(super) fn print(&self, story: &mut Story) {
+        story.scene("Measured", "on this machine, in this run; from the command's start, its process start included");
+        let rows = [
+            ("`redir intercept` to live", self.live),
+            ("`redir intercept` to the first intercepted answer", self.first_answer),
+            ("Ctrl-C to the first answer from the app", self.after_ctrl_c),
+            ("kill -9 of the worker to intercepted again", self.worker_back),
+            ("start of a new agent to intercepted again", self.agent_back),
+        ];
+        for (what, time) in rows {
+            if let Some(time) = time {
+                story.say(&format!("{what:<52} {:>8}", precise(time)));
+            }
+        }
+        if let Some(latency) = &self.latency {
+            story.say(&format!("{:<52} {:>5.0} µs", "a request to the app, direct (median)", latency.direct));
+            story.say(&format!("{:<52} {:>+5.0} µs", "  added when the request is unmatched", latency.unmatched));
+            story
+                .say(&format!("{:<52} {:>+5.0} µs", "  added when it is matched, through the tunnel", latency.matched));
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! `cargo xtask demo`: the main job, played with the real programs in network namespaces of its own. Owns the order of the
+//! scenes and the exit; the world is built in `world`, each scene is in `scenes`, `faults` or `figures`, and what is
+//! printed, and whether an answer was right, in `story`.
+
+mod faults;
+mod figures;
+mod scenes;
+mod story;
+mod world;
+
+use std::env;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+use clap::Args;
+use nix::sys::signal::{SigSet, Signal};
+use redir_rig::cleanup;
+
+use crate::privilege::{self, Privilege};
+use crate::{child, paths, setup, signals, ui};
+use story::Story;
+use world::World;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Leave everything running at the end, and print what to try
+    #[arg(long)]
+    keep: bool,
+    /// The programs are built and this process is root
+    #[arg(long, hide = true)]
+    prepared: bool,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    if options.prepared {
+        return play(options.keep);
+    }
+    setup::run(setup::Say::OnlyWork)?;
+    let by_hand = ["cargo xtask demo".to_owned()];
+    let privilege = privilege::obtain("making the demo's network namespaces and loading kernel programs", &by_hand)?;
+    println!("building redir and redir-agent as they are shipped (a first build takes minutes)");
+    child::show(Command::new(paths::cargo()).current_dir(paths::root()).args([
+        "build",
+        "--release",
+        "--package",
+        "redir",
+        "--package",
+        "redir-node-agent",
+    ]))?;
+    match privilege {
+        Privilege::Root => play(options.keep),
+        Privilege::Sudo => play_as_root(options.keep),
+    }
+}
+
+/// The same program once more, as root. It shares the terminal, so Ctrl-C reaches it directly.
+fn play_as_root(keep: bool) -> Result<()> {
+    let mut command = Command::new("sudo");
+    command.args(["-n", "-E", "--"]).arg(env::current_exe()?).args(["demo", "--prepared"]);
+    if keep {
+        command.arg("--keep");
+    }
+    if !command.status()?.success() {
+        bail!("the demo did not end well: its own words are above");
+    }
+    Ok(())
+}
+
+fn play(keep: bool) -> Result<()> {
+    signals::at_end(cleanup::now);
+    cleanup::sweep()?;
+    let mut story = Story::begin();
+    let mut world = World::build(&mut story)?;
+    let mut times = figures::Times::default();
+
+    let mut intercept = scenes::filtered(&mut story, &world, &mut times)?;
+    scenes::kept_alive(&mut story, &world)?;
+    scenes::new_version(&mut story, &mut world)?;
+    figures::latency(&mut story, &world, &mut times)?;
+    scenes::two_at_once(&mut story, &world)?;
+    scenes::ctrl_c(&mut story, &world, &mut intercept, &mut times)?;
+    let intercept = faults::worker_killed(&mut story, &mut world, &mut times)?;
+    let intercept = faults::agent_killed(&mut story, &mut world, intercept, &mut times)?;
+    if keep {
+        times.print(&mut story);
+        return stay(&story, &world);
+    }
+    drop(intercept);
+    scenes::goodbye(&mut story, world)?;
+    times.print(&mut story);
+    story.end()
+}
+
+/// Everything goes on until the person has had enough.
+fn stay(story: &Story, world: &World) -> Result<()> {
+    world.print_what_to_try();
+    println!("\n{} Ctrl-C ends it and removes everything.", ui::bold("It is running."));
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGINT);
+    loop {
+        // The watching thread takes the signal, cleans up and ends the process.
+        std::thread::park();
+        if signals::interrupted() {
+            return story.verdict();
+        }
+    }
+}
