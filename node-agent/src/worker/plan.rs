@@ -1,1 +1,202 @@
 //! What an armed port does with its connections now.
+//!
+//! Owns the hand-over from the registry, which decides, to the data path, which acts: a [`Plan`] is swapped whole and
+//! never edited. Must not decide who wins. Written by the registry; read by every connection before each decision.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use redir_http::filter::{Key, Table};
+use redir_wire::StreamHeader;
+use tokio::{sync::watch, time::timeout};
+
+use crate::config::PodName;
+
+use super::tunnel::{OpenStream, TunnelHandle};
+
+/// What one armed port of one pod does with its connections.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// The pod.
+    pub(crate) pod: PodName,
+    /// The app's port.
+    pub(crate) port: u16,
+    /// The filters, winners first. It ends with an entry that always matches if there is a global intercept.
+    pub(crate) table: Table,
+    /// Intercepts with a filter, in the table's order.
+    pub(crate) filtered: Vec<Arc<Intercept>>,
+    /// The intercept without a filter that wins.
+    pub(crate) global: Option<Arc<Intercept>>,
+    /// Whether kubelet probes go to the app whatever the filters say.
+    pub(crate) probes_to_app: bool,
+}
+
+impl Plan {
+    /// The intercept that a key of the table names.
+    pub(crate) fn intercept(&self, key: Key) -> Option<&Arc<Intercept>> {
+        self.filtered.iter().chain(&self.global).find(|intercept| intercept.id == key.0)
+    }
+}
+
+/// One intercept in one pod, as the data path uses it.
+#[derive(Debug)]
+pub(crate) struct Intercept {
+    /// The intercept's number, the same in all its pods.
+    pub(crate) id: u64,
+    /// Whose.
+    pub(crate) developer: Arc<str>,
+    /// Since when, kept over redials.
+    pub(crate) since: SystemTime,
+    /// In which pod.
+    pub(crate) pod: PodName,
+    /// Where it goes on the developer's machine, for people.
+    pub(crate) to: Arc<str>,
+    /// The developer's tunnel.
+    pub(crate) tunnel: TunnelHandle,
+    /// Requests or connections reported so far; outlives this value, which is made anew with each plan.
+    pub(crate) requests: Arc<AtomicU64>,
+}
+
+impl Intercept {
+    /// Opens a stream to the developer for one client connection. The header is written; bounded by [`OPEN_LIMIT`].
+    /// The developer's refusal comes later, as a reset of the stream.
+    pub(crate) async fn open(&self, client: SocketAddr, destination: SocketAddr) -> Result<DeveloperLeg, OpenError> {
+        let header = StreamHeader { intercept: self.id, pod: self.pod.to_string(), client, destination };
+        let header = header.encode().map_err(|_| OpenError::Gone)?;
+        let opened = timeout(OPEN_LIMIT, async {
+            let (mut send, recv, open) = self.tunnel.open_bi().await?;
+            send.write_chunk(header).await.map_err(|_| OpenError::Gone)?;
+            Ok(DeveloperLeg { send, recv, open })
+        });
+        let result = opened.await.unwrap_or(Err(OpenError::Busy));
+        if result.is_err() {
+            self.tunnel.counters().streams_failed.add(1);
+        }
+        result
+    }
+
+    /// Tells the developer of a matched request. Never waits: with a full queue the event is dropped and counted.
+    pub(crate) fn report(&self, event: RequestEvent) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.tunnel.report(self.id, &self.pod, event);
+    }
+
+    /// Whether the developer's tunnel is up.
+    pub(crate) fn alive(&self) -> bool {
+        self.tunnel.alive()
+    }
+
+    /// Resolves when the developer's tunnel is down.
+    pub(crate) async fn ended(&self) {
+        self.tunnel.ended().await;
+    }
+
+    /// An intercept over a bare connection.
+    #[cfg(test)]
+    pub(crate) fn for_test(id: u64, pod: PodName, connection: quinn::Connection) -> Self {
+        Self {
+            id,
+            developer: "alice".into(),
+            since: SystemTime::now(),
+            pod,
+            to: "127.0.0.1:3000".into(),
+            tunnel: TunnelHandle::for_test(connection),
+            requests: Arc::default(),
+        }
+    }
+}
+
+/// The two halves of a data stream, and what counts it as open until it is dropped.
+#[derive(Debug)]
+pub(crate) struct DeveloperLeg {
+    /// To the developer's service.
+    pub(crate) send: quinn::SendStream,
+    /// From the developer's service.
+    pub(crate) recv: quinn::RecvStream,
+    /// Keep it as long as the stream is in use.
+    pub(crate) open: OpenStream,
+}
+
+/// Why no stream could be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OpenError {
+    /// The tunnel is down.
+    Gone,
+    /// The tunnel has as many streams as it may, or takes no more bytes, for [`OPEN_LIMIT`].
+    Busy,
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gone => f.write_str("the developer's tunnel is down"),
+            Self::Busy => f.write_str("the developer's tunnel takes no more streams"),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+/// One matched request or connection that is through.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestEvent {
+    /// When it came.
+    pub(crate) when: SystemTime,
+    /// As the client wrote it; empty for a connection that is not HTTP.
+    pub(crate) method: String,
+    /// As the client wrote it, without the query.
+    pub(crate) path: String,
+    /// The answer's status; 0 if there was none.
+    pub(crate) status: u16,
+    /// From the first byte of the request to the last of the answer.
+    pub(crate) micros: u64,
+    /// The client.
+    pub(crate) client: SocketAddr,
+}
+
+/// All plans, shared: written by the registry, read by every connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Plans {
+    all: Arc<ArcSwap<PlanMap>>,
+    generation: Arc<watch::Sender<u64>>,
+}
+
+/// Few ports per pod: a list is faster than a second map.
+pub(crate) type PlanMap = HashMap<PodName, Vec<Arc<Plan>>>;
+
+impl Default for Plans {
+    fn default() -> Self {
+        Self { all: Arc::default(), generation: Arc::new(watch::Sender::new(0)) }
+    }
+}
+
+impl Plans {
+    /// The plan of a pod's port; `None`: everything goes to the app.
+    pub(crate) fn plan(&self, pod: &PodName, port: u16) -> Option<Arc<Plan>> {
+        self.all.load().get(pod)?.iter().find(|plan| plan.port == port).cloned()
+    }
+
+    /// Changes each time the plans do.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+
+    /// Puts new plans in the place of all.
+    pub(crate) fn replace(&self, plans: PlanMap) {
+        self.all.store(Arc::new(plans));
+        self.generation.send_modify(|generation| *generation = generation.wrapping_add(1));
+    }
+}
+
+/// How long a client's bytes may wait for a stream before the request counts as failed. Opening is a matter of
+/// microseconds unless the tunnel is at its limit of streams or its path is stuck.
+pub(crate) const OPEN_LIMIT: Duration = Duration::from_secs(2);
