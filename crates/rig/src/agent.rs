@@ -11,7 +11,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::signal::Signal;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tempfile::TempDir;
 
 use crate::{
@@ -118,7 +121,7 @@ pub struct Agent {
     /// The agent's pin.
     pub pin: String,
     directory: TempDir,
-    /// Held by name, so that the agent can outlive a borrow: namespaces live as long as their topology.
+    /// Whether the guardian is the child of the process the rig started (`unshare --fork`).
     wrapped: bool,
 }
 
@@ -166,7 +169,8 @@ impl Agent {
     pub fn start_with(node: &Namespace, files: AgentFiles, config: &AgentConfig, wrapper: &[&str]) -> Result<Self> {
         files.write(&config.text(&files.key())?)?;
         let process = spawn(node, &files.config(), wrapper)?;
-        let mut agent = Self { process, pin: files.pin, directory: files.directory, wrapped: !wrapper.is_empty() };
+        let mut agent =
+            Self { process, pin: files.pin, directory: files.directory, wrapped: wrapper.first() == Some(&"unshare") };
         agent.wait_ready(node)?;
         Ok(agent)
     }
@@ -213,6 +217,13 @@ impl Agent {
         self.process.children().first().copied().context("the wrapper has no child")
     }
 
+    /// Starts it again with its own files, after it has ended.
+    pub fn restart(&mut self, node: &Namespace, wrapper: &[&str]) -> Result<()> {
+        self.process = spawn(node, &self.config(), wrapper)?;
+        self.wrapped = wrapper.first() == Some(&"unshare");
+        self.wait_ready(node)
+    }
+
     /// The worker's pid.
     pub fn worker(&self) -> Result<i32> {
         process::children(self.guardian()?).first().copied().context("the guardian has no child")
@@ -243,9 +254,15 @@ impl Agent {
         log.lines().filter(|l| parts.iter().all(|p| l.contains(p))).map(str::to_owned).collect()
     }
 
+    /// Sends a signal to the guardian.
+    pub fn signal(&mut self, signal: Signal) -> Result<()> {
+        let guardian = self.guardian()?;
+        kill(Pid::from_raw(guardian), signal).with_context(|| format!("{signal} to the guardian"))
+    }
+
     /// SIGTERM, and waits for the end; gives the exit code.
     pub fn terminate(&mut self, limit: Duration) -> Result<i32> {
-        self.process.signal(Signal::SIGTERM)?;
+        self.signal(Signal::SIGTERM)?;
         self.process.exit_code(limit)
     }
 }

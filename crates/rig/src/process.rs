@@ -1,6 +1,7 @@
 //! A child process with its output in a file: searched, waited for, signalled by pid, ended on drop.
 
 use std::{
+    cell::RefCell,
     fmt::Display,
     fs::{self, File},
     os::unix::process::ExitStatusExt,
@@ -136,6 +137,15 @@ impl Process {
     }
 }
 
+thread_local! {
+    static ENDED: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The logs of the processes that this thread has dropped since the last call: what a failed test prints.
+pub fn ended_logs() -> Vec<String> {
+    ENDED.take()
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         if let Err(e) = self.kill() {
@@ -144,13 +154,18 @@ impl Drop for Process {
         if std::thread::panicking() {
             self.dump();
         }
+        ENDED.with_borrow_mut(|ended| ended.push(self.report()));
     }
 }
 
 impl Process {
     /// Prints the log to standard error.
     pub fn dump(&self) {
-        eprintln!("--- {} (pid {}, {:?})\n{}", self.label, self.pid(), self.status, tail(&self.log()));
+        eprintln!("{}", self.report());
+    }
+
+    fn report(&self) -> String {
+        format!("--- {} (pid {}, {:?})\n{}", self.label, self.pid(), self.status, tail(&self.log()))
     }
 }
 

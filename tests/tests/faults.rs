@@ -1,0 +1,469 @@
+//! What FAULTS of the design say: whatever ends or hangs, unmatched requests reach the app.
+#![cfg(target_os = "linux")]
+
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use nix::{
+    sys::{
+        resource::{Resource, getrlimit, setrlimit},
+        signal::{Signal, kill},
+    },
+    unistd::Pid,
+};
+use redir_rig::{
+    App, Http, Listener, Load, LoadReport,
+    topology::{FAMILIES, Family},
+    wait,
+};
+use redir_tests::{LOCAL, PORT, SOON, Scenario, USUAL, World, both, once, read_all, write};
+
+const ALICE: &str = "x-user: alice";
+/// Requests a second, each on a connection of its own.
+const RATE: u32 = 200;
+
+const UNDER_LOAD: Scenario = Scenario { limit: Duration::from_secs(120), ..USUAL };
+
+fn load(w: &World, family: Family) -> Result<Load> {
+    let load = Load::start(&w.client().namespace, w.pod().at(family, PORT), RATE, "/", &[])?;
+    load.wait_for(50, Instant::now())?;
+    Ok(load)
+}
+
+/// No request whose SYN was sent at `since` or later failed; those before, if any, are printed.
+fn none_failed_since(report: &LoadReport, since: Instant, what: &str) -> Result<()> {
+    let (before, after) = (report.failed(None, Some(since)), report.failed(Some(since), None));
+    eprintln!(
+        "{what}: {} requests, {} failed of those before the fault was complete, slowest answer {:?}",
+        report.outcomes.len(),
+        before.len(),
+        report.slowest()
+    );
+    ensure!(after.is_empty(), "{what}: {} failed: {:?}", after.len(), &after[..after.len().min(5)]);
+    Ok(())
+}
+
+/// Waits until matched requests reach the developer again; how long that took from `since`.
+fn matched_again(w: &World, since: Instant) -> Result<Duration> {
+    wait::until_true("the intercept to be taken up again", SOON, || {
+        Ok(w.get(Family::V4, &[ALICE])?.starts_with("blue"))
+    })?;
+    Ok(since.elapsed())
+}
+
+fn send(pid: i32, signal: Signal) -> Result<()> {
+    kill(Pid::from_raw(pid), signal).with_context(|| format!("{signal} to {pid}"))
+}
+
+fn ended(pid: i32) -> Result<()> {
+    wait::until_true(format!("the end of {pid}"), SOON, || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        Ok(stat
+            .rsplit(')')
+            .next()
+            .is_none_or(|rest| rest.trim().is_empty() || rest.trim_start().starts_with(['Z', 'X'])))
+    })
+}
+
+both!(a_killed_worker_is_replaced_and_nobody_notices, UNDER_LOAD, |w| {
+    let _apps = (w.green()?, w.local(LOCAL, "blue")?);
+    let _cli = w.alice()?;
+    for round in 0..3 {
+        let load = load(w, FAMILIES[round % 2])?;
+        let worker = w.agent.worker()?;
+        let killed = Instant::now();
+        send(worker, Signal::SIGKILL)?;
+        ended(worker)?;
+        let complete = Instant::now();
+        load.wait_for(200, complete)?;
+        let again = matched_again(w, killed)?;
+        ensure!(again < Duration::from_secs(3), "taken up again after {again:?}");
+        none_failed_since(&load.stop()?, complete, &format!("worker killed, round {round}, live again in {again:?}"))?;
+    }
+    Ok(())
+});
+
+both!(a_killed_agent_leaves_the_app_alone_and_comes_back, UNDER_LOAD, |w| {
+    let _apps = (w.green()?, w.local(LOCAL, "blue")?);
+    let _cli = w.alice()?;
+    for round in 0..3 {
+        let load = load(w, FAMILIES[round % 2])?;
+        let worker = w.agent.worker()?;
+        w.agent.signal(Signal::SIGKILL)?;
+        w.listeners_gone()?;
+        let complete = Instant::now();
+        load.wait_for(200, complete)?;
+        ensure!(w.get(Family::V4, &[ALICE])?.starts_with("green"), "nothing is steered without an agent");
+        ended(worker)?;
+        w.agent.process.wait(SOON)?;
+        w.agent.restart(&w.topology.node.namespace, &[])?;
+        let ready = Instant::now();
+        let again = matched_again(w, ready)?;
+        ensure!(again < Duration::from_secs(3), "taken up again after {again:?}");
+        none_failed_since(&load.stop()?, complete, &format!("agent killed, round {round}, live again in {again:?}"))?;
+    }
+    Ok(())
+});
+
+both!(both_processes_killed_at_once, UNDER_LOAD, |w| {
+    let _apps = (w.green()?, w.local(LOCAL, "blue")?);
+    let _cli = w.alice()?;
+    let load = load(w, Family::V4)?;
+    let (guardian, worker) = (w.agent.guardian()?, w.agent.worker()?);
+    send(guardian, Signal::SIGKILL)?;
+    send(worker, Signal::SIGKILL)?;
+    ended(worker)?;
+    let complete = Instant::now();
+    load.wait_for(200, complete)?;
+    none_failed_since(&load.stop()?, complete, "both killed")?;
+    w.agent.process.wait(SOON)?;
+    if w.config.attach == "tcx" {
+        // Links go with the processes that hold them.
+        w.before().restored(&w.pod().namespace, SOON)?;
+    }
+    // Left-over clsact filters steer nothing, and go with the next agent.
+    w.agent.restart(&w.topology.node.namespace, &[])?;
+    matched_again(w, Instant::now()).map(drop)
+});
+
+both!(connections_inside_a_killed_agent_end_on_both_sides, UNDER_LOAD, |w| {
+    let _cli = w.alice()?;
+    for family in FAMILIES {
+        let app = Listener::new(&w.pod().namespace, (family.any(), PORT).into())?;
+        let mut pairs = (0..4).map(|_| w.pair(w.client(), family, &app)).collect::<Result<Vec<_>>>()?;
+        // One has data under way from the client, one from the app; the others are idle.
+        write(&mut pairs[0].client, vec![b'u'; 200_000])?;
+        write(&mut pairs[1].app, vec![b'd'; 200_000])?;
+        let worker = w.agent.worker()?;
+        send(worker, Signal::SIGKILL)?;
+        ended(worker)?;
+        for (n, pair) in pairs.iter_mut().enumerate() {
+            for (end, stream) in [("client", &mut pair.client), ("app", &mut pair.app)] {
+                stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+                let result = read_all(stream);
+                let hung = result.as_ref().is_err_and(|e| format!("{e:#}").contains("temporarily unavailable"));
+                ensure!(!hung, "the {end}'s end of connection {n} hangs");
+            }
+        }
+        w.agent.wait_ready(&w.topology.node.namespace)?;
+        wait::until_true("steering again", SOON, || {
+            let client = w.connect(w.client(), family)?;
+            let (_end, peer) = app.accept()?;
+            Ok(peer.port() != client.local_addr()?.port())
+        })?;
+    }
+    Ok(())
+});
+
+both!(a_hung_worker_stalls_two_seconds_at_most, UNDER_LOAD, |w| {
+    let _apps = (w.green()?, w.local(LOCAL, "blue")?);
+    let _cli = w.alice()?;
+    let load = load(w, Family::V4)?;
+    let worker = w.agent.worker()?;
+    send(worker, Signal::SIGSTOP)?;
+    let limit = Instant::now() + Duration::from_secs(2);
+    load.wait_for(300, limit)?;
+    // The guardian ends it after 5 s, and the next one takes over.
+    ended(worker)?;
+    matched_again(w, Instant::now())?;
+    none_failed_since(&load.stop()?, limit, "worker stopped")
+});
+
+both!(a_hung_agent_stalls_two_seconds_at_most, UNDER_LOAD, |w| {
+    let _apps = (w.green()?, w.local(LOCAL, "blue")?);
+    let _cli = w.alice()?;
+    let load = load(w, Family::V6)?;
+    let (guardian, worker) = (w.agent.guardian()?, w.agent.worker()?);
+    send(guardian, Signal::SIGSTOP)?;
+    send(worker, Signal::SIGSTOP)?;
+    let limit = Instant::now() + Duration::from_secs(2);
+    load.wait_for(200, limit)?;
+    send(worker, Signal::SIGCONT)?;
+    send(guardian, Signal::SIGCONT)?;
+    matched_again(w, Instant::now())?;
+    none_failed_since(&load.stop()?, limit, "agent stopped")
+});
+
+both!(an_orderly_end_fails_nothing, UNDER_LOAD, |w| {
+    let _apps = (w.green()?, w.local(LOCAL, "blue")?);
+    let _cli = w.alice()?;
+    for round in 0..3 {
+        let begin = Instant::now();
+        let load = load(w, FAMILIES[round % 2])?;
+        let code = w.agent.terminate(Duration::from_secs(20))?;
+        ensure!(code == 0, "the agent ended with {code}");
+        let ended = Instant::now();
+        w.before().restored(&w.pod().namespace, SOON)?;
+        load.wait_for(100, ended)?;
+        none_failed_since(&load.stop()?, begin, &format!("SIGTERM, round {round}"))?;
+        w.agent.restart(&w.topology.node.namespace, &[])?;
+        matched_again(w, Instant::now())?;
+    }
+    Ok(())
+});
+
+both!(an_orderly_end_lets_requests_in_flight_finish, USUAL, |w| {
+    let (green, blue) = (w.green()?, w.local(LOCAL, "blue")?);
+    let _cli = w.alice()?;
+    let mut matched = w.http(w.client(), Family::V4)?;
+    matched.send(redir_rig::http::request("GET", "/hold", &[ALICE]))?;
+    let mut unmatched = w.http(w.client(), Family::V4)?;
+    unmatched.send(redir_rig::http::request("GET", "/hold", &[]))?;
+    let holding = |app: &App| app.seen().iter().any(|s| s.line.contains("/hold"));
+    wait::until_true("both requests in flight", SOON, || Ok(holding(&green) && holding(&blue)))?;
+    w.agent.signal(Signal::SIGTERM)?;
+    w.listeners_gone()?;
+    ensure!(w.get(Family::V4, &[ALICE])?.starts_with("green"), "steering stops first");
+    green.release();
+    blue.release();
+    ensure!(unmatched.response()?.text().starts_with("green"));
+    ensure!(matched.response()?.text().starts_with("blue"));
+    ensure!(w.agent.process.exit_code(Duration::from_secs(20))? == 0);
+    Ok(())
+});
+
+once!(ctrl_c_of_the_cli_fails_nothing, UNDER_LOAD, |w| {
+    let _apps = (w.green()?, w.local(LOCAL, "blue")?);
+    for round in 0..3 {
+        let begin = Instant::now();
+        let cli = w.alice()?;
+        let load = load(w, FAMILIES[round % 2])?;
+        cli.leave()?;
+        ensure!(w.get(Family::V4, &[ALICE])?.starts_with("green"), "the next request goes to the app");
+        load.wait_for(50, Instant::now())?;
+        none_failed_since(&load.stop()?, begin, "CLI ended")?;
+    }
+    Ok(())
+});
+
+once!(a_killed_cli_is_noticed_within_ten_seconds, UNDER_LOAD, |w| {
+    let _apps = (w.green()?, w.local(LOCAL, "blue")?);
+    let mut cli = w.alice()?;
+    let begin = Instant::now();
+    let load = load(w, Family::V4)?;
+    cli.process.kill()?;
+    let killed = Instant::now();
+    wait::until_true("the app to get matched requests", Duration::from_secs(15), || {
+        Ok(w.get(Family::V4, &[ALICE]).is_ok_and(|text| text.starts_with("green")))
+    })?;
+    ensure!(killed.elapsed() < Duration::from_secs(11), "noticed after {:?}", killed.elapsed());
+    none_failed_since(&load.stop()?, begin, "CLI killed")?;
+    w.before().restored(&w.pod().namespace, SOON)
+});
+
+once!(a_vanished_laptop_is_noticed_and_comes_back_by_itself, UNDER_LOAD, |w| {
+    let _apps = (w.green()?, w.local(LOCAL, "blue")?);
+    let mut cli = w.alice()?;
+    let begin = Instant::now();
+    let load = load(w, Family::V4)?;
+    let gateway = &w.topology.gateway.namespace;
+    gateway.ip("link set vdev down\n")?;
+    let gone = Instant::now();
+    wait::until_true("the app to get matched requests", Duration::from_secs(20), || {
+        let mut http = w.http(w.client(), Family::V4)?;
+        http.stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        Ok(http.get("/", &[ALICE]).is_ok_and(|r| r.text().starts_with("green")))
+    })?;
+    ensure!(gone.elapsed() < Duration::from_secs(12), "noticed after {:?}", gone.elapsed());
+    gateway.ip("link set vdev up\n")?;
+    let back = Instant::now();
+    cli.wait_event("lost", SOON)?;
+    wait::until_true("the intercept to be taken up again", Duration::from_secs(15), || {
+        Ok(w.get(Family::V4, &[ALICE])?.starts_with("blue"))
+    })?;
+    ensure!(back.elapsed() < Duration::from_secs(6), "active again after {:?}", back.elapsed());
+    cli.wait_event("restored", SOON)?;
+    none_failed_since(&load.stop()?, begin, "laptop away")?;
+    cli.leave()
+});
+
+once!(a_local_service_that_is_down_is_a_502_with_a_reason, USUAL, |w| {
+    let _green = w.green()?;
+    let _cli = w.alice()?;
+    for family in FAMILIES {
+        let mut http = w.http(w.client(), family)?;
+        let response = http.get("/", &[ALICE])?;
+        ensure!(response.status == 502, "{response:?}");
+        let reason = response.text();
+        ensure!(reason.contains("alice") && reason.contains("3000") && reason.trim().lines().count() == 1, "{reason}");
+        ensure!(response.header("content-type").is_some_and(|t| t.starts_with("text/plain")), "{response:?}");
+        ensure!(w.get(family, &[])?.starts_with("green"));
+    }
+    // As soon as it is there, it is used.
+    let _blue = w.local(LOCAL, "blue")?;
+    ensure!(w.get(Family::V4, &[ALICE])?.starts_with("blue"));
+    Ok(())
+});
+
+once!(a_local_service_may_be_restarted, USUAL, |w| {
+    let _green = w.green()?;
+    let _cli = w.alice()?;
+    let mut http = w.http(w.client(), Family::V4)?;
+    for version in ["blue", "orange", "violet"] {
+        let local = w.local(LOCAL, version)?;
+        // The same client connection: the developer's leg is opened again.
+        wait::until_true("the new version", SOON, || Ok(http.get("/", &[ALICE])?.text().starts_with(version)))?;
+        ensure!(http.get("/", &[])?.text().starts_with("green"));
+        local.stop();
+    }
+    Ok(())
+});
+
+/// The agent as a container runs it: the first process of its PID namespace.
+const CONTAINER: &[&str] = &["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"];
+const PID_1: Scenario = Scenario { wrapper: CONTAINER, ..UNDER_LOAD };
+
+both!(as_pid_1_the_worker_is_replaced, PID_1, |w| {
+    let _apps = (w.green()?, w.local(LOCAL, "blue")?);
+    let _cli = w.alice()?;
+    let load = load(w, Family::V4)?;
+    let (guardian, worker) = (w.agent.guardian()?, w.agent.worker()?);
+    send(worker, Signal::SIGKILL)?;
+    ended(worker)?;
+    let complete = Instant::now();
+    load.wait_for(200, complete)?;
+    matched_again(w, complete)?;
+    ensure!(w.agent.guardian()? == guardian && w.agent.worker()? != worker);
+    none_failed_since(&load.stop()?, complete, "worker of PID 1 killed")
+});
+
+both!(as_pid_1_a_kill_leaves_nothing_that_changes_traffic, PID_1, |w| {
+    let green = w.green()?;
+    let _blue = w.local(LOCAL, "blue")?;
+    let _cli = w.alice()?;
+    let load = load(w, Family::V4)?;
+    // Connections inside: their last packets must not leak, nor hang anybody.
+    let mut inside = (0..10).map(|_| w.http(w.client(), Family::V4)).collect::<Result<Vec<_>>>()?;
+    for http in &mut inside {
+        ensure!(http.get("/", &[])?.status == 200);
+    }
+    let worker = w.agent.worker()?;
+    w.agent.signal(Signal::SIGKILL)?;
+    w.listeners_gone()?;
+    let complete = Instant::now();
+    load.wait_for(200, complete)?;
+    ended(worker)?;
+    for http in &mut inside {
+        http.stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let result = http.closed();
+        ensure!(
+            !result.as_ref().is_err_and(|e| format!("{e:#}").contains("temporarily")),
+            "a client hangs: {result:?}"
+        );
+    }
+    none_failed_since(&load.stop()?, complete, "PID 1 killed")?;
+    w.agent.process.wait(SOON)?;
+    wait::until_true("the app's connections to end", SOON, || Ok(green.open() == 0))?;
+    if w.config.attach == "tcx" {
+        w.before().restored(&w.pod().namespace, SOON)?;
+    }
+    w.agent.restart(&w.topology.node.namespace, CONTAINER)?;
+    matched_again(w, Instant::now()).map(drop)
+});
+
+once!(the_worker_has_no_rights, USUAL, |w| {
+    let _green = w.green()?;
+    let _cli = w.alice()?;
+    let worker = w.agent.worker()?;
+    let status = fs::read_to_string(format!("/proc/{worker}/status"))?;
+    let field = |name: &str| {
+        status
+            .lines()
+            .find_map(|l| l.strip_prefix(name)?.strip_prefix(':'))
+            .map(str::trim)
+            .with_context(|| name.to_owned())
+    };
+    for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        ensure!(field(set)? == "0000000000000000", "{set}: {}", field(set)?);
+    }
+    ensure!(field("NoNewPrivs")? == "1");
+    ensure!(field("Groups")?.is_empty(), "groups: {}", field("Groups")?);
+    for ids in ["Uid", "Gid"] {
+        ensure!(field(ids)?.split_whitespace().all(|id| id == "65534"), "{ids}: {}", field(ids)?);
+    }
+    // It holds no namespace, no program, nothing that leads into the pod but its sockets, maps and links.
+    for fd in fs::read_dir(format!("/proc/{worker}/fd"))? {
+        let target = fs::read_link(fd?.path())?.display().to_string();
+        ensure!(
+            !target.contains("net:[") && !target.contains("netns") && !target.contains("bpf-prog"),
+            "holds {target}"
+        );
+    }
+    ensure!(fs::metadata(format!("/proc/{worker}/ns/net"))?.ino_eq(&fs::metadata(w.node().path())?));
+    // With such credentials the kernel lets nobody into a pod's namespace.
+    let net = format!("--net={}", w.pod().namespace.path().display());
+    let entered = w.node().output(&[
+        "setpriv",
+        "--reuid",
+        "65534",
+        "--regid",
+        "65534",
+        "--clear-groups",
+        "--inh-caps",
+        "-all",
+        "--bounding-set",
+        "-all",
+        "--no-new-privs",
+        "nsenter",
+        &net,
+        "true",
+    ]);
+    ensure!(entered.is_err_and(|e| format!("{e:#}").contains("not permitted")));
+    Ok(())
+});
+
+trait SameInode {
+    fn ino_eq(&self, other: &Self) -> bool;
+}
+
+impl SameInode for fs::Metadata {
+    fn ino_eq(&self, other: &Self) -> bool {
+        use std::os::unix::fs::MetadataExt;
+        self.ino() == other.ino()
+    }
+}
+
+once!(memory_stays_small, UNDER_LOAD, |w| {
+    const CONNECTIONS: usize = 2_500;
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    let both = [w.agent.guardian()?, w.agent.worker()?];
+    let idle = both.iter().map(|pid| memory(*pid, "Rss:")).sum::<Result<u64>>()?;
+    let anonymous = both.iter().map(|pid| memory(*pid, "Pss_Anon:")).sum::<Result<u64>>()?;
+    let release = redir_rig::binaries::find("redir-agent")?.components().any(|c| c.as_os_str() == Path::new("release"));
+    eprintln!(
+        "idle agent, guardian and worker: {idle} KiB resident, {anonymous} KiB of it their own; release build: {release}"
+    );
+    // A debug build's code is several times as large; its own memory is bounded all the same.
+    ensure!(if release { idle } else { anonymous } <= 20 * 1024, "{idle} KiB resident, {anonymous} KiB own");
+
+    let _green = w.green()?;
+    let _cli = w.alice()?;
+    let mut open: Vec<Http> = Vec::with_capacity(CONNECTIONS + 500);
+    let grow = |open: &mut Vec<Http>, to: usize| -> Result<u64> {
+        while open.len() < to {
+            let from = [w.client(), &w.topology.peer, &w.topology.developer][open.len() % 3];
+            let mut http = w.http(from, Family::V4)?;
+            ensure!(http.get("/", &[])?.text().starts_with("green"));
+            open.push(http);
+        }
+        both.iter().map(|pid| memory(*pid, "Pss:")).sum()
+    };
+    let before = grow(&mut open, 500)?;
+    let after = grow(&mut open, 500 + CONNECTIONS)?;
+    let each = (after.saturating_sub(before) * 1024) / CONNECTIONS as u64;
+    eprintln!("{each} bytes of the agent's memory for each idle connection ({before} KiB → {after} KiB)");
+    ensure!(each <= 8 * 1024, "{each} bytes for each idle connection");
+    Ok(())
+});
+
+/// A line of `smaps_rollup`, KiB.
+fn memory(pid: i32, field: &str) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let line = text.lines().find_map(|l| l.strip_prefix(field)).with_context(|| field.to_owned())?;
+    Ok(line.trim().trim_end_matches("kB").trim().parse()?)
+}

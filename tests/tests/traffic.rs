@@ -1,0 +1,534 @@
+//! Requests and connections of an intercepted pod, in both families, with TCX and with clsact.
+#![cfg(target_os = "linux")]
+
+use std::{
+    net::Shutdown,
+    time::{Duration, Instant},
+};
+
+use redir_rig::{
+    App, Http, Listener,
+    http::request,
+    listener::reset,
+    pattern::Pattern,
+    topology::{FAMILIES, Family},
+    wait,
+};
+use redir_tests::{LOCAL, PORT, SOON, Scenario, USUAL, World, both, once, read_all, read_exactly, reserved, write};
+
+const ALICE: &str = "x-user: alice";
+
+both!(matched_requests_go_to_the_developer_and_others_to_the_app, USUAL, |w| {
+    let green = w.green()?;
+    let blue = w.local(LOCAL, "blue")?;
+    let mut cli = w.alice()?;
+    for family in FAMILIES {
+        for host in [w.client(), &w.topology.peer, &w.topology.node] {
+            let mut http = w.http(host, family)?;
+            for _ in 0..3 {
+                assert_eq!(http.get("/some?query=1", &[])?.text(), format!("green {}\n", host.ip(family)));
+                assert_eq!(http.get("/some?query=1", &[ALICE])?.text(), "blue 127.0.0.1\n");
+            }
+            assert_eq!(http.get("/", &["x-user: bob"])?.text(), format!("green {}\n", host.ip(family)));
+        }
+    }
+    // The client's address is kept and its port is the agent's; the developer's app saw all matched ones.
+    assert!(green.clients().iter().all(|c| reserved(c.port())), "{:?}", green.clients());
+    assert_eq!(green.by_client().len(), 6);
+    assert_eq!(blue.seen().len(), 18);
+    assert!(blue.seen().iter().all(|s| s.line == "GET /some?query=1 HTTP/1.1"));
+    let events = cli.wait_events("request", 18, SOON)?;
+    assert!(events.iter().all(|e| e["path"] == "/some" && e["status"] == 200 && e["pod"] == "web-1"), "{events:?}");
+    cli.leave()
+});
+
+both!(pipelined_requests_are_answered_in_order, USUAL, |w| {
+    let _green = w.green()?;
+    let _blue = w.local(LOCAL, "blue")?;
+    let _cli = w.alice()?;
+    for family in FAMILIES {
+        let mut http = w.http(w.client(), family)?;
+        let pattern = [false, true, true, false, true, false, false, true];
+        let all: String = pattern
+            .iter()
+            .enumerate()
+            .map(|(n, matched)| {
+                let (number, user) = (format!("x-number: {n}"), if *matched { ALICE } else { "x-user: nobody" });
+                request("GET", "/echo", &[&number, user])
+            })
+            .collect();
+        http.send(all)?;
+        for n in 0..pattern.len() {
+            let echoed = http.response()?.text();
+            assert!(echoed.contains(&format!("\r\nx-number: {n}")), "{n}: {echoed:?}");
+        }
+        // Both origins again, on the same connection.
+        assert!(http.get("/", &[ALICE])?.text().starts_with("blue"));
+        assert!(http.get("/", &[])?.text().starts_with("green"));
+    }
+    Ok(())
+});
+
+both!(bytes_arrive_as_they_were_sent, USUAL, |w| {
+    let green = w.green()?;
+    let blue = w.local(LOCAL, "blue")?;
+    let _cli = w.alice()?;
+    let odd = "GET /a/%2e%2E/b?x=1&x=2 HTTP/1.1\r\nHOST: Web\r\nx-Empty:\r\nCookie: a=1\r\ncookie: b=2\r\nX-Last:  two  spaces ";
+    let matched = format!("{odd}\r\nX-USER: alice");
+    let mut http = w.http(w.client(), Family::V4)?;
+    // In pieces that end in the middle of names, values and line ends.
+    for head in [odd, &matched] {
+        for piece in (head.to_owned() + "\r\n\r\n").as_bytes().chunks(7) {
+            http.send(piece)?;
+        }
+        assert_eq!(http.response()?.status, 200);
+    }
+    assert_eq!(green.seen()[0].head, odd);
+    assert_eq!(blue.seen()[0].head, matched);
+    Ok(())
+});
+
+both!(bodies_of_every_framing_pass, USUAL, |w| {
+    let _green = w.green()?;
+    let _blue = w.local(LOCAL, "blue")?;
+    let _cli = w.alice()?;
+    let mut bytes = vec![0; 100_000];
+    Pattern::default().fill(0, &mut bytes);
+    for family in FAMILIES {
+        let mut http = w.http(w.client(), family)?;
+        for header in [ALICE, "x-user: nobody", ALICE] {
+            let version = if header == ALICE { "blue" } else { "green" };
+            assert!(http.get("/chunked", &[header])?.text().starts_with(version));
+            http.send(request("POST", "/upload", &[header, "content-length: 100000"]))?;
+            http.send(&bytes)?;
+            assert_eq!(http.response()?.text(), "whole 100000\n");
+            http.send(request("POST", "/upload", &[header, "transfer-encoding: chunked"]))?;
+            for piece in bytes.chunks(30_000) {
+                http.send(format!("{:x};extension=1\r\n", piece.len()).replace(";extension=1", ""))?;
+                http.send(piece)?;
+                http.send("\r\n")?;
+            }
+            http.send("0\r\n\r\n")?;
+            assert_eq!(http.response()?.text(), "whole 100000\n");
+            assert_eq!(http.get("/status/204", &[header])?.status, 204);
+            assert!(http.get("/", &[header])?.text().starts_with(version));
+        }
+        // The origin's close is the client's.
+        for header in [ALICE, "x-user: nobody"] {
+            let mut http = w.http(w.client(), family)?;
+            let response = http.get("/close", &[header])?;
+            assert_eq!(response.header("connection"), Some("close"));
+            assert!(http.closed()?, "after Connection: close");
+        }
+    }
+    Ok(())
+});
+
+both!(upgrades_stay_with_whoever_answered, USUAL, |w| {
+    let green = w.green()?;
+    let blue = w.local(LOCAL, "blue")?;
+    let _cli = w.alice()?;
+    for (headers, app) in [
+        (&["upgrade: echo", "connection: upgrade", ALICE][..], &blue),
+        (&["upgrade: echo", "connection: upgrade"], &green),
+    ] {
+        let before = app.seen().len();
+        let mut http = w.http(w.client(), Family::V4)?;
+        assert_eq!(http.get("/upgrade", headers)?.status, 101);
+        // No longer HTTP, whatever it looks like.
+        let text = request("GET", "/", &[ALICE]) + &request("GET", "/", &[]);
+        http.send(&text)?;
+        assert_eq!(read_exactly(&mut http.stream, text.len())?, text.as_bytes());
+        assert_eq!(app.seen().len(), before + 1);
+    }
+    Ok(())
+});
+
+both!(connections_from_before_stay_with_the_app, USUAL, |w| {
+    let green = w.green()?;
+    let _blue = w.local(LOCAL, "blue")?;
+    let mut early = Vec::new();
+    for family in FAMILIES {
+        let mut http = w.http(w.client(), family)?;
+        assert!(http.get("/", &[ALICE])?.text().starts_with("green"));
+        early.push(http);
+    }
+    let _cli = w.alice()?;
+    for (http, family) in early.iter_mut().zip(FAMILIES) {
+        assert!(http.get("/", &[ALICE])?.text().starts_with("green"));
+        assert!(w.get(family, &[ALICE])?.starts_with("blue"));
+    }
+    assert_eq!(green.clients().iter().filter(|c| !reserved(c.port())).count(), 2);
+    Ok(())
+});
+
+both!(the_next_request_after_the_intercept_goes_to_the_app, USUAL, |w| {
+    let _green = w.green()?;
+    let _blue = w.local(LOCAL, "blue")?;
+    let cli = w.alice()?;
+    let mut http = w.http(w.client(), Family::V4)?;
+    assert!(http.get("/", &[ALICE])?.text().starts_with("blue"));
+    cli.leave()?;
+    assert!(http.get("/", &[ALICE])?.text().starts_with("green"));
+    assert!(w.get(Family::V4, &[ALICE])?.starts_with("green"));
+    // And the developer comes back.
+    let _cli = w.alice()?;
+    assert!(w.get(Family::V4, &[ALICE])?.starts_with("blue"));
+    Ok(())
+});
+
+const BULK: Scenario = Scenario { limit: Duration::from_secs(150), ..USUAL };
+const MEGABYTES_200: usize = 200_000_000;
+
+/// Sends and receives 200 MB with every byte checked.
+fn bulk(w: &World, family: Family, header: &str) -> anyhow::Result<()> {
+    let mut http = w.http(w.client(), family)?;
+    http.send(request("GET", &format!("/download/{MEGABYTES_200}"), &[header]))?;
+    let (mut pattern, mut offset) = (Pattern::default(), 0);
+    let (_, length) = http.response_with(|piece| {
+        anyhow::ensure!(pattern.check(offset, piece), "wrong bytes near {offset}");
+        offset += piece.len() as u64;
+        Ok(())
+    })?;
+    assert_eq!(length, MEGABYTES_200);
+    http.send(request("POST", "/upload", &[header, &format!("content-length: {MEGABYTES_200}")]))?;
+    let (mut buffer, mut sent) = (vec![0; 250_000], 0);
+    while sent < MEGABYTES_200 {
+        pattern.fill(sent as u64, &mut buffer);
+        http.send(&buffer)?;
+        sent += buffer.len();
+    }
+    assert_eq!(http.response()?.text(), format!("whole {MEGABYTES_200}\n"));
+    // The connection is as good as before.
+    assert_eq!(http.get("/", &[header])?.status, 200);
+    Ok(())
+}
+
+both!(two_hundred_megabytes_each_way_unmatched, BULK, |w| {
+    let _green = w.green()?;
+    let _cli = w.alice()?;
+    FAMILIES.into_iter().try_for_each(|family| bulk(w, family, "x-user: nobody"))
+});
+
+both!(two_hundred_megabytes_each_way_matched, BULK, |w| {
+    let _green = w.green()?;
+    let blue = w.local(LOCAL, "blue")?;
+    let _cli = w.alice()?;
+    bulk(w, Family::V4, ALICE)?;
+    assert_eq!(blue.seen().len(), 3);
+    Ok(())
+});
+
+both!(half_close_passes_both_ways, USUAL, |w| {
+    let _cli = w.alice()?;
+    for family in FAMILIES {
+        let app = Listener::new(&w.pod().namespace, (family.any(), PORT).into())?;
+        let bulk = vec![b'r'; 1_000_000];
+        // The client ends first; the app still talks.
+        let mut pair = w.pair(w.client(), family, &app)?;
+        write(&mut pair.client, [b'q'; 100])?;
+        pair.client.shutdown(Shutdown::Write)?;
+        assert_eq!(read_all(&mut pair.app)?, [b'q'; 100]);
+        let sender = std::thread::spawn({
+            let (mut end, bulk) = (pair.app, bulk.clone());
+            move || write(&mut end, bulk)
+        });
+        assert_eq!(read_all(&mut pair.client)?.len(), bulk.len());
+        assert!(sender.join().is_ok_and(|r| r.is_ok()));
+        // The app ends first; the client still talks.
+        let mut pair = w.pair(w.client(), family, &app)?;
+        write(&mut pair.app, b"hi")?;
+        pair.app.shutdown(Shutdown::Write)?;
+        assert_eq!(read_all(&mut pair.client)?, b"hi");
+        let sender = std::thread::spawn({
+            let (mut end, bulk) = (pair.client, bulk.clone());
+            move || write(&mut end, bulk)
+        });
+        assert_eq!(read_all(&mut pair.app)?.len(), bulk.len());
+        assert!(sender.join().is_ok_and(|r| r.is_ok()));
+    }
+    Ok(())
+});
+
+both!(half_close_after_a_request_still_gets_the_answer, USUAL, |w| {
+    let _green = w.green()?;
+    let _blue = w.local(LOCAL, "blue")?;
+    let _cli = w.alice()?;
+    for (header, version) in [(ALICE, "blue"), ("x-user: nobody", "green")] {
+        let mut http = w.http(w.client(), Family::V4)?;
+        http.send(request("GET", "/", &[header]))?;
+        http.stream.shutdown(Shutdown::Write)?;
+        assert!(http.response()?.text().starts_with(version));
+        assert!(http.closed()?);
+    }
+    Ok(())
+});
+
+both!(resets_pass_both_ways, USUAL, |w| {
+    let _cli = w.alice()?;
+    for family in FAMILIES {
+        let app = Listener::new(&w.pod().namespace, (family.any(), PORT).into())?;
+        let mut pair = w.pair(w.client(), family, &app)?;
+        write(&mut pair.client, b"not http\r\n")?;
+        assert_eq!(read_exactly(&mut pair.app, 10)?, b"not http\r\n");
+        reset(pair.app)?;
+        assert!(is_reset(&read_all(&mut pair.client)), "the app's reset");
+        let mut pair = w.pair(w.client(), family, &app)?;
+        write(&mut pair.client, b"not http\r\n")?;
+        assert_eq!(read_exactly(&mut pair.app, 10)?, b"not http\r\n");
+        reset(pair.client)?;
+        assert!(is_reset(&read_all(&mut pair.app)), "the client's reset");
+    }
+    Ok(())
+});
+
+both!(a_reset_by_the_developers_app_reaches_the_client, USUAL, |w| {
+    let _green = w.green()?;
+    let blue = w.local(LOCAL, "blue")?;
+    let _cli = w.intercept(&w.alice, LOCAL, &[])?;
+    for family in FAMILIES {
+        let mut http = w.http(w.client(), family)?;
+        http.send(request("GET", "/reset", &[]))?;
+        // An intercept without a filter is bytes: a reset is passed on as a reset.
+        assert!(is_reset(&http.response().map(|r| r.body)));
+        let mut http = w.http(w.client(), family)?;
+        http.send(request("GET", "/hold", &[]))?;
+        wait::until_true("the request at the developer's", SOON, || {
+            Ok(blue.seen().iter().any(|s| s.line.contains("hold")) && blue.open() > 0)
+        })?;
+        reset(http.stream)?;
+        wait::until_true("the developer's connection to end", SOON, || Ok(blue.open() == 0))?;
+    }
+    Ok(())
+});
+
+fn is_reset(result: &anyhow::Result<Vec<u8>>) -> bool {
+    let reset = |e: &anyhow::Error| {
+        e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset)
+    };
+    result.as_ref().is_err_and(|e| reset(e) || format!("{e:#}").contains("reset by peer"))
+}
+
+both!(an_app_that_does_not_listen_refuses_as_ever, USUAL, |w| {
+    let _blue = w.local(LOCAL, "blue")?;
+    let _cli = w.alice()?;
+    for family in FAMILIES {
+        for host in [w.client(), &w.topology.peer] {
+            let begin = Instant::now();
+            let refused = w.connect(host, family).expect_err("nobody listens");
+            assert!(format!("{refused:#}").contains("refused"), "{refused:#}");
+            assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+        }
+    }
+    // The app comes, goes, and binds its port again at once, with connections of the old one still open.
+    for _ in 0..3 {
+        let green = w.green()?;
+        let mut open = Vec::new();
+        for family in FAMILIES {
+            let mut http = w.http(w.client(), family)?;
+            assert!(http.get("/", &[])?.text().starts_with("green"));
+            assert!(http.get("/", &[ALICE])?.text().starts_with("blue"));
+            open.push(http);
+        }
+        green.stop();
+        for http in &mut open {
+            assert!(http.closed().unwrap_or(true), "the app's end reaches the client");
+        }
+    }
+    Ok(())
+});
+
+both!(a_server_that_speaks_first_is_not_delayed, USUAL, |w| {
+    let _cli = w.alice()?;
+    for family in FAMILIES {
+        let app = Listener::new(&w.pod().namespace, (family.any(), PORT).into())?;
+        let mut pair = w.pair(w.client(), family, &app)?;
+        let begin = Instant::now();
+        write(&mut pair.app, b"220 ready\r\n")?;
+        assert_eq!(read_exactly(&mut pair.client, 11)?, b"220 ready\r\n");
+        // No detection timeout: those are whole seconds elsewhere.
+        assert!(begin.elapsed() < Duration::from_millis(300), "{:?}", begin.elapsed());
+        // Opaque from then on, even if the client's words look like a matching request.
+        let text = request("GET", "/", &[ALICE]);
+        write(&mut pair.client, &text)?;
+        assert_eq!(read_exactly(&mut pair.app, text.len())?, text.as_bytes());
+    }
+    Ok(())
+});
+
+both!(what_is_not_http_1_goes_to_the_app_untouched, USUAL, |w| {
+    let _cli = w.alice()?;
+    let app = Listener::new(&w.pod().namespace, (Family::V4.any(), PORT).into())?;
+    let hello = [&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3][..], &[7; 505]].concat();
+    let both_lengths = request("POST", "/", &[ALICE, "content-length: 5", "transfer-encoding: chunked"]) + "0\r\n\r\n";
+    let folded = "GET / HTTP/1.1\r\nhost: web\r\nx-user:\r\n alice\r\n\r\n";
+    let cases: [&[u8]; 6] = [
+        &hello,
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+        both_lengths.as_bytes(),
+        folded.as_bytes(),
+        b"\0\0\0\0",
+        b"* OK IMAP4rev1 ready\r\n",
+    ];
+    for bytes in cases {
+        let mut pair = w.pair(w.client(), Family::V4, &app)?;
+        for piece in bytes.chunks(5) {
+            write(&mut pair.client, piece)?;
+        }
+        assert_eq!(read_exactly(&mut pair.app, bytes.len())?, bytes);
+        // Opaque for good.
+        let later = request("GET", "/", &[ALICE]);
+        write(&mut pair.client, &later)?;
+        assert_eq!(read_exactly(&mut pair.app, later.len())?, later.as_bytes());
+        write(&mut pair.app, b"bye")?;
+        drop(pair.app);
+        assert_eq!(read_all(&mut pair.client)?, b"bye");
+    }
+    Ok(())
+});
+
+both!(probes_of_the_kubelet_go_to_the_app, USUAL, |w| {
+    let _green = w.green()?;
+    let _blue = w.local(LOCAL, "blue")?;
+    let probe = "user-agent: kube-probe/1.31";
+    for flags in [&["--header", ALICE][..], &[]] {
+        let cli = w.intercept(&w.alice, LOCAL, flags)?;
+        for family in FAMILIES {
+            assert!(w.get(family, &[probe, ALICE])?.starts_with("green"));
+            assert!(w.get(family, &[ALICE])?.starts_with("blue"));
+        }
+        cli.leave()?;
+    }
+    Ok(())
+});
+
+both!(clients_inside_the_pod_are_steered_too, USUAL, |w| {
+    let green = w.green()?;
+    let _blue = w.local(LOCAL, "blue")?;
+    let _cli = w.alice()?;
+    let pod = w.pod();
+    for family in FAMILIES {
+        for at in [family.loopback(), pod.ip(family)] {
+            let connect = || pod.namespace.connect_from((at, 0).into(), (at, PORT).into()).map(Http::new);
+            assert_eq!(connect()?.get("/", &[])?.text(), format!("green {at}\n"));
+            assert_eq!(connect()?.get("/", &[ALICE])?.text(), "blue 127.0.0.1\n");
+            let mut http = connect()?;
+            assert!(http.get("/", &[ALICE])?.text().starts_with("blue"));
+            assert_eq!(http.get("/", &[])?.text(), format!("green {at}\n"));
+            let last = green.seen().pop().expect("it was seen");
+            assert_eq!(last.at.ip(), at, "the app is reached at the address that the client used");
+        }
+    }
+    Ok(())
+});
+
+both!(several_developers_share_a_port, USUAL, |w| {
+    let _green = w.green()?;
+    let _blue = w.local(LOCAL, "blue")?;
+    let _orange = w.local(LOCAL + 1, "orange")?;
+    let alice = w.alice()?;
+    let bob = w.intercept(&w.bob, LOCAL + 1, &["--header", "x-user: bob"])?;
+    for family in FAMILIES {
+        let mut http = w.http(w.client(), family)?;
+        for (header, version) in [(ALICE, "blue"), ("x-user: bob", "orange"), ("x-user: eve", "green"), (ALICE, "blue")]
+        {
+            assert!(http.get("/", &[header])?.text().starts_with(version), "{header}");
+        }
+    }
+    bob.leave()?;
+    // Bob takes all the rest: the filtered one still wins, whoever came first.
+    let bob = w.intercept(&w.bob, LOCAL + 1, &[])?;
+    for family in FAMILIES {
+        for (header, version) in [(ALICE, "blue"), ("x-user: bob", "orange"), ("accept: */*", "orange")] {
+            assert!(w.get(family, &[header])?.starts_with(version), "{header}");
+        }
+    }
+    alice.leave()?;
+    assert!(w.get(Family::V4, &[ALICE])?.starts_with("orange"));
+    bob.leave()?;
+    assert!(w.get(Family::V4, &[ALICE])?.starts_with("green"));
+    Ok(())
+});
+
+once!(the_loser_of_a_conflict_is_told_by_whom, USUAL, |w| {
+    let _green = w.green()?;
+    let _blue = w.local(LOCAL, "blue")?;
+    let _orange = w.local(LOCAL + 1, "orange")?;
+    let alice = w.alice()?;
+    let mut bob = w.start(&w.bob, LOCAL + 1, &["--header", ALICE])?;
+    let told = bob.wait_event("conflict", SOON)?.to_string();
+    assert!(told.contains("alice") && told.contains("since"), "{told}");
+    assert!(w.get(Family::V4, &[ALICE])?.starts_with("blue"), "the oldest wins");
+    alice.leave()?;
+    wait::until_true("bob to take over", SOON, || Ok(w.get(Family::V4, &[ALICE])?.starts_with("orange")))
+});
+
+both!(a_global_intercept_takes_every_protocol, USUAL, |w| {
+    let green = w.green()?;
+    let local = Listener::new(&w.topology.developer.namespace, ([127, 0, 0, 1], LOCAL).into())?;
+    let _cli = w.intercept(&w.alice, LOCAL, &[])?;
+    for family in FAMILIES {
+        // The client speaks first, half-closes, and gets its answer.
+        let mut client = w.connect(w.client(), family)?;
+        write(&mut client, b"anything\n")?;
+        let (mut end, _) = local.accept()?;
+        assert_eq!(read_exactly(&mut end, 9)?, b"anything\n");
+        client.shutdown(Shutdown::Write)?;
+        assert_eq!(read_all(&mut end)?, b"");
+        write(&mut end, b"still here")?;
+        drop(end);
+        assert_eq!(read_all(&mut client)?, b"still here");
+        // The developer's service speaks first.
+        let mut client = w.connect(w.client(), family)?;
+        let (mut end, _) = local.accept()?;
+        write(&mut end, b"220 ready\r\n")?;
+        assert_eq!(read_exactly(&mut client, 11)?, b"220 ready\r\n");
+    }
+    assert!(green.seen().is_empty());
+    Ok(())
+});
+
+const TWO_PODS: Scenario = Scenario { pods: 2, ..USUAL };
+
+both!(labels_intercept_every_pod_that_has_them, TWO_PODS, |w| {
+    let apps =
+        w.topology.pods.iter().map(|p| App::start(&p.namespace, PORT, "green")).collect::<anyhow::Result<Vec<_>>>()?;
+    let _blue = w.local(LOCAL, "blue")?;
+    let arguments = w.arguments("app=web", "8080:3000", &["--header", ALICE]);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut cli = w.alice.start(&w.topology.developer.namespace, &arguments)?;
+    let live = cli.wait_live()?.to_string();
+    for pod in &w.topology.pods {
+        assert!(live.contains(&pod.name) || cli.events("live").len() > 1, "{live}");
+        for family in FAMILIES {
+            wait::until_true("both pods to be intercepted", SOON, || {
+                let mut http = Http::new(w.client().namespace.connect(pod.at(family, PORT))?);
+                Ok(http.get("/", &[ALICE])?.text().starts_with("blue"))
+            })?;
+            let mut http = Http::new(w.client().namespace.connect(pod.at(family, PORT))?);
+            assert_eq!(http.get("/", &[])?.text(), format!("green {}\n", w.client().ip(family)));
+        }
+    }
+    drop(apps);
+    cli.leave()
+});
+
+once!(every_connection_has_an_access_line_and_is_counted, USUAL, |w| {
+    let _green = w.green()?;
+    let _blue = w.local(LOCAL, "blue")?;
+    let _cli = w.alice()?;
+    let mut http = w.http(w.client(), Family::V4)?;
+    for header in [ALICE, "x-user: nobody", ALICE] {
+        assert_eq!(http.get("/path?secret=1", &[header])?.status, 200);
+    }
+    drop(http);
+    let client = w.client().v4.to_string();
+    w.agent.process.wait_for("an access line of a closed connection", SOON, |log| {
+        log.lines().find(|l| l.contains("web-1") && l.contains(&client)).map(drop)
+    })?;
+    let text = redir_rig::Agent::metrics(w.node())?;
+    for needle in ["connections", "requests", "web-1"] {
+        assert!(text.contains(needle), "no {needle} in the metrics: {text}");
+    }
+    Ok(())
+});
