@@ -1,0 +1,167 @@
+//! `/healthz`, `/readyz` and `/metrics` on the loopback admin address.
+//!
+//! Must not be reachable from other machines (the configuration refuses such an address) and must not slow the data
+//! path: few connections, each with a deadline. Called by `worker::run`.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Context;
+use http_body_util::Full;
+use hyper::{Method, Request, Response, StatusCode, body::Bytes, header, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet, time::timeout};
+
+/// Connections served at once: a scraper, a prober and a person.
+const CONNECTIONS: usize = 16;
+/// A connection ends after this, whatever it does.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// A head that takes longer is not waited for.
+const HEAD_DEADLINE: Duration = Duration::from_secs(5);
+/// A pause after an accept that failed, so that exhausted file descriptors are no busy loop.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Whether the agent is ready: its tunnel endpoint listens and its configuration is loaded.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Readiness(Arc<AtomicBool>);
+
+impl Readiness {
+    /// Sets what `/readyz` answers.
+    pub(crate) fn set(&self, ready: bool) {
+        self.0.store(ready, Ordering::Relaxed);
+    }
+
+    fn ready(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The listener of the admin address.
+pub(crate) async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!(
+            "listen on {address} for /metrics: choose another address for agent.admin, or end the program that has it"
+        )
+    })
+}
+
+/// Serves until it is dropped; `scrape` makes the text of `/metrics`.
+pub(crate) async fn serve<S, T>(listener: TcpListener, readiness: Readiness, scrape: S)
+where
+    S: Fn() -> T + Clone + Send + Sync + 'static,
+    T: Future<Output = Result<String, std::fmt::Error>> + Send,
+{
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let socket = match listener.accept().await {
+            Ok((socket, _)) => socket,
+            Err(error) => {
+                tracing::warn!(%error, "could not accept an admin connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let (readiness, scrape) = (readiness.clone(), scrape.clone());
+        connections.spawn(async move {
+            let service = service_fn(|request| answer(request, &readiness, &scrape));
+            let mut server = http1::Builder::new();
+            server.timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE).max_buf_size(16 * 1024);
+            match timeout(DEADLINE, server.serve_connection(TokioIo::new(socket), service)).await {
+                Ok(Err(error)) => tracing::debug!(%error, "an admin connection ended badly"),
+                Ok(Ok(())) | Err(_) => {}
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn answer<S, T, B>(
+    request: Request<B>,
+    readiness: &Readiness,
+    scrape: &S,
+) -> Result<Response<Full<Bytes>>, Infallible>
+where
+    S: Fn() -> T,
+    T: Future<Output = Result<String, std::fmt::Error>>,
+{
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return Ok(text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n"));
+    }
+    Ok(match request.uri().path() {
+        "/healthz" => text(StatusCode::OK, "ok\n"),
+        "/readyz" if readiness.ready() => text(StatusCode::OK, "ready\n"),
+        "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: starting or shutting down\n"),
+        "/metrics" => match scrape().await {
+            Ok(metrics) => typed(StatusCode::OK, metrics, OPENMETRICS),
+            Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be encoded\n"),
+        },
+        _ => text(StatusCode::NOT_FOUND, "there is /healthz, /readyz and /metrics\n"),
+    })
+}
+
+fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
+    typed(status, body, "text/plain; charset=utf-8")
+}
+
+fn typed(status: StatusCode, body: impl Into<Bytes>, kind: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
+
+    use super::*;
+
+    async fn ask(address: SocketAddr, path: &str) -> String {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        socket
+            .write_all(format!("GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn answers_health_readiness_and_metrics() {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let readiness = Readiness::default();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(serve(listener, readiness.clone(), || async { Ok("figures\n".to_owned()) }));
+
+        assert!(ask(address, "/healthz").await.starts_with("HTTP/1.1 200"));
+        assert!(ask(address, "/readyz").await.starts_with("HTTP/1.1 503"));
+        readiness.set(true);
+        assert!(ask(address, "/readyz").await.starts_with("HTTP/1.1 200"));
+        assert!(ask(address, "/metrics").await.ends_with("figures\n"));
+        assert!(ask(address, "/other").await.starts_with("HTTP/1.1 404"));
+    }
+
+    #[tokio::test]
+    async fn a_taken_address_is_told_with_the_next_step() {
+        let taken = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let error = bind(taken.local_addr().unwrap()).await.unwrap_err();
+        assert!(error.to_string().contains("choose another address for agent.admin"));
+    }
+}

@@ -1,0 +1,150 @@
+//! The pods that are captured now: listeners, heartbeat, live connections.
+//!
+//! A capture begins with a pod's first armed port and ends when no port is armed and its last connection is gone; then
+//! the pod is released. Steering is decided elsewhere (the registry arms and disarms): this only accepts what arrives.
+//! Called by the registry's driver and by `worker::run`; every accepted connection goes to `connection::serve`.
+
+mod heartbeat;
+mod limit;
+mod pod;
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, Hasher, RandomState},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio_util::task::TaskTracker;
+
+pub(crate) use self::{limit::Limit, pod::Pod};
+use self::{heartbeat::Heartbeat, pod::Listeners};
+use super::{
+    broker::{ArmedPod, Broker},
+    metrics::Metrics,
+    plan::Plans,
+    shutdown::Stop,
+    upstream::{Upstream, ports::Ranges},
+};
+use crate::config::PodName;
+
+/// What every capture uses.
+pub(crate) struct Shared {
+    /// Asks the guardian.
+    pub(crate) broker: Broker,
+    /// What armed ports do.
+    pub(crate) plans: Plans,
+    /// The figures.
+    pub(crate) metrics: Arc<Metrics>,
+    /// How many connections the agent takes.
+    pub(crate) limit: Limit,
+    /// The source ports of the legs to the apps.
+    pub(crate) ranges: Ranges,
+    /// Draining and aborting.
+    pub(crate) stop: Stop,
+}
+
+/// All captures; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Captures(Arc<Inner>);
+
+struct Inner {
+    shared: Arc<Shared>,
+    pods: Mutex<HashMap<PodName, Arc<Pod>>>,
+    tasks: TaskTracker,
+}
+
+impl Captures {
+    /// No pod yet.
+    pub(crate) fn new(shared: Shared) -> Self {
+        Captures(Arc::new(Inner { shared: Arc::new(shared), pods: Mutex::default(), tasks: TaskTracker::new() }))
+    }
+
+    /// A port of the pod was armed; `first` holds what the guardian hands over with a pod's first port.
+    pub(crate) fn armed(&self, name: &PodName, port: u16, first: Option<ArmedPod>) {
+        if let Some(armed) = first {
+            self.begin(name, armed);
+        }
+        match self.lock().get(name) {
+            Some(pod) => pod.arm(port),
+            None => tracing::error!(pod = %name, port, "a port was armed in a pod that is not captured"),
+        }
+    }
+
+    /// A port of the pod was disarmed; with the last one the capture ends once its connections are gone.
+    pub(crate) fn disarmed(&self, name: &PodName, port: u16) {
+        if let Some(pod) = self.lock().get(name) {
+            pod.disarm(port);
+        }
+    }
+
+    /// Live connections of a pod.
+    pub(crate) fn connections(&self, name: &PodName) -> usize {
+        self.lock().get(name).map_or(0, |pod| pod.connections())
+    }
+
+    /// The pods that are captured now.
+    pub(crate) fn pods(&self) -> Vec<PodName> {
+        self.lock().keys().cloned().collect()
+    }
+
+    /// The pod's netns is gone or another: its connections are reset and it is released.
+    pub(crate) fn abort(&self, name: &PodName) {
+        if let Some(pod) = self.lock().get(name) {
+            pod.abort();
+        }
+    }
+
+    /// Ends when every capture has ended. No new one may begin any more.
+    pub(crate) async fn ended(&self) {
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    fn begin(&self, name: &PodName, armed: ArmedPod) {
+        let ArmedPod { listener4, listener6, heartbeat, addresses, .. } = armed;
+        let started = Heartbeat::map(&heartbeat).and_then(|beat| Ok((beat, Listeners::new(listener4, listener6)?)));
+        let (heartbeat, listeners) = match started {
+            Ok(started) => started,
+            Err(error) => {
+                // Without a heartbeat nothing is steered: the app keeps its traffic.
+                tracing::error!(pod = %name, %error, "could not take over the pod's listeners: its traffic stays with the app");
+                return;
+            }
+        };
+        let shared = &self.0.shared;
+        let seed = RandomState::new().build_hasher().finish();
+        let upstream = Upstream::new(
+            name.clone(),
+            shared.broker.clone(),
+            addresses.clone(),
+            shared.ranges,
+            seed,
+            shared.metrics.clone(),
+        );
+        for address in addresses.into_iter().filter(|address| !address.is_loopback()) {
+            upstream.expect(address);
+        }
+        let pod = Arc::new(Pod::new(name.clone(), upstream, shared.clone()));
+        self.lock().insert(name.clone(), pod.clone());
+        shared.metrics.pods.inc();
+        let captures = self.clone();
+        self.0.tasks.spawn(async move {
+            pod::run(&pod, listeners, heartbeat).await;
+            captures.forget(&pod);
+        });
+    }
+
+    /// Removes an ended capture, unless another has taken its place.
+    fn forget(&self, ended: &Arc<Pod>) {
+        self.0.shared.metrics.pods.dec();
+        let mut pods = self.lock();
+        if pods.get(ended.name()).is_some_and(|pod| Arc::ptr_eq(pod, ended)) {
+            pods.remove(ended.name());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<PodName, Arc<Pod>>> {
+        // The map has no half-done state that a panic could leave.
+        self.0.pods.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,114 @@
+//! Bytes that were read and not yet passed on, in one direction of one connection.
+//!
+//! Holds memory only while it holds bytes. Grows with what arrives, so that an idle or slow connection stays small and
+//! a transfer costs few system calls.
+
+use std::{
+    io,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, BufMut, BytesMut};
+use tokio::net::TcpStream;
+
+use crate::worker::relay::CHUNK_MAX;
+
+/// A first read: the head of an ordinary request.
+const CHUNK_MIN: usize = 4 * 1024;
+
+/// A buffer of one direction.
+#[derive(Debug)]
+pub(super) struct Buffer {
+    bytes: BytesMut,
+    /// What the next read takes at most.
+    chunk: usize,
+}
+
+impl Buffer {
+    /// Holds nothing.
+    pub(super) fn new() -> Self {
+        Buffer { bytes: BytesMut::new(), chunk: CHUNK_MIN }
+    }
+
+    /// Everything that was read and not taken.
+    pub(super) fn unread(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// True when nothing is left.
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Drops the first bytes.
+    pub(super) fn take(&mut self, count: usize) {
+        self.bytes.advance(count);
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+    }
+
+    /// Appends bytes of the agent's own.
+    pub(super) fn append(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Gives the memory back if nothing is in it.
+    pub(super) fn rest(&mut self) {
+        if self.bytes.is_empty() && self.bytes.capacity() > 0 {
+            *self = Buffer::new();
+        }
+    }
+
+    /// Reads from a socket; 0 is its FIN.
+    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>, socket: &TcpStream) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(socket.poll_read_ready(cx))?;
+            self.bytes.reserve(self.chunk);
+            match socket.try_read_buf(&mut (&mut self.bytes).limit(self.chunk)) {
+                Ok(count) => {
+                    self.grow(count);
+                    return Poll::Ready(Ok(count));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    /// Reads by `read`, which fills a slice; 0 is the end.
+    pub(super) fn poll_fill_with<E>(
+        &mut self,
+        read: impl FnOnce(&mut [u8]) -> Poll<Result<usize, E>>,
+    ) -> Poll<Result<usize, E>> {
+        let chunk = self.chunk;
+        let count = ready!(crate::worker::relay::with_scratch(chunk, |scratch| {
+            let read = read(scratch);
+            if let Poll::Ready(Ok(count)) = read {
+                self.bytes.extend_from_slice(&scratch[..count]);
+            }
+            read
+        }))?;
+        self.grow(count);
+        Poll::Ready(Ok(count))
+    }
+
+    fn grow(&mut self, count: usize) {
+        if count == self.chunk {
+            self.chunk = (self.chunk * 2).min(CHUNK_MAX);
+        }
+    }
+}
+
+/// Writes some bytes to a socket.
+pub(super) fn poll_write(cx: &mut Context<'_>, socket: &TcpStream, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(socket.poll_write_ready(cx))?;
+        match socket.try_write(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            done => return Poll::Ready(done),
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! One leg of a client connection, to the app or to a developer, with the bytes it has sent and the client has not got.
+//!
+//! Owns the leg's socket and how it opens and ends. Must not decide where bytes go: `exchange` does.
+
+use std::{
+    fmt,
+    future::Future,
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use redir_http::engine::Origin;
+
+use super::buffer::{Buffer, poll_write};
+use crate::worker::{
+    developer_leg::{DeveloperError, DeveloperLeg},
+    relay::{finish, reset},
+    upstream::{AppLeg, UpstreamError},
+};
+
+/// A leg that is being opened.
+pub(super) type Opening = Pin<Box<dyn Future<Output = Result<Socket, LegError>> + Send>>;
+
+/// Where a leg leads.
+pub(super) enum Socket {
+    /// To the app, in the pod's netns.
+    App(AppLeg),
+    /// Through a developer's tunnel.
+    Developer(DeveloperLeg),
+}
+
+/// Why a leg ended badly.
+#[derive(Debug)]
+pub(super) enum LegError {
+    /// The app could not be reached.
+    Upstream(UpstreamError),
+    /// The app's socket failed.
+    App(io::Error),
+    /// The developer's stream failed.
+    Developer(DeveloperError),
+    /// The developer's stream could not be opened: the sentence.
+    Unopened(String),
+}
+
+impl LegError {
+    /// Whether a failed write is no reason to stop reading: a service may answer and close before it has read all.
+    fn told_to_reader(&self) -> bool {
+        match self {
+            LegError::App(_) => true,
+            LegError::Developer(error) => *error != DeveloperError::Lost && !error.refused(),
+            LegError::Upstream(_) | LegError::Unopened(_) => false,
+        }
+    }
+}
+
+impl fmt::Display for LegError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LegError::Upstream(error) => error.fmt(f),
+            LegError::App(error) => write!(f, "the app's connection failed: {error}"),
+            LegError::Developer(error) => error.fmt(f),
+            LegError::Unopened(why) => f.write_str(why),
+        }
+    }
+}
+
+/// How a leg ended.
+#[derive(Debug)]
+pub(super) enum LegEnd {
+    /// It sent its FIN.
+    Fin,
+    /// It failed, or could not be opened.
+    Failed(LegError),
+}
+
+enum State {
+    Opening(Opening),
+    Open(Socket),
+    Closed,
+}
+
+/// Whether the client's FIN has to go this way.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fin {
+    No,
+    Wanted,
+    Sent,
+}
+
+/// A leg and its unread bytes.
+pub(super) struct Leg {
+    /// Where it leads.
+    pub(super) origin: Origin,
+    /// What it has sent and the client has not got.
+    pub(super) down: Buffer,
+    /// `down` has bytes that the engine has not been asked about.
+    pub(super) ask: bool,
+    /// It is not this leg's turn: it is not read.
+    pub(super) waits: bool,
+    /// It has ended this way, after the bytes in `down`.
+    pub(super) end: Option<LegEnd>,
+    /// The engine was told of the end.
+    pub(super) end_told: bool,
+    fin: Fin,
+    state: State,
+}
+
+impl Leg {
+    /// Begins to open.
+    pub(super) fn new(origin: Origin, opening: Opening) -> Self {
+        Leg {
+            origin,
+            down: Buffer::new(),
+            ask: false,
+            waits: false,
+            end: None,
+            end_told: false,
+            fin: Fin::No,
+            state: State::Opening(opening),
+        }
+    }
+
+    /// Drives the opening and the FIN; true if something changed.
+    pub(super) fn poll_progress(&mut self, cx: &mut Context<'_>) -> bool {
+        if let State::Opening(opening) = &mut self.state {
+            match opening.as_mut().poll(cx) {
+                Poll::Pending => return false,
+                Poll::Ready(Ok(socket)) => self.state = State::Open(socket),
+                Poll::Ready(Err(error)) => self.fail(error),
+            }
+            return true;
+        }
+        false
+    }
+
+    /// Writes some of the client's bytes. A failed write ends the leg; then the bytes are taken as written.
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<usize> {
+        let written = match &mut self.state {
+            State::Opening(_) => return Poll::Pending,
+            State::Closed => return Poll::Ready(bytes.len()),
+            State::Open(Socket::App(leg)) => poll_write(cx, &leg.stream, bytes).map_err(LegError::App),
+            State::Open(Socket::Developer(leg)) => leg.poll_write(cx, bytes).map_err(LegError::Developer),
+        };
+        match written {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(count)) => Poll::Ready(count),
+            Poll::Ready(Err(error)) => {
+                // What it sent before may still be there to read, and the reader is told how it ended.
+                if !error.told_to_reader() {
+                    self.fail(error);
+                }
+                Poll::Ready(bytes.len())
+            }
+        }
+    }
+
+    /// Reads some bytes into `down` or notes the end; true if something changed.
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.readable() {
+            return false;
+        }
+        let read = match &mut self.state {
+            State::Opening(_) | State::Closed => return false,
+            State::Open(Socket::App(leg)) => self.down.poll_fill(cx, &leg.stream).map_err(LegError::App),
+            State::Open(Socket::Developer(leg)) => {
+                self.down.poll_fill_with(|into| leg.poll_read(cx, into)).map_err(LegError::Developer)
+            }
+        };
+        match read {
+            Poll::Pending => return false,
+            Poll::Ready(Ok(0)) => self.end = Some(LegEnd::Fin),
+            Poll::Ready(Ok(_)) => self.ask = true,
+            Poll::Ready(Err(error)) => self.fail(error),
+        }
+        true
+    }
+
+    /// The client's FIN goes this way once everything before it is written.
+    pub(super) fn want_fin(&mut self) {
+        if self.fin == Fin::No {
+            self.fin = Fin::Wanted;
+        }
+    }
+
+    /// Sends a wanted FIN; the caller has written everything before it.
+    pub(super) fn send_fin(&mut self) {
+        if self.fin != Fin::Wanted {
+            return;
+        }
+        match &mut self.state {
+            State::Opening(_) => return,
+            State::Closed => {}
+            // A failure is told by the reader.
+            State::Open(Socket::App(leg)) => drop(finish(&leg.stream)),
+            State::Open(Socket::Developer(leg)) => leg.finish(),
+        }
+        self.fin = Fin::Sent;
+    }
+
+    /// Ends it with a reset.
+    pub(super) fn reset(&mut self) {
+        match &mut self.state {
+            State::Opening(_) | State::Closed => {}
+            State::Open(Socket::App(leg)) => reset(&leg.stream),
+            State::Open(Socket::Developer(leg)) => leg.reset(),
+        }
+        self.state = State::Closed;
+    }
+
+    /// Ends it quietly, as a client does that is done.
+    pub(super) fn close(&mut self) {
+        self.want_fin();
+        self.send_fin();
+        self.state = State::Closed;
+    }
+
+    /// Ends it quietly although more could come from it.
+    pub(super) fn discard(&mut self) {
+        self.down.clear();
+        self.ask = false;
+        self.close();
+        self.end = Some(LegEnd::Fin);
+        self.end_told = true;
+    }
+
+    /// The app's open socket, to be relayed.
+    pub(super) fn into_app(self) -> Option<AppLeg> {
+        match self.state {
+            State::Open(Socket::App(leg)) => Some(leg),
+            State::Open(Socket::Developer(_)) | State::Opening(_) | State::Closed => None,
+        }
+    }
+
+    /// True when the leg is open.
+    pub(super) fn open(&self) -> bool {
+        matches!(self.state, State::Open(_))
+    }
+
+    /// True when it ended with an error.
+    pub(super) fn failed(&self) -> bool {
+        matches!(self.end, Some(LegEnd::Failed(_)))
+    }
+
+    fn readable(&self) -> bool {
+        self.end.is_none()
+    }
+
+    fn fail(&mut self, error: LegError) {
+        self.end = Some(LegEnd::Failed(error));
+        self.state = State::Closed;
+    }
+}

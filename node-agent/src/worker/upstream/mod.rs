@@ -1,0 +1,279 @@
+//! The agent's leg to the app: a socket in the pod's netns, marked and bound by the guardian, connected so that the app
+//! sees the client's own address (the reflection swaps source and destination).
+//!
+//! Owns, per pod, the table of live ports and the pool of sockets that are bound already. Must not fall back to another
+//! source address: an accepted connection that finds no port is reset. Called by `connection`, one leg per client
+//! connection.
+
+mod pool;
+pub(crate) mod ports;
+
+use std::{
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    time::timeout,
+};
+
+use self::{
+    pool::{Pool, Pooled},
+    ports::{BYPASS, Ports, Ranges},
+};
+use crate::{
+    config::PodName,
+    worker::{broker::Broker, metrics::Metrics},
+};
+
+/// Ports tried for one connection when they are in use or in TIME_WAIT.
+const ATTEMPTS: u32 = 64;
+/// A SYN without an answer in this time hits a tuple in use or a full backlog: another port is tried.
+const NO_ANSWER: Duration = Duration::from_millis(300);
+/// How many times.
+const NO_ANSWER_RETRIES: u32 = 3;
+/// The last try waits as long as a patient client.
+const LAST_TRY: Duration = Duration::from_secs(10);
+/// Sockets asked for at once when the pool has none for a client.
+const CANDIDATES: usize = 8;
+
+/// Why there is no leg to the app. In each case the client is reset.
+#[derive(Debug)]
+pub(crate) enum UpstreamError {
+    /// The app does not listen.
+    Refused,
+    /// Every port is taken for this client.
+    NoPort,
+    /// No answer from the app's netns.
+    NoAnswer,
+    /// The guardian gave no socket.
+    Broker(String),
+    /// Another error of the socket.
+    Socket(io::Error),
+}
+
+impl UpstreamError {
+    /// A bounded label for the access event and the metrics.
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            UpstreamError::Refused => "app_refused",
+            UpstreamError::NoPort => "no_port",
+            UpstreamError::NoAnswer => "app_no_answer",
+            UpstreamError::Broker(_) => "no_socket",
+            UpstreamError::Socket(_) => "app_unreachable",
+        }
+    }
+}
+
+impl fmt::Display for UpstreamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            UpstreamError::Refused => f.write_str("the app does not listen"),
+            UpstreamError::NoPort => f.write_str("no source port is left for this client"),
+            UpstreamError::NoAnswer => f.write_str("the app's netns gave no answer"),
+            UpstreamError::Broker(why) => write!(f, "get a socket from the guardian: {why}"),
+            UpstreamError::Socket(error) => write!(f, "connect to the app: {error}"),
+        }
+    }
+}
+
+/// An open leg to the app; its port is free for the client again when it is dropped.
+#[derive(Debug)]
+pub(crate) struct AppLeg {
+    /// The connection.
+    pub(crate) stream: TcpStream,
+    _held: Option<Held>,
+}
+
+impl AppLeg {
+    /// A leg that holds no port of a table.
+    #[cfg(test)]
+    pub(crate) fn unheld(stream: TcpStream) -> Self {
+        AppLeg { stream, _held: None }
+    }
+}
+
+/// Upstream legs of one pod.
+#[derive(Clone)]
+pub(crate) struct Upstream(Arc<Shared>);
+
+struct Shared {
+    pod: PodName,
+    broker: Broker,
+    /// Every address of the netns: a peer with one of these is not reflected.
+    addresses: Vec<IpAddr>,
+    ports: Arc<Mutex<Ports>>,
+    pool: Pool,
+    metrics: Arc<Metrics>,
+}
+
+impl Upstream {
+    /// The table and the (still empty) pool of one pod; `seed` orders the high ports.
+    pub(crate) fn new(
+        pod: PodName,
+        broker: Broker,
+        addresses: Vec<IpAddr>,
+        ranges: Ranges,
+        seed: u64,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let ports = Arc::new(Mutex::new(Ports::new(ranges, seed)));
+        Upstream(Arc::new(Shared { pod, broker, addresses, ports, pool: Pool::default(), metrics }))
+    }
+
+    /// Notes a client's own port for as long as the returned value lives.
+    pub(crate) fn arrived(&self, client: SocketAddr) -> Arrival {
+        lock(&self.0.ports).arrived(client.ip(), client.port());
+        Arrival { ports: self.0.ports.clone(), client }
+    }
+
+    /// Keeps the pool filled; one task per pod runs this until the pod is released.
+    pub(crate) async fn refill(self) {
+        let shared = &self.0;
+        loop {
+            let (bind, missing) = shared.pool.wanting().await;
+            let wanted = lock(&shared.ports).batch(missing);
+            match shared.broker.sockets(&shared.pod, bind, &wanted).await {
+                Ok(sockets) => shared.pool.put(bind, wanted.into_iter().zip(sockets)),
+                Err(error) => {
+                    tracing::debug!(pod = %shared.pod, %error, "the guardian gave no sockets for the pool");
+                    // The next connection asks again.
+                    tokio::time::sleep(NO_ANSWER).await;
+                }
+            }
+        }
+    }
+
+    /// Fills the pool for an address before the first connection needs it.
+    pub(crate) fn expect(&self, local: IpAddr) {
+        self.0.pool.want(SocketAddr::new(local, 0));
+    }
+
+    /// Opens the leg for the client's connection to `destination`, a local address of the pod.
+    pub(crate) async fn connect(&self, client: SocketAddr, destination: SocketAddr) -> Result<AppLeg, UpstreamError> {
+        let (bind, target) = self.ends(client, destination);
+        self.bypass_if_crowded(client.ip());
+        let mut unanswered = 0;
+        for _ in 0..ATTEMPTS {
+            let Some((socket, held)) = self.socket(client.ip(), bind).await? else { continue };
+            let patience = if unanswered < NO_ANSWER_RETRIES { NO_ANSWER } else { LAST_TRY };
+            match timeout(patience, socket.connect(target)).await {
+                Ok(Ok(stream)) => {
+                    // The guardian has set it; a leg without would only be slower.
+                    let _ = stream.set_nodelay(true);
+                    return Ok(AppLeg { stream, _held: Some(held) });
+                }
+                Ok(Err(error)) => match error.kind() {
+                    io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable => {}
+                    io::ErrorKind::ConnectionRefused => return Err(UpstreamError::Refused),
+                    _ => return Err(UpstreamError::Socket(error)),
+                },
+                Err(_) if unanswered == NO_ANSWER_RETRIES => return Err(UpstreamError::NoAnswer),
+                Err(_) => unanswered += 1,
+            }
+            self.0.metrics.upstream_retries.inc();
+        }
+        Err(UpstreamError::NoPort)
+    }
+
+    /// Where the socket is bound and where it connects to: the client's address, which the reflection swaps into its
+    /// source; a client inside the netns is not reflected and needs no swap.
+    fn ends(&self, client: SocketAddr, destination: SocketAddr) -> (SocketAddr, SocketAddr) {
+        let inside = client.ip().is_loopback() || self.0.addresses.contains(&client.ip());
+        let (bind, target) = if inside { (client, destination) } else { (destination, client) };
+        (with(bind, 0, client), with(target, destination.port(), client))
+    }
+
+    /// A bound socket whose port is held for the client; None when the guardian could bind none of those asked for.
+    async fn socket(&self, client: IpAddr, bind: SocketAddr) -> Result<Option<(TcpSocket, Held)>, UpstreamError> {
+        if let Some(found) = self.pooled(client, bind) {
+            return Ok(Some(found));
+        }
+        let wanted = lock(&self.0.ports).candidates(client, CANDIDATES);
+        if wanted.is_empty() {
+            return Err(UpstreamError::NoPort);
+        }
+        let sockets = self.0.broker.sockets(&self.0.pod, bind, &wanted).await;
+        let sockets = sockets.map_err(|error| UpstreamError::Broker(error.to_string()))?;
+        self.0.pool.put(bind, wanted.into_iter().zip(sockets));
+        Ok(self.pooled(client, bind))
+    }
+
+    fn pooled(&self, client: IpAddr, bind: SocketAddr) -> Option<(TcpSocket, Held)> {
+        let Pooled { port, socket } =
+            self.0.pool.take(bind, |offered| lock(&self.0.ports).hold_one_of(client, offered))?;
+        let held = Held { ports: self.0.ports.clone(), client, port };
+        Some((TcpSocket::from_std_stream(socket.into()), held))
+    }
+
+    fn bypass_if_crowded(&self, client: IpAddr) {
+        if !lock(&self.0.ports).bypass_due(client, Instant::now()) {
+            return;
+        }
+        self.0.metrics.bypasses.inc();
+        let shared = self.0.clone();
+        // Not awaited by the connection; it ends with the broker's own timeout.
+        tokio::spawn(async move {
+            if let Err(error) = shared.broker.bypass(&shared.pod, client, BYPASS).await {
+                tracing::warn!(pod = %shared.pod, %error, "could not let a crowded client pass to the app");
+            }
+        });
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        tracing::debug!(pod = %self.pod, "the pod's upstream table is gone");
+    }
+}
+
+/// A client's own port, noted in the table.
+pub(crate) struct Arrival {
+    ports: Arc<Mutex<Ports>>,
+    client: SocketAddr,
+}
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        lock(&self.ports).left(self.client.ip(), self.client.port());
+    }
+}
+
+/// A port held for a client.
+struct Held {
+    ports: Arc<Mutex<Ports>>,
+    client: IpAddr,
+    port: u16,
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Held({}, {})", self.client, self.port)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        lock(&self.ports).release(self.client, self.port);
+    }
+}
+
+/// The address with this port, and with the scope of the client's address if both are link-local.
+fn with(address: SocketAddr, port: u16, client: SocketAddr) -> SocketAddr {
+    let mut address = address;
+    address.set_port(port);
+    if let (SocketAddr::V6(v6), SocketAddr::V6(client)) = (&mut address, client)
+        && client.scope_id() != 0
+    {
+        v6.set_scope_id(client.scope_id());
+    }
+    address
+}
+
+fn lock(ports: &Mutex<Ports>) -> MutexGuard<'_, Ports> {
+    // The table has no half-done state that a panic could leave.
+    ports.lock().unwrap_or_else(PoisonError::into_inner)
+}
