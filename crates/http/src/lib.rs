@@ -1,7 +1,7 @@
 //! HTTP/1.x as far as redir looks at it: where a message ends, whom it is for, and when to stop looking.
 //!
 //! Owns: the prefix parser ([`head`]), message framing ([`framing`]), filters and their compiled table ([`filter`]),
-//! and the state of one client connection (the engine).
+//! and the state of one client connection ([`engine`]).
 //! Must not: do I/O, read a clock, spawn, log, panic on any input, or change, copy or invent a byte of a message.
 //! Called by: the agent's HTTP glue (engine), the control plane (table), the CLI and the wire format (filters).
 //!
@@ -9,6 +9,7 @@
 //! a name ([`Ambiguity`]) and makes the connection opaque, to the app, which is the only judge of it.
 
 mod bytes;
+pub mod engine;
 pub mod filter;
 pub mod framing;
 pub mod head;

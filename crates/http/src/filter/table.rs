@@ -72,14 +72,17 @@ enum Matcher {
     Regex(Regex),
 }
 
+/// Filters, by the bytes that they are filed under.
+type ByValue = HashMap<Box<[u8]>, Vec<usize>>;
+
 /// The filters that are filed under one subject.
 #[derive(Debug, Default)]
 struct Index {
     /// The longest exact value: longer ones are not hashed.
     longest: usize,
-    exact: HashMap<Box<[u8]>, Vec<usize>>,
+    exact: ByValue,
     /// By length of the prefix.
-    prefixes: Vec<(usize, HashMap<Box<[u8]>, Vec<usize>>)>,
+    prefixes: Vec<(usize, ByValue)>,
     /// One pass that says whether any of `regexes` matches, where there are several.
     any_regex: Option<RegexSet>,
     regexes: Vec<(Regex, usize)>,
@@ -98,7 +101,8 @@ struct View<'a> {
 impl Table {
     /// A table of these filters; the first one that matches wins.
     #[must_use]
-    pub fn new(filters: Vec<(Key, Filter)>) -> Self {
+    pub fn new(filters: impl IntoIterator<Item = (Key, Filter)>) -> Self {
+        let filters: Vec<(Key, Filter)> = filters.into_iter().collect();
         let names = Names::new(filters.iter().flat_map(|(_, filter)| filter.conditions()).filter_map(header_name));
         let entries: Vec<Entry> = filters.iter().map(|(key, filter)| Entry::new(*key, filter, &names)).collect();
         let headers = (0..names.len()).map(|_| Index::default()).collect();
@@ -118,7 +122,7 @@ impl Table {
     /// A table that matches nothing.
     #[must_use]
     pub fn empty() -> Self {
-        Self::new(Vec::new())
+        Self::new([])
     }
 
     /// The number of filters.

@@ -57,6 +57,12 @@ impl ResponseHead {
         Ok(progress)
     }
 
+    /// Whether no byte of the head is read.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.stage == Stage::Status
+    }
+
     /// The length of the complete head in bytes, its empty line included.
     #[expect(clippy::len_without_is_empty, reason = "a complete head is never empty")]
     #[must_use]

@@ -1,0 +1,318 @@
+//! One client connection: whom each request is for, and when to stop looking.
+//!
+//! Owns: the state of both directions of one HTTP/1.x connection. Must not: hold, copy or change bytes; know sockets or
+//! time. Called by: the agent's relay, which owns the buffers and does what [`Step`] and [`Reply`] say.
+//!
+//! # Invariants
+//! Let the client's bytes be a sequence of messages as this engine ends them, and then possibly a rest.
+//! 1. Each message goes, whole, to exactly one of the app and one developer: whole to the developer whose filter it
+//!    matched in the table of the moment it was decided, else whole to the app. (A message that turns out malformed in
+//!    its middle goes no further than the malformed byte if it went to a developer: the client is reset.)
+//! 2. The app gets the exact concatenation of the messages that went to it, and, once the connection is opaque to it,
+//!    exactly every later byte. A developer gets the exact concatenation of the messages that it matched.
+//! 3. A message goes to another origin than the one before only when every answer to those before is through, so that
+//!    answers are in request order without being held: at any time only one origin has answers outstanding.
+//! 4. The client gets exactly the bytes of the answers, in order; nothing is added or left out. (A developer's bytes that
+//!    answer nothing are not part of any answer.)
+//! 5. Once opaque, always opaque, to the same origin. Only an answered Upgrade or CONNECT is opaque to a developer.
+//! 6. All of this is the same however the bytes are split into reads, as long as the order between the two directions is.
+//!
+//! A request with Upgrade or CONNECT holds what the client sends after it until it is answered: 101 (or 2xx) hands the
+//! connection to whoever answered, any other answer lets it go on.
+
+mod probe;
+mod request;
+mod response;
+#[cfg(test)]
+mod tests;
+
+pub use probe::{First, FirstHead};
+
+use std::ops::Range;
+
+use crate::filter::Key;
+use crate::framing::Body;
+use crate::head::{RequestHead, ResponseHead};
+use crate::{Ambiguity, OpaqueReason};
+
+/// Who answers a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// The app in the pod.
+    App,
+    /// The developer of the filter with this key.
+    Developer(Key),
+}
+
+/// What the agent may choose for a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Whether the kubelet's probes go to the app, whatever the filters say.
+    pub probes_to_app: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { probes_to_app: true }
+    }
+}
+
+/// What to do with the client's bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Write the first `len` (at least one) unread bytes to `to`, and ask again with the rest.
+    Forward {
+        /// Who gets them.
+        to: Origin,
+        /// How many.
+        len: usize,
+        /// Set if a request begins with these bytes.
+        begins: Option<Begins>,
+        /// Whether a request ends with these bytes.
+        complete: bool,
+    },
+    /// Keep the unread bytes, read more, and ask again with all of them.
+    NeedMore,
+    /// Stop reading the client until a [`Reply`] had `finished` set, then ask again.
+    Wait,
+    /// All unread and later client bytes go to `to`, all bytes of `to` to the client, and other legs are closed.
+    Opaque {
+        /// Who has the connection now.
+        to: Origin,
+        /// Why.
+        why: OpaqueReason,
+    },
+    /// Reset the client and the developer's stream: a message that already began there cannot be ended.
+    Reset {
+        /// Why.
+        why: Ambiguity,
+    },
+}
+
+/// The beginning of a request; the ranges are in the unread bytes of the call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Begins {
+    /// The method.
+    pub method: Range<usize>,
+    /// The path, without its query; empty for CONNECT.
+    pub path: Range<usize>,
+    /// Which filter of the table of this call it matched.
+    pub index: Option<usize>,
+}
+
+/// What to do with an origin's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// Write the first `len` (at least one) unread bytes to the client, and ask again with the rest.
+    Forward {
+        /// How many.
+        len: usize,
+        /// The final status of the oldest outstanding request, once for each.
+        status: Option<u16>,
+        /// Whether the answer to the oldest outstanding request ends with these bytes. Ask [`Engine::client`] again.
+        finished: bool,
+        /// Whether the client connection must be closed once this answer is finished (a developer's answer said so).
+        ends: bool,
+    },
+    /// Keep the unread bytes, read more, and ask again with all of them.
+    NeedMore,
+    /// Another origin's answer is outstanding: stop reading this leg until a `Reply` had `finished` set.
+    Wait,
+    /// As [`Step::Opaque`]; the unread bytes of `to` go to the client as they are.
+    Opaque {
+        /// Who has the connection now.
+        to: Origin,
+        /// Why.
+        why: OpaqueReason,
+    },
+    /// Close this leg quietly and forget its bytes: they answer nothing.
+    Discard,
+}
+
+/// Where in its messages the client ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientEnd {
+    /// Between requests: the end is passed on to every leg.
+    Idle,
+    /// In a body, or in an opaque connection: the end is passed on to this leg.
+    Inside(Origin),
+    /// In a head: ask [`Engine::client`] again, it says [`Step::Opaque`] to the app (after [`Step::Wait`] if need be).
+    Partial,
+}
+
+/// Where in its answers an origin ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OriginEnd {
+    /// Nothing was asked of it. The app: close the client once a developer's answers are through. A developer: drop the
+    /// leg, and open it again for the next match.
+    Idle,
+    /// Its answer ended with it, or had ended before the request did: close the client.
+    Finished,
+    /// The oldest outstanding request has no answer: [`Engine::refuse`] for a developer; for the app pass on its unread
+    /// bytes and its end.
+    Unanswered,
+    /// In the middle of an answer: reset the client; for the app pass on its unread bytes and its end.
+    Cut,
+}
+
+/// How the agent answers a request itself, with a 502.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The request is a HEAD: the answer must have no body.
+    pub head: bool,
+    /// Whether the connection can go on; if not, say `Connection: close` and close it.
+    pub keep_alive: bool,
+}
+
+/// The most requests that may be outstanding: bounds the state; a client that pipelines more waits.
+const MAX_OUTSTANDING: u8 = 64;
+
+/// The state of one client connection; see the module.
+#[derive(Debug)]
+pub struct Engine {
+    inbound: Inbound,
+    outbound: Outbound,
+    /// Bit n: the n-th oldest outstanding request is a HEAD.
+    heads: u64,
+    /// Who has the outstanding requests and the body in flight; once opaque, the connection.
+    current: Origin,
+    outstanding: u8,
+    hold: Hold,
+    /// Why the connection becomes opaque to the app as soon as no developer's answer is outstanding.
+    doomed: Option<OpaqueReason>,
+    opaque: Option<OpaqueReason>,
+    /// Why no request follows the answer that is being read.
+    closing: Option<OpaqueReason>,
+    /// What made a developer's answer unreadable: it goes on until the leg ends.
+    unreadable: Option<Ambiguity>,
+    probes_to_app: bool,
+    /// A request was begun.
+    began: bool,
+    /// The newest request said that it is the last.
+    last: bool,
+    /// The newest request's body is held back by the client (`Expect: 100-continue`).
+    expecting: bool,
+    /// The relay was told to close the client.
+    over: bool,
+}
+
+#[derive(Debug)]
+enum Inbound {
+    Head(RequestHead),
+    Body(Body),
+}
+
+#[derive(Debug)]
+enum Outbound {
+    Head(ResponseHead),
+    Body(Body),
+}
+
+/// What the newest request may turn the connection into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hold {
+    No,
+    Upgrade,
+    Connect,
+}
+
+impl Engine {
+    /// A connection of which nothing is read.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        Self {
+            inbound: Inbound::Head(RequestHead::new()),
+            outbound: Outbound::Head(ResponseHead::new()),
+            heads: 0,
+            current: Origin::App,
+            outstanding: 0,
+            hold: Hold::No,
+            doomed: None,
+            opaque: None,
+            closing: None,
+            unreadable: None,
+            probes_to_app: options.probes_to_app,
+            began: false,
+            last: false,
+            expecting: false,
+            over: false,
+        }
+    }
+
+    /// Who has the connection, if it is no longer looked at, and why.
+    #[must_use]
+    pub fn opaque(&self) -> Option<(Origin, OpaqueReason)> {
+        self.opaque.map(|why| (self.current, why))
+    }
+
+    /// The number of requests whose answer is not through.
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        usize::from(self.outstanding)
+    }
+
+    /// Whether the connection is between messages: no head begun, no answer outstanding.
+    #[must_use]
+    pub fn idle(&self) -> bool {
+        let fresh = matches!(&self.inbound, Inbound::Head(head) if head.is_new());
+        fresh && self.outstanding == 0 && self.opaque.is_none() && self.doomed.is_none()
+    }
+
+    /// Whether `leg` can close, or be opened again, without anyone noticing.
+    #[must_use]
+    pub fn leg_idle(&self, leg: Origin) -> bool {
+        leg != self.current || !(self.busy() || self.opaque.is_some())
+    }
+
+    /// Takes back the choice of a developer who cannot be reached, before a byte of the request was written there: it
+    /// goes to the app. `false` if that is no longer possible.
+    pub fn fall_back(&mut self) -> bool {
+        let untouched = matches!(&self.outbound, Outbound::Head(head) if head.is_new());
+        let possible = self.outstanding == 1 && untouched && self.opaque.is_none() && !self.over;
+        if possible {
+            self.current = Origin::App;
+        }
+        possible
+    }
+
+    /// The agent answers the oldest outstanding request itself, because its origin did not (no byte of an answer was
+    /// forwarded). For each outstanding request once, or until the connection cannot go on.
+    pub fn refuse(&mut self) -> Refusal {
+        let head = self.heads & 1 != 0;
+        let newest = self.outstanding <= 1;
+        let in_flight = matches!(self.inbound, Inbound::Body(_));
+        let keep_alive = self.outstanding > 0 && !self.over && !(newest && (in_flight || self.last));
+        self.finish();
+        self.over |= !keep_alive;
+        Refusal { head, keep_alive }
+    }
+
+    /// Whether the current origin has work: an answer outstanding or a body in flight.
+    fn busy(&self) -> bool {
+        self.outstanding > 0 || matches!(self.inbound, Inbound::Body(_))
+    }
+
+    /// The oldest outstanding answer is through.
+    fn finish(&mut self) {
+        self.outstanding = self.outstanding.saturating_sub(1);
+        self.heads >>= 1;
+        self.outbound = Outbound::Head(ResponseHead::new());
+        if self.outstanding == 0 {
+            self.hold = Hold::No;
+        }
+        if let Some(why) = self.closing {
+            match self.current {
+                // The app closes by itself, or not: from here on that is between the client and the app.
+                Origin::App => self.doomed = self.doomed.or(Some(why)),
+                Origin::Developer(_) => self.over = true,
+            }
+        }
+    }
+
+    /// Hands the connection to its current origin.
+    fn give(&mut self, why: OpaqueReason) {
+        self.opaque = Some(why);
+        self.inbound = Inbound::Body(Body::UntilClose);
+        self.outbound = Outbound::Body(Body::UntilClose);
+    }
+}

@@ -1,0 +1,164 @@
+//! The engine's client side: requests are read, decided and forwarded.
+//!
+//! Owns: what [`Engine::client`] answers. Must not: look at answers. Called by: the relay, through `Engine`.
+
+use super::{Begins, ClientEnd, Engine, Hold, Inbound, MAX_OUTSTANDING, Origin, Step};
+use crate::filter::Table;
+use crate::framing::{Asked, Body};
+use crate::head::{Progress, RequestHead};
+use crate::{Ambiguity, OpaqueReason};
+
+/// The first byte of every TLS connection: the record type "handshake".
+const TLS_HANDSHAKE: u8 = 0x16;
+
+impl Engine {
+    /// What to do with the client's unread bytes, all of them in one slice; `table` decides the requests that begin.
+    pub fn client(&mut self, unread: &[u8], table: &Table) -> Step {
+        if let Some((to, why)) = self.opaque() {
+            return Step::Opaque { to, why };
+        }
+        if let Some(why) = self.doomed {
+            return self.doom(why);
+        }
+        if self.over {
+            return Step::Wait;
+        }
+        if unread.is_empty() {
+            return Step::NeedMore;
+        }
+        if let Some(why) = self.unreadable {
+            self.over = true;
+            return Step::Reset { why };
+        }
+        match &mut self.inbound {
+            Inbound::Body(body) => match body.advance(unread) {
+                Ok(len) => self.body(len),
+                Err(why) => self.malformed(why),
+            },
+            Inbound::Head(_) => self.head(unread, table),
+        }
+    }
+
+    /// The client sends no more. Ask this when [`Engine::client`] said [`Step::NeedMore`] to the last `unread`.
+    pub fn client_eof(&mut self, unread: &[u8]) -> ClientEnd {
+        if self.opaque.is_some() || matches!(self.inbound, Inbound::Body(_)) {
+            return ClientEnd::Inside(self.current);
+        }
+        if unread.is_empty() || self.over {
+            return ClientEnd::Idle;
+        }
+        self.doomed = self.doomed.or(Some(OpaqueReason::Truncated));
+        ClientEnd::Partial
+    }
+
+    fn body(&mut self, len: usize) -> Step {
+        self.expecting = false;
+        let complete = matches!(&self.inbound, Inbound::Body(body) if body.is_done());
+        if complete {
+            self.inbound = Inbound::Head(RequestHead::new());
+        }
+        Step::Forward { to: self.current, len, begins: None, complete }
+    }
+
+    /// The next byte of a body is ambiguous.
+    fn malformed(&mut self, why: Ambiguity) -> Step {
+        match self.current {
+            Origin::App => self.doom(OpaqueReason::Ambiguous(why)),
+            Origin::Developer(_) => {
+                self.over = true;
+                Step::Reset { why }
+            }
+        }
+    }
+
+    fn head(&mut self, unread: &[u8], table: &Table) -> Step {
+        if self.last {
+            return match self.current {
+                Origin::App => self.doom(OpaqueReason::AfterClose),
+                Origin::Developer(_) => Step::Wait,
+            };
+        }
+        if self.hold != Hold::No || self.outstanding == MAX_OUTSTANDING {
+            return Step::Wait;
+        }
+        let Inbound::Head(head) = &mut self.inbound else { return Step::NeedMore };
+        match head.advance(unread, table.names()) {
+            Ok(Progress::Partial) => Step::NeedMore,
+            Ok(Progress::Complete) => match self.decide(unread, table) {
+                Ok(step) => step,
+                Err(why) => self.doom(OpaqueReason::Ambiguous(why)),
+            },
+            Err(why) => {
+                let why = self.reason(why, unread);
+                self.doom(why)
+            }
+        }
+    }
+
+    /// Decides the request whose complete head is at the beginning of `unread`, and begins it if it is its turn.
+    fn decide(&mut self, unread: &[u8], table: &Table) -> Result<Step, Ambiguity> {
+        let Inbound::Head(head) = &mut self.inbound else { return Ok(Step::NeedMore) };
+        let asked = match unread.get(head.method()) {
+            Some(b"HEAD") => Asked::Head,
+            Some(b"CONNECT") => Asked::Connect,
+            _ => Asked::Other,
+        };
+        let body = Body::of_request(head, asked)?;
+        let probe = self.probes_to_app && head.facts().probe();
+        let index = if probe { None } else { table.decide(head, unread)? };
+        let to = index.and_then(|index| table.key(index)).map_or(Origin::App, Origin::Developer);
+        if self.outstanding > 0 && to != self.current {
+            return Ok(Step::Wait);
+        }
+        let (path, _) = head.path_and_query(unread);
+        let begins = Begins { method: head.method(), path, index };
+        let (len, facts) = (head.len(), *head.facts());
+        self.hold = match asked {
+            Asked::Connect => Hold::Connect,
+            _ if facts.upgrade() => Hold::Upgrade,
+            _ => Hold::No,
+        };
+        self.last = facts.closes();
+        self.heads |= u64::from(asked == Asked::Head) << self.outstanding;
+        self.outstanding += 1;
+        self.current = to;
+        self.began = true;
+        Ok(self.begin(body, facts.expect(), begins, len, unread))
+    }
+
+    /// Forwards the head with as much of the body as is there.
+    fn begin(&mut self, mut body: Body, expect: bool, begins: Begins, head_len: usize, unread: &[u8]) -> Step {
+        // What is ambiguous about the body's first byte is told when it is the first unread one.
+        let taken = body.advance(unread.get(head_len..).unwrap_or_default()).unwrap_or_default();
+        let complete = body.is_done();
+        self.expecting = expect && !complete && taken == 0;
+        self.inbound = if complete { Inbound::Head(RequestHead::new()) } else { Inbound::Body(body) };
+        Step::Forward { to: self.current, len: head_len + taken, begins: Some(begins), complete }
+    }
+
+    /// Gives the connection to the app, as soon as a developer's outstanding answers are through.
+    pub(super) fn doom(&mut self, why: OpaqueReason) -> Step {
+        if self.busy() && self.current != Origin::App {
+            self.doomed = Some(why);
+            return Step::Wait;
+        }
+        self.current = Origin::App;
+        self.give(why);
+        Step::Opaque { to: Origin::App, why }
+    }
+
+    /// What an unreadable head means: at the beginning of a connection, most likely another protocol.
+    fn reason(&self, why: Ambiguity, unread: &[u8]) -> OpaqueReason {
+        match why {
+            Ambiguity::Method | Ambiguity::EmptyLine if !self.began => {
+                if unread.first() == Some(&TLS_HANDSHAKE) {
+                    OpaqueReason::Tls
+                } else {
+                    OpaqueReason::NotHttp
+                }
+            }
+            Ambiguity::Preface if !self.began => OpaqueReason::Http2,
+            why => OpaqueReason::Ambiguous(why),
+        }
+    }
+}

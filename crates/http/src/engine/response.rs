@@ -1,0 +1,139 @@
+//! The engine's other side: answers are read as far as their framing needs.
+//!
+//! Owns: what [`Engine::response`] and [`Engine::origin_eof`] answer. Must not: judge answers: what cannot be read is
+//! passed on unread. Called by: the relay, through `Engine`.
+
+use super::{Engine, Hold, Inbound, Origin, OriginEnd, Outbound, Reply};
+use crate::framing::{Asked, Body};
+use crate::head::{Progress, ResponseHead};
+use crate::{Ambiguity, OpaqueReason};
+
+impl Engine {
+    /// What to do with the unread bytes of the leg to `from`, all of them in one slice.
+    pub fn response(&mut self, from: Origin, unread: &[u8]) -> Reply {
+        if let Some((to, why)) = self.opaque() {
+            return if from == to { Reply::Opaque { to, why } } else { Reply::Discard };
+        }
+        if unread.is_empty() {
+            return Reply::NeedMore;
+        }
+        if from != self.current || self.outstanding == 0 {
+            return self.unasked(from);
+        }
+        match &mut self.outbound {
+            Outbound::Body(body) => match body.advance(unread) {
+                Ok(len) => self.answered(len, None),
+                Err(why) => self.unreadable(why, unread.len()),
+            },
+            Outbound::Head(head) => match head.advance(unread) {
+                Ok(Progress::Partial) => Reply::NeedMore,
+                Ok(Progress::Complete) => self.answer(unread).unwrap_or_else(|why| self.unreadable(why, unread.len())),
+                Err(why) => self.unreadable(why, unread.len()),
+            },
+        }
+    }
+
+    /// The leg to `from` sends no more.
+    pub fn origin_eof(&mut self, from: Origin) -> OriginEnd {
+        if self.opaque.is_some() || from != self.current || !self.busy() {
+            return OriginEnd::Idle;
+        }
+        if self.outstanding == 0 {
+            self.over = true;
+            return OriginEnd::Finished;
+        }
+        match &self.outbound {
+            Outbound::Head(_) => OriginEnd::Unanswered,
+            Outbound::Body(Body::UntilClose) => {
+                self.finish();
+                OriginEnd::Finished
+            }
+            Outbound::Body(_) => OriginEnd::Cut,
+        }
+    }
+
+    /// Bytes that answer nothing.
+    fn unasked(&mut self, from: Origin) -> Reply {
+        match (from, self.current) {
+            (Origin::Developer(_), _) => Reply::Discard,
+            (Origin::App, Origin::Developer(_)) if self.busy() => Reply::Wait,
+            (Origin::App, _) => {
+                let why = if self.began { OpaqueReason::Unsolicited } else { OpaqueReason::ServerFirst };
+                self.current = Origin::App;
+                self.give(why);
+                Reply::Opaque { to: Origin::App, why }
+            }
+        }
+    }
+
+    /// An answer's head is complete.
+    fn answer(&mut self, unread: &[u8]) -> Result<Reply, Ambiguity> {
+        let Outbound::Head(head) = &self.outbound else { return Ok(Reply::NeedMore) };
+        let newest = self.outstanding == 1;
+        let asked = match self.hold {
+            _ if self.heads & 1 != 0 => Asked::Head,
+            Hold::Connect if newest => Asked::Connect,
+            _ => Asked::Other,
+        };
+        let (len, code, closes) = (head.len(), head.code(), head.facts().closes());
+        let mut body = Body::of_response(head, asked)?;
+        match code {
+            101 if self.hold == Hold::Upgrade && newest => return Ok(self.switched(OpaqueReason::Upgraded, len, code)),
+            101 => return Err(Ambiguity::UpgradeUnasked),
+            200..=299 if asked == Asked::Connect => return Ok(self.switched(OpaqueReason::Tunnel, len, code)),
+            100..=199 => {
+                self.outbound = Outbound::Head(ResponseHead::new());
+                return Ok(Reply::Forward { len, status: None, finished: false, ends: false });
+            }
+            _ => {}
+        }
+        self.closing = if self.expecting && newest {
+            // The client now either sends the body or leaves it out: only the origin can tell.
+            Some(OpaqueReason::ExpectRefused)
+        } else if closes || body == Body::UntilClose || (self.last && newest) {
+            Some(OpaqueReason::AfterClose)
+        } else {
+            None
+        };
+        let taken = body.advance(unread.get(len..).unwrap_or_default()).unwrap_or_default();
+        self.outbound = Outbound::Body(body);
+        Ok(self.answered(len + taken, Some(code)))
+    }
+
+    /// Bytes of a final answer are to be forwarded.
+    fn answered(&mut self, len: usize, status: Option<u16>) -> Reply {
+        let finished = matches!(&self.outbound, Outbound::Body(body) if body.is_done());
+        let ends = self.closing.is_some() && self.current != Origin::App;
+        if finished {
+            self.finish();
+        }
+        Reply::Forward { len, status, finished, ends }
+    }
+
+    /// The origin agreed to another protocol.
+    fn switched(&mut self, why: OpaqueReason, len: usize, code: u16) -> Reply {
+        self.finish();
+        self.give(why);
+        Reply::Forward { len, status: Some(code), finished: true, ends: false }
+    }
+
+    /// An answer that two clients could read differently. The app's: its client reads it alone from here. A developer's:
+    /// it goes on until the leg ends, and the client connection ends with it.
+    fn unreadable(&mut self, why: Ambiguity, len: usize) -> Reply {
+        if self.current == Origin::App {
+            let why = OpaqueReason::Ambiguous(why);
+            self.give(why);
+            return Reply::Opaque { to: Origin::App, why };
+        }
+        self.unreadable = Some(why);
+        self.closing = Some(OpaqueReason::Ambiguous(why));
+        self.outbound = Outbound::Body(Body::UntilClose);
+        Reply::Forward { len, status: None, finished: false, ends: true }
+    }
+
+    /// Whether a request's body is on its way.
+    #[must_use]
+    pub fn sending(&self) -> bool {
+        self.opaque.is_none() && matches!(self.inbound, Inbound::Body(_))
+    }
+}
