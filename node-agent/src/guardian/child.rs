@@ -47,12 +47,12 @@ impl Launch {
     /// Starts a worker. It blocks on its control socket until the bootstrap message is there.
     pub(super) fn spawn(&self) -> io::Result<(Pid, Control)> {
         let (ours, theirs) = ipc::pair()?;
-        let pid = self.start(theirs)?;
+        let pid = self.start(&theirs)?;
         Ok((pid, Control::new(ours)))
     }
 
-    fn start(&self, control: OwnedFd) -> io::Result<Pid> {
-        let fall = Fall::new(self.user, &control)?;
+    fn start(&self, control: &OwnedFd) -> io::Result<Pid> {
+        let fall = Fall::new(self.user, control)?;
         let mut command = Command::new("/proc/self/exe");
         command.arg0("redir-agent").args(&self.arguments).stdin(Stdio::null()).env_clear();
         command.envs(std::env::vars_os().filter(|(name, _)| name == "RUST_BACKTRACE"));

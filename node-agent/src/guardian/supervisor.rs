@@ -156,7 +156,7 @@ impl Supervisor {
         match memory::sealed(c"redir-agent-config", self.file.text().as_bytes()) {
             Ok(text) => worker.control.send(0, &Reply::Config, vec![text]),
             Err(error) => {
-                tracing::error!(%error, "cannot hand the configuration to the worker; send SIGHUP to try again")
+                tracing::error!(%error, "cannot hand the configuration to the worker; send SIGHUP to try again");
             }
         }
     }

@@ -175,7 +175,7 @@ impl Broker {
     pub(crate) async fn arm(&self, pod: &PodName, port: u16, gate: Gate) -> Result<Option<ArmedPod>, BrokerError> {
         let request = Request::Arm { pod: pod.clone(), port, gate };
         let Answer { reply, fds, undo } = self.ask(request, ARM_TIMEOUT).await?;
-        let Reply::Armed { agent_port, fresh } = reply else { return Err(unexpected(reply)) };
+        let Reply::Armed { agent_port, fresh } = reply else { return Err(unexpected(&reply)) };
         let armed = fresh.map(|fresh| self.adopt(pod, agent_port, fresh, fds)).transpose()?;
         undo.into_iter().for_each(driver::Undo::defuse);
         Ok(armed)
@@ -203,7 +203,7 @@ impl Broker {
     ) -> Result<Vec<io::Result<OwnedFd>>, BrokerError> {
         let request = Request::Sockets { pod: pod.clone(), bind: bind.into(), ports: ports.to_vec() };
         let Answer { reply, fds, .. } = self.ask(request, TIMEOUT).await?;
-        let Reply::Sockets { errnos } = reply else { return Err(unexpected(reply)) };
+        let Reply::Sockets { errnos } = reply else { return Err(unexpected(&reply)) };
         let mut fds = fds.into_iter();
         let one = |errno| match errno {
             0 => fds.next().ok_or_else(|| io::Error::other("the guardian sent too few sockets")),
@@ -221,14 +221,14 @@ impl Broker {
     pub(crate) async fn stats(&self, pod: &PodName) -> Result<Vec<(Reason, u64)>, BrokerError> {
         match self.ask(Request::Stats { pod: pod.clone() }, TIMEOUT).await?.reply {
             Reply::Stats { counters } => Ok(Reason::ALL.into_iter().zip(counters).collect()),
-            other => Err(unexpected(other)),
+            other => Err(unexpected(&other)),
         }
     }
 
     async fn done(&self, request: Request) -> Result<(), BrokerError> {
         match self.ask(request, TIMEOUT).await?.reply {
             Reply::Done => Ok(()),
-            other => Err(unexpected(other)),
+            other => Err(unexpected(&other)),
         }
     }
 
@@ -302,7 +302,7 @@ impl State {
     }
 }
 
-fn unexpected(reply: Reply) -> BrokerError {
+fn unexpected(reply: &Reply) -> BrokerError {
     BrokerError::Io(io::Error::other(format!("the guardian's answer does not fit the question: {reply:?}")))
 }
 

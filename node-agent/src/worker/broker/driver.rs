@@ -72,7 +72,7 @@ impl Driver {
     }
 
     async fn receive(&self) -> io::Result<Option<(u32, Reply, Vec<OwnedFd>)>> {
-        self.broker.shared.socket.async_io(Interest::READABLE, |socket| receive(socket)).await
+        self.broker.shared.socket.async_io(Interest::READABLE, receive).await
     }
 
     async fn take(&self, seq: u32, reply: Reply, fds: Vec<OwnedFd>) {

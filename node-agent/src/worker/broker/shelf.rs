@@ -52,6 +52,18 @@ impl Shelf {
         self.free.sort_by_key(|slot| std::cmp::Reverse(slot.as_raw_fd()));
     }
 
+    /// Where a pod's links stand.
+    #[cfg(test)]
+    pub(super) fn kept(&self, pod: &PodName) -> Vec<i32> {
+        self.held.get(pod).into_iter().flatten().map(AsRawFd::as_raw_fd).collect()
+    }
+
+    /// The slot that the next link takes.
+    #[cfg(test)]
+    pub(super) fn lowest(&self) -> Option<i32> {
+        self.free.last().map(AsRawFd::as_raw_fd)
+    }
+
     fn place(&mut self, link: OwnedFd) -> OwnedFd {
         let Some(mut slot) = self.free.pop() else { return link };
         match dup3(&link, &mut slot, OFlag::O_CLOEXEC) {

@@ -1,1 +1,233 @@
 //! The broker against a guardian played by the test, over a real socket pair.
+
+use std::{fs::File, os::fd::AsRawFd};
+
+use nix::sys::resource::{Resource, getrlimit};
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::ipc::{Fresh, REQUEST_LEN};
+
+/// The guardian's end, with blocking-free waits of at most five seconds.
+struct Guardian {
+    socket: AsyncFd<OwnedFd>,
+}
+
+impl Guardian {
+    async fn request(&self) -> (u32, Request) {
+        loop {
+            let receive = self.socket.async_io(Interest::READABLE, |socket| {
+                let mut buffer = [0; REQUEST_LEN];
+                let length = ipc::receive_plain(socket.as_fd(), &mut buffer)?;
+                assert_eq!(length, REQUEST_LEN);
+                Ok(Request::decode(&buffer).expect("a request"))
+            });
+            match timeout(Duration::from_secs(5), receive).await.expect("in time").expect("received") {
+                (_, Request::Alive) => {}
+                request => return request,
+            }
+        }
+    }
+
+    fn reply(&self, seq: u32, reply: &Reply, fds: &[&OwnedFd]) {
+        let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
+        ipc::send(self.socket.get_ref().as_fd(), &reply.encode(seq), &fds).expect("sent");
+    }
+}
+
+struct Rig {
+    guardian: Guardian,
+    broker: Broker,
+    events: mpsc::Receiver<Event>,
+    driver: JoinHandle<()>,
+}
+
+fn rig() -> Rig {
+    let (ours, theirs) = ipc::pair().expect("socket pair");
+    let (broker, driver, events) = start(theirs, Path::new("/etc/redir/agent.toml")).expect("started");
+    let guardian = Guardian { socket: register(ours).expect("registered") };
+    Rig { guardian, broker, events, driver: tokio::spawn(driver.run()) }
+}
+
+fn pod() -> PodName {
+    PodName::new("web-1").expect("good")
+}
+
+fn listener() -> OwnedFd {
+    TcpListener::bind("127.0.0.1:0").expect("port").into()
+}
+
+fn memory(text: &str) -> OwnedFd {
+    use std::io::Write;
+    let mut file = tempfile::tempfile().expect("file");
+    file.write_all(text.as_bytes()).expect("written");
+    file.into()
+}
+
+fn target(fd: i32) -> Option<String> {
+    Some(std::fs::read_link(format!("/proc/self/fd/{fd}")).ok()?.display().to_string())
+}
+
+#[tokio::test]
+async fn answers_find_their_questions_in_any_order() {
+    let rig = rig();
+    let (guardian, broker) = (&rig.guardian, &rig.broker);
+    let played = async {
+        let (first, disarm) = guardian.request().await;
+        let (second, stats) = guardian.request().await;
+        assert_eq!(disarm, Request::Disarm { pod: pod(), port: 80 });
+        assert_eq!(stats, Request::Stats { pod: pod() });
+        guardian.reply(second, &Reply::Stats { counters: vec![5; Reason::ALL.len()] }, &[]);
+        guardian.reply(first, &Reply::Done, &[]);
+    };
+    let name = pod();
+    let (disarmed, stats, ()) = tokio::join!(biased; broker.disarm(&name, 80), broker.stats(&name), played);
+    disarmed.expect("done");
+    let stats = stats.expect("counters");
+    assert_eq!((stats.len(), stats[0]), (Reason::ALL.len(), (Reason::ALL[0], 5)));
+}
+
+#[tokio::test]
+async fn the_first_arm_brings_descriptors_to_their_places() {
+    let rig = rig();
+    let (guardian, broker) = (&rig.guardian, &rig.broker);
+    let link = OwnedFd::from(File::open("/proc/self/status").expect("there"));
+    let played = async {
+        let (seq, request) = guardian.request().await;
+        assert_eq!(request, Request::Arm { pod: pod(), port: 80, gate: Gate::AppListening });
+        let fresh = Fresh { ipv6: true, addresses: vec!["10.0.0.2".parse().expect("address")] };
+        let reply = Reply::Armed { agent_port: 40000, fresh: Some(fresh) };
+        guardian.reply(seq, &reply, &[&listener(), &listener(), &memory("beat"), &link]);
+        let (seq, _) = guardian.request().await;
+        guardian.reply(seq, &Reply::Armed { agent_port: 40000, fresh: None }, &[]);
+        let (seq, request) = guardian.request().await;
+        assert_eq!(request, Request::Release { pod: pod() });
+        guardian.reply(seq, &Reply::Done, &[]);
+    };
+    let name = pod();
+    let slot = broker.state().shelf.lowest();
+    let asked = async {
+        let armed = broker.arm(&name, 80, Gate::AppListening).await.expect("armed").expect("first");
+        assert!(broker.arm(&name, 81, Gate::Always).await.expect("armed").is_none());
+        let kept = broker.state().shelf.kept(&name);
+        assert_eq!(kept, [slot.expect("free")]);
+        assert!(target(kept[0]).is_some_and(|target| target.ends_with("/status")));
+        let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).expect("limit");
+        for listener in [armed.listener4, armed.listener6.expect("IPv6")] {
+            assert!(u64::try_from(listener.as_raw_fd()).expect("positive") >= soft.min(65_536) - 512);
+        }
+        broker.release(&name).await.expect("released");
+        assert!(broker.state().shelf.kept(&name).is_empty());
+    };
+    tokio::join!(asked, played);
+}
+
+#[tokio::test]
+async fn an_arm_that_nobody_waits_for_is_undone() {
+    let rig = rig();
+    let name = pod();
+    {
+        let arm = rig.broker.arm(&name, 80, Gate::Always);
+        tokio::pin!(arm);
+        let (seq, _) = tokio::select! {
+            _ = &mut arm => panic!("nobody has answered"),
+            request = rig.guardian.request() => request,
+        };
+        let fresh = Fresh { ipv6: false, addresses: vec![] };
+        let reply = Reply::Armed { agent_port: 40000, fresh: Some(fresh) };
+        rig.guardian.reply(seq, &reply, &[&listener(), &memory("beat")]);
+        // The asker goes away with the answer on its way.
+    }
+    assert_eq!(rig.guardian.request().await.1, Request::Disarm { pod: pod(), port: 80 });
+    assert_eq!(rig.guardian.request().await.1, Request::Release { pod: pod() });
+}
+
+#[tokio::test]
+async fn sockets_have_a_result_each() {
+    let rig = rig();
+    let (guardian, broker) = (&rig.guardian, &rig.broker);
+    let played = async {
+        let (seq, request) = guardian.request().await;
+        let Request::Sockets { ports, .. } = request else { panic!("sockets") };
+        assert_eq!(ports, [700, 701, 702]);
+        guardian.reply(seq, &Reply::Sockets { errnos: vec![0, libc::EADDRINUSE, 0] }, &[&listener(), &listener()]);
+    };
+    let name = pod();
+    let address = "10.0.0.2:0".parse().expect("address");
+    let (sockets, ()) = tokio::join!(broker.sockets(&name, address, &[700, 701, 702]), played);
+    let sockets = sockets.expect("answered");
+    assert!(sockets[0].is_ok() && sockets[2].is_ok());
+    assert_eq!(sockets[1].as_ref().expect_err("in use").kind(), io::ErrorKind::AddrInUse);
+}
+
+#[tokio::test]
+async fn a_refusal_carries_its_sentence() {
+    let rig = rig();
+    let (guardian, broker) = (&rig.guardian, &rig.broker);
+    let played = async {
+        let (seq, _) = guardian.request().await;
+        let refused = Reply::Refused { code: RefusedCode::Busy, sentence: "disarm it first".into() };
+        guardian.reply(seq, &refused, &[]);
+    };
+    let name = pod();
+    let (released, ()) = tokio::join!(broker.release(&name), played);
+    let error = released.expect_err("refused");
+    assert!(matches!(error, BrokerError::Refused { code: RefusedCode::Busy, .. }));
+    assert_eq!(error.to_string(), "disarm it first");
+}
+
+#[tokio::test]
+async fn pushes_become_events_and_the_guardians_end_is_the_last() {
+    let mut rig = rig();
+    let good = "[agent]\nlisten = \"127.0.0.1:7447\"\nkey = \"/k\"\n";
+    rig.guardian.reply(0, &Reply::Config, &[&memory("not TOML [")]);
+    rig.guardian.reply(0, &Reply::Config, &[&memory(good)]);
+    rig.guardian.reply(0, &Reply::PodGone { pod: pod() }, &[]);
+    rig.guardian.reply(0, &Reply::Shutdown { drain: Duration::from_secs(7) }, &[]);
+    let Some(Event::Config(config)) = rig.events.recv().await else { panic!("the good configuration") };
+    assert_eq!(config.agent.listen.port(), 7447);
+    assert!(matches!(rig.events.recv().await, Some(Event::PodGone(name)) if name == pod()));
+    let Some(Event::Shutdown { drain }) = rig.events.recv().await else { panic!("shutdown") };
+    assert_eq!(drain, Duration::from_secs(7));
+
+    let name = pod();
+    let waiting = rig.broker.disarm(&name, 80);
+    let end = async {
+        rig.guardian.request().await;
+        drop(rig.guardian);
+    };
+    let (waiting, ()) = tokio::join!(waiting, end);
+    assert!(matches!(waiting, Err(BrokerError::GuardianGone)));
+    assert!(matches!(rig.events.recv().await, Some(Event::GuardianGone)));
+    rig.driver.await.expect("ended by itself");
+    assert!(matches!(rig.broker.disarm(&name, 80).await, Err(BrokerError::GuardianGone)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_answer_is_a_timeout() {
+    let rig = rig();
+    let error = rig.broker.disarm(&pod(), 80).await.expect_err("nobody answers");
+    assert!(matches!(error, BrokerError::Timeout), "{error}");
+}
+
+#[test]
+fn bootstrap_wants_exactly_what_the_guardian_sends() {
+    let good = "[agent]\nlisten = \"127.0.0.1:7447\"\nkey = \"/k\"\n";
+    let udp = || OwnedFd::from(UdpSocket::bind("127.0.0.1:0").expect("port"));
+    let file = Path::new("/etc/redir/agent.toml");
+    let attempt = |reply: Reply, fds: Vec<OwnedFd>| {
+        let (ours, theirs) = ipc::pair().expect("socket pair");
+        let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        ipc::send(ours.as_fd(), &reply.encode(0), &fds).expect("sent");
+        bootstrap(theirs, file)
+    };
+    let told = attempt(Reply::Bootstrap, vec![udp(), memory("key"), memory(good)]).expect("good");
+    assert_eq!((told.key.as_slice(), told.config.agent.listen.port()), (&b"key"[..], 7447));
+    assert_eq!(told.config_file, file);
+    assert!(attempt(Reply::Bootstrap, vec![udp(), memory("key")]).is_err());
+    assert!(attempt(Reply::Config, vec![udp(), memory("key"), memory(good)]).is_err());
+    assert!(attempt(Reply::Bootstrap, vec![udp(), memory("key"), memory("[")]).is_err());
+    let (ours, theirs) = ipc::pair().expect("socket pair");
+    drop(ours);
+    assert!(bootstrap(theirs, file).is_err());
+}
