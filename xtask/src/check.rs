@@ -42,12 +42,16 @@ fn steps(root: &Path) -> Result<Vec<(&'static str, Command)>> {
     let mut licences = Command::new(setup::CARGO_DENY.path()?);
     // The fourth check, advisories, needs a database from outside; GitHub's workflow has it.
     licences.args(["--workspace", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"]);
+    let mut kernel_lints = cargo("clippy --manifest-path ebpf/Cargo.toml --quiet -- -D warnings");
+    // For this machine's own target: the toolchain with clippy has no `core` for the kernel's.
+    kernel_lints.env("CARGO_TARGET_DIR", paths::target()?.join("ebpf-lints"));
     let mut workflow = Command::new(setup::ACTION_VALIDATOR.path()?);
     workflow.arg(root.join(".github/workflows/ci.yml"));
     Ok(vec![
         ("formatting", cargo("fmt --all --check")),
         ("formatting of the kernel programs", cargo("fmt --manifest-path ebpf/Cargo.toml --check")),
         ("lints", cargo("clippy --workspace --all-targets --quiet -- -D warnings")),
+        ("lints of the kernel programs", kernel_lints),
         ("documentation", documentation),
         ("licences and sources of dependencies", licences),
         ("workflow", workflow),

@@ -62,7 +62,7 @@ pub(super) fn install_missing() -> Result<bool> {
     if !has_lists() {
         update(privilege, &apt)?;
     }
-    let line = format!("installing {} Debian packages with apt-get", missing.len());
+    let line = format!("installing {} with apt-get", names(&missing).join(", "));
     let first = apt_get(privilege, &apt, &install, line);
     if first.is_ok() && still_missing(&missing).is_empty() {
         return Ok(true);
