@@ -50,7 +50,7 @@ fn a_wrong_file_is_named_with_line_and_key() -> Result<()> {
         let text = good(t, files)?;
         let developer = "[[developer]]\nname = \"eve\"\nkey = \"sha256:short\"\npods = [{}]\n";
         for (wrong, needles) in [
-            (text.replace("listen", "lisen"), &["agent.toml:2", "lisen"][..]),
+            (text.replace("attach", "attache"), &["agent.toml:5", "attache"][..]),
             (text.replace("\"[::]:7447\"", "\"everywhere\""), &["agent.toml:2", "listen", "everywhere"]),
             (text.replace("attach = \"auto\"", "attach = \"glue\""), &["agent.toml:5", "attach", "glue"]),
             (text.clone() + developer, &["agent.toml:", "developer[0].key"]),
@@ -60,7 +60,7 @@ fn a_wrong_file_is_named_with_line_and_key() -> Result<()> {
             (String::new(), &["agent.toml"]),
         ] {
             files.write(&wrong)?;
-            ends(t, files, &[], 1, needles)?;
+            ends(t, files, &[], 2, needles)?;
         }
         fs::remove_file(files.config())?;
         ends(t, files, &[], 1, &["agent.toml"])

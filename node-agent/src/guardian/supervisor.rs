@@ -261,9 +261,8 @@ impl Supervisor {
                 }
                 Received::Nothing => return,
                 Received::Closed => {
-                    // Dead, or about to be: a worker without its guardian is of no use.
+                    // Dead, or about to be: it may still say why. One that stays is silent, and ends by the watch.
                     worker.closed = true;
-                    worker.kill();
                     return;
                 }
             }
