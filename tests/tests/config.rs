@@ -54,7 +54,7 @@ fn a_wrong_file_is_named_with_line_and_key() -> Result<()> {
             (text.replace("\"[::]:7447\"", "\"everywhere\""), &["agent.toml:2", "listen", "everywhere"]),
             (text.replace("attach = \"auto\"", "attach = \"glue\""), &["agent.toml:5", "attach", "glue"]),
             (text.clone() + developer, &["agent.toml:", "developer[0].key"]),
-            (text.clone() + "[[pod]]\nname = \"web-1\"\nnetns = \"/x\"\n", &["agent.toml:", "web-1"]),
+            (text.clone() + "[[pod]]\nname = \"web-1\"\nnetns = \"/x\"\n", &["agent.toml:", "pod[1].name"]),
             (text.clone() + "nonsense", &["agent.toml:"]),
             (text.replace("[agent]\n", "[agent]\ndrain = \"soon\"\n"), &["agent.toml:2", "drain", "soon"]),
             (String::new(), &["agent.toml"]),
