@@ -22,6 +22,7 @@ pub mod pattern;
 pub mod process;
 pub mod snapshot;
 pub mod sniff;
+mod tcx;
 pub mod topology;
 pub mod wait;
 

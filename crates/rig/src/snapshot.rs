@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Result, ensure};
 
-use crate::{namespace::Namespace, wait};
+use crate::{namespace::Namespace, tcx, wait};
 
 /// The state of a namespace, by the command that showed it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +62,7 @@ impl Snapshot {
             parts.insert((*key).to_owned(), namespace.read_sysctl(key)?);
         }
         parts.insert("bpftool link of this namespace".to_owned(), links(namespace)?);
+        parts.insert("bpftool net show".to_owned(), shown(&parts) + &tcx::attached(namespace)?);
         Ok(Self { parts })
     }
 
@@ -113,6 +114,11 @@ fn without_counters(line: &str) -> String {
         }
     }
     words.join(" ")
+}
+
+/// What `bpftool net` says; an old one does not know of TCX.
+fn shown(parts: &BTreeMap<String, String>) -> String {
+    parts.get("bpftool net show").cloned().unwrap_or_default()
 }
 
 /// The BPF links on the namespace itself (`sk_lookup`), which `bpftool net` does not show.

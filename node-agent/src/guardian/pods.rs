@@ -186,3 +186,6 @@ fn sockets(results: Vec<io::Result<OwnedFd>>) -> Granted {
         .collect();
     (Reply::Sockets { errnos }, fds)
 }
+
+#[cfg(test)]
+mod tests;
