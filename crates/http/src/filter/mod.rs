@@ -82,7 +82,8 @@ pub struct Condition {
     pub negate: bool,
 }
 
-/// A validated filter: between one and [`Filter::MAX_CONDITIONS`] conditions, regexes compiled.
+/// A validated filter: between one and [`Filter::MAX_CONDITIONS`] conditions (none only in [`Filter::everything`]),
+/// regexes compiled.
 #[derive(Clone, Debug)]
 pub struct Filter {
     mode: Mode,
@@ -103,6 +104,12 @@ impl Filter {
         validate::count(conditions.len())?;
         let regexes = conditions.iter().map(validate::condition).collect::<Result<_, _>>()?;
         Ok(Self { mode, conditions, regexes })
+    }
+
+    /// The filter that every request matches: a global intercept's entry, last in a table with filtered ones.
+    #[must_use]
+    pub fn everything() -> Self {
+        Self { mode: Mode::All, conditions: vec![], regexes: vec![] }
     }
 
     /// How the conditions go together.
@@ -133,6 +140,9 @@ impl Eq for Filter {}
 
 impl fmt::Display for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.conditions.is_empty() {
+            return f.write_str("every request");
+        }
         let joint = if self.mode == Mode::All { " and " } else { " or " };
         for (n, condition) in self.conditions.iter().enumerate() {
             write!(f, "{}{condition}", if n == 0 { "" } else { joint })?;

@@ -143,6 +143,9 @@ mod tests {
             (all(&[is(Subject::Path, Test::Prefix(b"/b".into()))]), all(&[api()]), Overlap::Never),
             (all(&[get()]), all(&[not_get()]), Overlap::Possible),
             (all(&[not_get()]), all(&[not_get()]), Overlap::Same),
+            (Filter::everything(), all(&[get()]), Overlap::Superset),
+            (any(&[get(), post()]), Filter::everything(), Overlap::Subset),
+            (Filter::everything(), Filter::everything(), Overlap::Same),
         ] {
             assert_eq!(overlap(&a, &b), expected, "{a} / {b}");
         }

@@ -1,0 +1,275 @@
+//! A whole connection in memory: a client's script, an app and developers that record and answer, and the engine between.
+
+use std::collections::VecDeque;
+
+use redir_http::engine::{Engine, Options, Origin, OriginEnd, Reply, Step};
+use redir_http::filter::Table;
+use redir_http::{Ambiguity, OpaqueReason};
+
+use super::head;
+
+/// How a run ended, with the client's bytes that were not forwarded (opaque: those that go to the origin unseen).
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum End {
+    /// More bytes are needed.
+    Open(Vec<u8>),
+    /// The client connection ends.
+    Over(Vec<u8>),
+    Opaque(Origin, OpaqueReason, Vec<u8>),
+    Reset(Ambiguity),
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Run {
+    /// Each message with whoever got it; the last one may be incomplete.
+    pub(crate) messages: Vec<(Origin, Vec<u8>)>,
+    /// How many of them are complete.
+    pub(crate) complete: usize,
+    pub(crate) end: End,
+    /// What the client got.
+    pub(crate) client: Vec<u8>,
+    pub(crate) statuses: Vec<u16>,
+}
+
+/// When origins answer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Pace {
+    /// As soon as a request is complete.
+    Eager,
+    /// Only when the client is held up, and at the end.
+    Lazy,
+}
+
+/// How the origins behave: the answer to the n-th request, whose bytes it gets.
+pub(crate) struct Origins<'a> {
+    pub(crate) answer: &'a dyn Fn(usize, &[u8]) -> Vec<u8>,
+    pub(crate) pace: Pace,
+    /// Answers arrive in pieces of this many bytes.
+    pub(crate) piece: usize,
+}
+
+struct Running<'a> {
+    engine: Engine,
+    table: &'a Table,
+    origins: &'a Origins<'a>,
+    unread: Vec<u8>,
+    pending: VecDeque<(Origin, Vec<u8>)>,
+    run: Run,
+}
+
+/// Runs the client's pieces through the engine.
+pub(crate) fn run<'p>(pieces: impl IntoIterator<Item = &'p [u8]>, table: &Table, origins: &Origins<'_>) -> Run {
+    let run = Run { messages: vec![], complete: 0, end: End::Open(vec![]), client: vec![], statuses: vec![] };
+    let engine = Engine::new(Options::default());
+    let mut running = Running { engine, table, origins, unread: vec![], pending: VecDeque::new(), run };
+    for piece in pieces {
+        running.unread.extend_from_slice(piece);
+        running.pump();
+    }
+    while running.deliver() {
+        running.pump();
+    }
+    running.ended()
+}
+
+impl Running<'_> {
+    fn pump(&mut self) {
+        loop {
+            match self.engine.client(&self.unread, self.table) {
+                Step::Forward { to, len, begins, complete } => {
+                    assert!(len > 0 && len <= self.unread.len());
+                    let bytes: Vec<u8> = self.unread.drain(..len).collect();
+                    match (begins, self.run.messages.last_mut()) {
+                        (Some(begins), _) => {
+                            assert!(begins.path.end <= len && begins.method.end <= len);
+                            self.run.messages.push((to, bytes));
+                        }
+                        (None, Some((origin, message))) if *origin == to => message.extend(bytes),
+                        (None, other) => broken!("a message went on to {to:?} after {other:?}"),
+                    }
+                    if complete {
+                        self.completed(to);
+                    }
+                }
+                Step::Wait if self.deliver() => {}
+                Step::NeedMore | Step::Wait | Step::Opaque { .. } | Step::Reset { .. } => return,
+            }
+        }
+    }
+
+    fn completed(&mut self, to: Origin) {
+        let message = &self.run.messages[self.run.complete].1;
+        let answer = (self.origins.answer)(self.run.complete, message);
+        self.run.complete += 1;
+        self.pending.push_back((to, answer));
+        while self.origins.pace == Pace::Eager && self.deliver() {}
+    }
+
+    /// Delivers one answer; `false` if there is none.
+    fn deliver(&mut self) -> bool {
+        let Some((from, answer)) = self.pending.pop_front() else { return false };
+        let before = self.engine.outstanding();
+        let mut unread = Vec::new();
+        for piece in answer.chunks(self.origins.piece.max(1)) {
+            unread.extend_from_slice(piece);
+            while self.reply(from, &mut unread) {}
+        }
+        if self.engine.opaque().is_none() && self.engine.outstanding() == before {
+            let end = self.engine.origin_eof(from);
+            assert!(matches!(end, OriginEnd::Finished | OriginEnd::Unanswered | OriginEnd::Cut), "{end:?}");
+            self.pending.clear();
+        }
+        true
+    }
+
+    fn reply(&mut self, from: Origin, unread: &mut Vec<u8>) -> bool {
+        match self.engine.response(from, unread) {
+            Reply::Forward { len, status, .. } => {
+                assert!(len > 0 && len <= unread.len());
+                self.run.client.extend(unread.drain(..len));
+                self.run.statuses.extend(status);
+                !unread.is_empty()
+            }
+            Reply::Opaque { to, .. } => {
+                assert_eq!(to, from);
+                self.run.client.append(unread);
+                false
+            }
+            Reply::Discard => {
+                unread.clear();
+                false
+            }
+            Reply::NeedMore => false,
+            Reply::Wait => {
+                broken!("answers are delivered in order");
+                false
+            }
+        }
+    }
+
+    fn ended(mut self) -> Run {
+        let rest = std::mem::take(&mut self.unread);
+        self.run.end = match self.engine.client(&rest, self.table) {
+            Step::Opaque { to, why } => End::Opaque(to, why, rest),
+            Step::Reset { why } => End::Reset(why),
+            Step::NeedMore => End::Open(rest),
+            Step::Wait | Step::Forward { .. } => End::Over(rest),
+        };
+        self.run
+    }
+}
+
+/// Whole, in two pieces at several places, and byte by byte: the same happens.
+pub(crate) fn same_however_split(wire: &[u8], table: &Table, origins: &Origins<'_>) -> Run {
+    let whole = run([wire], table, origins);
+    for split in (0..wire.len()).step_by(wire.len() / 100 + 1) {
+        let (first, second) = wire.split_at(split);
+        assert_eq!(run([first, second], table, origins), whole, "split at {split}: {}", wire.escape_ascii());
+    }
+    let piece = wire.len() / 2048 + 1;
+    assert_eq!(run(wire.chunks(piece), table, origins), whole, "in pieces of {piece}: {}", wire.escape_ascii());
+    whole
+}
+
+/// The fuzz target `connection`: two bytes of settings, then what the client sends.
+pub(crate) fn connection(data: &[u8]) {
+    let [settings, seed, wire @ ..] = data else { return };
+    let pace = if settings & 1 == 0 { Pace::Eager } else { Pace::Lazy };
+    let answer = |n: usize, request: &[u8]| canned(usize::from(*seed) + n, request);
+    let origins = Origins { answer: &answer, pace, piece: usize::from(settings >> 1) + 1 };
+    let run = same_however_split(wire, &head::table(), &origins);
+    judge(wire, &run);
+}
+
+/// Some answer to `request`.
+pub(crate) fn canned(n: usize, request: &[u8]) -> Vec<u8> {
+    let upgrade = request.to_ascii_lowercase().windows(10).any(|window| window == b"\r\nupgrade:");
+    let answers: [&[u8]; 8] = [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX: y\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
+        b"HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\n\r\n",
+        b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.0 200 OK\r\n\r\nuntil the end",
+        b"HTTP/1.1 200\nbad\r\n",
+    ];
+    if upgrade && n.is_multiple_of(2) {
+        return b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\n\r\nhello".to_vec();
+    }
+    if request.starts_with(b"HEAD ") {
+        return b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n".to_vec();
+    }
+    answers[n % answers.len()].to_vec()
+}
+
+/// What must be true of every run.
+fn judge(wire: &[u8], run: &Run) {
+    let rest = match &run.end {
+        End::Open(rest) | End::Over(rest) | End::Opaque(_, _, rest) => rest.as_slice(),
+        End::Reset(_) => b"",
+    };
+    let mut forwarded: Vec<u8> = run.messages.iter().flat_map(|(_, message)| message.iter().copied()).collect();
+    assert!(wire.starts_with(&forwarded), "bytes are forwarded once and in order");
+    forwarded.extend_from_slice(rest);
+    assert!(matches!(run.end, End::Reset(_)) || forwarded == wire, "no byte is lost");
+    for (index, (origin, message)) in run.messages.iter().enumerate() {
+        let mut room = vec![httparse::EMPTY_HEADER; 4096];
+        let mut request = httparse::Request::new(&mut room);
+        let head_len = match request.parse(message) {
+            Ok(httparse::Status::Complete(len)) => len,
+            Err(httparse::Error::TooManyHeaders) => continue,
+            other => {
+                broken!("a message was forwarded that httparse does not read: {other:?}");
+                continue;
+            }
+        };
+        let value = |name: &str| {
+            request.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
+        };
+        let probe = request.headers.iter().any(|header| {
+            header.name.eq_ignore_ascii_case("user-agent") && header.value.trim_ascii().starts_with(b"kube-probe/")
+        });
+        let wanted = head::naive_matches(&request).first().copied().filter(|_| !probe);
+        let went = match origin {
+            Origin::App => None,
+            Origin::Developer(key) => usize::try_from(key.0).ok().map(|key| key - 1),
+        };
+        assert_eq!(went, wanted, "{}", message.escape_ascii());
+        if index < run.complete {
+            let body = &message[head_len..];
+            if let Some(length) = value("content-length") {
+                let length = std::str::from_utf8(length).ok().and_then(|digits| digits.trim().parse().ok());
+                assert_eq!(length, Some(body.len()));
+                assert!(value("transfer-encoding").is_none());
+            } else if value("transfer-encoding").is_some() {
+                assert!(body.ends_with(b"\r\n\r\n"));
+                assert_eq!(dechunked(body), Some(body.len()), "{}", body.escape_ascii());
+            } else {
+                assert!(body.is_empty());
+            }
+        }
+    }
+}
+
+/// Where a chunked body ends, by another reader: httparse's chunk sizes, and lines.
+fn dechunked(body: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        let Ok(httparse::Status::Complete((line, size))) = httparse::parse_chunk_size(&body[at..]) else { return None };
+        at += line;
+        if size == 0 {
+            break;
+        }
+        at += usize::try_from(size).ok()?;
+        at += body.get(at..)?.starts_with(b"\r\n").then_some(2)?;
+    }
+    loop {
+        let line = body.get(at..)?.windows(2).position(|two| two == b"\r\n")?;
+        at += line + 2;
+        if line == 0 {
+            return Some(at);
+        }
+    }
+}
