@@ -10,7 +10,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::{
+    resource::{Resource, getrlimit, setrlimit},
+    socket::{setsockopt, sockopt},
+};
 use redir_rig::{
     App, Host, Http, Listener, Namespace, Topology,
     pattern::Pattern,
@@ -32,10 +35,14 @@ fn exchange(w: &World, app: &Listener, family: Family, connections: usize) -> Re
     Ok(())
 }
 
-/// So many checked bytes one way, then the other, then an orderly end.
+/// So many checked bytes both ways at once, then an orderly end.
 fn converse(mut pair: Pair, length: usize) -> Result<()> {
-    one_way(&mut pair.client, &mut pair.app, length)?;
-    one_way(&mut pair.app, &mut pair.client, length)?;
+    let (mut client, mut app) = (pair.client.try_clone()?, pair.app.try_clone()?);
+    std::thread::scope(|scope| {
+        let up = scope.spawn(move || one_way(&mut client, &mut app, length).context("client to app"));
+        one_way(&mut pair.app, &mut pair.client, length).context("app to client")?;
+        up.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?
+    })?;
     drop(pair.client);
     ensure!(read_all(&mut pair.app)?.is_empty());
     Ok(())
@@ -551,6 +558,45 @@ once!(ports_that_run_short_let_new_connections_pass_to_the_app, MANY, |w| {
     ensure!(ports.iter().any(|p| (10_000..=29_999).contains(p)), "the high range follows");
     // None was ever sent from another address.
     ensure!(green.by_client() == BTreeMap::from([(client, 700)]), "{:?}", green.by_client());
+    Ok(())
+});
+
+const CROWD: Scenario = Scenario { limit: Duration::from_secs(200), ..USUAL };
+
+once!(a_client_whose_ports_run_out_passes_to_the_app, CROWD, |w| {
+    // The ranges hold 20,512 ports; a client with nearly as many live connections is let pass before they are gone.
+    const LIMIT: usize = 20_600;
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    ensure!(hard > 3 * LIMIT as u64, "this test needs {} open files, the hard limit is {hard}", 3 * LIMIT);
+    w.client().namespace.sysctl("net.ipv4.ip_local_port_range", "30000 60999")?;
+    let green = w.green()?;
+    let _cli = w.alice()?;
+    let to = w.pod().at(Family::V4, PORT);
+    let mut open = Vec::with_capacity(LIMIT);
+    let passed = || green.clients().iter().rposition(|c| !reserved(c.port()));
+    while passed().is_none() {
+        ensure!(open.len() < LIMIT, "{} connections and none was let pass", open.len());
+        for _ in 0..200 {
+            open.push(w.client().namespace.connect(to).with_context(|| format!("connection {}", open.len()))?);
+        }
+        wait::until_true("the app to see them", SOON, || Ok(green.clients().len() >= open.len()))?;
+    }
+    eprintln!("let pass after {} connections", open.len());
+    let mut http = w.http(w.client(), Family::V4)?;
+    ensure!(http.get("/", &[ALICE])?.text().starts_with("green"), "straight to the app");
+    ensure!(w.metric("redir_bypasses", &[])? >= 1.0);
+    // Other clients are not concerned.
+    let mut other = w.http(&w.topology.peer, Family::V4)?;
+    ensure!(other.get("/", &[])?.text() == format!("green {}\n", w.topology.peer.v4));
+    ensure!(green.clients().last().is_some_and(|c| reserved(c.port())));
+    // None was reset, none came from another address.
+    ensure!(green.by_client().len() == 2, "{:?}", green.by_client());
+    for stream in &open {
+        stream.set_nonblocking(true)?;
+        let waiting = stream.peek(&mut [0]).is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock);
+        ensure!(waiting, "a connection was ended");
+    }
     Ok(())
 });
 

@@ -422,6 +422,21 @@ both!(clients_inside_the_pod_are_steered_too, USUAL, |w| {
     Ok(())
 });
 
+both!(odd_loopback_addresses_keep_their_meaning, USUAL, |w| {
+    let green = w.green()?;
+    let _blue = w.local(LOCAL, "blue")?;
+    let _cli = w.alice()?;
+    let pod = w.pod();
+    for (from, to) in [("127.0.0.1", "127.0.0.5"), ("127.0.0.9", "10.210.1.11"), ("10.210.1.11", "127.0.0.1")] {
+        let (from, to): (std::net::IpAddr, std::net::IpAddr) = (from.parse()?, to.parse()?);
+        let mut http = Http::new(pod.namespace.connect_from((from, 0).into(), (to, PORT).into())?);
+        assert_eq!(http.get("/", &[])?.text(), format!("green {from}\n"));
+        assert_eq!(green.seen().pop().expect("it was seen").at.ip(), to);
+        assert!(http.get("/", &[ALICE])?.text().starts_with("blue"));
+    }
+    Ok(())
+});
+
 both!(several_developers_share_a_port, USUAL, |w| {
     let _green = w.green()?;
     let _blue = w.local(LOCAL, "blue")?;
