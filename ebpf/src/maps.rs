@@ -11,6 +11,8 @@ use redir_abi as abi;
 use crate::raw;
 
 #[map]
+static AGENT_PORT: Array<u32> = Array::with_max_entries(1, 0);
+#[map]
 static PORTS: Array<abi::PortWord> = Array::with_max_entries(abi::PORT_WORDS, 0);
 #[map]
 static POD_IPS: HashMap<Key, u8> = HashMap::with_max_entries(abi::POD_IP_ENTRIES, 0);
@@ -64,6 +66,12 @@ pub fn port(port: u16) -> Port {
         },
         None => Port { steered: false, ungated: false, reflected: false },
     }
+}
+
+/// The port of the agent's listeners; 0, where nobody listens, until it is set.
+#[inline(always)]
+pub fn agent_port() -> u16 {
+    raw::value(AGENT_PORT.get_ptr(0)).unwrap_or(0) as u16
 }
 
 #[inline(always)]

@@ -241,10 +241,3 @@ pub fn increment(counter: Option<*mut u64>) {
         unsafe { *at = (*at).wrapping_add(1) }
     }
 }
-
-/// A constant that the guardian sets before loading.
-#[inline(always)]
-pub fn global<T: Copy>(of: &'static T) -> T {
-    // SAFETY: a reference is valid; volatile, or the compiler would use the value of this file.
-    unsafe { core::ptr::from_ref(of).read_volatile() }
-}

@@ -1,8 +1,7 @@
 //! Questions about the sockets of the pod's network namespace.
 
-use redir_abi::global;
-
-use crate::raw::{self, Skb, Sock, Tuple};
+use crate::maps;
+use crate::raw::{Skb, Sock, Tuple};
 
 /// Socket states (`enum` in the kernel's `tcp_states.h`); 0 stands for no socket.
 pub const NONE: u32 = 0;
@@ -13,13 +12,6 @@ pub const NEW_SYN_RECV: u32 = 12;
 
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
-
-/// The port of the agent's listeners in this pod; none until it is set.
-#[expect(unsafe_code, reason = "found by its name when the program is loaded")]
-#[unsafe(no_mangle)]
-static AGENT_PORT: u16 = 0;
-
-const _: () = assert!(matches!(global::AGENT_PORT.as_bytes(), b"AGENT_PORT"));
 
 /// State of the socket that owns a tuple.
 #[inline(always)]
@@ -51,7 +43,7 @@ pub fn is_listening<const V6: bool>(skb: Skb, tuple: &Tuple) -> bool {
 /// The agent's listener for a family, on loopback. To be released.
 #[inline(always)]
 pub fn agent_listener<const V6: bool>(skb: Skb) -> Option<Sock> {
-    let port = raw::global(&AGENT_PORT).to_be_bytes();
+    let port = maps::agent_port().to_be_bytes();
     let ports = u32::from_ne_bytes([0, 0, port[0], port[1]]);
     let tuple = if V6 {
         [0, 0, 0, 0, 0, 0, 0, 1_u32.to_be(), ports]

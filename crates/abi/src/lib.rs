@@ -53,6 +53,8 @@ pub mod program {
 
 /// Names of the maps.
 pub mod map {
+    /// Array of one `u32`: the port of the agent's listeners in this pod's network namespace; 0 before it is set.
+    pub const AGENT_PORT: &str = "AGENT_PORT";
     /// Array of [`PortWord`](crate::PortWord), [`PORT_WORDS`](crate::PORT_WORDS) long: what is done with each port. Written by the guardian.
     pub const PORTS: &str = "PORTS";
     /// Hash: [`Addr`](crate::Addr) → `u8`, the pod's own addresses.
@@ -69,10 +71,4 @@ pub mod map {
     pub const LISTENER_V4: u32 = 0;
     /// Index of the IPv6 listener in [`LISTENERS`].
     pub const LISTENER_V6: u32 = 1;
-}
-
-/// Names of the per-pod constants that are set before loading.
-pub mod global {
-    /// `u16`: the port of the agent's listeners in this pod's network namespace.
-    pub const AGENT_PORT: &str = "AGENT_PORT";
 }

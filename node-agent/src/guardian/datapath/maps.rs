@@ -15,6 +15,7 @@ use super::{DatapathError, Gate};
 
 /// Handles on the maps of one loaded object.
 pub(super) struct Maps {
+    agent_port: Array<MapData, u32>,
     ports: Array<MapData, PortWord>,
     pod_ips: HashMap<MapData, [u8; 16], u8>,
     bypass: HashMap<MapData, [u8; 16], u64>,
@@ -36,12 +37,17 @@ impl Maps {
             heartbeat_fd: heartbeat_fd
                 .map_err(|e| DatapathError::Map { name: map::HEARTBEAT, detail: e.to_string() })?,
             heartbeat: heartbeat.try_into().map_err(|e| map_error(map::HEARTBEAT, &e))?,
+            agent_port: typed(ebpf, map::AGENT_PORT)?,
             ports: typed(ebpf, map::PORTS)?,
             pod_ips: typed(ebpf, map::POD_IPS)?,
             bypass: typed(ebpf, map::BYPASS)?,
             stats: typed(ebpf, map::STATS)?,
             listeners: typed(ebpf, map::LISTENERS)?,
         })
+    }
+
+    pub(super) fn set_agent_port(&mut self, port: u16) -> Result<(), DatapathError> {
+        self.agent_port.set(0, u32::from(port), 0).map_err(|e| map_error(map::AGENT_PORT, &e))
     }
 
     pub(super) fn add_pod_ip(&mut self, address: IpAddr) -> Result<(), DatapathError> {

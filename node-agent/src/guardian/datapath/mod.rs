@@ -54,6 +54,15 @@ pub(crate) struct PodDatapath {
     armed: BTreeSet<u16>,
 }
 
+/// Loads every program once and lets it go: shows at start, and not with the first intercept, what the kernel refuses.
+pub(crate) fn prepare() -> Result<(), DatapathError> {
+    let mut ebpf = object::load()?;
+    for name in program::CLASSIFIERS {
+        object::classifier(&mut ebpf, name)?;
+    }
+    Ok(())
+}
+
 /// A program on a hook.
 #[derive(Debug)]
 enum Attachment {
@@ -70,8 +79,9 @@ impl PodDatapath {
         if u32::try_from(spec.addresses.len()).is_ok_and(|n| n > POD_IP_ENTRIES) {
             return Err(DatapathError::Spec("the pod has more than 64 addresses; intercept a pod with fewer"));
         }
-        let mut ebpf = object::load(spec.agent_port)?;
+        let mut ebpf = object::load()?;
         let mut maps = Maps::take(&mut ebpf)?;
+        maps.set_agent_port(spec.agent_port)?;
         for address in spec.addresses {
             maps.add_pod_ip(*address)?;
         }
@@ -195,6 +205,13 @@ impl PodDatapath {
             }
             result
         })
+    }
+
+    /// Ends as a killed process does: descriptors close, nothing is detached.
+    #[cfg(test)]
+    fn let_go_as_if_killed(mut self) {
+        self.reflecting.clear();
+        self.steering.clear();
     }
 
     fn attach_reflect(&mut self) -> Result<(), DatapathError> {

@@ -7,3 +7,4 @@ mod packets;
 mod refusals;
 mod rig;
 mod traffic;
+mod wire;

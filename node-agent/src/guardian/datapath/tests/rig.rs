@@ -1,6 +1,7 @@
 //! Network namespaces without a name (they go with their last descriptor, however the test ends), and the sockets of
 //! client, agent and app in them.
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -10,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use aya::programs::{SchedClassifier, TcAttachType};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use redir_abi::{MARK, Reason};
@@ -70,9 +72,25 @@ impl Net {
     /// All that an admin's tools show of programs and filters here, and that must be as before in the end.
     pub(super) fn footprint(&self) -> String {
         let filters = "for d in $(ip -br link | cut -d' ' -f1 | cut -d@ -f1); do tc filter show dev $d ingress; tc filter show dev $d egress; done";
-        let text = self.sh(&format!("bpftool net show; tc qdisc show; {filters}"));
+        let mut text = self.sh(&format!("bpftool net show; tc qdisc show; {filters}"));
+        text.push_str(&self.run(links));
         text.lines().filter(|line| !line.trim().is_empty()).map(|line| format!("{line}\n")).collect()
     }
+}
+
+/// What Debian 12's bpftool does not show yet: TCX programs of every device, and `sk_lookup` programs of the namespace.
+fn links() -> String {
+    let mut text = String::new();
+    for device in nix::net::if_::if_nameindex().unwrap().iter() {
+        let device = device.name().to_str().unwrap();
+        for side in [TcAttachType::Ingress, TcAttachType::Egress] {
+            let (_, programs) = SchedClassifier::query_tcx(device, side).unwrap();
+            for program in programs {
+                writeln!(text, "{device} {side:?}: {}", program.name_as_str().unwrap()).unwrap();
+            }
+        }
+    }
+    text
 }
 
 /// A pod and a client, joined by a veth pair: 10.77.0.2 and fd77::2 in the pod, .1 and ::1 at the client.
