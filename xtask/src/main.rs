@@ -63,7 +63,10 @@ fn main() -> ExitCode {
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(_) if signals::interrupted() => ExitCode::from(signals::INTERRUPTED_CODE),
+        Err(_) if signals::interrupted() => {
+            eprintln!("interrupted; what was started has been ended");
+            ExitCode::from(signals::INTERRUPTED_CODE)
+        }
         Err(error) => {
             eprintln!("{} {error:#}", ui::red("error:"));
             ExitCode::FAILURE

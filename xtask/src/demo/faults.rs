@@ -12,7 +12,7 @@ use redir_rig::{Cli, Load, LoadReport};
 
 use super::figures::Times;
 use super::story::{Story, precise};
-use super::world::{HEADER, PORT, World};
+use super::world::{HEADER, PODS, PORT, World};
 
 /// Requests a second, each on a connection of its own.
 const RATE: u32 = 250;
@@ -28,7 +28,7 @@ pub(super) fn worker_killed(story: &mut Story, world: &mut World, times: &mut Ti
         &format!("{RATE} requests/s without the header, each on a new connection, never retried, 15 s of patience"),
     );
     let mut intercept = world.intercept(story, &["app=web", "--port", "8080:3000", "--header", HEADER])?;
-    intercept.wait_live()?;
+    intercept.wait_events("live", PODS, LIMIT)?;
     let load = start(world)?;
     let worker = world.agent()?.worker()?;
     let gone = kill_and_wait(&[worker])?;

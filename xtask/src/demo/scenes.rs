@@ -9,7 +9,7 @@ use redir_rig::topology::{FAMILIES, Family};
 
 use super::figures::Times;
 use super::story::{Story, precise};
-use super::world::{HEADER, PORT, World, line};
+use super::world::{HEADER, PODS, PORT, World, line};
 
 /// How long a change may take to be seen before the demo gives up.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -44,7 +44,8 @@ fn until_first_answer(world: &World, cli: &mut Cli, version: &str, began: Instan
     while live.is_none() || first.is_none() {
         ensure!(began.elapsed() < LIMIT, "not live after {LIMIT:?}: {}", cli.process.log());
         ensure!(cli.process.exited()?.is_none(), "redir intercept ended: {}", cli.process.log());
-        if live.is_none() && !cli.events("live").is_empty() {
+        // One event for each pod.
+        if live.is_none() && cli.events("live").len() >= PODS {
             live = Some(began.elapsed());
         }
         if first.is_none() && world.ask(to, &[HEADER])?.starts_with(version) {

@@ -21,7 +21,7 @@ pub(super) const CONTROL: u16 = 8081;
 const DEVELOPMENT: &str = "127.0.0.1:3000";
 /// What a matched request carries.
 pub(super) const HEADER: &str = "x-user: alice";
-const PODS: usize = 2;
+pub(super) const PODS: usize = 2;
 
 /// Dropped in this order: who uses a namespace goes before it.
 pub(super) struct World {
