@@ -58,6 +58,17 @@ impl Access {
         self.metrics.requests_developer.inc();
     }
 
+    /// The newest request went to the app after all: its developer could not be reached.
+    pub(crate) fn back_to_app(&mut self) {
+        self.developer_requests = self.developer_requests.saturating_sub(1);
+        self.to_app();
+    }
+
+    /// The agent answered a request itself.
+    pub(crate) fn refused(&mut self) {
+        self.metrics.requests_refused.inc();
+    }
+
     /// The connection is not looked at any more.
     pub(crate) fn went_opaque(&mut self, why: &'static str) {
         if self.opaque.is_none() {

@@ -11,6 +11,8 @@ use std::{
 use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
 use redir_wire::StreamCode;
 
+use super::{plan, tunnel::OpenStream};
+
 /// Why a leg to a developer ended badly.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum DeveloperError {
@@ -42,12 +44,14 @@ pub(crate) struct DeveloperLeg {
     send: SendStream,
     recv: RecvStream,
     finished: bool,
+    _open: OpenStream,
 }
 
 impl DeveloperLeg {
     /// Takes over a stream whose header is written.
-    pub(crate) fn new(send: SendStream, recv: RecvStream) -> Self {
-        DeveloperLeg { send, recv, finished: false }
+    pub(crate) fn new(opened: plan::DeveloperLeg) -> Self {
+        let plan::DeveloperLeg { send, recv, open } = opened;
+        DeveloperLeg { send, recv, finished: false, _open: open }
     }
 
     /// Writes some of the bytes.

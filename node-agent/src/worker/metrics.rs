@@ -10,6 +10,7 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
+use redir_abi::Reason;
 
 /// A counter of events.
 pub(crate) type Count = Counter<u64, AtomicU64>;
@@ -32,15 +33,16 @@ struct DirectionLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct PodReasonLabel {
+struct DatapathLabel {
     pod: String,
+    program: &'static str,
     reason: &'static str,
 }
 
 /// Every figure of the worker.
 pub(crate) struct Metrics {
     registry: Registry,
-    datapath: Family<PodReasonLabel, Count>,
+    datapath: Family<DatapathLabel, Count>,
     closed: Family<ReasonLabel, Count>,
     opaque: Family<ReasonLabel, Count>,
     /// Connections accepted.
@@ -149,9 +151,9 @@ impl Metrics {
     }
 
     /// Takes over what the guardian counted in a pod: absolute values, which begin anew when the pod is captured anew.
-    pub(crate) fn set_datapath(&self, pod: &str, counts: &[(&'static str, u64)]) {
+    pub(crate) fn set_datapath(&self, pod: &str, counts: &[(Reason, u64)]) {
         for &(reason, count) in counts {
-            let label = PodReasonLabel { pod: pod.to_owned(), reason };
+            let label = DatapathLabel { pod: pod.to_owned(), program: reason.program().name(), reason: reason.name() };
             self.datapath.get_or_create(&label).inner().store(count, Ordering::Relaxed);
         }
     }
@@ -174,13 +176,13 @@ mod tests {
         metrics.connections.inc();
         metrics.requests_app.inc();
         metrics.closed("client").inc();
-        metrics.set_datapath("web-1", &[("steered", 7)]);
+        metrics.set_datapath("web-1", &[(Reason::ALL[0], 7)]);
         let text = metrics.text().unwrap();
         for line in [
             "redir_connections_total 1",
             "redir_requests_total{decision=\"app\"} 1",
             "redir_connections_closed_total{reason=\"client\"} 1",
-            "redir_datapath_packets_total{pod=\"web-1\",reason=\"steered\"} 7",
+            "redir_datapath_packets_total{pod=\"web-1\",program=",
             "redir_intercepts 0",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");

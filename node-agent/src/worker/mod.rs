@@ -3,6 +3,8 @@
 mod access;
 mod admin;
 pub(crate) mod broker;
+mod capture;
+mod connection;
 mod developer_leg;
 mod metrics;
 mod plan;

@@ -85,7 +85,7 @@ pub(crate) fn finish(socket: &TcpStream) -> io::Result<()> {
 }
 
 /// Ends when the socket has an error.
-async fn failed(socket: &TcpStream) -> io::Error {
+pub(crate) async fn failed(socket: &TcpStream) -> io::Error {
     loop {
         if let Err(error) = socket.ready(Interest::ERROR).await {
             return error;

@@ -16,8 +16,11 @@ use std::{
 
 use tokio_util::task::TaskTracker;
 
-pub(crate) use self::{limit::Limit, pod::Pod};
 use self::{heartbeat::Heartbeat, pod::Listeners};
+pub(crate) use self::{
+    limit::Limit,
+    pod::{Live, Pod},
+};
 use super::{
     broker::{ArmedPod, Broker},
     metrics::Metrics,

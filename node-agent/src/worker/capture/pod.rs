@@ -132,14 +132,12 @@ impl Pod {
     }
 
     pub(super) fn abort(&self) {
-        self.ports().armed.clear();
         self.abort.cancel();
-        self.changed.notify_one();
     }
 
-    /// No port is armed and no connection is left.
+    /// No port is armed (or all of it ends) and no connection is left.
     fn empty(&self) -> bool {
-        self.ports().armed.is_empty() && self.connections() == 0
+        (self.abort.is_cancelled() || self.ports().armed.is_empty()) && self.connections() == 0
     }
 
     fn steered(&self, port: u16) -> bool {
@@ -177,38 +175,115 @@ enum Steering {
     Starved,
 }
 
-/// Accepts until the pod is released. The listeners close when this returns or is dropped.
+/// Accepts until the pod is released. The listeners close when it is, or at once when the pod is aborted.
 pub(super) async fn run(pod: &Arc<Pod>, listeners: Listeners, heartbeat: Heartbeat) {
-    let mut tasks = JoinSet::new();
-    tasks.spawn(pod.upstream.clone().refill());
-    let mut beat = interval(BEAT);
-    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut steering = Steering::Passing;
-    let mut empty_since: Option<Instant> = None;
-    loop {
-        tokio::select! {
-            accepted = listeners.accept(), if steering != Steering::Starved => match accepted {
-                Ok(client) => admit(pod, client, &mut tasks),
-                Err(error) => steering = refused(pod, &error, &heartbeat, steering),
-            },
-            _ = beat.tick() => {
-                steering = next(pod, &listeners, steering);
-                if steering == Steering::On { heartbeat.beat() } else { heartbeat.lapse() }
+    let mut connections = JoinSet::new();
+    let mut helpers = JoinSet::new();
+    helpers.spawn(pod.upstream.clone().refill());
+    let accepting = Loop::new(pod, listeners, heartbeat);
+    tokio::select! {
+        () = accepting.accept(&mut connections) => {}
+        () = pod.abort.cancelled() => {
+            // `accept` is dropped, and with it the listeners; the connections see the same token.
+            while connections.join_next().await.is_some() {}
+            while !release(pod).await {
+                tokio::time::sleep(BEAT).await;
             }
-            () = pod.changed.notified() => {}
-            () = pod.abort.cancelled(), if !pod.abort.is_cancelled() => {}
-            Some(_) = tasks.join_next() => continue,
-        }
-        if steering == Steering::On && next(pod, &listeners, steering) != Steering::On {
-            heartbeat.lapse();
-        }
-        empty_since = if pod.empty() { empty_since.or_else(|| Some(Instant::now())) } else { None };
-        let over = pod.abort.is_cancelled() || empty_since.is_some_and(|since| since.elapsed() >= RELEASE_AFTER);
-        if pod.empty() && over && release(pod).await {
-            break;
         }
     }
-    tasks.shutdown().await;
+    helpers.shutdown().await;
+}
+
+/// A pod's accept loop.
+struct Loop<'p> {
+    pod: &'p Arc<Pod>,
+    listeners: Listeners,
+    heartbeat: Heartbeat,
+    steering: Steering,
+}
+
+impl<'p> Loop<'p> {
+    fn new(pod: &'p Arc<Pod>, listeners: Listeners, heartbeat: Heartbeat) -> Self {
+        pod.shared.metrics.pods_passing.inc();
+        Loop { pod, listeners, heartbeat, steering: Steering::Passing }
+    }
+
+    /// Ends when the pod is released.
+    async fn accept(mut self, connections: &mut JoinSet<()>) {
+        let mut beat = interval(BEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut empty_since: Option<Instant> = None;
+        loop {
+            let on = self.steering == Steering::On;
+            tokio::select! {
+                accepted = self.listeners.accept(), if self.steering != Steering::Starved => match accepted {
+                    Ok(client) => admit(self.pod, client, connections),
+                    Err(error) => self.refused(&error),
+                },
+                _ = beat.tick() => self.beat(),
+                () = self.pod.changed.notified() => {}
+                () = self.pod.shared.stop.draining.cancelled(), if on => {}
+                Some(_) = connections.join_next() => continue,
+            }
+            if self.steering == Steering::On && self.next() != Steering::On {
+                self.beat();
+            }
+            empty_since = if self.pod.empty() { empty_since.or_else(|| Some(Instant::now())) } else { None };
+            if empty_since.is_some_and(|since| since.elapsed() >= RELEASE_AFTER) && release(self.pod).await {
+                return;
+            }
+        }
+    }
+
+    /// Writes the heartbeat, or lets it lapse.
+    fn beat(&mut self) {
+        let next = self.next();
+        match next {
+            Steering::On => self.heartbeat.beat(),
+            Steering::Passing | Steering::Starved => self.heartbeat.lapse(),
+        }
+        self.set(next);
+    }
+
+    /// What the next beat says.
+    fn next(&self) -> Steering {
+        let shared = &self.pod.shared;
+        let starved = self.steering == Steering::Starved && !self.listeners.descriptor_free();
+        let passes = shared.stop.draining.is_cancelled() || shared.limit.passes(self.steering != Steering::On);
+        match (starved, passes) {
+            (true, _) => Steering::Starved,
+            (false, true) => Steering::Passing,
+            (false, false) => Steering::On,
+        }
+    }
+
+    /// An accept failed: without descriptors or memory new connections pass to the app, at once.
+    fn refused(&mut self, error: &io::Error) {
+        self.pod.shared.metrics.accept_errors.inc();
+        if error.kind() == io::ErrorKind::ConnectionAborted {
+            return;
+        }
+        self.heartbeat.lapse();
+        self.set(Steering::Starved);
+        tracing::warn!(pod = %self.pod.name, %error, "could not accept: new connections pass to the app for now");
+    }
+
+    fn set(&mut self, steering: Steering) {
+        let level = &self.pod.shared.metrics.pods_passing;
+        match (self.steering == Steering::On, steering == Steering::On) {
+            (true, false) => drop(level.inc()),
+            (false, true) => drop(level.dec()),
+            (true, true) | (false, false) => {}
+        }
+        self.steering = steering;
+    }
+}
+
+impl Drop for Loop<'_> {
+    fn drop(&mut self) {
+        self.heartbeat.lapse();
+        self.set(Steering::On);
+    }
 }
 
 /// Asks the guardian to let the pod go; false if a port was armed meanwhile.
@@ -224,31 +299,6 @@ async fn release(pod: &Pod) -> bool {
             pod.abort.is_cancelled()
         }
     }
-}
-
-/// What the next beat says.
-fn next(pod: &Pod, listeners: &Listeners, now: Steering) -> Steering {
-    let shared = &pod.shared;
-    let starved = now == Steering::Starved && !listeners.descriptor_free();
-    let passes = shared.stop.draining.is_cancelled()
-        || pod.abort.is_cancelled()
-        || shared.limit.passes(now != Steering::On);
-    match (starved, passes) {
-        (true, _) => Steering::Starved,
-        (false, true) => Steering::Passing,
-        (false, false) => Steering::On,
-    }
-}
-
-/// An accept failed: without descriptors or memory new connections pass to the app, at once.
-fn refused(pod: &Pod, error: &io::Error, heartbeat: &Heartbeat, now: Steering) -> Steering {
-    pod.shared.metrics.accept_errors.inc();
-    if error.kind() == io::ErrorKind::ConnectionAborted {
-        return now;
-    }
-    heartbeat.lapse();
-    tracing::warn!(pod = %pod.name, %error, "could not accept: new connections pass to the app for now");
-    Steering::Starved
 }
 
 /// Hands a steered connection to its own task; anything else is reset.

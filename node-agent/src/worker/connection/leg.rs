@@ -15,6 +15,7 @@ use redir_http::engine::Origin;
 use super::buffer::{Buffer, poll_write};
 use crate::worker::{
     developer_leg::{DeveloperError, DeveloperLeg},
+    plan::OpenError,
     relay::{finish, reset},
     upstream::{AppLeg, UpstreamError},
 };
@@ -39,11 +40,22 @@ pub(super) enum LegError {
     App(io::Error),
     /// The developer's stream failed.
     Developer(DeveloperError),
-    /// The developer's stream could not be opened: the sentence.
-    Unopened(String),
+    /// The developer's stream could not be opened: nothing was sent there.
+    Unopened(OpenError),
 }
 
 impl LegError {
+    /// A bounded label for the access event and the metrics.
+    pub(super) fn label(&self) -> &'static str {
+        match self {
+            LegError::Upstream(error) => error.label(),
+            LegError::App(_) => "app_reset",
+            LegError::Developer(DeveloperError::Lost) => "tunnel_lost",
+            LegError::Developer(_) => "developer_reset",
+            LegError::Unopened(_) => "tunnel_unavailable",
+        }
+    }
+
     /// Whether a failed write is no reason to stop reading: a service may answer and close before it has read all.
     fn told_to_reader(&self) -> bool {
         match self {
@@ -60,7 +72,7 @@ impl fmt::Display for LegError {
             LegError::Upstream(error) => error.fmt(f),
             LegError::App(error) => write!(f, "the app's connection failed: {error}"),
             LegError::Developer(error) => error.fmt(f),
-            LegError::Unopened(why) => f.write_str(why),
+            LegError::Unopened(error) => error.fmt(f),
         }
     }
 }

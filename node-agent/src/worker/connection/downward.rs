@@ -1,0 +1,289 @@
+//! The origins' direction of an exchange: read, ask, write to the client; and what the end of a leg means.
+
+use std::task::{Context, Poll};
+
+use redir_http::engine::{Origin, OriginEnd, Reply};
+
+use super::{
+    exchange::{AppGone, End, Exchange, Judge, Writing},
+    leg::{LegEnd, LegError},
+    refusal::{self, Asked},
+};
+use crate::worker::connection::buffer::poll_write;
+
+impl Exchange<'_> {
+    /// One step of every leg; true if something moved.
+    pub(super) fn downward(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let mut moved = false;
+        let mut index = 0;
+        while index < self.legs.len() {
+            moved |= self.leg_down(index, cx)?;
+            index += 1;
+        }
+        // A developer's leg that has ended is opened again for the next match.
+        self.legs.retain(|leg| leg.origin == Origin::App || !leg.end_told || !leg.down.is_empty());
+        Ok(moved)
+    }
+
+    fn leg_down(&mut self, index: usize, cx: &mut Context<'_>) -> Result<bool, End> {
+        let origin = self.legs[index].origin;
+        if let Some(writing) = self.writing {
+            return if writing.from == origin { self.write(index, writing, cx) } else { Ok(false) };
+        }
+        if self.closing.is_some() {
+            return Ok(false);
+        }
+        if self.legs[index].ask {
+            self.legs[index].ask = false;
+            return self.judge_leg(index);
+        }
+        let leg = &mut self.legs[index];
+        if !leg.waits && leg.poll_read(cx) {
+            return Ok(true);
+        }
+        if leg.end.is_some() && !leg.end_told && !leg.waits {
+            leg.end_told = true;
+            self.leg_ended(index)?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    fn write(&mut self, index: usize, writing: Writing, cx: &mut Context<'_>) -> Result<bool, End> {
+        let down = &mut self.legs[index].down;
+        let count = match poll_write(cx, self.client, &down.unread()[..writing.left]) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Ok(count)) => count,
+            Poll::Ready(Err(_)) => return Err(End::Reset("client_reset")),
+        };
+        down.take(count);
+        let left = writing.left - count;
+        self.sent(count);
+        if left > 0 {
+            self.writing = Some(Writing { left, ..writing });
+            return Ok(true);
+        }
+        self.writing = None;
+        let leg = &mut self.legs[index];
+        leg.ask = !leg.down.is_empty();
+        if writing.finished {
+            self.answered(writing.ends);
+        }
+        Ok(true)
+    }
+
+    /// An answer is through: whoever waited for it is asked again.
+    fn answered(&mut self, ends: bool) {
+        self.outstanding.finished(self.route.client);
+        self.held = false;
+        self.ask = true;
+        for leg in &mut self.legs {
+            leg.waits = false;
+            leg.ask = !leg.down.is_empty();
+        }
+        if ends {
+            self.closing = Some("developer_closed");
+        }
+    }
+
+    fn judge_leg(&mut self, index: usize) -> Result<bool, End> {
+        let leg = &mut self.legs[index];
+        let (origin, len) = (leg.origin, leg.down.unread().len());
+        match &mut self.judge {
+            Judge::Http(engine) => {
+                let reply = engine.response(origin, leg.down.unread());
+                self.take_reply(index, reply);
+                Ok(reply != Reply::NeedMore)
+            }
+            Judge::First(_) => {
+                // The developer speaks first.
+                self.go_opaque(origin, None);
+                Ok(true)
+            }
+            Judge::Opaque(to) if *to == origin => {
+                self.count_answer(index);
+                self.writing = Some(Writing { from: origin, left: len, finished: false, ends: false });
+                Ok(true)
+            }
+            Judge::Opaque(_) => {
+                leg.discard();
+                Ok(true)
+            }
+        }
+    }
+
+    fn take_reply(&mut self, index: usize, reply: Reply) {
+        let from = self.legs[index].origin;
+        match reply {
+            Reply::Forward { len, status, finished, ends } => {
+                if let Some(status) = status {
+                    self.outstanding.status(status);
+                }
+                self.writing = Some(Writing { from, left: len, finished, ends });
+            }
+            Reply::NeedMore => {}
+            Reply::Wait => self.legs[index].waits = true,
+            Reply::Opaque { to, why } => {
+                self.access.went_opaque(why.as_str());
+                let plan = self.route.plan();
+                self.go_opaque(to, plan.as_deref());
+            }
+            Reply::Discard => self.legs[index].discard(),
+        }
+    }
+
+    /// The first bytes of an answer under a global intercept: its status is told to the developer.
+    fn count_answer(&mut self, index: usize) {
+        let origin = self.legs[index].origin;
+        if origin == Origin::App {
+            return;
+        }
+        self.count_global();
+        if self.outstanding.oldest().is_some() {
+            self.outstanding.status(status(self.legs[index].down.unread()).unwrap_or_default());
+            self.outstanding.finished(self.route.client);
+        }
+    }
+
+    /// What the end of a leg means, after all its bytes.
+    fn leg_ended(&mut self, index: usize) -> Result<(), End> {
+        let leg = &self.legs[index];
+        if let (Origin::Developer(_), Some(LegEnd::Failed(error))) = (leg.origin, &leg.end) {
+            tracing::debug!(client = %self.route.client, %error, "a developer's leg failed");
+            if matches!(error, LegError::Unopened(_)) && self.fall_back(index) {
+                return Ok(());
+            }
+        }
+        let origin = self.legs[index].origin;
+        match &mut self.judge {
+            Judge::Http(engine) => {
+                let end = engine.origin_eof(origin);
+                match origin {
+                    Origin::App => self.app_ended(index, end),
+                    Origin::Developer(_) => self.developer_ended(index, end),
+                }
+            }
+            Judge::First(_) => {
+                // Decided by its failure: as if the first head were not a probe's.
+                self.go_opaque(origin, None);
+                self.count_global();
+                self.opaque_ended(origin)
+            }
+            Judge::Opaque(_) => self.opaque_ended(origin),
+        }
+    }
+
+    /// Nothing was sent to a developer whose leg could not be opened: the app gets it, as without the intercept.
+    fn fall_back(&mut self, index: usize) -> bool {
+        let origin = self.legs[index].origin;
+        let possible = match &mut self.judge {
+            Judge::Http(engine) => engine.outstanding() > 0 && engine.fall_back(),
+            Judge::First(_) => true,
+            Judge::Opaque(to) => *to == origin && self.access.app_requests == 0 && self.outstanding.len() <= 1,
+        };
+        if !possible {
+            return false;
+        }
+        self.legs.remove(index);
+        if let Judge::Http(_) = self.judge {
+            self.outstanding.take_back();
+            self.access.back_to_app();
+            if let Some(sending) = &mut self.sending {
+                sending.to = Origin::App;
+            }
+            self.ensure_leg(Origin::App, None);
+        } else {
+            self.global = None;
+            self.outstanding.clear();
+            self.sending = None;
+            self.go_opaque(Origin::App, None);
+        }
+        true
+    }
+
+    fn app_ended(&mut self, index: usize, end: OriginEnd) -> Result<(), End> {
+        let gone = match &self.legs[index].end {
+            Some(LegEnd::Failed(error)) => AppGone::Failed(error.label()),
+            Some(LegEnd::Fin) | None => AppGone::Closed,
+        };
+        match (end, gone) {
+            (OriginEnd::Idle, _) => self.app_gone = Some(gone),
+            (_, AppGone::Failed(why)) => return Err(End::Reset(why)),
+            (OriginEnd::Finished | OriginEnd::Unanswered | OriginEnd::Cut, AppGone::Closed) => {
+                self.closing = Some("app_closed");
+                self.write_rest(index);
+            }
+        }
+        Ok(())
+    }
+
+    fn developer_ended(&mut self, index: usize, end: OriginEnd) -> Result<(), End> {
+        let failed = self.legs[index].failed();
+        match end {
+            OriginEnd::Idle => self.legs[index].discard(),
+            OriginEnd::Finished if !failed => {
+                self.closing = Some("developer_closed");
+                self.write_rest(index);
+            }
+            OriginEnd::Finished | OriginEnd::Cut => return Err(End::Reset("developer_cut")),
+            OriginEnd::Unanswered => self.refuse(index),
+        }
+        Ok(())
+    }
+
+    fn opaque_ended(&mut self, origin: Origin) -> Result<(), End> {
+        let Some(index) = self.legs.iter().position(|leg| leg.origin == origin) else { return Ok(()) };
+        match &self.legs[index].end {
+            Some(LegEnd::Failed(_)) if self.answerable => {
+                self.answer_oldest(index, Asked { head: false, keep_alive: false });
+                Ok(())
+            }
+            Some(LegEnd::Failed(error)) => Err(End::Reset(error.label())),
+            Some(LegEnd::Fin) | None => {
+                self.legs[index].end_told = true;
+                self.finish_client()
+            }
+        }
+    }
+
+    /// The developer's side gave no answer: the agent answers itself.
+    fn refuse(&mut self, index: usize) {
+        let Judge::Http(engine) = &mut self.judge else { return };
+        let refusal = engine.refuse();
+        let more = engine.outstanding() > 0 && refusal.keep_alive;
+        self.answer_oldest(index, Asked { head: refusal.head, keep_alive: refusal.keep_alive });
+        // The requests behind it on the same leg have no answer either.
+        self.legs[index].end_told = !more;
+    }
+
+    fn answer_oldest(&mut self, index: usize, asked: Asked) {
+        let error = match &self.legs[index].end {
+            Some(LegEnd::Failed(error)) => Some(error),
+            Some(LegEnd::Fin) | None => None,
+        };
+        let intercept = self.outstanding.oldest().map(|oldest| &*oldest.intercept);
+        let refused = refusal::answer(intercept, error, asked);
+        self.access.refused();
+        self.outstanding.status(refused.status);
+        let leg = &mut self.legs[index];
+        leg.down.clear();
+        leg.down.append(refused.answer.as_bytes());
+        let left = refused.answer.len();
+        self.writing = Some(Writing { from: leg.origin, left, finished: true, ends: !asked.keep_alive });
+    }
+
+    /// Passes on what a leg sent before its end and nobody could make an answer of.
+    fn write_rest(&mut self, index: usize) {
+        let leg = &self.legs[index];
+        let left = leg.down.unread().len();
+        if left > 0 {
+            self.writing = Some(Writing { from: leg.origin, left, finished: false, ends: false });
+        }
+    }
+}
+
+/// The status of an HTTP/1 answer, if the bytes begin with one.
+fn status(answer: &[u8]) -> Option<u16> {
+    let code = answer.strip_prefix(b"HTTP/1.")?.get(2..5)?;
+    std::str::from_utf8(code).ok()?.parse().ok()
+}

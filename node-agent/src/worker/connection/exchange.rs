@@ -1,0 +1,340 @@
+//! One client connection that is looked at: its client, its legs, and the engine that says which bytes go where.
+//!
+//! Owns the buffers and the legs; holds no more than one read of each direction. Must not change a byte, and must not
+//! decide: the engine does, with the plan of the moment. Driven by `connection::serve` through [`Exchange::poll`].
+//! `upward` is the client's direction, `downward` the origins'.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll},
+};
+
+use redir_http::{
+    engine::{Engine, FirstHead, Options, Origin},
+    filter::Table,
+};
+use tokio::{
+    net::TcpStream,
+    time::{Duration, Instant},
+};
+
+use super::{
+    buffer::Buffer,
+    leg::Leg,
+    matched::{Matched, Outstanding},
+    route::{Route, origin},
+};
+use crate::worker::{
+    access::Access,
+    plan::{Intercept, Plan},
+    relay,
+    upstream::AppLeg,
+};
+
+/// Who says where bytes go.
+pub(super) enum Judge {
+    /// Requests are decided one by one.
+    Http(Box<Engine>),
+    /// A global intercept: only the first head is looked at.
+    First(Box<FirstHead>),
+    /// Everything goes to one origin and comes from it.
+    Opaque(Origin),
+}
+
+/// How an exchange ended.
+pub(super) enum End {
+    /// Everything is through: the client gets a FIN.
+    Closed(&'static str),
+    /// The client and every leg are reset.
+    Reset(&'static str),
+    /// The rest is between the client and the app.
+    Relay(AppLeg),
+}
+
+/// What the client has done to its sending side.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum ClientSide {
+    /// It may send more.
+    Open,
+    /// It has sent its FIN.
+    Fin,
+    /// The FIN is passed on.
+    Told,
+}
+
+/// Bytes at the front of `up` that go to a leg.
+#[derive(Clone, Copy)]
+pub(super) struct Sending {
+    pub(super) to: Origin,
+    pub(super) left: usize,
+}
+
+/// Bytes at the front of a leg's `down` that go to the client.
+#[derive(Clone, Copy)]
+pub(super) struct Writing {
+    pub(super) from: Origin,
+    pub(super) left: usize,
+    /// An answer ends with them.
+    pub(super) finished: bool,
+    /// And the connection with it.
+    pub(super) ends: bool,
+}
+
+/// See the module.
+pub(super) struct Exchange<'c> {
+    pub(super) client: &'c TcpStream,
+    pub(super) route: &'c Route,
+    pub(super) access: &'c mut Access,
+    pub(super) judge: Judge,
+    pub(super) legs: Vec<Leg>,
+    /// What the client has sent and no leg has got.
+    pub(super) up: Buffer,
+    pub(super) client_side: ClientSide,
+    /// The judge has something to say about `up`.
+    pub(super) ask: bool,
+    /// The client is not read until an answer is through.
+    pub(super) held: bool,
+    pub(super) sending: Option<Sending>,
+    pub(super) writing: Option<Writing>,
+    pub(super) outstanding: Outstanding,
+    /// The connection ends, for this reason, when `writing` is done.
+    pub(super) closing: Option<&'static str>,
+    /// The app has ended its leg: the connection ends with what is outstanding.
+    pub(super) app_gone: Option<AppGone>,
+    /// Nothing was sent to the client, and what it sent looks like HTTP: the agent may answer itself.
+    pub(super) answerable: bool,
+    /// Whose the connection is if it is not looked at, until its first bytes were counted as his.
+    pub(super) global: Option<Arc<Intercept>>,
+    active: Instant,
+    pub(super) empty: Table,
+}
+
+/// How the app ended its leg.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum AppGone {
+    /// With a FIN.
+    Closed,
+    /// With an error.
+    Failed(&'static str),
+}
+
+impl<'c> Exchange<'c> {
+    /// Begins with what the plan says; the legs that are needed at once are dialled at once.
+    pub(super) fn new(client: &'c TcpStream, route: &'c Route, access: &'c mut Access, plan: Option<&Plan>) -> Self {
+        let global = plan.filter(|plan| plan.filtered.is_empty()).and_then(|plan| plan.global.clone());
+        let (judge, legs) = match (plan, &global) {
+            (Some(plan), Some(global)) if plan.probes_to_app => {
+                (Judge::First(Box::default()), vec![route.developer(global)])
+            }
+            (_, Some(global)) => (Judge::Opaque(origin(global)), vec![route.developer(global)]),
+            (plan, None) => {
+                let options = Options { probes_to_app: plan.is_none_or(|plan| plan.probes_to_app) };
+                // Beside a global intercept the app gets probes at most.
+                let legs = if plan.is_some_and(|plan| plan.global.is_some()) { vec![] } else { vec![route.app()] };
+                (Judge::Http(Box::new(Engine::new(options))), legs)
+            }
+        };
+        Exchange {
+            client,
+            route,
+            access,
+            judge,
+            legs,
+            up: Buffer::new(),
+            client_side: ClientSide::Open,
+            ask: false,
+            held: false,
+            sending: None,
+            writing: None,
+            outstanding: Outstanding::default(),
+            closing: None,
+            app_gone: None,
+            answerable: false,
+            active: Instant::now(),
+            global,
+            empty: Table::empty(),
+        }
+    }
+
+    /// Moves what can be moved.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        loop {
+            match self.turn(cx) {
+                Ok(true) => self.active = Instant::now(),
+                Ok(false) => {
+                    self.rest();
+                    return Poll::Pending;
+                }
+                Err(end) => return Poll::Ready(end),
+            }
+        }
+    }
+
+    /// For how long nothing has moved, if nothing is on its way.
+    pub(super) fn quiet(&self) -> Option<Duration> {
+        let between = match &self.judge {
+            Judge::Http(engine) => engine.idle(),
+            Judge::First(_) => true,
+            Judge::Opaque(_) => false,
+        };
+        let nothing = self.up.is_empty() && self.sending.is_none() && self.writing.is_none();
+        (between && nothing).then(|| self.active.elapsed())
+    }
+
+    /// Resets every leg.
+    pub(super) fn reset(&mut self) {
+        for leg in &mut self.legs {
+            leg.reset();
+        }
+    }
+
+    fn turn(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        let mut moved = false;
+        for leg in &mut self.legs {
+            moved |= leg.poll_progress(cx);
+        }
+        moved |= self.downward(cx)?;
+        moved |= self.upward(cx)?;
+        if self.sending.is_none() {
+            self.legs.iter_mut().for_each(Leg::send_fin);
+        }
+        self.over()?;
+        Ok(moved)
+    }
+
+    /// Whether the connection has come to its end.
+    fn over(&mut self) -> Result<(), End> {
+        if self.writing.is_some() {
+            return Ok(());
+        }
+        if let Some(reason) = self.closing {
+            return Err(End::Closed(reason));
+        }
+        match &self.judge {
+            Judge::First(_) => Ok(()),
+            Judge::Opaque(to) => self.opaque_over(*to),
+            Judge::Http(engine) => {
+                let (outstanding, idle) = (engine.outstanding(), engine.idle());
+                let no_app = self.legs.iter().all(|leg| leg.origin != Origin::App);
+                match self.app_gone {
+                    Some(AppGone::Closed) if outstanding == 0 && self.sending.is_none() => {
+                        Err(End::Closed("app_closed"))
+                    }
+                    Some(AppGone::Failed(why)) if outstanding == 0 => Err(End::Reset(why)),
+                    None if self.client_side == ClientSide::Told && idle && no_app => Err(End::Closed("client_closed")),
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+
+    fn opaque_over(&mut self, to: Origin) -> Result<(), End> {
+        let flushed = self.up.is_empty() && self.sending.is_none();
+        let told = self.client_side == ClientSide::Told;
+        let Some(index) = self.legs.iter().position(|leg| leg.origin == to) else {
+            return Err(End::Closed("origin_closed"));
+        };
+        let leg = &self.legs[index];
+        if leg.end_told && told && flushed {
+            return Err(End::Closed("both_closed"));
+        }
+        if to == Origin::App && flushed && leg.open() && leg.end.is_none() && leg.down.is_empty() {
+            let Some(app) = self.legs.swap_remove(index).into_app() else { return Ok(()) };
+            return Err(End::Relay(app));
+        }
+        Ok(())
+    }
+
+    /// Gives back what an idle connection does not need.
+    fn rest(&mut self) {
+        self.up.rest();
+        for leg in &mut self.legs {
+            leg.down.rest();
+        }
+    }
+
+    /// The open or opening leg to an origin.
+    pub(super) fn leg(&mut self, origin: Origin) -> Option<&mut Leg> {
+        self.legs.iter_mut().find(|leg| leg.origin == origin)
+    }
+
+    /// Everything goes to `to` from now on; other legs are closed.
+    pub(super) fn go_opaque(&mut self, to: Origin, plan: Option<&Plan>) {
+        self.judge = Judge::Opaque(to);
+        self.ask = true;
+        self.held = false;
+        self.ensure_leg(to, plan);
+        for leg in self.legs.iter_mut().filter(|leg| leg.origin != to) {
+            leg.discard();
+        }
+        self.legs.retain(|leg| leg.origin == to);
+        if let Some(leg) = self.leg(to) {
+            leg.waits = false;
+            leg.ask = !leg.down.is_empty();
+        }
+    }
+
+    /// Opens the leg to an origin if there is none.
+    pub(super) fn ensure_leg(&mut self, to: Origin, plan: Option<&Plan>) {
+        if self.leg(to).is_some() {
+            return;
+        }
+        let leg = match to {
+            Origin::App => self.route.app(),
+            Origin::Developer(key) => match plan.and_then(|plan| plan.intercept(key)) {
+                Some(intercept) => self.route.developer(intercept),
+                // The engine decides by the very plan that is given here.
+                None => return,
+            },
+        };
+        self.legs.push(leg);
+    }
+
+    /// The first bytes of a connection that is the global developer's: counted once.
+    pub(super) fn count_global(&mut self) {
+        let Some(global) = self.global.take() else { return };
+        self.access.to_developer();
+        self.access.went_opaque("global");
+        let (method, path) = request_line(self.up.unread()).unwrap_or_default();
+        self.answerable = !method.is_empty();
+        self.outstanding.push(Matched::new(global, method, path));
+    }
+
+    /// Bytes went to the client.
+    pub(super) fn sent(&mut self, count: usize) {
+        self.answerable = false;
+        self.access.tally.sent.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// Passes the FIN of an opaque connection's origin on.
+    pub(super) fn finish_client(&mut self) -> Result<(), End> {
+        relay::finish(self.client).map_err(|_| End::Reset("client_reset"))
+    }
+}
+
+impl Drop for Exchange<'_> {
+    fn drop(&mut self) {
+        self.outstanding.abandoned(self.route.client);
+    }
+}
+
+/// Method and path (without query) of an HTTP/1 request line, if the bytes begin with one.
+fn request_line(head: &[u8]) -> Option<(&[u8], &[u8])> {
+    let line = head.split(|&byte| byte == b'\r').next()?;
+    let mut words = line.split(|&byte| byte == b' ');
+    let (method, target, version) = (words.next()?, words.next()?, words.next()?);
+    let path = target.split(|&byte| byte == b'?').next()?;
+    version.starts_with(b"HTTP/1.").then_some((method, path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_line_is_told_without_its_query() {
+        assert_eq!(request_line(b"GET /a?secret=1 HTTP/1.1\r\nHost: x"), Some((&b"GET"[..], &b"/a"[..])));
+        assert_eq!(request_line(b"SSH-2.0-x\r\n"), None);
+        assert_eq!(request_line(b""), None);
+    }
+}

@@ -1,0 +1,172 @@
+//! One accepted client connection, from its access event at open to the one at close.
+//!
+//! Owns the order of things: the plan of the moment, the exchange, the relay when nothing is to be looked at any more,
+//! and how the sockets end. Called by the captures, one task for each connection; the task ends by itself when the
+//! agent drains (if the connection is quiet) and when its pod is aborted.
+
+mod buffer;
+mod downward;
+mod exchange;
+mod leg;
+mod matched;
+mod refusal;
+mod route;
+#[cfg(test)]
+mod tests;
+mod upward;
+
+use std::{future::poll_fn, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    exchange::{End, Exchange},
+    route::Route,
+};
+use super::{
+    access::Access,
+    capture::{Live, Pod},
+    relay,
+    upstream::{AppLeg, Upstream},
+};
+
+/// A connection that was quiet for this long while the agent drains is closed: its client is between requests.
+const QUIET: Duration = Duration::from_secs(1);
+/// How long a client may take to read an answer after which the agent closes, before the rest is reset.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// What ends a connection from outside.
+#[derive(Clone)]
+struct Outside {
+    draining: CancellationToken,
+    abort: CancellationToken,
+}
+
+/// Serves one steered connection to its end.
+pub(crate) async fn serve(pod: Arc<Pod>, client: TcpStream, peer: SocketAddr, local: SocketAddr, live: Live) {
+    let shared = pod.shared();
+    let _arrival = pod.upstream().arrived(peer);
+    let mut access = Access::open(pod.name(), local.port(), peer, &shared.metrics);
+    let route = Route {
+        plans: shared.plans.clone(),
+        pod: pod.name().clone(),
+        client: peer,
+        destination: local,
+        connect: Box::new(connector(pod.upstream().clone(), peer, local)),
+    };
+    let outside = Outside { draining: shared.stop.draining.clone(), abort: pod.aborted().clone() };
+    run(client, &route, &outside, &mut access).await;
+    drop(live);
+}
+
+fn connector(
+    upstream: Upstream,
+    client: SocketAddr,
+    destination: SocketAddr,
+) -> impl Fn() -> route::Connecting + Send + Sync {
+    move || {
+        let upstream = upstream.clone();
+        Box::pin(async move { upstream.connect(client, destination).await })
+    }
+}
+
+/// Runs the connection and ends its sockets; notes the reason.
+async fn run(client: TcpStream, route: &Route, outside: &Outside, access: &mut Access) {
+    // Fails only on a socket that is gone, which the first read tells.
+    let _ = client.set_nodelay(true);
+    let mut end = exchange(&client, route, outside, access).await;
+    if let End::Relay(app) = end {
+        end = relay_rest(&client, app, outside, access).await;
+    }
+    match end {
+        End::Reset(reason) => {
+            access.ended(reason);
+            relay::reset(&client);
+        }
+        End::Closed(reason) => {
+            access.ended(reason);
+            linger(&client, outside).await;
+        }
+        // A relay does not end as one.
+        End::Relay(_) => {}
+    }
+}
+
+async fn exchange(client: &TcpStream, route: &Route, outside: &Outside, access: &mut Access) -> End {
+    let plan = route.plan();
+    let mut exchange = Exchange::new(client, route, access, plan.as_deref());
+    drop(plan);
+    let mut failed = pin!(relay::failed(client));
+    let mut look = None;
+    let end = loop {
+        tokio::select! {
+            biased;
+            () = outside.abort.cancelled() => break End::Reset("aborted"),
+            end = poll_fn(|cx| exchange.poll(cx)) => break end,
+            _ = &mut failed => break End::Reset("client_reset"),
+            () = outside.draining.cancelled(), if look.is_none() => look = Some(Instant::now() + QUIET),
+            () = sleep_until(look.unwrap_or_else(Instant::now)), if look.is_some() => {
+                if exchange.quiet().is_some_and(|quiet| quiet >= QUIET) {
+                    break End::Closed("drained");
+                }
+                look = Some(Instant::now() + QUIET / 4);
+            }
+        }
+    };
+    if let End::Reset(_) = end {
+        exchange.reset();
+    }
+    end
+}
+
+/// The rest is between the client and the app.
+async fn relay_rest(client: &TcpStream, app: AppLeg, outside: &Outside, access: &Access) -> End {
+    tokio::select! {
+        done = relay::relay(client, &app.stream, &access.tally) => match done {
+            Ok(()) => End::Closed("both_closed"),
+            Err(error) => End::Reset(reset_label(&error)),
+        },
+        () = outside.abort.cancelled() => {
+            relay::reset(&app.stream);
+            End::Reset("aborted")
+        }
+    }
+}
+
+fn reset_label(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => "reset",
+        io::ErrorKind::TimedOut => "timed_out",
+        _ => "failed",
+    }
+}
+
+/// Sends the FIN and reads on for a while: closing with unread bytes would reset what the client has not read yet.
+async fn linger(client: &TcpStream, outside: &Outside) {
+    if relay::finish(client).is_err() {
+        return;
+    }
+    let rest = async {
+        loop {
+            if client.readable().await.is_err() {
+                return;
+            }
+            let read = relay::with_scratch(16 * 1024, |scratch| client.try_read(scratch));
+            match read {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
+    };
+    tokio::select! {
+        // Whether the client was done or slow, the socket is dropped now.
+        _ = timeout(LINGER, rest) => {}
+        () = outside.abort.cancelled() => relay::reset(client),
+    }
+}

@@ -1,0 +1,70 @@
+//! Where one client connection came from, what its port does now, and how its legs are opened.
+
+use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc};
+
+use redir_http::{
+    engine::Origin,
+    filter::{Key, Table},
+};
+
+use super::leg::{Leg, LegError, Socket};
+use crate::{
+    config::PodName,
+    worker::{
+        developer_leg::DeveloperLeg,
+        plan::{Intercept, Plan, Plans},
+        upstream::{AppLeg, UpstreamError},
+    },
+};
+
+/// The leg to the app, being opened.
+pub(super) type Connecting = Pin<Box<dyn Future<Output = Result<AppLeg, UpstreamError>> + Send>>;
+
+/// What an exchange knows of its connection.
+pub(super) struct Route {
+    /// What ports do now.
+    pub(super) plans: Plans,
+    /// The pod.
+    pub(super) pod: PodName,
+    /// The client.
+    pub(super) client: SocketAddr,
+    /// The pod's address and the app's port, as the client dialled them.
+    pub(super) destination: SocketAddr,
+    /// Opens the leg to the app.
+    pub(super) connect: Box<dyn Fn() -> Connecting + Send + Sync>,
+}
+
+impl Route {
+    /// What the port does now; `None`: everything goes to the app.
+    pub(super) fn plan(&self) -> Option<Arc<Plan>> {
+        self.plans.plan(&self.pod, self.destination.port())
+    }
+
+    /// Begins to open the leg to the app.
+    pub(super) fn app(&self) -> Leg {
+        let connecting = (self.connect)();
+        let opening = async move { connecting.await.map(Socket::App).map_err(LegError::Upstream) };
+        Leg::new(Origin::App, Box::pin(opening))
+    }
+
+    /// Begins to open a leg to a developer.
+    pub(super) fn developer(&self, intercept: &Arc<Intercept>) -> Leg {
+        let (client, destination) = (self.client, self.destination);
+        let opened = intercept.clone();
+        let opening = async move {
+            let leg = opened.open(client, destination).await;
+            leg.map(|leg| Socket::Developer(DeveloperLeg::new(leg))).map_err(LegError::Unopened)
+        };
+        Leg::new(origin(intercept), Box::pin(opening))
+    }
+}
+
+/// The engine's name for an intercept's developer.
+pub(super) fn origin(intercept: &Intercept) -> Origin {
+    Origin::Developer(Key(intercept.id))
+}
+
+/// The table of a plan, or one that matches nothing.
+pub(super) fn table<'a>(plan: Option<&'a Plan>, empty: &'a Table) -> &'a Table {
+    plan.map_or(empty, |plan| &plan.table)
+}

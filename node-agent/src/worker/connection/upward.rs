@@ -1,0 +1,237 @@
+//! The client's direction of an exchange: read, ask, write to the leg that the judge names.
+
+use std::{
+    sync::atomic::Ordering,
+    task::{Context, Poll},
+};
+
+use redir_http::{
+    OpaqueReason,
+    engine::{Begins, ClientEnd, First, Origin, Step},
+};
+
+use super::{
+    exchange::{AppGone, ClientSide, End, Exchange, Judge, Sending},
+    matched::Matched,
+    route::{origin, table},
+};
+use crate::worker::plan::Plan;
+
+impl Exchange<'_> {
+    /// One step; true if something moved.
+    pub(super) fn upward(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        if self.sending.is_some() {
+            return Ok(self.send(cx));
+        }
+        if self.closing.is_some() || self.held {
+            return Ok(false);
+        }
+        if self.ask {
+            self.ask = false;
+            return self.judge_client();
+        }
+        match self.client_side {
+            ClientSide::Open => self.read_client(cx),
+            ClientSide::Fin => Ok(self.tell_fin()),
+            ClientSide::Told => Ok(false),
+        }
+    }
+
+    fn send(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(Sending { to, left }) = self.sending else { return false };
+        let Some(leg) = self.legs.iter_mut().find(|leg| leg.origin == to) else {
+            // The leg failed and was answered for: the rest of this message has nowhere to go.
+            self.up.take(left);
+            self.sent_up(to, 0);
+            return true;
+        };
+        match leg.poll_write(cx, &self.up.unread()[..left]) {
+            Poll::Pending => false,
+            Poll::Ready(count) => {
+                self.up.take(count);
+                self.sent_up(to, left - count);
+                true
+            }
+        }
+    }
+
+    fn sent_up(&mut self, to: Origin, left: usize) {
+        self.sending = (left > 0).then_some(Sending { to, left });
+        if left == 0 && !self.up.is_empty() {
+            self.ask = true;
+        }
+    }
+
+    fn read_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        match self.up.poll_fill(cx, self.client) {
+            Poll::Pending => Ok(false),
+            Poll::Ready(Ok(0)) => {
+                self.client_side = ClientSide::Fin;
+                Ok(true)
+            }
+            Poll::Ready(Ok(count)) => {
+                self.access.tally.received.fetch_add(count as u64, Ordering::Relaxed);
+                self.ask = true;
+                Ok(true)
+            }
+            Poll::Ready(Err(_)) => Err(End::Reset("client_reset")),
+        }
+    }
+
+    fn judge_client(&mut self) -> Result<bool, End> {
+        let plan = self.route.plan();
+        let plan = plan.as_deref();
+        match &mut self.judge {
+            Judge::Http(engine) => {
+                let step = engine.client(self.up.unread(), table(plan, &self.empty));
+                self.take_step(step, plan)
+            }
+            Judge::First(first) => {
+                let first = first.client(self.up.unread());
+                self.take_first(first, plan);
+                Ok(first != First::NeedMore)
+            }
+            Judge::Opaque(to) => {
+                let to = *to;
+                if to != Origin::App {
+                    self.count_global();
+                }
+                let left = self.up.unread().len();
+                self.sending = (left > 0).then_some(Sending { to, left });
+                Ok(left > 0)
+            }
+        }
+    }
+
+    fn take_step(&mut self, step: Step, plan: Option<&Plan>) -> Result<bool, End> {
+        match step {
+            Step::Forward { to, len, begins, .. } => {
+                if let Some(begins) = begins {
+                    self.begin(to, &begins, plan)?;
+                }
+                self.ensure_leg(to, plan);
+                self.sending = Some(Sending { to, left: len });
+            }
+            Step::NeedMore => return Ok(false),
+            Step::Wait => {
+                self.held = true;
+                return Ok(false);
+            }
+            Step::Opaque { to, why } => {
+                let to = self.opaque_target(to, why, plan);
+                self.go_opaque(to, plan);
+            }
+            Step::Reset { why } => {
+                tracing::debug!(client = %self.route.client, %why, "a request to a developer cannot be ended: reset");
+                return Err(End::Reset("ambiguous"));
+            }
+        }
+        Ok(true)
+    }
+
+    /// A request begins: whose it is, for the counts and the developer's list.
+    fn begin(&mut self, to: Origin, begins: &Begins, plan: Option<&Plan>) -> Result<(), End> {
+        match to {
+            Origin::App => {
+                match self.app_gone {
+                    Some(AppGone::Closed) => return Err(End::Closed("app_closed")),
+                    Some(AppGone::Failed(why)) => return Err(End::Reset(why)),
+                    None => {}
+                }
+                self.access.to_app();
+                self.outstanding.push_app();
+            }
+            Origin::Developer(key) => {
+                self.access.to_developer();
+                match plan.and_then(|plan| plan.intercept(key)) {
+                    Some(intercept) => {
+                        let unread = self.up.unread();
+                        let (method, path) = (&unread[begins.method.clone()], &unread[begins.path.clone()]);
+                        self.outstanding.push(Matched::new(intercept.clone(), method, path));
+                    }
+                    // The table of this plan names it; a request without an entry would shift the others.
+                    None => self.outstanding.push_app(),
+                }
+            }
+        }
+        tracing::debug!(client = %self.route.client, ?to, "a request is decided");
+        self.drop_ended_intercepts(plan);
+        Ok(())
+    }
+
+    /// Legs to intercepts that are no more are closed as soon as nothing is on them.
+    fn drop_ended_intercepts(&mut self, plan: Option<&Plan>) {
+        let Judge::Http(engine) = &self.judge else { return };
+        for leg in &mut self.legs {
+            let Origin::Developer(key) = leg.origin else { continue };
+            if plan.is_none_or(|plan| plan.intercept(key).is_none()) && engine.leg_idle(leg.origin) {
+                leg.discard();
+            }
+        }
+    }
+
+    /// Who gets a connection that is not looked at any more: what was never HTTP is the global intercept's, if any.
+    fn opaque_target(&mut self, to: Origin, why: OpaqueReason, plan: Option<&Plan>) -> Origin {
+        self.access.went_opaque(why.as_str());
+        let first = self.access.app_requests == 0 && self.access.developer_requests == 0;
+        let foreign = matches!(why, OpaqueReason::Tls | OpaqueReason::Http2 | OpaqueReason::NotHttp);
+        match plan.and_then(|plan| plan.global.as_ref()) {
+            Some(global) if to == Origin::App && first && foreign => {
+                self.global = Some(global.clone());
+                origin(global)
+            }
+            _ => to,
+        }
+    }
+
+    fn take_first(&mut self, first: First, plan: Option<&Plan>) {
+        match first {
+            First::NeedMore => {}
+            First::App => {
+                self.access.to_app();
+                self.access.went_opaque("probe");
+                self.go_opaque(Origin::App, plan);
+            }
+            First::Developer => self.first_to_developer(),
+        }
+    }
+
+    /// The connection is the global developer's, whose leg was dialled at the start.
+    pub(super) fn first_to_developer(&mut self) {
+        match self.legs.first().map(|leg| leg.origin) {
+            Some(to) => self.go_opaque(to, None),
+            // The leg could not be opened: as if the intercept were not there.
+            None => self.go_opaque(Origin::App, None),
+        }
+    }
+
+    /// The client's FIN goes to whom it concerns.
+    fn tell_fin(&mut self) -> bool {
+        match &mut self.judge {
+            Judge::Http(engine) => match engine.client_eof(self.up.unread()) {
+                ClientEnd::Idle => self.legs.iter_mut().for_each(super::leg::Leg::want_fin),
+                ClientEnd::Inside(to) => {
+                    if let Some(leg) = self.leg(to) {
+                        leg.want_fin();
+                    }
+                }
+                ClientEnd::Partial => {
+                    self.ask = true;
+                    return true;
+                }
+            },
+            Judge::First(_) => {
+                self.first_to_developer();
+                return true;
+            }
+            Judge::Opaque(to) => {
+                let to = *to;
+                if let Some(leg) = self.leg(to) {
+                    leg.want_fin();
+                }
+            }
+        }
+        self.client_side = ClientSide::Told;
+        true
+    }
+}
