@@ -4,7 +4,7 @@ use std::path::Path;
 
 use redir_tunnel::Identity;
 
-use super::{devices, netns::Home, preflight::Machine, reload::ConfigFile};
+use super::{datapath, devices, netns::Home, preflight::Machine, reload::ConfigFile};
 use crate::config::{Config, Pod};
 
 /// Prints what it finds. True when `run` would start here.
@@ -15,7 +15,8 @@ pub(crate) fn check(config_file: &Path) -> anyhow::Result<bool> {
     let machine = Machine::look()?;
     machine.describe().iter().for_each(|line| println!("{line}"));
     let mut good = true;
-    for problem in [machine.verdict().err(), key(config)].into_iter().flatten() {
+    let able = machine.verdict().and_then(|()| datapath::prepare().map_err(|error| error.to_string()));
+    for problem in [able.err(), key(config)].into_iter().flatten() {
         println!("problem: {problem}");
         good = false;
     }

@@ -42,6 +42,7 @@ pub(crate) fn run(config_file: &Path, worker_arguments: Vec<OsString>) -> anyhow
     Machine::look().context("cannot read /proc; mount it")?.verdict().map_err(|sentence| anyhow!(sentence))?;
     let agent = file.config().agent.clone();
     let identity = Identity::load(&agent.key)?;
+    datapath::prepare()?;
     // Before the first thread and the first child, so that both inherit the blocked signals.
     let signals = Signals::new().context("cannot take signals")?;
     raise_descriptor_limit();
