@@ -8,7 +8,7 @@ mod driver;
 mod shelf;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt, io,
     net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
     os::fd::{AsFd, OwnedFd},
@@ -131,28 +131,23 @@ struct Shared {
 
 struct State {
     next_seq: u32,
-    pending: HashMap<u32, Pending>,
+    pending: HashMap<u32, oneshot::Sender<Answer>>,
+    /// Pods whose listeners the worker has, until their release.
+    held: HashSet<PodName>,
     shelf: Shelf,
     gone: bool,
 }
 
-/// A request that waits for its answer.
-struct Pending {
-    request: Request,
-    answer: oneshot::Sender<Answer>,
-}
-
-/// What came, and how to give it back if nobody takes it.
+/// What came for a request.
 struct Answer {
     reply: Reply,
     fds: Vec<OwnedFd>,
-    undo: Option<driver::Undo>,
 }
 
 /// Takes the control socket over. Must be called inside a tokio runtime; the driver's `run` must be spawned.
 pub(crate) fn start(control: OwnedFd, config_file: &Path) -> io::Result<(Broker, Driver, mpsc::Receiver<Event>)> {
     let socket = register(control)?;
-    let state = State { next_seq: 1, pending: HashMap::new(), shelf: Shelf::new()?, gone: false };
+    let state = State { next_seq: 1, pending: HashMap::new(), held: HashSet::new(), shelf: Shelf::new()?, gone: false };
     let broker = Broker { shared: Arc::new(Shared { socket, state: Mutex::new(state) }) };
     let (events, receiver) = mpsc::channel(EVENTS);
     Ok((broker.clone(), Driver::new(broker, events, config_file.to_owned()), receiver))
@@ -171,13 +166,20 @@ impl Broker {
         self.send(&Request::Ready.encode(0)).await
     }
 
-    /// Steers new connections of the pod's port to the pod's listeners. `Some` with the pod's first port.
+    /// Steers new connections of the pod's port to the pod's listeners. `Some` with the pod's first port. Dropped before
+    /// its end, or failed, it is undone.
     pub(crate) async fn arm(&self, pod: &PodName, port: u16, gate: Gate) -> Result<Option<ArmedPod>, BrokerError> {
         let request = Request::Arm { pod: pod.clone(), port, gate };
-        let Answer { reply, fds, undo } = self.ask(request, ARM_TIMEOUT).await?;
+        let undo = Undo { broker: self, pod, port, settled: false };
+        let asked = self.ask(request, ARM_TIMEOUT).await;
+        if let Err(BrokerError::Refused { .. }) = asked {
+            undo.defuse();
+            return asked.map(|_| None);
+        }
+        let Answer { reply, fds } = asked?;
         let Reply::Armed { agent_port, fresh } = reply else { return Err(unexpected(&reply)) };
         let armed = fresh.map(|fresh| self.adopt(pod, agent_port, fresh, fds)).transpose()?;
-        undo.into_iter().for_each(driver::Undo::defuse);
+        undo.defuse();
         Ok(armed)
     }
 
@@ -189,7 +191,9 @@ impl Broker {
     /// Gives the pod back after its last connection; refused (`Busy`) while a port is armed.
     pub(crate) async fn release(&self, pod: &PodName) -> Result<(), BrokerError> {
         self.done(Request::Release { pod: pod.clone() }).await?;
-        self.state().shelf.clear(pod);
+        let mut state = self.state();
+        state.shelf.clear(pod);
+        state.held.remove(pod);
         Ok(())
     }
 
@@ -202,7 +206,7 @@ impl Broker {
         ports: &[u16],
     ) -> Result<Vec<io::Result<OwnedFd>>, BrokerError> {
         let request = Request::Sockets { pod: pod.clone(), bind: bind.into(), ports: ports.to_vec() };
-        let Answer { reply, fds, .. } = self.ask(request, TIMEOUT).await?;
+        let Answer { reply, fds } = self.ask(request, TIMEOUT).await?;
         let Reply::Sockets { errnos } = reply else { return Err(unexpected(&reply)) };
         let mut fds = fds.into_iter();
         let one = |errno| match errno {
@@ -240,9 +244,8 @@ impl Broker {
                 return Err(BrokerError::GuardianGone);
             }
             let seq = state.take_seq();
-            let message = request.encode(seq);
-            state.pending.insert(seq, Pending { request, answer });
-            (seq, message)
+            state.pending.insert(seq, answer);
+            (seq, request.encode(seq))
         };
         if let Err(error) = self.send(&message).await {
             self.state().pending.remove(&seq);
@@ -254,7 +257,7 @@ impl Broker {
             }
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_)) => Err(BrokerError::GuardianGone),
-            // The entry stays pending: the driver undoes the answer if it still comes.
+            // The entry stays until the answer still comes, which is then dropped.
             Err(_) => Err(BrokerError::Timeout),
         }
     }
@@ -278,12 +281,46 @@ impl Broker {
         let listener4 = shelf::high(next()?)?.into();
         let listener6 = fresh.ipv6.then(|| shelf::high(next()?)).transpose()?.map(TcpListener::from);
         let heartbeat = next()?;
-        self.state().shelf.keep(pod, fds);
+        let mut state = self.state();
+        state.shelf.keep(pod, fds);
+        state.held.insert(pod.clone());
         Ok(ArmedPod { agent_port, listener4, listener6, heartbeat, addresses: fresh.addresses })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes an `Arm` back whose asker has gone or failed: the requests follow it on the socket, so that the guardian has it
+/// undone before it sees any later one.
+struct Undo<'a> {
+    broker: &'a Broker,
+    pod: &'a PodName,
+    port: u16,
+    settled: bool,
+}
+
+impl Undo<'_> {
+    /// The answer has reached its asker.
+    fn defuse(mut self) {
+        self.settled = true;
+    }
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        if self.settled || self.broker.state().gone {
+            return;
+        }
+        let pod = || self.pod.clone();
+        let release = (!self.broker.state().held.contains(self.pod)).then(|| Request::Release { pod: pod() });
+        for request in [Some(Request::Disarm { pod: pod(), port: self.port }), release].into_iter().flatten() {
+            // Where this fails the port stays armed, but its listeners are closed: its connections go to the app.
+            if let Err(error) = ipc::send(self.broker.shared.socket.get_ref().as_fd(), &request.encode(0), &[]) {
+                tracing::warn!(%error, pod = %self.pod, "taking an arm back failed");
+            }
+        }
     }
 }
 

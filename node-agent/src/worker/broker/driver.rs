@@ -7,7 +7,7 @@ use std::{
     io::{self, Read, Seek},
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
-    sync::{Arc, Weak},
+    sync::Arc,
     time::Duration,
 };
 
@@ -20,9 +20,9 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use super::{Answer, Bootstrap, Broker, Event, Pending, Shared};
+use super::{Answer, Bootstrap, Broker, Event};
 use crate::{
-    config::{Config, PodName},
+    config::Config,
     ipc::{self, REPLY_LEN, Reply, Request},
 };
 
@@ -98,47 +98,10 @@ impl Driver {
     }
 
     fn answer(&self, seq: u32, reply: Reply, fds: Vec<OwnedFd>) {
-        let Some(Pending { request, answer }) = self.broker.state().pending.remove(&seq) else { return };
-        let undo = match (&request, &reply) {
-            (Request::Arm { pod, port, .. }, Reply::Armed { fresh, .. }) => Some(Undo {
-                shared: Arc::downgrade(&self.broker.shared),
-                pod: pod.clone(),
-                port: *port,
-                release: fresh.is_some(),
-            }),
-            _ => None,
-        };
-        // If nobody waits any more, the answer is dropped, and what it granted is undone.
-        drop(answer.send(Answer { reply, fds, undo }));
-    }
-}
-
-/// Gives back what an `Arm` granted when its answer reaches nobody.
-pub(super) struct Undo {
-    shared: Weak<Shared>,
-    pod: PodName,
-    port: u16,
-    release: bool,
-}
-
-impl Drop for Undo {
-    fn drop(&mut self) {
-        let Some(shared) = self.shared.upgrade() else { return };
-        let disarm = Request::Disarm { pod: self.pod.clone(), port: self.port };
-        let release = self.release.then(|| Request::Release { pod: self.pod.clone() });
-        for request in [Some(disarm), release].into_iter().flatten() {
-            // A full socket: the port stays armed, but its listener is closed, so its connections go to the app.
-            if let Err(error) = ipc::send(shared.socket.get_ref().as_fd(), &request.encode(0), &[]) {
-                tracing::warn!(%error, pod = %self.pod, "undoing an arm that nobody waited for failed");
-            }
+        // If nobody waits any more, the answer is dropped with its descriptors; what it granted has been undone.
+        if let Some(answer) = self.broker.state().pending.remove(&seq) {
+            drop(answer.send(Answer { reply, fds }));
         }
-    }
-}
-
-impl Undo {
-    /// The answer has reached its asker.
-    pub(super) fn defuse(mut self) {
-        self.shared = Weak::new();
     }
 }
 

@@ -138,8 +138,55 @@ async fn an_arm_that_nobody_waits_for_is_undone() {
         rig.guardian.reply(seq, &reply, &[&listener(), &memory("beat")]);
         // The asker goes away with the answer on its way.
     }
-    assert_eq!(rig.guardian.request().await.1, Request::Disarm { pod: pod(), port: 80 });
-    assert_eq!(rig.guardian.request().await.1, Request::Release { pod: pod() });
+    let arm_again = rig.broker.arm(&name, 80, Gate::Always);
+    tokio::pin!(arm_again);
+    let undone =
+        async { (rig.guardian.request().await.1, rig.guardian.request().await.1, rig.guardian.request().await) };
+    let (disarm, release, (seq, arm)) = tokio::select! {
+        _ = &mut arm_again => panic!("nobody has answered"),
+        requests = undone => requests,
+    };
+    assert_eq!(disarm, Request::Disarm { pod: pod(), port: 80 });
+    assert_eq!(release, Request::Release { pod: pod() });
+    assert_eq!(arm, Request::Arm { pod: pod(), port: 80, gate: Gate::Always });
+    let fresh = Fresh { ipv6: false, addresses: vec![] };
+    let reply = Reply::Armed { agent_port: 40001, fresh: Some(fresh) };
+    rig.guardian.reply(seq, &reply, &[&listener(), &memory("beat")]);
+    assert_eq!(arm_again.await.expect("armed").expect("first").agent_port, 40001);
+
+    // A further port of a pod that is held is taken back without releasing the pod.
+    tokio::select! {
+        _ = rig.broker.arm(&name, 81, Gate::Always) => panic!("nobody has answered"),
+        _ = rig.guardian.request() => {}
+    }
+    assert_eq!(rig.guardian.request().await.1, Request::Disarm { pod: pod(), port: 81 });
+    let played = async {
+        let (seq, request) = rig.guardian.request().await;
+        assert_eq!(request, Request::Release { pod: pod() }, "asked for, not a consequence");
+        rig.guardian.reply(seq, &Reply::Done, &[]);
+    };
+    let (released, ()) = tokio::join!(rig.broker.release(&name), played);
+    released.expect("done");
+}
+
+#[tokio::test]
+async fn a_refused_arm_takes_nothing_back() {
+    let rig = rig();
+    let name = pod();
+    let played = async {
+        let (seq, _) = rig.guardian.request().await;
+        let refused = Reply::Refused { code: RefusedCode::UnknownPod, sentence: "no".into() };
+        rig.guardian.reply(seq, &refused, &[]);
+    };
+    let (armed, ()) = tokio::join!(rig.broker.arm(&name, 80, Gate::Always), played);
+    assert!(matches!(armed, Err(BrokerError::Refused { code: RefusedCode::UnknownPod, .. })));
+    let played = async {
+        let (seq, request) = rig.guardian.request().await;
+        assert_eq!(request, Request::Stats { pod: pod() }, "nothing came before");
+        rig.guardian.reply(seq, &Reply::Stats { counters: vec![] }, &[]);
+    };
+    let (stats, ()) = tokio::join!(rig.broker.stats(&name), played);
+    stats.expect("answered");
 }
 
 #[tokio::test]
