@@ -1,11 +1,38 @@
 //! The tunnel between a developer and an agent: keys and their names, QUIC with both ends pinned, streams.
 //!
-//! Owns: key files ([`Identity`]), public keys' names ([`Pin`]).
-//! Must not: decide who may intercept what, know HTTP, use an API of one operating system outside a `cfg`.
-//! Called by: the agent's worker and the `redir` command.
+//! Owns: key files ([`Identity`]), public keys' names ([`Pin`]), TLS with pinned raw keys, QUIC's settings, both
+//! endpoints ([`AgentEndpoint`], [`dial`]), the control stream over QUIC ([`Control`]), the copy between TCP and a data
+//! stream ([`relay`]). Must not: decide who may intercept what, know HTTP, log, use an API of one operating system
+//! outside a `cfg`. Called by: the agent's worker and the `redir` command.
 
+mod agent;
+mod budget;
+mod control;
+mod developer;
+mod error;
 mod identity;
 mod pin;
+mod relay;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod transport;
 
+pub use agent::{AgentEndpoint, Handshake};
+pub use budget::{Budget, BudgetError};
+pub use control::{AgentControl, Control, ControlError, DeveloperControl, FLUSH, Session};
+pub use developer::{Arrival, DataStream, Dialled, HeaderError, Tunnel, dial};
+pub use error::{DialError, Lost};
 pub use identity::{Identity, IdentityError};
 pub use pin::{Pin, PinError};
+pub use relay::{Relayed, relay, stream_to_tcp, tcp_to_stream};
+pub use tls::Authorised;
+pub use transport::{HANDSHAKE, IDLE, KEEP_ALIVE, STALLED_STREAMS, STREAM_WINDOW, STREAMS};
+
+/// A fresh token for an intercept.
+pub fn random_token() -> Result<redir_wire::Token, IdentityError> {
+    use ring::rand::SecureRandom as _;
+    let mut bytes = [0; 16];
+    ring::rand::SystemRandom::new().fill(&mut bytes).map_err(|_| IdentityError::NoRandom)?;
+    Ok(redir_wire::Token(bytes))
+}

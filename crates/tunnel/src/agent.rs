@@ -1,0 +1,200 @@
+//! The agent's endpoint: on a thread and runtime of its own, so that relays never delay the tunnels' timers.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use quinn::VarInt;
+use quinn::crypto::rustls::QuicServerConfig;
+use quinn::{AsyncTimer, AsyncUdpSocket, ConnectionError, EndpointConfig, Runtime, ServerConfig, TokioRuntime};
+use quinn_proto::HashedConnectionIdGenerator;
+use redir_wire::CloseCode;
+use rustls::pki_types::CertificateDer;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::identity::Identity;
+use crate::pin::Pin;
+use crate::tls::{self, Authorised};
+use crate::transport::{End, HANDSHAKE, transport};
+
+/// Where developers' tunnels arrive.
+#[derive(Debug)]
+pub struct AgentEndpoint {
+    endpoint: quinn::Endpoint,
+    pending: Arc<AtomicUsize>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl AgentEndpoint {
+    /// Serves on a bound socket. Reset tokens are derived from the key: a new process on the same socket tells the old
+    /// one's developers at once that their tunnels are gone.
+    pub fn start(socket: UdpSocket, identity: &Identity, authorised: Authorised) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let tls = tls::agent_config(identity, authorised).map_err(io::Error::other)?;
+        let crypto = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
+        let mut server = ServerConfig::with_crypto(Arc::new(crypto));
+        server.transport_config(transport(End::Agent)).max_incoming(MAX_PENDING);
+        let (handle, stop, thread) = start_runtime()?;
+        let runtime = Arc::new(Pinned { handle });
+        let endpoint = {
+            let _inside = runtime.handle.enter();
+            quinn::Endpoint::new(endpoint_config(identity), Some(server), socket, runtime.clone())?
+        };
+        Ok(Self { endpoint, pending: Arc::default(), stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// The next handshake that begins; `None` once the endpoint is closed. Under a flood, addresses must prove
+    /// themselves first (Retry), then newcomers are ignored.
+    pub async fn accept(&self) -> Option<Handshake> {
+        loop {
+            let incoming = self.endpoint.accept().await?;
+            let pending = self.pending.load(Ordering::Relaxed);
+            if pending >= MAX_PENDING {
+                incoming.ignore();
+            } else if pending >= RETRY_ABOVE && !incoming.remote_address_validated() {
+                // Fails only if the address is validated already.
+                incoming.retry().ok();
+            } else {
+                self.pending.fetch_add(1, Ordering::Relaxed);
+                return Some(Handshake { incoming, pending: Pending(self.pending.clone()) });
+            }
+        }
+    }
+
+    /// The socket's address.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.endpoint.local_addr()
+    }
+
+    /// Takes no further handshakes; tunnels go on.
+    pub fn refuse_new(&self) {
+        self.endpoint.set_server_config(None);
+    }
+
+    /// Ends the thread without a word to anybody, as a killed process does.
+    #[cfg(test)]
+    pub(crate) fn die(mut self) {
+        self.stop.take().map(|stop| stop.send(()));
+        self.thread.take().map(|thread| thread.join().ok());
+    }
+
+    /// Closes all tunnels with this code, waits (bounded) until that is on the wire, and ends the thread.
+    pub async fn close(mut self, code: CloseCode) {
+        self.endpoint.close(varint(code.number()), code.to_string().as_bytes());
+        timeout(CLOSE, self.endpoint.wait_idle()).await.ok();
+        self.stop.take().map(|stop| stop.send(()));
+        if let Some(thread) = self.thread.take() {
+            tokio::task::spawn_blocking(move || thread.join().ok()).await.ok();
+        }
+    }
+}
+
+/// A handshake that has begun.
+#[derive(Debug)]
+pub struct Handshake {
+    incoming: quinn::Incoming,
+    pending: Pending,
+}
+
+impl Handshake {
+    /// Who begins it.
+    pub fn address(&self) -> SocketAddr {
+        self.incoming.remote_address()
+    }
+
+    /// Completes it, within [`HANDSHAKE`], and tells whose key it was.
+    pub async fn finish(self) -> Result<(quinn::Connection, Pin), ConnectionError> {
+        let connection = match timeout(HANDSHAKE, self.incoming.accept()?).await {
+            Ok(connection) => connection?,
+            Err(_) => return Err(ConnectionError::TimedOut),
+        };
+        drop(self.pending);
+        let identity = connection.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
+        match identity.as_deref().and_then(|keys| keys.first()) {
+            Some(key) => {
+                let pin = Pin::of_spki(key);
+                Ok((connection, pin))
+            }
+            None => {
+                // The verifier demands a key; without one nothing may be trusted.
+                connection.close(varint(CloseCode::Protocol.number()), b"");
+                Err(ConnectionError::LocallyClosed)
+            }
+        }
+    }
+}
+
+/// Counts one handshake as pending until it is dropped.
+#[derive(Debug)]
+struct Pending(Arc<AtomicUsize>);
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A QUIC number from one of our own codes, which are small or came from the wire.
+pub(crate) fn varint(number: u64) -> VarInt {
+    VarInt::from_u64(number).unwrap_or(VarInt::MAX)
+}
+
+fn endpoint_config(identity: &Identity) -> EndpointConfig {
+    let secret = identity.derived_secret("redir quic stateless reset");
+    let mut config = EndpointConfig::new(Arc::new(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &secret)));
+    // Connection IDs carry a mark of this key; those of the process before must still be recognised.
+    let mark = identity.derived_secret("redir quic connection id");
+    let mark = u64::from_be_bytes(mark.first_chunk().copied().unwrap_or_default());
+    config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(mark)));
+    config
+}
+
+fn start_runtime() -> io::Result<(Handle, oneshot::Sender<()>, JoinHandle<()>)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let thread = std::thread::Builder::new().name("quic".into()).spawn(move || {
+        // Ends when told to, or when the endpoint is dropped.
+        runtime.block_on(stopped).ok();
+    })?;
+    Ok((handle, stop, thread))
+}
+
+/// Tokio, on one given runtime whoever calls.
+#[derive(Debug)]
+struct Pinned {
+    handle: Handle,
+}
+
+impl Runtime for Pinned {
+    fn new_timer(&self, at: std::time::Instant) -> std::pin::Pin<Box<dyn AsyncTimer>> {
+        let _inside = self.handle.enter();
+        TokioRuntime.new_timer(at)
+    }
+
+    fn spawn(&self, future: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>) {
+        self.handle.spawn(future);
+    }
+
+    fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+        let _inside = self.handle.enter();
+        TokioRuntime.wrap_udp_socket(socket)
+    }
+
+    fn now(&self) -> std::time::Instant {
+        TokioRuntime.now()
+    }
+}
+
+/// Handshakes under way above which an address must prove that it is not forged.
+const RETRY_ABOVE: usize = 32;
+/// Handshakes under way above which newcomers are ignored.
+const MAX_PENDING: usize = 256;
+/// How long the last packets may take to leave.
+const CLOSE: Duration = Duration::from_secs(1);

@@ -1,0 +1,141 @@
+//! Copies between a TCP connection and a data stream.
+//!
+//! The two directions are independent. A FIN on one side becomes a FIN on the other; a reset becomes a reset and ends
+//! both directions. Dropping the future resets both sides: a cut transfer must never look like a finished one.
+
+use std::io;
+use std::time::Duration;
+
+use quinn::{ReadError, RecvStream, SendStream, WriteError};
+use redir_wire::StreamCode;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::budget::{Budget, BudgetError};
+use crate::developer::refuse;
+
+/// What went through, and how it ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Relayed {
+    /// Bytes from the stream to the TCP connection.
+    pub to_tcp: u64,
+    /// Bytes from the TCP connection to the stream.
+    pub from_tcp: u64,
+    /// `None`: both directions were finished; else why both were reset.
+    pub reset: Option<StreamCode>,
+}
+
+/// Copies both ways until both directions are finished or one is reset.
+pub async fn relay(mut tcp: TcpStream, send: SendStream, recv: RecvStream, budget: &Budget) -> Relayed {
+    // Without a delay for small writes; a socket that does not take the option works all the same.
+    tcp.set_nodelay(true).ok();
+    let mut relayed = Relayed::default();
+    let mut stream = Unfinished { send, recv, finished: false };
+    // The connection must be reset, not finished, if this future is dropped at an await.
+    let linger = socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO));
+    let (mut read, mut write) = tcp.split();
+    let result = tokio::try_join!(
+        stream_to_tcp(&mut stream.recv, &mut write, budget, &mut relayed.to_tcp),
+        tcp_to_stream(&mut read, &mut stream.send, &mut relayed.from_tcp),
+    );
+    match result {
+        Ok(((), ())) => {
+            stream.finished = true;
+            if linger.is_ok() {
+                socket2::SockRef::from(&tcp).set_linger(None).ok();
+            }
+        }
+        Err(code) => {
+            refuse(&mut stream.send, &mut stream.recv, code);
+            stream.finished = true;
+            relayed.reset = Some(code);
+        }
+    }
+    relayed
+}
+
+/// Copies from the stream until its FIN, which is passed on. `Err`: reset both sides with this code.
+pub async fn stream_to_tcp<W: AsyncWrite + Unpin>(
+    recv: &mut RecvStream,
+    write: &mut W,
+    budget: &Budget,
+    copied: &mut u64,
+) -> Result<(), StreamCode> {
+    while let Some(chunk) = recv.read_chunk(CHUNK, true).await.map_err(|error| read_code(&error))? {
+        budget.write_all(write, &chunk.bytes).await.map_err(|error| match error {
+            BudgetError::Io(_) => StreamCode::Reset,
+            BudgetError::Slow => StreamCode::Slow,
+        })?;
+        *copied += chunk.bytes.len() as u64;
+    }
+    // Already closed by the other side: then the other direction tells.
+    write.shutdown().await.ok();
+    Ok(())
+}
+
+/// Copies to the stream until the connection's FIN, which is passed on. `Err`: reset both sides with this code.
+pub async fn tcp_to_stream<R: AsyncRead + Unpin>(
+    read: &mut R,
+    send: &mut SendStream,
+    copied: &mut u64,
+) -> Result<(), StreamCode> {
+    let mut buffer = bytes::BytesMut::new();
+    let mut stopped = std::pin::pin!(send.stopped());
+    loop {
+        buffer.reserve(CHUNK);
+        // A reader that stops must end the direction also while the connection is idle.
+        let length = tokio::select! {
+            length = read.read_buf(&mut buffer) => length.map_err(|error| tcp_code(&error))?,
+            stopped = &mut stopped => return Err(stopped.ok().flatten().map_or(StreamCode::Gone, stop_code)),
+        };
+        if length == 0 {
+            // Fails only if the other end has stopped it, which the copy has just told.
+            send.finish().ok();
+            return Ok(());
+        }
+        send.write_chunk(buffer.split().freeze()).await.map_err(|error| match error {
+            WriteError::Stopped(code) => stop_code(code),
+            WriteError::ConnectionLost(_) | WriteError::ClosedStream | WriteError::ZeroRttRejected => StreamCode::Gone,
+        })?;
+        *copied += length as u64;
+    }
+}
+
+fn read_code(error: &ReadError) -> StreamCode {
+    match error {
+        ReadError::Reset(code) => StreamCode::from_number(code.into_inner()),
+        ReadError::ConnectionLost(_)
+        | ReadError::ClosedStream
+        | ReadError::IllegalOrderedRead
+        | ReadError::ZeroRttRejected => StreamCode::Gone,
+    }
+}
+
+fn stop_code(code: quinn::VarInt) -> StreamCode {
+    StreamCode::from_number(code.into_inner())
+}
+
+fn tcp_code(error: &io::Error) -> StreamCode {
+    match error.kind() {
+        io::ErrorKind::TimedOut => StreamCode::Timeout,
+        _ => StreamCode::Reset,
+    }
+}
+
+/// Resets the stream when dropped halfway: quinn would finish it.
+struct Unfinished {
+    send: SendStream,
+    recv: RecvStream,
+    finished: bool,
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if !self.finished {
+            refuse(&mut self.send, &mut self.recv, StreamCode::Gone);
+        }
+    }
+}
+
+/// Bytes copied at once: several packets, and less than a socket's buffer.
+const CHUNK: usize = 64 * 1024;

@@ -1,0 +1,56 @@
+//! QUIC's settings, and why they are not quinn's defaults.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::{IdleTimeout, TransportConfig, VarInt};
+
+/// Bytes that one stream's reader may leave unread: 1 MiB is 100 Mbit/s over 80 ms, or 1 Gbit/s over 8 ms.
+pub const STREAM_WINDOW: u32 = 1 << 20;
+/// Streams of one tunnel that may stand unread at the same time; above it the slowest is reset (see `Budget`).
+pub const STALLED_STREAMS: usize = 64;
+/// Streams that one tunnel may have open at the same time.
+pub const STREAMS: u32 = 4096;
+/// A tunnel without a packet for so long is down.
+pub const IDLE: Duration = Duration::from_secs(10);
+/// Three of these fit into [`IDLE`], so two may be lost.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(3);
+/// A handshake that takes longer is given up.
+pub const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// Which end of the tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Opens data streams; the other end opens the control stream alone.
+    Agent,
+    /// Opens the control stream; the other end opens data streams.
+    Developer,
+}
+
+pub(crate) fn transport(end: End) -> Arc<TransportConfig> {
+    let mut config = TransportConfig::default();
+    let streams_from_peer = match end {
+        End::Agent => CONTROL_STREAMS,
+        End::Developer => STREAMS,
+    };
+    config
+        .max_concurrent_bidi_streams(VarInt::from_u32(streams_from_peer))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
+        .send_window(SEND_WINDOW)
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_MILLIS))))
+        .datagram_receive_buffer_size(None);
+    Arc::new(config)
+}
+
+/// The control stream, and one more so that a mistake is told from a full limit.
+const CONTROL_STREAMS: u32 = 2;
+/// Room for every stalled stream that the budget allows, and for eight more at full speed.
+const CONNECTION_WINDOW: u32 = 72 * STREAM_WINDOW;
+const _: () = assert!(CONNECTION_WINDOW as usize == (STALLED_STREAMS + 8) * STREAM_WINDOW as usize);
+/// Unacknowledged bytes kept for retransmission: 1 Gbit/s over 64 ms.
+const SEND_WINDOW: u64 = 8 << 20;
+const IDLE_MILLIS: u32 = 10_000;
+const _: () = assert!(IDLE.as_millis() == IDLE_MILLIS as u128 && KEEP_ALIVE.as_millis() * 3 < IDLE_MILLIS as u128);
