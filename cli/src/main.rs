@@ -1,1 +1,66 @@
-fn main() {}
+//! The `redir` command: the developer's end.
+//!
+//! Owns: reading the command line, the exit code, the one place where trouble is printed.
+//! Must not hold what a command does (`commands`) or says (`wording`).
+
+mod args;
+mod child;
+mod commands;
+mod config;
+mod escape;
+mod events;
+mod filter;
+mod json;
+mod link;
+mod paths;
+mod reach;
+mod screen;
+mod service;
+mod signals;
+mod trouble;
+mod usage;
+mod user;
+mod values;
+mod when;
+mod wording;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser as _};
+
+use crate::screen::{Colour, Paint};
+use crate::trouble::Trouble;
+
+fn main() -> ExitCode {
+    let cli = match args::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse(error),
+    };
+    match commands::run(cli.command) {
+        Ok(code) => ExitCode::from(code),
+        Err(trouble) => end(&trouble),
+    }
+}
+
+/// Help and version are printed as they are; anything else becomes one sentence.
+fn refuse(error: clap::Error) -> ExitCode {
+    let known = args::Cli::command();
+    let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    let subcommand = words.iter().find_map(|word| known.find_subcommand(word)).map(clap::Command::get_name);
+    match usage::explain(error, subcommand) {
+        Ok(trouble) => end(&trouble),
+        Err(help) => {
+            // Nothing can be told if this fails.
+            help.print().ok();
+            ExitCode::from(u8::try_from(help.exit_code()).unwrap_or(2))
+        }
+    }
+}
+
+fn end(trouble: &Trouble) -> ExitCode {
+    let name = Paint::of(&std::io::stderr()).with(Colour::Red, "redir:");
+    // Nothing can be told if this fails.
+    writeln!(std::io::stderr(), "{name} {trouble}").ok();
+    trouble.code()
+}

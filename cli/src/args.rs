@@ -1,0 +1,173 @@
+//! The flags, as clap sees them.
+//!
+//! Owns: the shape of the command line. Must not check values (`values` does) or word them (`wording` does).
+//! Called by: `main`; read by `commands`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::Shell;
+use redir_tunnel::Pin;
+
+use crate::values::{
+    AgentAddress, HeaderName, HeaderPattern, HeaderText, Method, Pattern, Ports, Seconds, Target, UrlPath, Which,
+};
+use crate::wording::help;
+
+/// `redir …`
+#[derive(Debug, Parser)]
+#[command(name = "redir", version, about = help::ABOUT, long_about = help::LONG_ABOUT, after_help = help::EXAMPLES)]
+#[command(arg_required_else_help = true, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// One for each file in `commands`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    #[command(about = help::INTERCEPT, long_about = help::INTERCEPT_LONG, after_long_help = help::INTERCEPT_EXAMPLES)]
+    #[command(after_help = "`redir intercept --help` shows examples.")]
+    Intercept(Box<Intercept>),
+    #[command(about = help::LIST)]
+    List(Ask),
+    #[command(about = help::LEAVE, after_help = help::LEAVE_EXAMPLES)]
+    Leave(Leave),
+    #[command(about = help::STATUS)]
+    Status(Ask),
+    #[command(about = help::COMPLETIONS, after_help = help::COMPLETIONS_EXAMPLES)]
+    Completions(Completions),
+    #[command(about = help::KEYGEN)]
+    Keygen(Keygen),
+}
+
+/// `redir intercept …`
+#[derive(Debug, Args)]
+pub(crate) struct Intercept {
+    #[arg(value_name = "POD-OR-LABELS", help = help::TARGET)]
+    pub(crate) target: Target,
+    #[arg(long, short, value_name = "POD[:YOURS]", help = help::PORT)]
+    pub(crate) port: Ports,
+    #[command(flatten)]
+    pub(crate) conditions: Conditions,
+    #[arg(long, help = help::PROBES)]
+    pub(crate) probes: bool,
+    #[arg(long, value_name = "SECONDS", default_value = "120", help = help::WAIT)]
+    pub(crate) wait: Seconds,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+    #[arg(last = true, value_name = "COMMAND", help = help::COMMAND, value_hint = ValueHint::CommandWithArguments)]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// What a request must show to come to the developer.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = help::CONDITIONS_HEADING)]
+#[group(skip)]
+#[command(group = ArgGroup::new("condition").multiple(true).args(
+    ["header", "header_prefix", "header_regex", "header_present", "path", "path_prefix", "path_regex", "method"]))]
+pub(crate) struct Conditions {
+    #[arg(long, value_name = "NAME: VALUE", help = help::HEADER)]
+    pub(crate) header: Vec<HeaderText>,
+    #[arg(long, value_name = "NAME: PREFIX", help = help::HEADER_PREFIX)]
+    pub(crate) header_prefix: Vec<HeaderText>,
+    #[arg(long, value_name = "NAME: REGEX", help = help::HEADER_REGEX)]
+    pub(crate) header_regex: Vec<HeaderPattern>,
+    #[arg(long, value_name = "NAME", help = help::HEADER_PRESENT)]
+    pub(crate) header_present: Vec<HeaderName>,
+    #[arg(long, value_name = "PATH", help = help::PATH)]
+    pub(crate) path: Vec<UrlPath>,
+    #[arg(long, value_name = "PREFIX", help = help::PATH_PREFIX)]
+    pub(crate) path_prefix: Vec<UrlPath>,
+    #[arg(long, value_name = "REGEX", help = help::PATH_REGEX)]
+    pub(crate) path_regex: Vec<Pattern>,
+    #[arg(long, value_name = "METHOD", help = help::METHOD)]
+    pub(crate) method: Vec<Method>,
+    #[arg(long, requires = "condition", help = help::ANY)]
+    pub(crate) any: bool,
+}
+
+/// Which agents are asked, with which key.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = help::AGENTS_HEADING)]
+pub(crate) struct Reach {
+    #[arg(long, value_name = "HOST:PORT", help = help::AGENT, requires = "agent_key")]
+    pub(crate) agent: Vec<AgentAddress>,
+    #[arg(long, value_name = "sha256:…", help = help::AGENT_KEY, requires = "agent")]
+    pub(crate) agent_key: Vec<Pin>,
+    #[arg(long, value_name = "FILE", help = help::KEY, value_hint = ValueHint::FilePath)]
+    pub(crate) key: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", help = help::CONFIG, value_hint = ValueHint::FilePath)]
+    pub(crate) config: Option<PathBuf>,
+    #[arg(long, short, value_enum, default_value_t = Output::Text, help = help::OUTPUT)]
+    pub(crate) output: Output,
+}
+
+/// `-o`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    #[default]
+    Text,
+    Json,
+}
+
+/// `redir list`, `redir status`
+#[derive(Debug, Args)]
+pub(crate) struct Ask {
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+/// `redir leave …`
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("what").required(true).args(["which", "all"]))]
+pub(crate) struct Leave {
+    #[arg(value_name = "POD-OR-LABELS|NUMBER", help = help::LEAVE_WHICH)]
+    pub(crate) which: Option<Which>,
+    #[arg(long, help = help::LEAVE_ALL)]
+    pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) reach: Reach,
+}
+
+/// `redir completions …`
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    #[arg(value_enum, value_name = "SHELL", help = help::SHELL)]
+    pub(crate) shell: Shell,
+}
+
+/// `redir keygen …`
+#[derive(Debug, Args)]
+pub(crate) struct Keygen {
+    #[arg(value_name = "FILE", help = help::KEYGEN_FILE, value_hint = ValueHint::FilePath)]
+    pub(crate) file: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_whole_intercept_line_is_read() {
+        let line = "redir intercept app=web --port 8080:3000 --header x-user:alice --header x-user:bob --any --probes \
+                    --agent n:1 --agent-key \
+                    sha256:47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU --agent m:2 --agent-key \
+                    sha256:47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU -o json -- npm start --port 3000";
+        let Command::Intercept(args) = Cli::try_parse_from(line.split_whitespace()).unwrap().command else {
+            panic!("not an intercept");
+        };
+        assert_eq!((args.conditions.header.len(), args.conditions.any, args.probes), (2, true, true));
+        assert_eq!((args.reach.agent.len(), args.reach.agent_key.len()), (2, 2));
+        assert_eq!(args.reach.output, Output::Json);
+        assert_eq!(args.command, ["npm", "start", "--port", "3000"]);
+    }
+}

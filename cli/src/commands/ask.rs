@@ -1,0 +1,97 @@
+//! One question to every agent, in parallel.
+//!
+//! Owns: dialling, asking, and what is told of agents that do not answer. Called by: `list`, `leave`, `status`.
+
+use std::time::Duration;
+
+use redir_wire::{CloseCode, RefusedCode, ToAgent, ToDeveloper};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
+
+use crate::config::Agent;
+use crate::link::tunnel::{self, Gone};
+use crate::reach::Reached;
+use crate::screen::Screen;
+use crate::trouble::Trouble;
+use crate::wording::session as say;
+
+/// An agent answers from memory.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// What one agent said, or why it said nothing.
+pub(super) type Answer = Result<ToDeveloper, Failure>;
+
+/// Why an agent did not do what it was asked.
+#[derive(Debug)]
+pub(super) struct Failure {
+    /// The agent's own word; `None` if it did not get as far.
+    pub(super) code: Option<RefusedCode>,
+    /// For the developer.
+    pub(super) sentence: String,
+}
+
+impl From<String> for Failure {
+    fn from(sentence: String) -> Self {
+        Self { code: None, sentence }
+    }
+}
+
+/// Asks all, in the order of the configuration.
+pub(super) async fn ask(reached: &Reached, question: &ToAgent, screen: &Screen) -> Vec<(Agent, Answer)> {
+    let mut asking = JoinSet::new();
+    for (index, agent) in reached.agents.iter().cloned().enumerate() {
+        let (identity, question) = (reached.identity.clone(), question.clone());
+        asking.spawn(async move {
+            let answer = one(&agent, &identity, &question).await;
+            (index, agent, answer)
+        });
+    }
+    let mut answers = Vec::new();
+    let mut patience = interval_at(Instant::now() + Duration::from_secs(1), Duration::from_secs(10));
+    patience.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while answers.len() < reached.agents.len() {
+        tokio::select! {
+            Some(Ok(answer)) = asking.join_next() => answers.push(answer),
+            _ = patience.tick() => {
+                let missing: Vec<Agent> = reached.agents.iter().enumerate()
+                    .filter(|(index, _)| !answers.iter().any(|(answered, ..)| answered == index))
+                    .map(|(_, agent)| agent.clone())
+                    .collect();
+                screen.note(say::waiting_for_agents(&missing));
+            }
+            else => break,
+        }
+    }
+    answers.sort_by_key(|(index, ..)| *index);
+    answers.into_iter().map(|(_, agent, answer)| (agent, answer)).collect()
+}
+
+async fn one(agent: &Agent, identity: &redir_tunnel::Identity, question: &ToAgent) -> Answer {
+    let mut tunnel = tunnel::dial(agent, identity).await.map_err(|trouble| trouble.sentence(agent))?;
+    let answer = async {
+        let number = tunnel.control.ask(question).await?;
+        loop {
+            let said = tunnel.control.next().await?;
+            if said.answers == number {
+                return Ok::<_, Gone>(said.message);
+            }
+        }
+    };
+    let answer = match timeout(ANSWER, answer).await {
+        Ok(Ok(ToDeveloper::Refused(refused))) => Err(Failure { code: Some(refused.code), sentence: refused.sentence }),
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(lost)) => Err(lost.sentence(agent).into()),
+        Err(_) => Err(say::no_answer(agent).into()),
+    };
+    tunnel.streams.close(CloseCode::Done).await;
+    answer
+}
+
+/// Agents that said nothing are told of; if there is one, the command failed, but what the others said was shown.
+pub(super) fn failures<'a>(failed: impl IntoIterator<Item = (&'a Agent, &'a String)>) -> Result<(), Trouble> {
+    let failed: Vec<_> = failed.into_iter().map(|(agent, why)| (agent.name.as_str(), why.as_str())).collect();
+    match failed.is_empty() {
+        true => Ok(()),
+        false => Err(Trouble::Failed(say::not_answered(&failed))),
+    }
+}

@@ -1,0 +1,16 @@
+//! `redir completions`: what a shell needs to complete redir's flags.
+//!
+//! Owns: printing it. Called by: `commands`.
+
+use clap::CommandFactory as _;
+
+use crate::args::{Cli, Completions};
+use crate::screen::print;
+use crate::trouble::Outcome;
+
+/// Prints the shell's script.
+pub(crate) fn run(args: &Completions) -> Outcome {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "redir", &mut script);
+    print(&script)
+}

@@ -1,0 +1,28 @@
+//! `redir keygen`: makes the developer's key.
+//!
+//! Owns: where it goes and what is printed. Must not know the file's form (`redir_tunnel::Identity` does).
+//! Called by: `commands`.
+
+use redir_tunnel::{Identity, IdentityError};
+
+use crate::args::Keygen;
+use crate::reach;
+use crate::screen::print;
+use crate::trouble::{Outcome, Trouble};
+use crate::user;
+use crate::wording::config as say;
+
+/// Writes a new key, never over a file that is there.
+pub(crate) fn run(args: &Keygen) -> Outcome {
+    let path = match &args.file {
+        Some(path) => path.clone(),
+        None => reach::default_key()?,
+    };
+    let failed = |error| match (&error, Identity::load(&path)) {
+        (IdentityError::Exists(_), Ok(old)) => Trouble::Failed(say::key_exists(&path, old.pin())),
+        _ => Trouble::Failed(say::key(&error)),
+    };
+    let identity = Identity::generate().map_err(failed)?;
+    identity.save(&path).map_err(failed)?;
+    print(say::key_made(&path, identity.pin(), &user::login(), args.file.is_none()).as_bytes())
+}

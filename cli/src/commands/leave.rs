@@ -1,0 +1,48 @@
+//! `redir leave`: ends intercepts of one's own, also those of another terminal.
+//!
+//! Owns: what counts as having left. Called by: `commands`.
+
+use redir_wire::{RefusedCode, ToAgent, ToDeveloper, Which as Asked};
+
+use super::ask::{self, ask};
+use crate::args::Leave;
+use crate::events::Event;
+use crate::link::selector;
+use crate::reach;
+use crate::trouble::{Outcome, Trouble};
+use crate::values::Which;
+use crate::wording::session as say;
+
+/// Asks every agent to end what is named; it is a failure if nobody had anything to end.
+pub(crate) fn run(args: &Leave) -> Outcome {
+    let reached = reach::resolve(&args.reach)?;
+    let asked = match &args.which {
+        Some(Which::Id(id)) => Asked::Id(*id),
+        Some(Which::Target(target)) => Asked::Selector(selector(target), None),
+        None => Asked::All,
+    };
+    super::with_runtime(args.reach.output, async move |screen| {
+        let answers = ask(&reached, &ToAgent::Leave(asked), &screen).await;
+        let mut ended = 0_usize;
+        let mut failed = Vec::new();
+        for (agent, answer) in &answers {
+            match answer {
+                Ok(ToDeveloper::Left(left)) => {
+                    ended += left.what.len();
+                    for what in &left.what {
+                        screen.tell(&Event::Left { agent: agent.name.clone(), what: what.clone() });
+                    }
+                }
+                // It is with another agent, or nowhere.
+                Err(failure) if failure.code == Some(RefusedCode::NotFound) => (),
+                Err(failure) => failed.push((agent, &failure.sentence)),
+                Ok(_) => (),
+            }
+        }
+        ask::failures(failed)?;
+        match ended {
+            0 => Err(Trouble::Failed(say::nothing_to_leave(args.which.as_ref()))),
+            _ => Ok(0),
+        }
+    })
+}

@@ -1,0 +1,54 @@
+//! `redir list`: what is intercepted, and what can be.
+//!
+//! Owns: turning agents' listings into events and tables. Called by: `commands`.
+
+use redir_wire::{ToAgent, ToDeveloper};
+
+use super::ask::{self, ask};
+use crate::args::{Ask, Output};
+use crate::events::Event;
+use crate::reach;
+use crate::screen::Screen;
+use crate::trouble::Outcome;
+use crate::when;
+use crate::wording::{events as show, session as say};
+
+/// Asks every agent and shows one list.
+pub(crate) fn run(args: &Ask) -> Outcome {
+    let reached = reach::resolve(&args.reach)?;
+    super::with_runtime(args.reach.output, async move |screen| {
+        let answers = ask(&reached, &ToAgent::List, &screen).await;
+        let mut events = Vec::new();
+        for (agent, answer) in &answers {
+            if let Ok(ToDeveloper::Listing(listing)) = answer {
+                let name = &agent.name;
+                let pods = listing.pods.iter().cloned();
+                events.extend(pods.map(|pod| Event::Pod { agent: name.clone(), pod }));
+                let intercepts = listing.intercepts.iter().cloned();
+                events.extend(intercepts.map(|entry| Event::Intercept { agent: name.clone(), entry }));
+            }
+        }
+        tell(&screen, &events, answers.iter().any(|(_, answer)| answer.is_ok()));
+        ask::failures(answers.iter().filter_map(|(agent, answer)| Some((agent, &answer.as_ref().err()?.sentence))))?;
+        Ok(0)
+    })
+}
+
+fn tell(screen: &Screen, events: &[Event], anybody_answered: bool) {
+    if screen.output() == Output::Json {
+        return events.iter().for_each(|event| screen.tell(event));
+    }
+    if !anybody_answered {
+        return;
+    }
+    let is_pod = |event: &Event| matches!(event, Event::Pod { .. });
+    match events.iter().any(is_pod) {
+        true => screen.lines(show::table(&show::pods(events), screen.paint())),
+        false => screen.line(say::no_pods()),
+    }
+    screen.line(String::new());
+    match events.iter().all(is_pod) {
+        true => screen.line(say::no_intercepts()),
+        false => screen.lines(show::table(&show::intercepts(events, when::now()), screen.paint())),
+    }
+}

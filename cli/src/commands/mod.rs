@@ -1,0 +1,42 @@
+//! One file for each command.
+//!
+//! Owns: the dispatch, and the runtime that commands with agents run on. Called by: `main`.
+
+mod ask;
+mod completions;
+mod intercept;
+mod keygen;
+mod leave;
+mod list;
+mod status;
+
+use crate::args::{Command, Output};
+use crate::screen::Screen;
+use crate::trouble::{Outcome, Trouble};
+use crate::wording;
+
+/// Runs the command to its end.
+pub(crate) fn run(command: Command) -> Outcome {
+    match command {
+        Command::Intercept(args) => intercept::run(*args),
+        Command::List(args) => list::run(&args),
+        Command::Leave(args) => leave::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Keygen(args) => keygen::run(&args),
+    }
+}
+
+/// One thread is enough for a developer's traffic, and keeps the process small.
+fn with_runtime(output: Output, command: impl AsyncFnOnce(Screen) -> Outcome) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Trouble::Failed(wording::session::no_runtime(&error)))?;
+    let (screen, writing) = Screen::start(output);
+    let outcome = runtime.block_on(command(screen.clone()));
+    // A name that is being looked up on a helper thread is not waited for.
+    runtime.shutdown_background();
+    writing.finish(screen);
+    outcome
+}

@@ -1,0 +1,50 @@
+//! `redir status`: the developer's own tunnels and intercepts, as the agents see them.
+//!
+//! Owns: turning agents' reports into events and tables. Called by: `commands`.
+
+use redir_wire::{ToAgent, ToDeveloper};
+
+use super::ask::{self, ask};
+use crate::args::{Ask, Output};
+use crate::events::Event;
+use crate::reach;
+use crate::screen::Screen;
+use crate::trouble::Outcome;
+use crate::when;
+use crate::wording::{events as show, session as say};
+
+/// Asks every agent and shows one report.
+pub(crate) fn run(args: &Ask) -> Outcome {
+    let reached = reach::resolve(&args.reach)?;
+    super::with_runtime(args.reach.output, async move |screen| {
+        let answers = ask(&reached, &ToAgent::Status, &screen).await;
+        let mut events = Vec::new();
+        for (agent, answer) in &answers {
+            if let Ok(ToDeveloper::Status(report)) = answer {
+                let (name, software) = (&agent.name, &report.software);
+                let tunnel = |tunnel| Event::Tunnel { agent: name.clone(), software: software.clone(), tunnel };
+                events.extend(report.tunnels.iter().cloned().map(tunnel));
+                let intercepts = report.intercepts.iter().cloned();
+                events.extend(intercepts.map(|entry| Event::Intercept { agent: name.clone(), entry }));
+            }
+        }
+        tell(&screen, &events);
+        ask::failures(answers.iter().filter_map(|(agent, answer)| Some((agent, &answer.as_ref().err()?.sentence))))?;
+        Ok(0)
+    })
+}
+
+fn tell(screen: &Screen, events: &[Event]) {
+    if screen.output() == Output::Json {
+        return events.iter().for_each(|event| screen.tell(event));
+    }
+    if events.is_empty() {
+        return;
+    }
+    screen.lines(show::table(&show::tunnels(events, when::now()), screen.paint()));
+    screen.line(String::new());
+    match events.iter().any(|event| matches!(event, Event::Intercept { .. })) {
+        true => screen.lines(show::table(&show::intercepts(events, when::now()), screen.paint())),
+        false => screen.line(say::none_of_yours()),
+    }
+}

@@ -1,0 +1,75 @@
+//! What happens to an intercept, as the developer is told.
+//!
+//! Owns: the events, free of words and colours. Called by: `commands`, which report; `wording::events` and `json`,
+//! which show.
+
+use redir_wire::{Filter, InterceptEntry, Liveness, PodEntry, RequestEvent, Takes, TunnelStatus, UnixMillis};
+
+/// One thing that happened, or one row of an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Event {
+    /// An agent answered our greeting.
+    Connected { agent: String, address: String, developer: String },
+    /// A pod's traffic is steered.
+    Live(Live),
+    /// A pod could not be intercepted, or no longer is.
+    NotLive { agent: String, pod: String, state: Liveness, reason: String },
+    /// An agent refused the whole wish.
+    Refused { agent: String, reason: String },
+    /// Another developer's intercept takes requests from ours.
+    Conflict { agent: String, pod: String, developer: String, since: UnixMillis, takes: Takes },
+    /// It does not any more.
+    ConflictOver { agent: String, pod: String, developer: String },
+    /// A matched request is through.
+    Request { agent: String, event: RequestEvent },
+    /// The tunnel is gone; it is being redialled.
+    Lost { agent: String, reason: String },
+    /// The tunnel and the intercept are back.
+    Restored { agent: String, pods: Vec<String>, after_ms: u64 },
+    /// The developer's own command.
+    Command(CommandState),
+    /// The intercept is over.
+    Ended { reason: String },
+    /// `list`: a pod that can be intercepted.
+    Pod { agent: String, pod: PodEntry },
+    /// `list` and `status`: an intercept in a pod.
+    Intercept { agent: String, entry: InterceptEntry },
+    /// `status`: a tunnel to an agent.
+    Tunnel { agent: String, software: String, tunnel: TunnelStatus },
+    /// `leave`: what was ended.
+    Left { agent: String, what: String },
+}
+
+/// A pod that is live.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Live {
+    pub(crate) agent: String,
+    pub(crate) id: u64,
+    pub(crate) pod: String,
+    pub(crate) port: u16,
+    /// `127.0.0.1:3000`
+    pub(crate) to: String,
+    /// Which requests; `None` is all of them.
+    pub(crate) filter: Option<Filter>,
+    /// The pod's own addresses, as far as the agent knows them.
+    pub(crate) addresses: Vec<String>,
+    /// Connections from before, which stay with the app.
+    pub(crate) earlier_connections: u32,
+    /// From asking to steering.
+    pub(crate) after_ms: u64,
+    /// A request to try.
+    pub(crate) curl: String,
+    /// The first one that is live: people are shown one `curl` line, not one for each pod.
+    pub(crate) first: bool,
+}
+
+/// How the developer's own command fares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CommandState {
+    /// It runs.
+    Started { pid: u32 },
+    /// Its port accepts.
+    Ready { port: u16 },
+    /// It ended with this code (128 + signal if by one).
+    Ended { code: u8 },
+}

@@ -1,0 +1,146 @@
+//! Events as JSON, one object a line: the schema that `redir intercept --help` documents.
+//!
+//! Owns: the names of the fields. Must not print. Called by: `screen`.
+
+use redir_wire::{InterceptEntry, Liveness, Owner, Takes};
+use serde_json::{Value, json};
+
+use crate::escape::{escape, escape_sentence};
+use crate::events::{CommandState, Event};
+use crate::when::rfc3339;
+
+/// One line, ASCII only, without its newline.
+pub(crate) fn line(event: &Event) -> String {
+    ascii(&value(event).to_string())
+}
+
+fn value(event: &Event) -> Value {
+    match event {
+        Event::Connected { agent, address, developer } => {
+            json!({"event": "connected", "agent": agent, "address": address, "developer": developer})
+        }
+        Event::Live(live) => json!({
+            "event": "live", "agent": live.agent, "id": live.id, "pod": live.pod, "port": live.port, "to": live.to,
+            "addresses": live.addresses, "earlier_connections": live.earlier_connections, "after_ms": live.after_ms, "curl": live.curl,
+        }),
+        Event::NotLive { agent, pod, state, reason } => json!({
+            "event": "refused", "agent": agent, "pod": pod, "state": liveness(*state), "reason": escape_sentence(reason),
+        }),
+        Event::Refused { agent, reason } => {
+            json!({"event": "refused", "agent": agent, "pod": null, "state": "refused", "reason": escape_sentence(reason)})
+        }
+        Event::Conflict { agent, pod, developer, since, takes } => json!({
+            "event": "conflict", "agent": agent, "pod": pod, "developer": developer, "since": rfc3339(*since),
+            "takes": match takes { Takes::Everything => "everything", Takes::Shared => "shared" },
+        }),
+        Event::ConflictOver { agent, pod, developer } => {
+            json!({"event": "conflict_over", "agent": agent, "pod": pod, "developer": developer})
+        }
+        Event::Request { agent, event } => json!({
+            "event": "request", "agent": agent, "id": event.intercept, "pod": event.pod, "client": event.client,
+            "when": rfc3339(event.when), "method": escape(&event.method), "path": escape(&event.path),
+            "status": (event.status != 0).then_some(event.status), "ms": milliseconds(event.micros),
+            "missed": event.missed,
+        }),
+        Event::Lost { agent, reason } => json!({"event": "lost", "agent": agent, "reason": escape_sentence(reason)}),
+        Event::Restored { agent, pods, after_ms } => {
+            json!({"event": "restored", "agent": agent, "pods": pods, "after_ms": after_ms})
+        }
+        Event::Command(state) => command(*state),
+        Event::Ended { reason } => json!({"event": "ended", "reason": escape_sentence(reason)}),
+        Event::Pod { agent, pod } => json!({
+            "event": "pod", "agent": agent, "pod": pod.name, "labels": pod.labels,
+            "ports": if pod.ports.is_empty() { Value::Null } else { json!(pod.ports) },
+        }),
+        Event::Intercept { agent, entry } => intercept(agent, entry),
+        Event::Tunnel { agent, software, tunnel } => json!({
+            "event": "tunnel", "agent": agent, "software": software, "address": tunnel.address, "user": tunnel.user,
+            "since": rfc3339(tunnel.since), "rtt_ms": milliseconds(tunnel.rtt_micros), "streams": tunnel.streams,
+            "streams_total": tunnel.streams_total, "sent_bytes": tunnel.sent_bytes,
+            "received_bytes": tunnel.received_bytes, "asking": tunnel.asking,
+        }),
+        Event::Left { agent, what } => json!({"event": "left", "agent": agent, "what": what}),
+    }
+}
+
+fn command(state: CommandState) -> Value {
+    match state {
+        CommandState::Started { pid } => json!({"event": "command", "state": "started", "pid": pid}),
+        CommandState::Ready { port } => json!({"event": "command", "state": "ready", "port": port}),
+        CommandState::Ended { code } => json!({"event": "command", "state": "ended", "code": code}),
+    }
+}
+
+fn intercept(agent: &str, entry: &InterceptEntry) -> Value {
+    json!({
+        "event": "intercept", "agent": agent, "id": entry.id, "developer": entry.developer,
+        "yours": entry.owner == Owner::You, "pod": entry.pod, "port": entry.port, "filter": entry.filter,
+        "to": (!entry.to.is_empty()).then_some(&entry.to), "since": rfc3339(entry.since),
+        "state": liveness(entry.state), "reason": escape_sentence(&entry.reason), "requests": entry.requests,
+    })
+}
+
+fn liveness(state: Liveness) -> &'static str {
+    match state {
+        Liveness::Pending => "pending",
+        Liveness::Live => "live",
+        Liveness::Refused => "refused",
+        Liveness::Lost => "lost",
+    }
+}
+
+/// Milliseconds with three digits behind the point.
+fn milliseconds(micros: u64) -> Value {
+    // The nearest double of a decimal with three places prints as that decimal again.
+    let text = format!("{}.{:03}", micros / 1000, micros % 1000);
+    text.parse::<f64>().map_or(Value::Null, Value::from)
+}
+
+/// JSON's own escapes for what is not ASCII: a terminal that shows the line is safe from C1 controls too.
+fn ascii(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    let mut units = [0_u16; 2];
+    for character in json.chars() {
+        match character {
+            ' '..='~' => out.push(character),
+            _ => character.encode_utf16(&mut units).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}"))),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use redir_wire::{RequestEvent, UnixMillis};
+
+    use super::*;
+
+    #[test]
+    fn a_request() {
+        let event = RequestEvent {
+            intercept: 7,
+            when: UnixMillis(1_795_460_584_005),
+            method: "GET".into(),
+            path: "/a\u{1b}é".into(),
+            status: 0,
+            micros: 12_345,
+            pod: "web-1".into(),
+            client: "10.0.0.9:4000".into(),
+            missed: 0,
+        };
+        let line = line(&Event::Request { agent: "node-1".into(), event });
+        assert_eq!(
+            line,
+            r#"{"agent":"node-1","client":"10.0.0.9:4000","event":"request","id":7,"method":"GET","missed":0,"ms":12.345,"path":"/a\\x1b\\xc3\\xa9","pod":"web-1","status":null,"when":"2026-11-23T19:03:04.005Z"}"#
+        );
+    }
+
+    #[test]
+    fn any_text_stays_ascii_and_valid() {
+        let nasty = "\u{0}\u{1b}[2J\u{7f}\u{9b}é\u{1f600}\"\\\n";
+        let line = line(&Event::Left { agent: nasty.into(), what: nasty.into() });
+        assert!(line.bytes().all(|b| (0x20..=0x7e).contains(&b)), "{line}");
+        let back: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(back["what"], nasty);
+    }
+}

@@ -1,0 +1,190 @@
+//! One agent, for as long as the intercept is wanted: dialled, asked, and dialled again when the tunnel is lost.
+//!
+//! Owns: the redialling. Must not speak the protocol (`session`) or decide when redir ends (`commands::intercept`).
+//! Called by: `commands::intercept`, one task for each agent.
+
+mod backoff;
+mod clock;
+mod session;
+mod shown;
+mod streams;
+pub(crate) mod tunnel;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use redir_tunnel::Identity;
+use redir_wire::{Filter, Probes, Selector, ToDeveloper, Token, Wish};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use self::backoff::Backoff;
+use self::clock::ClockWatch;
+use self::session::{Session, SessionEnd};
+use self::shown::Shown;
+use crate::config::Agent;
+use crate::events::Event;
+use crate::screen::Screen;
+use crate::service::Service;
+use crate::values::{Ports, Target};
+use crate::wording::session as say;
+
+/// A slice of a redialling wait: a machine that wakes up does not sit out the rest of it.
+const SLICE: Duration = Duration::from_millis(250);
+/// How often an agent that stays away is mentioned.
+const REMIND: Duration = Duration::from_secs(60);
+
+/// The intercept that the developer wants, the same on every agent and over every redial.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    /// Keeps the intercept's seniority over redials.
+    pub(crate) token: Token,
+    pub(crate) target: Target,
+    pub(crate) ports: Ports,
+    /// `None`: every request.
+    pub(crate) filter: Option<Filter>,
+    pub(crate) probes: Probes,
+}
+
+impl Wanted {
+    /// Where matched requests end up.
+    pub(crate) fn service(&self) -> Service {
+        Service(self.ports.own)
+    }
+
+    /// `127.0.0.1:3000`
+    pub(crate) fn to(&self) -> String {
+        self.service().address().to_string()
+    }
+
+    fn wish(&self) -> Wish {
+        Wish {
+            token: self.token,
+            selector: selector(&self.target),
+            port: self.ports.pod.get(),
+            filter: self.filter.clone(),
+            to: self.to(),
+            probes: self.probes,
+        }
+    }
+}
+
+/// The target as the tunnel carries it.
+pub(crate) fn selector(target: &Target) -> Selector {
+    match target {
+        Target::Pod(name) => Selector::Pod(name.clone()),
+        Target::Labels(labels) => Selector::Labels(labels.clone()),
+    }
+}
+
+/// An agent's first answer.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// At least one pod is live.
+    Live,
+    /// The agent answered, and no pod of it is live: what to tell of it, and the reason in one sentence.
+    NotLive(Vec<Event>, String),
+    /// No agent answered; it is dialled on.
+    Unreachable(String),
+}
+
+/// Why a link is over.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// We left.
+    Left,
+    /// The intercept was ended from elsewhere; why.
+    EndedElsewhere(String),
+    /// Dialling again cannot help; why.
+    GaveUp(String),
+}
+
+/// What one agent's task works with.
+pub(crate) struct Link {
+    pub(crate) agent: Agent,
+    pub(crate) identity: Identity,
+    pub(crate) wanted: Arc<Wanted>,
+    pub(crate) screen: Screen,
+    /// Cancelled when the intercept shall end.
+    pub(crate) leave: CancellationToken,
+    /// Used once; has room for every agent's.
+    pub(crate) verdict: Option<mpsc::Sender<(Agent, Verdict)>>,
+}
+
+impl Link {
+    /// Runs until the intercept ends.
+    pub(crate) async fn run(mut self) -> End {
+        let mut shown = Shown::default();
+        let mut backoff = Backoff::new();
+        let mut since = Instant::now();
+        let mut reminded = since;
+        loop {
+            let gone = match self.once(&mut shown, since).await {
+                SessionEnd::Left => return End::Left,
+                SessionEnd::EndedElsewhere(reason) => return End::EndedElsewhere(reason),
+                SessionEnd::GaveUp(reason) => {
+                    if self.verdict.is_some() {
+                        self.decide(Verdict::NotLive(Vec::new(), reason.clone()));
+                    } else {
+                        self.screen.tell(&Event::Refused { agent: self.agent.name.clone(), reason: reason.clone() });
+                    }
+                    return End::GaveUp(reason);
+                }
+                SessionEnd::Lost(gone) => gone,
+            };
+            self.decide(Verdict::Unreachable(gone.sentence(&self.agent)));
+            if shown.any_live() {
+                shown.tunnel_lost();
+                (since, reminded, backoff) = (Instant::now(), Instant::now(), Backoff::new());
+                let reason = gone.reason(&self.agent);
+                self.screen.tell(&Event::Lost { agent: self.agent.name.clone(), reason });
+            } else if reminded.elapsed() > REMIND {
+                reminded = Instant::now();
+                self.screen.note(say::still_dialling(&self.agent, since.elapsed(), &gone.reason(&self.agent)));
+            }
+            if !self.pause(backoff.wait()).await {
+                return End::Left;
+            }
+        }
+    }
+
+    /// One tunnel, from dialling to its end.
+    async fn once(&mut self, shown: &mut Shown, since: Instant) -> SessionEnd {
+        let dialled = tokio::select! {
+            () = self.leave.cancelled() => return SessionEnd::Left,
+            dialled = tunnel::dial(&self.agent, &self.identity) => dialled,
+        };
+        match dialled {
+            Ok(tunnel) => Session::new(self, tunnel, shown, since).run().await,
+            Err(gone) => session::over(&gone, &self.agent),
+        }
+    }
+
+    /// Waits before the next dial; a machine that slept meanwhile dials at once. False: the intercept shall end.
+    async fn pause(&self, wait: Duration) -> bool {
+        let until = Instant::now() + wait;
+        let mut watch = ClockWatch::new(SystemTime::now(), std::time::Instant::now());
+        while Instant::now() < until && !watch.jumped(SystemTime::now(), std::time::Instant::now()) {
+            tokio::select! {
+                () = self.leave.cancelled() => return false,
+                () = sleep(SLICE.min(until - Instant::now())) => (),
+            }
+        }
+        !self.leave.is_cancelled()
+    }
+
+    /// Tells of a request; other messages tell nothing.
+    fn tell_request(&self, message: ToDeveloper) {
+        if let ToDeveloper::Request(event) = message {
+            self.screen.tell(&Event::Request { agent: self.agent.name.clone(), event });
+        }
+    }
+
+    fn decide(&mut self, verdict: Verdict) {
+        if let Some(waiting) = self.verdict.take() {
+            // Whoever waited may have ended.
+            waiting.try_send((self.agent.clone(), verdict)).ok();
+        }
+    }
+}

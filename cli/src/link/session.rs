@@ -1,0 +1,259 @@
+//! One tunnel while it lives: asks for the intercept, follows its state, takes its streams, leaves.
+//!
+//! Owns: the order of messages on our side, and how the end is drained. Must not dial, print or copy bytes.
+//! Called by: `link`.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime};
+
+use redir_tunnel::Arrival;
+use redir_wire::session::FromAgent;
+use redir_wire::{CloseCode, InterceptState, Refused, RefusedCode, ToAgent, ToDeveloper, Which};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
+
+use super::clock::ClockWatch;
+use super::shown::{Shown, settled};
+use super::streams;
+use super::tunnel::{Gone, Tunnel};
+use super::{Link, Verdict};
+use crate::config::Agent;
+use crate::events::Event;
+use crate::wording::session as say;
+
+/// How often clocks and deadlines are looked at.
+const TICK: Duration = Duration::from_millis(500);
+/// An agent that lives answers within this after our machine woke up.
+const PONG: Duration = Duration::from_secs(2);
+/// How long pods may take until they are live: the agent itself gives up earlier.
+const SETTLE: Duration = Duration::from_secs(15);
+/// How long the agent may take to confirm that we left.
+const LEAVE: Duration = Duration::from_secs(2);
+/// How long matched requests that are under way may take when the intercept ends.
+const DRAIN: Duration = Duration::from_secs(3);
+/// What takes longer is told.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// Why a session is over.
+#[derive(Debug)]
+pub(crate) enum SessionEnd {
+    /// We left, cleanly.
+    Left,
+    /// The intercept was ended from elsewhere.
+    EndedElsewhere(String),
+    /// Dialling again cannot help.
+    GaveUp(String),
+    /// The tunnel is gone; dial again.
+    Lost(Gone),
+}
+
+pub(crate) struct Session<'a> {
+    link: &'a mut Link,
+    tunnel: Tunnel,
+    shown: &'a mut Shown,
+    /// When the intercept was asked for first, or when the tunnel before was lost.
+    since: Instant,
+    began: Instant,
+    /// The wish's number on this tunnel.
+    wish: u32,
+    /// The intercepts that are ours on this tunnel.
+    own: watch::Sender<BTreeSet<u64>>,
+    streams: JoinSet<()>,
+    /// Pods that are not live, until it is known whether others are.
+    held: Vec<Event>,
+    watch: ClockWatch,
+    pong: Option<Instant>,
+}
+
+impl<'a> Session<'a> {
+    pub(crate) fn new(link: &'a mut Link, tunnel: Tunnel, shown: &'a mut Shown, since: Instant) -> Self {
+        Self {
+            link,
+            tunnel,
+            shown,
+            since,
+            began: Instant::now(),
+            wish: 0,
+            own: watch::Sender::new(BTreeSet::new()),
+            streams: JoinSet::new(),
+            held: Vec::new(),
+            watch: ClockWatch::new(SystemTime::now(), std::time::Instant::now()),
+            pong: None,
+        }
+    }
+
+    /// Runs to the end of the tunnel or of the intercept.
+    pub(crate) async fn run(mut self) -> SessionEnd {
+        self.link.screen.tell(&Event::Connected {
+            agent: self.link.agent.name.clone(),
+            address: self.tunnel.streams.address().to_string(),
+            developer: self.tunnel.welcome.developer.clone(),
+        });
+        let wish = ToAgent::Intercept(self.link.wanted.wish());
+        match self.tunnel.control.ask(&wish).await {
+            Ok(number) => self.wish = number,
+            Err(gone) => return over(&gone, &self.link.agent),
+        }
+        let end = self.follow().await;
+        match &end {
+            SessionEnd::Left => self.leave().await,
+            SessionEnd::EndedElsewhere(_) => self.drain().await,
+            SessionEnd::GaveUp(_) | SessionEnd::Lost(_) => (),
+        }
+        self.tunnel.streams.close(CloseCode::Done).await;
+        end
+    }
+
+    async fn follow(&mut self) -> SessionEnd {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let leave = self.link.leave.clone();
+        loop {
+            let end = tokio::select! {
+                message = self.tunnel.control.next() => match message {
+                    Ok(said) => self.message(said),
+                    Err(gone) => Some(over(&gone, &self.link.agent)),
+                },
+                arrival = self.tunnel.streams.accept() => match arrival {
+                    Ok(arrival) => {
+                        self.serve(arrival);
+                        None
+                    }
+                    Err(lost) => Some(over(&Gone::Lost(lost), &self.link.agent)),
+                },
+                Some(_) = self.streams.join_next() => None,
+                _ = tick.tick() => self.tick().await,
+                () = leave.cancelled() => Some(SessionEnd::Left),
+            };
+            if let Some(end) = end {
+                return end;
+            }
+        }
+    }
+
+    fn serve(&mut self, arrival: Arrival) {
+        let (tunnel, own) = (self.tunnel.streams.clone(), self.own.subscribe());
+        self.streams.spawn(streams::serve(arrival, tunnel, own, self.link.wanted.service()));
+    }
+
+    fn message(&mut self, said: FromAgent) -> Option<SessionEnd> {
+        match said.message {
+            ToDeveloper::Intercept(state) if state.token == self.link.wanted.token => self.state(&state),
+            message @ ToDeveloper::Request(_) => self.link.tell_request(message),
+            ToDeveloper::Ended(ended) if ended.token == self.link.wanted.token => {
+                return Some(SessionEnd::EndedElsewhere(ended.sentence));
+            }
+            ToDeveloper::Refused(refused) if said.answers == self.wish => return Some(refusal(refused)),
+            ToDeveloper::Pong(_) => self.pong = None,
+            // The connection's close follows and says the same.
+            ToDeveloper::Bye(_) => (),
+            // Answers to questions that this session does not ask.
+            ToDeveloper::Welcome(_)
+            | ToDeveloper::Intercept(_)
+            | ToDeveloper::Listing(_)
+            | ToDeveloper::Status(_)
+            | ToDeveloper::Left(_)
+            | ToDeveloper::Ended(_)
+            | ToDeveloper::Refused(_) => (),
+        }
+        None
+    }
+
+    fn state(&mut self, state: &InterceptState) {
+        self.own.send_if_modified(|own| own.insert(state.id));
+        let after_ms = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let wanted = self.link.wanted.clone();
+        for event in self.shown.changes(&self.link.agent.name, &wanted, state, after_ms) {
+            match event {
+                Event::NotLive { .. } if self.link.verdict.is_some() => self.held.push(event),
+                _ => self.link.screen.tell(&event),
+            }
+        }
+        if settled(state) {
+            self.settle(state);
+        }
+    }
+
+    fn settle(&mut self, state: &InterceptState) {
+        let held = std::mem::take(&mut self.held);
+        if self.shown.any_live() {
+            held.iter().for_each(|event| self.link.screen.tell(event));
+            return self.link.decide(Verdict::Live);
+        }
+        let reason = match state.pods.first() {
+            Some(pod) => say::pod_not_live(&pod.pod, &pod.reason),
+            None => say::no_pod(&self.link.wanted.target),
+        };
+        self.link.decide(Verdict::NotLive(held, reason));
+    }
+
+    async fn tick(&mut self) -> Option<SessionEnd> {
+        if self.watch.jumped(SystemTime::now(), std::time::Instant::now()) && self.pong.is_none() {
+            self.pong = Some(Instant::now() + PONG);
+            if let Err(gone) = self.tunnel.control.ask(&ToAgent::Ping(1)).await {
+                return Some(over(&gone, &self.link.agent));
+            }
+        }
+        if self.pong.is_some_and(|deadline| Instant::now() > deadline) {
+            return Some(SessionEnd::Lost(Gone::Slept));
+        }
+        (self.link.verdict.is_some() && self.began.elapsed() > SETTLE)
+            .then(|| SessionEnd::GaveUp(say::never_armed(SETTLE)))
+    }
+
+    /// Takes leave, then lets the requests under way finish.
+    async fn leave(&mut self) {
+        let left = async {
+            let leave = ToAgent::Leave(Which::Token(self.link.wanted.token));
+            let number = self.tunnel.control.ask(&leave).await?;
+            loop {
+                let said = self.tunnel.control.next().await?;
+                if said.answers == number {
+                    return Ok::<_, Gone>(());
+                }
+                self.link.tell_request(said.message);
+            }
+        };
+        // An agent that does not confirm ends the intercept with the tunnel.
+        timeout(LEAVE, left).await.ok();
+        self.drain().await;
+    }
+
+    async fn drain(&mut self) {
+        let begin = Instant::now();
+        let mut told = false;
+        while !self.streams.is_empty() && begin.elapsed() < DRAIN {
+            let next = if told { begin + DRAIN } else { begin + QUIET };
+            tokio::select! {
+                over = timeout_at(next, self.streams.join_next()) => {
+                    if over.is_err() && !std::mem::replace(&mut told, true) {
+                        self.link.screen.note(say::draining(self.streams.len()));
+                    }
+                }
+                said = self.tunnel.control.next() => match said {
+                    Ok(said) => self.link.tell_request(said.message),
+                    Err(_) => return,
+                },
+            }
+        }
+    }
+}
+
+/// What a tunnel that is gone means to the link.
+pub(super) fn over(gone: &Gone, agent: &Agent) -> SessionEnd {
+    match gone.is_final() {
+        true => SessionEnd::GaveUp(gone.sentence(agent)),
+        false => SessionEnd::Lost(gone.clone()),
+    }
+}
+
+fn refusal(refused: Refused) -> SessionEnd {
+    match refused.code {
+        // The old tunnel is not known to be dead yet, or the agent is being replaced: it is asked again.
+        RefusedCode::TokenInUse | RefusedCode::Shutdown => {
+            SessionEnd::Lost(Gone::Refused(refused.code, refused.sentence))
+        }
+        _ => SessionEnd::GaveUp(refused.sentence),
+    }
+}

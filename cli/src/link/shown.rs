@@ -1,0 +1,186 @@
+//! What the developer was told about an intercept on one agent, so that every change is told once.
+//!
+//! Owns: the difference between two states, as events. Must not print or read a clock. Called by: `link::session`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use redir_wire::{InterceptState, Liveness, PodState};
+
+use crate::events::{Event, Live};
+use crate::filter;
+use crate::link::Wanted;
+
+/// Pods and conflicts, as last told.
+#[derive(Debug, Default)]
+pub(crate) struct Shown {
+    pods: BTreeMap<String, Liveness>,
+    conflicts: BTreeSet<(String, String)>,
+    lost: BTreeSet<String>,
+    tried: bool,
+}
+
+impl Shown {
+    /// The tunnel is gone: what was live is told again when it is back.
+    pub(crate) fn tunnel_lost(&mut self) {
+        let live = self.pods.iter().filter(|(_, state)| **state == Liveness::Live);
+        self.lost.extend(live.map(|(pod, _)| pod.clone()));
+        self.pods.clear();
+    }
+
+    /// Whether a pod is live now.
+    pub(crate) fn any_live(&self) -> bool {
+        self.pods.values().any(|state| *state == Liveness::Live)
+    }
+
+    /// What is new in `state`. `after_ms`: since the intercept was asked for, or since the tunnel was lost.
+    pub(crate) fn changes(
+        &mut self,
+        agent: &str,
+        wanted: &Wanted,
+        state: &InterceptState,
+        after_ms: u64,
+    ) -> Vec<Event> {
+        let mut events = Vec::new();
+        let mut restored = Vec::new();
+        for pod in &state.pods {
+            let before = self.pods.insert(pod.pod.clone(), pod.state);
+            if before == Some(pod.state) {
+                continue;
+            }
+            match pod.state {
+                Liveness::Pending => (),
+                Liveness::Live if self.lost.remove(&pod.pod) => restored.push(pod.pod.clone()),
+                Liveness::Live => events.push(Event::Live(self.live(agent, wanted, state, pod, after_ms))),
+                Liveness::Refused | Liveness::Lost => events.push(not_live(agent, pod)),
+            }
+        }
+        if !restored.is_empty() {
+            events.insert(0, Event::Restored { agent: agent.to_owned(), pods: restored, after_ms });
+        }
+        // A pod that the agent no longer names is told anew when it comes back.
+        self.pods.retain(|name, _| state.pods.iter().any(|pod| pod.pod == *name));
+        self.conflicts(agent, state, &mut events);
+        events
+    }
+
+    fn live(&mut self, agent: &str, wanted: &Wanted, state: &InterceptState, pod: &PodState, after_ms: u64) -> Live {
+        let host = pod.addresses.first().map_or(pod.pod.as_str(), String::as_str);
+        Live {
+            agent: agent.to_owned(),
+            id: state.id,
+            pod: pod.pod.clone(),
+            port: wanted.ports.pod.get(),
+            to: wanted.to(),
+            filter: wanted.filter.clone(),
+            addresses: pod.addresses.clone(),
+            earlier_connections: pod.earlier_connections,
+            after_ms,
+            curl: filter::curl(wanted.filter.as_ref(), host, wanted.ports.pod.get()),
+            first: !std::mem::replace(&mut self.tried, true),
+        }
+    }
+
+    fn conflicts(&mut self, agent: &str, state: &InterceptState, events: &mut Vec<Event>) {
+        let key = |conflict: &redir_wire::Conflict| (conflict.pod.clone(), conflict.developer.clone());
+        let now: BTreeSet<_> = state.conflicts.iter().map(key).collect();
+        let new = state.conflicts.iter().filter(|conflict| !self.conflicts.contains(&key(conflict)));
+        events.extend(new.map(|conflict| Event::Conflict {
+            agent: agent.to_owned(),
+            pod: conflict.pod.clone(),
+            developer: conflict.developer.clone(),
+            since: conflict.since,
+            takes: conflict.takes,
+        }));
+        let over = self.conflicts.difference(&now);
+        events.extend(over.map(|(pod, developer)| Event::ConflictOver {
+            agent: agent.to_owned(),
+            pod: pod.clone(),
+            developer: developer.clone(),
+        }));
+        self.conflicts = now;
+    }
+}
+
+fn not_live(agent: &str, pod: &PodState) -> Event {
+    Event::NotLive { agent: agent.to_owned(), pod: pod.pod.clone(), state: pod.state, reason: pod.reason.clone() }
+}
+
+/// Whether everything about a state is decided: no pod is being armed any more.
+pub(crate) fn settled(state: &InterceptState) -> bool {
+    state.pods.iter().all(|pod| pod.state != Liveness::Pending)
+}
+
+#[cfg(test)]
+mod tests {
+    use redir_wire::{Conflict, Probes, Takes, Token, UnixMillis};
+
+    use super::*;
+
+    fn wanted() -> Wanted {
+        Wanted {
+            token: Token([1; 16]),
+            target: "app=web".parse().unwrap(),
+            ports: "8080:3000".parse().unwrap(),
+            filter: None,
+            probes: Probes::App,
+        }
+    }
+
+    fn state(pods: &[(&str, Liveness)], conflicts: &[&str]) -> InterceptState {
+        let pod = |(name, state): &(&str, Liveness)| PodState {
+            pod: (*name).to_owned(),
+            addresses: vec!["10.0.0.2".into()],
+            state: *state,
+            reason: String::new(),
+            earlier_connections: 0,
+            since: UnixMillis(0),
+        };
+        let conflict = |developer: &&str| Conflict {
+            pod: "a".into(),
+            developer: (*developer).to_owned(),
+            since: UnixMillis(0),
+            takes: Takes::Shared,
+        };
+        InterceptState {
+            id: 7,
+            token: Token([1; 16]),
+            since: UnixMillis(0),
+            pods: pods.iter().map(pod).collect(),
+            conflicts: conflicts.iter().map(conflict).collect(),
+        }
+    }
+
+    fn kinds(shown: &mut Shown, state: &InterceptState) -> Vec<String> {
+        let kind = |event: Event| match event {
+            Event::Live(live) => format!("live {} {}", live.pod, live.first),
+            Event::NotLive { pod, state, .. } => format!("{state:?} {pod}"),
+            Event::Restored { pods, .. } => format!("restored {}", pods.join(" ")),
+            Event::Conflict { developer, .. } => format!("conflict {developer}"),
+            Event::ConflictOver { developer, .. } => format!("over {developer}"),
+            other => panic!("{other:?}"),
+        };
+        shown.changes("node-1", &wanted(), state, 5).into_iter().map(kind).collect()
+    }
+
+    #[test]
+    fn every_change_is_told_once() {
+        use Liveness::{Live, Lost, Pending, Refused};
+        let mut shown = Shown::default();
+        assert!(!settled(&state(&[("a", Pending), ("b", Live)], &[])));
+        assert_eq!(kinds(&mut shown, &state(&[("a", Pending), ("b", Live)], &[])), ["live b true"]);
+        let refused = state(&[("a", Refused), ("b", Live)], &["bob"]);
+        assert_eq!(kinds(&mut shown, &refused), ["Refused a", "conflict bob"]);
+        assert!(kinds(&mut shown, &refused).is_empty());
+        assert_eq!(kinds(&mut shown, &state(&[("a", Live), ("b", Lost)], &[])), ["live a false", "Lost b", "over bob"]);
+    }
+
+    #[test]
+    fn what_was_live_is_restored() {
+        use Liveness::{Live, Pending};
+        let mut shown = Shown::default();
+        kinds(&mut shown, &state(&[("a", Live), ("b", Pending)], &[]));
+        shown.tunnel_lost();
+        assert!(!shown.any_live());
+        assert_eq!(kinds(&mut shown, &state(&[("a", Live), ("b", Live)], &[])), ["restored a", "live b false"]);
+    }
+}

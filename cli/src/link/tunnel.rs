@@ -1,0 +1,139 @@
+//! A tunnel to one agent: dialled, greeted, and its control stream as whole messages.
+//!
+//! Owns: looking the host up, and what each failure means to the developer. Must not know intercepts.
+//! Called by: `link`, `commands::ask`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use redir_tunnel::{ControlError, DeveloperControl, DialError, Dialled, Identity, Lost};
+use redir_wire::session::FromAgent;
+use redir_wire::{CloseCode, RefusedCode, SessionError, ToAgent, Welcome};
+use tokio::net::lookup_host;
+use tokio::time::timeout;
+
+use crate::config::Agent;
+use crate::user;
+use crate::wording::tunnel as say;
+
+/// A resolver's own limit is often 30 s and more; the developer wants to know earlier.
+const LOOKUP: Duration = Duration::from_secs(5);
+
+/// A greeted tunnel. Its parts are separate, so that one task can wait for both.
+pub(crate) struct Tunnel {
+    pub(crate) streams: redir_tunnel::Tunnel,
+    pub(crate) control: Control,
+    pub(crate) welcome: Welcome,
+}
+
+/// Why there is no tunnel, or no longer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Gone {
+    /// The host's name has no address.
+    NoSuchHost,
+    /// No UDP socket can be opened here.
+    NoSocket(String),
+    /// Nothing came back in time.
+    NoAnswer,
+    /// The agent shows another key than the one it is known by.
+    WrongAgent,
+    /// The agent does not know our key.
+    UnknownKey,
+    /// The other end does not speak redir's protocol, or breaks it.
+    NotRedir(String),
+    /// The agent refused the greeting.
+    Refused(RefusedCode, String),
+    /// It was up, and is down for this reason.
+    Lost(Lost),
+    /// This machine slept, and the agent did not answer afterwards.
+    Slept,
+}
+
+impl Gone {
+    /// Whether dialling again cannot help before somebody changes something.
+    pub(crate) fn is_final(&self) -> bool {
+        match self {
+            Self::WrongAgent | Self::UnknownKey | Self::NotRedir(_) => true,
+            Self::Lost(Lost::Closed(code, _)) => matches!(code, CloseCode::KeyRemoved | CloseCode::Version),
+            Self::Refused(code, _) => *code != RefusedCode::Shutdown,
+            Self::NoSuchHost | Self::NoSocket(_) | Self::NoAnswer | Self::Lost(_) | Self::Slept => false,
+        }
+    }
+
+    /// One sentence with the next step.
+    pub(crate) fn sentence(&self, agent: &Agent) -> String {
+        match self {
+            Self::NoSuchHost => say::no_such_host(agent),
+            Self::NoSocket(why) => say::no_socket(why),
+            Self::NoAnswer => say::no_answer(agent),
+            Self::WrongAgent => say::wrong_agent(agent),
+            Self::UnknownKey => say::unknown_key(agent),
+            Self::NotRedir(why) => say::not_redir(agent, why),
+            Self::Refused(_, sentence) => sentence.clone(),
+            Self::Lost(why) => say::lost(agent, why),
+            Self::Slept => say::slept(),
+        }
+    }
+
+    /// The reason alone, for a tunnel that is dialled again anyway.
+    pub(crate) fn reason(&self, agent: &Agent) -> String {
+        match self {
+            Self::Lost(why) => say::lost_reason(why),
+            other => other.sentence(agent),
+        }
+    }
+}
+
+impl From<DialError> for Gone {
+    fn from(error: DialError) -> Self {
+        match error {
+            DialError::NoAddress => Self::NoSuchHost,
+            DialError::Socket(error) => Self::NoSocket(error.to_string()),
+            DialError::Silent(_) => Self::NoAnswer,
+            DialError::NotAnAgent(_) => Self::NotRedir(say::no_quic()),
+            DialError::Lost(_, why) => Self::Lost(why),
+            DialError::Greeting(_, why) => Self::NotRedir(why.to_string()),
+            DialError::Refused(_, refused) => Self::Refused(refused.code, refused.sentence),
+            DialError::WrongAgent { .. } => Self::WrongAgent,
+            DialError::UnknownKey { .. } => Self::UnknownKey,
+        }
+    }
+}
+
+impl From<ControlError> for Gone {
+    fn from(error: ControlError) -> Self {
+        match error {
+            ControlError::Session(why) => Self::NotRedir(why.to_string()),
+            ControlError::Connection(why) => Self::Lost(Lost::from(&why)),
+            ControlError::Reset | ControlError::Stalled => Self::Lost(Lost::Silent),
+        }
+    }
+}
+
+/// Dials all addresses of the host at once, and greets.
+pub(crate) async fn dial(agent: &Agent, identity: &Identity) -> Result<Tunnel, Gone> {
+    let host = (agent.address.host.as_str(), agent.address.port.get());
+    let found = timeout(LOOKUP, lookup_host(host)).await.map_err(|_| Gone::NoSuchHost)?;
+    let addresses: Vec<SocketAddr> = found.map_err(|_| Gone::NoSuchHost)?.collect();
+    let software = concat!("redir ", env!("CARGO_PKG_VERSION"));
+    let dialled = redir_tunnel::dial(&addresses, identity, agent.key, software, &user::login()).await?;
+    let Dialled { tunnel, control, welcome } = dialled;
+    Ok(Tunnel { streams: tunnel, control: Control(control), welcome })
+}
+
+/// Our end of the control stream.
+pub(crate) struct Control(DeveloperControl);
+
+impl Control {
+    /// Asks; the answer carries the number given back.
+    pub(crate) async fn ask(&mut self, question: &ToAgent) -> Result<u32, Gone> {
+        let number = self.0.ask(question).map_err(|why| Gone::NotRedir(SessionError::from(why).to_string()))?;
+        self.0.flush().await?;
+        Ok(number)
+    }
+
+    /// Waits for the next message. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Result<FromAgent, Gone> {
+        self.0.next().await?.ok_or(Gone::Lost(Lost::Restarted))
+    }
+}

@@ -1,0 +1,70 @@
+//! Which agents are asked and with which key: flags first, then `redir.toml`.
+//!
+//! Owns: how the two combine. Must not dial. Called by: `commands`.
+
+use std::path::{Path, PathBuf};
+
+use redir_tunnel::Identity;
+
+use crate::args::Reach;
+use crate::config::{Agent, Config};
+use crate::paths;
+use crate::trouble::Trouble;
+use crate::wording::config as say;
+
+/// Whom to ask, and as whom.
+#[derive(Debug)]
+pub(crate) struct Reached {
+    /// At least one.
+    pub(crate) agents: Vec<Agent>,
+    /// The developer's key.
+    pub(crate) identity: Identity,
+}
+
+/// Reads what is needed and no more: with all three flags no configuration file is opened.
+pub(crate) fn resolve(flags: &Reach) -> Result<Reached, Trouble> {
+    let flagged = flagged_agents(flags)?;
+    let config = match (&flagged[..], &flags.key) {
+        ([_, ..], Some(_)) => Config::default(),
+        _ => configuration(flags)?,
+    };
+    let agents = if flagged.is_empty() { config.agents } else { flagged };
+    if agents.is_empty() {
+        return Err(Trouble::Usage(say::no_agent(&file(flags)?)));
+    }
+    let key = match flags.key.clone().or(config.key) {
+        Some(path) => path,
+        None => default_key()?,
+    };
+    let identity = Identity::load(&key).map_err(|error| Trouble::Usage(say::key(&error)))?;
+    Ok(Reached { agents, identity })
+}
+
+/// `key` beside `redir.toml`.
+pub(crate) fn default_key() -> Result<PathBuf, Trouble> {
+    paths::config_directory().map(|directory| directory.join("key"))
+}
+
+fn file(flags: &Reach) -> Result<PathBuf, Trouble> {
+    match &flags.config {
+        Some(path) => Ok(path.clone()),
+        None => paths::config_directory().map(|directory| directory.join("redir.toml")),
+    }
+}
+
+fn configuration(flags: &Reach) -> Result<Config, Trouble> {
+    let path = file(flags)?;
+    match (Config::read(&path)?, &flags.config) {
+        (Some(config), _) => Ok(config),
+        (None, None) => Ok(Config::default()),
+        (None, Some(named)) => Err(Trouble::Usage(say::config_missing(Path::new(named)))),
+    }
+}
+
+fn flagged_agents(flags: &Reach) -> Result<Vec<Agent>, Trouble> {
+    if flags.agent.len() != flags.agent_key.len() {
+        return Err(Trouble::Usage(say::agents_and_keys(flags.agent.len(), flags.agent_key.len())));
+    }
+    let pairs = flags.agent.iter().zip(&flags.agent_key);
+    Ok(pairs.map(|(address, key)| Agent { name: address.to_string(), address: address.clone(), key: *key }).collect())
+}

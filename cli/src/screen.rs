@@ -1,0 +1,250 @@
+//! The terminal, written by a thread of its own: a paused terminal (Ctrl-S) or a slow pipe never stalls the tunnel.
+//!
+//! Owns: standard output and error, colours, and what is left out when the reader is too slow. Must not word anything.
+//! Called by: `commands`.
+//!
+//! The queue is bounded. When it is full, lines are left out and counted, and the count is told once there is room:
+//! the tunnel goes on.
+
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::args::Output;
+use crate::events::Event;
+use crate::trouble::{Outcome, Trouble};
+use crate::wording;
+use crate::{json, when};
+
+/// Lines that may wait for the reader: at 100 bytes each, 200 KiB at most.
+const QUEUE: usize = 2048;
+/// How long the end waits for a reader that does not read.
+const FLUSH: Duration = Duration::from_millis(500);
+
+/// A colour, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Paint {
+    /// For pipes, files, `NO_COLOR` and `TERM=dumb`.
+    Plain,
+    /// For terminals.
+    Coloured,
+}
+
+/// The few that are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Colour {
+    Green,
+    Yellow,
+    Red,
+    Dim,
+}
+
+impl Paint {
+    /// What a stream deserves: colours on a terminal only, and only where the environment does not object.
+    pub(crate) fn of(stream: &impl io::IsTerminal) -> Self {
+        let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        // An old Windows console shows escapes as text; those that understand them announce themselves.
+        let understood = !cfg!(windows) || set("WT_SESSION") || set("TERM");
+        match stream.is_terminal() && !set("NO_COLOR") && !dumb && understood {
+            true => Self::Coloured,
+            false => Self::Plain,
+        }
+    }
+
+    /// The text in this colour.
+    pub(crate) fn with(self, colour: Colour, text: &str) -> String {
+        let code = match colour {
+            Colour::Green => 32,
+            Colour::Yellow => 33,
+            Colour::Red => 31,
+            Colour::Dim => 2,
+        };
+        match self {
+            Self::Plain => text.to_owned(),
+            Self::Coloured => format!("\u{1b}[{code}m{text}\u{1b}[0m"),
+        }
+    }
+}
+
+/// Prints an answer that is ready as a whole. A reader that left early is no failure.
+pub(crate) fn print(text: &[u8]) -> Outcome {
+    let mut out = io::stdout().lock();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Trouble::Failed(wording::session::not_written(&error)))
+        }
+        Ok(()) | Err(_) => Ok(0),
+    }
+}
+
+enum Item {
+    Out(String),
+    Error(String),
+    End,
+}
+
+/// Where everything that the developer reads goes through.
+#[derive(Clone)]
+pub(crate) struct Screen {
+    output: Output,
+    paint: Paint,
+    queue: mpsc::SyncSender<Item>,
+    left_out: Arc<AtomicU64>,
+    reader_gone: CancellationToken,
+}
+
+/// The writing thread's end.
+pub(crate) struct Writing {
+    finished: mpsc::Receiver<()>,
+}
+
+impl Writing {
+    /// Waits until what was told is written, unless the reader does not read.
+    pub(crate) fn finish(self, screen: Screen) {
+        // A full queue has no room for this; then the thread ends with the last sender, or with the process.
+        screen.queue.try_send(Item::End).ok();
+        drop(screen);
+        // Either it is written, or the reader had its time.
+        self.finished.recv_timeout(FLUSH).ok();
+    }
+}
+
+impl Screen {
+    /// Starts the writing thread.
+    pub(crate) fn start(output: Output) -> (Self, Writing) {
+        let (queue, items) = mpsc::sync_channel(QUEUE);
+        let (done, finished) = mpsc::sync_channel(1);
+        let reader_gone = CancellationToken::new();
+        let left_out = Arc::new(AtomicU64::new(0));
+        let (gone, count) = (reader_gone.clone(), Arc::clone(&left_out));
+        thread::spawn(move || {
+            if write_all(&items, &count, io::stdout(), io::stderr()).is_err() {
+                gone.cancel();
+            }
+            // The other end may be gone already: it waits for a bounded time only.
+            done.send(()).ok();
+        });
+        (Self { output, paint: Paint::of(&io::stdout()), queue, left_out, reader_gone }, Writing { finished })
+    }
+
+    /// Cancelled when nobody reads standard output any more (`redir … | head`).
+    pub(crate) fn reader_gone(&self) -> CancellationToken {
+        self.reader_gone.clone()
+    }
+
+    /// Text or JSON.
+    pub(crate) fn output(&self) -> Output {
+        self.output
+    }
+
+    /// Colours of standard output.
+    pub(crate) fn paint(&self) -> Paint {
+        self.paint
+    }
+
+    /// Tells an event, in the form that was asked for.
+    pub(crate) fn tell(&self, event: &Event) {
+        match self.output {
+            Output::Json => self.send(Item::Out(json::line(event))),
+            Output::Text => {
+                for line in wording::events::lines(event, self.paint, when::now()) {
+                    self.send(Item::Out(line));
+                }
+            }
+        }
+    }
+
+    /// A line of standard output as it is.
+    pub(crate) fn line(&self, line: String) {
+        self.send(Item::Out(line));
+    }
+
+    /// Several of them.
+    pub(crate) fn lines(&self, lines: Vec<String>) {
+        lines.into_iter().for_each(|line| self.line(line));
+    }
+
+    /// Progress and warnings, for people, on standard error in both forms.
+    pub(crate) fn note(&self, line: String) {
+        self.send(Item::Error(line));
+    }
+
+    fn send(&self, item: Item) {
+        if matches!(self.queue.try_send(item), Err(mpsc::TrySendError::Full(_))) {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn write_all(
+    items: &mpsc::Receiver<Item>,
+    left_out: &AtomicU64,
+    mut out: impl Write,
+    mut error: impl Write,
+) -> io::Result<()> {
+    while let Ok(item) = items.recv() {
+        let missing = left_out.swap(0, Ordering::Relaxed);
+        if missing > 0 {
+            // Standard error may be closed: nothing depends on it.
+            writeln!(error, "{}", wording::session::left_out(missing)).ok();
+        }
+        match item {
+            Item::Out(line) => {
+                writeln!(out, "{line}")?;
+                out.flush()?;
+            }
+            // Nothing depends on standard error.
+            Item::Error(line) => {
+                writeln!(error, "{line}").ok();
+            }
+            Item::End => break,
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_paint_adds_nothing() {
+        assert_eq!(Paint::Plain.with(Colour::Red, "x"), "x");
+        assert_eq!(Paint::Coloured.with(Colour::Red, "x"), "\u{1b}[31mx\u{1b}[0m");
+    }
+
+    #[test]
+    fn lines_keep_their_order_and_losses_are_told() {
+        let (queue, items) = mpsc::sync_channel(3);
+        queue.try_send(Item::Out("a".into())).unwrap();
+        queue.try_send(Item::Error("b".into())).unwrap();
+        queue.try_send(Item::Out("c".into())).unwrap();
+        assert!(queue.try_send(Item::Out("d".into())).is_err());
+        drop(queue);
+        let (mut out, mut error) = (Vec::new(), Vec::new());
+        write_all(&items, &AtomicU64::new(1), &mut out, &mut error).unwrap();
+        assert_eq!(out, b"a\nc\n");
+        assert_eq!(String::from_utf8(error).unwrap(), format!("{}\nb\n", wording::session::left_out(1)));
+    }
+
+    #[test]
+    fn a_reader_that_left_ends_the_writing() {
+        struct Closed;
+        impl Write for Closed {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (queue, items) = mpsc::sync_channel(1);
+        queue.try_send(Item::Out("a".into())).unwrap();
+        assert!(write_all(&items, &AtomicU64::new(0), Closed, Vec::new()).is_err());
+    }
+}

@@ -1,0 +1,10 @@
+//! Who sits at this machine, for others to read: nothing is decided by it.
+//!
+//! Owns: asking the environment. Called by: `commands::keygen`, `link`.
+
+/// The login name, reduced to letters, digits, dashes, dots and underscores; `developer` if there is none.
+pub(crate) fn login() -> String {
+    let name = std::env::var("USER").or_else(|_| std::env::var("USERNAME")).unwrap_or_default();
+    let name: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || "-_.".contains(*c)).take(64).collect();
+    if name.is_empty() { "developer".to_owned() } else { name }
+}

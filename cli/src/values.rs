@@ -1,0 +1,385 @@
+//! What the developer may write behind a flag, parsed once: inside, nothing is checked again.
+//!
+//! Owns: ports, targets, conditions, agent addresses. Must not touch files, sockets or clap. Called by: `args`,
+//! `config`, `commands`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::num::NonZeroU16;
+use std::str::FromStr;
+use std::time::Duration;
+
+use redir_http::filter::{Condition, Filter, FilterError, Mode, Subject, Test};
+
+use crate::wording::values as say;
+
+/// The pod's port and the developer's own: `8080` or `8080:3000`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ports {
+    /// The port that the app listens on in the pod.
+    pub(crate) pod: NonZeroU16,
+    /// The port on 127.0.0.1 where the developer's own version answers.
+    pub(crate) own: NonZeroU16,
+}
+
+impl FromStr for Ports {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let port = |part: &str| part.parse::<NonZeroU16>().map_err(|_| say::port(part));
+        match text.split_once(':') {
+            None => port(text).map(|pod| Self { pod, own: pod }),
+            Some((pod, own)) => Ok(Self { pod: port(pod)?, own: port(own)? }),
+        }
+    }
+}
+
+/// Which pods are meant: one by its name, or every pod that carries all of these labels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// `web-1`
+    Pod(String),
+    /// `app=web,tier=front`
+    Labels(BTreeMap<String, String>),
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.contains('=') {
+            return labels(text).map(Self::Labels);
+        }
+        match is_name(text) {
+            true => Ok(Self::Pod(text.to_owned())),
+            false => Err(say::target(text)),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pod(name) => f.write_str(name),
+            Self::Labels(labels) => f.write_str(&join_labels(labels)),
+        }
+    }
+}
+
+/// `app=web,tier=front`, sorted by key.
+pub(crate) fn join_labels<'a>(labels: impl IntoIterator<Item = (&'a String, &'a String)>) -> String {
+    let pairs: Vec<String> = labels.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+    pairs.join(",")
+}
+
+fn labels(text: &str) -> Result<BTreeMap<String, String>, String> {
+    let mut labels = BTreeMap::new();
+    for pair in text.split(',') {
+        let (key, value) = pair.split_once('=').ok_or_else(|| say::label(pair))?;
+        let sane = is_name(&key.replacen('/', ".", 1)) && (value.is_empty() || is_name(value));
+        if !sane {
+            return Err(say::label(pair));
+        }
+        if labels.insert(key.to_owned(), value.to_owned()).is_some() {
+            return Err(say::label_twice(key));
+        }
+    }
+    Ok(labels)
+}
+
+fn is_name(text: &str) -> bool {
+    let inside = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
+    text.len() <= 253 && text.bytes().all(inside) && edge(text.bytes().next()) && edge(text.bytes().last())
+}
+
+/// What `leave` ends: the intercepts of a target, or one by its number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Which {
+    /// Number as printed by `list`.
+    Id(u64),
+    /// Every intercept of one's own on these pods.
+    Target(Target),
+}
+
+impl FromStr for Which {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(id) => Ok(Self::Id(id)),
+            Err(_) => text.parse().map(Self::Target),
+        }
+    }
+}
+
+/// `HOST:PORT` of an agent; the host may be a name, an IPv4 address or an IPv6 address in brackets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AgentAddress {
+    /// Name or address, without brackets.
+    pub(crate) host: String,
+    /// The agent's UDP port.
+    pub(crate) port: NonZeroU16,
+}
+
+impl FromStr for AgentAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (host, port) = text.rsplit_once(':').ok_or_else(|| say::agent_without_port(text))?;
+        let port = port.parse::<NonZeroU16>().map_err(|_| say::agent_port(text, port))?;
+        let host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            Some(inner) if inner.parse::<std::net::Ipv6Addr>().is_ok() => inner,
+            Some(_) => return Err(say::agent_host(text)),
+            None if host.contains(':') => return Err(say::agent_brackets(text)),
+            None => host,
+        };
+        let sane = |b: u8| b.is_ascii_alphanumeric() || b"-_.:".contains(&b);
+        if host.is_empty() || host.len() > 253 || !host.bytes().all(sane) {
+            return Err(say::agent_host(text));
+        }
+        Ok(Self { host: host.to_owned(), port })
+    }
+}
+
+impl fmt::Display for AgentAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.contains(':') {
+            true => write!(f, "[{}]:{}", self.host, self.port),
+            false => write!(f, "{}:{}", self.host, self.port),
+        }
+    }
+}
+
+/// The name of a header, a token of RFC 9110.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HeaderName(pub(crate) String);
+
+impl FromStr for HeaderName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match !text.is_empty() && text.bytes().all(is_token) {
+            true => Ok(Self(text.to_owned())),
+            false => Err(say::header_name(text)),
+        }
+    }
+}
+
+/// `name: value`, for `--header` and `--header-prefix`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HeaderText {
+    /// The header's name.
+    pub(crate) name: HeaderName,
+    /// Its value, without the blanks around it.
+    pub(crate) value: String,
+}
+
+impl FromStr for HeaderText {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, value) = text.split_once(':').ok_or_else(|| say::header_colon(text))?;
+        let value = value.trim_matches([' ', '\t']);
+        if value.is_empty() {
+            return Err(say::header_empty(name));
+        }
+        if value.bytes().any(|b| b == 0x7f || (b < 0x20 && b != b'\t')) {
+            return Err(say::header_value(name));
+        }
+        Ok(Self { name: name.parse()?, value: value.to_owned() })
+    }
+}
+
+/// `name: regex`, for `--header-regex`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HeaderPattern {
+    /// The header's name.
+    pub(crate) name: HeaderName,
+    /// The pattern of its whole value.
+    pub(crate) pattern: Pattern,
+}
+
+impl FromStr for HeaderPattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, pattern) = text.split_once(':').ok_or_else(|| say::header_colon(text))?;
+        let pattern = pattern.trim_matches([' ', '\t']);
+        if pattern.is_empty() {
+            return Err(say::header_empty(name));
+        }
+        Ok(Self { name: name.parse()?, pattern: pattern.parse()? })
+    }
+}
+
+/// A regular expression that compiles.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Pattern(pub(crate) String);
+
+impl FromStr for Pattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // The agent's own judge, so that both agree.
+        let condition = Condition { subject: Subject::Path, test: Test::Regex(text.to_owned()), negate: false };
+        match Filter::new(Mode::All, vec![condition]) {
+            Ok(_) => Ok(Self(text.to_owned())),
+            Err(FilterError::Regex(_, why)) => Err(say::regex(text, &why)),
+            Err(other) => Err(say::regex(text, &other.to_string())),
+        }
+    }
+}
+
+/// A path or the beginning of one: starts with `/`, has no query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UrlPath(pub(crate) String);
+
+impl FromStr for UrlPath {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if !text.starts_with('/') {
+            return Err(say::path_slash(text));
+        }
+        if text.contains(['?', '#']) {
+            return Err(say::path_query(text));
+        }
+        match text.bytes().all(|b| (0x21..=0x7e).contains(&b)) {
+            true => Ok(Self(text.to_owned())),
+            false => Err(say::path_bytes(text)),
+        }
+    }
+}
+
+/// A request method, case-sensitive as in RFC 9110.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Method(pub(crate) String);
+
+impl FromStr for Method {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.is_empty() || !text.bytes().all(is_token) {
+            return Err(say::method(text));
+        }
+        match text.bytes().any(|b| b.is_ascii_lowercase()) {
+            true => Err(say::method_case(text)),
+            false => Ok(Self(text.to_owned())),
+        }
+    }
+}
+
+/// A time to wait, from a second to an hour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seconds(pub(crate) Duration);
+
+impl FromStr for Seconds {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(seconds @ 1..=3600) => Ok(Self(Duration::from_secs(seconds))),
+            _ => Err(say::seconds(text)),
+        }
+    }
+}
+
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error<T: FromStr<Err = String> + fmt::Debug>(text: &str) -> String {
+        text.parse::<T>().unwrap_err()
+    }
+
+    #[test]
+    fn ports() {
+        let ports = |pod, own| Ports { pod: NonZeroU16::new(pod).unwrap(), own: NonZeroU16::new(own).unwrap() };
+        assert_eq!("8080".parse(), Ok(ports(8080, 8080)));
+        assert_eq!("8080:3000".parse(), Ok(ports(8080, 3000)));
+        for bad in ["", "0", "65536", "8080:", ":3000", "8080:0", "a", "8080:3000:1", "-1", " 80"] {
+            assert!(bad.parse::<Ports>().is_err(), "{bad:?}");
+        }
+        assert!(error::<Ports>("8080:http").contains("`http`"));
+    }
+
+    #[test]
+    fn targets() {
+        assert_eq!("web-1".parse(), Ok(Target::Pod("web-1".into())));
+        let labels: Target = "tier=front,app=web".parse().unwrap();
+        assert_eq!(labels.to_string(), "app=web,tier=front");
+        assert!("app.kubernetes.io/name=web".parse::<Target>().is_ok());
+        for bad in ["", "-web", "a b", "web/1", "app=", "=web", "app=web,", "app=web,tier", "app=a,app=b", "a/b/c=d"] {
+            assert_eq!(bad.parse::<Target>().is_err(), bad != "app=", "{bad:?}");
+        }
+        assert_eq!("17".parse(), Ok(Which::Id(17)));
+        assert_eq!("web-1".parse(), Ok(Which::Target(Target::Pod("web-1".into()))));
+    }
+
+    #[test]
+    fn agent_addresses() {
+        for good in ["node-1:7447", "10.0.0.1:7447", "[::1]:7447", "node.example.com:1"] {
+            assert_eq!(good.parse::<AgentAddress>().unwrap().to_string(), good);
+        }
+        for bad in ["node-1", "node-1:", "node-1:0", ":7447", "::1:7447", "[::1]", "[node]:1", "a b:1", "http://a:1"] {
+            assert!(bad.parse::<AgentAddress>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn headers() {
+        let header: HeaderText = "x-user:  alice ".parse().unwrap();
+        assert_eq!((header.name.0.as_str(), header.value.as_str()), ("x-user", "alice"));
+        assert_eq!("a: b: c".parse::<HeaderText>().unwrap().value, "b: c");
+        for bad in ["x-user", ": alice", "x user: alice", "x-user:", "x-user: a\u{1b}b", "é: a"] {
+            assert!(bad.parse::<HeaderText>().is_err(), "{bad:?}");
+        }
+        assert!("x-user: ^al".parse::<HeaderPattern>().is_ok());
+        let message = error::<HeaderPattern>("x-user: (al");
+        assert!(message.contains("unclosed group") && !message.contains('\n'), "{message}");
+        assert!(!error::<Pattern>("a{999}{999}{999}").contains('\n'));
+    }
+
+    #[test]
+    fn paths_and_methods() {
+        assert!("/api/v1".parse::<UrlPath>().is_ok());
+        for bad in ["", "api", "/a?b=c", "/a#b", "/a b", "/é"] {
+            assert!(bad.parse::<UrlPath>().is_err(), "{bad:?}");
+        }
+        assert!("GET".parse::<Method>().is_ok() && "M-SEARCH".parse::<Method>().is_ok());
+        assert!(error::<Method>("get").contains("GET"));
+        assert!("".parse::<Method>().is_err() && "GE T".parse::<Method>().is_err());
+    }
+
+    /// Whatever is typed: an answer in one line, no panic.
+    #[test]
+    fn any_text_gets_one_line() {
+        let alphabet: Vec<char> = "az09:=,/.-_[](){}*+?\\ \t\n\u{1b}é\0".chars().collect();
+        let mut state = 42_u64;
+        for round in 0..5_000_usize {
+            let text: String = (0..round % 13)
+                .map(|_| {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    alphabet[usize::try_from(state >> 33).unwrap() % alphabet.len()]
+                })
+                .collect();
+            let errors = [
+                text.parse::<Ports>().err(),
+                text.parse::<Which>().err(),
+                text.parse::<AgentAddress>().err(),
+                text.parse::<HeaderText>().err(),
+                text.parse::<HeaderPattern>().err(),
+                text.parse::<UrlPath>().err(),
+                text.parse::<Method>().err(),
+            ];
+            for error in errors.into_iter().flatten() {
+                assert!(error.bytes().all(|b| (0x20..=0x7e).contains(&b)), "{text:?} gives {error:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! What is said when something happens: one line each, two for a pod that is live.
+
+use redir_wire::{Combine, Condition, Filter, InterceptEntry, Liveness, Owner, RequestEvent, Takes, Text, UnixMillis};
+
+use crate::escape::{escape, escape_sentence};
+use crate::events::{CommandState, Event, Live};
+use crate::screen::{Colour, Paint};
+use crate::values::join_labels;
+use crate::when;
+
+/// The lines of an event, without newlines; none for what only programs want to know.
+pub(crate) fn lines(event: &Event, paint: Paint, now: UnixMillis) -> Vec<String> {
+    let warn = |word: &str, rest: String| vec![format!("{}  {rest}", paint.with(Colour::Yellow, word))];
+    match event {
+        Event::Connected { .. } => Vec::new(),
+        Event::Live(live) => live_lines(live, paint),
+        Event::NotLive { agent, pod, state, reason } => {
+            let word = match state {
+                Liveness::Refused => "refused",
+                Liveness::Lost => "lost   ",
+                Liveness::Pending => "waiting",
+                Liveness::Live => "live   ",
+            };
+            warn(word, format!("{} on {}: {}", escape(pod), escape(agent), escape_sentence(reason)))
+        }
+        Event::Refused { agent, reason } => warn("refused", format!("{}: {}", escape(agent), escape_sentence(reason))),
+        Event::Conflict { agent: _, pod, developer, since, takes } => {
+            warn("conflict", conflict(pod, developer, *since, *takes, now))
+        }
+        Event::ConflictOver { agent: _, pod, developer } => {
+            vec![format!("free  {}: {} takes no requests from you any more", escape(pod), escape(developer))]
+        }
+        Event::Request { agent: _, event } => request(event, paint),
+        Event::Lost { agent, reason } => warn(
+            "lost",
+            format!(
+                "the tunnel to {} ({}): requests go to the app, dialling again",
+                escape(agent),
+                escape_sentence(reason)
+            ),
+        ),
+        Event::Restored { agent, pods, after_ms } => vec![format!(
+            "{}  again on {} after {}: {}",
+            paint.with(Colour::Green, "live"),
+            escape(agent),
+            when::duration(after_ms.saturating_mul(1000)),
+            escape(pods.join(", ")),
+        )],
+        Event::Command(state) => vec![command(*state)],
+        Event::Ended { reason } => vec![format!("ended  {}", escape_sentence(reason))],
+        Event::Pod { .. } | Event::Intercept { .. } | Event::Tunnel { .. } => Vec::new(),
+        Event::Left { agent, what } => vec![format!("left  {} on {}", escape(what), escape(agent))],
+    }
+}
+
+fn live_lines(live: &Live, paint: Paint) -> Vec<String> {
+    let pod = escape(&live.pod);
+    let mut lines = vec![format!(
+        "{}  {pod}:{} -> {}, {} (agent {}, {})",
+        paint.with(Colour::Green, "live"),
+        live.port,
+        live.to,
+        filter(live.filter.as_ref()),
+        escape(&live.agent),
+        when::duration(live.after_ms.saturating_mul(1000)),
+    )];
+    match live.earlier_connections {
+        0 => (),
+        1 => lines.push("      1 connection opened before stays with the app".to_owned()),
+        many => lines.push(format!("      {many} connections opened before stay with the app")),
+    }
+    if live.first {
+        lines.push(format!("try   {}", escape_sentence(&live.curl)));
+    }
+    lines
+}
+
+/// `requests with header x-user: alice and method POST`
+pub(crate) fn filter(filter: Option<&Filter>) -> String {
+    let Some(filter) = filter else { return "every request".to_owned() };
+    let conditions: Vec<String> = filter.conditions.iter().map(condition).collect();
+    let joint = match filter.combine {
+        Combine::All => " and ",
+        Combine::Any => " or ",
+    };
+    escape(format!("requests with {}", conditions.join(joint)))
+}
+
+fn condition(condition: &Condition) -> String {
+    match condition {
+        Condition::HeaderPresent(name) => format!("header {name}"),
+        Condition::Header(name, Text::Exact(value)) => format!("header {name}: {value}"),
+        Condition::Header(name, Text::Prefix(value)) => format!("header {name}: {value}..."),
+        Condition::Header(name, Text::Regex(pattern)) => format!("header {name} matching {pattern}"),
+        Condition::Path(Text::Exact(path)) => format!("path {path}"),
+        Condition::Path(Text::Prefix(path)) => format!("path {path}..."),
+        Condition::Path(Text::Regex(pattern)) => format!("path matching {pattern}"),
+        Condition::Method(method) => format!("method {method}"),
+    }
+}
+
+fn conflict(pod: &str, developer: &str, since: UnixMillis, takes: Takes, now: UnixMillis) -> String {
+    let what = match takes {
+        Takes::Everything => "gets every request of this port",
+        Takes::Shared => "gets the requests that both want",
+    };
+    let (pod, developer) = (escape(pod), escape(developer));
+    let (age, since) = (when::age(since, now), when::time_of_day(since));
+    format!(
+        "{pod}: {developer} {what}, intercepting since {age} ago ({since} UTC): ask {developer}, or choose another condition"
+    )
+}
+
+/// `19:03:04  GET /path  200  12.3 ms  web-1`
+fn request(event: &RequestEvent, paint: Paint) -> Vec<String> {
+    let colour = match event.status {
+        0 | 500.. => Colour::Red,
+        400..500 => Colour::Yellow,
+        1..400 => Colour::Green,
+    };
+    let status = match event.status {
+        0 => "---".to_owned(),
+        status => status.to_string(),
+    };
+    let what = match event.path.is_empty() {
+        true => "connection".to_owned(),
+        false => format!("{} {}", escape(&event.method), escape(&event.path)),
+    };
+    let mut lines = Vec::new();
+    if event.missed > 0 {
+        lines.push(format!("({} more requests came than could be shown)", event.missed));
+    }
+    lines.push(format!(
+        "{}  {what}  {}  {}  {}",
+        paint.with(Colour::Dim, &when::time_of_day(event.when)),
+        paint.with(colour, &status),
+        when::duration(event.micros),
+        escape(&event.pod),
+    ));
+    lines
+}
+
+fn command(state: CommandState) -> String {
+    match state {
+        CommandState::Started { pid } => format!("command  started (process {pid})"),
+        CommandState::Ready { port } => format!("command  answers on 127.0.0.1:{port}"),
+        CommandState::Ended { code } => format!("command  ended with exit code {code}"),
+    }
+}
+
+/// Rows of an answer as aligned columns, the first row being the heading.
+pub(crate) fn table(rows: &[Vec<String>], paint: Paint) -> Vec<String> {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let show = |(index, row): (usize, &Vec<String>)| {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let line = cells.join("  ").trim_end().to_owned();
+        if index == 0 { paint.with(Colour::Dim, &line) } else { line }
+    };
+    rows.iter().enumerate().map(show).collect()
+}
+
+/// The table of pods that can be intercepted.
+pub(crate) fn pods(events: &[Event]) -> Vec<Vec<String>> {
+    let rows = events.iter().filter_map(|event| match event {
+        Event::Pod { agent, pod } => {
+            let ports = match pod.ports.is_empty() {
+                true => "any".to_owned(),
+                false => pod.ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+            };
+            Some(vec![escape(&pod.name), ports, dash(escape(join_labels(&pod.labels))), escape(agent)])
+        }
+        _ => None,
+    });
+    with_heading(&["POD", "PORTS", "LABELS", "AGENT"], rows)
+}
+
+/// The table of intercepts.
+pub(crate) fn intercepts(events: &[Event], now: UnixMillis) -> Vec<Vec<String>> {
+    let rows = events.iter().filter_map(|event| match event {
+        Event::Intercept { agent, entry } => Some(intercept(agent, entry, now)),
+        _ => None,
+    });
+    with_heading(&["NUMBER", "POD", "PORT", "DEVELOPER", "SINCE", "MATCHES", "TO", "REQUESTS", "STATE", "AGENT"], rows)
+}
+
+fn intercept(agent: &str, entry: &InterceptEntry, now: UnixMillis) -> Vec<String> {
+    let whose = match entry.owner {
+        Owner::You => format!("{} (you)", escape(&entry.developer)),
+        Owner::Other => escape(&entry.developer),
+    };
+    let state = match entry.state {
+        Liveness::Pending => "pending".to_owned(),
+        Liveness::Live => "live".to_owned(),
+        Liveness::Refused => format!("refused: {}", escape_sentence(&entry.reason)),
+        Liveness::Lost => format!("lost: {}", escape_sentence(&entry.reason)),
+    };
+    vec![
+        entry.id.to_string(),
+        escape(&entry.pod),
+        entry.port.to_string(),
+        whose,
+        format!("{} ago", when::age(entry.since, now)),
+        if entry.filter.is_empty() { "every request".to_owned() } else { escape_sentence(&entry.filter) },
+        dash(escape(&entry.to)),
+        entry.requests.to_string(),
+        state,
+        escape(agent),
+    ]
+}
+
+/// The table of tunnels.
+pub(crate) fn tunnels(events: &[Event], now: UnixMillis) -> Vec<Vec<String>> {
+    let rows = events.iter().filter_map(|event| match event {
+        Event::Tunnel { agent, software, tunnel } => Some(vec![
+            escape(agent),
+            escape(software),
+            escape(&tunnel.address),
+            dash(escape(&tunnel.user)),
+            format!("{} ago", when::age(tunnel.since, now)),
+            when::duration(tunnel.rtt_micros),
+            format!("{} ({} so far)", tunnel.streams, tunnel.streams_total),
+            if tunnel.asking { "this question".to_owned() } else { String::new() },
+        ]),
+        _ => None,
+    });
+    with_heading(&["AGENT", "SOFTWARE", "YOUR ADDRESS", "FROM", "SINCE", "ROUND TRIP", "CONNECTIONS", ""], rows)
+}
+
+fn with_heading(heading: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Vec<Vec<String>> {
+    std::iter::once(heading.iter().map(ToString::to_string).collect()).chain(rows).collect()
+}
+
+fn dash(text: String) -> String {
+    if text.is_empty() { "-".to_owned() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use redir_wire::PodEntry;
+
+    use super::*;
+
+    const NOW: UnixMillis = UnixMillis(1_795_460_584_005);
+
+    fn plain(event: &Event) -> Vec<String> {
+        lines(event, Paint::Plain, NOW)
+    }
+
+    fn live(earlier_connections: u32, first: bool) -> Event {
+        let conditions = vec![
+            Condition::Header("x-user".into(), Text::Exact("alice".into())),
+            Condition::Path(Text::Prefix("/api".into())),
+        ];
+        Event::Live(Live {
+            agent: "node-1".into(),
+            id: 7,
+            pod: "web-1".into(),
+            port: 8080,
+            to: "127.0.0.1:3000".into(),
+            filter: Some(Filter { combine: Combine::All, conditions }),
+            addresses: vec!["10.0.0.2".into()],
+            earlier_connections,
+            after_ms: 41,
+            curl: "curl -H 'x-user: alice' http://10.0.0.2:8080/api".into(),
+            first,
+        })
+    }
+
+    fn request_event(path: &str, status: u16, missed: u64) -> Event {
+        let event = RequestEvent {
+            intercept: 7,
+            when: NOW,
+            method: "GET".into(),
+            path: path.into(),
+            status,
+            micros: 12_345,
+            pod: "web-1".into(),
+            client: "10.0.0.9:4000".into(),
+            missed,
+        };
+        Event::Request { agent: "node-1".into(), event }
+    }
+
+    #[test]
+    fn a_live_pod() {
+        assert_eq!(
+            plain(&live(3, true)),
+            [
+                "live  web-1:8080 -> 127.0.0.1:3000, requests with header x-user: alice and path /api... (agent node-1, 41.0 ms)",
+                "      3 connections opened before stay with the app",
+                "try   curl -H 'x-user: alice' http://10.0.0.2:8080/api",
+            ]
+        );
+        assert_eq!(plain(&live(0, false)).len(), 1);
+    }
+
+    #[test]
+    fn requests() {
+        assert_eq!(plain(&request_event("/a", 200, 0)), ["19:03:04  GET /a  200  12.3 ms  web-1"]);
+        assert_eq!(
+            plain(&request_event("/\u{1b}[2J\n", 0, 2)),
+            ["(2 more requests came than could be shown)", "19:03:04  GET /\\x1b[2J\\x0a  ---  12.3 ms  web-1",]
+        );
+        assert_eq!(plain(&request_event("", 0, 0)), ["19:03:04  connection  ---  12.3 ms  web-1"]);
+        let coloured = lines(&request_event("/a", 503, 0), Paint::Coloured, NOW);
+        assert_eq!(coloured, ["\u{1b}[2m19:03:04\u{1b}[0m  GET /a  \u{1b}[31m503\u{1b}[0m  12.3 ms  web-1"]);
+    }
+
+    #[test]
+    fn what_goes_wrong() {
+        let conflict = Event::Conflict {
+            agent: "node-1".into(),
+            pod: "web-1".into(),
+            developer: "bob".into(),
+            since: UnixMillis(NOW.0 - 720_000),
+            takes: Takes::Shared,
+        };
+        assert_eq!(
+            plain(&conflict),
+            [
+                "conflict  web-1: bob gets the requests that both want, intercepting since 12 min ago (18:51:04 UTC): ask bob, or choose another condition"
+            ]
+        );
+        let refused = Event::NotLive {
+            agent: "node-1".into(),
+            pod: "web-2".into(),
+            state: Liveness::Refused,
+            reason: "no\nthing".into(),
+        };
+        assert_eq!(plain(&refused), ["refused  web-2 on node-1: no\\x0athing"]);
+        let lost = Event::Lost { agent: "node-1".into(), reason: "timed out".into() };
+        assert_eq!(plain(&lost), ["lost  the tunnel to node-1 (timed out): requests go to the app, dialling again"]);
+        let restored = Event::Restored { agent: "node-1".into(), pods: vec!["web-1".into()], after_ms: 2100 };
+        assert_eq!(plain(&restored), ["live  again on node-1 after 2.10 s: web-1"]);
+    }
+
+    #[test]
+    fn tables() {
+        let labels = [("app".to_owned(), "web".to_owned())].into();
+        let pod = PodEntry { name: "web-1".into(), labels, ports: vec![8080, 9090] };
+        let any = PodEntry { name: "a-long-name".into(), labels: [].into(), ports: Vec::new() };
+        let events = [Event::Pod { agent: "node-1".into(), pod }, Event::Pod { agent: "node-1".into(), pod: any }];
+        assert_eq!(
+            table(&pods(&events), Paint::Plain),
+            [
+                "POD          PORTS      LABELS   AGENT",
+                "web-1        8080,9090  app=web  node-1",
+                "a-long-name  any        -        node-1",
+            ]
+        );
+    }
+}

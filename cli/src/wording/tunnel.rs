@@ -1,0 +1,74 @@
+//! What is said when an agent cannot be reached, does not let us in, or goes away.
+
+use redir_tunnel::Lost;
+use redir_wire::CloseCode;
+
+use crate::config::Agent;
+use crate::escape::{escape, escape_sentence};
+
+/// `node-1 (10.0.0.1:7447)`, or the address alone if it came from a flag.
+pub(crate) fn agent(agent: &Agent) -> String {
+    let (name, address) = (escape(&agent.name), agent.address.to_string());
+    if name == address { address } else { format!("{name} ({address})") }
+}
+
+pub(crate) fn no_such_host(of: &Agent) -> String {
+    format!("the host of agent {} has no address: check its name and your DNS", agent(of))
+}
+
+pub(crate) fn no_answer(of: &Agent) -> String {
+    let port = of.address.port;
+    format!(
+        "agent {} does not answer: check the address, that redir-agent runs there, and that UDP port {port} is open",
+        agent(of)
+    )
+}
+
+pub(crate) fn wrong_agent(of: &Agent) -> String {
+    format!(
+        "agent {} shows another key than {}: check --agent-key or redir.toml against the agent's log",
+        agent(of),
+        of.key
+    )
+}
+
+pub(crate) fn unknown_key(of: &Agent) -> String {
+    format!("agent {} does not know your key: give its admin the lines that `redir keygen` printed", agent(of))
+}
+
+pub(crate) fn not_redir(of: &Agent, why: &str) -> String {
+    format!(
+        "{} does not speak redir's protocol ({}): check the port, or use the agent's version of redir",
+        agent(of),
+        escape_sentence(why)
+    )
+}
+
+pub(crate) fn no_socket(why: &str) -> String {
+    format!("cannot open a UDP socket ({}): raise the limit of open files with ulimit -n", escape_sentence(why))
+}
+
+pub(crate) fn no_quic() -> String {
+    "its answer is not QUIC with redir/1".to_owned()
+}
+
+pub(crate) fn lost(of: &Agent, why: &Lost) -> String {
+    let next = match why {
+        Lost::Closed(CloseCode::KeyRemoved, _) => "ask its admin to let your key in again",
+        Lost::Closed(CloseCode::Version, _) => "use the agent's version of redir",
+        _ => "try again, or see its log",
+    };
+    format!("no tunnel to agent {} ({}): {next}", agent(of), lost_reason(why))
+}
+
+pub(crate) fn lost_reason(why: &Lost) -> String {
+    match why {
+        Lost::Silent => "the agent was silent for 10 s".to_owned(),
+        Lost::Restarted => "the agent was restarted".to_owned(),
+        Lost::Alert(_) | Lost::Here | Lost::Broken | Lost::Closed(..) => escape_sentence(&why.to_string()),
+    }
+}
+
+pub(crate) fn slept() -> String {
+    "this machine slept".to_owned()
+}

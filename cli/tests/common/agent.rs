@@ -1,0 +1,149 @@
+//! An agent's end of the tunnel, on loopback: the real endpoint and messages, with the test as the agent's mind.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::Duration;
+
+use quinn::{Connection, RecvStream, SendStream};
+use redir_tunnel::{AgentControl, AgentEndpoint, Authorised, Identity, Pin};
+use redir_wire::session::FromDeveloper;
+use redir_wire::{CloseCode, InterceptState, Liveness, PodState, StreamHeader, ToAgent, ToDeveloper, UnixMillis, Wish};
+
+/// Nothing here takes longer, also on a busy machine.
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+
+/// Waits, but not forever.
+pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(LIMIT, future).await.unwrap_or_else(|_| panic!("{what}: not within {LIMIT:?}"))
+}
+
+/// The endpoint, on a free port.
+pub(crate) struct Agent {
+    endpoint: Option<AgentEndpoint>,
+    identity: Identity,
+    authorised: Authorised,
+    address: SocketAddr,
+}
+
+impl Agent {
+    pub(crate) fn start(developers: &[Pin]) -> Self {
+        let authorised = Authorised::default();
+        authorised.replace(developers.iter().copied());
+        let identity = Identity::generate().unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        let endpoint = Some(AgentEndpoint::start(socket, &identity, authorised.clone()).unwrap());
+        Self { endpoint, identity, authorised, address }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn pin(&self) -> Pin {
+        self.identity.pin()
+    }
+
+    /// Its lines of `redir.toml`.
+    pub(crate) fn config(&self, name: &str) -> String {
+        format!("[agents.{name}]\naddress = \"{}\"\nkey = \"{}\"\n", self.address, self.pin())
+    }
+
+    /// The next developer that comes in with a key that is known.
+    pub(crate) async fn accept(&mut self) -> Session {
+        let endpoint = self.endpoint.as_ref().expect("the agent runs");
+        soon("a tunnel", async {
+            loop {
+                let handshake = endpoint.accept().await.expect("the endpoint is open");
+                if let Ok((connection, _)) = handshake.finish().await {
+                    return Session::greet(connection).await;
+                }
+            }
+        })
+        .await
+    }
+
+    /// Refuses whoever comes in, until the test is over.
+    pub(crate) async fn turn_away(&self) {
+        let endpoint = self.endpoint.as_ref().expect("the agent runs");
+        while let Some(handshake) = endpoint.accept().await {
+            assert!(handshake.finish().await.is_err(), "a stranger came in");
+        }
+    }
+
+    /// Ends as a replaced agent does, and comes back on the same port with the same key.
+    pub(crate) async fn restart(&mut self) {
+        self.endpoint.take().expect("the agent runs").close(CloseCode::Shutdown).await;
+        let socket = UdpSocket::bind(self.address).unwrap();
+        self.endpoint = Some(AgentEndpoint::start(socket, &self.identity, self.authorised.clone()).unwrap());
+    }
+}
+
+/// One developer's tunnel, greeted.
+pub(crate) struct Session {
+    pub(crate) connection: Connection,
+    control: AgentControl,
+}
+
+impl Session {
+    /// Takes the control stream and answers the greeting.
+    async fn greet(connection: Connection) -> Self {
+        let control = soon("the control stream", AgentControl::accept(&connection)).await.unwrap();
+        let mut session = Self { connection, control };
+        let hello = session.next().await;
+        let ToAgent::Hello(greeting) = &hello.message else { panic!("{hello:?}") };
+        assert!(greeting.software.starts_with("redir ") && greeting.user == "alice", "{greeting:?}");
+        session.control.welcome(hello.seq, "node-1", "alice", "test-agent 1").unwrap();
+        session.control.flush().await.unwrap();
+        session
+    }
+
+    /// The next message from the developer.
+    pub(crate) async fn next(&mut self) -> FromDeveloper {
+        soon("a message from redir", self.control.next()).await.unwrap().expect("redir ended the control stream")
+    }
+
+    /// The next message, which must be a wish.
+    pub(crate) async fn wish(&mut self) -> (u32, Wish) {
+        let said = self.next().await;
+        let ToAgent::Intercept(wish) = said.message else { panic!("{said:?}") };
+        (said.seq, wish)
+    }
+
+    pub(crate) async fn say(&mut self, answers: u32, message: &ToDeveloper) {
+        self.control.say(answers, message).unwrap();
+        self.control.flush().await.unwrap();
+    }
+
+    /// Grants a wish: these pods are in these states.
+    pub(crate) async fn grant(&mut self, seq: u32, wish: &Wish, id: u64, pods: &[(&str, Liveness, &str)]) {
+        self.say(seq, &ToDeveloper::Intercept(state(wish, id, pods))).await;
+    }
+
+    /// Opens a client connection's stream.
+    pub(crate) async fn open(&self, intercept: u64) -> (SendStream, RecvStream) {
+        let (mut send, receive) = soon("a stream", self.connection.open_bi()).await.unwrap();
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let header = StreamHeader {
+            intercept,
+            pod: "web-1".into(),
+            client: address("10.0.0.9:4000"),
+            destination: address("10.0.0.2:8080"),
+        };
+        send.write_all(&header.encode().unwrap()).await.unwrap();
+        (send, receive)
+    }
+}
+
+/// The state of an intercept.
+pub(crate) fn state(wish: &Wish, id: u64, pods: &[(&str, Liveness, &str)]) -> InterceptState {
+    let pod = |(name, state, reason): &(&str, Liveness, &str)| PodState {
+        pod: (*name).to_owned(),
+        addresses: vec!["10.0.0.2".into()],
+        state: *state,
+        reason: (*reason).to_owned(),
+        earlier_connections: 3,
+        since: UnixMillis(0),
+    };
+    let pods = pods.iter().map(pod).collect();
+    InterceptState { id, token: wish.token, since: UnixMillis(0), pods, conflicts: Vec::new() }
+}

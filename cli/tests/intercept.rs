@@ -1,0 +1,358 @@
+//! `redir intercept` against an agent's end on loopback: greeting, streams, refusals, redialling, the end.
+
+#![cfg(unix)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
+
+mod common;
+
+use std::net::SocketAddr;
+
+use common::agent::{Agent, Session, soon, state};
+use common::process::Redir;
+use common::{Home, assert_one_sentence};
+use redir_wire::{
+    CloseCode, Conflict, Ended, Liveness, Refused, RefusedCode, RequestEvent, StreamCode, Takes, ToAgent, ToDeveloper,
+    UnixMillis, Which, Wish,
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
+/// An agent, a developer with a key that it knows, and a service of their own.
+struct Scene {
+    home: Home,
+    agent: Agent,
+    service: TcpListener,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let home = Home::new();
+        let developer = home.keygen();
+        let agent = Agent::start(&[developer]);
+        home.write_config(&agent.config("node-1"));
+        Self { home, agent, service: TcpListener::bind("127.0.0.1:0").await.unwrap() }
+    }
+
+    fn port(&self) -> u16 {
+        self.service.local_addr().unwrap().port()
+    }
+
+    /// The next connection to the service; redir looks once before whether it runs.
+    async fn connection(&self) -> tokio::net::TcpStream {
+        soon("a connection", async {
+            loop {
+                let (connection, _) = self.service.accept().await.unwrap();
+                let mut first = [0];
+                if connection.peek(&mut first).await.unwrap() > 0 {
+                    return connection;
+                }
+            }
+        })
+        .await
+    }
+
+    fn intercept(&self, more: &[&str]) -> Redir {
+        let port = format!("8080:{}", self.port());
+        let arguments: Vec<&str> = ["intercept", "web-1", "--port", &port].iter().chain(more).copied().collect();
+        Redir::start(self.home.command(&arguments))
+    }
+
+    /// Runs until pod web-1 is live as intercept 7.
+    async fn live(&mut self, more: &[&str]) -> (Redir, Session, Wish) {
+        let mut redir = self.intercept(&[&["-o", "json"], more].concat());
+        let mut session = self.agent.accept().await;
+        let (seq, wish) = session.wish().await;
+        session.grant(seq, &wish, 7, &[("web-1", Liveness::Live, "")]).await;
+        redir.event("live").await;
+        (redir, session, wish)
+    }
+}
+
+/// Answers redir's leave-taking.
+async fn let_go(session: &mut Session, wish: &Wish) {
+    let said = session.next().await;
+    assert_eq!(said.message, ToAgent::Leave(Which::Token(wish.token)));
+    session.say(said.seq, &ToDeveloper::Left(redir_wire::Left { what: vec!["web-1:8080".into()] })).await;
+}
+
+#[tokio::test]
+async fn the_wish_says_what_the_flags_say() {
+    let mut scene = Scene::new().await;
+    let flags = ["--header", "x-user: alice", "--path-prefix", "/api", "--any", "--probes"];
+    let (mut redir, mut session, wish) = scene.live(&flags).await;
+    assert_eq!(wish.selector, redir_wire::Selector::Pod("web-1".into()));
+    assert_eq!((wish.port, wish.to.clone()), (8080, format!("127.0.0.1:{}", scene.port())));
+    let filter = wish.filter.as_ref().unwrap();
+    assert_eq!((filter.combine, filter.conditions.len()), (redir_wire::Combine::Any, 2));
+    assert_eq!(wish.probes, redir_wire::Probes::Developer);
+
+    redir.signal(nix::sys::signal::Signal::SIGINT);
+    let_go(&mut session, &wish).await;
+    assert_eq!(redir.event("ended").await["reason"], "requests go to the app again");
+    assert_eq!(redir.end().await, (Some(0), String::new()));
+    let closed = soon("the close", session.connection.closed()).await;
+    assert!(
+        matches!(closed, quinn::ConnectionError::ApplicationClosed(close) if close.error_code.into_inner() == CloseCode::Done.number())
+    );
+}
+
+#[tokio::test]
+async fn text_is_for_people() {
+    let mut scene = Scene::new().await;
+    let mut redir = scene.intercept(&["--header", "x-user: alice"]);
+    let mut session = scene.agent.accept().await;
+    let (seq, wish) = session.wish().await;
+    let pods = [("web-1", Liveness::Live, ""), ("web-2", Liveness::Refused, "the app does not listen")];
+    session.grant(seq, &wish, 7, &pods).await;
+    let live = redir.line_with("live").await;
+    assert!(live.contains("web-1:8080 -> 127.0.0.1:") && live.contains("header x-user: alice"), "{live}");
+    redir.line_with("3 connections opened before stay with the app").await;
+    redir.line_with("curl -H 'x-user: alice' http://10.0.0.2:8080/").await;
+    redir.line_with("refused  web-2 on node-1: the app does not listen").await;
+    session.say(0, &ToDeveloper::Request(request("/a\u{1b}[2J", 200))).await;
+    let line = redir.line_with("GET").await;
+    assert!(line.contains("  GET /a\\x1b[2J  200  12.3 ms  web-1"), "{line}");
+    let mut conflicting = state(&wish, 7, &pods);
+    conflicting.conflicts.push(Conflict {
+        pod: "web-1".into(),
+        developer: "bob".into(),
+        since: UnixMillis(0),
+        takes: Takes::Everything,
+    });
+    session.say(0, &ToDeveloper::Intercept(conflicting)).await;
+    let line = redir.line_with("conflict").await;
+    assert!(line.contains("bob gets every request") && line.contains("since"), "{line}");
+}
+
+fn request(path: &str, status: u16) -> RequestEvent {
+    RequestEvent {
+        intercept: 7,
+        when: UnixMillis(1_795_460_584_005),
+        method: "GET".into(),
+        path: path.into(),
+        status,
+        micros: 12_345,
+        pod: "web-1".into(),
+        client: "10.0.0.9:4000".into(),
+        missed: 0,
+    }
+}
+
+#[tokio::test]
+async fn streams_reach_the_service_and_only_for_own_intercepts() {
+    let mut scene = Scene::new().await;
+    let (mut redir, session, _) = scene.live(&[]).await;
+    let (mut send, mut receive) = session.open(7).await;
+    send.write_all(b"ping").await.unwrap();
+    let mut connection = scene.connection().await;
+    let mut request = [0; 4];
+    soon("the request", connection.read_exact(&mut request)).await.unwrap();
+    assert_eq!(&request, b"ping");
+    connection.write_all(b"pong").await.unwrap();
+    drop(connection);
+    assert_eq!(soon("the answer", receive.read_to_end(100)).await.unwrap(), b"pong");
+
+    let (_send, mut receive) = session.open(8).await;
+    assert_eq!(reset(&mut receive).await, StreamCode::NotMine);
+
+    drop(scene.service);
+    let (_send, mut receive) = session.open(7).await;
+    assert_eq!(reset(&mut receive).await, StreamCode::Refused);
+    assert!(redir.child.try_wait().unwrap().is_none(), "a refused connection ended redir");
+}
+
+async fn reset(receive: &mut quinn::RecvStream) -> StreamCode {
+    match soon("a reset", receive.read_to_end(100)).await {
+        Err(quinn::ReadToEndError::Read(quinn::ReadError::Reset(code))) => StreamCode::from_number(code.into_inner()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn requests_are_events() {
+    let mut scene = Scene::new().await;
+    let (mut redir, mut session, _) = scene.live(&[]).await;
+    session.say(0, &ToDeveloper::Request(request("/a?", 0))).await;
+    let event = redir.event("request").await;
+    assert_eq!((&event["method"], &event["path"], &event["pod"]), (&"GET".into(), &"/a?".into(), &"web-1".into()));
+    assert_eq!((event["status"].is_null(), event["ms"].as_f64()), (true, Some(12.345)));
+}
+
+#[tokio::test]
+async fn a_lost_tunnel_is_redialled_with_the_same_token() {
+    let mut scene = Scene::new().await;
+    let (mut redir, session, wish) = scene.live(&[]).await;
+    session.connection.close(u32::try_from(CloseCode::Shutdown.number()).unwrap().into(), b"");
+    let lost = redir.event("lost").await;
+    assert!(lost["reason"].as_str().unwrap().contains("shutting down"), "{lost}");
+
+    drop(session);
+    scene.agent.restart().await;
+    let mut session = scene.agent.accept().await;
+    let (seq, again) = session.wish().await;
+    assert_eq!(again, wish);
+    session.grant(seq, &again, 9, &[("web-1", Liveness::Live, "")]).await;
+    assert_eq!(redir.event("restored").await["pods"], serde_json::json!(["web-1"]));
+
+    let (mut send, _receive) = session.open(9).await;
+    send.write_all(b"x").await.unwrap();
+    scene.connection().await;
+    redir.signal(nix::sys::signal::Signal::SIGTERM);
+    let_go(&mut session, &again).await;
+    assert_eq!(redir.end().await.0, Some(0));
+}
+
+#[tokio::test]
+async fn an_intercept_ended_elsewhere_ends_redir() {
+    let mut scene = Scene::new().await;
+    let (mut redir, mut session, wish) = scene.live(&[]).await;
+    let ended = Ended { id: 7, token: wish.token, sentence: "left from alice@desktop".into() };
+    session.say(0, &ToDeveloper::Ended(ended)).await;
+    assert_eq!(redir.event("ended").await["reason"], "left from alice@desktop");
+    assert_eq!(redir.end().await.0, Some(0));
+}
+
+#[tokio::test]
+async fn what_is_refused_by_all_is_a_failure() {
+    let mut scene = Scene::new().await;
+    let mut redir = scene.intercept(&["-o", "json"]);
+    let mut session = scene.agent.accept().await;
+    let (seq, wish) = session.wish().await;
+    session.grant(seq, &wish, 7, &[("web-1", Liveness::Refused, "the app does not listen; start it")]).await;
+    let (code, text) = redir.end().await;
+    assert_eq!(code, Some(1));
+    assert_one_sentence(&text);
+    assert!(text.contains("web-1: the app does not listen; start it"), "{text}");
+
+    let mut redir = scene.intercept(&[]);
+    let mut session = scene.agent.accept().await;
+    let (seq, _) = session.wish().await;
+    let sentence = "there is no pod web-1; `redir list` shows those that can be intercepted".to_owned();
+    session.say(seq, &ToDeveloper::Refused(Refused { code: RefusedCode::NoSuchPod, sentence })).await;
+    let (code, text) = redir.end().await;
+    assert_eq!(code, Some(1));
+    assert_one_sentence(&text);
+    assert!(text.contains("`redir list` shows"), "{text}");
+}
+
+#[tokio::test]
+async fn a_pod_on_any_agent_is_enough() {
+    let mut scene = Scene::new().await;
+    let mut other = Agent::start(&[scene.home.pin()]);
+    scene.home.write_config(&(scene.agent.config("node-1") + &other.config("node-2")));
+    let mut redir = scene.intercept(&["-o", "json"]);
+    let mut without = scene.agent.accept().await;
+    let (seq, _) = without.wish().await;
+    let sentence = "there is no pod web-1".to_owned();
+    without.say(seq, &ToDeveloper::Refused(Refused { code: RefusedCode::NoSuchPod, sentence })).await;
+    let mut with = other.accept().await;
+    let (seq, wish) = with.wish().await;
+    with.grant(seq, &wish, 1, &[("web-1", Liveness::Live, "")]).await;
+    assert_eq!(redir.event("live").await["agent"], "node-2");
+    redir.event("refused").await;
+    redir.signal(nix::sys::signal::Signal::SIGINT);
+    let_go(&mut with, &wish).await;
+    assert_eq!(redir.end().await.0, Some(0));
+}
+
+#[tokio::test]
+async fn a_key_that_the_agent_does_not_know_is_told() {
+    let scene = Scene::new().await;
+    let stranger = Home::new();
+    stranger.keygen();
+    stranger.write_config(&scene.agent.config("node-1"));
+    let mut redir = Redir::start(stranger.command(&["intercept", "web-1", "--port", "8080"]));
+    let (code, text) = tokio::select! {
+        end = redir.end() => end,
+        () = scene.agent.turn_away() => panic!("the endpoint closed"),
+    };
+    assert_eq!(code, Some(1));
+    let last = text.lines().last().unwrap();
+    assert!(last.contains("does not know your key") && last.contains("redir keygen"), "{text}");
+}
+
+#[tokio::test]
+async fn an_agent_with_another_key_is_told() {
+    let scene = Scene::new().await;
+    let address = scene.agent.address().to_string();
+    let wrong = scene.home.pin().to_string();
+    let mut redir = scene.intercept(&["--agent", &address, "--agent-key", &wrong]);
+    let (code, text) = tokio::select! {
+        end = redir.end() => end,
+        () = scene.agent.turn_away() => panic!("the endpoint closed"),
+    };
+    assert_eq!(code, Some(1));
+    assert_one_sentence(&text);
+    assert!(text.contains("another key"), "{text}");
+}
+
+#[tokio::test]
+async fn an_agent_that_does_not_answer_is_told() {
+    let scene = Scene::new().await;
+    let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address: SocketAddr = silent.local_addr().unwrap();
+    let pin = scene.agent.pin().to_string();
+    for (agent, expected) in [(address.to_string(), "does not answer"), ("host.invalid:7447".into(), "has no address")]
+    {
+        let mut redir = scene.intercept(&["--agent", &agent, "--agent-key", &pin]);
+        let (code, text) = redir.end().await;
+        assert_eq!(code, Some(1), "{text}");
+        let last = text.lines().last().unwrap();
+        assert!(last.contains(expected) && last.contains("check"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn the_command_ends_the_intercept_and_its_code_is_passed_on() {
+    let mut scene = Scene::new().await;
+    let fifo = scene.home.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let script = format!("read line < '{}'; exit 7", fifo.display());
+    let (mut redir, mut session, wish) = scene.live(&["--", "sh", "-c", &script]).await;
+    tokio::fs::write(&fifo, "go\n").await.unwrap();
+    let_go(&mut session, &wish).await;
+    assert_eq!(redir.event("command").await["code"], 7);
+    redir.event("ended").await;
+    assert_eq!(redir.end().await.0, Some(7));
+}
+
+#[tokio::test]
+async fn the_command_is_ended_with_the_intercept() {
+    let mut scene = Scene::new().await;
+    let fifo = scene.home.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let script = format!("trap 'exit 9' TERM; echo ready; while :; do read line < '{}'; done", fifo.display());
+    let (mut redir, mut session, wish) = scene.live(&["--", "sh", "-c", &script]).await;
+    redir.signal(nix::sys::signal::Signal::SIGTERM);
+    let_go(&mut session, &wish).await;
+    assert_eq!(redir.end().await.0, Some(9));
+}
+
+#[tokio::test]
+async fn a_command_that_ends_before_it_answers_intercepts_nothing() {
+    let scene = Scene::new().await;
+    let port = format!("8080:{}", scene.port());
+    drop(scene.service);
+    let arguments = ["intercept", "web-1", "--port", &port, "-o", "json", "--", "sh", "-c", "exit 5"];
+    let mut redir = Redir::start(scene.home.command(&arguments));
+    assert_eq!(redir.event("command").await["state"], "started");
+    assert_eq!(redir.event("command").await["code"], 5);
+    assert_eq!(redir.end().await.0, Some(5));
+
+    let mut redir =
+        Redir::start(scene.home.command(&["intercept", "web-1", "--port", &port, "--", "/no/such/program"]));
+    let (code, text) = redir.end().await;
+    assert_eq!(code, Some(1));
+    assert_one_sentence(&text);
+    assert!(text.contains("no program `/no/such/program`"), "{text}");
+}
+
+#[tokio::test]
+async fn a_reader_that_leaves_ends_the_intercept() {
+    let mut scene = Scene::new().await;
+    let (mut redir, mut session, wish) = scene.live(&[]).await;
+    redir.close_output();
+    session.say(0, &ToDeveloper::Request(request("/", 200))).await;
+    let_go(&mut session, &wish).await;
+    assert_eq!(redir.end().await.0, Some(0));
+}
