@@ -327,6 +327,7 @@ fn without_a_fresh_heartbeat_everything_goes_to_the_app() {
 fn the_app_must_listen_unless_the_port_goes_without() {
     let mut bench = Bench::new();
     bench.app = None;
+    until_closed(&bench.net, APP_PORT);
     for (pod, client) in FAMILIES {
         bench.steer(&to_app(client, pod, SYN), Reason::SteerNotListening);
         bench.datapath.arm(APP_PORT, Gate::Always).unwrap();
@@ -342,6 +343,7 @@ fn without_a_listener_of_its_family_a_syn_goes_to_the_app() {
     let port = bench.listeners.as_ref().unwrap().port;
     // The listeners die with their last descriptor, although the companion's map knows them.
     bench.listeners = None;
+    until_closed(&bench.net, port);
     bench.steer(&to_app(CLIENT_V4, POD_V4, SYN), Reason::SteerNoListener);
     bench.steer(&to_app(CLIENT_V6, POD_V6, SYN), Reason::SteerNoListener);
     // A stranger's IPv6 listener that answers for IPv4 too.

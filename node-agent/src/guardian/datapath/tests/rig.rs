@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aya::programs::{SchedClassifier, TcAttachType};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -303,6 +303,14 @@ pub(super) fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     let (stream, peer) = listener.accept().unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     (stream, peer)
+}
+
+/// Waits until nobody listens on a port: a process that another test is just starting may still hold the listener.
+pub(super) fn until_closed(net: &Net, port: u16) {
+    let start = Instant::now();
+    while !net.sh(&format!("ss -Hltn 'sport = :{port}'")).is_empty() {
+        assert!(start.elapsed() < PATIENCE, "somebody still listens on {port}");
+    }
 }
 
 /// Whether a connection waits to be accepted.
