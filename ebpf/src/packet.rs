@@ -40,7 +40,10 @@ pub fn family(skb: Skb) -> Family {
 
 /// What a cheap look at the linear part tells: most packets need no more.
 pub enum Glance {
-    Tcp { source: u16, destination: u16 },
+    Tcp {
+        source: u16,
+        destination: u16,
+    },
     Other(u8),
     /// IP options, extension headers, or headers that are not in the linear part.
     Unclear,
@@ -233,11 +236,7 @@ pub fn destination_port(ports: u32) -> u16 {
 
 #[inline(always)]
 pub fn tuple<const V6: bool>(i: &[u32; 10], ports: u32) -> Tuple {
-    if V6 {
-        [i[2], i[3], i[4], i[5], i[6], i[7], i[8], i[9], ports]
-    } else {
-        [i[3], i[4], ports, 0, 0, 0, 0, 0, 0]
-    }
+    if V6 { [i[2], i[3], i[4], i[5], i[6], i[7], i[8], i[9], ports] } else { [i[3], i[4], ports, 0, 0, 0, 0, 0, 0] }
 }
 
 /// Exchanges the addresses of an IP header.

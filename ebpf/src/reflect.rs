@@ -119,4 +119,3 @@ fn turn_frame<const L2: usize>(skb: Skb) -> bool {
     let Some(own) = skb.load::<[u8; 6]>(Start::Link, 6) else { return false };
     skb.store(0, &own)
 }
-

@@ -6,14 +6,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SockMap};
+use aya::maps::{Array, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray, SockMap};
 use nix::time::{ClockId, clock_gettime};
 use redir_abi::{Addr, PortWord, Ports, REFLECTED, Reason, STEERED, UNGATED, map};
 
 use super::object::{map_error, map_missing};
 use super::{DatapathError, Gate};
 
-/// Handles on the maps of one loaded object.
+/// Handles on the maps of one loaded object. The programs name them by these very descriptors until they are loaded.
 pub(super) struct Maps {
     agent_port: Array<MapData, u32>,
     ports: Array<MapData, PortWord>,
@@ -21,22 +21,14 @@ pub(super) struct Maps {
     bypass: HashMap<MapData, [u8; 16], u64>,
     stats: PerCpuArray<MapData, u64>,
     heartbeat: Array<MapData, u64>,
-    heartbeat_fd: OwnedFd,
     listeners: SockMap<MapData>,
 }
 
 impl Maps {
     /// Takes the maps out of the object.
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
-        let heartbeat = ebpf.take_map(map::HEARTBEAT).ok_or_else(|| map_missing(map::HEARTBEAT))?;
-        let heartbeat_fd = match &heartbeat {
-            Map::Array(data) => data.fd().as_fd().try_clone_to_owned(),
-            _ => Err(io::ErrorKind::InvalidData.into()),
-        };
         Ok(Self {
-            heartbeat_fd: heartbeat_fd
-                .map_err(|e| DatapathError::Map { name: map::HEARTBEAT, detail: e.to_string() })?,
-            heartbeat: heartbeat.try_into().map_err(|e| map_error(map::HEARTBEAT, &e))?,
+            heartbeat: typed(ebpf, map::HEARTBEAT)?,
             agent_port: typed(ebpf, map::AGENT_PORT)?,
             ports: typed(ebpf, map::PORTS)?,
             pod_ips: typed(ebpf, map::POD_IPS)?,
@@ -103,12 +95,7 @@ impl Maps {
 
     /// A duplicate of the heartbeat's descriptor.
     pub(super) fn heartbeat_fd(&self) -> io::Result<OwnedFd> {
-        self.heartbeat_fd.try_clone()
-    }
-
-    /// The last beat, in monotonic nanoseconds; 0 if there was none.
-    pub(super) fn last_beat(&self) -> Result<u64, DatapathError> {
-        self.heartbeat.get(&0, 0).map_err(|e| map_error(map::HEARTBEAT, &e))
+        self.heartbeat.map().fd().as_fd().try_clone_to_owned()
     }
 }
 

@@ -166,13 +166,6 @@ impl PodDatapath {
         self.maps.heartbeat_fd()
     }
 
-    /// Age of the worker's last heartbeat; none before the first.
-    pub(crate) fn heartbeat_age(&self) -> Result<Option<Duration>, DatapathError> {
-        let beat = self.maps.last_beat()?;
-        let age = maps::monotonic_nanos()?.saturating_sub(beat);
-        Ok((beat != 0).then(|| Duration::from_nanos(age)))
-    }
-
     /// Duplicates of the TCX links attached now, reflect's first; none with clsact.
     pub(crate) fn link_fds(&self) -> io::Result<Vec<OwnedFd>> {
         let links = self.reflecting.iter().chain(&self.steering).filter_map(Attachment::link);

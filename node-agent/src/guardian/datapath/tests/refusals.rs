@@ -22,7 +22,7 @@ fn spec<'a>(pair: &'a Pair, listeners: &'a Listeners, devices: &'a [Device], add
 /// Empties the calling thread's capability sets, for good.
 #[expect(unsafe_code, reason = "no wrapper for capset")]
 fn drop_capabilities() {
-    /// `_LINUX_CAPABILITY_VERSION_3`, for the calling thread.
+    // `_LINUX_CAPABILITY_VERSION_3`, for the calling thread.
     let header: [u32; 2] = [0x2008_0522, 0];
     let none = [0_u32; 6];
     // SAFETY: both are as long as version 3 says.

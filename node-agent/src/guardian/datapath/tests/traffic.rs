@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use redir_abi::Reason;
 
@@ -71,6 +71,20 @@ impl Intercepted {
         assert!(!is_waiting(self.listeners.of(pod)), "the agent got it as well");
     }
 
+    #[track_caller]
+    fn all_reach_app(&self) {
+        for (address, _) in FAMILIES {
+            self.reaches_app(address);
+        }
+    }
+
+    #[track_caller]
+    fn all_are_steered(&self) {
+        for (address, _) in FAMILIES {
+            self.steered(None, address);
+        }
+    }
+
     /// The agent's leg to the app, which sees the client's address.
     #[track_caller]
     fn reflected(&self, port: u16, pod: IpAddr, client: IpAddr) -> (TcpStream, TcpStream) {
@@ -83,7 +97,7 @@ impl Intercepted {
 }
 
 fn bytes() -> Vec<u8> {
-    (0..MIB).map(|i| (i % 251) as u8).collect()
+    (0..MIB).map(|i| u8::try_from(i % 251).unwrap()).collect()
 }
 
 #[test]
@@ -312,25 +326,25 @@ fn whatever_stops_the_agent_new_connections_reach_the_app() {
         }
         // The port is not wanted any more.
         pod.datapath.disarm(APP_PORT).unwrap();
-        FAMILIES.map(|(address, _)| pod.reaches_app(address));
+        pod.all_reach_app();
         pod.datapath.arm(APP_PORT, Gate::AppListening).unwrap();
-        FAMILIES.map(|(address, _)| pod.steered(None, address));
+        pod.all_are_steered();
         // A client has no upstream port left.
         for (address, client) in FAMILIES {
             pod.datapath.bypass(client, PATIENCE * 10).unwrap();
             pod.reaches_app(address);
-            pod.datapath.bypass(client, PATIENCE * 0).unwrap();
+            pod.datapath.bypass(client, Duration::ZERO).unwrap();
             pod.steered(None, address);
         }
         // The guardian detaches.
         pod.datapath.detach_steer().unwrap();
-        FAMILIES.map(|(address, _)| pod.reaches_app(address));
+        pod.all_reach_app();
         pod.datapath.attach().unwrap();
-        FAMILIES.map(|(address, _)| pod.steered(None, address));
+        pod.all_are_steered();
         // It dies: the listeners go with it.
         let gone = std::mem::replace(&mut pod.listeners, Listeners::new(&Net::new())).port;
         until_closed(&pod.pair.pod, gone);
-        FAMILIES.map(|(address, _)| pod.reaches_app(address));
+        pod.all_reach_app();
     }
 }
 
