@@ -21,6 +21,7 @@ mod signals;
 mod sockets;
 mod supervisor;
 mod watch;
+mod worker;
 
 use std::{ffi::OsString, path::Path};
 

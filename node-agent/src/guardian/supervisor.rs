@@ -9,22 +9,21 @@ use std::{
 
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::signal::{Signal, kill},
-    unistd::Pid,
+    sys::signal::Signal,
 };
 
 use super::{
     backoff::Backoff,
     child::{self, Ended, Launch},
-    control::{Control, Received},
     memory,
     pod::Refusal,
     pods::Pods,
     reload::{ConfigFile, Reload},
     signals::Signals,
-    watch::{Silence, Watch},
+    watch::Silence,
+    worker::Worker,
 };
-use crate::ipc::{RefusedCode, Reply, Request};
+use crate::ipc::{Reply, Request};
 
 /// Everything the guardian holds.
 pub(super) struct Supervisor {
@@ -49,14 +48,6 @@ pub(super) struct Life {
     stopping: Option<Stopping>,
     exit: Option<u8>,
     next_look: Option<Instant>,
-}
-
-struct Worker {
-    pid: Pid,
-    control: Control,
-    watch: Watch,
-    born: Instant,
-    closed: bool,
 }
 
 struct Stopping {
@@ -116,7 +107,7 @@ impl Supervisor {
         let (udp, key) = (self.udp.try_clone()?, self.key.try_clone()?);
         let (pid, mut control) = self.launch.spawn()?;
         control.send(0, &Reply::Bootstrap, vec![udp, key, config]);
-        Ok(Worker { pid, control, watch: Watch::new(now), born: now, closed: false })
+        Ok(Worker::new(pid, control, now))
     }
 
     /// Once a second: has the file changed, has a pod been replaced?
@@ -183,9 +174,9 @@ impl Supervisor {
         // Rounded up: waking a moment too early would spin.
         let timeout = timeout + Duration::from_millis(1);
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-        if let Some(worker) = self.life.worker.as_ref().filter(|worker| !worker.closed) {
-            fds.push(PollFd::new(worker.control.as_fd(), worker.control.interest()));
-        }
+        let worker = self.life.worker.as_ref();
+        fds.extend(worker.and_then(|worker| Some(PollFd::new(worker.control.as_fd(), worker.interest()?))));
+        let timeout = if worker.is_some_and(Worker::wishes_wait) { Duration::ZERO } else { timeout };
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::ZERO);
         // An interrupted wait is a short wait.
         poll(&mut fds, timeout).unwrap_or_default();
@@ -243,41 +234,22 @@ impl Supervisor {
         }
     }
 
-    /// Answers up to a batch of wishes, so that a flood of them does not keep signals and the clock waiting.
+    /// Answers the quick wishes, up to a batch of them, and one slow one, so that neither a flood nor a line of them
+    /// keeps signals and the clock waiting.
     fn serve(&mut self) {
         for _ in 0..BATCH {
-            let Some(worker) = self.life.worker.as_mut().filter(|worker| !worker.closed) else { return };
-            worker.control.flush();
-            match worker.control.receive() {
-                Received::Request(seq, request) => {
-                    self.note(&request);
-                    self.answer(seq, request);
+            let Some(worker) = &mut self.life.worker else { return };
+            match worker.next_quick(Instant::now()) {
+                Some((_, Request::Ready)) => {
+                    self.life.served = true;
+                    tracing::info!("the worker is ready");
                 }
-                Received::Malformed(seq) => {
-                    tracing::error!("the worker sent what is no request");
-                    let sentence = "the request is not understood; this is a fault in redir-agent".to_owned();
-                    let reply = Reply::Refused { code: RefusedCode::Malformed, sentence };
-                    worker.control.send(seq.unwrap_or(0), &reply, Vec::new());
-                }
-                Received::Nothing => return,
-                Received::Closed => {
-                    // Dead, or about to be: it may still say why. One that stays is silent, and ends by the watch.
-                    worker.closed = true;
-                    return;
-                }
+                Some((seq, request)) => self.answer(seq, request),
+                None => break,
             }
         }
-    }
-
-    fn note(&mut self, request: &Request) {
-        let Some(worker) = &mut self.life.worker else { return };
-        match request {
-            Request::Alive => worker.watch.heard(Instant::now()),
-            Request::Ready => {
-                self.life.served = true;
-                tracing::info!("the worker is ready");
-            }
-            _ => {}
+        if let Some((seq, request)) = self.life.worker.as_mut().and_then(Worker::next_slow) {
+            self.answer(seq, request);
         }
     }
 
@@ -289,15 +261,6 @@ impl Supervisor {
         });
         if let Some(worker) = &mut self.life.worker {
             worker.control.send(seq, &reply, fds);
-        }
-    }
-}
-
-impl Worker {
-    /// SIGKILL also ends a stopped process. The pid is ours until it is reaped.
-    fn kill(&self) {
-        if let Err(error) = kill(self.pid, Signal::SIGKILL) {
-            tracing::error!(%error, pid = self.pid.as_raw(), "cannot kill the worker");
         }
     }
 }

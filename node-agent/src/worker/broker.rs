@@ -185,12 +185,12 @@ impl Broker {
 
     /// Leaves new connections of the pod's port to the app. A port that is not armed is no error.
     pub(crate) async fn disarm(&self, pod: &PodName, port: u16) -> Result<(), BrokerError> {
-        self.done(Request::Disarm { pod: pod.clone(), port }).await
+        self.done(Request::Disarm { pod: pod.clone(), port }, ARM_TIMEOUT).await
     }
 
     /// Gives the pod back after its last connection; refused (`Busy`) while a port is armed.
     pub(crate) async fn release(&self, pod: &PodName) -> Result<(), BrokerError> {
-        self.done(Request::Release { pod: pod.clone() }).await?;
+        self.done(Request::Release { pod: pod.clone() }, ARM_TIMEOUT).await?;
         let mut state = self.state();
         state.shelf.clear(pod);
         state.held.remove(pod);
@@ -218,7 +218,7 @@ impl Broker {
 
     /// Leaves new connections of one client to the app for a while (at most ten minutes).
     pub(crate) async fn bypass(&self, pod: &PodName, client: IpAddr, how_long: Duration) -> Result<(), BrokerError> {
-        self.done(Request::Bypass { pod: pod.clone(), client, how_long }).await
+        self.done(Request::Bypass { pod: pod.clone(), client, how_long }, TIMEOUT).await
     }
 
     /// The counters of the pod's programs, summed over the CPUs.
@@ -229,8 +229,8 @@ impl Broker {
         }
     }
 
-    async fn done(&self, request: Request) -> Result<(), BrokerError> {
-        match self.ask(request, TIMEOUT).await?.reply {
+    async fn done(&self, request: Request, limit: Duration) -> Result<(), BrokerError> {
+        match self.ask(request, limit).await?.reply {
             Reply::Done => Ok(()),
             other => Err(unexpected(&other)),
         }
@@ -350,8 +350,8 @@ pub(crate) fn bootstrap(control: OwnedFd, config_file: &Path) -> anyhow::Result<
 
 /// An answer takes the guardian well under a millisecond; a loaded node may take longer.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// The first arm of a pod has the verifier read two programs.
-const ARM_TIMEOUT: Duration = Duration::from_secs(10);
+/// The first arm of a pod has the verifier read the programs, and the guardian arms one pod after the other.
+const ARM_TIMEOUT: Duration = Duration::from_secs(60);
 /// Events are rare; when full, the driver waits and answers queue in the socket.
 const EVENTS: usize = 16;
 
