@@ -114,10 +114,11 @@ impl PodDatapath {
         })
     }
 
-    /// Attaches what is not attached: reflect first, steer last. After an error nothing is attached.
+    /// Attaches what is not attached: reflect first, steer last. After an error nothing is attached but what was.
     pub(crate) fn attach(&mut self) -> Result<(), DatapathError> {
+        let was_reflecting = !self.reflecting.is_empty();
         let result = self.inside(|this| {
-            if this.reflecting.is_empty() {
+            if !was_reflecting {
                 this.attach_reflect()?;
             }
             if this.steering.is_empty() {
@@ -126,7 +127,9 @@ impl PodDatapath {
             Ok(())
         });
         result.inspect_err(|_| {
-            if let Err(e) = self.detach_all() {
+            // Connections that drain still need reflect.
+            let cleared = if was_reflecting { self.detach_steer() } else { self.detach_all() };
+            if let Err(e) = cleared {
                 tracing::warn!("clear up after a failed attach: {e}");
             }
         })

@@ -281,12 +281,16 @@ pub(super) fn connect(net: &Net, from: Option<SocketAddr>, to: SocketAddr) -> st
 
 /// The agent's leg to the app: marked, bound to the pod's address, connected to the client's.
 pub(super) fn upstream(pod: &Net, pod_address: IpAddr, port: u16, client: IpAddr) -> std::io::Result<TcpStream> {
+    upstream_between(pod, SocketAddr::new(pod_address, port), SocketAddr::new(client, APP_PORT))
+}
+
+/// The same with both ends in full, for addresses with a scope.
+pub(super) fn upstream_between(pod: &Net, from: SocketAddr, to: SocketAddr) -> std::io::Result<TcpStream> {
     pod.run(|| {
-        let to = SocketAddr::new(client, APP_PORT);
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
         socket.set_mark(MARK)?;
         socket.set_reuse_address(true)?;
-        socket.bind(&SocketAddr::new(pod_address, port).into())?;
+        socket.bind(&from.into())?;
         socket.connect_timeout(&to.into(), Duration::from_secs(2))?;
         let stream: TcpStream = socket.into();
         stream.set_read_timeout(Some(PATIENCE))?;

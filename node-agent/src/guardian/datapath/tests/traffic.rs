@@ -1,7 +1,7 @@
 //! Real connections through a pod's datapath, attached with TCX and with clsact. The test plays the worker.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV6, TcpStream};
 use std::time::{Duration, Instant};
 
 use redir_abi::Reason;
@@ -287,6 +287,69 @@ fn netfilter_and_strict_reverse_paths_are_no_obstacle() {
                 carries(a, b, &bytes());
             }
         }
+    }
+}
+
+#[test]
+fn packets_over_64_kib_and_without_offloads_turn_around() {
+    for attach in BOTH {
+        let pod = Intercepted::new(attach);
+        // BIG TCP: the kernel puts a hop-by-hop header into IPv6.
+        for net in [&pod.pair.pod, &pod.pair.client] {
+            net.sh("ip link set eth0 gso_max_size 185000 gro_max_size 185000");
+        }
+        let big = bytes().repeat(16);
+        for (address, client) in FAMILIES {
+            let (from, agent) = pod.steered(None, address);
+            let (up, app) = pod.reflected(651, address, client);
+            for (a, b) in [(&from, &agent), (&agent, &from), (&up, &app), (&app, &up)] {
+                carries(a, b, &big);
+            }
+        }
+        for net in [&pod.pair.pod, &pod.pair.client] {
+            net.sh("ip link set eth0 gso_max_segs 1 gso_max_size 1500");
+        }
+        for (address, client) in FAMILIES {
+            let (up, app) = pod.reflected(652, address, client);
+            carries(&up, &app, &bytes());
+            carries(&app, &up, &bytes());
+        }
+    }
+}
+
+#[test]
+fn link_local_clients_are_steered_and_seen() {
+    for attach in BOTH {
+        let pair = Pair::new();
+        let link_local = |net: &Net| -> Ipv6Addr {
+            let shown = net.sh("ip -6 -o addr show dev eth0 scope link | sed 's/.*inet6 //; s,/.*,,'");
+            shown.trim().parse().unwrap()
+        };
+        let (here, there) = (link_local(&pair.pod), link_local(&pair.client));
+        let (app, listeners) = (App::new(&pair.pod), Listeners::new(&pair.pod));
+        let mut datapath = load(&pair.pod, &pair.devices(), &[here.into()], &listeners, attach);
+        datapath.arm(APP_PORT, Gate::AppListening).unwrap();
+        datapath.attach().unwrap();
+        let heartbeat = Heartbeat::of(&datapath);
+        let scoped = |net: &Net, address, port| SocketAddrV6::new(address, port, 0, net.index_of("eth0")).into();
+        until_not_tentative(&pair);
+        heartbeat.beat();
+        let _client = connect(&pair.client, None, scoped(&pair.client, here, APP_PORT)).unwrap();
+        accept(&listeners.v6);
+        let (from, to) = (scoped(&pair.pod, here, 653), scoped(&pair.pod, there, APP_PORT));
+        let up = upstream_between(&pair.pod, from, to).unwrap();
+        let (accepted, peer) = accept(&app.v6);
+        assert_eq!((peer.ip(), peer.port()), (there.into(), 653));
+        carries(&up, &accepted, &bytes());
+        carries(&accepted, &up, &bytes());
+    }
+}
+
+/// Waits until duplicate address detection is over at both ends.
+fn until_not_tentative(pair: &Pair) {
+    let start = Instant::now();
+    while [&pair.pod, &pair.client].iter().any(|net| !net.sh("ip -6 -o addr show tentative").is_empty()) {
+        assert!(start.elapsed() < PATIENCE, "an address is still tentative");
     }
 }
 
