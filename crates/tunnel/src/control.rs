@@ -97,7 +97,14 @@ impl AgentControl {
 
     /// Says something: the answer to question `answers`, or unasked with 0.
     pub fn say(&mut self, answers: u32, message: &ToDeveloper) -> Result<(), Malformed> {
-        self.session.send(answers, message)
+        self.session.send(answers, message)?;
+        self.unsent.extend_from_slice(&self.session.output());
+        Ok(())
+    }
+
+    /// Bytes that were said and not written yet.
+    pub fn unsent(&self) -> usize {
+        self.unsent.len()
     }
 }
 

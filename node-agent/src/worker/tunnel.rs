@@ -1,9 +1,148 @@
 //! The tunnels of the developers that are connected to this agent.
 //!
-//! Owns the QUIC endpoint and one session task for each tunnel. Must not decide which intercept wins (the registry's),
-//! nor touch a client's connection (the capture's). Called by the worker's start and shutdown.
+//! Owns the QUIC endpoint, one session task for each tunnel, the hub that keeps the registry, and the hands that arm.
+//! Must not decide which intercept wins (the registry's), nor touch a client's connection (the capture's).
+//! Called by the worker's start and shutdown.
 
 pub(crate) mod counters;
 mod handle;
+mod hands;
+mod hub;
+mod session;
+
+use std::{
+    net::{SocketAddr, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use redir_tunnel::{AgentEndpoint, Authorised, Identity};
+use redir_wire::{Bye, CloseCode};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::JoinSet,
+    time::timeout,
+};
+
+use crate::{
+    config::{Config, PodName},
+    worker::{broker::Broker, capture::Captures, plan::Plans, registry::report},
+};
+
+use self::{
+    counters::Counters,
+    hub::{Command, Hub},
+};
 
 pub(crate) use handle::{OpenStream, TunnelHandle};
+
+/// What the tunnels need from the worker.
+pub(crate) struct Parts {
+    /// The QUIC socket.
+    pub(crate) udp: UdpSocket,
+    /// The agent's key.
+    pub(crate) identity: Identity,
+    /// The configuration; a change that removes a key ends its tunnels.
+    pub(crate) config: watch::Receiver<Arc<Config>>,
+    /// Arms and disarms.
+    pub(crate) broker: Broker,
+    /// Is told what was armed.
+    pub(crate) captures: Captures,
+    /// Where the decisions go.
+    pub(crate) plans: Plans,
+}
+
+/// The running tunnels.
+pub(crate) struct Tunnels {
+    endpoint: Arc<AgentEndpoint>,
+    hub: mpsc::Sender<Command>,
+    counters: Arc<Counters>,
+    tasks: JoinSet<()>,
+}
+
+/// Starts serving; inside a tokio runtime.
+pub(crate) fn start(parts: Parts) -> anyhow::Result<Tunnels> {
+    let Parts { udp, identity, config, broker, captures, plans } = parts;
+    let (ops, requested) = mpsc::unbounded_channel();
+    let mut tunnels = start_with(udp, &identity, config, plans, ops)?;
+    tunnels.tasks.spawn(hands::run(broker, captures, requested, tunnels.hub.clone()));
+    Ok(tunnels)
+}
+
+/// As [`start`]; what is to be armed goes to `ops`, at most one for each pod at a time.
+fn start_with(
+    udp: UdpSocket,
+    identity: &Identity,
+    config: watch::Receiver<Arc<Config>>,
+    plans: Plans,
+    ops: mpsc::UnboundedSender<crate::worker::registry::arming::Op>,
+) -> anyhow::Result<Tunnels> {
+    let authorised = Authorised::default();
+    authorised.replace(report::pins(&config.borrow()));
+    let endpoint = AgentEndpoint::start(udp, identity, authorised.clone())
+        .context("cannot serve tunnels on the UDP socket; check `listen` in the configuration")?;
+    let endpoint = Arc::new(endpoint);
+    let counters = Arc::new(Counters::default());
+    let (hub, commands) = mpsc::channel(COMMANDS);
+    let mut tasks = JoinSet::new();
+    let about = session::About { agent: agent_name(), software: SOFTWARE };
+    tasks.spawn(Hub::new(config.clone(), authorised, plans, counters.clone(), ops, about.clone()).run(commands));
+    tasks.spawn(session::accept(endpoint.clone(), config, hub.clone(), counters.clone(), about));
+    Ok(Tunnels { endpoint, hub, counters, tasks })
+}
+
+impl Tunnels {
+    /// The pod has another network namespace: its ports are disarmed and armed anew.
+    pub(crate) async fn rearm(&self, pod: &PodName) {
+        self.tell(Command::Rearm(pod.clone())).await;
+    }
+
+    /// Takes no new tunnel and no new intercept, empties all plans, and returns when every port is disarmed.
+    /// Open streams go on.
+    pub(crate) async fn stop_new(&self) {
+        self.endpoint.refuse_new();
+        let (done, disarmed) = oneshot::channel();
+        self.tell(Command::StopNew(done)).await;
+        disarmed.await.ok();
+    }
+
+    /// Says goodbye, closes all tunnels and the endpoint; bounded.
+    pub(crate) async fn close(mut self) {
+        let bye = Bye { code: CloseCode::Shutdown, sentence: "the agent is shutting down".into() };
+        let (done, said) = oneshot::channel();
+        self.tell(Command::Close(bye, done)).await;
+        timeout(GOODBYE, said).await.ok();
+        self.tasks.shutdown().await;
+        if let Ok(endpoint) = Arc::try_unwrap(self.endpoint) {
+            endpoint.close(CloseCode::Shutdown).await;
+        }
+    }
+
+    /// What was counted.
+    pub(crate) fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Where the endpoint listens.
+    pub(crate) fn address(&self) -> std::io::Result<SocketAddr> {
+        self.endpoint.address()
+    }
+
+    async fn tell(&self, command: Command) {
+        if self.hub.send(command).await.is_err() {
+            tracing::error!("the registry has ended before the worker");
+        }
+    }
+}
+
+/// The node's name, as developers see it.
+fn agent_name() -> String {
+    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "agent".into())
+}
+
+const SOFTWARE: &str = concat!("redir-agent ", env!("CARGO_PKG_VERSION"));
+/// Commands that wait for the hub, which never waits for anybody itself.
+const COMMANDS: usize = 256;
+/// How long goodbyes may take.
+const GOODBYE: Duration = Duration::from_secs(1);

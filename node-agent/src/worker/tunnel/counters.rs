@@ -17,6 +17,11 @@ impl Count {
         self.0.fetch_sub(less, Ordering::Relaxed);
     }
 
+    /// Puts a number in the place of the present one; for gauges.
+    pub(crate) fn set(&self, number: u64) {
+        self.0.store(number, Ordering::Relaxed);
+    }
+
     /// The number now.
     pub(crate) fn value(&self) -> u64 {
         self.0.load(Ordering::Relaxed)

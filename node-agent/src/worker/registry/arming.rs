@@ -1,0 +1,232 @@
+//! Which ports are armed, which should be, and what to do about the difference: one thing at a time for each pod.
+//!
+//! Pure: the caller performs each [`Op`] and reports its result.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::{Duration, Instant, SystemTime},
+};
+
+use crate::config::PodName;
+
+/// All pods that have, had or should have an armed port.
+#[derive(Debug, Default)]
+pub(crate) struct Arming {
+    pods: BTreeMap<PodName, Pod>,
+    stopping: bool,
+}
+
+#[derive(Debug, Default)]
+struct Pod {
+    wanted: BTreeSet<u16>,
+    ports: BTreeMap<u16, Port>,
+    addresses: Vec<IpAddr>,
+    /// An operation is under way.
+    busy: bool,
+    /// Its namespace is another one now: everything must be disarmed before it is armed anew.
+    stale: bool,
+    /// A port could not be disarmed: tried again after this.
+    not_before: Option<Instant>,
+}
+
+/// A port that is or was armed, or could not be.
+#[derive(Debug)]
+enum Port {
+    Live { since: SystemTime, earlier: u32 },
+    Failed { since: SystemTime, reason: String, retry: Instant, was_live: bool },
+}
+
+/// Something to do in one pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Op {
+    /// Steer this port.
+    Arm(PodName, u16),
+    /// Steer it no longer.
+    Disarm(PodName, u16),
+}
+
+/// How an operation went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The port is armed.
+    Armed {
+        /// Connections that stay with the app.
+        earlier: u32,
+        /// The pod's addresses, told with its first port.
+        addresses: Option<Vec<IpAddr>>,
+    },
+    /// The port is not armed any more.
+    Disarmed,
+    /// It could not be done, and may be tried again after this time.
+    Failed {
+        /// For the developers; names the next step.
+        reason: String,
+        /// When to try again.
+        retry: Duration,
+    },
+}
+
+/// How a port stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum PortStatus {
+    /// Not yet tried.
+    Pending,
+    /// Armed.
+    Live {
+        /// Since when.
+        since: SystemTime,
+        /// Connections that stay with the app.
+        earlier: u32,
+    },
+    /// Could not be armed; it is tried again.
+    Refused {
+        /// Since when.
+        since: SystemTime,
+        /// Why.
+        reason: String,
+    },
+    /// Was armed and no longer is.
+    Lost {
+        /// Since when.
+        since: SystemTime,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Arming {
+    /// Sets which ports should be armed.
+    pub(crate) fn want<'a>(&mut self, ports: impl Iterator<Item = &'a (PodName, u16)>) {
+        for pod in self.pods.values_mut() {
+            pod.wanted.clear();
+        }
+        for (pod, port) in ports {
+            self.pods.entry(pod.clone()).or_default().wanted.insert(*port);
+        }
+        for pod in self.pods.values_mut() {
+            let wanted = &pod.wanted;
+            pod.ports.retain(|port, state| matches!(state, Port::Live { .. }) || wanted.contains(port));
+        }
+        self.pods.retain(|_, pod| pod.busy || !pod.wanted.is_empty() || !pod.ports.is_empty());
+    }
+
+    /// From now on nothing is wanted any more, for this reason.
+    pub(crate) fn stop(&mut self) {
+        self.stopping = true;
+    }
+
+    /// The pod's namespace is another one: what was armed in it is lost, and is armed anew.
+    pub(crate) fn renew(&mut self, name: &PodName) {
+        if let Some(pod) = self.pods.get_mut(name) {
+            pod.stale = true;
+            pod.addresses.clear();
+        }
+    }
+
+    /// What to do now. Each operation given out must be reported with [`Arming::done`].
+    pub(crate) fn next(&mut self, now: Instant) -> Vec<Op> {
+        let mut ops = Vec::new();
+        for (name, pod) in &mut self.pods {
+            if pod.busy || pod.not_before.is_some_and(|time| time > now) {
+                continue;
+            }
+            pod.not_before = None;
+            if let Some(op) = pod.next(name, now) {
+                pod.busy = true;
+                ops.push(op);
+            }
+        }
+        ops
+    }
+
+    /// An operation's result.
+    pub(crate) fn done(&mut self, op: &Op, outcome: Outcome, clock: SystemTime, now: Instant) {
+        let (Op::Arm(name, port) | Op::Disarm(name, port)) = op;
+        let Some(pod) = self.pods.get_mut(name) else { return };
+        pod.busy = false;
+        match (op, outcome) {
+            (_, Outcome::Armed { earlier, addresses }) => {
+                pod.ports.insert(*port, Port::Live { since: clock, earlier });
+                pod.addresses = addresses.unwrap_or(std::mem::take(&mut pod.addresses));
+            }
+            (_, Outcome::Disarmed) if pod.stale && pod.wanted.contains(port) => {
+                let reason = "the pod has another network namespace now; it is taken up again".to_owned();
+                pod.ports.insert(*port, Port::Failed { since: clock, reason, retry: now, was_live: true });
+            }
+            (_, Outcome::Disarmed) => {
+                pod.ports.remove(port);
+            }
+            (Op::Arm(..), Outcome::Failed { reason, retry }) => {
+                let (since, was_live) = match pod.ports.get(port) {
+                    Some(Port::Failed { since, was_live, .. }) => (*since, *was_live),
+                    Some(Port::Live { .. }) | None => (clock, false),
+                };
+                pod.ports.insert(*port, Port::Failed { since, reason, retry: now + retry, was_live });
+            }
+            // Still armed, as far as is known. Nothing is lost: without a plan every connection passes to the app.
+            (Op::Disarm(..), Outcome::Failed { retry, .. }) => pod.not_before = Some(now + retry),
+        }
+        if pod.stale && !pod.ports.values().any(|port| matches!(port, Port::Live { .. })) {
+            pod.stale = false;
+        }
+    }
+
+    /// When something failed may be tried again.
+    pub(crate) fn retry_at(&self) -> Option<Instant> {
+        let idle = || self.pods.values().filter(|pod| !pod.busy);
+        let failed = idle().flat_map(|pod| pod.ports.iter().filter(|(port, _)| pod.wanted.contains(port)));
+        let failed = failed.filter_map(|(_, port)| match port {
+            Port::Failed { retry, .. } => Some(*retry),
+            Port::Live { .. } => None,
+        });
+        failed.chain(idle().filter_map(|pod| pod.not_before)).min()
+    }
+
+    /// How a port stands.
+    pub(crate) fn status(&self, name: &PodName, port: u16) -> PortStatus {
+        let state = self.pods.get(name).and_then(|pod| pod.ports.get(&port));
+        match state {
+            None if self.stopping => {
+                PortStatus::Lost { since: SystemTime::UNIX_EPOCH, reason: "the agent is shutting down".into() }
+            }
+            None => PortStatus::Pending,
+            Some(Port::Live { since, earlier }) => PortStatus::Live { since: *since, earlier: *earlier },
+            Some(Port::Failed { since, reason, was_live: false, .. }) => {
+                PortStatus::Refused { since: *since, reason: reason.clone() }
+            }
+            Some(Port::Failed { since, reason, was_live: true, .. }) => {
+                PortStatus::Lost { since: *since, reason: reason.clone() }
+            }
+        }
+    }
+
+    /// The pod's addresses that are not loopback, once known.
+    pub(crate) fn addresses(&self, name: &PodName) -> &[IpAddr] {
+        self.pods.get(name).map_or(&[], |pod| &pod.addresses)
+    }
+
+    /// Whether no port is armed and nothing is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        let armed = |pod: &Pod| pod.ports.values().any(|port| matches!(port, Port::Live { .. }));
+        !self.pods.values().any(|pod| pod.busy || armed(pod))
+    }
+}
+
+impl Pod {
+    fn next(&self, name: &PodName, now: Instant) -> Option<Op> {
+        let unwanted = self
+            .ports
+            .iter()
+            .find(|(port, state)| matches!(state, Port::Live { .. }) && (self.stale || !self.wanted.contains(port)));
+        if let Some((port, _)) = unwanted {
+            return Some(Op::Disarm(name.clone(), *port));
+        }
+        let missing = self.wanted.iter().find(|port| match self.ports.get(port) {
+            None => true,
+            Some(Port::Failed { retry, .. }) => *retry <= now,
+            Some(Port::Live { .. }) => false,
+        });
+        missing.map(|port| Op::Arm(name.clone(), *port))
+    }
+}

@@ -1,0 +1,79 @@
+//! Performs what the registry asks for: arms and disarms at the guardian, and tells the captures.
+
+use std::time::Duration;
+
+use tokio::{
+    sync::mpsc::{Sender, UnboundedReceiver},
+    task::JoinSet,
+};
+
+use crate::worker::{
+    broker::{Broker, BrokerError, Gate, RefusedCode},
+    capture::Captures,
+    registry::arming::{Op, Outcome},
+};
+
+use super::hub::Command;
+
+/// Runs until nobody asks any more. Different pods at the same time; one pod one thing after another, by the asker.
+pub(super) async fn run(broker: Broker, captures: Captures, mut ops: UnboundedReceiver<Op>, hub: Sender<Command>) {
+    let mut running = JoinSet::new();
+    loop {
+        tokio::select! {
+            op = ops.recv() => match op {
+                Some(op) => {
+                    let (broker, captures) = (broker.clone(), captures.clone());
+                    running.spawn(async move {
+                        let outcome = perform(&broker, &captures, &op).await;
+                        (op, outcome)
+                    });
+                }
+                None => return,
+            },
+            Some(done) = running.join_next() => {
+                if let Ok((op, outcome)) = done {
+                    // The hub has ended: so does the worker.
+                    hub.send(Command::Done(op, outcome)).await.ok();
+                }
+            }
+        }
+    }
+}
+
+async fn perform(broker: &Broker, captures: &Captures, op: &Op) -> Outcome {
+    match op {
+        Op::Arm(pod, port) => match broker.arm(pod, *port, Gate::AppListening).await {
+            Ok(armed) => {
+                let addresses = armed.as_ref().map(|armed| armed.addresses.clone());
+                let addresses = addresses.map(|all| all.into_iter().filter(|address| !address.is_loopback()).collect());
+                captures.armed(pod, *port, armed);
+                tracing::info!(%pod, port, "new connections are looked at");
+                Outcome::Armed { earlier: 0, addresses }
+            }
+            Err(error) => {
+                tracing::warn!(%pod, port, %error, "cannot be intercepted");
+                Outcome::Failed { reason: error.to_string(), retry: retry(&error) }
+            }
+        },
+        Op::Disarm(pod, port) => match broker.disarm(pod, *port).await {
+            Ok(()) => {
+                captures.disarmed(pod, *port);
+                tracing::info!(%pod, port, "new connections go to the app");
+                Outcome::Disarmed
+            }
+            Err(error) => {
+                tracing::warn!(%pod, port, %error, "the port could not be disarmed; its connections pass to the app");
+                Outcome::Failed { reason: error.to_string(), retry: retry(&error) }
+            }
+        },
+    }
+}
+
+/// A pod that is being released or restarted is back soon; anything else needs somebody to act.
+fn retry(error: &BrokerError) -> Duration {
+    match error {
+        BrokerError::Refused { code: RefusedCode::Busy, .. } => Duration::from_millis(100),
+        BrokerError::Refused { code: RefusedCode::Namespace, .. } | BrokerError::Timeout => Duration::from_secs(1),
+        BrokerError::Refused { .. } | BrokerError::GuardianGone | BrokerError::Io(_) => Duration::from_secs(10),
+    }
+}

@@ -1,0 +1,419 @@
+//! Keeps the registry: takes what sessions ask, publishes plans, has ports armed, and tells sessions what changed.
+//!
+//! The only task that touches the registry. It never waits for a session: one that does not keep up is closed.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use redir_http::filter::{Filter, Key, Table};
+use redir_tunnel::{Authorised, Pin};
+use redir_wire::{
+    Bye, Ended, InterceptState, Left, Probes, Refused, RefusedCode, StatusReport, ToAgent, ToDeveloper, TunnelStatus,
+    Which, Wish,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    config::{Config, PodName},
+    worker::{
+        plan::{Intercept, Plan, PlanMap, Plans},
+        registry::{
+            Contests, Registry, SessionId,
+            arming::{Arming, Op, Outcome},
+            report,
+        },
+    },
+};
+
+use super::{
+    counters::Counters,
+    handle::TunnelHandle,
+    session::{About, Outgoing, key_removed},
+};
+
+/// What the hub is told.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// A tunnel was welcomed.
+    Joined(Joined),
+    /// A developer asked something.
+    Asked(SessionId, u32, ToAgent),
+    /// A tunnel is down.
+    Gone(SessionId),
+    /// The hands have done something.
+    Done(Op, Outcome),
+    /// A pod has another network namespace.
+    Rearm(PodName),
+    /// No new intercepts; answer when every port is disarmed.
+    StopNew(oneshot::Sender<()>),
+    /// Every session says goodbye; answer when all are gone.
+    Close(Bye, oneshot::Sender<()>),
+}
+
+/// A tunnel that was welcomed.
+#[derive(Debug)]
+pub(crate) struct Joined {
+    /// Its number.
+    pub(crate) id: SessionId,
+    /// The developer's key.
+    pub(crate) pin: Pin,
+    /// The tunnel.
+    pub(crate) handle: TunnelHandle,
+    /// To its session.
+    pub(crate) outbox: mpsc::Sender<Outgoing>,
+    /// What its greeting said.
+    pub(crate) user: String,
+    /// The developer's address at the start.
+    pub(crate) address: SocketAddr,
+}
+
+struct Session {
+    joined: Joined,
+    since: SystemTime,
+    /// What the developer was last told about each intercept.
+    told: BTreeMap<u64, InterceptState>,
+}
+
+/// The task's state.
+pub(crate) struct Hub {
+    registry: Registry,
+    arming: Arming,
+    sessions: BTreeMap<SessionId, Session>,
+    intercepts: HashMap<(u64, PodName), Arc<Intercept>>,
+    /// The registry has changed since the plans were made.
+    stale: bool,
+    config: watch::Receiver<Arc<Config>>,
+    authorised: Authorised,
+    plans: Plans,
+    counters: Arc<Counters>,
+    ops: mpsc::UnboundedSender<Op>,
+    about: About,
+    stopping: Vec<oneshot::Sender<()>>,
+    stopped: bool,
+    closing: Option<oneshot::Sender<()>>,
+}
+
+impl Hub {
+    pub(super) fn new(
+        config: watch::Receiver<Arc<Config>>,
+        authorised: Authorised,
+        plans: Plans,
+        counters: Arc<Counters>,
+        ops: mpsc::UnboundedSender<Op>,
+        about: About,
+    ) -> Self {
+        let registry = Registry::new(config.borrow().clone());
+        Self {
+            registry,
+            arming: Arming::default(),
+            sessions: BTreeMap::new(),
+            intercepts: HashMap::new(),
+            stale: false,
+            config,
+            authorised,
+            plans,
+            counters,
+            ops,
+            about,
+            stopping: Vec::new(),
+            stopped: false,
+            closing: None,
+        }
+    }
+
+    /// Runs until nobody can tell it anything any more.
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut config_ended = false;
+        loop {
+            let retry = self.arming.retry_at();
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(command) => self.obey(command),
+                    None => return,
+                },
+                changed = self.config.changed(), if !config_ended => match changed {
+                    Ok(()) => self.reconfigure(),
+                    Err(_) => config_ended = true,
+                },
+                () = until(retry) => {}
+            }
+            self.settle();
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Joined(joined) => self.join(joined),
+            Command::Asked(session, seq, message) => self.answer(session, seq, message),
+            Command::Gone(session) => {
+                self.registry.end_session(session, Instant::now());
+                self.stale = true;
+                if let Some(session) = self.sessions.remove(&session) {
+                    let address = session.joined.address;
+                    tracing::info!(developer = self.developer(&session.joined.pin), %address, "a tunnel is down");
+                }
+            }
+            Command::Done(op, outcome) => {
+                if matches!((&op, &outcome), (Op::Arm(..), Outcome::Failed { .. })) {
+                    self.counters.arms_failed.add(1);
+                }
+                self.arming.done(&op, outcome, SystemTime::now(), Instant::now());
+            }
+            Command::Rearm(pod) => self.arming.renew(&pod),
+            Command::StopNew(done) => {
+                self.stopped = true;
+                self.stale = true;
+                self.arming.stop();
+                self.stopping.push(done);
+            }
+            Command::Close(bye, done) => {
+                self.closing = Some(done);
+                for session in self.sessions.values() {
+                    session.joined.outbox.try_send(Outgoing::End(bye.clone())).ok();
+                }
+            }
+        }
+    }
+
+    fn join(&mut self, joined: Joined) {
+        // The key may have been removed between the handshake and now.
+        if self.registry.config().developer(&joined.pin).is_none() {
+            joined.handle.end();
+            joined.outbox.try_send(Outgoing::End(key_removed())).ok();
+            return;
+        }
+        tracing::info!(developer = self.developer(&joined.pin), address = %joined.address, "a tunnel is up");
+        self.sessions.insert(joined.id, Session { joined, since: SystemTime::now(), told: BTreeMap::new() });
+    }
+
+    fn answer(&mut self, session: SessionId, seq: u32, message: ToAgent) {
+        let Some(asking) = self.sessions.get(&session) else { return };
+        let pin = asking.joined.pin;
+        let answer = match message {
+            ToAgent::Intercept(wish) => match self.register(session, pin, wish) {
+                Ok(state) => ToDeveloper::Intercept(state),
+                Err(refused) => {
+                    self.counters.intercepts_refused.add(1);
+                    ToDeveloper::Refused(refused)
+                }
+            },
+            ToAgent::Leave(which) => match self.leave(session, &pin, &which) {
+                Ok(left) => ToDeveloper::Left(left),
+                Err(refused) => ToDeveloper::Refused(refused),
+            },
+            ToAgent::List => ToDeveloper::Listing(self.registry.listing(&pin, &self.arming)),
+            ToAgent::Status => ToDeveloper::Status(self.status(session, &pin)),
+            // Answered by the session itself; a second greeting never gets here.
+            ToAgent::Ping(_) | ToAgent::Hello(_) => return,
+        };
+        self.say(session, seq, answer);
+    }
+
+    fn register(&mut self, session: SessionId, pin: Pin, wish: Wish) -> Result<InterceptState, Refused> {
+        if self.stopped {
+            let sentence = "the agent is shutting down; try again in a moment".to_owned();
+            return Err(Refused { code: RefusedCode::Shutdown, sentence });
+        }
+        let id = self.registry.register(session, pin, wish, SystemTime::now(), Instant::now())?;
+        // The number may have been another tunnel's until now: its handle must not be used again.
+        self.intercepts.retain(|(known, _), _| *known != id);
+        for other in self.sessions.values_mut() {
+            other.told.remove(&id);
+        }
+        self.stale = true;
+        self.publish();
+        let contests = self.contests();
+        let wish = self.registry.wish(id).expect("it was registered just now");
+        let state = self.registry.state(wish, &contests, &self.arming);
+        tracing::info!(developer = self.developer(&pin), intercept = id, pods = %wish.wish.selector, port = wish.wish.port, filtered = wish.filter.is_some(), "an intercept begins");
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.told.insert(id, state.clone());
+        }
+        Ok(state)
+    }
+
+    fn leave(&mut self, asking: SessionId, pin: &Pin, which: &Which) -> Result<Left, Refused> {
+        let leavers = self.registry.leave(pin, which)?;
+        self.stale = true;
+        for leaver in &leavers {
+            tracing::info!(developer = self.developer(pin), intercept = leaver.id, "an intercept ends");
+            if let Some(session) = self.sessions.get_mut(&leaver.session) {
+                session.told.remove(&leaver.id);
+            }
+            if leaver.session != asking {
+                let sentence = format!("{} was left from another redir with the same key", leaver.what);
+                let ended = Ended { id: leaver.id, token: leaver.token, sentence };
+                self.say(leaver.session, 0, ToDeveloper::Ended(ended));
+            }
+        }
+        Ok(Left { what: leavers.into_iter().map(|leaver| leaver.what).collect() })
+    }
+
+    fn status(&self, asking: SessionId, pin: &Pin) -> StatusReport {
+        let own = self.sessions.iter().filter(|(_, session)| session.joined.pin == *pin);
+        let tunnels = own.take(redir_wire::limits::ENTRIES).map(|(id, session)| {
+            let connection = session.joined.handle.connection();
+            let stats = connection.stats();
+            let (streams, streams_total) = session.joined.handle.streams();
+            TunnelStatus {
+                address: connection.remote_address().to_string(),
+                user: session.joined.user.clone(),
+                since: report::millis(session.since),
+                rtt_micros: u64::try_from(connection.rtt().as_micros()).unwrap_or(u64::MAX),
+                sent_bytes: stats.udp_tx.bytes,
+                received_bytes: stats.udp_rx.bytes,
+                streams,
+                streams_total,
+                asking: *id == asking,
+            }
+        });
+        StatusReport {
+            agent: self.about.agent.clone(),
+            software: self.about.software.to_owned(),
+            tunnels: tunnels.collect(),
+            intercepts: self.registry.own(pin, &self.arming),
+        }
+    }
+
+    fn reconfigure(&mut self) {
+        let config = self.config.borrow_and_update().clone();
+        self.authorised.replace(report::pins(&config));
+        let removed: Vec<SessionId> = self
+            .sessions
+            .iter()
+            .filter(|(_, session)| config.developer(&session.joined.pin).is_none())
+            .map(|(id, _)| *id)
+            .collect();
+        self.registry.configure(config);
+        self.stale = true;
+        for id in removed {
+            self.registry.end_session(id, Instant::now());
+            if let Some(session) = self.sessions.remove(&id) {
+                session.joined.handle.end();
+                session.joined.outbox.try_send(Outgoing::End(key_removed())).ok();
+            }
+        }
+    }
+
+    /// Brings everything in line with the registry: plans first, then ports, then what developers know.
+    fn settle(&mut self) {
+        loop {
+            self.publish();
+            let contests = self.contests();
+            self.arming.want(contests.keys());
+            for op in self.arming.next(Instant::now()) {
+                // The hands end with the worker.
+                self.ops.send(op).ok();
+            }
+            self.inform(&contests);
+            // Telling a session that does not keep up ends it.
+            if !self.stale {
+                break;
+            }
+        }
+        if self.stopped && self.arming.is_idle() {
+            self.stopping.drain(..).for_each(|done| drop(done.send(())));
+        }
+        if self.sessions.is_empty() {
+            self.closing.take().map(|done| done.send(()));
+        }
+    }
+
+    /// The desired state; empty once the agent stops.
+    fn contests(&self) -> Contests {
+        if self.stopped { Contests::new() } else { self.registry.contests() }
+    }
+
+    /// Makes the plans anew if anything has changed.
+    fn publish(&mut self) {
+        if !std::mem::take(&mut self.stale) {
+            return;
+        }
+        let contests = self.contests();
+        self.intercepts.retain(|(id, _), _| self.registry.wish(*id).is_some());
+        let mut plans = PlanMap::new();
+        for ((pod, port), contest) in &contests {
+            let filtered: Vec<_> = contest.filtered.iter().filter_map(|id| self.intercept(*id, pod)).collect();
+            let global = contest.globals.first().and_then(|id| self.intercept(*id, pod));
+            let filters = filtered
+                .iter()
+                .filter_map(|intercept| Some((Key(intercept.id), self.registry.wish(intercept.id)?.filter.clone()?)));
+            let everything = global.iter().map(|intercept| (Key(intercept.id), Filter::everything()));
+            let table = Table::new(filters.chain(everything).collect::<Vec<_>>());
+            let involved = || filtered.iter().chain(&global);
+            let asked_for = |intercept: &&Arc<Intercept>| {
+                self.registry.wish(intercept.id).is_some_and(|wish| wish.wish.probes == Probes::Developer)
+            };
+            let probes_to_app = !involved().all(|intercept| asked_for(&intercept));
+            let plan = Plan { pod: pod.clone(), port: *port, table, filtered, global, probes_to_app };
+            plans.entry(pod.clone()).or_default().push(Arc::new(plan));
+        }
+        self.plans.replace(plans);
+        self.counters.intercepts.set(self.registry.wishes().count() as u64);
+    }
+
+    fn intercept(&mut self, id: u64, pod: &PodName) -> Option<Arc<Intercept>> {
+        if let Some(known) = self.intercepts.get(&(id, pod.clone())) {
+            return Some(known.clone());
+        }
+        let wish = self.registry.wish(id)?;
+        let session = self.sessions.get(&wish.session)?;
+        let intercept = Arc::new(Intercept {
+            id,
+            developer: self.developer(&wish.pin).into(),
+            since: wish.since,
+            pod: pod.clone(),
+            to: wish.wish.to.as_str().into(),
+            tunnel: session.joined.handle.clone(),
+            requests: wish.requests.clone(),
+        });
+        self.intercepts.insert((id, pod.clone()), intercept.clone());
+        Some(intercept)
+    }
+
+    /// Tells each developer whose intercept's state has changed.
+    fn inform(&mut self, contests: &Contests) {
+        let mut news = Vec::new();
+        for wish in self.registry.wishes() {
+            let state = self.registry.state(wish, contests, &self.arming);
+            let told = self.sessions.get(&wish.session).and_then(|session| session.told.get(&wish.id));
+            if told.is_some_and(|told| *told != state) {
+                news.push((wish.session, state));
+            }
+        }
+        for (session, state) in news {
+            if let Some(session) = self.sessions.get_mut(&session) {
+                session.told.insert(state.id, state.clone());
+            }
+            self.say(session, 0, ToDeveloper::Intercept(state));
+        }
+    }
+
+    /// Queues a message; a session whose queue is full does not keep up and is closed.
+    fn say(&mut self, session: SessionId, answers: u32, message: ToDeveloper) {
+        let Some(to) = self.sessions.get(&session) else { return };
+        if to.joined.outbox.try_send(Outgoing::Say(answers, message)).is_err() {
+            // Dropping the outbox tells the session.
+            to.joined.handle.end();
+            self.sessions.remove(&session);
+            self.registry.end_session(session, Instant::now());
+            self.stale = true;
+        }
+    }
+
+    fn developer(&self, pin: &Pin) -> &str {
+        self.registry.config().developer(pin).map_or("", |developer| &developer.name)
+    }
+}
+
+/// Sleeps until then, or for ever.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,223 @@
+//! One task for each tunnel: greets, carries questions to the hub and answers and events back.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use redir_tunnel::{AgentControl, AgentEndpoint, ControlError, HANDSHAKE, Handshake, Pin};
+use redir_wire::{Bye, CloseCode, Malformed, Refused, RefusedCode, SessionError, ToAgent, ToDeveloper};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::timeout,
+};
+
+use crate::{config::Config, worker::registry::SessionId};
+
+use super::{
+    counters::Counters,
+    handle::TunnelHandle,
+    hub::{Command, Joined},
+};
+
+/// How the agent introduces itself.
+#[derive(Clone, Debug)]
+pub(crate) struct About {
+    /// The node's name.
+    pub(crate) agent: String,
+    /// Name and release.
+    pub(crate) software: &'static str,
+}
+
+/// What the hub wants a session to do.
+#[derive(Debug)]
+pub(crate) enum Outgoing {
+    /// Say this: the answer to a question, or unasked with 0.
+    Say(u32, ToDeveloper),
+    /// Say goodbye and close.
+    End(Bye),
+}
+
+/// What each session needs.
+#[derive(Clone)]
+struct Shared {
+    config: watch::Receiver<Arc<Config>>,
+    hub: mpsc::Sender<Command>,
+    counters: Arc<Counters>,
+    about: About,
+}
+
+/// Takes tunnels until the endpoint is closed or the task is aborted; then all sessions end.
+pub(super) async fn accept(
+    endpoint: Arc<AgentEndpoint>,
+    config: watch::Receiver<Arc<Config>>,
+    hub: mpsc::Sender<Command>,
+    counters: Arc<Counters>,
+    about: About,
+) {
+    let shared = Shared { config, hub, counters, about };
+    let mut sessions = JoinSet::new();
+    let mut number = 0;
+    loop {
+        tokio::select! {
+            handshake = endpoint.accept() => match handshake {
+                Some(handshake) => {
+                    number += 1;
+                    sessions.spawn(serve(handshake, SessionId(number), shared.clone()));
+                }
+                None => break,
+            },
+            Some(_) = sessions.join_next() => {}
+        }
+    }
+    while sessions.join_next().await.is_some() {}
+}
+
+async fn serve(handshake: Handshake, id: SessionId, shared: Shared) {
+    let address = handshake.address();
+    let (connection, pin) = match handshake.finish().await {
+        Ok(done) => done,
+        Err(error) => {
+            shared.counters.handshakes_refused.add(1);
+            tracing::debug!(%address, %error, "a handshake failed");
+            return;
+        }
+    };
+    let (code, sentence) = match Box::pin(greeted(&connection, pin, address, id, &shared)).await {
+        Ok(bye) => (bye.code, bye.sentence),
+        Err(error) => {
+            let code = close_code(&error);
+            if code == CloseCode::Done {
+                tracing::debug!(%address, %error, "a tunnel ended");
+            } else {
+                shared.counters.sessions_failed.add(1);
+                tracing::warn!(%address, %error, "a tunnel was closed");
+            }
+            (code, String::new())
+        }
+    };
+    connection.close(quinn::VarInt::from_u64(code.number()).unwrap_or(quinn::VarInt::MAX), sentence.as_bytes());
+}
+
+/// Greets, and carries messages until the tunnel or the agent ends.
+async fn greeted(
+    connection: &quinn::Connection,
+    pin: Pin,
+    address: SocketAddr,
+    id: SessionId,
+    shared: &Shared,
+) -> Result<Bye, ControlError> {
+    let greeting = timeout(HANDSHAKE, greet(connection, &pin, shared)).await;
+    let (mut control, user) = match greeting.unwrap_or(Err(ControlError::Stalled))? {
+        Greeting::Welcome(control, user) => (control, user),
+        Greeting::Removed => return Ok(key_removed()),
+    };
+    let (handle, events) = TunnelHandle::new(connection.clone(), shared.counters.clone());
+    let (outbox, outgoing) = mpsc::channel(OUTBOX);
+    let joined = Joined { id, pin, handle: handle.clone(), outbox, user, address };
+    if shared.hub.send(Command::Joined(joined)).await.is_err() {
+        return Ok(shutdown());
+    }
+    shared.counters.tunnels.add(1);
+    shared.counters.tunnels_total.add(1);
+    let result = carry(&mut control, id, outgoing, events, shared).await;
+    handle.end();
+    shared.counters.tunnels.sub(1);
+    shared.hub.send(Command::Gone(id)).await.ok();
+    let bye = result?;
+    // Best effort: the other end may be gone already.
+    control.say(0, &ToDeveloper::Bye(bye.clone())).ok();
+    timeout(GOODBYE, control.finish()).await.ok();
+    Ok(bye)
+}
+
+enum Greeting {
+    Welcome(AgentControl, String),
+    Removed,
+}
+
+async fn greet(connection: &quinn::Connection, pin: &Pin, shared: &Shared) -> Result<Greeting, ControlError> {
+    let mut control = AgentControl::accept(connection).await?;
+    let hello = match control.next().await {
+        Ok(Some(first)) => first,
+        Ok(None) => return Err(ControlError::Reset),
+        Err(error) => {
+            // What the session had to say about it, such as the versions that do not fit.
+            control.finish().await.ok();
+            return Err(error);
+        }
+    };
+    let ToAgent::Hello(greeting) = hello.message else {
+        return Err(SessionError::Order("the first message was not a greeting").into());
+    };
+    let name = shared.config.borrow().developer(pin).map(|developer| developer.name.clone());
+    let Some(name) = name else { return Ok(Greeting::Removed) };
+    control.welcome(hello.seq, &shared.about.agent, &name, shared.about.software).map_err(SessionError::from)?;
+    control.flush().await?;
+    Ok(Greeting::Welcome(control, greeting.user))
+}
+
+async fn carry(
+    control: &mut AgentControl,
+    id: SessionId,
+    mut outgoing: mpsc::Receiver<Outgoing>,
+    mut events: mpsc::Receiver<redir_wire::RequestEvent>,
+    shared: &Shared,
+) -> Result<Bye, ControlError> {
+    loop {
+        // Events wait in their own bounded queue while the developer's side does not read.
+        let may_report = control.unsent() < EVENT_BACKLOG;
+        tokio::select! {
+            question = control.next() => match question? {
+                Some(question) => match question.message {
+                    ToAgent::Ping(number) => say(control, question.seq, &ToDeveloper::Pong(number))?,
+                    message => {
+                        if shared.hub.send(Command::Asked(id, question.seq, message)).await.is_err() {
+                            return Ok(shutdown());
+                        }
+                    }
+                },
+                None => return Ok(Bye { code: CloseCode::Done, sentence: String::new() }),
+            },
+            message = outgoing.recv() => match message {
+                Some(Outgoing::Say(answers, message)) => say(control, answers, &message)?,
+                Some(Outgoing::End(bye)) => return Ok(bye),
+                // The hub dropped the session because it did not keep up, or has ended.
+                None => return Err(ControlError::Stalled),
+            },
+            Some(event) = events.recv(), if may_report => say(control, 0, &ToDeveloper::Request(event))?,
+        }
+    }
+}
+
+/// Says something; an answer that is too long becomes a refusal.
+fn say(control: &mut AgentControl, answers: u32, message: &ToDeveloper) -> Result<(), ControlError> {
+    let Err(Malformed::TooLong { .. }) = control.say(answers, message) else { return Ok(()) };
+    let sentence = "the agent's answer is too long for one message; ask about one pod".to_owned();
+    let refused = Refused { code: RefusedCode::TooMany, sentence };
+    control.say(answers, &ToDeveloper::Refused(refused)).map_err(|why| SessionError::from(why).into())
+}
+
+fn close_code(error: &ControlError) -> CloseCode {
+    match error {
+        ControlError::Session(SessionError::Version { .. }) => CloseCode::Version,
+        ControlError::Session(_) => CloseCode::Protocol,
+        ControlError::Stalled => CloseCode::Stalled,
+        ControlError::Connection(_) | ControlError::Reset => CloseCode::Done,
+    }
+}
+
+/// What a developer hears whose key was taken out of the configuration.
+pub(super) fn key_removed() -> Bye {
+    let sentence = "the agent's configuration no longer has your key; ask its administrator".to_owned();
+    Bye { code: CloseCode::KeyRemoved, sentence }
+}
+
+fn shutdown() -> Bye {
+    Bye { code: CloseCode::Shutdown, sentence: "the agent is shutting down".into() }
+}
+
+/// Messages of the hub that a session has not written yet; one that falls behind further is closed.
+const OUTBOX: usize = 1024;
+/// Unsent bytes above which request events wait.
+const EVENT_BACKLOG: usize = 64 * 1024;
+/// How long a goodbye may take.
+const GOODBYE: Duration = Duration::from_millis(700);
