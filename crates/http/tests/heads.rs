@@ -37,7 +37,7 @@ fn each_ambiguity_has_its_name_as_soon_as_it_is_certain() {
         (b"GET /\x7f HTTP/1.1\r\n\r\n", Target, 6),
         (b"GET /\x85 HTTP/1.1\r\n\r\n", Target, 6),
         (b"GET /\xc3\xa9 HTTP/1.1\r\n\r\n", Target, 6),
-        (b"GET /a#b HTTP/1.1\r\n\r\n", Target, 9),
+        (b"GET /a#b HTTP/1.1\r\n\r\n", Target, 7),
         (b"GET a HTTP/1.1\r\n\r\n", Target, 6),
         (b"GET * HTTP/1.1\r\n\r\n", Target, 6),
         (b"OPTIONS ** HTTP/1.1\r\n\r\n", Target, 11),

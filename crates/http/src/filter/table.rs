@@ -91,11 +91,9 @@ struct Index {
 
 /// A request as the filters see it.
 struct View<'a> {
-    method: &'a [u8],
-    path: &'a [u8],
-    query: &'a [u8],
+    head: &'a RequestHead,
     found: &'a Found,
-    head: &'a [u8],
+    buf: &'a [u8],
 }
 
 impl Table {
@@ -175,8 +173,12 @@ impl Table {
                 index.lookup(value, &mut consider);
             }
         }
-        self.path.lookup(view.path, &mut consider);
-        self.method.lookup(view.method, &mut consider);
+        if !self.path.is_empty() {
+            self.path.lookup(view.target().0, &mut consider);
+        }
+        if !self.method.is_empty() {
+            self.method.lookup(view.method(), &mut consider);
+        }
         for (part, index) in &self.parts {
             view.part(part, |value| {
                 index.lookup(value, &mut consider);
@@ -281,10 +283,10 @@ impl Check {
     fn holds(&self, view: &View<'_>) -> bool {
         let passes = match &self.place {
             Place::Header(name) => {
-                view.found.iter(view.head).any(|(other, value)| other == *name && self.test.passes(value))
+                view.found.iter(view.buf).any(|(other, value)| other == *name && self.test.passes(value))
             }
-            Place::Path => self.test.passes(view.path),
-            Place::Method => self.test.passes(view.method),
+            Place::Path => self.test.passes(view.target().0),
+            Place::Method => self.test.passes(view.method()),
             Place::Part(part) => view.part(part, |value| self.test.passes(value)),
         };
         passes != self.negate
@@ -360,6 +362,10 @@ impl Index {
         }
     }
 
+    fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.prefixes.is_empty() && self.regexes.is_empty() && self.present.is_empty()
+    }
+
     fn seal(&mut self) {
         if self.regexes.len() > 1 {
             // Too big for one automaton: they are tried one by one.
@@ -393,11 +399,18 @@ impl Index {
 
 impl<'a> View<'a> {
     fn new(table: &Table, head: &'a mut RequestHead, buf: &'a [u8]) -> Result<Self, Ambiguity> {
-        let (path, query) = head.path_and_query(buf);
-        let method = head.method();
-        let slice = |range| buf.get::<std::ops::Range<usize>>(range).unwrap_or_default();
-        let (method, path, query) = (slice(method), slice(path), slice(query));
-        Ok(Self { method, path, query, found: head.found(buf, &table.names)?, head: buf })
+        head.find(buf, &table.names)?;
+        Ok(Self { found: head.found(), head, buf })
+    }
+
+    fn method(&self) -> &'a [u8] {
+        self.buf.get(self.head.method()).unwrap_or_default()
+    }
+
+    /// The path and the query.
+    fn target(&self) -> (&'a [u8], &'a [u8]) {
+        let (path, query) = self.head.path_and_query(self.buf);
+        (self.buf.get(path).unwrap_or_default(), self.buf.get(query).unwrap_or_default())
     }
 
     /// Whether `passes` accepts a value of `part`; it sees each until it accepts one.
@@ -412,7 +425,7 @@ impl<'a> View<'a> {
         };
         match part {
             Part::Query(name) => {
-                self.query.split(|&byte| byte == b'&').any(|pair| !pair.is_empty() && value_of(pair, name))
+                self.target().1.split(|&byte| byte == b'&').any(|pair| !pair.is_empty() && value_of(pair, name))
             }
             Part::Cookie(header, name) => self.lists(*header, b';').any(|pair| value_of(pair, name)),
             Part::Baggage(header, name) => self.lists(*header, b',').any(|member| {
@@ -424,7 +437,7 @@ impl<'a> View<'a> {
 
     /// The elements of every occurrence of a list header.
     fn lists(&self, header: u16, separator: u8) -> impl Iterator<Item = &[u8]> {
-        let occurrences = self.found.iter(self.head).filter(move |(name, _)| *name == header);
+        let occurrences = self.found.iter(self.buf).filter(move |(name, _)| *name == header);
         occurrences.flat_map(move |(_, value)| value.split(move |&byte| byte == separator))
     }
 }

@@ -79,6 +79,12 @@ impl Facts {
     /// Takes note of one field.
     #[inline]
     pub(super) fn field(&mut self, field: &Field<'_>) -> Result<(), Ambiguity> {
+        const LENGTHS: u32 = 1 << 6 | 1 << 7 | 1 << 10 | 1 << 14 | 1 << 17;
+        if LENGTHS >> field.name.len().min(31) & 1 == 0 { Ok(()) } else { self.known(field) }
+    }
+
+    /// A field whose name is as long as one of those that matter.
+    fn known(&mut self, field: &Field<'_>) -> Result<(), Ambiguity> {
         match field.name.len() {
             6 if field.name.eq_ignore_ascii_case(b"expect") => self.expects(field.raw),
             7 if field.name.eq_ignore_ascii_case(b"upgrade") => {

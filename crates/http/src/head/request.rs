@@ -103,16 +103,19 @@ impl RequestHead {
     #[must_use]
     pub fn path_and_query(&self, buf: &[u8]) -> (Range<usize>, Range<usize>) {
         let Range { mut start, end } = self.target();
-        let target = buf.get(start..end).unwrap_or_default();
-        if buf.get(self.method()) == Some(b"CONNECT") {
-            return (end..end, end..end);
+        let mut target = buf.get(start..end).unwrap_or_default();
+        if target.first() != Some(&b'/') {
+            if buf.get(self.method()) == Some(b"CONNECT") {
+                return (end..end, end..end);
+            }
+            if let Some(scheme) = scheme_len(target) {
+                let rest = target.get(scheme..).unwrap_or_default();
+                start += scheme + memchr::memchr2(b'/', b'?', rest).unwrap_or(rest.len());
+                target = buf.get(start..end).unwrap_or_default();
+            }
         }
-        if let Some(scheme) = scheme_len(target) {
-            let rest = target.get(scheme..).unwrap_or_default();
-            start += scheme + memchr::memchr2(b'/', b'?', rest).unwrap_or(rest.len());
-        }
-        let target = buf.get(start..end).unwrap_or_default();
-        match memchr::memchr(b'?', target) {
+        // Not memchr: a path is shorter than the way there.
+        match target.iter().position(|&byte| byte == b'?') {
             Some(mark) => (start..start + mark, start + mark + 1..end),
             None => (start..end, end..end),
         }
@@ -124,8 +127,8 @@ impl RequestHead {
         &self.facts
     }
 
-    /// The occurrences of `names` in the complete head, read again only if the names changed while it came in.
-    pub(crate) fn found(&mut self, buf: &[u8], names: &Names) -> Result<&Found, Ambiguity> {
+    /// Makes `found` tell of `names`: the complete head is read again only if they changed while it came in.
+    pub(crate) fn find(&mut self, buf: &[u8], names: &Names) -> Result<(), Ambiguity> {
         if self.generation != names.generation() {
             self.found.clear();
             self.generation = names.generation();
@@ -133,7 +136,12 @@ impl RequestHead {
             let mut again = Fields::begin(self.target_end as usize + 1 + VERSION_LEN);
             again.advance(clip(buf), |field| note(found, names, buf, field))?;
         }
-        Ok(&self.found)
+        Ok(())
+    }
+
+    /// The occurrences of the names that were asked for.
+    pub(crate) fn found(&self) -> &Found {
+        &self.found
     }
 
     fn watch(&mut self, names: &Names) {
@@ -187,17 +195,13 @@ impl RequestHead {
     /// RFC 9112, 3.2: origin-form, absolute-form, authority-form for CONNECT alone, asterisk-form for OPTIONS alone.
     fn check_target(&self, buf: &[u8]) -> Result<(), Ambiguity> {
         let target = buf.get(self.target()).unwrap_or_default();
+        let rooted = target.first() == Some(&b'/');
         let allowed = match buf.get(self.method()) {
             Some(b"CONNECT") => !target.contains(&b'/'),
             Some(b"OPTIONS") if target == b"*" => true,
-            _ => target.first() == Some(&b'/') || scheme_len(target).is_some(),
+            _ => rooted || scheme_len(target).is_some(),
         };
-        // A fragment is never sent; servers that get one disagree on whether it belongs to the path.
-        if allowed && !target.is_empty() && memchr::memchr(b'#', target).is_none() {
-            Ok(())
-        } else {
-            Err(Ambiguity::Target)
-        }
+        if allowed && !target.is_empty() { Ok(()) } else { Err(Ambiguity::Target) }
     }
 
     fn version(&mut self, buf: &[u8]) -> Result<Progress, Ambiguity> {

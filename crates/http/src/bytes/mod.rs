@@ -3,6 +3,9 @@
 //! Owns: the three scans (token, field value, target) and the value trimming. Must not: know about lines or messages.
 //! Called by: `head` and `framing`. Every scan returns the index of the first byte outside its class, or `buf.len()`.
 
+#[cfg(target_arch = "x86_64")]
+mod sse2;
+
 const TOKEN: u8 = 1;
 const METHOD: u8 = 2;
 const TARGET: u8 = 4;
@@ -39,7 +42,8 @@ const fn class(byte: u8) -> u8 {
         class |= METHOD;
     }
     // Bytes above 0x7e are spaces to a reader that decodes them (0x85 and 0xa0 in Latin-1).
-    if matches!(byte, 0x21..=0x7e) {
+    // A fragment is never sent; servers that get one disagree on whether it belongs to the path.
+    if matches!(byte, 0x21..=0x7e) && byte != b'#' {
         class |= TARGET;
     }
     if matches!(byte, b'\t' | b' '..=0x7e | 0x80..=0xff) {
@@ -82,9 +86,31 @@ pub(crate) fn target_end(buf: &[u8], from: usize) -> usize {
     scan(buf, from, TARGET)
 }
 
-/// The end of the field value that goes on at `from`: values are long, so eight bytes at a time.
+/// The end of the field value that goes on at `from`: values are long, so many bytes at a time.
 #[inline]
 pub(crate) fn value_end(buf: &[u8], from: usize) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    return sixteen(buf, from);
+    #[cfg(not(target_arch = "x86_64"))]
+    return eight(buf, from);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn sixteen(buf: &[u8], from: usize) -> usize {
+    let mut at = from;
+    while let Some(bytes) = buf.get(at..).and_then(<[u8]>::first_chunk) {
+        let stops = sse2::not_value(bytes);
+        if stops != 0 {
+            return at + stops.trailing_zeros() as usize;
+        }
+        at += sse2::WIDTH;
+    }
+    scan(buf, at, VALUE)
+}
+
+#[cfg(any(test, not(target_arch = "x86_64")))]
+fn eight(buf: &[u8], from: usize) -> usize {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = ONES << 7;
     let mut at = from;
@@ -141,6 +167,7 @@ mod tests {
                     buf[at] = byte;
                     let expected = if is_value(byte) { 40 } else { at };
                     assert_eq!(value_end(&buf, from), expected, "byte {byte:#x} at {at} from {from}");
+                    assert_eq!(eight(&buf, from), expected, "byte {byte:#x} at {at} from {from}");
                 }
             }
         }
