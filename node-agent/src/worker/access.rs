@@ -47,13 +47,13 @@ impl Access {
     }
 
     /// A request went to the app.
-    pub(crate) fn to_app(&mut self) {
+    pub(crate) fn count_app(&mut self) {
         self.app_requests += 1;
         self.metrics.requests_app.inc();
     }
 
     /// A request went to a developer.
-    pub(crate) fn to_developer(&mut self) {
+    pub(crate) fn count_developer(&mut self) {
         self.developer_requests += 1;
         self.metrics.requests_developer.inc();
     }
@@ -61,7 +61,7 @@ impl Access {
     /// The newest request went to the app after all: its developer could not be reached.
     pub(crate) fn back_to_app(&mut self) {
         self.developer_requests = self.developer_requests.saturating_sub(1);
-        self.to_app();
+        self.count_app();
     }
 
     /// The agent answered a request itself.

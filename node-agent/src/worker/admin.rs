@@ -78,9 +78,8 @@ where
             let service = service_fn(|request| answer(request, &readiness, &scrape));
             let mut server = http1::Builder::new();
             server.timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE).max_buf_size(16 * 1024);
-            match timeout(DEADLINE, server.serve_connection(TokioIo::new(socket), service)).await {
-                Ok(Err(error)) => tracing::debug!(%error, "an admin connection ended badly"),
-                Ok(Ok(())) | Err(_) => {}
+            if let Ok(Err(error)) = timeout(DEADLINE, server.serve_connection(TokioIo::new(socket), service)).await {
+                tracing::debug!(%error, "an admin connection ended badly");
             }
             drop(place);
         });

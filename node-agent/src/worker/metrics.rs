@@ -12,6 +12,8 @@ use prometheus_client::{
 };
 use redir_abi::Reason;
 
+use super::tunnel::counters::Counters;
+
 /// A counter of events.
 pub(crate) type Count = Counter<u64, AtomicU64>;
 /// A level that rises and falls.
@@ -71,14 +73,17 @@ pub(crate) struct Metrics {
     pub(crate) pods_passing: Level,
     /// Pods captured now.
     pub(crate) pods: Level,
-    /// Developers connected now.
-    pub(crate) tunnels: Level,
-    /// Intercepts that steer now.
-    pub(crate) intercepts: Level,
-    /// Request events that a developer's full queue dropped.
-    pub(crate) events_dropped: Count,
-    /// Tunnels that were refused after their handshake.
-    pub(crate) tunnels_refused: Count,
+    tunnels: Level,
+    tunnels_opened: Count,
+    handshakes_refused: Count,
+    sessions_failed: Count,
+    intercepts: Level,
+    intercepts_refused: Count,
+    streams: Level,
+    streams_opened: Count,
+    streams_failed: Count,
+    events_dropped: Count,
+    arms_failed: Count,
 }
 
 impl Metrics {
@@ -107,9 +112,16 @@ impl Metrics {
             pods_passing: Level::default(),
             pods: Level::default(),
             tunnels: Level::default(),
+            tunnels_opened: Count::default(),
+            handshakes_refused: Count::default(),
+            sessions_failed: Count::default(),
             intercepts: Level::default(),
+            intercepts_refused: Count::default(),
+            streams: Level::default(),
+            streams_opened: Count::default(),
+            streams_failed: Count::default(),
             events_dropped: Count::default(),
-            tunnels_refused: Count::default(),
+            arms_failed: Count::default(),
             registry: Registry::default(),
         };
         registry.register("requests", "HTTP requests by where they went", requests);
@@ -135,9 +147,16 @@ impl Metrics {
 
     fn register_tunnels(&self, to: &mut Registry) {
         to.register("tunnels", "Developers connected now", self.tunnels.clone());
-        to.register("intercepts", "Intercepts that steer now", self.intercepts.clone());
-        to.register("tunnels_refused", "Tunnels refused after their handshake", self.tunnels_refused.clone());
+        to.register("tunnels_opened", "Tunnels that were greeted", self.tunnels_opened.clone());
+        to.register("handshakes_refused", "Tunnel handshakes that failed", self.handshakes_refused.clone());
+        to.register("sessions_failed", "Tunnels closed for breaking the protocol", self.sessions_failed.clone());
+        to.register("intercepts", "Intercepts of live tunnels", self.intercepts.clone());
+        to.register("intercepts_refused", "Intercepts not granted", self.intercepts_refused.clone());
+        to.register("streams", "Tunnelled connections open now", self.streams.clone());
+        to.register("streams_opened", "Tunnelled connections", self.streams_opened.clone());
+        to.register("streams_failed", "Tunnelled connections that could not be opened", self.streams_failed.clone());
         to.register("events_dropped", "Request events dropped on full queues", self.events_dropped.clone());
+        to.register("arms_failed", "Ports that could not be armed", self.arms_failed.clone());
     }
 
     /// The counter of connections that ended for this reason (one of our own words).
@@ -155,6 +174,29 @@ impl Metrics {
         for &(reason, count) in counts {
             let label = DatapathLabel { pod: pod.to_owned(), program: reason.program().name(), reason: reason.name() };
             self.datapath.get_or_create(&label).inner().store(count, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes over what the tunnels counted.
+    pub(crate) fn set_tunnels(&self, counters: &Counters) {
+        for (ours, count) in [
+            (&self.tunnels, counters.tunnels.value()),
+            (&self.intercepts, counters.intercepts.value()),
+            (&self.streams, counters.streams.value()),
+        ] {
+            ours.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        for (ours, count) in [
+            (&self.tunnels_opened, counters.tunnels_total.value()),
+            (&self.handshakes_refused, counters.handshakes_refused.value()),
+            (&self.sessions_failed, counters.sessions_failed.value()),
+            (&self.intercepts_refused, counters.intercepts_refused.value()),
+            (&self.streams_opened, counters.streams_total.value()),
+            (&self.streams_failed, counters.streams_failed.value()),
+            (&self.events_dropped, counters.events_dropped.value()),
+            (&self.arms_failed, counters.arms_failed.value()),
+        ] {
+            ours.inner().store(count, Ordering::Relaxed);
         }
     }
 

@@ -370,7 +370,9 @@ mod tests {
                 app_side.writable().await?;
                 match move_unheld(&client_side, &app_side)? {
                     Moved::End => break finish(&app_side).map(|()| count.into_inner()),
-                    Moved::All(moved) => drop(count.fetch_add(moved as u64, Ordering::Relaxed)),
+                    Moved::All(moved) => {
+                        count.fetch_add(moved as u64, Ordering::Relaxed);
+                    }
                     Moved::Nothing => {}
                     Moved::Part(..) => panic!("nothing is held here"),
                 }

@@ -270,10 +270,10 @@ impl<'p> Loop<'p> {
 
     fn set(&mut self, steering: Steering) {
         let level = &self.pod.shared.metrics.pods_passing;
-        match (self.steering == Steering::On, steering == Steering::On) {
-            (true, false) => drop(level.inc()),
-            (false, true) => drop(level.dec()),
-            (true, true) | (false, false) => {}
+        if self.steering == Steering::On && steering != Steering::On {
+            level.inc();
+        } else if self.steering != Steering::On && steering == Steering::On {
+            level.dec();
         }
         self.steering = steering;
     }

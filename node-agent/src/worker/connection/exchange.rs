@@ -293,7 +293,7 @@ impl<'c> Exchange<'c> {
     /// The first bytes of a connection that is the global developer's: counted once.
     pub(super) fn count_global(&mut self) {
         let Some(global) = self.global.take() else { return };
-        self.access.to_developer();
+        self.access.count_developer();
         self.access.went_opaque("global");
         let (method, path) = request_line(self.up.unread()).unwrap_or_default();
         self.answerable = !method.is_empty();

@@ -55,7 +55,7 @@ mod tests {
         assert_eq!(refused.status, 502);
         assert_eq!(
             refused.answer,
-            "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 56\r\n\
+            "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 54\r\n\
              Connection: close\r\n\r\nredir: the developer's service refused the connection\n"
         );
     }

@@ -138,11 +138,11 @@ impl Exchange<'_> {
                     Some(AppGone::Failed(why)) => return Err(End::Reset(why)),
                     None => {}
                 }
-                self.access.to_app();
+                self.access.count_app();
                 self.outstanding.push_app();
             }
             Origin::Developer(key) => {
-                self.access.to_developer();
+                self.access.count_developer();
                 match plan.and_then(|plan| plan.intercept(key)) {
                     Some(intercept) => {
                         let unread = self.up.unread();
@@ -188,7 +188,7 @@ impl Exchange<'_> {
         match first {
             First::NeedMore => {}
             First::App => {
-                self.access.to_app();
+                self.access.count_app();
                 self.access.went_opaque("probe");
                 self.go_opaque(Origin::App, plan);
             }

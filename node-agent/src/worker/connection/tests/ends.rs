@@ -1,0 +1,116 @@
+//! How connections end: resets, the app's end, server-first protocols, draining, and what an idle one costs.
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+
+use super::rig::{Behaviour, Developer, Rig, request, soon};
+use crate::worker::relay;
+
+#[tokio::test]
+async fn an_app_that_does_not_listen_is_a_reset() {
+    let mut rig = Rig::new().await;
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    rig.app.address = gone.local_addr().unwrap();
+    drop(gone);
+    let mut client = rig.client().await;
+    client.expect_reset().await;
+    client.done().await;
+}
+
+#[tokio::test]
+async fn a_server_that_speaks_first_is_not_waited_for() {
+    let mut rig = Rig::new().await;
+    let alice = Developer::new(1, "blue", Behaviour::Serve).await;
+    rig.plan(&[("alice", &alice)], None);
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    rig.app.address = server.local_addr().unwrap();
+    let mut client = rig.client().await;
+    let (mut app, _) = soon(server.accept()).await.unwrap();
+    app.write_all(b"220 ready\r\n").await.unwrap();
+    let mut greeting = [0; 11];
+    soon(client.socket.read_exact(&mut greeting)).await.unwrap();
+    assert_eq!(&greeting, b"220 ready\r\n");
+    // Not looked at any more: what looks like a match goes to the app.
+    client.send(request("/", Some("alice"))).await;
+    let mut seen = vec![0; request("/", Some("alice")).len()];
+    soon(app.read_exact(&mut seen)).await.unwrap();
+    drop(app);
+    assert_eq!(client.rest().await, b"");
+    let access = client.done().await;
+    assert_eq!(access.opaque, Some("server_first"));
+}
+
+#[tokio::test]
+async fn a_reset_travels_from_the_client_to_the_app_and_back() {
+    let mut rig = Rig::new().await;
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    rig.app.address = server.local_addr().unwrap();
+    let client = rig.client().await;
+    let (mut app, _) = soon(server.accept()).await.unwrap();
+    relay::reset(&client.socket);
+    client.done().await;
+    let mut byte = [0];
+    let error = soon(app.read(&mut byte)).await.expect_err("a reset");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+
+    let mut client = rig.client().await;
+    let (app, _) = soon(server.accept()).await.unwrap();
+    relay::reset(&app);
+    drop(app);
+    client.expect_reset().await;
+    client.done().await;
+}
+
+#[tokio::test]
+async fn a_reset_client_ends_a_matched_request_too() {
+    let rig = Rig::new().await;
+    let mut alice = Developer::new(1, "blue", Behaviour::Silent).await;
+    rig.plan(&[("alice", &alice)], None);
+    let mut client = rig.client().await;
+    client.send(request("/", Some("alice"))).await;
+    alice.arrived(1).await;
+    relay::reset(&client.socket);
+    client.done().await;
+}
+
+#[tokio::test]
+async fn the_apps_end_closes_the_client() {
+    let rig = Rig::new().await;
+    let alice = Developer::new(1, "blue", Behaviour::Serve).await;
+    rig.plan(&[("alice", &alice)], None);
+    for path in ["/close", "/last"] {
+        let mut client = rig.client().await;
+        assert_eq!(client.ask("/", Some("alice")).await.text(), "blue");
+        assert_eq!(client.ask(path, None).await.text(), "green");
+        assert_eq!(client.rest().await, b"");
+        client.done().await;
+    }
+}
+
+#[tokio::test]
+async fn draining_closes_a_quiet_connection_and_aborting_resets_a_busy_one() {
+    let rig = Rig::new().await;
+    let mut alice = Developer::new(1, "blue", Behaviour::Silent).await;
+    rig.plan(&[("alice", &alice)], None);
+    let mut quiet = rig.client().await;
+    assert_eq!(quiet.ask("/", None).await.text(), "green");
+    let mut busy = rig.client().await;
+    busy.send(request("/", Some("alice"))).await;
+    alice.arrived(1).await;
+    rig.draining.cancel();
+    assert_eq!(quiet.rest().await, b"");
+    quiet.done().await;
+    assert!(!busy.served.is_finished());
+    rig.abort.cancel();
+    busy.expect_reset().await;
+    busy.done().await;
+}
+
+#[test]
+fn an_idle_connections_own_state_is_small() {
+    let size = super::rig::served_size();
+    println!("{size} bytes");
+    assert!(size <= 4096, "the future of a connection has {size} bytes");
+}

@@ -1,0 +1,6 @@
+//! A client connection over real sockets: a real app, a real tunnel, a developer's real service.
+
+mod ends;
+mod global;
+mod requests;
+mod rig;

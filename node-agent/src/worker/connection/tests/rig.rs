@@ -1,0 +1,378 @@
+//! What the tests of a connection use: a real app and a developer's real service on loopback sockets, a real tunnel
+//! between a real QUIC endpoint and a real developer, and clients whose other end is served as the agent serves it.
+
+use std::{
+    collections::HashMap,
+    net::{SocketAddr, UdpSocket},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use redir_http::filter::{Condition, Filter, Key, Mode, Subject, Table, Test};
+use redir_tunnel::{AgentControl, AgentEndpoint, Authorised, Identity, Tunnel, dial};
+use redir_wire::StreamCode;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::{JoinHandle, JoinSet},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::super::{Outside, route::Route, run};
+use crate::{
+    config::PodName,
+    worker::{
+        access::Access,
+        metrics::Metrics,
+        plan::{Intercept, Plan, Plans},
+        upstream::{AppLeg, UpstreamError},
+    },
+};
+
+/// Longer than anything here takes, also on a busy machine.
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+/// The port that clients dialled, as the plans know it.
+const PORT: u16 = 8080;
+
+/// A result that must come in time.
+pub(super) async fn soon<T>(what: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, what).await.expect("in time")
+}
+
+/// Everything around one agent's connections.
+pub(super) struct Rig {
+    pub(super) app: Service,
+    pub(super) plans: Plans,
+    pub(super) pod: PodName,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) draining: CancellationToken,
+    pub(super) abort: CancellationToken,
+}
+
+impl Rig {
+    /// An app, and no intercept.
+    pub(super) async fn new() -> Self {
+        Rig {
+            app: Service::start("green").await,
+            plans: Plans::default(),
+            pod: PodName::new("web-1").unwrap(),
+            metrics: Arc::new(Metrics::new()),
+            draining: CancellationToken::new(),
+            abort: CancellationToken::new(),
+        }
+    }
+
+    /// The port's plan from now on; a filter is a value of the header x-user.
+    pub(super) fn plan(&self, filtered: &[(&str, &Developer)], global: Option<&Developer>) {
+        let mut table = Vec::new();
+        let mut intercepts = Vec::new();
+        for (user, developer) in filtered {
+            let test = Test::Exact(user.as_bytes().to_vec());
+            let condition = Condition { subject: Subject::Header(b"x-user".to_vec()), test, negate: false };
+            table.push((Key(developer.intercept.id), Filter::new(Mode::All, vec![condition]).unwrap()));
+            intercepts.push(developer.intercept.clone());
+        }
+        if let Some(developer) = global {
+            table.push((Key(developer.intercept.id), Filter::everything()));
+        }
+        let plan = Plan {
+            pod: self.pod.clone(),
+            port: PORT,
+            table: Table::new(table),
+            filtered: intercepts,
+            global: global.map(|developer| developer.intercept.clone()),
+            probes_to_app: true,
+        };
+        self.plans.replace(HashMap::from([(self.pod.clone(), vec![Arc::new(plan)])]));
+    }
+
+    /// Nothing is intercepted any more.
+    pub(super) fn no_plan(&self) {
+        self.plans.replace(HashMap::new());
+    }
+
+    /// A client's connection, served as a steered one.
+    pub(super) async fn client(&self) -> Client {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let (socket, peer) = accepted.unwrap();
+        let app = self.app.address;
+        let connect = move || -> super::super::route::Connecting {
+            Box::pin(
+                async move { TcpStream::connect(app).await.map(AppLeg::unheld).map_err(|_| UpstreamError::Refused) },
+            )
+        };
+        let route = Route {
+            plans: self.plans.clone(),
+            pod: self.pod.clone(),
+            client: peer,
+            destination: SocketAddr::from(([10, 0, 0, 1], PORT)),
+            connect: Box::new(connect),
+        };
+        let outside = Outside { draining: self.draining.clone(), abort: self.abort.clone() };
+        let (pod, metrics) = (self.pod.clone(), self.metrics.clone());
+        let served = tokio::spawn(async move {
+            let mut access = Access::open(&pod, PORT, peer, &metrics);
+            run(socket, &route, &outside, &mut access).await;
+            access
+        });
+        Client { socket: client.unwrap(), unread: Vec::new(), served }
+    }
+}
+
+/// One client connection.
+pub(super) struct Client {
+    pub(super) socket: TcpStream,
+    unread: Vec<u8>,
+    pub(super) served: JoinHandle<Access>,
+}
+
+/// An answer's head and body.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) head: String,
+    pub(super) body: Vec<u8>,
+}
+
+impl Answer {
+    pub(super) fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+}
+
+impl Client {
+    pub(super) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.socket.write_all(bytes.as_ref()).await.unwrap();
+    }
+
+    /// Asks for a path, as this user if one is given, and reads the answer.
+    pub(super) async fn ask(&mut self, path: &str, user: Option<&str>) -> Answer {
+        self.send(request(path, user)).await;
+        self.answer().await
+    }
+
+    /// Reads one answer with a Content-Length.
+    pub(super) async fn answer(&mut self) -> Answer {
+        let end = loop {
+            if let Some(end) = self.unread.windows(4).position(|window| window == b"\r\n\r\n") {
+                break end + 4;
+            }
+            self.more().await;
+        };
+        let head = String::from_utf8(self.unread.drain(..end).collect()).unwrap();
+        let length = content_length(&head);
+        while self.unread.len() < length {
+            self.more().await;
+        }
+        Answer { head, body: self.unread.drain(..length).collect() }
+    }
+
+    async fn more(&mut self) {
+        let mut block = vec![0; 65536];
+        let count = soon(self.socket.read(&mut block)).await.unwrap();
+        assert!(count > 0, "the connection ended, with {:?} unread", String::from_utf8_lossy(&self.unread));
+        self.unread.extend_from_slice(&block[..count]);
+    }
+
+    /// Everything up to the FIN.
+    pub(super) async fn rest(&mut self) -> Vec<u8> {
+        let mut rest = std::mem::take(&mut self.unread);
+        soon(self.socket.read_to_end(&mut rest)).await.unwrap();
+        rest
+    }
+
+    pub(super) async fn expect_reset(&mut self) {
+        let mut byte = [0];
+        let error = soon(self.socket.read(&mut byte)).await.expect_err("a reset");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+
+    /// Ends the connection and tells what the agent counted.
+    pub(super) async fn done(self) -> Access {
+        drop(self.socket);
+        soon(self.served).await.unwrap()
+    }
+}
+
+pub(super) fn request(path: &str, user: Option<&str>) -> String {
+    let user = user.map(|user| format!("X-User: {user}\r\n")).unwrap_or_default();
+    format!("GET {path} HTTP/1.1\r\nHost: web\r\n{user}\r\n")
+}
+
+fn content_length(head: &str) -> usize {
+    let line = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+    line.map_or(0, |length| length.parse().unwrap())
+}
+
+/// An HTTP service on a loopback socket: answers with its name; closes after `/close`, without an answer on `/die`,
+/// echoes bodies. Keeps what it was sent.
+pub(super) struct Service {
+    pub(super) address: SocketAddr,
+    pub(super) connections: Arc<AtomicUsize>,
+    pub(super) seen: Arc<Mutex<Vec<u8>>>,
+    _task: JoinSet<()>,
+}
+
+impl Service {
+    pub(super) async fn start(name: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (connections, seen) = (Arc::<AtomicUsize>::default(), Arc::<Mutex<Vec<u8>>>::default());
+        let (count, keep) = (connections.clone(), seen.clone());
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let mut open = JoinSet::new();
+            loop {
+                let (socket, _) = listener.accept().await.unwrap();
+                count.fetch_add(1, Ordering::Relaxed);
+                open.spawn(talk(socket, name, keep.clone()));
+            }
+        });
+        Service { address, connections, seen, _task: task }
+    }
+
+    pub(super) fn seen(&self) -> String {
+        String::from_utf8(self.seen.lock().unwrap().clone()).unwrap()
+    }
+}
+
+async fn talk(mut socket: TcpStream, name: &'static str, seen: Arc<Mutex<Vec<u8>>>) {
+    let mut unread = Vec::new();
+    let mut block = vec![0; 65536];
+    loop {
+        let Some(end) = unread.windows(4).position(|window| window == b"\r\n\r\n") else {
+            match socket.read(&mut block).await {
+                Ok(0) | Err(_) => return,
+                Ok(count) => {
+                    seen.lock().unwrap().extend_from_slice(&block[..count]);
+                    unread.extend_from_slice(&block[..count]);
+                }
+            }
+            continue;
+        };
+        let head = String::from_utf8(unread.drain(..end + 4).collect()).unwrap();
+        let length = content_length(&head);
+        while unread.len() < length {
+            match socket.read(&mut block).await {
+                Ok(0) | Err(_) => return,
+                Ok(count) => unread.extend_from_slice(&block[..count]),
+            }
+        }
+        let body: Vec<u8> = unread.drain(..length).collect();
+        let body = if body.is_empty() { name.as_bytes() } else { &body };
+        let path = head.split(' ').nth(1).unwrap();
+        if path == "/die" {
+            return;
+        }
+        let close = if path == "/close" { "Connection: close\r\n" } else { "" };
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n{close}\r\n", body.len());
+        if socket.write_all(answer.as_bytes()).await.is_err() || socket.write_all(body).await.is_err() {
+            return;
+        }
+        // `/last` closes cleanly after an answer that did not say so, as a restarted service does.
+        if path == "/close" || path == "/last" {
+            return;
+        }
+    }
+}
+
+/// What the developer's side does with a stream.
+#[derive(Clone, Copy)]
+pub(super) enum Behaviour {
+    /// Connects it to the service.
+    Serve,
+    /// Refuses it.
+    Refuse(StreamCode),
+    /// Takes it and says nothing.
+    Silent,
+}
+
+/// A developer with a tunnel and a service.
+pub(super) struct Developer {
+    pub(super) intercept: Arc<Intercept>,
+    pub(super) service: Service,
+    pub(super) tunnel: Tunnel,
+    /// Streams that arrived.
+    pub(super) streams: tokio::sync::watch::Receiver<usize>,
+    _endpoint: AgentEndpoint,
+    _tasks: JoinSet<()>,
+}
+
+impl Developer {
+    pub(super) async fn new(id: u64, name: &'static str, behaviour: Behaviour) -> Self {
+        let (agent, alice) = (Identity::generate().unwrap(), Identity::generate().unwrap());
+        let authorised = Authorised::default();
+        authorised.replace([alice.pin()]);
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let address = socket.local_addr().unwrap();
+        let endpoint = AgentEndpoint::start(socket, &agent, authorised).unwrap();
+        let accept = async {
+            let handshake = endpoint.accept().await.expect("a handshake");
+            let (connection, _) = handshake.finish().await.unwrap();
+            let mut control = AgentControl::accept(&connection).await.unwrap();
+            control.next().await.unwrap();
+            control.welcome(1, "agent", "alice", "test").unwrap();
+            control.flush().await.unwrap();
+            (connection, control)
+        };
+        let addresses = [address];
+        let (dialled, (connection, agent_control)) =
+            soon(async { tokio::join!(dial(&addresses, &alice, agent.pin(), "test", "alice"), accept) }).await;
+        let dialled = dialled.unwrap();
+        let service = Service::start(name).await;
+        let mut tasks = JoinSet::new();
+        let (arrived, streams) = tokio::sync::watch::channel(0);
+        tasks.spawn(answer_streams(dialled.tunnel.clone(), behaviour, service.address, arrived));
+        let controls = (dialled.control, agent_control);
+        tasks.spawn(async move {
+            let _controls = controls;
+            std::future::pending::<()>().await;
+        });
+        let intercept = Arc::new(Intercept::for_test(id, PodName::new("web-1").unwrap(), connection));
+        Developer { intercept, service, tunnel: dialled.tunnel, streams, _endpoint: endpoint, _tasks: tasks }
+    }
+
+    /// Waits until this many streams have arrived.
+    pub(super) async fn arrived(&mut self, count: usize) {
+        soon(self.streams.wait_for(|streams| *streams >= count)).await.unwrap();
+    }
+}
+
+async fn answer_streams(
+    tunnel: Tunnel,
+    behaviour: Behaviour,
+    service: SocketAddr,
+    arrived: tokio::sync::watch::Sender<usize>,
+) {
+    let mut open = JoinSet::new();
+    while let Ok(arrival) = tunnel.accept().await {
+        let stream = arrival.header().await.unwrap();
+        arrived.send_modify(|count| *count += 1);
+        let tunnel = tunnel.clone();
+        open.spawn(async move {
+            match behaviour {
+                Behaviour::Refuse(code) => stream.refuse(code),
+                Behaviour::Silent => {
+                    let _stream = stream;
+                    std::future::pending::<()>().await;
+                }
+                Behaviour::Serve => {
+                    let tcp = TcpStream::connect(service).await.unwrap();
+                    redir_tunnel::relay(tcp, stream.send, stream.recv, tunnel.budget()).await;
+                }
+            }
+        });
+    }
+}
+
+/// The size of the future that serves one connection.
+pub(super) fn served_size() -> usize {
+    fn of<F: Future>(_: fn(TcpStream, &'static Route, &'static Outside, &'static mut Access) -> F) -> usize {
+        size_of::<F>()
+    }
+    of(run)
+}
