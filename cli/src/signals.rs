@@ -12,6 +12,7 @@ pub(crate) enum Arrived {
     /// End without waiting for anything.
     EndAtOnce(ForCommand),
     /// Meant for the developer's command.
+    #[cfg_attr(windows, expect(dead_code, reason = "Windows has no signals to hand on"))]
     Forward(ForCommand),
 }
 

@@ -356,3 +356,48 @@ async fn a_reader_that_leaves_ends_the_intercept() {
     let_go(&mut session, &wish).await;
     assert_eq!(redir.end().await.0, Some(0));
 }
+
+#[tokio::test]
+async fn pods_that_come_back_are_waited_for() {
+    let mut scene = Scene::new().await;
+    let (mut redir, session, wish) = scene.live(&[]).await;
+    session.connection.close(u32::try_from(CloseCode::Shutdown.number()).unwrap().into(), b"");
+    redir.event("lost").await;
+    let mut session = scene.agent.accept().await;
+    let (seq, _) = session.wish().await;
+    let sentence = "there is no pod web-1".to_owned();
+    session.say(seq, &ToDeveloper::Refused(Refused { code: RefusedCode::NoSuchPod, sentence })).await;
+    let mut session = scene.agent.accept().await;
+    let (seq, again) = session.wish().await;
+    assert_eq!(again, wish);
+    session.grant(seq, &again, 8, &[("web-1", Liveness::Live, "")]).await;
+    redir.event("restored").await;
+}
+
+#[tokio::test]
+async fn ctrl_c_waits_for_requests_under_way_and_a_second_one_does_not() {
+    let mut scene = Scene::new().await;
+    let (mut redir, mut session, wish) = scene.live(&[]).await;
+    let (mut send, mut receive) = session.open(7).await;
+    send.write_all(b"x").await.unwrap();
+    let mut connection = scene.connection().await;
+    redir.signal(nix::sys::signal::Signal::SIGINT);
+    let_go(&mut session, &wish).await;
+    soon("the request", connection.read_exact(&mut [0])).await.unwrap();
+    connection.write_all(b"late").await.unwrap();
+    drop(connection);
+    assert_eq!(soon("the answer", receive.read_to_end(100)).await.unwrap(), b"late");
+    assert_eq!(redir.end().await.0, Some(0));
+
+    let (mut redir, mut session, wish) = scene.live(&[]).await;
+    let (mut send, _receive) = session.open(7).await;
+    send.write_all(b"x").await.unwrap();
+    let _connection = scene.connection().await;
+    redir.signal(nix::sys::signal::Signal::SIGINT);
+    let_go(&mut session, &wish).await;
+    let second = std::time::Instant::now();
+    redir.signal(nix::sys::signal::Signal::SIGINT);
+    assert_eq!(redir.end().await.0, Some(0));
+    soon("the close", session.connection.closed()).await;
+    assert!(second.elapsed() < std::time::Duration::from_secs(2), "the agent heard of it late");
+}

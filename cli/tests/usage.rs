@@ -141,3 +141,21 @@ fn completions_know_the_flags() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 }
+
+/// `script` gives the command a terminal.
+#[cfg(target_os = "linux")]
+#[test]
+fn colours_are_for_terminals_that_want_them() {
+    let home = Home::new();
+    let run = |name: &str, value: &str| {
+        let line = format!("'{}' list", env!("CARGO_BIN_EXE_redir"));
+        let mut command = std::process::Command::new("script");
+        command.args(["-qec", &line, "/dev/null"]).stdin(std::process::Stdio::null());
+        command.env("HOME", home.path()).env_remove("XDG_CONFIG_HOME").env_remove("NO_COLOR").env("TERM", "xterm");
+        String::from_utf8(command.env(name, value).output().unwrap().stdout).unwrap()
+    };
+    assert!(run("LANG", "C").starts_with("\u{1b}[31mredir:\u{1b}[0m no agent"));
+    assert!(run("NO_COLOR", "").contains("\u{1b}[31m"), "an empty NO_COLOR says nothing");
+    assert!(run("NO_COLOR", "1").starts_with("redir: no agent"));
+    assert!(run("TERM", "dumb").starts_with("redir: no agent"));
+}

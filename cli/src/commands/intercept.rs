@@ -28,6 +28,9 @@ use crate::wording::session as say;
 /// What takes longer than this is told, and again each time it has taken as much more.
 const PATIENCE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
 
+/// For a dropped tunnel's last packet to leave.
+const LAST_PACKET: Duration = Duration::from_millis(50);
+
 /// Intercepts until something ends it.
 pub(crate) fn run(args: args::Intercept) -> Outcome {
     let wanted = Wanted {
@@ -117,9 +120,17 @@ async fn start(
 /// Ends the command; a second Ctrl-C kills it at once.
 async fn end_child(screen: &Screen, signals: &mut Signals, mut child: Child, signal: ForCommand) -> u8 {
     let again = async { while let Arrived::Forward(_) = signals.next().await {} };
+    let mut patience = patience();
+    let waiting = async {
+        loop {
+            patience.tick().await;
+            screen.note(say::waiting_for_end());
+        }
+    };
     let in_time = tokio::select! {
         code = child.end(signal) => Some(code),
         () = again => None,
+        () = waiting => None,
     };
     let code = match in_time {
         Some(code) => code,
@@ -190,6 +201,9 @@ impl Run {
         let why = self.until_something_ends_it().await;
         self.leave.cancel();
         let at_once = matches!(why, Why::AtOnce) || self.await_links().await.is_err();
+        if at_once {
+            self.drop_links().await;
+        }
         let child = self.child.take();
         let code = match (&why, child) {
             (Why::Command(code), _) => *code,
@@ -276,6 +290,7 @@ impl Run {
 
     /// Waits until every agent was left. `Err`: the developer does not want to wait.
     async fn await_links(&mut self) -> Result<(), ()> {
+        let mut patience = patience();
         loop {
             tokio::select! {
                 over = self.links.join_next() => if over.is_none() {
@@ -285,8 +300,15 @@ impl Run {
                     Arrived::End(_) | Arrived::EndAtOnce(_) => return Err(()),
                     Arrived::Forward(signal) => self.child.iter().for_each(|child| child.forward(signal)),
                 },
+                _ = patience.tick() => self.screen.note(say::draining()),
             }
         }
+    }
+
+    /// Drops the tunnels where they are; their last packet tells the agents, so that nothing more is sent here.
+    async fn drop_links(&mut self) {
+        self.links.shutdown().await;
+        tokio::time::sleep(LAST_PACKET).await;
     }
 }
 

@@ -23,6 +23,7 @@ use self::backoff::Backoff;
 use self::clock::ClockWatch;
 use self::session::{Session, SessionEnd};
 use self::shown::Shown;
+use self::tunnel::Gone;
 use crate::config::Agent;
 use crate::events::Event;
 use crate::screen::Screen;
@@ -124,11 +125,10 @@ impl Link {
                 SessionEnd::Left => return End::Left,
                 SessionEnd::EndedElsewhere(reason) => return End::EndedElsewhere(reason),
                 SessionEnd::GaveUp(reason) => {
-                    if self.verdict.is_some() {
-                        self.decide(Verdict::NotLive(Vec::new(), reason.clone()));
-                    } else {
+                    if self.was_decided() {
                         self.screen.tell(&Event::Refused { agent: self.agent.name.clone(), reason: reason.clone() });
                     }
+                    self.decide(Verdict::NotLive(Vec::new(), reason.clone()));
                     return End::GaveUp(reason);
                 }
                 SessionEnd::Lost(gone) => gone,
@@ -157,7 +157,7 @@ impl Link {
         };
         match dialled {
             Ok(tunnel) => Session::new(self, tunnel, shown, since).run().await,
-            Err(gone) => session::over(&gone, &self.agent),
+            Err(gone) => self.over(&gone),
         }
     }
 
@@ -174,11 +174,24 @@ impl Link {
         !self.leave.is_cancelled()
     }
 
+    /// What a tunnel that is gone means.
+    fn over(&self, gone: &Gone) -> SessionEnd {
+        match gone.is_final(self.was_decided()) {
+            true => SessionEnd::GaveUp(gone.sentence(&self.agent)),
+            false => SessionEnd::Lost(gone.clone()),
+        }
+    }
+
     /// Tells of a request; other messages tell nothing.
     fn tell_request(&self, message: ToDeveloper) {
         if let ToDeveloper::Request(event) = message {
             self.screen.tell(&Event::Request { agent: self.agent.name.clone(), event });
         }
+    }
+
+    /// Whether the agent's first answer is known: what follows is told at once.
+    fn was_decided(&self) -> bool {
+        self.verdict.is_none()
     }
 
     fn decide(&mut self, verdict: Verdict) {

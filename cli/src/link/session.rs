@@ -18,7 +18,6 @@ use super::shown::{Shown, settled};
 use super::streams;
 use super::tunnel::{Gone, Tunnel};
 use super::{Link, Verdict};
-use crate::config::Agent;
 use crate::events::Event;
 use crate::wording::session as say;
 
@@ -32,8 +31,6 @@ const SETTLE: Duration = Duration::from_secs(15);
 const LEAVE: Duration = Duration::from_secs(2);
 /// How long matched requests that are under way may take when the intercept ends.
 const DRAIN: Duration = Duration::from_secs(3);
-/// What takes longer is told.
-const QUIET: Duration = Duration::from_secs(1);
 
 /// Why a session is over.
 #[derive(Debug)]
@@ -93,13 +90,17 @@ impl<'a> Session<'a> {
         let wish = ToAgent::Intercept(self.link.wanted.wish());
         match self.tunnel.control.ask(&wish).await {
             Ok(number) => self.wish = number,
-            Err(gone) => return over(&gone, &self.link.agent),
+            Err(gone) => return self.link.over(&gone),
         }
         let end = self.follow().await;
         match &end {
-            SessionEnd::Left => self.leave().await,
+            SessionEnd::Left if self.shown.any_live() => self.leave().await,
+            // There is nothing to take leave of.
+            SessionEnd::Left => (),
             SessionEnd::EndedElsewhere(_) => self.drain().await,
-            SessionEnd::GaveUp(_) | SessionEnd::Lost(_) => (),
+            SessionEnd::GaveUp(_) => (),
+            // Nobody is there to hear a close, and the next dial shall not wait.
+            SessionEnd::Lost(_) => return end,
         }
         self.tunnel.streams.close(CloseCode::Done).await;
         end
@@ -113,14 +114,14 @@ impl<'a> Session<'a> {
             let end = tokio::select! {
                 message = self.tunnel.control.next() => match message {
                     Ok(said) => self.message(said),
-                    Err(gone) => Some(over(&gone, &self.link.agent)),
+                    Err(gone) => Some(self.link.over(&gone)),
                 },
                 arrival = self.tunnel.streams.accept() => match arrival {
                     Ok(arrival) => {
                         self.serve(arrival);
                         None
                     }
-                    Err(lost) => Some(over(&Gone::Lost(lost), &self.link.agent)),
+                    Err(lost) => Some(self.link.over(&Gone::Lost(lost))),
                 },
                 Some(_) = self.streams.join_next() => None,
                 _ = tick.tick() => self.tick().await,
@@ -144,7 +145,9 @@ impl<'a> Session<'a> {
             ToDeveloper::Ended(ended) if ended.token == self.link.wanted.token => {
                 return Some(SessionEnd::EndedElsewhere(ended.sentence));
             }
-            ToDeveloper::Refused(refused) if said.answers == self.wish => return Some(refusal(refused)),
+            ToDeveloper::Refused(refused) if said.answers == self.wish => {
+                return Some(refusal(refused, self.link.was_decided()));
+            }
             ToDeveloper::Pong(_) => self.pong = None,
             // The connection's close follows and says the same.
             ToDeveloper::Bye(_) => (),
@@ -192,7 +195,7 @@ impl<'a> Session<'a> {
         if self.watch.jumped(SystemTime::now(), std::time::Instant::now()) && self.pong.is_none() {
             self.pong = Some(Instant::now() + PONG);
             if let Err(gone) = self.tunnel.control.ask(&ToAgent::Ping(1)).await {
-                return Some(over(&gone, &self.link.agent));
+                return Some(self.link.over(&gone));
             }
         }
         if self.pong.is_some_and(|deadline| Instant::now() > deadline) {
@@ -220,17 +223,14 @@ impl<'a> Session<'a> {
         self.drain().await;
     }
 
+    /// Lets the requests under way finish, for a while.
     async fn drain(&mut self) {
-        let begin = Instant::now();
-        let mut told = false;
-        while !self.streams.is_empty() && begin.elapsed() < DRAIN {
-            let next = if told { begin + DRAIN } else { begin + QUIET };
+        let deadline = Instant::now() + DRAIN;
+        while !self.streams.is_empty() {
             tokio::select! {
-                over = timeout_at(next, self.streams.join_next()) => {
-                    if over.is_err() && !std::mem::replace(&mut told, true) {
-                        self.link.screen.note(say::draining(self.streams.len()));
-                    }
-                }
+                over = timeout_at(deadline, self.streams.join_next()) => if over.is_err() {
+                    return;
+                },
                 said = self.tunnel.control.next() => match said {
                     Ok(said) => self.link.tell_request(said.message),
                     Err(_) => return,
@@ -240,20 +240,12 @@ impl<'a> Session<'a> {
     }
 }
 
-/// What a tunnel that is gone means to the link.
-pub(super) fn over(gone: &Gone, agent: &Agent) -> SessionEnd {
-    match gone.is_final() {
-        true => SessionEnd::GaveUp(gone.sentence(agent)),
-        false => SessionEnd::Lost(gone.clone()),
-    }
-}
-
-fn refusal(refused: Refused) -> SessionEnd {
+/// What a refused wish means. An intercept that was live before waits for its pods to come back.
+fn refusal(refused: Refused, was_live: bool) -> SessionEnd {
     match refused.code {
         // The old tunnel is not known to be dead yet, or the agent is being replaced: it is asked again.
-        RefusedCode::TokenInUse | RefusedCode::Shutdown => {
-            SessionEnd::Lost(Gone::Refused(refused.code, refused.sentence))
-        }
+        RefusedCode::TokenInUse | RefusedCode::Shutdown => SessionEnd::Lost(refused.into()),
+        RefusedCode::NoSuchPod if was_live => SessionEnd::Lost(refused.into()),
         _ => SessionEnd::GaveUp(refused.sentence),
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use redir_tunnel::{ControlError, DeveloperControl, DialError, Dialled, Identity, Lost};
 use redir_wire::session::FromAgent;
-use redir_wire::{CloseCode, RefusedCode, SessionError, ToAgent, Welcome};
+use redir_wire::{CloseCode, Refused, RefusedCode, SessionError, ToAgent, Welcome};
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
@@ -50,10 +50,12 @@ pub(crate) enum Gone {
 }
 
 impl Gone {
-    /// Whether dialling again cannot help before somebody changes something.
-    pub(crate) fn is_final(&self) -> bool {
+    /// Whether dialling again cannot help before somebody changes something. An agent that answered before and is
+    /// being replaced refuses connections for a moment, which looks like another protocol.
+    pub(crate) fn is_final(&self, answered_before: bool) -> bool {
         match self {
-            Self::WrongAgent | Self::UnknownKey | Self::NotRedir(_) => true,
+            Self::WrongAgent | Self::UnknownKey => true,
+            Self::NotRedir(_) => !answered_before,
             Self::Lost(Lost::Closed(code, _)) => matches!(code, CloseCode::KeyRemoved | CloseCode::Version),
             Self::Refused(code, _) => *code != RefusedCode::Shutdown,
             Self::NoSuchHost | Self::NoSocket(_) | Self::NoAnswer | Self::Lost(_) | Self::Slept => false,
@@ -93,10 +95,16 @@ impl From<DialError> for Gone {
             DialError::NotAnAgent(_) => Self::NotRedir(say::no_quic()),
             DialError::Lost(_, why) => Self::Lost(why),
             DialError::Greeting(_, why) => Self::NotRedir(why.to_string()),
-            DialError::Refused(_, refused) => Self::Refused(refused.code, refused.sentence),
+            DialError::Refused(_, refused) => refused.into(),
             DialError::WrongAgent { .. } => Self::WrongAgent,
             DialError::UnknownKey { .. } => Self::UnknownKey,
         }
+    }
+}
+
+impl From<Refused> for Gone {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused.code, refused.sentence)
     }
 }
 

@@ -97,8 +97,12 @@ pub(crate) fn never_armed(limit: Duration) -> String {
     format!("its pods were not ready within {} s: see the agent's log", limit.as_secs())
 }
 
-pub(crate) fn draining(streams: usize) -> String {
-    format!("waiting for {streams} connections to finish their requests; Ctrl-C again ends at once")
+pub(crate) fn draining() -> String {
+    "letting the requests under way finish; Ctrl-C again ends at once".to_owned()
+}
+
+pub(crate) fn waiting_for_end() -> String {
+    "waiting for your command to end; Ctrl-C again kills it".to_owned()
 }
 
 pub(crate) fn you_ended_it() -> String {
