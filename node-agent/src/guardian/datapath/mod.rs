@@ -3,6 +3,7 @@
 //! Owns the programs, their maps and their links. Must not listen, accept or read packets. Called by the guardian, from
 //! whatever network namespace it is in: what needs the pod's is done on a thread of its own that enters it.
 
+mod attachment;
 mod clsact;
 mod error;
 mod link;
@@ -27,10 +28,11 @@ use redir_abi::{POD_IP_ENTRIES, Reason, program};
 pub(crate) use error::DatapathError;
 pub(crate) use spec::{Attach, Device, Framing, Gate, PodSpec};
 
+use attachment::{Attachment, detach_each, is_unknown_hook};
 use clsact::Qdisc;
 use link::Hook;
 use maps::Maps;
-use netlink::{Direction, Filter};
+use netlink::Direction;
 
 /// Index of `lo`, in every network namespace.
 const LOOPBACK: u32 = 1;
@@ -61,13 +63,6 @@ pub(crate) fn prepare() -> Result<(), DatapathError> {
         object::classifier(&mut ebpf, name)?;
     }
     Ok(())
-}
-
-/// A program on a hook.
-#[derive(Debug)]
-enum Attachment {
-    Link(OwnedFd),
-    Filter(Filter),
 }
 
 impl PodDatapath {
@@ -293,37 +288,6 @@ impl PodDatapath {
         let netns = self.netns.try_clone().map_err(DatapathError::Netns)?;
         netns::within(netns.as_fd(), || work(self))
     }
-}
-
-impl Attachment {
-    fn link(&self) -> Option<BorrowedFd<'_>> {
-        match self {
-            Self::Link(link) => Some(link.as_fd()),
-            Self::Filter(_) => None,
-        }
-    }
-
-    fn detach(&self) -> Result<(), DatapathError> {
-        match self {
-            Self::Filter(filter) => clsact::detach(filter),
-            Self::Link(link) => match link::detach(link.as_fd()) {
-                // The device or the namespace went first.
-                Err(e) if matches!(e.raw_os_error(), Some(libc::ENOLINK | libc::ENODEV | libc::ENOENT)) => Ok(()),
-                result => result.map_err(DatapathError::Detach),
-            },
-        }
-    }
-}
-
-/// Takes every program off its hook. Goes on after an error and returns the first.
-fn detach_each(attachments: &mut Vec<Attachment>) -> Result<(), DatapathError> {
-    let results: Vec<_> = attachments.drain(..).rev().map(|attachment| attachment.detach()).collect();
-    results.into_iter().collect()
-}
-
-/// What a kernel without TCX answers to an attach type it does not know.
-fn is_unknown_hook(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | 524 /* ENOTSUPP */))
 }
 
 impl Drop for PodDatapath {

@@ -1,104 +1,14 @@
-//! Real connections through a pod's datapath, attached with TCX and with clsact. The test plays the worker.
+//! Real connections through a pod's datapath, attached with TCX and with clsact.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV6, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
 use std::time::{Duration, Instant};
 
 use redir_abi::Reason;
 
-use super::super::{Attach, Device, Framing, Gate, PodDatapath};
-use super::packets::{Frame, SYN};
+use super::super::Gate;
+use super::intercepted::*;
 use super::rig::*;
-use super::wire;
-
-const BOTH: [Attach; 2] = [Attach::Tcx, Attach::Clsact];
-const MIB: usize = 1 << 20;
-
-/// A pod that is intercepted, with everything around it.
-struct Intercepted {
-    datapath: PodDatapath,
-    heartbeat: Heartbeat,
-    listeners: Listeners,
-    app: App,
-    pair: Pair,
-}
-
-impl Intercepted {
-    fn new(attach: Attach) -> Self {
-        let pair = Pair::new();
-        let devices = pair.devices();
-        Self::on(pair, &devices, attach)
-    }
-
-    fn on(pair: Pair, devices: &[Device], attach: Attach) -> Self {
-        let (app, listeners) = (App::new(&pair.pod), Listeners::new(&pair.pod));
-        let mut datapath = load(&pair.pod, devices, &[POD_V4, POD_V6], &listeners, attach);
-        datapath.arm(APP_PORT, Gate::AppListening).unwrap();
-        datapath.attach().unwrap();
-        assert_eq!(datapath.hook(), attach);
-        let heartbeat = Heartbeat::of(&datapath);
-        heartbeat.beat();
-        Self { datapath, heartbeat, listeners, app, pair }
-    }
-
-    fn connect(&self, from: Option<SocketAddr>, pod: IpAddr) -> std::io::Result<TcpStream> {
-        self.heartbeat.beat();
-        connect(&self.pair.client, from, SocketAddr::new(pod, APP_PORT))
-    }
-
-    /// The app goes; another one, elsewhere, takes its place here.
-    fn stop_app(&mut self) {
-        self.app = App::new(&Net::new());
-        until_closed(&self.pair.pod, APP_PORT);
-    }
-
-    /// A connection from the client that the agent has accepted.
-    #[track_caller]
-    fn steered(&self, from: Option<SocketAddr>, pod: IpAddr) -> (TcpStream, TcpStream) {
-        let client = self.connect(from, pod).unwrap();
-        let (agent, peer) = accept(self.listeners.of(pod));
-        assert_eq!(peer, client.local_addr().unwrap(), "the agent sees the client's own address");
-        assert_eq!(agent.local_addr().unwrap(), SocketAddr::new(pod, APP_PORT));
-        (client, agent)
-    }
-
-    /// A connection of the client that went past the agent.
-    #[track_caller]
-    fn reaches_app(&self, pod: IpAddr) {
-        let client = self.connect(None, pod).unwrap();
-        let (_accepted, peer) = accept(self.app.of(pod));
-        assert_eq!(peer, client.local_addr().unwrap());
-        assert!(!is_waiting(self.listeners.of(pod)), "the agent got it as well");
-    }
-
-    #[track_caller]
-    fn all_reach_app(&self) {
-        for (address, _) in FAMILIES {
-            self.reaches_app(address);
-        }
-    }
-
-    #[track_caller]
-    fn all_are_steered(&self) {
-        for (address, _) in FAMILIES {
-            self.steered(None, address);
-        }
-    }
-
-    /// The agent's leg to the app, which sees the client's address.
-    #[track_caller]
-    fn reflected(&self, port: u16, pod: IpAddr, client: IpAddr) -> (TcpStream, TcpStream) {
-        let agent = upstream(&self.pair.pod, pod, port, client).unwrap();
-        let (accepted, peer) = accept(self.app.of(pod));
-        assert_eq!(peer, SocketAddr::new(client, port));
-        assert_eq!(accepted.local_addr().unwrap(), SocketAddr::new(pod, APP_PORT));
-        (agent, accepted)
-    }
-}
-
-fn bytes() -> Vec<u8> {
-    (0..MIB).map(|i| u8::try_from(i % 251).unwrap()).collect()
-}
 
 #[test]
 fn a_client_reaches_the_agent_and_the_app_sees_the_client() {
@@ -318,42 +228,6 @@ fn packets_over_64_kib_and_without_offloads_turn_around() {
 }
 
 #[test]
-fn link_local_clients_are_steered_and_seen() {
-    for attach in BOTH {
-        let pair = Pair::new();
-        let link_local = |net: &Net| -> Ipv6Addr {
-            let shown = net.sh("ip -6 -o addr show dev eth0 scope link | sed 's/.*inet6 //; s,/.*,,'");
-            shown.trim().parse().unwrap()
-        };
-        let (here, there) = (link_local(&pair.pod), link_local(&pair.client));
-        let (app, listeners) = (App::new(&pair.pod), Listeners::new(&pair.pod));
-        let mut datapath = load(&pair.pod, &pair.devices(), &[here.into()], &listeners, attach);
-        datapath.arm(APP_PORT, Gate::AppListening).unwrap();
-        datapath.attach().unwrap();
-        let heartbeat = Heartbeat::of(&datapath);
-        let scoped = |net: &Net, address, port| SocketAddrV6::new(address, port, 0, net.index_of("eth0")).into();
-        until_not_tentative(&pair);
-        heartbeat.beat();
-        let _client = connect(&pair.client, None, scoped(&pair.client, here, APP_PORT)).unwrap();
-        accept(&listeners.v6);
-        let (from, to) = (scoped(&pair.pod, here, 653), scoped(&pair.pod, there, APP_PORT));
-        let up = upstream_between(&pair.pod, from, to).unwrap();
-        let (accepted, peer) = accept(&app.v6);
-        assert_eq!((peer.ip(), peer.port()), (there.into(), 653));
-        carries(&up, &accepted, &bytes());
-        carries(&accepted, &up, &bytes());
-    }
-}
-
-/// Waits until duplicate address detection is over at both ends.
-fn until_not_tentative(pair: &Pair) {
-    let start = Instant::now();
-    while [&pair.pod, &pair.client].iter().any(|net| !net.sh("ip -6 -o addr show tentative").is_empty()) {
-        assert!(start.elapsed() < PATIENCE, "an address is still tentative");
-    }
-}
-
-#[test]
 fn connections_from_before_the_intercept_stay_the_apps() {
     for attach in BOTH {
         let pair = Pair::new();
@@ -449,71 +323,5 @@ fn the_app_can_bind_its_port_again() {
             pod.steered(None, address);
             pod.reflected(670, address, client);
         }
-    }
-}
-
-#[test]
-fn a_pod_may_have_several_devices() {
-    for attach in BOTH {
-        let pair = Pair::new();
-        wire::join(&pair.pod, &pair.client, "eth1");
-        pair.pod.sh("ip addr add 10.78.0.2/24 dev eth1; ip link set eth1 up");
-        pair.client.sh("ip addr add 10.78.0.1/24 dev eth1; ip link set eth1 up");
-        let mut devices = pair.devices();
-        devices.push(Device { index: pair.pod.index_of("eth1"), name: "eth1".into(), framing: Framing::Ethernet });
-        let (app, listeners) = (App::new(&pair.pod), Listeners::new(&pair.pod));
-        let second: IpAddr = Ipv4Addr::new(10, 78, 0, 2).into();
-        let mut datapath = load(&pair.pod, &devices, &[POD_V4, second], &listeners, attach);
-        datapath.arm(APP_PORT, Gate::AppListening).unwrap();
-        datapath.attach().unwrap();
-        let heartbeat = Heartbeat::of(&datapath);
-        for (address, client) in [(POD_V4, CLIENT_V4), (second, Ipv4Addr::new(10, 78, 0, 1).into())] {
-            heartbeat.beat();
-            let _client = connect(&pair.client, None, SocketAddr::new(address, APP_PORT)).unwrap();
-            accept(listeners.of(address));
-            let up = upstream(&pair.pod, address, 680, client).unwrap();
-            let (accepted, peer) = accept(app.of(address));
-            assert_eq!(peer, SocketAddr::new(client, 680));
-            carries(&up, &accepted, &bytes());
-            carries(&accepted, &up, &bytes());
-        }
-    }
-}
-
-#[test]
-fn a_device_without_link_layer_header_is_steered_and_reflected() {
-    for attach in BOTH {
-        let (pod, client) = (Net::new(), Net::new());
-        let tunnel = wire::Tunnel::join(&pod, &client);
-        pod.sh("ip addr add 10.77.0.2/24 dev tun0; ip addr add fd77::2/64 dev tun0 nodad; ip link set tun0 up");
-        client.sh("ip addr add 10.77.0.1/24 dev tun0; ip addr add fd77::1/64 dev tun0 nodad; ip link set tun0 up");
-        let pair = Pair { pod, client };
-        let device = Device { index: pair.pod.index_of("tun0"), name: "tun0".into(), framing: Framing::Bare };
-        let pod = Intercepted::on(pair, &[device], attach);
-        for (address, client) in FAMILIES {
-            let (from, agent) = pod.steered(None, address);
-            let (up, app) = pod.reflected(690, address, client);
-            for (a, b) in [(&from, &agent), (&agent, &from), (&up, &app), (&app, &up)] {
-                carries(a, b, &bytes());
-            }
-        }
-        drop(pod);
-        drop(tunnel);
-    }
-}
-
-#[test]
-fn a_tagged_frame_is_not_the_pods() {
-    for attach in BOTH {
-        let pod = Intercepted::new(attach);
-        let since = Since::now(&pod.datapath);
-        let syn = Frame::tcp(SocketAddr::new(CLIENT_V4, 40_000), SocketAddr::new(POD_V4, APP_PORT), SYN).vlan();
-        // The stack takes the tag off before the hook: only its absence from the bytes is visible there.
-        wire::send(&pod.pair.client, "eth0", &syn.bytes());
-        let start = Instant::now();
-        while since.count(&pod.datapath, Reason::SteerNotIp) == 0 {
-            assert!(start.elapsed() < PATIENCE, "{:?}", since.moved(&pod.datapath));
-        }
-        assert_eq!(since.count(&pod.datapath, Reason::SteerAssigned), 0);
     }
 }
