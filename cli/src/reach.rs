@@ -45,10 +45,15 @@ pub(crate) fn default_key() -> Result<PathBuf, Trouble> {
     paths::config_directory().map(|directory| directory.join("key"))
 }
 
+/// `redir.toml`, where it is looked for without `--config`.
+pub(crate) fn default_config() -> Result<PathBuf, Trouble> {
+    paths::config_directory().map(|directory| directory.join("redir.toml"))
+}
+
 fn file(flags: &Reach) -> Result<PathBuf, Trouble> {
     match &flags.config {
         Some(path) => Ok(path.clone()),
-        None => paths::config_directory().map(|directory| directory.join("redir.toml")),
+        None => default_config(),
     }
 }
 

@@ -72,9 +72,9 @@ impl Paint {
 }
 
 /// Prints an answer that is ready as a whole. A reader that left early is no failure.
-pub(crate) fn print(text: &[u8]) -> Outcome {
+pub(crate) fn print(text: &str) -> Outcome {
     let mut out = io::stdout().lock();
-    match out.write_all(text).and_then(|()| out.flush()) {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Trouble::Failed(wording::session::not_written(&error)))
         }
@@ -157,16 +157,6 @@ impl Screen {
                 }
             }
         }
-    }
-
-    /// A line of standard output as it is.
-    pub(crate) fn line(&self, line: String) {
-        self.send(Item::Out(line));
-    }
-
-    /// Several of them.
-    pub(crate) fn lines(&self, lines: Vec<String>) {
-        lines.into_iter().for_each(|line| self.line(line));
     }
 
     /// Progress and warnings, for people, on standard error in both forms.

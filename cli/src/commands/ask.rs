@@ -9,6 +9,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use crate::config::Agent;
+use crate::events::Event;
+use crate::json;
 use crate::link::tunnel::{self, Gone};
 use crate::reach::Reached;
 use crate::screen::Screen;
@@ -85,6 +87,11 @@ async fn one(agent: &Agent, identity: &redir_tunnel::Identity, question: &ToAgen
     };
     tunnel.streams.close(CloseCode::Done).await;
     answer
+}
+
+/// The rows of an answer, one object a line.
+pub(super) fn json(events: &[Event]) -> String {
+    events.iter().map(|event| json::line(event) + "\n").collect()
 }
 
 /// Agents that said nothing are told of; if there is one, the command failed, but what the others said was shown.

@@ -12,5 +12,5 @@ use crate::trouble::Outcome;
 pub(crate) fn run(args: &Completions) -> Outcome {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "redir", &mut script);
-    print(&script)
+    print(&String::from_utf8_lossy(&script))
 }

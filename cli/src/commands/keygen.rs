@@ -3,6 +3,8 @@
 //! Owns: where it goes and what is printed. Must not know the file's form (`redir_tunnel::Identity` does).
 //! Called by: `commands`.
 
+use std::path::PathBuf;
+
 use redir_tunnel::{Identity, IdentityError};
 
 use crate::args::Keygen;
@@ -24,5 +26,7 @@ pub(crate) fn run(args: &Keygen) -> Outcome {
     };
     let identity = Identity::generate().map_err(failed)?;
     identity.save(&path).map_err(failed)?;
-    print(say::key_made(&path, identity.pin(), &user::login(), args.file.is_none()).as_bytes())
+    // Without a home the key is made all the same, where it was asked for.
+    let config = reach::default_config().unwrap_or_else(|_| PathBuf::from("redir.toml"));
+    print(&say::key_made(&path, &config, identity.pin(), &user::login(), args.file.is_none()))
 }

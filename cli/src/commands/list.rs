@@ -8,7 +8,7 @@ use super::ask::{self, ask};
 use crate::args::{Ask, Output};
 use crate::events::Event;
 use crate::reach;
-use crate::screen::Screen;
+use crate::screen::{Screen, print};
 use crate::trouble::Outcome;
 use crate::when;
 use crate::wording::{events as show, session as say};
@@ -28,27 +28,26 @@ pub(crate) fn run(args: &Ask) -> Outcome {
                 events.extend(intercepts.map(|entry| Event::Intercept { agent: name.clone(), entry }));
             }
         }
-        tell(&screen, &events, answers.iter().any(|(_, answer)| answer.is_ok()));
+        let answered = answers.iter().any(|(_, answer)| answer.is_ok());
+        print(&match screen.output() {
+            Output::Json => ask::json(&events),
+            Output::Text if answered => tables(&screen, &events),
+            Output::Text => String::new(),
+        })?;
         ask::failures(answers.iter().filter_map(|(agent, answer)| Some((agent, &answer.as_ref().err()?.sentence))))?;
         Ok(0)
     })
 }
 
-fn tell(screen: &Screen, events: &[Event], anybody_answered: bool) {
-    if screen.output() == Output::Json {
-        return events.iter().for_each(|event| screen.tell(event));
-    }
-    if !anybody_answered {
-        return;
-    }
+fn tables(screen: &Screen, events: &[Event]) -> String {
     let is_pod = |event: &Event| matches!(event, Event::Pod { .. });
-    match events.iter().any(is_pod) {
-        true => screen.lines(show::table(&show::pods(events), screen.paint())),
-        false => screen.line(say::no_pods()),
-    }
-    screen.line(String::new());
-    match events.iter().all(is_pod) {
-        true => screen.line(say::no_intercepts()),
-        false => screen.lines(show::table(&show::intercepts(events, when::now()), screen.paint())),
-    }
+    let pods = match events.iter().any(is_pod) {
+        true => show::table(&show::pods(events), screen.paint()),
+        false => say::no_pods() + "\n",
+    };
+    let intercepts = match events.iter().all(is_pod) {
+        true => say::no_intercepts() + "\n",
+        false => show::table(&show::intercepts(events, when::now()), screen.paint()),
+    };
+    format!("{pods}\n{intercepts}")
 }

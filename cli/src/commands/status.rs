@@ -8,7 +8,7 @@ use super::ask::{self, ask};
 use crate::args::{Ask, Output};
 use crate::events::Event;
 use crate::reach;
-use crate::screen::Screen;
+use crate::screen::{Screen, print};
 use crate::trouble::Outcome;
 use crate::when;
 use crate::wording::{events as show, session as say};
@@ -28,23 +28,21 @@ pub(crate) fn run(args: &Ask) -> Outcome {
                 events.extend(intercepts.map(|entry| Event::Intercept { agent: name.clone(), entry }));
             }
         }
-        tell(&screen, &events);
+        print(&match screen.output() {
+            Output::Json => ask::json(&events),
+            Output::Text if events.is_empty() => String::new(),
+            Output::Text => tables(&screen, &events),
+        })?;
         ask::failures(answers.iter().filter_map(|(agent, answer)| Some((agent, &answer.as_ref().err()?.sentence))))?;
         Ok(0)
     })
 }
 
-fn tell(screen: &Screen, events: &[Event]) {
-    if screen.output() == Output::Json {
-        return events.iter().for_each(|event| screen.tell(event));
-    }
-    if events.is_empty() {
-        return;
-    }
-    screen.lines(show::table(&show::tunnels(events, when::now()), screen.paint()));
-    screen.line(String::new());
-    match events.iter().any(|event| matches!(event, Event::Intercept { .. })) {
-        true => screen.lines(show::table(&show::intercepts(events, when::now()), screen.paint())),
-        false => screen.line(say::none_of_yours()),
-    }
+fn tables(screen: &Screen, events: &[Event]) -> String {
+    let tunnels = show::table(&show::tunnels(events, when::now()), screen.paint());
+    let intercepts = match events.iter().any(|event| matches!(event, Event::Intercept { .. })) {
+        true => show::table(&show::intercepts(events, when::now()), screen.paint()),
+        false => say::none_of_yours() + "\n",
+    };
+    format!("{tunnels}\n{intercepts}")
 }

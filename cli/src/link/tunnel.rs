@@ -124,7 +124,7 @@ pub(crate) async fn dial(agent: &Agent, identity: &Identity) -> Result<Tunnel, G
     let found = timeout(LOOKUP, lookup_host(host)).await.map_err(|_| Gone::NoSuchHost)?;
     let addresses: Vec<SocketAddr> = found.map_err(|_| Gone::NoSuchHost)?.collect();
     let software = concat!("redir ", env!("CARGO_PKG_VERSION"));
-    let dialled = redir_tunnel::dial(&addresses, identity, agent.key, software, &user::login()).await?;
+    let dialled = redir_tunnel::dial(&addresses, identity, agent.key, software, &user::at_machine()).await?;
     let Dialled { tunnel, control, welcome } = dialled;
     Ok(Tunnel { streams: tunnel, control: Control(control), welcome })
 }

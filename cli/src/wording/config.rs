@@ -98,9 +98,9 @@ pub(crate) fn key_exists(path: &Path, pin: Pin) -> String {
     format!("there is a key in {} already, its name is {pin}: keep it, or name another file for a new one", show(path))
 }
 
-/// What `keygen` prints: for the developer, then for the agent's admin.
-pub(crate) fn key_made(path: &Path, pin: Pin, developer: &str, is_default: bool) -> String {
-    let path = show(path);
+/// What `keygen` prints: for the developer, then for the agent's admin, then what comes back from there.
+pub(crate) fn key_made(path: &Path, config: &Path, pin: Pin, developer: &str, is_default: bool) -> String {
+    let (path, config) = (show(path), show(config));
     let usage = match is_default {
         true => String::new(),
         false => format!("use it with --key {path}, or write key = \"{path}\" into redir.toml\n"),
@@ -108,6 +108,8 @@ pub(crate) fn key_made(path: &Path, pin: Pin, developer: &str, is_default: bool)
     format!(
         "your key is in {path}; it never leaves this machine\n{usage}its public name is {pin}\n\n\
          # for the agent's admin, into agent.toml; {{}} instead of {{ app = \"web\" }} is every pod\n\
-         [[developer]]\nname = \"{developer}\"\nkey = \"{pin}\"\npods = [{{ app = \"web\" }}]\n"
+         [[developer]]\nname = \"{developer}\"\nkey = \"{pin}\"\npods = [{{ app = \"web\" }}]\n\n\
+         # for you, into {config}, with what the admin tells you\n\
+         # [agents.NAME]\n# address = \"HOST:7447\"\n# key = \"sha256:...\"\n"
     )
 }

@@ -148,15 +148,15 @@ fn command(state: CommandState) -> String {
     }
 }
 
-/// Rows of an answer as aligned columns, the first row being the heading.
-pub(crate) fn table(rows: &[Vec<String>], paint: Paint) -> Vec<String> {
+/// Rows of an answer as aligned columns, a line each, the first row being the heading.
+pub(crate) fn table(rows: &[Vec<String>], paint: Paint) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let show = |(index, row): (usize, &Vec<String>)| {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
         let line = cells.join("  ").trim_end().to_owned();
-        if index == 0 { paint.with(Colour::Dim, &line) } else { line }
+        if index == 0 { paint.with(Colour::Dim, &line) + "\n" } else { line + "\n" }
     };
     rows.iter().enumerate().map(show).collect()
 }
@@ -344,11 +344,9 @@ mod tests {
         let events = [Event::Pod { agent: "node-1".into(), pod }, Event::Pod { agent: "node-1".into(), pod: any }];
         assert_eq!(
             table(&pods(&events), Paint::Plain),
-            [
-                "POD          PORTS      LABELS   AGENT",
-                "web-1        8080,9090  app=web  node-1",
-                "a-long-name  any        -        node-1",
-            ]
+            "POD          PORTS      LABELS   AGENT\n\
+             web-1        8080,9090  app=web  node-1\n\
+             a-long-name  any        -        node-1\n"
         );
     }
 }
