@@ -1,4 +1,8 @@
 //! The worker: no capability; accepts, parses, relays, speaks QUIC.
+//!
+//! Owns the runtime, the tree of tasks and the order in which they start and end. Must not do what a task of its own
+//! can do. Called by `main` with what the guardian handed over; everything that needs a privilege is asked of the
+//! guardian through the broker.
 
 mod access;
 mod admin;
@@ -14,7 +18,176 @@ mod shutdown;
 mod tunnel;
 mod upstream;
 
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context;
+use redir_tunnel::Identity;
+use tokio::{
+    runtime::Builder,
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+
+use self::{
+    admin::Readiness,
+    broker::{Bootstrap, Broker, Event},
+    capture::{Captures, Limit},
+    metrics::Metrics,
+    plan::Plans,
+    shutdown::Stop,
+    tunnel::Tunnels,
+    upstream::ports::Ranges,
+};
+use crate::config::{Config, UpstreamPorts};
+
+/// Threads that carry connections: they wait for sockets most of the time, and each costs memory of its own.
+const MOST_THREADS: usize = 8;
+/// What the runtime's threads get to end after the last task.
+const LAST_TASKS: Duration = Duration::from_millis(300);
+
 /// Runs the worker until it is told to end.
-pub(crate) fn run(_bootstrap: broker::Bootstrap) -> anyhow::Result<()> {
-    anyhow::bail!("the worker is not in this build")
+pub(crate) fn run(bootstrap: Bootstrap) -> anyhow::Result<()> {
+    let threads = std::thread::available_parallelism().map_or(2, usize::from).min(MOST_THREADS);
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(threads)
+        .max_blocking_threads(4)
+        .thread_name("redir-relay")
+        .enable_all()
+        .build()
+        .context("start the threads that carry connections")?;
+    let done = runtime.block_on(live(bootstrap));
+    runtime.shutdown_timeout(LAST_TASKS);
+    done
+}
+
+/// Everything that runs as long as the worker does.
+struct Worker {
+    captures: Captures,
+    tunnels: Tunnels,
+    config: watch::Sender<Arc<Config>>,
+    readiness: Readiness,
+    stop: Stop,
+    /// The broker's driver and the admin page; aborted when this is dropped.
+    _tasks: JoinSet<()>,
+}
+
+async fn live(bootstrap: Bootstrap) -> anyhow::Result<()> {
+    let (broker, driver, mut events) =
+        broker::start(bootstrap.control, &bootstrap.config_file).context("speak with the guardian")?;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(driver.run());
+    let parts = Parts { udp: bootstrap.udp, key: bootstrap.key, config: bootstrap.config };
+    let worker = start(parts, &broker, tasks).await?;
+    broker.ready().await.context("tell the guardian that the worker serves")?;
+    worker.readiness.set(true);
+    while let Some(event) = events.recv().await {
+        match event {
+            Event::Config(config) => {
+                tracing::info!(pods = config.pods.len(), developers = config.developers.len(), "new configuration");
+                worker.config.send_replace(config);
+            }
+            Event::PodGone(pod) => {
+                tracing::warn!(%pod, "the pod's network namespace is another one now: its connections are reset");
+                worker.captures.abort(&pod);
+                worker.tunnels.rearm(&pod).await;
+            }
+            Event::Shutdown { drain } => {
+                return worker.end(drain, &mut events).await;
+            }
+            Event::GuardianGone => break,
+        }
+    }
+    worker.abandon().await;
+    anyhow::bail!("the guardian has ended; the agent must be started again")
+}
+
+struct Parts {
+    udp: std::net::UdpSocket,
+    key: Vec<u8>,
+    config: Arc<Config>,
+}
+
+async fn start(parts: Parts, broker: &Broker, mut tasks: JoinSet<()>) -> anyhow::Result<Worker> {
+    let identity = Identity::from_pkcs8_der(&parts.key).context("read the agent's key")?;
+    let limit = Limit::of_process();
+    let admin = admin::bind(parts.config.agent.admin).await?;
+    let metrics = Arc::new(Metrics::new());
+    let (stop, plans, readiness) = (Stop::default(), Plans::default(), Readiness::default());
+    let ranges = match parts.config.agent.upstream_ports {
+        UpstreamPorts::Low => Ranges::LowFirst,
+        UpstreamPorts::High => Ranges::HighOnly,
+    };
+    let captures = Captures::new(capture::Shared {
+        broker: broker.clone(),
+        plans: plans.clone(),
+        metrics: metrics.clone(),
+        limit,
+        ranges,
+        stop: stop.clone(),
+    });
+    let (config, changes) = watch::channel(parts.config);
+    let tunnels = tunnel::start(tunnel::Parts {
+        udp: parts.udp,
+        identity,
+        config: changes,
+        broker: broker.clone(),
+        captures: captures.clone(),
+        plans,
+    })
+    .context("start the tunnel endpoint")?;
+    let scrape = scrape(broker.clone(), captures.clone(), metrics, tunnels.counters().clone());
+    tasks.spawn(admin::serve(admin, readiness.clone(), scrape));
+    Ok(Worker { captures, tunnels, config, readiness, stop, _tasks: tasks })
+}
+
+/// Makes the text of `/metrics`: what the pods' programs counted is asked for when it is read.
+fn scrape(
+    broker: Broker,
+    captures: Captures,
+    metrics: Arc<Metrics>,
+    counters: Arc<tunnel::counters::Counters>,
+) -> impl Fn() -> std::pin::Pin<Box<dyn Future<Output = Result<String, std::fmt::Error>> + Send>> + Clone + Send + Sync
+{
+    move || {
+        let (broker, captures, metrics, counters) =
+            (broker.clone(), captures.clone(), metrics.clone(), counters.clone());
+        Box::pin(async move {
+            for pod in captures.pods() {
+                match broker.stats(&pod).await {
+                    Ok(counts) => metrics.set_datapath(pod.as_str(), &counts),
+                    Err(error) => tracing::debug!(%pod, %error, "no counts of the pod's programs"),
+                }
+            }
+            metrics.set_tunnels(&counters);
+            metrics.text()
+        })
+    }
+}
+
+impl Worker {
+    /// The ordered end: nothing new is steered, tunnels take no new work, connections drain, the rest is reset.
+    async fn end(self, drain: Duration, events: &mut mpsc::Receiver<Event>) -> anyhow::Result<()> {
+        tracing::info!(drain_seconds = drain.as_secs(), "shutting down");
+        self.readiness.set(false);
+        self.stop.draining.cancel();
+        self.tunnels.stop_new().await;
+        if !shutdown::drained(self.captures.ended(), drain, events).await {
+            tracing::info!("the time to drain is over: what is left is reset");
+            self.stop.abort.cancel();
+            shutdown::bounded(self.captures.ended()).await;
+        }
+        self.tunnels.close().await;
+        tracing::info!("ended");
+        Ok(())
+    }
+
+    /// The guardian is dead: the listeners close, so that new connections go to the app, and connections are reset while
+    /// the links are still there.
+    async fn abandon(self) {
+        tracing::error!("the guardian has ended: every connection is reset");
+        self.readiness.set(false);
+        self.stop.abort.cancel();
+        shutdown::bounded(self.captures.ended()).await;
+        shutdown::bounded(self.tunnels.close()).await;
+    }
 }
