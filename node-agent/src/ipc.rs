@@ -22,11 +22,11 @@ use codec::{Reader, Writer};
 /// Bytes of every message of the worker.
 pub(crate) const REQUEST_LEN: usize = 384;
 /// Bytes of every message of the guardian.
-pub(crate) const REPLY_LEN: usize = 1024;
+pub(crate) const REPLY_LEN: usize = 2048;
 /// Most sockets in one request.
 pub(crate) const MAX_SOCKETS: usize = 32;
-/// Most addresses of a pod that are told to the worker; 40 × 17 bytes fit the reply.
-pub(crate) const MAX_ADDRESSES: usize = 40;
+/// Most addresses in each of the two lists that are told to the worker; 2 × 56 × 17 bytes fit the reply.
+pub(crate) const MAX_ADDRESSES: usize = 56;
 
 /// Whether the app must be in LISTEN for a connection to be steered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,8 +98,8 @@ pub(crate) enum Reply {
     Shutdown { drain: Duration },
     /// The pod's path names another network namespace now: the pod has been replaced.
     PodGone { pod: PodName },
-    /// Answer to `Arm`; `fresh` when this is the pod's first port.
-    Armed { agent_port: u16, fresh: Option<Fresh> },
+    /// Answer to `Arm`, with [listener4, listener6 if there is one, heartbeat, link duplicates…] if this is the pod's first port.
+    Armed(Armed),
     /// Answer to `Disarm`, `Release`, `Bypass`.
     Done,
     /// Answer to `Sockets`: for each port 0 (its descriptor is beside the message, in order) or an errno.
@@ -110,13 +110,30 @@ pub(crate) enum Reply {
     Refused { code: RefusedCode, sentence: String },
 }
 
-/// What comes with a pod's first armed port: [listener4, listener6 if `ipv6`, heartbeat, link duplicates…].
+/// What the worker learns about an armed pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Fresh {
-    /// Whether an IPv6 listener is among the descriptors.
-    pub(crate) ipv6: bool,
-    /// All addresses of the namespace, loopback included; at most [`MAX_ADDRESSES`].
-    pub(crate) addresses: Vec<IpAddr>,
+pub(crate) struct Armed {
+    /// The port of the listeners.
+    pub(crate) agent_port: u16,
+    /// The app's connections on the armed port, which stay with the app.
+    pub(crate) earlier: u32,
+    /// The addresses on the pod's devices; at most [`MAX_ADDRESSES`].
+    pub(crate) pod_addresses: Vec<IpAddr>,
+    /// The addresses on `lo`; at most [`MAX_ADDRESSES`].
+    pub(crate) loopback_addresses: Vec<IpAddr>,
+    /// Which descriptors come with it.
+    pub(crate) handed: Handed,
+}
+
+/// Which descriptors come with an armed port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Handed {
+    /// None: the worker has them.
+    Nothing,
+    /// One listener, and the rest.
+    Ipv4,
+    /// Two listeners, and the rest.
+    Both,
 }
 
 /// Why the guardian said no.
@@ -262,11 +279,15 @@ impl Reply {
             Self::Config => w.u8(2),
             Self::Shutdown { drain } => w.u8(3).u32(u32::try_from(drain.as_millis()).unwrap_or(u32::MAX)),
             Self::PodGone { pod } => w.u8(4).text(pod.as_str()),
-            Self::Armed { agent_port, fresh: None } => w.u8(5).u16(*agent_port).u8(0),
-            Self::Armed { agent_port, fresh: Some(fresh) } => {
-                let addresses = &fresh.addresses[..fresh.addresses.len().min(MAX_ADDRESSES)];
-                w.u8(5).u16(*agent_port).u8(if fresh.ipv6 { 2 } else { 1 }).count(addresses.len());
-                addresses.iter().fold(&mut w, |w, ip| w.ip(*ip))
+            Self::Armed(armed) => {
+                let handed = match armed.handed {
+                    Handed::Nothing => 0,
+                    Handed::Ipv4 => 1,
+                    Handed::Both => 2,
+                };
+                w.u8(5).u16(armed.agent_port).u32(armed.earlier).u8(handed);
+                addresses_to(&mut w, &armed.pod_addresses);
+                addresses_to(&mut w, &armed.loopback_addresses)
             }
             Self::Done => w.u8(6),
             Self::Sockets { errnos } => {
@@ -297,7 +318,7 @@ impl Reply {
             2 => Self::Config,
             3 => Self::Shutdown { drain: Duration::from_millis(r.u32()?.into()) },
             4 => Self::PodGone { pod: pod(&mut r)? },
-            5 => Self::Armed { agent_port: port(&mut r)?, fresh: fresh(&mut r)? },
+            5 => Self::Armed(armed(&mut r)?),
             6 => Self::Done,
             7 => Self::Sockets { errnos: errnos(&mut r)? },
             8 => {
@@ -315,15 +336,26 @@ impl Reply {
     }
 }
 
-fn fresh(r: &mut Reader<'_>) -> Result<Option<Fresh>, Malformed> {
-    let ipv6 = match r.u8()? {
-        0 => return Ok(None),
-        1 => false,
-        2 => true,
+fn addresses_to<'a>(w: &'a mut Writer<REPLY_LEN>, addresses: &[IpAddr]) -> &'a mut Writer<REPLY_LEN> {
+    let addresses = &addresses[..addresses.len().min(MAX_ADDRESSES)];
+    w.count(addresses.len());
+    addresses.iter().fold(w, |w, ip| w.ip(*ip))
+}
+
+fn armed(r: &mut Reader<'_>) -> Result<Armed, Malformed> {
+    let (agent_port, earlier) = (port(r)?, r.u32()?);
+    let handed = match r.u8()? {
+        0 => Handed::Nothing,
+        1 => Handed::Ipv4,
+        2 => Handed::Both,
         _ => return Err(Malformed),
     };
+    Ok(Armed { agent_port, earlier, handed, pod_addresses: addresses(r)?, loopback_addresses: addresses(r)? })
+}
+
+fn addresses(r: &mut Reader<'_>) -> Result<Vec<IpAddr>, Malformed> {
     let count = r.count(MAX_ADDRESSES)?;
-    Ok(Some(Fresh { ipv6, addresses: (0..count).map(|_| r.ip()).collect::<Result<_, _>>()? }))
+    (0..count).map(|_| r.ip()).collect()
 }
 
 fn errnos(r: &mut Reader<'_>) -> Result<Vec<i32>, Malformed> {
@@ -344,7 +376,7 @@ const MAX_BYPASS_MILLIS: u32 = 600_000;
 // A reply holds every counter, and a request the longest name with the longest list.
 const _: () = assert!(4 + 1 + 2 + 8 * Reason::ALL.len() <= REPLY_LEN);
 const _: () = assert!(4 + 1 + 2 + PodName::MAX + 17 + 4 + 2 + 2 * MAX_SOCKETS <= REQUEST_LEN);
-const _: () = assert!(4 + 1 + 2 + 1 + 2 + 17 * MAX_ADDRESSES <= REPLY_LEN);
+const _: () = assert!(4 + 1 + 2 + 4 + 1 + 2 * (2 + 17 * MAX_ADDRESSES) <= REPLY_LEN);
 const _: () = assert!(MAX_SOCKETS <= MAX_FDS);
 
 #[cfg(test)]

@@ -116,6 +116,12 @@ fn without_counters(line: &str) -> String {
     words.join(" ")
 }
 
+/// `bpftool` fails when a link (of another test) vanishes while it walks through them.
+fn all_links(namespace: &Namespace) -> Result<String> {
+    let once = || namespace.output(&["bpftool", "-j", "link", "show"]);
+    (0..20).find_map(|_| once().ok()).map_or_else(once, Ok)
+}
+
 /// What `bpftool net` says; an old one does not know of TCX.
 fn shown(parts: &BTreeMap<String, String>) -> String {
     parts.get("bpftool net show").cloned().unwrap_or_default()
@@ -124,7 +130,7 @@ fn shown(parts: &BTreeMap<String, String>) -> String {
 /// The BPF links on the namespace itself (`sk_lookup`), which `bpftool net` does not show.
 fn links(namespace: &Namespace) -> Result<String> {
     let inode = namespace.inode()?;
-    let text = namespace.output(&["bpftool", "-j", "link", "show"])?;
+    let text = all_links(namespace)?;
     let all: Vec<serde_json::Value> = serde_json::from_str(&text)?;
     let here = all.iter().filter(|link| link["netns_ino"].as_u64() == Some(inode));
     Ok(here.map(|link| format!("{} {}\n", link["type"], link["attach_type"])).collect())

@@ -15,8 +15,8 @@ pub(super) struct Survey {
     pub(super) devices: Vec<Device>,
     /// The addresses on these devices.
     pub(super) pod_addresses: Vec<IpAddr>,
-    /// All addresses, `lo`'s included.
-    pub(super) all_addresses: Vec<IpAddr>,
+    /// The addresses on `lo`.
+    pub(super) loopback_addresses: Vec<IpAddr>,
 }
 
 /// One line of `getifaddrs`, without the kernel's structures.
@@ -66,18 +66,14 @@ fn interfaces() -> io::Result<Vec<Interface>> {
 fn choose(interfaces: &[Interface]) -> Result<Survey, String> {
     let mut links = BTreeMap::new();
     let mut carried: BTreeMap<&str, Vec<IpAddr>> = BTreeMap::new();
-    let mut all_addresses = Vec::new();
+    let mut loopback_addresses = Vec::new();
     for Interface { name, loopback, fact } in interfaces {
         match fact {
             Fact::Link { index, hardware } => {
                 links.insert(name.as_str(), (*index, *hardware));
             }
-            Fact::Address(ip) => {
-                all_addresses.push(*ip);
-                if !loopback {
-                    carried.entry(name).or_default().push(*ip);
-                }
-            }
+            Fact::Address(ip) if *loopback => loopback_addresses.push(*ip),
+            Fact::Address(ip) => carried.entry(name).or_default().push(*ip),
         }
     }
     if carried.is_empty() {
@@ -92,7 +88,7 @@ fn choose(interfaces: &[Interface]) -> Result<Survey, String> {
     };
     let devices = carried.keys().map(device).collect::<Result<_, _>>()?;
     let pod_addresses = carried.into_values().flatten().collect();
-    Ok(Survey { devices, pod_addresses, all_addresses })
+    Ok(Survey { devices, pod_addresses, loopback_addresses })
 }
 
 /// What a device's frames begin with, by its ARPHRD number (`if_arp.h`).
@@ -136,7 +132,7 @@ mod tests {
         .expect("a pod");
         let names: Vec<_> = survey.devices.iter().map(|device| (&*device.name, device.framing)).collect();
         assert_eq!(names, [("eth0", Framing::Ethernet), ("tun0", Framing::Bare)]);
-        assert_eq!((survey.pod_addresses.len(), survey.all_addresses.len()), (3, 4));
+        assert_eq!((survey.pod_addresses.len(), survey.loopback_addresses.len()), (3, 1));
     }
 
     #[test]

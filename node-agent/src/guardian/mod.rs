@@ -6,6 +6,7 @@
 mod backoff;
 mod check;
 mod child;
+mod connections;
 mod control;
 mod datapath;
 mod devices;
@@ -53,7 +54,7 @@ pub(crate) fn run(config_file: &Path, worker_arguments: Vec<OsString>) -> anyhow
     tracing::info!(listen = %agent.listen, key = %identity.pin(), pods = file.config().pods.len(), "the agent starts");
     let supervisor = Supervisor {
         launch: Launch { user: agent.user, arguments: worker_arguments },
-        pods: Pods::new(home, agent.attach),
+        pods: Pods::new(home, agent.attach, agent.user),
         drain: agent.drain,
         life: supervisor::Life::default(),
         file,

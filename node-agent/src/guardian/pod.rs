@@ -12,6 +12,7 @@ use std::{
 use redir_abi::{Reason, is_reserved};
 
 use super::{
+    connections::{self, Connection},
     datapath::{self, DatapathError, PodDatapath, PodSpec},
     devices::{self, Survey},
     listeners::{self, Listeners},
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     config,
-    ipc::{BindAddress, Fresh, Gate, RefusedCode},
+    ipc::{Armed, BindAddress, Gate, Handed, RefusedCode},
 };
 
 /// Why a wish of the worker is not granted.
@@ -49,42 +50,38 @@ pub(super) struct ArmedPod {
     netns: Netns,
     datapath: PodDatapath,
     agent_port: u16,
+    pod_addresses: Vec<IpAddr>,
+    loopback_addresses: Vec<IpAddr>,
+    /// Whose sockets are the agent's.
+    user: u32,
 }
 
-/// What the worker gets with the pod's first port.
-#[derive(Debug)]
-pub(super) struct Handover {
-    pub(super) fresh: Fresh,
-    /// In the order that [`Fresh`] gives.
-    pub(super) fds: Vec<OwnedFd>,
+/// What is the same for all pods.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Common<'a> {
+    pub(super) home: &'a Home,
+    pub(super) attach: config::Attach,
+    /// The worker's uid.
+    pub(super) user: u32,
 }
+
+/// What the worker gets for an armed port.
+pub(super) type Handover = (Armed, Vec<OwnedFd>);
 
 impl ArmedPod {
     /// Enters the pod, listens, loads and attaches, in this order; on an error nothing stays.
     pub(super) fn new(
-        home: &Home,
+        common: Common<'_>,
         pod: &config::Pod,
         port: u16,
         gate: Gate,
-        attach: config::Attach,
     ) -> Result<(Self, Handover), Refusal> {
-        let netns = home.open(&pod.netns).map_err(unusable)?;
-        let usable =
-            |agent_port| agent_port != port && !pod.ports.as_ref().is_some_and(|ports| ports.contains(&agent_port));
-        let look = || -> Result<(Survey, Listeners), String> {
-            let survey = devices::survey()?;
-            let listeners = listeners::listen(usable).map_err(|error| {
-                format!("cannot listen in the pod's network namespace: {error}; free some ports there")
-            })?;
-            Ok((survey, listeners))
-        };
-        let inside = netns.within(home, look).map_err(|error| {
-            unusable(format!(
-                "cannot enter the network namespace {}: {error}; run the agent as root",
-                pod.netns.display()
-            ))
+        let netns = common.home.open(&pod.netns).map_err(unusable)?;
+        let inside = netns.within(common.home, || look_and_listen(pod, port)).map_err(|error| {
+            let netns = pod.netns.display();
+            unusable(format!("cannot enter the network namespace {netns}: {error}; run the agent as root"))
         })?;
-        let (survey, listeners) = inside.map_err(unusable)?;
+        let Inside { survey, listeners, earlier } = inside.map_err(unusable)?;
         let mut datapath = PodDatapath::load(&PodSpec {
             netns: netns.as_fd(),
             devices: &survey.devices,
@@ -92,26 +89,51 @@ impl ArmedPod {
             agent_port: listeners.port,
             listener_v4: listeners.v4.as_fd(),
             listener_v6: listeners.v6.as_ref().map(AsFd::as_fd),
-            attach: attach.into(),
+            attach: common.attach.into(),
         })?;
         datapath.arm(port, gate.into())?;
         datapath.attach()?;
+        let Survey { pod_addresses, loopback_addresses, .. } = survey;
         let agent_port = listeners.port;
-        let handover = handover(&datapath, listeners, survey.all_addresses).map_err(|error| {
-            Refusal::new(
-                RefusedCode::Datapath,
-                format!("cannot hand descriptors over: {error}; raise the agent's RLIMIT_NOFILE"),
-            )
+        let armed = Self { netns, datapath, agent_port, pod_addresses, loopback_addresses, user: common.user };
+        let handed = if listeners.v6.is_some() { Handed::Both } else { Handed::Ipv4 };
+        let fds = armed.handover(listeners).map_err(|error| {
+            let sentence = format!("cannot hand descriptors over: {error}; raise the agent's RLIMIT_NOFILE");
+            Refusal::new(RefusedCode::Datapath, sentence)
         })?;
-        Ok((Self { netns, datapath, agent_port }, handover))
+        let told = armed.told(earlier, handed);
+        Ok((armed, (told, fds)))
     }
 
     /// Steers one more port.
-    pub(super) fn arm(&mut self, port: u16, gate: Gate) -> Result<(), Refusal> {
+    pub(super) fn arm(&mut self, home: &Home, port: u16, gate: Gate) -> Result<Armed, Refusal> {
+        // What the agent itself has accepted on this port before is not the app's; an app of the worker's uid is not
+        // told apart from it, and counted short.
+        let apps = |connection: &Connection| from_before(connection) && connection.uid != self.user;
+        let earlier = self.netns.within(home, || earlier(port, apps)).unwrap_or_default();
         self.datapath.arm(port, gate.into())?;
         // Steering was detached if no port was armed for a while.
         self.datapath.attach().inspect_err(|_| self.disarm(port))?;
-        Ok(())
+        Ok(self.told(earlier, Handed::Nothing))
+    }
+
+    fn told(&self, earlier: u32, handed: Handed) -> Armed {
+        Armed {
+            agent_port: self.agent_port,
+            earlier,
+            pod_addresses: self.pod_addresses.clone(),
+            loopback_addresses: self.loopback_addresses.clone(),
+            handed,
+        }
+    }
+
+    /// The guardian keeps no listener: they must die with the worker.
+    fn handover(&self, listeners: Listeners) -> io::Result<Vec<OwnedFd>> {
+        let mut fds = vec![listeners.v4];
+        fds.extend(listeners.v6);
+        fds.push(self.datapath.heartbeat_fd()?);
+        fds.extend(self.datapath.link_fds()?);
+        Ok(fds)
     }
 
     /// Leaves the port's new connections to the app; with the last port steering is detached.
@@ -185,14 +207,33 @@ impl ArmedPod {
     }
 }
 
-/// The guardian keeps no listener: they must die with the worker.
-fn handover(datapath: &PodDatapath, listeners: Listeners, addresses: Vec<IpAddr>) -> io::Result<Handover> {
-    let fresh = Fresh { ipv6: listeners.v6.is_some(), addresses };
-    let mut fds = vec![listeners.v4];
-    fds.extend(listeners.v6);
-    fds.push(datapath.heartbeat_fd()?);
-    fds.extend(datapath.link_fds()?);
-    Ok(Handover { fresh, fds })
+/// What is found and made inside the pod before anything is attached.
+struct Inside {
+    survey: Survey,
+    listeners: Listeners,
+    earlier: u32,
+}
+
+fn look_and_listen(pod: &config::Pod, port: u16) -> Result<Inside, String> {
+    let taken = |agent_port| agent_port == port || pod.ports.as_ref().is_some_and(|ports| ports.contains(&agent_port));
+    let survey = devices::survey()?;
+    let listeners = listeners::listen(|agent_port| !taken(agent_port))
+        .map_err(|error| format!("cannot listen in the pod's network namespace: {error}; free some ports there"))?;
+    Ok(Inside { survey, listeners, earlier: earlier(port, from_before) })
+}
+
+/// A number for people: a kernel that does not tell gives 0.
+fn earlier(port: u16, counts: impl Fn(&Connection) -> bool) -> u32 {
+    let found = connections::on_port(port).unwrap_or_else(|error| {
+        tracing::debug!(%error, port, "the kernel does not tell which connections the port has");
+        Vec::new()
+    });
+    u32::try_from(found.iter().filter(|connection| counts(connection)).count()).unwrap_or(u32::MAX)
+}
+
+/// The app's end of an agent's upstream leg has a reserved port on the other side.
+fn from_before(connection: &Connection) -> bool {
+    !is_reserved(connection.peer_port)
 }
 
 fn unusable(sentence: String) -> Refusal {

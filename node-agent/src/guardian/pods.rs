@@ -13,7 +13,7 @@ use std::{
 use super::{
     linger::Linger,
     netns::{Home, NetnsId},
-    pod::{ArmedPod, Refusal},
+    pod::{ArmedPod, Common, Refusal},
 };
 use crate::{
     config::{Attach, Config, PodName},
@@ -28,6 +28,7 @@ pub(super) type Granted = (Reply, Vec<OwnedFd>);
 pub(super) struct Pods {
     home: Home,
     attach: Attach,
+    user: u32,
     armed: BTreeMap<PodName, ArmedPod>,
     lingering: Linger<ArmedPod>,
     /// Pods that the worker has been told are gone.
@@ -35,8 +36,9 @@ pub(super) struct Pods {
 }
 
 impl Pods {
-    pub(super) fn new(home: Home, attach: Attach) -> Self {
-        Self { home, attach, armed: BTreeMap::new(), lingering: Linger::default(), told: BTreeSet::new() }
+    /// `user` is the worker's uid.
+    pub(super) fn new(home: Home, attach: Attach, user: u32) -> Self {
+        Self { home, attach, user, armed: BTreeMap::new(), lingering: Linger::default(), told: BTreeSet::new() }
     }
 
     /// Answers a wish about a pod. `Ready` and `Alive` are not wishes and get no answer.
@@ -83,16 +85,16 @@ impl Pods {
                 let sentence = format!("port {port} of {name} is the agent's own; release the pod and arm it again");
                 return Err(Refusal::new(RefusedCode::PortNotAllowed, sentence));
             }
-            armed.arm(port, gate)?;
+            let told = armed.arm(&self.home, port, gate)?;
             tracing::info!(pod = %name, port, "armed");
-            return Ok((Reply::Armed { agent_port: armed.agent_port(), fresh: None }, Vec::new()));
+            return Ok((Reply::Armed(told), Vec::new()));
         }
-        let (armed, handover) = ArmedPod::new(&self.home, pod, port, gate, self.attach)?;
+        let common = Common { home: &self.home, attach: self.attach, user: self.user };
+        let (armed, (told, fds)) = ArmedPod::new(common, pod, port, gate)?;
         tracing::info!(pod = %name, port, agent_port = armed.agent_port(), hook = ?armed.hook(), "armed");
-        let reply = Reply::Armed { agent_port: armed.agent_port(), fresh: Some(handover.fresh) };
         self.told.remove(name);
         self.armed.insert(name.clone(), armed);
-        Ok((reply, handover.fds))
+        Ok((Reply::Armed(told), fds))
     }
 
     /// A pod or port that is not armed is no error: the wish is fulfilled.

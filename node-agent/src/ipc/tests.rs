@@ -28,16 +28,26 @@ fn requests() -> Vec<Request> {
     ]
 }
 
+fn armed(addresses: usize, handed: Handed) -> Armed {
+    let addresses = vec!["2001:db8::1".parse().expect("address"); addresses];
+    Armed {
+        agent_port: 40000,
+        earlier: u32::MAX,
+        pod_addresses: addresses.clone(),
+        loopback_addresses: addresses,
+        handed,
+    }
+}
+
 fn replies() -> Vec<Reply> {
-    let v6: IpAddr = "2001:db8::1".parse().expect("address");
     vec![
         Reply::Bootstrap,
         Reply::Config,
         Reply::Shutdown { drain: Duration::from_secs(600) },
         Reply::PodGone { pod: longest() },
-        Reply::Armed { agent_port: 40000, fresh: None },
-        Reply::Armed { agent_port: 1, fresh: Some(Fresh { ipv6: true, addresses: vec![v6; MAX_ADDRESSES] }) },
-        Reply::Armed { agent_port: 1, fresh: Some(Fresh { ipv6: false, addresses: vec![] }) },
+        Reply::Armed(armed(0, Handed::Nothing)),
+        Reply::Armed(armed(1, Handed::Ipv4)),
+        Reply::Armed(armed(MAX_ADDRESSES, Handed::Both)),
         Reply::Done,
         Reply::Sockets { errnos: vec![98; MAX_SOCKETS] },
         Reply::Stats { counters: vec![u64::MAX; Reason::ALL.len()] },
@@ -65,10 +75,8 @@ fn long_sentences_and_lists_are_cut() {
     let reply = Reply::Refused { code: RefusedCode::Namespace, sentence: sentence.clone() };
     let Ok((7, Reply::Refused { sentence: cut, .. })) = Reply::decode(&reply.encode(7)) else { panic!("decodes") };
     assert!(sentence.starts_with(&cut) && cut.len() == MAX_SENTENCE);
-    let many = Fresh { ipv6: false, addresses: vec!["::1".parse().expect("address"); 100] };
-    let reply = Reply::Armed { agent_port: 1, fresh: Some(many) };
-    let Ok((_, Reply::Armed { fresh: Some(fresh), .. })) = Reply::decode(&reply.encode(7)) else { panic!("decodes") };
-    assert_eq!(fresh.addresses.len(), MAX_ADDRESSES);
+    let reply = Reply::Armed(armed(100, Handed::Both));
+    assert_eq!(Reply::decode(&reply.encode(7)), Ok((7, Reply::Armed(armed(MAX_ADDRESSES, Handed::Both)))));
 }
 
 #[test]

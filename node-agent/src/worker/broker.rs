@@ -26,7 +26,7 @@ use tokio::{
 
 use crate::{
     config::{Config, PodName},
-    ipc::{self, Reply, Request},
+    ipc::{self, Handed, Reply, Request},
 };
 
 pub(crate) use crate::ipc::{Gate, RefusedCode};
@@ -63,7 +63,18 @@ pub(crate) enum Event {
     GuardianGone,
 }
 
-/// A pod's first armed port. The listeners sit on the highest descriptors, which close first when the process dies.
+/// An armed port.
+#[derive(Debug)]
+pub(crate) struct Armed {
+    /// The app's connections on the port from before, which stay with the app.
+    pub(crate) earlier_connections: u32,
+    /// The pod's own addresses, without those on `lo`.
+    pub(crate) pod_addresses: Vec<IpAddr>,
+    /// With the pod's first port since the start or its release.
+    pub(crate) first: Option<ArmedPod>,
+}
+
+/// What comes with a pod's first armed port. The listeners sit on the highest descriptors, which close first when the process dies.
 #[derive(Debug)]
 pub(crate) struct ArmedPod {
     /// The port of the listeners; a connection whose own port is not armed was not steered.
@@ -166,21 +177,24 @@ impl Broker {
         self.send(&Request::Ready.encode(0)).await
     }
 
-    /// Steers new connections of the pod's port to the pod's listeners. `Some` with the pod's first port. Dropped before
-    /// its end, or failed, it is undone.
-    pub(crate) async fn arm(&self, pod: &PodName, port: u16, gate: Gate) -> Result<Option<ArmedPod>, BrokerError> {
+    /// Steers new connections of the pod's port to the pod's listeners. Dropped before its end, or failed, it is
+    /// undone.
+    pub(crate) async fn arm(&self, pod: &PodName, port: u16, gate: Gate) -> Result<Armed, BrokerError> {
         let request = Request::Arm { pod: pod.clone(), port, gate };
         let undo = Undo { broker: self, pod, port, settled: false };
         let asked = self.ask(request, ARM_TIMEOUT).await;
-        if let Err(BrokerError::Refused { .. }) = asked {
-            undo.defuse();
-            return asked.map(|_| None);
-        }
-        let Answer { reply, fds } = asked?;
-        let Reply::Armed { agent_port, fresh } = reply else { return Err(unexpected(&reply)) };
-        let armed = fresh.map(|fresh| self.adopt(pod, agent_port, fresh, fds)).transpose()?;
+        let Answer { reply, fds } = match asked {
+            Err(error @ BrokerError::Refused { .. }) => {
+                undo.defuse();
+                return Err(error);
+            }
+            asked => asked?,
+        };
+        let Reply::Armed(told) = reply else { return Err(unexpected(&reply)) };
+        let (earlier_connections, pod_addresses) = (told.earlier, told.pod_addresses.clone());
+        let first = self.adopt(pod, told, fds)?;
         undo.defuse();
-        Ok(armed)
+        Ok(Armed { earlier_connections, pod_addresses, first })
     }
 
     /// Leaves new connections of the pod's port to the app. A port that is not armed is no error.
@@ -269,22 +283,24 @@ impl Broker {
         Ok(timeout(TIMEOUT, send).await.map_err(|_| BrokerError::Timeout)??)
     }
 
-    fn adopt(
-        &self,
-        pod: &PodName,
-        agent_port: u16,
-        fresh: ipc::Fresh,
-        fds: Vec<OwnedFd>,
-    ) -> Result<ArmedPod, BrokerError> {
+    /// Puts the descriptors of a pod's first port where they belong.
+    fn adopt(&self, pod: &PodName, told: ipc::Armed, fds: Vec<OwnedFd>) -> Result<Option<ArmedPod>, BrokerError> {
         let mut fds = fds.into_iter();
         let mut next = || fds.next().ok_or_else(|| io::Error::other("the guardian sent too few descriptors"));
-        let listener4 = shelf::high(next()?)?.into();
-        let listener6 = fresh.ipv6.then(|| shelf::high(next()?)).transpose()?.map(TcpListener::from);
+        let (listener4, listener6) = match told.handed {
+            Handed::Nothing => return Ok(None),
+            Handed::Ipv4 => (next()?, None),
+            Handed::Both => (next()?, Some(next()?)),
+        };
+        let listener4 = shelf::high(listener4)?.into();
+        let listener6 = listener6.map(shelf::high).transpose()?.map(TcpListener::from);
         let heartbeat = next()?;
         let mut state = self.state();
         state.shelf.keep(pod, fds);
         state.held.insert(pod.clone());
-        Ok(ArmedPod { agent_port, listener4, listener6, heartbeat, addresses: fresh.addresses })
+        let mut addresses = told.pod_addresses;
+        addresses.extend(told.loopback_addresses);
+        Ok(Some(ArmedPod { agent_port: told.agent_port, listener4, listener6, heartbeat, addresses }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

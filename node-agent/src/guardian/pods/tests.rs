@@ -14,7 +14,7 @@ use redir_rig::{
 use socket2::Socket;
 
 use super::*;
-use crate::ipc::{BindAddress, Fresh};
+use crate::ipc::{Armed, BindAddress, Handed};
 
 /// One pod (`web-1`, ports 8080 and 8081) and one namespace without an address (`bare`).
 struct Rig {
@@ -31,7 +31,7 @@ impl Rig {
         let topology = Topology::new(&unique_prefix("t"), 1).expect("namespaces: run as root");
         let netns = topology.pod().namespace.path().to_owned();
         let before = Snapshot::take(&topology.pod().namespace).expect("bpftool, ip");
-        let pods = Pods::new(Home::new().expect("own namespace"), attach);
+        let pods = Pods::new(Home::new().expect("own namespace"), attach, 65534);
         Self { config: config(&netns, "8080, 8081"), topology, pods, before }
     }
 
@@ -82,10 +82,11 @@ fn a_pod_is_armed_disarmed_and_released_without_a_trace() {
     for attach in BOTH {
         let mut rig = Rig::new(attach);
         let (reply, fds) = rig.arm(8080).expect("armed");
-        let Reply::Armed { agent_port, fresh: Some(Fresh { ipv6: true, addresses }) } = reply else {
+        let Reply::Armed(told @ Armed { agent_port, earlier: 0, handed: Handed::Both, .. }) = reply else {
             panic!("first port: {reply:?}")
         };
-        assert!(addresses.contains(&rig.address()) && addresses.contains(&"127.0.0.1".parse().expect("address")));
+        assert!(told.pod_addresses.contains(&rig.address()));
+        assert!(told.loopback_addresses.contains(&"127.0.0.1".parse().expect("address")));
         let link_count = fds.len() - 3;
         // reflect, steer, steer_lo and the companion; with clsact the companion alone is a link.
         assert_eq!(link_count, if attach == Attach::Tcx { 4 } else { 1 });
@@ -98,7 +99,7 @@ fn a_pod_is_armed_disarmed_and_released_without_a_trace() {
         assert!(rig.programs().contains("redir_steer") && rig.programs().contains("redir_reflect"));
 
         let (reply, second) = rig.arm(8081).expect("armed");
-        assert_eq!(reply, Reply::Armed { agent_port, fresh: None });
+        assert_eq!(reply, Reply::Armed(Armed { handed: Handed::Nothing, ..told }));
         assert!(second.is_empty());
         let refused = rig.ask(Request::Release { pod: web() }).expect_err("armed");
         assert_eq!(refused.code, RefusedCode::Busy);
@@ -113,8 +114,25 @@ fn a_pod_is_armed_disarmed_and_released_without_a_trace() {
         rig.ask(Request::Release { pod: web() }).expect("released");
         rig.assert_restored();
         rig.ask(Request::Release { pod: web() }).expect("released already");
-        assert!(matches!(rig.arm(8080), Ok((Reply::Armed { fresh: Some(_), .. }, _))));
+        assert!(matches!(rig.arm(8080), Ok((Reply::Armed(Armed { handed: Handed::Both, .. }), _))));
     }
+}
+
+#[test]
+fn connections_from_before_are_counted_without_the_agents_own() {
+    let mut rig = Rig::new(Attach::Auto);
+    let at = SocketAddr::new(rig.address(), 8080);
+    let pod = &rig.topology.pod().namespace;
+    let app = pod.run(|| TcpListener::bind(at)).expect("inside").expect("bound");
+    let client = rig.topology.client.namespace.connect(at).expect("connected");
+    let low = SocketAddr::new(rig.topology.client.v4.into(), 20_000);
+    let as_from_the_agent = rig.topology.client.namespace.connect_from(low, at).expect("connected");
+    let accepted = [app.accept().expect("accepted"), app.accept().expect("accepted")];
+    let (Reply::Armed(told), _fds) = rig.arm(8080).expect("armed") else { panic!("armed") };
+    assert_eq!(told.earlier, 1);
+    let (Reply::Armed(told), _) = rig.arm(8081).expect("armed") else { panic!("armed") };
+    assert_eq!(told.earlier, 0);
+    drop((client, as_from_the_agent, accepted));
 }
 
 #[test]
@@ -206,7 +224,7 @@ fn dropping_the_guardians_state_leaves_nothing() {
     for attach in BOTH {
         let mut rig = Rig::new(attach);
         let (_, held_by_the_worker) = rig.arm(8080).expect("armed");
-        rig.pods = Pods::new(Home::new().expect("own namespace"), attach);
+        rig.pods = Pods::new(Home::new().expect("own namespace"), attach, 65534);
         rig.assert_restored();
         drop(held_by_the_worker);
     }

@@ -6,7 +6,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::ipc::{Fresh, REQUEST_LEN};
+use crate::ipc::REQUEST_LEN;
 
 /// The guardian's end, with blocking-free waits of at most five seconds.
 struct Guardian {
@@ -53,6 +53,12 @@ fn pod() -> PodName {
     PodName::new("web-1").expect("good")
 }
 
+fn armed(agent_port: u16, handed: Handed) -> Reply {
+    let address = |text: &str| vec![text.parse().expect("address")];
+    let (pod_addresses, loopback_addresses) = (address("10.0.0.2"), address("127.0.0.1"));
+    Reply::Armed(ipc::Armed { agent_port, earlier: 3, pod_addresses, loopback_addresses, handed })
+}
+
 fn listener() -> OwnedFd {
     TcpListener::bind("127.0.0.1:0").expect("port").into()
 }
@@ -95,11 +101,10 @@ async fn the_first_arm_brings_descriptors_to_their_places() {
     let played = async {
         let (seq, request) = guardian.request().await;
         assert_eq!(request, Request::Arm { pod: pod(), port: 80, gate: Gate::AppListening });
-        let fresh = Fresh { ipv6: true, addresses: vec!["10.0.0.2".parse().expect("address")] };
-        let reply = Reply::Armed { agent_port: 40000, fresh: Some(fresh) };
+        let reply = armed(40000, Handed::Both);
         guardian.reply(seq, &reply, &[&listener(), &listener(), &memory("beat"), &link]);
         let (seq, _) = guardian.request().await;
-        guardian.reply(seq, &Reply::Armed { agent_port: 40000, fresh: None }, &[]);
+        guardian.reply(seq, &armed(40000, Handed::Nothing), &[]);
         let (seq, request) = guardian.request().await;
         assert_eq!(request, Request::Release { pod: pod() });
         guardian.reply(seq, &Reply::Done, &[]);
@@ -107,8 +112,11 @@ async fn the_first_arm_brings_descriptors_to_their_places() {
     let name = pod();
     let slot = broker.state().shelf.lowest();
     let asked = async {
-        let armed = broker.arm(&name, 80, Gate::AppListening).await.expect("armed").expect("first");
-        assert!(broker.arm(&name, 81, Gate::Always).await.expect("armed").is_none());
+        let armed = broker.arm(&name, 80, Gate::AppListening).await.expect("armed");
+        assert_eq!((armed.earlier_connections, armed.pod_addresses.len()), (3, 1));
+        let armed = armed.first.expect("first");
+        assert_eq!(armed.addresses.len(), 2);
+        assert!(broker.arm(&name, 81, Gate::Always).await.expect("armed").first.is_none());
         let kept = broker.state().shelf.kept(&name);
         assert_eq!(kept, [slot.expect("free")]);
         assert!(target(kept[0]).is_some_and(|target| target.ends_with("/status")));
@@ -133,8 +141,7 @@ async fn an_arm_that_nobody_waits_for_is_undone() {
             _ = &mut arm => panic!("nobody has answered"),
             request = rig.guardian.request() => request,
         };
-        let fresh = Fresh { ipv6: false, addresses: vec![] };
-        let reply = Reply::Armed { agent_port: 40000, fresh: Some(fresh) };
+        let reply = armed(40000, Handed::Ipv4);
         rig.guardian.reply(seq, &reply, &[&listener(), &memory("beat")]);
         // The asker goes away with the answer on its way.
     }
@@ -149,10 +156,9 @@ async fn an_arm_that_nobody_waits_for_is_undone() {
     assert_eq!(disarm, Request::Disarm { pod: pod(), port: 80 });
     assert_eq!(release, Request::Release { pod: pod() });
     assert_eq!(arm, Request::Arm { pod: pod(), port: 80, gate: Gate::Always });
-    let fresh = Fresh { ipv6: false, addresses: vec![] };
-    let reply = Reply::Armed { agent_port: 40001, fresh: Some(fresh) };
+    let reply = armed(40001, Handed::Ipv4);
     rig.guardian.reply(seq, &reply, &[&listener(), &memory("beat")]);
-    assert_eq!(arm_again.await.expect("armed").expect("first").agent_port, 40001);
+    assert_eq!(arm_again.await.expect("armed").first.expect("first").agent_port, 40001);
 
     // A further port of a pod that is held is taken back without releasing the pod.
     tokio::select! {

@@ -44,11 +44,9 @@ async fn perform(broker: &Broker, captures: &Captures, op: &Op) -> Outcome {
     match op {
         Op::Arm(pod, port) => match broker.arm(pod, *port, Gate::AppListening).await {
             Ok(armed) => {
-                let addresses = armed.as_ref().map(|armed| armed.addresses.clone());
-                let addresses = addresses.map(|all| all.into_iter().filter(|address| !address.is_loopback()).collect());
-                captures.armed(pod, *port, armed);
+                captures.armed(pod, *port, armed.first);
                 tracing::info!(%pod, port, "new connections are looked at");
-                Outcome::Armed { earlier: 0, addresses }
+                Outcome::Armed { earlier: armed.earlier_connections, addresses: Some(armed.pod_addresses) }
             }
             Err(error) => {
                 tracing::warn!(%pod, port, %error, "cannot be intercepted");
