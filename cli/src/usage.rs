@@ -61,3 +61,39 @@ fn all(error: &Error, kind: ContextKind) -> Vec<String> {
 fn short_flag(flag: &str) -> String {
     flag.split([' ', '=']).next().unwrap_or(flag).trim_matches(['<', '>', '[', ']']).to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::Cli;
+
+    /// Any words in any order: help, or one printable line that ends usefully.
+    #[test]
+    fn any_command_line_gets_one_line() {
+        let words: Vec<&str> = "intercept list leave status completions keygen web-1 app=web --port -p 8080 8080:3000 0 \
+             --header x-user:alice --header-prefix --header-regex x:( --header-present --path /a --path-prefix --method \
+             GET get --any --any=1 --probes --wait 5 --agent h:1 --agent-key --key --config -o json xml -- npm -x --all \
+             --frob bash tcsh \u{1b}[31m"
+            .split_whitespace()
+            .chain(["", "a b", "x: y\nz", "=", "-"])
+            .collect();
+        let mut state = 7_u64;
+        let mut refused = 0;
+        for round in 0..2_000_usize {
+            let line = std::iter::once("redir").chain((0..round % 8).map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                words[usize::try_from(state >> 33).unwrap() % words.len()]
+            }));
+            let line: Vec<&str> = line.collect();
+            let Err(error) = Cli::try_parse_from(&line) else { continue };
+            let Ok(trouble) = explain(error, Some("intercept")) else { continue };
+            let sentence = trouble.to_string();
+            assert!(sentence.bytes().all(|b| (0x20..=0x7e).contains(&b)), "{line:?} gives {sentence:?}");
+            assert!(sentence.len() > 20 && !sentence.ends_with(['.', ' ', ':']), "{line:?} gives {sentence:?}");
+            refused += 1;
+        }
+        assert!(refused > 1_000, "{refused}");
+    }
+}
