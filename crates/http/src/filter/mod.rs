@@ -20,6 +20,8 @@
 //! - *not* turns a condition around: `not header x-user exact alice` holds if no occurrence is `alice`, also if there is
 //!   none at all.
 
+mod condition;
+mod index;
 mod names;
 mod overlap;
 mod table;

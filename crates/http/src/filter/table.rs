@@ -8,11 +8,11 @@
 
 use std::collections::HashMap;
 
-use regex::bytes::{Regex, RegexSet, RegexSetBuilder};
-
-use super::{Condition, Filter, Mode, Names, Subject, Test};
-use crate::head::{Found, RequestHead};
-use crate::{Ambiguity, bytes};
+use super::condition::{Check, Matcher, Part, Place, View};
+use super::index::Index;
+use super::{Condition, Filter, Mode, Names, Subject};
+use crate::Ambiguity;
+use crate::head::RequestHead;
 
 /// The caller's own name for one filter (an intercept's number): the same in every table that has this filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,62 +38,6 @@ struct Entry {
     key: Key,
     mode: Mode,
     checks: Vec<Check>,
-}
-
-/// A condition with its names resolved.
-#[derive(Debug)]
-struct Check {
-    place: Place,
-    test: Matcher,
-    negate: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Place {
-    Header(u16),
-    Path,
-    Method,
-    Part(Part),
-}
-
-/// A value inside another: the query, or a header that holds a list of pairs.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Part {
-    Query(Box<[u8]>),
-    Cookie(u16, Box<[u8]>),
-    Baggage(u16, Box<[u8]>),
-}
-
-#[derive(Debug)]
-enum Matcher {
-    Present,
-    Exact(Box<[u8]>),
-    Prefix(Box<[u8]>),
-    Regex(Regex),
-}
-
-/// Filters, by the bytes that they are filed under.
-type ByValue = HashMap<Box<[u8]>, Vec<usize>>;
-
-/// The filters that are filed under one subject.
-#[derive(Debug, Default)]
-struct Index {
-    /// The longest exact value: longer ones are not hashed.
-    longest: usize,
-    exact: ByValue,
-    /// By length of the prefix.
-    prefixes: Vec<(usize, ByValue)>,
-    /// One pass that says whether any of `regexes` matches, where there are several.
-    any_regex: Option<RegexSet>,
-    regexes: Vec<(Regex, usize)>,
-    present: Vec<usize>,
-}
-
-/// A request as the filters see it.
-struct View<'a> {
-    head: &'a RequestHead,
-    found: &'a Found,
-    buf: &'a [u8],
 }
 
 impl Table {
@@ -161,7 +105,7 @@ impl Table {
         if self.entries.is_empty() {
             return Ok(None);
         }
-        let view = View::new(self, head, buf)?;
+        let view = View::new(&self.names, head, buf)?;
         let mut best = self.entries.len();
         let mut consider = |index: usize| {
             if index < best && self.entries.get(index).is_some_and(|entry| entry.matches(&view)) {
@@ -194,7 +138,7 @@ impl Table {
     /// # Errors
     /// As [`Table::decide`].
     pub fn matching(&self, head: &mut RequestHead, buf: &[u8]) -> Result<Vec<usize>, Ambiguity> {
-        let view = View::new(self, head, buf)?;
+        let view = View::new(&self.names, head, buf)?;
         Ok(self.entries.iter().enumerate().filter(|(_, entry)| entry.matches(&view)).map(|(index, _)| index).collect())
     }
 
@@ -257,188 +201,6 @@ impl Entry {
             Mode::All => self.checks.iter().all(|check| check.holds(view)),
             Mode::Any => self.checks.iter().any(|check| check.holds(view)),
         }
-    }
-}
-
-impl Check {
-    /// `None` only if `names` does not have the condition's header.
-    fn new(condition: &Condition, regex: Option<&Regex>, names: &Names) -> Option<Self> {
-        let place = match &condition.subject {
-            Subject::Header(name) => Place::Header(names.find(name)?),
-            Subject::Path => Place::Path,
-            Subject::Method => Place::Method,
-            Subject::Query(name) => Place::Part(Part::Query(name.as_slice().into())),
-            Subject::Cookie(name) => Place::Part(Part::Cookie(names.find(b"cookie")?, name.as_slice().into())),
-            Subject::Baggage(name) => Place::Part(Part::Baggage(names.find(b"baggage")?, name.as_slice().into())),
-        };
-        let test = match (&condition.test, regex) {
-            (Test::Present, _) => Matcher::Present,
-            (Test::Exact(value), _) => Matcher::Exact(value.as_slice().into()),
-            (Test::Prefix(value), _) => Matcher::Prefix(value.as_slice().into()),
-            (Test::Regex(_), regex) => Matcher::Regex(regex?.clone()),
-        };
-        Some(Self { place, test, negate: condition.negate })
-    }
-
-    fn holds(&self, view: &View<'_>) -> bool {
-        let passes = match &self.place {
-            Place::Header(name) => {
-                view.found.iter(view.buf).any(|(other, value)| other == *name && self.test.passes(value))
-            }
-            Place::Path => self.test.passes(view.target().0),
-            Place::Method => self.test.passes(view.method()),
-            Place::Part(part) => view.part(part, |value| self.test.passes(value)),
-        };
-        passes != self.negate
-    }
-
-    /// The same for checks that hold for the same requests, as far as rarity goes.
-    fn identity(&self) -> (Place, Box<[u8]>) {
-        let bytes = match &self.test {
-            Matcher::Present => &b""[..],
-            Matcher::Exact(value) | Matcher::Prefix(value) => value,
-            Matcher::Regex(regex) => regex.as_str().as_bytes(),
-        };
-        (self.place.clone(), bytes.into())
-    }
-
-    /// How dear it is to be filed here, when `uses` filters share the condition: by what an average request is likely
-    /// to have.
-    fn cost(&self, uses: usize) -> (usize, u8, u8) {
-        let test = match self.test {
-            Matcher::Exact(_) => 0,
-            Matcher::Prefix(_) => 1,
-            Matcher::Regex(_) => 2,
-            Matcher::Present => 3,
-        };
-        let place = match self.place {
-            Place::Header(_) => 0,
-            Place::Part(_) => 1,
-            Place::Path => 2,
-            // Every request has one of very few.
-            Place::Method => return (usize::MAX, test, 3),
-        };
-        (uses, test, place)
-    }
-
-    fn pivot(&self) -> (Place, Matcher) {
-        let test = match &self.test {
-            Matcher::Present => Matcher::Present,
-            Matcher::Exact(value) => Matcher::Exact(value.clone()),
-            Matcher::Prefix(value) => Matcher::Prefix(value.clone()),
-            Matcher::Regex(regex) => Matcher::Regex(regex.clone()),
-        };
-        (self.place.clone(), test)
-    }
-}
-
-impl Matcher {
-    fn passes(&self, value: &[u8]) -> bool {
-        match self {
-            Self::Present => true,
-            Self::Exact(wanted) => **wanted == *value,
-            Self::Prefix(wanted) => value.starts_with(wanted),
-            Self::Regex(regex) => regex.is_match(value),
-        }
-    }
-}
-
-impl Index {
-    fn add(&mut self, test: Matcher, entry: usize) {
-        match test {
-            Matcher::Present => self.present.push(entry),
-            Matcher::Exact(value) => {
-                self.longest = self.longest.max(value.len());
-                self.exact.entry(value).or_default().push(entry);
-            }
-            Matcher::Prefix(value) => {
-                let at = self.prefixes.iter().position(|(len, _)| *len == value.len()).unwrap_or_else(|| {
-                    self.prefixes.push((value.len(), HashMap::new()));
-                    self.prefixes.len() - 1
-                });
-                self.prefixes[at].1.entry(value).or_default().push(entry);
-            }
-            Matcher::Regex(regex) => self.regexes.push((regex, entry)),
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.exact.is_empty() && self.prefixes.is_empty() && self.regexes.is_empty() && self.present.is_empty()
-    }
-
-    fn seal(&mut self) {
-        if self.regexes.len() > 1 {
-            // Too big for one automaton: they are tried one by one.
-            let patterns = self.regexes.iter().map(|(regex, _)| regex.as_str());
-            self.any_regex = RegexSetBuilder::new(patterns).unicode(false).build().ok();
-        }
-    }
-
-    /// Hands every filter that is filed under something that `value` passes to `consider`.
-    fn lookup(&self, value: &[u8], consider: &mut impl FnMut(usize)) {
-        if value.len() <= self.longest
-            && let Some(entries) = self.exact.get(value)
-        {
-            entries.iter().copied().for_each(&mut *consider);
-        }
-        for (len, prefixes) in &self.prefixes {
-            if let Some(entries) = value.get(..*len).and_then(|start| prefixes.get(start)) {
-                entries.iter().copied().for_each(&mut *consider);
-            }
-        }
-        if self.any_regex.as_ref().is_none_or(|any| any.is_match(value)) {
-            for (regex, entry) in &self.regexes {
-                if regex.is_match(value) {
-                    consider(*entry);
-                }
-            }
-        }
-        self.present.iter().copied().for_each(consider);
-    }
-}
-
-impl<'a> View<'a> {
-    fn new(table: &Table, head: &'a mut RequestHead, buf: &'a [u8]) -> Result<Self, Ambiguity> {
-        head.find(buf, &table.names)?;
-        Ok(Self { found: head.found(), head, buf })
-    }
-
-    fn method(&self) -> &'a [u8] {
-        self.buf.get(self.head.method()).unwrap_or_default()
-    }
-
-    /// The path and the query.
-    fn target(&self) -> (&'a [u8], &'a [u8]) {
-        let (path, query) = self.head.path_and_query(self.buf);
-        (self.buf.get(path).unwrap_or_default(), self.buf.get(query).unwrap_or_default())
-    }
-
-    /// Whether `passes` accepts a value of `part`; it sees each until it accepts one.
-    fn part(&self, part: &Part, mut passes: impl FnMut(&[u8]) -> bool) -> bool {
-        let mut value_of = |pair: &[u8], wanted: &[u8]| {
-            let (name, value) = match memchr::memchr(b'=', pair) {
-                Some(equals) => pair.split_at_checked(equals).unwrap_or((pair, b"")),
-                None => (pair, &b""[..]),
-            };
-            let value = value.strip_prefix(b"=").unwrap_or(value);
-            bytes::trimmed(name) == wanted && passes(bytes::trimmed(value))
-        };
-        match part {
-            Part::Query(name) => {
-                self.target().1.split(|&byte| byte == b'&').any(|pair| !pair.is_empty() && value_of(pair, name))
-            }
-            Part::Cookie(header, name) => self.lists(*header, b';').any(|pair| value_of(pair, name)),
-            Part::Baggage(header, name) => self.lists(*header, b',').any(|member| {
-                let pair = member.split(|&byte| byte == b';').next().unwrap_or_default();
-                value_of(pair, name)
-            }),
-        }
-    }
-
-    /// The elements of every occurrence of a list header.
-    fn lists(&self, header: u16, separator: u8) -> impl Iterator<Item = &[u8]> {
-        let occurrences = self.found.iter(self.buf).filter(move |(name, _)| *name == header);
-        occurrences.flat_map(move |(_, value)| value.split(move |&byte| byte == separator))
     }
 }
 

@@ -1,0 +1,183 @@
+//! One condition of a table, against one request.
+//!
+//! Owns: where a condition's values are in a request, and whether one passes. Must not: know other conditions.
+//! Called by: `Table`.
+
+use std::cell::OnceCell;
+
+use regex::bytes::Regex;
+
+use super::{Condition, Names, Subject, Test};
+use crate::head::{Found, RequestHead};
+use crate::{Ambiguity, bytes};
+
+/// A condition with its names resolved.
+#[derive(Debug)]
+pub(super) struct Check {
+    place: Place,
+    test: Matcher,
+    pub(super) negate: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Place {
+    Header(u16),
+    Path,
+    Method,
+    Part(Part),
+}
+
+/// A value inside another: the query, or a header that holds a list of pairs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Part {
+    Query(Box<[u8]>),
+    Cookie(u16, Box<[u8]>),
+    Baggage(u16, Box<[u8]>),
+}
+
+#[derive(Debug)]
+pub(super) enum Matcher {
+    Present,
+    Exact(Box<[u8]>),
+    Prefix(Box<[u8]>),
+    Regex(Regex),
+}
+
+/// A request as the filters see it.
+pub(super) struct View<'a> {
+    head: &'a RequestHead,
+    pub(super) found: &'a Found,
+    buf: &'a [u8],
+    /// The path and the query, once a filter asks for one of them.
+    target: OnceCell<(&'a [u8], &'a [u8])>,
+}
+
+impl Check {
+    /// `None` only if `names` does not have the condition's header.
+    pub(super) fn new(condition: &Condition, regex: Option<&Regex>, names: &Names) -> Option<Self> {
+        let place = match &condition.subject {
+            Subject::Header(name) => Place::Header(names.find(name)?),
+            Subject::Path => Place::Path,
+            Subject::Method => Place::Method,
+            Subject::Query(name) => Place::Part(Part::Query(name.as_slice().into())),
+            Subject::Cookie(name) => Place::Part(Part::Cookie(names.find(b"cookie")?, name.as_slice().into())),
+            Subject::Baggage(name) => Place::Part(Part::Baggage(names.find(b"baggage")?, name.as_slice().into())),
+        };
+        let test = match (&condition.test, regex) {
+            (Test::Present, _) => Matcher::Present,
+            (Test::Exact(value), _) => Matcher::Exact(value.as_slice().into()),
+            (Test::Prefix(value), _) => Matcher::Prefix(value.as_slice().into()),
+            (Test::Regex(_), regex) => Matcher::Regex(regex?.clone()),
+        };
+        Some(Self { place, test, negate: condition.negate })
+    }
+
+    pub(super) fn holds(&self, view: &View<'_>) -> bool {
+        let passes = match &self.place {
+            Place::Header(name) => {
+                view.found.iter(view.buf).any(|(other, value)| other == *name && self.test.passes(value))
+            }
+            Place::Path => self.test.passes(view.target().0),
+            Place::Method => self.test.passes(view.method()),
+            Place::Part(part) => view.part(part, |value| self.test.passes(value)),
+        };
+        passes != self.negate
+    }
+
+    /// The same for checks that hold for the same requests, as far as rarity goes.
+    pub(super) fn identity(&self) -> (Place, Box<[u8]>) {
+        let bytes = match &self.test {
+            Matcher::Present => &b""[..],
+            Matcher::Exact(value) | Matcher::Prefix(value) => value,
+            Matcher::Regex(regex) => regex.as_str().as_bytes(),
+        };
+        (self.place.clone(), bytes.into())
+    }
+
+    /// How dear it is to be filed here, when `uses` filters share the condition: by what an average request is likely
+    /// to have.
+    pub(super) fn cost(&self, uses: usize) -> (usize, u8, u8) {
+        let test = match self.test {
+            Matcher::Exact(_) => 0,
+            Matcher::Prefix(_) => 1,
+            Matcher::Regex(_) => 2,
+            Matcher::Present => 3,
+        };
+        let place = match self.place {
+            Place::Header(_) => 0,
+            Place::Part(_) => 1,
+            Place::Path => 2,
+            // Every request has one of very few.
+            Place::Method => return (usize::MAX, test, 3),
+        };
+        (uses, test, place)
+    }
+
+    pub(super) fn pivot(&self) -> (Place, Matcher) {
+        let test = match &self.test {
+            Matcher::Present => Matcher::Present,
+            Matcher::Exact(value) => Matcher::Exact(value.clone()),
+            Matcher::Prefix(value) => Matcher::Prefix(value.clone()),
+            Matcher::Regex(regex) => Matcher::Regex(regex.clone()),
+        };
+        (self.place.clone(), test)
+    }
+}
+
+impl Matcher {
+    pub(super) fn passes(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Present => true,
+            Self::Exact(wanted) => **wanted == *value,
+            Self::Prefix(wanted) => value.starts_with(wanted),
+            Self::Regex(regex) => regex.is_match(value),
+        }
+    }
+}
+
+impl<'a> View<'a> {
+    pub(super) fn new(names: &Names, head: &'a mut RequestHead, buf: &'a [u8]) -> Result<Self, Ambiguity> {
+        head.find(buf, names)?;
+        Ok(Self { found: head.found(), head, buf, target: OnceCell::new() })
+    }
+
+    pub(super) fn method(&self) -> &'a [u8] {
+        self.buf.get(self.head.method()).unwrap_or_default()
+    }
+
+    /// The path and the query.
+    pub(super) fn target(&self) -> (&'a [u8], &'a [u8]) {
+        *self.target.get_or_init(|| {
+            let (path, query) = self.head.path_and_query(self.buf);
+            (self.buf.get(path).unwrap_or_default(), self.buf.get(query).unwrap_or_default())
+        })
+    }
+
+    /// Whether `passes` accepts a value of `part`; it sees each until it accepts one.
+    pub(super) fn part(&self, part: &Part, mut passes: impl FnMut(&[u8]) -> bool) -> bool {
+        let mut value_of = |pair: &[u8], wanted: &[u8]| {
+            let (name, value) = match memchr::memchr(b'=', pair) {
+                Some(equals) => pair.split_at_checked(equals).unwrap_or((pair, b"")),
+                None => (pair, &b""[..]),
+            };
+            let value = value.strip_prefix(b"=").unwrap_or(value);
+            bytes::trimmed(name) == wanted && passes(bytes::trimmed(value))
+        };
+        match part {
+            Part::Query(name) => {
+                self.target().1.split(|&byte| byte == b'&').any(|pair| !pair.is_empty() && value_of(pair, name))
+            }
+            Part::Cookie(header, name) => self.lists(*header, b';').any(|pair| value_of(pair, name)),
+            Part::Baggage(header, name) => self.lists(*header, b',').any(|member| {
+                let pair = member.split(|&byte| byte == b';').next().unwrap_or_default();
+                value_of(pair, name)
+            }),
+        }
+    }
+
+    /// The elements of every occurrence of a list header.
+    pub(super) fn lists(&self, header: u16, separator: u8) -> impl Iterator<Item = &[u8]> {
+        let occurrences = self.found.iter(self.buf).filter(move |(name, _)| *name == header);
+        occurrences.flat_map(move |(_, value)| value.split(move |&byte| byte == separator))
+    }
+}
