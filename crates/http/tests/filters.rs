@@ -161,7 +161,7 @@ fn filters_are_told_to_people() {
     assert_eq!(Filter::everything().to_string(), "every request");
 }
 
-/// A few thousand cases from a fixed seed: what the fuzz targets do, without coverage.
+/// A thousand cases from a fixed seed: what the fuzz targets do, without coverage.
 #[test]
 fn random_cases_hold() {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
@@ -189,7 +189,7 @@ fn random_cases_hold() {
         b" ",
         b"x-flag:\r\n",
     ];
-    for _ in 0..3000 {
+    for _ in 0..1000 {
         let bytes: Vec<u8> = (0..next() % 200).map(|_| next().to_le_bytes()[0]).collect();
         check::filter::table(&bytes);
         let [settings, seed, count, ..] = next().to_le_bytes();

@@ -9,6 +9,9 @@ use regex::bytes::{Regex, RegexSet, RegexSetBuilder};
 
 use super::condition::Matcher;
 
+/// The memory that running the joint regex may take on each thread, in bytes: as much as one filter's regex.
+const MAX_CACHE: usize = 256 * 1024;
+
 /// Filters, by the bytes that they are filed under.
 pub(super) type ByValue = HashMap<Box<[u8]>, Vec<usize>>;
 
@@ -53,7 +56,7 @@ impl Index {
         if self.regexes.len() > 1 {
             // Too big for one automaton: they are tried one by one.
             let patterns = self.regexes.iter().map(|(regex, _)| regex.as_str());
-            self.any_regex = RegexSetBuilder::new(patterns).unicode(false).build().ok();
+            self.any_regex = RegexSetBuilder::new(patterns).unicode(false).dfa_size_limit(MAX_CACHE).build().ok();
         }
     }
 
