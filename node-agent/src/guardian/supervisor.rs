@@ -58,6 +58,8 @@ struct Stopping {
 impl Supervisor {
     /// Runs until the agent ends; the result is its exit code.
     pub(super) fn run(mut self) -> u8 {
+        // Children of whatever this process was before it became the agent, which ended before SIGCHLD was blocked.
+        self.reap();
         loop {
             let now = Instant::now();
             self.pods.expire(now);
