@@ -113,8 +113,6 @@ pub(crate) enum Reply {
 /// What the worker learns about an armed pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Armed {
-    /// The port of the listeners.
-    pub(crate) agent_port: u16,
     /// The app's connections on the armed port, which stay with the app.
     pub(crate) earlier: u32,
     /// The addresses on the pod's devices; at most [`MAX_ADDRESSES`].
@@ -285,7 +283,7 @@ impl Reply {
                     Handed::Ipv4 => 1,
                     Handed::Both => 2,
                 };
-                w.u8(5).u16(armed.agent_port).u32(armed.earlier).u8(handed);
+                w.u8(5).u32(armed.earlier).u8(handed);
                 addresses_to(&mut w, &armed.pod_addresses);
                 addresses_to(&mut w, &armed.loopback_addresses)
             }
@@ -343,14 +341,14 @@ fn addresses_to<'a>(w: &'a mut Writer<REPLY_LEN>, addresses: &[IpAddr]) -> &'a m
 }
 
 fn armed(r: &mut Reader<'_>) -> Result<Armed, Malformed> {
-    let (agent_port, earlier) = (port(r)?, r.u32()?);
+    let earlier = r.u32()?;
     let handed = match r.u8()? {
         0 => Handed::Nothing,
         1 => Handed::Ipv4,
         2 => Handed::Both,
         _ => return Err(Malformed),
     };
-    Ok(Armed { agent_port, earlier, handed, pod_addresses: addresses(r)?, loopback_addresses: addresses(r)? })
+    Ok(Armed { earlier, handed, pod_addresses: addresses(r)?, loopback_addresses: addresses(r)? })
 }
 
 fn addresses(r: &mut Reader<'_>) -> Result<Vec<IpAddr>, Malformed> {
@@ -376,7 +374,7 @@ const MAX_BYPASS_MILLIS: u32 = 600_000;
 // A reply holds every counter, and a request the longest name with the longest list.
 const _: () = assert!(4 + 1 + 2 + 8 * Reason::ALL.len() <= REPLY_LEN);
 const _: () = assert!(4 + 1 + 2 + PodName::MAX + 17 + 4 + 2 + 2 * MAX_SOCKETS <= REQUEST_LEN);
-const _: () = assert!(4 + 1 + 2 + 4 + 1 + 2 * (2 + 17 * MAX_ADDRESSES) <= REPLY_LEN);
+const _: () = assert!(4 + 1 + 4 + 1 + 2 * (2 + 17 * MAX_ADDRESSES) <= REPLY_LEN);
 const _: () = assert!(MAX_SOCKETS <= MAX_FDS);
 
 #[cfg(test)]

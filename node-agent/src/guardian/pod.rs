@@ -119,7 +119,6 @@ impl ArmedPod {
 
     fn told(&self, earlier: u32, handed: Handed) -> Armed {
         Armed {
-            agent_port: self.agent_port,
             earlier,
             pod_addresses: self.pod_addresses.clone(),
             loopback_addresses: self.loopback_addresses.clone(),

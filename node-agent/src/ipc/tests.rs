@@ -30,13 +30,7 @@ fn requests() -> Vec<Request> {
 
 fn armed(addresses: usize, handed: Handed) -> Armed {
     let addresses = vec!["2001:db8::1".parse().expect("address"); addresses];
-    Armed {
-        agent_port: 40000,
-        earlier: u32::MAX,
-        pod_addresses: addresses.clone(),
-        loopback_addresses: addresses,
-        handed,
-    }
+    Armed { earlier: u32::MAX, pod_addresses: addresses.clone(), loopback_addresses: addresses, handed }
 }
 
 fn replies() -> Vec<Reply> {

@@ -77,9 +77,7 @@ pub(crate) struct Armed {
 /// What comes with a pod's first armed port. The listeners sit on the highest descriptors, which close first when the process dies.
 #[derive(Debug)]
 pub(crate) struct ArmedPod {
-    /// The port of the listeners; a connection whose own port is not armed was not steered.
-    pub(crate) agent_port: u16,
-    /// On 127.0.0.1, in the pod's namespace, nonblocking.
+    /// On 127.0.0.1, in the pod's namespace, nonblocking. A connection whose own port is not armed was not steered.
     pub(crate) listener4: TcpListener,
     /// On ::1, where the pod has IPv6.
     pub(crate) listener6: Option<TcpListener>,
@@ -300,7 +298,7 @@ impl Broker {
         state.held.insert(pod.clone());
         let mut addresses = told.pod_addresses;
         addresses.extend(told.loopback_addresses);
-        Ok(Some(ArmedPod { agent_port: told.agent_port, listener4, listener6, heartbeat, addresses }))
+        Ok(Some(ArmedPod { listener4, listener6, heartbeat, addresses }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

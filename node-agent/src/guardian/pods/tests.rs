@@ -82,7 +82,7 @@ fn a_pod_is_armed_disarmed_and_released_without_a_trace() {
     for attach in BOTH {
         let mut rig = Rig::new(attach);
         let (reply, fds) = rig.arm(8080).expect("armed");
-        let Reply::Armed(told @ Armed { agent_port, earlier: 0, handed: Handed::Both, .. }) = reply else {
+        let Reply::Armed(told @ Armed { earlier: 0, handed: Handed::Both, .. }) = reply else {
             panic!("first port: {reply:?}")
         };
         assert!(told.pod_addresses.contains(&rig.address()));
@@ -91,6 +91,7 @@ fn a_pod_is_armed_disarmed_and_released_without_a_trace() {
         // reflect, steer, steer_lo and the companion; with clsact the companion alone is a link.
         assert_eq!(link_count, if attach == Attach::Tcx { 4 } else { 1 });
         let mut fds = fds.into_iter();
+        let agent_port = rig.pods.armed[&web()].agent_port();
         for family in ["127.0.0.1", "::1"] {
             let listener = TcpListener::from(fds.next().expect("a listener"));
             let at = SocketAddr::new(family.parse().expect("address"), agent_port);

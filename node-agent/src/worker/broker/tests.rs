@@ -53,10 +53,10 @@ fn pod() -> PodName {
     PodName::new("web-1").expect("good")
 }
 
-fn armed(agent_port: u16, handed: Handed) -> Reply {
+fn armed(earlier: u32, handed: Handed) -> Reply {
     let address = |text: &str| vec![text.parse().expect("address")];
     let (pod_addresses, loopback_addresses) = (address("10.0.0.2"), address("127.0.0.1"));
-    Reply::Armed(ipc::Armed { agent_port, earlier: 3, pod_addresses, loopback_addresses, handed })
+    Reply::Armed(ipc::Armed { earlier, pod_addresses, loopback_addresses, handed })
 }
 
 fn listener() -> OwnedFd {
@@ -101,10 +101,10 @@ async fn the_first_arm_brings_descriptors_to_their_places() {
     let played = async {
         let (seq, request) = guardian.request().await;
         assert_eq!(request, Request::Arm { pod: pod(), port: 80, gate: Gate::AppListening });
-        let reply = armed(40000, Handed::Both);
+        let reply = armed(3, Handed::Both);
         guardian.reply(seq, &reply, &[&listener(), &listener(), &memory("beat"), &link]);
         let (seq, _) = guardian.request().await;
-        guardian.reply(seq, &armed(40000, Handed::Nothing), &[]);
+        guardian.reply(seq, &armed(3, Handed::Nothing), &[]);
         let (seq, request) = guardian.request().await;
         assert_eq!(request, Request::Release { pod: pod() });
         guardian.reply(seq, &Reply::Done, &[]);
@@ -141,7 +141,7 @@ async fn an_arm_that_nobody_waits_for_is_undone() {
             _ = &mut arm => panic!("nobody has answered"),
             request = rig.guardian.request() => request,
         };
-        let reply = armed(40000, Handed::Ipv4);
+        let reply = armed(3, Handed::Ipv4);
         rig.guardian.reply(seq, &reply, &[&listener(), &memory("beat")]);
         // The asker goes away with the answer on its way.
     }
@@ -156,9 +156,10 @@ async fn an_arm_that_nobody_waits_for_is_undone() {
     assert_eq!(disarm, Request::Disarm { pod: pod(), port: 80 });
     assert_eq!(release, Request::Release { pod: pod() });
     assert_eq!(arm, Request::Arm { pod: pod(), port: 80, gate: Gate::Always });
-    let reply = armed(40001, Handed::Ipv4);
+    let reply = armed(2, Handed::Ipv4);
     rig.guardian.reply(seq, &reply, &[&listener(), &memory("beat")]);
-    assert_eq!(arm_again.await.expect("armed").first.expect("first").agent_port, 40001);
+    let again = arm_again.await.expect("armed");
+    assert!(again.earlier_connections == 2 && again.first.is_some());
 
     // A further port of a pod that is held is taken back without releasing the pod.
     tokio::select! {
