@@ -11,7 +11,7 @@ use clap_complete::Shell;
 use redir_tunnel::Pin;
 
 use crate::values::{
-    AgentAddress, HeaderName, HeaderPattern, HeaderText, Method, Pattern, Ports, Seconds, Target, UrlPath, Which,
+    self, AgentAddress, HeaderName, HeaderPattern, HeaderText, Method, Pattern, Ports, Seconds, Target, UrlPath, Which,
 };
 use crate::wording::help;
 
@@ -95,6 +95,7 @@ pub(crate) struct Reach {
     #[arg(long, value_name = "HOST:PORT", help = help::AGENT, requires = "agent_key")]
     pub(crate) agent: Vec<AgentAddress>,
     #[arg(long, value_name = "sha256:…", help = help::AGENT_KEY, requires = "agent")]
+    #[arg(value_parser = values::agent_key)]
     pub(crate) agent_key: Vec<Pin>,
     #[arg(long, value_name = "FILE", help = help::KEY, value_hint = ValueHint::FilePath)]
     pub(crate) key: Option<PathBuf>,

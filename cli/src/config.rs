@@ -6,12 +6,12 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use redir_tunnel::{Pin, PinError};
+use redir_tunnel::Pin;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::trouble::Trouble;
-use crate::values::AgentAddress;
+use crate::values::{AgentAddress, agent_key};
 use crate::wording::config as say;
 
 /// What the file says; both may be absent.
@@ -95,7 +95,7 @@ fn agent(name: &str, header: Range<usize>, value: &Spanned<DeValue<'_>>) -> Resu
         let wrong = |what| mistake(value.span(), &path, what);
         match key.get_ref().as_ref() {
             "address" => address = Some(read()?.parse().map_err(wrong)?),
-            "key" => pin = Some(read()?.parse().map_err(|error: PinError| wrong(error.to_string()))?),
+            "key" => pin = Some(agent_key(read()?).map_err(wrong)?),
             _ => return Err(mistake(key.span(), &path, say::unknown_key("`address` or `key`"))),
         }
     }

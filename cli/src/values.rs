@@ -10,6 +10,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use redir_http::filter::{Condition, Filter, FilterError, Mode, Subject, Test};
+use redir_tunnel::{Pin, PinError};
 
 use crate::wording::values as say;
 
@@ -149,6 +150,15 @@ impl fmt::Display for AgentAddress {
             false => write!(f, "{}:{}", self.host, self.port),
         }
     }
+}
+
+/// An agent's public key, as `redir-agent keygen` prints it.
+pub(crate) fn agent_key(text: &str) -> Result<Pin, String> {
+    text.parse().map_err(|error| match error {
+        // Perhaps a private key: it is not repeated.
+        PinError::WholeKey => error.to_string(),
+        PinError::Prefix | PinError::Length(_) | PinError::Alphabet => say::agent_key(text, error),
+    })
 }
 
 /// The name of a header, a token of RFC 9110.

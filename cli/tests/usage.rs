@@ -39,7 +39,7 @@ const WRONG: &[(&[&str], &[&str])] = &[
     (&["intercept", "web-1", "--port", "1", "--agent", "::1:7447", "--agent-key", PIN], &["brackets"]),
     (&["intercept", "web-1", "--port", "1", "--agent", "h:1"], &["--agent-key is missing"]),
     (&["list", "--agent-key", PIN], &["--agent is missing"]),
-    (&["list", "--agent", "h:1", "--agent-key", "sha256:abc"], &["--agent-key", "43 characters"]),
+    (&["list", "--agent", "h:1", "--agent-key", "sha256:abc"], &["--agent-key", "`sha256:abc`", "43 characters"]),
     (&["list", "--agent", "h:1", "--agent-key", "MCowBQYDK2VwAyEA"], &["--agent-key", "`sha256:`"]),
     (&["list", "--agent", "h:1", "--agent", "i:1", "--agent-key", PIN], &["2 --agent and 1 --agent-key"]),
     (&["list", "--agent", "h:1", "--agent-key", PIN], &["no key file", "redir keygen"]),

@@ -134,8 +134,7 @@ impl Link {
                 SessionEnd::Lost(gone) => gone,
             };
             self.decide(Verdict::Unreachable(gone.sentence(&self.agent)));
-            if shown.any_live() {
-                shown.tunnel_lost();
+            if shown.tunnel_lost() {
                 (since, reminded, backoff) = (Instant::now(), Instant::now(), Backoff::new());
                 let reason = gone.reason(&self.agent);
                 self.screen.tell(&Event::Lost { agent: self.agent.name.clone(), reason });

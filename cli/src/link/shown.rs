@@ -20,11 +20,14 @@ pub(crate) struct Shown {
 }
 
 impl Shown {
-    /// The tunnel is gone: what was live is told again when it is back.
-    pub(crate) fn tunnel_lost(&mut self) {
-        let live = self.pods.iter().filter(|(_, state)| **state == Liveness::Live);
-        self.lost.extend(live.map(|(pod, _)| pod.clone()));
-        self.pods.clear();
+    /// The tunnel is gone: what was live is told again when it is back. False: nothing was. An agent that shuts down
+    /// calls its pods lost before it goes.
+    pub(crate) fn tunnel_lost(&mut self) -> bool {
+        let was_live = |state: Liveness| matches!(state, Liveness::Live | Liveness::Lost);
+        let lost = std::mem::take(&mut self.pods).into_iter().filter(|(_, state)| was_live(*state));
+        let before = self.lost.len();
+        self.lost.extend(lost.map(|(pod, _)| pod));
+        self.lost.len() > before
     }
 
     /// Whether a pod is live now.
@@ -179,8 +182,8 @@ mod tests {
         use Liveness::{Live, Pending};
         let mut shown = Shown::default();
         kinds(&mut shown, &state(&[("a", Live), ("b", Pending)], &[]));
-        shown.tunnel_lost();
-        assert!(!shown.any_live());
+        assert!(shown.tunnel_lost() && !shown.any_live());
+        assert!(!shown.tunnel_lost(), "told once");
         assert_eq!(kinds(&mut shown, &state(&[("a", Live), ("b", Live)], &[])), ["restored a", "live b false"]);
     }
 }

@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use redir_tunnel::{ControlError, DeveloperControl, DialError, Dialled, Identity, Lost};
+use redir_tunnel::{ControlError, DeveloperControl, DialError, Dialled, Identity, Lost, Pin};
 use redir_wire::session::FromAgent;
 use redir_wire::{CloseCode, Refused, RefusedCode, SessionError, ToAgent, Welcome};
 use tokio::net::lookup_host;
@@ -35,10 +35,10 @@ pub(crate) enum Gone {
     NoSocket(String),
     /// Nothing came back in time.
     NoAnswer,
-    /// The agent shows another key than the one it is known by.
-    WrongAgent,
-    /// The agent does not know our key.
-    UnknownKey,
+    /// The agent shows this key, and is known by another.
+    WrongAgent(Pin),
+    /// The agent does not know this key, which is ours.
+    UnknownKey(Pin),
     /// The other end does not speak redir's protocol, or breaks it.
     NotRedir(String),
     /// The agent refused the greeting.
@@ -54,7 +54,7 @@ impl Gone {
     /// being replaced refuses connections for a moment, which looks like another protocol.
     pub(crate) fn is_final(&self, answered_before: bool) -> bool {
         match self {
-            Self::WrongAgent | Self::UnknownKey => true,
+            Self::WrongAgent(_) | Self::UnknownKey(_) => true,
             Self::NotRedir(_) => !answered_before,
             Self::Lost(Lost::Closed(code, _)) => matches!(code, CloseCode::KeyRemoved | CloseCode::Version),
             Self::Refused(code, _) => *code != RefusedCode::Shutdown,
@@ -68,8 +68,8 @@ impl Gone {
             Self::NoSuchHost => say::no_such_host(agent),
             Self::NoSocket(why) => say::no_socket(why),
             Self::NoAnswer => say::no_answer(agent),
-            Self::WrongAgent => say::wrong_agent(agent),
-            Self::UnknownKey => say::unknown_key(agent),
+            Self::WrongAgent(has) => say::wrong_agent(agent, *has),
+            Self::UnknownKey(own) => say::unknown_key(agent, *own),
             Self::NotRedir(why) => say::not_redir(agent, why),
             Self::Refused(_, sentence) => sentence.clone(),
             Self::Lost(why) => say::lost(agent, why),
@@ -96,8 +96,8 @@ impl From<DialError> for Gone {
             DialError::Lost(_, why) => Self::Lost(why),
             DialError::Greeting(_, why) => Self::NotRedir(why.to_string()),
             DialError::Refused(_, refused) => refused.into(),
-            DialError::WrongAgent { .. } => Self::WrongAgent,
-            DialError::UnknownKey { .. } => Self::UnknownKey,
+            DialError::WrongAgent { has, .. } => Self::WrongAgent(has),
+            DialError::UnknownKey { key, .. } => Self::UnknownKey(key),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What is said when an agent cannot be reached, does not let us in, or goes away.
 
-use redir_tunnel::Lost;
+use redir_tunnel::{Lost, Pin};
 use redir_wire::CloseCode;
 
 use crate::config::Agent;
@@ -24,16 +24,16 @@ pub(crate) fn no_answer(of: &Agent) -> String {
     )
 }
 
-pub(crate) fn wrong_agent(of: &Agent) -> String {
+pub(crate) fn wrong_agent(of: &Agent, has: Pin) -> String {
     format!(
-        "agent {} shows another key than {}: check --agent-key or redir.toml against the agent's log",
+        "agent {} shows another key, {has}, than {}: ask its admin which is right before you trust it",
         agent(of),
         of.key
     )
 }
 
-pub(crate) fn unknown_key(of: &Agent) -> String {
-    format!("agent {} does not know your key: give its admin the lines that `redir keygen` printed", agent(of))
+pub(crate) fn unknown_key(of: &Agent, own: Pin) -> String {
+    format!("agent {} does not know your key {own}: give its admin the lines that `redir keygen` printed", agent(of))
 }
 
 pub(crate) fn not_redir(of: &Agent, why: &str) -> String {

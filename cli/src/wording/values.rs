@@ -1,5 +1,7 @@
 //! What is said about a value that cannot be used: the thing, and the next step.
 
+use redir_tunnel::PinError;
+
 use crate::escape::{escape, escape_sentence};
 
 pub(crate) fn port(part: &str) -> String {
@@ -97,4 +99,8 @@ pub(crate) fn method_case(text: &str) -> String {
 
 pub(crate) fn seconds(text: &str) -> String {
     format!("`{}` is no time to wait: write seconds from 1 to 3600", escape(text))
+}
+
+pub(crate) fn agent_key(text: &str, why: PinError) -> String {
+    format!("`{}` is no key: {why}", escape(text))
 }
