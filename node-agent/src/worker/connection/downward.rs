@@ -12,7 +12,7 @@ use super::{
 use crate::worker::connection::buffer::poll_write;
 
 impl Exchange<'_> {
-    /// One step of every leg; true if something moved.
+    /// One step of every leg; true if something moved or was decided, see `upward`.
     pub(super) fn downward(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let mut moved = false;
         let mut index = 0;
@@ -93,7 +93,7 @@ impl Exchange<'_> {
             Judge::Http(engine) => {
                 let reply = engine.response(origin, leg.down.unread());
                 self.take_reply(index, reply);
-                Ok(reply != Reply::NeedMore)
+                Ok(true)
             }
             Judge::First(_) => {
                 // The developer speaks first.
@@ -234,7 +234,8 @@ impl Exchange<'_> {
     fn opaque_ended(&mut self, origin: Origin) -> Result<(), End> {
         let Some(index) = self.legs.iter().position(|leg| leg.origin == origin) else { return Ok(()) };
         match &self.legs[index].end {
-            Some(LegEnd::Failed(_)) if self.answerable => {
+            // Bytes are bytes: the service's own reset is passed on; only what the tunnel's side says gets a sentence.
+            Some(LegEnd::Failed(error)) if self.answerable && !error.is_reset() => {
                 self.answer_oldest(index, Asked { head: false, keep_alive: false });
                 Ok(())
             }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use redir_http::engine::Origin;
+use redir_wire::StreamCode;
 
 use super::buffer::{Buffer, poll_write};
 use crate::worker::{
@@ -54,6 +55,11 @@ impl LegError {
             LegError::Developer(_) => "developer_reset",
             LegError::Unopened(_) => "tunnel_unavailable",
         }
+    }
+
+    /// Whether the developer's service itself reset the connection.
+    pub(super) fn is_reset(&self) -> bool {
+        matches!(self, LegError::Developer(DeveloperError::Code(StreamCode::Reset)))
     }
 
     /// Whether a failed write is no reason to stop reading: a service may answer and close before it has read all.

@@ -18,7 +18,8 @@ use super::{
 use crate::worker::plan::Plan;
 
 impl Exchange<'_> {
-    /// One step; true if something moved.
+    /// One step; true if something moved or was decided. False only after a socket has said that it will wake the task,
+    /// or when the other direction will.
     pub(super) fn upward(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         if self.sending.is_some() {
             return Ok(self.send(cx));
@@ -89,7 +90,7 @@ impl Exchange<'_> {
             Judge::First(first) => {
                 let first = first.client(self.up.unread());
                 self.take_first(first, plan);
-                Ok(first != First::NeedMore)
+                Ok(true)
             }
             Judge::Opaque(to) => {
                 let to = *to;
@@ -98,7 +99,7 @@ impl Exchange<'_> {
                 }
                 let left = self.up.unread().len();
                 self.sending = (left > 0).then_some(Sending { to, left });
-                Ok(left > 0)
+                Ok(true)
             }
         }
     }
@@ -112,11 +113,8 @@ impl Exchange<'_> {
                 self.ensure_leg(to, plan);
                 self.sending = Some(Sending { to, left: len });
             }
-            Step::NeedMore => return Ok(false),
-            Step::Wait => {
-                self.held = true;
-                return Ok(false);
-            }
+            Step::NeedMore => {}
+            Step::Wait => self.held = true,
             Step::Opaque { to, why } => {
                 let to = self.opaque_target(to, why, plan);
                 self.go_opaque(to, plan);

@@ -45,6 +45,28 @@ async fn pipelined_requests_are_answered_in_order_and_bytes_go_untouched() {
 }
 
 #[tokio::test]
+async fn heads_in_pieces_are_waited_for() {
+    let rig = Rig::new().await;
+    let alice = Developer::new(1, "blue", Behaviour::Serve).await;
+    rig.plan(&[("alice", &alice)], None);
+    let mut client = rig.client().await;
+    let ambiguous = "POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\nhello";
+    for (bytes, name) in
+        [(request("/", None), "green"), (request("/", Some("alice")), "blue"), (ambiguous.into(), "hello")]
+    {
+        for piece in bytes.as_bytes().chunks(7) {
+            client.send(piece).await;
+            // So that the agent reads the pieces one by one: it answers nothing, but it runs when this task does not.
+            for _ in 0..20 {
+                tokio::task::yield_now().await;
+            }
+        }
+        assert_eq!(client.answer().await.text(), name);
+    }
+    client.done().await;
+}
+
+#[tokio::test]
 async fn two_developers_on_one_connection() {
     let rig = Rig::new().await;
     let alice = Developer::new(1, "blue", Behaviour::Serve).await;
