@@ -64,8 +64,21 @@ pub(crate) fn is_value(byte: u8) -> bool {
 
 #[inline]
 fn scan(buf: &[u8], from: usize, class: u8) -> usize {
-    let rest = buf.get(from..).unwrap_or_default();
-    from + rest.iter().position(|&byte| CLASS[byte as usize] & class == 0).unwrap_or(rest.len())
+    let mut at = from;
+    let outside = |byte: u8| CLASS[byte as usize] & class == 0;
+    // Unrolled by hand: names and targets are short, and the compiler leaves a loop of one byte.
+    while let Some(&[a, b, c, d, e, f, g, h]) = buf.get(at..).and_then(<[u8]>::first_chunk) {
+        for (ahead, byte) in [a, b, c, d, e, f, g, h].into_iter().enumerate() {
+            if outside(byte) {
+                return at + ahead;
+            }
+        }
+        at += 8;
+    }
+    while buf.get(at).is_some_and(|&byte| !outside(byte)) {
+        at += 1;
+    }
+    at
 }
 
 /// The end of the method that goes on at `from`.
