@@ -5,6 +5,8 @@
 
 mod agent;
 mod developer;
+#[cfg(test)]
+mod tests;
 
 pub use agent::{AgentSession, FromDeveloper};
 pub use developer::{DeveloperSession, FromAgent};

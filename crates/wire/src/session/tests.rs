@@ -1,0 +1,388 @@
+//! Both ends in one process, and one end against bytes that no honest other end sends.
+
+use std::collections::BTreeMap;
+
+use bytes::BytesMut;
+
+use super::{AgentSession, DeveloperSession};
+use crate::codec::put_frame;
+use crate::error::{Malformed, SessionError};
+use crate::message::*;
+use crate::{CloseCode, VERSION, common_version, limits, proto};
+
+/// A welcomed pair.
+fn pair() -> (DeveloperSession, AgentSession) {
+    let mut developer = DeveloperSession::new("redir test", "alice@laptop").unwrap();
+    let mut agent = AgentSession::default();
+    agent.receive(&developer.output());
+    let hello = agent.poll().unwrap().unwrap();
+    assert!(
+        matches!(&hello.message, ToAgent::Hello(hello) if hello.user == "alice@laptop" && hello.version == VERSION)
+    );
+    agent.welcome(hello.seq, "node-1", "alice", "redir-agent test").unwrap();
+    developer.receive(&agent.output());
+    let welcome = developer.poll().unwrap().unwrap();
+    assert_eq!(welcome.answers, hello.seq);
+    assert!(matches!(&welcome.message, ToDeveloper::Welcome(welcome) if welcome.agent == "node-1"));
+    (developer, agent)
+}
+
+fn wish() -> Wish {
+    Wish {
+        token: Token([7; 16]),
+        selector: Selector::Labels(BTreeMap::from([("app".into(), "web".into()), ("tier".into(), String::new())])),
+        port: 8080,
+        filter: Some(Filter {
+            combine: Combine::Any,
+            conditions: vec![
+                Condition::HeaderPresent("x-debug".into()),
+                Condition::Header("x-user".into(), Text::Exact("alice".into())),
+                Condition::Header("x-team".into(), Text::Prefix("core-".into())),
+                Condition::Path(Text::Regex("/api/.*".into())),
+                Condition::Method("GET".into()),
+            ],
+        }),
+        to: "127.0.0.1:3000".into(),
+        probes: Probes::Developer,
+    }
+}
+
+fn entry() -> InterceptEntry {
+    InterceptEntry {
+        id: 3,
+        developer: "bob".into(),
+        owner: Owner::Other,
+        pod: "web-1".into(),
+        port: 8080,
+        filter: "header x-user (exact)".into(),
+        to: String::new(),
+        since: UnixMillis(1),
+        state: Liveness::Live,
+        reason: String::new(),
+        requests: 12,
+    }
+}
+
+#[test]
+fn every_question_comes_through() {
+    let (mut developer, mut agent) = pair();
+    let selector = Selector::Pod("web-1".into());
+    let questions = [
+        ToAgent::Intercept(wish()),
+        ToAgent::Intercept(Wish { filter: None, selector: selector.clone(), probes: Probes::App, ..wish() }),
+        ToAgent::Leave(Which::Token(Token([9; 16]))),
+        ToAgent::Leave(Which::Id(3)),
+        ToAgent::Leave(Which::Selector(selector.clone(), None)),
+        ToAgent::Leave(Which::Selector(selector, Some(8080))),
+        ToAgent::Leave(Which::All),
+        ToAgent::List,
+        ToAgent::Status,
+        ToAgent::Ping(u64::MAX),
+    ];
+    for question in questions {
+        let seq = developer.ask(&question).unwrap();
+        // Byte by byte: a message may come in any pieces.
+        let bytes = developer.output();
+        let (last, rest) = bytes.split_last().unwrap();
+        for byte in rest {
+            agent.receive(&[*byte]);
+            assert_eq!(agent.poll(), Ok(None));
+        }
+        assert!(agent.is_midway());
+        agent.receive(&[*last]);
+        let heard = agent.poll().unwrap().unwrap();
+        assert_eq!((heard.seq, heard.message), (seq, question));
+        assert!(!agent.is_midway());
+    }
+}
+
+#[test]
+fn every_answer_comes_through() {
+    let (mut developer, mut agent) = pair();
+    let pod = PodState {
+        pod: "web-1".into(),
+        addresses: vec!["10.0.0.1".into(), "fd00::1".into()],
+        state: Liveness::Lost,
+        reason: "gone".into(),
+        earlier_connections: 4,
+        since: UnixMillis(2),
+    };
+    let conflict =
+        Conflict { pod: "web-1".into(), developer: "bob".into(), since: UnixMillis(1), takes: Takes::Shared };
+    let event = RequestEvent {
+        intercept: 3,
+        when: UnixMillis(5),
+        method: "GET".into(),
+        path: "/a".into(),
+        status: 200,
+        micros: 900,
+        pod: "web-1".into(),
+        client: "192.0.2.1:1".into(),
+        missed: 2,
+    };
+    let tunnel = TunnelStatus {
+        address: "192.0.2.1:5".into(),
+        user: "alice".into(),
+        since: UnixMillis(1),
+        rtt_micros: 20,
+        sent_bytes: 1,
+        received_bytes: 2,
+        streams: 3,
+        streams_total: 4,
+        asking: true,
+    };
+    let answers = [
+        ToDeveloper::Intercept(InterceptState {
+            id: 3,
+            token: Token([1; 16]),
+            since: UnixMillis(9),
+            pods: vec![pod],
+            conflicts: vec![conflict],
+        }),
+        ToDeveloper::Request(event),
+        ToDeveloper::Listing(Listing {
+            pods: vec![PodEntry {
+                name: "web-1".into(),
+                labels: BTreeMap::from([("app".into(), "web".into())]),
+                ports: vec![8080, 9090],
+            }],
+            intercepts: vec![entry()],
+        }),
+        ToDeveloper::Status(StatusReport {
+            agent: "node-1".into(),
+            software: "redir-agent".into(),
+            tunnels: vec![tunnel],
+            intercepts: vec![entry()],
+        }),
+        ToDeveloper::Left(Left { what: vec!["web-1:8080".into()] }),
+        ToDeveloper::Ended(Ended { id: 3, token: Token([2; 16]), sentence: "left".into() }),
+        ToDeveloper::Refused(Refused { code: RefusedCode::PortNotAllowed, sentence: "no".into() }),
+        ToDeveloper::Pong(7),
+        ToDeveloper::Bye(Bye { code: CloseCode::KeyRemoved, sentence: "bye".into() }),
+    ];
+    for (number, answer) in (0..).zip(answers) {
+        agent.send(number, &answer).unwrap();
+        developer.receive(&agent.output());
+        let heard = developer.poll().unwrap().unwrap();
+        assert_eq!((heard.answers, heard.message), (number, answer));
+    }
+}
+
+#[test]
+fn neighbouring_versions_talk_and_others_are_refused_with_a_sentence() {
+    assert_eq!(common_version(3, 3), Some(3));
+    assert_eq!(common_version(3, 2), Some(2));
+    assert_eq!(common_version(3, 4), Some(3));
+    assert_eq!(common_version(3, 5), None);
+    assert_eq!(common_version(3, 1), None);
+    assert_eq!(common_version(1, 0), None);
+
+    for (version, fits) in [(VERSION, true), (VERSION + 1, true), (VERSION + 2, false), (0, false)] {
+        let mut agent = AgentSession::default();
+        agent.receive(&frame(&hello(version)));
+        match agent.poll() {
+            Ok(Some(_)) => assert!(fits),
+            Err(SessionError::Version { theirs, .. }) => {
+                assert!(!fits && theirs == version);
+                let mut developer = DeveloperSession::new("redir test", "").unwrap();
+                developer.receive(&agent.output());
+                let refused = developer.poll().unwrap().unwrap().message;
+                let ToDeveloper::Refused(refused) = refused else { panic!("{refused:?}") };
+                assert_eq!(refused.code, RefusedCode::Version);
+                assert!(refused.sentence.contains("update"), "{}", refused.sentence);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let mut developer = DeveloperSession::new("redir test", "").unwrap();
+    let welcome = proto::Welcome { version: VERSION + 2, ..Default::default() };
+    developer.receive(&frame(&proto::ToDeveloper { answers: 1, body: Some(proto::ToDeveloperBody::Welcome(welcome)) }));
+    assert!(matches!(developer.poll(), Err(SessionError::Version { .. })));
+}
+
+#[test]
+fn what_comes_out_of_order_ends_the_session() {
+    let mut agent = AgentSession::default();
+    agent.receive(&frame(&question(1, proto::ToAgentBody::List(proto::Empty {}))));
+    assert!(matches!(agent.poll(), Err(SessionError::Order(_))));
+
+    let mut agent = AgentSession::default();
+    agent.receive(&frame(&hello(VERSION)));
+    agent.receive(&frame(&question(2, proto::ToAgentBody::Ping(1))));
+    assert!(agent.poll().is_ok());
+    assert!(matches!(agent.poll(), Err(SessionError::Order(_))), "the greeting is not answered yet");
+
+    let (_, mut agent) = pair();
+    agent.receive(&frame(&hello(VERSION)));
+    assert!(matches!(agent.poll(), Err(SessionError::Order(_))));
+
+    let mut developer = DeveloperSession::new("redir test", "").unwrap();
+    developer.receive(&frame(&proto::ToDeveloper { answers: 1, body: Some(proto::ToDeveloperBody::Pong(1)) }));
+    assert!(matches!(developer.poll(), Err(SessionError::Order(_))));
+}
+
+#[test]
+fn a_question_that_is_not_known_is_refused_and_the_session_goes_on() {
+    let (mut developer, mut agent) = pair();
+    let unknown = proto::ToAgent { seq: 9, body: None };
+    agent.receive(&frame(&unknown));
+    agent.receive(&frame(&question(10, proto::ToAgentBody::Ping(4))));
+    assert_eq!(agent.poll().unwrap().unwrap().message, ToAgent::Ping(4));
+    developer.receive(&agent.output());
+    let heard = developer.poll().unwrap().unwrap();
+    assert_eq!(heard.answers, 9);
+    assert!(matches!(heard.message, ToDeveloper::Refused(Refused { code: RefusedCode::Unsupported, .. })));
+}
+
+#[test]
+fn an_answer_that_is_not_known_is_passed_over() {
+    let (mut developer, mut agent) = pair();
+    developer.receive(&frame(&proto::ToDeveloper { answers: 0, body: None }));
+    agent.send(0, &ToDeveloper::Pong(1)).unwrap();
+    developer.receive(&agent.output());
+    assert_eq!(developer.poll().unwrap().unwrap().message, ToDeveloper::Pong(1));
+}
+
+#[test]
+fn bytes_that_are_no_message_end_the_session() {
+    for bytes in [&[0, 0, 0, 2, 0xff, 0xff][..], &[0x7f, 0, 0, 0], &[0, 0, 0, 3, 0x52, 0x7f, 0]] {
+        let (_, mut agent) = pair();
+        agent.receive(bytes);
+        assert!(matches!(agent.poll(), Err(SessionError::Malformed(_))), "{bytes:?}");
+    }
+}
+
+/// Each wish has one thing wrong; a condition that is not understood must never be left out.
+#[test]
+fn hostile_wishes_are_refused() {
+    type Break = fn(&mut proto::Wish);
+    let breaks: &[(&str, Break)] = &[
+        ("short token", |wish| wish.token.truncate(15)),
+        ("long token", |wish| wish.token.push(0)),
+        ("no selector", |wish| wish.selector = None),
+        ("unknown selector", |wish| wish.selector = Some(proto::Selector { kind: None })),
+        ("no labels", |wish| labels(wish).clear()),
+        ("a label twice", |wish| {
+            let label = labels(wish)[0].clone();
+            labels(wish).push(label);
+        }),
+        ("an empty label key", |wish| labels(wish)[0].key.clear()),
+        ("a long label key", |wish| labels(wish)[0].key = "k".repeat(limits::LABEL_KEY + 1)),
+        ("a long label value", |wish| labels(wish)[0].value = "v".repeat(limits::LABEL_VALUE + 1)),
+        ("too many labels", |wish| {
+            *labels(wish) = (0..=limits::LABELS)
+                .map(|index| proto::Label { key: format!("k{index}"), value: String::new() })
+                .collect();
+        }),
+        ("an empty pod name", |wish| {
+            wish.selector = Some(proto::Selector { kind: Some(proto::SelectorKind::Pod(String::new())) });
+        }),
+        ("port 0", |wish| wish.port = 0),
+        ("port 65536", |wish| wish.port = 65536),
+        ("a long address", |wish| wish.to = "x".repeat(limits::NAME + 1)),
+        ("no combination", |wish| filter(wish).combine = 0),
+        ("an unknown combination", |wish| filter(wish).combine = 3),
+        ("no condition", |wish| filter(wish).conditions.clear()),
+        ("an unknown condition", |wish| filter(wish).conditions[0].kind = None),
+        ("too many conditions", |wish| {
+            let condition = filter(wish).conditions[0].clone();
+            filter(wish).conditions = vec![condition; limits::CONDITIONS + 1];
+        }),
+        ("a header without a name", |wish| {
+            filter(wish).conditions[0].kind = Some(proto::ConditionKind::HeaderPresent(String::new()));
+        }),
+        ("a header without a text", |wish| {
+            let header = proto::HeaderCondition { name: "x".into(), value: None };
+            filter(wish).conditions[0].kind = Some(proto::ConditionKind::Header(header));
+        }),
+        ("an unknown text", |wish| {
+            filter(wish).conditions[0].kind = Some(proto::ConditionKind::Path(proto::Text { kind: None }));
+        }),
+        ("a long text", |wish| {
+            let text = proto::Text { kind: Some(proto::TextKind::Regex("x".repeat(limits::TEXT + 1))) };
+            filter(wish).conditions[0].kind = Some(proto::ConditionKind::Path(text));
+        }),
+    ];
+    for (what, change) in breaks {
+        let (mut developer, mut agent) = pair();
+        let proto::ToAgentBody::Intercept(mut broken) = (&ToAgent::Intercept(wish())).into() else { panic!() };
+        change(&mut broken);
+        agent.receive(&frame(&question(5, proto::ToAgentBody::Intercept(broken))));
+        assert_eq!(agent.poll(), Ok(None), "{what}");
+        developer.receive(&agent.output());
+        let heard = developer.poll().unwrap().unwrap();
+        assert_eq!(heard.answers, 5, "{what}");
+        let ToDeveloper::Refused(refused) = heard.message else { panic!("{what}: {:?}", heard.message) };
+        assert!(matches!(refused.code, RefusedCode::Malformed | RefusedCode::Unsupported), "{what}: {refused:?}");
+    }
+}
+
+#[test]
+fn a_message_over_the_limit_is_not_sent() {
+    let (_, mut agent) = pair();
+    let entries = vec![InterceptEntry { reason: "r".repeat(2000), ..entry() }; 1000];
+    let listing = ToDeveloper::Listing(Listing { pods: vec![], intercepts: entries });
+    assert!(matches!(agent.send(1, &listing), Err(Malformed::TooLong { .. })));
+    assert!(agent.output().is_empty());
+}
+
+#[test]
+fn secrets_are_not_in_debug_text() {
+    let text = format!("{:?}", ToAgent::Intercept(wish()));
+    assert!(!text.contains("alice") && !text.contains("core-") && text.contains("x-user"), "{text}");
+    assert!(!text.contains("[7, 7"), "{text}");
+}
+
+/// Anything at all: an error or nothing, never a panic, never unbounded memory.
+#[test]
+fn noise_is_survived() {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut byte = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_be_bytes()[0]
+    };
+    for _ in 0..2000 {
+        let (mut developer, mut agent) = pair();
+        let length = byte() % 64;
+        let mut bytes = vec![0, 0, 0, length];
+        bytes.extend((0..length).map(|_| byte()));
+        // Half of them look like one of our messages.
+        if length > 3 && byte() % 2 == 0 {
+            bytes[4] = 0x52 + (byte() % 10) * 8;
+            bytes[5] = length - 2;
+        }
+        agent.receive(&bytes);
+        agent.poll().ok();
+        developer.receive(&bytes);
+        developer.poll().ok();
+        crate::StreamHeader::decode(&bytes).ok();
+    }
+}
+
+fn hello(version: u32) -> proto::ToAgent {
+    question(1, proto::ToAgentBody::Hello(proto::Hello { version, ..Default::default() }))
+}
+
+fn question(seq: u32, body: proto::ToAgentBody) -> proto::ToAgent {
+    proto::ToAgent { seq, body: Some(body) }
+}
+
+fn frame(message: &impl prost::Message) -> BytesMut {
+    let mut out = BytesMut::new();
+    put_frame(message, &mut out).unwrap();
+    assert_eq!(out.len(), 4 + message.encoded_len());
+    out
+}
+
+fn labels(wish: &mut proto::Wish) -> &mut Vec<proto::Label> {
+    match wish.selector.as_mut().unwrap().kind.as_mut().unwrap() {
+        proto::SelectorKind::Labels(labels) => &mut labels.labels,
+        proto::SelectorKind::Pod(_) => panic!("the wish has labels"),
+    }
+}
+
+fn filter(wish: &mut proto::Wish) -> &mut proto::Filter {
+    wish.filter.as_mut().unwrap()
+}
