@@ -22,6 +22,17 @@ pub struct Control<S> {
     unsent: BytesMut,
 }
 
+/// What [`Control::turn`] came to.
+#[derive(Debug)]
+pub enum Turn<M> {
+    /// The other end said something.
+    Message(M),
+    /// The other end has finished.
+    Finished,
+    /// What was said is written, but for less than the backlog.
+    Drained,
+}
+
 /// What the two sessions have in common.
 pub trait Session {
     /// What the other end says.
@@ -38,16 +49,34 @@ impl<S: Session> Control<S> {
     /// The next message; `None` when the other end has finished. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Result<Option<S::Message>, ControlError> {
         loop {
+            match self.turn(0).await? {
+                Turn::Message(message) => return Ok(Some(message)),
+                Turn::Finished => return Ok(None),
+                Turn::Drained => {}
+            }
+        }
+    }
+
+    /// As [`Control::next`], but resolves also when fewer than `backlog` bytes are left to write, if it were more.
+    /// Dropping the future loses nothing.
+    pub async fn turn(&mut self, backlog: usize) -> Result<Turn<S::Message>, ControlError> {
+        loop {
             if let Some(message) = self.session.poll()? {
-                return Ok(Some(message));
+                return Ok(Turn::Message(message));
             }
             self.collect_output()?;
+            let above = self.unsent.len() >= backlog;
             // Both arms may be dropped at any await: a write returns what it wrote, a chunk is taken whole.
             tokio::select! {
-                written = self.send.write(&self.unsent), if !self.unsent.is_empty() => self.unsent.advance(written?),
+                written = self.send.write(&self.unsent), if !self.unsent.is_empty() => {
+                    self.unsent.advance(written?);
+                    if above && self.unsent.len() < backlog {
+                        return Ok(Turn::Drained);
+                    }
+                }
                 chunk = self.recv.read_chunk(CHUNK, true) => match chunk? {
                     Some(chunk) => self.session.receive(&chunk.bytes),
-                    None => return Ok(None),
+                    None => return Ok(Turn::Finished),
                 },
             }
         }

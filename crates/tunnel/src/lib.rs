@@ -20,7 +20,7 @@ mod transport;
 
 pub use agent::{AgentEndpoint, Handshake};
 pub use budget::{Budget, BudgetError};
-pub use control::{AgentControl, Control, ControlError, DeveloperControl, FLUSH, Session};
+pub use control::{AgentControl, Control, ControlError, DeveloperControl, FLUSH, Session, Turn};
 pub use developer::{Arrival, DataStream, Dialled, HeaderError, Tunnel, dial};
 pub use error::{DialError, Lost};
 pub use identity::{Identity, IdentityError};

@@ -17,7 +17,7 @@ use std::{
 use arc_swap::ArcSwap;
 use redir_http::filter::{Key, Table};
 use redir_wire::StreamHeader;
-use tokio::{sync::watch, time::timeout};
+use tokio::time::timeout;
 
 use crate::config::PodName;
 
@@ -26,8 +26,6 @@ use super::tunnel::{OpenStream, TunnelHandle};
 /// What one armed port of one pod does with its connections.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    /// The pod.
-    pub(crate) pod: PodName,
     /// The app's port.
     pub(crate) port: u16,
     /// The filters, winners first. It ends with an entry that always matches if there is a global intercept.
@@ -54,8 +52,6 @@ pub(crate) struct Intercept {
     pub(crate) id: u64,
     /// Whose.
     pub(crate) developer: Arc<str>,
-    /// Since when, kept over redials.
-    pub(crate) since: SystemTime,
     /// In which pod.
     pub(crate) pod: PodName,
     /// Where it goes on the developer's machine, for people.
@@ -91,11 +87,13 @@ impl Intercept {
     }
 
     /// Whether the developer's tunnel is up.
+    #[cfg(test)]
     pub(crate) fn alive(&self) -> bool {
         self.tunnel.alive()
     }
 
     /// Resolves when the developer's tunnel is down.
+    #[cfg(test)]
     pub(crate) async fn ended(&self) {
         self.tunnel.ended().await;
     }
@@ -106,7 +104,6 @@ impl Intercept {
         Self {
             id,
             developer: "alice".into(),
-            since: SystemTime::now(),
             pod,
             to: "127.0.0.1:3000".into(),
             tunnel: TunnelHandle::for_test(connection),
@@ -164,36 +161,21 @@ pub(crate) struct RequestEvent {
 }
 
 /// All plans, shared: written by the registry, read by every connection.
-#[derive(Clone, Debug)]
-pub(crate) struct Plans {
-    all: Arc<ArcSwap<PlanMap>>,
-    generation: Arc<watch::Sender<u64>>,
-}
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Plans(Arc<ArcSwap<PlanMap>>);
 
 /// Few ports per pod: a list is faster than a second map.
 pub(crate) type PlanMap = HashMap<PodName, Vec<Arc<Plan>>>;
 
-impl Default for Plans {
-    fn default() -> Self {
-        Self { all: Arc::default(), generation: Arc::new(watch::Sender::new(0)) }
-    }
-}
-
 impl Plans {
     /// The plan of a pod's port; `None`: everything goes to the app.
     pub(crate) fn plan(&self, pod: &PodName, port: u16) -> Option<Arc<Plan>> {
-        self.all.load().get(pod)?.iter().find(|plan| plan.port == port).cloned()
-    }
-
-    /// Changes each time the plans do.
-    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
-        self.generation.subscribe()
+        self.0.load().get(pod)?.iter().find(|plan| plan.port == port).cloned()
     }
 
     /// Puts new plans in the place of all.
     pub(crate) fn replace(&self, plans: PlanMap) {
-        self.all.store(Arc::new(plans));
-        self.generation.send_modify(|generation| *generation = generation.wrapping_add(1));
+        self.0.store(Arc::new(plans));
     }
 }
 

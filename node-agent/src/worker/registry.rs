@@ -8,6 +8,8 @@ pub(crate) mod arming;
 mod contest;
 mod filter;
 pub(crate) mod report;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

@@ -9,12 +9,10 @@ mod handle;
 mod hands;
 mod hub;
 mod session;
+#[cfg(test)]
+mod tests;
 
-use std::{
-    net::{SocketAddr, UdpSocket},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::UdpSocket, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use redir_tunnel::{AgentEndpoint, Authorised, Identity};
@@ -98,13 +96,15 @@ impl Tunnels {
         self.tell(Command::Rearm(pod.clone())).await;
     }
 
-    /// Takes no new tunnel and no new intercept, empties all plans, and returns when every port is disarmed.
-    /// Open streams go on.
+    /// Takes no new tunnel and no new intercept, empties all plans, and returns when every port is disarmed, or after
+    /// [`DISARM`]: without a plan what is still steered passes to the app. Open streams go on.
     pub(crate) async fn stop_new(&self) {
         self.endpoint.refuse_new();
         let (done, disarmed) = oneshot::channel();
         self.tell(Command::StopNew(done)).await;
-        disarmed.await.ok();
+        if timeout(DISARM, disarmed).await.is_err() {
+            tracing::warn!("not every port could be disarmed in time; the guardian does it when the worker ends");
+        }
     }
 
     /// Says goodbye, closes all tunnels and the endpoint; bounded.
@@ -125,7 +125,8 @@ impl Tunnels {
     }
 
     /// Where the endpoint listens.
-    pub(crate) fn address(&self) -> std::io::Result<SocketAddr> {
+    #[cfg(test)]
+    pub(crate) fn address(&self) -> std::io::Result<std::net::SocketAddr> {
         self.endpoint.address()
     }
 
@@ -144,5 +145,7 @@ fn agent_name() -> String {
 const SOFTWARE: &str = concat!("redir-agent ", env!("CARGO_PKG_VERSION"));
 /// Commands that wait for the hub, which never waits for anybody itself.
 const COMMANDS: usize = 256;
+/// How long disarming may take: the guardian does one port after the other, in milliseconds each.
+const DISARM: Duration = Duration::from_secs(5);
 /// How long goodbyes may take.
 const GOODBYE: Duration = Duration::from_secs(1);

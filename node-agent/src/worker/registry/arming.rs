@@ -53,8 +53,8 @@ pub(crate) enum Outcome {
     Armed {
         /// Connections that stay with the app.
         earlier: u32,
-        /// The pod's addresses, told with its first port.
-        addresses: Option<Vec<IpAddr>>,
+        /// The pod's own addresses.
+        addresses: Vec<IpAddr>,
     },
     /// The port is not armed any more.
     Disarmed,
@@ -148,7 +148,7 @@ impl Arming {
         match (op, outcome) {
             (_, Outcome::Armed { earlier, addresses }) => {
                 pod.ports.insert(*port, Port::Live { since: clock, earlier });
-                pod.addresses = addresses.unwrap_or(std::mem::take(&mut pod.addresses));
+                pod.addresses = addresses;
             }
             (_, Outcome::Disarmed) if pod.stale && pod.wanted.contains(port) => {
                 let reason = "the pod has another network namespace now; it is taken up again".to_owned();

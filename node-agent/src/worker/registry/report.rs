@@ -11,7 +11,7 @@ use redir_wire::{InterceptEntry, InterceptState, Listing, Liveness, Owner, PodEn
 use crate::config::{Config, PodName};
 
 use super::{
-    Registered, Registry, SessionId,
+    Registered, Registry,
     arming::{Arming, PortStatus},
     contest::Contests,
     filter, port_not_allowed,
@@ -71,11 +71,6 @@ impl Registry {
     pub(crate) fn own(&self, pin: &Pin, arming: &Arming) -> Vec<InterceptEntry> {
         let own = self.wishes().filter(|wish| wish.pin == *pin);
         own.flat_map(|wish| self.entries(wish, pin, arming)).map(|(_, entry)| entry).take(limits::ENTRIES).collect()
-    }
-
-    /// The numbers of the intercepts of a session.
-    pub(crate) fn session_wishes(&self, session: SessionId) -> impl Iterator<Item = &Registered> {
-        self.of_session(session)
     }
 
     fn entries(&self, wish: &Registered, asking: &Pin, arming: &Arming) -> Vec<(PodName, InterceptEntry)> {

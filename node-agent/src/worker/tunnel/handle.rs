@@ -89,6 +89,7 @@ impl TunnelHandle {
     }
 
     /// Resolves when the tunnel is down.
+    #[cfg(test)]
     pub(crate) async fn ended(&self) {
         tokio::select! {
             () = self.0.ended.cancelled() => {}

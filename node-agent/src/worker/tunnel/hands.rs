@@ -46,7 +46,7 @@ async fn perform(broker: &Broker, captures: &Captures, op: &Op) -> Outcome {
             Ok(armed) => {
                 captures.armed(pod, *port, armed.first);
                 tracing::info!(%pod, port, "new connections are looked at");
-                Outcome::Armed { earlier: armed.earlier_connections, addresses: Some(armed.pod_addresses) }
+                Outcome::Armed { earlier: armed.earlier_connections, addresses: armed.pod_addresses }
             }
             Err(error) => {
                 tracing::warn!(%pod, port, %error, "cannot be intercepted");

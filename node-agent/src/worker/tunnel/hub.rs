@@ -316,10 +316,13 @@ impl Hub {
             }
         }
         if self.stopped && self.arming.is_idle() {
-            self.stopping.drain(..).for_each(|done| drop(done.send(())));
+            for done in self.stopping.drain(..) {
+                // Whoever asked may have stopped waiting.
+                done.send(()).ok();
+            }
         }
         if self.sessions.is_empty() {
-            self.closing.take().map(|done| done.send(()));
+            self.closing.take().and_then(|done| done.send(()).ok());
         }
     }
 
@@ -349,7 +352,7 @@ impl Hub {
                 self.registry.wish(intercept.id).is_some_and(|wish| wish.wish.probes == Probes::Developer)
             };
             let probes_to_app = !involved().all(|intercept| asked_for(&intercept));
-            let plan = Plan { pod: pod.clone(), port: *port, table, filtered, global, probes_to_app };
+            let plan = Plan { port: *port, table, filtered, global, probes_to_app };
             plans.entry(pod.clone()).or_default().push(Arc::new(plan));
         }
         self.plans.replace(plans);
@@ -365,7 +368,6 @@ impl Hub {
         let intercept = Arc::new(Intercept {
             id,
             developer: self.developer(&wish.pin).into(),
-            since: wish.since,
             pod: pod.clone(),
             to: wish.wish.to.as_str().into(),
             tunnel: session.joined.handle.clone(),

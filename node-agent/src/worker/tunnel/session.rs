@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use redir_tunnel::{AgentControl, AgentEndpoint, ControlError, HANDSHAKE, Handshake, Pin};
+use redir_tunnel::{AgentControl, AgentEndpoint, ControlError, HANDSHAKE, Handshake, Pin, Turn};
 use redir_wire::{Bye, CloseCode, Malformed, Refused, RefusedCode, SessionError, ToAgent, ToDeveloper};
 use tokio::{
     sync::{mpsc, watch},
@@ -166,8 +166,8 @@ async fn carry(
         // Events wait in their own bounded queue while the developer's side does not read.
         let may_report = control.unsent() < EVENT_BACKLOG;
         tokio::select! {
-            question = control.next() => match question? {
-                Some(question) => match question.message {
+            turn = control.turn(EVENT_BACKLOG) => match turn? {
+                Turn::Message(question) => match question.message {
                     ToAgent::Ping(number) => say(control, question.seq, &ToDeveloper::Pong(number))?,
                     message => {
                         if shared.hub.send(Command::Asked(id, question.seq, message)).await.is_err() {
@@ -175,7 +175,8 @@ async fn carry(
                         }
                     }
                 },
-                None => return Ok(Bye { code: CloseCode::Done, sentence: String::new() }),
+                Turn::Finished => return Ok(Bye { code: CloseCode::Done, sentence: String::new() }),
+                Turn::Drained => {}
             },
             message = outgoing.recv() => match message {
                 Some(Outgoing::Say(answers, message)) => say(control, answers, &message)?,

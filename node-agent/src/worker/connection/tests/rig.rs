@@ -80,7 +80,6 @@ impl Rig {
             table.push((Key(developer.intercept.id), Filter::everything()));
         }
         let plan = Plan {
-            pod: self.pod.clone(),
             port: PORT,
             table: Table::new(table),
             filtered: intercepts,

@@ -1,0 +1,427 @@
+//! The desired state against hand-written cases and generated orders of events; the arming against a made-up guardian.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use redir_tunnel::{Identity, Pin};
+use redir_wire::{
+    Combine, Condition, Filter, Liveness, Owner, Probes, RefusedCode, Selector, Takes, Text, Token, Which, Wish,
+};
+
+use crate::config::{Config, PodName};
+
+use super::{
+    Registry, SENIORITY, SessionId,
+    arming::{Arming, Op, Outcome, PortStatus},
+};
+
+struct World {
+    registry: Registry,
+    alice: Pin,
+    bob: Pin,
+    now: Instant,
+    clock: SystemTime,
+}
+
+impl World {
+    fn new() -> Self {
+        let (alice, bob) = (Identity::generate().unwrap().pin(), Identity::generate().unwrap().pin());
+        let registry = Registry::new(config(&alice, &bob, PODS));
+        Self { registry, alice, bob, now: Instant::now(), clock: SystemTime::now() }
+    }
+
+    fn register(&mut self, session: u64, pin: Pin, wish: Wish) -> Result<u64, RefusedCode> {
+        self.clock += Duration::from_secs(1);
+        self.now += Duration::from_secs(1);
+        let result = self.registry.register(SessionId(session), pin, wish, self.clock, self.now);
+        result.map_err(|refused| {
+            assert!(refused.sentence.contains(';'), "names the next step: {}", refused.sentence);
+            refused.code
+        })
+    }
+
+    fn contest(&self, pod: &str, port: u16) -> (Vec<u64>, Vec<u64>) {
+        let contest = self.registry.contests().remove(&(pod_name(pod), port)).unwrap_or_default();
+        (contest.filtered, contest.globals)
+    }
+
+    fn conflicts(&self, id: u64) -> Vec<(String, Takes)> {
+        let state = self.registry.state(self.registry.wish(id).unwrap(), &self.registry.contests(), &Arming::default());
+        state.conflicts.into_iter().map(|conflict| (conflict.developer, conflict.takes)).collect()
+    }
+}
+
+/// bob may intercept `app = "web"` alone; `db-1` is not his to know of.
+const PODS: &str = r#"
+    [[pod]]
+    name = "web-1"
+    labels = { app = "web", n = "1" }
+    netns = "/run/netns/web-1"
+    ports = [8080]
+    [[pod]]
+    name = "web-2"
+    labels = { app = "web", n = "2" }
+    netns = "/run/netns/web-2"
+    [[pod]]
+    name = "db-1"
+    labels = { app = "db" }
+    netns = "/run/netns/db-1"
+"#;
+
+fn config(alice: &Pin, bob: &Pin, pods: &str) -> Arc<Config> {
+    let text = format!(
+        "[agent]\nlisten = \"127.0.0.1:7447\"\nkey = \"/etc/redir/agent.key\"\nadmin = \"127.0.0.1:7448\"\n{pods}\n\
+         [[developer]]\nname = \"alice\"\nkey = \"{alice}\"\npods = [{{}}]\n\
+         [[developer]]\nname = \"bob\"\nkey = \"{bob}\"\npods = [{{ app = \"web\" }}]\n"
+    );
+    Arc::new(Config::parse(&text, Path::new("agent.toml")).unwrap())
+}
+
+fn pod_name(name: &str) -> PodName {
+    PodName::new(name).unwrap()
+}
+
+fn wish(token: u8, pod: &str) -> Wish {
+    Wish {
+        token: Token([token; 16]),
+        selector: Selector::Pod(pod.into()),
+        port: 8080,
+        filter: None,
+        to: "127.0.0.1:3000".into(),
+        probes: Probes::App,
+    }
+}
+
+fn filtered(token: u8, pod: &str, user: &str) -> Wish {
+    let condition = Condition::Header("x-user".into(), Text::Exact(user.into()));
+    Wish { filter: Some(Filter { combine: Combine::All, conditions: vec![condition] }), ..wish(token, pod) }
+}
+
+fn labelled(token: u8, key: &str, value: &str) -> Wish {
+    Wish { selector: Selector::Labels(BTreeMap::from([(key.into(), value.into())])), ..wish(token, "x") }
+}
+
+#[test]
+fn filtered_wins_over_global_and_the_oldest_among_equals() {
+    let mut world = World::new();
+    let (alice, bob) = (world.alice, world.bob);
+    let global = world.register(1, alice, wish(1, "web-1")).unwrap();
+    let second = world.register(2, bob, wish(2, "web-1")).unwrap();
+    let first = world.register(2, bob, filtered(3, "web-1", "bob")).unwrap();
+    let same = world.register(1, alice, filtered(4, "web-1", "bob")).unwrap();
+    let apart = world.register(1, alice, filtered(5, "web-1", "alice")).unwrap();
+    assert_eq!(world.contest("web-1", 8080), (vec![first, same, apart], vec![global, second]));
+    assert_eq!(
+        world.conflicts(global),
+        [("bob".into(), Takes::Shared), ("alice".into(), Takes::Shared), ("alice".into(), Takes::Shared)]
+    );
+    assert_eq!(world.conflicts(second), [("alice".into(), Takes::Everything)]);
+    assert_eq!(world.conflicts(first), []);
+    assert_eq!(world.conflicts(same), [("bob".into(), Takes::Everything)]);
+    assert_eq!(world.conflicts(apart), [], "two exact values of one header are not the same requests");
+
+    world.registry.end_session(SessionId(2), world.now);
+    assert_eq!(world.contest("web-1", 8080), (vec![same, apart], vec![global]));
+    assert_eq!(world.conflicts(same), [], "it wins now");
+}
+
+#[test]
+fn a_redial_keeps_its_place_for_a_while_and_only_with_its_own_key() {
+    let mut world = World::new();
+    let (alice, bob) = (world.alice, world.bob);
+    let first = world.register(1, alice, wish(1, "web-1")).unwrap();
+    let second = world.register(2, bob, wish(2, "web-1")).unwrap();
+    let since = world.registry.wish(first).unwrap().since;
+    world.registry.end_session(SessionId(1), world.now);
+    assert_eq!(world.contest("web-1", 8080).1, [second]);
+    // bob cannot take alice's place with her token.
+    let stolen = world.register(2, bob, wish(1, "web-1")).unwrap();
+    assert!(stolen > second);
+    assert_eq!(world.register(3, alice, wish(1, "web-1")), Ok(first));
+    assert_eq!(world.contest("web-1", 8080).1, [first, second, stolen]);
+    assert_eq!(world.registry.wish(first).unwrap().since, since);
+
+    world.registry.end_session(SessionId(3), world.now);
+    world.now += SENIORITY;
+    let late = world.register(4, alice, wish(1, "web-1")).unwrap();
+    assert_eq!(world.contest("web-1", 8080).1, [second, stolen, late]);
+}
+
+#[test]
+fn a_redial_before_the_old_tunnel_is_missed_takes_its_place() {
+    let mut world = World::new();
+    let alice = world.alice;
+    let first = world.register(1, alice, wish(1, "web-1")).unwrap();
+    assert_eq!(world.register(2, alice, wish(1, "web-1")), Ok(first));
+    assert_eq!(world.registry.wish(first).unwrap().session, SessionId(2));
+    world.registry.end_session(SessionId(1), world.now);
+    assert_eq!(world.contest("web-1", 8080).1, [first], "the old tunnel's end takes nothing with it");
+}
+
+#[test]
+fn pods_that_a_key_may_not_see_are_as_good_as_none() {
+    let mut world = World::new();
+    let (alice, bob) = (world.alice, world.bob);
+    assert_eq!(world.register(2, bob, wish(1, "db-1")), Err(RefusedCode::NoSuchPod));
+    assert_eq!(world.register(2, bob, wish(1, "nowhere")), Err(RefusedCode::NoSuchPod));
+    let sentence = |world: &mut World, pod: &str| {
+        let now = (world.clock, world.now);
+        world.registry.register(SessionId(2), bob, wish(1, pod), now.0, now.1).unwrap_err().sentence.replace(pod, "POD")
+    };
+    assert_eq!(sentence(&mut world, "db-1"), sentence(&mut world, "nowhere"), "they cannot be told apart");
+    assert_eq!(world.register(2, bob, labelled(1, "app", "db")), Err(RefusedCode::NoSuchPod));
+
+    let all = world.register(1, alice, wish(2, "db-1")).unwrap();
+    let listing = world.registry.listing(&bob, &Arming::default());
+    assert_eq!(listing.pods.iter().map(|pod| pod.name.as_str()).collect::<Vec<_>>(), ["web-1", "web-2"]);
+    assert_eq!(listing.intercepts, []);
+    let listing = world.registry.listing(&alice, &Arming::default());
+    assert_eq!(listing.pods.len(), 3);
+    assert_eq!(listing.intercepts.iter().map(|entry| entry.id).collect::<Vec<_>>(), [all]);
+}
+
+#[test]
+fn others_see_what_is_filtered_but_no_value_and_no_address() {
+    let mut world = World::new();
+    let (alice, bob) = (world.alice, world.bob);
+    world.register(1, alice, filtered(1, "web-1", "top-secret")).unwrap();
+    let seen = world.registry.listing(&bob, &Arming::default()).intercepts.remove(0);
+    assert_eq!((seen.owner, seen.developer.as_str(), seen.to.as_str()), (Owner::Other, "alice", ""));
+    assert_eq!(seen.filter, "header x-user (exact)");
+    let own = world.registry.listing(&alice, &Arming::default()).intercepts.remove(0);
+    assert_eq!((own.owner, own.to.as_str()), (Owner::You, "127.0.0.1:3000"));
+    let text = format!("{:?} {:?}", world.registry, own);
+    assert!(!text.contains("top-secret"), "{text}");
+}
+
+#[test]
+fn ports_and_filters_are_checked() {
+    let mut world = World::new();
+    let alice = world.alice;
+    let refused = world.register(1, alice, Wish { port: 9090, ..wish(1, "web-1") });
+    assert_eq!(refused, Err(RefusedCode::PortNotAllowed));
+    // web-2 allows it, web-1 does not: the intercept says so pod by pod.
+    let id = world.register(1, alice, Wish { port: 9090, ..labelled(1, "app", "web") }).unwrap();
+    let state = world.registry.state(world.registry.wish(id).unwrap(), &world.registry.contests(), &Arming::default());
+    let states: Vec<_> = state.pods.iter().map(|pod| (pod.pod.as_str(), pod.state)).collect();
+    assert_eq!(states, [("web-1", Liveness::Refused), ("web-2", Liveness::Pending)]);
+    assert!(state.pods[0].reason.contains("8080"), "{}", state.pods[0].reason);
+
+    let bad = Condition::Path(Text::Regex("(".into()));
+    let filter = Some(Filter { combine: Combine::All, conditions: vec![bad] });
+    let refused =
+        world.registry.register(SessionId(1), alice, Wish { filter, ..wish(2, "web-1") }, world.clock, world.now);
+    assert_eq!(refused.unwrap_err().code, RefusedCode::BadFilter);
+}
+
+#[test]
+fn one_tunnel_holds_a_bounded_number() {
+    let mut world = World::new();
+    let alice = world.alice;
+    for index in 0..redir_wire::limits::INTERCEPTS {
+        let mut wish = wish(0, "web-1");
+        wish.token.0[..8].copy_from_slice(&(index as u64).to_be_bytes());
+        world.register(1, alice, wish).unwrap();
+    }
+    assert_eq!(world.register(1, alice, wish(255, "web-1")), Err(RefusedCode::TooMany));
+}
+
+#[test]
+fn a_new_configuration_takes_pods_away_and_brings_some() {
+    let mut world = World::new();
+    let (alice, bob) = (world.alice, world.bob);
+    let id = world.register(1, alice, labelled(1, "app", "web")).unwrap();
+    let without = PODS.replace("name = \"web-2\"", "name = \"web-3\"").replace("netns/web-2", "netns/web-3");
+    world.registry.configure(config(&alice, &bob, &without));
+    assert_eq!(world.contest("web-2", 8080), (vec![], vec![]));
+    assert_eq!(world.contest("web-3", 8080), (vec![], vec![id]));
+    let state = world.registry.state(world.registry.wish(id).unwrap(), &world.registry.contests(), &Arming::default());
+    let states: Vec<_> = state.pods.iter().map(|pod| (pod.pod.as_str(), pod.state)).collect();
+    assert_eq!(states, [("web-1", Liveness::Pending), ("web-2", Liveness::Lost), ("web-3", Liveness::Pending)]);
+}
+
+#[test]
+fn leaving_is_for_ones_own_alone() {
+    let mut world = World::new();
+    let (alice, bob) = (world.alice, world.bob);
+    let one = world.register(1, alice, wish(1, "web-1")).unwrap();
+    let two = world.register(2, alice, filtered(2, "web-2", "a")).unwrap();
+    let three = world.register(2, alice, labelled(3, "app", "web")).unwrap();
+    let theirs = world.register(3, bob, wish(4, "web-1")).unwrap();
+    let leave = |world: &mut World, pin: Pin, which: Which| {
+        world.registry.leave(&pin, &which).map(|all| all.into_iter().map(|leaver| leaver.id).collect::<Vec<_>>())
+    };
+    assert!(leave(&mut world, bob, Which::Id(one)).is_err());
+    assert!(leave(&mut world, bob, Which::Token(Token([1; 16]))).is_err());
+    let web_2 = Selector::Pod("web-2".into());
+    assert_eq!(leave(&mut world, alice, Which::Selector(web_2, Some(8080))), Ok(vec![two]));
+    let web = Selector::Labels(BTreeMap::from([("app".into(), "web".into())]));
+    assert_eq!(leave(&mut world, alice, Which::Selector(web, None)), Ok(vec![one, three]), "all that are within");
+    assert_eq!(leave(&mut world, alice, Which::All), Ok(vec![]));
+    assert_eq!(world.contest("web-1", 8080).1, [theirs]);
+}
+
+/// Small pseudo-random numbers, the same in each run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 16) % sides
+    }
+}
+
+/// What a naive reader of the rules would keep: the order of first arrivals, forgotten after a minute away.
+#[derive(Default)]
+struct Model {
+    /// (key, token, live in session, filtered, pod, when lost)
+    entries: Vec<(Pin, u8, Option<u64>, bool, u8, Instant)>,
+}
+
+#[test]
+fn generated_orders_of_events_agree_with_a_naive_model() {
+    for seed in 1..=60 {
+        let mut dice = Dice(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed));
+        let mut world = World::new();
+        let pins = [world.alice, world.bob];
+        let mut model = Model::default();
+        for _ in 0..120 {
+            let (session, pin) = {
+                let session = dice.roll(6);
+                (session, pins[usize::from(session % 2 == 1)])
+            };
+            match dice.roll(10) {
+                0..=5 => {
+                    let (token, pod) = (u8::try_from(dice.roll(5)).unwrap(), u8::try_from(1 + dice.roll(2)).unwrap());
+                    let name = format!("web-{pod}");
+                    let is_filtered = dice.roll(2) == 0;
+                    let wish = if is_filtered { filtered(token, &name, "x") } else { wish(token, &name) };
+                    world.register(session, pin, wish).unwrap();
+                    let now = world.now;
+                    model.entries.retain(|entry| entry.2.is_some() || now < entry.5 + SENIORITY);
+                    let found = model.entries.iter_mut().find(|entry| (entry.0, entry.1) == (pin, token));
+                    match found {
+                        Some(entry) => (entry.2, entry.3, entry.4) = (Some(session), is_filtered, pod),
+                        None => model.entries.push((pin, token, Some(session), is_filtered, pod, now)),
+                    }
+                }
+                6 | 7 => {
+                    world.registry.end_session(SessionId(session), world.now);
+                    for entry in model.entries.iter_mut().filter(|entry| entry.2 == Some(session)) {
+                        (entry.2, entry.5) = (None, world.now);
+                    }
+                }
+                8 => {
+                    let token = u8::try_from(dice.roll(5)).unwrap();
+                    world.registry.leave(&pin, &Which::Token(Token([token; 16]))).ok();
+                    model.entries.retain(|entry| entry.2.is_none() || (entry.0, entry.1) != (pin, token));
+                }
+                _ => world.now += Duration::from_secs(dice.roll(90)),
+            }
+            for pod in 1..=2_u8 {
+                let expected = |want_filtered: bool| -> Vec<(Pin, u8)> {
+                    let live = model.entries.iter().filter(|entry| entry.2.is_some() && entry.4 == pod);
+                    live.filter(|entry| entry.3 == want_filtered).map(|entry| (entry.0, entry.1)).collect()
+                };
+                let (filtered, globals) = world.contest(&format!("web-{pod}"), 8080);
+                let named = |ids: Vec<u64>| -> Vec<(Pin, u8)> {
+                    let wishes = ids.into_iter().map(|id| world.registry.wish(id).unwrap());
+                    wishes.map(|wish| (wish.pin, wish.wish.token.0[0])).collect()
+                };
+                assert_eq!(named(filtered), expected(true), "seed {seed}");
+                assert_eq!(named(globals), expected(false), "seed {seed}");
+            }
+        }
+    }
+}
+
+/// Whatever is wanted when, and whatever fails: in the end exactly what is wanted is armed, one thing at a time.
+#[test]
+fn arming_ends_where_it_should() {
+    let pods = ["a", "b"].map(pod_name);
+    for seed in 1..=200 {
+        let mut dice = Dice(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed));
+        let mut arming = Arming::default();
+        let (mut now, clock) = (Instant::now(), SystemTime::now());
+        let mut armed: BTreeSet<(PodName, u16)> = BTreeSet::new();
+        let mut wanted = BTreeSet::new();
+        let mut running: Vec<Op> = Vec::new();
+        for step in 0..200 {
+            let last = step >= 150;
+            if !last && dice.roll(4) == 0 {
+                wanted = (0..dice.roll(5))
+                    .map(|_| {
+                        (pods[usize::try_from(dice.roll(2)).unwrap()].clone(), u16::try_from(1 + dice.roll(3)).unwrap())
+                    })
+                    .collect();
+            }
+            if !last && dice.roll(12) == 0 {
+                arming.renew(&pods[usize::try_from(dice.roll(2)).unwrap()]);
+            }
+            arming.want(wanted.iter());
+            running.extend(arming.next(now));
+            for pod in &pods {
+                let of_pod = |op: &&Op| matches!(op, Op::Arm(name, _) | Op::Disarm(name, _) if name == pod);
+                assert!(running.iter().filter(of_pod).count() <= 1, "seed {seed}: two at once");
+            }
+            if !running.is_empty() && (last || dice.roll(2) == 0) {
+                let op = running.swap_remove(usize::try_from(dice.roll(running.len() as u64)).unwrap());
+                let fails = !last && dice.roll(3) == 0;
+                let outcome = match &op {
+                    _ if fails => Outcome::Failed { reason: "no".into(), retry: Duration::from_secs(1) },
+                    Op::Arm(pod, port) => {
+                        assert!(armed.insert((pod.clone(), *port)), "seed {seed}: armed twice");
+                        Outcome::Armed { earlier: 3, addresses: vec![] }
+                    }
+                    Op::Disarm(pod, port) => {
+                        assert!(armed.remove(&(pod.clone(), *port)), "seed {seed}: disarmed twice");
+                        Outcome::Disarmed
+                    }
+                };
+                arming.done(&op, outcome, clock, now);
+            }
+            now += Duration::from_millis(500);
+        }
+        assert_eq!(armed, wanted, "seed {seed}");
+        assert!(running.is_empty() && arming.retry_at().is_none(), "seed {seed}");
+        for (pod, port) in &wanted {
+            assert!(matches!(arming.status(pod, *port), PortStatus::Live { earlier: 3, .. }));
+        }
+    }
+}
+
+#[test]
+fn a_port_that_cannot_be_armed_says_why_and_is_tried_again() {
+    let mut arming = Arming::default();
+    let (now, clock) = (Instant::now(), SystemTime::now());
+    let port = (pod_name("a"), 80);
+    arming.want([&port].into_iter());
+    let op = arming.next(now).remove(0);
+    let retry = Duration::from_secs(1);
+    arming.done(&op, Outcome::Failed { reason: "no such namespace".into(), retry }, clock, now);
+    assert!(matches!(arming.status(&port.0, 80), PortStatus::Refused { reason, .. } if reason == "no such namespace"));
+    assert_eq!(arming.next(now), []);
+    assert_eq!(arming.retry_at(), Some(now + retry));
+    assert_eq!(arming.next(now + retry), [Op::Arm(port.0.clone(), 80)]);
+    arming.done(&op, Outcome::Armed { earlier: 0, addresses: vec![] }, clock, now);
+    assert!(!arming.is_idle());
+    arming.renew(&port.0);
+    let op = arming.next(now).remove(0);
+    assert_eq!(op, Op::Disarm(port.0.clone(), 80));
+    arming.done(&op, Outcome::Disarmed, clock, now);
+    assert!(matches!(arming.status(&port.0, 80), PortStatus::Lost { .. }));
+    assert_eq!(arming.next(now), [Op::Arm(port.0.clone(), 80)], "at once: the namespace is new");
+    arming.done(&Op::Arm(port.0.clone(), 80), Outcome::Armed { earlier: 0, addresses: vec![] }, clock, now);
+    arming.stop();
+    arming.want([].into_iter());
+    let op = arming.next(now).remove(0);
+    arming.done(&op, Outcome::Disarmed, clock, now);
+    assert!(arming.is_idle());
+    assert!(matches!(arming.status(&port.0, 80), PortStatus::Lost { .. }));
+}
