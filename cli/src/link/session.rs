@@ -23,6 +23,9 @@ use crate::wording::session as say;
 
 /// How often clocks and deadlines are looked at.
 const TICK: Duration = Duration::from_millis(500);
+/// How often the agent is asked whether it lives. A new process in its place answers with a reset at once: this bounds
+/// how long the intercept is away. QUIC's own keep-alive, every 3 s, would be too late.
+const PING: Duration = Duration::from_secs(1);
 /// An agent that lives answers within this after our machine woke up.
 const PONG: Duration = Duration::from_secs(2);
 /// How long pods may take until they are live: the agent itself gives up earlier.
@@ -60,6 +63,8 @@ pub(crate) struct Session<'a> {
     /// Pods that are not live, until it is known whether others are.
     held: Vec<Event>,
     watch: ClockWatch,
+    /// When the agent was asked last, and until when it must have answered after a sleep.
+    pinged: Instant,
     pong: Option<Instant>,
 }
 
@@ -76,6 +81,7 @@ impl<'a> Session<'a> {
             streams: JoinSet::new(),
             held: Vec::new(),
             watch: ClockWatch::new(SystemTime::now(), std::time::Instant::now()),
+            pinged: Instant::now(),
             pong: None,
         }
     }
@@ -192,8 +198,12 @@ impl<'a> Session<'a> {
     }
 
     async fn tick(&mut self) -> Option<SessionEnd> {
-        if self.watch.jumped(SystemTime::now(), std::time::Instant::now()) && self.pong.is_none() {
+        let jumped = self.watch.jumped(SystemTime::now(), std::time::Instant::now());
+        if jumped && self.pong.is_none() {
             self.pong = Some(Instant::now() + PONG);
+        }
+        if jumped || self.pinged.elapsed() >= PING {
+            self.pinged = Instant::now();
             if let Err(gone) = self.tunnel.control.ask(&ToAgent::Ping(1)).await {
                 return Some(self.link.over(&gone));
             }

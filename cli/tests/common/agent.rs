@@ -97,9 +97,16 @@ impl Session {
         session
     }
 
-    /// The next message from the developer.
+    /// The next message from the developer; pings are answered.
     pub(crate) async fn next(&mut self) -> FromDeveloper {
-        soon("a message from redir", self.control.next()).await.unwrap().expect("redir ended the control stream")
+        loop {
+            let next = soon("a message from redir", self.control.next()).await.unwrap();
+            let said = next.expect("redir ended the control stream");
+            match said.message {
+                ToAgent::Ping(number) => self.say(said.seq, &ToDeveloper::Pong(number)).await,
+                _ => return said,
+            }
+        }
     }
 
     /// The next message, which must be a wish.
