@@ -27,7 +27,7 @@ pub use identity::{Identity, IdentityError};
 pub use pin::{Pin, PinError};
 pub use relay::{Relayed, relay, stream_to_tcp, tcp_to_stream};
 pub use tls::Authorised;
-pub use transport::{HANDSHAKE, IDLE, KEEP_ALIVE, STALLED_STREAMS, STREAM_WINDOW, STREAMS};
+pub use transport::{DEVELOPER_KEEP_ALIVE, HANDSHAKE, IDLE, KEEP_ALIVE, STALLED_STREAMS, STREAM_WINDOW, STREAMS};
 
 /// A fresh token for an intercept.
 pub fn random_token() -> Result<redir_wire::Token, IdentityError> {

@@ -13,8 +13,11 @@ pub const STALLED_STREAMS: usize = 64;
 pub const STREAMS: u32 = 4096;
 /// A tunnel without a packet for so long is down.
 pub const IDLE: Duration = Duration::from_secs(10);
-/// Three of these fit into [`IDLE`], so two may be lost.
+/// The agent's: three of these fit into [`IDLE`], so two may be lost.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(3);
+/// The developer's: a new worker on an old socket answers the first packet with a reset, and the intercept must be back
+/// within 3 s of the old one's death.
+pub const DEVELOPER_KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// A handshake that takes longer is given up.
 pub const HANDSHAKE: Duration = Duration::from_secs(5);
 
@@ -29,9 +32,9 @@ pub(crate) enum End {
 
 pub(crate) fn transport(end: End) -> Arc<TransportConfig> {
     let mut config = TransportConfig::default();
-    let streams_from_peer = match end {
-        End::Agent => CONTROL_STREAMS,
-        End::Developer => STREAMS,
+    let (streams_from_peer, keep_alive) = match end {
+        End::Agent => (CONTROL_STREAMS, KEEP_ALIVE),
+        End::Developer => (STREAMS, DEVELOPER_KEEP_ALIVE),
     };
     config
         .max_concurrent_bidi_streams(VarInt::from_u32(streams_from_peer))
@@ -39,7 +42,7 @@ pub(crate) fn transport(end: End) -> Arc<TransportConfig> {
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
         .send_window(SEND_WINDOW)
-        .keep_alive_interval(Some(KEEP_ALIVE))
+        .keep_alive_interval(Some(keep_alive))
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_MILLIS))))
         .datagram_receive_buffer_size(None);
     Arc::new(config)
