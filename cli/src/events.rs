@@ -3,7 +3,7 @@
 //! Owns: the events, free of words and colours. Called by: `commands`, which report; `wording::events` and `json`,
 //! which show.
 
-use redir_wire::{Filter, InterceptEntry, Liveness, PodEntry, RequestEvent, Takes, TunnelStatus, UnixMillis};
+use redir_wire::{Filter, InterceptEntry, Liveness, Owner, PodEntry, RequestEvent, Takes, TunnelStatus, UnixMillis};
 
 /// One thing that happened, or one row of an answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,8 +16,8 @@ pub(crate) enum Event {
     NotLive { agent: String, pod: String, state: Liveness, reason: String },
     /// An agent refused the whole wish.
     Refused { agent: String, reason: String },
-    /// Another developer's intercept takes requests from ours.
-    Conflict { agent: String, pod: String, developer: String, since: UnixMillis, takes: Takes },
+    /// Another intercept takes requests from ours: another developer's, or one of our own from another terminal.
+    Conflict { agent: String, pod: String, developer: String, whose: Owner, since: UnixMillis, takes: Takes },
     /// It does not any more.
     ConflictOver { agent: String, pod: String, developer: String },
     /// A matched request is through.

@@ -29,8 +29,8 @@ fn value(event: &Event) -> Value {
         Event::Refused { agent, reason } => {
             json!({"event": "refused", "agent": agent, "pod": null, "state": "refused", "reason": escape_sentence(reason)})
         }
-        Event::Conflict { agent, pod, developer, since, takes } => json!({
-            "event": "conflict", "agent": agent, "pod": pod, "developer": developer, "since": rfc3339(*since),
+        Event::Conflict { agent, pod, developer, whose, since, takes } => json!({
+            "event": "conflict", "agent": agent, "pod": pod, "developer": developer, "yours": *whose == Owner::You, "since": rfc3339(*since),
             "takes": match takes { Takes::Everything => "everything", Takes::Shared => "shared" },
         }),
         Event::ConflictOver { agent, pod, developer } => {

@@ -121,7 +121,7 @@ async fn text_is_for_people() {
     });
     session.say(0, &ToDeveloper::Intercept(conflicting)).await;
     let line = redir.line_with("conflict").await;
-    assert!(line.contains("bob gets every request") && line.contains("since"), "{line}");
+    assert!(line.contains("bob gets every request that you want") && line.contains("since"), "{line}");
 }
 
 fn request(path: &str, status: u16) -> RequestEvent {

@@ -93,6 +93,7 @@ impl<'a> Session<'a> {
             address: self.tunnel.streams.address().to_string(),
             developer: self.tunnel.welcome.developer.clone(),
         });
+        self.shown.developer.clone_from(&self.tunnel.welcome.developer);
         let wish = ToAgent::Intercept(self.link.wanted.wish());
         match self.tunnel.control.ask(&wish).await {
             Ok(number) => self.wish = number,

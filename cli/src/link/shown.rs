@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use redir_wire::{InterceptState, Liveness, PodState};
+use redir_wire::{InterceptState, Liveness, Owner, PodState};
 
 use crate::events::{Event, Live};
 use crate::filter;
@@ -13,6 +13,8 @@ use crate::link::Wanted;
 /// Pods and conflicts, as last told.
 #[derive(Debug, Default)]
 pub(crate) struct Shown {
+    /// The name under which the agent knows us.
+    pub(super) developer: String,
     pods: BTreeMap<String, Liveness>,
     conflicts: BTreeSet<(String, String)>,
     lost: BTreeSet<String>,
@@ -91,6 +93,7 @@ impl Shown {
             agent: agent.to_owned(),
             pod: conflict.pod.clone(),
             developer: conflict.developer.clone(),
+            whose: if conflict.developer == self.developer { Owner::You } else { Owner::Other },
             since: conflict.since,
             takes: conflict.takes,
         }));

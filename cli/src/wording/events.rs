@@ -24,8 +24,19 @@ pub(crate) fn lines(event: &Event, paint: Paint, now: UnixMillis) -> Vec<String>
             warn(word, format!("{} on {}: {}", escape(pod), escape(agent), escape_sentence(reason)))
         }
         Event::Refused { agent, reason } => warn("refused", format!("{}: {}", escape(agent), escape_sentence(reason))),
-        Event::Conflict { agent: _, pod, developer, since, takes } => {
-            warn("conflict", conflict(pod, developer, *since, *takes, now))
+        Event::Conflict { agent: _, pod, developer, whose, since, takes } => {
+            let (who, next) = match whose {
+                Owner::You => ("another redir of yours".to_owned(), "end it with `redir leave`".to_owned()),
+                Owner::Other => (escape(developer), format!("ask {}", escape(developer))),
+            };
+            warn(
+                "conflict",
+                format!(
+                    "{}: {who} {}: {next}, or choose another condition",
+                    escape(pod),
+                    takes_since(*takes, *since, now)
+                ),
+            )
         }
         Event::ConflictOver { agent: _, pod, developer } => {
             vec![format!("free  {}: {} takes no requests from you any more", escape(pod), escape(developer))]
@@ -99,16 +110,12 @@ fn condition(condition: &Condition) -> String {
     }
 }
 
-fn conflict(pod: &str, developer: &str, since: UnixMillis, takes: Takes, now: UnixMillis) -> String {
+fn takes_since(takes: Takes, since: UnixMillis, now: UnixMillis) -> String {
     let what = match takes {
-        Takes::Everything => "gets every request of this port",
+        Takes::Everything => "gets every request that you want",
         Takes::Shared => "gets the requests that both want",
     };
-    let (pod, developer) = (escape(pod), escape(developer));
-    let (age, since) = (when::age(since, now), when::time_of_day(since));
-    format!(
-        "{pod}: {developer} {what}, intercepting since {age} ago ({since} UTC): ask {developer}, or choose another condition"
-    )
+    format!("{what}, intercepting since {} ago ({} UTC)", when::age(since, now), when::time_of_day(since))
 }
 
 /// `19:03:04  GET /path  200  12.3 ms  web-1`
@@ -314,6 +321,7 @@ mod tests {
             agent: "node-1".into(),
             pod: "web-1".into(),
             developer: "bob".into(),
+            whose: Owner::Other,
             since: UnixMillis(NOW.0 - 720_000),
             takes: Takes::Shared,
         };

@@ -39,7 +39,7 @@ With -o json each line is an object with an `event`:
   connected   agent, address, developer
   live        agent, id, pod, port, to, addresses, earlier_connections, after_ms, curl
   refused     agent, pod (null: the whole wish), state, reason
-  conflict    agent, pod, developer, since, takes (everything, shared); conflict_over once it is none
+  conflict    agent, pod, developer, yours, since, takes (everything, shared); later conflict_over
   request     agent, id, pod, client, when, method, path, status (null: none), ms, missed
   lost        agent, reason
   restored    agent, pods, after_ms
