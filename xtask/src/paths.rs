@@ -21,6 +21,11 @@ pub(crate) fn target() -> Result<PathBuf> {
         .context("xtask's binary is not in a target directory: start it with `cargo xtask`")
 }
 
+/// This very program, to start it again. A build that ran meanwhile has replaced the file, so it is found by its place.
+pub(crate) fn own() -> Result<PathBuf> {
+    Ok(target()?.join("debug").join("xtask"))
+}
+
 /// `${XDG_CACHE_HOME:-~/.cache}/redir`: tools, logs and the set-up's lock.
 pub(crate) fn cache() -> Result<PathBuf> {
     let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());

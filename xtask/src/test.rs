@@ -64,14 +64,20 @@ pub(crate) fn sweep() -> Result<()> {
 fn sweep_as(privilege: Privilege) -> Result<()> {
     match privilege {
         Privilege::Root => sweep(),
-        Privilege::Sudo => child::show(privilege.command(&env::current_exe()?).arg("sweep")),
+        Privilege::Sudo => child::show(privilege.command(&paths::own()?).arg("sweep")),
     }
 }
 
 /// All programs, since the end-to-end tests start them as a person would, and the tests themselves.
 fn build(options: &Options) -> Result<()> {
     println!("building the programs and their tests");
-    child::show(Command::new(paths::cargo()).current_dir(paths::root()).args(["build", "--workspace", "--bins"]))?;
+    child::show(Command::new(paths::cargo()).current_dir(paths::root()).args([
+        "build",
+        "--workspace",
+        "--exclude",
+        "xtask",
+        "--bins",
+    ]))?;
     child::show(cargo_test(options, Privilege::Root)?.arg("--no-run"))
 }
 

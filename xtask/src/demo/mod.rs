@@ -8,7 +8,6 @@ mod scenes;
 mod story;
 mod world;
 
-use std::env;
 use std::process::Command;
 
 use anyhow::{Result, bail};
@@ -56,7 +55,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// The same program once more, as root. It shares the terminal, so Ctrl-C reaches it directly.
 fn play_as_root(keep: bool) -> Result<()> {
     let mut command = Command::new("sudo");
-    command.args(["-n", "-E", "--"]).arg(env::current_exe()?).args(["demo", "--prepared"]);
+    command.args(["-n", "-E", "--"]).arg(paths::own()?).args(["demo", "--prepared"]);
     if keep {
         command.arg("--keep");
     }
