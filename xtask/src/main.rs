@@ -53,15 +53,7 @@ fn main() -> ExitCode {
         let _ = Arguments::command().print_help();
         return ExitCode::SUCCESS;
     };
-    signals::watch();
-    let outcome = match command {
-        Command::Setup => setup::run(setup::Say::Everything),
-        Command::Check => check::run(),
-        Command::Test(options) => test::run(&options),
-        Command::Demo(options) => demo::run(&options),
-        Command::Sweep => test::sweep(),
-    };
-    match outcome {
+    match signals::watch().and_then(|()| run(&command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) if signals::interrupted() => {
             eprintln!("interrupted; what was started has been ended");
@@ -71,5 +63,15 @@ fn main() -> ExitCode {
             eprintln!("{} {error:#}", ui::red("error:"));
             ExitCode::FAILURE
         }
+    }
+}
+
+fn run(command: &Command) -> anyhow::Result<()> {
+    match command {
+        Command::Setup => setup::run(setup::Say::Everything),
+        Command::Check => check::run(),
+        Command::Test(options) => test::run(options),
+        Command::Demo(options) => demo::run(options),
+        Command::Sweep => test::sweep(),
     }
 }

@@ -1,19 +1,22 @@
 //! Ctrl-C, SIGTERM and SIGHUP: remembered, and passed on to the process groups that xtask started, so that no command
-//! leaves anything running. The commands themselves look at [`interrupted`] where they wait, or leave what is to be
-//! done with [`at_end`].
+//! leaves anything running. The commands themselves look at [`interrupted`] where they wait; what the rig made, the rig
+//! removes on the same signals by itself.
 
 use std::collections::BTreeSet;
-use std::process::{self, Command, Stdio};
+use std::io;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use nix::sys::signal::{SigSet, Signal, killpg};
+use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, geteuid};
+use tokio::runtime;
+use tokio::signal::unix::{SignalKind, signal};
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-static AT_END: OnceLock<fn()> = OnceLock::new();
 static GROUPS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
 /// 128 + SIGINT, as shells have it.
@@ -22,33 +25,26 @@ pub(crate) const INTERRUPTED_CODE: u8 = 130;
 /// How long a child may take to clean up after itself before it is killed.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Starts watching. Call it once, before any other thread exists: the signals are blocked here and taken by one thread.
-/// Children are not concerned, the standard library gives them an empty mask.
-pub(crate) fn watch() {
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        signals.add(signal);
-    }
-    signals.thread_block().expect("blocking three ordinary signals is always allowed");
-    thread::spawn(move || {
-        while signals.wait().is_ok() {
-            INTERRUPTED.store(true, Ordering::SeqCst);
-            stop(Signal::SIGINT);
-            if let Some(clean_up) = AT_END.get() {
-                clean_up();
-                process::exit(INTERRUPTED_CODE.into());
-            }
-            thread::spawn(|| {
-                thread::sleep(GRACE);
-                stop(Signal::SIGKILL);
-            });
-        }
-    });
+/// Starts watching. Handlers, not a blocked mask: children inherit a mask, and would then not hear their own Ctrl-C.
+pub(crate) fn watch() -> Result<()> {
+    let runtime = runtime::Builder::new_current_thread().enable_io().build().context("cannot watch for signals")?;
+    thread::spawn(move || runtime.block_on(forward()));
+    Ok(())
 }
 
-/// From now on a signal calls this and then ends xtask at once. A second call changes nothing.
-pub(crate) fn at_end(clean_up: fn()) {
-    let _ = AT_END.set(clean_up);
+async fn forward() -> io::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! { _ = interrupt.recv() => (), _ = terminate.recv() => (), _ = hangup.recv() => () }
+        INTERRUPTED.store(true, Ordering::SeqCst);
+        stop(Signal::SIGINT);
+        thread::spawn(|| {
+            thread::sleep(GRACE);
+            stop(Signal::SIGKILL);
+        });
+    }
 }
 
 /// Whether the person asked to stop.

@@ -12,11 +12,10 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 use clap::Args;
-use nix::sys::signal::{SigSet, Signal};
 use redir_rig::cleanup;
 
 use crate::privilege::{self, Privilege};
-use crate::{child, paths, setup, signals, ui};
+use crate::{child, paths, setup, ui};
 use story::Story;
 use world::World;
 
@@ -66,7 +65,6 @@ fn play_as_root(keep: bool) -> Result<()> {
 }
 
 fn play(keep: bool) -> Result<()> {
-    signals::at_end(cleanup::now);
     cleanup::sweep()?;
     let mut story = Story::begin();
     let mut world = World::build(&mut story)?;
@@ -92,15 +90,11 @@ fn play(keep: bool) -> Result<()> {
 
 /// Everything goes on until the person has had enough.
 fn stay(story: &Story, world: &World) -> Result<()> {
+    story.verdict()?;
     world.print_what_to_try();
     println!("\n{} Ctrl-C ends it and removes everything.", ui::bold("It is running."));
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGINT);
     loop {
-        // The watching thread takes the signal, cleans up and ends the process.
+        // The rig takes the signal, removes everything and ends this process.
         std::thread::park();
-        if signals::interrupted() {
-            return story.verdict();
-        }
     }
 }
