@@ -11,6 +11,7 @@ mod pod;
 use std::{
     collections::HashMap,
     hash::{BuildHasher, Hasher, RandomState},
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -124,7 +125,7 @@ impl Captures {
             seed,
             shared.metrics.clone(),
         );
-        for address in addresses.into_iter().filter(|address| !address.is_loopback()) {
+        for address in addresses.into_iter().filter(expected) {
             upstream.expect(address);
         }
         let pod = Arc::new(Pod::new(name.clone(), upstream, shared.clone()));
@@ -149,5 +150,13 @@ impl Captures {
     fn lock(&self) -> MutexGuard<'_, HashMap<PodName, Arc<Pod>>> {
         // The map has no half-done state that a panic could leave.
         self.0.pods.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether clients dial this address of the pod; a link-local one needs a scope, which only a client's address tells.
+fn expected(address: &IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => !v4.is_loopback(),
+        IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
     }
 }

@@ -135,9 +135,9 @@ impl Pod {
         self.abort.cancel();
     }
 
-    /// No port is armed (or all of it ends) and no connection is left.
-    fn empty(&self) -> bool {
-        (self.abort.is_cancelled() || self.ports().armed.is_empty()) && self.connections() == 0
+    /// No port is armed.
+    fn disarmed(&self) -> bool {
+        self.ports().armed.is_empty()
     }
 
     fn steered(&self, port: u16) -> bool {
@@ -197,7 +197,8 @@ pub(super) async fn run(pod: &Arc<Pod>, listeners: Listeners, heartbeat: Heartbe
 /// A pod's accept loop.
 struct Loop<'p> {
     pod: &'p Arc<Pod>,
-    listeners: Listeners,
+    /// None once the agent drains and nothing that was steered can still arrive.
+    listeners: Option<Listeners>,
     heartbeat: Heartbeat,
     steering: Steering,
 }
@@ -205,18 +206,18 @@ struct Loop<'p> {
 impl<'p> Loop<'p> {
     fn new(pod: &'p Arc<Pod>, listeners: Listeners, heartbeat: Heartbeat) -> Self {
         pod.shared.metrics.pods_passing.inc();
-        Loop { pod, listeners, heartbeat, steering: Steering::Passing }
+        Loop { pod, listeners: Some(listeners), heartbeat, steering: Steering::Passing }
     }
 
     /// Ends when the pod is released.
     async fn accept(mut self, connections: &mut JoinSet<()>) {
         let mut beat = interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut empty_since: Option<Instant> = None;
+        let mut disarmed_since: Option<Instant> = None;
         loop {
             let on = self.steering == Steering::On;
             tokio::select! {
-                accepted = self.listeners.accept(), if self.steering != Steering::Starved => match accepted {
+                accepted = accept(self.listeners.as_ref()), if self.steering != Steering::Starved => match accepted {
                     Ok(client) => admit(self.pod, client, connections),
                     Err(error) => self.refused(&error),
                 },
@@ -228,8 +229,15 @@ impl<'p> Loop<'p> {
             if self.steering == Steering::On && self.next() != Steering::On {
                 self.beat();
             }
-            empty_since = if self.pod.empty() { empty_since.or_else(|| Some(Instant::now())) } else { None };
-            if empty_since.is_some_and(|since| since.elapsed() >= RELEASE_AFTER) && release(self.pod).await {
+            disarmed_since = self.pod.disarmed().then(|| disarmed_since.unwrap_or_else(Instant::now));
+            if disarmed_since.is_none_or(|since| since.elapsed() < RELEASE_AFTER) {
+                continue;
+            }
+            // Nothing is steered here any more, and while draining nothing will be.
+            if self.pod.shared.stop.draining.is_cancelled() {
+                self.listeners = None;
+            }
+            if self.pod.connections() == 0 && release(self.pod).await {
                 return;
             }
         }
@@ -248,7 +256,8 @@ impl<'p> Loop<'p> {
     /// What the next beat says.
     fn next(&self) -> Steering {
         let shared = &self.pod.shared;
-        let starved = self.steering == Steering::Starved && !self.listeners.descriptor_free();
+        let starved = self.steering == Steering::Starved
+            && self.listeners.as_ref().is_some_and(|listeners| !listeners.descriptor_free());
         let passes = shared.stop.draining.is_cancelled() || shared.limit.passes(self.steering != Steering::On);
         match (starved, passes) {
             (true, _) => Steering::Starved,
@@ -283,6 +292,13 @@ impl Drop for Loop<'_> {
     fn drop(&mut self) {
         self.heartbeat.lapse();
         self.set(Steering::On);
+    }
+}
+
+async fn accept(listeners: Option<&Listeners>) -> io::Result<TcpStream> {
+    match listeners {
+        Some(listeners) => listeners.accept().await,
+        None => std::future::pending().await,
     }
 }
 
