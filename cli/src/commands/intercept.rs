@@ -9,9 +9,9 @@ use std::time::Duration;
 use redir_wire::Probes;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
+use super::own::{Started, end_child, hint, patience, start};
 use crate::args;
 use crate::child::Child;
 use crate::config::Agent;
@@ -20,13 +20,9 @@ use crate::filter;
 use crate::link::{End, Link, Verdict, Wanted};
 use crate::reach::{self, Reached};
 use crate::screen::Screen;
-use crate::service::Service;
 use crate::signals::{Arrived, ForCommand, Signals};
 use crate::trouble::{Outcome, Trouble};
 use crate::wording::session as say;
-
-/// What takes longer than this is told, and again each time it has taken as much more.
-const PATIENCE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
 
 /// For a dropped tunnel's last packet to leave.
 const LAST_PACKET: Duration = Duration::from_millis(50);
@@ -56,94 +52,6 @@ pub(crate) fn run(args: args::Intercept) -> Outcome {
         };
         Run::new(screen, signals, child, reached, wanted).run().await
     })
-}
-
-/// A service that does not run yet is no mistake: it may be started later.
-async fn hint(screen: &Screen, service: Service) {
-    if service.answers().await {
-        return;
-    }
-    match service.answers_on_ipv6().await {
-        true => screen.note(say::ipv6_only(service.address())),
-        false => screen.note(say::nothing_answers(service.address())),
-    }
-}
-
-enum Started {
-    Runs(Child),
-    /// Before it ever answered, or because the developer changed their mind.
-    Ended(u8),
-}
-
-/// Starts the developer's command and waits until its port answers.
-async fn start(
-    screen: &Screen,
-    signals: &mut Signals,
-    service: Service,
-    command: &[std::ffi::OsString],
-    wait: Duration,
-) -> Result<Started, Trouble> {
-    if service.answers().await {
-        screen.note(say::answers_already(service.address()));
-    }
-    let mut child = Child::start(command, screen.output())?;
-    screen.tell(&Event::Command(CommandState::Started { pid: child.pid() }));
-    let begin = Instant::now();
-    let mut patience = patience();
-    let answering = service.answering();
-    tokio::pin!(answering);
-    loop {
-        tokio::select! {
-            () = &mut answering => {
-                screen.tell(&Event::Command(CommandState::Ready { port: service.address().port() }));
-                return Ok(Started::Runs(child));
-            }
-            code = child.ended() => {
-                screen.tell(&Event::Command(CommandState::Ended { code }));
-                return Ok(Started::Ended(code));
-            }
-            arrived = signals.next() => match arrived {
-                Arrived::Forward(signal) => child.forward(signal),
-                Arrived::End(signal) => return Ok(Started::Ended(end_child(screen, signals, child, signal).await)),
-                Arrived::EndAtOnce(_) => return Ok(Started::Ended(child.kill().await)),
-            },
-            _ = patience.tick() => screen.note(say::waiting_for_command(service.address(), begin.elapsed())),
-            () = tokio::time::sleep_until(begin + wait) => {
-                let ipv6 = service.answers_on_ipv6().await;
-                child.end(ForCommand::TERM).await;
-                return Err(Trouble::Failed(say::command_never_answered(service.address(), wait, ipv6)));
-            }
-        }
-    }
-}
-
-/// Ends the command; a second Ctrl-C kills it at once.
-async fn end_child(screen: &Screen, signals: &mut Signals, mut child: Child, signal: ForCommand) -> u8 {
-    let again = async { while let Arrived::Forward(_) = signals.next().await {} };
-    let mut patience = patience();
-    let waiting = async {
-        loop {
-            patience.tick().await;
-            screen.note(say::waiting_for_end());
-        }
-    };
-    let in_time = tokio::select! {
-        code = child.end(signal) => Some(code),
-        () = again => None,
-        () = waiting => None,
-    };
-    let code = match in_time {
-        Some(code) => code,
-        None => child.kill().await,
-    };
-    screen.tell(&Event::Command(CommandState::Ended { code }));
-    code
-}
-
-fn patience() -> Interval {
-    let mut patience = interval_at(Instant::now() + PATIENCE[0], PATIENCE[1]);
-    patience.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    patience
 }
 
 /// The intercept under way on every agent.

@@ -8,6 +8,7 @@ mod intercept;
 mod keygen;
 mod leave;
 mod list;
+mod own;
 mod status;
 
 use crate::args::{Command, Output};
