@@ -14,6 +14,7 @@ mod linger;
 mod listeners;
 mod memory;
 mod netns;
+mod orphans;
 mod pod;
 mod pods;
 mod preflight;

@@ -17,6 +17,7 @@ use super::{
     devices::{self, Survey},
     listeners::{self, Listeners},
     netns::{Home, Netns, NetnsId},
+    orphans::Orphans,
     sockets,
 };
 use crate::{
@@ -54,6 +55,7 @@ pub(super) struct ArmedPod {
     loopback_addresses: Vec<IpAddr>,
     /// Whose sockets are the agent's.
     user: u32,
+    orphans: Orphans,
 }
 
 /// What is the same for all pods.
@@ -81,7 +83,7 @@ impl ArmedPod {
             let netns = pod.netns.display();
             unusable(format!("cannot enter the network namespace {netns}: {error}; run the agent as root"))
         })?;
-        let Inside { survey, listeners, earlier } = inside.map_err(unusable)?;
+        let Inside { survey, listeners, connections } = inside.map_err(unusable)?;
         let mut datapath = PodDatapath::load(&PodSpec {
             netns: netns.as_fd(),
             devices: &survey.devices,
@@ -95,22 +97,26 @@ impl ArmedPod {
         datapath.attach()?;
         let Survey { pod_addresses, loopback_addresses, .. } = survey;
         let agent_port = listeners.port;
-        let armed = Self { netns, datapath, agent_port, pod_addresses, loopback_addresses, user: common.user };
+        let mut orphans = Orphans::default();
+        orphans.note(port, &connections);
+        let user = common.user;
+        let armed = Self { netns, datapath, agent_port, pod_addresses, loopback_addresses, user, orphans };
         let handed = if listeners.v6.is_some() { Handed::Both } else { Handed::Ipv4 };
         let fds = armed.handover(listeners).map_err(|error| {
             let sentence = format!("cannot hand descriptors over: {error}; raise the agent's RLIMIT_NOFILE");
             Refusal::new(RefusedCode::Datapath, sentence)
         })?;
-        let told = armed.told(earlier, handed);
+        let told = armed.told(count(&connections, from_before), handed);
         Ok((armed, (told, fds)))
     }
 
     /// Steers one more port.
     pub(super) fn arm(&mut self, home: &Home, port: u16, gate: Gate) -> Result<Armed, Refusal> {
+        let connections = self.netns.within(home, || connections_of(port)).unwrap_or_default();
+        self.orphans.note(port, &connections);
         // What the agent itself has accepted on this port before is not the app's; an app of the worker's uid is not
         // told apart from it, and counted short.
-        let apps = |connection: &Connection| from_before(connection) && connection.uid != self.user;
-        let earlier = self.netns.within(home, || earlier(port, apps)).unwrap_or_default();
+        let earlier = count(&connections, |connection| from_before(connection) && connection.uid != self.user);
         self.datapath.arm(port, gate.into())?;
         // Steering was detached if no port was armed for a while.
         self.datapath.attach().inspect_err(|_| self.disarm(port))?;
@@ -161,7 +167,7 @@ impl ArmedPod {
 
     /// Upstream sockets in this pod.
     pub(super) fn sockets(
-        &self,
+        &mut self,
         home: &Home,
         bind: BindAddress,
         ports: &[u16],
@@ -172,8 +178,17 @@ impl ArmedPod {
                 format!("port {port} is not one of the agent's source ports; take one of 512-1023 or 10000-29999"),
             ));
         }
+        let orphans = &mut self.orphans;
+        let make = || {
+            let occupied = orphans.among(ports);
+            let make = |port: &u16| match occupied.contains(port) {
+                true => Err(io::Error::from_raw_os_error(libc::EADDRINUSE)),
+                false => sockets::upstream(bind, *port),
+            };
+            ports.iter().map(make).collect()
+        };
         self.netns
-            .within(home, || sockets::upstream(bind, ports))
+            .within(home, make)
             .map_err(|error| unusable(format!("cannot enter the pod's network namespace: {error}; release the pod")))
     }
 
@@ -210,7 +225,7 @@ impl ArmedPod {
 struct Inside {
     survey: Survey,
     listeners: Listeners,
-    earlier: u32,
+    connections: Vec<Connection>,
 }
 
 fn look_and_listen(pod: &config::Pod, port: u16) -> Result<Inside, String> {
@@ -218,16 +233,19 @@ fn look_and_listen(pod: &config::Pod, port: u16) -> Result<Inside, String> {
     let survey = devices::survey()?;
     let listeners = listeners::listen(|agent_port| !taken(agent_port))
         .map_err(|error| format!("cannot listen in the pod's network namespace: {error}; free some ports there"))?;
-    Ok(Inside { survey, listeners, earlier: earlier(port, from_before) })
+    Ok(Inside { survey, listeners, connections: connections_of(port) })
 }
 
-/// A number for people: a kernel that does not tell gives 0.
-fn earlier(port: u16, counts: impl Fn(&Connection) -> bool) -> u32 {
-    let found = connections::on_port(port).unwrap_or_else(|error| {
+/// None where the kernel does not tell: they are a number for people and a precaution.
+fn connections_of(port: u16) -> Vec<Connection> {
+    connections::on_port(port).unwrap_or_else(|error| {
         tracing::debug!(%error, port, "the kernel does not tell which connections the port has");
         Vec::new()
-    });
-    u32::try_from(found.iter().filter(|connection| counts(connection)).count()).unwrap_or(u32::MAX)
+    })
+}
+
+fn count(connections: &[Connection], counts: impl Fn(&Connection) -> bool) -> u32 {
+    u32::try_from(connections.iter().filter(|connection| counts(connection)).count()).unwrap_or(u32::MAX)
 }
 
 /// The app's end of an agent's upstream leg has a reserved port on the other side.

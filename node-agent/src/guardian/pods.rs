@@ -52,9 +52,10 @@ impl Pods {
                 Ok(done(()))
             }
             Request::Release { pod } => self.release(&pod).map(done),
-            Request::Sockets { pod, bind, ports } => {
-                self.armed(&pod).and_then(|armed| armed.sockets(&self.home, bind, &ports)).map(sockets)
-            }
+            Request::Sockets { pod, bind, ports } => match self.armed.get_mut(&pod) {
+                Some(armed) => armed.sockets(&self.home, bind, &ports).map(sockets),
+                None => Err(not_armed(&pod)),
+            },
             Request::Bypass { pod, client, how_long } => {
                 self.armed_mut(&pod).and_then(|armed| armed.bypass(client, how_long)).map(done)
             }

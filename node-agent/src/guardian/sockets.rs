@@ -1,6 +1,6 @@
 //! Sockets that only the guardian may make: the upstream legs in a pod's namespace, and the tunnels' UDP socket.
 //!
-//! Owns their options. Which ports may be asked for is decided here, too: the worker is not trusted with others.
+//! Owns their options. Which ports may be asked for is decided by `pod`.
 
 use std::{io, net::SocketAddr, os::fd::OwnedFd};
 
@@ -10,13 +10,10 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::ipc::BindAddress;
 
-/// One socket for each port, bound but not connected. Called inside the pod's namespace.
-pub(super) fn upstream(bind: BindAddress, ports: &[u16]) -> Vec<io::Result<OwnedFd>> {
-    ports.iter().map(|port| one_upstream(bind.with_port(*port))).collect()
-}
-
-/// `SO_REUSEADDR` lets one port serve several peers; a port in LISTEN is refused by `bind` all the same.
-fn one_upstream(address: SocketAddr) -> io::Result<OwnedFd> {
+/// A socket bound to this port, not connected. `SO_REUSEADDR` lets one port serve several peers; a port in LISTEN is
+/// refused by `bind` all the same. Called inside the pod's namespace.
+pub(super) fn upstream(bind: BindAddress, port: u16) -> io::Result<OwnedFd> {
+    let address = bind.with_port(port);
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
     socket.set_mark(MARK)?;
@@ -77,9 +74,8 @@ mod tests {
     #[test]
     fn upstream_sockets_carry_the_mark_and_share_ports() {
         let free = TcpListener::bind("127.0.0.1:0").expect("port").local_addr().expect("bound").port();
-        let sockets = upstream(loopback(), &[free, free]);
-        for socket in sockets {
-            let socket = Socket::from(socket.expect("bound"));
+        let sockets = [upstream(loopback(), free), upstream(loopback(), free)];
+        for socket in sockets.map(|socket| Socket::from(socket.expect("bound"))) {
             assert_eq!(socket.mark().expect("option"), MARK);
             assert!(socket.nonblocking().expect("flags") && socket.tcp_nodelay().expect("option"));
         }
@@ -89,12 +85,10 @@ mod tests {
     fn a_port_in_listen_and_an_address_elsewhere_are_refused() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("port");
         let port = listener.local_addr().expect("bound").port();
-        let kinds = |bind, ports: &[u16]| {
-            upstream(bind, ports).into_iter().map(|one| one.expect_err("refused").kind()).collect::<Vec<_>>()
-        };
-        assert_eq!(kinds(loopback(), &[port]), [io::ErrorKind::AddrInUse]);
+        let kind = |bind, port| upstream(bind, port).expect_err("refused").kind();
+        assert_eq!(kind(loopback(), port), io::ErrorKind::AddrInUse);
         let elsewhere = BindAddress { ip: "192.0.2.1".parse().expect("address"), scope: 0 };
-        assert_eq!(kinds(elsewhere, &[700]), [io::ErrorKind::AddrNotAvailable]);
+        assert_eq!(kind(elsewhere, 700), io::ErrorKind::AddrNotAvailable);
     }
 
     #[test]
