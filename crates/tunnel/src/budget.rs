@@ -5,12 +5,15 @@
 //! beyond that number the streams that have stalled longest give up by themselves.
 
 use std::collections::BTreeSet;
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::io::AsyncWrite;
+use tokio::time::{Instant, Sleep, sleep};
 
 use crate::transport::STALLED_STREAMS;
 
@@ -37,24 +40,28 @@ pub enum BudgetError {
 impl Budget {
     /// Writes all bytes of a stream to its reader. A reader that takes nothing counts against the budget.
     pub async fn write_all<W: AsyncWrite + Unpin>(&self, writer: &mut W, mut bytes: &[u8]) -> Result<(), BudgetError> {
-        let mut place: Option<Place<'_>> = None;
+        let mut patience = self.patience();
         while !bytes.is_empty() {
-            match timeout(PATIENCE, writer.write(bytes)).await {
-                Ok(Ok(0)) => return Err(BudgetError::Io(io::ErrorKind::WriteZero.into())),
-                Ok(Ok(written)) => {
-                    place = None;
+            let written = poll_fn(|cx| match Pin::new(&mut *writer).poll_write(cx, bytes) {
+                Poll::Ready(result) => Poll::Ready(result.map_err(BudgetError::Io)),
+                Poll::Pending => patience.poll_over(cx).map(|()| Err(BudgetError::Slow)),
+            });
+            match written.await {
+                Ok(0) => return Err(BudgetError::Io(io::ErrorKind::WriteZero.into())),
+                Ok(written) => {
+                    patience.renew();
                     bytes = bytes.get(written..).unwrap_or_default();
                 }
-                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(Err(error)) => return Err(BudgetError::Io(error)),
-                Err(_) => match &place {
-                    None => place = Some(self.enter()),
-                    Some(place) if place.must_yield() => return Err(BudgetError::Slow),
-                    Some(_) => {}
-                },
+                Err(BudgetError::Io(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())
+    }
+
+    /// For one stream, whose bytes are written otherwise.
+    pub fn patience(&self) -> Patience {
+        Patience { budget: self.clone(), waiting: None }
     }
 
     /// Streams that stand unread now.
@@ -62,12 +69,12 @@ impl Budget {
         self.lock().streams.len()
     }
 
-    fn enter(&self) -> Place<'_> {
+    fn enter(&self) -> Place {
         let mut stalled = self.lock();
         let number = stalled.next;
         stalled.next += 1;
         stalled.streams.insert(number);
-        Place { budget: self, number }
+        Place { budget: self.clone(), number }
     }
 
     fn lock(&self) -> MutexGuard<'_, Stalled> {
@@ -75,13 +82,51 @@ impl Budget {
     }
 }
 
+/// How long one stream's bytes may still wait for their reader. Holds no memory and no timer while they move.
+#[derive(Debug)]
+pub struct Patience {
+    budget: Budget,
+    waiting: Option<Box<Waiting>>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    timer: Pin<Box<Sleep>>,
+    /// Once the reader counts as stalled.
+    place: Option<Place>,
+}
+
+impl Patience {
+    /// Something went to the reader, or nothing waits for it.
+    pub fn renew(&mut self) {
+        self.waiting = None;
+    }
+
+    /// Call it while bytes wait for the reader. Ready: this stream is one of the slowest of too many, give it up.
+    pub fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let budget = &self.budget;
+        let waiting =
+            self.waiting.get_or_insert_with(|| Box::new(Waiting { timer: Box::pin(sleep(PATIENCE)), place: None }));
+        loop {
+            ready!(waiting.timer.as_mut().poll(cx));
+            match &waiting.place {
+                None => waiting.place = Some(budget.enter()),
+                Some(place) if place.must_yield() => return Poll::Ready(()),
+                Some(_) => {}
+            }
+            waiting.timer.as_mut().reset(Instant::now() + PATIENCE);
+        }
+    }
+}
+
 /// A stalled stream's place in the order.
-struct Place<'a> {
-    budget: &'a Budget,
+#[derive(Debug)]
+struct Place {
+    budget: Budget,
     number: u64,
 }
 
-impl Place<'_> {
+impl Place {
     /// Whether this stream is one of the slowest that are too many.
     fn must_yield(&self) -> bool {
         let stalled = self.budget.lock();
@@ -90,7 +135,7 @@ impl Place<'_> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
         self.budget.lock().streams.remove(&self.number);
     }

@@ -19,7 +19,7 @@ mod tls;
 mod transport;
 
 pub use agent::{AgentEndpoint, Handshake};
-pub use budget::{Budget, BudgetError};
+pub use budget::{Budget, BudgetError, Patience};
 pub use control::{AgentControl, Control, ControlError, DeveloperControl, FLUSH, Session, Turn};
 pub use developer::{Arrival, DataStream, Dialled, HeaderError, Tunnel, dial};
 pub use error::{DialError, Lost};

@@ -5,10 +5,11 @@
 use std::{
     fmt,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
+use redir_tunnel::Patience;
 use redir_wire::StreamCode;
 
 use super::{plan, tunnel::OpenStream};
@@ -44,6 +45,7 @@ pub(crate) struct DeveloperLeg {
     send: SendStream,
     recv: RecvStream,
     finished: bool,
+    patience: Patience,
     _open: OpenStream,
 }
 
@@ -51,7 +53,7 @@ impl DeveloperLeg {
     /// Takes over a stream whose header is written.
     pub(crate) fn new(opened: plan::DeveloperLeg) -> Self {
         let plan::DeveloperLeg { send, recv, open } = opened;
-        DeveloperLeg { send, recv, finished: false, _open: open }
+        DeveloperLeg { send, recv, finished: false, patience: open.patience(), _open: open }
     }
 
     /// Writes some of the bytes.
@@ -73,6 +75,19 @@ impl DeveloperLeg {
             | ReadError::IllegalOrderedRead
             | ReadError::ZeroRttRejected => DeveloperError::Lost,
         })
+    }
+
+    /// Call it while bytes of the developer wait for the client. Ready: too many clients of this tunnel do not read and
+    /// this one is among the slowest; the stream is reset.
+    pub(crate) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        ready!(self.patience.poll_over(cx));
+        self.end(StreamCode::Slow);
+        Poll::Ready(())
+    }
+
+    /// The client has taken bytes, or none wait for it.
+    pub(crate) fn renew(&mut self) {
+        self.patience.renew();
     }
 
     /// Forwards the client's FIN.

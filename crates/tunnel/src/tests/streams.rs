@@ -226,9 +226,13 @@ async fn stalled_readers_do_not_stall_the_rest() {
     transfer(&pair, &mut tasks, BYTES).await;
     let alone = alone.elapsed();
     let mut stalled = Vec::new();
+    let mut filling = JoinSet::new();
     for _ in 0..STALLED_STREAMS {
-        stalled.push(stall(&pair, &mut tasks).await);
+        let ((send, recv), service) = pair.relayed(&mut tasks).await;
+        stalled.push((recv, service));
+        filling.spawn(fill(send));
     }
+    let senders = within(filling.join_all()).await;
     wait_for(|| pair.developer.budget().stalled() == STALLED_STREAMS).await;
     let among = Instant::now();
     transfer(&pair, &mut tasks, BYTES).await;
@@ -236,7 +240,9 @@ async fn stalled_readers_do_not_stall_the_rest() {
     // A stall would last until the first reader reads, which is never; the factor leaves room for a busy machine.
     assert!(among < alone * 10 + Duration::from_millis(500), "{among:?} among stalled readers, {alone:?} alone");
 
-    stalled.push(stall(&pair, &mut tasks).await);
+    let ((send, recv), service) = pair.relayed(&mut tasks).await;
+    stalled.push((recv, service));
+    let last = fill(send).await;
     let slow = loop {
         let relayed = within(tasks.join_next()).await.unwrap().unwrap();
         if relayed.reset.is_some() {
@@ -245,20 +251,20 @@ async fn stalled_readers_do_not_stall_the_rest() {
     };
     assert_eq!(slow.reset, Some(StreamCode::Slow));
     transfer(&pair, &mut tasks, BYTES).await;
+    drop((senders, last, stalled));
 }
 
 /// Sends until a service that never reads has filled everything between.
-async fn stall(pair: &Pair, tasks: &mut JoinSet<Relayed>) -> ((quinn::SendStream, quinn::RecvStream), TcpStream) {
-    let ((mut send, recv), service) = pair.relayed(tasks).await;
+async fn fill(mut send: quinn::SendStream) -> quinn::SendStream {
     let block = vec![0; 256 * 1024];
-    let window = usize::try_from(STREAM_WINDOW).unwrap();
+    let most = usize::try_from(STREAM_WINDOW).unwrap() + (64 << 20);
     let mut sent = 0;
     // More than the window and both sockets' buffers can hold; the write that does not end is the sign.
-    while tokio::time::timeout(Duration::from_millis(200), send.write_all(&block)).await.is_ok() {
+    while tokio::time::timeout(Duration::from_millis(1000), send.write_all(&block)).await.is_ok() {
         sent += block.len();
-        assert!(sent < window + (64 << 20), "the service does not read");
+        assert!(sent < most, "the service does not read");
     }
-    ((send, recv), service)
+    send
 }
 
 async fn transfer(pair: &Pair, tasks: &mut JoinSet<Relayed>, bytes: usize) {

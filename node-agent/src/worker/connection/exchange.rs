@@ -199,7 +199,21 @@ impl<'c> Exchange<'c> {
             self.legs.iter_mut().for_each(Leg::send_fin);
         }
         self.over()?;
+        if !moved {
+            self.wait(cx)?;
+        }
         Ok(moved)
+    }
+
+    /// Nothing moves: bytes of a developer that wait for the client hold a part of the tunnel's window.
+    fn wait(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        for leg in &mut self.legs {
+            let held = leg.waits || self.writing.is_some_and(|writing| writing.from == leg.origin);
+            if leg.poll_over(cx, held) {
+                return Err(End::Reset("client_slow"));
+            }
+        }
+        Ok(())
     }
 
     /// Whether the connection has come to its end.

@@ -194,6 +194,26 @@ impl Leg {
         true
     }
 
+    /// Call it when nothing moves. True: bytes of this leg wait for a client that does not read, and the tunnel can
+    /// wait no longer (see `redir_tunnel::Budget`).
+    pub(super) fn poll_over(&mut self, cx: &mut Context<'_>, held: bool) -> bool {
+        match &mut self.state {
+            State::Open(Socket::Developer(leg)) if held => leg.poll_over(cx).is_ready(),
+            State::Open(Socket::Developer(leg)) => {
+                leg.renew();
+                false
+            }
+            State::Opening(_) | State::Open(Socket::App(_)) | State::Closed => false,
+        }
+    }
+
+    /// The client has taken bytes of this leg.
+    pub(super) fn renew(&mut self) {
+        if let State::Open(Socket::Developer(leg)) = &mut self.state {
+            leg.renew();
+        }
+    }
+
     /// The client's FIN goes this way once everything before it is written.
     pub(super) fn want_fin(&mut self) {
         if self.fin == Fin::No {

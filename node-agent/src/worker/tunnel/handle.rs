@@ -8,6 +8,7 @@ use std::{
     time::UNIX_EPOCH,
 };
 
+use redir_tunnel::{Budget, Patience};
 use redir_wire::{UnixMillis, limits};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +33,7 @@ struct Inner {
     streams_total: AtomicU64,
     ended: CancellationToken,
     counters: Arc<Counters>,
+    budget: Budget,
 }
 
 impl TunnelHandle {
@@ -49,6 +51,7 @@ impl TunnelHandle {
             streams_total: AtomicU64::new(0),
             ended: CancellationToken::new(),
             counters,
+            budget: Budget::default(),
         };
         (Self(Arc::new(inner)), queue)
     }
@@ -117,6 +120,12 @@ impl TunnelHandle {
         &self.0.counters
     }
 
+    /// Streams whose client does not read.
+    #[cfg(test)]
+    pub(crate) fn stalled(&self) -> usize {
+        self.0.budget.stalled()
+    }
+
     /// A tunnel over a bare connection, without a session.
     #[cfg(test)]
     pub(crate) fn for_test(connection: quinn::Connection) -> Self {
@@ -129,6 +138,11 @@ impl TunnelHandle {
 pub(crate) struct OpenStream(TunnelHandle);
 
 impl OpenStream {
+    /// How long what the developer sends may wait for the client.
+    pub(crate) fn patience(&self) -> Patience {
+        self.0.0.budget.patience()
+    }
+
     fn new(tunnel: TunnelHandle) -> Self {
         tunnel.0.streams.fetch_add(1, Ordering::Relaxed);
         tunnel.0.streams_total.fetch_add(1, Ordering::Relaxed);

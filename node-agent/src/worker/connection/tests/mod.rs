@@ -4,3 +4,4 @@ mod ends;
 mod global;
 mod requests;
 mod rig;
+mod slow;

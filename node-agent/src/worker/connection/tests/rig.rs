@@ -208,7 +208,7 @@ fn content_length(head: &str) -> usize {
 }
 
 /// An HTTP service on a loopback socket: answers with its name; closes after `/close`, without an answer on `/die`,
-/// echoes bodies. Keeps what it was sent.
+/// echoes bodies, never ends on `/pour`. Keeps what it was sent.
 pub(super) struct Service {
     pub(super) address: SocketAddr,
     pub(super) connections: Arc<AtomicUsize>,
@@ -267,6 +267,10 @@ async fn talk(mut socket: TcpStream, name: &'static str, seen: Arc<Mutex<Vec<u8>
         if path == "/die" {
             return;
         }
+        if path == "/pour" {
+            pour(&mut socket).await;
+            return;
+        }
         let close = if path == "/close" { "Connection: close\r\n" } else { "" };
         let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n{close}\r\n", body.len());
         if socket.write_all(answer.as_bytes()).await.is_err() || socket.write_all(body).await.is_err() {
@@ -276,6 +280,15 @@ async fn talk(mut socket: TcpStream, name: &'static str, seen: Arc<Mutex<Vec<u8>
         if path == "/close" || path == "/last" {
             return;
         }
+    }
+}
+
+/// Answers with more than anybody reads, until the connection ends.
+async fn pour(socket: &mut TcpStream) {
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", u64::MAX >> 1);
+    let mut block = head.into_bytes();
+    while socket.write_all(&block).await.is_ok() {
+        block = vec![0; 64 * 1024];
     }
 }
 
