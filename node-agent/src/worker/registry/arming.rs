@@ -24,6 +24,8 @@ struct Pod {
     addresses: Vec<IpAddr>,
     /// An operation is under way.
     busy: bool,
+    /// It disarms this port: live no longer, also for a wish that came meanwhile.
+    leaving: Option<u16>,
     /// Its namespace is another one now: everything must be disarmed before it is armed anew.
     stale: bool,
     /// A port could not be disarmed: tried again after this.
@@ -134,6 +136,10 @@ impl Arming {
             pod.not_before = None;
             if let Some(op) = pod.next(name, now) {
                 pod.busy = true;
+                pod.leaving = match op {
+                    Op::Disarm(_, port) => Some(port),
+                    Op::Arm(..) => None,
+                };
                 ops.push(op);
             }
         }
@@ -145,6 +151,7 @@ impl Arming {
         let (Op::Arm(name, port) | Op::Disarm(name, port)) = op;
         let Some(pod) = self.pods.get_mut(name) else { return };
         pod.busy = false;
+        pod.leaving = None;
         match (op, outcome) {
             (_, Outcome::Armed { earlier, addresses }) => {
                 pod.ports.insert(*port, Port::Live { since: clock, earlier });
@@ -185,8 +192,11 @@ impl Arming {
 
     /// How a port stands.
     pub(crate) fn status(&self, name: &PodName, port: u16) -> PortStatus {
-        let state = self.pods.get(name).and_then(|pod| pod.ports.get(&port));
-        match state {
+        let pod = self.pods.get(name);
+        if pod.is_some_and(|pod| pod.leaving == Some(port) && !pod.stale) {
+            return PortStatus::Pending;
+        }
+        match pod.and_then(|pod| pod.ports.get(&port)) {
             None if self.stopping => {
                 PortStatus::Lost { since: SystemTime::UNIX_EPOCH, reason: "the agent is shutting down".into() }
             }

@@ -425,3 +425,23 @@ fn a_port_that_cannot_be_armed_says_why_and_is_tried_again() {
     assert!(arming.is_idle());
     assert!(matches!(arming.status(&port.0, 80), PortStatus::Lost { .. }));
 }
+
+#[test]
+fn a_port_that_is_being_disarmed_is_not_live_for_a_new_wish() {
+    let mut arming = Arming::default();
+    let (now, clock) = (Instant::now(), SystemTime::now());
+    let port = (pod_name("a"), 80);
+    let armed = || Outcome::Armed { earlier: 0, addresses: vec![] };
+    arming.want([&port].into_iter());
+    let arm = arming.next(now).remove(0);
+    arming.done(&arm, armed(), clock, now);
+    arming.want([].into_iter());
+    let disarm = arming.next(now).remove(0);
+    arming.want([&port].into_iter());
+    assert_eq!(arming.status(&port.0, 80), PortStatus::Pending);
+    arming.done(&disarm, Outcome::Disarmed, clock, now);
+    assert_eq!(arming.next(now), std::slice::from_ref(&arm));
+    assert_eq!(arming.status(&port.0, 80), PortStatus::Pending);
+    arming.done(&arm, armed(), clock, now);
+    assert!(matches!(arming.status(&port.0, 80), PortStatus::Live { .. }));
+}
