@@ -74,7 +74,7 @@ once!(wrong_usage_is_one_sentence_and_exit_code_2, USUAL, |w| {
         &w.alice,
         &["web-1", "--port", "8080", "--agent", at, "--agent-key", "sha256:short"],
         2,
-        &["sha256:short"],
+        &["43 characters"],
     )?;
     refused(w, &w.alice, &["web-1", "--port", "8080", "--agent", "nowhere"], 2, &["nowhere"])
 });
