@@ -43,7 +43,8 @@ fn none_failed_since(report: &LoadReport, since: Instant, what: &str) -> Result<
         before.len(),
         report.slowest()
     );
-    ensure!(after.is_empty(), "{what}: {} failed: {:?}", after.len(), &after[..after.len().min(5)]);
+    let shown: Vec<_> = after.iter().take(5).map(|o| (o.syn - since, o.took, &o.result)).collect();
+    ensure!(after.is_empty(), "{what}: {} failed (SYN after the fault, took, why): {shown:?}", after.len());
     Ok(())
 }
 
@@ -59,13 +60,17 @@ fn send(pid: i32, signal: Signal) -> Result<()> {
     kill(Pid::from_raw(pid), signal).with_context(|| format!("{signal} to {pid}"))
 }
 
+/// Waits until no thread of a process is left: the last one closes its files.
 fn ended(pid: i32) -> Result<()> {
     wait::until_true(format!("the end of {pid}"), SOON, || {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        Ok(stat
-            .rsplit(')')
-            .next()
-            .is_none_or(|rest| rest.trim().is_empty() || rest.trim_start().starts_with(['Z', 'X'])))
+        let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Ok(true) };
+        let alive = |task: &fs::DirEntry| {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.rsplit(')')
+                .next()
+                .is_some_and(|rest| !rest.trim().is_empty() && !rest.trim_start().starts_with(['Z', 'X']))
+        };
+        Ok(!tasks.flatten().any(|task| alive(&task)))
     })
 }
 
@@ -216,8 +221,7 @@ both!(an_orderly_end_lets_requests_in_flight_finish, USUAL, |w| {
     let holding = |app: &App| app.seen().iter().any(|s| s.line.contains("/hold"));
     wait::until_true("both requests in flight", SOON, || Ok(holding(&green) && holding(&blue)))?;
     w.agent.signal(Signal::SIGTERM)?;
-    w.listeners_gone()?;
-    ensure!(w.get(Family::V4, &[ALICE])?.starts_with("green"), "steering stops first");
+    wait::until_true("steering to stop first", SOON, || Ok(w.get(Family::V4, &[ALICE])?.starts_with("green")))?;
     green.release();
     blue.release();
     ensure!(unmatched.response()?.text().starts_with("green"));

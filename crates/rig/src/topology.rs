@@ -9,14 +9,16 @@
 
 use std::{
     fmt::Write,
+    fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process,
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 
 use anyhow::Result;
 
-use crate::{cleanup, namespace::Namespace};
+use crate::{cleanup, namespace::Namespace, wait};
 
 /// A namespace with the addresses it is reached at.
 #[derive(Debug)]
@@ -166,8 +168,23 @@ impl Topology {
         for host in self.pods.iter().chain([&self.peer, &self.client, &self.developer]) {
             host.namespace.ip(&plain_v6(&leaf(host)?))?;
         }
-        Ok(())
+        self.pods.iter().try_for_each(settled)
     }
+}
+
+/// Waits until the kernel has done what it does later for IPv6: a link-local address, and a local route to each address.
+fn settled(host: &Host) -> Result<()> {
+    wait::until_true(format!("{} to have its IPv6 routes", host.name), Duration::from_secs(10), || {
+        let read = || -> std::io::Result<_> {
+            let addresses = fs::read_to_string("/proc/thread-self/net/if_inet6")?;
+            Ok((addresses, fs::read_to_string("/proc/thread-self/net/ipv6_route")?))
+        };
+        let (addresses, routes) = host.namespace.run(read)??;
+        let own: Vec<&str> =
+            addresses.lines().filter(|l| l.ends_with("eth0")).filter_map(|l| l.split(' ').next()).collect();
+        let routed = |address: &&str| routes.lines().any(|l| l.starts_with(*address) && l.contains(" 80 "));
+        Ok(own.len() == 2 && own.iter().all(routed))
+    })
 }
 
 fn leaf(host: &Host) -> Result<String> {
