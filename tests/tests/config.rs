@@ -132,7 +132,8 @@ once!(a_bad_change_keeps_the_last_good_file, USUAL, |w| {
     w.agent.rewrite(&fewer.text(&w.agent.key())?)?;
     wait::until_true("alice to be out", SOON, || Ok(w.get(Family::V4, &[ALICE])?.starts_with("green")))?;
     let _bob = w.intercept(&w.bob, LOCAL + 1, &["--header", "x-user: bob"])?;
-    ensure!(w.get(Family::V4, &["x-user: bob"])?.starts_with("orange"));
+    let text = w.get(Family::V4, &["x-user: bob"])?;
+    ensure!(text.starts_with("orange"), "{text}");
     Ok(())
 });
 

@@ -10,10 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::{
-    resource::{Resource, getrlimit, setrlimit},
-    socket::{setsockopt, sockopt},
-};
+use nix::sys::socket::{setsockopt, sockopt};
 use redir_rig::{
     App, Host, Http, Listener, Namespace, Topology,
     pattern::Pattern,
@@ -247,7 +244,8 @@ fn devices(t: &Topology) -> Vec<(&Namespace, &'static str)> {
 
 const LONG: Scenario = Scenario { limit: Duration::from_secs(100), ..USUAL };
 
-both!(big_tcp, LONG, |w| {
+// The node says "too big" about such packets to a router that takes them no larger than 64 KiB.
+both!(big_tcp, Scenario { sniff: false, ..LONG }, |w| {
     for (namespace, device) in devices(&w.topology).into_iter().chain([(w.node(), "br0")]) {
         namespace.ip(&format!("link set {device} gso_max_size 185000 gro_max_size 185000\n"))?;
     }
@@ -255,9 +253,12 @@ both!(big_tcp, LONG, |w| {
     let _cli = w.alice()?;
     for family in FAMILIES {
         let app = listen(w, family)?;
-        converse(w.pair(w.client(), family, &app)?, 50_000_000)?;
+        converse(w.pair(w.client(), family, &app)?, 20_000_000)?;
     }
-    w.pod().namespace.ip("link set eth0 gso_max_size 65536 gro_max_size 65536\n")
+    w.pod().namespace.ip("link set eth0 gso_max_size 65536 gro_max_size 65536\n")?;
+    let leaked: Vec<_> = w.sniff.take()?.into_iter().filter(|packet| !packet.contains("icmp")).collect();
+    ensure!(leaked.is_empty(), "{leaked:?}");
+    Ok(())
 });
 
 both!(no_segmentation_offload, LONG, |w| {
@@ -561,43 +562,31 @@ once!(ports_that_run_short_let_new_connections_pass_to_the_app, MANY, |w| {
     Ok(())
 });
 
-const CROWD: Scenario = Scenario { limit: Duration::from_secs(200), ..USUAL };
+const FEW_FILES: Scenario = Scenario { wrapper: &["prlimit", "--nofile=1200:1200"], ..MANY };
 
-once!(a_client_whose_ports_run_out_passes_to_the_app, CROWD, |w| {
-    // The ranges hold 20,512 ports; a client with nearly as many live connections is let pass before they are gone.
-    const LIMIT: usize = 20_600;
-    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-    ensure!(hard > 3 * LIMIT as u64, "this test needs {} open files, the hard limit is {hard}", 3 * LIMIT);
-    w.client().namespace.sysctl("net.ipv4.ip_local_port_range", "30000 60999")?;
+once!(an_agent_short_of_files_lets_new_connections_pass, FEW_FILES, |w| {
     let green = w.green()?;
+    let _blue = w.local(LOCAL, "blue")?;
     let _cli = w.alice()?;
-    let to = w.pod().at(Family::V4, PORT);
-    let mut open = Vec::with_capacity(LIMIT);
-    let passed = || green.clients().iter().rposition(|c| !reserved(c.port()));
-    while passed().is_none() {
-        ensure!(open.len() < LIMIT, "{} connections and none was let pass", open.len());
-        for _ in 0..200 {
-            open.push(w.client().namespace.connect(to).with_context(|| format!("connection {}", open.len()))?);
-        }
-        wait::until_true("the app to see them", SOON, || Ok(green.clients().len() >= open.len()))?;
+    let client = w.client().v4;
+    let mut open = Vec::new();
+    // Each costs the agent two files: more connections than it has files, all kept open, all served.
+    for n in 0..900 {
+        let mut http = w.http(w.client(), Family::V4)?;
+        let text = http.get("/", &[]).with_context(|| format!("connection {n}"))?.text();
+        ensure!(text == format!("green {client}\n"), "connection {n}: {text}");
+        open.push(http);
     }
-    eprintln!("let pass after {} connections", open.len());
-    let mut http = w.http(w.client(), Family::V4)?;
-    ensure!(http.get("/", &[ALICE])?.text().starts_with("green"), "straight to the app");
-    ensure!(w.metric("redir_bypasses", &[])? >= 1.0);
-    // Other clients are not concerned.
-    let mut other = w.http(&w.topology.peer, Family::V4)?;
-    ensure!(other.get("/", &[])?.text() == format!("green {}\n", w.topology.peer.v4));
-    ensure!(green.clients().last().is_some_and(|c| reserved(c.port())));
-    // None was reset, none came from another address.
-    ensure!(green.by_client().len() == 2, "{:?}", green.by_client());
-    for stream in &open {
-        stream.set_nonblocking(true)?;
-        let waiting = stream.peek(&mut [0]).is_err_and(|e| e.kind() == std::io::ErrorKind::WouldBlock);
-        ensure!(waiting, "a connection was ended");
+    let passed = green.clients().iter().filter(|c| !reserved(c.port())).count();
+    ensure!(passed > 100 && passed < 900, "{passed} passed to the app");
+    for http in &mut open {
+        ensure!(http.get("/", &[])?.text().starts_with("green"), "every one still works");
     }
-    Ok(())
+    // It recovers by itself.
+    drop(open);
+    wait::until_true("new connections to be looked at again", SOON, || {
+        Ok(w.get(Family::V4, &[ALICE])?.starts_with("blue"))
+    })
 });
 
 both!(many_short_connections, MANY, |w| {
