@@ -87,11 +87,14 @@ fn kill_and_wait(pids: &[i32]) -> Result<Instant> {
     Ok(Instant::now())
 }
 
-/// A process that is gone or a zombie has closed all its files.
+/// Files are closed when the last thread is gone, and a process whose first thread has ended looks like a zombie before.
 fn dead(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name in parentheses may hold anything; the state follows the last of them.
-    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return true };
+    threads.flatten().all(|thread| {
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        // The name in parentheses may hold anything; the state follows the last of them.
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
+    })
 }
 
 fn until_intercepted(world: &World, intercept: &Cli, since: Instant) -> Result<Duration> {
