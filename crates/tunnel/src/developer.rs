@@ -151,7 +151,7 @@ impl Tunnel {
         timeout(CLOSE, self.endpoint.wait_idle()).await.ok();
     }
 
-    /// What [`crate::relay`] counts this tunnel's slow readers with.
+    /// What [`crate::relay()`] counts this tunnel's slow readers with.
     pub fn budget(&self) -> &Budget {
         &self.budget
     }

@@ -2,7 +2,7 @@
 //!
 //! Owns: key files ([`Identity`]), public keys' names ([`Pin`]), TLS with pinned raw keys, QUIC's settings, both
 //! endpoints ([`AgentEndpoint`], [`dial`]), the control stream over QUIC ([`Control`]), the copy between TCP and a data
-//! stream ([`relay`]). Must not: decide who may intercept what, know HTTP, log, use an API of one operating system
+//! stream ([`relay()`]). Must not: decide who may intercept what, know HTTP, log, use an API of one operating system
 //! outside a `cfg`. Called by: the agent's worker and the `redir` command.
 
 mod agent;

@@ -1,7 +1,7 @@
 //! Filters: which requests a developer wants.
 //!
 //! Owns: a filter's conditions and their validation (here), several filters compiled into one table ([`Table`]), and
-//! what two filters have in common ([`overlap`]). Must not: know developers, pods or connections.
+//! what two filters have in common ([`overlap()`]). Must not: know developers, pods or connections.
 //! Called by: the CLI (flags), the wire format, the agent's registry (tables), `engine` (decisions).
 //!
 //! What a condition means, exactly; everything is bytes, as they are on the wire:
