@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use redir_wire::{ToAgent, ToDeveloper};
 
-use crate::{AgentControl, AgentEndpoint, Authorised, Dialled, Identity, Pin, dial};
+use crate::{AgentControl, AgentEndpoint, Authorised, Dialled, Handshake, Identity, Pin, dial};
 
 /// An agent on loopback, and the key it has.
 struct TestAgent {
@@ -34,13 +34,7 @@ impl TestAgent {
 
     /// Takes one tunnel and greets it.
     async fn welcome(&self) -> (quinn::Connection, Pin, AgentControl) {
-        let (connection, pin) = self.endpoint.accept().await.unwrap().finish().await.unwrap();
-        let mut control = AgentControl::accept(&connection).await.unwrap();
-        let hello = control.next().await.unwrap().unwrap();
-        assert!(matches!(hello.message, ToAgent::Hello(_)));
-        control.welcome(hello.seq, "node-1", "alice", "redir-agent test").unwrap();
-        control.flush().await.unwrap();
-        (connection, pin, control)
+        greet(self.endpoint.accept().await.unwrap()).await
     }
 
     /// A tunnel with both its ends.
@@ -48,6 +42,16 @@ impl TestAgent {
         let (agent, dialled) = tokio::join!(self.welcome(), dial_test(self, developer));
         (agent.0, agent.2, dialled.unwrap())
     }
+}
+
+async fn greet(handshake: Handshake) -> (quinn::Connection, Pin, AgentControl) {
+    let (connection, pin) = handshake.finish().await.unwrap();
+    let mut control = AgentControl::accept(&connection).await.unwrap();
+    let hello = control.next().await.unwrap().unwrap();
+    assert!(matches!(hello.message, ToAgent::Hello(_)));
+    control.welcome(hello.seq, "node-1", "alice", "redir-agent test").unwrap();
+    control.flush().await.unwrap();
+    (connection, pin, control)
 }
 
 async fn dial_test(agent: &TestAgent, developer: &Identity) -> Result<Dialled, crate::DialError> {

@@ -22,6 +22,7 @@ use tokio::{
     task::JoinSet,
     time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{Config, PodName},
@@ -56,6 +57,9 @@ pub(crate) struct Tunnels {
     endpoint: Arc<AgentEndpoint>,
     hub: mpsc::Sender<Command>,
     counters: Arc<Counters>,
+    closing: CancellationToken,
+    /// The task that owns all sessions.
+    sessions: JoinSet<()>,
     tasks: JoinSet<()>,
 }
 
@@ -86,8 +90,10 @@ fn start_with(
     let mut tasks = JoinSet::new();
     let about = session::About { agent: agent_name(), software: SOFTWARE };
     tasks.spawn(Hub::new(config.clone(), authorised, plans, counters.clone(), ops, about.clone()).run(commands));
-    tasks.spawn(session::accept(endpoint.clone(), config, hub.clone(), counters.clone(), about));
-    Ok(Tunnels { endpoint, hub, counters, tasks })
+    let (closing, mut sessions) = (CancellationToken::new(), JoinSet::new());
+    let accept = session::accept(endpoint.clone(), closing.clone(), config, hub.clone(), counters.clone(), about);
+    sessions.spawn(accept);
+    Ok(Tunnels { endpoint, hub, counters, closing, sessions, tasks })
 }
 
 impl Tunnels {
@@ -110,9 +116,10 @@ impl Tunnels {
     /// Says goodbye, closes all tunnels and the endpoint; bounded.
     pub(crate) async fn close(mut self) {
         let bye = Bye { code: CloseCode::Shutdown, sentence: "the agent is shutting down".into() };
-        let (done, said) = oneshot::channel();
-        self.tell(Command::Close(bye, done)).await;
-        timeout(GOODBYE, said).await.ok();
+        self.tell(Command::Close(bye)).await;
+        self.closing.cancel();
+        timeout(GOODBYE, self.sessions.join_next()).await.ok();
+        self.sessions.shutdown().await;
         self.tasks.shutdown().await;
         if let Ok(endpoint) = Arc::try_unwrap(self.endpoint) {
             endpoint.close(CloseCode::Shutdown).await;

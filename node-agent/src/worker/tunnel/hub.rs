@@ -50,8 +50,8 @@ pub(crate) enum Command {
     Rearm(PodName),
     /// No new intercepts; answer when every port is disarmed.
     StopNew(oneshot::Sender<()>),
-    /// Every session says goodbye; answer when all are gone.
-    Close(Bye, oneshot::Sender<()>),
+    /// Every session says goodbye.
+    Close(Bye),
 }
 
 /// A tunnel that was welcomed.
@@ -94,7 +94,6 @@ pub(crate) struct Hub {
     about: About,
     stopping: Vec<oneshot::Sender<()>>,
     stopped: bool,
-    closing: Option<oneshot::Sender<()>>,
 }
 
 impl Hub {
@@ -121,7 +120,6 @@ impl Hub {
             about,
             stopping: Vec::new(),
             stopped: false,
-            closing: None,
         }
     }
 
@@ -170,8 +168,7 @@ impl Hub {
                 self.arming.stop();
                 self.stopping.push(done);
             }
-            Command::Close(bye, done) => {
-                self.closing = Some(done);
+            Command::Close(bye) => {
                 for session in self.sessions.values() {
                     session.joined.outbox.try_send(Outgoing::End(bye.clone())).ok();
                 }
@@ -320,9 +317,6 @@ impl Hub {
                 // Whoever asked may have stopped waiting.
                 done.send(()).ok();
             }
-        }
-        if self.sessions.is_empty() {
-            self.closing.take().and_then(|done| done.send(()).ok());
         }
     }
 

@@ -7,8 +7,9 @@ use redir_wire::{Bye, CloseCode, Malformed, Refused, RefusedCode, SessionError, 
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
-    time::timeout,
+    time::{Instant, MissedTickBehavior, interval, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{config::Config, worker::registry::SessionId};
 
@@ -45,9 +46,10 @@ struct Shared {
     about: About,
 }
 
-/// Takes tunnels until the endpoint is closed or the task is aborted; then all sessions end.
+/// Takes tunnels until it is told to close, and returns when the last session has ended. Aborting it ends them all.
 pub(super) async fn accept(
     endpoint: Arc<AgentEndpoint>,
+    closing: CancellationToken,
     config: watch::Receiver<Arc<Config>>,
     hub: mpsc::Sender<Command>,
     counters: Arc<Counters>,
@@ -66,6 +68,7 @@ pub(super) async fn accept(
                 None => break,
             },
             Some(_) = sessions.join_next() => {}
+            () = closing.cancelled() => break,
         }
     }
     while sessions.join_next().await.is_some() {}
@@ -118,7 +121,7 @@ async fn greeted(
     }
     shared.counters.tunnels.add(1);
     shared.counters.tunnels_total.add(1);
-    let result = carry(&mut control, id, outgoing, events, shared).await;
+    let result = carry(&mut control, connection, id, outgoing, events, shared).await;
     handle.end();
     shared.counters.tunnels.sub(1);
     shared.hub.send(Command::Gone(id)).await.ok();
@@ -157,11 +160,15 @@ async fn greet(connection: &quinn::Connection, pin: &Pin, shared: &Shared) -> Re
 
 async fn carry(
     control: &mut AgentControl,
+    connection: &quinn::Connection,
     id: SessionId,
     mut outgoing: mpsc::Receiver<Outgoing>,
     mut events: mpsc::Receiver<redir_wire::RequestEvent>,
     shared: &Shared,
 ) -> Result<Bye, ControlError> {
+    let mut pulse = Pulse::new(connection);
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         // Events wait in their own bounded queue while the developer's side does not read.
         let may_report = control.unsent() < EVENT_BACKLOG;
@@ -184,8 +191,34 @@ async fn carry(
                 // The hub dropped the session because it did not keep up, or has ended.
                 None => return Err(ControlError::Stalled),
             },
+            _ = look.tick() => {
+                if pulse.is_silent(connection, Instant::now()) {
+                    return Err(ControlError::Connection(quinn::ConnectionError::TimedOut));
+                }
+            }
             Some(event) = events.recv(), if may_report => say(control, 0, &ToDeveloper::Request(event))?,
         }
+    }
+}
+
+/// Notices a developer's machine that is gone. QUIC's own idle timer begins anew with what the agent sends, and would
+/// take up to twice as long.
+struct Pulse {
+    datagrams: u64,
+    since: Instant,
+}
+
+impl Pulse {
+    fn new(connection: &quinn::Connection) -> Self {
+        Self { datagrams: connection.stats().udp_rx.datagrams, since: Instant::now() }
+    }
+
+    fn is_silent(&mut self, connection: &quinn::Connection, now: Instant) -> bool {
+        let datagrams = connection.stats().udp_rx.datagrams;
+        if datagrams != self.datagrams {
+            *self = Self { datagrams, since: now };
+        }
+        now.duration_since(self.since) >= SILENCE
     }
 }
 
@@ -201,7 +234,7 @@ fn close_code(error: &ControlError) -> CloseCode {
     match error {
         ControlError::Session(SessionError::Version { .. }) => CloseCode::Version,
         ControlError::Session(_) => CloseCode::Protocol,
-        ControlError::Stalled => CloseCode::Stalled,
+        ControlError::Stalled | ControlError::Connection(quinn::ConnectionError::TimedOut) => CloseCode::Stalled,
         ControlError::Connection(_) | ControlError::Reset => CloseCode::Done,
     }
 }
@@ -216,6 +249,11 @@ fn shutdown() -> Bye {
     Bye { code: CloseCode::Shutdown, sentence: "the agent is shutting down".into() }
 }
 
+/// A tunnel from which nothing came for so long is down: eight keep-alives of the developer's end. A look at either end
+/// may be late, and a vanished machine may go unnoticed for 10 s.
+const SILENCE: Duration = Duration::from_secs(8);
+/// How often a session looks whether anything came.
+const LOOK: Duration = Duration::from_millis(500);
 /// Messages of the hub that a session has not written yet; one that falls behind further is closed.
 const OUTBOX: usize = 1024;
 /// Unsent bytes above which request events wait.

@@ -309,7 +309,7 @@ async fn a_vanished_laptop_is_noticed() {
     assert!(world.plan().is_some());
     let began = Instant::now();
     world.plans_become(|plan| plan.is_none()).await;
-    assert!(began.elapsed() < redir_tunnel::IDLE + Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!(began.elapsed() <= redir_tunnel::IDLE, "{:?}", began.elapsed());
     drop(dialled);
 }
 
@@ -359,7 +359,12 @@ async fn a_key_that_is_removed_loses_its_tunnel_at_once() {
     assert!(matches!(bob.ask(ToAgent::Ping(1)).await, ToDeveloper::Pong(1)));
     let error = within(dial(&[world.address], &world.alice, world.pin, "redir test", "")).await.unwrap_err();
     assert!(matches!(error, redir_tunnel::DialError::UnknownKey { .. }), "{error}");
-    assert!(world.tunnels.counters().handshakes_refused.value() >= 1);
+    within(async {
+        while world.tunnels.counters().handshakes_refused.value() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
