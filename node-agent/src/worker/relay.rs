@@ -115,7 +115,7 @@ async fn copy(from: &TcpStream, to: &TcpStream, count: &AtomicU64) -> io::Result
     let mut chunk = CHUNK_MIN;
     loop {
         from.readable().await?;
-        let moved = if HELD.load(Ordering::Relaxed) < HELD_BUDGET {
+        let moved = if within_budget() {
             move_some(from, to, chunk)?
         } else {
             to.writable().await?;
@@ -195,22 +195,45 @@ fn try_write(to: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     }
 }
 
+/// Whether more may be held for slow readers.
+pub(crate) fn within_budget() -> bool {
+    HELD.load(Ordering::Relaxed) < HELD_BUDGET
+}
+
+/// A share of the budget; given back when it is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Share(usize);
+
+impl Share {
+    /// Holds this many bytes from now on.
+    pub(crate) fn set(&mut self, bytes: usize) {
+        if bytes > self.0 {
+            HELD.fetch_add(bytes - self.0, Ordering::Relaxed);
+        } else if bytes < self.0 {
+            HELD.fetch_sub(self.0 - bytes, Ordering::Relaxed);
+        }
+        self.0 = bytes;
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
 /// Bytes kept for a slow reader, counted against the budget.
 struct Held {
     bytes: Box<[u8]>,
     written: usize,
+    _share: Share,
 }
 
 impl Held {
     fn new(bytes: &[u8]) -> Self {
-        HELD.fetch_add(bytes.len(), Ordering::Relaxed);
-        Held { bytes: bytes.into(), written: 0 }
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        HELD.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+        let mut share = Share::default();
+        share.set(bytes.len());
+        Held { bytes: bytes.into(), written: 0, _share: share }
     }
 }
 

@@ -81,11 +81,6 @@ impl Captures {
         }
     }
 
-    /// Live connections of a pod.
-    pub(crate) fn connections(&self, name: &PodName) -> usize {
-        self.lock().get(name).map_or(0, |pod| pod.connections())
-    }
-
     /// The pods that are captured now.
     pub(crate) fn pods(&self) -> Vec<PodName> {
         self.lock().keys().cloned().collect()

@@ -11,7 +11,7 @@ use std::{
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::net::TcpStream;
 
-use crate::worker::relay::CHUNK_MAX;
+use crate::worker::relay::{CHUNK_MAX, Share, with_scratch, within_budget};
 
 /// A first read: the head of an ordinary request.
 const CHUNK_MIN: usize = 4 * 1024;
@@ -22,12 +22,14 @@ pub(super) struct Buffer {
     bytes: BytesMut,
     /// What the next read takes at most.
     chunk: usize,
+    /// What is counted against the whole agent's budget while the connection waits.
+    share: Share,
 }
 
 impl Buffer {
     /// Holds nothing.
     pub(super) fn new() -> Self {
-        Buffer { bytes: BytesMut::new(), chunk: CHUNK_MIN }
+        Buffer { bytes: BytesMut::new(), chunk: CHUNK_MIN, share: Share::default() }
     }
 
     /// Everything that was read and not taken.
@@ -55,19 +57,27 @@ impl Buffer {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Gives the memory back if nothing is in it.
+    /// The connection waits: gives the memory back if nothing is in it, else counts it.
     pub(super) fn rest(&mut self) {
         if self.bytes.is_empty() && self.bytes.capacity() > 0 {
-            *self = Buffer::new();
+            self.bytes = BytesMut::new();
+            self.chunk = (self.chunk / 2).max(CHUNK_MIN);
         }
+        self.share.set(self.bytes.capacity());
+    }
+
+    /// What the next read takes: little while slow readers hold much.
+    fn next_chunk(&self) -> usize {
+        if within_budget() { self.chunk } else { CHUNK_MIN }
     }
 
     /// Reads from a socket; 0 is its FIN.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>, socket: &TcpStream) -> Poll<io::Result<usize>> {
         loop {
             ready!(socket.poll_read_ready(cx))?;
-            self.bytes.reserve(self.chunk);
-            match socket.try_read_buf(&mut (&mut self.bytes).limit(self.chunk)) {
+            let chunk = self.next_chunk();
+            self.bytes.reserve(chunk);
+            match socket.try_read_buf(&mut (&mut self.bytes).limit(chunk)) {
                 Ok(count) => {
                     self.grow(count);
                     return Poll::Ready(Ok(count));
@@ -83,8 +93,8 @@ impl Buffer {
         &mut self,
         read: impl FnOnce(&mut [u8]) -> Poll<Result<usize, E>>,
     ) -> Poll<Result<usize, E>> {
-        let chunk = self.chunk;
-        let count = ready!(crate::worker::relay::with_scratch(chunk, |scratch| {
+        let chunk = self.next_chunk();
+        let count = ready!(with_scratch(chunk, |scratch| {
             let read = read(scratch);
             if let Poll::Ready(Ok(count)) = read {
                 self.bytes.extend_from_slice(&scratch[..count]);

@@ -17,6 +17,7 @@ mod upward;
 
 use std::{future::poll_fn, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::TcpStream,
     time::{Instant, sleep_until, timeout},
@@ -38,6 +39,10 @@ use super::{
 const QUIET: Duration = Duration::from_secs(1);
 /// How long a client may take to read an answer after which the agent closes, before the rest is reset.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// The app's own probes reach the agent and not the client: a client that has vanished is noticed here instead.
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4);
 
 /// What ends a connection from outside.
 #[derive(Clone)]
@@ -76,8 +81,9 @@ fn connector(
 
 /// Runs the connection and ends its sockets; notes the reason.
 async fn run(client: TcpStream, route: &Route, outside: &Outside, access: &mut Access) {
-    // Fails only on a socket that is gone, which the first read tells.
+    // Both fail only on a socket that is gone, which the first read tells.
     let _ = client.set_nodelay(true);
+    let _ = SockRef::from(&client).set_tcp_keepalive(&KEEPALIVE);
     let mut end = exchange(&client, route, outside, access).await;
     if let End::Relay(app) = end {
         end = relay_rest(&client, app, outside, access).await;
@@ -105,7 +111,11 @@ async fn exchange(client: &TcpStream, route: &Route, outside: &Outside, access: 
     let end = loop {
         tokio::select! {
             biased;
-            () = outside.abort.cancelled() => break End::Reset("aborted"),
+            // Between requests a FIN tells the same as a reset, and loses nothing.
+            () = outside.abort.cancelled() => break match exchange.quiet() {
+                Some(_) => End::Closed("aborted"),
+                None => End::Reset("aborted"),
+            },
             end = poll_fn(|cx| exchange.poll(cx)) => break end,
             _ = &mut failed => break End::Reset("client_reset"),
             () = outside.draining.cancelled(), if look.is_none() => look = Some(Instant::now() + QUIET),
@@ -145,9 +155,9 @@ fn reset_label(error: &io::Error) -> &'static str {
     }
 }
 
-/// Sends the FIN and reads on for a while: closing with unread bytes would reset what the client has not read yet.
+/// Sends the FIN and reads on for a while (not while the agent ends at once): closing with unread bytes would reset what the client has not read yet.
 async fn linger(client: &TcpStream, outside: &Outside) {
-    if relay::finish(client).is_err() {
+    if relay::finish(client).is_err() || outside.abort.is_cancelled() {
         return;
     }
     let rest = async {
@@ -167,6 +177,6 @@ async fn linger(client: &TcpStream, outside: &Outside) {
     tokio::select! {
         // Whether the client was done or slow, the socket is dropped now.
         _ = timeout(LINGER, rest) => {}
-        () = outside.abort.cancelled() => relay::reset(client),
+        () = outside.abort.cancelled() => {}
     }
 }

@@ -72,14 +72,17 @@ pub(crate) struct Ports {
 }
 
 impl Ports {
-    /// An empty table; `seed` decides the order of the high range.
+    /// An empty table. `seed` decides where the low range begins and the order of the high one: a worker that takes a
+    /// dead one's place must not begin with its ports, which the app may still hold open.
     pub(crate) fn new(ranges: Ranges, seed: u64) -> Self {
-        Ports { ranges, clients: HashMap::new(), random: SplitMix(seed), cursor: 0 }
+        let mut random = SplitMix(seed);
+        let cursor = random.below(len(&LOW));
+        Ports { ranges, clients: HashMap::new(), random, cursor }
     }
 
     /// A client's connection was accepted from `port`.
     pub(crate) fn arrived(&mut self, client: IpAddr, port: u16) {
-        *self.clients.entry(client).or_default().own.entry(port).or_default() += 1;
+        *entry(&mut self.clients, &mut self.random, client).own.entry(port).or_default() += 1;
     }
 
     /// That connection is gone.
@@ -96,7 +99,7 @@ impl Ports {
 
     /// Holds the first of `offered` that is free for the client (sockets that are bound already); tells its index.
     pub(crate) fn hold_one_of(&mut self, client: IpAddr, offered: impl Iterator<Item = u16>) -> Option<usize> {
-        let entry = self.clients.entry(client).or_default();
+        let entry = entry(&mut self.clients, &mut self.random, client);
         for (index, port) in offered.enumerate() {
             if entry.free(port) {
                 entry.held.insert(port);
@@ -110,7 +113,7 @@ impl Ports {
     /// Up to `count` different ports that are free for the client, best first. They are not held yet.
     pub(crate) fn candidates(&mut self, client: IpAddr, count: usize) -> Vec<u16> {
         let ranges = self.ranges;
-        let entry = self.clients.entry(client).or_default();
+        let entry = entry(&mut self.clients, &mut self.random, client);
         let mut found = Vec::with_capacity(count);
         if ranges == Ranges::LowFirst {
             let mut left = LOW.len();
@@ -188,6 +191,11 @@ impl Ports {
     }
 }
 
+/// What is known of a client; a new one begins anywhere in the low range.
+fn entry<'c>(clients: &'c mut HashMap<IpAddr, Client>, random: &mut SplitMix, client: IpAddr) -> &'c mut Client {
+    clients.entry(client).or_insert_with(|| Client { cursor: random.below(len(&LOW)), ..Client::default() })
+}
+
 /// The number of ports in a range.
 fn len(range: &RangeInclusive<u16>) -> u16 {
     range.end() - range.start() + 1
@@ -250,6 +258,13 @@ mod tests {
             ports.release(CLIENT, next);
         }
         assert_eq!(hold_next(&mut ports, CLIENT), Some(first));
+    }
+
+    #[test]
+    fn a_new_table_begins_somewhere_else() {
+        let first = |seed| Ports::new(Ranges::LowFirst, seed).batch(1);
+        let firsts: HashSet<_> = (0..20).map(first).collect();
+        assert!(firsts.len() > 10, "{firsts:?}");
     }
 
     #[test]
