@@ -18,7 +18,7 @@ use nix::{
 use tempfile::TempDir;
 
 use crate::{
-    binaries,
+    binaries, cleanup,
     namespace::{Namespace, checked},
     process::{self, Process},
     topology::{Host, Topology},
@@ -136,7 +136,7 @@ pub struct AgentFiles {
 impl AgentFiles {
     /// Makes a directory and a key by `redir-agent keygen`.
     pub fn new() -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix("redir-rig-agent-").tempdir()?;
+        let directory = cleanup::directory("agent")?;
         let key = directory.path().join("agent.key");
         let out = checked(Command::new(binaries::find("redir-agent")?).arg("keygen").arg(&key), None)?;
         let pin = find_pin(&out).with_context(|| format!("no pin in the output of keygen: {out:?}"))?;

@@ -17,6 +17,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Where `ip netns` keeps its names.
@@ -78,7 +79,28 @@ fn wait_for_signal() -> Result<()> {
     std::process::exit(128 + number)
 }
 
-/// Ends every process and removes every namespace that the rig made in this process.
+/// A directory for logs, keys and files, gone on drop and by [`now`] and [`sweep`]. `what` is a word for its name.
+pub(crate) fn directory(what: &str) -> Result<TempDir> {
+    let prefix = format!("redir-rig{}-{what}-", std::process::id());
+    tempfile::Builder::new().prefix(&prefix).tempdir().with_context(|| format!("directory for {what}"))
+}
+
+/// Removes the rig's directories whose owner's pid satisfies `whose`.
+fn remove_directories(whose: impl Fn(i32) -> bool) {
+    let Ok(entries) = fs::read_dir(std::env::temp_dir()) else { return };
+    for entry in entries.flatten() {
+        if owner(&entry.file_name().to_string_lossy()).is_some_and(&whose) {
+            // Another's sweep may be at it as well.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+fn dead(pid: i32) -> bool {
+    !Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// Ends every process and removes every namespace and directory that the rig made in this process.
 pub fn now() {
     let (namespaces, children) = live(|l| (l.namespaces.clone(), l.children.clone()));
     for pid in children {
@@ -89,6 +111,7 @@ pub fn now() {
         remove_namespace(&name);
         namespace_gone(&name);
     }
+    remove_directories(|pid| u32::try_from(pid) == Ok(std::process::id()));
 }
 
 /// Ends what the rig made under `prefix` in this process (a test that ran out of time).
@@ -99,14 +122,15 @@ pub fn prefix(prefix: &str) {
     }
 }
 
-/// Removes the namespaces (and ends the processes in them) that a rig process which is dead now left behind.
-/// Returns their names.
+/// Removes the directories and the namespaces (and ends the processes in them) that a rig process which is dead now left
+/// behind. Returns the namespaces' names.
 pub fn sweep() -> Result<Vec<String>> {
+    remove_directories(dead);
     let mut swept = Vec::new();
     let Ok(entries) = fs::read_dir(NETNS_DIR) else { return Ok(swept) };
     for entry in entries {
         let name = entry.context("read /run/netns")?.file_name().to_string_lossy().into_owned();
-        if owner(&name).is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+        if owner(&name).is_some_and(dead) {
             remove_namespace(&name);
             swept.push(name);
         }
@@ -156,6 +180,7 @@ mod tests {
     fn owners_of_names() {
         assert_eq!(owner("redir-t123-4-node"), Some(123));
         assert_eq!(owner("redir-demo77-node"), Some(77));
+        assert_eq!(owner("redir-rig77-home-x2"), Some(77));
         assert_eq!(owner("redir-demo-node"), None);
         assert_eq!(owner("other-t123-4"), None);
         assert_eq!(owner("cni-1234"), None);

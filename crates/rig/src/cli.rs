@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::{
     agent::{Developer, find_pin},
-    binaries,
+    binaries, cleanup,
     namespace::{Namespace, checked},
     process::Process,
 };
@@ -32,7 +32,7 @@ pub struct Home {
 impl Home {
     /// Makes a home with a key by `redir keygen`.
     pub fn new() -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix("redir-rig-home-").tempdir()?;
+        let directory = cleanup::directory("home")?;
         let out = checked(command(directory.path())?.arg("keygen"), None)?;
         let pin = find_pin(&out).with_context(|| format!("no pin in the output of keygen: {out:?}"))?;
         Ok(Self { directory, pin })

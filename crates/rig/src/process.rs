@@ -31,7 +31,7 @@ pub struct Process {
 impl Process {
     /// Starts the command in the calling thread's namespace; `label` names it in errors and dumps.
     pub fn spawn(label: &str, command: &mut Command) -> Result<Self> {
-        let logs = tempfile::Builder::new().prefix("redir-rig-").tempdir().context("directory for logs")?;
+        let logs = cleanup::directory("logs")?;
         let out = File::create(logs.path().join("stdout"))?;
         let err = File::create(logs.path().join("stderr"))?;
         let child = command
