@@ -188,6 +188,26 @@ async fn a_lost_tunnel_resets_the_service() {
     assert_eq!(within(tasks.join_next()).await.unwrap().unwrap().reset, Some(StreamCode::Gone));
 }
 
+/// Ctrl-C while a client's request is on its way: the agent must not wait for any timer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_opened_while_the_developer_goes_ends_at_once() {
+    for round in 0..50 {
+        let pair = Pair::new().await;
+        let (agent, developer) = (pair.agent.clone(), pair.developer.clone());
+        let opened = tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_micros(round * 40)).await;
+            let (mut send, mut recv) = agent.open_bi().await.ok()?;
+            send.write_chunk(header().encode().unwrap()).await.ok()?;
+            send.write_all(b"GET / HTTP/1.1\r\n\r\n").await.ok()?;
+            recv.read_to_end(100).await.ok()
+        });
+        developer.close(redir_wire::CloseCode::Done).await;
+        let began = Instant::now();
+        assert_eq!(within(opened).await.unwrap(), None);
+        assert!(began.elapsed() < Duration::from_secs(1), "round {round}: {:?}", began.elapsed());
+    }
+}
+
 #[tokio::test]
 async fn a_refusal_carries_its_code() {
     let pair = Pair::new().await;
