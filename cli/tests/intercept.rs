@@ -401,3 +401,30 @@ async fn ctrl_c_waits_for_requests_under_way_and_a_second_one_does_not() {
     soon("the close", session.connection.closed()).await;
     assert!(second.elapsed() < std::time::Duration::from_secs(2), "the agent heard of it late");
 }
+
+/// The agent decides some requests before it hears that the intercept ends: nobody else would answer them.
+#[tokio::test]
+async fn requests_decided_before_the_agent_heard_of_the_end_are_served() {
+    let mut scene = Scene::new().await;
+    let (mut redir, mut session, wish) = scene.live(&[]).await;
+    let (mut kept_send, kept) = session.open(7).await;
+    kept_send.write_all(b"x").await.unwrap();
+    let kept_connection = scene.connection().await;
+    redir.signal(nix::sys::signal::Signal::SIGINT);
+    let said = session.next().await;
+    assert_eq!(said.message, ToAgent::Leave(Which::Token(wish.token)));
+    for confirmed in [false, true] {
+        if confirmed {
+            session.say(said.seq, &ToDeveloper::Left(redir_wire::Left { what: vec!["web-1:8080".into()] })).await;
+        }
+        let (mut send, mut receive) = session.open(7).await;
+        send.write_all(b"x").await.unwrap();
+        let mut connection = scene.connection().await;
+        soon("the request", connection.read_exact(&mut [0])).await.unwrap();
+        connection.write_all(b"answer").await.unwrap();
+        drop(connection);
+        assert_eq!(soon("the answer", receive.read_to_end(100)).await.unwrap(), b"answer");
+    }
+    drop((kept_send, kept, kept_connection));
+    assert_eq!(redir.end().await.0, Some(0));
+}

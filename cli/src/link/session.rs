@@ -11,7 +11,7 @@ use redir_wire::session::FromAgent;
 use redir_wire::{CloseCode, InterceptState, Refused, RefusedCode, ToAgent, ToDeveloper, Which};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::clock::ClockWatch;
 use super::shown::{Shown, settled};
@@ -218,19 +218,19 @@ impl<'a> Session<'a> {
 
     /// Takes leave, then lets the requests under way finish.
     async fn leave(&mut self) {
-        let left = async {
-            let leave = ToAgent::Leave(Which::Token(self.link.wanted.token));
-            let number = self.tunnel.control.ask(&leave).await?;
-            loop {
-                let said = self.tunnel.control.next().await?;
-                if said.answers == number {
-                    return Ok::<_, Gone>(());
-                }
+        let leave = ToAgent::Leave(Which::Token(self.link.wanted.token));
+        let Ok(number) = self.tunnel.control.ask(&leave).await else { return };
+        let deadline = Instant::now() + LEAVE;
+        // An agent that does not confirm ends the intercept with the tunnel.
+        while let Some(said) = self.ending(deadline).await {
+            let confirmed = said.as_ref().is_some_and(|said| said.answers == number);
+            if let Some(said) = said {
                 self.link.tell_request(said.message);
             }
-        };
-        // An agent that does not confirm ends the intercept with the tunnel.
-        timeout(LEAVE, left).await.ok();
+            if confirmed {
+                break;
+            }
+        }
         self.drain().await;
     }
 
@@ -238,15 +238,25 @@ impl<'a> Session<'a> {
     async fn drain(&mut self) {
         let deadline = Instant::now() + DRAIN;
         while !self.streams.is_empty() {
-            tokio::select! {
-                over = timeout_at(deadline, self.streams.join_next()) => if over.is_err() {
-                    return;
-                },
-                said = self.tunnel.control.next() => match said {
-                    Ok(said) => self.link.tell_request(said.message),
-                    Err(_) => return,
-                },
+            match self.ending(deadline).await {
+                Some(Some(said)) => self.link.tell_request(said.message),
+                Some(None) => (),
+                None => return,
             }
+        }
+    }
+
+    /// One thing that happens while the intercept ends, with what the agent said; `None`: the time is over or the tunnel
+    /// is gone. A request that the agent decided just before is still served: nobody else would answer it.
+    async fn ending(&mut self, deadline: Instant) -> Option<Option<FromAgent>> {
+        tokio::select! {
+            said = self.tunnel.control.next() => said.ok().map(Some),
+            arrival = self.tunnel.streams.accept() => {
+                self.serve(arrival.ok()?);
+                Some(None)
+            }
+            Some(_) = self.streams.join_next() => Some(None),
+            () = sleep_until(deadline) => None,
         }
     }
 }
