@@ -126,6 +126,10 @@ impl Captures {
         let pod = Arc::new(Pod::new(name.clone(), upstream, shared.clone()));
         self.lock().insert(name.clone(), pod.clone());
         shared.metrics.pods.inc();
+        // The first one here: whoever is told that the port is live finds it steered, not only after the loop's start.
+        if !shared.stop.draining.is_cancelled() && !shared.limit.passes(true) {
+            heartbeat.beat();
+        }
         let captures = self.clone();
         self.0.tasks.spawn(async move {
             pod::run(&pod, listeners, heartbeat).await;
