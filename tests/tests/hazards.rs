@@ -471,9 +471,14 @@ both!(clients_may_use_ports_of_the_reserved_range, HIGH_PORTS, |w| {
     let _cli = w.alice()?;
     for family in FAMILIES {
         let app = listen(w, family)?;
-        let mut open = Vec::new();
+        let mut open: Vec<Pair> = Vec::new();
         for n in 0..60_u16 {
-            let from = (w.client().ip(family), 10_000 + n * 311).into();
+            let port = 10_000 + n * 311;
+            // The port of a live leg has its own test.
+            if open.iter().any(|pair| pair.peer.port() == port) {
+                continue;
+            }
+            let from = (w.client().ip(family), port).into();
             let client = w.client().namespace.connect_from(from, w.pod().at(family, PORT))?;
             let (app, peer) = app.accept()?;
             ensure!(peer.ip() == w.client().ip(family) && reserved(peer.port()), "{peer}");
