@@ -114,11 +114,12 @@ fn cargo_test(options: &Options, privilege: Privilege) -> Result<Command> {
     for package in &options.package {
         command.args(["--package", package]);
     }
-    command.env("REDIR_BIN_DIR", paths::target()?.join("debug"));
+    let programs = paths::target()?.join("debug");
+    command.env("REDIR_BIN_DIR", &programs);
     if privilege == Privilege::Sudo {
         // Cargo stays the person's own; only the test programs run as root, with the same environment.
         let runner = format!("CARGO_TARGET_{}_RUNNER", host_triple()?.to_uppercase().replace('-', "_"));
-        command.env(runner, "sudo -n -E --");
+        command.env(runner, format!("sudo -n -E env REDIR_BIN_DIR={}", programs.display()));
     }
     Ok(command)
 }

@@ -8,9 +8,12 @@ mod scenes;
 mod story;
 mod world;
 
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 use redir_rig::cleanup;
 
@@ -45,23 +48,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "--package",
         "redir-node-agent",
     ]))?;
-    match privilege {
-        Privilege::Root => play(options.keep),
-        Privilege::Sudo => play_as_root(options.keep),
-    }
+    become_the_play(privilege, options.keep)
 }
 
-/// The same program once more, as root. It shares the terminal, so Ctrl-C reaches it directly.
-fn play_as_root(keep: bool) -> Result<()> {
-    let mut command = Command::new("sudo");
-    command.args(["-n", "-E", "--"]).arg(paths::own()?).args(["demo", "--prepared"]);
+/// The same program once more, as root and with the shipped programs' place in its environment: it replaces this process,
+/// so that signals and the terminal are its own.
+fn become_the_play(privilege: Privilege, keep: bool) -> Result<()> {
+    let mut place = OsString::from("REDIR_BIN_DIR=");
+    place.push(paths::target()?.join("release"));
+    let mut command = privilege.command(Path::new("/usr/bin/env"));
+    command.arg(place).arg(paths::own()?).args(["demo", "--prepared"]);
     if keep {
         command.arg("--keep");
     }
-    if !command.status()?.success() {
-        bail!("the demo did not end well: its own words are above");
-    }
-    Ok(())
+    Err(command.exec()).with_context(|| format!("cannot start `{}`", child::spelled(&command)))
 }
 
 fn play(keep: bool) -> Result<()> {
