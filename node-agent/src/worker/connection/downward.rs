@@ -2,10 +2,13 @@
 
 use std::task::{Context, Poll};
 
-use redir_http::engine::{Origin, OriginEnd, Reply};
+use redir_http::{
+    OpaqueReason,
+    engine::{Origin, OriginEnd, Reply},
+};
 
 use super::{
-    exchange::{AppGone, End, Exchange, Judge, Writing},
+    exchange::{AppGone, ClientSide, End, Exchange, Judge, Writing},
     leg::{LegEnd, LegError},
     refusal::{self, Asked},
 };
@@ -20,8 +23,10 @@ impl Exchange<'_> {
             moved |= self.leg_down(index, cx)?;
             index += 1;
         }
-        // A developer's leg that has ended is opened again for the next match.
-        self.legs.retain(|leg| leg.origin == Origin::App || !leg.end_told || !leg.down.is_empty());
+        // A developer's leg that has ended is opened again for the next match; one that has the whole connection still
+        // takes what the client sends.
+        let opaque = matches!(self.judge, Judge::Opaque(_));
+        self.legs.retain(|leg| opaque || leg.origin == Origin::App || !leg.end_told || !leg.down.is_empty());
         Ok(moved)
     }
 
@@ -178,6 +183,8 @@ impl Exchange<'_> {
     fn fall_back(&mut self, index: usize) -> bool {
         let origin = self.legs[index].origin;
         let possible = match &mut self.judge {
+            // Then there is no app to fall back to on this connection.
+            Judge::Http(_) if self.app_gone.is_some() => false,
             Judge::Http(engine) => engine.outstanding() > 0 && engine.fall_back(),
             Judge::First(_) => true,
             Judge::Opaque(to) => *to == origin && self.access.app_requests == 0 && self.outstanding.len() <= 1,
@@ -207,7 +214,16 @@ impl Exchange<'_> {
             Some(LegEnd::Failed(error)) => AppGone::Failed(error.label()),
             Some(LegEnd::Fin) | None => AppGone::Closed,
         };
+        let fresh = self.access.app_requests == 0
+            && self.access.developer_requests == 0
+            && self.client_side == ClientSide::Open;
         match (end, gone) {
+            // It may still read, as a sink does that never answers: the client decides when to end.
+            (OriginEnd::Idle, AppGone::Closed) if fresh => {
+                self.access.went_opaque(OpaqueReason::ServerFirst.as_str());
+                self.go_opaque(Origin::App, None);
+                return self.opaque_ended(Origin::App);
+            }
             (OriginEnd::Idle, _) => self.app_gone = Some(gone),
             (_, AppGone::Failed(why)) => return Err(End::Reset(why)),
             (OriginEnd::Finished | OriginEnd::Unanswered | OriginEnd::Cut, AppGone::Closed) => {

@@ -20,7 +20,7 @@ use tokio::{
 
 use super::{
     buffer::Buffer,
-    leg::Leg,
+    leg::{Leg, LegEnd},
     matched::{Matched, Outstanding},
     route::{Route, origin},
 };
@@ -234,6 +234,10 @@ impl<'c> Exchange<'c> {
                     Some(AppGone::Closed) if outstanding == 0 && self.sending.is_none() => {
                         Err(End::Closed("app_closed"))
                     }
+                    // A reset could overtake a developer's answer that is still on its way to the client.
+                    Some(AppGone::Failed(why)) if outstanding == 0 && self.access.developer_requests > 0 => {
+                        Err(End::Closed(why))
+                    }
                     Some(AppGone::Failed(why)) if outstanding == 0 => Err(End::Reset(why)),
                     None if self.client_side == ClientSide::Told && idle && no_app => Err(End::Closed("client_closed")),
                     _ => Ok(()),
@@ -249,6 +253,10 @@ impl<'c> Exchange<'c> {
             return Err(End::Closed("origin_closed"));
         };
         let leg = &self.legs[index];
+        if let (true, Some(LegEnd::Failed(error))) = (leg.end_told, &leg.end) {
+            // After its FIN it does not even read any more.
+            return Err(End::Reset(error.label()));
+        }
         if leg.end_told && told && flushed {
             return Err(End::Closed("both_closed"));
         }

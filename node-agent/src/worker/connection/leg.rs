@@ -70,6 +70,12 @@ impl LegError {
             LegError::Upstream(_) | LegError::Unopened(_) => false,
         }
     }
+
+    /// Whether the kernel tells of it once, and the writer has heard it: a reset before the other end's FIN (after it,
+    /// writers get EPIPE and the reader has its FIN).
+    fn is_taken_by_writer(&self) -> bool {
+        matches!(self, LegError::App(error) if error.kind() == io::ErrorKind::ConnectionReset)
+    }
 }
 
 impl fmt::Display for LegError {
@@ -122,6 +128,8 @@ pub(super) struct Leg {
     pub(super) end_told: bool,
     fin: Fin,
     state: State,
+    /// A write has taken the socket's reset; its reader sees only an end.
+    reset_seen: Option<LegError>,
 }
 
 impl Leg {
@@ -136,6 +144,7 @@ impl Leg {
             end_told: false,
             fin: Fin::No,
             state: State::Opening(opening),
+            reset_seen: None,
         }
     }
 
@@ -154,8 +163,11 @@ impl Leg {
 
     /// Writes some of the client's bytes. A failed write ends the leg; then the bytes are taken as written.
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<usize> {
+        // What the end of a leg means that never was open decides where they go.
+        let undecided = !self.end_told && matches!(self.end, Some(LegEnd::Failed(LegError::Unopened(_))));
         let written = match &mut self.state {
             State::Opening(_) => return Poll::Pending,
+            State::Closed if undecided => return Poll::Pending,
             State::Closed => return Poll::Ready(bytes.len()),
             State::Open(Socket::App(leg)) => poll_write(cx, &leg.stream, bytes).map_err(LegError::App),
             State::Open(Socket::Developer(leg)) => leg.poll_write(cx, bytes).map_err(LegError::Developer),
@@ -165,8 +177,10 @@ impl Leg {
             Poll::Ready(Ok(count)) => Poll::Ready(count),
             Poll::Ready(Err(error)) => {
                 // What it sent before may still be there to read, and the reader is told how it ended.
-                if !error.told_to_reader() {
+                if self.end.is_some() || !error.told_to_reader() {
                     self.fail(error);
+                } else if error.is_taken_by_writer() {
+                    self.reset_seen = Some(error);
                 }
                 Poll::Ready(bytes.len())
             }
@@ -187,7 +201,9 @@ impl Leg {
         };
         match read {
             Poll::Pending => return false,
-            Poll::Ready(Ok(0)) => self.end = Some(LegEnd::Fin),
+            Poll::Ready(Ok(0)) => {
+                self.end = Some(self.reset_seen.take().map_or(LegEnd::Fin, LegEnd::Failed));
+            }
             Poll::Ready(Ok(_)) => self.ask = true,
             Poll::Ready(Err(error)) => self.fail(error),
         }
@@ -287,5 +303,56 @@ impl Leg {
     fn fail(&mut self, error: LegError) {
         self.end = Some(LegEnd::Failed(error));
         self.state = State::Closed;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::{
+        io::Interest,
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+
+    async fn leg() -> (Leg, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (ours, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let (ours, app) = (ours.unwrap(), accepted.unwrap().0);
+        let mut leg = Leg::new(Origin::App, Box::pin(async { Ok(Socket::App(AppLeg::unheld(ours))) }));
+        poll_fn(|cx| if leg.poll_progress(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
+        (leg, app)
+    }
+
+    fn stream(leg: &Leg) -> &TcpStream {
+        match &leg.state {
+            State::Open(Socket::App(app)) => &app.stream,
+            _ => panic!("it is open"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reset_that_a_write_has_met_is_not_taken_for_a_fin() {
+        let (mut leg, app) = leg().await;
+        reset(&app);
+        drop(app);
+        stream(&leg).ready(Interest::ERROR).await.unwrap();
+        assert_eq!(poll_fn(|cx| leg.poll_write(cx, b"abc")).await, 3, "taken as written");
+        poll_fn(|cx| if leg.poll_read(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
+        assert!(leg.failed());
+    }
+
+    #[tokio::test]
+    async fn a_fin_before_the_reset_is_a_fin() {
+        let (mut leg, app) = leg().await;
+        drop(app);
+        stream(&leg).readable().await.unwrap();
+        poll_fn(|cx| leg.poll_write(cx, b"abc")).await;
+        stream(&leg).ready(Interest::ERROR).await.unwrap();
+        poll_fn(|cx| leg.poll_write(cx, b"abc")).await;
+        poll_fn(|cx| if leg.poll_read(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
+        assert!(!leg.failed());
     }
 }

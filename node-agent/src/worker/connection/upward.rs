@@ -28,6 +28,9 @@ impl Exchange<'_> {
             return Ok(false);
         }
         if self.ask {
+            if self.developer_answers() {
+                return Ok(false);
+            }
             self.ask = false;
             return self.judge_client();
         }
@@ -36,6 +39,12 @@ impl Exchange<'_> {
             ClientSide::Fin => Ok(self.tell_fin()),
             ClientSide::Told => Ok(false),
         }
+    }
+
+    /// The last bytes of a developer's answer are on their way to the client. What the client says next could end that
+    /// leg, so it is judged when they are through; `answered` asks again.
+    fn developer_answers(&self) -> bool {
+        self.writing.is_some_and(|writing| writing.finished && writing.from != Origin::App)
     }
 
     fn send(&mut self, cx: &mut Context<'_>) -> bool {
@@ -107,10 +116,11 @@ impl Exchange<'_> {
     fn take_step(&mut self, step: Step, plan: Option<&Plan>) -> Result<bool, End> {
         match step {
             Step::Forward { to, len, begins, .. } => {
+                // The rest of a message never opens a leg: there it would be read as a message of its own.
                 if let Some(begins) = begins {
                     self.begin(to, &begins, plan)?;
+                    self.ensure_leg(to, plan);
                 }
-                self.ensure_leg(to, plan);
                 self.sending = Some(Sending { to, left: len });
             }
             Step::NeedMore => {}

@@ -2,6 +2,7 @@
 
 mod ends;
 mod global;
+mod overtaken;
 mod requests;
 mod rig;
 mod slow;

@@ -16,7 +16,7 @@ use redir_tunnel::{AgentControl, AgentEndpoint, Authorised, Identity, Tunnel, di
 use redir_wire::StreamCode;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     task::{JoinHandle, JoinSet},
     time::timeout,
 };
@@ -99,6 +99,22 @@ impl Rig {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
         let (socket, peer) = accepted.unwrap();
+        self.serve(client.unwrap(), socket, peer)
+    }
+
+    /// As [`Rig::client`], with so little room in the kernel that an unread answer keeps the agent writing.
+    pub(super) async fn narrow_client(&self) -> Client {
+        const ROOM: u32 = 4096;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpSocket::new_v4().unwrap();
+        client.set_recv_buffer_size(ROOM).unwrap();
+        let (client, accepted) = tokio::join!(client.connect(listener.local_addr().unwrap()), listener.accept());
+        let (socket, peer) = accepted.unwrap();
+        socket2::SockRef::from(&socket).set_send_buffer_size(ROOM as usize).unwrap();
+        self.serve(client.unwrap(), socket, peer)
+    }
+
+    fn serve(&self, client: TcpStream, socket: TcpStream, peer: SocketAddr) -> Client {
         let app = self.app.address;
         let connect = move || -> super::super::route::Connecting {
             Box::pin(
@@ -119,7 +135,7 @@ impl Rig {
             run(socket, &route, &outside, &mut access).await;
             access
         });
-        Client { socket: client.unwrap(), unread: Vec::new(), served }
+        Client { socket: client, unread: Vec::new(), served }
     }
 }
 
@@ -152,6 +168,13 @@ impl Client {
     pub(super) async fn ask(&mut self, path: &str, user: Option<&str>) -> Answer {
         self.send(request(path, user)).await;
         self.answer().await
+    }
+
+    /// Reads at least so many bytes, which the next answer begins with.
+    pub(super) async fn read_at_least(&mut self, count: usize) {
+        while self.unread.len() < count {
+            self.more().await;
+        }
     }
 
     /// Reads one answer with a Content-Length.
@@ -208,7 +231,7 @@ fn content_length(head: &str) -> usize {
 }
 
 /// An HTTP service on a loopback socket: answers with its name; closes after `/close`, without an answer on `/die`,
-/// echoes bodies, never ends on `/pour`. Keeps what it was sent.
+/// echoes bodies, never ends on `/pour`, answers before the body on `/early`. Keeps what it was sent.
 pub(super) struct Service {
     pub(super) address: SocketAddr,
     pub(super) connections: Arc<AtomicUsize>,
@@ -254,6 +277,12 @@ async fn talk(mut socket: TcpStream, name: &'static str, seen: Arc<Mutex<Vec<u8>
             continue;
         };
         let head = String::from_utf8(unread.drain(..end + 4).collect()).unwrap();
+        if head.starts_with("POST /early ") {
+            // Answers before it has the body, says something that nobody asked for, and reads on.
+            let _ = socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 400").await;
+            while socket.read(&mut block).await.is_ok_and(|count| count > 0) {}
+            return;
+        }
         let length = content_length(&head);
         while unread.len() < length {
             match socket.read(&mut block).await {
@@ -316,6 +345,17 @@ pub(super) struct Developer {
 
 impl Developer {
     pub(super) async fn new(id: u64, name: &'static str, behaviour: Behaviour) -> Self {
+        let service = Service::start(name).await;
+        let address = service.address;
+        Self::with(id, behaviour, service, address).await
+    }
+
+    /// With a service that the test itself plays.
+    pub(super) async fn at(id: u64, address: SocketAddr) -> Self {
+        Self::with(id, Behaviour::Serve, Service::start("unused").await, address).await
+    }
+
+    async fn with(id: u64, behaviour: Behaviour, service: Service, to: SocketAddr) -> Self {
         let (agent, alice) = (Identity::generate().unwrap(), Identity::generate().unwrap());
         let authorised = Authorised::default();
         authorised.replace([alice.pin()]);
@@ -335,10 +375,9 @@ impl Developer {
         let (dialled, (connection, agent_control)) =
             soon(async { tokio::join!(dial(&addresses, &alice, agent.pin(), "test", "alice"), accept) }).await;
         let dialled = dialled.unwrap();
-        let service = Service::start(name).await;
         let mut tasks = JoinSet::new();
         let (arrived, streams) = tokio::sync::watch::channel(0);
-        tasks.spawn(answer_streams(dialled.tunnel.clone(), behaviour, service.address, arrived));
+        tasks.spawn(answer_streams(dialled.tunnel.clone(), behaviour, to, arrived));
         let controls = (dialled.control, agent_control);
         tasks.spawn(async move {
             let _controls = controls;
