@@ -58,6 +58,8 @@ pub(crate) async fn relay(client: &TcpStream, app: &TcpStream, tally: &Tally) ->
     let both = async { tokio::try_join!(copy(client, app, &tally.received), copy(app, client, &tally.sent)) };
     // A direction that has ended, or that waits for its reader, does not see a reset: these two do.
     let result = tokio::select! {
+        // What came before a reset goes first.
+        biased;
         done = both => done.map(|_| ()),
         error = failed(client) => Err(error),
         error = failed(app) => Err(error),
