@@ -181,13 +181,7 @@ impl Arming {
 
     /// When something failed may be tried again.
     pub(crate) fn retry_at(&self) -> Option<Instant> {
-        let idle = || self.pods.values().filter(|pod| !pod.busy);
-        let failed = idle().flat_map(|pod| pod.ports.iter().filter(|(port, _)| pod.wanted.contains(port)));
-        let failed = failed.filter_map(|(_, port)| match port {
-            Port::Failed { retry, .. } => Some(*retry),
-            Port::Live { .. } => None,
-        });
-        failed.chain(idle().filter_map(|pod| pod.not_before)).min()
+        self.pods.values().filter(|pod| !pod.busy).filter_map(Pod::retry_at).min()
     }
 
     /// How a port stands.
@@ -224,6 +218,16 @@ impl Arming {
 }
 
 impl Pod {
+    /// Nothing is tried before `not_before`, whatever could be.
+    fn retry_at(&self) -> Option<Instant> {
+        let failed = self.ports.iter().filter(|(port, _)| self.wanted.contains(port));
+        let failed = failed.filter_map(|(_, port)| match port {
+            Port::Failed { retry, .. } => Some(*retry),
+            Port::Live { .. } => None,
+        });
+        self.not_before.or_else(|| failed.min())
+    }
+
     fn next(&self, name: &PodName, now: Instant) -> Option<Op> {
         let unwanted = self
             .ports

@@ -445,3 +445,24 @@ fn a_port_that_is_being_disarmed_is_not_live_for_a_new_wish() {
     arming.done(&arm, armed(), clock, now);
     assert!(matches!(arming.status(&port.0, 80), PortStatus::Live { .. }));
 }
+
+/// What may be tried again waits for the pod; a time that is over would wake the hub without an end.
+#[test]
+fn nothing_is_due_before_the_pod_may_be_touched() {
+    let (clock, now) = (SystemTime::now(), Instant::now());
+    let mut arming = Arming::default();
+    let ports = [(pod_name("web-1"), 8080), (pod_name("web-1"), 9090)];
+    arming.want(ports.iter());
+    let failed = |retry| Outcome::Failed { reason: "no".into(), retry: Duration::from_secs(retry) };
+    let armed = arming.next(now).remove(0);
+    arming.done(&armed, Outcome::Armed { earlier: 0, addresses: vec![] }, clock, now);
+    let refused = arming.next(now).remove(0);
+    arming.done(&refused, failed(1), clock, now);
+    arming.want(ports[1..].iter());
+    let disarm = arming.next(now).remove(0);
+    assert!(matches!(disarm, Op::Disarm(_, 8080)));
+    arming.done(&disarm, failed(10), clock, now);
+    assert_eq!(arming.retry_at(), Some(now + Duration::from_secs(10)));
+    assert!(arming.next(now + Duration::from_secs(5)).is_empty());
+    assert_eq!(arming.next(now + Duration::from_secs(10)), [disarm]);
+}

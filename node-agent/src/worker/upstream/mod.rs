@@ -137,7 +137,12 @@ impl Upstream {
             let (bind, missing) = shared.pool.wanting().await;
             let wanted = lock(&shared.ports).batch(missing);
             match shared.broker.sockets(&shared.pod, bind, &wanted).await {
-                Ok(sockets) => shared.pool.put(bind, wanted.into_iter().zip(sockets)),
+                Ok(sockets) => {
+                    if shared.pool.put(bind, wanted.into_iter().zip(sockets)) == 0 {
+                        // Without descriptors or free ports a pool that is low must not keep the guardian busy.
+                        tokio::time::sleep(NO_ANSWER).await;
+                    }
+                }
                 Err(error) => {
                     tracing::debug!(pod = %shared.pod, %error, "the guardian gave no sockets for the pool");
                     // The next connection asks again.

@@ -70,24 +70,29 @@ impl Pool {
     }
 
     /// Adds what the guardian could bind. If that is nothing, the pool is given up until it is wanted again: the address
-    /// may have gone.
-    pub(super) fn put(&self, bind: SocketAddr, sockets: impl Iterator<Item = (u16, io::Result<OwnedFd>)>) {
+    /// may have gone. Tells how many there were.
+    pub(super) fn put(&self, bind: SocketAddr, sockets: impl Iterator<Item = (u16, io::Result<OwnedFd>)>) -> usize {
         let mut pools = self.lock();
         make_room(&mut pools, key(bind));
         let (_, pool) = pools.entry(key(bind)).or_insert_with(|| (bind, VecDeque::new()));
+        let mut bound = 0;
         for (port, socket) in sockets {
             match socket {
-                Ok(socket) => pool.push_back(Pooled { port, socket }),
+                Ok(socket) => {
+                    bound += 1;
+                    pool.push_back(Pooled { port, socket });
+                }
                 Err(error) => tracing::trace!(%bind, port, %error, "the guardian could not bind a port"),
             }
         }
         if pool.is_empty() {
             pools.remove(&key(bind));
-            return;
+            return 0;
         }
         while pool.len() > CEILING {
             pool.pop_front();
         }
+        bound
     }
 
     /// Waits until a pool is below its level; tells its address and how many sockets to ask for.
