@@ -12,8 +12,8 @@ use std::{
 use redir_http::filter::{Filter, Key, Table};
 use redir_tunnel::{Authorised, Pin};
 use redir_wire::{
-    Bye, Ended, InterceptState, Left, Probes, Refused, RefusedCode, StatusReport, ToAgent, ToDeveloper, TunnelStatus,
-    Which, Wish,
+    Bye, CloseCode, Ended, InterceptState, Left, Probes, Refused, RefusedCode, StatusReport, ToAgent, ToDeveloper,
+    TunnelStatus, Which, Wish,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -215,7 +215,11 @@ impl Hub {
             let sentence = "the agent is shutting down; try again in a moment".to_owned();
             return Err(Refused { code: RefusedCode::Shutdown, sentence });
         }
+        let token = wish.token;
+        let before = self.registry.wishes().find(|other| other.pin == pin && other.wish.token == token);
+        let before = before.map(|other| other.session).filter(|before| *before != session);
         let id = self.registry.register(session, pin, wish, SystemTime::now(), Instant::now())?;
+        before.into_iter().for_each(|before| self.supersede(before));
         // The number may have been another tunnel's until now: its handle must not be used again.
         self.intercepts.retain(|(known, _), _| *known != id);
         for other in self.sessions.values_mut() {
@@ -231,6 +235,19 @@ impl Hub {
             session.told.insert(id, state.clone());
         }
         Ok(state)
+    }
+
+    /// An intercept of this session goes on in another: its redir has dialled again. With the last one the tunnel ends,
+    /// so that requests on it fail now and not when it is noticed to be dead.
+    fn supersede(&mut self, before: SessionId) {
+        if self.registry.wishes().any(|wish| wish.session == before) {
+            return;
+        }
+        if let Some(session) = self.sessions.get(&before) {
+            let sentence = "the same redir has dialled again".to_owned();
+            session.joined.handle.end();
+            session.joined.outbox.try_send(Outgoing::End(Bye { code: CloseCode::Done, sentence })).ok();
+        }
     }
 
     fn leave(&mut self, asking: SessionId, pin: &Pin, which: &Which) -> Result<Left, Refused> {
