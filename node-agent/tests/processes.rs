@@ -92,7 +92,7 @@ fn the_worker_holds_no_descriptor_of_the_guardians() -> Result<()> {
     for entry in fs::read_dir(format!("/proc/{}/fd", agent.worker()?))? {
         let target = fs::read_link(entry?.path())?.display().to_string();
         let expected = ["/dev/null", "socket:", "anon_inode:[event", "pipe:", "/memfd:redir-agent-config", "/proc/"];
-        let log = target.contains("/redir-rig-");
+        let log = target.contains("/redir-rig");
         assert!(log || expected.iter().any(|start| target.starts_with(start)), "{target}");
         assert!(!target.contains("net:[") && !target.contains("agent-key") && !target.contains("bpf"), "{target}");
     }
