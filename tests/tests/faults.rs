@@ -3,11 +3,12 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     path::Path,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::{
     sys::{
         resource::{Resource, getrlimit, setrlimit},
@@ -135,7 +136,7 @@ both!(both_processes_killed_at_once, UNDER_LOAD, |w| {
     matched_again(w, Instant::now()).map(drop)
 });
 
-both!(connections_inside_a_killed_agent_end_on_both_sides, UNDER_LOAD, |w| {
+both!(connections_inside_a_killed_agent_are_reset_on_both_sides, UNDER_LOAD, |w| {
     let _cli = w.alice()?;
     for family in FAMILIES {
         let app = Listener::new(&w.pod().namespace, (family.any(), PORT).into())?;
@@ -150,8 +151,9 @@ both!(connections_inside_a_killed_agent_end_on_both_sides, UNDER_LOAD, |w| {
             for (end, stream) in [("client", &mut pair.client), ("app", &mut pair.app)] {
                 stream.set_read_timeout(Some(Duration::from_secs(5)))?;
                 let result = read_all(stream);
-                let hung = result.as_ref().is_err_and(|e| format!("{e:#}").contains("temporarily unavailable"));
-                ensure!(!hung, "the {end}'s end of connection {n} hangs");
+                let Err(error) = result else { bail!("the {end}'s end of connection {n} looks whole") };
+                let reset = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+                ensure!(reset == Some(ErrorKind::ConnectionReset), "the {end}'s end of connection {n}: {error:#}");
             }
         }
         w.agent.wait_ready(&w.topology.node.namespace)?;

@@ -1,13 +1,16 @@
 //! The agent's listeners in a pod's network namespace.
 //!
 //! Owns their options: `IP_TRANSPARENT`, else a nat table in the pod orphans the assigned packets; `SO_REUSEADDR`, else
-//! the app cannot bind its port again after a restart; never `SO_REUSEPORT`, which would let the app join in.
+//! the app cannot bind its port again after a restart; never `SO_REUSEPORT`, which would let the app join in;
+//! `SO_LINGER` 0, which accepted sockets inherit: those of a killed worker end with a reset, not with a FIN that would
+//! make half an answer look whole.
 //! Called inside the pod's namespace by `pod`.
 
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     os::fd::OwnedFd,
+    time::Duration,
 };
 
 use redir_abi::is_reserved;
@@ -50,6 +53,7 @@ pub(super) fn listen(usable: impl Fn(u16) -> bool) -> io::Result<Listeners> {
 fn listener(domain: Domain, address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    socket.set_linger(Some(Duration::ZERO))?;
     if domain == Domain::IPV6 {
         socket.set_only_v6(true)?;
         socket.set_ip_transparent_v6(true)?;

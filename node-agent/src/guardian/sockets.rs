@@ -2,7 +2,7 @@
 //!
 //! Owns their options. Which ports may be asked for is decided by `pod`.
 
-use std::{io, net::SocketAddr, os::fd::OwnedFd};
+use std::{io, net::SocketAddr, os::fd::OwnedFd, time::Duration};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use redir_abi::MARK;
@@ -11,7 +11,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::ipc::BindAddress;
 
 /// A socket bound to this port, not connected. `SO_REUSEADDR` lets one port serve several peers; a port in LISTEN is
-/// refused by `bind` all the same. Called inside the pod's namespace.
+/// refused by `bind` all the same. `SO_LINGER` 0 makes the kernel reset what a killed worker leaves. Called inside the
+/// pod's namespace.
 pub(super) fn upstream(bind: BindAddress, port: u16) -> io::Result<OwnedFd> {
     let address = bind.with_port(port);
     let kind = Type::STREAM.nonblocking().cloexec();
@@ -19,6 +20,7 @@ pub(super) fn upstream(bind: BindAddress, port: u16) -> io::Result<OwnedFd> {
     socket.set_mark(MARK)?;
     socket.set_reuse_address(true)?;
     socket.set_tcp_nodelay(true)?;
+    socket.set_linger(Some(Duration::ZERO))?;
     socket.bind(&address.into())?;
     Ok(socket.into())
 }

@@ -77,8 +77,11 @@ pub(crate) fn reset(socket: &TcpStream) {
     let _ = socket.set_zero_linger();
 }
 
-/// Forwards a FIN.
+/// Forwards a FIN. The guardian's sockets reset when they are dropped, so that those of a killed worker do; one that is
+/// finished in order does not.
 pub(crate) fn finish(socket: &TcpStream) -> io::Result<()> {
+    // Fails only on a socket that is gone, as the shutdown then tells.
+    let _ = SockRef::from(socket).set_linger(None);
     match SockRef::from(socket).shutdown(std::net::Shutdown::Write) {
         // The other end has reset it meanwhile: its reader tells.
         Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),

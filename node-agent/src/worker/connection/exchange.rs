@@ -188,6 +188,11 @@ impl<'c> Exchange<'c> {
         }
     }
 
+    /// Ends the app's leg with a FIN, as a client does that is done.
+    pub(super) fn close(&mut self) {
+        self.legs.iter_mut().filter(|leg| leg.origin == Origin::App).for_each(Leg::close);
+    }
+
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let mut moved = false;
         for leg in &mut self.legs {

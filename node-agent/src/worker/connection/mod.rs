@@ -127,8 +127,10 @@ async fn exchange(client: &TcpStream, route: &Route, outside: &Outside, access: 
             }
         }
     };
-    if let End::Reset(_) = end {
-        exchange.reset();
+    match end {
+        End::Reset(_) => exchange.reset(),
+        End::Closed(_) => exchange.close(),
+        End::Relay(_) => {}
     }
     end
 }
