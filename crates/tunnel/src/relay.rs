@@ -11,6 +11,7 @@ use redir_wire::StreamCode;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::agent::varint;
 use crate::budget::{Budget, BudgetError};
 use crate::developer::refuse;
 
@@ -54,7 +55,7 @@ pub async fn relay(mut tcp: TcpStream, send: SendStream, recv: RecvStream, budge
     relayed
 }
 
-/// Copies from the stream until its FIN, which is passed on. `Err`: reset both sides with this code.
+/// Copies from the stream until its FIN, which is passed on, or until the TCP side has ended and takes no more. `Err`: reset both sides with this code.
 pub async fn stream_to_tcp<W: AsyncWrite + Unpin>(
     recv: &mut RecvStream,
     write: &mut W,
@@ -62,10 +63,17 @@ pub async fn stream_to_tcp<W: AsyncWrite + Unpin>(
     copied: &mut u64,
 ) -> Result<(), StreamCode> {
     while let Some(chunk) = recv.read_chunk(CHUNK, true).await.map_err(|error| read_code(&error))? {
-        budget.write_all(write, &chunk.bytes).await.map_err(|error| match error {
-            BudgetError::Io(_) => StreamCode::Reset,
-            BudgetError::Slow => StreamCode::Slow,
-        })?;
+        match budget.write_all(write, &chunk.bytes).await {
+            Ok(()) => {}
+            // The service has sent its FIN and then closed, as one does that answers before it has read everything. What
+            // it said is whole and may still be on its way: only what the client says is not wanted any more.
+            Err(BudgetError::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+                recv.stop(varint(StreamCode::Reset.number())).ok();
+                return Ok(());
+            }
+            Err(BudgetError::Io(_)) => return Err(StreamCode::Reset),
+            Err(BudgetError::Slow) => return Err(StreamCode::Slow),
+        }
         *copied += chunk.bytes.len() as u64;
     }
     // Already closed by the other side: then the other direction tells.

@@ -309,3 +309,37 @@ async fn wait_for(mut done: impl FnMut() -> bool) {
     })
     .await;
 }
+
+/// A service that answers before it has read the request, says so with a FIN, and closes.
+#[tokio::test]
+async fn an_early_answer_arrives_whole_although_the_service_closes() {
+    const ANSWER: usize = STREAM_WINDOW as usize + 64 * 1024;
+    let pair = Pair::new().await;
+    let mut tasks = JoinSet::new();
+    let ((mut send, mut recv), mut service) = pair.relayed(&mut tasks).await;
+    send.write_all(b"POST /").await.unwrap();
+    within(service.write_all(&vec![b'x'; ANSWER])).await.unwrap();
+    service.shutdown().await.unwrap();
+    let mut six = [0; 6];
+    within(service.read_exact(&mut six)).await.unwrap();
+    // Nothing of the answer is read yet, so its end is not even sent; but the copy has it, and the FIN.
+    within(async {
+        while pair.agent.stats().udp_rx.bytes < u64::from(STREAM_WINDOW) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    drop(service);
+    let stopped = within(async {
+        while send.write_all(&[b'y'; 1000]).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        send.stopped().await
+    });
+    assert_eq!(stopped.await.unwrap().map(quinn::VarInt::into_inner), Some(StreamCode::Reset.number()));
+    assert_eq!(within(recv.read_to_end(ANSWER)).await.unwrap().len(), ANSWER);
+    assert_eq!(within(tasks.join_next()).await.unwrap().unwrap().reset, None);
+}
