@@ -220,6 +220,15 @@ impl World {
         Ok(loopback.count())
     }
 
+    /// Waits until a program in the first pod has counted a reason at least so often.
+    pub fn counted(&self, program: &str, reason: &str, least: f64) -> Result<()> {
+        let labels = [format!("program=\"{program}\""), format!("reason=\"{reason}\"")];
+        let labels = labels.each_ref().map(String::as_str);
+        wait::until_true(format!("{program} to count {reason} {least} times"), SOON, || {
+            Ok(self.metric("redir_datapath_packets_total", &labels)? >= least)
+        })
+    }
+
     /// A metric of the agent (the sum over all samples whose labels contain all of `parts`).
     pub fn metric(&self, name: &str, parts: &[&str]) -> Result<f64> {
         Agent::metric(self.node(), name, parts)

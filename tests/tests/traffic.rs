@@ -339,6 +339,7 @@ both!(an_app_that_does_not_listen_refuses_as_ever, USUAL, |w| {
             assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
         }
     }
+    w.counted("steer", "app_not_listening", 4.0)?;
     // The app comes, goes, and binds its port again at once, with connections of the old one still open.
     for _ in 0..3 {
         let green = w.green()?;
@@ -554,13 +555,27 @@ once!(every_connection_has_an_access_line_and_is_counted, USUAL, |w| {
         assert_eq!(http.get("/path?secret=1", &[header])?.status, 200);
     }
     drop(http);
-    let client = w.client().v4.to_string();
-    w.agent.process.wait_for("an access line of a closed connection", SOON, |log| {
-        log.lines().find(|l| l.contains("web-1") && l.contains(&client)).map(drop)
-    })?;
-    let text = redir_rig::Agent::metrics(w.node())?;
-    for needle in ["connections", "requests", "web-1"] {
-        assert!(text.contains(needle), "no {needle} in the metrics: {text}");
+    let client = format!("client={}", w.client().v4);
+    let line = w.agent.process.wait_for_line("event=\"close\"", SOON)?;
+    for field in ["pod=web-1", "port=8080", &client, "app_requests=1", "developer_requests=2", "opaque=\"no\""] {
+        assert!(line.contains(field), "no {field} in {line}");
     }
+    assert_eq!(w.agent.lines(&["event=\"open\"", &client]).len(), 1, "one event at open, one at close");
+    assert_eq!(w.agent.lines(&["event=\"close\"", &client]).len(), 1);
+    assert!(w.agent.lines(&["secret"]).is_empty());
+    for (metric, labels, value) in [
+        ("redir_requests_total", &["decision=\"app\""][..], 1.0),
+        ("redir_requests_total", &["decision=\"developer\""], 2.0),
+        ("redir_connections_total", &[], 1.0),
+        ("redir_connections_open", &[], 0.0),
+        ("redir_tunnels ", &[], 1.0),
+        ("redir_intercepts ", &[], 1.0),
+    ] {
+        let got = w.metric(metric, labels)?;
+        assert!((got - value).abs() < 0.5, "{metric}{labels:?} is {got} instead of {value}");
+    }
+    w.counted("steer", "steered", 1.0)?;
+    let (status, _) = redir_rig::Agent::admin(w.node(), "/healthz")?;
+    assert_eq!(status, 200);
     Ok(())
 });
