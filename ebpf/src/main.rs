@@ -1,8 +1,8 @@
 //! redir's programs in the kernel. Entry points only: each counts a reason and maps it to a verdict.
 //!
-//! `steer` gives new connections of an armed port to the agent's listener, `reflect` turns the agent's packets around so
-//! that the app keeps seeing its clients, `time_wait` helps `steer` where a tuple is still in TIME_WAIT. Any doubt leaves
-//! the packet alone. Loaded once for each intercepted pod, by the guardian; nothing is pinned.
+//! `steer` decides which new connections of an armed port are the agent's, `time_wait` gives them to its listener when the
+//! stack looks for one, `reflect` turns the agent's packets around so that the app keeps seeing its clients. Any doubt
+//! leaves the packet alone. Loaded once for each intercepted pod, by the guardian; nothing is pinned.
 #![no_std]
 #![no_main]
 #![expect(unsafe_code, reason = "exported symbols and sections; everything else is in `raw`")]

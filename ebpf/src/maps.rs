@@ -24,14 +24,17 @@ static HEARTBEAT: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 static STATS: PerCpuArray<u64> = PerCpuArray::with_max_entries(abi::REASONS, 0);
 #[map]
 static LISTENERS: SockMap = SockMap::with_max_entries(2, 0);
-/// The tuple that `steer` left to the companion, on this CPU.
 #[map]
-static RECORDED: PerCpuArray<Record> = PerCpuArray::with_max_entries(1, 0);
+static COMPANION: Array<u32> = Array::with_max_entries(1, 0);
+/// What `steer` left to the companion, and when (monotonic nanoseconds). Not one record for each CPU: the kernel may
+/// take a whole batch of packets through ingress before the first of them is looked up.
+#[map]
+static RECORDED: LruHashMap<Record, u64> = LruHashMap::with_max_entries(abi::RECORD_ENTRIES, 0);
 
 /// `abi::Addr` as the words it has in a packet.
 pub type Key = [u32; 4];
 
-/// A tuple in TIME_WAIT and when it was seen. Never leaves the kernel.
+/// The tuple of a connection that is to be the agent's. Never leaves the kernel.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Record {
@@ -39,13 +42,9 @@ pub struct Record {
     pub pod: Key,
     /// Both ports as they stand in the TCP header.
     pub ports: u32,
-    /// Not padding: the verifier wants every byte written.
-    pub unused: u32,
-    /// Monotonic nanoseconds; 0 means no record.
-    pub at: u64,
 }
 
-const _: () = assert!(size_of::<Record>() == 48);
+const _: () = assert!(size_of::<Record>() == 36);
 
 /// What is done with a port.
 #[derive(Clone, Copy)]
@@ -101,19 +100,23 @@ pub fn count(reason: abi::Reason) {
     raw::increment(STATS.get_ptr_mut(reason as u32));
 }
 
+/// Whether the companion is attached, so that it can give new connections to the agent.
 #[inline(always)]
-pub fn record(record: Record) {
-    raw::write(RECORDED.get_ptr_mut(0), record);
+pub fn has_companion() -> bool {
+    raw::value(COMPANION.get_ptr(0)).unwrap_or(0) != 0
 }
 
-/// The record of this CPU, if it is one and young enough to be of the packet under way.
 #[inline(always)]
-pub fn recorded() -> Option<Record> {
-    let record = raw::value(RECORDED.get_ptr(0))?;
-    if record.at == 0 || raw::monotonic_nanos().wrapping_sub(record.at) > abi::TIME_WAIT_RECORD_NANOS {
-        return None;
-    }
-    Some(record)
+pub fn record(record: &Record) -> bool {
+    RECORDED.insert(record, raw::monotonic_nanos(), 0).is_ok()
+}
+
+/// Takes a record back; false if there is none, or none young enough to be of the packet under way.
+#[inline(always)]
+pub fn take(record: &Record) -> bool {
+    let Some(at) = raw::value(RECORDED.get_ptr(record)) else { return false };
+    // Once for each record: if it is gone already, another lookup has taken it.
+    RECORDED.remove(record).is_ok() && raw::monotonic_nanos().wrapping_sub(at) <= abi::RECORD_NANOS
 }
 
 /// Selects the agent's listener for a lookup.

@@ -224,20 +224,11 @@ pub fn value<T: Copy>(found: Option<*const T>) -> Option<T> {
     found.map(|at| unsafe { at.read_volatile() })
 }
 
-/// Overwrites the value behind a map's answer.
-#[inline(always)]
-pub fn write<T: Copy>(found: Option<*mut T>, value: T) {
-    if let Some(at) = found {
-        // SAFETY: as above, and per CPU: nobody else writes it.
-        unsafe { at.write_volatile(value) }
-    }
-}
-
 /// Adds one to a per-CPU counter.
 #[inline(always)]
 pub fn increment(counter: Option<*mut u64>) {
     if let Some(at) = counter {
-        // SAFETY: as above.
+        // SAFETY: as above, and per CPU: nobody else writes it.
         unsafe { *at = (*at).wrapping_add(1) }
     }
 }

@@ -1,13 +1,13 @@
 //! Ingress: gives new connections of an armed port to the agent.
 //!
-//! Parse, decide, apply. Decisions read maps and sockets and change nothing; applying is one `bpf_sk_assign`, or one
-//! record for the companion.
+//! Parse, decide, apply. Decisions read maps and sockets and change nothing; applying is one record for the companion, or
+//! one `bpf_sk_assign` where the kernel has no companion.
 
 use redir_abi::{MARK, Reason, is_reserved};
 
 use crate::maps::{self, Record};
 use crate::packet::{self, Family, Flags, Glance, NotTcp, Segment};
-use crate::raw::{self, Skb};
+use crate::raw::Skb;
 use crate::socket::{self, LISTEN, NONE, TIME_WAIT};
 
 /// What is done with a packet that opens a connection to be steered.
@@ -117,8 +117,13 @@ fn assign<const V6: bool>(skb: Skb, segment: &mut Segment, opening: Opening) -> 
         Opening::Ack if listener.sent_cookie::<V6>(&mut segment.ip, &mut segment.tcp) => Reason::SteerCookie,
         Opening::Ack => Reason::SteerNoCookie,
     };
-    if !matches!(reason, Reason::SteerNoCookie) && !listener.assign(skb) {
-        maps::count(Reason::SteerAssignFailed);
+    if !matches!(reason, Reason::SteerNoCookie) {
+        // Netfilter may still send the packet elsewhere (a mesh redirects it to its proxy): the companion looks after
+        // that, while an assigned socket would get it all the same, under a port that nobody intercepts.
+        let given = if maps::has_companion() { maps::record(&tuple::<V6>(segment)) } else { listener.assign(skb) };
+        if !given {
+            maps::count(Reason::SteerAssignFailed);
+        }
     }
     listener.release();
     reason
@@ -126,12 +131,13 @@ fn assign<const V6: bool>(skb: Skb, segment: &mut Segment, opening: Opening) -> 
 
 #[inline(always)]
 fn record<const V6: bool>(segment: &Segment) -> Reason {
-    maps::record(Record {
-        client: segment.source::<V6>(),
-        pod: segment.destination::<V6>(),
-        ports: segment.tcp[0],
-        unused: 0,
-        at: raw::monotonic_nanos(),
-    });
+    if !maps::record(&tuple::<V6>(segment)) {
+        maps::count(Reason::SteerAssignFailed);
+    }
     Reason::SteerTimeWaitRecorded
+}
+
+#[inline(always)]
+fn tuple<const V6: bool>(segment: &Segment) -> Record {
+    Record { client: segment.source::<V6>(), pod: segment.destination::<V6>(), ports: segment.tcp[0] }
 }

@@ -1,13 +1,14 @@
-//! The companion of `steer`: a SYN whose tuple is in TIME_WAIT finds its listener only after the stack has let the old
-//! connection go, and this program is asked then.
+//! The companion of `steer`: gives a new connection to the agent when the stack looks for its listener. That is after
+//! netfilter (what a mesh in the pod redirects to its proxy stays the proxy's), and for a tuple in TIME_WAIT after the
+//! stack has let the old connection go.
 //!
 //! It runs for every lookup of a listener in the pod's network namespace, also inside `bpf_skc_lookup_tcp`, where it
-//! would falsify the question whether the app listens. So it takes nothing but the tuple `steer` has just recorded.
+//! would falsify the question whether the app listens. So it takes nothing but a tuple `steer` has just recorded, once.
 
 use aya_ebpf::programs::SkLookupContext;
 use redir_abi::Reason;
 
-use crate::maps::{self, Key};
+use crate::maps::{self, Key, Record};
 use crate::packet::{self, TCP};
 use crate::raw::Lookup;
 
@@ -15,15 +16,13 @@ const AF_INET6: u32 = 10;
 
 #[inline(always)]
 pub fn run(ctx: &SkLookupContext) -> Reason {
-    let Some(record) = maps::recorded() else { return Reason::TimeWaitOther };
     let lookup = Lookup::of(ctx);
     let (client, pod) = addresses(&lookup);
-    let same_ports = lookup.remote_port == record.ports as u16
-        && lookup.local_port == u32::from(packet::destination_port(record.ports));
-    if lookup.protocol != u32::from(TCP) || !same_ports || client != record.client || pod != record.pod {
+    // As in the TCP header: source first, both in network order.
+    let ports = u32::from(lookup.remote_port) | u32::from((lookup.local_port as u16).to_be()) << 16;
+    if lookup.protocol != u32::from(TCP) || !maps::take(&Record { client, pod, ports }) {
         return Reason::TimeWaitOther;
     }
-    maps::record(maps::Record { at: 0, ..record });
     if maps::select_listener(ctx, lookup.family == AF_INET6) {
         Reason::TimeWaitAssigned
     } else {

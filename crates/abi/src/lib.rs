@@ -23,9 +23,12 @@ pub const HEARTBEAT_LIMIT_NANOS: u64 = 2_000_000_000;
 /// How often the worker writes its heartbeat, in milliseconds: eight beats may be lost before the limit.
 pub const HEARTBEAT_EVERY_MILLIS: u64 = 250;
 
-/// How long a TIME_WAIT tuple recorded by `steer` stays good for the `sk_lookup` companion, in nanoseconds. The companion
-/// runs in the same softirq, microseconds later; a record that outlives its packet must not catch a later one.
-pub const TIME_WAIT_RECORD_NANOS: u64 = 10_000_000;
+/// How long a tuple recorded by `steer` stays good for the `sk_lookup` companion, in nanoseconds. The companion runs in
+/// the same softirq, microseconds later; a record that outlives its packet must not catch a later one.
+pub const RECORD_NANOS: u64 = 10_000_000;
+
+/// Tuples that can be recorded at a time: more than all CPUs have under way; those whose packet went elsewhere give way.
+pub const RECORD_ENTRIES: u32 = 4096;
 
 /// Client addresses that can be bypassed at once, for each pod; the least recently used gives way.
 pub const BYPASS_ENTRIES: u32 = 1024;
@@ -45,7 +48,7 @@ pub mod program {
     pub const REFLECT: &str = "redir_reflect";
     /// Egress of a pod's device without a link-layer header.
     pub const REFLECT_L3: &str = "redir_refl_l3";
-    /// The `sk_lookup` companion: new connections whose tuple is still in TIME_WAIT.
+    /// The `sk_lookup` companion: gives new connections that `steer` has recorded to the agent's listener.
     pub const TIME_WAIT: &str = "redir_time_wait";
     /// All that can be attached to a device's hooks: what a killed predecessor may have left.
     pub const CLASSIFIERS: [&str; 5] = [STEER, STEER_L3, STEER_LO, REFLECT, REFLECT_L3];
@@ -55,6 +58,8 @@ pub mod program {
 pub mod map {
     /// Array of one `u32`: the port of the agent's listeners in this pod's network namespace; 0 before it is set.
     pub const AGENT_PORT: &str = "AGENT_PORT";
+    /// Array of one `u32`: 1 while the companion is attached; otherwise `steer` assigns sockets by itself.
+    pub const COMPANION: &str = "COMPANION";
     /// Array of [`PortWord`](crate::PortWord), [`PORT_WORDS`](crate::PORT_WORDS) long: what is done with each port. Written by the guardian.
     pub const PORTS: &str = "PORTS";
     /// Hash: [`Addr`](crate::Addr) → `u8`, the pod's own addresses.

@@ -7,7 +7,7 @@ pub enum Program {
     Steer,
     /// Egress: turns the agent's packets back to the app, and the app's answers back to the agent.
     Reflect,
-    /// `sk_lookup`: new connections whose tuple is still in TIME_WAIT.
+    /// `sk_lookup`: gives the connections that `steer` has recorded to the agent; alone helps those in TIME_WAIT.
     TimeWait,
 }
 
@@ -124,7 +124,7 @@ reasons! {
     ReflectIcmp = "icmp", Reflect, Redirect;
     /// The kernel could not write the swapped addresses: dropped.
     ReflectWriteFailed = "write_failed", Reflect, Drop;
-    /// Not the tuple that `steer` has just recorded.
+    /// No tuple that `steer` has just recorded.
     TimeWaitOther = "other", TimeWait, Next;
     /// Given to the agent's listener.
     TimeWaitAssigned = "steered", TimeWait, Next;

@@ -21,6 +21,7 @@ pub(super) struct Maps {
     bypass: HashMap<MapData, [u8; 16], u64>,
     stats: PerCpuArray<MapData, u64>,
     heartbeat: Array<MapData, u64>,
+    companion: Array<MapData, u32>,
     listeners: SockMap<MapData>,
 }
 
@@ -30,6 +31,7 @@ impl Maps {
         Ok(Self {
             heartbeat: typed(ebpf, map::HEARTBEAT)?,
             agent_port: typed(ebpf, map::AGENT_PORT)?,
+            companion: typed(ebpf, map::COMPANION)?,
             ports: typed(ebpf, map::PORTS)?,
             pod_ips: typed(ebpf, map::POD_IPS)?,
             bypass: typed(ebpf, map::BYPASS)?,
@@ -40,6 +42,11 @@ impl Maps {
 
     pub(super) fn set_agent_port(&mut self, port: u16) -> Result<(), DatapathError> {
         self.agent_port.set(0, u32::from(port), 0).map_err(|e| map_error(map::AGENT_PORT, &e))
+    }
+
+    /// Says whether the companion is attached.
+    pub(super) fn set_companion(&mut self, attached: bool) -> Result<(), DatapathError> {
+        self.companion.set(0, u32::from(attached), 0).map_err(|e| map_error(map::COMPANION, &e))
     }
 
     pub(super) fn add_pod_ip(&mut self, address: IpAddr) -> Result<(), DatapathError> {

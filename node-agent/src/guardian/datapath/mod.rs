@@ -86,11 +86,11 @@ impl PodDatapath {
         }
         object::classifier(&mut ebpf, program::STEER_LO)?;
         let has_companion = match maps.set_listeners(spec.listener_v4, spec.listener_v6) {
-            Ok(()) => {
-                object::companion(&mut ebpf).inspect_err(|e| tracing::info!("no help with TIME_WAIT: {e}")).is_ok()
-            }
+            Ok(()) => object::companion(&mut ebpf)
+                .inspect_err(|e| tracing::info!("no companion, steer assigns by itself: {e}"))
+                .is_ok(),
             Err(e) => {
-                tracing::info!("no help with TIME_WAIT: {}", object::chain(&e));
+                tracing::info!("no companion, steer assigns by itself: {}", object::chain(&e));
                 false
             }
         };
@@ -217,9 +217,13 @@ impl PodDatapath {
         if self.has_companion {
             match self.attach_companion() {
                 Ok(link) => self.steering.push(Attachment::Link(link)),
-                Err(e) => tracing::info!("no help with TIME_WAIT: {e}"),
+                Err(e) => {
+                    tracing::info!("no companion, steer assigns by itself: {e}");
+                    self.has_companion = false;
+                }
             }
         }
+        self.maps.set_companion(self.has_companion)?;
         for device in self.devices.clone() {
             let attachment = self.attach_one(&device, Direction::Ingress, object::steer_for(&device))?;
             self.steering.push(attachment);

@@ -201,6 +201,38 @@ fn netfilter_and_strict_reverse_paths_are_no_obstacle() {
 }
 
 #[test]
+fn what_the_pod_redirects_to_its_mesh_proxy_stays_the_proxys() {
+    for attach in BOTH {
+        let pod = Intercepted::new(attach);
+        pod.pair.pod.sh(&format!(
+            "nft 'add table inet t; add chain inet t a {{ type nat hook prerouting priority -100; }}; add rule inet t a tcp dport {APP_PORT} redirect to :15006'",
+        ));
+        for (address, _) in FAMILIES {
+            let any = if address.is_ipv4() { "0.0.0.0:15006" } else { "[::]:15006" };
+            let proxy = pod.pair.pod.run(|| plain_listener(any.parse().unwrap()));
+            let client = pod.connect(None, address).unwrap();
+            let (_proxied, from) = accept(&proxy);
+            assert_eq!(from, client.local_addr().unwrap());
+            assert!(!is_waiting(pod.listeners.of(address)) && !is_waiting(pod.app.of(address)));
+        }
+    }
+}
+
+#[test]
+fn on_a_kernel_without_the_companion_steer_assigns_by_itself() {
+    for attach in BOTH {
+        let mut pod = Intercepted::new(attach);
+        pod.datapath.detach_steer().unwrap();
+        pod.datapath.has_companion = false;
+        pod.datapath.attach().unwrap();
+        let since = Since::now(&pod.datapath);
+        pod.all_are_steered();
+        assert_eq!(since.count(&pod.datapath, Reason::TimeWaitAssigned), 0);
+        assert_eq!(since.count(&pod.datapath, Reason::SteerAssignFailed), 0);
+    }
+}
+
+#[test]
 fn packets_over_64_kib_and_without_offloads_turn_around() {
     for attach in BOTH {
         let pod = Intercepted::new(attach);
