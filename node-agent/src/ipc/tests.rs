@@ -190,6 +190,20 @@ fn descriptors_travel_with_a_message() {
 }
 
 #[test]
+fn of_descriptors_without_room_the_first_come_and_none_leaks() {
+    let (guardian, worker) = pair().expect("socket pair");
+    let (reader, writer) = std::io::pipe().expect("pipe");
+    send(guardian.as_fd(), &Reply::Done.encode(7), &[writer.as_fd(); MAX_FDS + 5]).expect("sent");
+    drop(writer);
+    let mut buffer = [0; REPLY_LEN];
+    let (length, fds) = receive(worker.as_fd(), &mut buffer).expect("received");
+    assert_eq!((length, fds.len()), (REPLY_LEN, MAX_FDS));
+    assert_eq!(Reply::decode(&buffer), Ok((7, Reply::Done)));
+    drop(fds);
+    assert_eq!(std::io::read_to_string(reader).expect("every writer is closed"), "");
+}
+
+#[test]
 fn the_guardian_takes_no_descriptors() {
     let (guardian, worker) = pair().expect("socket pair");
     let (reader, writer) = std::io::pipe().expect("pipe");

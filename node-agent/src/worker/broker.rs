@@ -222,7 +222,8 @@ impl Broker {
         let Reply::Sockets { errnos } = reply else { return Err(unexpected(&reply)) };
         let mut fds = fds.into_iter();
         let one = |errno| match errno {
-            0 => fds.next().ok_or_else(|| io::Error::other("the guardian sent too few sockets")),
+            // It was sent, and there was no room for it in this process.
+            0 => fds.next().ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE)),
             errno => Err(io::Error::from_raw_os_error(errno)),
         };
         Ok(errnos.into_iter().map(one).collect())
@@ -284,7 +285,10 @@ impl Broker {
     /// Puts the descriptors of a pod's first port where they belong.
     fn adopt(&self, pod: &PodName, told: ipc::Armed, fds: Vec<OwnedFd>) -> Result<Option<ArmedPod>, BrokerError> {
         let mut fds = fds.into_iter();
-        let mut next = || fds.next().ok_or_else(|| io::Error::other("the guardian sent too few descriptors"));
+        let mut next = || {
+            let short = "no room for the descriptors of the pod; raise the agent's RLIMIT_NOFILE";
+            fds.next().ok_or_else(|| io::Error::other(short))
+        };
         let (listener4, listener6) = match told.handed {
             Handed::Nothing => return Ok(None),
             Handed::Ipv4 => (next()?, None),

@@ -203,15 +203,18 @@ async fn sockets_have_a_result_each() {
     let played = async {
         let (seq, request) = guardian.request().await;
         let Request::Sockets { ports, .. } = request else { panic!("sockets") };
-        assert_eq!(ports, [700, 701, 702]);
-        guardian.reply(seq, &Reply::Sockets { errnos: vec![0, libc::EADDRINUSE, 0] }, &[&listener(), &listener()]);
+        assert_eq!(ports, [700, 701, 702, 703]);
+        // Of the last one the descriptor is missing, as when this process has no room for it.
+        let errnos = vec![0, libc::EADDRINUSE, 0, 0];
+        guardian.reply(seq, &Reply::Sockets { errnos }, &[&listener(), &listener()]);
     };
     let name = pod();
     let address = "10.0.0.2:0".parse().expect("address");
-    let (sockets, ()) = tokio::join!(broker.sockets(&name, address, &[700, 701, 702]), played);
+    let (sockets, ()) = tokio::join!(broker.sockets(&name, address, &[700, 701, 702, 703]), played);
     let sockets = sockets.expect("answered");
     assert!(sockets[0].is_ok() && sockets[2].is_ok());
     assert_eq!(sockets[1].as_ref().expect_err("in use").kind(), io::ErrorKind::AddrInUse);
+    assert_eq!(sockets[3].as_ref().expect_err("no room").raw_os_error(), Some(libc::EMFILE));
 }
 
 #[tokio::test]
