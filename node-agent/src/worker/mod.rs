@@ -170,8 +170,12 @@ impl Worker {
         tracing::info!(drain_seconds = drain.as_secs(), "shutting down");
         self.readiness.set(false);
         self.stop.draining.cancel();
-        self.tunnels.stop_new().await;
-        if !shutdown::drained(self.captures.ended(), drain, events).await {
+        // Events are heard all the while: with their queue full the broker would bring no answers either.
+        let ended = async {
+            self.tunnels.stop_new().await;
+            self.captures.ended().await;
+        };
+        if !shutdown::drained(ended, drain, events).await {
             tracing::info!("the time to drain is over: what is left is reset");
             self.stop.abort.cancel();
             shutdown::bounded(self.captures.ended()).await;
