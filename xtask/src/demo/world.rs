@@ -1,6 +1,7 @@
 //! The demo's world: a node with two pods and their service, a client and a developer behind a router, the agent. Built
 //! with the rig, which also removes it.
 
+use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -28,7 +29,6 @@ pub(super) struct World {
     /// `None` only while it is started anew.
     agent: Option<Agent>,
     config: AgentConfig,
-    agent_key: String,
     home: Home,
     /// The developer's version; `None` while it restarts.
     development: Option<App>,
@@ -56,9 +56,9 @@ impl World {
         let mut config = AgentConfig::new(&topology, "auto");
         config.developers.push(home.developer("alice", "{ app = \"web\" }"));
         let agent = Agent::start(&topology.node.namespace, &config)?;
+        write_redir_toml(&home, &topology, &agent)?;
         draw(story, &topology);
         Ok(World {
-            agent_key: agent.pin.clone(),
             agent: Some(agent),
             config,
             home,
@@ -72,9 +72,7 @@ impl World {
     /// Starts `redir intercept ARGUMENTS` on the developer's machine and shows it; does not wait.
     pub(super) fn intercept(&self, story: &Story, arguments: &[&str]) -> Result<Cli> {
         story.command(&format!("redir intercept {}", shown(arguments)));
-        let address = self.tunnel().to_string();
-        let agent = ["--agent", &address, "--agent-key", &self.agent_key];
-        self.home.start(&self.topology.developer.namespace, &[arguments, &agent].concat())
+        self.home.start(&self.topology.developer.namespace, arguments)
     }
 
     /// The running agent.
@@ -122,23 +120,22 @@ impl World {
         pods.try_for_each(|(pod, before)| before.restored(&pod.namespace, Duration::from_secs(10)))
     }
 
-    fn tunnel(&self) -> SocketAddr {
-        self.topology.node.at(Family::V4, agent::TUNNEL_PORT)
-    }
-
     pub(super) fn print_what_to_try(&self) {
         let pod = self.topology.pod();
         let client = self.topology.client.namespace.name();
         let developer = self.topology.developer.namespace.name();
         let redir = binaries::find("redir").unwrap_or_else(|_| PathBuf::from("redir"));
-        let redir =
-            format!("ip netns exec {developer} env XDG_CONFIG_HOME={} {}", self.home.path().display(), redir.display());
-        let agent = format!("--agent {} --agent-key {}", self.tunnel(), self.agent_key);
+        let home = self.home.path();
         println!("\n{} (as root, in another terminal)", ui::bold("What to try"));
         println!("   ip netns exec {client} curl -s http://{}/", pod.at(Family::V4, PORT));
         println!("   ip netns exec {client} curl -s -H '{HEADER}' http://{}/", pod.at(Family::V6, PORT));
-        println!("   {redir} list {agent}");
-        println!("   {redir} intercept {} --port {PORT}:3000 {agent}", self.topology.pods[PODS - 1].name);
+        println!(
+            "   alias redir='ip netns exec {developer} env XDG_CONFIG_HOME={} {}'",
+            home.display(),
+            redir.display()
+        );
+        println!("   redir list");
+        println!("   redir intercept {} --port {PORT}:3000", self.topology.pods[PODS - 1].name);
         println!("   ip netns exec {} curl -s http://{}/metrics", self.topology.node.namespace.name(), agent::ADMIN);
         println!("   ip netns exec {} bpftool net", pod.namespace.name());
     }
@@ -149,6 +146,14 @@ pub(super) fn line(connection: &mut Http, headers: &[&str]) -> Answer {
     let response = connection.get("/", headers)?;
     let text = response.text().trim_end().to_owned();
     Ok(if response.status == 200 { text } else { format!("{} {text}", response.status) })
+}
+
+/// So that the commands shown are the whole commands.
+fn write_redir_toml(home: &Home, topology: &Topology, agent: &Agent) -> Result<()> {
+    let address = topology.node.at(Family::V4, agent::TUNNEL_PORT);
+    let text = format!("[agents.node]\naddress = \"{address}\"\nkey = \"{}\"\n", agent.pin);
+    let path = home.path().join("redir").join("redir.toml");
+    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn start_development(topology: &Topology, version: &str) -> Result<App> {
