@@ -169,7 +169,7 @@ impl Drop for Live {
 enum Steering {
     /// The heartbeat is written.
     On,
-    /// The agent is at its limit, or drains.
+    /// The agent is at its limit, or drains, or the guardian gives no sockets.
     Passing,
     /// An accept failed for want of descriptors or memory: none is tried until the next beat.
     Starved,
@@ -258,7 +258,9 @@ impl<'p> Loop<'p> {
         let shared = &self.pod.shared;
         let starved = self.steering == Steering::Starved
             && self.listeners.as_ref().is_some_and(|listeners| !listeners.descriptor_free());
-        let passes = shared.stop.draining.is_cancelled() || shared.limit.passes(self.steering != Steering::On);
+        let passes = shared.stop.draining.is_cancelled()
+            || shared.limit.passes(self.steering != Steering::On)
+            || self.pod.upstream.starved();
         match (starved, passes) {
             (true, _) => Steering::Starved,
             (false, true) => Steering::Passing,

@@ -11,6 +11,7 @@ pub(crate) mod ports;
 use std::{
     fmt, io,
     net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -26,7 +27,10 @@ use self::{
 };
 use crate::{
     config::PodName,
-    worker::{broker::Broker, metrics::Metrics},
+    worker::{
+        broker::{Broker, BrokerError},
+        metrics::Metrics,
+    },
 };
 
 /// Ports tried for one connection when they are in use or in TIME_WAIT.
@@ -39,6 +43,9 @@ const NO_ANSWER_RETRIES: u32 = 3;
 const LAST_TRY: Duration = Duration::from_secs(10);
 /// Sockets asked for at once when the pool has none for a client.
 const CANDIDATES: usize = 8;
+/// How long a guardian that did not answer counts as hung, if it is not asked meanwhile; the pool, once low, asks again
+/// much sooner.
+const STARVED: Duration = Duration::from_secs(15);
 
 /// Why there is no leg to the app. In each case the client is reset.
 #[derive(Debug)]
@@ -107,6 +114,8 @@ struct Shared {
     addresses: Vec<IpAddr>,
     ports: Arc<Mutex<Ports>>,
     pool: Pool,
+    /// When the guardian gave no answer last, until it gives one.
+    unanswered: Mutex<Option<Instant>>,
     metrics: Arc<Metrics>,
 }
 
@@ -121,7 +130,15 @@ impl Upstream {
         metrics: Arc<Metrics>,
     ) -> Self {
         let ports = Arc::new(Mutex::new(Ports::new(ranges, seed)));
-        Upstream(Arc::new(Shared { pod, broker, addresses, ports, pool: Pool::default(), metrics }))
+        Upstream(Arc::new(Shared {
+            pod,
+            broker,
+            addresses,
+            ports,
+            pool: Pool::default(),
+            unanswered: Mutex::default(),
+            metrics,
+        }))
     }
 
     /// Notes a client's own port for as long as the returned value lives.
@@ -136,7 +153,7 @@ impl Upstream {
         loop {
             let (bind, missing) = shared.pool.wanting().await;
             let wanted = lock(&shared.ports).batch(missing);
-            match shared.broker.sockets(&shared.pod, bind, &wanted).await {
+            match self.bound(bind, &wanted).await {
                 Ok(sockets) => {
                     if shared.pool.put(bind, wanted.into_iter().zip(sockets)) == 0 {
                         // Without descriptors or free ports a pool that is low must not keep the guardian busy.
@@ -201,10 +218,23 @@ impl Upstream {
         if wanted.is_empty() {
             return Err(UpstreamError::NoPort);
         }
-        let sockets = self.0.broker.sockets(&self.0.pod, bind, &wanted).await;
-        let sockets = sockets.map_err(|error| UpstreamError::Broker(error.to_string()))?;
+        let sockets = self.bound(bind, &wanted).await.map_err(|error| UpstreamError::Broker(error.to_string()))?;
         self.0.pool.put(bind, wanted.into_iter().zip(sockets));
         Ok(self.pooled(client, bind))
+    }
+
+    /// Sockets of the guardian, and whether it answers.
+    async fn bound(&self, bind: SocketAddr, ports: &[u16]) -> Result<Vec<io::Result<OwnedFd>>, BrokerError> {
+        let given = self.0.broker.sockets(&self.0.pod, bind, ports).await;
+        let unanswered = matches!(given, Err(BrokerError::Timeout)).then(Instant::now);
+        *self.0.unanswered.lock().unwrap_or_else(PoisonError::into_inner) = unanswered;
+        given
+    }
+
+    /// Whether new connections had better pass to the app: the guardian hangs, and without it they get no leg.
+    pub(crate) fn starved(&self) -> bool {
+        let unanswered = *self.0.unanswered.lock().unwrap_or_else(PoisonError::into_inner);
+        unanswered.is_some_and(|since| since.elapsed() < STARVED)
     }
 
     fn pooled(&self, client: IpAddr, bind: SocketAddr) -> Option<(TcpSocket, Held)> {
@@ -281,4 +311,50 @@ fn with(address: SocketAddr, port: u16, client: SocketAddr) -> SocketAddr {
 fn lock(ports: &Mutex<Ports>) -> MutexGuard<'_, Ports> {
     // The table has no half-done state that a panic could leave.
     ports.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::fd::AsFd, path::Path};
+
+    use super::*;
+    use crate::{
+        ipc::{self, REQUEST_LEN, Reply, Request},
+        worker::broker,
+    };
+
+    /// Says that every port is in use.
+    async fn answer(guardian: OwnedFd) {
+        let mut buffer = [0; REQUEST_LEN];
+        loop {
+            let Ok(REQUEST_LEN) = ipc::receive_plain(guardian.as_fd(), &mut buffer) else {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                continue;
+            };
+            if let Ok((seq, Request::Sockets { ports, .. })) = Request::decode(&buffer) {
+                let reply = Reply::Sockets { errnos: vec![nix::libc::EADDRINUSE; ports.len()] };
+                ipc::send(guardian.as_fd(), &reply.encode(seq), &[]).unwrap();
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_guardian_that_does_not_answer_is_told_from_one_that_does() {
+        let (guardian, ours) = ipc::pair().unwrap();
+        let (broker, driver, _events) = broker::start(ours, Path::new("agent.toml")).unwrap();
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(driver.run());
+        let pod = PodName::new("web-1").unwrap();
+        let metrics = Arc::new(Metrics::new());
+        let upstream = Upstream::new(pod, broker, vec![], Ranges::LowFirst, 1, metrics);
+        let (client, destination) = ("192.0.2.1:4000".parse().unwrap(), "10.0.0.1:8080".parse().unwrap());
+        assert!(!upstream.starved());
+        let error = upstream.connect(client, destination).await.unwrap_err();
+        assert!(matches!(error, UpstreamError::Broker(_)), "{error}");
+        assert!(upstream.starved());
+        tasks.spawn(answer(guardian));
+        let error = upstream.connect(client, destination).await.unwrap_err();
+        assert!(matches!(error, UpstreamError::NoPort), "{error}");
+        assert!(!upstream.starved());
+    }
 }
