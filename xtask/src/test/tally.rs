@@ -18,9 +18,19 @@ pub(crate) struct Tally {
 
 struct Program {
     name: String,
-    line: ui::Line,
+    /// `None` for documentation, which seldom has tests: it is shown only if there was one.
+    line: Option<ui::Line>,
     output: Vec<String>,
     done: usize,
+}
+
+impl Program {
+    fn end(&mut self, result: &str) {
+        match self.line.take() {
+            Some(line) => line.end(result),
+            None => println!("  {}: {result}", self.name),
+        }
+    }
 }
 
 impl Tally {
@@ -31,15 +41,17 @@ impl Tally {
     /// Takes one line of output, or `None` when a second went by without one.
     pub(crate) fn line(&mut self, line: Option<&str>) {
         let Some(line) = line else {
-            if let Some(program) = &self.current {
-                program.line.tick(&format!("({} tests done)", program.done));
+            if let Some(program) = &self.current
+                && let Some(line) = &program.line
+            {
+                line.tick(&format!("({} tests done)", program.done));
             }
             return;
         };
         if let Some(name) = program_started(line) {
             self.abandon("ended without a result");
-            self.current =
-                Some(Program { line: ui::Line::start(format!("  {name}")), name, output: Vec::new(), done: 0 });
+            let line = (!name.ends_with(DOCUMENTATION)).then(|| ui::Line::start(format!("  {name}")));
+            self.current = Some(Program { line, name, output: Vec::new(), done: 0 });
         } else if let Some(result) = Outcome::read(line) {
             self.result(&result);
         } else {
@@ -77,21 +89,21 @@ impl Tally {
         self.passed += result.passed;
         self.failed += result.failed;
         self.skipped += result.ignored;
-        let Some(program) = self.current.take() else { return };
+        let Some(mut program) = self.current.take() else { return };
         if result.failed > 0 {
-            program.line.end(&ui::red(&format!("{} passed, {} failed", result.passed, result.failed)));
+            program.end(&ui::red(&format!("{} passed, {} failed", result.passed, result.failed)));
             show(&program.output);
-        } else {
-            program.line.end(&ui::green(&format!("{} passed", result.passed)));
+        } else if result.passed > 0 || program.line.is_some() {
+            program.end(&ui::green(&format!("{} passed", result.passed)));
         }
     }
 
     /// The current program died or hung: all its words are shown, and it counts as one failure.
     fn abandon(&mut self, reason: &str) {
-        let Some(program) = self.current.take() else { return };
+        let Some(mut program) = self.current.take() else { return };
         self.failed += 1;
         self.failures.push(format!("{}: {reason}", program.name));
-        program.line.end(&ui::red(reason));
+        program.end(&ui::red(reason));
         show(&program.output);
     }
 }
@@ -103,6 +115,8 @@ impl fmt::Display for Tally {
     }
 }
 
+const DOCUMENTATION: &str = " (documentation)";
+
 fn show(output: &[String]) {
     for line in output {
         println!("    {line}");
@@ -113,7 +127,7 @@ fn show(output: &[String]) {
 fn program_started(line: &str) -> Option<String> {
     let line = line.trim_start();
     if let Some(package) = line.strip_prefix("Doc-tests ") {
-        return Some(format!("{package} (documentation)"));
+        return Some(format!("{package}{DOCUMENTATION}"));
     }
     let (what, file) = line.strip_prefix("Running ")?.rsplit_once(" (")?;
     let file = file.strip_suffix(')')?.rsplit('/').next()?;
