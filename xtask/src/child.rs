@@ -60,7 +60,7 @@ pub(crate) fn lines(command: &mut Command, deadline: Instant, mut line: impl FnM
                 // A process that it left behind may hold the pipe for ever: that is no reason to wait.
                 let exited = child.try_wait().is_ok_and(|status| status.is_some());
                 silent_since_exit += usize::from(exited);
-                if silent_since_exit > 3 {
+                if late && exited || silent_since_exit > 3 {
                     break;
                 }
             }
