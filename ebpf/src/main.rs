@@ -68,11 +68,14 @@ pub fn redir_time_wait(ctx: SkLookupContext) -> u32 {
     PASS
 }
 
-/// Steering never decides a packet's fate: the stack finds the assigned socket by itself.
+/// Steering decides no client's packet's fate: the stack finds the agent's socket by itself.
 #[inline(always)]
 fn leave(reason: Reason) -> i32 {
     maps::count(reason);
-    NEXT
+    match reason.verdict() {
+        Verdict::Drop => DROP,
+        Verdict::Next | Verdict::Redirect => NEXT,
+    }
 }
 
 #[inline(always)]

@@ -25,6 +25,8 @@ static STATS: PerCpuArray<u64> = PerCpuArray::with_max_entries(abi::REASONS, 0);
 #[map]
 static LISTENERS: SockMap = SockMap::with_max_entries(2, 0);
 #[map]
+static DIVERTED: Array<u32> = Array::with_max_entries(1, 0);
+#[map]
 static COMPANION: Array<u32> = Array::with_max_entries(1, 0);
 /// What `steer` left to the companion, and when (monotonic nanoseconds). Not one record for each CPU: the kernel may
 /// take a whole batch of packets through ingress before the first of them is looked up.
@@ -104,6 +106,17 @@ pub fn count(reason: abi::Reason) {
 #[inline(always)]
 pub fn has_companion() -> bool {
     raw::value(COMPANION.get_ptr(0)).unwrap_or(0) != 0
+}
+
+/// Whether a packet of the agent to the app was sent elsewhere.
+#[inline(always)]
+pub fn is_diverted() -> bool {
+    raw::value(DIVERTED.get_ptr(0)).unwrap_or(0) != 0
+}
+
+#[inline(always)]
+pub fn set_diverted() {
+    raw::write(DIVERTED.get_ptr_mut(0), 1);
 }
 
 #[inline(always)]

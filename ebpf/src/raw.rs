@@ -224,6 +224,15 @@ pub fn value<T: Copy>(found: Option<*const T>) -> Option<T> {
     found.map(|at| unsafe { at.read_volatile() })
 }
 
+/// Overwrites the value behind a map's answer.
+#[inline(always)]
+pub fn write<T: Copy>(found: Option<*mut T>, value: T) {
+    if let Some(at) = found {
+        // SAFETY: as above; every writer writes the same.
+        unsafe { at.write_volatile(value) }
+    }
+}
+
 /// Adds one to a per-CPU counter.
 #[inline(always)]
 pub fn increment(counter: Option<*mut u64>) {

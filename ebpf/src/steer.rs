@@ -28,13 +28,30 @@ enum Opening {
 /// `POD`: only packets to one of the pod's addresses, for any other `ip_forward` would drop them once assigned.
 #[inline(always)]
 pub fn run<const L2: usize, const POD: bool>(skb: Skb) -> Reason {
-    if skb.mark() == MARK {
-        return Reason::SteerOwnMark;
-    }
+    let own = skb.mark() == MARK;
     match packet::family(skb) {
+        Family::V4 if own => leave_own::<false, L2>(skb),
+        Family::V6 if own => leave_own::<true, L2>(skb),
         Family::V4 => steer::<false, L2, POD>(skb),
         Family::V6 => steer::<true, L2, POD>(skb),
         Family::Other => Reason::SteerNotIp,
+    }
+}
+
+/// The agent's own packets pass, but for a SYN that is not on its way to an intercepted port: netfilter has sent it
+/// elsewhere. It must not arrive there, and no further connection be steered: the app would never get it.
+#[inline(always)]
+fn leave_own<const V6: bool, const L2: usize>(skb: Skb) -> Reason {
+    let Glance::Tcp { source, destination } = packet::glance::<V6, L2>(skb) else { return Reason::SteerOwnMark };
+    if !is_reserved(source) || maps::port(destination).reflected {
+        return Reason::SteerOwnMark;
+    }
+    match packet::segment::<V6>(skb) {
+        Ok(segment) if segment.opens() => {
+            maps::set_diverted();
+            Reason::SteerAstray
+        }
+        _ => Reason::SteerOwnMark,
     }
 }
 
@@ -93,6 +110,9 @@ fn decide<const V6: bool, const POD: bool>(skb: Skb, segment: &Segment) -> Resul
     }
     if maps::is_bypassed(&segment.source::<V6>()) {
         return Err(Reason::SteerBypassed);
+    }
+    if maps::is_diverted() {
+        return Err(Reason::SteerDiverted);
     }
     if !maps::worker_is_alive() {
         return Err(Reason::SteerStale);

@@ -60,6 +60,8 @@ pub mod map {
     pub const AGENT_PORT: &str = "AGENT_PORT";
     /// Array of one `u32`: 1 while the companion is attached; otherwise `steer` assigns sockets by itself.
     pub const COMPANION: &str = "COMPANION";
+    /// Array of one `u32`: 1 once a SYN of the agent to the app was sent elsewhere; from then on nothing is steered.
+    pub const DIVERTED: &str = "DIVERTED";
     /// Array of [`PortWord`](crate::PortWord), [`PORT_WORDS`](crate::PORT_WORDS) long: what is done with each port. Written by the guardian.
     pub const PORTS: &str = "PORTS";
     /// Hash: [`Addr`](crate::Addr) → `u8`, the pod's own addresses.

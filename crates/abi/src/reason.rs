@@ -66,6 +66,10 @@ macro_rules! reasons {
 reasons! {
     /// The agent's own packet.
     SteerOwnMark = "own_mark", Steer, Next;
+    /// A SYN of the agent to the app that netfilter has sent elsewhere (a mesh takes what leaves the pod): dropped.
+    SteerAstray = "own_syn_astray", Steer, Drop;
+    /// Such a SYN was seen: the app cannot be reached through the agent, so everything goes to it directly.
+    SteerDiverted = "diverted", Steer, Next;
     /// Neither IPv4 nor IPv6, or with a VLAN tag.
     SteerNotIp = "not_ip", Steer, Next;
     /// Not TCP.

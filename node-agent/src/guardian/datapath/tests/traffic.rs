@@ -219,6 +219,26 @@ fn what_the_pod_redirects_to_its_mesh_proxy_stays_the_proxys() {
 }
 
 #[test]
+fn where_a_mesh_takes_what_leaves_the_pod_nothing_goes_astray_and_the_app_keeps_its_clients() {
+    for attach in BOTH {
+        for (address, client) in FAMILIES {
+            let pod = Intercepted::new(attach);
+            pod.pair.pod.sh(
+                "nft 'add table inet t; add chain inet t a { type nat hook output priority -100; }; add rule inet t a oifname eth0 meta l4proto tcp redirect to :15001'",
+            );
+            let any = if address.is_ipv4() { "0.0.0.0:15001" } else { "[::]:15001" };
+            let proxy = pod.pair.pod.run(|| plain_listener(any.parse().unwrap()));
+            pod.steered(None, address);
+            let since = Since::now(&pod.datapath);
+            let leg = upstream(&pod.pair.pod, address, 660, client);
+            assert_eq!(leg.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+            assert!(since.count(&pod.datapath, Reason::SteerAstray) > 0 && !is_waiting(&proxy));
+            pod.all_reach_app();
+        }
+    }
+}
+
+#[test]
 fn on_a_kernel_without_the_companion_steer_assigns_by_itself() {
     for attach in BOTH {
         let mut pod = Intercepted::new(attach);
