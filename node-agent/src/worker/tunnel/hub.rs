@@ -12,8 +12,8 @@ use std::{
 use redir_http::filter::{Filter, Key, Table};
 use redir_tunnel::{Authorised, Pin};
 use redir_wire::{
-    Bye, CloseCode, Ended, InterceptState, Left, Probes, Refused, RefusedCode, StatusReport, ToAgent, ToDeveloper,
-    TunnelStatus, Which, Wish,
+    Bye, Ended, InterceptState, Left, Probes, Refused, RefusedCode, StatusReport, ToAgent, ToDeveloper, TunnelStatus,
+    Which, Wish,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -237,16 +237,14 @@ impl Hub {
         Ok(state)
     }
 
-    /// An intercept of this session goes on in another: its redir has dialled again. With the last one the tunnel ends,
-    /// so that requests on it fail now and not when it is noticed to be dead.
+    /// An intercept of this session goes on in another: its redir has dialled again. After the last one a silence of the
+    /// old tunnel is not waited out, so that requests on it fail soon. One that lives is left alone.
     fn supersede(&mut self, before: SessionId) {
         if self.registry.wishes().any(|wish| wish.session == before) {
             return;
         }
         if let Some(session) = self.sessions.get(&before) {
-            let sentence = "the same redir has dialled again".to_owned();
-            session.joined.handle.end();
-            session.joined.outbox.try_send(Outgoing::End(Bye { code: CloseCode::Done, sentence })).ok();
+            session.joined.outbox.try_send(Outgoing::Replaced).ok();
         }
     }
 

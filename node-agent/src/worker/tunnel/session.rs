@@ -35,6 +35,8 @@ pub(crate) enum Outgoing {
     Say(u32, ToDeveloper),
     /// Say goodbye and close.
     End(Bye),
+    /// All it carried goes on in another tunnel of the same redir: most likely it is dead already.
+    Replaced,
 }
 
 /// What each session needs.
@@ -188,6 +190,7 @@ async fn carry(
             message = outgoing.recv() => match message {
                 Some(Outgoing::Say(answers, message)) => say(control, answers, &message)?,
                 Some(Outgoing::End(bye)) => return Ok(bye),
+                Some(Outgoing::Replaced) => pulse.patience = SILENCE_REPLACED,
                 // The hub dropped the session because it did not keep up, or has ended.
                 None => return Err(ControlError::Stalled),
             },
@@ -206,19 +209,21 @@ async fn carry(
 struct Pulse {
     datagrams: u64,
     since: Instant,
+    /// How long it may be silent.
+    patience: Duration,
 }
 
 impl Pulse {
     fn new(connection: &quinn::Connection) -> Self {
-        Self { datagrams: connection.stats().udp_rx.datagrams, since: Instant::now() }
+        Self { datagrams: connection.stats().udp_rx.datagrams, since: Instant::now(), patience: SILENCE }
     }
 
     fn is_silent(&mut self, connection: &quinn::Connection, now: Instant) -> bool {
         let datagrams = connection.stats().udp_rx.datagrams;
         if datagrams != self.datagrams {
-            *self = Self { datagrams, since: now };
+            (self.datagrams, self.since) = (datagrams, now);
         }
-        now.duration_since(self.since) >= SILENCE
+        now.duration_since(self.since) >= self.patience
     }
 }
 
@@ -252,6 +257,8 @@ fn shutdown() -> Bye {
 /// A tunnel from which nothing came for so long is down: eight keep-alives of the developer's end. A look at either end
 /// may be late, and a vanished machine may go unnoticed for 10 s.
 const SILENCE: Duration = Duration::from_secs(8);
+/// The same for a tunnel whose redir has dialled another: two keep-alives may be lost.
+const SILENCE_REPLACED: Duration = Duration::from_millis(2500);
 /// How often a session looks whether anything came.
 const LOOK: Duration = Duration::from_millis(500);
 /// Messages of the hub that a session has not written yet; one that falls behind further is closed.

@@ -289,30 +289,8 @@ async fn a_lost_tunnel_steers_no_more_and_its_redial_has_its_old_place() {
     world.armed_becomes(&[]).await;
 }
 
-/// A laptop that woke up dials again before its old tunnel is noticed to be dead.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_redial_ends_the_tunnel_that_it_replaces() {
-    let world = World::new();
-    let mut asleep = world.dial(&world.alice).await;
-    let first = asleep.intercept(wish(1)).await;
-    let other = asleep.intercept(filtered(2)).await;
-    let old = world.plan().unwrap().global.clone().unwrap();
-
-    let mut awake = world.dial(&world.alice).await;
-    assert_eq!(awake.intercept(wish(1)).await.id, first.id);
-    assert!(old.alive(), "it still carries another intercept");
-    assert_eq!(awake.intercept(filtered(2)).await.id, other.id);
-    assert!(!old.alive());
-    within(asleep.dialled.tunnel.lost()).await;
-    let plan = world.plan().unwrap();
-    assert!(plan.filtered.iter().chain(&plan.global).all(|intercept| intercept.alive()));
-    assert!(matches!(awake.ask(ToAgent::Ping(1)).await, ToDeveloper::Pong(1)));
-}
-
-/// No packet says so: the developer's machine is gone.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_vanished_laptop_is_noticed() {
-    let world = World::new();
+/// Intercepts, and then sends no packet any more.
+async fn vanished_laptop(world: &World) -> Dialled {
     let (address, pin, alice) = (world.address, world.pin, world.alice.clone());
     let laptop = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -325,7 +303,30 @@ async fn a_vanished_laptop_is_noticed() {
         drop(runtime);
         dialled
     });
-    let dialled = tokio::task::spawn_blocking(|| laptop.join().unwrap()).await.unwrap();
+    tokio::task::spawn_blocking(|| laptop.join().unwrap()).await.unwrap()
+}
+
+/// A laptop that woke up dials again before its old tunnel is noticed to be dead.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_tunnel_that_a_redial_replaced_is_not_waited_out() {
+    let world = World::new();
+    let dialled = vanished_laptop(&world).await;
+    let old = world.plan().unwrap().global.clone().unwrap();
+    let began = Instant::now();
+    let mut awake = world.dial(&world.alice).await;
+    assert_eq!(awake.intercept(wish(1)).await.id, old.id);
+    assert!(world.plan().unwrap().global.as_ref().unwrap().alive());
+    within(old.ended()).await;
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+    assert!(matches!(awake.ask(ToAgent::Ping(1)).await, ToDeveloper::Pong(1)));
+    drop(dialled);
+}
+
+/// No packet says so: the developer's machine is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vanished_laptop_is_noticed() {
+    let world = World::new();
+    let dialled = vanished_laptop(&world).await;
     assert!(world.plan().is_some());
     let began = Instant::now();
     world.plans_become(|plan| plan.is_none()).await;
