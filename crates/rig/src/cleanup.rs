@@ -56,6 +56,10 @@ pub(crate) fn child_reaped(pid: i32) {
 pub fn on_signals() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
+        // And what a killed run left goes now.
+        if let Err(e) = sweep() {
+            eprintln!("rig: sweep: {e:#}");
+        }
         let started = thread::Builder::new().name("rig-signals".into()).spawn(|| {
             if let Err(e) = wait_for_signal() {
                 eprintln!("rig: signals are not handled: {e:#}");

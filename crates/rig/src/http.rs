@@ -159,7 +159,13 @@ impl Http {
     fn more(&mut self) -> io::Result<usize> {
         let start = self.unread.len();
         self.unread.resize(start + READ, 0);
-        let result = self.stream.read(&mut self.unread[start..]);
+        // A read with a timeout is not restarted after a signal (signal(7)).
+        let result = loop {
+            match self.stream.read(&mut self.unread[start..]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => break result,
+            }
+        };
         self.unread.truncate(start + result.as_ref().copied().unwrap_or(0));
         result
     }

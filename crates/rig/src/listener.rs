@@ -7,7 +7,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::os::fd::AsFd;
 
@@ -41,7 +44,7 @@ impl Listener {
     pub fn accept_within(&self, limit: Duration) -> Result<(TcpStream, SocketAddr)> {
         let timeout = PollTimeout::try_from(limit).context("too long a limit")?;
         let mut fds = [PollFd::new(self.inner.as_fd(), PollFlags::POLLIN)];
-        poll(&mut fds, timeout)?;
+        while poll(&mut fds, timeout) == Err(Errno::EINTR) {}
         let (stream, peer) = self.inner.accept().with_context(|| format!("no connection within {limit:?}"))?;
         stream.set_nonblocking(false)?;
         stream.set_nodelay(true)?;
