@@ -2,10 +2,18 @@
 //!
 //! trace per packet, debug per decision, info per state change; the access events have the target `access`
 //! (see `worker::access`), so that `--log info,access=off` silences them alone.
+//!
+//! A log line never waits for its reader: a collector that has stopped must not stop the relays, nor the guardian's only
+//! thread. What does not fit is left out, and how much that was is told with the next line that fits.
 
-use std::io::IsTerminal;
+use std::{
+    io::{self, IsTerminal, Write},
+    os::fd::AsFd,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use anyhow::Context;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing_subscriber::EnvFilter;
 
 /// How a log line looks.
@@ -23,10 +31,79 @@ pub(crate) fn init(format: Format, filter: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter).with_context(|| {
         format!("log filter {filter:?} is not understood: use a level or a list such as info,access=off")
     })?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Lossy { to: io::stderr(), lost: &LOST });
     let done = match format {
-        Format::Text => lines.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        Format::Text => lines.with_ansi(io::stderr().is_terminal()).try_init(),
         Format::Json => lines.json().flatten_event(true).try_init(),
     };
     done.map_err(|error| anyhow::anyhow!("set up logging: {error}"))
+}
+
+/// A stream that is written only where it takes the bytes at once.
+struct Lossy<'a, W> {
+    to: W,
+    lost: &'a AtomicU64,
+}
+
+impl<W: Write + AsFd> Lossy<'_, W> {
+    fn has_room(&self) -> bool {
+        let mut stream = [PollFd::new(self.to.as_fd(), PollFlags::POLLOUT)];
+        poll(&mut stream, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+}
+
+impl<W: Write + AsFd> Write for Lossy<'_, W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if !self.has_room() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+            return Ok(line.len());
+        }
+        let lost = self.lost.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            writeln!(self.to, "{lost} log writes were left out: nobody read them in time")?;
+            // `write_all` asks again: the line itself may not fit any more.
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        self.to.write(&line[..line.len().min(ALWAYS_FITS)])
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Log writes left out since the last one that fitted.
+static LOST: AtomicU64 = AtomicU64::new(0);
+/// Bytes that a pipe takes whole once it is writable: `PIPE_BUF` (pipe(7)).
+const ALWAYS_FITS: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::File, io::Read};
+
+    use super::*;
+
+    #[test]
+    fn a_reader_that_has_stopped_stops_nobody() {
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        let lost = AtomicU64::new(0);
+        let mut log = Lossy { to: File::from(writer), lost: &lost };
+        let line = [b'x'; 1000];
+        // A pipe holds 64 KiB; were one of these to wait, the test would.
+        for _ in 0..200 {
+            log.write_all(&line).unwrap();
+        }
+        let left_out = lost.load(Ordering::Relaxed);
+        assert!(left_out > 100, "{left_out}");
+        let mut reader = File::from(reader);
+        let mut block = vec![0; 64 * 1024];
+        let held = reader.read(&mut block).unwrap();
+        assert_eq!(held % line.len(), 0);
+        log.write_all(b"again").unwrap();
+        drop(log);
+        let mut rest = String::new();
+        reader.read_to_string(&mut rest).unwrap();
+        assert_eq!(rest, format!("{left_out} log writes were left out: nobody read them in time\nagain"));
+    }
 }
