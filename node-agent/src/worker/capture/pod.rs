@@ -30,6 +30,9 @@ const BEAT: Duration = Duration::from_millis(redir_abi::HEARTBEAT_EVERY_MILLIS);
 /// An empty pod is released this long after its last port was disarmed: a handshake that was steered before must find
 /// the listener, and its SYN-ACK may have to be sent twice.
 const RELEASE_AFTER: Duration = Duration::from_millis(1200);
+/// And this long after its last connection ended: the app's last segments (its FIN, a delayed ACK of up to 200 ms) are
+/// for the agent's sockets, and would reach the client unreflected.
+const LATE: Duration = Duration::from_millis(300);
 
 /// A pod's listening sockets.
 pub(super) struct Listeners {
@@ -214,6 +217,7 @@ impl<'p> Loop<'p> {
         let mut beat = interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut disarmed_since: Option<Instant> = None;
+        let mut empty_since: Option<Instant> = None;
         loop {
             let on = self.steering == Steering::On;
             tokio::select! {
@@ -229,6 +233,7 @@ impl<'p> Loop<'p> {
             if self.steering == Steering::On && self.next() != Steering::On {
                 self.beat();
             }
+            empty_since = (self.pod.connections() == 0).then(|| empty_since.unwrap_or_else(Instant::now));
             disarmed_since = self.pod.disarmed().then(|| disarmed_since.unwrap_or_else(Instant::now));
             if disarmed_since.is_none_or(|since| since.elapsed() < RELEASE_AFTER) {
                 continue;
@@ -237,7 +242,7 @@ impl<'p> Loop<'p> {
             if self.pod.shared.stop.draining.is_cancelled() {
                 self.listeners = None;
             }
-            if self.pod.connections() == 0 && release(self.pod).await {
+            if empty_since.is_some_and(|since| since.elapsed() >= LATE) && release(self.pod).await {
                 return;
             }
         }
