@@ -17,6 +17,7 @@ use std::{
 };
 
 use anyhow::Result;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::{cleanup, namespace::Namespace, wait};
 
@@ -104,10 +105,22 @@ pub fn unique_prefix(letters: &str) -> String {
     format!("redir-{letters}{}-{}-", process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
+/// Tests hold thousands of sockets, and many systems start a process with room for 1024.
+fn raise_file_limit() -> Result<()> {
+    const ENOUGH: u64 = 65_536;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let wanted = hard.min(ENOUGH);
+    if soft < wanted {
+        setrlimit(Resource::RLIMIT_NOFILE, wanted, hard)?;
+    }
+    Ok(())
+}
+
 impl Topology {
     /// Builds it with `pods` pods, names beginning with `prefix` (see [`unique_prefix`]).
     pub fn new(prefix: &str, pods: usize) -> Result<Self> {
         cleanup::on_signals();
+        raise_file_limit()?;
         let host = |name: &str, net: u8, number: u8| -> Result<Host> {
             let (v4, v6) = address(net, number);
             Ok(Host { namespace: Namespace::new(format!("{prefix}{name}"))?, name: name.to_owned(), v4, v6 })
