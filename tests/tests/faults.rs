@@ -355,8 +355,10 @@ both!(as_pid_1_a_kill_leaves_nothing_that_changes_traffic, PID_1, |w| {
     ended(worker)?;
     for http in &mut inside {
         http.stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        // They are between requests: a worker that hears of it before it is killed itself closes them in order.
         let result = http.closed();
-        ensure!(result.as_ref().is_err_and(|e| format!("{e:#}").contains("reset by peer")), "{result:?}");
+        let reset = result.as_ref().is_err_and(|e| format!("{e:#}").contains("reset by peer"));
+        ensure!(reset || matches!(result, Ok(true)), "{result:?}");
     }
     none_failed_since(&load.stop()?, complete, "PID 1 killed")?;
     w.agent.process.wait(SOON)?;

@@ -2,7 +2,7 @@
 //! `reflect` the bytes. Sockets are real. An assignment cannot be carried out in a test run, so it is counted as decided
 //! and as failed; that it leads to the agent is `traffic`'s to show.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
 use std::time::Instant;
 
 use aya::programs::{TestRun, TestRunOptions};
@@ -131,6 +131,13 @@ impl Bench {
         });
         let (accepted, _) = accept(self.app.as_ref().unwrap().of(address));
         (stream, accepted)
+    }
+
+    /// Ends a connection, so that TIME_WAIT is on the first one's side. Dropping alone would not: a child that another
+    /// test is starting may hold a copy of a descriptor for a while.
+    pub(super) fn end(first: TcpStream, second: TcpStream) {
+        first.shutdown(Shutdown::Write).unwrap();
+        second.shutdown(Shutdown::Write).unwrap();
     }
 
     /// Runs the packet until its reason is the expected one: the kernel closes connections in its own time.

@@ -110,8 +110,7 @@ fn the_apps_answers_turn_around_also_when_the_port_is_disarmed() {
         bench.reflect(&answer(703), 0, Reason::ReflectNotOurs);
         drop((client, other));
         // The agent has closed first: late segments are its own.
-        drop(agent);
-        drop(accepted);
+        Bench::end(agent, accepted);
         let start = Instant::now();
         while bench.run(program::REFLECT, &answer(702).bytes(), 0).reasons != [Reason::ReflectReplyTimeWait] {
             assert!(start.elapsed() < PATIENCE);

@@ -235,8 +235,7 @@ fn a_syn_in_time_wait_is_left_to_the_companion() {
     for local in LOCAL {
         let (client, accepted) = bench.connection(local, 0, 0);
         let from = client.local_addr().unwrap();
-        drop(accepted);
-        drop(client);
+        Bench::end(accepted, client);
         let syn = Frame::tcp(from, at(local, APP_PORT), SYN);
         bench.steer_until(&syn, Reason::SteerTimeWaitRecorded);
         bench.steer(&Frame::tcp(from, at(local, APP_PORT), ACK), Reason::SteerBusy);
@@ -255,13 +254,11 @@ fn a_syn_in_time_wait_needs_the_app_and_an_unreserved_port() {
     let mut left = Vec::new();
     for local in LOCAL {
         let (client, accepted) = bench.connection(local, 777, 0);
-        drop(accepted);
-        drop(client);
+        Bench::end(accepted, client);
         bench.steer_until(&Frame::tcp(at(local, 777), at(local, APP_PORT), SYN), Reason::SteerTimeWait);
         let (client, accepted) = bench.connection(local, 0, 0);
         left.push(client.local_addr().unwrap());
-        drop(accepted);
-        drop(client);
+        Bench::end(accepted, client);
     }
     bench.app = None;
     for from in left {
