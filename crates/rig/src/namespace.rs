@@ -10,7 +10,7 @@ use std::{
     process::{Command, Stdio},
     sync::{Mutex, PoisonError, mpsc},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -22,6 +22,9 @@ use crate::{cleanup, process::Process};
 
 /// How long clients of the rig wait for anything before they call it failed.
 pub const PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long the kernel may hold an address whose last FIN is not acknowledged.
+const LAST_ACK: Duration = Duration::from_secs(2);
 
 /// A network namespace of our own. Drop ends the processes in it and deletes it.
 #[derive(Debug)]
@@ -148,12 +151,20 @@ impl Namespace {
         self.connect_with(to, PATIENCE, |_| Ok(()))
     }
 
-    /// Connects from a given address or port (0 = any).
+    /// Connects from a given address or port (0 = any). Where the last connection from there is still waiting for the
+    /// acknowledgement of its FIN, it waits for that.
     pub fn connect_from(&self, from: SocketAddr, to: SocketAddr) -> Result<TcpStream> {
-        self.connect_with(to, PATIENCE, |socket| {
-            socket.set_reuse_address(true)?;
-            socket.bind(&from.into())
-        })
+        let begin = Instant::now();
+        loop {
+            let connected = self.connect_with(to, PATIENCE, |socket| {
+                socket.set_reuse_address(true)?;
+                socket.bind(&from.into())
+            });
+            match connected {
+                Err(error) if is_taken(&error) && begin.elapsed() < LAST_ACK => thread::yield_now(),
+                other => return other,
+            }
+        }
     }
 
     /// Connects with a time of one's own and whatever must be done to the socket before.
@@ -219,6 +230,12 @@ fn start_runtime(name: &str, file: File) -> Result<RuntimeThread> {
     })?;
     let handle = receive.recv_timeout(PATIENCE).context("the namespace's runtime did not start")??;
     Ok(RuntimeThread { handle, stop, thread })
+}
+
+/// The tuple, or the port, is still in use.
+fn is_taken(error: &anyhow::Error) -> bool {
+    let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    matches!(kind, Some(std::io::ErrorKind::AddrNotAvailable | std::io::ErrorKind::AddrInUse))
 }
 
 fn sysctl_path(key: &str) -> PathBuf {

@@ -137,7 +137,7 @@ impl World {
         println!("   redir list");
         println!("   redir intercept {} --port {PORT}:3000", self.topology.pods[PODS - 1].name);
         println!("   ip netns exec {} curl -s http://{}/metrics", self.topology.node.namespace.name(), agent::ADMIN);
-        println!("   ip netns exec {} bpftool net", pod.namespace.name());
+        println!("   ip netns exec {} bpftool link", pod.namespace.name());
     }
 }
 
