@@ -18,7 +18,7 @@ use crate::wording::help;
 /// `redir …`
 #[derive(Debug, Parser)]
 #[command(name = "redir", version, about = help::ABOUT, long_about = help::LONG_ABOUT, after_help = help::EXAMPLES)]
-#[command(arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(arg_required_else_help = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -53,8 +53,8 @@ pub(crate) struct Intercept {
     pub(crate) conditions: Conditions,
     #[arg(long, help = help::PROBES)]
     pub(crate) probes: bool,
-    #[arg(long, value_name = "SECONDS", default_value = "120", help = help::WAIT)]
-    pub(crate) wait: Seconds,
+    #[arg(long, value_name = "SECONDS", help = help::WAIT)]
+    pub(crate) wait: Option<Seconds>,
     #[command(flatten)]
     pub(crate) reach: Reach,
     #[arg(last = true, value_name = "COMMAND", help = help::COMMAND, value_hint = ValueHint::CommandWithArguments)]

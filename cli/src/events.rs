@@ -36,8 +36,8 @@ pub(crate) enum Event {
     Intercept { agent: String, entry: InterceptEntry },
     /// `status`: a tunnel to an agent.
     Tunnel { agent: String, software: String, tunnel: TunnelStatus },
-    /// `leave`: what was ended.
-    Left { agent: String, what: String },
+    /// `leave`: what was ended, and how many intercepts it was.
+    Left { agent: String, what: String, count: usize },
 }
 
 /// A pod that is live.

@@ -59,7 +59,7 @@ fn value(event: &Event) -> Value {
             "streams_total": tunnel.streams_total, "sent_bytes": tunnel.sent_bytes,
             "received_bytes": tunnel.received_bytes, "asking": tunnel.asking,
         }),
-        Event::Left { agent, what } => json!({"event": "left", "agent": agent, "what": what}),
+        Event::Left { agent, what, count } => json!({"event": "left", "agent": agent, "what": what, "count": count}),
     }
 }
 
@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn any_text_stays_ascii_and_valid() {
         let nasty = "\u{0}\u{1b}[2J\u{7f}\u{9b}é\u{1f600}\"\\\n";
-        let line = line(&Event::Left { agent: nasty.into(), what: nasty.into() });
+        let line = line(&Event::Left { agent: nasty.into(), what: nasty.into(), count: 1 });
         assert!(line.bytes().all(|b| (0x20..=0x7e).contains(&b)), "{line}");
         let back: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(back["what"], nasty);

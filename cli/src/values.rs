@@ -235,6 +235,7 @@ impl FromStr for Pattern {
         let condition = Condition { subject: Subject::Path, test: Test::Regex(text.to_owned()), negate: false };
         match Filter::new(Mode::All, vec![condition]) {
             Ok(_) => Ok(Self(text.to_owned())),
+            Err(FilterError::Regex(_, why)) if why == "it is too big" => Err(say::regex_too_big(text)),
             Err(FilterError::Regex(_, why)) => Err(say::regex(text, &why)),
             Err(other) => Err(say::regex(text, &other.to_string())),
         }

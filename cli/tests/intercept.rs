@@ -11,8 +11,8 @@ use common::agent::{Agent, Session, soon, state};
 use common::process::Redir;
 use common::{Home, assert_one_sentence};
 use redir_wire::{
-    CloseCode, Conflict, Ended, Liveness, Refused, RefusedCode, RequestEvent, StreamCode, Takes, ToAgent, ToDeveloper,
-    UnixMillis, Which, Wish,
+    CloseCode, Conflict, Ended, Listing, Liveness, PodEntry, Refused, RefusedCode, RequestEvent, StreamCode, Takes,
+    ToAgent, ToDeveloper, UnixMillis, Which, Wish,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -21,7 +21,8 @@ use tokio::net::TcpListener;
 struct Scene {
     home: Home,
     agent: Agent,
-    service: TcpListener,
+    service: Option<TcpListener>,
+    port: u16,
 }
 
 impl Scene {
@@ -30,18 +31,25 @@ impl Scene {
         let developer = home.keygen();
         let agent = Agent::start(&[developer]);
         home.write_config(&agent.config("node-1"));
-        Self { home, agent, service: TcpListener::bind("127.0.0.1:0").await.unwrap() }
+        let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self { home, agent, port: service.local_addr().unwrap().port(), service: Some(service) }
+    }
+
+    /// Nothing answers on the developer's port.
+    fn without_service(mut self) -> Self {
+        self.service = None;
+        self
     }
 
     fn port(&self) -> u16 {
-        self.service.local_addr().unwrap().port()
+        self.port
     }
 
     /// The next connection to the service; redir looks once before whether it runs.
     async fn connection(&self) -> tokio::net::TcpStream {
         soon("a connection", async {
             loop {
-                let (connection, _) = self.service.accept().await.unwrap();
+                let (connection, _) = self.service.as_ref().unwrap().accept().await.unwrap();
                 let mut first = [0];
                 if connection.peek(&mut first).await.unwrap() > 0 {
                     return connection;
@@ -57,9 +65,23 @@ impl Scene {
         Redir::start(self.home.command(&arguments))
     }
 
+    /// Answers what is asked before a command is started.
+    async fn list(&mut self, pods: &[&str]) {
+        let mut session = self.agent.accept().await;
+        let question = session.next().await;
+        assert_eq!(question.message, ToAgent::List);
+        let pod = |name: &&str| PodEntry { name: (*name).to_owned(), labels: [].into(), ports: vec![8080] };
+        let listing = Listing { pods: pods.iter().map(pod).collect(), intercepts: Vec::new() };
+        session.say(question.seq, &ToDeveloper::Listing(listing)).await;
+        soon("the close", session.connection.closed()).await;
+    }
+
     /// Runs until pod web-1 is live as intercept 7.
     async fn live(&mut self, more: &[&str]) -> (Redir, Session, Wish) {
         let mut redir = self.intercept(&[&["-o", "json"], more].concat());
+        if more.contains(&"--") {
+            self.list(&["web-1"]).await;
+        }
         let mut session = self.agent.accept().await;
         let (seq, wish) = session.wish().await;
         session.grant(seq, &wish, 7, &[("web-1", Liveness::Live, "")]).await;
@@ -330,17 +352,22 @@ async fn the_command_is_ended_with_the_intercept() {
 
 #[tokio::test]
 async fn a_command_that_ends_before_it_answers_intercepts_nothing() {
-    let scene = Scene::new().await;
-    let port = format!("8080:{}", scene.port());
-    drop(scene.service);
-    let arguments = ["intercept", "web-1", "--port", &port, "-o", "json", "--", "sh", "-c", "exit 5"];
-    let mut redir = Redir::start(scene.home.command(&arguments));
-    assert_eq!(redir.event("command").await["state"], "started");
-    assert_eq!(redir.event("command").await["code"], 5);
-    assert_eq!(redir.end().await.0, Some(5));
+    let mut scene = Scene::new().await.without_service();
+    for (own, passed_on) in [(5, 5), (0, 1)] {
+        let mut redir = scene.intercept(&["-o", "json", "--", "sh", "-c", &format!("exit {own}")]);
+        scene.list(&["web-1"]).await;
+        assert_eq!(redir.event("command").await["state"], "started");
+        assert_eq!(redir.event("command").await["code"], own);
+        let (code, text) = redir.end().await;
+        assert_eq!(code, Some(passed_on));
+        assert!(
+            text.contains(&format!("nothing was intercepted: your command ended before, with exit code {own}")),
+            "{text}"
+        );
+    }
 
-    let mut redir =
-        Redir::start(scene.home.command(&["intercept", "web-1", "--port", &port, "--", "/no/such/program"]));
+    let mut redir = scene.intercept(&["--", "/no/such/program"]);
+    scene.list(&["web-1"]).await;
     let (code, text) = redir.end().await;
     assert_eq!(code, Some(1));
     assert_one_sentence(&text);
@@ -427,4 +454,63 @@ async fn requests_decided_before_the_agent_heard_of_the_end_are_served() {
     }
     drop((kept_send, kept, kept_connection));
     assert_eq!(redir.end().await.0, Some(0));
+}
+
+/// No command runs for nothing: not when no agent has the pod, nor when its port may not be intercepted.
+#[tokio::test]
+async fn the_command_is_not_started_without_a_pod() {
+    let mut scene = Scene::new().await;
+    let started = scene.home.path().join("started");
+    let script = format!("touch '{}'", started.display());
+    let mut redir = scene.intercept(&["--", "sh", "-c", &script]);
+    scene.list(&["web-2"]).await;
+    let (code, text) = redir.end().await;
+    assert_eq!(code, Some(1));
+    assert_one_sentence(&text);
+    assert!(text.contains("nothing is intercepted") && text.contains("web-1") && text.contains("redir list"), "{text}");
+    let arguments = ["intercept", "web-1", "--port", "80:1", "--", "sh", "-c", &script];
+    let mut redir = Redir::start(scene.home.command(&arguments));
+    scene.list(&["web-1"]).await;
+    let (code, text) = redir.end().await;
+    assert_eq!(code, Some(1));
+    assert!(text.contains("port 80 of pod web-1 may not be intercepted; allowed are: 8080"), "{text}");
+    assert!(!started.exists(), "the command was started");
+}
+
+#[tokio::test]
+async fn an_end_before_anything_was_intercepted_claims_nothing() {
+    let mut scene = Scene::new().await.without_service();
+    let mut redir = scene.intercept(&["-o", "json"]);
+    let mut session = scene.agent.accept().await;
+    session.wish().await;
+    redir.signal(nix::sys::signal::Signal::SIGINT);
+    assert_eq!(redir.event("ended").await["reason"], "nothing was intercepted yet");
+    assert_eq!(redir.end().await, (Some(0), String::new()));
+
+    // The same while the agent was not asked for more than its pods.
+    let mut redir = scene.intercept(&["-o", "json", "--", "true"]);
+    let mut session = scene.agent.accept().await;
+    session.next().await;
+    redir.signal(nix::sys::signal::Signal::SIGINT);
+    assert_eq!(redir.event("ended").await["reason"], "nothing was intercepted yet");
+    assert_eq!(redir.end().await, (Some(0), String::new()));
+}
+
+#[tokio::test]
+async fn a_service_that_does_not_answer_is_told_once_requests_come() {
+    let mut scene = Scene::new().await.without_service();
+    let mut redir = scene.intercept(&[]);
+    let mut session = scene.agent.accept().await;
+    let (seq, wish) = session.wish().await;
+    session.grant(seq, &wish, 7, &[("web-1", Liveness::Refused, "no; start it")]).await;
+    let (code, text) = redir.end().await;
+    assert_eq!(code, Some(1));
+    assert_one_sentence(&text);
+
+    let mut redir = scene.intercept(&[]);
+    let mut session = scene.agent.accept().await;
+    let (seq, wish) = session.wish().await;
+    session.grant(seq, &wish, 7, &[("web-1", Liveness::Live, "")]).await;
+    let line = redir.error_line().await;
+    assert!(line.contains("nothing answers on 127.0.0.1:") && line.contains("502"), "{line}");
 }

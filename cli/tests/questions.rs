@@ -108,6 +108,8 @@ async fn leave_says_what_was_left() {
     assert_eq!(code, Some(0));
     assert!(text.contains(r#""event":"left""#), "{text}");
     assert_eq!(asked(&["leave", "--all"], left(Which::All)).await.0, Some(0));
+    let twice = |_: &ToAgent| ToDeveloper::Left(Left { what: vec!["web-1:8080".into(), "web-1:8080".into()] });
+    assert_eq!(asked(&["leave", "web-1"], twice).await.1, "left  web-1:8080 on node-1 (2 intercepts)\n");
 }
 
 #[tokio::test]
@@ -116,6 +118,9 @@ async fn leaving_nothing_is_a_failure() {
         asked(&["leave", "web-1"], |_: &ToAgent| ToDeveloper::Left(Left { what: Vec::new() })).await;
     assert_eq!(code, Some(1));
     assert_one_sentence(&errors);
+    let nothing = |_: &ToAgent| ToDeveloper::Left(Left { what: Vec::new() });
+    let (code, _, errors) = asked(&["leave", "--all"], nothing).await;
+    assert_eq!((code, errors.as_str()), (Some(0), "you intercept nothing\n"));
     let not_found = |_: &ToAgent| ToDeveloper::Refused(Refused { code: RefusedCode::NotFound, sentence: "no".into() });
     let (code, _, errors) = asked(&["leave", "7"], not_found).await;
     assert_eq!(code, Some(1));

@@ -29,8 +29,14 @@ const WRONG: &[(&[&str], &[&str])] = &[
     (&["intercept", "web-1", "--port", "1", "--path", "api"], &["write /api"]),
     (&["intercept", "web-1", "--port", "1", "--path", "/a?b=c"], &["query"]),
     (&["intercept", "web-1", "--port", "1", "--path-regex", "["], &["--path-regex", "regular expression"]),
+    (
+        &["intercept", "web-1", "--port", "1", "--path-regex", "(a{1000}){1000}"],
+        &["--path-regex", "too big", "shorter"],
+    ),
     (&["intercept", "web-1", "--port", "1", "--method", "get"], &["write GET"]),
     (&["intercept", "web-1", "--port", "1", "--any"], &["--any", "add one"]),
+    (&["intercept", "web-1", "--port", "1", "--wait", "5"], &["--wait", "no command", "-- npm start"]),
+    (&["intercept", "web-1", "--port", "1", "--"], &["no command behind --"]),
     (&["intercept", "web-1", "--port", "1", "--any=yes"], &["--any takes no value"]),
     (&["intercept", "web-1", "--port", "1", "--wait", "0"], &["--wait", "1 to 3600"]),
     (&["intercept", "web-1", "--port", "1", "-o", "xml"], &["`xml`", "text or json"]),
@@ -104,6 +110,17 @@ fn a_file_that_is_no_key_is_refused() {
     assert!(text.contains("no key of redir") && text.contains("redir keygen"), "{text}");
 }
 
+#[cfg(unix)]
+#[test]
+fn a_directory_is_no_key_whatever_its_mode() {
+    let home = Home::new();
+    let key = home.path().to_str().unwrap();
+    let (code, text) = home.refusal(&["list", "--agent", "h:1", "--agent-key", PIN, "--key", key]);
+    assert_eq!(code, Some(2));
+    assert_one_sentence(&text);
+    assert!(text.contains("it is a directory") && text.contains("--key") && !text.contains("chmod"), "{text}");
+}
+
 #[test]
 fn help_teaches_and_succeeds() {
     let home = Home::new();
@@ -112,6 +129,8 @@ fn help_teaches_and_succeeds() {
         (&["intercept", "--help"], "--header 'x-user: alice'"),
         (&["intercept", "-h"], "--port"),
         (&["leave", "--help"], "redir leave 7"),
+        (&["help"], "First steps"),
+        (&["help", "leave"], "redir leave 7"),
         (&["--version"], env!("CARGO_PKG_VERSION")),
     ] {
         let output = home.run(arguments);

@@ -1,6 +1,6 @@
 //! One question to every agent, in parallel.
 //!
-//! Owns: dialling, asking, and what is told of agents that do not answer. Called by: `list`, `leave`, `status`.
+//! Owns: dialling, asking, and what is told of agents that do not answer. Called by: `list`, `leave`, `status`, `ahead`.
 
 use std::time::Duration;
 
@@ -68,7 +68,8 @@ pub(super) async fn ask(reached: &Reached, question: &ToAgent, screen: &Screen) 
     answers.into_iter().map(|(_, agent, answer)| (agent, answer)).collect()
 }
 
-async fn one(agent: &Agent, identity: &redir_tunnel::Identity, question: &ToAgent) -> Answer {
+/// Asks one agent over a tunnel of its own.
+pub(super) async fn one(agent: &Agent, identity: &redir_tunnel::Identity, question: &ToAgent) -> Answer {
     let mut tunnel = tunnel::dial(agent, identity).await.map_err(|trouble| trouble.sentence(agent))?;
     let answer = async {
         let number = tunnel.control.ask(question).await?;

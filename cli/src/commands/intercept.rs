@@ -1,9 +1,10 @@
 //! `redir intercept`: from the flags to the exit code.
 //!
-//! Owns: the order of things: the developer's command first, then every agent in parallel, then whatever happens, then
-//! the end in reverse. Must not speak to agents (`link`) or word anything (`wording`). Called by: `commands`.
+//! Owns: the order of things: whether there is a pod at all, the developer's command, every agent in parallel, then
+//! whatever happens, then the end in reverse. Must not speak to agents (`link`) or word anything (`wording`). Called by: `commands`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use redir_wire::Probes;
@@ -11,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::ahead::{self, Ahead};
 use super::own::{Started, end_child, hint, patience, start};
 use crate::args;
 use crate::child::Child;
@@ -20,6 +22,7 @@ use crate::filter;
 use crate::link::{End, Link, Verdict, Wanted};
 use crate::reach::{self, Reached};
 use crate::screen::Screen;
+use crate::service::Service;
 use crate::signals::{Arrived, ForCommand, Signals};
 use crate::trouble::{Outcome, Trouble};
 use crate::wording::session as say;
@@ -27,8 +30,12 @@ use crate::wording::session as say;
 /// For a dropped tunnel's last packet to leave.
 const LAST_PACKET: Duration = Duration::from_millis(50);
 
+/// How long the command may take until it answers.
+const WAIT: Duration = Duration::from_secs(120);
+
 /// Intercepts until something ends it.
 pub(crate) fn run(args: args::Intercept) -> Outcome {
+    check_command(&args)?;
     let wanted = Wanted {
         token: redir_tunnel::random_token().map_err(|_| Trouble::Failed(say::no_random()))?,
         target: args.target,
@@ -40,18 +47,49 @@ pub(crate) fn run(args: args::Intercept) -> Outcome {
     super::with_runtime(args.reach.output, async move |screen| {
         let mut signals = Signals::listen().map_err(|error| Trouble::Failed(say::no_signals(&error)))?;
         let service = wanted.service();
-        let child = match &args.command[..] {
-            [] => {
-                hint(&screen, service).await;
-                None
+        if args.command.is_empty() {
+            return Run::new(screen, signals, None, reached, wanted).run().await;
+        }
+        if ahead::look(&screen, &mut signals, &reached, &wanted).await? == Ahead::Interrupted {
+            screen.tell(&Event::Ended { reason: say::nothing_yet() });
+            return Ok(0);
+        }
+        let wait = args.wait.map_or(WAIT, |wait| wait.0);
+        let child = match start(&screen, &mut signals, service, &args.command, wait).await? {
+            Started::Runs(child) => child,
+            Started::Ended(code) => return ended_first(&screen, code),
+            Started::Interrupted(code) => {
+                screen.tell(&Event::Ended { reason: say::nothing_yet() });
+                return Ok(code);
             }
-            command => match start(&screen, &mut signals, service, command, args.wait.0).await? {
-                Started::Runs(child) => Some(child),
-                Started::Ended(code) => return Ok(code),
-            },
         };
-        Run::new(screen, signals, child, reached, wanted).run().await
+        Run::new(screen, signals, Some(child), reached, wanted).run().await
     })
+}
+
+/// The command ended before anything was intercepted: never a success, though its own failure is passed on.
+fn ended_first(screen: &Screen, code: u8) -> Outcome {
+    let sentence = say::command_ended_first(code);
+    if code == 0 {
+        return Err(Trouble::Failed(sentence));
+    }
+    screen.note(sentence);
+    Ok(code)
+}
+
+/// Refuses what only makes sense with a command.
+fn check_command(args: &args::Intercept) -> Result<(), Trouble> {
+    if !args.command.is_empty() {
+        return Ok(());
+    }
+    // clap does not tell `--` without anything behind it from no `--` at all.
+    if std::env::args_os().next_back().is_some_and(|last| last == "--") {
+        return Err(Trouble::Usage(say::empty_command()));
+    }
+    match args.wait {
+        Some(_) => Err(Trouble::Usage(say::wait_without_command())),
+        None => Ok(()),
+    }
 }
 
 /// The intercept under way on every agent.
@@ -64,6 +102,9 @@ struct Run {
     /// Agents that have not answered yet.
     asked: Vec<Agent>,
     live: bool,
+    /// Set by the links as soon as a pod is live.
+    was_live: Arc<AtomicBool>,
+    service: Service,
     /// What to tell of agents without a live pod, once it is known whether another has one.
     without: Vec<(Agent, Vec<Event>, String)>,
     leave: CancellationToken,
@@ -89,6 +130,8 @@ impl Run {
     fn new(screen: Screen, signals: Signals, child: Option<Child>, reached: Reached, wanted: Wanted) -> Self {
         let (sender, verdicts) = mpsc::channel(reached.agents.len());
         let leave = CancellationToken::new();
+        let was_live = Arc::new(AtomicBool::new(false));
+        let service = wanted.service();
         let wanted = Arc::new(wanted);
         let mut links = JoinSet::new();
         for agent in &reached.agents {
@@ -97,12 +140,14 @@ impl Run {
                 identity: reached.identity.clone(),
                 wanted: Arc::clone(&wanted),
                 screen: screen.clone(),
+                was_live: Arc::clone(&was_live),
                 leave: leave.clone(),
                 verdict: Some(sender.clone()),
             };
             links.spawn(link.run());
         }
-        Self { screen, signals, child, links, verdicts, asked: reached.agents, live: false, without: Vec::new(), leave }
+        let (asked, without) = (reached.agents, Vec::new());
+        Self { screen, signals, child, links, verdicts, asked, live: false, was_live, service, without, leave }
     }
 
     async fn run(mut self) -> Outcome {
@@ -120,7 +165,10 @@ impl Run {
             (Why::Signal(signal), Some(child)) => end_child(&self.screen, &mut self.signals, child, *signal).await,
             (_, Some(child)) => end_child(&self.screen, &mut self.signals, child, ForCommand::TERM).await,
         };
+        let was_live = self.was_live.load(Ordering::Relaxed);
         let reason = match why {
+            Why::Command(code) if !was_live => return ended_first(&self.screen, code),
+            Why::Signal(_) | Why::AtOnce | Why::NoReader if !was_live => say::nothing_yet(),
             Why::Failed(sentence) => return Err(Trouble::Failed(sentence)),
             Why::Elsewhere(reason) => reason,
             Why::Signal(_) | Why::AtOnce | Why::NoReader => say::you_ended_it(),
@@ -164,7 +212,15 @@ impl Run {
     fn verdict(&mut self, agent: &Agent, verdict: Verdict) -> Option<Why> {
         self.asked.retain(|asked| asked != agent);
         match verdict {
-            Verdict::Live => self.live = true,
+            Verdict::Live if self.live => (),
+            Verdict::Live => {
+                self.live = true;
+                // A command that answered already does not need it.
+                if self.child.is_none() {
+                    let (screen, service) = (self.screen.clone(), self.service);
+                    tokio::spawn(async move { hint(&screen, service).await });
+                }
+            }
             Verdict::NotLive(events, reason) => self.without.push((agent.clone(), events, reason)),
             Verdict::Unreachable(reason) => self.without.push((agent.clone(), Vec::new(), reason)),
         }

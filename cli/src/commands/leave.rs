@@ -2,6 +2,8 @@
 //!
 //! Owns: what counts as having left. Called by: `commands`.
 
+use std::collections::BTreeMap;
+
 use redir_wire::{RefusedCode, ToAgent, ToDeveloper, Which as Asked};
 
 use super::ask::{self, ask};
@@ -13,7 +15,7 @@ use crate::trouble::{Outcome, Trouble};
 use crate::values::Which;
 use crate::wording::session as say;
 
-/// Asks every agent to end what is named; it is a failure if nobody had anything to end.
+/// Asks every agent to end what is named; it is a failure if nobody had what is named.
 pub(crate) fn run(args: &Leave) -> Outcome {
     let reached = reach::resolve(&args.reach)?;
     let asked = match &args.which {
@@ -29,8 +31,11 @@ pub(crate) fn run(args: &Leave) -> Outcome {
             match answer {
                 Ok(ToDeveloper::Left(left)) => {
                     ended += left.what.len();
-                    for what in &left.what {
-                        screen.tell(&Event::Left { agent: agent.name.clone(), what: what.clone() });
+                    // Several intercepts in the same pods are named alike.
+                    let mut counts = BTreeMap::<&str, usize>::new();
+                    left.what.iter().for_each(|what| *counts.entry(what).or_default() += 1);
+                    for (what, count) in counts {
+                        screen.tell(&Event::Left { agent: agent.name.clone(), what: what.to_owned(), count });
                     }
                 }
                 // It is with another agent, or nowhere.
@@ -41,6 +46,11 @@ pub(crate) fn run(args: &Leave) -> Outcome {
         }
         ask::failures(failed)?;
         match ended {
+            // There is nothing of theirs left, which is what they asked for.
+            0 if args.all => {
+                screen.note(say::none_of_yours());
+                Ok(0)
+            }
             0 => Err(Trouble::Failed(say::nothing_to_leave(args.which.as_ref()))),
             _ => Ok(0),
         }

@@ -32,8 +32,10 @@ pub(super) async fn hint(screen: &Screen, service: Service) {
 pub(super) enum Started {
     /// It answers.
     Runs(Child),
-    /// Before it ever answered, or because the developer changed their mind.
+    /// It ended before it ever answered.
     Ended(u8),
+    /// The developer changed their mind, and it was ended with this code.
+    Interrupted(u8),
 }
 
 /// Starts the developer's command and waits until its port answers.
@@ -65,8 +67,10 @@ pub(super) async fn start(
             }
             arrived = signals.next() => match arrived {
                 Arrived::Forward(signal) => child.forward(signal),
-                Arrived::End(signal) => return Ok(Started::Ended(end_child(screen, signals, child, signal).await)),
-                Arrived::EndAtOnce(_) => return Ok(Started::Ended(child.kill().await)),
+                Arrived::End(signal) => {
+                    return Ok(Started::Interrupted(end_child(screen, signals, child, signal).await));
+                }
+                Arrived::EndAtOnce(_) => return Ok(Started::Interrupted(child.kill().await)),
             },
             _ = patience.tick() => screen.note(say::waiting_for_command(service.address(), begin.elapsed())),
             () = tokio::time::sleep_until(begin + wait) => {

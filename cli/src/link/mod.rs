@@ -11,6 +11,7 @@ mod streams;
 pub(crate) mod tunnel;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use redir_tunnel::Identity;
@@ -107,6 +108,8 @@ pub(crate) struct Link {
     pub(crate) identity: Identity,
     pub(crate) wanted: Arc<Wanted>,
     pub(crate) screen: Screen,
+    /// Set once a pod was live, on any agent.
+    pub(crate) was_live: Arc<AtomicBool>,
     /// Cancelled when the intercept shall end.
     pub(crate) leave: CancellationToken,
     /// Used once; has room for every agent's.

@@ -4,6 +4,7 @@
 //! Called by: `link`.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use redir_tunnel::Arrival;
@@ -179,6 +180,9 @@ impl<'a> Session<'a> {
                 Event::NotLive { .. } if self.link.verdict.is_some() => self.held.push(event),
                 _ => self.link.screen.tell(&event),
             }
+        }
+        if self.shown.any_live() {
+            self.link.was_live.store(true, Ordering::Relaxed);
         }
         if settled(state) {
             self.settle(state);

@@ -73,6 +73,9 @@ pub(crate) fn key(error: &IdentityError) -> String {
             "there is no key file {}: make one with `redir keygen` and give the lines that it prints to the agent's admin",
             show(path)
         ),
+        IdentityError::Read(path, error) if error.kind() == ErrorKind::Other => {
+            format!("{} is no key file ({error}): name the file itself with --key", show(path))
+        }
         IdentityError::Read(path, error) => {
             format!("cannot read the key file {} ({error}): check its owner, or name another with --key", show(path))
         }

@@ -8,6 +8,9 @@ use crate::screen::{Colour, Paint};
 use crate::values::join_labels;
 use crate::when;
 
+/// Bytes of a path that are shown to people.
+const PATH_SHOWN: usize = 200;
+
 /// The lines of an event, without newlines; none for what only programs want to know.
 pub(crate) fn lines(event: &Event, paint: Paint, now: UnixMillis) -> Vec<String> {
     let warn = |word: &str, rest: String| vec![format!("{}  {rest}", paint.with(Colour::Yellow, word))];
@@ -26,7 +29,10 @@ pub(crate) fn lines(event: &Event, paint: Paint, now: UnixMillis) -> Vec<String>
         Event::Refused { agent, reason } => warn("refused", format!("{}: {}", escape(agent), escape_sentence(reason))),
         Event::Conflict { agent: _, pod, developer, whose, since, takes } => {
             let (who, next) = match whose {
-                Owner::You => ("another redir of yours".to_owned(), "end it with `redir leave`".to_owned()),
+                Owner::You => (
+                    "another redir of yours".to_owned(),
+                    "end it with `redir leave NUMBER` (`redir list` shows its number)".to_owned(),
+                ),
                 Owner::Other => (escape(developer), format!("ask {}", escape(developer))),
             };
             warn(
@@ -60,7 +66,10 @@ pub(crate) fn lines(event: &Event, paint: Paint, now: UnixMillis) -> Vec<String>
         Event::Command(state) => vec![command(*state)],
         Event::Ended { reason } => vec![format!("ended  {}", escape_sentence(reason))],
         Event::Pod { .. } | Event::Intercept { .. } | Event::Tunnel { .. } => Vec::new(),
-        Event::Left { agent, what } => vec![format!("left  {} on {}", escape(what), escape(agent))],
+        Event::Left { agent, what, count } => {
+            let several = if *count > 1 { format!(" ({count} intercepts)") } else { String::new() };
+            vec![format!("left  {} on {}{several}", escape(what), escape(agent))]
+        }
     }
 }
 
@@ -131,7 +140,7 @@ fn request(event: &RequestEvent, paint: Paint) -> Vec<String> {
     };
     let what = match event.path.is_empty() {
         true => "connection".to_owned(),
-        false => format!("{} {}", escape(&event.method), escape(&event.path)),
+        false => format!("{} {}", escape(&event.method), short(&event.path)),
     };
     let mut lines = Vec::new();
     if event.missed > 0 {
@@ -145,6 +154,14 @@ fn request(event: &RequestEvent, paint: Paint) -> Vec<String> {
         escape(&event.pod),
     ));
     lines
+}
+
+/// A path as people can read it; programs get all of it.
+fn short(path: &str) -> String {
+    match path.as_bytes().get(..PATH_SHOWN) {
+        Some(front) if path.len() > PATH_SHOWN => escape(front) + "…",
+        _ => escape(path),
+    }
 }
 
 fn command(state: CommandState) -> String {
@@ -311,6 +328,11 @@ mod tests {
             ["(2 more requests came than could be shown)", "19:03:04  GET /\\x1b[2J\\x0a  ---  12.3 ms  web-1",]
         );
         assert_eq!(plain(&request_event("", 0, 0)), ["19:03:04  connection  ---  12.3 ms  web-1"]);
+        let long = "/".repeat(PATH_SHOWN);
+        assert_eq!(plain(&request_event(&long, 200, 0)), [format!("19:03:04  GET {long}  200  12.3 ms  web-1")]);
+        let longer = format!("{long}x");
+        assert_eq!(plain(&request_event(&longer, 200, 0)), [format!("19:03:04  GET {long}…  200  12.3 ms  web-1")]);
+        assert!(crate::json::line(&request_event(&longer, 200, 0)).contains(&longer));
         let coloured = lines(&request_event("/a", 503, 0), Paint::Coloured, NOW);
         assert_eq!(coloured, ["\u{1b}[2m19:03:04\u{1b}[0m  GET /a  \u{1b}[31m503\u{1b}[0m  12.3 ms  web-1"]);
     }

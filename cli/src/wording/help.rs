@@ -13,7 +13,8 @@ First steps:
   redir intercept web-1 --port 8080:3000 --header 'x-user: alice'
                                    requests with this header go to 127.0.0.1:3000, the others to the app
 
-Exit codes: 0 done, 1 it failed, 2 it was asked wrongly; `intercept … -- COMMAND` passes COMMAND's on.";
+Exit codes: 0 done, 1 it failed, 2 it was asked wrongly; `intercept … -- COMMAND` passes COMMAND's on
+(1 instead of 0 if nothing was intercepted before it ended).";
 
 pub(crate) const INTERCEPT: &str = "Bring a pod's requests to a port of your machine until Ctrl-C";
 
@@ -45,7 +46,7 @@ With -o json each line is an object with an `event`:
   restored    agent, pods, after_ms
   command     state (started, ready, ended), pid, port, code
   ended       reason
-`redir list` and `redir status` print pod, intercept and tunnel, `redir leave` prints left.
+`redir list` and `redir status` print pod, intercept and tunnel, `redir leave` prints left (agent, what, count).
 Times are RFC 3339 in UTC. COMMAND's own standard output goes to standard error then. In paths every byte that is not printable ASCII is written \\xNN.";
 
 pub(crate) const TARGET: &str = "A pod's name (web-1), or labels that its pods carry (app=web,tier=front)";
@@ -61,7 +62,7 @@ pub(crate) const PATH_REGEX: &str = "Only requests whose whole path matches, suc
 pub(crate) const METHOD: &str = "Only requests with this method, such as POST";
 pub(crate) const ANY: &str = "One of the conditions is enough; without this flag all must hold";
 pub(crate) const PROBES: &str = "Take the kubelet's probes too; without this flag they go to the app";
-pub(crate) const WAIT: &str = "How many seconds COMMAND may take until it answers on your port";
+pub(crate) const WAIT: &str = "How many seconds COMMAND may take until it answers on your port [default: 120]";
 pub(crate) const COMMAND: &str = "Start your service with this; it ends together with the intercept";
 
 pub(crate) const LIST: &str = "Show what is intercepted, and what can be";

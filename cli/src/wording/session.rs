@@ -18,6 +18,10 @@ pub(crate) fn empty_command() -> String {
     "there is no command behind --: write the program that starts your service, or leave -- out".to_owned()
 }
 
+pub(crate) fn wait_without_command() -> String {
+    "--wait is for a command and there is no command: add one, such as -- npm start, or leave --wait out".to_owned()
+}
+
 pub(crate) fn command_not_started(program: &OsStr, error: &io::Error) -> String {
     let program = escape(program.to_string_lossy().as_ref());
     match error.kind() {
@@ -93,6 +97,11 @@ pub(crate) fn no_pod(target: &Target) -> String {
     format!("there is no pod {} here: `redir list` shows those that can be intercepted", escape(target.to_string()))
 }
 
+pub(crate) fn port_not_allowed(pod: &str, port: u16, allowed: &[u16]) -> String {
+    let allowed: Vec<String> = allowed.iter().take(8).map(u16::to_string).collect();
+    format!("port {port} of pod {} may not be intercepted; allowed are: {}", escape(pod), allowed.join(", "))
+}
+
 pub(crate) fn never_armed(limit: Duration) -> String {
     format!("its pods were not ready within {} s: see the agent's log", limit.as_secs())
 }
@@ -107,6 +116,14 @@ pub(crate) fn waiting_for_end() -> String {
 
 pub(crate) fn you_ended_it() -> String {
     "requests go to the app again".to_owned()
+}
+
+pub(crate) fn nothing_yet() -> String {
+    "nothing was intercepted yet".to_owned()
+}
+
+pub(crate) fn command_ended_first(code: u8) -> String {
+    format!("nothing was intercepted: your command ended before, with exit code {code}; run it by itself to see why")
 }
 
 pub(crate) fn command_ended_it() -> String {

@@ -67,6 +67,10 @@ pub(crate) fn regex(text: &str, why: &str) -> String {
     )
 }
 
+pub(crate) fn regex_too_big(text: &str) -> String {
+    format!("`{}` is too big once it is compiled: write a shorter one, or smaller numbers in its {{}}", escape(text))
+}
+
 pub(crate) fn filter(why: &str) -> String {
     escape_sentence(why)
 }

@@ -80,6 +80,15 @@ impl Redir {
         (status.code(), self.errors().await)
     }
 
+    /// The next line of standard error.
+    pub(crate) async fn error_line(&mut self) -> String {
+        let mut line = Vec::new();
+        while line.last() != Some(&b'\n') {
+            line.push(soon("standard error", self.error.read_u8()).await.unwrap());
+        }
+        String::from_utf8(line).unwrap()
+    }
+
     async fn errors(&mut self) -> String {
         let mut text = String::new();
         soon("standard error", self.error.read_to_string(&mut text)).await.unwrap();

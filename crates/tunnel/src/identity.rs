@@ -181,8 +181,16 @@ fn spki_of(public: &[u8]) -> Vec<u8> {
 #[cfg(unix)]
 fn check_mode(file: &File, path: &Path) -> Result<(), IdentityError> {
     use std::os::unix::fs::MetadataExt as _;
-    let mode = file.metadata().map_err(|error| IdentityError::Read(path.to_owned(), error))?.mode() & 0o7777;
-    if mode & !0o600 == 0 { Ok(()) } else { Err(IdentityError::Mode(path.to_owned(), mode)) }
+    let at = |error| IdentityError::Read(path.to_owned(), error);
+    let metadata = file.metadata().map_err(at)?;
+    let mode = metadata.mode() & 0o7777;
+    match mode & !0o600 == 0 {
+        true => Ok(()),
+        // Another mode would not make a key of a directory or a device.
+        false if metadata.is_dir() => Err(at(io::Error::other("it is a directory"))),
+        false if !metadata.is_file() => Err(at(io::Error::other("it is not a regular file"))),
+        false => Err(IdentityError::Mode(path.to_owned(), mode)),
+    }
 }
 
 /// Windows keeps a user's profile from other users by itself; there is no mode to check.
@@ -265,6 +273,18 @@ mod tests {
         }
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o400)).unwrap();
         Identity::load(&path).unwrap();
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_is_not_to_be_given_another_mode() {
+        let folder = tempfile::tempdir().unwrap();
+        for (path, expected) in
+            [(folder.path(), "it is a directory"), (Path::new("/dev/null"), "it is not a regular file")]
+        {
+            let sentence = Identity::load(path).unwrap_err().to_string();
+            assert!(sentence.contains(expected) && !sentence.contains("chmod"), "{sentence}");
+        }
     }
 
     #[test]
