@@ -111,6 +111,13 @@ impl World {
         self.topology.pod()
     }
 
+    /// Makes the first pod anew: the same name and addresses, another network namespace. Nothing runs in it.
+    pub fn recreate_pod(&mut self) -> Result<()> {
+        self.topology.recreate_pod(0)?;
+        self.before[0] = Snapshot::take(&self.pod().namespace)?;
+        Ok(())
+    }
+
     /// The machine behind the gateway.
     pub fn client(&self) -> &Host {
         &self.topology.client

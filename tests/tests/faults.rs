@@ -232,6 +232,40 @@ both!(an_orderly_end_lets_requests_in_flight_finish, USUAL, |w| {
     Ok(())
 });
 
+/// The watch on the pod's device ends with the device.
+const RECREATED: Scenario = Scenario { sniff: false, ..UNDER_LOAD };
+
+both!(a_recreated_pod_is_intercepted_again, RECREATED, |w| {
+    let _blue = w.local(LOCAL, "blue")?;
+    let mut green = w.green()?;
+    let cli = w.alice()?;
+    for round in 0..3 {
+        // One connection inside, between requests, and in one round none.
+        let mut inside = (round != 1).then(|| w.http(w.client(), Family::V4)).transpose()?;
+        if let Some(http) = &mut inside {
+            ensure!(http.get("/", &[ALICE])?.text().starts_with("blue"));
+        }
+        drop(green);
+        w.recreate_pod()?;
+        green = w.green()?;
+        let there = Instant::now();
+        let load = load(w, FAMILIES[round % 2])?;
+        let again = matched_again(w, there)?;
+        ensure!(again < Duration::from_secs(3), "round {round}: taken up again after {again:?}");
+        load.wait_for(50, Instant::now())?;
+        none_failed_since(&load.stop()?, there, &format!("pod recreated, round {round}, live again in {again:?}"))?;
+        let (code, listed, _) = w.redir(&w.alice, &["list"])?;
+        ensure!(code == 0 && !listed.contains("lost"), "{listed}");
+    }
+    // Another developer's intercept finds it as it should be.
+    let _violet = w.local(LOCAL + 1, "violet")?;
+    let bob = w.intercept(&w.bob, LOCAL + 1, &["--header", "x-user: bob"])?;
+    ensure!(w.get(Family::V6, &["x-user: bob"])?.starts_with("violet"));
+    ensure!(w.get(Family::V6, &[])?.starts_with("green"));
+    bob.leave()?;
+    cli.leave()
+});
+
 once!(ctrl_c_of_the_cli_fails_nothing, UNDER_LOAD, |w| {
     let _apps = (w.green()?, w.local(LOCAL, "blue")?);
     for round in 0..3 {

@@ -47,15 +47,33 @@ impl Namespace {
     /// `name` begins with `redir-<letters><pid>-` (see [`crate::topology::unique_prefix`]), else [`cleanup::sweep`] never finds it.
     pub fn new(name: impl Into<String>) -> Result<Self> {
         let name = name.into();
-        checked(Command::new("ip").args(["netns", "add", &name]), None)?;
-        cleanup::namespace_made(&name);
         let path = Path::new(cleanup::NETNS_DIR).join(&name);
-        let file = File::open(&path).with_context(|| format!("open {}", path.display()))?;
+        let file = add(&name, &path)?;
         let namespace = Self { name, path, file, runtime: Mutex::new(None) };
-        namespace.sysctl("net.ipv6.conf.all.accept_dad", "0")?;
-        namespace.sysctl("net.ipv6.conf.default.accept_dad", "0")?;
-        namespace.ip("link set lo up\n")?;
+        namespace.prepare()?;
         Ok(namespace)
+    }
+
+    /// Ends the processes in it, deletes it, and makes another, empty one of the same name.
+    pub fn recreate(&mut self) -> Result<()> {
+        self.stop_runtime();
+        cleanup::remove_namespace(&self.name);
+        self.file = add(&self.name, &self.path)?;
+        self.prepare()
+    }
+
+    fn prepare(&self) -> Result<()> {
+        self.sysctl("net.ipv6.conf.all.accept_dad", "0")?;
+        self.sysctl("net.ipv6.conf.default.accept_dad", "0")?;
+        self.ip("link set lo up\n")
+    }
+
+    fn stop_runtime(&mut self) {
+        let running = self.runtime.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(running) = running {
+            let _ = running.stop.send(());
+            let _ = running.thread.join();
+        }
     }
 
     /// Its name under `/run/netns`.
@@ -201,14 +219,16 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        let running = self.runtime.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(running) = running {
-            let _ = running.stop.send(());
-            let _ = running.thread.join();
-        }
+        self.stop_runtime();
         cleanup::remove_namespace(&self.name);
         cleanup::namespace_gone(&self.name);
     }
+}
+
+fn add(name: &str, path: &Path) -> Result<File> {
+    checked(Command::new("ip").args(["netns", "add", name]), None)?;
+    cleanup::namespace_made(name);
+    File::open(path).with_context(|| format!("open {}", path.display()))
 }
 
 fn start_runtime(name: &str, file: File) -> Result<RuntimeThread> {

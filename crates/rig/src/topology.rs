@@ -142,6 +142,19 @@ impl Topology {
         &self.pods[0]
     }
 
+    /// Makes a pod anew, as a restarted one is: the same name and addresses, another namespace and other devices.
+    pub fn recreate_pod(&mut self, number: usize) -> Result<()> {
+        let (node, pod) = (&self.node.namespace, &mut self.pods[number]);
+        node.ip(&format!("link del v{}\n", pod.name))?;
+        pod.namespace.recreate()?;
+        node.ip(&pod_link(pod)?)?;
+        pod.namespace.ip(&plain_v6(&leaf(pod)?))?;
+        // The neighbours know the old device's address.
+        node.ip("neigh flush dev br0\n")?;
+        self.peer.namespace.ip("neigh flush dev eth0\n")?;
+        settled(pod)
+    }
+
     fn wire(&self) -> Result<()> {
         for router in [&self.node, &self.gateway] {
             router.namespace.sysctl("net.ipv4.ip_forward", "1")?;
@@ -150,11 +163,7 @@ impl Topology {
         let mut node = String::from("link add br0 type bridge mcast_snooping 0\nlink set br0 up\n");
         addresses(&mut node, "br0", 1, 1)?;
         for pod in self.pods.iter().chain([&self.peer]) {
-            let (end, name) = (format!("v{}", pod.name), pod.namespace.name());
-            writeln!(
-                node,
-                "link add {end} type veth peer name eth0 netns {name}\nlink set {end} master br0\nlink set {end} up"
-            )?;
+            node += &pod_link(pod)?;
         }
         writeln!(
             node,
@@ -198,6 +207,16 @@ fn settled(host: &Host) -> Result<()> {
         let routed = |address: &&str| routes.lines().any(|l| l.starts_with(*address) && l.contains(" 80 "));
         Ok(own.len() == 2 && own.iter().all(routed))
     })
+}
+
+/// A pod's link to the bridge, for the node.
+fn pod_link(pod: &Host) -> Result<String> {
+    let (mut batch, end, name) = (String::new(), format!("v{}", pod.name), pod.namespace.name());
+    writeln!(
+        batch,
+        "link add {end} type veth peer name eth0 netns {name}\nlink set {end} master br0\nlink set {end} up"
+    )?;
+    Ok(batch)
 }
 
 fn leaf(host: &Host) -> Result<String> {

@@ -93,6 +93,20 @@ impl Captures {
         }
     }
 
+    /// Ends when the pod's capture has, if it was aborted: until its release the guardian arms nothing in the pod that has
+    /// taken its place.
+    pub(crate) async fn replaced(&self, name: &PodName) {
+        let ending = self.lock().get(name).and_then(|pod| pod.ending());
+        if let Some(ended) = ending {
+            ended.cancelled().await;
+        }
+    }
+
+    /// Whether the pod is captured, or its capture has not ended yet.
+    pub(crate) fn has(&self, name: &PodName) -> bool {
+        self.lock().contains_key(name)
+    }
+
     /// Ends when every capture has ended. No new one may begin any more.
     pub(crate) async fn ended(&self) {
         self.0.tasks.close();
@@ -144,6 +158,8 @@ impl Captures {
         if pods.get(ended.name()).is_some_and(|pod| Arc::ptr_eq(pod, ended)) {
             pods.remove(ended.name());
         }
+        drop(pods);
+        ended.end();
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<PodName, Arc<Pod>>> {

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Shared, heartbeat::Heartbeat, limit::Place};
 use crate::{
     config::PodName,
-    worker::{connection, relay::reset, upstream::Upstream},
+    worker::{broker::BrokerError, connection, relay::reset, upstream::Upstream},
 };
 
 /// How often the heartbeat is written; the programs take two seconds for stale.
@@ -75,6 +75,8 @@ pub(crate) struct Pod {
     live: AtomicUsize,
     changed: Notify,
     abort: CancellationToken,
+    /// Cancelled when the capture has ended: the pod is released.
+    ended: CancellationToken,
 }
 
 #[derive(Default)]
@@ -95,6 +97,7 @@ impl Pod {
             live: AtomicUsize::new(0),
             changed: Notify::new(),
             abort,
+            ended: CancellationToken::new(),
         }
     }
 
@@ -136,6 +139,15 @@ impl Pod {
 
     pub(super) fn abort(&self) {
         self.abort.cancel();
+    }
+
+    pub(super) fn end(&self) {
+        self.ended.cancel();
+    }
+
+    /// Cancelled at the capture's end, if the pod's connections are being reset.
+    pub(super) fn ending(&self) -> Option<CancellationToken> {
+        self.abort.is_cancelled().then(|| self.ended.clone())
     }
 
     /// No port is armed.
@@ -189,8 +201,12 @@ pub(super) async fn run(pod: &Arc<Pod>, listeners: Listeners, heartbeat: Heartbe
         () = pod.abort.cancelled() => {
             // `accept` is dropped, and with it the listeners; the connections see the same token.
             while connections.join_next().await.is_some() {}
+            // Its ports are disarmed by the registry; until then the guardian does not let it go.
             while !release(pod).await {
-                tokio::time::sleep(BEAT).await;
+                tokio::select! {
+                    () = tokio::time::sleep(BEAT) => {}
+                    () = pod.changed.notified() => {}
+                }
             }
         }
     }
@@ -309,7 +325,7 @@ async fn accept(listeners: Option<&Listeners>) -> io::Result<TcpStream> {
     }
 }
 
-/// Asks the guardian to let the pod go; false if a port was armed meanwhile.
+/// Asks the guardian to let the pod go; false if a port is still armed, or was armed meanwhile.
 async fn release(pod: &Pod) -> bool {
     match pod.shared.broker.release(&pod.name).await {
         Ok(()) => {
@@ -318,8 +334,10 @@ async fn release(pod: &Pod) -> bool {
         }
         Err(error) => {
             tracing::debug!(pod = %pod.name, %error, "not released");
-            // With the guardian gone nobody answers any more: the capture ends all the same.
-            pod.abort.is_cancelled()
+            // With the guardian gone nobody answers any more, and a worker that ends takes its listeners with it: the
+            // capture ends all the same. One pod's abort is no such end: what is not released cannot be armed again.
+            matches!(error, BrokerError::GuardianGone) && pod.abort.is_cancelled()
+                || pod.shared.stop.abort.is_cancelled()
         }
     }
 }

@@ -36,7 +36,7 @@ struct Pod {
 #[derive(Debug)]
 enum Port {
     Live { since: SystemTime, earlier: u32 },
-    Failed { since: SystemTime, reason: String, retry: Instant, was_live: bool },
+    Failed { since: SystemTime, reason: String, retry: Instant, pause: Duration, was_live: bool },
 }
 
 /// Something to do in one pod.
@@ -64,7 +64,7 @@ pub(crate) enum Outcome {
     Failed {
         /// For the developers; names the next step.
         reason: String,
-        /// When to try again.
+        /// When to try again; below a second it doubles with each failure for the same reason, up to five seconds.
         retry: Duration,
     },
 }
@@ -121,7 +121,8 @@ impl Arming {
     /// The pod's namespace is another one: what was armed in it is lost, and is armed anew.
     pub(crate) fn renew(&mut self, name: &PodName) {
         if let Some(pod) = self.pods.get_mut(name) {
-            pod.stale = true;
+            // An operation under way may yet arm the old one. With nothing armed the next arm is the new one's.
+            pod.stale = pod.busy || pod.ports.values().any(|port| matches!(port, Port::Live { .. }));
             pod.addresses.clear();
         }
     }
@@ -159,23 +160,35 @@ impl Arming {
             }
             (_, Outcome::Disarmed) if pod.stale && pod.wanted.contains(port) => {
                 let reason = "the pod has another network namespace now; it is taken up again".to_owned();
-                pod.ports.insert(*port, Port::Failed { since: clock, reason, retry: now, was_live: true });
+                let pause = Duration::ZERO;
+                pod.ports.insert(*port, Port::Failed { since: clock, reason, retry: now, pause, was_live: true });
             }
             (_, Outcome::Disarmed) => {
                 pod.ports.remove(port);
             }
             (Op::Arm(..), Outcome::Failed { reason, retry }) => {
-                let (since, was_live) = match pod.ports.get(port) {
-                    Some(Port::Failed { since, was_live, .. }) => (*since, *was_live),
-                    Some(Port::Live { .. }) | None => (clock, false),
+                let (since, was_live, before) = match pod.ports.get(port) {
+                    Some(Port::Failed { since, was_live, reason: before, pause, .. }) => {
+                        (*since, *was_live, (*before == reason).then_some(*pause))
+                    }
+                    Some(Port::Live { .. }) | None => (clock, false, None),
                 };
-                pod.ports.insert(*port, Port::Failed { since, reason, retry: now + retry, was_live });
+                let pause = backed_off(before.unwrap_or_default(), retry);
+                pod.ports.insert(*port, Port::Failed { since, reason, retry: now + pause, pause, was_live });
             }
             // Still armed, as far as is known. Nothing is lost: without a plan every connection passes to the app.
             (Op::Disarm(..), Outcome::Failed { retry, .. }) => pod.not_before = Some(now + retry),
         }
         if pod.stale && !pod.ports.values().any(|port| matches!(port, Port::Live { .. })) {
             pod.stale = false;
+        }
+    }
+
+    /// Why the last try to arm a port failed, or why it is armed no longer.
+    pub(crate) fn failing(&self, name: &PodName, port: u16) -> Option<&String> {
+        match self.pods.get(name)?.ports.get(&port)? {
+            Port::Failed { reason, .. } => Some(reason),
+            Port::Live { .. } => None,
         }
     }
 
@@ -216,6 +229,16 @@ impl Arming {
         !self.pods.values().any(|pod| pod.busy || armed(pod))
     }
 }
+
+/// The pause after one more failure: what should be over in a moment is asked for less and less often.
+fn backed_off(before: Duration, first: Duration) -> Duration {
+    if first < PATIENT { (before * 2).clamp(first, LONGEST) } else { first }
+}
+
+/// From here on a pause does not grow: whoever waits for a pod that starts waits no longer than needed.
+const PATIENT: Duration = Duration::from_secs(1);
+/// How far the shorter ones grow.
+const LONGEST: Duration = Duration::from_secs(5);
 
 impl Pod {
     /// Nothing is tried before `not_before`, whatever could be.

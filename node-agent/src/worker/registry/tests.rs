@@ -466,3 +466,40 @@ fn nothing_is_due_before_the_pod_may_be_touched() {
     assert!(arming.next(now + Duration::from_secs(5)).is_empty());
     assert_eq!(arming.next(now + Duration::from_secs(10)), [disarm]);
 }
+
+#[test]
+fn what_is_busy_is_asked_for_less_and_less_often() {
+    let (clock, mut now) = (SystemTime::now(), Instant::now());
+    let mut arming = Arming::default();
+    let port = (pod_name("a"), 80);
+    arming.want([&port].into_iter());
+    let mut fail = |reason: &str, millis| {
+        let op = arming.next(now).remove(0);
+        let outcome = Outcome::Failed { reason: reason.into(), retry: Duration::from_millis(millis) };
+        arming.done(&op, outcome, clock, now);
+        assert_eq!(arming.failing(&port.0, 80).map(String::as_str), Some(reason));
+        let pause = arming.retry_at().unwrap() - now;
+        now += pause;
+        pause.as_millis()
+    };
+    let pauses: Vec<_> = (0..8).map(|_| fail("busy", 100)).collect();
+    assert_eq!(pauses, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
+    assert_eq!([fail("no pod", 1000), fail("no pod", 1000)], [1000, 1000]);
+    assert_eq!([fail("busy", 100), fail("busy", 100)], [100, 200], "another reason begins anew");
+}
+
+/// The next arm is the new namespace's already: it is not undone.
+#[test]
+fn a_replaced_pod_with_nothing_armed_is_armed_once() {
+    let (clock, now) = (SystemTime::now(), Instant::now());
+    let mut arming = Arming::default();
+    let port = (pod_name("a"), 80);
+    arming.want([&port].into_iter());
+    let arm = arming.next(now).remove(0);
+    arming.done(&arm, Outcome::Failed { reason: "no".into(), retry: Duration::ZERO }, clock, now);
+    arming.renew(&port.0);
+    assert_eq!(arming.next(now), std::slice::from_ref(&arm));
+    arming.done(&arm, Outcome::Armed { earlier: 0, addresses: vec![] }, clock, now);
+    assert_eq!(arming.next(now), []);
+    assert!(matches!(arming.status(&port.0, 80), PortStatus::Live { .. }));
+}

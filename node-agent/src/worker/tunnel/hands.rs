@@ -5,10 +5,12 @@ use std::time::Duration;
 use tokio::{
     sync::mpsc::{Sender, UnboundedReceiver},
     task::JoinSet,
+    time::timeout,
 };
 
+use crate::config::PodName;
 use crate::worker::{
-    broker::{Broker, BrokerError, Gate, RefusedCode},
+    broker::{Armed, Broker, BrokerError, Gate, RefusedCode},
     capture::Captures,
     registry::arming::{Op, Outcome},
 };
@@ -42,16 +44,14 @@ pub(super) async fn run(broker: Broker, captures: Captures, mut ops: UnboundedRe
 
 async fn perform(broker: &Broker, captures: &Captures, op: &Op) -> Outcome {
     match op {
-        Op::Arm(pod, port) => match broker.arm(pod, *port, Gate::AppListening).await {
+        Op::Arm(pod, port) => match arm(broker, captures, pod, *port).await {
             Ok(armed) => {
                 captures.armed(pod, *port, armed.first);
                 tracing::info!(%pod, port, "new connections are looked at");
                 Outcome::Armed { earlier: armed.earlier_connections, addresses: armed.pod_addresses }
             }
-            Err(error) => {
-                tracing::warn!(%pod, port, %error, "cannot be intercepted");
-                Outcome::Failed { reason: error.to_string(), retry: retry(&error) }
-            }
+            // The hub says so where it is news.
+            Err(error) => Outcome::Failed { reason: error.to_string(), retry: retry(&error) },
         },
         Op::Disarm(pod, port) => match broker.disarm(pod, *port).await {
             Ok(()) => {
@@ -66,6 +66,26 @@ async fn perform(broker: &Broker, captures: &Captures, op: &Op) -> Outcome {
         },
     }
 }
+
+/// Arms a port, in a pod that has taken another's place only after the other's release.
+async fn arm(broker: &Broker, captures: &Captures, pod: &PodName, port: u16) -> Result<Armed, BrokerError> {
+    // What takes longer is tried again: the developer is told meanwhile.
+    timeout(RELEASE, captures.replaced(pod)).await.ok();
+    let armed = broker.arm(pod, port, Gate::AppListening).await;
+    match armed {
+        // The guardian holds a pod for a capture that is not there: nobody else would ever release it. Nothing is lost:
+        // without its listeners it steers nothing. Only this asks for the pod's captures, so none begins meanwhile.
+        Err(BrokerError::Refused { code: RefusedCode::Busy, .. }) if !captures.has(pod) => {
+            broker.disarm(pod, port).await?;
+            broker.release(pod).await?;
+            broker.arm(pod, port, Gate::AppListening).await
+        }
+        armed => armed,
+    }
+}
+
+/// How long an aborted capture is waited for: its connections are reset within milliseconds.
+const RELEASE: Duration = Duration::from_secs(2);
 
 /// A pod that is being released or restarted is back soon; anything else needs somebody to act.
 fn retry(error: &BrokerError) -> Duration {

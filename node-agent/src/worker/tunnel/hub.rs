@@ -156,8 +156,11 @@ impl Hub {
                 }
             }
             Command::Done(op, outcome) => {
-                if matches!((&op, &outcome), (Op::Arm(..), Outcome::Failed { .. })) {
+                if let (Op::Arm(pod, port), Outcome::Failed { reason, .. }) = (&op, &outcome) {
                     self.counters.arms_failed.add(1);
+                    if self.arming.failing(pod, *port) != Some(reason) {
+                        tracing::warn!(%pod, port, %reason, "cannot be intercepted");
+                    }
                 }
                 self.arming.done(&op, outcome, SystemTime::now(), Instant::now());
             }
