@@ -138,6 +138,7 @@ impl Bench {
     pub(super) fn end(first: TcpStream, second: TcpStream) {
         first.shutdown(Shutdown::Write).unwrap();
         second.shutdown(Shutdown::Write).unwrap();
+        drop((first, second));
     }
 
     /// Runs the packet until its reason is the expected one: the kernel closes connections in its own time.
