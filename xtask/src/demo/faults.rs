@@ -119,7 +119,7 @@ fn tell(story: &mut Story, report: &LoadReport, gone: Instant) {
         failed.len()
     ));
     if inside > 0 {
-        story
-            .say(&format!("  {inside} connections were inside the agent when it died: reset, once (not in the count)"));
+        let were = if inside == 1 { "connection was" } else { "connections were" };
+        story.say(&format!("  {inside} {were} inside the agent when it died: reset, once (not in the count)"));
     }
 }
