@@ -110,7 +110,7 @@ impl Times {
     pub(super) fn print(&self, story: &mut Story) {
         story.scene("Measured", "on this machine, in this run; from the command's start, its process start included");
         let rows = [
-            ("`redir intercept` to live", self.live),
+            ("`redir intercept` to live in both pods", self.live),
             ("`redir intercept` to the first intercepted answer", self.first_answer),
             ("Ctrl-C to the first answer from the app", self.after_ctrl_c),
             ("kill -9 of the worker to intercepted again", self.worker_back),

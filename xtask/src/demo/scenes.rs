@@ -24,7 +24,11 @@ pub(super) fn filtered(story: &mut Story, world: &World, times: &mut Times) -> R
     let mut intercept = world.intercept(story, &["app=web", "--port", "8080:3000", "--header", HEADER])?;
     let (live, first) = until_first_answer(world, &mut intercept, "blue", began)?;
     (times.live, times.first_answer) = (Some(live), Some(first));
-    story.say(&format!("live after {}, first intercepted answer after {}", precise(live), precise(first)));
+    story.say(&format!(
+        "live in both pods after {}, first intercepted answer (from the first that was) after {}",
+        precise(live),
+        precise(first)
+    ));
     let mut rows = Vec::new();
     for (pod, family) in world.pods() {
         let to = pod.at(family, PORT);
