@@ -10,7 +10,7 @@ use std::{
     process::{Command, Stdio},
     sync::{Mutex, PoisonError, mpsc},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
@@ -18,7 +18,7 @@ use nix::sched::{CloneFlags, setns};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{runtime::Handle, sync::oneshot};
 
-use crate::{cleanup, process::Process};
+use crate::{cleanup, process::Process, wait};
 
 /// How long clients of the rig wait for anything before they call it failed.
 pub const PATIENCE: Duration = Duration::from_secs(15);
@@ -172,17 +172,16 @@ impl Namespace {
     /// Connects from a given address or port (0 = any). Where the last connection from there is still waiting for the
     /// acknowledgement of its FIN, it waits for that.
     pub fn connect_from(&self, from: SocketAddr, to: SocketAddr) -> Result<TcpStream> {
-        let begin = Instant::now();
-        loop {
+        wait::until(format!("{from} to be free"), LAST_ACK, || {
             let connected = self.connect_with(to, PATIENCE, |socket| {
                 socket.set_reuse_address(true)?;
                 socket.bind(&from.into())
             });
             match connected {
-                Err(error) if is_taken(&error) && begin.elapsed() < LAST_ACK => thread::yield_now(),
-                other => return other,
+                Err(error) if is_taken(&error) => Ok(None),
+                other => other.map(Some),
             }
-        }
+        })
     }
 
     /// Connects with a time of one's own and whatever must be done to the socket before.
