@@ -15,6 +15,7 @@ mod plan;
 mod registry;
 mod relay;
 mod shutdown;
+mod tls;
 mod tunnel;
 mod upstream;
 

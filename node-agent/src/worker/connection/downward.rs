@@ -1,18 +1,10 @@
-//! The origins' direction of an exchange: read, ask, write to the client; and what the end of a leg means.
+//! The origins' direction of an exchange: read, ask, write to the client.
 
 use std::task::{Context, Poll};
 
-use redir_http::{
-    OpaqueReason,
-    engine::{Origin, OriginEnd, Reply},
-};
+use redir_http::engine::{Origin, Reply};
 
-use super::{
-    exchange::{AppGone, ClientSide, End, Exchange, Judge, Writing},
-    leg::{LegEnd, LegError},
-    refusal::{self, Asked},
-};
-use crate::worker::connection::buffer::poll_write;
+use super::exchange::{End, Exchange, Judge, Writing};
 
 impl Exchange<'_> {
     /// One step of every leg; true if something moved or was decided, see `upward`.
@@ -56,7 +48,7 @@ impl Exchange<'_> {
 
     fn write(&mut self, index: usize, writing: Writing, cx: &mut Context<'_>) -> Result<bool, End> {
         let down = &mut self.legs[index].down;
-        let count = match poll_write(cx, self.client, &down.unread()[..writing.left]) {
+        let count = match self.client.poll_write(cx, &down.unread()[..writing.left]) {
             Poll::Pending => return Ok(false),
             Poll::Ready(Ok(count)) => count,
             Poll::Ready(Err(_)) => return Err(End::Reset("client_reset")),
@@ -148,154 +140,6 @@ impl Exchange<'_> {
         if self.outstanding.oldest().is_some() {
             self.outstanding.status(status(self.legs[index].down.unread()).unwrap_or_default());
             self.outstanding.finished(self.route.client);
-        }
-    }
-
-    /// What the end of a leg means, after all its bytes.
-    fn leg_ended(&mut self, index: usize) -> Result<(), End> {
-        let leg = &self.legs[index];
-        if let (Origin::Developer(_), Some(LegEnd::Failed(error))) = (leg.origin, &leg.end) {
-            tracing::debug!(client = %self.route.client, %error, "a developer's leg failed");
-            if matches!(error, LegError::Unopened(_)) && self.fall_back(index) {
-                return Ok(());
-            }
-        }
-        let origin = self.legs[index].origin;
-        match &mut self.judge {
-            Judge::Http(engine) => {
-                let end = engine.origin_eof(origin);
-                match origin {
-                    Origin::App => self.app_ended(index, end),
-                    Origin::Developer(_) => self.developer_ended(index, end),
-                }
-            }
-            Judge::First(_) => {
-                // Decided by its failure: as if the first head were not a probe's.
-                self.go_opaque(origin, None);
-                self.count_global();
-                self.opaque_ended(origin)
-            }
-            Judge::Opaque(_) => self.opaque_ended(origin),
-        }
-    }
-
-    /// Nothing was sent to a developer whose leg could not be opened: the app gets it, as without the intercept.
-    fn fall_back(&mut self, index: usize) -> bool {
-        let origin = self.legs[index].origin;
-        let possible = match &mut self.judge {
-            // Then there is no app to fall back to on this connection.
-            Judge::Http(_) if self.app_gone.is_some() => false,
-            Judge::Http(engine) => engine.outstanding() > 0 && engine.fall_back(),
-            Judge::First(_) => true,
-            Judge::Opaque(to) => *to == origin && self.access.app_requests == 0 && self.outstanding.len() <= 1,
-        };
-        if !possible {
-            return false;
-        }
-        self.legs.remove(index);
-        if let Judge::Http(_) = self.judge {
-            self.outstanding.take_back();
-            self.access.back_to_app();
-            if let Some(sending) = &mut self.sending {
-                sending.to = Origin::App;
-            }
-            self.ensure_leg(Origin::App, None);
-        } else {
-            self.global = None;
-            self.outstanding.clear();
-            self.sending = None;
-            self.go_opaque(Origin::App, None);
-        }
-        true
-    }
-
-    fn app_ended(&mut self, index: usize, end: OriginEnd) -> Result<(), End> {
-        let gone = match &self.legs[index].end {
-            Some(LegEnd::Failed(error)) => AppGone::Failed(error.label()),
-            Some(LegEnd::Fin) | None => AppGone::Closed,
-        };
-        let fresh = self.access.app_requests == 0
-            && self.access.developer_requests == 0
-            && self.client_side == ClientSide::Open;
-        match (end, gone) {
-            // It may still read, as a sink does that never answers: the client decides when to end.
-            (OriginEnd::Idle, AppGone::Closed) if fresh => {
-                self.access.went_opaque(OpaqueReason::ServerFirst.as_str());
-                self.go_opaque(Origin::App, None);
-                return self.opaque_ended(Origin::App);
-            }
-            (OriginEnd::Idle, _) => self.app_gone = Some(gone),
-            (_, AppGone::Failed(why)) => return Err(End::Reset(why)),
-            (OriginEnd::Finished | OriginEnd::Unanswered | OriginEnd::Cut, AppGone::Closed) => {
-                self.closing = Some("app_closed");
-                self.write_rest(index);
-            }
-        }
-        Ok(())
-    }
-
-    fn developer_ended(&mut self, index: usize, end: OriginEnd) -> Result<(), End> {
-        let failed = self.legs[index].failed();
-        match end {
-            OriginEnd::Idle => self.legs[index].discard(),
-            OriginEnd::Finished if !failed => {
-                self.closing = Some("developer_closed");
-                self.write_rest(index);
-            }
-            OriginEnd::Finished | OriginEnd::Cut => return Err(End::Reset("developer_cut")),
-            OriginEnd::Unanswered => self.refuse(index),
-        }
-        Ok(())
-    }
-
-    fn opaque_ended(&mut self, origin: Origin) -> Result<(), End> {
-        let Some(index) = self.legs.iter().position(|leg| leg.origin == origin) else { return Ok(()) };
-        match &self.legs[index].end {
-            // Bytes are bytes: the service's own reset is passed on; only what the tunnel's side says gets a sentence.
-            Some(LegEnd::Failed(error)) if self.answerable && !error.is_reset() => {
-                self.answer_oldest(index, Asked { head: false, keep_alive: false });
-                Ok(())
-            }
-            Some(LegEnd::Failed(error)) => Err(End::Reset(error.label())),
-            Some(LegEnd::Fin) | None => {
-                self.legs[index].end_told = true;
-                self.finish_client()
-            }
-        }
-    }
-
-    /// The developer's side gave no answer: the agent answers itself.
-    fn refuse(&mut self, index: usize) {
-        let Judge::Http(engine) = &mut self.judge else { return };
-        let refusal = engine.refuse();
-        let more = engine.outstanding() > 0 && refusal.keep_alive;
-        self.answer_oldest(index, Asked { head: refusal.head, keep_alive: refusal.keep_alive });
-        // The requests behind it on the same leg have no answer either.
-        self.legs[index].end_told = !more;
-    }
-
-    fn answer_oldest(&mut self, index: usize, asked: Asked) {
-        let error = match &self.legs[index].end {
-            Some(LegEnd::Failed(error)) => Some(error),
-            Some(LegEnd::Fin) | None => None,
-        };
-        let intercept = self.outstanding.oldest().map(|oldest| &*oldest.intercept);
-        let refused = refusal::answer(intercept, error, asked);
-        self.access.refused();
-        self.outstanding.status(refused.status);
-        let leg = &mut self.legs[index];
-        leg.down.clear();
-        leg.down.append(refused.answer.as_bytes());
-        let left = refused.answer.len();
-        self.writing = Some(Writing { from: leg.origin, left, finished: true, ends: !asked.keep_alive });
-    }
-
-    /// Passes on what a leg sent before its end and nobody could make an answer of.
-    fn write_rest(&mut self, index: usize) {
-        let leg = &self.legs[index];
-        let left = leg.down.unread().len();
-        if left > 0 {
-            self.writing = Some(Writing { from: leg.origin, left, finished: false, ends: false });
         }
     }
 }

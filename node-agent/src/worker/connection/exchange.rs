@@ -2,7 +2,7 @@
 //!
 //! Owns the buffers and the legs; holds no more than one read of each direction. Must not change a byte, and must not
 //! decide: the engine does, with the plan of the moment. Driven by `connection::serve` through [`Exchange::poll`].
-//! `upward` is the client's direction, `downward` the origins'.
+//! `upward` is the client's direction, `downward` the origins', `leg_ended` says what their ends mean, `over` how it all ends.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -13,21 +13,18 @@ use redir_http::{
     engine::{Engine, FirstHead, Options, Origin},
     filter::Table,
 };
-use tokio::{
-    net::TcpStream,
-    time::{Duration, Instant},
-};
+use tokio::{net::TcpStream, time::Instant};
 
 use super::{
     buffer::Buffer,
-    leg::{Leg, LegEnd},
-    matched::{Matched, Outstanding},
+    leg::Leg,
+    matched::{Matched, Outstanding, request_line},
     route::{Route, origin},
+    transport::{Ending, Transport},
 };
 use crate::worker::{
     access::Access,
     plan::{Intercept, Plan},
-    relay,
     upstream::AppLeg,
 };
 
@@ -82,7 +79,7 @@ pub(super) struct Writing {
 
 /// See the module.
 pub(super) struct Exchange<'c> {
-    pub(super) client: &'c TcpStream,
+    pub(super) client: Transport<&'c TcpStream>,
     pub(super) route: &'c Route,
     pub(super) access: &'c mut Access,
     pub(super) judge: Judge,
@@ -105,7 +102,9 @@ pub(super) struct Exchange<'c> {
     pub(super) answerable: bool,
     /// Whose the connection is if it is not looked at, until its first bytes were counted as his.
     pub(super) global: Option<Arc<Intercept>>,
-    active: Instant,
+    /// How the client's side ends: as the app's did.
+    pub(super) ending: Ending,
+    pub(super) active: Instant,
     pub(super) empty: Table,
 }
 
@@ -120,7 +119,12 @@ pub(super) enum AppGone {
 
 impl<'c> Exchange<'c> {
     /// Begins with what the plan says; the legs that are needed at once are dialled at once.
-    pub(super) fn new(client: &'c TcpStream, route: &'c Route, access: &'c mut Access, plan: Option<&Plan>) -> Self {
+    pub(super) fn new(
+        client: Transport<&'c TcpStream>,
+        route: &'c Route,
+        access: &'c mut Access,
+        plan: Option<&Plan>,
+    ) -> Self {
         let global = plan.filter(|plan| plan.filtered.is_empty()).and_then(|plan| plan.global.clone());
         let (judge, legs) = match (plan, &global) {
             (Some(plan), Some(global)) if plan.probes_to_app => {
@@ -150,6 +154,7 @@ impl<'c> Exchange<'c> {
             closing: None,
             app_gone: None,
             answerable: false,
+            ending: Ending::Whole,
             active: Instant::now(),
             global,
             empty: Table::empty(),
@@ -170,31 +175,10 @@ impl<'c> Exchange<'c> {
         }
     }
 
-    /// For how long nothing has moved, if nothing is on its way.
-    pub(super) fn quiet(&self) -> Option<Duration> {
-        let between = match &self.judge {
-            Judge::Http(engine) => engine.idle(),
-            Judge::First(_) => true,
-            Judge::Opaque(_) => false,
-        };
-        let nothing = self.up.is_empty() && self.sending.is_none() && self.writing.is_none();
-        (between && nothing).then(|| self.active.elapsed())
-    }
-
-    /// Resets every leg.
-    pub(super) fn reset(&mut self) {
-        for leg in &mut self.legs {
-            leg.reset();
-        }
-    }
-
-    /// Ends the app's leg with a FIN, as a client does that is done.
-    pub(super) fn close(&mut self) {
-        self.legs.iter_mut().filter(|leg| leg.origin == Origin::App).for_each(Leg::close);
-    }
-
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
         let mut moved = false;
+        // The next write or read tells of an error.
+        let _ = self.client.poll_flush(cx);
         for leg in &mut self.legs {
             moved |= leg.poll_progress(cx);
         }
@@ -208,68 +192,6 @@ impl<'c> Exchange<'c> {
             self.wait(cx)?;
         }
         Ok(moved)
-    }
-
-    /// Nothing moves: bytes of a developer that wait for the client hold a part of the tunnel's window.
-    fn wait(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
-        for leg in &mut self.legs {
-            let held = leg.waits || self.writing.is_some_and(|writing| writing.from == leg.origin);
-            if leg.poll_over(cx, held) {
-                return Err(End::Reset("client_slow"));
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether the connection has come to its end.
-    fn over(&mut self) -> Result<(), End> {
-        if self.writing.is_some() {
-            return Ok(());
-        }
-        if let Some(reason) = self.closing {
-            return Err(End::Closed(reason));
-        }
-        match &self.judge {
-            Judge::First(_) => Ok(()),
-            Judge::Opaque(to) => self.opaque_over(*to),
-            Judge::Http(engine) => {
-                let (outstanding, idle) = (engine.outstanding(), engine.idle());
-                let no_app = self.legs.iter().all(|leg| leg.origin != Origin::App);
-                match self.app_gone {
-                    Some(AppGone::Closed) if outstanding == 0 && self.sending.is_none() => {
-                        Err(End::Closed("app_closed"))
-                    }
-                    // A reset could overtake a developer's answer that is still on its way to the client.
-                    Some(AppGone::Failed(why)) if outstanding == 0 && self.access.developer_requests > 0 => {
-                        Err(End::Closed(why))
-                    }
-                    Some(AppGone::Failed(why)) if outstanding == 0 => Err(End::Reset(why)),
-                    None if self.client_side == ClientSide::Told && idle && no_app => Err(End::Closed("client_closed")),
-                    _ => Ok(()),
-                }
-            }
-        }
-    }
-
-    fn opaque_over(&mut self, to: Origin) -> Result<(), End> {
-        let flushed = self.up.is_empty() && self.sending.is_none();
-        let told = self.client_side == ClientSide::Told;
-        let Some(index) = self.legs.iter().position(|leg| leg.origin == to) else {
-            return Err(End::Closed("origin_closed"));
-        };
-        let leg = &self.legs[index];
-        if let (true, Some(LegEnd::Failed(error))) = (leg.end_told, &leg.end) {
-            // After its FIN it does not even read any more.
-            return Err(End::Reset(error.label()));
-        }
-        if leg.end_told && told && flushed {
-            return Err(End::Closed("both_closed"));
-        }
-        if to == Origin::App && flushed && leg.open() && leg.end.is_none() && leg.down.is_empty() {
-            let Some(app) = self.legs.swap_remove(index).into_app() else { return Ok(()) };
-            return Err(End::Relay(app));
-        }
-        Ok(())
     }
 
     /// Gives back what an idle connection does not need.
@@ -332,46 +254,10 @@ impl<'c> Exchange<'c> {
         self.answerable = false;
         self.access.tally.sent.fetch_add(count as u64, Ordering::Relaxed);
     }
-
-    /// Passes the FIN of an opaque connection's origin on.
-    pub(super) fn finish_client(&mut self) -> Result<(), End> {
-        relay::finish(self.client).map_err(|_| End::Reset("client_reset"))
-    }
 }
 
 impl Drop for Exchange<'_> {
     fn drop(&mut self) {
         self.outstanding.abandoned(self.route.client);
-    }
-}
-
-/// Method and path (without authority and query, which may hold secrets) of an HTTP/1 request line, if the bytes begin with one.
-fn request_line(head: &[u8]) -> Option<(&[u8], &[u8])> {
-    let line = head.split(|&byte| byte == b'\r').next()?;
-    let mut words = line.split(|&byte| byte == b' ');
-    let (method, target, version) = (words.next()?, words.next()?, words.next()?);
-    let authority = target.windows(3).position(|three| three == b"://").filter(|_| target.first() != Some(&b'/'));
-    let target = authority.map_or(target, |at| {
-        let rest = &target[at + 3..];
-        &rest[rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len())..]
-    });
-    let path = target.split(|&byte| byte == b'?').next()?;
-    version.starts_with(b"HTTP/1.").then_some((method, path))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_request_line_is_told_without_its_query() {
-        assert_eq!(request_line(b"GET /a?secret=1 HTTP/1.1\r\nHost: x"), Some((&b"GET"[..], &b"/a"[..])));
-        let absolute = b"GET http://me:secret@web/a?x HTTP/1.1\r\n";
-        assert_eq!(request_line(absolute), Some((&b"GET"[..], &b"/a"[..])));
-        let redirect = b"GET /to/http://web/b HTTP/1.1\r\n";
-        assert_eq!(request_line(redirect), Some((&b"GET"[..], &b"/to/http://web/b"[..])));
-        assert_eq!(request_line(b"GET http://web HTTP/1.1\r\n"), Some((&b"GET"[..], &b""[..])));
-        assert_eq!(request_line(b"SSH-2.0-x\r\n"), None);
-        assert_eq!(request_line(b""), None);
     }
 }

@@ -2,24 +2,23 @@
 //!
 //! Owns the leg's socket and how it opens and ends. Must not decide where bytes go: `exchange` does.
 
+mod error;
+
 use std::{
-    fmt,
     future::Future,
-    io,
     pin::Pin,
     task::{Context, Poll},
 };
 
 use redir_http::engine::Origin;
-use redir_wire::StreamCode;
 
-use super::buffer::{Buffer, poll_write};
-use crate::worker::{
-    developer_leg::{DeveloperError, DeveloperLeg},
-    plan::OpenError,
-    relay::{finish, reset},
-    upstream::{AppLeg, UpstreamError},
+use super::{
+    buffer::Buffer,
+    transport::{Ending, Transport},
 };
+use crate::worker::{developer_leg::DeveloperLeg, upstream::AppLeg};
+
+pub(super) use error::{LegEnd, LegError};
 
 /// A leg that is being opened.
 pub(super) type Opening = Pin<Box<dyn Future<Output = Result<Socket, LegError>> + Send>>;
@@ -27,75 +26,9 @@ pub(super) type Opening = Pin<Box<dyn Future<Output = Result<Socket, LegError>> 
 /// Where a leg leads.
 pub(super) enum Socket {
     /// To the app, in the pod's netns.
-    App(AppLeg),
+    App(Transport<AppLeg>),
     /// Through a developer's tunnel.
     Developer(DeveloperLeg),
-}
-
-/// Why a leg ended badly.
-#[derive(Debug)]
-pub(super) enum LegError {
-    /// The app could not be reached.
-    Upstream(UpstreamError),
-    /// The app's socket failed.
-    App(io::Error),
-    /// The developer's stream failed.
-    Developer(DeveloperError),
-    /// The developer's stream could not be opened: nothing was sent there.
-    Unopened(OpenError),
-}
-
-impl LegError {
-    /// A bounded label for the access event and the metrics.
-    pub(super) fn label(&self) -> &'static str {
-        match self {
-            LegError::Upstream(error) => error.label(),
-            LegError::App(_) => "app_reset",
-            LegError::Developer(DeveloperError::Lost) => "tunnel_lost",
-            LegError::Developer(_) => "developer_reset",
-            LegError::Unopened(_) => "tunnel_unavailable",
-        }
-    }
-
-    /// Whether the developer's service itself reset the connection.
-    pub(super) fn is_reset(&self) -> bool {
-        matches!(self, LegError::Developer(DeveloperError::Code(StreamCode::Reset)))
-    }
-
-    /// Whether a failed write is no reason to stop reading: a service may answer and close before it has read all.
-    fn told_to_reader(&self) -> bool {
-        match self {
-            LegError::App(_) => true,
-            LegError::Developer(error) => *error != DeveloperError::Lost && !error.refused(),
-            LegError::Upstream(_) | LegError::Unopened(_) => false,
-        }
-    }
-
-    /// Whether the kernel tells of it once, and the writer has heard it: a reset before the other end's FIN (after it,
-    /// writers get EPIPE and the reader has its FIN).
-    fn is_taken_by_writer(&self) -> bool {
-        matches!(self, LegError::App(error) if error.kind() == io::ErrorKind::ConnectionReset)
-    }
-}
-
-impl fmt::Display for LegError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            LegError::Upstream(error) => error.fmt(f),
-            LegError::App(error) => write!(f, "the app's connection failed: {error}"),
-            LegError::Developer(error) => error.fmt(f),
-            LegError::Unopened(error) => error.fmt(f),
-        }
-    }
-}
-
-/// How a leg ended.
-#[derive(Debug)]
-pub(super) enum LegEnd {
-    /// It sent its FIN.
-    Fin,
-    /// It failed, or could not be opened.
-    Failed(LegError),
 }
 
 enum State {
@@ -108,7 +41,7 @@ enum State {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Fin {
     No,
-    Wanted,
+    Wanted(Ending),
     Sent,
 }
 
@@ -148,17 +81,22 @@ impl Leg {
         }
     }
 
-    /// Drives the opening and the FIN; true if something changed.
+    /// Drives the opening, and what is written and not yet with the kernel; true if something changed.
     pub(super) fn poll_progress(&mut self, cx: &mut Context<'_>) -> bool {
-        if let State::Opening(opening) = &mut self.state {
-            match opening.as_mut().poll(cx) {
+        match &mut self.state {
+            State::Opening(opening) => match opening.as_mut().poll(cx) {
                 Poll::Pending => return false,
                 Poll::Ready(Ok(socket)) => self.state = State::Open(socket),
                 Poll::Ready(Err(error)) => self.fail(error),
+            },
+            // The next write or read tells of an error.
+            State::Open(Socket::App(leg)) => {
+                let _ = leg.poll_flush(cx);
+                return false;
             }
-            return true;
+            State::Open(Socket::Developer(_)) | State::Closed => return false,
         }
-        false
+        true
     }
 
     /// Writes some of the client's bytes. A failed write ends the leg; then the bytes are taken as written.
@@ -169,7 +107,7 @@ impl Leg {
             State::Opening(_) => return Poll::Pending,
             State::Closed if undecided => return Poll::Pending,
             State::Closed => return Poll::Ready(bytes.len()),
-            State::Open(Socket::App(leg)) => poll_write(cx, &leg.stream, bytes).map_err(LegError::App),
+            State::Open(Socket::App(leg)) => leg.poll_write(cx, bytes).map_err(LegError::App),
             State::Open(Socket::Developer(leg)) => leg.poll_write(cx, bytes).map_err(LegError::Developer),
         };
         match written {
@@ -194,7 +132,7 @@ impl Leg {
         }
         let read = match &mut self.state {
             State::Opening(_) | State::Closed => return false,
-            State::Open(Socket::App(leg)) => self.down.poll_fill(cx, &leg.stream).map_err(LegError::App),
+            State::Open(Socket::App(leg)) => leg.poll_fill(cx, &mut self.down).map_err(LegError::App),
             State::Open(Socket::Developer(leg)) => {
                 self.down.poll_fill_with(|into| leg.poll_read(cx, into)).map_err(LegError::Developer)
             }
@@ -230,23 +168,21 @@ impl Leg {
         }
     }
 
-    /// The client's FIN goes this way once everything before it is written.
-    pub(super) fn want_fin(&mut self) {
+    /// The client's end goes this way once everything before it is written.
+    pub(super) fn want_fin(&mut self, ending: Ending) {
         if self.fin == Fin::No {
-            self.fin = Fin::Wanted;
+            self.fin = Fin::Wanted(ending);
         }
     }
 
     /// Sends a wanted FIN; the caller has written everything before it.
     pub(super) fn send_fin(&mut self) {
-        if self.fin != Fin::Wanted {
-            return;
-        }
+        let Fin::Wanted(ending) = self.fin else { return };
         match &mut self.state {
             State::Opening(_) => return,
             State::Closed => {}
             // A failure is told by the reader.
-            State::Open(Socket::App(leg)) => drop(finish(&leg.stream)),
+            State::Open(Socket::App(leg)) => drop(leg.finish(ending)),
             State::Open(Socket::Developer(leg)) => leg.finish(),
         }
         self.fin = Fin::Sent;
@@ -256,7 +192,7 @@ impl Leg {
     pub(super) fn reset(&mut self) {
         match &mut self.state {
             State::Opening(_) | State::Closed => {}
-            State::Open(Socket::App(leg)) => reset(&leg.stream),
+            State::Open(Socket::App(leg)) => leg.reset(),
             State::Open(Socket::Developer(leg)) => leg.reset(),
         }
         self.state = State::Closed;
@@ -264,7 +200,7 @@ impl Leg {
 
     /// Ends it quietly, as a client does that is done.
     pub(super) fn close(&mut self) {
-        self.want_fin();
+        self.want_fin(Ending::Whole);
         self.send_fin();
         self.state = State::Closed;
     }
@@ -278,17 +214,25 @@ impl Leg {
         self.end_told = true;
     }
 
-    /// The app's open socket, to be relayed.
-    pub(super) fn into_app(self) -> Option<AppLeg> {
-        match self.state {
+    /// The app's open connection, unless the leg is another's, or not open.
+    pub(super) fn app(&mut self) -> Option<&mut Transport<AppLeg>> {
+        match &mut self.state {
             State::Open(Socket::App(leg)) => Some(leg),
             State::Open(Socket::Developer(_)) | State::Opening(_) | State::Closed => None,
         }
     }
 
-    /// True when the leg is open.
-    pub(super) fn open(&self) -> bool {
-        matches!(self.state, State::Open(_))
+    /// The same, to be relayed.
+    pub(super) fn into_app(self) -> Option<AppLeg> {
+        match self.state {
+            State::Open(Socket::App(leg)) => Some(leg.into_socket()),
+            State::Open(Socket::Developer(_)) | State::Opening(_) | State::Closed => None,
+        }
+    }
+
+    /// How it has ended what it sends.
+    pub(super) fn ending(&mut self) -> Ending {
+        self.app().map_or(Ending::Whole, |app| app.ending())
     }
 
     /// True when it ended with an error.
@@ -316,19 +260,21 @@ mod tests {
     };
 
     use super::*;
+    use crate::worker::relay::reset;
 
     async fn leg() -> (Leg, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (ours, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
         let (ours, app) = (ours.unwrap(), accepted.unwrap().0);
-        let mut leg = Leg::new(Origin::App, Box::pin(async { Ok(Socket::App(AppLeg::unheld(ours))) }));
+        let mut leg =
+            Leg::new(Origin::App, Box::pin(async { Ok(Socket::App(Transport::plain(AppLeg::unheld(ours)))) }));
         poll_fn(|cx| if leg.poll_progress(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
         (leg, app)
     }
 
     fn stream(leg: &Leg) -> &TcpStream {
         match &leg.state {
-            State::Open(Socket::App(app)) => &app.stream,
+            State::Open(Socket::App(app)) => &app.socket().stream,
             _ => panic!("it is open"),
         }
     }

@@ -109,3 +109,34 @@ impl Outstanding {
         }
     }
 }
+
+/// Method and path (without authority and query, which may hold secrets) of an HTTP/1 request line, if the bytes begin with one.
+pub(super) fn request_line(head: &[u8]) -> Option<(&[u8], &[u8])> {
+    let line = head.split(|&byte| byte == b'\r').next()?;
+    let mut words = line.split(|&byte| byte == b' ');
+    let (method, target, version) = (words.next()?, words.next()?, words.next()?);
+    let authority = target.windows(3).position(|three| three == b"://").filter(|_| target.first() != Some(&b'/'));
+    let target = authority.map_or(target, |at| {
+        let rest = &target[at + 3..];
+        &rest[rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len())..]
+    });
+    let path = target.split(|&byte| byte == b'?').next()?;
+    version.starts_with(b"HTTP/1.").then_some((method, path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_line_is_told_without_its_query() {
+        assert_eq!(request_line(b"GET /a?secret=1 HTTP/1.1\r\nHost: x"), Some((&b"GET"[..], &b"/a"[..])));
+        let absolute = b"GET http://me:secret@web/a?x HTTP/1.1\r\n";
+        assert_eq!(request_line(absolute), Some((&b"GET"[..], &b"/a"[..])));
+        let redirect = b"GET /to/http://web/b HTTP/1.1\r\n";
+        assert_eq!(request_line(redirect), Some((&b"GET"[..], &b"/to/http://web/b"[..])));
+        assert_eq!(request_line(b"GET http://web HTTP/1.1\r\n"), Some((&b"GET"[..], &b""[..])));
+        assert_eq!(request_line(b"SSH-2.0-x\r\n"), None);
+        assert_eq!(request_line(b""), None);
+    }
+}

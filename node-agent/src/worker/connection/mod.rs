@@ -8,11 +8,14 @@ mod buffer;
 mod downward;
 mod exchange;
 mod leg;
+mod leg_ended;
 mod matched;
+mod over;
 mod refusal;
 mod route;
 #[cfg(test)]
 mod tests;
+mod transport;
 mod upward;
 
 use std::{future::poll_fn, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
@@ -27,11 +30,13 @@ use tokio_util::sync::CancellationToken;
 use self::{
     exchange::{End, Exchange},
     route::Route,
+    transport::Transport,
 };
 use super::{
     access::Access,
     capture::{Live, Pod},
     relay,
+    tls::Session,
     upstream::{AppLeg, Upstream},
 };
 
@@ -84,7 +89,7 @@ async fn run(client: TcpStream, route: &Route, outside: &Outside, access: &mut A
     // Both fail only on a socket that is gone, which the first read tells.
     let _ = client.set_nodelay(true);
     let _ = SockRef::from(&client).set_tcp_keepalive(&KEEPALIVE);
-    let mut end = exchange(&client, route, outside, access).await;
+    let (mut end, session) = exchange(Transport::plain(&client), route, outside, access).await;
     if let End::Relay(app) = end {
         end = relay_rest(&client, app, outside, access).await;
     }
@@ -95,18 +100,25 @@ async fn run(client: TcpStream, route: &Route, outside: &Outside, access: &mut A
         }
         End::Closed(reason) => {
             access.ended(reason);
-            linger(&client, outside).await;
+            linger(Transport::new(&client, session), outside).await;
         }
         // A relay does not end as one.
         End::Relay(_) => {}
     }
 }
 
-async fn exchange(client: &TcpStream, route: &Route, outside: &Outside, access: &mut Access) -> End {
+/// The client's session comes back: its last records may not be with the kernel yet.
+async fn exchange(
+    client: Transport<&TcpStream>,
+    route: &Route,
+    outside: &Outside,
+    access: &mut Access,
+) -> (End, Option<Box<Session>>) {
+    let socket = *client.socket();
     let plan = route.plan();
     let mut exchange = Exchange::new(client, route, access, plan.as_deref());
     drop(plan);
-    let mut failed = pin!(relay::failed(client));
+    let mut failed = pin!(relay::failed(socket));
     let mut look = None;
     let end = loop {
         tokio::select! {
@@ -132,7 +144,8 @@ async fn exchange(client: &TcpStream, route: &Route, outside: &Outside, access: 
         End::Closed(_) => exchange.close(),
         End::Relay(_) => {}
     }
-    end
+    let session = exchange.client.take_session();
+    (end, session)
 }
 
 /// The rest is between the client and the app.
@@ -157,12 +170,17 @@ fn reset_label(error: &io::Error) -> &'static str {
     }
 }
 
-/// Sends the FIN and reads on for a while (not while the agent ends at once): closing with unread bytes would reset what the client has not read yet.
-async fn linger(client: &TcpStream, outside: &Outside) {
-    if relay::finish(client).is_err() || outside.abort.is_cancelled() {
+/// The FIN is sent: reads on for a while (not while the agent ends at once), since closing with unread bytes would reset
+/// what the client has not read yet.
+async fn linger(mut transport: Transport<&TcpStream>, outside: &Outside) {
+    if outside.abort.is_cancelled() {
         return;
     }
+    let client = *transport.socket();
     let rest = async {
+        if poll_fn(|cx| transport.poll_flush(cx)).await.is_err() {
+            return;
+        }
         loop {
             if client.readable().await.is_err() {
                 return;

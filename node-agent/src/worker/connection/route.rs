@@ -7,7 +7,10 @@ use redir_http::{
     filter::{Key, Table},
 };
 
-use super::leg::{Leg, LegError, Socket};
+use super::{
+    leg::{Leg, LegError, Socket},
+    transport::Transport,
+};
 use crate::{
     config::PodName,
     worker::{
@@ -43,7 +46,8 @@ impl Route {
     /// Begins to open the leg to the app.
     pub(super) fn app(&self) -> Leg {
         let connecting = (self.connect)();
-        let opening = async move { connecting.await.map(Socket::App).map_err(LegError::Upstream) };
+        let opening =
+            async move { connecting.await.map(|leg| Socket::App(Transport::plain(leg))).map_err(LegError::Upstream) };
         Leg::new(Origin::App, Box::pin(opening))
     }
 

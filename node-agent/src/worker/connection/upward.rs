@@ -73,7 +73,7 @@ impl Exchange<'_> {
     }
 
     fn read_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
-        match self.up.poll_fill(cx, self.client) {
+        match self.client.poll_fill(cx, &mut self.up) {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(0)) => {
                 self.client_side = ClientSide::Fin;
@@ -215,12 +215,13 @@ impl Exchange<'_> {
 
     /// The client's FIN goes to whom it concerns.
     fn tell_fin(&mut self) -> bool {
+        let ending = self.client.ending();
         match &mut self.judge {
             Judge::Http(engine) => match engine.client_eof(self.up.unread()) {
-                ClientEnd::Idle => self.legs.iter_mut().for_each(super::leg::Leg::want_fin),
+                ClientEnd::Idle => self.legs.iter_mut().for_each(|leg| leg.want_fin(ending)),
                 ClientEnd::Inside(to) => {
                     if let Some(leg) = self.leg(to) {
-                        leg.want_fin();
+                        leg.want_fin(ending);
                     }
                 }
                 ClientEnd::Partial => {
@@ -235,7 +236,7 @@ impl Exchange<'_> {
             Judge::Opaque(to) => {
                 let to = *to;
                 if let Some(leg) = self.leg(to) {
-                    leg.want_fin();
+                    leg.want_fin(ending);
                 }
             }
         }
