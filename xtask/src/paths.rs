@@ -2,6 +2,7 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -40,6 +41,11 @@ pub(crate) fn tools() -> Result<PathBuf> {
     Ok(cache()?.join("tools"))
 }
 
+/// Where set-up puts other people's cases for the tests.
+pub(crate) fn cases() -> Result<PathBuf> {
+    Ok(cache()?.join("cases"))
+}
+
 /// A program from the search path, or from the system folders that a plain user's path lacks on Debian.
 pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
@@ -52,4 +58,13 @@ pub(crate) fn program(name: &str) -> Option<PathBuf> {
 /// The cargo that runs this very command, so that an override such as `cargo +1.95 xtask` reaches all it starts.
 pub(crate) fn cargo() -> PathBuf {
     env::var_os("CARGO").map_or_else(|| "cargo".into(), PathBuf::from)
+}
+
+/// The target triple of this machine, as its compiler names it.
+pub(crate) fn host_triple() -> Result<String> {
+    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let output = Command::new(rustc).arg("-vV").output().context("cannot start rustc")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
+    host.map(str::to_owned).context("`rustc -vV` does not name its host")
 }

@@ -3,7 +3,6 @@
 
 mod tally;
 
-use std::env;
 use std::fs::{self, File};
 use std::io::Write;
 use std::process::Command;
@@ -34,6 +33,7 @@ const LIMIT: Duration = Duration::from_secs(25 * 60);
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::run(setup::Say::OnlyWork)?;
+    setup::with_cases()?;
     // Asked before the build, so that nobody waits minutes for a question.
     let by_hand = ["cargo xtask test".to_owned()];
     let privilege = privilege::obtain("making network namespaces and loading kernel programs for the tests", &by_hand)?;
@@ -114,22 +114,15 @@ fn cargo_test(options: &Options, privilege: Privilege) -> Result<Command> {
     for package in &options.package {
         command.args(["--package", package]);
     }
-    let programs = paths::target()?.join("debug");
-    command.env("REDIR_BIN_DIR", &programs);
+    let (programs, cases) = (paths::target()?.join("debug"), paths::cases()?);
+    command.env("REDIR_BIN_DIR", &programs).env("REDIR_CASES", &cases);
     if privilege == Privilege::Sudo {
         // Cargo stays the person's own; only the test programs run as root, with the same environment.
-        let runner = format!("CARGO_TARGET_{}_RUNNER", host_triple()?.to_uppercase().replace('-', "_"));
-        command.env(runner, format!("sudo -n -E env REDIR_BIN_DIR={}", programs.display()));
+        let runner = format!("CARGO_TARGET_{}_RUNNER", paths::host_triple()?.to_uppercase().replace('-', "_"));
+        let places = format!("REDIR_BIN_DIR={} REDIR_CASES={}", programs.display(), cases.display());
+        command.env(runner, format!("sudo -n -E env {places}"));
     }
     Ok(command)
-}
-
-fn host_triple() -> Result<String> {
-    let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let output = Command::new(rustc).arg("-vV").output().context("cannot start rustc")?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let host = text.lines().find_map(|line| line.strip_prefix("host: "));
-    host.map(str::to_owned).context("`rustc -vV` does not name its host")
 }
 
 /// The whole output, for whoever wants to read on.

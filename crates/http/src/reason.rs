@@ -63,7 +63,7 @@ Ambiguity {
     EmptyName => "empty_name", "a header has no name";
     /// A field name with bytes that are no token.
     FieldName => "field_name", "a header name has a byte that no name may have";
-    /// `Content_Length` and the like: some servers take them for the framing header.
+    /// `Content_Length`, `Transfer--Encoding` and the like: the letters of a framing header with other punctuation.
     LookalikeName => "lookalike_name", "a header looks like a framing header to some servers";
     /// A head above the limit.
     HeadTooLong => "head_too_long", "the head is longer than 256 KiB";

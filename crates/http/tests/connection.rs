@@ -35,7 +35,7 @@ fn goes(parts: &[(Origin, &str)], answer: &str) -> Run {
     assert_eq!(eager.messages, expected, "eager");
     assert_eq!(lazy.messages, expected, "lazy");
     assert_eq!(eager.client, lazy.client);
-    assert_eq!(eager.end, End::Open(vec![]));
+    assert_eq!(eager.end, End::Open);
     eager
 }
 

@@ -35,3 +35,8 @@ fn connections() {
 fn filters() {
     replay("filter", check::filter::table);
 }
+
+#[test]
+fn chunked_bodies() {
+    replay("chunked", check::chunked::body);
+}

@@ -1,7 +1,8 @@
 //! `cargo xtask setup`: brings a fresh Debian 12 to where the agent builds and its tests run. Owns the order of the steps;
-//! the packages are in `packages`, bpf-linker and the checking tools in `tools`. When nothing is missing it only looks at
-//! a few files: no network, no other program, well under a second.
+//! the packages are in `packages`, bpf-linker and the checking tools in `tools`, other people's test cases in `cases`.
+//! When nothing is missing it only looks at a few files: no network, no other program, well under a second.
 
+mod cases;
 mod packages;
 mod tools;
 
@@ -24,13 +25,20 @@ pub(crate) enum Say {
 /// Everything that builds and tests need.
 pub(crate) fn run(say: Say) -> Result<()> {
     let _lock = lock()?;
-    let packages = packages::install_missing()?;
+    let packages = packages::install_missing(&packages::PACKAGES)?;
     let linker = tools::install(&tools::BPF_LINKER)?;
     if say == Say::Everything {
-        let did = if packages || linker { "done" } else { "nothing to do" };
+        let cases = cases::install()?;
+        let did = if packages || linker || cases { "done" } else { "nothing to do" };
         println!("{} {did}: `cargo xtask test` and `cargo build --workspace` will work now", ui::green("set up,"));
     }
     Ok(())
+}
+
+/// What only `test` needs, beside everything else.
+pub(crate) fn with_cases() -> Result<()> {
+    let _lock = lock()?;
+    cases::install().map(drop)
 }
 
 /// A tool that only `check` needs, beside everything else.

@@ -10,7 +10,7 @@ use super::tools::{log_file, quietly};
 use crate::privilege::{self, Privilege};
 use crate::{paths, signals, ui};
 
-struct Package {
+pub(super) struct Package {
     name: &'static str,
     /// A file that it brings.
     file: &'static str,
@@ -18,7 +18,7 @@ struct Package {
 }
 
 /// Debian 12's names. The compiler must not be newer than bpf-linker's LLVM, and these two are kept in step.
-const PACKAGES: [Package; 10] = [
+pub(super) const PACKAGES: [Package; 10] = [
     Package { name: "gcc", file: "/usr/bin/gcc", why: "compiles the assembly of the TLS library" },
     Package { name: "libc6-dev", file: "/usr/include/stdio.h", why: "the C library's headers, for the same" },
     Package {
@@ -39,9 +39,13 @@ const PACKAGES: [Package; 10] = [
     Package { name: "iptables", file: "/usr/sbin/iptables", why: "the same with the older interface" },
 ];
 
-/// Installs what is missing; whether there was anything.
-pub(super) fn install_missing() -> Result<bool> {
-    let missing: Vec<&Package> = PACKAGES.iter().filter(|package| !Path::new(package.file).exists()).collect();
+/// Only for machines without any pip.
+pub(super) const PIP: [Package; 1] =
+    [Package { name: "python3-pip", file: "/usr/bin/pip3", why: "downloads the cases of gunicorn's tests" }];
+
+/// Installs what is missing of `packages`; whether there was anything.
+pub(super) fn install_missing(packages: &[Package]) -> Result<bool> {
+    let missing: Vec<&Package> = packages.iter().filter(|package| !Path::new(package.file).exists()).collect();
     if missing.is_empty() {
         return Ok(false);
     }

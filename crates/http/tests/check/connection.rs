@@ -1,20 +1,21 @@
 //! A whole connection in memory: a client's script, an app and developers that record and answer, and the engine between.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
-use redir_http::engine::{Engine, Options, Origin, OriginEnd, Reply, Step};
+use redir_http::engine::{ClientEnd, Engine, Options, Origin, OriginEnd, Reply, Step};
 use redir_http::filter::Table;
 use redir_http::{Ambiguity, OpaqueReason};
 
-use super::head;
+use super::judge::{Rules, judge};
 
-/// How a run ended, with the client's bytes that were not forwarded (opaque: those that go to the origin unseen).
+/// How a run ended, after the client's own end.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum End {
-    /// More bytes are needed.
-    Open(Vec<u8>),
-    /// The client connection ends.
+    /// More could have come: everything is forwarded.
+    Open,
+    /// The client connection ends, and these bytes go nowhere.
     Over(Vec<u8>),
+    /// The origin got these bytes unseen.
     Opaque(Origin, OpaqueReason, Vec<u8>),
     Reset(Ambiguity),
 }
@@ -26,6 +27,10 @@ pub(crate) struct Run {
     pub(crate) messages: Vec<(Origin, Vec<u8>)>,
     /// How many of them are complete.
     pub(crate) complete: usize,
+    /// Everything that each origin got.
+    pub(crate) got: HashMap<Origin, Vec<u8>>,
+    /// An origin ended its leg.
+    pub(crate) left: bool,
     pub(crate) end: End,
     /// What the client got.
     pub(crate) client: Vec<u8>,
@@ -60,9 +65,22 @@ struct Running<'a> {
 
 /// Runs the client's pieces through the engine.
 pub(crate) fn run<'p>(pieces: impl IntoIterator<Item = &'p [u8]>, table: &Table, origins: &Origins<'_>) -> Run {
-    let run = Run { messages: vec![], complete: 0, end: End::Open(vec![]), client: vec![], statuses: vec![] };
-    let engine = Engine::new(Options::default());
-    let mut running = Running { engine, table, origins, unread: vec![], pending: VecDeque::new(), run };
+    let mut running = Running {
+        engine: Engine::new(Options::default()),
+        table,
+        origins,
+        unread: vec![],
+        pending: VecDeque::new(),
+        run: Run {
+            messages: vec![],
+            complete: 0,
+            got: HashMap::new(),
+            left: false,
+            end: End::Open,
+            client: vec![],
+            statuses: vec![],
+        },
+    };
     for piece in pieces {
         running.unread.extend_from_slice(piece);
         running.pump();
@@ -80,6 +98,7 @@ impl Running<'_> {
                 Step::Forward { to, len, begins, complete } => {
                     assert!(len > 0 && len <= self.unread.len());
                     let bytes: Vec<u8> = self.unread.drain(..len).collect();
+                    self.run.got.entry(to).or_default().extend_from_slice(&bytes);
                     match (begins, self.run.messages.last_mut()) {
                         (Some(begins), _) => {
                             assert!(begins.path.end <= len && begins.method.end <= len);
@@ -118,6 +137,7 @@ impl Running<'_> {
         if self.engine.opaque().is_none() && self.engine.outstanding() == before {
             let end = self.engine.origin_eof(from);
             assert!(matches!(end, OriginEnd::Finished | OriginEnd::Unanswered | OriginEnd::Cut), "{end:?}");
+            self.run.left = true;
             self.pending.clear();
         }
         true
@@ -148,12 +168,23 @@ impl Running<'_> {
         }
     }
 
+    /// The client sends no more.
     fn ended(mut self) -> Run {
+        let mut step = self.engine.client(&self.unread, self.table);
+        if step == Step::NeedMore && self.engine.client_eof(&self.unread) == ClientEnd::Partial {
+            step = self.engine.client(&self.unread, self.table);
+        }
         let rest = std::mem::take(&mut self.unread);
-        self.run.end = match self.engine.client(&rest, self.table) {
-            Step::Opaque { to, why } => End::Opaque(to, why, rest),
+        self.run.end = match step {
+            Step::Opaque { to, why } => {
+                self.run.got.entry(to).or_default().extend_from_slice(&rest);
+                End::Opaque(to, why, rest)
+            }
             Step::Reset { why } => End::Reset(why),
-            Step::NeedMore => End::Open(rest),
+            Step::NeedMore => {
+                assert!(rest.is_empty(), "the app gets what the client has sent of a head");
+                End::Open
+            }
             Step::Wait | Step::Forward { .. } => End::Over(rest),
         };
         self.run
@@ -162,8 +193,13 @@ impl Running<'_> {
 
 /// Whole, in two pieces at several places, and byte by byte: the same happens.
 pub(crate) fn same_however_split(wire: &[u8], table: &Table, origins: &Origins<'_>) -> Run {
+    same_at_splits(100, wire, table, origins)
+}
+
+/// The same with the number of places.
+pub(crate) fn same_at_splits(places: usize, wire: &[u8], table: &Table, origins: &Origins<'_>) -> Run {
     let whole = run([wire], table, origins);
-    for split in (0..wire.len()).step_by(wire.len() / 100 + 1) {
+    for split in (0..wire.len()).step_by(wire.len() / places + 1) {
         let (first, second) = wire.split_at(split);
         assert_eq!(run([first, second], table, origins), whole, "split at {split}: {}", wire.escape_ascii());
     }
@@ -178,8 +214,9 @@ pub(crate) fn connection(data: &[u8]) {
     let pace = if settings & 1 == 0 { Pace::Eager } else { Pace::Lazy };
     let answer = |n: usize, request: &[u8]| canned(usize::from(*seed) + n, request);
     let origins = Origins { answer: &answer, pace, piece: usize::from(settings >> 1) + 1 };
-    let run = same_however_split(wire, &head::table(), &origins);
-    judge(wire, &run);
+    let rules = Rules::some();
+    let run = same_however_split(wire, &rules.table, &origins);
+    judge(wire, &run, &rules);
 }
 
 /// Some answer to `request`.
@@ -202,74 +239,4 @@ pub(crate) fn canned(n: usize, request: &[u8]) -> Vec<u8> {
         return b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n".to_vec();
     }
     answers[n % answers.len()].to_vec()
-}
-
-/// What must be true of every run.
-fn judge(wire: &[u8], run: &Run) {
-    let rest = match &run.end {
-        End::Open(rest) | End::Over(rest) | End::Opaque(_, _, rest) => rest.as_slice(),
-        End::Reset(_) => b"",
-    };
-    let mut forwarded: Vec<u8> = run.messages.iter().flat_map(|(_, message)| message.iter().copied()).collect();
-    assert!(wire.starts_with(&forwarded), "bytes are forwarded once and in order");
-    forwarded.extend_from_slice(rest);
-    assert!(matches!(run.end, End::Reset(_)) || forwarded == wire, "no byte is lost");
-    for (index, (origin, message)) in run.messages.iter().enumerate() {
-        let mut room = vec![httparse::EMPTY_HEADER; 4096];
-        let mut request = httparse::Request::new(&mut room);
-        let head_len = match request.parse(message) {
-            Ok(httparse::Status::Complete(len)) => len,
-            Err(httparse::Error::TooManyHeaders) => continue,
-            other => {
-                broken!("a message was forwarded that httparse does not read: {other:?}");
-                continue;
-            }
-        };
-        let value = |name: &str| {
-            request.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
-        };
-        let probe = request.headers.iter().any(|header| {
-            header.name.eq_ignore_ascii_case("user-agent") && header.value.trim_ascii().starts_with(b"kube-probe/")
-        });
-        let wanted = head::naive_matches(&request).first().copied().filter(|_| !probe);
-        let went = match origin {
-            Origin::App => None,
-            Origin::Developer(key) => usize::try_from(key.0).ok().map(|key| key - 1),
-        };
-        assert_eq!(went, wanted, "{}", message.escape_ascii());
-        if index < run.complete {
-            let body = &message[head_len..];
-            if let Some(length) = value("content-length") {
-                let length = std::str::from_utf8(length).ok().and_then(|digits| digits.trim().parse().ok());
-                assert_eq!(length, Some(body.len()));
-                assert!(value("transfer-encoding").is_none());
-            } else if value("transfer-encoding").is_some() {
-                assert!(body.ends_with(b"\r\n\r\n"));
-                assert_eq!(dechunked(body), Some(body.len()), "{}", body.escape_ascii());
-            } else {
-                assert!(body.is_empty());
-            }
-        }
-    }
-}
-
-/// Where a chunked body ends, by another reader: httparse's chunk sizes, and lines.
-fn dechunked(body: &[u8]) -> Option<usize> {
-    let mut at = 0;
-    loop {
-        let Ok(httparse::Status::Complete((line, size))) = httparse::parse_chunk_size(&body[at..]) else { return None };
-        at += line;
-        if size == 0 {
-            break;
-        }
-        at += usize::try_from(size).ok()?;
-        at += body.get(at..)?.starts_with(b"\r\n").then_some(2)?;
-    }
-    loop {
-        let line = body.get(at..)?.windows(2).position(|two| two == b"\r\n")?;
-        at += line + 2;
-        if line == 0 {
-            return Some(at);
-        }
-    }
 }

@@ -12,6 +12,9 @@ macro_rules! broken {
     }};
 }
 
+pub(crate) mod chunked;
 pub(crate) mod connection;
 pub(crate) mod filter;
 pub(crate) mod head;
+pub(crate) mod judge;
+pub(crate) mod oracle;

@@ -1,0 +1,142 @@
+//! Other people's requests, which the tests of `redir-http` try ambiguity on: downloaded by the registries' own clients
+//! into the cache, pinned by checksum, never a part of the tree. `crates/http/tests/cases` reads them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use super::packages;
+use super::tools::{log_file, quietly};
+use crate::paths;
+
+/// A folder of cases, and the file in it that says of which version they are.
+struct Cases {
+    name: &'static str,
+    /// Fills an empty folder.
+    fetch: fn(&Path) -> Result<()>,
+    /// The version that is wanted, with its checksum.
+    pin: fn() -> Result<String>,
+}
+
+const ALL: [Cases; 3] = [
+    Cases { name: "gunicorn", fetch: gunicorn, pin: || Ok(GUNICORN.into()) },
+    Cases {
+        name: "httparse",
+        fetch: |into| from_crate("httparse", &["src/lib.rs", "tests/uri.rs"], into),
+        pin: || locked("httparse"),
+    },
+    Cases {
+        name: "http_desync_guardian",
+        fetch: |into| from_crate("http_desync_guardian", &["tests"], into),
+        pin: || locked("http_desync_guardian"),
+    },
+];
+
+/// 143 raw requests with what gunicorn makes of them; only the source package has them.
+const GUNICORN: &str =
+    "gunicorn==27.0.1 --hash=sha256:b1514965361c8b7e8107a80aa2a92636878df1ccfac6dd204a676426e04d9e3e";
+
+const PIN: &str = "PIN";
+
+/// Fetches what is missing; whether there was anything.
+pub(super) fn install() -> Result<bool> {
+    let mut did = false;
+    for cases in &ALL {
+        let (folder, pin) = (paths::cases()?.join(cases.name), (cases.pin)()?);
+        if fs::read_to_string(folder.join(PIN)).is_ok_and(|there| there == pin) {
+            continue;
+        }
+        did = true;
+        // Complete or not there at all, also when it is interrupted.
+        let new = folder.with_extension("new");
+        remove(&new)?;
+        fs::create_dir_all(&new).with_context(|| format!("cannot make {}", new.display()))?;
+        (cases.fetch)(&new)?;
+        fs::write(new.join(PIN), pin).with_context(|| format!("cannot write into {}", new.display()))?;
+        remove(&folder)?;
+        fs::rename(&new, &folder).with_context(|| format!("cannot rename {}", new.display()))?;
+    }
+    Ok(did)
+}
+
+fn remove(folder: &Path) -> Result<()> {
+    if !folder.exists() {
+        return Ok(());
+    }
+    fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))
+}
+
+fn gunicorn(into: &Path) -> Result<()> {
+    let pip = match paths::program("pip3") {
+        Some(pip) => pip,
+        None => {
+            packages::install_missing(&packages::PIP)?;
+            paths::program("pip3").context("python3-pip is installed, but pip3 is nowhere in PATH")?
+        }
+    };
+    let (requirements, download) = (into.join("requirements.txt"), into.join("download"));
+    fs::write(&requirements, GUNICORN).with_context(|| format!("cannot write {}", requirements.display()))?;
+    let mut command = Command::new(pip);
+    command.args(["download", "--require-hashes", "--no-deps", "--no-binary", ":all:", "--disable-pip-version-check"]);
+    command.arg("--requirement").arg(&requirements).arg("--dest").arg(&download);
+    quietly(&mut command, "downloading the requests of gunicorn's tests with pip".into(), &log_file("pip.log")?)?;
+    let archive = only_file(&download)?;
+    let mut command = Command::new("tar");
+    command.arg("--extract").arg("--file").arg(&archive).arg("--directory").arg(into);
+    command.args(["--strip-components=3", "--wildcards", "*/tests/requests/*"]);
+    quietly(&mut command, "unpacking them".into(), &log_file("tar.log")?)?;
+    remove(&download)
+}
+
+fn only_file(folder: &Path) -> Result<PathBuf> {
+    let entries = fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    match files.as_slice() {
+        [file] => Ok(file.clone()),
+        _ => bail!("pip left {} files in {}, not one", files.len(), folder.display()),
+    }
+}
+
+/// Copies files or folders of a crate's source, which cargo downloads and checks as for any build.
+fn from_crate(name: &str, what: &[&str], into: &Path) -> Result<()> {
+    let source = source(name)?;
+    for what in what {
+        let from = source.join(what);
+        if from.is_dir() {
+            let entries = fs::read_dir(&from).with_context(|| format!("cannot read {}", from.display()))?;
+            entries.flatten().try_for_each(|entry| copy(&entry.path(), into))?;
+        } else {
+            copy(&from, into)?;
+        }
+    }
+    Ok(())
+}
+
+fn copy(file: &Path, into: &Path) -> Result<()> {
+    let name = file.file_name().context("a file without a name")?;
+    fs::copy(file, into.join(name)).map(drop).with_context(|| format!("cannot copy {}", file.display()))
+}
+
+fn source(name: &str) -> Result<PathBuf> {
+    let mut command = Command::new(paths::cargo());
+    command.current_dir(paths::root()).args(["metadata", "--format-version", "1", "--filter-platform"]);
+    let output = command.arg(paths::host_triple()?).output().context("cannot start `cargo metadata`")?;
+    if !output.status.success() {
+        bail!("`cargo metadata` failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).context("cannot read cargo's metadata")?;
+    let packages = metadata["packages"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let manifest = packages.iter().find(|package| package["name"] == name).and_then(|p| p["manifest_path"].as_str());
+    let folder = manifest.and_then(|manifest| Path::new(manifest).parent());
+    folder.map(Path::to_owned).with_context(|| format!("cargo does not know where the source of {name} is"))
+}
+
+/// A crate's version and checksum, as Cargo.lock has them.
+fn locked(name: &str) -> Result<String> {
+    let lock = paths::root().join("Cargo.lock");
+    let text = fs::read_to_string(&lock).with_context(|| format!("cannot read {}", lock.display()))?;
+    let package = text.split("[[package]]").find(|package| package.contains(&format!("\nname = \"{name}\"\n")));
+    package.map(|package| package.trim().to_owned()).with_context(|| format!("Cargo.lock has no {name}"))
+}
