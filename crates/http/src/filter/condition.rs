@@ -7,7 +7,8 @@ use std::cell::OnceCell;
 
 use regex::bytes::Regex;
 
-use super::{Condition, Names, Subject, Test};
+use super::compare::Compiled;
+use super::{Names, Subject, Test};
 use crate::head::{Found, RequestHead};
 use crate::{Ambiguity, bytes};
 
@@ -54,8 +55,8 @@ pub(super) struct View<'a> {
 
 impl Check {
     /// `None` only if `names` does not have the condition's header.
-    pub(super) fn new(condition: &Condition, regex: Option<&Regex>, names: &Names) -> Option<Self> {
-        let place = match &condition.subject {
+    pub(super) fn new(condition: Compiled<'_>, names: &Names) -> Option<Self> {
+        let place = match condition.subject {
             Subject::Header(name) => Place::Header(names.find(name)?),
             Subject::Path => Place::Path,
             Subject::Method => Place::Method,
@@ -63,11 +64,11 @@ impl Check {
             Subject::Cookie(name) => Place::Part(Part::Cookie(names.find(b"cookie")?, name.as_slice().into())),
             Subject::Baggage(name) => Place::Part(Part::Baggage(names.find(b"baggage")?, name.as_slice().into())),
         };
-        let test = match (&condition.test, regex) {
-            (Test::Present, _) => Matcher::Present,
-            (Test::Exact(value), _) => Matcher::Exact(value.as_slice().into()),
-            (Test::Prefix(value), _) => Matcher::Prefix(value.as_slice().into()),
-            (Test::Regex(_), regex) => Matcher::Regex(regex?.clone()),
+        let test = match condition.test {
+            Test::Present => Matcher::Present,
+            Test::Exact(value) => Matcher::Exact(value.as_slice().into()),
+            Test::Prefix(value) => Matcher::Prefix(value.as_slice().into()),
+            Test::Regex(_) => Matcher::Regex(condition.pattern?.regex.clone()),
         };
         Some(Self { place, test, negate: condition.negate })
     }

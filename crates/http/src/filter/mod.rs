@@ -9,7 +9,7 @@
 //!   commas do not split it. If the header occurs several times, one occurrence that passes is enough.
 //! - The path is the request target up to the first `?`, not decoded and not normalised; of an absolute-form target,
 //!   what follows the authority. CONNECT has an empty path.
-//! - The method is compared exactly.
+//! - The method keeps its case; it is compared exactly or by a regex.
 //! - A query parameter is a `name=value` (or a bare `name`, whose value is empty) between the `&` of the query, not
 //!   decoded; name and value are compared as they were sent.
 //! - A cookie is a `name=value` between the `;` of any Cookie field, a baggage member a `name=value` between the `,` of
@@ -20,10 +20,12 @@
 //! - *not* turns a condition around: `not header x-user exact alice` holds if no occurrence is `alice`, also if there is
 //!   none at all.
 
+mod compare;
 mod condition;
 mod index;
 mod names;
 mod overlap;
+mod pattern;
 mod table;
 mod validate;
 
@@ -60,8 +62,8 @@ pub enum Subject {
     Baggage(Vec<u8>),
 }
 
-/// What it must be.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// What it must be. `Debug` shows no value: it may be a secret.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Test {
     /// There, whatever its value.
     Present,
@@ -91,7 +93,7 @@ pub struct Filter {
     mode: Mode,
     conditions: Vec<Condition>,
     /// One for each condition; `None` where it is no regex.
-    regexes: Vec<Option<regex::bytes::Regex>>,
+    patterns: Vec<Option<pattern::Pattern>>,
 }
 
 impl Filter {
@@ -101,17 +103,20 @@ impl Filter {
     /// A filter of these conditions.
     ///
     /// # Errors
-    /// The first condition that could never hold, always holds, or is malformed, with the next step.
+    /// The first condition that could never hold, always holds, or is malformed, or two that make the filter so, with the
+    /// next step.
     pub fn new(mode: Mode, conditions: Vec<Condition>) -> Result<Self, FilterError> {
         validate::count(conditions.len())?;
-        let regexes = conditions.iter().map(validate::condition).collect::<Result<_, _>>()?;
-        Ok(Self { mode, conditions, regexes })
+        let patterns = conditions.iter().map(validate::condition).collect::<Result<_, _>>()?;
+        let filter = Self { mode, conditions, patterns };
+        validate::together(&filter)?;
+        Ok(filter)
     }
 
     /// The filter that every request matches: a global intercept's entry, last in a table with filtered ones.
     #[must_use]
     pub fn everything() -> Self {
-        Self { mode: Mode::All, conditions: vec![], regexes: vec![] }
+        Self { mode: Mode::All, conditions: vec![], patterns: vec![] }
     }
 
     /// How the conditions go together.
@@ -127,8 +132,28 @@ impl Filter {
     }
 
     /// Each condition with its compiled regex.
-    fn compiled(&self) -> impl Iterator<Item = (&Condition, Option<&regex::bytes::Regex>)> {
-        self.conditions.iter().zip(self.regexes.iter().map(Option::as_ref))
+    fn compiled(&self) -> impl Iterator<Item = compare::Compiled<'_>> {
+        let conditions = self.conditions.iter().zip(&self.patterns);
+        conditions.map(|(condition, pattern)| compare::Compiled::new(condition, pattern.as_ref()))
+    }
+}
+
+impl Test {
+    /// `present`, `exact`, `prefix` or `regex`.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Present => "present",
+            Self::Exact(_) => "exact",
+            Self::Prefix(_) => "prefix",
+            Self::Regex(_) => "regex",
+        }
+    }
+}
+
+impl fmt::Debug for Test {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}(..)", self.kind())
     }
 }
 

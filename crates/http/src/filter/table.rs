@@ -189,7 +189,7 @@ impl Table {
 impl Entry {
     /// A filter whose names do not all have a number (there are 65,534) matches nothing, rather than too much.
     fn new(key: Key, filter: &Filter, names: &Names) -> Self {
-        let checks = filter.compiled().map(|(condition, regex)| Check::new(condition, regex, names)).collect();
+        let checks = filter.compiled().map(|condition| Check::new(condition, names)).collect();
         match checks {
             Some(checks) => Self { key, mode: filter.mode(), checks },
             None => Self { key, mode: Mode::Any, checks: vec![] },

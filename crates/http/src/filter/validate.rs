@@ -5,18 +5,14 @@
 
 use std::fmt;
 
-use regex::bytes::{Regex, RegexBuilder};
-
-use super::{Condition, Filter, Subject, Test};
+use super::compare::{Apart, Compiled};
+use super::pattern::Pattern;
+use super::{Condition, Filter, Mode, Subject, Test};
 use crate::bytes;
 
 /// The longest name and the longest value of a condition, in bytes: far above what is typed, far below a message's limit.
 const MAX_NAME: usize = 256;
 const MAX_VALUE: usize = 4096;
-
-/// The longest regex, in bytes, and the memory one may take once compiled, in bytes: each connection of the node may run it.
-const MAX_REGEX: usize = 1024;
-const MAX_COMPILED: usize = 256 * 1024;
 
 /// Why a filter is refused. `Display` is a sentence that ends with the next step.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,8 +29,14 @@ pub enum FilterError {
     Always(Condition),
     /// A path that cannot occur.
     Path(Condition),
-    /// A method that is compared otherwise than exactly, or cannot occur.
+    /// A value of a query parameter that cannot occur.
+    Query(Condition),
+    /// A method that cannot occur, or is compared otherwise than exactly or by a regex.
     Method(Condition),
+    /// Two conditions that must both hold and never do.
+    Never(Box<[Condition; 2]>),
+    /// Two conditions of which one always holds, and one is enough.
+    Everything(Box<[Condition; 2]>),
     /// A regex that does not compile, and why.
     Regex(Condition, String),
 }
@@ -42,7 +44,7 @@ pub enum FilterError {
 impl fmt::Display for FilterError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Empty => f.write_str("the filter is empty: give at least one header, path or method"),
+            Self::Empty => f.write_str("the filter is empty: give at least one condition"),
             Self::TooMany(count) => {
                 write!(
                     f,
@@ -62,9 +64,24 @@ impl fmt::Display for FilterError {
             Self::Path(condition) => {
                 write!(f, "\"{condition}\" can never hold: begin the path with '/', and leave out '?' and what follows")
             }
-            Self::Method(condition) => {
-                write!(f, "\"{condition}\" can never hold: give one method exactly, in upper case, like GET")
-            }
+            Self::Query(condition) => write!(
+                f,
+                "\"{condition}\" can never hold: write the value as it is in the request, with %XX for what is not printable ASCII, and at most {MAX_VALUE} bytes"
+            ),
+            Self::Method(condition) => write!(
+                f,
+                "\"{condition}\" can never hold: give one method exactly, in upper case, like GET, or a regex like GET|HEAD"
+            ),
+            Self::Never(both) => write!(
+                f,
+                "no request has both \"{}\" and \"{}\": leave one out, or let any one of the conditions be enough",
+                both[0], both[1]
+            ),
+            Self::Everything(both) => write!(
+                f,
+                "every request has \"{}\" or \"{}\": leave one out, or let all of the conditions be needed",
+                both[0], both[1]
+            ),
             Self::Regex(condition, why) => write!(
                 f,
                 "\"{condition}\" is no usable regex ({why}): use the syntax of https://docs.rs/regex, which has no look-around and no back-references"
@@ -83,15 +100,38 @@ pub(super) fn count(conditions: usize) -> Result<(), FilterError> {
     }
 }
 
+/// Checks the conditions against each other: a filter that can never hold, or always does, is a mistake too.
+pub(super) fn together(filter: &Filter) -> Result<(), FilterError> {
+    let compiled: Vec<Compiled<'_>> = filter.compiled().collect();
+    let absurd = |one: Compiled<'_>, other: Compiled<'_>| match filter.mode {
+        Mode::All => one.apart(other) == Apart::Always,
+        Mode::Any => one.cover(other),
+    };
+    for (n, one) in compiled.iter().enumerate() {
+        if let Some(m) = compiled[..n].iter().position(|other| absurd(*one, *other)) {
+            let both = Box::new([m, n].map(|at| filter.conditions[at].clone()));
+            return Err(match filter.mode {
+                Mode::All => FilterError::Never(both),
+                Mode::Any => FilterError::Everything(both),
+            });
+        }
+    }
+    Ok(())
+}
+
 /// Checks one condition, and compiles its regex.
-pub(super) fn condition(condition: &Condition) -> Result<Option<Regex>, FilterError> {
+pub(super) fn condition(condition: &Condition) -> Result<Option<Pattern>, FilterError> {
     name(&condition.subject)?;
     match (&condition.subject, &condition.test) {
         (Subject::Method, Test::Exact(method)) if is_method(method) => {}
+        (Subject::Method, Test::Regex(_)) => {}
         (Subject::Method, _) => return Err(FilterError::Method(condition.clone())),
         (Subject::Path, Test::Present) => return Err(FilterError::Always(condition.clone())),
         (Subject::Path, Test::Exact(path) | Test::Prefix(path)) if !is_path(path) => {
             return Err(FilterError::Path(condition.clone()));
+        }
+        (Subject::Query(_), Test::Exact(value) | Test::Prefix(value)) if !is_query_value(value) => {
+            return Err(FilterError::Query(condition.clone()));
         }
         _ => {}
     }
@@ -103,7 +143,7 @@ pub(super) fn condition(condition: &Condition) -> Result<Option<Regex>, FilterEr
         }
         Test::Exact(_) | Test::Prefix(_) => Ok(None),
         Test::Regex(pattern) => {
-            whole(pattern).map(Some).map_err(|error| FilterError::Regex(condition.clone(), one_line(&error)))
+            Pattern::new(pattern).map(Some).map_err(|error| FilterError::Regex(condition.clone(), one_line(&error)))
         }
     }
 }
@@ -128,11 +168,14 @@ fn is_path(path: &[u8]) -> bool {
     rooted && bytes::target_end(path, 0) == path.len() && !path.contains(&b'?') && !path.contains(&b'#')
 }
 
+fn is_query_value(value: &[u8]) -> bool {
+    value.len() <= MAX_VALUE && bytes::target_end(value, 0) == value.len() && !value.contains(&b'&')
+}
+
 /// Whether some request could have `value` there.
 fn occurs(subject: &Subject, test: &Test, value: &[u8]) -> bool {
     let separators: &[u8] = match subject {
-        Subject::Header(_) | Subject::Path | Subject::Method => b"",
-        Subject::Query(_) => b"&# ",
+        Subject::Header(_) | Subject::Path | Subject::Method | Subject::Query(_) => b"",
         Subject::Cookie(_) => b";",
         Subject::Baggage(_) => b",;",
     };
@@ -143,23 +186,6 @@ fn occurs(subject: &Subject, test: &Test, value: &[u8]) -> bool {
     value.len() <= MAX_VALUE
         && !spaced
         && value.iter().all(|&byte| bytes::is_value(byte) && !separators.contains(&byte))
-}
-
-/// `pattern`, for whole values. It is compiled alone first: `a)|(b` must not become valid by being wrapped.
-fn whole(pattern: &str) -> Result<Regex, regex::Error> {
-    let build = |pattern: &str| {
-        RegexBuilder::new(pattern)
-            .unicode(false)
-            .size_limit(MAX_COMPILED)
-            .dfa_size_limit(MAX_COMPILED)
-            .nest_limit(50)
-            .build()
-    };
-    if pattern.len() > MAX_REGEX {
-        return Err(regex::Error::CompiledTooBig(MAX_REGEX));
-    }
-    build(pattern)?;
-    build(&format!(r"\A(?:{pattern})\z"))
 }
 
 fn one_line(error: &regex::Error) -> String {
@@ -175,7 +201,7 @@ fn one_line(error: &regex::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Mode;
+    use super::super::pattern::MAX_REGEX;
     use super::*;
 
     fn check(subject: Subject, test: Test) -> Result<Filter, FilterError> {
@@ -203,6 +229,7 @@ mod tests {
         assert!(check(Subject::Path, Test::Exact(b"/a".into())).is_ok());
         assert!(check(Subject::Path, Test::Prefix(b"/".into())).is_ok());
         assert!(check(Subject::Method, Test::Exact(b"M-SEARCH".into())).is_ok());
+        assert!(check(Subject::Method, Test::Regex("GET|HEAD".into())).is_ok());
         assert!(check(Subject::Query(b"user[]".into()), Test::Exact(b"a=b".into())).is_ok());
         assert!(check(Subject::Cookie(b"sid".into()), Test::Prefix(b"a".into())).is_ok());
         assert!(check(Subject::Baggage(b"tenant".into()), Test::Present).is_ok());
@@ -235,12 +262,41 @@ mod tests {
             check(Subject::Method, Test::Prefix(b"GE".into())),
             check(Subject::Method, Test::Present),
             check(Subject::Query(b"a&b".into()), Test::Present),
+            check(Subject::Query(b"a".into()), Test::Exact(b"b&c".into())),
+            check(Subject::Query(b"a".into()), Test::Exact("zo\u{eb}".into())),
+            check(Subject::Query(b"a".into()), Test::Prefix(b"a b".into())),
             check(Subject::Cookie(b"sid".into()), Test::Exact(b"a;b".into())),
             check(Subject::Baggage(b"t".into()), Test::Exact(b"a,b".into())),
         ];
         for error in errors {
             let sentence = error.unwrap_err().to_string();
             assert!(sentence.contains(": ") && !sentence.contains('\n') && sentence.len() < 6000, "{sentence}");
+        }
+        let path = |test| Condition { subject: Subject::Path, test, negate: false };
+        let user = |test| Condition { subject: Subject::Header(b"x-user".into()), test, negate: false };
+        let not = |condition| Condition { negate: true, ..condition };
+        let (a, b) = (path(Test::Exact(b"/a".into())), path(Test::Prefix(b"/b".into())));
+        let alice = || user(Test::Exact(b"alice".into()));
+        for (mode, conditions, valid) in [
+            (Mode::All, vec![a.clone(), b.clone()], false),
+            (Mode::Any, vec![a.clone(), b.clone()], true),
+            (Mode::Any, vec![not(a.clone()), not(b.clone())], false),
+            (Mode::All, vec![not(a.clone()), not(b)], true),
+            (Mode::All, vec![alice(), user(Test::Exact(b"bob".into()))], true), // the header may occur twice
+            (Mode::All, vec![alice(), not(user(Test::Present))], false),
+            (Mode::All, vec![user(Test::Present), not(alice())], true),
+            (Mode::Any, vec![user(Test::Present), not(alice())], false),
+            (Mode::Any, vec![alice(), not(alice())], false),
+        ] {
+            let error = Filter::new(mode, conditions.clone()).err();
+            let expected = |error: &FilterError| match mode {
+                Mode::All => matches!(error, FilterError::Never(..)),
+                Mode::Any => matches!(error, FilterError::Everything(..)),
+            };
+            assert!(
+                if valid { error.is_none() } else { error.as_ref().is_some_and(expected) },
+                "{conditions:?}: {error:?}"
+            );
         }
         let many = vec![Condition { subject: Subject::Path, test: Test::Exact(b"/".into()), negate: false }; 33];
         assert_eq!(Filter::new(Mode::Any, many).unwrap_err(), FilterError::TooMany(33));

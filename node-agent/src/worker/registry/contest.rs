@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use redir_http::filter::{Condition, Filter, Mode, Overlap, Subject, Test, overlap};
+use redir_http::filter::{Overlap, overlap};
 use redir_wire::{Conflict, Takes};
 
 use crate::config::PodName;
@@ -67,9 +67,9 @@ impl Registry {
                 let theirs = self.wish(*id)?.filter.as_ref()?;
                 match overlap(mine, theirs) {
                     Overlap::Same | Overlap::Subset => Some((*id, Takes::Everything)),
-                    Overlap::Possible if another_value(mine, theirs) => None,
                     Overlap::Superset | Overlap::Possible => Some((*id, Takes::Shared)),
-                    Overlap::Never => None,
+                    // Developers who share a pod have values of their own: nobody is warned of a header that comes twice.
+                    Overlap::UnlessRepeated | Overlap::Never => None,
                 }
             })
             .collect()
@@ -78,17 +78,4 @@ impl Registry {
     pub(super) fn developer_name(&self, wish: &Registered) -> String {
         self.config().developer(&wish.pin).map_or_else(String::new, |developer| developer.name.clone())
     }
-}
-
-/// Whether both want one header to be exact and different, as developers who share a pod do. A request could carry the
-/// header twice; nobody is warned of that.
-fn another_value(a: &Filter, b: &Filter) -> bool {
-    let differs = |a: &Condition, b: &Condition| match (&a.subject, &b.subject, &a.test, &b.test) {
-        (Subject::Header(a_name), Subject::Header(b_name), Test::Exact(a_value), Test::Exact(b_value)) => {
-            a_name.eq_ignore_ascii_case(b_name) && a_value != b_value && !a.negate && !b.negate
-        }
-        _ => false,
-    };
-    let single = |filter: &Filter| filter.mode() == Mode::All || filter.conditions().len() == 1;
-    single(a) && single(b) && a.conditions().iter().any(|a| b.conditions().iter().any(|b| differs(a, b)))
 }
