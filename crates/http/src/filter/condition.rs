@@ -46,11 +46,20 @@ pub(super) enum Matcher {
 
 /// A request as the filters see it.
 pub(super) struct View<'a> {
-    head: &'a RequestHead,
+    line: Line<'a>,
     pub(super) found: &'a Found,
-    buf: &'a [u8],
+    /// What `found` tells places in.
+    pub(super) buf: &'a [u8],
     /// The path and the query, once a filter asks for one of them.
     target: OnceCell<(&'a [u8], &'a [u8])>,
+}
+
+/// Where method and target are.
+enum Line<'a> {
+    /// In an HTTP/1 head.
+    Head(&'a RequestHead),
+    /// Apart.
+    Parts { method: &'a [u8], target: &'a [u8] },
 }
 
 impl Check {
@@ -139,18 +148,32 @@ impl Matcher {
 impl<'a> View<'a> {
     pub(super) fn new(names: &Names, head: &'a mut RequestHead, buf: &'a [u8]) -> Result<Self, Ambiguity> {
         head.find(buf, names)?;
-        Ok(Self { found: head.found(), head, buf, target: OnceCell::new() })
+        Ok(Self { found: head.found(), line: Line::Head(head), buf, target: OnceCell::new() })
+    }
+
+    /// Of a request that is no HTTP/1 head; `target` is the path with its query, `found` tells places in `buf`.
+    pub(super) fn of_parts(method: &'a [u8], target: &'a [u8], found: &'a Found, buf: &'a [u8]) -> Self {
+        Self { line: Line::Parts { method, target }, found, buf, target: OnceCell::new() }
     }
 
     pub(super) fn method(&self) -> &'a [u8] {
-        self.buf.get(self.head.method()).unwrap_or_default()
+        match self.line {
+            Line::Head(head) => self.buf.get(head.method()).unwrap_or_default(),
+            Line::Parts { method, .. } => method,
+        }
     }
 
     /// The path and the query.
     pub(super) fn target(&self) -> (&'a [u8], &'a [u8]) {
-        *self.target.get_or_init(|| {
-            let (path, query) = self.head.path_and_query(self.buf);
-            (self.buf.get(path).unwrap_or_default(), self.buf.get(query).unwrap_or_default())
+        *self.target.get_or_init(|| match self.line {
+            Line::Head(head) => {
+                let (path, query) = head.path_and_query(self.buf);
+                (self.buf.get(path).unwrap_or_default(), self.buf.get(query).unwrap_or_default())
+            }
+            Line::Parts { target, .. } => {
+                let (path, query) = target.split_at(memchr::memchr(b'?', target).unwrap_or(target.len()));
+                (path, query.strip_prefix(b"?").unwrap_or_default())
+            }
         })
     }
 

@@ -25,6 +25,7 @@ mod condition;
 mod index;
 mod names;
 mod overlap;
+mod parts;
 mod pattern;
 mod table;
 mod validate;

@@ -105,14 +105,18 @@ impl Table {
         if self.entries.is_empty() {
             return Ok(None);
         }
-        let view = View::new(&self.names, head, buf)?;
+        Ok(self.first(&View::new(&self.names, head, buf)?))
+    }
+
+    /// The first filter that a request matches.
+    pub(super) fn first(&self, view: &View<'_>) -> Option<usize> {
         let mut best = self.entries.len();
         let mut consider = |index: usize| {
-            if index < best && self.entries.get(index).is_some_and(|entry| entry.matches(&view)) {
+            if index < best && self.entries.get(index).is_some_and(|entry| entry.matches(view)) {
                 best = index;
             }
         };
-        for (name, value) in view.found.iter(buf) {
+        for (name, value) in view.found.iter(view.buf) {
             if let Some(index) = self.headers.get(usize::from(name)) {
                 index.lookup(value, &mut consider);
             }
@@ -130,7 +134,7 @@ impl Table {
             });
         }
         self.always.iter().copied().for_each(consider);
-        Ok((best < self.entries.len()).then_some(best))
+        (best < self.entries.len()).then_some(best)
     }
 
     /// Every filter that the complete `head` matches, in order: for telling the losers.
