@@ -5,9 +5,10 @@ mod cases;
 mod check;
 
 use cases::Case;
-use check::connection::{End, Origins, Pace, Run, same_at_splits};
+use check::connection::{End, Origins, Pace, Run, same_however_split};
 use check::judge::{Rules, judge};
 use check::oracle::{EXCEPTIONS, Opinion, opinion};
+use check::{EVERYWHERE, SOMEWHERE};
 use redir_http::engine::Origin;
 use redir_http::filter::Key;
 
@@ -16,16 +17,12 @@ const MATCHED: &[u8] = b"GET /dev HTTP/1.1\r\nHost: a\r\n\r\n";
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const DEVELOPER: Origin = Origin::Developer(Key(1));
 
-/// Where a case is split: every byte of a short one, or a few.
-const EVERYWHERE: usize = 300;
-const SOMEWHERE: usize = 8;
-
-/// Runs `wire` whole, byte by byte and at so many splits, with origins that answer at once and late, and judges it.
-fn run(wire: &[u8], splits: usize, rules: &Rules, answer: &[u8]) -> Run {
+/// Runs `wire` whole, byte by byte and at so many places, with origins that answer at once and late, and judges it.
+fn run(wire: &[u8], places: usize, rules: &Rules, answer: &[u8]) -> Run {
     let answer = |_: usize, _: &[u8]| answer.to_vec();
     let [eager, _] = [Pace::Eager, Pace::Lazy].map(|pace| {
         let origins = Origins { answer: &answer, pace, piece: usize::MAX };
-        let run = same_at_splits(splits, wire, &rules.table, &origins);
+        let run = same_however_split(wire, places, &rules.table, &origins);
         judge(wire, &run, rules);
         run
     });
@@ -115,7 +112,7 @@ fn requests_of_httparse() {
     let (requests, _) = cases::httparse();
     assert!(requests.len() > 280, "{}", requests.len());
     for Case { wire, .. } in requests {
-        check::head::request(&wire);
+        check::head::request(&wire, EVERYWHERE);
         run_everywhere(&wire);
     }
 }
@@ -125,7 +122,7 @@ fn responses_of_httparse() {
     let (_, responses) = cases::httparse();
     assert!(responses.len() > 30, "{}", responses.len());
     for Case { name, wire } in responses {
-        check::head::response(&wire);
+        check::head::response(&wire, EVERYWHERE);
         for rules in [Rules::nothing(), Rules::some(), Rules::everything()] {
             let run = run(&[GET, MATCHED, GET].concat(), EVERYWHERE, &rules, &wire);
             let answers = wire.repeat(3);

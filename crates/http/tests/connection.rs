@@ -17,8 +17,10 @@ const MATCHED: &str = "GET / HTTP/1.1\r\nX-User: alice\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 fn at(pace: Pace, wire: &str, answer: &dyn Fn(usize, &[u8]) -> Vec<u8>) -> Run {
-    let runs = [1, 7, 10_000]
-        .map(|piece| same_however_split(wire.as_bytes(), &check::head::table(), &Origins { answer, pace, piece }));
+    let runs = [1, 7, 10_000].map(|piece| {
+        let origins = Origins { answer, pace, piece };
+        same_however_split(wire.as_bytes(), 100, &check::head::table(), &origins)
+    });
     let [one, seven, whole] = runs;
     assert_eq!(one, whole);
     assert_eq!(seven, whole);
@@ -296,7 +298,7 @@ fn the_canned_answers_of_the_fuzz_target_are_all_used() {
             GET.as_bytes(),
         ]
         .concat();
-        check::connection::connection(&data);
+        check::connection::connection(&data, check::EVERYWHERE);
         assert!(!canned(usize::from(n), b"").is_empty());
     }
 }

@@ -4,13 +4,13 @@ mod check;
 
 use std::path::Path;
 
-fn replay(target: &str, check: impl Fn(&[u8])) {
+fn replay(target: &str, check: impl Fn(&[u8], usize)) {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
     let entries = std::fs::read_dir(&corpus).expect("the corpus is part of the tree");
     let mut count = 0;
     for entry in entries {
         let path = entry.expect("the corpus is readable").path();
-        check(&std::fs::read(&path).expect("a corpus file is readable"));
+        check(&std::fs::read(&path).expect("a corpus file is readable"), check::EVERYWHERE);
         count += 1;
     }
     assert!(count > 0, "no case in {}", corpus.display());
@@ -33,7 +33,7 @@ fn connections() {
 
 #[test]
 fn filters() {
-    replay("filter", check::filter::table);
+    replay("filter", |data, _| check::filter::table(data));
 }
 
 #[test]

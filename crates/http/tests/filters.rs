@@ -257,7 +257,7 @@ fn random_cases_hold() {
         for _ in 0..count % 24 {
             wire.extend_from_slice(parts[usize::from(next().to_le_bytes()[0]) % parts.len()]);
         }
-        check::connection::connection(&wire);
-        check::head::request(&wire[2..]);
+        check::connection::connection(&wire, check::SOMEWHERE);
+        check::head::request(&wire[2..], check::SOMEWHERE);
     }
 }

@@ -2,6 +2,7 @@
 
 mod check;
 
+use check::EVERYWHERE;
 use check::head::{read, same_however_split, table};
 use redir_http::Ambiguity;
 use redir_http::filter::Table;
@@ -99,7 +100,7 @@ fn each_ambiguity_has_its_name_as_soon_as_it_is_certain() {
         (b"GET / HTTP/1.1\r\nExpect: 200-ok\r\n\r\n", ExpectOdd, 32),
     ] {
         let shown = wire.escape_ascii();
-        assert_eq!(same_however_split(wire, &table()), Err(expected), "{shown}");
+        assert_eq!(same_however_split(wire, EVERYWHERE, &table()), Err(expected), "{shown}");
         assert_eq!(certain_after(wire), Some(after), "{shown}");
     }
 }
@@ -122,11 +123,11 @@ fn what_is_common_is_accepted() {
         b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
     ] {
         let shown = wire.escape_ascii();
-        let verdict = same_however_split(wire, &table());
+        let verdict = same_however_split(wire, EVERYWHERE, &table());
         assert!(matches!(&verdict, Ok(Some(verdict)) if verdict.len == wire.len()), "{verdict:?} {shown}");
-        check::head::request(wire);
+        check::head::request(wire, EVERYWHERE);
         let more = [wire, b"GET / HTTP/1.1\r\n"].concat();
-        assert_eq!(same_however_split(&more, &table()), verdict, "{shown}");
+        assert_eq!(same_however_split(&more, EVERYWHERE, &table()), verdict, "{shown}");
     }
 }
 
@@ -146,7 +147,7 @@ fn every_byte_around_transfer_encoding_is_exact_or_ambiguous() {
                     continue;
                 }
                 let wire = [b"POST / HTTP/1.1\r\nHost: a\r\n", odd.as_slice(), b"Content-Type: x\r\n\r\n"].concat();
-                let verdict = same_however_split(&wire, &table());
+                let verdict = same_however_split(&wire, EVERYWHERE, &table());
                 assert!(verdict.is_err(), "byte {byte:#x} at {at}: {verdict:?}");
             }
         }

@@ -4,4 +4,4 @@
 #[path = "../../tests/check/mod.rs"]
 mod check;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| check::head::request(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| check::head::request(data, check::SOMEWHERE));

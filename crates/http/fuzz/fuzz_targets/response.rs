@@ -4,4 +4,4 @@
 #[path = "../../tests/check/mod.rs"]
 mod check;
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| check::head::response(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| check::head::response(data, check::SOMEWHERE));

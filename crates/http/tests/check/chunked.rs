@@ -1,5 +1,6 @@
 //! The chunked coding against a plain reader of it: one that takes the whole body and works by lines.
 
+use super::splits;
 use redir_http::Ambiguity;
 use redir_http::framing::{Body, Chunked};
 
@@ -88,9 +89,9 @@ pub(crate) fn read<'p>(pieces: impl IntoIterator<Item = &'p [u8]>) -> (usize, Re
 }
 
 /// The fuzz target `chunked`.
-pub(crate) fn body(wire: &[u8]) {
+pub(crate) fn body(wire: &[u8], places: usize) {
     let whole = read([wire]);
-    for split in (0..wire.len()).step_by(wire.len() / 300 + 1) {
+    for split in splits(places, wire.len()) {
         let (first, second) = wire.split_at(split);
         assert_eq!(read([first, second]), whole, "split at {split}: {}", wire.escape_ascii());
     }

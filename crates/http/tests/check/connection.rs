@@ -7,6 +7,7 @@ use redir_http::filter::Table;
 use redir_http::{Ambiguity, OpaqueReason};
 
 use super::judge::{Rules, judge};
+use super::splits;
 
 /// How a run ended, after the client's own end.
 #[derive(Clone, Debug, PartialEq)]
@@ -191,15 +192,10 @@ impl Running<'_> {
     }
 }
 
-/// Whole, in two pieces at several places, and byte by byte: the same happens.
-pub(crate) fn same_however_split(wire: &[u8], table: &Table, origins: &Origins<'_>) -> Run {
-    same_at_splits(100, wire, table, origins)
-}
-
-/// The same with the number of places.
-pub(crate) fn same_at_splits(places: usize, wire: &[u8], table: &Table, origins: &Origins<'_>) -> Run {
+/// Whole, in two pieces at so many places, and byte by byte: the same happens.
+pub(crate) fn same_however_split(wire: &[u8], places: usize, table: &Table, origins: &Origins<'_>) -> Run {
     let whole = run([wire], table, origins);
-    for split in (0..wire.len()).step_by(wire.len() / places + 1) {
+    for split in splits(places, wire.len()) {
         let (first, second) = wire.split_at(split);
         assert_eq!(run([first, second], table, origins), whole, "split at {split}: {}", wire.escape_ascii());
     }
@@ -209,13 +205,13 @@ pub(crate) fn same_at_splits(places: usize, wire: &[u8], table: &Table, origins:
 }
 
 /// The fuzz target `connection`: two bytes of settings, then what the client sends.
-pub(crate) fn connection(data: &[u8]) {
+pub(crate) fn connection(data: &[u8], places: usize) {
     let [settings, seed, wire @ ..] = data else { return };
     let pace = if settings & 1 == 0 { Pace::Eager } else { Pace::Lazy };
     let answer = |n: usize, request: &[u8]| canned(usize::from(*seed) + n, request);
     let origins = Origins { answer: &answer, pace, piece: usize::from(settings >> 1) + 1 };
     let rules = Rules::some();
-    let run = same_however_split(wire, &rules.table, &origins);
+    let run = same_however_split(wire, places, &rules.table, &origins);
     judge(wire, &run, &rules);
 }
 

@@ -1,5 +1,6 @@
 //! Heads: the verdict does not depend on the split, and what is accepted is what httparse reads.
 
+use super::{ROOM, splits};
 use redir_http::Ambiguity;
 use redir_http::filter::{Condition, Filter, Key, Mode, Subject, Table, Test};
 use redir_http::head::{Facts, Progress, RequestHead, ResponseHead};
@@ -44,11 +45,10 @@ fn verdict(mut head: RequestHead, wire: &[u8], table: &Table) -> Verdict {
     }
 }
 
-/// Every two-piece split of `wire` (of a long one, a sample), and byte by byte, says what the whole says.
-pub(crate) fn same_however_split(wire: &[u8], table: &Table) -> Result<Option<Verdict>, Ambiguity> {
+/// In two pieces at so many places, and byte by byte, `wire` says what the whole says.
+pub(crate) fn same_however_split(wire: &[u8], places: usize, table: &Table) -> Result<Option<Verdict>, Ambiguity> {
     let whole = read(wire, [wire.len()], table);
-    let step = wire.len() / 300 + 1;
-    for split in (0..wire.len()).step_by(step) {
+    for split in splits(places, wire.len()) {
         assert_eq!(read(wire, [split, wire.len()], table), whole, "split at {split}: {}", wire.escape_ascii());
     }
     if wire.len() <= 4096 {
@@ -69,9 +69,9 @@ pub(crate) fn table() -> Table {
 }
 
 /// The fuzz target `head`.
-pub(crate) fn request(wire: &[u8]) {
-    let verdict = same_however_split(wire, &table());
-    let mut room = vec![httparse::EMPTY_HEADER; 8192];
+pub(crate) fn request(wire: &[u8], places: usize) {
+    let verdict = same_however_split(wire, places, &table());
+    let mut room = [httparse::EMPTY_HEADER; ROOM];
     let mut theirs = httparse::Request::new(&mut room);
     let theirs_say = theirs.parse(wire);
     let Ok(verdict) = verdict else { return };
@@ -124,7 +124,7 @@ fn facts_agree(ours: &str, theirs: &httparse::Request<'_, '_>) {
 }
 
 /// The fuzz target `response`.
-pub(crate) fn response(wire: &[u8]) {
+pub(crate) fn response(wire: &[u8], places: usize) {
     let read = |ends: &mut dyn Iterator<Item = usize>| {
         let mut head = ResponseHead::new();
         for end in ends {
@@ -136,11 +136,11 @@ pub(crate) fn response(wire: &[u8]) {
         Ok::<_, Ambiguity>(None)
     };
     let whole = read(&mut [wire.len()].into_iter());
-    for split in (0..wire.len()).step_by(wire.len() / 300 + 1) {
+    for split in splits(places, wire.len()) {
         assert_eq!(read(&mut [split, wire.len()].into_iter()), whole, "split at {split}: {}", wire.escape_ascii());
     }
     assert_eq!(read(&mut (1..=wire.len().min(4096)).chain([wire.len()])), whole, "{}", wire.escape_ascii());
-    let mut room = vec![httparse::EMPTY_HEADER; 8192];
+    let mut room = [httparse::EMPTY_HEADER; ROOM];
     let mut theirs = httparse::Response::new(&mut room);
     match (whole, theirs.parse(wire)) {
         (Err(_), _) | (_, Err(httparse::Error::TooManyHeaders)) => {}

@@ -7,7 +7,7 @@ use redir_http::engine::Origin;
 use redir_http::filter::{Filter, Key, Table};
 
 use super::connection::{End, Run};
-use super::{chunked, head, oracle};
+use super::{ROOM, chunked, head, oracle};
 
 /// A table, and what it says of a request written down a second time.
 pub(crate) struct Rules {
@@ -47,7 +47,7 @@ pub(crate) fn judge(wire: &[u8], run: &Run, rules: &Rules) {
     the_connection_ends_only_where_it_may(run);
     for (index, (origin, message)) in run.messages.iter().enumerate() {
         let shown = message.escape_ascii();
-        let mut room = vec![httparse::EMPTY_HEADER; 8192];
+        let mut room = [httparse::EMPTY_HEADER; ROOM];
         let mut request = httparse::Request::new(&mut room);
         let head_len = match request.parse(message) {
             Ok(httparse::Status::Complete(len)) => len,
