@@ -61,6 +61,8 @@ impl Body {
             // A Content-Length of 0 is said by many, and read the same by all.
             Some(Self::Length(0)) => Ok(Self::Length(0)),
             Some(_) if bodiless => Err(Ambiguity::BodyForbidden),
+            // RFC 9110, 15.3.6 forbids content, but the framing is the usual one: some clients look for a body, some not.
+            _ if head.code() == 205 && asked != Asked::Head => Err(Ambiguity::BodyForbidden),
             _ if bodiless || asked == Asked::Head || head.code() == 304 => Ok(Self::Length(0)),
             Some(body) => Ok(body),
             None => Ok(Self::UntilClose),
@@ -378,7 +380,14 @@ mod tests {
             (Asked::Other, "HTTP/1.1 204 No Content\r\n\r\n", Ok(Body::Length(0))),
             (Asked::Other, "HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", Ok(Body::Length(0))),
             (Asked::Other, "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n", Err(Ambiguity::BodyForbidden)),
+            (Asked::Other, "HTTP/1.1 205 Reset Content\r\nContent-Length: 0\r\n\r\n", Ok(Body::Length(0))),
+            (Asked::Other, "HTTP/1.1 205 Reset Content\r\nContent-Length: 5\r\n\r\n", Err(Ambiguity::BodyForbidden)),
+            (Asked::Other, "HTTP/1.1 205 x\r\nTransfer-Encoding: chunked\r\n\r\n", Err(Ambiguity::BodyForbidden)),
+            (Asked::Other, "HTTP/1.1 205 Reset Content\r\n\r\n", Err(Ambiguity::BodyForbidden)),
+            (Asked::Head, "HTTP/1.1 205 Reset Content\r\n\r\n", Ok(Body::Length(0))),
             (Asked::Other, "HTTP/1.1 100 Continue\r\n\r\n", Ok(Body::Length(0))),
+            (Asked::Other, "HTTP/1.1 100 Continue\r\nContent-Length: 0\r\n\r\n", Ok(Body::Length(0))),
+            (Asked::Other, "HTTP/1.1 100 Continue\r\nContent-Length: 5\r\n\r\n", Err(Ambiguity::BodyForbidden)),
             (Asked::Other, "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", Ok(Body::Length(0))),
             (Asked::Other, "HTTP/1.1 103 x\r\nTransfer-Encoding: chunked\r\n\r\n", Err(Ambiguity::BodyForbidden)),
             (Asked::Connect, "HTTP/1.1 200 OK\r\n\r\n", Ok(Body::Length(0))),

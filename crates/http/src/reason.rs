@@ -81,7 +81,7 @@ Ambiguity {
     CodingOdd => "coding_odd", "Transfer-Encoding is not exactly chunked";
     /// Transfer-Encoding in a message of HTTP/1.0, which has none.
     CodingInHttp10 => "coding_in_http_1_0", "HTTP/1.0 has no Transfer-Encoding";
-    /// A body where none may be: CONNECT, 1xx, 204.
+    /// A body where none may be: CONNECT, 1xx, 204, 205.
     BodyForbidden => "body_forbidden", "a message that has no body announces one";
     /// Expect with something else than `100-continue`.
     ExpectOdd => "expect_odd", "Expect is not exactly 100-continue";

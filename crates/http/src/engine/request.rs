@@ -17,11 +17,11 @@ impl Engine {
         if let Some((to, why)) = self.opaque() {
             return Step::Opaque { to, why };
         }
-        if let Some(why) = self.doomed {
-            return self.doom(why);
-        }
         if self.over {
             return Step::Wait;
+        }
+        if let Some(why) = self.doomed {
+            return self.doom(why);
         }
         if unread.is_empty() {
             return Step::NeedMore;

@@ -265,3 +265,13 @@ fn more_of_the_filters_headers_than_are_looked_at() {
     let why = OpaqueReason::Ambiguous(Ambiguity::TooManyFields);
     assert_eq!(engine.client(wire(65).as_bytes(), &table), Step::Opaque { to: Origin::App, why });
 }
+
+#[test]
+fn after_a_developers_last_answer_nothing_is_the_apps() {
+    let mut engine = engine();
+    send(&mut engine, MATCHED, DEV);
+    assert_eq!(engine.client(b"get odd", &table()), Step::Wait);
+    let closing = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    assert_eq!(answer(&mut engine, DEV, closing), (true, true));
+    assert_eq!(engine.client(b"get odd", &table()), Step::Wait, "the client was told that the connection ends");
+}

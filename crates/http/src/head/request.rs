@@ -197,9 +197,9 @@ impl RequestHead {
         let target = buf.get(self.target()).unwrap_or_default();
         let rooted = target.first() == Some(&b'/');
         let allowed = match buf.get(self.method()) {
-            Some(b"CONNECT") => !target.contains(&b'/'),
+            Some(b"CONNECT") => is_authority(target) && !target.contains(&b'@'),
             Some(b"OPTIONS") if target == b"*" => true,
-            _ => rooted || scheme_len(target).is_some(),
+            _ => rooted || is_absolute(target),
         };
         if allowed && !target.is_empty() { Ok(()) } else { Err(Ambiguity::Target) }
     }
@@ -230,6 +230,22 @@ fn check_version(rest: &[u8]) -> Result<Progress, Ambiguity> {
         }
     }
     Ok(Progress::Partial)
+}
+
+/// Whether a target has a scheme that is HTTP's and an authority that ends at the same byte for every reader: to some of
+/// them a backslash begins the path, and an empty authority is none.
+fn is_absolute(target: &[u8]) -> bool {
+    scheme_len(target).is_some_and(|scheme| {
+        let rest = target.get(scheme..).unwrap_or_default();
+        let end = memchr::memchr2(b'/', b'?', rest).unwrap_or(rest.len());
+        rest.get(..end).is_some_and(is_authority)
+    })
+}
+
+/// RFC 3986, 3.2: what an authority is made of.
+fn is_authority(bytes: &[u8]) -> bool {
+    let part = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:@[]".contains(byte);
+    !bytes.is_empty() && bytes.iter().all(part)
 }
 
 /// The length of `http://` or `https://` at the beginning of an absolute-form target.

@@ -113,7 +113,12 @@ impl Running<'_> {
                     }
                 }
                 Step::Wait if self.deliver() => {}
-                Step::NeedMore | Step::Wait | Step::Opaque { .. } | Step::Reset { .. } => return,
+                Step::Reset { why } => {
+                    self.pending.clear();
+                    self.run.end = End::Reset(why);
+                    return;
+                }
+                Step::NeedMore | Step::Wait | Step::Opaque { .. } => return,
             }
         }
     }
@@ -135,9 +140,9 @@ impl Running<'_> {
             unread.extend_from_slice(piece);
             while self.reply(from, &mut unread) {}
         }
-        if self.engine.opaque().is_none() && self.engine.outstanding() == before {
-            let end = self.engine.origin_eof(from);
-            assert!(matches!(end, OriginEnd::Finished | OriginEnd::Unanswered | OriginEnd::Cut), "{end:?}");
+        let went_on = self.engine.opaque().is_some() || self.engine.outstanding() != before;
+        // Bytes that answered nothing end their leg, and the connection goes on.
+        if !went_on && self.engine.origin_eof(from) != OriginEnd::Idle {
             self.run.left = true;
             self.pending.clear();
         }
@@ -158,6 +163,8 @@ impl Running<'_> {
                 false
             }
             Reply::Discard => {
+                // The leg ends with it.
+                self.pending.retain(|(origin, _)| *origin != from);
                 unread.clear();
                 false
             }
@@ -171,6 +178,9 @@ impl Running<'_> {
 
     /// The client sends no more.
     fn ended(mut self) -> Run {
+        if self.run.end != End::Open {
+            return self.run;
+        }
         let mut step = self.engine.client(&self.unread, self.table);
         if step == Step::NeedMore && self.engine.client_eof(&self.unread) == ClientEnd::Partial {
             step = self.engine.client(&self.unread, self.table);
