@@ -10,9 +10,8 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 use redir_tunnel::Pin;
 
-use crate::values::{
-    self, AgentAddress, HeaderName, HeaderPattern, HeaderText, Method, Pattern, Ports, Seconds, Target, UrlPath, Which,
-};
+use crate::conditions::Conditions;
+use crate::values::{self, AgentAddress, Ports, Seconds, Target, Which};
 use crate::wording::help;
 
 /// `redir …`
@@ -59,33 +58,6 @@ pub(crate) struct Intercept {
     pub(crate) reach: Reach,
     #[arg(last = true, value_name = "COMMAND", help = help::COMMAND, value_hint = ValueHint::CommandWithArguments)]
     pub(crate) command: Vec<OsString>,
-}
-
-/// What a request must show to come to the developer.
-#[derive(Debug, Default, Args)]
-#[command(next_help_heading = help::CONDITIONS_HEADING)]
-#[group(skip)]
-#[command(group = ArgGroup::new("condition").multiple(true).args(
-    ["header", "header_prefix", "header_regex", "header_present", "path", "path_prefix", "path_regex", "method"]))]
-pub(crate) struct Conditions {
-    #[arg(long, value_name = "NAME: VALUE", help = help::HEADER)]
-    pub(crate) header: Vec<HeaderText>,
-    #[arg(long, value_name = "NAME: PREFIX", help = help::HEADER_PREFIX)]
-    pub(crate) header_prefix: Vec<HeaderText>,
-    #[arg(long, value_name = "NAME: REGEX", help = help::HEADER_REGEX)]
-    pub(crate) header_regex: Vec<HeaderPattern>,
-    #[arg(long, value_name = "NAME", help = help::HEADER_PRESENT)]
-    pub(crate) header_present: Vec<HeaderName>,
-    #[arg(long, value_name = "PATH", help = help::PATH)]
-    pub(crate) path: Vec<UrlPath>,
-    #[arg(long, value_name = "PREFIX", help = help::PATH_PREFIX)]
-    pub(crate) path_prefix: Vec<UrlPath>,
-    #[arg(long, value_name = "REGEX", help = help::PATH_REGEX)]
-    pub(crate) path_regex: Vec<Pattern>,
-    #[arg(long, value_name = "METHOD", help = help::METHOD)]
-    pub(crate) method: Vec<Method>,
-    #[arg(long, requires = "condition", help = help::ANY)]
-    pub(crate) any: bool,
 }
 
 /// Which agents are asked, with which key.
@@ -149,6 +121,7 @@ pub(crate) struct Keygen {
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
+    use redir_http::filter::Mode;
 
     use super::*;
 
@@ -166,7 +139,9 @@ mod tests {
         let Command::Intercept(args) = Cli::try_parse_from(line.split_whitespace()).unwrap().command else {
             panic!("not an intercept");
         };
-        assert_eq!((args.conditions.header.len(), args.conditions.any, args.probes), (2, true, true));
+        assert!(args.probes);
+        let filter = args.conditions.filter().unwrap().unwrap();
+        assert_eq!((filter.conditions.len(), filter.mode), (2, Mode::Any));
         assert_eq!((args.reach.agent.len(), args.reach.agent_key.len()), (2, 2));
         assert_eq!(args.reach.output, Output::Json);
         assert_eq!(args.command, ["npm", "start", "--port", "3000"]);

@@ -29,13 +29,19 @@ pub(crate) fn escape_sentence(text: &str) -> String {
     })
 }
 
-/// One word for a POSIX shell: quoted with single quotes where it must be.
-pub(crate) fn shell_word(word: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:=,@%+".contains(&byte);
-    if !word.is_empty() && word.bytes().all(plain) {
-        return word.to_owned();
+/// One word for a shell, in printable ASCII: in single quotes where it must be quoted, and in bash's and zsh's `$'...'`
+/// where it holds other bytes.
+pub(crate) fn shell_word(word: impl AsRef<[u8]>) -> String {
+    let word = word.as_ref();
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_./:=,@%+".contains(byte);
+    let text: String = word.iter().copied().map(char::from).collect();
+    if !word.is_empty() && word.iter().all(plain) {
+        return text;
     }
-    format!("'{}'", word.replace('\'', "'\\''"))
+    if word.iter().all(|byte| (0x20..=0x7e).contains(byte)) {
+        return format!("'{}'", text.replace('\'', "'\\''"));
+    }
+    format!("$'{}'", escape(word).replace('\'', "\\'"))
 }
 
 #[cfg(test)]
@@ -96,5 +102,6 @@ mod tests {
         assert_eq!(shell_word("it's"), "'it'\\''s'");
         assert_eq!(shell_word(""), "''");
         assert_eq!(shell_word("$(reboot)"), "'$(reboot)'");
+        assert_eq!(shell_word("zo\u{eb}'\\"), r"$'zo\xc3\xab\'\\'");
     }
 }

@@ -17,9 +17,13 @@ pub(crate) enum Event {
     /// An agent refused the whole wish.
     Refused { agent: String, reason: String },
     /// Another intercept takes requests from ours: another developer's, or one of our own from another terminal.
-    Conflict { agent: String, pod: String, developer: String, whose: Owner, since: UnixMillis, takes: Takes },
+    Conflict(Clash),
     /// It does not any more.
-    ConflictOver { agent: String, pod: String, developer: String },
+    ConflictOver(Clash),
+    /// Ours takes requests from another intercept.
+    Overlap(Clash),
+    /// It does not any more.
+    OverlapOver(Clash),
     /// A matched request is through.
     Request { agent: String, event: RequestEvent },
     /// The tunnel is gone; it is being redialled.
@@ -36,8 +40,22 @@ pub(crate) enum Event {
     Intercept { agent: String, entry: InterceptEntry },
     /// `status`: a tunnel to an agent.
     Tunnel { agent: String, software: String, tunnel: TunnelStatus },
-    /// `leave`: what was ended, and how many intercepts it was.
-    Left { agent: String, what: String, count: usize },
+    /// `leave`: what was ended, and the numbers of the intercepts that it was, as far as the agent tells them.
+    Left { agent: String, what: String, count: usize, ids: Vec<u64> },
+}
+
+/// Two intercepts that want some of the same requests: what is known of the one that is not ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Clash {
+    pub(crate) agent: String,
+    pub(crate) pod: String,
+    /// Its number; older agents do not tell it.
+    pub(crate) id: Option<u64>,
+    pub(crate) developer: String,
+    pub(crate) whose: Owner,
+    pub(crate) since: UnixMillis,
+    /// What the winner takes from the loser.
+    pub(crate) takes: Takes,
 }
 
 /// A pod that is live.
@@ -57,8 +75,8 @@ pub(crate) struct Live {
     pub(crate) earlier_connections: u32,
     /// From asking to steering.
     pub(crate) after_ms: u64,
-    /// A request to try.
-    pub(crate) curl: String,
+    /// A request to try, if one is known that the filter matches.
+    pub(crate) curl: Option<String>,
     /// The first one that is live: people are shown one `curl` line, not one for each pod.
     pub(crate) first: bool,
 }

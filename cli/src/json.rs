@@ -6,7 +6,7 @@ use redir_wire::{InterceptEntry, Liveness, Owner, Takes};
 use serde_json::{Value, json};
 
 use crate::escape::{escape, escape_sentence};
-use crate::events::{CommandState, Event};
+use crate::events::{Clash, CommandState, Event};
 use crate::when::rfc3339;
 
 /// One line, ASCII only, without its newline.
@@ -29,13 +29,10 @@ fn value(event: &Event) -> Value {
         Event::Refused { agent, reason } => {
             json!({"event": "refused", "agent": agent, "pod": null, "state": "refused", "reason": escape_sentence(reason)})
         }
-        Event::Conflict { agent, pod, developer, whose, since, takes } => json!({
-            "event": "conflict", "agent": agent, "pod": pod, "developer": developer, "yours": *whose == Owner::You, "since": rfc3339(*since),
-            "takes": match takes { Takes::Everything => "everything", Takes::Shared => "shared" },
-        }),
-        Event::ConflictOver { agent, pod, developer } => {
-            json!({"event": "conflict_over", "agent": agent, "pod": pod, "developer": developer})
-        }
+        Event::Conflict(with) => clash("conflict", with),
+        Event::ConflictOver(with) => clash_over("conflict_over", with),
+        Event::Overlap(with) => clash("overlap", with),
+        Event::OverlapOver(with) => clash_over("overlap_over", with),
         Event::Request { agent, event } => json!({
             "event": "request", "agent": agent, "id": event.intercept, "pod": event.pod, "client": event.client,
             "when": rfc3339(event.when), "method": escape(&event.method), "path": escape(&event.path),
@@ -59,8 +56,22 @@ fn value(event: &Event) -> Value {
             "streams_total": tunnel.streams_total, "sent_bytes": tunnel.sent_bytes,
             "received_bytes": tunnel.received_bytes, "asking": tunnel.asking,
         }),
-        Event::Left { agent, what, count } => json!({"event": "left", "agent": agent, "what": what, "count": count}),
+        Event::Left { agent, what, count, ids } => {
+            json!({"event": "left", "agent": agent, "what": what, "count": count, "ids": ids})
+        }
     }
+}
+
+fn clash(event: &str, with: &Clash) -> Value {
+    json!({
+        "event": event, "agent": with.agent, "pod": with.pod, "developer": with.developer,
+        "yours": with.whose == Owner::You, "id": with.id, "since": rfc3339(with.since),
+        "takes": match with.takes { Takes::Everything => "everything", Takes::Shared => "shared" },
+    })
+}
+
+fn clash_over(event: &str, with: &Clash) -> Value {
+    json!({"event": event, "agent": with.agent, "pod": with.pod, "developer": with.developer, "id": with.id})
 }
 
 fn command(state: CommandState) -> Value {
@@ -138,7 +149,7 @@ mod tests {
     #[test]
     fn any_text_stays_ascii_and_valid() {
         let nasty = "\u{0}\u{1b}[2J\u{7f}\u{9b}é\u{1f600}\"\\\n";
-        let line = line(&Event::Left { agent: nasty.into(), what: nasty.into(), count: 1 });
+        let line = line(&Event::Left { agent: nasty.into(), what: nasty.into(), count: 1, ids: vec![3] });
         assert!(line.bytes().all(|b| (0x20..=0x7e).contains(&b)), "{line}");
         let back: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(back["what"], nasty);

@@ -6,10 +6,11 @@
 mod args;
 mod child;
 mod commands;
+mod conditions;
 mod config;
+mod curl;
 mod escape;
 mod events;
-mod filter;
 mod json;
 mod link;
 mod paths;

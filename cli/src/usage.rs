@@ -4,6 +4,7 @@
 
 use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
 
+use crate::conditions::is_condition;
 use crate::trouble::Trouble;
 use crate::wording::usage as say;
 
@@ -26,7 +27,10 @@ pub(crate) fn explain(error: Error, subcommand: Option<&str>) -> Result<Trouble,
             let choices = all(&error, ContextKind::ValidValue);
             say::choice(&flag, &text(ContextKind::InvalidValue).unwrap_or_default(), &choices)
         }
-        ErrorKind::UnknownArgument => say::unknown_flag(&flag, text(ContextKind::SuggestedArg).as_deref(), subcommand),
+        ErrorKind::UnknownArgument => match flag.strip_prefix("--not-").filter(|name| is_condition(name)) {
+            Some(condition) => say::not_apart(&flag, condition),
+            None => say::unknown_flag(&flag, text(ContextKind::SuggestedArg).as_deref(), subcommand),
+        },
         ErrorKind::InvalidSubcommand => {
             let name = text(ContextKind::InvalidSubcommand).unwrap_or_default();
             say::unknown_command(&name, text(ContextKind::SuggestedSubcommand).as_deref())
@@ -74,7 +78,7 @@ mod tests {
     fn any_command_line_gets_one_line() {
         let words: Vec<&str> = "intercept list leave status completions keygen web-1 app=web --port -p 8080 8080:3000 0 \
              --header x-user:alice --header-prefix --header-regex x:( --header-present --path /a --path-prefix --method \
-             GET get --any --any=1 --probes --wait 5 --agent h:1 --agent-key --key --config -o json xml -- npm -x --all \
+             GET get --not --cookie a=b --query --not-cookie --any --any=1 --probes --wait 5 --agent h:1 --agent-key --key --config -o json xml -- npm -x --all \
              --frob bash tcsh \u{1b}[31m"
             .split_whitespace()
             .chain(["", "a b", "x: y\nz", "=", "-"])

@@ -1,6 +1,6 @@
 //! What the developer may write behind a flag, parsed once: inside, nothing is checked again.
 //!
-//! Owns: ports, targets, conditions, agent addresses. Must not touch files, sockets or clap. Called by: `args`,
+//! Owns: ports, targets, agent addresses. Must not touch files, sockets or clap. Called by: `args`,
 //! `config`, `commands`.
 
 use std::collections::BTreeMap;
@@ -9,7 +9,6 @@ use std::num::NonZeroU16;
 use std::str::FromStr;
 use std::time::Duration;
 
-use redir_http::filter::{Condition, Filter, FilterError, Mode, Subject, Test};
 use redir_tunnel::{Pin, PinError};
 
 use crate::wording::values as say;
@@ -161,126 +160,6 @@ pub(crate) fn agent_key(text: &str) -> Result<Pin, String> {
     })
 }
 
-/// The name of a header, a token of RFC 9110.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct HeaderName(pub(crate) String);
-
-impl FromStr for HeaderName {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match !text.is_empty() && text.bytes().all(is_token) {
-            true => Ok(Self(text.to_owned())),
-            false => Err(say::header_name(text)),
-        }
-    }
-}
-
-/// `name: value`, for `--header` and `--header-prefix`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct HeaderText {
-    /// The header's name.
-    pub(crate) name: HeaderName,
-    /// Its value, without the blanks around it.
-    pub(crate) value: String,
-}
-
-impl FromStr for HeaderText {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (name, value) = text.split_once(':').ok_or_else(|| say::header_colon(text))?;
-        let value = value.trim_matches([' ', '\t']);
-        if value.is_empty() {
-            return Err(say::header_empty(name));
-        }
-        if value.bytes().any(|b| b == 0x7f || (b < 0x20 && b != b'\t')) {
-            return Err(say::header_value(name));
-        }
-        Ok(Self { name: name.parse()?, value: value.to_owned() })
-    }
-}
-
-/// `name: regex`, for `--header-regex`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct HeaderPattern {
-    /// The header's name.
-    pub(crate) name: HeaderName,
-    /// The pattern of its whole value.
-    pub(crate) pattern: Pattern,
-}
-
-impl FromStr for HeaderPattern {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (name, pattern) = text.split_once(':').ok_or_else(|| say::header_colon(text))?;
-        let pattern = pattern.trim_matches([' ', '\t']);
-        if pattern.is_empty() {
-            return Err(say::header_empty(name));
-        }
-        Ok(Self { name: name.parse()?, pattern: pattern.parse()? })
-    }
-}
-
-/// A regular expression that compiles.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Pattern(pub(crate) String);
-
-impl FromStr for Pattern {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        // The agent's own judge, so that both agree.
-        let condition = Condition { subject: Subject::Path, test: Test::Regex(text.to_owned()), negate: false };
-        match Filter::new(Mode::All, vec![condition]) {
-            Ok(_) => Ok(Self(text.to_owned())),
-            Err(FilterError::Regex(_, why)) if why == "it is too big" => Err(say::regex_too_big(text)),
-            Err(FilterError::Regex(_, why)) => Err(say::regex(text, &why)),
-            Err(other) => Err(say::regex(text, &other.to_string())),
-        }
-    }
-}
-
-/// A path or the beginning of one: starts with `/`, has no query.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct UrlPath(pub(crate) String);
-
-impl FromStr for UrlPath {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if !text.starts_with('/') {
-            return Err(say::path_slash(text));
-        }
-        if text.contains(['?', '#']) {
-            return Err(say::path_query(text));
-        }
-        match text.bytes().all(|b| (0x21..=0x7e).contains(&b)) {
-            true => Ok(Self(text.to_owned())),
-            false => Err(say::path_bytes(text)),
-        }
-    }
-}
-
-/// A request method, case-sensitive as in RFC 9110.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Method(pub(crate) String);
-
-impl FromStr for Method {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text.is_empty() || !text.bytes().all(is_token) {
-            return Err(say::method(text));
-        }
-        match text.bytes().any(|b| b.is_ascii_lowercase()) {
-            true => Err(say::method_case(text)),
-            false => Ok(Self(text.to_owned())),
-        }
-    }
-}
-
 /// A time to wait, from a second to an hour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Seconds(pub(crate) Duration);
@@ -294,10 +173,6 @@ impl FromStr for Seconds {
             _ => Err(say::seconds(text)),
         }
     }
-}
-
-fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 #[cfg(test)]
@@ -342,31 +217,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn headers() {
-        let header: HeaderText = "x-user:  alice ".parse().unwrap();
-        assert_eq!((header.name.0.as_str(), header.value.as_str()), ("x-user", "alice"));
-        assert_eq!("a: b: c".parse::<HeaderText>().unwrap().value, "b: c");
-        for bad in ["x-user", ": alice", "x user: alice", "x-user:", "x-user: a\u{1b}b", "é: a"] {
-            assert!(bad.parse::<HeaderText>().is_err(), "{bad:?}");
-        }
-        assert!("x-user: ^al".parse::<HeaderPattern>().is_ok());
-        let message = error::<HeaderPattern>("x-user: (al");
-        assert!(message.contains("unclosed group") && !message.contains('\n'), "{message}");
-        assert!(!error::<Pattern>("a{999}{999}{999}").contains('\n'));
-    }
-
-    #[test]
-    fn paths_and_methods() {
-        assert!("/api/v1".parse::<UrlPath>().is_ok());
-        for bad in ["", "api", "/a?b=c", "/a#b", "/a b", "/é"] {
-            assert!(bad.parse::<UrlPath>().is_err(), "{bad:?}");
-        }
-        assert!("GET".parse::<Method>().is_ok() && "M-SEARCH".parse::<Method>().is_ok());
-        assert!(error::<Method>("get").contains("GET"));
-        assert!("".parse::<Method>().is_err() && "GE T".parse::<Method>().is_err());
-    }
-
     /// Whatever is typed: an answer in one line, no panic.
     #[test]
     fn any_text_gets_one_line() {
@@ -379,15 +229,7 @@ mod tests {
                     alphabet[usize::try_from(state >> 33).unwrap() % alphabet.len()]
                 })
                 .collect();
-            let errors = [
-                text.parse::<Ports>().err(),
-                text.parse::<Which>().err(),
-                text.parse::<AgentAddress>().err(),
-                text.parse::<HeaderText>().err(),
-                text.parse::<HeaderPattern>().err(),
-                text.parse::<UrlPath>().err(),
-                text.parse::<Method>().err(),
-            ];
+            let errors = [text.parse::<Ports>().err(), text.parse::<Which>().err(), text.parse::<AgentAddress>().err()];
             for error in errors.into_iter().flatten() {
                 assert!(error.bytes().all(|b| (0x20..=0x7e).contains(&b)), "{text:?} gives {error:?}");
             }

@@ -7,9 +7,10 @@ mod common;
 
 use std::net::SocketAddr;
 
-use common::agent::{Agent, Session, soon, state};
+use common::agent::{Agent, Session, left, soon, state};
 use common::process::Redir;
 use common::{Home, assert_one_sentence};
+use redir_http::filter::{Condition, Mode, Subject, Test};
 use redir_wire::{
     CloseCode, Conflict, Ended, Listing, Liveness, PodEntry, Refused, RefusedCode, RequestEvent, StreamCode, Takes,
     ToAgent, ToDeveloper, UnixMillis, Which, Wish,
@@ -94,18 +95,22 @@ impl Scene {
 async fn let_go(session: &mut Session, wish: &Wish) {
     let said = session.next().await;
     assert_eq!(said.message, ToAgent::Leave(Which::Token(wish.token)));
-    session.say(said.seq, &ToDeveloper::Left(redir_wire::Left { what: vec!["web-1:8080".into()] })).await;
+    session.say(said.seq, &left(&[Some(7)])).await;
 }
 
 #[tokio::test]
 async fn the_wish_says_what_the_flags_say() {
     let mut scene = Scene::new().await;
-    let flags = ["--header", "x-user: alice", "--path-prefix", "/api", "--any", "--probes"];
+    let flags = ["--header", "x-user: alice", "--not", "--cookie-regex", "sid=^$", "--any", "--probes"];
     let (mut redir, mut session, wish) = scene.live(&flags).await;
     assert_eq!(wish.selector, redir_wire::Selector::Pod("web-1".into()));
     assert_eq!((wish.port, wish.to.clone()), (8080, format!("127.0.0.1:{}", scene.port())));
     let filter = wish.filter.as_ref().unwrap();
-    assert_eq!((filter.combine, filter.conditions.len()), (redir_wire::Combine::Any, 2));
+    let conditions = vec![
+        Condition { subject: Subject::Header("x-user".into()), test: Test::Exact("alice".into()), negate: false },
+        Condition { subject: Subject::Cookie("sid".into()), test: Test::Regex("^$".into()), negate: true },
+    ];
+    assert_eq!(*filter, redir_wire::Filter { mode: Mode::Any, conditions });
     assert_eq!(wish.probes, redir_wire::Probes::Developer);
 
     redir.signal(nix::sys::signal::Signal::SIGINT);
@@ -135,15 +140,23 @@ async fn text_is_for_people() {
     let line = redir.line_with("GET").await;
     assert!(line.contains("  GET /a\\x1b[2J  200  12.3 ms  web-1"), "{line}");
     let mut conflicting = state(&wish, 7, &pods);
-    conflicting.conflicts.push(Conflict {
+    let with = |developer: &str, id| Conflict {
+        id: Some(id),
         pod: "web-1".into(),
-        developer: "bob".into(),
+        developer: developer.into(),
         since: UnixMillis(0),
         takes: Takes::Everything,
-    });
+    };
+    conflicting.conflicts.push(with("bob", 3));
+    conflicting.overlaps.push(with("carol", 9));
     session.say(0, &ToDeveloper::Intercept(conflicting)).await;
     let line = redir.line_with("conflict").await;
-    assert!(line.contains("bob gets every request that you want") && line.contains("since"), "{line}");
+    assert!(line.contains("bob (intercept 3) gets every request that you want") && line.contains("since"), "{line}");
+    let line = redir.line_with("overlap").await;
+    assert!(line.contains("carol (intercept 9)") && line.contains("gets nothing while you intercept"), "{line}");
+    session.say(0, &ToDeveloper::Intercept(state(&wish, 7, &pods))).await;
+    redir.line_with("free  web-1: bob (intercept 3)").await;
+    redir.line_with("over  web-1: carol (intercept 9)").await;
 }
 
 fn request(path: &str, status: u16) -> RequestEvent {
@@ -442,7 +455,7 @@ async fn requests_decided_before_the_agent_heard_of_the_end_are_served() {
     assert_eq!(said.message, ToAgent::Leave(Which::Token(wish.token)));
     for confirmed in [false, true] {
         if confirmed {
-            session.say(said.seq, &ToDeveloper::Left(redir_wire::Left { what: vec!["web-1:8080".into()] })).await;
+            session.say(said.seq, &left(&[Some(7)])).await;
         }
         let (mut send, mut receive) = session.open(7).await;
         send.write_all(b"x").await.unwrap();

@@ -4,11 +4,11 @@
 
 mod common;
 
-use common::agent::{Agent, Session};
+use common::agent::{Agent, Session, left};
 use common::process::Redir;
 use common::{Home, assert_one_sentence};
 use redir_wire::{
-    InterceptEntry, Left, Listing, Liveness, Owner, PodEntry, Refused, RefusedCode, Selector, StatusReport, ToAgent,
+    InterceptEntry, Listing, Liveness, Owner, PodEntry, Refused, RefusedCode, Selector, StatusReport, ToAgent,
     ToDeveloper, TunnelStatus, UnixMillis, Which,
 };
 
@@ -96,29 +96,33 @@ async fn status_shows_tunnels() {
 
 #[tokio::test]
 async fn leave_says_what_was_left() {
-    let left = |expected: Which| {
+    let leaving = |expected: Which| {
         move |question: &ToAgent| {
             assert_eq!(question, &ToAgent::Leave(expected));
-            ToDeveloper::Left(Left { what: vec!["web-1:8080".into()] })
+            left(&[Some(7)])
         }
     };
-    let (code, text, _) = asked(&["leave", "web-1"], left(Which::Selector(Selector::Pod("web-1".into()), None))).await;
+    let (code, text, _) =
+        asked(&["leave", "web-1"], leaving(Which::Selector(Selector::Pod("web-1".into()), None))).await;
     assert_eq!((code, text.as_str()), (Some(0), "left  web-1:8080 on node-1\n"));
-    let (code, text, _) = asked(&["leave", "7", "-o", "json"], left(Which::Id(7))).await;
+    let (code, text, _) = asked(&["leave", "7", "-o", "json"], leaving(Which::Id(7))).await;
     assert_eq!(code, Some(0));
     assert!(text.contains(r#""event":"left""#), "{text}");
-    assert_eq!(asked(&["leave", "--all"], left(Which::All)).await.0, Some(0));
-    let twice = |_: &ToAgent| ToDeveloper::Left(Left { what: vec!["web-1:8080".into(), "web-1:8080".into()] });
-    assert_eq!(asked(&["leave", "web-1"], twice).await.1, "left  web-1:8080 on node-1 (2 intercepts)\n");
+    assert_eq!(asked(&["leave", "--all"], leaving(Which::All)).await.0, Some(0));
+    for (given, told) in [([Some(3), Some(7)], "[3,7]"), ([None, None], "[]")] {
+        let twice = move |_: &ToAgent| left(&given);
+        assert_eq!(asked(&["leave", "web-1"], twice).await.1, "left  web-1:8080 on node-1 (2 intercepts)\n");
+        let (_, text, _) = asked(&["leave", "web-1", "-o", "json"], twice).await;
+        assert!(text.contains(&format!(r#""ids":{told}"#)), "{text}");
+    }
 }
 
 #[tokio::test]
 async fn leaving_nothing_is_a_failure() {
-    let (code, _, errors) =
-        asked(&["leave", "web-1"], |_: &ToAgent| ToDeveloper::Left(Left { what: Vec::new() })).await;
+    let (code, _, errors) = asked(&["leave", "web-1"], |_: &ToAgent| left(&[])).await;
     assert_eq!(code, Some(1));
     assert_one_sentence(&errors);
-    let nothing = |_: &ToAgent| ToDeveloper::Left(Left { what: Vec::new() });
+    let nothing = |_: &ToAgent| left(&[]);
     let (code, _, errors) = asked(&["leave", "--all"], nothing).await;
     assert_eq!((code, errors.as_str()), (Some(0), "you intercept nothing\n"));
     let not_found = |_: &ToAgent| ToDeveloper::Refused(Refused { code: RefusedCode::NotFound, sentence: "no".into() });

@@ -34,7 +34,17 @@ const WRONG: &[(&[&str], &[&str])] = &[
         &["--path-regex", "too big", "shorter"],
     ),
     (&["intercept", "web-1", "--port", "1", "--method", "get"], &["write GET"]),
+    (&["intercept", "web-1", "--port", "1", "--method", "GET", "--method", "PUT"], &["no request has both", "(any)"]),
+    (&["intercept", "web-1", "--port", "1", "--query", "user"], &["--query", "no =", "user=alice"]),
+    (&["intercept", "web-1", "--port", "1", "--query", "q=a b"], &["a%20b"]),
+    (&["intercept", "web-1", "--port", "1", "--cookie", "sid="], &["--cookie-present sid", "sid=^$"]),
+    (&["intercept", "web-1", "--port", "1", "--cookie-prefix", "a b=c"], &["`a b`", "cookie name"]),
+    (&["intercept", "web-1", "--port", "1", "--baggage", "t=a,b"], &["behind `t=`", "baggage"]),
     (&["intercept", "web-1", "--port", "1", "--any"], &["--any", "add one"]),
+    (&["intercept", "web-1", "--port", "1", "--not"], &["--not", "add one"]),
+    (&["intercept", "web-1", "--port", "1", "--header", "a: b", "--not"], &["--not", "behind it"]),
+    (&["intercept", "web-1", "--port", "1", "--not-header", "a: b"], &["--not --header"]),
+    (&["intercept", "web-1", "--port", "1", "--not-a-flag", "a: b"], &["no --not-a-flag"]),
     (&["intercept", "web-1", "--port", "1", "--wait", "5"], &["--wait", "no command", "-- npm start"]),
     (&["intercept", "web-1", "--port", "1", "--"], &["no command behind --"]),
     (&["intercept", "web-1", "--port", "1", "--any=yes"], &["--any takes no value"]),
@@ -149,7 +159,7 @@ fn completions_know_the_flags() {
         let output = home.run(&["completions", shell]);
         assert!(output.status.success(), "{shell}");
         let text = String::from_utf8(output.stdout).unwrap();
-        for word in ["intercept", "header-prefix", "keygen"] {
+        for word in ["intercept", "header-prefix", "cookie-regex", "baggage-present", "query", "not", "keygen"] {
             assert!(text.contains(word), "{shell} lacks {word}");
         }
     }

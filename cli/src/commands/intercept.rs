@@ -18,7 +18,6 @@ use crate::args;
 use crate::child::Child;
 use crate::config::Agent;
 use crate::events::{CommandState, Event};
-use crate::filter;
 use crate::link::{End, Link, Verdict, Wanted};
 use crate::reach::{self, Reached};
 use crate::screen::Screen;
@@ -40,7 +39,7 @@ pub(crate) fn run(args: args::Intercept) -> Outcome {
         token: redir_tunnel::random_token().map_err(|_| Trouble::Failed(say::no_random()))?,
         target: args.target,
         ports: args.port,
-        filter: filter::filter(&args.conditions)?,
+        filter: args.conditions.filter()?,
         probes: if args.probes { Probes::Developer } else { Probes::App },
     };
     let reached = reach::resolve(&args.reach)?;

@@ -30,12 +30,13 @@ pub(crate) fn run(args: &Leave) -> Outcome {
         for (agent, answer) in &answers {
             match answer {
                 Ok(ToDeveloper::Left(left)) => {
-                    ended += left.what.len();
+                    ended += left.intercepts.len();
                     // Several intercepts in the same pods are named alike.
-                    let mut counts = BTreeMap::<&str, usize>::new();
-                    left.what.iter().for_each(|what| *counts.entry(what).or_default() += 1);
-                    for (what, count) in counts {
-                        screen.tell(&Event::Left { agent: agent.name.clone(), what: what.to_owned(), count });
+                    let mut alike = BTreeMap::<&str, Vec<Option<u64>>>::new();
+                    left.intercepts.iter().for_each(|left| alike.entry(&left.what).or_default().push(left.id));
+                    for (what, ids) in alike {
+                        let (agent, what, count) = (agent.name.clone(), what.to_owned(), ids.len());
+                        screen.tell(&Event::Left { agent, what, count, ids: ids.into_iter().flatten().collect() });
                     }
                 }
                 // It is with another agent, or nowhere.

@@ -4,11 +4,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use redir_wire::{InterceptState, Liveness, Owner, PodState};
+use redir_wire::{Conflict, InterceptState, Liveness, Owner, PodState};
 
-use crate::events::{Event, Live};
-use crate::filter;
+use crate::curl::curl;
+use crate::events::{Clash, Event, Live};
 use crate::link::Wanted;
+
+/// Which conflict: pod, developer, and the other intercept's number, as far as the agent tells it.
+type Key = (String, String, Option<u64>);
 
 /// Pods and conflicts, as last told.
 #[derive(Debug, Default)]
@@ -16,7 +19,8 @@ pub(crate) struct Shown {
     /// The name under which the agent knows us.
     pub(super) developer: String,
     pods: BTreeMap<String, Liveness>,
-    conflicts: BTreeSet<(String, String)>,
+    conflicts: BTreeMap<Key, Clash>,
+    overlaps: BTreeMap<Key, Clash>,
     lost: BTreeSet<String>,
     tried: bool,
 }
@@ -64,7 +68,7 @@ impl Shown {
         }
         // A pod that the agent no longer names is told anew when it comes back.
         self.pods.retain(|name, _| state.pods.iter().any(|pod| pod.pod == *name));
-        self.conflicts(agent, state, &mut events);
+        self.clashes(agent, state, &mut events);
         events
     }
 
@@ -80,30 +84,38 @@ impl Shown {
             addresses: pod.addresses.clone(),
             earlier_connections: pod.earlier_connections,
             after_ms,
-            curl: filter::curl(wanted.filter.as_ref(), host, wanted.ports.pod.get()),
+            curl: curl(wanted.filter.as_ref(), host, wanted.ports.pod.get()),
             first: !std::mem::replace(&mut self.tried, true),
         }
     }
 
-    fn conflicts(&mut self, agent: &str, state: &InterceptState, events: &mut Vec<Event>) {
-        let key = |conflict: &redir_wire::Conflict| (conflict.pod.clone(), conflict.developer.clone());
-        let now: BTreeSet<_> = state.conflicts.iter().map(key).collect();
-        let new = state.conflicts.iter().filter(|conflict| !self.conflicts.contains(&key(conflict)));
-        events.extend(new.map(|conflict| Event::Conflict {
-            agent: agent.to_owned(),
-            pod: conflict.pod.clone(),
-            developer: conflict.developer.clone(),
-            whose: if conflict.developer == self.developer { Owner::You } else { Owner::Other },
-            since: conflict.since,
-            takes: conflict.takes,
-        }));
-        let over = self.conflicts.difference(&now);
-        events.extend(over.map(|(pod, developer)| Event::ConflictOver {
-            agent: agent.to_owned(),
-            pod: pod.clone(),
-            developer: developer.clone(),
-        }));
-        self.conflicts = now;
+    fn clashes(&mut self, agent: &str, state: &InterceptState, events: &mut Vec<Event>) {
+        for (before, now, begins, ends) in [
+            (
+                &mut self.conflicts,
+                &state.conflicts,
+                Event::Conflict as fn(Clash) -> Event,
+                Event::ConflictOver as fn(Clash) -> Event,
+            ),
+            (&mut self.overlaps, &state.overlaps, Event::Overlap, Event::OverlapOver),
+        ] {
+            let clash = |conflict: &Conflict| Clash {
+                agent: agent.to_owned(),
+                pod: conflict.pod.clone(),
+                id: conflict.id,
+                whose: if conflict.developer == self.developer { Owner::You } else { Owner::Other },
+                developer: conflict.developer.clone(),
+                since: conflict.since,
+                takes: conflict.takes,
+            };
+            let key = |conflict: &Conflict| (conflict.pod.clone(), conflict.developer.clone(), conflict.id);
+            let now: BTreeMap<Key, Clash> = now.iter().map(|conflict| (key(conflict), clash(conflict))).collect();
+            let new = now.iter().filter(|(key, _)| !before.contains_key(key));
+            events.extend(new.map(|(_, clash)| begins(clash.clone())));
+            let over = before.iter().filter(|(key, _)| !now.contains_key(key));
+            events.extend(over.map(|(_, clash)| ends(clash.clone())));
+            *before = now;
+        }
     }
 }
 
@@ -118,7 +130,7 @@ pub(crate) fn settled(state: &InterceptState) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use redir_wire::{Conflict, Probes, Takes, Token, UnixMillis};
+    use redir_wire::{Probes, Takes, Token, UnixMillis};
 
     use super::*;
 
@@ -141,19 +153,31 @@ mod tests {
             earlier_connections: 0,
             since: UnixMillis(0),
         };
-        let conflict = |developer: &&str| Conflict {
-            pod: "a".into(),
-            developer: (*developer).to_owned(),
-            since: UnixMillis(0),
-            takes: Takes::Shared,
+        // `bob` takes from us, and from `-bob` we take; `bob 9` has a number.
+        let conflict = |text: &&str| {
+            let (developer, id) =
+                text.trim_start_matches('-').split_once(' ').unwrap_or((text.trim_start_matches('-'), ""));
+            Conflict {
+                id: id.parse().ok(),
+                pod: "a".into(),
+                developer: developer.to_owned(),
+                since: UnixMillis(0),
+                takes: Takes::Shared,
+            }
         };
+        let (overlaps, conflicts): (Vec<&str>, Vec<&str>) = conflicts.iter().partition(|text| text.starts_with('-'));
         InterceptState {
             id: 7,
             token: Token([1; 16]),
             since: UnixMillis(0),
             pods: pods.iter().map(pod).collect(),
             conflicts: conflicts.iter().map(conflict).collect(),
+            overlaps: overlaps.iter().map(conflict).collect(),
         }
+    }
+
+    fn who(clash: &Clash) -> String {
+        clash.id.map_or_else(|| clash.developer.clone(), |id| format!("{} {id}", clash.developer))
     }
 
     fn kinds(shown: &mut Shown, state: &InterceptState) -> Vec<String> {
@@ -161,8 +185,10 @@ mod tests {
             Event::Live(live) => format!("live {} {}", live.pod, live.first),
             Event::NotLive { pod, state, .. } => format!("{state:?} {pod}"),
             Event::Restored { pods, .. } => format!("restored {}", pods.join(" ")),
-            Event::Conflict { developer, .. } => format!("conflict {developer}"),
-            Event::ConflictOver { developer, .. } => format!("over {developer}"),
+            Event::Conflict(clash) => format!("conflict {}", who(&clash)),
+            Event::ConflictOver(clash) => format!("over {}", who(&clash)),
+            Event::Overlap(clash) => format!("overlap {}", who(&clash)),
+            Event::OverlapOver(clash) => format!("overlap over {}", who(&clash)),
             other => panic!("{other:?}"),
         };
         shown.changes("node-1", &wanted(), state, 5).into_iter().map(kind).collect()
@@ -178,6 +204,20 @@ mod tests {
         assert_eq!(kinds(&mut shown, &refused), ["Refused a", "conflict bob"]);
         assert!(kinds(&mut shown, &refused).is_empty());
         assert_eq!(kinds(&mut shown, &state(&[("a", Live), ("b", Lost)], &[])), ["live a false", "Lost b", "over bob"]);
+    }
+
+    #[test]
+    fn conflicts_are_told_one_by_one() {
+        let mut shown = Shown::default();
+        let mut told = |conflicts: &[&str]| kinds(&mut shown, &state(&[], conflicts));
+        assert_eq!(told(&["bob 3", "-carol 9"]), ["conflict bob 3", "overlap carol 9"]);
+        assert_eq!(told(&["bob 3", "bob 4", "-carol 9"]), ["conflict bob 4"]);
+        assert_eq!(told(&["bob 4", "-carol 10"]), ["over bob 3", "overlap carol 10", "overlap over carol 9"]);
+        assert_eq!(
+            told(&["bob"]),
+            ["conflict bob", "over bob 4", "overlap over carol 10"],
+            "an agent that tells no numbers"
+        );
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! What is said when something happens: one line each, two for a pod that is live.
 
-use redir_wire::{Combine, Condition, Filter, InterceptEntry, Liveness, Owner, RequestEvent, Takes, Text, UnixMillis};
+use redir_http::filter::{Condition, Mode, Subject, Test};
+use redir_wire::{Filter, InterceptEntry, Liveness, Owner, RequestEvent, Takes, UnixMillis};
 
 use crate::escape::{escape, escape_sentence};
-use crate::events::{CommandState, Event, Live};
+use crate::events::{Clash, CommandState, Event, Live};
 use crate::screen::{Colour, Paint};
 use crate::values::join_labels;
 use crate::when;
@@ -27,25 +28,13 @@ pub(crate) fn lines(event: &Event, paint: Paint, now: UnixMillis) -> Vec<String>
             warn(word, format!("{} on {}: {}", escape(pod), escape(agent), escape_sentence(reason)))
         }
         Event::Refused { agent, reason } => warn("refused", format!("{}: {}", escape(agent), escape_sentence(reason))),
-        Event::Conflict { agent: _, pod, developer, whose, since, takes } => {
-            let (who, next) = match whose {
-                Owner::You => (
-                    "another redir of yours".to_owned(),
-                    "end it with `redir leave NUMBER` (`redir list` shows its number)".to_owned(),
-                ),
-                Owner::Other => (escape(developer), format!("ask {}", escape(developer))),
-            };
-            warn(
-                "conflict",
-                format!(
-                    "{}: {who} {}: {next}, or choose another condition",
-                    escape(pod),
-                    takes_since(*takes, *since, now)
-                ),
-            )
+        Event::Conflict(with) => warn("conflict", conflict(with, now)),
+        Event::ConflictOver(with) => {
+            vec![format!("free  {}: {} takes no requests from you any more", escape(&with.pod), other(with))]
         }
-        Event::ConflictOver { agent: _, pod, developer } => {
-            vec![format!("free  {}: {} takes no requests from you any more", escape(pod), escape(developer))]
+        Event::Overlap(with) => vec![format!("overlap  {}", overlap(with, now))],
+        Event::OverlapOver(with) => {
+            vec![format!("over  {}: {} wants no requests of yours any more", escape(&with.pod), other(with))]
         }
         Event::Request { agent: _, event } => request(event, paint),
         Event::Lost { agent, reason } => warn(
@@ -66,7 +55,7 @@ pub(crate) fn lines(event: &Event, paint: Paint, now: UnixMillis) -> Vec<String>
         Event::Command(state) => vec![command(*state)],
         Event::Ended { reason } => vec![format!("ended  {}", escape_sentence(reason))],
         Event::Pod { .. } | Event::Intercept { .. } | Event::Tunnel { .. } => Vec::new(),
-        Event::Left { agent, what, count } => {
+        Event::Left { agent, what, count, ids: _ } => {
             let several = if *count > 1 { format!(" ({count} intercepts)") } else { String::new() };
             vec![format!("left  {} on {}{several}", escape(what), escape(agent))]
         }
@@ -89,42 +78,90 @@ fn live_lines(live: &Live, paint: Paint) -> Vec<String> {
         1 => lines.push("      1 connection opened before stays with the app".to_owned()),
         many => lines.push(format!("      {many} connections opened before stay with the app")),
     }
-    if live.first {
-        lines.push(format!("try   {}", escape_sentence(&live.curl)));
+    if let (true, Some(curl)) = (live.first, &live.curl) {
+        lines.push(format!("try   {}", escape_sentence(curl)));
     }
     lines
 }
 
-/// `requests with header x-user: alice and method POST`
+/// `requests with header x-user: alice and method POST and without cookie session`
 pub(crate) fn filter(filter: Option<&Filter>) -> String {
     let Some(filter) = filter else { return "every request".to_owned() };
-    let conditions: Vec<String> = filter.conditions.iter().map(condition).collect();
-    let joint = match filter.combine {
-        Combine::All => " and ",
-        Combine::Any => " or ",
+    let joint = match filter.mode {
+        Mode::All => " and ",
+        Mode::Any => " or ",
     };
-    escape(format!("requests with {}", conditions.join(joint)))
+    let mut text = "requests ".to_owned();
+    let mut before = None;
+    for condition in &filter.conditions {
+        text += if before.is_some() { joint } else { "" };
+        text += match (condition.negate, before) {
+            (true, _) => "without ",
+            (false, Some(false)) => "",
+            (false, _) => "with ",
+        };
+        text += &self::condition(condition);
+        before = Some(condition.negate);
+    }
+    text
 }
 
 fn condition(condition: &Condition) -> String {
-    match condition {
-        Condition::HeaderPresent(name) => format!("header {name}"),
-        Condition::Header(name, Text::Exact(value)) => format!("header {name}: {value}"),
-        Condition::Header(name, Text::Prefix(value)) => format!("header {name}: {value}..."),
-        Condition::Header(name, Text::Regex(pattern)) => format!("header {name} matching {pattern}"),
-        Condition::Path(Text::Exact(path)) => format!("path {path}"),
-        Condition::Path(Text::Prefix(path)) => format!("path {path}..."),
-        Condition::Path(Text::Regex(pattern)) => format!("path matching {pattern}"),
-        Condition::Method(method) => format!("method {method}"),
+    let (named, between) = match &condition.subject {
+        Subject::Header(name) => (format!("header {}", escape(name)), ": "),
+        Subject::Query(name) => (format!("query {}", escape(name)), "="),
+        Subject::Cookie(name) => (format!("cookie {}", escape(name)), "="),
+        Subject::Baggage(name) => (format!("baggage {}", escape(name)), "="),
+        Subject::Path => ("path".to_owned(), " "),
+        Subject::Method => ("method".to_owned(), " "),
+    };
+    match &condition.test {
+        Test::Present => named,
+        Test::Exact(value) => format!("{named}{between}{}", escape(value)),
+        Test::Prefix(value) => format!("{named}{between}{}...", escape(value)),
+        Test::Regex(pattern) => format!("{named} matching {}", escape(pattern)),
     }
 }
 
-fn takes_since(takes: Takes, since: UnixMillis, now: UnixMillis) -> String {
-    let what = match takes {
+/// They get what we want.
+fn conflict(with: &Clash, now: UnixMillis) -> String {
+    let what = match with.takes {
         Takes::Everything => "gets every request that you want",
         Takes::Shared => "gets the requests that both want",
     };
-    format!("{what}, intercepting since {} ago ({} UTC)", when::age(since, now), when::time_of_day(since))
+    let next = match (with.whose, with.id) {
+        (Owner::You, Some(id)) => format!("end it with `redir leave {id}`"),
+        (Owner::You, None) => "end it with `redir leave NUMBER` (`redir list` shows its number)".to_owned(),
+        (Owner::Other, _) => format!("ask {}", escape(&with.developer)),
+    };
+    let (pod, other, since) = (escape(&with.pod), other(with), since(with.since, now));
+    format!("{pod}: {other} {what}, intercepting since {since}: {next}, or choose another condition")
+}
+
+/// We get what they want.
+fn overlap(with: &Clash, now: UnixMillis) -> String {
+    let what = match with.takes {
+        Takes::Everything => "gets nothing while you intercept: you get every request that both want",
+        Takes::Shared => "wants some of your requests too: you get those that both want",
+    };
+    let (pod, other, since) = (escape(&with.pod), other(with), since(with.since, now));
+    format!("{pod}: {other}, intercepting since {since}, {what}")
+}
+
+/// `bob (intercept 7)`
+fn other(with: &Clash) -> String {
+    let who = match with.whose {
+        Owner::You => "another redir of yours".to_owned(),
+        Owner::Other => escape(&with.developer),
+    };
+    match with.id {
+        Some(id) => format!("{who} (intercept {id})"),
+        None => who,
+    }
+}
+
+fn since(since: UnixMillis, now: UnixMillis) -> String {
+    format!("{} ago ({} UTC)", when::age(since, now), when::time_of_day(since))
 }
 
 /// `19:03:04  GET /path  200  12.3 ms  web-1`
@@ -272,10 +309,14 @@ mod tests {
         lines(event, Paint::Plain, NOW)
     }
 
+    fn is(subject: Subject, test: Test) -> Condition {
+        Condition { subject, test, negate: false }
+    }
+
     fn live(earlier_connections: u32, first: bool) -> Event {
         let conditions = vec![
-            Condition::Header("x-user".into(), Text::Exact("alice".into())),
-            Condition::Path(Text::Prefix("/api".into())),
+            is(Subject::Header("x-user".into()), Test::Exact("alice".into())),
+            is(Subject::Path, Test::Prefix("/api".into())),
         ];
         Event::Live(Live {
             agent: "node-1".into(),
@@ -283,11 +324,11 @@ mod tests {
             pod: "web-1".into(),
             port: 8080,
             to: "127.0.0.1:3000".into(),
-            filter: Some(Filter { combine: Combine::All, conditions }),
+            filter: Some(Filter { mode: Mode::All, conditions }),
             addresses: vec!["10.0.0.2".into()],
             earlier_connections,
             after_ms: 41,
-            curl: "curl -H 'x-user: alice' http://10.0.0.2:8080/api".into(),
+            curl: Some("curl -H 'x-user: alice' http://10.0.0.2:8080/api".to_owned()),
             first,
         })
     }
@@ -338,21 +379,70 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_wrong() {
-        let conflict = Event::Conflict {
+    fn filters() {
+        let not = |condition| Condition { negate: true, ..condition };
+        let conditions = vec![
+            is(Subject::Header("x-user".into()), Test::Present),
+            is(Subject::Cookie("sid".into()), Test::Exact("zo\u{eb}".into())),
+            not(is(Subject::Query("q".into()), Test::Prefix("a".into()))),
+            not(is(Subject::Baggage("b".into()), Test::Regex("a|b".into()))),
+            is(Subject::Method, Test::Regex("GET|HEAD".into())),
+        ];
+        assert_eq!(
+            filter(Some(&Filter { mode: Mode::All, conditions })),
+            r"requests with header x-user and cookie sid=zo\xc3\xab and without query q=a... and without baggage b matching a|b and with method matching GET|HEAD"
+        );
+        let conditions =
+            vec![not(is(Subject::Method, Test::Exact("GET".into()))), is(Subject::Path, Test::Exact("/a".into()))];
+        assert_eq!(
+            filter(Some(&Filter { mode: Mode::Any, conditions })),
+            "requests without method GET or with path /a"
+        );
+        assert_eq!(filter(None), "every request");
+    }
+
+    #[test]
+    fn conflicts() {
+        let clash = |whose, id, takes| Clash {
             agent: "node-1".into(),
             pod: "web-1".into(),
+            id,
             developer: "bob".into(),
-            whose: Owner::Other,
+            whose,
             since: UnixMillis(NOW.0 - 720_000),
-            takes: Takes::Shared,
+            takes,
         };
-        assert_eq!(
-            plain(&conflict),
-            [
-                "conflict  web-1: bob gets the requests that both want, intercepting since 12 min ago (18:51:04 UTC): ask bob, or choose another condition"
-            ]
-        );
+        let of_bob = clash(Owner::Other, Some(7), Takes::Shared);
+        for (event, expected) in [
+            (
+                Event::Conflict(of_bob.clone()),
+                "conflict  web-1: bob (intercept 7) gets the requests that both want, intercepting since 12 min ago (18:51:04 UTC): ask bob, or choose another condition",
+            ),
+            (
+                Event::Conflict(clash(Owner::You, Some(7), Takes::Everything)),
+                "conflict  web-1: another redir of yours (intercept 7) gets every request that you want, intercepting since 12 min ago (18:51:04 UTC): end it with `redir leave 7`, or choose another condition",
+            ),
+            (
+                Event::Conflict(clash(Owner::You, None, Takes::Everything)),
+                "conflict  web-1: another redir of yours gets every request that you want, intercepting since 12 min ago (18:51:04 UTC): end it with `redir leave NUMBER` (`redir list` shows its number), or choose another condition",
+            ),
+            (Event::ConflictOver(of_bob.clone()), "free  web-1: bob (intercept 7) takes no requests from you any more"),
+            (
+                Event::Overlap(of_bob.clone()),
+                "overlap  web-1: bob (intercept 7), intercepting since 12 min ago (18:51:04 UTC), wants some of your requests too: you get those that both want",
+            ),
+            (
+                Event::Overlap(clash(Owner::Other, Some(7), Takes::Everything)),
+                "overlap  web-1: bob (intercept 7), intercepting since 12 min ago (18:51:04 UTC), gets nothing while you intercept: you get every request that both want",
+            ),
+            (Event::OverlapOver(of_bob), "over  web-1: bob (intercept 7) wants no requests of yours any more"),
+        ] {
+            assert_eq!(plain(&event), [expected]);
+        }
+    }
+
+    #[test]
+    fn what_goes_wrong() {
         let refused = Event::NotLive {
             agent: "node-1".into(),
             pod: "web-2".into(),

@@ -21,7 +21,13 @@ pub(crate) const INTERCEPT: &str = "Bring a pod's requests to a port of your mac
 pub(crate) const INTERCEPT_LONG: &str = "\
 Bring a pod's requests to a port of your machine until Ctrl-C.
 Without a condition every request comes to you; with conditions only those that meet all of them (or one, with --any).
-The others go to the app. Connections that were open before stay with the app.";
+The others go to the app. Connections that were open before stay with the app.
+
+Conditions compare bytes as they are in the request. Case counts, but not in a header's name. Nothing is decoded: write \
+%20 where the request has it. What is there several times (a header, a parameter, a cookie, a baggage member) needs one \
+value that fits. A regular expression must match the whole value. --not is for the one condition behind it, and holds \
+also where there is no such thing. For `a and b, or c` run redir twice, once for each side of the `or`, with the same \
+port of yours.";
 
 pub(crate) const INTERCEPT_EXAMPLES: &str = "\
 Examples:
@@ -31,6 +37,8 @@ Examples:
       POST requests below /api, on every pod with both labels, to 127.0.0.1:8080
   redir intercept web-1 --port 8080 --header 'x-user: alice' --header 'x-user: bob' --any
       requests of either
+  redir intercept web-1 --port 8080 --cookie session=4711 --not --path-prefix /health
+      all requests of one browser session, but not health checks
   redir intercept web-1 --port 8080:3000 -- npm start
       starts your service, waits until it answers, ends it together with the intercept
   redir intercept web-1 --port 8080 -o json | jq -c 'select(.event == \"request\")'
@@ -40,26 +48,43 @@ With -o json each line is an object with an `event`:
   connected   agent, address, developer
   live        agent, id, pod, port, to, addresses, earlier_connections, after_ms, curl
   refused     agent, pod (null: the whole wish), state, reason
-  conflict    agent, pod, developer, yours, since, takes (everything, shared); later conflict_over
+  conflict    agent, pod, developer, yours, id, since, takes (everything, shared)
+              of an intercept that gets requests which you want; later conflict_over
+  overlap     the same of one that wants requests which you get; later overlap_over
   request     agent, id, pod, client, when, method, path, status (null: none), ms, missed
   lost        agent, reason
   restored    agent, pods, after_ms
   command     state (started, ready, ended), pid, port, code
   ended       reason
-`redir list` and `redir status` print pod, intercept and tunnel, `redir leave` prints left (agent, what, count).
+`redir list` and `redir status` print pod, intercept and tunnel, `redir leave` prints left (agent, what, count, ids).
+What is not known is null: curl where no request to try was found, id and status.
 Times are RFC 3339 in UTC. COMMAND's own standard output goes to standard error then. In paths every byte that is not printable ASCII is written \\xNN.";
 
 pub(crate) const TARGET: &str = "A pod's name (web-1), or labels that its pods carry (app=web,tier=front)";
 pub(crate) const PORT: &str =
     "The app's port in the pod and, behind a colon, your own on 127.0.0.1 [default: the same number]";
-pub(crate) const HEADER: &str = "Only requests with this header, such as 'x-user: alice'; may be repeated";
-pub(crate) const HEADER_PREFIX: &str = "Only requests whose header begins like this, such as 'x-user: al'";
-pub(crate) const HEADER_REGEX: &str = "Only requests whose whole header matches, such as 'x-user: al.*|bob'";
-pub(crate) const HEADER_PRESENT: &str = "Only requests that carry this header, whatever its value";
-pub(crate) const PATH: &str = "Only requests for exactly this path (compared without the query)";
-pub(crate) const PATH_PREFIX: &str = "Only requests whose path begins like this, such as /api/";
-pub(crate) const PATH_REGEX: &str = "Only requests whose whole path matches, such as '/users/[0-9]+'";
-pub(crate) const METHOD: &str = "Only requests with this method, such as POST";
+pub(crate) const HEADER: &str = "A header with this value, such as 'x-user: alice'";
+pub(crate) const HEADER_PREFIX: &str = "A header whose value begins like this, such as 'x-user: al'";
+pub(crate) const HEADER_REGEX: &str = "A header whose whole value matches, such as 'x-user: al.*|bob'";
+pub(crate) const HEADER_PRESENT: &str = "A header, whatever its value";
+pub(crate) const PATH: &str = "Exactly this path (compared without the query)";
+pub(crate) const PATH_PREFIX: &str = "A path that begins like this, such as /api/";
+pub(crate) const PATH_REGEX: &str = "A path that matches as a whole, such as '/users/[0-9]+'";
+pub(crate) const METHOD: &str = "This method, such as POST";
+pub(crate) const METHOD_REGEX: &str = "A method that matches as a whole, such as 'PUT|PATCH'";
+pub(crate) const QUERY: &str = "A query parameter with this value, such as user=alice";
+pub(crate) const QUERY_PREFIX: &str = "A query parameter whose value begins like this";
+pub(crate) const QUERY_REGEX: &str = "A query parameter whose whole value matches";
+pub(crate) const QUERY_PRESENT: &str = "A query parameter, whatever its value";
+pub(crate) const COOKIE: &str = "A cookie with this value, such as session=4711";
+pub(crate) const COOKIE_PREFIX: &str = "A cookie whose value begins like this";
+pub(crate) const COOKIE_REGEX: &str = "A cookie whose whole value matches";
+pub(crate) const COOKIE_PRESENT: &str = "A cookie, whatever its value";
+pub(crate) const BAGGAGE: &str = "A member of the W3C header `baggage` with this value, such as tenant=alpha";
+pub(crate) const BAGGAGE_PREFIX: &str = "A baggage member whose value begins like this";
+pub(crate) const BAGGAGE_REGEX: &str = "A baggage member whose whole value matches";
+pub(crate) const BAGGAGE_PRESENT: &str = "A baggage member, whatever its value";
+pub(crate) const NOT: &str = "Turns the condition behind it around, such as --not --path-prefix /health";
 pub(crate) const ANY: &str = "One of the conditions is enough; without this flag all must hold";
 pub(crate) const PROBES: &str = "Take the kubelet's probes too; without this flag they go to the app";
 pub(crate) const WAIT: &str = "How many seconds COMMAND may take until it answers on your port [default: 120]";
@@ -93,4 +118,4 @@ pub(crate) const AGENT_KEY: &str =
 pub(crate) const KEY: &str = "Your key, made by `redir keygen` [default: the one in redir.toml]";
 pub(crate) const CONFIG: &str = "Another configuration file [default: redir.toml in $XDG_CONFIG_HOME/redir]";
 pub(crate) const OUTPUT: &str = "Text for people, or a JSON object on each line for programs";
-pub(crate) const CONDITIONS_HEADING: &str = "Conditions";
+pub(crate) const CONDITIONS_HEADING: &str = "Conditions, on what a request has (each may be repeated)";

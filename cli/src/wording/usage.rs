@@ -40,6 +40,10 @@ pub(crate) fn unknown_flag(flag: &str, suggestion: Option<&str>, subcommand: Opt
     }
 }
 
+pub(crate) fn not_apart(flag: &str, condition: &str) -> String {
+    format!("there is no {} here: write --not --{condition}, with a blank between them", escape(flag))
+}
+
 pub(crate) fn unknown_command(name: &str, suggestion: Option<&str>) -> String {
     match suggestion {
         Some(suggestion) => format!("there is no command `{}`: did you mean `redir {suggestion}`?", escape(name)),
@@ -49,7 +53,8 @@ pub(crate) fn unknown_command(name: &str, suggestion: Option<&str>) -> String {
 
 pub(crate) fn missing(what: &[String], subcommand: Option<&str>) -> String {
     if what.iter().any(|what| what.contains("--header-prefix")) {
-        return "--any joins conditions and there is none: add one, such as --header 'x-user: alice'".to_owned();
+        return "--any and --not are for conditions and there is none: add one, such as --header 'x-user: alice'"
+            .to_owned();
     }
     // `--port <POD[:YOURS]>` is `--port`; a group such as `<POD|--all>` names its choices.
     let name = |what: &String| match what.split_once(" <") {

@@ -1,7 +1,9 @@
 //! What is said about a value that cannot be used: the thing, and the next step.
 
+use redir_http::filter::FilterError;
 use redir_tunnel::PinError;
 
+use crate::conditions::Place;
 use crate::escape::{escape, escape_sentence};
 
 pub(crate) fn port(part: &str) -> String {
@@ -42,24 +44,82 @@ pub(crate) fn agent_host(text: &str) -> String {
     format!("`{}` names no host: write HOST:PORT, such as node-1.example.com:7447 or [2001:db8::1]:7447", escape(text))
 }
 
-pub(crate) fn header_name(name: &str) -> String {
-    format!("`{}` is no header name: letters, digits and dashes only, such as x-user", escape(name))
+/// How to speak of what stands behind a flag.
+struct Words {
+    what: &'static str,
+    /// The flag without its dashes.
+    flag: &'static str,
+    /// Between name and value.
+    between: &'static str,
+    example: &'static str,
+    /// What ends a value early.
+    ends: &'static str,
 }
 
-pub(crate) fn header_colon(text: &str) -> String {
-    format!("`{}` has no colon: write 'name: value', such as 'x-user: alice'", escape(text))
+fn words(place: Place) -> Words {
+    let (what, flag, between, example, ends) = match place {
+        Place::Header => ("header", "header", ": ", "x-user: alice", ""),
+        Place::Query => ("query parameter", "query", "=", "user=alice", " or a `&`"),
+        Place::Cookie => ("cookie", "cookie", "=", "session=4711", " or a `;`"),
+        Place::Baggage => ("baggage member", "baggage", "=", "tenant=alpha", ", a `,` or a `;`"),
+        Place::Path => ("path", "path", "", "/api", ""),
+        Place::Method => ("method", "method", "", "GET", ""),
+    };
+    Words { what, flag, between, example, ends }
 }
 
-pub(crate) fn header_empty(name: &str) -> String {
-    let name = escape(name);
-    format!("there is nothing behind `{name}:`: write a value, or --header-present {name} if any value will do")
+pub(crate) fn no_value(place: Place, text: &[u8]) -> String {
+    let Words { between, example, .. } = words(place);
+    let sign = if place == Place::Header { "colon" } else { between };
+    format!("`{}` has no {sign}: write 'name{between}value', such as '{example}'", escape(text))
 }
 
-pub(crate) fn header_value(name: &str) -> String {
-    format!("the value behind `{}:` holds a control character, which no header can: leave it out", escape(name))
+pub(crate) fn name(place: Place, name: &[u8]) -> String {
+    let Words { what, example, .. } = words(place);
+    let rule = match place {
+        Place::Query => "write it as in the request, with %XX for what is not printable ASCII",
+        _ => "letters, digits and dashes only",
+    };
+    format!("`{}` is no {what} name: {rule}, such as '{example}'", escape(name))
 }
 
-pub(crate) fn regex(text: &str, why: &str) -> String {
+pub(crate) fn empty(place: Place, name: &[u8]) -> String {
+    let (Words { flag, between, .. }, name) = (words(place), escape(name));
+    format!(
+        "there is nothing behind `{name}{}`: write a value, or --{flag}-present {name} if any value will do, or --{flag}-regex '{name}{between}^$' if it must be empty",
+        between.trim_end()
+    )
+}
+
+pub(crate) fn value(place: Place, name: &[u8]) -> String {
+    let Words { what, between, ends, .. } = words(place);
+    format!(
+        "the value behind `{}{}` is too long for a {what} or holds a control character{ends}, which none can: leave that out",
+        escape(name),
+        between.trim_end()
+    )
+}
+
+pub(crate) fn query_value(value: &[u8]) -> String {
+    format!(
+        "`{}` holds characters that travel percent-encoded: write it as in the request, {}",
+        escape(value),
+        escape(percent_encoded(value, b"&#"))
+    )
+}
+
+/// As clients send it, with these characters encoded too.
+fn percent_encoded(value: &[u8], more: &[u8]) -> String {
+    value.iter().fold(String::with_capacity(value.len()), |mut out, byte| {
+        match byte {
+            0x21..=0x7e if !more.contains(byte) => out.push(char::from(*byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+        out
+    })
+}
+
+pub(crate) fn regex(text: &[u8], why: &str) -> String {
     format!(
         "`{}` is no regular expression for redir ({}): put \\ before characters that stand for themselves",
         escape(text),
@@ -67,37 +127,47 @@ pub(crate) fn regex(text: &str, why: &str) -> String {
     )
 }
 
-pub(crate) fn regex_too_big(text: &str) -> String {
+pub(crate) fn regex_too_big(text: &[u8]) -> String {
     format!("`{}` is too big once it is compiled: write a shorter one, or smaller numbers in its {{}}", escape(text))
 }
 
-pub(crate) fn filter(why: &str) -> String {
-    escape_sentence(why)
+pub(crate) fn filter(why: &FilterError) -> String {
+    escape_sentence(&why.to_string())
 }
 
-pub(crate) fn path_slash(text: &str) -> String {
+pub(crate) fn stray_not() -> String {
+    "--not is for the condition behind it and there is none: write --not --header 'x-user: alice'".to_owned()
+}
+
+pub(crate) fn not_utf8() -> String {
+    "its value is not UTF-8: write the bytes as \\xNN in a regular expression, such as --header-regex 'x-user: zo\\xeb'"
+        .to_owned()
+}
+
+pub(crate) fn path_slash(text: &[u8]) -> String {
     format!("`{0}` does not begin with a slash: write /{0}", escape(text))
 }
 
-pub(crate) fn path_query(text: &str) -> String {
+pub(crate) fn path_query(text: &[u8]) -> String {
     format!(
-        "`{}` has a query, and requests are matched by the path before it: leave out everything from the ? or # on",
+        "`{}` has a query, and paths are compared without theirs: leave out everything from the ? or # on, and add --query name=value for it",
         escape(text)
     )
 }
 
-pub(crate) fn path_bytes(text: &str) -> String {
+pub(crate) fn path_bytes(text: &[u8]) -> String {
     format!(
-        "`{}` holds characters that travel percent-encoded: write them as in the request, such as %20 for a blank",
-        escape(text)
+        "`{}` holds characters that travel percent-encoded, or is too long: write it as in the request, {}",
+        escape(text),
+        escape(percent_encoded(text, b""))
     )
 }
 
-pub(crate) fn method(text: &str) -> String {
+pub(crate) fn method(text: &[u8]) -> String {
     format!("`{}` is no method: write one such as GET or POST", escape(text))
 }
 
-pub(crate) fn method_case(text: &str) -> String {
+pub(crate) fn method_case(text: &[u8]) -> String {
     format!("methods are case-sensitive: write {} instead of `{}`", escape(text.to_ascii_uppercase()), escape(text))
 }
 

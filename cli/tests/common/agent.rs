@@ -6,7 +6,10 @@ use std::time::Duration;
 use quinn::{Connection, RecvStream, SendStream};
 use redir_tunnel::{AgentControl, AgentEndpoint, Authorised, Identity, Pin};
 use redir_wire::session::FromDeveloper;
-use redir_wire::{CloseCode, InterceptState, Liveness, PodState, StreamHeader, ToAgent, ToDeveloper, UnixMillis, Wish};
+use redir_wire::{
+    CloseCode, InterceptState, Left, LeftIntercept, Liveness, PodState, StreamHeader, ToAgent, ToDeveloper, UnixMillis,
+    Wish,
+};
 
 /// Nothing here takes longer, also on a busy machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
@@ -141,6 +144,12 @@ impl Session {
     }
 }
 
+/// What an agent says that has ended intercepts of these numbers.
+pub(crate) fn left(ids: &[Option<u64>]) -> ToDeveloper {
+    let intercepts = ids.iter().map(|id| LeftIntercept { id: *id, what: "web-1:8080".into() });
+    ToDeveloper::Left(Left { intercepts: intercepts.collect() })
+}
+
 /// The state of an intercept.
 pub(crate) fn state(wish: &Wish, id: u64, pods: &[(&str, Liveness, &str)]) -> InterceptState {
     let pod = |(name, state, reason): &(&str, Liveness, &str)| PodState {
@@ -152,5 +161,5 @@ pub(crate) fn state(wish: &Wish, id: u64, pods: &[(&str, Liveness, &str)]) -> In
         since: UnixMillis(0),
     };
     let pods = pods.iter().map(pod).collect();
-    InterceptState { id, token: wish.token, since: UnixMillis(0), pods, conflicts: Vec::new() }
+    InterceptState { id, token: wish.token, since: UnixMillis(0), pods, conflicts: Vec::new(), overlaps: Vec::new() }
 }

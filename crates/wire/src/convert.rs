@@ -2,6 +2,7 @@
 
 mod agent;
 mod developer;
+mod filter;
 
 use crate::error::Malformed;
 use crate::message::{Labels, Selector, Token};

@@ -2,13 +2,14 @@
 //!
 //! Owns: the control stream's messages and limits ([`message`]), their length-prefixed protobuf form ([`codec`]),
 //! the header of a data stream ([`StreamHeader`]), the application codes of resets and closes ([`StreamCode`],
-//! [`CloseCode`]) and both ends' session state machines ([`session`]). Must not: open a socket, read a clock, log.
+//! [`CloseCode`]) and both ends' session state machines ([`session`]). What a filter's conditions are is
+//! `redir_http::filter`'s. Must not: open a socket, read a clock, log.
 //! Called by: `redir-tunnel`, the agent's registry, the `redir` command.
 //!
 //! **Versions.** Each end names its version in its greeting; they talk if the two differ by at most one, in the lower
 //! of both. A new message is a new variant of the oneof (the older end answers [`RefusedCode::Unsupported`]); a new
-//! condition of a filter is a new variant too, never a field, so that an older agent refuses it instead of matching
-//! more than was asked for.
+//! condition of a filter, its negation too, is a new variant and never a field, so that an older agent refuses it
+//! instead of matching other requests than were asked for.
 
 pub mod code;
 pub mod codec;

@@ -1,9 +1,11 @@
 //! The messages, as the rest of redir sees them: checked, without optional fields that are always there.
 //!
-//! `Debug` of a filter's texts and of a token shows no value: they may be secrets.
+//! `Debug` of a filter's values and of a token shows none: they may be secrets.
 
 use std::collections::BTreeMap;
 use std::fmt;
+
+use redir_http::filter::{Condition, Mode};
 
 /// What a developer's `redir` says to an agent.
 #[derive(Clone, Debug, PartialEq)]
@@ -134,63 +136,13 @@ pub enum Probes {
     Developer,
 }
 
-/// Conditions on an HTTP request; never empty.
+/// Conditions on an HTTP request; never empty. What they mean, and whether they make sense, is `redir_http`'s.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Filter {
-    /// How the conditions combine.
-    pub combine: Combine,
+    /// How the conditions go together.
+    pub mode: Mode,
     /// The conditions, in the order they were given.
     pub conditions: Vec<Condition>,
-}
-
-/// How a filter's conditions combine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Combine {
-    /// Every condition must hold.
-    All,
-    /// One condition is enough.
-    Any,
-}
-
-/// One condition on an HTTP request.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Condition {
-    /// A header field of this name is there, with any value.
-    HeaderPresent(String),
-    /// A header field of this name has such a value.
-    Header(String, Text),
-    /// The path, without the query, is such.
-    Path(Text),
-    /// The method is this one.
-    Method(String),
-}
-
-/// How a text is compared.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub enum Text {
-    /// Equal.
-    Exact(String),
-    /// Begins with.
-    Prefix(String),
-    /// Matches this regular expression, wholly.
-    Regex(String),
-}
-
-impl Text {
-    /// `exact`, `prefix` or `regex`.
-    pub const fn kind(&self) -> &'static str {
-        match self {
-            Self::Exact(_) => "exact",
-            Self::Prefix(_) => "prefix",
-            Self::Regex(_) => "regex",
-        }
-    }
-}
-
-impl fmt::Debug for Text {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}(..)", self.kind())
-    }
 }
 
 /// Which intercepts of this developer to end.
@@ -223,6 +175,8 @@ pub struct InterceptState {
     pub pods: Vec<PodState>,
     /// Older or more specific intercepts that take requests from this one. Empty: it wins everywhere.
     pub conflicts: Vec<Conflict>,
+    /// Intercepts that this one takes requests from. An agent that does not tell it leaves it empty.
+    pub overlaps: Vec<Conflict>,
 }
 
 /// The state of one intercept in one pod.
@@ -255,16 +209,18 @@ pub enum Liveness {
     Lost,
 }
 
-/// Another developer's intercept that takes requests from this one.
+/// Another intercept that wants some of the same requests; whose they are says the list that it is in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict {
+    /// The agent's number for the other; `None` from an agent that does not tell it.
+    pub id: Option<u64>,
     /// In which pod.
     pub pod: String,
     /// Whose.
     pub developer: String,
-    /// Since when theirs exists.
+    /// Since when it exists.
     pub since: UnixMillis,
-    /// What it takes.
+    /// What the winner of the two takes from the loser.
     pub takes: Takes,
 }
 
@@ -395,8 +351,17 @@ pub struct TunnelStatus {
 /// Intercepts that were ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Left {
-    /// What each was, for people, such as `web-1:8080`.
-    pub what: Vec<String>,
+    /// Each of them.
+    pub intercepts: Vec<LeftIntercept>,
+}
+
+/// An intercept that was ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftIntercept {
+    /// The agent's number for it; `None` from an agent that does not tell it.
+    pub id: Option<u64>,
+    /// What it was, for people, such as `web-1:8080`.
+    pub what: String,
 }
 
 /// An intercept that the agent ended.

@@ -58,14 +58,14 @@ messages! {
         #[prost(message, repeated, tag = "2")] conditions: Vec<Condition>,
     }
     Condition {
-        #[prost(oneof = "ConditionKind", tags = "1, 2, 3, 4")] kind: Option<ConditionKind>,
+        #[prost(oneof = "ConditionKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")] kind: Option<ConditionKind>,
     }
-    HeaderCondition {
+    NamedText {
         #[prost(string, tag = "1")] name: String,
         #[prost(message, optional, tag = "2")] value: Option<Text>,
     }
     Text {
-        #[prost(oneof = "TextKind", tags = "1, 2, 3")] kind: Option<TextKind>,
+        #[prost(oneof = "TextKind", tags = "1, 2, 3, 4, 5, 6")] kind: Option<TextKind>,
     }
     Leave {
         #[prost(oneof = "WhichKind", tags = "1, 2, 3, 4")] kind: Option<WhichKind>,
@@ -81,6 +81,8 @@ messages! {
         #[prost(uint64, tag = "3")] since: u64,
         #[prost(message, repeated, tag = "4")] pods: Vec<PodState>,
         #[prost(message, repeated, tag = "5")] conflicts: Vec<Conflict>,
+        /// Never in `conflicts`: whoever does not know these would take the winner for the loser.
+        #[prost(message, repeated, tag = "6")] overlaps: Vec<Conflict>,
     }
     PodState {
         #[prost(string, tag = "1")] pod: String,
@@ -96,6 +98,8 @@ messages! {
         #[prost(uint64, tag = "3")] since: u64,
         /// 1 everything, 2 shared.
         #[prost(uint32, tag = "4")] takes: u32,
+        /// 0 is not said.
+        #[prost(uint64, tag = "5")] id: u64,
     }
     RequestEvent {
         #[prost(uint64, tag = "1")] intercept: u64,
@@ -149,6 +153,8 @@ messages! {
     }
     Left {
         #[prost(string, repeated, tag = "1")] what: Vec<String>,
+        /// One for each of `what`, or none at all.
+        #[prost(uint64, repeated, tag = "2")] ids: Vec<u64>,
     }
     Ended {
         #[prost(uint64, tag = "1")] id: u64,
@@ -224,16 +230,29 @@ pub(crate) enum SelectorKind {
     Labels(Labels),
 }
 
+/// Everything that a condition says is inside its variant: beside it, what an older agent does not know would be left out,
+/// and the rest would match other requests than were asked for.
 #[derive(Clone, PartialEq, Oneof)]
 pub(crate) enum ConditionKind {
     #[prost(string, tag = "1")]
     HeaderPresent(String),
     #[prost(message, tag = "2")]
-    Header(HeaderCondition),
+    Header(NamedText),
     #[prost(message, tag = "3")]
     Path(Text),
+    /// Exactly this one.
     #[prost(string, tag = "4")]
     Method(String),
+    #[prost(message, tag = "5")]
+    Query(NamedText),
+    #[prost(message, tag = "6")]
+    Cookie(NamedText),
+    #[prost(message, tag = "7")]
+    Baggage(NamedText),
+    #[prost(message, tag = "8")]
+    MethodText(Text),
+    #[prost(message, tag = "9")]
+    Not(Box<Condition>),
 }
 
 #[derive(Clone, PartialEq, Oneof)]
@@ -244,6 +263,13 @@ pub(crate) enum TextKind {
     Prefix(String),
     #[prost(string, tag = "3")]
     Regex(String),
+    #[prost(message, tag = "4")]
+    Present(Empty),
+    /// As `Exact` and `Prefix`, for what is not UTF-8.
+    #[prost(bytes = "vec", tag = "5")]
+    ExactBytes(Vec<u8>),
+    #[prost(bytes = "vec", tag = "6")]
+    PrefixBytes(Vec<u8>),
 }
 
 #[derive(Clone, PartialEq, Oneof)]

@@ -22,6 +22,8 @@ use redir_wire::{Refused, RefusedCode, Selector, Token, Which, Wish, limits};
 
 use crate::config::{Config, Developer, Pod, PodName};
 
+use contest::Overlaps;
+
 pub(crate) use contest::Contests;
 
 /// One tunnel's number, never used twice.
@@ -34,6 +36,7 @@ pub(crate) struct Registry {
     config: Arc<Config>,
     wishes: BTreeMap<u64, Registered>,
     retired: HashMap<(Pin, Token), Retired>,
+    overlaps: Overlaps,
     next: u64,
 }
 
@@ -83,7 +86,7 @@ pub(crate) struct Leaver {
 impl Registry {
     /// No intercept yet.
     pub(crate) fn new(config: Arc<Config>) -> Self {
-        Self { config, wishes: BTreeMap::new(), retired: HashMap::new(), next: 1 }
+        Self { config, wishes: BTreeMap::new(), retired: HashMap::new(), overlaps: Overlaps::default(), next: 1 }
     }
 
     /// Puts a new configuration in the place of the old. The caller ends the sessions of keys that it no longer has.
@@ -126,6 +129,7 @@ impl Registry {
             (id, clock, Arc::default())
         };
         let registered = Registered { id, session, pin, wish, filter, since, requests, seen: BTreeSet::new() };
+        self.overlaps.compare(&registered, self.wishes.values());
         self.wishes.insert(id, registered);
         self.note_pods();
         Ok(id)
@@ -136,6 +140,7 @@ impl Registry {
         self.retired.retain(|_, retired| retired.until > now);
         let ids: Vec<u64> = self.of_session(session).map(|wish| wish.id).collect();
         for gone in ids.iter().filter_map(|id| self.wishes.remove(id)) {
+            self.overlaps.forget(gone.id);
             if self.retired.len() >= RETIRED {
                 continue;
             }
@@ -152,6 +157,7 @@ impl Registry {
             .filter(|wish| wish.pin == *pin && self.names(which, wish))
             .map(|wish| wish.id)
             .collect();
+        ids.iter().for_each(|id| self.overlaps.forget(*id));
         let leavers: Vec<Leaver> = ids
             .iter()
             .filter_map(|id| self.wishes.remove(id))

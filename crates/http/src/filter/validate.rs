@@ -74,12 +74,12 @@ impl fmt::Display for FilterError {
             ),
             Self::Never(both) => write!(
                 f,
-                "no request has both \"{}\" and \"{}\": leave one out, or let any one of the conditions be enough",
+                "no request has both \"{}\" and \"{}\": leave one out, or let one of the conditions be enough (any)",
                 both[0], both[1]
             ),
             Self::Everything(both) => write!(
                 f,
-                "every request has \"{}\" or \"{}\": leave one out, or let all of the conditions be needed",
+                "every request has \"{}\" or \"{}\": leave one out, or let all of the conditions be needed (all)",
                 both[0], both[1]
             ),
             Self::Regex(condition, why) => write!(

@@ -1,8 +1,9 @@
 //! Messages to the agent.
 
-use super::{list, named, port, selector, selector_to_proto, text, token};
+use super::filter::{filter, filter_to_proto};
+use super::{port, selector, selector_to_proto, text, token};
 use crate::error::Malformed;
-use crate::message::{Combine, Condition, Filter, Hello, Probes, Text, ToAgent, Which, Wish};
+use crate::message::{Hello, Probes, ToAgent, Which, Wish};
 use crate::{limits, proto};
 
 impl TryFrom<proto::ToAgentBody> for ToAgent {
@@ -61,69 +62,6 @@ impl TryFrom<proto::Wish> for Wish {
             probes: if wish.probes_to_developer { Probes::Developer } else { Probes::App },
         })
     }
-}
-
-fn filter(filter: proto::Filter) -> Result<Filter, Malformed> {
-    let combine = match filter.combine {
-        1 => Combine::All,
-        2 => Combine::Any,
-        _ => return Err(Malformed::Missing("how the filter's conditions combine")),
-    };
-    let conditions = list(filter.conditions, "the number of conditions", limits::CONDITIONS, condition)?;
-    if conditions.is_empty() {
-        // Without a condition it would match everything: that must be said by leaving the filter out.
-        return Err(Malformed::Missing("a condition of the filter"));
-    }
-    Ok(Filter { combine, conditions })
-}
-
-fn condition(condition: proto::Condition) -> Result<Condition, Malformed> {
-    let header_name = |name| named(name, "a header's name", limits::NAME);
-    Ok(match condition.kind.ok_or(Malformed::Missing("a condition of the filter"))? {
-        proto::ConditionKind::HeaderPresent(name) => Condition::HeaderPresent(header_name(name)?),
-        proto::ConditionKind::Header(header) => Condition::Header(header_name(header.name)?, pattern(header.value)?),
-        proto::ConditionKind::Path(path) => Condition::Path(pattern(Some(path))?),
-        proto::ConditionKind::Method(method) => Condition::Method(named(method, "a method", limits::NAME)?),
-    })
-}
-
-fn pattern(pattern: Option<proto::Text>) -> Result<Text, Malformed> {
-    let what = "a condition's text";
-    let within = |value| text(value, what, limits::TEXT);
-    Ok(match pattern.and_then(|pattern| pattern.kind).ok_or(Malformed::Missing(what))? {
-        proto::TextKind::Exact(value) => Text::Exact(within(value)?),
-        proto::TextKind::Prefix(value) => Text::Prefix(within(value)?),
-        proto::TextKind::Regex(value) => Text::Regex(within(value)?),
-    })
-}
-
-fn filter_to_proto(filter: &Filter) -> proto::Filter {
-    let conditions = filter.conditions.iter().map(|condition| {
-        let kind = match condition {
-            Condition::HeaderPresent(name) => proto::ConditionKind::HeaderPresent(name.clone()),
-            Condition::Header(name, value) => proto::ConditionKind::Header(proto::HeaderCondition {
-                name: name.clone(),
-                value: Some(pattern_to_proto(value)),
-            }),
-            Condition::Path(path) => proto::ConditionKind::Path(pattern_to_proto(path)),
-            Condition::Method(method) => proto::ConditionKind::Method(method.clone()),
-        };
-        proto::Condition { kind: Some(kind) }
-    });
-    let combine = match filter.combine {
-        Combine::All => 1,
-        Combine::Any => 2,
-    };
-    proto::Filter { combine, conditions: conditions.collect() }
-}
-
-fn pattern_to_proto(pattern: &Text) -> proto::Text {
-    let kind = match pattern {
-        Text::Exact(value) => proto::TextKind::Exact(value.clone()),
-        Text::Prefix(value) => proto::TextKind::Prefix(value.clone()),
-        Text::Regex(value) => proto::TextKind::Regex(value.clone()),
-    };
-    proto::Text { kind: Some(kind) }
 }
 
 fn which(leave: proto::Leave) -> Result<Which, Malformed> {

@@ -4,8 +4,8 @@ use super::{labels, labels_to_proto, list, named, port, text, token};
 use crate::code::CloseCode;
 use crate::error::Malformed;
 use crate::message::{
-    Bye, Conflict, Ended, InterceptEntry, InterceptState, Left, Listing, Liveness, Owner, PodEntry, PodState, Refused,
-    RefusedCode, RequestEvent, StatusReport, Takes, ToDeveloper, TunnelStatus, UnixMillis, Welcome,
+    Bye, Conflict, Ended, InterceptEntry, InterceptState, Left, LeftIntercept, Listing, Liveness, Owner, PodEntry,
+    PodState, Refused, RefusedCode, RequestEvent, StatusReport, Takes, ToDeveloper, TunnelStatus, UnixMillis, Welcome,
 };
 use crate::{limits, proto};
 
@@ -26,6 +26,7 @@ impl TryFrom<proto::ToDeveloperBody> for ToDeveloper {
                 since: UnixMillis(state.since),
                 pods: list(state.pods, "the number of pods", limits::ENTRIES, pod_state)?,
                 conflicts: list(state.conflicts, "the number of conflicts", limits::ENTRIES, conflict)?,
+                overlaps: list(state.overlaps, "the number of overlaps", limits::ENTRIES, conflict)?,
             }),
             proto::ToDeveloperBody::Request(event) => Self::Request(request(event)?),
             proto::ToDeveloperBody::Listing(listing) => Self::Listing(Listing {
@@ -38,9 +39,7 @@ impl TryFrom<proto::ToDeveloperBody> for ToDeveloper {
                 tunnels: list(report.tunnels, "the number of tunnels", limits::ENTRIES, tunnel_status)?,
                 intercepts: list(report.intercepts, "the number of intercepts", limits::ENTRIES, intercept_entry)?,
             }),
-            proto::ToDeveloperBody::Left(left) => {
-                Self::Left(Left { what: list(left.what, "the number of intercepts", limits::ENTRIES, sentence)? })
-            }
+            proto::ToDeveloperBody::Left(left) => Self::Left(self::left(left)?),
             proto::ToDeveloperBody::Ended(ended) => {
                 Self::Ended(Ended { id: ended.id, token: token(&ended.token)?, sentence: sentence(ended.sentence)? })
             }
@@ -77,7 +76,10 @@ impl From<&ToDeveloper> for proto::ToDeveloperBody {
                 tunnels: report.tunnels.iter().map(tunnel_status_to_proto).collect(),
                 intercepts: report.intercepts.iter().map(intercept_entry_to_proto).collect(),
             }),
-            ToDeveloper::Left(left) => Self::Left(proto::Left { what: left.what.clone() }),
+            ToDeveloper::Left(left) => Self::Left(proto::Left {
+                what: left.intercepts.iter().map(|left| left.what.clone()).collect(),
+                ids: left.intercepts.iter().filter_map(|left| left.id).collect(),
+            }),
             ToDeveloper::Ended(ended) => Self::Ended(proto::Ended {
                 id: ended.id,
                 token: ended.token.0.to_vec(),
@@ -124,21 +126,13 @@ fn state_to_proto(state: &InterceptState) -> proto::InterceptState {
         earlier_connections: pod.earlier_connections,
         since: pod.since.0,
     });
-    let conflicts = state.conflicts.iter().map(|conflict| proto::Conflict {
-        pod: conflict.pod.clone(),
-        developer: conflict.developer.clone(),
-        since: conflict.since.0,
-        takes: match conflict.takes {
-            Takes::Everything => 1,
-            Takes::Shared => 2,
-        },
-    });
     proto::InterceptState {
         id: state.id,
         token: state.token.0.to_vec(),
         since: state.since.0,
         pods: pods.collect(),
-        conflicts: conflicts.collect(),
+        conflicts: state.conflicts.iter().map(conflict_to_proto).collect(),
+        overlaps: state.overlaps.iter().map(conflict_to_proto).collect(),
     }
 }
 
@@ -149,11 +143,33 @@ fn conflict(conflict: proto::Conflict) -> Result<Conflict, Malformed> {
         _ => return Err(Malformed::Missing("what the other intercept takes")),
     };
     Ok(Conflict {
+        id: (conflict.id != 0).then_some(conflict.id),
         pod: pod_name(conflict.pod)?,
         developer: name(conflict.developer)?,
         since: UnixMillis(conflict.since),
         takes,
     })
+}
+
+fn conflict_to_proto(conflict: &Conflict) -> proto::Conflict {
+    proto::Conflict {
+        pod: conflict.pod.clone(),
+        developer: conflict.developer.clone(),
+        since: conflict.since.0,
+        takes: match conflict.takes {
+            Takes::Everything => 1,
+            Takes::Shared => 2,
+        },
+        id: conflict.id.unwrap_or_default(),
+    }
+}
+
+fn left(left: proto::Left) -> Result<Left, Malformed> {
+    let what = list(left.what, "the number of intercepts", limits::ENTRIES, sentence)?;
+    // An older agent gives no numbers.
+    let ids = if left.ids.len() == what.len() { left.ids } else { vec![0; what.len()] };
+    let each = what.into_iter().zip(ids);
+    Ok(Left { intercepts: each.map(|(what, id)| LeftIntercept { id: (id != 0).then_some(id), what }).collect() })
 }
 
 fn request(event: proto::RequestEvent) -> Result<RequestEvent, Malformed> {

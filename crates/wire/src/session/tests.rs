@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::BytesMut;
+use redir_http::filter::{Condition, Mode, Subject, Test};
 
 use super::{AgentSession, DeveloperSession};
 use crate::codec::put_frame;
@@ -33,18 +34,45 @@ fn wish() -> Wish {
         selector: Selector::Labels(BTreeMap::from([("app".into(), "web".into()), ("tier".into(), String::new())])),
         port: 8080,
         filter: Some(Filter {
-            combine: Combine::Any,
+            mode: Mode::Any,
             conditions: vec![
-                Condition::HeaderPresent("x-debug".into()),
-                Condition::Header("x-user".into(), Text::Exact("alice".into())),
-                Condition::Header("x-team".into(), Text::Prefix("core-".into())),
-                Condition::Path(Text::Regex("/api/.*".into())),
-                Condition::Method("GET".into()),
+                is(Subject::Header("x-debug".into()), Test::Present),
+                is(Subject::Header("x-user".into()), Test::Exact("alice".into())),
+                is(Subject::Header("x-team".into()), Test::Prefix("core-".into())),
+                is(Subject::Path, Test::Regex("/api/.*".into())),
+                is(Subject::Method, Test::Exact("GET".into())),
             ],
         }),
         to: "127.0.0.1:3000".into(),
         probes: Probes::Developer,
     }
+}
+
+fn is(subject: Subject, test: Test) -> Condition {
+    Condition { subject, test, negate: false }
+}
+
+/// Every subject with every test, both ways round.
+fn conditions() -> Vec<Condition> {
+    let subjects: [fn() -> Subject; 6] = [
+        || Subject::Header("x-user".into()),
+        || Subject::Query("user".into()),
+        || Subject::Cookie("sid".into()),
+        || Subject::Baggage("tenant".into()),
+        || Subject::Path,
+        || Subject::Method,
+    ];
+    let tests: [fn() -> Test; 7] = [
+        || Test::Present,
+        || Test::Exact("zo\u{eb}".into()),
+        || Test::Exact(vec![]),
+        || Test::Exact(b"zo\xeb".into()),
+        || Test::Prefix("/a".into()),
+        || Test::Prefix(b"\xff".into()),
+        || Test::Regex("a|b".into()),
+    ];
+    let each = subjects.iter().flat_map(|subject| tests.iter().map(|test| is(subject(), test())));
+    each.flat_map(|condition| [condition.clone(), Condition { negate: true, ..condition }]).collect()
 }
 
 fn entry() -> InterceptEntry {
@@ -67,9 +95,13 @@ fn entry() -> InterceptEntry {
 fn every_question_comes_through() {
     let (mut developer, mut agent) = pair();
     let selector = Selector::Pod("web-1".into());
+    // A method is never empty on the wire.
+    let named = |condition: &Condition| condition.subject != Subject::Method || condition.test != Test::Exact(vec![]);
+    let some_conditions = conditions().into_iter().filter(named).take(limits::CONDITIONS).collect();
     let questions = [
         ToAgent::Intercept(wish()),
         ToAgent::Intercept(Wish { filter: None, selector: selector.clone(), probes: Probes::App, ..wish() }),
+        ToAgent::Intercept(Wish { filter: Some(Filter { mode: Mode::All, conditions: some_conditions }), ..wish() }),
         ToAgent::Leave(Which::Token(Token([9; 16]))),
         ToAgent::Leave(Which::Id(3)),
         ToAgent::Leave(Which::Selector(selector.clone(), None)),
@@ -107,8 +139,15 @@ fn every_answer_comes_through() {
         earlier_connections: 4,
         since: UnixMillis(2),
     };
-    let conflict =
-        Conflict { pod: "web-1".into(), developer: "bob".into(), since: UnixMillis(1), takes: Takes::Shared };
+    let conflict = Conflict {
+        id: Some(7),
+        pod: "web-1".into(),
+        developer: "bob".into(),
+        since: UnixMillis(1),
+        takes: Takes::Shared,
+    };
+    let overlap = Conflict { takes: Takes::Everything, ..conflict.clone() };
+    let left = |id| LeftIntercept { id, what: "web-1:8080".into() };
     let event = RequestEvent {
         intercept: 3,
         when: UnixMillis(5),
@@ -138,6 +177,7 @@ fn every_answer_comes_through() {
             since: UnixMillis(9),
             pods: vec![pod],
             conflicts: vec![conflict],
+            overlaps: vec![overlap],
         }),
         ToDeveloper::Request(event),
         ToDeveloper::Listing(Listing {
@@ -154,7 +194,8 @@ fn every_answer_comes_through() {
             tunnels: vec![tunnel],
             intercepts: vec![entry()],
         }),
-        ToDeveloper::Left(Left { what: vec!["web-1:8080".into()] }),
+        ToDeveloper::Left(Left { intercepts: vec![left(Some(3)), left(Some(4))] }),
+        ToDeveloper::Left(Left { intercepts: vec![left(None)] }),
         ToDeveloper::Ended(Ended { id: 3, token: Token([2; 16]), sentence: "left".into() }),
         ToDeveloper::Refused(Refused { code: RefusedCode::PortNotAllowed, sentence: "no".into() }),
         ToDeveloper::Pong(7),
@@ -292,8 +333,26 @@ fn hostile_wishes_are_refused() {
             filter(wish).conditions[0].kind = Some(proto::ConditionKind::HeaderPresent(String::new()));
         }),
         ("a header without a text", |wish| {
-            let header = proto::HeaderCondition { name: "x".into(), value: None };
+            let header = proto::NamedText { name: "x".into(), value: None };
             filter(wish).conditions[0].kind = Some(proto::ConditionKind::Header(header));
+        }),
+        ("a cookie without a name", |wish| {
+            let value = Some(proto::Text { kind: Some(proto::TextKind::Present(proto::Empty {})) });
+            let cookie = proto::NamedText { name: String::new(), value };
+            filter(wish).conditions[0].kind = Some(proto::ConditionKind::Cookie(cookie));
+        }),
+        ("an unknown condition turned around", |wish| {
+            let unknown = Box::new(proto::Condition { kind: None });
+            filter(wish).conditions[0].kind = Some(proto::ConditionKind::Not(unknown));
+        }),
+        ("a condition turned around twice", |wish| {
+            let once = proto::ConditionKind::Not(Box::new(filter(wish).conditions[0].clone()));
+            let twice = proto::ConditionKind::Not(Box::new(proto::Condition { kind: Some(once) }));
+            filter(wish).conditions[0].kind = Some(twice);
+        }),
+        ("long bytes", |wish| {
+            let text = proto::Text { kind: Some(proto::TextKind::ExactBytes(vec![b'x'; limits::TEXT + 1])) };
+            filter(wish).conditions[0].kind = Some(proto::ConditionKind::Path(text));
         }),
         ("an unknown text", |wish| {
             filter(wish).conditions[0].kind = Some(proto::ConditionKind::Path(proto::Text { kind: None }));
@@ -314,6 +373,122 @@ fn hostile_wishes_are_refused() {
         assert_eq!(heard.answers, 5, "{what}");
         let ToDeveloper::Refused(refused) = heard.message else { panic!("{what}: {:?}", heard.message) };
         assert!(matches!(refused.code, RefusedCode::Malformed | RefusedCode::Unsupported), "{what}: {refused:?}");
+    }
+}
+
+/// The filters of the first release, as its agents read them.
+mod first {
+    use prost::{Message, Oneof};
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct Condition {
+        #[prost(oneof = "Kind", tags = "1, 2, 3, 4")]
+        pub(super) kind: Option<Kind>,
+    }
+
+    #[derive(Clone, PartialEq, Oneof)]
+    pub(super) enum Kind {
+        #[prost(string, tag = "1")]
+        HeaderPresent(String),
+        #[prost(message, tag = "2")]
+        Header(Header),
+        #[prost(message, tag = "3")]
+        Path(Text),
+        #[prost(string, tag = "4")]
+        Method(String),
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct Header {
+        #[prost(string, tag = "1")]
+        pub(super) name: String,
+        #[prost(message, optional, tag = "2")]
+        pub(super) value: Option<Text>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub(super) struct Text {
+        #[prost(oneof = "TextKind", tags = "1, 2, 3")]
+        pub(super) kind: Option<TextKind>,
+    }
+
+    #[derive(Clone, PartialEq, Oneof)]
+    pub(super) enum TextKind {
+        #[prost(string, tag = "1")]
+        Exact(String),
+        #[prost(string, tag = "2")]
+        Prefix(String),
+        #[prost(string, tag = "3")]
+        Regex(String),
+    }
+
+    /// What that release makes of a condition; `None`: it refuses the filter.
+    pub(super) fn reads(condition: &Condition) -> Option<(&'static str, String, Option<TextKind>)> {
+        let text = |text: &Text| text.kind.clone();
+        Some(match condition.kind.as_ref()? {
+            Kind::HeaderPresent(name) => ("header", name.clone(), None),
+            Kind::Header(header) => ("header", header.name.clone(), Some(text(header.value.as_ref()?)?)),
+            Kind::Path(path) => ("path", String::new(), Some(text(path)?)),
+            Kind::Method(method) => ("method", String::new(), Some(TextKind::Exact(method.clone()))),
+        })
+    }
+}
+
+/// It reads each condition as it is meant, or not at all.
+#[test]
+fn an_agent_of_the_first_release_refuses_what_it_does_not_know() {
+    use first::TextKind::{Exact, Prefix, Regex};
+    use prost::Message as _;
+    let mut known = 0;
+    for condition in conditions() {
+        let Condition { subject, test, negate } = &condition;
+        let sent = Filter { mode: Mode::All, conditions: vec![condition.clone()] };
+        let wish = ToAgent::Intercept(Wish { filter: Some(sent.clone()), ..wish() });
+        let proto::ToAgentBody::Intercept(body) = (&wish).into() else { panic!() };
+        let encoded = body.filter.unwrap().conditions[0].encode_to_vec();
+        let read = first::Condition::decode(&encoded[..]).unwrap();
+        let text = match test {
+            Test::Present => None,
+            Test::Exact(value) => std::str::from_utf8(value).ok().map(|text| Exact(text.into())),
+            Test::Prefix(value) => std::str::from_utf8(value).ok().map(|text| Prefix(text.into())),
+            Test::Regex(pattern) => Some(Regex(pattern.clone())),
+        };
+        let meant = match (subject, &text) {
+            _ if *negate => None,
+            (Subject::Header(_), None) if *test == Test::Present => Some(("header", "x-user".to_owned(), None)),
+            (Subject::Header(_), Some(_)) => Some(("header", "x-user".to_owned(), text)),
+            (Subject::Path, Some(_)) => Some(("path", String::new(), text)),
+            (Subject::Method, Some(Exact(_))) => Some(("method", String::new(), text)),
+            _ => None,
+        };
+        assert_eq!(first::reads(&read), meant, "{condition:?}");
+        if meant.is_some() {
+            known += 1;
+            // What it knows, its own redir sends in the same bytes.
+            assert_eq!(read.encode_to_vec(), encoded, "{condition:?}");
+        }
+    }
+    assert_eq!(known, 5 + 4 + 2);
+}
+
+/// The answers of an agent of the first release: without numbers, without overlaps.
+#[test]
+fn answers_of_the_first_release_are_understood() {
+    let (mut developer, _) = pair();
+    let left = proto::Left { what: vec!["web-1:8080".into(), "web-2:80".into()], ids: vec![] };
+    let conflict = proto::Conflict { pod: "web-1".into(), developer: "bob".into(), since: 1, takes: 2, id: 0 };
+    let state = proto::InterceptState { token: vec![1; 16], conflicts: vec![conflict], ..Default::default() };
+    for body in [proto::ToDeveloperBody::Left(left), proto::ToDeveloperBody::Intercept(state)] {
+        developer.receive(&frame(&proto::ToDeveloper { answers: 0, body: Some(body) }));
+        match developer.poll().unwrap().unwrap().message {
+            ToDeveloper::Left(left) => {
+                assert!(left.intercepts.len() == 2 && left.intercepts.iter().all(|left| left.id.is_none()));
+            }
+            ToDeveloper::Intercept(state) => {
+                assert!(state.conflicts[0].id.is_none() && state.overlaps.is_empty());
+            }
+            other => panic!("{other:?}"),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Who gets a port's requests: filtered over global, then the oldest; and what that takes from whom.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Bound};
 
 use redir_http::filter::{Overlap, overlap};
 use redir_wire::{Conflict, Takes};
@@ -21,6 +21,50 @@ pub(crate) struct Contest {
     pub(crate) globals: Vec<u64>,
 }
 
+/// What filtered intercepts of the same port have in common, compared once for each two of them.
+#[derive(Debug, Default)]
+pub(super) struct Overlaps(BTreeMap<u64, BTreeMap<u64, Takes>>);
+
+impl Overlaps {
+    /// Compares an intercept that is new, or is another one now, with all others.
+    pub(super) fn compare<'a>(&mut self, new: &Registered, others: impl Iterator<Item = &'a Registered>) {
+        self.forget(new.id);
+        for other in others.filter(|other| other.id != new.id && other.wish.port == new.wish.port) {
+            let (older, younger) = if other.id < new.id { (other, new) } else { (new, other) };
+            let (Some(winner), Some(loser)) = (&older.filter, &younger.filter) else { continue };
+            let takes = match overlap(loser, winner) {
+                Overlap::Same | Overlap::Subset => Takes::Everything,
+                Overlap::Superset | Overlap::Possible => Takes::Shared,
+                // Developers who share a pod have values of their own: nobody is warned of a header that comes twice.
+                Overlap::UnlessRepeated | Overlap::Never => continue,
+            };
+            self.0.entry(older.id).or_default().insert(younger.id, takes);
+            self.0.entry(younger.id).or_default().insert(older.id, takes);
+        }
+    }
+
+    /// An intercept is no more.
+    pub(super) fn forget(&mut self, id: u64) {
+        for other in self.0.remove(&id).unwrap_or_default().into_keys() {
+            if let Some(with) = self.0.get_mut(&other) {
+                with.remove(&id);
+            }
+        }
+    }
+
+    fn older(&self, id: u64) -> impl Iterator<Item = (u64, Takes)> {
+        self.range(id, (Bound::Unbounded, Bound::Excluded(id)))
+    }
+
+    fn younger(&self, id: u64) -> impl Iterator<Item = (u64, Takes)> {
+        self.range(id, (Bound::Excluded(id), Bound::Unbounded))
+    }
+
+    fn range(&self, id: u64, bounds: (Bound<u64>, Bound<u64>)) -> impl Iterator<Item = (u64, Takes)> {
+        self.0.get(&id).into_iter().flat_map(move |with| with.range(bounds)).map(|(other, takes)| (*other, *takes))
+    }
+}
+
 impl Registry {
     /// What every port is to do: the desired state.
     pub(crate) fn contests(&self) -> Contests {
@@ -37,12 +81,31 @@ impl Registry {
 
     /// What others take from an intercept, pod by pod.
     pub(super) fn conflicts(&self, wish: &Registered, contests: &Contests) -> Vec<Conflict> {
-        let mut conflicts = Vec::new();
+        self.with_others(wish, contests, Self::winners)
+    }
+
+    /// What an intercept takes from others, pod by pod.
+    pub(super) fn overlaps(&self, wish: &Registered, contests: &Contests) -> Vec<Conflict> {
+        self.with_others(wish, contests, Self::losers)
+    }
+
+    fn with_others(
+        &self,
+        wish: &Registered,
+        contests: &Contests,
+        others: fn(&Self, &Registered, &Contest) -> Vec<(u64, Takes)>,
+    ) -> Vec<Conflict> {
+        let mut all = Vec::new();
         for pod in self.pods(wish) {
             let Some(contest) = contests.get(&(pod.name.clone(), wish.wish.port)) else { continue };
-            for (id, takes) in self.takers(wish, contest) {
+            for (id, takes) in others(self, wish, contest) {
                 let Some(other) = self.wish(id) else { continue };
-                conflicts.push(Conflict {
+                // One developer's filters that end up in the same place are an `or` of theirs.
+                if takes == Takes::Shared && (other.pin, &other.wish.to) == (wish.pin, &wish.wish.to) {
+                    continue;
+                }
+                all.push(Conflict {
+                    id: Some(id),
                     pod: pod.name.to_string(),
                     developer: self.developer_name(other),
                     since: millis(other.since),
@@ -50,32 +113,44 @@ impl Registry {
                 });
             }
         }
-        conflicts
+        all.truncate(TOLD);
+        all
     }
 
     /// The intercepts that win over this one in one port.
-    fn takers(&self, wish: &Registered, contest: &Contest) -> Vec<(u64, Takes)> {
-        let Some(mine) = &wish.filter else {
-            return match contest.globals.first() {
-                Some(first) if *first != wish.id => vec![(*first, Takes::Everything)],
-                _ => contest.filtered.iter().map(|id| (*id, Takes::Shared)).collect(),
-            };
-        };
-        let older = contest.filtered.iter().take_while(|id| **id != wish.id);
-        older
-            .filter_map(|id| {
-                let theirs = self.wish(*id)?.filter.as_ref()?;
-                match overlap(mine, theirs) {
-                    Overlap::Same | Overlap::Subset => Some((*id, Takes::Everything)),
-                    Overlap::Superset | Overlap::Possible => Some((*id, Takes::Shared)),
-                    // Developers who share a pod have values of their own: nobody is warned of a header that comes twice.
-                    Overlap::UnlessRepeated | Overlap::Never => None,
-                }
-            })
-            .collect()
+    fn winners(&self, wish: &Registered, contest: &Contest) -> Vec<(u64, Takes)> {
+        if wish.filter.is_some() {
+            return self.overlaps.older(wish.id).filter(|(id, _)| contest.has_filtered(*id)).collect();
+        }
+        match contest.globals.first() {
+            Some(first) if *first != wish.id => vec![(*first, Takes::Everything)],
+            _ => contest.filtered.iter().map(|id| (*id, Takes::Shared)).collect(),
+        }
+    }
+
+    /// The intercepts that lose against this one in one port.
+    fn losers(&self, wish: &Registered, contest: &Contest) -> Vec<(u64, Takes)> {
+        let (global, more) = contest.globals.split_first().map_or((None, &[][..]), |(first, more)| (Some(first), more));
+        if wish.filter.is_some() {
+            let filtered = self.overlaps.younger(wish.id).filter(|(id, _)| contest.has_filtered(*id));
+            return filtered.chain(global.map(|id| (*id, Takes::Shared))).collect();
+        }
+        match global {
+            Some(first) if *first == wish.id => more.iter().map(|id| (*id, Takes::Everything)).collect(),
+            _ => Vec::new(),
+        }
     }
 
     pub(super) fn developer_name(&self, wish: &Registered) -> String {
         self.config().developer(&wish.pin).map_or_else(String::new, |developer| developer.name.clone())
     }
 }
+
+impl Contest {
+    fn has_filtered(&self, id: u64) -> bool {
+        self.filtered.binary_search(&id).is_ok()
+    }
+}
+
+/// As much as anybody reads, and little enough for one message with all of an intercept's pods.
+const TOLD: usize = 256;

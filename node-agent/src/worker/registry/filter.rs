@@ -1,57 +1,57 @@
-//! A wish's filter: from the wire to the table's, and as text without its values.
+//! A wish's filter: compiled for the table, and as text without its values.
 
 use redir_http::filter::{Condition, Filter, Mode, Subject, Test};
-use redir_wire::{Combine, Refused, RefusedCode, Text};
+use redir_wire::{Refused, RefusedCode};
 
 /// Compiles a filter, or says what is wrong with it.
 pub(crate) fn compile(filter: &redir_wire::Filter) -> Result<Filter, Refused> {
-    let mode = match filter.combine {
-        Combine::All => Mode::All,
-        Combine::Any => Mode::Any,
-    };
-    let conditions = filter.conditions.iter().map(condition).collect();
-    Filter::new(mode, conditions)
+    Filter::new(filter.mode, filter.conditions.clone())
         .map_err(|why| Refused { code: RefusedCode::BadFilter, sentence: cut(why.to_string()) })
 }
 
-/// What the filter looks at, without values: they may be secrets of another developer.
+/// What the filter looks at, without values: they may be secrets of another developer. A method is none.
 pub(crate) fn describe(filter: &redir_wire::Filter) -> String {
-    let joint = match filter.combine {
-        Combine::All => " and ",
-        Combine::Any => " or ",
+    let joint = match filter.mode {
+        Mode::All => " and ",
+        Mode::Any => " or ",
     };
-    let parts: Vec<String> = filter
-        .conditions
-        .iter()
-        .map(|condition| match condition {
-            redir_wire::Condition::HeaderPresent(name) => format!("header {name}"),
-            redir_wire::Condition::Header(name, text) => format!("header {name} ({})", text.kind()),
-            redir_wire::Condition::Path(text) => format!("path ({})", text.kind()),
-            redir_wire::Condition::Method(method) => format!("method {method}"),
-        })
-        .collect();
-    cut(parts.join(joint))
-}
-
-fn condition(condition: &redir_wire::Condition) -> Condition {
-    let (subject, test) = match condition {
-        redir_wire::Condition::HeaderPresent(name) => (Subject::Header(name.clone().into_bytes()), Test::Present),
-        redir_wire::Condition::Header(name, value) => (Subject::Header(name.clone().into_bytes()), text(value)),
-        redir_wire::Condition::Path(path) => (Subject::Path, text(path)),
-        redir_wire::Condition::Method(method) => (Subject::Method, Test::Exact(method.clone().into_bytes())),
+    let shown = |Condition { subject, test, negate }: &Condition| {
+        let not = if *negate { "not " } else { "" };
+        match (subject, test) {
+            (Subject::Method, Test::Exact(method)) => format!("{not}method {}", method.escape_ascii()),
+            _ => format!("{not}{subject} ({})", test.kind()),
+        }
     };
-    Condition { subject, test, negate: false }
-}
-
-fn text(text: &Text) -> Test {
-    match text {
-        Text::Exact(value) => Test::Exact(value.clone().into_bytes()),
-        Text::Prefix(value) => Test::Prefix(value.clone().into_bytes()),
-        Text::Regex(value) => Test::Regex(value.clone()),
-    }
+    cut(filter.conditions.iter().map(shown).collect::<Vec<_>>().join(joint))
 }
 
 fn cut(mut sentence: String) -> String {
     sentence.truncate(sentence.floor_char_boundary(redir_wire::limits::SENTENCE));
     sentence
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_description_has_no_value_but_a_method() {
+        let is = |subject, test, negate| Condition { subject, test, negate };
+        let conditions = vec![
+            is(Subject::Header("x-user".into()), Test::Exact("secret".into()), false),
+            is(Subject::Cookie("sid".into()), Test::Present, true),
+            is(Subject::Query("token".into()), Test::Regex("secret.*".into()), false),
+            is(Subject::Baggage("tenant".into()), Test::Prefix("secret".into()), false),
+            is(Subject::Path, Test::Prefix("/secret".into()), true),
+            is(Subject::Method, Test::Exact("GET".into()), true),
+        ];
+        let mut filter = redir_wire::Filter { mode: Mode::All, conditions };
+        assert_eq!(
+            describe(&filter),
+            "header x-user (exact) and not cookie sid (present) and query token (regex) and baggage tenant (prefix) \
+             and not path (prefix) and not method GET"
+        );
+        filter.mode = Mode::Any;
+        assert!(describe(&filter).starts_with("header x-user (exact) or not cookie"));
+    }
 }

@@ -39,14 +39,13 @@ impl Registry {
                 since: millis(standing.since),
             }
         });
-        let mut conflicts = self.conflicts(wish, contests);
-        conflicts.truncate(limits::ENTRIES);
         InterceptState {
             id: wish.id,
             token: wish.wish.token,
             since: millis(wish.since),
             pods: pods.collect(),
-            conflicts,
+            conflicts: self.conflicts(wish, contests),
+            overlaps: self.overlaps(wish, contests),
         }
     }
 

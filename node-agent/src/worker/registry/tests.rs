@@ -7,10 +7,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use redir_http::filter::{Condition, Mode, Subject, Test};
 use redir_tunnel::{Identity, Pin};
-use redir_wire::{
-    Combine, Condition, Filter, Liveness, Owner, Probes, RefusedCode, Selector, Takes, Text, Token, Which, Wish,
-};
+use redir_wire::{Filter, Liveness, Owner, Probes, RefusedCode, Selector, Takes, Token, Which, Wish};
 
 use crate::config::{Config, PodName};
 
@@ -49,11 +48,24 @@ impl World {
         (contest.filtered, contest.globals)
     }
 
-    fn conflicts(&self, id: u64) -> Vec<(String, Takes)> {
+    /// What others take from an intercept, and what it takes from others.
+    fn clashes(&self, id: u64) -> (Clashes, Clashes) {
         let state = self.registry.state(self.registry.wish(id).unwrap(), &self.registry.contests(), &Arming::default());
-        state.conflicts.into_iter().map(|conflict| (conflict.developer, conflict.takes)).collect()
+        let each = |conflicts: Vec<redir_wire::Conflict>| {
+            conflicts
+                .into_iter()
+                .map(|conflict| {
+                    let other = self.registry.wish(conflict.id.unwrap()).unwrap();
+                    assert_eq!(conflict.developer, if other.pin == self.alice { "alice" } else { "bob" });
+                    (other.id, conflict.takes)
+                })
+                .collect()
+        };
+        (each(state.conflicts), each(state.overlaps))
     }
 }
+
+type Clashes = Vec<(u64, Takes)>;
 
 /// bob may intercept `app = "web"` alone; `db-1` is not his to know of.
 const PODS: &str = r#"
@@ -97,8 +109,15 @@ fn wish(token: u8, pod: &str) -> Wish {
 }
 
 fn filtered(token: u8, pod: &str, user: &str) -> Wish {
-    let condition = Condition::Header("x-user".into(), Text::Exact(user.into()));
-    Wish { filter: Some(Filter { combine: Combine::All, conditions: vec![condition] }), ..wish(token, pod) }
+    wanting(wish(token, pod), Mode::All, vec![is(Subject::Header("x-user".into()), Test::Exact(user.into()))])
+}
+
+fn wanting(wish: Wish, mode: Mode, conditions: Vec<Condition>) -> Wish {
+    Wish { filter: Some(Filter { mode, conditions }), ..wish }
+}
+
+fn is(subject: Subject, test: Test) -> Condition {
+    Condition { subject, test, negate: false }
 }
 
 fn labelled(token: u8, key: &str, value: &str) -> Wish {
@@ -115,18 +134,106 @@ fn filtered_wins_over_global_and_the_oldest_among_equals() {
     let same = world.register(1, alice, filtered(4, "web-1", "bob")).unwrap();
     let apart = world.register(1, alice, filtered(5, "web-1", "alice")).unwrap();
     assert_eq!(world.contest("web-1", 8080), (vec![first, same, apart], vec![global, second]));
-    assert_eq!(
-        world.conflicts(global),
-        [("bob".into(), Takes::Shared), ("alice".into(), Takes::Shared), ("alice".into(), Takes::Shared)]
-    );
-    assert_eq!(world.conflicts(second), [("alice".into(), Takes::Everything)]);
-    assert_eq!(world.conflicts(first), []);
-    assert_eq!(world.conflicts(same), [("bob".into(), Takes::Everything)]);
-    assert_eq!(world.conflicts(apart), [], "two exact values of one header are not the same requests");
+    use Takes::{Everything, Shared};
+    // alice's own go to one place.
+    assert_eq!(world.clashes(global), (vec![(first, Shared)], vec![(second, Everything)]));
+    assert_eq!(world.clashes(second), (vec![(global, Everything)], vec![]));
+    assert_eq!(world.clashes(first), (vec![], vec![(same, Everything), (global, Shared)]));
+    assert_eq!(world.clashes(same), (vec![(first, Everything)], vec![]));
+    // Two exact values of one header are not the same requests.
+    assert_eq!(world.clashes(apart), (vec![], vec![]));
 
     world.registry.end_session(SessionId(2), world.now);
     assert_eq!(world.contest("web-1", 8080), (vec![same, apart], vec![global]));
-    assert_eq!(world.conflicts(same), [], "it wins now");
+    assert_eq!(world.clashes(same), (vec![], vec![]), "it wins now");
+}
+
+/// For each way in which a younger filter can lie to an older one: what its developer loses.
+#[test]
+fn overlaps_are_told_to_both_with_the_winner() {
+    let user = |test| is(Subject::Header("X-User".into()), test);
+    let alice = || user(Test::Exact("alice".into()));
+    let path = |test| is(Subject::Path, test);
+    let api = || path(Test::Prefix("/api".into()));
+    let get = || is(Subject::Method, Test::Exact("GET".into()));
+    let cookie = |value: &str| is(Subject::Cookie("sid".into()), Test::Exact(value.into()));
+    let not = |condition| Condition { negate: true, ..condition };
+    let lost_everything = Some(Takes::Everything);
+    let lost_shared = Some(Takes::Shared);
+    for (older, younger, lost) in [
+        ((Mode::All, vec![alice()]), (Mode::All, vec![alice()]), lost_everything),
+        ((Mode::All, vec![alice()]), (Mode::All, vec![alice(), api()]), lost_everything),
+        ((Mode::All, vec![alice(), api()]), (Mode::All, vec![alice()]), lost_shared),
+        ((Mode::All, vec![user(Test::Present)]), (Mode::All, vec![alice()]), lost_everything),
+        ((Mode::All, vec![user(Test::Prefix("al".into()))]), (Mode::All, vec![alice()]), lost_everything),
+        ((Mode::All, vec![user(Test::Regex("alice|bob".into()))]), (Mode::All, vec![alice()]), lost_everything),
+        ((Mode::All, vec![user(Test::Regex("bob|carol".into()))]), (Mode::All, vec![alice()]), None),
+        ((Mode::All, vec![alice()]), (Mode::All, vec![user(Test::Regex("alice|bob".into()))]), lost_shared),
+        ((Mode::Any, vec![alice(), api()]), (Mode::All, vec![alice(), get()]), lost_everything),
+        ((Mode::All, vec![alice()]), (Mode::Any, vec![alice(), api()]), lost_shared),
+        ((Mode::Any, vec![alice(), cookie("a")]), (Mode::Any, vec![cookie("a"), alice()]), lost_everything),
+        ((Mode::All, vec![cookie("a")]), (Mode::All, vec![cookie("b")]), None),
+        ((Mode::All, vec![alice()]), (Mode::All, vec![api()]), lost_shared),
+        ((Mode::All, vec![get()]), (Mode::All, vec![not(get())]), None),
+        (
+            (Mode::All, vec![not(get())]),
+            (Mode::All, vec![is(Subject::Method, Test::Exact("PUT".into()))]),
+            lost_everything,
+        ),
+        ((Mode::All, vec![alice(), not(api())]), (Mode::All, vec![alice()]), lost_shared),
+        ((Mode::All, vec![alice(), not(api())]), (Mode::All, vec![alice(), path(Test::Exact("/api/v1".into()))]), None),
+    ] {
+        let mut world = World::new();
+        let (alice, bob) = (world.alice, world.bob);
+        let shown = format!("{older:?} / {younger:?}");
+        let other_pod = world.register(1, alice, wanting(wish(1, "web-2"), older.0, older.1.clone())).unwrap();
+        let winner = world.register(1, alice, wanting(wish(2, "web-1"), older.0, older.1)).unwrap();
+        let loser = world.register(2, bob, wanting(wish(3, "web-1"), younger.0, younger.1)).unwrap();
+        let told = |of: u64| lost.map(|takes| (of, takes)).into_iter().collect::<Vec<_>>();
+        assert_eq!(world.clashes(loser), (told(winner), vec![]), "{shown}");
+        assert_eq!(world.clashes(winner), (vec![], told(loser)), "{shown}");
+        assert_eq!(world.clashes(other_pod), (vec![], vec![]), "{shown}");
+        // It is over for the other when either ends.
+        let again = world.registry.wish(loser).unwrap().wish.clone();
+        world.registry.leave(&bob, &Which::Id(loser)).unwrap();
+        assert_eq!(world.clashes(winner), (vec![], vec![]), "{shown}");
+        let loser = world.register(2, bob, again).unwrap();
+        assert_eq!(world.clashes(loser).0.len(), usize::from(lost.is_some()), "{shown}");
+        world.registry.end_session(SessionId(1), world.now);
+        assert_eq!(world.clashes(loser), (vec![], vec![]), "{shown}");
+    }
+}
+
+#[test]
+fn two_filters_of_one_developer_to_one_place_are_no_conflict() {
+    let mut world = World::new();
+    let alice = world.alice;
+    let api = || vec![is(Subject::Path, Test::Prefix("/api".into()))];
+    let elsewhere = |wish| Wish { to: "127.0.0.1:4000".into(), ..wish };
+    let first = world.register(1, alice, filtered(1, "web-1", "x")).unwrap();
+    let same_place = world.register(2, alice, wanting(wish(2, "web-1"), Mode::All, api())).unwrap();
+    assert_eq!(world.clashes(first), (vec![], vec![]));
+    assert_eq!(world.clashes(same_place), (vec![], vec![]));
+    let another = world.register(3, alice, elsewhere(wanting(wish(3, "web-1"), Mode::All, api()))).unwrap();
+    assert_eq!(world.clashes(another).0, [(first, Takes::Shared), (same_place, Takes::Everything)]);
+    let useless = world.register(4, alice, filtered(4, "web-1", "x")).unwrap();
+    assert_eq!(world.clashes(useless).0[0], (first, Takes::Everything), "it gets nothing");
+}
+
+#[test]
+fn a_redial_is_compared_with_younger_ones_too() {
+    let mut world = World::new();
+    let (alice, bob) = (world.alice, world.bob);
+    let older = world.register(1, alice, filtered(1, "web-1", "x")).unwrap();
+    world.registry.end_session(SessionId(1), world.now);
+    let younger = world.register(2, bob, filtered(2, "web-1", "x")).unwrap();
+    assert_eq!(world.clashes(younger), (vec![], vec![]));
+    assert_eq!(world.register(3, alice, filtered(1, "web-1", "x")), Ok(older));
+    assert_eq!(world.clashes(younger), (vec![(older, Takes::Everything)], vec![]));
+    assert_eq!(world.clashes(older), (vec![], vec![(younger, Takes::Everything)]));
+    // The same token with other conditions is another intercept in the same place.
+    assert_eq!(world.register(3, alice, filtered(1, "web-1", "y")), Ok(older));
+    assert_eq!(world.clashes(younger), (vec![], vec![]));
 }
 
 #[test]
@@ -211,10 +318,8 @@ fn ports_and_filters_are_checked() {
     assert_eq!(states, [("web-1", Liveness::Refused), ("web-2", Liveness::Pending)]);
     assert!(state.pods[0].reason.contains("8080"), "{}", state.pods[0].reason);
 
-    let bad = Condition::Path(Text::Regex("(".into()));
-    let filter = Some(Filter { combine: Combine::All, conditions: vec![bad] });
-    let refused =
-        world.registry.register(SessionId(1), alice, Wish { filter, ..wish(2, "web-1") }, world.clock, world.now);
+    let bad = wanting(wish(2, "web-1"), Mode::All, vec![is(Subject::Path, Test::Regex("(".into()))]);
+    let refused = world.registry.register(SessionId(1), alice, bad, world.clock, world.now);
     assert_eq!(refused.unwrap_err().code, RefusedCode::BadFilter);
 }
 

@@ -12,8 +12,8 @@ use std::{
 use redir_http::filter::{Filter, Key, Table};
 use redir_tunnel::{Authorised, Pin};
 use redir_wire::{
-    Bye, Ended, InterceptState, Left, Probes, Refused, RefusedCode, StatusReport, ToAgent, ToDeveloper, TunnelStatus,
-    Which, Wish,
+    Bye, Ended, InterceptState, Left, LeftIntercept, Probes, Refused, RefusedCode, StatusReport, ToAgent, ToDeveloper,
+    TunnelStatus, Which, Wish,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -151,8 +151,12 @@ impl Hub {
                 self.registry.end_session(session, Instant::now());
                 self.stale = true;
                 if let Some(session) = self.sessions.remove(&session) {
-                    let address = session.joined.address;
-                    tracing::info!(developer = self.developer(&session.joined.pin), %address, "a tunnel is down");
+                    let (developer, address) = (self.developer(&session.joined.pin), session.joined.address);
+                    // One that carries nothing is a question's: its coming and going is no news.
+                    match session.told.is_empty() {
+                        true => tracing::debug!(developer, %address, "a tunnel is down"),
+                        false => tracing::info!(developer, %address, "a tunnel is down"),
+                    }
                 }
             }
             Command::Done(op, outcome) => {
@@ -186,7 +190,7 @@ impl Hub {
             joined.outbox.try_send(Outgoing::End(key_removed())).ok();
             return;
         }
-        tracing::info!(developer = self.developer(&joined.pin), address = %joined.address, "a tunnel is up");
+        tracing::debug!(developer = self.developer(&joined.pin), address = %joined.address, "a tunnel is up");
         self.sessions.insert(joined.id, Session { joined, since: SystemTime::now(), told: BTreeMap::new() });
     }
 
@@ -233,7 +237,8 @@ impl Hub {
         let contests = self.contests();
         let wish = self.registry.wish(id).expect("it was registered just now");
         let state = self.registry.state(wish, &contests, &self.arming);
-        tracing::info!(developer = self.developer(&pin), intercept = id, pods = %wish.wish.selector, port = wish.wish.port, filtered = wish.filter.is_some(), "an intercept begins");
+        let address = self.sessions.get(&session).map(|session| tracing::field::display(session.joined.address));
+        tracing::info!(developer = self.developer(&pin), address, intercept = id, pods = %wish.wish.selector, port = wish.wish.port, filtered = wish.filter.is_some(), "an intercept begins");
         if let Some(session) = self.sessions.get_mut(&session) {
             session.told.insert(id, state.clone());
         }
@@ -265,7 +270,8 @@ impl Hub {
                 self.say(leaver.session, 0, ToDeveloper::Ended(ended));
             }
         }
-        Ok(Left { what: leavers.into_iter().map(|leaver| leaver.what).collect() })
+        let left = leavers.into_iter().map(|leaver| LeftIntercept { id: Some(leaver.id), what: leaver.what });
+        Ok(Left { intercepts: left.collect() })
     }
 
     fn status(&self, asking: SessionId, pin: &Pin) -> StatusReport {

@@ -8,11 +8,11 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use redir_http::filter::Key;
+use redir_http::filter::{Condition, Key, Mode, Subject, Test};
 use redir_tunnel::{Dialled, Identity, Lost, Pin, dial};
 use redir_wire::{
-    Combine, Condition, Filter, InterceptState, Liveness, Owner, Probes, Refused, RefusedCode, Selector, Takes, Text,
-    ToAgent, ToDeveloper, Token, Which, Wish,
+    Filter, InterceptState, Liveness, Owner, Probes, Refused, RefusedCode, Selector, Takes, ToAgent, ToDeveloper,
+    Token, Which, Wish,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -178,8 +178,9 @@ fn wish(token: u8) -> Wish {
 }
 
 fn filtered(token: u8) -> Wish {
-    let condition = Condition::Header("x-user".into(), Text::Exact("alice".into()));
-    Wish { filter: Some(Filter { combine: Combine::All, conditions: vec![condition] }), ..wish(token) }
+    let (subject, test) = (Subject::Header("x-user".into()), Test::Exact("alice".into()));
+    let conditions = vec![Condition { subject, test, negate: false }];
+    Wish { filter: Some(Filter { mode: Mode::All, conditions }), ..wish(token) }
 }
 
 fn event(path: &str) -> RequestEvent {
@@ -347,7 +348,7 @@ async fn leaving_works_from_another_tunnel_of_the_same_key() {
     assert_eq!((listing.intercepts[0].id, listing.intercepts[0].owner), (first.id, Owner::You));
     let selector = Selector::Pod("web-1".into());
     let ToDeveloper::Left(left) = second.ask(ToAgent::Leave(Which::Selector(selector, None))).await else { panic!() };
-    assert_eq!(left.what, ["web-1:8080"]);
+    assert_eq!(left.intercepts[0].what, "web-1:8080");
     let ended = alice
         .hears(|message| match message {
             ToDeveloper::Ended(ended) => Some(ended.clone()),
