@@ -485,19 +485,6 @@ both!(several_developers_share_a_port, USUAL, |w| {
     Ok(())
 });
 
-once!(the_loser_of_a_conflict_is_told_by_whom, USUAL, |w| {
-    let _green = w.green()?;
-    let _blue = w.local(LOCAL, "blue")?;
-    let _orange = w.local(LOCAL + 1, "orange")?;
-    let alice = w.alice()?;
-    let mut bob = w.start(&w.bob, LOCAL + 1, &["--header", ALICE])?;
-    let told = bob.wait_event("conflict", SOON)?.to_string();
-    assert!(told.contains("alice") && told.contains("since"), "{told}");
-    assert!(w.get(Family::V4, &[ALICE])?.starts_with("blue"), "the oldest wins");
-    alice.leave()?;
-    wait::until_true("bob to take over", SOON, || Ok(w.get(Family::V4, &[ALICE])?.starts_with("orange")))
-});
-
 both!(a_global_intercept_takes_every_protocol, USUAL, |w| {
     let green = w.green()?;
     let _cli = w.intercept(&w.alice, LOCAL, &[])?;

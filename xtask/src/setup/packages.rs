@@ -18,7 +18,7 @@ pub(super) struct Package {
 }
 
 /// Debian 12's names. The compiler must not be newer than bpf-linker's LLVM, and these two are kept in step.
-pub(super) const PACKAGES: [Package; 10] = [
+pub(super) const PACKAGES: &[Package] = &[
     Package { name: "gcc", file: "/usr/bin/gcc", why: "compiles the assembly of the TLS library" },
     Package { name: "libc6-dev", file: "/usr/include/stdio.h", why: "the C library's headers, for the same" },
     Package {
@@ -37,11 +37,12 @@ pub(super) const PACKAGES: [Package; 10] = [
     Package { name: "bpftool", file: "/usr/sbin/bpftool", why: "tests look at what is attached" },
     Package { name: "nftables", file: "/usr/sbin/nft", why: "tests put nat tables and drop rules into a pod" },
     Package { name: "iptables", file: "/usr/sbin/iptables", why: "the same with the older interface" },
+    Package { name: "curl", file: "/usr/bin/curl", why: "tests run the lines that redir gives to try" },
 ];
 
 /// Only for machines without any pip.
-pub(super) const PIP: [Package; 1] =
-    [Package { name: "python3-pip", file: "/usr/bin/pip3", why: "downloads the cases of gunicorn's tests" }];
+pub(super) const PIP: &[Package] =
+    &[Package { name: "python3-pip", file: "/usr/bin/pip3", why: "downloads the cases of gunicorn's tests" }];
 
 /// Installs what is missing of `packages`; whether there was anything.
 pub(super) fn install_missing(packages: &[Package]) -> Result<bool> {
