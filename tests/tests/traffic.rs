@@ -12,7 +12,6 @@ use redir_rig::{
     listener::reset,
     pattern::Pattern,
     topology::{FAMILIES, Family},
-    wait,
 };
 use redir_tests::{LOCAL, PORT, SOON, Scenario, USUAL, World, both, once, read_all, read_exactly, reserved, write};
 

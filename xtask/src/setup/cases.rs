@@ -72,7 +72,7 @@ fn gunicorn(into: &Path) -> Result<()> {
     let pip = match paths::program("pip3") {
         Some(pip) => pip,
         None => {
-            packages::install_missing(&packages::PIP)?;
+            packages::install_missing(packages::PIP)?;
             paths::program("pip3").context("python3-pip is installed, but pip3 is nowhere in PATH")?
         }
     };

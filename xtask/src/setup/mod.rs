@@ -25,7 +25,7 @@ pub(crate) enum Say {
 /// Everything that builds and tests need.
 pub(crate) fn run(say: Say) -> Result<()> {
     let _lock = lock()?;
-    let packages = packages::install_missing(&packages::PACKAGES)?;
+    let packages = packages::install_missing(packages::PACKAGES)?;
     let linker = tools::install(&tools::BPF_LINKER)?;
     if say == Say::Everything {
         let cases = cases::install()?;
