@@ -42,6 +42,7 @@ fn entry(owner: Owner) -> InterceptEntry {
         state: Liveness::Live,
         reason: String::new(),
         requests: 12,
+        tls: None,
     }
 }
 

@@ -82,6 +82,20 @@ pub(crate) struct Pod {
     pub(crate) netns: PathBuf,
     /// The only ports that may be intercepted; `None` allows all.
     pub(crate) ports: Option<BTreeSet<u16>>,
+    /// The certificates that the app shows.
+    pub(crate) tls: Vec<TlsFiles>,
+}
+
+/// `[[pod.tls]]`: with the app's own certificate and key the agent reads what clients send to that port. An app that
+/// has several certificates for a port has an entry for each.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct TlsFiles {
+    /// The app's port.
+    pub(crate) port: u16,
+    /// PEM file with the certificate, its chain behind it.
+    pub(crate) cert: PathBuf,
+    /// PEM file with its private key.
+    pub(crate) key: PathBuf,
 }
 
 impl Pod {
@@ -163,7 +177,7 @@ impl Config {
             .required("agent", "add a section [agent] with at least `listen` and `key`")?
             .section()
             .and_then(|section| agent(section, file.parent()))?;
-        let pods = each(root.optional("pod"), pod)?;
+        let pods = each(root.optional("pod"), |section| pod(section, file.parent()))?;
         let developers = each(root.optional("developer"), developer)?;
         root.finish("agent, pod, developer")?;
         Ok(Self {
@@ -217,7 +231,7 @@ fn agent(mut section: Section<'_>, base: Option<&Path>) -> Result<Agent, ConfigE
     let key = section.required("key", "write the path of the agent's key file; `redir-agent keygen FILE` makes one")?;
     let agent = Agent {
         listen: address(&listen)?,
-        key: key_path(&key, base)?,
+        key: path(&key, base)?,
         admin: section.optional("admin").map_or(Ok(DEFAULT_ADMIN), |value| admin(&value))?,
         drain: section.optional("drain").map_or(Ok(DEFAULT_DRAIN), |value| drain(&value))?,
         upstream_ports: section
@@ -230,16 +244,18 @@ fn agent(mut section: Section<'_>, base: Option<&Path>) -> Result<Agent, ConfigE
     Ok(agent)
 }
 
-fn pod(mut section: Section<'_>) -> Result<Entry<'_, Pod>, ConfigError> {
+fn pod<'a>(mut section: Section<'a>, base: Option<&Path>) -> Result<Entry<'a, Pod>, ConfigError> {
     let name = section.required("name", "write the name that the CLI calls this pod by, as in \"web-1\"")?;
     let netns = section.required("netns", "write the path of its network namespace, as in \"/run/netns/web-1\"")?;
+    let ports = section.optional("ports").map(ports).transpose()?;
     let pod = Pod {
         name: PodName::new(name.text()?).map_err(|problem| name.error(format!("{problem}; choose another")))?,
         labels: section.optional("labels").map_or(Ok(Labels::default()), labels)?,
         netns: netns_path(&netns)?,
-        ports: section.optional("ports").map(ports).transpose()?,
+        tls: section.optional("tls").map_or(Ok(Vec::new()), |value| tls(value, ports.as_ref(), base))?,
+        ports,
     };
-    section.finish("name, labels, netns, ports")?;
+    section.finish("name, labels, netns, ports, tls")?;
     Ok(Entry { value: pod, unique: [name.place(), netns.place()] })
 }
 
@@ -278,10 +294,10 @@ fn admin(value: &Value<'_>) -> Result<SocketAddr, ConfigError> {
     Ok(address)
 }
 
-fn key_path(value: &Value<'_>, base: Option<&Path>) -> Result<PathBuf, ConfigError> {
+fn path(value: &Value<'_>, base: Option<&Path>) -> Result<PathBuf, ConfigError> {
     let text = value.text()?;
     if text.is_empty() {
-        return Err(value.error("is empty; write the path of the agent's key file"));
+        return Err(value.error("is empty; write the path of the file"));
     }
     Ok(base.unwrap_or(Path::new("")).join(text))
 }
@@ -353,6 +369,24 @@ fn label_sets(value: Value<'_>) -> Result<Vec<Labels>, ConfigError> {
     let empty = value.error("is empty, so nothing may be intercepted; list label sets, [{}] is every pod");
     let sets: Vec<_> = value.list()?.into_iter().map(labels).collect::<Result<_, _>>()?;
     if sets.is_empty() { Err(empty) } else { Ok(sets) }
+}
+
+fn tls(value: Value<'_>, allowed: Option<&BTreeSet<u16>>, base: Option<&Path>) -> Result<Vec<TlsFiles>, ConfigError> {
+    let entry = |item: Value<'_>| {
+        let mut section = item.section()?;
+        let number = section.required("port", "write the app's port that speaks TLS, as in 8443")?;
+        let cert =
+            section.required("cert", "write the path of the PEM file with the app's certificate and its chain")?;
+        let key = section.required("key", "write the path of the PEM file with the certificate's private key")?;
+        let files = TlsFiles { port: port(&number)?, cert: path(&cert, base)?, key: path(&key, base)? };
+        if allowed.is_some_and(|allowed| !allowed.contains(&files.port)) {
+            let problem = format!("{} may not be intercepted; add it to the pod's `ports`", files.port);
+            return Err(number.error(problem));
+        }
+        section.finish("port, cert, key")?;
+        Ok(files)
+    };
+    value.list()?.into_iter().map(entry).collect()
 }
 
 fn ports(value: Value<'_>) -> Result<BTreeSet<u16>, ConfigError> {

@@ -90,9 +90,9 @@ pub(crate) enum Request {
 /// Guardian → worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Reply {
-    /// First of all, with [UDP socket, key memfd, config memfd].
+    /// First of all, with [UDP socket, key memfd, config memfd, certificates memfd].
     Bootstrap,
-    /// The configuration has changed, with [config memfd].
+    /// The configuration or a certificate has changed, with [config memfd, certificates memfd].
     Config,
     /// End: no new work, connections may go on for `drain`.
     Shutdown { drain: Duration },

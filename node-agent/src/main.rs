@@ -4,6 +4,7 @@
 #![cfg(target_os = "linux")]
 
 mod args;
+mod certificates;
 mod config;
 mod guardian;
 mod ipc;

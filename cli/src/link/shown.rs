@@ -152,6 +152,7 @@ mod tests {
             reason: String::new(),
             earlier_connections: 0,
             since: UnixMillis(0),
+            tls: None,
         };
         // `bob` takes from us, and from `-bob` we take; `bob 9` has a number.
         let conflict = |text: &&str| {

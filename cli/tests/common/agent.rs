@@ -138,6 +138,7 @@ impl Session {
             pod: "web-1".into(),
             client: address("10.0.0.9:4000"),
             destination: address("10.0.0.2:8080"),
+            tls: None,
         };
         send.write_all(&header.encode().unwrap()).await.unwrap();
         (send, receive)
@@ -159,6 +160,7 @@ pub(crate) fn state(wish: &Wish, id: u64, pods: &[(&str, Liveness, &str)]) -> In
         reason: (*reason).to_owned(),
         earlier_connections: 3,
         since: UnixMillis(0),
+        tls: None,
     };
     let pods = pods.iter().map(pod).collect();
     InterceptState { id, token: wish.token, since: UnixMillis(0), pods, conflicts: Vec::new(), overlaps: Vec::new() }

@@ -19,6 +19,8 @@ pub enum StreamCode {
     Slow,
     /// The intercept or the process that carried the stream has ended.
     Gone,
+    /// The developer's service was to speak TLS, and did not complete the handshake.
+    NoTls,
     /// A code that this version does not know.
     Other(u64),
 }
@@ -34,6 +36,7 @@ impl StreamCode {
             Self::NotMine => 5,
             Self::Slow => 6,
             Self::Gone => 7,
+            Self::NoTls => 20,
             Self::Other(number) => number,
         }
     }
@@ -48,6 +51,7 @@ impl StreamCode {
             5 => Self::NotMine,
             6 => Self::Slow,
             7 => Self::Gone,
+            20 => Self::NoTls,
             other => Self::Other(other),
         }
     }
@@ -63,6 +67,9 @@ impl fmt::Display for StreamCode {
             Self::NotMine => f.write_str("the developer has no such intercept"),
             Self::Slow => f.write_str("the connection was read too slowly"),
             Self::Gone => f.write_str("the intercept has ended"),
+            Self::NoTls => {
+                f.write_str("the developer's service did not complete a TLS handshake, which --local-tls asks for")
+            }
             Self::Other(number) => write!(f, "the connection ended with code {number}"),
         }
     }

@@ -3,6 +3,7 @@
 mod agent;
 mod developer;
 mod filter;
+mod tls;
 
 use crate::error::Malformed;
 use crate::message::{Labels, Selector, Token};

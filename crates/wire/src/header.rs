@@ -19,6 +19,17 @@ pub struct StreamHeader {
     pub client: SocketAddr,
     /// The address that the client connected to.
     pub destination: SocketAddr,
+    /// The client speaks TLS, which the agent decrypts: what follows is in clear.
+    pub tls: Option<ClientTls>,
+}
+
+/// What a decrypted client has agreed on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientTls {
+    /// The name that it asked for (SNI).
+    pub server_name: Option<String>,
+    /// The protocol that it speaks (ALPN).
+    pub alpn: Option<Vec<u8>>,
 }
 
 impl StreamHeader {
@@ -29,6 +40,10 @@ impl StreamHeader {
             pod: self.pod.clone(),
             client: Some(address_to_proto(self.client)),
             destination: Some(address_to_proto(self.destination)),
+            tls: self.tls.as_ref().map(|tls| proto::ClientTls {
+                server_name: tls.server_name.clone().unwrap_or_default(),
+                alpn: tls.alpn.clone().unwrap_or_default(),
+            }),
         };
         let length = header.encoded_len();
         let mut out = BytesMut::with_capacity(LENGTH + length);
@@ -57,6 +72,10 @@ impl StreamHeader {
             pod: header.pod,
             client: address_from_proto(header.client.as_ref(), "the client's address")?,
             destination: address_from_proto(header.destination.as_ref(), "the destination's address")?,
+            tls: header.tls.map(|tls| ClientTls {
+                server_name: Some(tls.server_name).filter(|name| !name.is_empty()),
+                alpn: Some(tls.alpn).filter(|protocol| !protocol.is_empty()),
+            }),
         })
     }
 }
@@ -92,12 +111,18 @@ mod tests {
 
     #[test]
     fn both_families_come_back() {
-        for (client, destination) in [("192.0.2.7:40000", "10.0.0.1:8080"), ("[2001:db8::7]:1", "[fd00::1]:65535")] {
+        let named = ClientTls { server_name: Some("n".repeat(255)), alpn: Some(vec![0xff; 255]) };
+        for (client, destination, tls) in [
+            ("192.0.2.7:40000", "10.0.0.1:8080", None),
+            ("[2001:db8::7]:1", "[fd00::1]:65535", Some(ClientTls::default())),
+            ("192.0.2.7:1", "10.0.0.1:1", Some(named)),
+        ] {
             let header = StreamHeader {
                 intercept: u64::MAX,
                 pod: "p".repeat(253),
                 client: client.parse().unwrap(),
                 destination: destination.parse().unwrap(),
+                tls,
             };
             let bytes = header.encode().unwrap();
             let (prefix, rest) = bytes.split_first_chunk().unwrap();
@@ -116,6 +141,7 @@ mod tests {
             pod: "p".into(),
             client: Some(proto::Address { ip: vec![1, 2, 3], port: 1 }),
             destination: None,
+            tls: None,
         };
         assert!(matches!(StreamHeader::decode(&header.encode_to_vec()), Err(Malformed::Invalid(_))));
         header.client = Some(proto::Address { ip: vec![1, 2, 3, 4], port: 65536 });

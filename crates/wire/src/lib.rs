@@ -23,7 +23,7 @@ pub mod session;
 
 pub use code::{CloseCode, StreamCode};
 pub use error::{Malformed, SessionError};
-pub use header::StreamHeader;
+pub use header::{ClientTls, StreamHeader};
 pub use message::*;
 
 /// The version of the protocol that this build speaks.

@@ -194,6 +194,32 @@ pub struct PodState {
     pub earlier_connections: u32,
     /// Since when it is in this state.
     pub since: UnixMillis,
+    /// What becomes of TLS, as soon as the agent knows that the port speaks it.
+    pub tls: Option<PodTls>,
+}
+
+/// What becomes of TLS on an intercepted port, for one intercept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodTls {
+    /// For programs.
+    pub fate: TlsFate,
+    /// For people: why, and what to do.
+    pub sentence: String,
+}
+
+/// What becomes of TLS connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TlsFate {
+    /// They go to the app, unread.
+    Unread,
+    /// They go to the developer as the client sends them.
+    Passed,
+    /// The agent decrypts them.
+    Decrypted,
+    /// There are none, though the agent was given a certificate.
+    Clear,
+    /// Something that this version does not know.
+    Other,
 }
 
 /// Whether a pod's traffic is steered for an intercept.
@@ -301,6 +327,8 @@ pub struct InterceptEntry {
     pub reason: String,
     /// Matched requests or connections so far.
     pub requests: u64,
+    /// What becomes of TLS, as in [`PodState::tls`].
+    pub tls: Option<PodTls>,
 }
 
 /// Whose an intercept is, seen by who asks.

@@ -91,6 +91,12 @@ messages! {
         #[prost(uint32, tag = "4")] earlier_connections: u32,
         #[prost(uint64, tag = "5")] since: u64,
         #[prost(string, repeated, tag = "6")] addresses: Vec<String>,
+        #[prost(message, optional, tag = "20")] tls: Option<PodTls>,
+    }
+    PodTls {
+        /// 1 unread, 2 passed, 3 decrypted, 4 clear.
+        #[prost(uint32, tag = "1")] fate: u32,
+        #[prost(string, tag = "2")] sentence: String,
     }
     Conflict {
         #[prost(string, tag = "1")] pod: String,
@@ -133,6 +139,7 @@ messages! {
         #[prost(uint32, tag = "9")] state: u32,
         #[prost(string, tag = "10")] reason: String,
         #[prost(uint64, tag = "11")] requests: u64,
+        #[prost(message, optional, tag = "20")] tls: Option<PodTls>,
     }
     StatusReport {
         #[prost(string, tag = "1")] agent: String,
@@ -179,6 +186,13 @@ messages! {
         #[prost(string, tag = "2")] pod: String,
         #[prost(message, optional, tag = "3")] client: Option<Address>,
         #[prost(message, optional, tag = "4")] destination: Option<Address>,
+        #[prost(message, optional, tag = "20")] tls: Option<ClientTls>,
+    }
+    ClientTls {
+        /// Empty: the client named none.
+        #[prost(string, tag = "1")] server_name: String,
+        /// Empty: none was agreed.
+        #[prost(bytes = "vec", tag = "2")] alpn: Vec<u8>,
     }
 }
 

@@ -24,6 +24,7 @@ name = "web-1"
 labels = {{ app = "web", tier = "front" }}
 netns = "/run/netns/web-1"
 ports = [8080, 9090]
+tls = [{{ port = 9090, cert = "tls/web.crt", key = "/k/web.key" }}]
 
 [[pod]]
 name = "db-1"
@@ -52,6 +53,8 @@ fn reads_everything() {
     assert_eq!(config.agent.upstream_ports, UpstreamPorts::High);
     let web = config.pod(&PodName::new("web-1").expect("good")).expect("there");
     assert!(web.allows(8080) && !web.allows(80) && !web.allows(0));
+    let files = TlsFiles { port: 9090, cert: "/etc/redir/tls/web.crt".into(), key: "/k/web.key".into() };
+    assert_eq!((&web.tls[..], &config.pods[1].tls[..]), (&[files][..], &[][..]));
     assert!(config.pods[1].allows(80) && !config.pods[1].allows(0));
     let [alice, bob] = &config.developers[..] else { panic!("two developers") };
     assert!(alice.may(web) && !alice.may(&config.pods[1]));
@@ -96,10 +99,10 @@ const BAD: &[(&str, &str, &str, &str)] = &[
     ("user = 1000", "user = \"nobody\"", ":7: agent.user: is a string", "without quotes"),
     ("name = \"web-1\"", "name = \"\"", ":10: pod[0].name: a pod's name is", "choose another"),
     ("name = \"web-1\"", "name = \"a b\"", ":10: pod[0].name: a pod's name is", "choose another"),
-    ("name = \"db-1\"", "name = \"web-1\"", ":16: pod[1].name: is the same as in entry [0]", "its own"),
-    ("netns = \"/run/netns/db-1\"", "netns = \"/run/netns/web-1\"", ":17: pod[1].netns: is the same", "its own"),
-    ("netns = \"/run/netns/db-1\"", "", ":15: pod[1].netns: is missing", "/run/netns/"),
-    ("netns = \"/run/netns/db-1\"", "netns = \"db-1\"", ":17: pod[1].netns: \"db-1\" is not an absolute", "whole path"),
+    ("name = \"db-1\"", "name = \"web-1\"", ":17: pod[1].name: is the same as in entry [0]", "its own"),
+    ("netns = \"/run/netns/db-1\"", "netns = \"/run/netns/web-1\"", ":18: pod[1].netns: is the same", "its own"),
+    ("netns = \"/run/netns/db-1\"", "", ":16: pod[1].netns: is missing", "/run/netns/"),
+    ("netns = \"/run/netns/db-1\"", "netns = \"db-1\"", ":18: pod[1].netns: \"db-1\" is not an absolute", "whole path"),
     ("tier = \"front\"", "tier = 3", ":11: pod[0].labels.tier: is a whole number", "double quotes"),
     ("tier = \"front\"", "tier = \"a=b\"", ":11: pod[0].labels.tier: is no label", "without spaces"),
     ("labels = { app = \"web\", tier = \"front\" }", "labels = \"web\"", ":11: pod[0].labels: is a string", "{ key"),
@@ -109,16 +112,24 @@ const BAD: &[(&str, &str, &str, &str)] = &[
     ("[8080, 9090]", "[99999999999999999999]", ":13: pod[0].ports[0]: is too large", "smaller"),
     ("[8080, 9090]", "8080", ":13: pod[0].ports: is a whole number where a list", "square brackets"),
     ("[8080, 9090]", "[\"8080\"]", ":13: pod[0].ports[0]: is a string", "without quotes"),
-    ("name = \"bob\"", "name = \"alice\"", ":25: developer[1].name: is the same as in entry [0]", "its own"),
-    ("name = \"bob\"", "name = \"b ob\"", ":25: developer[1].name: a developer's name is", "choose another"),
-    (PIN2, PIN, ":26: developer[1].key: is the same as in entry [0]", "its own"),
-    (PIN2, "sha256:abc", ":26: developer[1].key: ", "keygen"),
-    (PIN2, "md5:abc", ":26: developer[1].key: ", "keygen"),
-    ("pods = [{}]", "", ":24: developer[1].pods: is missing", "[{}] is every pod"),
-    ("pods = [{}]", "pods = []", ":27: developer[1].pods: is empty", "[{}] is every pod"),
-    ("pods = [{}]", "pods = [\"web\"]", ":27: developer[1].pods[0]: is a string where a table", "{ key"),
-    ("pods = [{}]", "pods = [{ app = 1 }]", ":27: developer[1].pods[0].app: is a whole number", "double quotes"),
-    ("pods = [{}]", "pods = [{}]\nrole = 1", ":28: developer[1].role: is not a known key", "known: name"),
+    ("port = 9090", "port = 0", ":14: pod[0].tls[0].port: 0 is no port", "1 to 65535"),
+    ("port = 9090", "port = 8443", ":14: pod[0].tls[0].port: 8443 may not be intercepted", "`ports`"),
+    ("port = 9090, ", "", ":14: pod[0].tls[0].port: is missing", "8443"),
+    ("cert = \"tls/web.crt\", ", "", ":14: pod[0].tls[0].cert: is missing", "PEM file"),
+    (", key = \"/k/web.key\"", "", ":14: pod[0].tls[0].key: is missing", "private key"),
+    ("tls/web.crt", "", ":14: pod[0].tls[0].cert: is empty", "path"),
+    ("cert = ", "crt = ", ":14: pod[0].tls[0].cert: is missing", "PEM file"),
+    ("key = \"/k/web.key\"", "key = \"k\", sni = 1", ":14: pod[0].tls[0].sni: is not a known key", "port, cert, key"),
+    ("name = \"bob\"", "name = \"alice\"", ":26: developer[1].name: is the same as in entry [0]", "its own"),
+    ("name = \"bob\"", "name = \"b ob\"", ":26: developer[1].name: a developer's name is", "choose another"),
+    (PIN2, PIN, ":27: developer[1].key: is the same as in entry [0]", "its own"),
+    (PIN2, "sha256:abc", ":27: developer[1].key: ", "keygen"),
+    (PIN2, "md5:abc", ":27: developer[1].key: ", "keygen"),
+    ("pods = [{}]", "", ":25: developer[1].pods: is missing", "[{}] is every pod"),
+    ("pods = [{}]", "pods = []", ":28: developer[1].pods: is empty", "[{}] is every pod"),
+    ("pods = [{}]", "pods = [\"web\"]", ":28: developer[1].pods[0]: is a string where a table", "{ key"),
+    ("pods = [{}]", "pods = [{ app = 1 }]", ":28: developer[1].pods[0].app: is a whole number", "double quotes"),
+    ("pods = [{}]", "pods = [{}]\nrole = 1", ":29: developer[1].role: is not a known key", "known: name"),
 ];
 
 #[test]

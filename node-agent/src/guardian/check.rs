@@ -4,10 +4,13 @@ use std::path::Path;
 
 use redir_tunnel::Identity;
 
-use super::{datapath, devices, netns::Home, preflight::Machine, reload::ConfigFile};
-use crate::config::{Config, Pod};
+use super::{datapath, devices, netns::Home, preflight::Machine, reload::ConfigFile, tls_files};
+use crate::{
+    certificates::{Instant, Validity},
+    config::{Config, Pod, TlsFiles},
+};
 
-/// Prints what it finds. True when `run` would start here.
+/// Prints what it finds. True when `run` would start here, and can use every file that the configuration names.
 pub(crate) fn check(config_file: &Path) -> anyhow::Result<bool> {
     let file = ConfigFile::read(config_file)?;
     let config = file.config();
@@ -19,6 +22,15 @@ pub(crate) fn check(config_file: &Path) -> anyhow::Result<bool> {
     for problem in [able.err(), key(config)].into_iter().flatten() {
         println!("problem: {problem}");
         good = false;
+    }
+    for (pod, files) in config.pods.iter().flat_map(|pod| pod.tls.iter().map(move |files| (pod, files))) {
+        match certificate(pod, files) {
+            Ok(line) => println!("{line}"),
+            Err(problem) => {
+                println!("problem: pod {} port {}: {problem}", pod.name, files.port);
+                good = false;
+            }
+        }
     }
     let home = Home::new()?;
     config.pods.iter().for_each(|pod| println!("{}", describe(&home, pod)));
@@ -34,6 +46,22 @@ fn key(config: &Config) -> Option<String> {
         }
         Err(error) => Some(error.to_string()),
     }
+}
+
+/// An expired certificate is the app's affair: its clients judge it. It is told because somebody may have forgotten it.
+fn certificate(pod: &Pod, files: &TlsFiles) -> Result<String, String> {
+    let (_, certified) = tls_files::read(files)?;
+    let validity = certified.cert.first().and_then(|leaf| Validity::of(leaf));
+    let (cert, now) = (files.cert.display(), Instant::now());
+    let dates = match validity {
+        Some(Validity { until, .. }) if until < now => {
+            format!("warning: expired on {until}; clients will not take it from the app either")
+        }
+        Some(Validity { from, .. }) if from > now => format!("warning: not valid before {from}"),
+        Some(Validity { until, .. }) => format!("valid until {until}"),
+        None => "without readable dates".to_owned(),
+    };
+    Ok(format!("pod {} port {}: certificate {cert}: {dates}", pod.name, files.port))
 }
 
 /// A pod that is not there yet is no problem: it is looked for when it is intercepted.

@@ -22,6 +22,7 @@ mod reload;
 mod signals;
 mod sockets;
 mod supervisor;
+mod tls_files;
 mod watch;
 mod worker;
 
@@ -33,7 +34,7 @@ use redir_tunnel::Identity;
 
 use self::{
     child::Launch, netns::Home, pods::Pods, preflight::Machine, reload::ConfigFile, signals::Signals,
-    supervisor::Supervisor,
+    supervisor::Supervisor, tls_files::TlsFiles,
 };
 
 pub(crate) use check::check;
@@ -53,6 +54,8 @@ pub(crate) fn run(config_file: &Path, worker_arguments: Vec<OsString>) -> anyhow
     let udp = sockets::tunnels(agent.listen).map_err(|sentence| anyhow!(sentence))?;
     let key = memory::sealed(c"redir-agent-key", identity.to_pkcs8_der()).context("cannot keep the key in memory")?;
     tracing::info!(listen = %agent.listen, key = %identity.pin(), pods = file.config().pods.len(), "the agent starts");
+    let mut tls = TlsFiles::default();
+    tls.configure(file.config());
     let supervisor = Supervisor {
         launch: Launch { user: agent.user, arguments: worker_arguments },
         pods: Pods::new(home, agent.attach, agent.user),
@@ -60,6 +63,7 @@ pub(crate) fn run(config_file: &Path, worker_arguments: Vec<OsString>) -> anyhow
         life: supervisor::Life::default(),
         file,
         signals,
+        tls,
         udp,
         key,
     };

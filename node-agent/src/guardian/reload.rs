@@ -21,7 +21,7 @@ pub(super) struct ConfigFile {
 
 /// What changes when a file is written to or replaced (also through a symbolic link, as a ConfigMap is).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Look {
+pub(super) struct Look {
     device: u64,
     inode: u64,
     size: u64,
@@ -86,7 +86,8 @@ impl ConfigFile {
 }
 
 impl Look {
-    fn at(path: &Path) -> io::Result<Self> {
+    /// As it looks now.
+    pub(super) fn at(path: &Path) -> io::Result<Self> {
         let metadata = fs::metadata(path)?;
         Ok(Self {
             device: metadata.dev(),

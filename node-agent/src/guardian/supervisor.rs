@@ -3,6 +3,7 @@
 //! Owns the worker's life and the agent's end. Waits in `poll` only. Called by `guardian::run`.
 
 use std::{
+    io,
     os::fd::{AsFd, OwnedFd},
     time::{Duration, Instant},
 };
@@ -20,6 +21,7 @@ use super::{
     pods::Pods,
     reload::{ConfigFile, Reload},
     signals::Signals,
+    tls_files::TlsFiles,
     watch::Silence,
     worker::Worker,
 };
@@ -28,6 +30,7 @@ use crate::ipc::{Reply, Request};
 /// Everything the guardian holds.
 pub(super) struct Supervisor {
     pub(super) file: ConfigFile,
+    pub(super) tls: TlsFiles,
     pub(super) signals: Signals,
     pub(super) udp: OwnedFd,
     pub(super) key: OwnedFd,
@@ -105,10 +108,10 @@ impl Supervisor {
     }
 
     fn start(&self, now: Instant) -> anyhow::Result<Worker> {
-        let config = memory::sealed(c"redir-agent-config", self.file.text().as_bytes())?;
+        let [config, certificates] = self.config()?;
         let (udp, key) = (self.udp.try_clone()?, self.key.try_clone()?);
         let (pid, mut control) = self.launch.spawn()?;
-        control.send(0, &Reply::Bootstrap, vec![udp, key, config]);
+        control.send(0, &Reply::Bootstrap, vec![udp, key, config, certificates]);
         Ok(Worker::new(pid, control, now))
     }
 
@@ -120,6 +123,9 @@ impl Supervisor {
         self.life.next_look = Some(now + LOOK);
         if self.file.changed() {
             self.reload();
+        }
+        if self.tls.changed() {
+            self.push_config();
         }
         let gone = self.pods.gone(self.file.config());
         let Some(worker) = &mut self.life.worker else { return };
@@ -138,16 +144,25 @@ impl Supervisor {
                     tracing::warn!("a change of [agent] takes effect when the agent is started again");
                 }
                 self.pods.restrict(self.file.config());
+                self.tls.configure(self.file.config());
                 self.push_config();
             }
             Err(error) => tracing::error!("{error:#}; the last good configuration stays in use"),
         }
     }
 
+    /// The configuration and the certificates, for the worker.
+    fn config(&self) -> io::Result<[OwnedFd; 2]> {
+        let text = memory::sealed(c"redir-agent-config", self.file.text().as_bytes())?;
+        let certificates = memory::sealed(c"redir-agent-certificates", &self.tls.certificates().encode())?;
+        Ok([text, certificates])
+    }
+
     fn push_config(&mut self) {
+        let config = self.config();
         let Some(worker) = &mut self.life.worker else { return };
-        match memory::sealed(c"redir-agent-config", self.file.text().as_bytes()) {
-            Ok(text) => worker.control.send(0, &Reply::Config, vec![text]),
+        match config {
+            Ok(config) => worker.control.send(0, &Reply::Config, config.into()),
             Err(error) => {
                 tracing::error!(%error, "cannot hand the configuration to the worker; send SIGHUP to try again");
             }

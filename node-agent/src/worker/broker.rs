@@ -25,6 +25,7 @@ use tokio::{
 };
 
 use crate::{
+    certificates::Certificates,
     config::{Config, PodName},
     ipc::{self, Handed, Reply, Request},
 };
@@ -41,6 +42,8 @@ pub(crate) struct Bootstrap {
     pub(crate) key: Vec<u8>,
     /// The configuration at the start.
     pub(crate) config: Arc<Config>,
+    /// The apps' certificates at the start.
+    pub(crate) certificates: Certificates,
     /// Where the text came from, for messages.
     pub(crate) config_file: PathBuf,
     /// The control socket, for [`start`].
@@ -50,8 +53,8 @@ pub(crate) struct Bootstrap {
 /// What the guardian says unasked.
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// The configuration has changed (`[agent]` is as it was: it takes effect at the start only).
-    Config(Arc<Config>),
+    /// The configuration has changed (`[agent]` is as it was: it takes effect at the start only), or a certificate.
+    Config(Arc<Config>, Certificates),
     /// End: no new work; connections may go on for `drain`.
     Shutdown {
         /// How long.

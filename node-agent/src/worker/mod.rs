@@ -36,6 +36,7 @@ use self::{
     metrics::Metrics,
     plan::Plans,
     shutdown::Stop,
+    tls::Tls,
     tunnel::Tunnels,
     upstream::ports::Ranges,
 };
@@ -66,6 +67,7 @@ struct Worker {
     captures: Captures,
     tunnels: Tunnels,
     config: watch::Sender<Arc<Config>>,
+    tls: Tls,
     readiness: Readiness,
     stop: Stop,
     /// The broker's driver and the admin page; aborted when this is dropped.
@@ -77,14 +79,16 @@ async fn live(bootstrap: Bootstrap) -> anyhow::Result<()> {
         broker::start(bootstrap.control, &bootstrap.config_file).context("speak with the guardian")?;
     let mut tasks = JoinSet::new();
     tasks.spawn(driver.run());
-    let parts = Parts { udp: bootstrap.udp, key: bootstrap.key, config: bootstrap.config };
+    let Bootstrap { udp, key, config, certificates, .. } = bootstrap;
+    let parts = Parts { udp, key, config, tls: Tls::new(&certificates) };
     let worker = start(parts, &broker, tasks).await?;
     broker.ready().await.context("tell the guardian that the worker serves")?;
     worker.readiness.set(true);
     while let Some(event) = events.recv().await {
         match event {
-            Event::Config(config) => {
+            Event::Config(config, certificates) => {
                 tracing::info!(pods = config.pods.len(), developers = config.developers.len(), "new configuration");
+                worker.tls.replace(&certificates);
                 worker.config.send_replace(config);
             }
             Event::PodGone(pod) => {
@@ -106,6 +110,7 @@ struct Parts {
     udp: std::net::UdpSocket,
     key: Vec<u8>,
     config: Arc<Config>,
+    tls: Tls,
 }
 
 async fn start(parts: Parts, broker: &Broker, mut tasks: JoinSet<()>) -> anyhow::Result<Worker> {
@@ -124,6 +129,7 @@ async fn start(parts: Parts, broker: &Broker, mut tasks: JoinSet<()>) -> anyhow:
         metrics: metrics.clone(),
         limit,
         ranges,
+        tls: parts.tls.clone(),
         stop: stop.clone(),
     });
     let (config, changes) = watch::channel(parts.config);
@@ -134,11 +140,12 @@ async fn start(parts: Parts, broker: &Broker, mut tasks: JoinSet<()>) -> anyhow:
         broker: broker.clone(),
         captures: captures.clone(),
         plans,
+        tls: parts.tls.clone(),
     })
     .context("start the tunnel endpoint")?;
     let scrape = scrape(broker.clone(), captures.clone(), metrics, tunnels.counters().clone());
     tasks.spawn(admin::serve(admin, readiness.clone(), scrape));
-    Ok(Worker { captures, tunnels, config, readiness, stop, _tasks: tasks })
+    Ok(Worker { captures, tunnels, config, tls: parts.tls, readiness, stop, _tasks: tasks })
 }
 
 /// Makes the text of `/metrics`: what the pods' programs counted is asked for when it is read.

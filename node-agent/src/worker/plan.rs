@@ -16,7 +16,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use redir_http::filter::{Key, Table};
-use redir_wire::StreamHeader;
+use redir_wire::{ClientTls, StreamHeader};
 use tokio::time::timeout;
 
 use crate::config::PodName;
@@ -63,10 +63,15 @@ pub(crate) struct Intercept {
 }
 
 impl Intercept {
-    /// Opens a stream to the developer for one client connection. The header is written; bounded by [`OPEN_LIMIT`].
+    /// Opens a stream to the developer for one client connection; `tls` if it is decrypted. The header is written; bounded by [`OPEN_LIMIT`].
     /// The developer's refusal comes later, as a reset of the stream.
-    pub(crate) async fn open(&self, client: SocketAddr, destination: SocketAddr) -> Result<DeveloperLeg, OpenError> {
-        let header = StreamHeader { intercept: self.id, pod: self.pod.to_string(), client, destination };
+    pub(crate) async fn open(
+        &self,
+        client: SocketAddr,
+        destination: SocketAddr,
+        tls: Option<ClientTls>,
+    ) -> Result<DeveloperLeg, OpenError> {
+        let header = StreamHeader { intercept: self.id, pod: self.pod.to_string(), client, destination, tls };
         let header = header.encode().map_err(|_| OpenError::Gone)?;
         let opened = timeout(OPEN_LIMIT, async {
             let (mut send, recv, open) = self.tunnel.open_bi().await?;

@@ -8,6 +8,7 @@ pub(crate) mod counters;
 mod handle;
 mod hands;
 mod hub;
+mod looks;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -26,12 +27,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{Config, PodName},
-    worker::{broker::Broker, capture::Captures, plan::Plans, registry::report},
+    worker::{broker::Broker, capture::Captures, plan::Plans, registry::report, tls::Tls},
 };
 
 use self::{
     counters::Counters,
-    hub::{Command, Hub},
+    hub::{Command, Hands, Hub},
 };
 
 pub(crate) use handle::{OpenStream, TunnelHandle};
@@ -50,6 +51,8 @@ pub(crate) struct Parts {
     pub(crate) captures: Captures,
     /// Where the decisions go.
     pub(crate) plans: Plans,
+    /// What is known of TLS.
+    pub(crate) tls: Tls,
 }
 
 /// The running tunnels.
@@ -65,20 +68,23 @@ pub(crate) struct Tunnels {
 
 /// Starts serving; inside a tokio runtime.
 pub(crate) fn start(parts: Parts) -> anyhow::Result<Tunnels> {
-    let Parts { udp, identity, config, broker, captures, plans } = parts;
+    let Parts { udp, identity, config, broker, captures, plans, tls } = parts;
     let (ops, requested) = mpsc::unbounded_channel();
-    let mut tunnels = start_with(udp, &identity, config, plans, ops)?;
-    tunnels.tasks.spawn(hands::run(broker, captures, requested, tunnels.hub.clone()));
+    let (looks, unseen) = mpsc::unbounded_channel();
+    let mut tunnels = start_with(udp, &identity, config, plans, tls.clone(), Hands { ops, looks })?;
+    tunnels.tasks.spawn(hands::run(broker, captures.clone(), requested, tunnels.hub.clone()));
+    tunnels.tasks.spawn(looks::run(captures, tls, unseen));
     Ok(tunnels)
 }
 
-/// As [`start`]; what is to be armed goes to `ops`, at most one for each pod at a time.
+/// As [`start`]; what is to be armed goes to `hands`, at most one for each pod at a time.
 fn start_with(
     udp: UdpSocket,
     identity: &Identity,
     config: watch::Receiver<Arc<Config>>,
     plans: Plans,
-    ops: mpsc::UnboundedSender<crate::worker::registry::arming::Op>,
+    tls: Tls,
+    hands: Hands,
 ) -> anyhow::Result<Tunnels> {
     let authorised = Authorised::default();
     authorised.replace(report::pins(&config.borrow()));
@@ -89,7 +95,8 @@ fn start_with(
     let (hub, commands) = mpsc::channel(COMMANDS);
     let mut tasks = JoinSet::new();
     let about = session::About { agent: agent_name(), software: SOFTWARE };
-    tasks.spawn(Hub::new(config.clone(), authorised, plans, counters.clone(), ops, about.clone()).run(commands));
+    let hub_task = Hub::new(config.clone(), authorised, plans, counters.clone(), hands, tls, about.clone());
+    tasks.spawn(hub_task.run(commands));
     let (closing, mut sessions) = (CancellationToken::new(), JoinSet::new());
     let accept = session::accept(endpoint.clone(), closing.clone(), config, hub.clone(), counters.clone(), about);
     sessions.spawn(accept);

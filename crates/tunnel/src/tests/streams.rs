@@ -53,6 +53,7 @@ fn header() -> StreamHeader {
         pod: "web-1".into(),
         client: "192.0.2.1:40000".parse().unwrap(),
         destination: "10.0.0.1:8080".parse().unwrap(),
+        tls: None,
     }
 }
 

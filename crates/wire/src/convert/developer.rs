@@ -114,6 +114,7 @@ fn pod_state(state: proto::PodState) -> Result<PodState, Malformed> {
         reason: sentence(state.reason)?,
         earlier_connections: state.earlier_connections,
         since: UnixMillis(state.since),
+        tls: state.tls.map(TryInto::try_into).transpose()?,
     })
 }
 
@@ -125,6 +126,7 @@ fn state_to_proto(state: &InterceptState) -> proto::InterceptState {
         reason: pod.reason.clone(),
         earlier_connections: pod.earlier_connections,
         since: pod.since.0,
+        tls: pod.tls.as_ref().map(Into::into),
     });
     proto::InterceptState {
         id: state.id,
@@ -229,6 +231,7 @@ fn intercept_entry(entry: proto::InterceptEntry) -> Result<InterceptEntry, Malfo
         state: liveness(entry.state)?,
         reason: sentence(entry.reason)?,
         requests: entry.requests,
+        tls: entry.tls.map(TryInto::try_into).transpose()?,
     })
 }
 
@@ -245,6 +248,7 @@ fn intercept_entry_to_proto(entry: &InterceptEntry) -> proto::InterceptEntry {
         state: liveness_to_proto(entry.state),
         reason: entry.reason.clone(),
         requests: entry.requests,
+        tls: entry.tls.as_ref().map(Into::into),
     }
 }
 

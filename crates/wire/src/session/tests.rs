@@ -88,6 +88,7 @@ fn entry() -> InterceptEntry {
         state: Liveness::Live,
         reason: String::new(),
         requests: 12,
+        tls: None,
     }
 }
 
@@ -138,6 +139,7 @@ fn every_answer_comes_through() {
         reason: "gone".into(),
         earlier_connections: 4,
         since: UnixMillis(2),
+        tls: Some(PodTls { fate: TlsFate::Unread, sentence: "no certificate; ask".into() }),
     };
     let conflict = Conflict {
         id: Some(7),

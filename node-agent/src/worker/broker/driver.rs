@@ -22,6 +22,7 @@ use tokio::{
 
 use super::{Answer, Bootstrap, Broker, Event};
 use crate::{
+    certificates::Certificates,
     config::Config,
     ipc::{self, REPLY_LEN, Reply, Request},
 };
@@ -78,7 +79,7 @@ impl Driver {
     async fn take(&self, seq: u32, reply: Reply, fds: Vec<OwnedFd>) {
         let event = match reply {
             Reply::Config => match self.config(fds) {
-                Ok(config) => Event::Config(Arc::new(config)),
+                Ok((config, certificates)) => Event::Config(config, certificates),
                 Err(error) => {
                     tracing::error!("{error:#}");
                     return;
@@ -92,9 +93,10 @@ impl Driver {
         self.events.send(event).await.unwrap_or_default();
     }
 
-    fn config(&self, fds: Vec<OwnedFd>) -> anyhow::Result<Config> {
-        let memory = fds.into_iter().next().context("the guardian pushed a configuration without its text")?;
-        Ok(Config::parse(&text(memory)?, &self.config_file)?)
+    fn config(&self, fds: Vec<OwnedFd>) -> anyhow::Result<(Arc<Config>, Certificates)> {
+        let fds: Result<[OwnedFd; 2], _> = fds.try_into();
+        let Ok([config, certificates]) = fds else { bail!("the guardian pushed a configuration without its text") };
+        parse(config, certificates, &self.config_file)
     }
 
     fn answer(&self, seq: u32, reply: Reply, fds: Vec<OwnedFd>) {
@@ -112,12 +114,19 @@ pub(super) fn bootstrap(control: OwnedFd, config_file: &Path) -> anyhow::Result<
         bail!("the guardian sent nothing; `redir-agent worker` is for the agent itself, start `redir-agent run`");
     }
     let (_, reply, fds) = receive(&control)?.context("the guardian has ended before it sent anything")?;
-    let fds: Result<[OwnedFd; 3], _> = fds.try_into();
-    let (Reply::Bootstrap, Ok([udp, key, config])) = (reply, fds) else {
+    let fds: Result<[OwnedFd; 4], _> = fds.try_into();
+    let (Reply::Bootstrap, Ok([udp, key, config, certificates])) = (reply, fds) else {
         bail!("the guardian's first message is not the one expected; start `redir-agent run`");
     };
-    let config = Arc::new(Config::parse(&text(config)?, config_file)?);
-    Ok(Bootstrap { udp: udp.into(), key: bytes(key)?, config, config_file: config_file.to_owned(), control })
+    let (config, certificates) = parse(config, certificates, config_file)?;
+    let (udp, key, config_file) = (udp.into(), bytes(key)?, config_file.to_owned());
+    Ok(Bootstrap { udp, key, config, certificates, config_file, control })
+}
+
+fn parse(config: OwnedFd, certificates: OwnedFd, file: &Path) -> anyhow::Result<(Arc<Config>, Certificates)> {
+    let config = Arc::new(Config::parse(&text(config)?, file)?);
+    let certificates = Certificates::decode(&bytes(certificates)?).context("the pushed certificates are malformed")?;
+    Ok((config, certificates))
 }
 
 fn receive(socket: &OwnedFd) -> io::Result<Option<(u32, Reply, Vec<OwnedFd>)>> {

@@ -237,11 +237,12 @@ async fn a_refusal_carries_its_sentence() {
 async fn pushes_become_events_and_the_guardians_end_is_the_last() {
     let mut rig = rig();
     let good = "[agent]\nlisten = \"127.0.0.1:7447\"\nkey = \"/k\"\n";
-    rig.guardian.reply(0, &Reply::Config, &[&memory("not TOML [")]);
+    rig.guardian.reply(0, &Reply::Config, &[&memory("not TOML ["), &memory("[]")]);
     rig.guardian.reply(0, &Reply::Config, &[&memory(good)]);
+    rig.guardian.reply(0, &Reply::Config, &[&memory(good), &memory("[]")]);
     rig.guardian.reply(0, &Reply::PodGone { pod: pod() }, &[]);
     rig.guardian.reply(0, &Reply::Shutdown { drain: Duration::from_secs(7) }, &[]);
-    let Some(Event::Config(config)) = rig.events.recv().await else { panic!("the good configuration") };
+    let Some(Event::Config(config, _)) = rig.events.recv().await else { panic!("the good configuration") };
     assert_eq!(config.agent.listen.port(), 7447);
     assert!(matches!(rig.events.recv().await, Some(Event::PodGone(name)) if name == pod()));
     let Some(Event::Shutdown { drain }) = rig.events.recv().await else { panic!("shutdown") };
@@ -278,12 +279,13 @@ fn bootstrap_wants_exactly_what_the_guardian_sends() {
         ipc::send(ours.as_fd(), &reply.encode(0), &fds).expect("sent");
         bootstrap(theirs, file)
     };
-    let told = attempt(Reply::Bootstrap, vec![udp(), memory("key"), memory(good)]).expect("good");
+    let told = attempt(Reply::Bootstrap, vec![udp(), memory("key"), memory(good), memory("[]")]).expect("good");
     assert_eq!((told.key.as_slice(), told.config.agent.listen.port()), (&b"key"[..], 7447));
     assert_eq!(told.config_file, file);
-    assert!(attempt(Reply::Bootstrap, vec![udp(), memory("key")]).is_err());
-    assert!(attempt(Reply::Config, vec![udp(), memory("key"), memory(good)]).is_err());
-    assert!(attempt(Reply::Bootstrap, vec![udp(), memory("key"), memory("[")]).is_err());
+    assert!(attempt(Reply::Bootstrap, vec![udp(), memory("key"), memory(good)]).is_err());
+    assert!(attempt(Reply::Config, vec![udp(), memory("key"), memory(good), memory("[]")]).is_err());
+    assert!(attempt(Reply::Bootstrap, vec![udp(), memory("key"), memory("["), memory("[]")]).is_err());
+    assert!(attempt(Reply::Bootstrap, vec![udp(), memory("key"), memory(good), memory("{}")]).is_err());
     let (ours, theirs) = ipc::pair().expect("socket pair");
     drop(ours);
     assert!(bootstrap(theirs, file).is_err());

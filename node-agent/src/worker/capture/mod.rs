@@ -11,7 +11,6 @@ mod pod;
 use std::{
     collections::HashMap,
     hash::{BuildHasher, Hasher, RandomState},
-    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -27,6 +26,7 @@ use super::{
     metrics::Metrics,
     plan::Plans,
     shutdown::Stop,
+    tls::Tls,
     upstream::{Upstream, ports::Ranges},
 };
 use crate::config::PodName;
@@ -43,6 +43,8 @@ pub(crate) struct Shared {
     pub(crate) limit: Limit,
     /// The source ports of the legs to the apps.
     pub(crate) ranges: Ranges,
+    /// What is known of TLS.
+    pub(crate) tls: Tls,
     /// Draining and aborting.
     pub(crate) stop: Stop,
 }
@@ -102,6 +104,11 @@ impl Captures {
         }
     }
 
+    /// A captured pod's legs to its app.
+    pub(crate) fn upstream(&self, name: &PodName) -> Option<Upstream> {
+        self.lock().get(name).map(|pod| pod.upstream().clone())
+    }
+
     /// Whether the pod is captured, or its capture has not ended yet.
     pub(crate) fn has(&self, name: &PodName) -> bool {
         self.lock().contains_key(name)
@@ -126,17 +133,9 @@ impl Captures {
         };
         let shared = &self.0.shared;
         let seed = RandomState::new().build_hasher().finish();
-        let upstream = Upstream::new(
-            name.clone(),
-            shared.broker.clone(),
-            addresses.clone(),
-            shared.ranges,
-            seed,
-            shared.metrics.clone(),
-        );
-        for address in addresses.into_iter().filter(expected) {
-            upstream.expect(address);
-        }
+        let upstream =
+            Upstream::new(name.clone(), shared.broker.clone(), addresses, shared.ranges, seed, shared.metrics.clone());
+        upstream.dialled().for_each(|address| upstream.expect(address));
         let pod = Arc::new(Pod::new(name.clone(), upstream, shared.clone()));
         self.lock().insert(name.clone(), pod.clone());
         shared.metrics.pods.inc();
@@ -165,13 +164,5 @@ impl Captures {
     fn lock(&self) -> MutexGuard<'_, HashMap<PodName, Arc<Pod>>> {
         // The map has no half-done state that a panic could leave.
         self.0.pods.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Whether clients dial this address of the pod; a link-local one needs a scope, which only a client's address tells.
-fn expected(address: &IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => !v4.is_loopback(),
-        IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
     }
 }

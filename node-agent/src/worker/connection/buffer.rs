@@ -26,12 +26,13 @@ pub(super) struct Buffer {
     share: Share,
 }
 
-impl Buffer {
-    /// Holds nothing.
-    pub(super) fn new() -> Self {
+impl Default for Buffer {
+    fn default() -> Self {
         Buffer { bytes: BytesMut::new(), chunk: CHUNK_MIN, share: Share::default() }
     }
+}
 
+impl Buffer {
     /// Everything that was read and not taken.
     pub(super) fn unread(&self) -> &[u8] {
         &self.bytes

@@ -93,6 +93,12 @@ impl Exchange<'_> {
                 self.take_reply(index, reply);
                 Ok(true)
             }
+            Judge::Hello(_) => {
+                // The app speaks first.
+                let plan = self.route.plan();
+                self.follow(plan.as_deref());
+                Ok(true)
+            }
             Judge::First(_) => {
                 // The developer speaks first.
                 self.go_opaque(origin, None);

@@ -17,6 +17,7 @@ use tokio::{net::TcpStream, time::Instant};
 
 use super::{
     buffer::Buffer,
+    decrypt::Greeting,
     leg::Leg,
     matched::{Matched, Outstanding, request_line},
     route::{Route, origin},
@@ -25,11 +26,14 @@ use super::{
 use crate::worker::{
     access::Access,
     plan::{Intercept, Plan},
+    tls::{Finding, Given},
     upstream::AppLeg,
 };
 
 /// Who says where bytes go.
 pub(super) enum Judge {
+    /// A certificate is given for the port: whether the client speaks TLS is seen before anything else.
+    Hello(Arc<Given>),
     /// Requests are decided one by one.
     Http(Box<Engine>),
     /// A global intercept: only the first head is looked at.
@@ -46,6 +50,18 @@ pub(super) enum End {
     Reset(&'static str),
     /// The rest is between the client and the app.
     Relay(AppLeg),
+    /// The client speaks TLS, which can be decrypted.
+    Tls(Box<Greeting>),
+}
+
+/// What an exchange begins with.
+pub(super) enum Start {
+    /// Nothing was read.
+    Fresh,
+    /// The connection is decrypted, and this is its leg to the app.
+    Decrypted(Leg),
+    /// It stays TLS: these bytes and all others go to the app, over this leg if there is one.
+    Opaque(Buffer, Option<Leg>),
 }
 
 /// What the client has done to its sending side.
@@ -118,33 +134,21 @@ pub(super) enum AppGone {
 }
 
 impl<'c> Exchange<'c> {
-    /// Begins with what the plan says; the legs that are needed at once are dialled at once.
+    /// The legs that are needed at once are dialled at once.
     pub(super) fn new(
         client: Transport<&'c TcpStream>,
         route: &'c Route,
         access: &'c mut Access,
         plan: Option<&Plan>,
+        start: Start,
     ) -> Self {
-        let global = plan.filter(|plan| plan.filtered.is_empty()).and_then(|plan| plan.global.clone());
-        let (judge, legs) = match (plan, &global) {
-            (Some(plan), Some(global)) if plan.probes_to_app => {
-                (Judge::First(Box::default()), vec![route.developer(global)])
-            }
-            (_, Some(global)) => (Judge::Opaque(origin(global)), vec![route.developer(global)]),
-            (plan, None) => {
-                let options = Options { probes_to_app: plan.is_none_or(|plan| plan.probes_to_app) };
-                // Beside a global intercept the app gets probes at most.
-                let legs = if plan.is_some_and(|plan| plan.global.is_some()) { vec![] } else { vec![route.app()] };
-                (Judge::Http(Box::new(Engine::new(options))), legs)
-            }
-        };
-        Exchange {
+        let mut exchange = Exchange {
             client,
             route,
             access,
-            judge,
-            legs,
-            up: Buffer::new(),
+            judge: Judge::Opaque(Origin::App),
+            legs: Vec::new(),
+            up: Buffer::default(),
             client_side: ClientSide::Open,
             ask: false,
             held: false,
@@ -156,8 +160,54 @@ impl<'c> Exchange<'c> {
             answerable: false,
             ending: Ending::Whole,
             active: Instant::now(),
-            global,
+            global: None,
             empty: Table::empty(),
+        };
+        match (start, route.given()) {
+            (Start::Fresh, Some(given)) => {
+                exchange.judge = Judge::Hello(given);
+                exchange.legs.push(route.app());
+            }
+            (Start::Fresh, None) => exchange.follow(plan),
+            (Start::Decrypted(app), _) => {
+                exchange.legs.push(app);
+                exchange.follow(plan);
+            }
+            (Start::Opaque(up, app), _) => {
+                exchange.ask = !up.is_empty();
+                exchange.up = up;
+                exchange.legs.push(app.unwrap_or_else(|| route.app()));
+            }
+        }
+        exchange
+    }
+
+    /// Takes the judge that the plan asks for, and the leg that this one needs at once; another is closed.
+    pub(super) fn follow(&mut self, plan: Option<&Plan>) {
+        self.global = plan.filter(|plan| plan.filtered.is_empty()).and_then(|plan| plan.global.clone());
+        let needed = match (plan, &self.global) {
+            (Some(plan), Some(global)) => {
+                let to = origin(global);
+                self.judge = if plan.probes_to_app { Judge::First(Box::default()) } else { Judge::Opaque(to) };
+                Some(to)
+            }
+            (plan, _) => {
+                let options = Options { probes_to_app: plan.is_none_or(|plan| plan.probes_to_app) };
+                self.judge = Judge::Http(Box::new(Engine::new(options)));
+                // Beside a global intercept the app gets probes at most.
+                plan.is_none_or(|plan| plan.global.is_none()).then_some(Origin::App)
+            }
+        };
+        for leg in self.legs.iter_mut().filter(|leg| Some(leg.origin) != needed) {
+            leg.discard();
+        }
+        self.legs.retain(|leg| Some(leg.origin) == needed);
+        if let Some(needed) = needed {
+            self.ensure_leg(needed, plan);
+        }
+        self.ask = !self.up.is_empty();
+        for leg in &mut self.legs {
+            leg.ask = !leg.down.is_empty();
         }
     }
 
@@ -242,11 +292,19 @@ impl<'c> Exchange<'c> {
     /// The first bytes of a connection that is the global developer's: counted once.
     pub(super) fn count_global(&mut self) {
         let Some(global) = self.global.take() else { return };
+        self.note_tls();
         self.access.count_developer();
         self.access.went_opaque("global");
         let (method, path) = request_line(self.up.unread()).unwrap_or_default();
         self.answerable = !method.is_empty();
         self.outstanding.push(Matched::new(global, method, path));
+    }
+
+    /// TLS that nobody decrypts begins: the port's developers are told.
+    pub(super) fn note_tls(&self) {
+        if self.up.unread().starts_with(TLS) && self.route.secured.is_none() {
+            self.route.found(Finding::Tls);
+        }
     }
 
     /// Bytes went to the client.
@@ -255,6 +313,9 @@ impl<'c> Exchange<'c> {
         self.access.tally.sent.fetch_add(count as u64, Ordering::Relaxed);
     }
 }
+
+/// How each TLS connection begins: a handshake record, of any version.
+pub(super) const TLS: &[u8] = &[0x16, 3];
 
 impl Drop for Exchange<'_> {
     fn drop(&mut self) {

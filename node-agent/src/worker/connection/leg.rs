@@ -70,7 +70,7 @@ impl Leg {
     pub(super) fn new(origin: Origin, opening: Opening) -> Self {
         Leg {
             origin,
-            down: Buffer::new(),
+            down: Buffer::default(),
             ask: false,
             waits: false,
             end: None,
@@ -79,6 +79,17 @@ impl Leg {
             state: State::Opening(opening),
             reset_seen: None,
         }
+    }
+
+    /// Is open already.
+    pub(super) fn opened(origin: Origin, socket: Socket) -> Self {
+        Leg { state: State::Open(socket), ..Leg::new(origin, Box::pin(std::future::pending())) }
+    }
+
+    /// Ready when it is open, or has failed.
+    pub(super) fn poll_opened(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_progress(cx);
+        if matches!(self.state, State::Opening(_)) { Poll::Pending } else { Poll::Ready(()) }
     }
 
     /// Drives the opening, and what is written and not yet with the kernel; true if something changed.
@@ -222,7 +233,7 @@ impl Leg {
         }
     }
 
-    /// The same, to be relayed.
+    /// The same without what is around it.
     pub(super) fn into_app(self) -> Option<AppLeg> {
         match self.state {
             State::Open(Socket::App(leg)) => Some(leg.into_socket()),

@@ -27,6 +27,13 @@ impl Exchange<'_> {
         }
         let origin = self.legs[index].origin;
         match &mut self.judge {
+            Judge::Hello(_) => {
+                let plan = self.route.plan();
+                // It is told again where the plan has a use for this leg.
+                self.legs[index].end_told = false;
+                self.follow(plan.as_deref());
+                Ok(())
+            }
             Judge::Http(engine) => {
                 let end = engine.origin_eof(origin);
                 match origin {
@@ -51,7 +58,7 @@ impl Exchange<'_> {
             // Then there is no app to fall back to on this connection.
             Judge::Http(_) if self.app_gone.is_some() => false,
             Judge::Http(engine) => engine.outstanding() > 0 && engine.fall_back(),
-            Judge::First(_) => true,
+            Judge::Hello(_) | Judge::First(_) => true,
             Judge::Opaque(to) => *to == origin && self.access.app_requests == 0 && self.outstanding.len() <= 1,
         };
         if !possible {

@@ -5,6 +5,7 @@
 //! agent drains (if the connection is quiet) and when its pod is aborted.
 
 mod buffer;
+mod decrypt;
 mod downward;
 mod exchange;
 mod leg;
@@ -28,7 +29,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    exchange::{End, Exchange},
+    decrypt::{Greeting, Outcome, decrypt},
+    exchange::{End, Exchange, Start},
     route::Route,
     transport::Transport,
 };
@@ -36,7 +38,7 @@ use super::{
     access::Access,
     capture::{Live, Pod},
     relay,
-    tls::Session,
+    tls::{Finding, Session},
     upstream::{AppLeg, Upstream},
 };
 
@@ -67,9 +69,11 @@ pub(crate) async fn serve(pod: Arc<Pod>, client: TcpStream, peer: SocketAddr, lo
         client: peer,
         destination: local,
         connect: Box::new(connector(pod.upstream().clone(), peer, local)),
+        tls: shared.tls.clone(),
+        secured: None,
     };
     let outside = Outside { draining: shared.stop.draining.clone(), abort: pod.aborted().clone() };
-    run(client, &route, &outside, &mut access).await;
+    run(client, route, &outside, &mut access).await;
     drop(live);
 }
 
@@ -85,11 +89,15 @@ fn connector(
 }
 
 /// Runs the connection and ends its sockets; notes the reason.
-async fn run(client: TcpStream, route: &Route, outside: &Outside, access: &mut Access) {
+async fn run(client: TcpStream, mut route: Route, outside: &Outside, access: &mut Access) {
     // Both fail only on a socket that is gone, which the first read tells.
     let _ = client.set_nodelay(true);
     let _ = SockRef::from(&client).set_tcp_keepalive(&KEEPALIVE);
-    let (mut end, session) = exchange(Transport::plain(&client), route, outside, access).await;
+    let (mut end, mut session) = exchange(Transport::plain(&client), Start::Fresh, &route, outside, access).await;
+    if let End::Tls(greeting) = end {
+        // Boxed: a connection in clear shall not be larger for it.
+        (end, session) = Box::pin(tls(&client, *greeting, &mut route, outside, access)).await;
+    }
     if let End::Relay(app) = end {
         end = relay_rest(&client, app, outside, access).await;
     }
@@ -102,21 +110,52 @@ async fn run(client: TcpStream, route: &Route, outside: &Outside, access: &mut A
             access.ended(reason);
             linger(Transport::new(&client, session), outside).await;
         }
-        // A relay does not end as one.
-        End::Relay(_) => {}
+        // A relay does not end as one, and TLS is met once.
+        End::Relay(_) | End::Tls(_) => {}
     }
+}
+
+/// The client speaks TLS: the connection goes on decrypted, or as it came.
+async fn tls(
+    client: &TcpStream,
+    greeting: Greeting,
+    route: &mut Route,
+    outside: &Outside,
+    access: &mut Access,
+) -> (End, Option<Box<Session>>) {
+    let outcome = tokio::select! {
+        biased;
+        () = outside.abort.cancelled() => return (End::Reset("aborted"), None),
+        outcome = decrypt(client, greeting, route, &access.tally) => outcome,
+        _ = relay::failed(client) => return (End::Reset("client_reset"), None),
+    };
+    let (transport, start) = match outcome {
+        Outcome::Decrypted { client: session, app, secured } => {
+            route.found(Finding::Tls);
+            route.secured = Some(Arc::new(secured));
+            (Transport::new(client, Some(session)), Start::Decrypted(app))
+        }
+        Outcome::Opaque(up, app, finding) => {
+            finding.into_iter().for_each(|finding| route.found(finding));
+            access.went_opaque(finding.unwrap_or(Finding::Tls).label());
+            (Transport::plain(client), Start::Opaque(up, app))
+        }
+        Outcome::Over(reason) => return (End::Closed(reason), None),
+    };
+    exchange(transport, start, route, outside, access).await
 }
 
 /// The client's session comes back: its last records may not be with the kernel yet.
 async fn exchange(
     client: Transport<&TcpStream>,
+    start: Start,
     route: &Route,
     outside: &Outside,
     access: &mut Access,
 ) -> (End, Option<Box<Session>>) {
     let socket = *client.socket();
     let plan = route.plan();
-    let mut exchange = Exchange::new(client, route, access, plan.as_deref());
+    let mut exchange = Exchange::new(client, route, access, plan.as_deref(), start);
     drop(plan);
     let mut failed = pin!(relay::failed(socket));
     let mut look = None;
@@ -142,7 +181,7 @@ async fn exchange(
     match end {
         End::Reset(_) => exchange.reset(),
         End::Closed(_) => exchange.close(),
-        End::Relay(_) => {}
+        End::Relay(_) | End::Tls(_) => {}
     }
     let session = exchange.client.take_session();
     (end, session)

@@ -14,7 +14,7 @@ impl Exchange<'_> {
     pub(super) fn quiet(&self) -> Option<Duration> {
         let between = match &self.judge {
             Judge::Http(engine) => engine.idle(),
-            Judge::First(_) => true,
+            Judge::Hello(_) | Judge::First(_) => true,
             Judge::Opaque(_) => false,
         };
         let nothing = self.up.is_empty() && self.sending.is_none() && self.writing.is_none();
@@ -55,7 +55,7 @@ impl Exchange<'_> {
             return Err(End::Closed(reason));
         }
         match &self.judge {
-            Judge::First(_) => Ok(()),
+            Judge::Hello(_) | Judge::First(_) => Ok(()),
             Judge::Opaque(to) => self.opaque_over(*to),
             Judge::Http(engine) => {
                 let (outstanding, idle) = (engine.outstanding(), engine.idle());

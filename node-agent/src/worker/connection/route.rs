@@ -8,6 +8,7 @@ use redir_http::{
 };
 
 use super::{
+    decrypt::Secured,
     leg::{Leg, LegError, Socket},
     transport::Transport,
 };
@@ -16,6 +17,7 @@ use crate::{
     worker::{
         developer_leg::DeveloperLeg,
         plan::{Intercept, Plan, Plans},
+        tls::{Finding, Given, Tls},
         upstream::{AppLeg, UpstreamError},
     },
 };
@@ -35,6 +37,10 @@ pub(super) struct Route {
     pub(super) destination: SocketAddr,
     /// Opens the leg to the app.
     pub(super) connect: Box<dyn Fn() -> Connecting + Send + Sync>,
+    /// What is known of TLS.
+    pub(super) tls: Tls,
+    /// What was agreed, once the connection is decrypted.
+    pub(super) secured: Option<Arc<Secured>>,
 }
 
 impl Route {
@@ -43,20 +49,39 @@ impl Route {
         self.plans.plan(&self.pod, self.destination.port())
     }
 
+    /// What can decrypt the connection, as long as it is not.
+    pub(super) fn given(&self) -> Option<Arc<Given>> {
+        if self.secured.is_some() {
+            return None;
+        }
+        self.tls.given(&self.pod, self.destination.port())
+    }
+
+    /// Notes what the connection has shown of the port.
+    pub(super) fn found(&self, finding: Finding) {
+        self.tls.found(&self.pod, self.destination.port(), finding);
+    }
+
     /// Begins to open the leg to the app.
     pub(super) fn app(&self) -> Leg {
-        let connecting = (self.connect)();
-        let opening =
-            async move { connecting.await.map(|leg| Socket::App(Transport::plain(leg))).map_err(LegError::Upstream) };
+        let (connecting, secured) = ((self.connect)(), self.secured.clone());
+        let opening = async move {
+            let leg = connecting.await.map_err(LegError::Upstream)?;
+            Ok(Socket::App(match secured {
+                None => Transport::plain(leg),
+                Some(secured) => secured.secure(leg).await?,
+            }))
+        };
         Leg::new(Origin::App, Box::pin(opening))
     }
 
     /// Begins to open a leg to a developer.
     pub(super) fn developer(&self, intercept: &Arc<Intercept>) -> Leg {
         let (client, destination) = (self.client, self.destination);
+        let tls = self.secured.as_ref().map(|secured| secured.client.clone());
         let opened = intercept.clone();
         let opening = async move {
-            let leg = opened.open(client, destination).await;
+            let leg = opened.open(client, destination, tls).await;
             leg.map(|leg| Socket::Developer(DeveloperLeg::new(leg))).map_err(LegError::Unopened)
         };
         Leg::new(origin(intercept), Box::pin(opening))

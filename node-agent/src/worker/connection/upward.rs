@@ -11,7 +11,8 @@ use redir_http::{
 };
 
 use super::{
-    exchange::{AppGone, ClientSide, End, Exchange, Judge, Sending},
+    decrypt::Greeting,
+    exchange::{AppGone, ClientSide, End, Exchange, Judge, Sending, TLS},
     matched::Matched,
     route::{origin, table},
 };
@@ -92,6 +93,16 @@ impl Exchange<'_> {
         let plan = self.route.plan();
         let plan = plan.as_deref();
         match &mut self.judge {
+            Judge::Hello(given) if self.up.unread().first() == TLS.first() => {
+                let (given, up) = (given.clone(), std::mem::take(&mut self.up));
+                // It is the only leg, and has said nothing.
+                let app = self.legs.pop().unwrap_or_else(|| self.route.app());
+                Err(End::Tls(Box::new(Greeting { up, app, given })))
+            }
+            Judge::Hello(_) => {
+                self.follow(plan);
+                Ok(true)
+            }
             Judge::Http(engine) => {
                 let step = engine.client(self.up.unread(), table(plan, &self.empty));
                 self.take_step(step, plan)
@@ -181,6 +192,9 @@ impl Exchange<'_> {
     /// Who gets a connection that is not looked at any more: what was never HTTP is the global intercept's, if any.
     fn opaque_target(&mut self, to: Origin, why: OpaqueReason, plan: Option<&Plan>) -> Origin {
         self.access.went_opaque(why.as_str());
+        if why == OpaqueReason::Tls {
+            self.note_tls();
+        }
         let first = self.access.app_requests == 0 && self.access.developer_requests == 0;
         let foreign = matches!(why, OpaqueReason::Tls | OpaqueReason::Http2 | OpaqueReason::NotHttp);
         match plan.and_then(|plan| plan.global.as_ref()) {
@@ -217,6 +231,11 @@ impl Exchange<'_> {
     fn tell_fin(&mut self) -> bool {
         let ending = self.client.ending();
         match &mut self.judge {
+            Judge::Hello(_) => {
+                let plan = self.route.plan();
+                self.follow(plan.as_deref());
+                return true;
+            }
             Judge::Http(engine) => match engine.client_eof(self.up.unread()) {
                 ClientEnd::Idle => self.legs.iter_mut().for_each(|leg| leg.want_fin(ending)),
                 ClientEnd::Inside(to) => {

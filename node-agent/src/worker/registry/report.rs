@@ -6,9 +6,14 @@ use std::{
 };
 
 use redir_tunnel::Pin;
-use redir_wire::{InterceptEntry, InterceptState, Listing, Liveness, Owner, PodEntry, PodState, UnixMillis, limits};
+use redir_wire::{
+    InterceptEntry, InterceptState, Listing, Liveness, Owner, PodEntry, PodState, PodTls, UnixMillis, limits,
+};
 
-use crate::config::{Config, PodName};
+use crate::{
+    config::{Config, PodName},
+    worker::tls::{Tls, Wants},
+};
 
 use super::{
     Registered, Registry,
@@ -16,6 +21,24 @@ use super::{
     contest::Contests,
     filter, port_not_allowed,
 };
+
+/// What the agent knows of the ports.
+#[derive(Clone, Copy)]
+pub(crate) struct Ports<'a> {
+    /// Which are armed.
+    pub(crate) arming: &'a Arming,
+    /// Which speak TLS.
+    pub(crate) tls: &'a Tls,
+}
+
+impl Ports<'_> {
+    /// What an intercept's developer is told of TLS on a port that is steered.
+    fn tls(self, wish: &Registered, pod: &PodName, state: Liveness) -> Option<PodTls> {
+        let wants = if wish.filter.is_some() { Wants::Some } else { Wants::Everything };
+        let known = if state == Liveness::Live { self.tls.finding(pod, wish.wish.port) } else { None };
+        known.map(|(finding, means)| finding.told(means, wants))
+    }
+}
 
 /// One pod of one intercept.
 struct Standing {
@@ -27,16 +50,17 @@ struct Standing {
 
 impl Registry {
     /// An intercept's state, pod by pod.
-    pub(crate) fn state(&self, wish: &Registered, contests: &Contests, arming: &Arming) -> InterceptState {
+    pub(crate) fn state(&self, wish: &Registered, contests: &Contests, ports: Ports<'_>) -> InterceptState {
         let pods = wish.seen.iter().take(limits::ENTRIES).map(|pod| {
-            let standing = self.standing(wish, pod, arming);
+            let standing = self.standing(wish, pod, ports.arming);
             PodState {
                 pod: pod.to_string(),
-                addresses: arming.addresses(pod).iter().map(ToString::to_string).collect(),
+                addresses: ports.arming.addresses(pod).iter().map(ToString::to_string).collect(),
                 state: standing.state,
                 reason: standing.reason,
                 earlier_connections: standing.earlier,
                 since: millis(standing.since),
+                tls: ports.tls(wish, pod, standing.state),
             }
         });
         InterceptState {
@@ -50,7 +74,7 @@ impl Registry {
     }
 
     /// The pods that a developer may intercept, and anybody's intercepts in them.
-    pub(crate) fn listing(&self, pin: &Pin, arming: &Arming) -> Listing {
+    pub(crate) fn listing(&self, pin: &Pin, ports: Ports<'_>) -> Listing {
         let developer = self.config.developer(pin);
         let visible = |pod: &PodName| {
             self.config.pod(pod).is_some_and(|pod| developer.is_some_and(|developer| developer.may(pod)))
@@ -61,21 +85,21 @@ impl Registry {
             labels: pod.labels.0.clone(),
             ports: pod.ports.iter().flatten().copied().take(limits::PORTS).collect(),
         });
-        let intercepts = self.wishes().flat_map(|wish| self.entries(wish, pin, arming));
+        let intercepts = self.wishes().flat_map(|wish| self.entries(wish, pin, ports));
         let intercepts = intercepts.filter(|(pod, _)| visible(pod)).map(|(_, entry)| entry);
         Listing { pods: pods.collect(), intercepts: intercepts.take(limits::ENTRIES).collect() }
     }
 
     /// One developer's intercepts.
-    pub(crate) fn own(&self, pin: &Pin, arming: &Arming) -> Vec<InterceptEntry> {
+    pub(crate) fn own(&self, pin: &Pin, ports: Ports<'_>) -> Vec<InterceptEntry> {
         let own = self.wishes().filter(|wish| wish.pin == *pin);
-        own.flat_map(|wish| self.entries(wish, pin, arming)).map(|(_, entry)| entry).take(limits::ENTRIES).collect()
+        own.flat_map(|wish| self.entries(wish, pin, ports)).map(|(_, entry)| entry).take(limits::ENTRIES).collect()
     }
 
-    fn entries(&self, wish: &Registered, asking: &Pin, arming: &Arming) -> Vec<(PodName, InterceptEntry)> {
+    fn entries(&self, wish: &Registered, asking: &Pin, ports: Ports<'_>) -> Vec<(PodName, InterceptEntry)> {
         let yours = wish.pin == *asking;
         let entry = |pod: &PodName| {
-            let standing = self.standing(wish, pod, arming);
+            let standing = self.standing(wish, pod, ports.arming);
             InterceptEntry {
                 id: wish.id,
                 developer: self.developer_name(wish),
@@ -88,6 +112,7 @@ impl Registry {
                 state: standing.state,
                 reason: standing.reason,
                 requests: wish.requests.load(Ordering::Relaxed),
+                tls: ports.tls(wish, pod, standing.state),
             }
         };
         wish.seen.iter().map(|pod| (pod.clone(), entry(pod))).collect()

@@ -9,13 +9,20 @@ use std::{
 
 use redir_http::filter::{Condition, Mode, Subject, Test};
 use redir_tunnel::{Identity, Pin};
-use redir_wire::{Filter, Liveness, Owner, Probes, RefusedCode, Selector, Takes, Token, Which, Wish};
+use redir_wire::{
+    Filter, InterceptState, Listing, Liveness, Owner, Probes, RefusedCode, Selector, Takes, Token, Which, Wish,
+};
 
-use crate::config::{Config, PodName};
+use crate::{
+    certificates::Certificates,
+    config::{Config, PodName},
+    worker::tls::Tls,
+};
 
 use super::{
     Registry, SENIORITY, SessionId,
     arming::{Arming, Op, Outcome, PortStatus},
+    report::Ports,
 };
 
 struct World {
@@ -24,13 +31,16 @@ struct World {
     bob: Pin,
     now: Instant,
     clock: SystemTime,
+    arming: Arming,
+    tls: Tls,
 }
 
 impl World {
     fn new() -> Self {
         let (alice, bob) = (Identity::generate().unwrap().pin(), Identity::generate().unwrap().pin());
         let registry = Registry::new(config(&alice, &bob, PODS));
-        Self { registry, alice, bob, now: Instant::now(), clock: SystemTime::now() }
+        let (arming, tls) = (Arming::default(), Tls::new(&Certificates::default()));
+        Self { registry, alice, bob, now: Instant::now(), clock: SystemTime::now(), arming, tls }
     }
 
     fn register(&mut self, session: u64, pin: Pin, wish: Wish) -> Result<u64, RefusedCode> {
@@ -50,7 +60,7 @@ impl World {
 
     /// What others take from an intercept, and what it takes from others.
     fn clashes(&self, id: u64) -> (Clashes, Clashes) {
-        let state = self.registry.state(self.registry.wish(id).unwrap(), &self.registry.contests(), &Arming::default());
+        let state = self.state(id);
         let each = |conflicts: Vec<redir_wire::Conflict>| {
             conflicts
                 .into_iter()
@@ -62,6 +72,18 @@ impl World {
                 .collect()
         };
         (each(state.conflicts), each(state.overlaps))
+    }
+
+    fn state(&self, id: u64) -> InterceptState {
+        self.registry.state(self.registry.wish(id).unwrap(), &self.registry.contests(), self.ports())
+    }
+
+    fn listing(&self, pin: &Pin) -> Listing {
+        self.registry.listing(pin, self.ports())
+    }
+
+    fn ports(&self) -> Ports<'_> {
+        Ports { arming: &self.arming, tls: &self.tls }
     }
 }
 
@@ -283,10 +305,10 @@ fn pods_that_a_key_may_not_see_are_as_good_as_none() {
     assert_eq!(world.register(2, bob, labelled(1, "app", "db")), Err(RefusedCode::NoSuchPod));
 
     let all = world.register(1, alice, wish(2, "db-1")).unwrap();
-    let listing = world.registry.listing(&bob, &Arming::default());
+    let listing = world.listing(&bob);
     assert_eq!(listing.pods.iter().map(|pod| pod.name.as_str()).collect::<Vec<_>>(), ["web-1", "web-2"]);
     assert_eq!(listing.intercepts, []);
-    let listing = world.registry.listing(&alice, &Arming::default());
+    let listing = world.listing(&alice);
     assert_eq!(listing.pods.len(), 3);
     assert_eq!(listing.intercepts.iter().map(|entry| entry.id).collect::<Vec<_>>(), [all]);
 }
@@ -296,10 +318,10 @@ fn others_see_what_is_filtered_but_no_value_and_no_address() {
     let mut world = World::new();
     let (alice, bob) = (world.alice, world.bob);
     world.register(1, alice, filtered(1, "web-1", "top-secret")).unwrap();
-    let seen = world.registry.listing(&bob, &Arming::default()).intercepts.remove(0);
+    let seen = world.listing(&bob).intercepts.remove(0);
     assert_eq!((seen.owner, seen.developer.as_str(), seen.to.as_str()), (Owner::Other, "alice", ""));
     assert_eq!(seen.filter, "header x-user (exact)");
-    let own = world.registry.listing(&alice, &Arming::default()).intercepts.remove(0);
+    let own = world.listing(&alice).intercepts.remove(0);
     assert_eq!((own.owner, own.to.as_str()), (Owner::You, "127.0.0.1:3000"));
     let text = format!("{:?} {:?}", world.registry, own);
     assert!(!text.contains("top-secret"), "{text}");
@@ -313,7 +335,7 @@ fn ports_and_filters_are_checked() {
     assert_eq!(refused, Err(RefusedCode::PortNotAllowed));
     // web-2 allows it, web-1 does not: the intercept says so pod by pod.
     let id = world.register(1, alice, Wish { port: 9090, ..labelled(1, "app", "web") }).unwrap();
-    let state = world.registry.state(world.registry.wish(id).unwrap(), &world.registry.contests(), &Arming::default());
+    let state = world.state(id);
     let states: Vec<_> = state.pods.iter().map(|pod| (pod.pod.as_str(), pod.state)).collect();
     assert_eq!(states, [("web-1", Liveness::Refused), ("web-2", Liveness::Pending)]);
     assert!(state.pods[0].reason.contains("8080"), "{}", state.pods[0].reason);
@@ -344,7 +366,7 @@ fn a_new_configuration_takes_pods_away_and_brings_some() {
     world.registry.configure(config(&alice, &bob, &without));
     assert_eq!(world.contest("web-2", 8080), (vec![], vec![]));
     assert_eq!(world.contest("web-3", 8080), (vec![], vec![id]));
-    let state = world.registry.state(world.registry.wish(id).unwrap(), &world.registry.contests(), &Arming::default());
+    let state = world.state(id);
     let states: Vec<_> = state.pods.iter().map(|pod| (pod.pod.as_str(), pod.state)).collect();
     assert_eq!(states, [("web-1", Liveness::Pending), ("web-2", Liveness::Lost), ("web-3", Liveness::Pending)]);
 }

@@ -32,7 +32,6 @@ enum End {
 
 impl Session {
     /// Takes over a connection whose handshake is complete.
-    #[cfg_attr(not(test), expect(dead_code, reason = "handshakes come next"))]
     pub(crate) fn new(rustls: Connection) -> Self {
         Session { rustls, end: End::Open, was_cut: false }
     }
@@ -54,7 +53,11 @@ impl Session {
                 read => return Poll::Ready(read),
             }
             ready!(socket.poll_read_ready(cx))?;
-            receive(&mut self.rustls, socket)?;
+            match receive(&mut self.rustls, socket) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // The end is told by the reader, behind what came before it.
+                received => received.map(drop)?,
+            }
         }
     }
 
@@ -114,15 +117,29 @@ impl Session {
     }
 }
 
-/// Takes records from the kernel; false if there are none.
-pub(super) fn receive(rustls: &mut Connection, socket: &TcpStream) -> io::Result<bool> {
-    match rustls.read_tls(&mut Records(socket)) {
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-        Err(error) => return Err(error),
+/// Completes a handshake.
+pub(super) async fn shake(rustls: &mut Connection, socket: &TcpStream) -> io::Result<()> {
+    loop {
+        while !send(rustls, socket)? {
+            socket.writable().await?;
+        }
+        if !rustls.is_handshaking() {
+            return Ok(());
+        }
+        socket.readable().await?;
+        match receive(rustls, socket) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+            Ok(_) | Err(_) => {}
+        }
     }
+}
+
+/// Takes records from the kernel; 0 is the peer's FIN.
+fn receive(rustls: &mut Connection, socket: &TcpStream) -> io::Result<usize> {
+    let count = rustls.read_tls(&mut Records(socket))?;
     match rustls.process_new_packets() {
-        Ok(_) => Ok(true),
+        Ok(_) => Ok(count),
         Err(error) => {
             // The alert that says so; the error is told in any case.
             let _ = send(rustls, socket);
@@ -177,7 +194,7 @@ mod tests {
     use tokio::{io::AsyncReadExt, time::timeout};
 
     use super::*;
-    use crate::worker::tls::testing::{Certificate, Established, client, pair, server};
+    use crate::worker::tls::testing::{Certificate, Established, client, connected, server};
 
     async fn soon<T>(what: impl Future<Output = T>) -> T {
         timeout(Duration::from_secs(20), what).await.expect("in time")
@@ -185,7 +202,7 @@ mod tests {
 
     async fn established(versions: &[&'static SupportedProtocolVersion]) -> (Established, Established) {
         let certificate = Certificate::new();
-        pair(client(&certificate, versions), server(&certificate)).await
+        connected(client(&certificate, versions), server(&certificate)).await
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

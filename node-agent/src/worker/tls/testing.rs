@@ -6,26 +6,28 @@ use rustls::{
     ClientConfig, ClientConnection, Connection, RootCertStore, ServerConfig, ServerConnection,
     SupportedProtocolVersion,
     crypto::{CryptoProvider, ring},
-    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+    server::WebPkiClientVerifier,
 };
 use tokio::net::{TcpListener, TcpStream};
 
-use super::session::{Session, receive, send};
+use super::session::{Session, shake};
+use crate::certificates::{Pair, tests::pair};
 
 /// A self-signed certificate for `web.test`, and its key.
 pub(crate) struct Certificate {
     pub(crate) der: CertificateDer<'static>,
-    pub(crate) key: Vec<u8>,
+    pub(crate) pair: Pair,
 }
 
 impl Certificate {
     pub(crate) fn new() -> Self {
-        let made = rcgen::generate_simple_self_signed(["web.test".to_owned()]).unwrap();
-        Certificate { der: made.cert.der().clone(), key: made.signing_key.serialize_der() }
+        let pair = pair("web.test");
+        Certificate { der: CertificateDer::from_pem_slice(pair.chain.as_bytes()).unwrap(), pair }
     }
 
     pub(crate) fn private(&self) -> PrivateKeyDer<'static> {
-        PrivatePkcs8KeyDer::from(self.key.clone()).into()
+        PrivateKeyDer::from_pem_slice(self.pair.key.as_bytes()).unwrap()
     }
 }
 
@@ -54,6 +56,29 @@ pub(crate) fn client(certificate: &Certificate, versions: &[&'static SupportedPr
         .with_no_client_auth()
 }
 
+/// A server that takes only clients with this certificate, and a client that has it.
+pub(crate) fn mutual(
+    certificate: &Certificate,
+    versions: &[&'static SupportedProtocolVersion],
+) -> (ServerConfig, ClientConfig) {
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.der.clone()).unwrap();
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots.clone()), provider()).build().unwrap();
+    let server = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(vec![certificate.der.clone()], certificate.private())
+        .unwrap();
+    let client = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(versions)
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(vec![certificate.der.clone()], certificate.private())
+        .unwrap();
+    (server, client)
+}
+
 pub(crate) fn name() -> ServerName<'static> {
     ServerName::try_from("web.test").unwrap()
 }
@@ -73,13 +98,7 @@ pub(crate) struct Established {
 
 impl Established {
     async fn new(socket: TcpStream, mut rustls: Connection) -> Self {
-        while rustls.is_handshaking() || rustls.wants_write() {
-            send(&mut rustls, &socket).unwrap();
-            if rustls.is_handshaking() {
-                socket.readable().await.unwrap();
-                receive(&mut rustls, &socket).unwrap();
-            }
-        }
+        shake(&mut rustls, &socket).await.unwrap();
         Established { socket, session: Session::new(rustls) }
     }
 
@@ -121,7 +140,7 @@ impl Established {
 }
 
 /// A client and a server that have shaken hands.
-pub(crate) async fn pair(client: ClientConfig, server: ServerConfig) -> (Established, Established) {
+pub(crate) async fn connected(client: ClientConfig, server: ServerConfig) -> (Established, Established) {
     let (ours, theirs) = sockets().await;
     let client = ClientConnection::new(Arc::new(client), name()).unwrap();
     let server = ServerConnection::new(Arc::new(server)).unwrap();

@@ -23,9 +23,10 @@ use crate::{
         plan::{Intercept, Plan, PlanMap, Plans},
         registry::{
             Contests, Registry, SessionId,
-            arming::{Arming, Op, Outcome},
-            report,
+            arming::{Arming, Op, Outcome, PortStatus},
+            report::{self, Ports},
         },
+        tls::Tls,
     },
 };
 
@@ -71,6 +72,15 @@ pub(crate) struct Joined {
     pub(crate) address: SocketAddr,
 }
 
+/// What the hub has done by others.
+#[derive(Debug)]
+pub(super) struct Hands {
+    /// To arm and disarm.
+    pub(super) ops: mpsc::UnboundedSender<Op>,
+    /// To look whether a port speaks TLS.
+    pub(super) looks: mpsc::UnboundedSender<(PodName, u16)>,
+}
+
 struct Session {
     joined: Joined,
     since: SystemTime,
@@ -90,7 +100,8 @@ pub(crate) struct Hub {
     authorised: Authorised,
     plans: Plans,
     counters: Arc<Counters>,
-    ops: mpsc::UnboundedSender<Op>,
+    hands: Hands,
+    tls: Tls,
     about: About,
     stopping: Vec<oneshot::Sender<()>>,
     stopped: bool,
@@ -102,7 +113,8 @@ impl Hub {
         authorised: Authorised,
         plans: Plans,
         counters: Arc<Counters>,
-        ops: mpsc::UnboundedSender<Op>,
+        hands: Hands,
+        tls: Tls,
         about: About,
     ) -> Self {
         let registry = Registry::new(config.borrow().clone());
@@ -116,7 +128,8 @@ impl Hub {
             authorised,
             plans,
             counters,
-            ops,
+            hands,
+            tls,
             about,
             stopping: Vec::new(),
             stopped: false,
@@ -126,6 +139,7 @@ impl Hub {
     /// Runs until nobody can tell it anything any more.
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut config_ended = false;
+        let mut tls = self.tls.news();
         loop {
             let retry = self.arming.retry_at();
             tokio::select! {
@@ -137,6 +151,8 @@ impl Hub {
                     Ok(()) => self.reconfigure(),
                     Err(_) => config_ended = true,
                 },
+                // Its sender is this hub's own.
+                _ = tls.changed() => {}
                 () = until(retry) => {}
             }
             self.settle();
@@ -168,7 +184,10 @@ impl Hub {
                 }
                 self.arming.done(&op, outcome, SystemTime::now(), Instant::now());
             }
-            Command::Rearm(pod) => self.arming.renew(&pod),
+            Command::Rearm(pod) => {
+                self.arming.renew(&pod);
+                self.tls.forget(|name, _| *name == pod);
+            }
             Command::StopNew(done) => {
                 self.stopped = true;
                 self.stale = true;
@@ -209,7 +228,7 @@ impl Hub {
                 Ok(left) => ToDeveloper::Left(left),
                 Err(refused) => ToDeveloper::Refused(refused),
             },
-            ToAgent::List => ToDeveloper::Listing(self.registry.listing(&pin, &self.arming)),
+            ToAgent::List => ToDeveloper::Listing(self.registry.listing(&pin, self.ports())),
             ToAgent::Status => ToDeveloper::Status(self.status(session, &pin)),
             // Answered by the session itself; a second greeting never gets here.
             ToAgent::Ping(_) | ToAgent::Hello(_) => return,
@@ -236,7 +255,7 @@ impl Hub {
         self.publish();
         let contests = self.contests();
         let wish = self.registry.wish(id).expect("it was registered just now");
-        let state = self.registry.state(wish, &contests, &self.arming);
+        let state = self.registry.state(wish, &contests, self.ports());
         let address = self.sessions.get(&session).map(|session| tracing::field::display(session.joined.address));
         tracing::info!(developer = self.developer(&pin), address, intercept = id, pods = %wish.wish.selector, port = wish.wish.port, filtered = wish.filter.is_some(), "an intercept begins");
         if let Some(session) = self.sessions.get_mut(&session) {
@@ -296,7 +315,7 @@ impl Hub {
             agent: self.about.agent.clone(),
             software: self.about.software.to_owned(),
             tunnels: tunnels.collect(),
-            intercepts: self.registry.own(pin, &self.arming),
+            intercepts: self.registry.own(pin, self.ports()),
         }
     }
 
@@ -328,8 +347,9 @@ impl Hub {
             self.arming.want(contests.keys());
             for op in self.arming.next(Instant::now()) {
                 // The hands end with the worker.
-                self.ops.send(op).ok();
+                self.hands.ops.send(op).ok();
             }
+            self.look(&contests);
             self.inform(&contests);
             // Telling a session that does not keep up ends it.
             if !self.stale {
@@ -342,6 +362,23 @@ impl Hub {
                 done.send(()).ok();
             }
         }
+    }
+
+    /// Has each port that a filter wants looked at once, as soon as it is armed: a developer shall not wait for a first
+    /// client to hear that it speaks TLS.
+    fn look(&self, contests: &Contests) {
+        self.tls.forget(|pod, port| !contests.contains_key(&(pod.clone(), port)));
+        for ((pod, port), contest) in contests {
+            let armed = matches!(self.arming.status(pod, *port), PortStatus::Live { .. });
+            if armed && !contest.filtered.is_empty() && self.tls.begin_probe(pod, *port) {
+                // The hands end with the worker.
+                self.hands.looks.send((pod.clone(), *port)).ok();
+            }
+        }
+    }
+
+    fn ports(&self) -> Ports<'_> {
+        Ports { arming: &self.arming, tls: &self.tls }
     }
 
     /// The desired state; empty once the agent stops.
@@ -399,7 +436,7 @@ impl Hub {
     fn inform(&mut self, contests: &Contests) {
         let mut news = Vec::new();
         for wish in self.registry.wishes() {
-            let state = self.registry.state(wish, contests, &self.arming);
+            let state = self.registry.state(wish, contests, self.ports());
             let told = self.sessions.get(&wish.session).and_then(|session| session.told.get(&wish.id));
             if told.is_some_and(|told| *told != state) {
                 news.push((wish.session, state));

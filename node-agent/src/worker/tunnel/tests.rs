@@ -11,20 +11,22 @@ use std::{
 use redir_http::filter::{Condition, Key, Mode, Subject, Test};
 use redir_tunnel::{Dialled, Identity, Lost, Pin, dial};
 use redir_wire::{
-    Filter, InterceptState, Liveness, Owner, Probes, Refused, RefusedCode, Selector, Takes, ToAgent, ToDeveloper,
-    Token, Which, Wish,
+    Filter, InterceptState, Liveness, Owner, Probes, Refused, RefusedCode, Selector, Takes, TlsFate, ToAgent,
+    ToDeveloper, Token, Which, Wish,
 };
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
 };
 
-use super::{Tunnels, start_with};
+use super::{Tunnels, hub::Hands, start_with};
 use crate::{
+    certificates::{Certificates, tests::pair},
     config::{Config, PodName},
     worker::{
         plan::{OpenError, Plan, Plans, RequestEvent},
         registry::arming::{Op, Outcome},
+        tls::{Finding, Means, Tls},
     },
 };
 
@@ -34,6 +36,9 @@ struct World {
     plans: Plans,
     config: watch::Sender<Arc<Config>>,
     armed: watch::Receiver<BTreeSet<(PodName, u16)>>,
+    tls: Tls,
+    /// Ports that are to be looked at.
+    unseen: mpsc::UnboundedReceiver<(PodName, u16)>,
     address: SocketAddr,
     pin: Pin,
     alice: Identity,
@@ -49,12 +54,15 @@ impl World {
         let plans = Plans::default();
         let (ops, asked) = mpsc::unbounded_channel();
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let tunnels = start_with(udp, &identity, receiver, plans.clone(), ops).unwrap();
+        let (looks, unseen) = mpsc::unbounded_channel();
+        let tls = Tls::new(&Certificates::default());
+        let hands = Hands { ops, looks };
+        let tunnels = start_with(udp, &identity, receiver, plans.clone(), tls.clone(), hands).unwrap();
         let (armed, watching) = watch::channel(BTreeSet::new());
         let guardian = tokio::spawn(guardian(asked, tunnels.hub.clone(), armed));
         let address = tunnels.address().unwrap();
         let pin = identity.pin();
-        Self { tunnels, plans, config, armed: watching, address, pin, alice, bob, _guardian: guardian }
+        Self { tunnels, plans, config, armed: watching, tls, unseen, address, pin, alice, bob, _guardian: guardian }
     }
 
     async fn dial(&self, who: &Identity) -> Developer {
@@ -220,7 +228,7 @@ async fn an_intercept_becomes_live_and_carries_a_stream_and_its_events() {
     let intercept = plan.intercept(Key(first.id)).unwrap();
     assert!(intercept.alive());
     let (client, destination) = ("192.0.2.1:4000".parse().unwrap(), "10.0.0.1:8080".parse().unwrap());
-    let mut leg = within(intercept.open(client, destination)).await.unwrap();
+    let mut leg = within(intercept.open(client, destination, None)).await.unwrap();
     leg.send.write_all(b"GET /").await.unwrap();
     let stream = within(within(alice.dialled.tunnel.accept()).await.unwrap().header()).await.unwrap();
     assert_eq!((stream.header.intercept, stream.header.client), (first.id, client));
@@ -275,7 +283,7 @@ async fn a_lost_tunnel_steers_no_more_and_its_redial_has_its_old_place() {
     within(intercept.ended()).await;
     assert!(!intercept.alive());
     let (client, destination) = ("192.0.2.1:4000".parse().unwrap(), "10.0.0.1:8080".parse().unwrap());
-    assert_eq!(within(intercept.open(client, destination)).await.unwrap_err(), OpenError::Gone);
+    assert_eq!(within(intercept.open(client, destination, None)).await.unwrap_err(), OpenError::Gone);
     assert_eq!(world.plan().unwrap().global.as_ref().unwrap().id, loser.id);
 
     let mut alice = world.dial(&world.alice).await;
@@ -409,7 +417,7 @@ async fn shutting_down_disarms_first_lets_streams_go_on_and_says_goodbye() {
     alice.state(is_live).await;
     let intercept = world.plan().unwrap().global.clone().unwrap();
     let (client, destination) = ("192.0.2.1:4000".parse().unwrap(), "10.0.0.1:8080".parse().unwrap());
-    let mut leg = within(intercept.open(client, destination)).await.unwrap();
+    let mut leg = within(intercept.open(client, destination, None)).await.unwrap();
     let mut stream = within(within(alice.dialled.tunnel.accept()).await.unwrap().header()).await.unwrap();
 
     within(world.tunnels.stop_new()).await;
@@ -465,4 +473,41 @@ async fn events_that_nobody_reads_are_dropped_and_counted() {
         missed += heard.missed;
     }
     assert!(missed >= dropped && matches!(alice.ask(ToAgent::Ping(1)).await, ToDeveloper::Pong(1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_found_out_about_tls_is_told_to_each_as_it_concerns_them() {
+    let mut world = World::new();
+    let pod = PodName::new("web-1").unwrap();
+    let (mut alice, mut bob) = (world.dial(&world.alice).await, world.dial(&world.bob).await);
+    alice.intercept(wish(1)).await;
+    alice.state(is_live).await;
+    assert!(world.unseen.try_recv().is_err(), "what is for everything need not be HTTP: the app is left alone");
+    bob.intercept(filtered(2)).await;
+    assert_eq!(within(world.unseen.recv()).await, Some((pod.clone(), 8080)));
+    bob.intercept(filtered(3)).await;
+
+    world.tls.found(&pod, 8080, Finding::Tls);
+    let fate = |state: &InterceptState| state.pods[0].tls.as_ref().map(|tls| tls.fate);
+    assert_eq!(fate(&alice.state(|state| fate(state).is_some()).await), Some(TlsFate::Passed));
+    assert_eq!(fate(&bob.state(|state| fate(state).is_some()).await), Some(TlsFate::Unread));
+    let ToDeveloper::Listing(listing) = bob.ask(ToAgent::List).await else { panic!() };
+    assert!(listing.intercepts.iter().all(|entry| entry.tls.is_some()));
+
+    world.tls.replace(&Certificates([((pod.clone(), 8080), vec![pair("web.test")])].into()));
+    assert_eq!(fate(&alice.state(|state| fate(state) != Some(TlsFate::Passed)).await), Some(TlsFate::Decrypted));
+    assert_eq!(
+        within(world.unseen.recv()).await,
+        Some((pod.clone(), 8080)),
+        "it is looked at with the new certificate"
+    );
+    world.tls.found(&pod, 8080, Finding::ClientCertificate);
+    assert_eq!(fate(&bob.state(|state| fate(state) == Some(TlsFate::Unread)).await), Some(TlsFate::Unread));
+
+    world.tunnels.rearm(&pod).await;
+    assert_eq!(within(world.unseen.recv()).await, Some((pod.clone(), 8080)), "another pod, another app");
+    drop((alice, bob));
+    world.armed_becomes(&[]).await;
+    assert!(world.unseen.try_recv().is_err());
+    assert_eq!(world.tls.finding(&pod, 8080), Some((Finding::Tls, Means::Certificate)), "nothing is remembered");
 }

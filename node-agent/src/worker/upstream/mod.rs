@@ -169,6 +169,14 @@ impl Upstream {
         }
     }
 
+    /// The pod's addresses that clients dial; a link-local one needs a scope, which only a client's address tells.
+    pub(crate) fn dialled(&self) -> impl Iterator<Item = IpAddr> {
+        self.0.addresses.iter().copied().filter(|address| match address {
+            IpAddr::V4(v4) => !v4.is_loopback(),
+            IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
+        })
+    }
+
     /// Fills the pool for an address before the first connection needs it.
     pub(crate) fn expect(&self, local: IpAddr) {
         self.0.pool.want(SocketAddr::new(local, 0));

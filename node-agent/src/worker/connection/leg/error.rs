@@ -13,6 +13,8 @@ pub(in super::super) enum LegError {
     Upstream(UpstreamError),
     /// The app's socket failed.
     App(io::Error),
+    /// A further handshake with the app, on a decrypted connection, came to something else than the first.
+    Handshake,
     /// The developer's stream failed.
     Developer(DeveloperError),
     /// The developer's stream could not be opened: nothing was sent there.
@@ -25,6 +27,7 @@ impl LegError {
         match self {
             LegError::Upstream(error) => error.label(),
             LegError::App(_) => "app_reset",
+            LegError::Handshake => "app_handshake",
             LegError::Developer(DeveloperError::Lost) => "tunnel_lost",
             LegError::Developer(_) => "developer_reset",
             LegError::Unopened(_) => "tunnel_unavailable",
@@ -41,7 +44,7 @@ impl LegError {
         match self {
             LegError::App(_) => true,
             LegError::Developer(error) => *error != DeveloperError::Lost && !error.refused(),
-            LegError::Upstream(_) | LegError::Unopened(_) => false,
+            LegError::Upstream(_) | LegError::Handshake | LegError::Unopened(_) => false,
         }
     }
 
@@ -57,6 +60,7 @@ impl fmt::Display for LegError {
         match self {
             LegError::Upstream(error) => error.fmt(f),
             LegError::App(error) => write!(f, "the app's connection failed: {error}"),
+            LegError::Handshake => f.write_str("the app did not repeat its TLS handshake"),
             LegError::Developer(error) => error.fmt(f),
             LegError::Unopened(error) => error.fmt(f),
         }

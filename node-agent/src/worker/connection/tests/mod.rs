@@ -6,3 +6,4 @@ mod overtaken;
 mod requests;
 mod rig;
 mod slow;
+mod tls;

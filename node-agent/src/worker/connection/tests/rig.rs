@@ -13,22 +13,26 @@ use std::{
 
 use redir_http::filter::{Condition, Filter, Key, Mode, Subject, Table, Test};
 use redir_tunnel::{AgentControl, AgentEndpoint, Authorised, Identity, Tunnel, dial};
-use redir_wire::StreamCode;
+use redir_wire::{ClientTls, StreamCode};
+use rustls::{ClientConfig, ServerConfig};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpSocket, TcpStream},
     task::{JoinHandle, JoinSet},
     time::timeout,
 };
+use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 use tokio_util::sync::CancellationToken;
 
 use super::super::{Outside, route::Route, run};
 use crate::{
+    certificates::{Certificates, Pair},
     config::PodName,
     worker::{
         access::Access,
         metrics::Metrics,
         plan::{Intercept, Plan, Plans},
+        tls::{self, Finding, Tls},
         upstream::{AppLeg, UpstreamError},
     },
 };
@@ -49,6 +53,7 @@ pub(super) struct Rig {
     pub(super) plans: Plans,
     pub(super) pod: PodName,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) tls: Tls,
     pub(super) draining: CancellationToken,
     pub(super) abort: CancellationToken,
 }
@@ -61,6 +66,7 @@ impl Rig {
             plans: Plans::default(),
             pod: PodName::new("web-1").unwrap(),
             metrics: Arc::new(Metrics::new()),
+            tls: Tls::new(&Certificates::default()),
             draining: CancellationToken::new(),
             abort: CancellationToken::new(),
         }
@@ -127,21 +133,34 @@ impl Rig {
             client: peer,
             destination: SocketAddr::from(([10, 0, 0, 1], PORT)),
             connect: Box::new(connect),
+            tls: self.tls.clone(),
+            secured: None,
         };
         let outside = Outside { draining: self.draining.clone(), abort: self.abort.clone() };
         let (pod, metrics) = (self.pod.clone(), self.metrics.clone());
         let served = tokio::spawn(async move {
             let mut access = Access::open(&pod, PORT, peer, &metrics);
-            run(socket, &route, &outside, &mut access).await;
+            run(socket, route, &outside, &mut access).await;
             access
         });
         Client { socket: client, unread: Vec::new(), served }
     }
+
+    /// The port's certificates from now on.
+    pub(super) fn give(&self, pairs: &[&Pair]) {
+        let pairs = pairs.iter().map(|pair| (*pair).clone()).collect();
+        self.tls.replace(&Certificates([((self.pod.clone(), PORT), pairs)].into()));
+    }
+
+    /// What was found out about TLS on the port.
+    pub(super) fn finding(&self) -> Option<Finding> {
+        self.tls.finding(&self.pod, PORT).map(|(finding, _)| finding)
+    }
 }
 
 /// One client connection.
-pub(super) struct Client {
-    pub(super) socket: TcpStream,
+pub(super) struct Client<S = TcpStream> {
+    pub(super) socket: S,
     unread: Vec<u8>,
     pub(super) served: JoinHandle<Access>,
 }
@@ -160,6 +179,15 @@ impl Answer {
 }
 
 impl Client {
+    /// Shakes hands with whoever answers.
+    pub(super) async fn secure(self, config: ClientConfig) -> std::io::Result<Client<TlsStream<TcpStream>>> {
+        let connector = TlsConnector::from(Arc::new(config));
+        let socket = soon(connector.connect(tls::testing::name(), self.socket)).await?;
+        Ok(Client { socket, unread: self.unread, served: self.served })
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     pub(super) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.socket.write_all(bytes.as_ref()).await.unwrap();
     }
@@ -241,6 +269,29 @@ pub(super) struct Service {
 
 impl Service {
     pub(super) async fn start(name: &'static str) -> Self {
+        Self::serve(move |socket, keep| talk(socket, name, keep)).await
+    }
+
+    /// Speaks TLS.
+    pub(super) async fn secure(name: &'static str, config: ServerConfig) -> Self {
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        Self::serve(move |socket, keep| {
+            let acceptor = acceptor.clone();
+            async move {
+                if let Ok(socket) = acceptor.accept(socket).await {
+                    talk(socket, name, keep).await;
+                }
+            }
+        })
+        .await
+    }
+
+    /// Answers each connection with `talk`.
+    async fn serve<T, F>(talk: T) -> Self
+    where
+        T: Fn(TcpStream, Arc<Mutex<Vec<u8>>>) -> F + Clone + Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (connections, seen) = (Arc::<AtomicUsize>::default(), Arc::<Mutex<Vec<u8>>>::default());
@@ -251,7 +302,7 @@ impl Service {
             loop {
                 let (socket, _) = listener.accept().await.unwrap();
                 count.fetch_add(1, Ordering::Relaxed);
-                open.spawn(talk(socket, name, keep.clone()));
+                open.spawn(talk.clone()(socket, keep.clone()));
             }
         });
         Service { address, connections, seen, _task: task }
@@ -262,7 +313,7 @@ impl Service {
     }
 }
 
-async fn talk(mut socket: TcpStream, name: &'static str, seen: Arc<Mutex<Vec<u8>>>) {
+async fn talk(mut socket: impl AsyncRead + AsyncWrite + Unpin, name: &'static str, seen: Arc<Mutex<Vec<u8>>>) {
     let mut unread = Vec::new();
     let mut block = vec![0; 65536];
     loop {
@@ -313,7 +364,7 @@ async fn talk(mut socket: TcpStream, name: &'static str, seen: Arc<Mutex<Vec<u8>
 }
 
 /// Answers with more than anybody reads, until the connection ends.
-async fn pour(socket: &mut TcpStream) {
+async fn pour(socket: &mut (impl AsyncWrite + Unpin)) {
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", u64::MAX >> 1);
     let mut block = head.into_bytes();
     while socket.write_all(&block).await.is_ok() {
@@ -339,6 +390,8 @@ pub(super) struct Developer {
     pub(super) tunnel: Tunnel,
     /// Streams that arrived.
     pub(super) streams: tokio::sync::watch::Receiver<usize>,
+    /// What the newest stream's header says of TLS.
+    pub(super) header: Arc<Mutex<Option<ClientTls>>>,
     _endpoint: AgentEndpoint,
     _tasks: JoinSet<()>,
 }
@@ -377,14 +430,15 @@ impl Developer {
         let dialled = dialled.unwrap();
         let mut tasks = JoinSet::new();
         let (arrived, streams) = tokio::sync::watch::channel(0);
-        tasks.spawn(answer_streams(dialled.tunnel.clone(), behaviour, to, arrived));
+        let header = Arc::<Mutex<_>>::default();
+        tasks.spawn(answer_streams(dialled.tunnel.clone(), behaviour, to, arrived, header.clone()));
         let controls = (dialled.control, agent_control);
         tasks.spawn(async move {
             let _controls = controls;
             std::future::pending::<()>().await;
         });
         let intercept = Arc::new(Intercept::for_test(id, PodName::new("web-1").unwrap(), connection));
-        Developer { intercept, service, tunnel: dialled.tunnel, streams, _endpoint: endpoint, _tasks: tasks }
+        Developer { intercept, service, tunnel: dialled.tunnel, streams, header, _endpoint: endpoint, _tasks: tasks }
     }
 
     /// Waits until this many streams have arrived.
@@ -398,10 +452,12 @@ async fn answer_streams(
     behaviour: Behaviour,
     service: SocketAddr,
     arrived: tokio::sync::watch::Sender<usize>,
+    header: Arc<Mutex<Option<ClientTls>>>,
 ) {
     let mut open = JoinSet::new();
     while let Ok(arrival) = tunnel.accept().await {
         let stream = arrival.header().await.unwrap();
+        header.lock().unwrap().clone_from(&stream.header.tls);
         arrived.send_modify(|count| *count += 1);
         let tunnel = tunnel.clone();
         open.spawn(async move {
@@ -422,7 +478,7 @@ async fn answer_streams(
 
 /// The size of the future that serves one connection.
 pub(super) fn served_size() -> usize {
-    fn of<F: Future>(_: fn(TcpStream, &'static Route, &'static Outside, &'static mut Access) -> F) -> usize {
+    fn of<F: Future>(_: fn(TcpStream, Route, &'static Outside, &'static mut Access) -> F) -> usize {
         size_of::<F>()
     }
     of(run)
