@@ -4,10 +4,12 @@
 mod check;
 mod child;
 mod demo;
+mod lock;
 mod paths;
 mod privilege;
 mod setup;
 mod signals;
+mod step;
 mod test;
 mod ui;
 

@@ -1,12 +1,14 @@
 //! Who runs xtask, and how the few steps that need root get it: directly, through sudo, or not at all.
 
+use std::ffi::OsStr;
 use std::io::IsTerminal;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
-use crate::paths;
+use crate::{child, paths};
 
 /// How a command can be run as root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,5 +60,19 @@ impl Privilege {
                 command
             }
         }
+    }
+
+    /// Xtask itself once more, as root, in the place of this process: signals and the terminal are then its own.
+    /// `environment` is added to what sudo lets through. Returns only if it could not be started.
+    pub(crate) fn again(self, environment: &[(&str, &OsStr)], arguments: &[&OsStr]) -> Result<()> {
+        let mut command = self.command(Path::new("/usr/bin/env"));
+        for (name, value) in environment {
+            let mut pair = OsStr::new(name).to_owned();
+            pair.push("=");
+            pair.push(value);
+            command.arg(pair);
+        }
+        command.arg(paths::own()?).args(arguments);
+        Err(command.exec()).with_context(|| format!("cannot start `{}`", child::spelled(&command)))
     }
 }

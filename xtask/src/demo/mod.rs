@@ -8,12 +8,10 @@ mod scenes;
 mod story;
 mod world;
 
-use std::ffi::OsString;
-use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::ffi::OsStr;
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 use redir_rig::cleanup;
 
@@ -51,17 +49,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     become_the_play(privilege, options.keep)
 }
 
-/// The same program once more, as root and with the shipped programs' place in its environment: it replaces this process,
-/// so that signals and the terminal are its own.
+/// The same program once more, as root and with the shipped programs' place in its environment.
 fn become_the_play(privilege: Privilege, keep: bool) -> Result<()> {
-    let mut place = OsString::from("REDIR_BIN_DIR=");
-    place.push(paths::target()?.join("release"));
-    let mut command = privilege.command(Path::new("/usr/bin/env"));
-    command.arg(place).arg(paths::own()?).args(["demo", "--prepared"]);
-    if keep {
-        command.arg("--keep");
-    }
-    Err(command.exec()).with_context(|| format!("cannot start `{}`", child::spelled(&command)))
+    let place = paths::target()?.join("release");
+    let mut arguments = vec!["demo", "--prepared"];
+    arguments.extend(keep.then_some("--keep"));
+    let arguments: Vec<&OsStr> = arguments.into_iter().map(OsStr::new).collect();
+    privilege.again(&[("REDIR_BIN_DIR", place.as_os_str())], &arguments)
 }
 
 fn play(keep: bool) -> Result<()> {

@@ -6,12 +6,12 @@ mod cases;
 mod packages;
 mod tools;
 
-use std::fs::{self, File};
+use std::fs::File;
 
-use anyhow::{Context, Result};
-use nix::fcntl::{Flock, FlockArg};
+use anyhow::Result;
+use nix::fcntl::Flock;
 
-use crate::{paths, ui};
+use crate::{lock, paths, ui};
 
 pub(crate) use tools::{ACTION_VALIDATOR, CARGO_DENY};
 
@@ -47,20 +47,7 @@ pub(crate) fn with_tool(tool: &tools::Tool) -> Result<()> {
     tools::install(tool).map(|_| ())
 }
 
-/// One set-up at a time; a second one waits and then finds nothing to do. The kernel lets go when the process dies.
+/// One set-up at a time; a second one waits and then finds nothing to do.
 fn lock() -> Result<Flock<File>> {
-    let folder = paths::cache()?;
-    fs::create_dir_all(&folder)
-        .with_context(|| format!("cannot make {}: make it writable or set XDG_CACHE_HOME", folder.display()))?;
-    let path = folder.join("setup.lock");
-    let file = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(lock),
-        Err((file, _)) => {
-            println!("waiting for another `cargo xtask setup` to finish ({})", path.display());
-            Flock::lock(file, FlockArg::LockExclusive)
-                .map_err(|(_, error)| error)
-                .context("cannot wait for the other set-up")
-        }
-    }
+    lock::exclusive(&paths::cache()?.join("setup.lock"), "`cargo xtask setup`")
 }

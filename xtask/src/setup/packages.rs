@@ -6,8 +6,8 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use super::tools::{log_file, quietly};
 use crate::privilege::{self, Privilege};
+use crate::step::{log_file, quietly};
 use crate::{paths, signals, ui};
 
 pub(super) struct Package {
@@ -38,6 +38,7 @@ pub(super) const PACKAGES: &[Package] = &[
     Package { name: "nftables", file: "/usr/sbin/nft", why: "tests put nat tables and drop rules into a pod" },
     Package { name: "iptables", file: "/usr/sbin/iptables", why: "the same with the older interface" },
     Package { name: "curl", file: "/usr/bin/curl", why: "tests run the lines that redir gives to try" },
+    Package { name: "openssl", file: "/usr/bin/openssl", why: "certificates of the cluster for tests" },
 ];
 
 /// Only for machines without any pip.

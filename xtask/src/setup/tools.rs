@@ -1,16 +1,14 @@
 //! Tools from crates.io, each of one fixed version, in redir's own folder outside the tree: an interrupted installation
 //! leaves nothing half done there, and its build goes on where it stopped.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use crate::child::{self, End};
-use crate::{paths, signals, ui};
+use crate::paths;
+use crate::step::{log_file, quietly};
 
 /// A program that `cargo install` builds.
 pub(crate) struct Tool {
@@ -46,8 +44,6 @@ pub(crate) const ACTION_VALIDATOR: Tool = Tool {
 
 /// Where LLVM's own programs are; bpf-linker's build asks `llvm-config` there.
 const LLVM: &str = "/usr/lib/llvm-22/bin";
-/// An hour is far beyond the slowest machine seen, and still an end.
-const LIMIT: Duration = Duration::from_secs(3600);
 
 impl Tool {
     /// The program itself, once installed.
@@ -91,63 +87,4 @@ fn path_with_llvm() -> std::ffi::OsString {
         path.push(rest);
     }
     path
-}
-
-/// A file for a program's output, in the cache.
-pub(super) fn log_file(name: &str) -> Result<PathBuf> {
-    let folder = paths::cache()?.join("log");
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    Ok(folder.join(name))
-}
-
-/// Runs a command behind one line of progress; its words go to `log`, and their end to the screen if it fails.
-pub(super) fn quietly(command: &mut Command, line: String, log: &Path) -> Result<()> {
-    let mut file = OpenOptions::new()
-        .create(true)
-        .write(true)
-        .truncate(true)
-        .open(log)
-        .with_context(|| format!("cannot write {}", log.display()))?;
-    let line = ui::Line::start(line);
-    let mut tail = Tail::default();
-    let end = child::lines(command, Instant::now() + LIMIT, |text| match text {
-        Some(text) => {
-            let _ = writeln!(file, "{text}");
-            tail.push(text);
-        }
-        None => line.tick(""),
-    })?;
-    match end {
-        End::Exited(status) if status.success() => {
-            line.end("done");
-            return Ok(());
-        }
-        _ if signals::interrupted() => line.end("interrupted; running it again is safe"),
-        End::Exited(status) => line.end(&format!("failed ({status})")),
-        End::Late => line.end(&format!("not done after {}, stopped", ui::spoken(LIMIT))),
-    }
-    if !signals::interrupted() {
-        eprintln!("{}", tail.text());
-    }
-    bail!("`{}` did not succeed: all of its words are in {}", child::spelled(command), log.display())
-}
-
-/// The last lines of an output.
-#[derive(Default)]
-struct Tail(std::collections::VecDeque<String>);
-
-impl Tail {
-    /// Enough for a compiler's error.
-    const LINES: usize = 25;
-
-    fn push(&mut self, line: &str) {
-        if self.0.len() == Self::LINES {
-            self.0.pop_front();
-        }
-        self.0.push_back(line.to_owned());
-    }
-
-    fn text(&self) -> String {
-        self.0.iter().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
-    }
 }
