@@ -3,6 +3,7 @@
 
 mod check;
 mod child;
+mod cluster;
 mod demo;
 mod lock;
 mod paths;
@@ -35,6 +36,8 @@ enum Command {
     Test(test::Options),
     /// Play the main job with the real programs: intercept, match, change, kill; ends with what it measured
     Demo(demo::Options),
+    /// A real Kubernetes on this machine, for trying and testing
+    Cluster(cluster::Options),
     /// Remove what a killed run left: namespaces of the rig whose process is dead
     #[command(hide = true)]
     Sweep,
@@ -74,6 +77,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Check => check::run(),
         Command::Test(options) => test::run(options),
         Command::Demo(options) => demo::run(options),
+        Command::Cluster(options) => cluster::run(options),
         Command::Sweep => test::sweep(),
     }
 }

@@ -262,7 +262,7 @@ fn sysctl_path(key: &str) -> PathBuf {
 }
 
 /// Runs a command to its end; its output, or an error with what it wrote.
-pub(crate) fn checked(command: &mut Command, input: Option<&str>) -> Result<String> {
+pub fn checked(command: &mut Command, input: Option<&str>) -> Result<String> {
     command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("start {command:?}"))?;

@@ -1,0 +1,183 @@
+//! The same cluster with kind, where Docker works and its images can be pulled: GitHub's runners, most developers' machines.
+//! Kubernetes' version can be chosen here. The programs `kind`, `docker` and `kubectl` are the machine's own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use redir_rig::namespace::checked;
+use redir_rig::wait;
+
+use super::kubectl::Kubectl;
+use super::{Node, Piece, Provider};
+use crate::{child, paths};
+
+/// What kind calls the cluster, and its machines after it.
+const NAME: &str = "redir";
+const CONTROL: &str = "redir-control-plane";
+/// Where a kubelet looks for the control plane's pods.
+const MANIFESTS: &str = "/etc/kubernetes/manifests";
+/// The kubelet looks at its folder of pods each 20 s.
+const LIMIT: Duration = Duration::from_secs(180);
+
+pub(super) struct Kind {
+    kubectl: Kubectl,
+}
+
+/// The cluster of that name, if kind is here and has it.
+pub(super) fn found() -> Result<Option<Kind>> {
+    if paths::program("kind").is_none() {
+        return Ok(None);
+    }
+    let clusters = checked(Command::new("kind").args(["get", "clusters"]), None)?;
+    if !clusters.lines().any(|name| name == NAME) {
+        return Ok(None);
+    }
+    Ok(Some(Kind { kubectl: Kubectl::new("kubectl", kubeconfig()?) }))
+}
+
+/// Makes it and waits until its nodes are ready. `version` is Kubernetes', without a leading v; kind's own without.
+pub(super) fn up(nodes: u8, version: Option<&str>) -> Result<Kind> {
+    for program in ["kind", "docker", "kubectl"] {
+        ensure!(
+            paths::program(program).is_some(),
+            "{program} is not on this machine: install it (https://kind.sigs.k8s.io), or use `--provider local`"
+        );
+    }
+    let folder = folder()?;
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let description = folder.join("cluster.yaml");
+    fs::write(&description, describe(nodes)).with_context(|| format!("cannot write {}", description.display()))?;
+    child::show(&mut create(&description, &kubeconfig()?, version))?;
+    found()?.context("kind made a cluster, but does not list it: `kind get clusters` should")
+}
+
+/// Removes it; whether there was one.
+pub(super) fn down() -> Result<bool> {
+    if found()?.is_none() {
+        return Ok(false);
+    }
+    child::show(Command::new("kind").args(["delete", "cluster", "--name", NAME]))?;
+    let folder = folder()?;
+    fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    Ok(true)
+}
+
+fn create(description: &Path, kubeconfig: &Path, version: Option<&str>) -> Command {
+    let mut command = Command::new("kind");
+    command.args(["create", "cluster", "--name", NAME, "--wait", "5m", "--config"]).arg(description);
+    command.arg("--kubeconfig").arg(kubeconfig);
+    if let Some(version) = version {
+        command.arg("--image").arg(format!("kindest/node:v{version}"));
+    }
+    command
+}
+
+/// Pods run on workers only, as with the local cluster.
+fn describe(nodes: u8) -> String {
+    let workers = "- role: worker\n".repeat(nodes.into());
+    format!("kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\nnodes:\n- role: control-plane\n{workers}")
+}
+
+fn folder() -> Result<PathBuf> {
+    Ok(paths::cache()?.join("cluster").join("kind"))
+}
+
+fn kubeconfig() -> Result<PathBuf> {
+    Ok(folder()?.join("admin.kubeconfig"))
+}
+
+fn in_machine(machine: &str) -> Command {
+    let mut command = Command::new("docker");
+    command.args(["exec", "--interactive", machine]);
+    command
+}
+
+/// Moves the API server's description into the kubelet's folder or out of it.
+fn move_api_server(from: &str, to: &str) -> Result<()> {
+    let file = "kube-apiserver.yaml";
+    checked(in_machine(CONTROL).args(["mv", &format!("{from}/{file}"), &format!("{to}/{file}")]), None).map(drop)
+}
+
+impl Provider for Kind {
+    fn name(&self) -> &'static str {
+        "kind"
+    }
+
+    fn kubectl(&self) -> &Kubectl {
+        &self.kubectl
+    }
+
+    fn kubeconfigs(&self) -> Result<PathBuf> {
+        folder()
+    }
+
+    fn nodes(&self) -> Result<Vec<Node>> {
+        let list = self.kubectl.get(&["nodes"])?;
+        let nodes = list["items"].as_array().into_iter().flatten();
+        let workers = nodes.filter(|node| node["metadata"]["name"] != CONTROL);
+        let workers = workers.map(|node| {
+            let mut addresses = node["status"]["addresses"].as_array().into_iter().flatten();
+            let internal = addresses.find(|address| address["type"] == "InternalIP");
+            let address = internal.and_then(|address| address["address"].as_str()?.parse().ok());
+            let name = node["metadata"]["name"].as_str().context("a node without a name")?.to_owned();
+            Ok(Node { address: address.with_context(|| format!("{name} has no address"))?, name })
+        });
+        workers.collect()
+    }
+
+    fn enter(&self, node: &str) -> Result<Command> {
+        Ok(in_machine(node))
+    }
+
+    fn load(&self, archive: &Path) -> Result<()> {
+        child::show(Command::new("kind").args(["load", "image-archive", "--name", NAME]).arg(archive))
+    }
+
+    fn stop(&self, component: &str) -> Result<()> {
+        ensure!(component == "kube-apiserver", "with kind only kube-apiserver can be stopped");
+        move_api_server(MANIFESTS, "/etc/kubernetes")?;
+        wait::until_true("the API server to be gone", LIMIT, || Ok(self.kubectl.raw("/readyz").is_err()))
+    }
+
+    fn start(&self, component: &str) -> Result<()> {
+        ensure!(component == "kube-apiserver", "with kind only kube-apiserver can be started");
+        move_api_server("/etc/kubernetes", MANIFESTS)?;
+        wait::until_true("the API server to answer", LIMIT, || Ok(self.kubectl.raw("/readyz").is_ok()))
+    }
+
+    fn pieces(&self) -> Result<Vec<Piece>> {
+        // They are pods of kind's own.
+        Ok(Vec::new())
+    }
+
+    fn wanting(&self) -> Option<String> {
+        self.kubectl.raw("/readyz").err().map(|error| format!("the API server does not answer: {error:#}"))
+    }
+
+    fn memory(&self) -> Option<u64> {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_nodes_are_two_workers_beside_the_control_plane() {
+        let lines = ["kind: Cluster", "apiVersion: kind.x-k8s.io/v1alpha4", "nodes:", "- role: control-plane"];
+        let workers = ["- role: worker", "- role: worker"];
+        assert_eq!(describe(2).lines().collect::<Vec<_>>(), [&lines[..], &workers[..]].concat());
+    }
+
+    #[test]
+    fn a_version_chooses_the_image() {
+        let spelled = |version| child::spelled(&create(Path::new("/c.yaml"), Path::new("/k"), version));
+        let common = "kind create cluster --name redir --wait 5m --config /c.yaml --kubeconfig /k";
+        assert_eq!(spelled(None), common);
+        assert_eq!(spelled(Some("1.34.0")), format!("{common} --image kindest/node:v1.34.0"));
+    }
+}

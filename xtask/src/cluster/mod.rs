@@ -1,0 +1,310 @@
+//! `cargo xtask cluster`: a real Kubernetes for tests, on this machine. Owns the command line and what every cluster can do
+//! ([`Cluster`], which the smoke test builds on); how one is made is in `local`, which needs no container engine and no
+//! registry, and in `kind`, for machines that have both. No test needs it, and no build.
+
+pub(crate) mod image;
+mod kind;
+mod kubeconfig;
+mod kubectl;
+mod local;
+mod status;
+mod users;
+
+use std::ffi::{OsStr, OsString};
+use std::net::IpAddr;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, Subcommand, ValueEnum};
+
+use crate::{child, paths, privilege, ui};
+use kubectl::Kubectl;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Start a cluster, and wait until every node is ready; one that is up already is left as it is
+    Up(Up),
+    /// End the cluster and remove all that it made on this machine
+    Down,
+    /// What runs, where, and what does not; fails unless all of it works
+    Status {
+        /// How to say it
+        #[arg(short, long, value_enum, default_value_t = status::Format::Text)]
+        output: status::Format,
+    },
+    /// Print the line that lets kubectl and redir use the cluster: `eval "$(cargo xtask cluster kubeconfig)"`
+    Kubeconfig {
+        /// As this user instead of the administrator; they may nothing until RBAC says so
+        #[arg(long, value_name = "NAME")]
+        user: Option<String>,
+        /// Put the user into this group; may be repeated
+        #[arg(long, value_name = "NAME", requires = "user")]
+        group: Vec<String>,
+    },
+    /// Bring the images of an archive (`docker save`, OCI) to every node; use them with `imagePullPolicy: Never`
+    Load { archive: PathBuf },
+    /// Run a command on a node, a shell without one
+    Enter {
+        /// As `status` names it
+        node: String,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<OsString>,
+    },
+    /// Stop a component, to see what the loss of it does
+    Stop {
+        /// As `status` names it: kube-apiserver, node-1/kubelet
+        component: String,
+    },
+    /// Start a component that was stopped, and wait for it
+    Start {
+        /// As `status` names it
+        component: String,
+    },
+    /// Only the set-up: packages, and Kubernetes itself, compiled from Debian's source
+    Setup,
+}
+
+#[derive(Args)]
+pub(crate) struct Up {
+    /// How many nodes run pods
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=9))]
+    nodes: u8,
+    /// What makes the cluster
+    #[arg(long, value_enum, default_value_t = ProviderName::Local)]
+    provider: ProviderName,
+    /// Another version of Kubernetes, e.g. 1.34.0; only with kind
+    #[arg(long, value_name = "VERSION")]
+    kubernetes_version: Option<String>,
+}
+
+/// Who makes a cluster.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProviderName {
+    /// From programs compiled on this machine, in network namespaces
+    Local,
+    /// With kind, where Docker works and images can be pulled
+    Kind,
+}
+
+/// A node that runs pods.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Node {
+    pub(crate) name: String,
+    /// Where this machine reaches it: NodePorts, the agent's tunnel.
+    pub(crate) address: IpAddr,
+}
+
+/// A component as `status` shows it.
+struct Piece {
+    name: String,
+    version: String,
+    endpoint: String,
+    processes: Vec<i32>,
+    log: PathBuf,
+}
+
+/// What a kind of cluster can do. Two implementations: `local` and `kind`.
+trait Provider {
+    fn name(&self) -> &'static str;
+    /// As the administrator.
+    fn kubectl(&self) -> &Kubectl;
+    /// The folder for kubeconfigs, the person's own.
+    fn kubeconfigs(&self) -> Result<PathBuf>;
+    fn nodes(&self) -> Result<Vec<Node>>;
+    fn enter(&self, node: &str) -> Result<Command>;
+    fn load(&self, archive: &Path) -> Result<()>;
+    fn stop(&self, component: &str) -> Result<()>;
+    fn start(&self, component: &str) -> Result<()>;
+    fn pieces(&self) -> Result<Vec<Piece>>;
+    /// The first thing that does not work.
+    fn wanting(&self) -> Option<String>;
+    /// Bytes that all of it holds, where that can be told.
+    fn memory(&self) -> Option<u64>;
+}
+
+/// A cluster on this machine. Dropping it does nothing: it stays until [`Cluster::down`].
+pub(crate) struct Cluster {
+    provider: Box<dyn Provider>,
+}
+
+impl Cluster {
+    /// Starts a cluster, or finds it running, and waits until every node is ready. The local one needs root, and
+    /// [`set_up`] before.
+    pub(crate) fn up(options: &Up) -> Result<Cluster> {
+        let began = Instant::now();
+        let (provider, how): (Box<dyn Provider>, _) = match options.provider {
+            ProviderName::Local => {
+                ensure!(kind::found()?.is_none(), "a cluster of kind's is up: `cargo xtask cluster down` ends it");
+                let (local, was) = local::up(options.nodes)?;
+                let how = match was {
+                    local::Was::Down => "up",
+                    local::Was::Incomplete => "up again, all of it",
+                    local::Was::Up => "up already",
+                };
+                (Box::new(local), how)
+            }
+            ProviderName::Kind => {
+                ensure!(local::found()?.is_none(), "a local cluster is up: `cargo xtask cluster down` ends it");
+                match kind::found()? {
+                    Some(kind) => (Box::new(kind), "up already"),
+                    None => (Box::new(kind::up(options.nodes, options.kubernetes_version.as_deref())?), "up"),
+                }
+            }
+        };
+        println!("{} {}", ui::green(how), ui::dim(&ui::spoken(began.elapsed())));
+        Ok(Cluster { provider })
+    }
+
+    /// The cluster that is on this machine, made by whichever provider.
+    pub(crate) fn found() -> Result<Option<Cluster>> {
+        if let Some(local) = local::found()? {
+            return Ok(Some(Cluster { provider: Box::new(local) }));
+        }
+        Ok(kind::found()?.map(|kind| Cluster { provider: Box::new(kind) }))
+    }
+
+    /// The same where there must be one.
+    fn present() -> Result<Cluster> {
+        Cluster::found()?.context("no cluster is on this machine: `cargo xtask cluster up` starts one")
+    }
+
+    /// Ends whatever is there, whole or half; whether there was anything.
+    pub(crate) fn down() -> Result<bool> {
+        Ok(local::down()? | kind::down()?)
+    }
+
+    /// The administrator's.
+    pub(crate) fn kubeconfig(&self) -> &Path {
+        self.provider.kubectl().kubeconfig()
+    }
+
+    /// A new kubeconfig for a user with these groups, who may nothing until RBAC says so.
+    pub(crate) fn user(&self, name: &str, groups: &[String]) -> Result<PathBuf> {
+        users::make(self.provider.kubectl(), name, groups, &self.provider.kubeconfigs()?)
+    }
+
+    /// The nodes that run pods.
+    pub(crate) fn nodes(&self) -> Result<Vec<Node>> {
+        self.provider.nodes()
+    }
+
+    /// The beginning of a command that runs on a node, in its network and with its files; the rest is the caller's.
+    pub(crate) fn enter(&self, node: &str) -> Result<Command> {
+        self.provider.enter(node)
+    }
+
+    /// Brings the images of an archive to every node.
+    pub(crate) fn load(&self, archive: &Path) -> Result<()> {
+        self.provider.load(archive)
+    }
+
+    /// Stops a component by its name in `status`; `kube-apiserver` is one with every provider.
+    pub(crate) fn stop(&self, component: &str) -> Result<()> {
+        self.provider.stop(component)
+    }
+
+    /// Starts a stopped component and waits until it works.
+    pub(crate) fn start(&self, component: &str) -> Result<()> {
+        self.provider.start(component)
+    }
+}
+
+/// What `up` needs on the machine, apart from root.
+pub(crate) fn set_up(provider: ProviderName) -> Result<bool> {
+    match provider {
+        ProviderName::Local => local::set_up(),
+        ProviderName::Kind => Ok(false),
+    }
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    match &options.action {
+        Action::Setup => {
+            let did = if local::set_up()? { "done" } else { "nothing to do" };
+            println!("{} {did}: `cargo xtask cluster up` will work now", ui::green("set up,"));
+            Ok(())
+        }
+        Action::Up(up) => self::up(up),
+        Action::Down => {
+            as_root("ending a local cluster's processes and namespaces")?;
+            let said = if Cluster::down()? { "the cluster is gone" } else { "there was no cluster" };
+            println!("{said}");
+            Ok(())
+        }
+        Action::Status { output } => status::show(Cluster::found()?.as_ref(), *output),
+        Action::Kubeconfig { user, group } => {
+            let cluster = Cluster::present()?;
+            let path = match user {
+                Some(user) => cluster.user(user, group)?,
+                None => cluster.kubeconfig().to_owned(),
+            };
+            println!("export KUBECONFIG={}", path.display());
+            Ok(())
+        }
+        Action::Load { archive } => {
+            as_root("entering the nodes")?;
+            Cluster::present()?.load(archive)
+        }
+        Action::Enter { node, command } => enter(node, command),
+        Action::Stop { component } => {
+            as_root("ending a process of the cluster")?;
+            Cluster::present()?.stop(component)
+        }
+        Action::Start { component } => {
+            as_root("starting a process of the cluster")?;
+            Cluster::present()?.start(component)
+        }
+    }
+}
+
+fn up(up: &Up) -> Result<()> {
+    if up.provider == ProviderName::Local {
+        if let Some(version) = &up.kubernetes_version {
+            bail!(
+                "the local cluster is Kubernetes {} and no other; {version} needs `--provider kind`",
+                local::KUBERNETES
+            );
+        }
+        set_up(up.provider)?;
+        as_root("making network namespaces and cgroups for a cluster")?;
+    }
+    let cluster = Cluster::up(up)?;
+    for node in cluster.nodes()? {
+        println!("   {} {}", node.name, node.address);
+    }
+    println!("   export KUBECONFIG={}", cluster.kubeconfig().display());
+    println!("   cargo xtask cluster status, down");
+    Ok(())
+}
+
+fn enter(node: &str, command: &[OsString]) -> Result<()> {
+    as_root("entering a node")?;
+    let mut entering = Cluster::present()?.enter(node)?;
+    let shell = [OsString::from("sh")];
+    entering.args(if command.is_empty() { &shell } else { command });
+    Err(entering.exec()).with_context(|| format!("cannot start `{}`", child::spelled(&entering)))
+}
+
+/// Goes on as root, in this process or in another in its place, with the same cache.
+fn as_root(what_for: &str) -> Result<()> {
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let typed: Vec<_> = arguments.iter().map(|word| word.to_string_lossy()).collect();
+    match privilege::obtain(what_for, &[format!("cargo xtask {}", typed.join(" "))])? {
+        privilege::Privilege::Root => Ok(()),
+        sudo @ privilege::Privilege::Sudo => {
+            let cache = paths::cache()?;
+            let above = cache.parent().expect("redir's cache lies in another");
+            let arguments: Vec<&OsStr> = arguments.iter().map(OsString::as_os_str).collect();
+            sudo.again(&[("XDG_CACHE_HOME", above.as_os_str())], &arguments)
+        }
+    }
+}
