@@ -8,8 +8,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::packages;
-use super::tools::{log_file, quietly};
 use crate::paths;
+use crate::step::{log_file, quietly};
 
 /// A folder of cases, and the file in it that says of which version they are.
 struct Cases {
