@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
+pub(crate) use redir_rig::namespace::spelled;
 
 use crate::signals;
 
@@ -19,12 +20,6 @@ pub(crate) enum End {
     Exited(ExitStatus),
     /// It was still running at the deadline and was stopped.
     Late,
-}
-
-/// A command as a person would type it, for messages.
-pub(crate) fn spelled(command: &Command) -> String {
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
 
 /// Runs a command with its output shown as it comes; an error unless it succeeds.

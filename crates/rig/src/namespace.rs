@@ -265,16 +265,22 @@ fn sysctl_path(key: &str) -> PathBuf {
 pub fn checked(command: &mut Command, input: Option<&str>) -> Result<String> {
     command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().with_context(|| format!("start {command:?}"))?;
+    let mut child = command.spawn().with_context(|| format!("start {}", spelled(command)))?;
     if let Some(input) = input {
         let mut pipe = child.stdin.take().context("no pipe")?;
         if let Err(e) = pipe.write_all(input.as_bytes()) {
-            ensure!(e.kind() == std::io::ErrorKind::BrokenPipe, "write to {command:?}: {e}");
+            ensure!(e.kind() == std::io::ErrorKind::BrokenPipe, "write to {}: {e}", spelled(command));
         }
     }
     let output = child.wait_with_output()?;
     if !output.status.success() {
-        bail!("{command:?}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+        bail!("{}: {}: {}", spelled(command), output.status, String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// A command as a person would type it; its environment is left out.
+pub fn spelled(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
