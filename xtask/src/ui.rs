@@ -1,5 +1,6 @@
 //! What xtask prints: one line a step, colours only on a terminal. Nothing here decides anything.
 
+use std::cell::Cell;
 use std::env;
 use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
@@ -58,11 +59,16 @@ pub(crate) fn spoken(time: Duration) -> String {
 pub(crate) struct Line {
     text: String,
     since: Instant,
+    /// When a log was last told how far it is.
+    told: Cell<Instant>,
 }
+
+/// How often a log is told.
+const TELL: Duration = Duration::from_secs(60);
 
 impl Line {
     pub(crate) fn start(text: impl Into<String>) -> Line {
-        let line = Line { text: text.into(), since: Instant::now() };
+        let line = Line { text: text.into(), since: Instant::now(), told: Cell::new(Instant::now()) };
         if terminal() {
             line.tick("");
         } else {
@@ -71,12 +77,15 @@ impl Line {
         line
     }
 
-    /// Repaints the running clock; call it once a second or so. Does nothing in a log.
+    /// Repaints the running clock; call it once a second or so. A log gets the note once a minute.
     pub(crate) fn tick(&self, note: &str) {
         if terminal() {
             let clock = dim(&format!("{} {note}", spoken(self.since.elapsed())));
             print!("\r\x1b[2K{} … {clock}", self.text);
             let _ = io::stdout().flush();
+        } else if !note.is_empty() && self.told.get().elapsed() >= TELL {
+            println!("   {note}, {}", spoken(self.since.elapsed()));
+            self.told.set(Instant::now());
         }
     }
 

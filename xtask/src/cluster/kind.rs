@@ -157,7 +157,15 @@ impl Provider for Kind {
         self.kubectl.raw("/readyz").err().map(|error| format!("the API server does not answer: {error:#}"))
     }
 
+    fn needs_root(&self) -> bool {
+        false
+    }
+
     fn memory(&self) -> Option<u64> {
+        None
+    }
+
+    fn audit_log(&self) -> Option<PathBuf> {
         None
     }
 }

@@ -5,7 +5,7 @@
 pub(crate) mod image;
 mod kind;
 mod kubeconfig;
-mod kubectl;
+pub(crate) mod kubectl;
 mod local;
 mod status;
 mod users;
@@ -44,10 +44,10 @@ enum Action {
     /// Print the line that lets kubectl and redir use the cluster: `eval "$(cargo xtask cluster kubeconfig)"`
     Kubeconfig {
         /// As this user instead of the administrator; they may nothing until RBAC says so
-        #[arg(long, value_name = "NAME")]
+        #[arg(long, value_name = "NAME", value_parser = users::name)]
         user: Option<String>,
         /// Put the user into this group; may be repeated
-        #[arg(long, value_name = "NAME", requires = "user")]
+        #[arg(long, value_name = "NAME", requires = "user", value_parser = users::name)]
         group: Vec<String>,
     },
     /// Bring the images of an archive (`docker save`, OCI) to every node; use them with `imagePullPolicy: Never`
@@ -127,8 +127,12 @@ trait Provider {
     fn pieces(&self) -> Result<Vec<Piece>>;
     /// The first thing that does not work.
     fn wanting(&self) -> Option<String>;
+    /// Whether all but reading needs it.
+    fn needs_root(&self) -> bool;
     /// Bytes that all of it holds, where that can be told.
     fn memory(&self) -> Option<u64>;
+    /// Who asked the API server for what, as JSON lines, where it is written.
+    fn audit_log(&self) -> Option<PathBuf>;
 }
 
 /// A cluster on this machine. Dropping it does nothing: it stays until [`Cluster::down`].
@@ -137,8 +141,7 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Starts a cluster, or finds it running, and waits until every node is ready. The local one needs root, and
-    /// [`set_up`] before.
+    /// Starts a cluster, or finds it running, and waits until every node is ready. [`prepare`] comes before.
     pub(crate) fn up(options: &Up) -> Result<Cluster> {
         let began = Instant::now();
         let (provider, how): (Box<dyn Provider>, _) = match options.provider {
@@ -174,22 +177,44 @@ impl Cluster {
 
     /// The same where there must be one.
     fn present() -> Result<Cluster> {
-        Cluster::found()?.context("no cluster is on this machine: `cargo xtask cluster up` starts one")
+        let cluster =
+            Cluster::found()?.context("no cluster is on this machine: `cargo xtask cluster up` starts one")?;
+        let made = cluster.kubeconfig().exists();
+        ensure!(made, "what is on this machine is half a cluster: `cargo xtask cluster up` makes it whole");
+        Ok(cluster)
     }
 
-    /// Ends whatever is there, whole or half; whether there was anything.
+    /// The same for what changes it, as root where it must be.
+    fn to_change(what_for: &str) -> Result<Cluster> {
+        let cluster = Cluster::present()?;
+        if cluster.provider.needs_root() {
+            as_root(what_for)?;
+        }
+        Ok(cluster)
+    }
+
+    /// Ends whatever is there, whole or half, if need be as root in another process; whether there was anything.
     pub(crate) fn down() -> Result<bool> {
-        Ok(local::down()? | kind::down()?)
+        if !local::is_there() {
+            return kind::down();
+        }
+        as_root("ending a local cluster's processes and namespaces")?;
+        local::down().map(|()| true)
+    }
+
+    /// As the administrator.
+    pub(crate) fn kubectl(&self) -> &Kubectl {
+        self.provider.kubectl()
     }
 
     /// The administrator's.
     pub(crate) fn kubeconfig(&self) -> &Path {
-        self.provider.kubectl().kubeconfig()
+        self.kubectl().kubeconfig()
     }
 
-    /// A new kubeconfig for a user with these groups, who may nothing until RBAC says so.
+    /// A new kubeconfig for a user with these groups (plain names), who may nothing until RBAC says so.
     pub(crate) fn user(&self, name: &str, groups: &[String]) -> Result<PathBuf> {
-        users::make(self.provider.kubectl(), name, groups, &self.provider.kubeconfigs()?)
+        users::make(self.kubectl(), name, groups, &self.provider.kubeconfigs()?)
     }
 
     /// The nodes that run pods.
@@ -218,12 +243,17 @@ impl Cluster {
     }
 }
 
-/// What `up` needs on the machine, apart from root.
-pub(crate) fn set_up(provider: ProviderName) -> Result<bool> {
-    match provider {
-        ProviderName::Local => local::set_up(),
-        ProviderName::Kind => Ok(false),
+/// What [`Cluster::up`] needs of the machine: packages, programs, and this process to be root, which it is in another of the
+/// same arguments if it was not. kind brings its own.
+pub(crate) fn prepare(up: &Up) -> Result<()> {
+    if up.provider == ProviderName::Kind {
+        return Ok(());
     }
+    if let Some(version) = &up.kubernetes_version {
+        bail!("the local cluster is Kubernetes {} and no other; {version} needs `--provider kind`", local::KUBERNETES);
+    }
+    local::set_up()?;
+    as_root("making network namespaces and cgroups for a cluster")
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -235,7 +265,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         }
         Action::Up(up) => self::up(up),
         Action::Down => {
-            as_root("ending a local cluster's processes and namespaces")?;
             let said = if Cluster::down()? { "the cluster is gone" } else { "there was no cluster" };
             println!("{said}");
             Ok(())
@@ -250,33 +279,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             println!("export KUBECONFIG={}", path.display());
             Ok(())
         }
-        Action::Load { archive } => {
-            as_root("entering the nodes")?;
-            Cluster::present()?.load(archive)
-        }
+        Action::Load { archive } => Cluster::to_change("entering the nodes")?.load(archive),
         Action::Enter { node, command } => enter(node, command),
-        Action::Stop { component } => {
-            as_root("ending a process of the cluster")?;
-            Cluster::present()?.stop(component)
-        }
-        Action::Start { component } => {
-            as_root("starting a process of the cluster")?;
-            Cluster::present()?.start(component)
-        }
+        Action::Stop { component } => Cluster::to_change("ending a process of the cluster")?.stop(component),
+        Action::Start { component } => Cluster::to_change("starting a process of the cluster")?.start(component),
     }
 }
 
 fn up(up: &Up) -> Result<()> {
-    if up.provider == ProviderName::Local {
-        if let Some(version) = &up.kubernetes_version {
-            bail!(
-                "the local cluster is Kubernetes {} and no other; {version} needs `--provider kind`",
-                local::KUBERNETES
-            );
-        }
-        set_up(up.provider)?;
-        as_root("making network namespaces and cgroups for a cluster")?;
-    }
+    prepare(up)?;
     let cluster = Cluster::up(up)?;
     for node in cluster.nodes()? {
         println!("   {} {}", node.name, node.address);
@@ -287,8 +298,7 @@ fn up(up: &Up) -> Result<()> {
 }
 
 fn enter(node: &str, command: &[OsString]) -> Result<()> {
-    as_root("entering a node")?;
-    let mut entering = Cluster::present()?.enter(node)?;
+    let mut entering = Cluster::to_change("entering a node")?.enter(node)?;
     let shell = [OsString::from("sh")];
     entering.args(if command.is_empty() { &shell } else { command });
     Err(entering.exec()).with_context(|| format!("cannot start `{}`", child::spelled(&entering)))

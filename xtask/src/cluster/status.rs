@@ -86,19 +86,20 @@ fn as_json(cluster: &Cluster, wanting: Option<&str>) -> Result<Value> {
         "kubernetes": server_version(cluster),
         "memory_bytes": provider.memory(),
         "kubeconfig": cluster.kubeconfig(),
+        "audit_log": provider.audit_log(),
         "components": provider.pieces()?.iter().map(piece).collect::<Vec<_>>(),
         "nodes": nodes(cluster)?,
     }))
 }
 
 fn server_version(cluster: &Cluster) -> Option<String> {
-    let answer: Value = serde_json::from_str(&cluster.provider.kubectl().raw("/version").ok()?).ok()?;
+    let answer: Value = serde_json::from_str(&cluster.kubectl().raw("/version").ok()?).ok()?;
     answer["gitVersion"].as_str().map(str::to_owned)
 }
 
 /// What the cluster says of its nodes; without an API server, what is known of them anyway.
 fn nodes(cluster: &Cluster) -> Result<Vec<Value>> {
-    let list = cluster.provider.kubectl().get(&["nodes"]).unwrap_or_default();
+    let list = cluster.kubectl().get(&["nodes"]).unwrap_or_default();
     let told = |name: &str| {
         let mut items = list["items"].as_array().into_iter().flatten();
         items.find(|item| item["metadata"]["name"] == name).cloned().unwrap_or_default()

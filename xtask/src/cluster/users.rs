@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use redir_rig::namespace::checked;
@@ -18,9 +18,8 @@ use super::kubectl::Kubectl;
 /// The controller signs as soon as it sees the approval.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Writes `FOLDER/NAME.kubeconfig` for a user with these groups; the path.
+/// Writes `FOLDER/NAME.kubeconfig` for a user with these groups, all of them as [`name`] lets through; the path.
 pub(super) fn make(admin: &Kubectl, name: &str, groups: &[String], folder: &Path) -> Result<PathBuf> {
-    let subject = subject(name, groups)?;
     let server = admin.output(&["config", "view", "--output=jsonpath={.clusters[0].cluster.server}"])?;
     let authority = admin.output(&[
         "config",
@@ -28,27 +27,26 @@ pub(super) fn make(admin: &Kubectl, name: &str, groups: &[String], folder: &Path
         "--raw",
         "--output=jsonpath={.clusters[0].cluster.certificate-authority-data}",
     ])?;
-    let (key, request) = key_and_request(&subject)?;
+    let (key, request) = key_and_request(&subject(name, groups))?;
     let identity = Identity { user: name.to_owned(), certificate: sign(admin, &request)?, key };
     let path = folder.join(format!("{name}.kubeconfig"));
     kubeconfig::write(&path, &server, &text(&authority)?, &identity)?;
     Ok(path)
 }
 
-/// As openssl takes it: Kubernetes reads the user from CN and the groups from O.
-fn subject(name: &str, groups: &[String]) -> Result<String> {
-    let mut subject = String::new();
-    for group in groups {
-        ensure!(is_plain(group), "a group is of letters, digits and any of `.:_@-`; {group:?} is not");
-        subject += &format!("/O={group}");
+/// A user's or group's name from the command line. Neither a path nor a certificate's subject can be broken out of.
+pub(super) fn name(text: &str) -> Result<String, String> {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || ".:_@-".contains(letter);
+    if text.is_empty() || !text.chars().all(plain) {
+        return Err("a name is of letters, digits and any of `.:_@-`".into());
     }
-    ensure!(is_plain(name), "a user's name is of letters, digits and any of `.:_@-`; {name:?} is not");
-    Ok(subject + "/CN=" + name)
+    Ok(text.to_owned())
 }
 
-/// Neither a path nor a part of a subject can be broken out of.
-fn is_plain(text: &str) -> bool {
-    !text.is_empty() && text.chars().all(|letter| letter.is_ascii_alphanumeric() || ".:_@-".contains(letter))
+/// As openssl takes it: Kubernetes reads the user from CN and the groups from O.
+fn subject(name: &str, groups: &[String]) -> String {
+    let groups: String = groups.iter().map(|group| format!("/O={group}")).collect();
+    format!("{groups}/CN={name}")
 }
 
 /// Both PEM. Openssl prints the key, then the request.
@@ -95,14 +93,14 @@ mod tests {
 
     #[test]
     fn groups_come_before_the_name() {
-        assert_eq!(subject("alice", &["dev".into(), "team:a".into()]).unwrap(), "/O=dev/O=team:a/CN=alice");
+        assert_eq!(subject("alice", &["dev".into(), "team:a".into()]), "/O=dev/O=team:a/CN=alice");
     }
 
     #[test]
     fn names_that_would_mean_something_else_are_refused() {
-        for name in ["", "a/b", "../x", "a b", "a\nb"] {
-            assert!(subject(name, &[]).is_err(), "{name:?}");
+        assert_eq!(name("alice@example.com").as_deref(), Ok("alice@example.com"));
+        for text in ["", "a/b", "../x", "a b", "a\nb", "x/CN=admin"] {
+            assert!(name(text).is_err(), "{text:?}");
         }
-        assert!(subject("alice", &["x/CN=admin".into()]).is_err());
     }
 }

@@ -65,7 +65,7 @@ impl Cgroups {
             .map(|doors| doors.try_into().expect("two hierarchies give two doors"))
     }
 
-    /// The processes of a component.
+    /// The processes of a component, and what they started.
     pub(super) fn processes(&self, machine: Machine, component: &str) -> Vec<i32> {
         processes_below(&self.processes.join(NAME).join(machine.to_string()).join(component))
     }
@@ -82,17 +82,6 @@ impl Cgroups {
     /// Whether anything of the cluster is there.
     pub(super) fn exist(&self) -> bool {
         self.hierarchies.iter().any(|hierarchy| hierarchy.join(NAME).exists())
-    }
-
-    /// Ends a component, politely first.
-    pub(super) fn end(&self, machine: Machine, component: &str, grace: Duration) -> Result<()> {
-        let cgroup = self.processes.join(NAME).join(machine.to_string()).join(component);
-        signal_all(&cgroup, Signal::SIGTERM);
-        let deadline = Instant::now() + grace;
-        while !processes_below(&cgroup).is_empty() && Instant::now() < deadline {
-            thread::sleep(LOOK);
-        }
-        kill_all(&cgroup)
     }
 
     /// Kills every process of the cluster, pods' as well, and removes all its cgroups.
@@ -164,12 +153,6 @@ fn processes_below(cgroup: &Path) -> Vec<i32> {
     files.flat_map(|text| text.lines().filter_map(|line| line.parse().ok()).collect::<Vec<_>>()).collect()
 }
 
-fn signal_all(cgroup: &Path, signal: Signal) {
-    for pid in processes_below(cgroup) {
-        let _ = kill(Pid::from_raw(pid), signal);
-    }
-}
-
 fn kill_all(cgroup: &Path) -> Result<()> {
     // Processes may start others while they are being killed, and the kernel takes a moment to take a namespace down.
     const LIMIT: Duration = Duration::from_secs(30);
@@ -182,7 +165,9 @@ fn kill_all(cgroup: &Path) -> Result<()> {
         if Instant::now() >= deadline {
             bail!("processes {left:?} in {} do not end, although killed: look at `ps -o stat,wchan`", cgroup.display());
         }
-        signal_all(cgroup, Signal::SIGKILL);
+        for pid in left {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
         thread::sleep(LOOK);
     }
 }

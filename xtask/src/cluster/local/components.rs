@@ -1,15 +1,13 @@
-//! What runs on each machine of the local cluster, and with which arguments and files. Everything in here is a description:
-//! `start` and `end` are in the module above.
+//! What runs on each machine of the local cluster, and with which arguments. Nothing in here does anything: how a component is
+//! started and ended is in `process`, the files that it reads are in `files`.
 
-use std::fs;
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
-
-use anyhow::{Context, Result};
-use serde_json::json;
+use std::path::PathBuf;
 
 use super::pki::Pki;
-use super::plan::{API_PORT, Machine, NAME, POD_NETWORK, PROXY_HEALTH_PORT, SERVICE_NETWORK, STATE};
+use super::plan::{
+    API_PORT, CONTAINERD_SOCKET, FILES_IN_NODE, Machine, POD_NETWORK, PROXY_HEALTH_PORT, SERVICE_NETWORK, audit_log,
+    audit_policy, logs,
+};
 
 /// A process of the cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -99,7 +97,7 @@ impl Component {
     /// Its arguments, the program's own name not among them.
     pub(super) fn arguments(self) -> Vec<String> {
         let pki = Pki::place();
-        let kubeconfig = |name: &str| format!("--kubeconfig={}", kubeconfig_of_control(name).display());
+        let kubeconfig = |name: &str| format!("--kubeconfig={}", self.machine.kubeconfig(name).display());
         let (address, machine) = (self.machine.address(), self.machine);
         match self.kind {
             Kind::Etcd => vec![
@@ -124,18 +122,18 @@ impl Component {
                 vec![kubeconfig("kube-scheduler"), "--address=127.0.0.1".into(), "--leader-elect=false".into()]
             }
             // Its namespaces are made by `node.sh`, which gets these.
-            Kind::Node => vec![machine.to_string(), var(machine).display().to_string()],
-            Kind::Containerd => vec![format!("--config={}/containerd.toml", Files::IN_NODE)],
+            Kind::Node => vec![machine.to_string(), machine.var().display().to_string()],
+            Kind::Containerd => vec![format!("--config={}/containerd.toml", FILES_IN_NODE)],
             Kind::Kubelet => vec![
-                format!("--config={}/kubelet.json", Files::IN_NODE),
-                format!("--kubeconfig={}/kubelet.kubeconfig", Files::IN_NODE),
+                format!("--config={}/kubelet.json", FILES_IN_NODE),
+                format!("--kubeconfig={}/kubelet.kubeconfig", FILES_IN_NODE),
                 format!("--hostname-override={machine}"),
                 format!("--node-ip={address}"),
                 "--container-runtime=remote".into(),
                 format!("--container-runtime-endpoint=unix://{CONTAINERD_SOCKET}"),
             ],
             Kind::Proxy => vec![
-                format!("--kubeconfig={}/kube-proxy.kubeconfig", Files::IN_NODE),
+                format!("--kubeconfig={}/kube-proxy.kubeconfig", FILES_IN_NODE),
                 format!("--hostname-override={machine}"),
                 "--proxy-mode=iptables".into(),
                 format!("--cluster-cidr={POD_NETWORK}"),
@@ -170,190 +168,7 @@ fn api_server(pki: &Pki) -> Vec<String> {
         "--service-account-issuer=https://kubernetes.default.svc".into(),
         file("service-account-key-file", "service-accounts.pub"),
         file("service-account-signing-key-file", "service-accounts.key"),
-        format!("--audit-policy-file={}", Machine::Control.folder().join("audit-policy.json").display()),
+        format!("--audit-policy-file={}", audit_policy().display()),
         format!("--audit-log-path={}", audit_log().display()),
     ]
-}
-
-/// Where containerd is reached, in its node.
-pub(super) const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
-
-pub(super) fn logs() -> PathBuf {
-    Path::new(STATE).join("log")
-}
-
-/// Every request but those of the cluster's own components, one JSON object a line.
-pub(super) fn audit_log() -> PathBuf {
-    logs().join("audit.log")
-}
-
-/// What a node's first process is.
-pub(super) fn node_script() -> PathBuf {
-    Path::new(STATE).join("node.sh")
-}
-
-fn kubeconfig_of_control(name: &str) -> PathBuf {
-    Machine::Control.folder().join(format!("{name}.kubeconfig"))
-}
-
-/// What is `/var` in the node.
-fn var(node: Machine) -> PathBuf {
-    node.folder().join("var")
-}
-
-/// What the components read.
-pub(super) struct Files<'a> {
-    pub(super) pki: &'a Pki,
-    /// containerd's way of stacking an image's layers.
-    pub(super) snapshotter: &'a str,
-    /// The image that holds a pod's namespaces.
-    pub(super) pause: &'a str,
-}
-
-impl Files<'_> {
-    /// The folder of these files, as a node sees it.
-    const IN_NODE: &'static str = "/var/lib/redir";
-
-    pub(super) fn write(&self, nodes: u8) -> Result<()> {
-        make_folder(&Machine::Control.folder())?;
-        for name in ["kube-controller-manager", "kube-scheduler"] {
-            self.pki.kubeconfig(name, &api_url(), &kubeconfig_of_control(name))?;
-        }
-        write(&Machine::Control.folder().join("audit-policy.json"), &audit_policy().to_string())?;
-        write(&node_script(), include_str!("node.sh"))?;
-        Machine::nodes(nodes).zip(1..).try_for_each(|(node, number)| self.write_node(node, number))
-    }
-
-    fn write_node(&self, node: Machine, number: u8) -> Result<()> {
-        let var = var(node);
-        for folder in ["lib/cni", "lib/containerd", "lib/kubelet", "lib/redir/net.d", "log", "opt/kubernetes", "tmp"] {
-            make_folder(&var.join(folder))?;
-        }
-        symlink("/run", var.join("run")).with_context(|| format!("cannot link /var/run of {node}"))?;
-        let own = var.join("lib/redir");
-        for (from, to) in [
-            ("ca.crt".into(), "ca.crt"),
-            (format!("{node}.crt"), "kubelet.crt"),
-            (format!("{node}.key"), "kubelet.key"),
-        ] {
-            fs::copy(self.pki.file(&from), own.join(to)).with_context(|| format!("cannot copy {from} to {node}"))?;
-        }
-        self.pki.kubeconfig(&node.to_string(), &api_url(), &own.join("kubelet.kubeconfig"))?;
-        self.pki.kubeconfig("kube-proxy", &api_url(), &own.join("kube-proxy.kubeconfig"))?;
-        write(&own.join("kubelet.json"), &kubelet(node).to_string())?;
-        write(&own.join("resolv.conf"), "")?;
-        write(&own.join("net.d/redir.conflist"), &network(number).to_string())?;
-        write(&own.join("containerd.toml"), &self.containerd())
-    }
-
-    fn containerd(&self) -> String {
-        let (snapshotter, pause) = (self.snapshotter, self.pause);
-        format!(
-            r#"version = 2
-root = "/var/lib/containerd"
-state = "/run/containerd"
-disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.aufs"]
-
-[grpc]
-address = "{CONTAINERD_SOCKET}"
-
-[plugins."io.containerd.grpc.v1.cri"]
-sandbox_image = "{pause}"
-# Where CAP_SYS_RESOURCE is missing, no process may be made less likely to be killed than its parent.
-restrict_oom_score_adj = true
-
-[plugins."io.containerd.internal.v1.opt"]
-path = "/var/lib/containerd/opt"
-
-[plugins."io.containerd.grpc.v1.cri".cni]
-bin_dir = "/var/opt/kubernetes/cni"
-conf_dir = "{}/net.d"
-
-[plugins."io.containerd.grpc.v1.cri".containerd]
-snapshotter = "{snapshotter}"
-
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-runtime_type = "io.containerd.runc.v2"
-"#,
-            Self::IN_NODE
-        )
-    }
-}
-
-/// How everything in and around the cluster reaches the API server.
-pub(super) fn api_url() -> String {
-    format!("https://{}:{API_PORT}", Machine::Control.address())
-}
-
-fn kubelet(node: Machine) -> serde_json::Value {
-    let file = |name: &str| format!("{}/{name}", Files::IN_NODE);
-    json!({
-        "apiVersion": "kubelet.config.k8s.io/v1beta1",
-        "kind": "KubeletConfiguration",
-        "authentication": {
-            "anonymous": { "enabled": false },
-            "webhook": { "enabled": true },
-            "x509": { "clientCAFile": file("ca.crt") },
-        },
-        "authorization": { "mode": "Webhook" },
-        "tlsCertFile": file("kubelet.crt"),
-        "tlsPrivateKeyFile": file("kubelet.key"),
-        "cgroupDriver": "cgroupfs",
-        "cgroupRoot": format!("/{NAME}/{node}"),
-        "failSwapOn": false,
-        "resolvConf": file("resolv.conf"),
-        "oomScoreAdj": 0,
-        // Its own place for it is the machine's /usr.
-        "volumePluginDir": "/var/lib/kubelet/volume-plugins",
-        // The disk is the developer's own, and how full it is no reason to evict anything or to drop loaded images.
-        "imageGCHighThresholdPercent": 100,
-        "evictionHard": { "nodefs.available": "0%", "nodefs.inodesFree": "0%", "imagefs.available": "0%" },
-    })
-}
-
-fn network(number: u8) -> serde_json::Value {
-    json!({
-        "cniVersion": "0.4.0",
-        "name": "redir",
-        "plugins": [
-            {
-                "type": "bridge",
-                "bridge": "cni0",
-                "isGateway": true,
-                "hairpinMode": true,
-                // Pods are routed; nobody may see another address than theirs.
-                "ipMasq": false,
-                "ipam": {
-                    "type": "host-local",
-                    "ranges": [[{ "subnet": Machine::pods(number).to_string() }]],
-                    "routes": [{ "dst": "0.0.0.0/0" }],
-                    "dataDir": "/var/lib/cni",
-                },
-            },
-            { "type": "portmap", "capabilities": { "portMappings": true } },
-        ],
-    })
-}
-
-/// Who did what, without bodies. The cluster's own components talk without end and are left out.
-fn audit_policy() -> serde_json::Value {
-    json!({
-        "apiVersion": "audit.k8s.io/v1",
-        "kind": "Policy",
-        "omitStages": ["RequestReceived"],
-        "rules": [
-            { "level": "None", "userGroups": ["system:nodes"] },
-            { "level": "None", "users": ["system:apiserver", "system:kube-controller-manager", "system:kube-scheduler", "system:kube-proxy"] },
-            { "level": "None", "userGroups": ["system:serviceaccounts:kube-system"] },
-            { "level": "Metadata" },
-        ],
-    })
-}
-
-fn make_folder(path: &Path) -> Result<()> {
-    fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))
-}
-
-fn write(path: &Path, text: &str) -> Result<()> {
-    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -6,39 +6,36 @@
 
 mod cgroup;
 mod components;
+mod files;
 mod network;
 mod pki;
 mod plan;
+mod process;
 mod programs;
 mod ready;
 
-use std::fs::{self, File};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::sys::signal::Signal;
 use redir_rig::namespace::checked;
-use redir_rig::{cleanup::NETNS_DIR, wait};
+use redir_rig::wait;
 use serde_json::{Value, json};
 
 use super::kubectl::Kubectl;
 use super::{Node, Piece, Provider};
 use crate::{lock, paths, setup, signals, ui};
 use cgroup::Cgroups;
-use components::{CONTAINERD_SOCKET, Component, Files, Kind};
+use components::{Component, Kind};
+use files::Files;
 use pki::Pki;
 use plan::{LOCK, Machine, STATE};
 pub(super) use programs::KUBERNETES;
-
-/// What a component may take to end by itself: etcd and the API server close what they have open.
-const GRACE: Duration = Duration::from_secs(10);
-/// Where the programs are in a node.
-const PROGRAMS_IN_NODE: &str = "/var/opt/kubernetes/bin";
-/// Where a node's and the control plane's programs look for others.
-const SYSTEM_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// A local cluster that was started, by this process or another.
 pub(super) struct Local {
@@ -69,11 +66,9 @@ pub(super) fn found() -> Result<Option<Local>> {
         serde_json::from_str(&text).with_context(|| format!("cannot read {}", self::record().display()))?;
     let nodes =
         record["nodes"].as_u64().and_then(|nodes| u8::try_from(nodes).ok()).context("a cluster without nodes")?;
-    Ok(Some(Local {
-        nodes,
-        cgroups: Cgroups::find()?,
-        kubectl: admin(record["programs"].as_str().unwrap_or_default()),
-    }))
+    let programs = Path::new(record["programs"].as_str().unwrap_or_default());
+    let kubectl = Kubectl::new(programs.join("bin/kubectl"), admin_kubeconfig());
+    Ok(Some(Local { nodes, cgroups: Cgroups::find()?, kubectl }))
 }
 
 /// Starts a cluster, or what does not run of the one that is there, and waits until everything works. Needs root.
@@ -98,12 +93,15 @@ pub(super) fn up(nodes: u8) -> Result<(Local, Was)> {
     Ok((local, Was::Down))
 }
 
-/// Ends and removes all of it, whatever state it is in; whether there was anything. Needs root.
-pub(super) fn down() -> Result<bool> {
+/// Whether anything of a cluster is there, in whatever state.
+pub(super) fn is_there() -> bool {
+    network::exists() || Path::new(STATE).exists() || Cgroups::find().is_ok_and(|cgroups| cgroups.exist())
+}
+
+/// Ends and removes all of it. Needs root.
+pub(super) fn down() -> Result<()> {
     let _lock = lock::exclusive(Path::new(LOCK), "`cargo xtask cluster`")?;
-    let there = network::exists() || Path::new(STATE).exists() || Cgroups::find().is_ok_and(|cgroups| cgroups.exist());
-    remove(Log::Goes)?;
-    Ok(there)
+    remove(Log::Goes)
 }
 
 /// What becomes of the components' logs.
@@ -120,7 +118,7 @@ fn remove(log: Log) -> Result<()> {
     }
     network::remove()?;
     for entry in fs::read_dir(STATE).into_iter().flatten().flatten() {
-        if log == Log::Goes || entry.path() != components::logs() {
+        if log == Log::Goes || entry.path() != plan::logs() {
             discard(&entry.path())?;
         }
     }
@@ -135,21 +133,25 @@ fn discard(path: &Path) -> Result<()> {
 
 fn start(nodes: u8) -> Result<Local> {
     let line = ui::Line::start("network, keys and files");
-    let pki = prepare(nodes)?;
+    let prepared = prepare(nodes);
+    line.end(if prepared.is_ok() { "made" } else { "failed" });
+    prepared?;
     let local = found()?.expect("the record was written");
-    pki.kubeconfig("admin", &components::api_url(), local.kubectl.kubeconfig())?;
-    line.end("made");
     local.complete().map(|_| local)
 }
 
 /// All that is there before the first process.
-fn prepare(nodes: u8) -> Result<Pki> {
+fn prepare(nodes: u8) -> Result<()> {
     let mut private = fs::DirBuilder::new();
     private.recursive(true).mode(0o700);
-    for folder in [components::logs(), Machine::Control.folder(), Path::new(STATE).join("pki")] {
+    for folder in [Machine::Control.folder(), Path::new(STATE).join("pki")] {
         private.create(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
-    open_to_the_person()?;
+    let state = Path::new(STATE);
+    let open =
+        || fs::set_permissions(state, Permissions::from_mode(0o755)).and_then(|()| fs::create_dir_all(plan::logs()));
+    open().with_context(|| format!("cannot open {} to everyone", state.display()))?;
+    give_kubeconfigs_to_the_person()?;
     // First of all, so that whatever else fails is found.
     fs::write(record(), recorded(nodes)?).with_context(|| format!("cannot write {}", record().display()))?;
     let cgroups = Cgroups::find()?;
@@ -157,15 +159,14 @@ fn prepare(nodes: u8) -> Result<Pki> {
     network::make(nodes)?;
     let pki = Pki::make(nodes)?;
     Files { pki: &pki, snapshotter: snapshotter()?, pause: programs::PAUSE }.write(nodes)?;
-    Ok(pki)
+    // Last of all: who finds it finds all the others.
+    pki.kubeconfig("admin", &plan::api_url(), &admin_kubeconfig())
 }
 
-/// The folder of kubeconfigs belongs to whoever xtask was started by, who may not be root.
-fn open_to_the_person() -> Result<()> {
-    let (state, folder) = (Path::new(STATE), kubeconfigs());
+/// Their folder belongs to whoever xtask was started by, who may not be root.
+fn give_kubeconfigs_to_the_person() -> Result<()> {
+    let folder = kubeconfigs();
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    fs::set_permissions(state, std::os::unix::fs::PermissionsExt::from_mode(0o755))
-        .with_context(|| format!("cannot open {}", state.display()))?;
     let person = fs::metadata(paths::cache()?).context("cannot look at redir's cache")?;
     chown(&folder, Some(person.uid()), Some(person.gid()))
         .with_context(|| format!("cannot give {} away", folder.display()))
@@ -190,8 +191,8 @@ fn kubeconfigs() -> PathBuf {
     Path::new(STATE).join("kubeconfig")
 }
 
-fn admin(programs: &str) -> Kubectl {
-    Kubectl::new(Path::new(programs).join("bin/kubectl"), kubeconfigs().join("admin.kubeconfig"))
+fn admin_kubeconfig() -> PathBuf {
+    kubeconfigs().join("admin.kubeconfig")
 }
 
 impl Local {
@@ -203,13 +204,10 @@ impl Local {
     /// Starts what does not run, in order, and waits until all of it works.
     fn complete(&self) -> Result<Was> {
         let missing: Vec<Component> = Component::all(self.nodes).filter(|component| !self.runs(*component)).collect();
-        let was = if missing.is_empty() {
-            Was::Up
-        } else if missing.len() == Component::all(self.nodes).count() {
-            Was::Down
-        } else {
-            Was::Incomplete
-        };
+        if missing.is_empty() && self.wanting().is_none() {
+            return Ok(Was::Up);
+        }
+        let all = missing.len() == Component::all(self.nodes).count();
         let start = |kinds: &[Kind]| {
             let mut wanted = missing.iter().filter(|component| kinds.contains(&component.kind));
             wanted.try_for_each(|component| self.start_component(*component))
@@ -217,16 +215,16 @@ impl Local {
         start(&[Kind::Etcd, Kind::ApiServer, Kind::Node])?;
         self.wait_for_nodes_to_be_made()?;
         start(&[Kind::Containerd])?;
-        self.wait("etcd and the API server", |local| local.api_server_wants())?;
+        self.wait("etcd and the API server", &[Kind::Etcd, Kind::ApiServer])?;
         start(&[Kind::ControllerManager, Kind::Scheduler])?;
-        for component in missing.iter().filter(|component| component.kind == Kind::Containerd) {
-            self.import(component.machine, &programs::folder()?.join("pause.tar"))?;
+        for kubelet in missing.iter().filter(|component| component.kind == Kind::Kubelet) {
+            self.import(kubelet.machine, &programs::folder()?.join("pause.tar"))?;
         }
         self.register()?;
         start(&[Kind::Kubelet, Kind::Proxy])?;
-        self.wait("controllers and scheduler", |local| local.controllers_want())?;
-        self.wait("nodes", |local| local.nodes_want())?;
-        Ok(was)
+        self.wait("controllers and scheduler", &[Kind::ControllerManager, Kind::Scheduler])?;
+        self.wait("nodes", &[Kind::Containerd, Kind::Kubelet, Kind::Proxy])?;
+        Ok(if all { Was::Down } else { Was::Incomplete })
     }
 
     /// Makes the nodes' objects, which a kubelet would make too, but without the range of its pods, for which it then waits.
@@ -238,84 +236,16 @@ impl Local {
                 "kind": "Node",
                 "metadata": { "name": node.to_string() },
                 "spec": { "podCIDR": pods, "podCIDRs": [pods] },
-                // A kubelet of this version panics over a node without any.
-                "status": { "capacity": { "pods": "110" }, "allocatable": { "pods": "110" } },
+                // A kubelet of this version panics over a node without a capacity; the proxy takes its address from here.
+                "status": {
+                    "capacity": { "pods": "110" },
+                    "allocatable": { "pods": "110" },
+                    "addresses": [{ "type": "InternalIP", "address": node.address() }],
+                },
             });
             self.kubectl.output_with(&["apply", "--filename=-"], &object)?;
         }
         Ok(())
-    }
-
-    fn runs(&self, component: Component) -> bool {
-        !self.processes(component).is_empty()
-    }
-
-    fn processes(&self, component: Component) -> Vec<i32> {
-        self.cgroups.processes(component.machine, component.kind.name())
-    }
-
-    /// Starts it in its cgroup and namespaces, in a session of its own, with its words in its log; does not wait.
-    fn start_component(&self, component: Component) -> Result<()> {
-        let log = File::options().create(true).append(true).open(component.log());
-        let log = log.with_context(|| format!("cannot write {}", component.log().display()))?;
-        let doors = self.cgroups.doors(component.machine, component.kind.name())?;
-        let mut command = Command::new("sh");
-        command.args(["-ec", r#"echo 0 >"$1"; echo 0 >"$2"; shift 2; exec setsid "$@""#, "sh"]).args(doors);
-        command.args(self.invocation(component)?);
-        command.env_clear().env("PATH", SYSTEM_PATH).current_dir("/");
-        if component.machine != Machine::Control {
-            command.env("PATH", format!("{PROGRAMS_IN_NODE}:{SYSTEM_PATH}"));
-        }
-        let name = component.name();
-        let errors = log.try_clone().context("cannot copy a descriptor")?;
-        let started = command.stdin(Stdio::null()).stdout(log).stderr(errors).spawn();
-        let mut child = started.with_context(|| format!("cannot start {name}"))?;
-        // It outlives this process; until then somebody must collect it.
-        thread::spawn(move || child.wait());
-        Ok(())
-    }
-
-    /// The whole command, from the network namespace on.
-    fn invocation(&self, component: Component) -> Result<Vec<String>> {
-        let name = component.kind.name();
-        let mut words = match component.kind {
-            Kind::Containerd | Kind::Kubelet | Kind::Proxy => {
-                [self.entering(component.machine)?, vec![format!("{PROGRAMS_IN_NODE}/{name}")]].concat()
-            }
-            kind => {
-                let namespace = format!("--net={NETNS_DIR}/{}", component.machine.namespace());
-                let program =
-                    if kind == Kind::Node { becoming_a_node() } else { vec![path(&programs::program(name)?)] };
-                [vec!["nsenter".into(), namespace, "--".into()], program].concat()
-            }
-        };
-        words.extend(component.arguments());
-        if component.kind == Kind::Node {
-            words.push(path(&programs::folder()?));
-        }
-        Ok(words)
-    }
-
-    /// The words before a command that is to run in a node.
-    fn entering(&self, node: Machine) -> Result<Vec<String>> {
-        let target = format!("--target={}", self.init(node)?);
-        let words = ["nsenter", &target, "--net", "--mount", "--pid", "--uts", "--ipc", "--"];
-        Ok(words.map(str::to_owned).to_vec())
-    }
-
-    /// A node's first process.
-    fn init(&self, node: Machine) -> Result<i32> {
-        let processes = self.processes(Component { machine: node, kind: Kind::Node });
-        let first = |pid: &i32| {
-            // It is pid 1 in its own namespace, and has become `pause` once the node is made.
-            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            let has = |name: &str, value: &str| {
-                let mut lines = status.lines().filter_map(|line| line.strip_prefix(name));
-                lines.any(|rest| rest.split_whitespace().last() == Some(value))
-            };
-            has("NSpid:", "1") && has("Name:", "pause")
-        };
-        processes.into_iter().find(first).with_context(|| format!("{node} is not running"))
     }
 
     fn wait_for_nodes_to_be_made(&self) -> Result<()> {
@@ -327,61 +257,31 @@ impl Local {
         Ok(())
     }
 
-    /// Imports an archive of images into a node; containerd's own words.
-    fn import(&self, node: Machine, archive: &Path) -> Result<String> {
-        // containerd's socket is there some moments after its start.
-        const LIMIT: Duration = Duration::from_secs(60);
-        let containerd = Component { machine: node, kind: Kind::Containerd };
-        let answers =
-            || Ok(self.ctr(node, &["version"])?.stdout(Stdio::null()).stderr(Stdio::null()).status()?.success());
-        wait::until_true("containerd to answer", LIMIT, answers)
-            .map_err(|error| self.blame(containerd, &format!("{error:#}")))?;
-        let file = File::open(archive).with_context(|| format!("cannot read {}", archive.display()))?;
-        let output = self.ctr(node, &["images", "import", "-"])?.stdin(file).output().context("cannot start ctr")?;
-        let words = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{node} does not take {}: {}", archive.display(), words.trim());
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    /// Waits until all components of these kinds work.
+    fn wait(&self, what: &str, kinds: &[Kind]) -> Result<()> {
+        let line = ui::Line::start(what);
+        let mut components = Component::all(self.nodes).filter(|component| kinds.contains(&component.kind));
+        let result = components.try_for_each(|component| self.wait_for(component, &line));
+        line.end(if result.is_ok() { "ready" } else { "failed" });
+        result
     }
 
-    fn ctr(&self, node: Machine, arguments: &[&str]) -> Result<Command> {
-        let mut command = self.command_in(node)?;
-        command.arg(format!("{PROGRAMS_IN_NODE}/ctr")).args(["--address", CONTAINERD_SOCKET, "--namespace", "k8s.io"]);
-        command.args(arguments);
-        Ok(command)
-    }
-
-    fn command_in(&self, node: Machine) -> Result<Command> {
-        let words = self.entering(node)?;
-        let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).env("PATH", format!("{PROGRAMS_IN_NODE}:{SYSTEM_PATH}")).current_dir("/");
-        command.env("CONTAINERD_ADDRESS", CONTAINERD_SOCKET).env("CONTAINERD_NAMESPACE", "k8s.io");
-        Ok(command)
-    }
-
-    /// Waits until `look` finds nothing wanting.
-    fn wait(&self, what: &str, look: impl Fn(&Local) -> Option<ready::Wanting>) -> Result<()> {
+    fn wait_for(&self, component: Component, line: &ui::Line) -> Result<()> {
         // A loaded machine takes half a minute for the slowest of them.
         const LIMIT: Duration = Duration::from_secs(300);
         const LOOK: Duration = Duration::from_millis(100);
-        let line = ui::Line::start(what);
         let deadline = Instant::now() + LIMIT;
-        while let Some(wanting) = look(self) {
-            if signals::interrupted() {
-                line.end("interrupted");
-                bail!("interrupted");
-            }
-            if !self.runs(wanting.component) {
-                line.end("failed");
-                return Err(self.blame(wanting.component, "it has ended"));
+        while let Some(lack) = self.lacks(component) {
+            ensure!(!signals::interrupted(), "interrupted");
+            if !self.runs(component) {
+                return Err(self.blame(component, "it has ended"));
             }
             if Instant::now() >= deadline {
-                line.end("failed");
-                return Err(self.blame(wanting.component, &format!("{} after {}", wanting.what, ui::spoken(LIMIT))));
+                return Err(self.blame(component, &format!("{lack} after {}", ui::spoken(LIMIT))));
             }
-            line.tick(&format!("{}: {}", wanting.component.name(), wanting.what));
+            line.tick(&format!("{} {lack}", component.name()));
             thread::sleep(LOOK);
         }
-        line.end("ready");
         Ok(())
     }
 
@@ -408,18 +308,6 @@ impl Local {
         let found = found.into_iter().find(|component| component.name() == name);
         found.with_context(|| format!("no component is called {name}: `cargo xtask cluster status` names them"))
     }
-}
-
-/// A node's namespaces are made by unshare; `node.sh` then makes itself at home in them.
-fn becoming_a_node() -> Vec<String> {
-    let unshare = ["unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--mount-proc"];
-    let script = components::node_script().display().to_string();
-    let words = unshare.into_iter().chain(["--propagation", "private", "sh"]).map(str::to_owned);
-    words.chain([script]).collect()
-}
-
-fn path(path: &Path) -> String {
-    path.display().to_string()
 }
 
 impl Provider for Local {
@@ -456,7 +344,9 @@ impl Provider for Local {
 
     fn stop(&self, component: &str) -> Result<()> {
         let component = self.component(component)?;
-        self.cgroups.end(component.machine, component.kind.name(), GRACE)
+        let ended = [Signal::SIGTERM, Signal::SIGKILL].into_iter().any(|signal| self.ends_by(signal, component));
+        ensure!(ended, "{} does not end, although killed", component.name());
+        Ok(())
     }
 
     fn start(&self, component: &str) -> Result<()> {
@@ -464,9 +354,10 @@ impl Provider for Local {
         if !self.runs(component) {
             self.start_component(component)?;
         }
-        let control = component.machine == Machine::Control;
-        self.wait("API server", |local| local.api_server_wants())?;
-        self.wait(&component.name(), |local| if control { local.controllers_want() } else { local.nodes_want() })
+        let line = ui::Line::start(component.name());
+        let result = self.wait_for(component, &line);
+        line.end(if result.is_ok() { "ready" } else { "failed" });
+        result
     }
 
     fn pieces(&self) -> Result<Vec<Piece>> {
@@ -484,16 +375,20 @@ impl Provider for Local {
     }
 
     fn wanting(&self) -> Option<String> {
-        let dead = Component::all(self.nodes).find(|component| !self.runs(*component));
-        if let Some(component) = dead {
-            return Some(format!("{} is not running; its log is {}", component.name(), component.log().display()));
-        }
-        let wanting = self.api_server_wants().or_else(|| self.controllers_want()).or_else(|| self.nodes_want())?;
-        let (component, what) = (wanting.component, wanting.what);
-        Some(format!("{}: {what}; its log is {}", component.name(), component.log().display()))
+        let mut components = Component::all(self.nodes);
+        let (component, lack) = components.find_map(|component| Some((component, self.lacks(component)?)))?;
+        Some(format!("{}: {lack}; its log is {}", component.name(), component.log().display()))
+    }
+
+    fn needs_root(&self) -> bool {
+        true
     }
 
     fn memory(&self) -> Option<u64> {
         self.cgroups.memory()
+    }
+
+    fn audit_log(&self) -> Option<PathBuf> {
+        Some(plan::audit_log())
     }
 }

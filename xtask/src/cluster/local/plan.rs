@@ -29,6 +29,35 @@ pub(super) const API_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 1);
 pub(super) const API_PORT: u16 = 6443;
 pub(super) const PROXY_HEALTH_PORT: u16 = 10256;
 
+/// Where containerd is reached, in its node.
+pub(super) const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
+/// What a node's components read, in the node.
+pub(super) const FILES_IN_NODE: &str = "/var/lib/redir";
+
+/// How everything in and around the cluster reaches the API server.
+pub(super) fn api_url() -> String {
+    format!("https://{}:{API_PORT}", Machine::Control.address())
+}
+
+pub(super) fn logs() -> PathBuf {
+    Path::new(STATE).join("log")
+}
+
+/// Every request but those of the cluster's own components, one JSON object a line.
+pub(super) fn audit_log() -> PathBuf {
+    logs().join("audit.log")
+}
+
+/// What the audit log leaves out.
+pub(super) fn audit_policy() -> PathBuf {
+    Machine::Control.folder().join("audit-policy.json")
+}
+
+/// What a node's first process runs.
+pub(super) fn node_script() -> PathBuf {
+    Path::new(STATE).join("node.sh")
+}
+
 /// An IPv4 network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Network {
@@ -96,6 +125,16 @@ impl Machine {
     /// What it stores.
     pub(super) fn folder(self) -> PathBuf {
         Path::new(STATE).join(self.to_string())
+    }
+
+    /// What is `/var` in a node.
+    pub(super) fn var(self) -> PathBuf {
+        self.folder().join("var")
+    }
+
+    /// A component's kubeconfig, where the control plane reads it.
+    pub(super) fn kubeconfig(self, component: &str) -> PathBuf {
+        self.folder().join(format!("{component}.kubeconfig"))
     }
 }
 

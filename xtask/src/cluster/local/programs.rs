@@ -46,31 +46,38 @@ pub(super) fn program(name: &str) -> Result<PathBuf> {
 
 /// Makes them unless they are there; whether it had to.
 pub(super) fn install() -> Result<bool> {
-    let finished = folder()?;
-    if finished.is_dir() {
+    let (finished, workshop) = (folder()?, shelf()?.join("build"));
+    if finished.is_dir() && !workshop.exists() {
         return Ok(false);
     }
     let _lock = lock::exclusive(&shelf()?.join("build.lock"), "`cargo xtask cluster setup`")?;
-    if finished.is_dir() {
-        return Ok(false);
+    let make = !finished.is_dir();
+    if make {
+        build(&workshop, &finished)?;
     }
+    let line = ui::Line::start("removing what only the build needed");
+    fs::remove_dir_all(&workshop)
+        .or_else(|error| if workshop.exists() { Err(error) } else { Ok(()) })
+        .with_context(|| format!("cannot remove {}", workshop.display()))?;
+    line.end("done");
+    Ok(make)
+}
+
+fn build(workshop: &Path, finished: &Path) -> Result<()> {
     println!(
         "Kubernetes {KUBERNETES} is not on this machine yet. It is compiled once: about 10 minutes on two idle cores, and 4 GB \
          of disk meanwhile.\n{}",
-        ui::dim(&format!("Then it is kept in {} (500 MB). Ctrl-C is safe: the next run goes on.", finished.display()))
+        ui::dim(&format!("Then it is kept in {} (400 MB). Ctrl-C is safe: the next run goes on.", finished.display()))
     );
-    let workshop = shelf()?.join("build");
-    fs::create_dir_all(&workshop).with_context(|| format!("cannot make {}", workshop.display()))?;
+    fs::create_dir_all(workshop).with_context(|| format!("cannot make {}", workshop.display()))?;
     let script = workshop.join("build.sh");
     fs::write(&script, SCRIPT).with_context(|| format!("cannot write {}", script.display()))?;
     for (stage, what) in STAGES {
-        run(&workshop, stage, what)?;
+        run(workshop, stage, what)?;
     }
     let done = workshop.join("done");
     image::write(PAUSE, &done.join("bin/pause"), &done.join("pause.tar"))?;
-    fs::rename(&done, &finished).with_context(|| format!("cannot rename {}", done.display()))?;
-    fs::remove_dir_all(&workshop).with_context(|| format!("cannot remove {}", workshop.display()))?;
-    Ok(true)
+    fs::rename(&done, finished).with_context(|| format!("cannot rename {}", done.display()))
 }
 
 fn run(workshop: &Path, stage: &str, what: &str) -> Result<()> {

@@ -1,5 +1,4 @@
-//! What a starting local cluster is still waiting for. Each look asks the cluster itself, never a clock, and names the first
-//! component that is not there yet.
+//! Whether a component of the local cluster works. Each look asks the cluster itself, never a clock.
 
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -11,70 +10,54 @@ use super::Local;
 use super::components::{Component, Kind};
 use super::plan::{Machine, PROXY_HEALTH_PORT};
 
-/// The first thing that is not as it should be.
-pub(super) struct Wanting {
-    pub(super) component: Component,
-    pub(super) what: String,
-}
-
-fn wanting(machine: Machine, kind: Kind, what: impl Into<String>) -> Wanting {
-    Wanting { component: Component { machine, kind }, what: what.into() }
-}
-
 impl Local {
-    /// Its own readiness has etcd's in it.
-    pub(super) fn api_server_wants(&self) -> Option<Wanting> {
-        let etcd = Component { machine: Machine::Control, kind: Kind::Etcd };
-        if !self.runs(etcd) {
-            return Some(wanting(etcd.machine, etcd.kind, "not running"));
+    /// What a component still lacks; `None` if it works.
+    pub(super) fn lacks(&self, component: Component) -> Option<String> {
+        if !self.runs(component) {
+            return Some("it is not running".into());
         }
-        self.kubectl.raw("/readyz").err().map(|_| wanting(Machine::Control, Kind::ApiServer, "does not answer yet"))
+        match component.kind {
+            // Told by those who need them: the API server's readiness has etcd's in it, the kubelet's containerd's.
+            Kind::Etcd | Kind::Node | Kind::Containerd => None,
+            Kind::ApiServer => self.kubectl.raw("/readyz").err().map(|_| "does not answer yet".into()),
+            Kind::ControllerManager => self.controller_manager_lacks(),
+            Kind::Scheduler => self.unhealthy("scheduler"),
+            Kind::Kubelet => self.kubelet_lacks(component.machine),
+            Kind::Proxy => {
+                let healthy = proxy_is_healthy((component.machine.address(), PROXY_HEALTH_PORT).into());
+                (!healthy).then(|| "is not healthy yet".into())
+            }
+        }
+    }
+
+    fn controller_manager_lacks(&self) -> Option<String> {
+        // Without this account no pod can be made.
+        let account = || self.kubectl.get(&["serviceaccounts", "default", "--namespace=default"]);
+        self.unhealthy("controller-manager")
+            .or_else(|| account().err().map(|_| "has not made the service accounts yet".into()))
     }
 
     /// The API server asks the others of the control plane for their health.
-    pub(super) fn controllers_want(&self) -> Option<Wanting> {
-        let control = |kind, what: &str| Some(wanting(Machine::Control, kind, what));
+    fn unhealthy(&self, name: &str) -> Option<String> {
         let statuses = self.kubectl.get(&["componentstatuses"]).unwrap_or_default();
-        let healthy = |name: &str| {
-            let status = items(&statuses).find(|status| status["metadata"]["name"] == name);
-            status.is_some_and(|status| has_condition(&status["conditions"], "Healthy"))
-        };
-        if !healthy("controller-manager") {
-            return control(Kind::ControllerManager, "not healthy yet");
-        }
-        if !healthy("scheduler") {
-            return control(Kind::Scheduler, "not healthy yet");
-        }
-        // No pod can be made before.
-        let account = self.kubectl.get(&["serviceaccounts", "default", "--namespace=default"]);
-        account.is_err().then(|| wanting(Machine::Control, Kind::ControllerManager, "no service account yet"))
+        let status = items(&statuses).find(|status| status["metadata"]["name"] == name);
+        let healthy = status.is_some_and(|status| has_condition(&status["conditions"], "Healthy"));
+        (!healthy).then(|| "is not healthy yet".into())
     }
 
-    /// Ready, open to pods, and its proxy at work.
-    pub(super) fn nodes_want(&self) -> Option<Wanting> {
-        let nodes = self.kubectl.get(&["nodes"]).unwrap_or_default();
-        Machine::nodes(self.nodes).find_map(|machine| {
-            if !self.runs(Component { machine, kind: Kind::Containerd }) {
-                return Some(wanting(machine, Kind::Containerd, "not running"));
-            }
-            let Some(node) = items(&nodes).find(|node| node["metadata"]["name"] == machine.to_string()) else {
-                return Some(wanting(machine, Kind::Kubelet, "has not registered yet"));
-            };
-            let conditions = &node["status"]["conditions"];
-            if !has_condition(conditions, "Ready") {
-                return Some(wanting(machine, Kind::Kubelet, reason(conditions)));
-            }
-            // The controllers take the mark of a new node away a moment later.
-            if node["spec"]["taints"].is_array() {
-                return Some(wanting(machine, Kind::Kubelet, "takes no pods yet"));
-            }
-            // A node stays Ready for a while without its kubelet; and this is the way of logs, exec and port-forward.
-            if self.kubectl.raw(&format!("/api/v1/nodes/{machine}/proxy/healthz")).is_err() {
-                return Some(wanting(machine, Kind::Kubelet, "cannot be reached by the API server yet"));
-            }
-            let proxy = proxy_is_healthy((machine.address(), PROXY_HEALTH_PORT).into());
-            (!proxy).then(|| wanting(machine, Kind::Proxy, "not healthy yet"))
-        })
+    fn kubelet_lacks(&self, machine: Machine) -> Option<String> {
+        let node = self.kubectl.get(&["nodes", &machine.to_string()]).unwrap_or_default();
+        let conditions = &node["status"]["conditions"];
+        if !has_condition(conditions, "Ready") {
+            return Some(reason(conditions));
+        }
+        // The controllers take the mark of a new node away a moment later.
+        if node["spec"]["taints"].is_array() {
+            return Some("takes no pods yet".into());
+        }
+        // A node stays Ready for a while without its kubelet; and this is the way of logs, exec and port-forward.
+        let healthz = self.kubectl.raw(&format!("/api/v1/nodes/{machine}/proxy/healthz"));
+        healthz.err().map(|_| "cannot be reached by the API server yet".into())
     }
 }
 
@@ -91,7 +74,7 @@ fn reason(conditions: &Value) -> String {
     let mut conditions = conditions.as_array().into_iter().flatten();
     let ready = conditions.find(|condition| condition["type"] == "Ready");
     let message = ready.and_then(|condition| condition["message"].as_str());
-    format!("not Ready yet{}", message.map(|text| format!(" ({text})")).unwrap_or_default())
+    format!("is not Ready yet{}", message.map(|text| format!(" ({text})")).unwrap_or_default())
 }
 
 fn proxy_is_healthy(address: SocketAddr) -> bool {
@@ -113,7 +96,7 @@ mod tests {
             { "type": "Ready", "status": "False", "message": "cni plugin not initialized" },
         ]);
         assert!(!has_condition(&conditions, "Ready"));
-        assert_eq!(reason(&conditions), "not Ready yet (cni plugin not initialized)");
-        assert_eq!(reason(&Value::Null), "not Ready yet");
+        assert_eq!(reason(&conditions), "is not Ready yet (cni plugin not initialized)");
+        assert_eq!(reason(&Value::Null), "is not Ready yet");
     }
 }

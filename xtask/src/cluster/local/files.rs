@@ -1,0 +1,160 @@
+//! The files that the local cluster's components read: configuration, kubeconfigs, and a node's own `/var`.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use super::pki::Pki;
+use super::plan::{CONTAINERD_SOCKET, FILES_IN_NODE, Machine, NAME, api_url, audit_policy, node_script};
+
+/// What the components read.
+pub(super) struct Files<'a> {
+    pub(super) pki: &'a Pki,
+    /// containerd's way of stacking an image's layers.
+    pub(super) snapshotter: &'a str,
+    /// The image that holds a pod's namespaces.
+    pub(super) pause: &'a str,
+}
+
+impl Files<'_> {
+    pub(super) fn write(&self, nodes: u8) -> Result<()> {
+        make_folder(&Machine::Control.folder())?;
+        for name in ["kube-controller-manager", "kube-scheduler"] {
+            self.pki.kubeconfig(name, &api_url(), &Machine::Control.kubeconfig(name))?;
+        }
+        write(&audit_policy(), &unaudited().to_string())?;
+        write(&node_script(), include_str!("node.sh"))?;
+        Machine::nodes(nodes).zip(1..).try_for_each(|(node, number)| self.write_node(node, number))
+    }
+
+    fn write_node(&self, node: Machine, number: u8) -> Result<()> {
+        let var = node.var();
+        for folder in ["lib/cni", "lib/containerd", "lib/kubelet", "lib/redir/net.d", "log", "opt/kubernetes", "tmp"] {
+            make_folder(&var.join(folder))?;
+        }
+        symlink("/run", var.join("run")).with_context(|| format!("cannot link /var/run of {node}"))?;
+        let own = var.join("lib/redir");
+        for (from, to) in [
+            ("ca.crt".into(), "ca.crt"),
+            (format!("{node}.crt"), "kubelet.crt"),
+            (format!("{node}.key"), "kubelet.key"),
+        ] {
+            fs::copy(self.pki.file(&from), own.join(to)).with_context(|| format!("cannot copy {from} to {node}"))?;
+        }
+        self.pki.kubeconfig(&node.to_string(), &api_url(), &own.join("kubelet.kubeconfig"))?;
+        self.pki.kubeconfig("kube-proxy", &api_url(), &own.join("kube-proxy.kubeconfig"))?;
+        write(&own.join("kubelet.json"), &kubelet(node).to_string())?;
+        write(&own.join("resolv.conf"), "")?;
+        write(&own.join("net.d/redir.conflist"), &network(number).to_string())?;
+        write(&own.join("containerd.toml"), &self.containerd())
+    }
+
+    fn containerd(&self) -> String {
+        let (snapshotter, pause) = (self.snapshotter, self.pause);
+        format!(
+            r#"version = 2
+root = "/var/lib/containerd"
+state = "/run/containerd"
+disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.aufs"]
+
+[grpc]
+address = "{CONTAINERD_SOCKET}"
+
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "{pause}"
+# Where CAP_SYS_RESOURCE is missing, no process may be made less likely to be killed than its parent.
+restrict_oom_score_adj = true
+
+[plugins."io.containerd.internal.v1.opt"]
+path = "/var/lib/containerd/opt"
+
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "/var/opt/kubernetes/cni"
+conf_dir = "{}/net.d"
+
+[plugins."io.containerd.grpc.v1.cri".containerd]
+snapshotter = "{snapshotter}"
+
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+"#,
+            FILES_IN_NODE
+        )
+    }
+}
+
+fn kubelet(node: Machine) -> Value {
+    let file = |name: &str| format!("{}/{name}", FILES_IN_NODE);
+    json!({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "authentication": {
+            "anonymous": { "enabled": false },
+            "webhook": { "enabled": true },
+            "x509": { "clientCAFile": file("ca.crt") },
+        },
+        "authorization": { "mode": "Webhook" },
+        "tlsCertFile": file("kubelet.crt"),
+        "tlsPrivateKeyFile": file("kubelet.key"),
+        "cgroupDriver": "cgroupfs",
+        "cgroupRoot": format!("/{NAME}/{node}"),
+        "failSwapOn": false,
+        "resolvConf": file("resolv.conf"),
+        "oomScoreAdj": 0,
+        // Its own place for it is the machine's /usr.
+        "volumePluginDir": "/var/lib/kubelet/volume-plugins",
+        // The disk is the developer's own, and how full it is no reason to evict anything or to drop loaded images.
+        "imageGCHighThresholdPercent": 100,
+        "evictionHard": { "nodefs.available": "0%", "nodefs.inodesFree": "0%", "imagefs.available": "0%" },
+    })
+}
+
+fn network(number: u8) -> Value {
+    json!({
+        "cniVersion": "0.4.0",
+        "name": "redir",
+        "plugins": [
+            {
+                "type": "bridge",
+                "bridge": "cni0",
+                "isGateway": true,
+                "hairpinMode": true,
+                // Pods are routed; nobody may see another address than theirs.
+                "ipMasq": false,
+                "ipam": {
+                    "type": "host-local",
+                    "ranges": [[{ "subnet": Machine::pods(number).to_string() }]],
+                    "routes": [{ "dst": "0.0.0.0/0" }],
+                    "dataDir": "/var/lib/cni",
+                },
+            },
+            { "type": "portmap", "capabilities": { "portMappings": true } },
+        ],
+    })
+}
+
+/// Who did what, without bodies. The cluster's own components talk without end and are left out.
+fn unaudited() -> Value {
+    json!({
+        "apiVersion": "audit.k8s.io/v1",
+        "kind": "Policy",
+        "omitStages": ["RequestReceived"],
+        "rules": [
+            { "level": "None", "userGroups": ["system:nodes"] },
+            { "level": "None", "users": ["system:apiserver", "system:kube-controller-manager", "system:kube-scheduler", "system:kube-proxy"] },
+            { "level": "None", "userGroups": ["system:serviceaccounts:kube-system"] },
+            { "level": "Metadata" },
+        ],
+    })
+}
+
+fn make_folder(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
