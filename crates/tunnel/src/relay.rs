@@ -81,7 +81,8 @@ pub async fn stream_to_tcp<W: AsyncWrite + Unpin>(
     Ok(())
 }
 
-/// Copies to the stream until the connection's FIN, which is passed on. `Err`: reset both sides with this code.
+/// Copies to the stream until the connection's FIN, which is passed on, or until the agent's client is done with it: then
+/// it is closed as a client does that has read what it wanted. `Err`: reset both sides with this code.
 pub async fn tcp_to_stream<R: AsyncRead + Unpin>(
     read: &mut R,
     send: &mut SendStream,
@@ -94,17 +95,24 @@ pub async fn tcp_to_stream<R: AsyncRead + Unpin>(
         // A reader that stops must end the direction also while the connection is idle.
         let length = tokio::select! {
             length = read.read_buf(&mut buffer) => length.map_err(|error| tcp_code(&error))?,
-            stopped = &mut stopped => return Err(stopped.ok().flatten().map_or(StreamCode::Gone, stop_code)),
+            stopped = &mut stopped => match stopped.ok().flatten().map_or(StreamCode::Gone, stop_code) {
+                StreamCode::Unread => return Ok(()),
+                code => return Err(code),
+            },
         };
         if length == 0 {
             // Fails only if the other end has stopped it, which the copy has just told.
             send.finish().ok();
             return Ok(());
         }
-        send.write_chunk(buffer.split().freeze()).await.map_err(|error| match error {
-            WriteError::Stopped(code) => stop_code(code),
-            WriteError::ConnectionLost(_) | WriteError::ClosedStream | WriteError::ZeroRttRejected => StreamCode::Gone,
-        })?;
+        match send.write_chunk(buffer.split().freeze()).await {
+            Ok(()) => {}
+            Err(WriteError::Stopped(code)) if stop_code(code) == StreamCode::Unread => return Ok(()),
+            Err(WriteError::Stopped(code)) => return Err(stop_code(code)),
+            Err(WriteError::ConnectionLost(_) | WriteError::ClosedStream | WriteError::ZeroRttRejected) => {
+                return Err(StreamCode::Gone);
+            }
+        }
         *copied += length as u64;
     }
 }

@@ -5,6 +5,8 @@ use std::fmt;
 /// Why a data stream was reset (`RESET_STREAM`) or its reading stopped (`STOP_SENDING`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StreamCode {
+    /// The reader is done and wants no more: what QUIC says when a stream is dropped whose other direction was finished.
+    Unread,
     /// The developer's service refused the connection.
     Refused,
     /// The developer's service did not accept in time.
@@ -29,6 +31,7 @@ impl StreamCode {
     /// The number on the wire.
     pub const fn number(self) -> u64 {
         match self {
+            Self::Unread => 0,
             Self::Refused => 1,
             Self::Timeout => 2,
             Self::Unreachable => 3,
@@ -44,6 +47,7 @@ impl StreamCode {
     /// The code of a number from the wire.
     pub const fn from_number(number: u64) -> Self {
         match number {
+            0 => Self::Unread,
             1 => Self::Refused,
             2 => Self::Timeout,
             3 => Self::Unreachable,
@@ -60,6 +64,7 @@ impl StreamCode {
 impl fmt::Display for StreamCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Unread => f.write_str("nobody reads the connection any more"),
             Self::Refused => f.write_str("the developer's service refused the connection"),
             Self::Timeout => f.write_str("the developer's service did not accept the connection in time"),
             Self::Unreachable => f.write_str("the developer's service cannot be reached"),

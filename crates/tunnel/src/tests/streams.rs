@@ -147,6 +147,25 @@ async fn a_reset_of_the_stream_resets_the_service() {
     assert_eq!(within(tasks.join_next()).await.unwrap().unwrap().reset, Some(StreamCode::Reset));
 }
 
+/// As when the agent's client has what it wanted: its FIN, and nobody reads.
+#[tokio::test]
+async fn a_reader_that_is_done_is_an_ordinary_end_for_the_service() {
+    let pair = Pair::new().await;
+    for _ in 0..20 {
+        let mut tasks = JoinSet::new();
+        let ((mut send, recv), mut service) = pair.relayed(&mut tasks).await;
+        send.write_all(b"question").await.unwrap();
+        send.finish().unwrap();
+        drop(recv);
+        let mut question = Vec::new();
+        within(service.read_to_end(&mut question)).await.unwrap();
+        assert_eq!(question, b"question");
+        let relayed = within(tasks.join_next()).await.unwrap().unwrap();
+        assert_eq!(relayed, Relayed { to_tcp: 8, from_tcp: 0, reset: None });
+        assert!(service.take_error().unwrap().is_none());
+    }
+}
+
 #[tokio::test]
 async fn a_reset_of_the_service_resets_the_stream() {
     let pair = Pair::new().await;

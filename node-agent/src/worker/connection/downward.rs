@@ -64,6 +64,7 @@ impl Exchange<'_> {
         self.writing = None;
         let leg = &mut self.legs[index];
         leg.ask = !leg.down.is_empty();
+        leg.answered |= writing.finished;
         if writing.finished {
             self.answered(writing.ends);
         }

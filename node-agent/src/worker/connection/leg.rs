@@ -59,6 +59,8 @@ pub(super) struct Leg {
     pub(super) end: Option<LegEnd>,
     /// The engine was told of the end.
     pub(super) end_told: bool,
+    /// A whole answer came from it.
+    pub(super) answered: bool,
     fin: Fin,
     state: State,
     /// A write has taken the socket's reset; its reader sees only an end.
@@ -75,6 +77,7 @@ impl Leg {
             waits: false,
             end: None,
             end_told: false,
+            answered: false,
             fin: Fin::No,
             state: State::Opening(opening),
             reset_seen: None,

@@ -115,6 +115,11 @@ impl Exchange<'_> {
                 self.write_rest(index);
             }
             OriginEnd::Finished | OriginEnd::Cut => return Err(End::Reset("developer_cut")),
+            // The service ended a connection that was kept alive just when it was used again. Clients know that, and try
+            // again where they may; an answer of the agent's own they would take for the service's.
+            OriginEnd::Unanswered if self.legs[index].answered && !failed && self.legs[index].down.is_empty() => {
+                self.closing = Some("developer_closed");
+            }
             OriginEnd::Unanswered => self.refuse(index),
         }
         Ok(())

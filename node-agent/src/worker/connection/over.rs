@@ -28,11 +28,11 @@ impl Exchange<'_> {
         }
     }
 
-    /// Ends the client's side, and the app's leg as a client does that is done.
+    /// Ends the client's side, and every leg as a client does that is done.
     pub(super) fn close(&mut self) {
         // A client that is gone needs no FIN.
         let _ = self.client.finish(self.ending);
-        self.legs.iter_mut().filter(|leg| leg.origin == Origin::App).for_each(Leg::close);
+        self.legs.iter_mut().for_each(Leg::close);
     }
 
     /// Nothing moves: bytes of a developer that wait for the client hold a part of the tunnel's window.
