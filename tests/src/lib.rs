@@ -2,6 +2,8 @@
 //! look at what is left behind. Used by the test binaries of this crate; owns no traffic of its own.
 #![cfg(target_os = "linux")]
 
+pub mod talk;
+
 use std::{
     fs,
     net::{SocketAddr, TcpStream},
