@@ -4,7 +4,10 @@
 
 use std::{fmt, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{
+    Args, Parser, Subcommand,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 
 use crate::logging::Format;
 
@@ -73,6 +76,27 @@ pub(crate) struct Log {
     pub(crate) format: Format,
 }
 
+/// Whether clap was asked for help or the version, or nothing was asked at all.
+pub(crate) fn is_help(error: &clap::Error) -> bool {
+    use ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
+    matches!(error.kind(), DisplayHelp | DisplayHelpOnMissingArgumentOrSubcommand | DisplayVersion)
+}
+
+/// What clap says about a wrong command line in several lines, as one sentence with the next step.
+pub(crate) fn sentence(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let told: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    let suggested = [ContextKind::SuggestedArg, ContextKind::SuggestedSubcommand, ContextKind::SuggestedValue];
+    let suggested = suggested.into_iter().find_map(|kind| match error.get(kind)? {
+        ContextValue::String(one) => Some(one.clone()),
+        ContextValue::Strings(several) => several.first().cloned(),
+        _ => None,
+    });
+    let next = suggested.map_or_else(String::new, |one| format!("did you mean {one}? "));
+    let told = told.join(" ");
+    format!("{}; {next}`redir-agent --help` says what there is", told.trim_start_matches("error: "))
+}
+
 /// A wrong command line that clap could not see: exit code 2.
 #[derive(Debug)]
 pub(crate) struct Usage(pub(crate) String);
@@ -108,6 +132,21 @@ mod tests {
     fn wrong_usage_ends_with_2() {
         for args in [&["redir-agent"][..], &["redir-agent", "run", "--cfg", "x"], &["redir-agent", "keygen"]] {
             assert_eq!(Cli::try_parse_from(args).expect_err("wrong").exit_code(), 2, "{args:?}");
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_one_sentence() {
+        for (args, expected) in [
+            (&["run", "--confg", "x"][..], "unexpected argument '--confg' found; did you mean --config? `redir-agent"),
+            (&["chekc"], "unrecognized subcommand 'chekc'; did you mean check? `redir-agent --help`"),
+            (&["keygen"], "the following required arguments were not provided: <FILE>; `redir-agent --help`"),
+            (&["run", "--log-format", "jso"], "did you mean json?"),
+            (&["check", "--config"], "a value is required for '--config <FILE>'"),
+        ] {
+            let error = Cli::try_parse_from(["redir-agent"].iter().chain(args)).expect_err("wrong");
+            let sentence = sentence(&error);
+            assert!(sentence.contains(expected) && !sentence.contains('\n'), "{args:?}: {sentence}");
         }
     }
 }

@@ -23,14 +23,36 @@ use crate::{
 };
 
 fn main() -> ExitCode {
-    match run(Cli::parse().command) {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(help) if args::is_help(&help) => help.exit(),
+        Err(wrong) => {
+            say(&args::sentence(&wrong));
+            return ExitCode::from(2);
+        }
+    };
+    match run(cli.command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("redir-agent: {error:#}");
+            say(&format!("{error:#}"));
             let usage = |cause: &(dyn std::error::Error + 'static)| cause.is::<ConfigError>() || cause.is::<Usage>();
             ExitCode::from(if error.chain().any(usage) { 2 } else { 1 })
         }
     }
+}
+
+/// The one line that says why the agent ended. What is quoted in it may hold anything: a terminal's escapes are shown.
+fn say(sentence: &str) {
+    let mut line = String::with_capacity(sentence.len());
+    for character in sentence.chars() {
+        match character {
+            // A chain of causes may have several lines.
+            '\n' => line.push('\n'),
+            control if control.is_control() => line.extend(control.escape_default()),
+            other => line.push(other),
+        }
+    }
+    eprintln!("redir-agent: {line}");
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {

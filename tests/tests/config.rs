@@ -26,6 +26,7 @@ fn ends(t: &Topology, files: &AgentFiles, wrapper: &[&str], code: i32, needles: 
         ensure!(log.contains(needle), "no {needle:?} in: {log}");
     }
     ensure!(!log.contains("panicked") && !log.contains("stack backtrace"), "{log}");
+    ensure!(!log.contains('\u{1b}'), "an escape reaches the terminal: {log:?}");
     Ok(())
 }
 
@@ -56,6 +57,7 @@ fn a_wrong_file_is_named_with_line_and_key() -> Result<()> {
             (text.clone() + developer, &["agent.toml:", "developer[0].key"]),
             (text.clone() + "[[pod]]\nname = \"web-1\"\nnetns = \"/x\"\n", &["agent.toml:", "pod[1].name"]),
             (text.clone() + "nonsense", &["agent.toml:"]),
+            (text.clone() + "\"\\u001b[31mred\" = 1", &["agent.toml:", "\\u{1b}[31mred"]),
             (text.replace("[agent]\n", "[agent]\ndrain = \"soon\"\n"), &["agent.toml:2", "drain", "soon"]),
             (String::new(), &["agent.toml"]),
         ] {
