@@ -74,6 +74,17 @@ impl Conditions {
     }
 }
 
+/// Two conditions that both must hold, and do for a request only that has something twice: most likely one was meant to
+/// be enough.
+pub(crate) fn unlikely(filter: &Filter) -> Option<[&Condition; 2]> {
+    let alone = |condition: &Condition| judge::Filter::new(Mode::All, vec![condition.clone()]).ok();
+    let together = |one: &Condition, other: &Condition| Some(judge::overlap(&alone(one)?, &alone(other)?));
+    let conditions = if filter.mode == Mode::All { &filter.conditions[..] } else { &[] };
+    let pairs =
+        conditions.iter().enumerate().flat_map(|(n, one)| conditions[..n].iter().map(move |other| [other, one]));
+    pairs.into_iter().find(|[one, other]| together(one, other) == Some(judge::Overlap::UnlessRepeated))
+}
+
 /// Whether there is a flag of this name (without its dashes).
 pub(crate) fn is_condition(name: &str) -> bool {
     FLAGS.iter().any(|(flag, ..)| *flag == name)
@@ -198,6 +209,16 @@ mod tests {
         assert!(why.contains("method = GET") && why.contains("(any)"), "{why}");
         assert!(read(&["--method", "GET", "--method", "POST", "--any"]).is_ok());
         assert!(read(&["--any", "--header", "a: b", "--not", "--header", "a: b"]).is_err());
+    }
+
+    #[test]
+    fn what_hardly_any_request_has_is_told() {
+        let told = |flags: &[&str]| unlikely(&read(flags).unwrap().unwrap()).map(|both| both.map(ToString::to_string));
+        let two = ["--header", "x-user: alice", "--path", "/", "--header", "X-User: bob"];
+        assert_eq!(told(&two), Some(["header x-user = alice".to_owned(), "header X-User = bob".to_owned()]));
+        assert_eq!(told(&[&two[..], &["--any"]].concat()), None);
+        assert_eq!(told(&["--header-prefix", "a: b", "--header", "a: bc", "--header", "c: d"]), None);
+        assert_eq!(told(&["--cookie", "a=b", "--not", "--cookie", "a=c"]), None);
     }
 
     #[cfg(unix)]

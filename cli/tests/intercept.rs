@@ -124,6 +124,16 @@ async fn the_wish_says_what_the_flags_say() {
 }
 
 #[tokio::test]
+async fn conditions_that_hardly_any_request_meets_are_told() {
+    let mut scene = Scene::new().await;
+    let mut redir = scene.intercept(&["--header", "x-user: alice", "--header", "x-user: bob"]);
+    let told = redir.error_line().await;
+    assert!(told.contains("header x-user = bob") && told.contains("--any"), "{told}");
+    let (_, wish) = scene.agent.accept().await.wish().await;
+    assert_eq!(wish.filter.unwrap().conditions.len(), 2, "it may be meant");
+}
+
+#[tokio::test]
 async fn text_is_for_people() {
     let mut scene = Scene::new().await;
     let mut redir = scene.intercept(&["--header", "x-user: alice"]);

@@ -16,6 +16,7 @@ use super::ahead::{self, Ahead};
 use super::own::{Started, end_child, hint, patience, start};
 use crate::args;
 use crate::child::Child;
+use crate::conditions;
 use crate::config::Agent;
 use crate::events::{CommandState, Event};
 use crate::link::{End, Link, Verdict, Wanted};
@@ -24,7 +25,7 @@ use crate::screen::Screen;
 use crate::service::Service;
 use crate::signals::{Arrived, ForCommand, Signals};
 use crate::trouble::{Outcome, Trouble};
-use crate::wording::session as say;
+use crate::wording::{session as say, values};
 
 /// For a dropped tunnel's last packet to leave.
 const LAST_PACKET: Duration = Duration::from_millis(50);
@@ -44,6 +45,9 @@ pub(crate) fn run(args: args::Intercept) -> Outcome {
     };
     let reached = reach::resolve(&args.reach)?;
     super::with_runtime(args.reach.output, async move |screen| {
+        if let Some(both) = wanted.filter.as_ref().and_then(conditions::unlikely) {
+            screen.note(values::unlikely(both));
+        }
         let mut signals = Signals::listen().map_err(|error| Trouble::Failed(say::no_signals(&error)))?;
         let service = wanted.service();
         if args.command.is_empty() {

@@ -1,6 +1,6 @@
 //! What is said about a value that cannot be used: the thing, and the next step.
 
-use redir_http::filter::FilterError;
+use redir_http::filter::{Condition, FilterError};
 use redir_tunnel::PinError;
 
 use crate::conditions::Place;
@@ -133,6 +133,13 @@ pub(crate) fn regex_too_big(text: &[u8]) -> String {
 
 pub(crate) fn filter(why: &FilterError) -> String {
     escape_sentence(&why.to_string())
+}
+
+/// Not wrong, and hardly what was meant.
+pub(crate) fn unlikely([one, other]: [&Condition; 2]) -> String {
+    escape_sentence(&format!(
+        "only a request that has it twice meets both `{one}` and `{other}`: add --any if one of the conditions is enough"
+    ))
 }
 
 pub(crate) fn stray_not() -> String {
