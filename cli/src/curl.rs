@@ -20,15 +20,16 @@ const PATHS: &[&str] = &["/", "/x"];
 const ACCEPT: &[u8] = b"*/*";
 const USER_AGENT: &[u8] = b"curl/8";
 
-/// A line for this host and port; `None` where no request was found that the filter matches.
-pub(crate) fn curl(filter: Option<&Filter>, host: &str, port: u16) -> Option<String> {
+/// A line for this host and port; `None` where no request was found that the filter matches. Over TLS without a look at
+/// the certificate, which is not an address's.
+pub(crate) fn curl(filter: Option<&Filter>, tls: bool, host: &str, port: u16) -> Option<String> {
     let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
     let authority = format!("{host}:{port}");
     let request = match filter {
         None => Request { method: b"GET".to_vec(), path: b"/".to_vec(), ..Request::default() },
         Some(filter) => find(filter, authority.as_bytes())?,
     };
-    Some(request.line(&authority))
+    Some(request.line(tls, &authority))
 }
 
 fn find(filter: &Filter, authority: &[u8]) -> Option<Request> {
@@ -142,7 +143,7 @@ impl Request {
             && table.decide(&mut head, &wire).is_ok_and(|index| index.is_some())
     }
 
-    fn line(&self, authority: &str) -> String {
+    fn line(&self, tls: bool, authority: &str) -> String {
         let mut words: Vec<Vec<u8>> = vec![b"curl".to_vec()];
         for (name, value) in self.given() {
             // curl leaves a header out that ends with its colon.
@@ -165,7 +166,11 @@ impl Request {
         if target.windows(2).any(|two| two == b"/.") {
             words.push(b"--path-as-is".to_vec());
         }
-        words.push([b"http://", authority.as_bytes(), &target].concat());
+        if tls {
+            words.push(b"-k".to_vec());
+        }
+        let scheme: &[u8] = if tls { b"https://" } else { b"http://" };
+        words.push([scheme, authority.as_bytes(), &target].concat());
         words.iter().map(shell_word).collect::<Vec<_>>().join(" ")
     }
 }
@@ -193,13 +198,14 @@ mod tests {
     }
 
     fn line(mode: Mode, conditions: Vec<Condition>) -> Option<String> {
-        curl(Some(&Filter { mode, conditions }), "10.0.0.2", 8080)
+        curl(Some(&Filter { mode, conditions }), false, "10.0.0.2", 8080)
     }
 
     #[test]
     fn without_conditions_it_is_everything() {
-        assert_eq!(curl(None, "10.0.0.2", 8080).unwrap(), "curl http://10.0.0.2:8080/");
-        assert_eq!(curl(None, "fd00::2", 80).unwrap(), "curl -g 'http://[fd00::2]:80/'");
+        assert_eq!(curl(None, false, "10.0.0.2", 8080).unwrap(), "curl http://10.0.0.2:8080/");
+        assert_eq!(curl(None, true, "10.0.0.2", 8443).unwrap(), "curl -k https://10.0.0.2:8443/");
+        assert_eq!(curl(None, false, "fd00::2", 80).unwrap(), "curl -g 'http://[fd00::2]:80/'");
     }
 
     #[test]

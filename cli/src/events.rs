@@ -3,7 +3,9 @@
 //! Owns: the events, free of words and colours. Called by: `commands`, which report; `wording::events` and `json`,
 //! which show.
 
-use redir_wire::{Filter, InterceptEntry, Liveness, Owner, PodEntry, RequestEvent, Takes, TunnelStatus, UnixMillis};
+use redir_wire::{
+    Filter, InterceptEntry, Liveness, Owner, PodEntry, PodTls, RequestEvent, Takes, TunnelStatus, UnixMillis,
+};
 
 /// One thing that happened, or one row of an answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -12,6 +14,8 @@ pub(crate) enum Event {
     Connected { agent: String, address: String, developer: String },
     /// A pod's traffic is steered.
     Live(Live),
+    /// A pod's port speaks TLS, and what becomes of it.
+    Tls { agent: String, pod: String, port: u16, tls: PodTls, local: Option<Local> },
     /// A pod could not be intercepted, or no longer is.
     NotLive { agent: String, pod: String, state: Liveness, reason: String },
     /// An agent refused the whole wish.
@@ -67,6 +71,10 @@ pub(crate) struct Live {
     pub(crate) port: u16,
     /// `127.0.0.1:3000`
     pub(crate) to: String,
+    /// What comes there.
+    pub(crate) local: Local,
+    /// The port speaks TLS, as far as is known.
+    pub(crate) tls: bool,
     /// Which requests; `None` is all of them.
     pub(crate) filter: Option<Filter>,
     /// The pod's own addresses, as far as the agent knows them.
@@ -79,6 +87,17 @@ pub(crate) struct Live {
     pub(crate) curl: Option<String>,
     /// The first one that is live: people are shown one `curl` line, not one for each pod.
     pub(crate) first: bool,
+}
+
+/// What the developer's service gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Local {
+    /// Requests in clear.
+    Plaintext,
+    /// TLS of redir's own (`--local-tls`).
+    Tls,
+    /// Whatever the client sends.
+    AsSent,
 }
 
 /// How the developer's own command fares.

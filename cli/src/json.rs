@@ -2,11 +2,11 @@
 //!
 //! Owns: the names of the fields. Must not print. Called by: `screen`.
 
-use redir_wire::{InterceptEntry, Liveness, Owner, Takes};
+use redir_wire::{InterceptEntry, Liveness, Owner, Takes, TlsFate};
 use serde_json::{Value, json};
 
 use crate::escape::{escape, escape_sentence};
-use crate::events::{Clash, CommandState, Event};
+use crate::events::{Clash, CommandState, Event, Local};
 use crate::when::rfc3339;
 
 /// One line, ASCII only, without its newline.
@@ -21,7 +21,11 @@ fn value(event: &Event) -> Value {
         }
         Event::Live(live) => json!({
             "event": "live", "agent": live.agent, "id": live.id, "pod": live.pod, "port": live.port, "to": live.to,
-            "addresses": live.addresses, "earlier_connections": live.earlier_connections, "after_ms": live.after_ms, "curl": live.curl,
+            "local": local(live.local), "addresses": live.addresses, "earlier_connections": live.earlier_connections, "after_ms": live.after_ms, "curl": live.curl,
+        }),
+        Event::Tls { agent, pod, port, tls, local: gets } => json!({
+            "event": "tls", "agent": agent, "pod": pod, "port": port, "state": fate(tls.fate),
+            "local": gets.map(local), "reason": escape_sentence(&tls.sentence),
         }),
         Event::NotLive { agent, pod, state, reason } => json!({
             "event": "refused", "agent": agent, "pod": pod, "state": liveness(*state), "reason": escape_sentence(reason),
@@ -88,7 +92,26 @@ fn intercept(agent: &str, entry: &InterceptEntry) -> Value {
         "yours": entry.owner == Owner::You, "pod": entry.pod, "port": entry.port, "filter": entry.filter,
         "to": (!entry.to.is_empty()).then_some(&entry.to), "since": rfc3339(entry.since),
         "state": liveness(entry.state), "reason": escape_sentence(&entry.reason), "requests": entry.requests,
+        "tls": entry.tls.as_ref().map(|tls| fate(tls.fate)),
     })
+}
+
+fn local(local: Local) -> &'static str {
+    match local {
+        Local::Plaintext => "plaintext",
+        Local::Tls => "tls",
+        Local::AsSent => "as_sent",
+    }
+}
+
+fn fate(fate: TlsFate) -> &'static str {
+    match fate {
+        TlsFate::Unread => "unread",
+        TlsFate::Passed => "passed",
+        TlsFate::Decrypted => "decrypted",
+        TlsFate::Clear => "clear",
+        TlsFate::Other => "other",
+    }
 }
 
 fn liveness(state: Liveness) -> &'static str {

@@ -17,6 +17,15 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// How often a service that does not answer yet is tried.
 const AGAIN: Duration = Duration::from_millis(50);
 
+/// What the developer's service speaks, below HTTP or whatever it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Speaks {
+    /// Nothing.
+    Plaintext,
+    /// TLS (`--local-tls`).
+    Tls,
+}
+
 /// The port on 127.0.0.1 that the developer named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Service(pub(crate) NonZeroU16);

@@ -1,102 +1,21 @@
 //! `redir intercept` against an agent's end on loopback: greeting, streams, refusals, redialling, the end.
 
 #![cfg(unix)]
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
 
 mod common;
 
 use std::net::SocketAddr;
 
-use common::agent::{Agent, Session, left, soon, state};
+use common::agent::{Agent, left, soon, state};
 use common::process::Redir;
+use common::scene::{Scene, let_go, reset};
 use common::{Home, assert_one_sentence};
 use redir_http::filter::{Condition, Mode, Subject, Test};
 use redir_wire::{
-    CloseCode, Conflict, Ended, Listing, Liveness, PodEntry, Refused, RefusedCode, RequestEvent, StreamCode, Takes,
-    ToAgent, ToDeveloper, UnixMillis, Which, Wish,
+    CloseCode, Conflict, Ended, Liveness, Refused, RefusedCode, RequestEvent, StreamCode, Takes, ToAgent, ToDeveloper,
+    UnixMillis, Which,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
-
-/// An agent, a developer with a key that it knows, and a service of their own.
-struct Scene {
-    home: Home,
-    agent: Agent,
-    service: Option<TcpListener>,
-    port: u16,
-}
-
-impl Scene {
-    async fn new() -> Self {
-        let home = Home::new();
-        let developer = home.keygen();
-        let agent = Agent::start(&[developer]);
-        home.write_config(&agent.config("node-1"));
-        let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        Self { home, agent, port: service.local_addr().unwrap().port(), service: Some(service) }
-    }
-
-    /// Nothing answers on the developer's port.
-    fn without_service(mut self) -> Self {
-        self.service = None;
-        self
-    }
-
-    fn port(&self) -> u16 {
-        self.port
-    }
-
-    /// The next connection to the service; redir looks once before whether it runs.
-    async fn connection(&self) -> tokio::net::TcpStream {
-        soon("a connection", async {
-            loop {
-                let (connection, _) = self.service.as_ref().unwrap().accept().await.unwrap();
-                let mut first = [0];
-                if connection.peek(&mut first).await.unwrap() > 0 {
-                    return connection;
-                }
-            }
-        })
-        .await
-    }
-
-    fn intercept(&self, more: &[&str]) -> Redir {
-        let port = format!("8080:{}", self.port());
-        let arguments: Vec<&str> = ["intercept", "web-1", "--port", &port].iter().chain(more).copied().collect();
-        Redir::start(self.home.command(&arguments))
-    }
-
-    /// Answers what is asked before a command is started.
-    async fn list(&mut self, pods: &[&str]) {
-        let mut session = self.agent.accept().await;
-        let question = session.next().await;
-        assert_eq!(question.message, ToAgent::List);
-        let pod = |name: &&str| PodEntry { name: (*name).to_owned(), labels: [].into(), ports: vec![8080] };
-        let listing = Listing { pods: pods.iter().map(pod).collect(), intercepts: Vec::new() };
-        session.say(question.seq, &ToDeveloper::Listing(listing)).await;
-        soon("the close", session.connection.closed()).await;
-    }
-
-    /// Runs until pod web-1 is live as intercept 7.
-    async fn live(&mut self, more: &[&str]) -> (Redir, Session, Wish) {
-        let mut redir = self.intercept(&[&["-o", "json"], more].concat());
-        if more.contains(&"--") {
-            self.list(&["web-1"]).await;
-        }
-        let mut session = self.agent.accept().await;
-        let (seq, wish) = session.wish().await;
-        session.grant(seq, &wish, 7, &[("web-1", Liveness::Live, "")]).await;
-        redir.event("live").await;
-        (redir, session, wish)
-    }
-}
-
-/// Answers redir's leave-taking.
-async fn let_go(session: &mut Session, wish: &Wish) {
-    let said = session.next().await;
-    assert_eq!(said.message, ToAgent::Leave(Which::Token(wish.token)));
-    session.say(said.seq, &left(&[Some(7)])).await;
-}
 
 #[tokio::test]
 async fn the_wish_says_what_the_flags_say() {
@@ -204,13 +123,6 @@ async fn streams_reach_the_service_and_only_for_own_intercepts() {
     let (_send, mut receive) = session.open(7).await;
     assert_eq!(reset(&mut receive).await, StreamCode::Refused);
     assert!(redir.child.try_wait().unwrap().is_none(), "a refused connection ended redir");
-}
-
-async fn reset(receive: &mut quinn::RecvStream) -> StreamCode {
-    match soon("a reset", receive.read_to_end(100)).await {
-        Err(quinn::ReadToEndError::Read(quinn::ReadError::Reset(code))) => StreamCode::from_number(code.into_inner()),
-        other => panic!("{other:?}"),
-    }
 }
 
 #[tokio::test]

@@ -104,6 +104,7 @@ mod tests {
     use redir_wire::{Probes, Token};
 
     use super::*;
+    use crate::service::Speaks;
 
     fn asked(target: &str, ports: &[u16]) -> Result<(), String> {
         let wanted = Wanted {
@@ -112,6 +113,7 @@ mod tests {
             ports: "8080:3000".parse().unwrap(),
             filter: None,
             probes: Probes::App,
+            speaks: Speaks::Plaintext,
         };
         let labels = [("app".to_owned(), "web".to_owned()), ("tier".to_owned(), "front".to_owned())].into();
         let pods = vec![PodEntry { name: "web-1".into(), labels, ports: ports.to_vec() }];

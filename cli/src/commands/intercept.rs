@@ -22,7 +22,7 @@ use crate::events::{CommandState, Event};
 use crate::link::{End, Link, Verdict, Wanted};
 use crate::reach::{self, Reached};
 use crate::screen::Screen;
-use crate::service::Service;
+use crate::service::{Service, Speaks};
 use crate::signals::{Arrived, ForCommand, Signals};
 use crate::trouble::{Outcome, Trouble};
 use crate::wording::{session as say, values};
@@ -42,6 +42,7 @@ pub(crate) fn run(args: args::Intercept) -> Outcome {
         ports: args.port,
         filter: args.conditions.filter()?,
         probes: if args.probes { Probes::Developer } else { Probes::App },
+        speaks: if args.local_tls { Speaks::Tls } else { Speaks::Plaintext },
     };
     let reached = reach::resolve(&args.reach)?;
     super::with_runtime(args.reach.output, async move |screen| {

@@ -5,6 +5,7 @@
 
 mod backoff;
 mod clock;
+mod local_tls;
 mod session;
 mod shown;
 mod streams;
@@ -28,7 +29,7 @@ use self::tunnel::Gone;
 use crate::config::Agent;
 use crate::events::Event;
 use crate::screen::Screen;
-use crate::service::Service;
+use crate::service::{Service, Speaks};
 use crate::values::{Ports, Target};
 use crate::wording::session as say;
 
@@ -47,6 +48,8 @@ pub(crate) struct Wanted {
     /// `None`: every request.
     pub(crate) filter: Option<Filter>,
     pub(crate) probes: Probes,
+    /// What the developer's service speaks.
+    pub(crate) speaks: Speaks,
 }
 
 impl Wanted {

@@ -143,7 +143,8 @@ impl<'a> Session<'a> {
 
     fn serve(&mut self, arrival: Arrival) {
         let (tunnel, own) = (self.tunnel.streams.clone(), self.own.subscribe());
-        self.streams.spawn(streams::serve(arrival, tunnel, own, self.link.wanted.service()));
+        let wanted = &self.link.wanted;
+        self.streams.spawn(streams::serve(arrival, tunnel, own, wanted.service(), wanted.speaks));
     }
 
     fn message(&mut self, said: FromAgent) -> Option<SessionEnd> {

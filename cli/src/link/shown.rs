@@ -4,11 +4,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use redir_wire::{Conflict, InterceptState, Liveness, Owner, PodState};
+use redir_wire::{Conflict, InterceptState, Liveness, Owner, PodState, PodTls, TlsFate};
 
 use crate::curl::curl;
-use crate::events::{Clash, Event, Live};
+use crate::events::{Clash, Event, Live, Local};
 use crate::link::Wanted;
+use crate::service::Speaks;
 
 /// Which conflict: pod, developer, and the other intercept's number, as far as the agent tells it.
 type Key = (String, String, Option<u64>);
@@ -19,6 +20,7 @@ pub(crate) struct Shown {
     /// The name under which the agent knows us.
     pub(super) developer: String,
     pods: BTreeMap<String, Liveness>,
+    tls: BTreeMap<String, PodTls>,
     conflicts: BTreeMap<Key, Clash>,
     overlaps: BTreeMap<Key, Clash>,
     lost: BTreeSet<String>,
@@ -51,7 +53,9 @@ impl Shown {
     ) -> Vec<Event> {
         let mut events = Vec::new();
         let mut restored = Vec::new();
+        let mut tls = Vec::new();
         for pod in &state.pods {
+            tls.extend(self.tls(agent, wanted, pod));
             let before = self.pods.insert(pod.pod.clone(), pod.state);
             if before == Some(pod.state) {
                 continue;
@@ -66,25 +70,39 @@ impl Shown {
         if !restored.is_empty() {
             events.insert(0, Event::Restored { agent: agent.to_owned(), pods: restored, after_ms });
         }
+        events.extend(tls);
         // A pod that the agent no longer names is told anew when it comes back.
         self.pods.retain(|name, _| state.pods.iter().any(|pod| pod.pod == *name));
         self.clashes(agent, state, &mut events);
         events
     }
 
+    /// What is new about TLS. A lost tunnel or a disarmed port says nothing about it.
+    fn tls(&mut self, agent: &str, wanted: &Wanted, pod: &PodState) -> Option<Event> {
+        let tls = pod.tls.clone()?;
+        if self.tls.insert(pod.pod.clone(), tls.clone()).as_ref() == Some(&tls) {
+            return None;
+        }
+        let local = local(wanted, Some(&tls));
+        Some(Event::Tls { agent: agent.to_owned(), pod: pod.pod.clone(), port: wanted.ports.pod.get(), tls, local })
+    }
+
     fn live(&mut self, agent: &str, wanted: &Wanted, state: &InterceptState, pod: &PodState, after_ms: u64) -> Live {
         let host = pod.addresses.first().map_or(pod.pod.as_str(), String::as_str);
+        let tls = pod.tls.as_ref().filter(|tls| tls.fate != TlsFate::Clear);
         Live {
             agent: agent.to_owned(),
             id: state.id,
             pod: pod.pod.clone(),
             port: wanted.ports.pod.get(),
             to: wanted.to(),
+            local: local(wanted, tls).unwrap_or(Local::Plaintext),
+            tls: tls.is_some(),
             filter: wanted.filter.clone(),
             addresses: pod.addresses.clone(),
             earlier_connections: pod.earlier_connections,
             after_ms,
-            curl: curl(wanted.filter.as_ref(), host, wanted.ports.pod.get()),
+            curl: curl(wanted.filter.as_ref(), tls.is_some(), host, wanted.ports.pod.get()),
             first: !std::mem::replace(&mut self.tried, true),
         }
     }
@@ -119,6 +137,22 @@ impl Shown {
     }
 }
 
+/// What the developer's service gets; `None`: nothing.
+fn local(wanted: &Wanted, tls: Option<&PodTls>) -> Option<Local> {
+    match tls.map(|tls| tls.fate) {
+        Some(TlsFate::Unread) => None,
+        Some(TlsFate::Passed) => Some(Local::AsSent),
+        Some(TlsFate::Decrypted | TlsFate::Clear | TlsFate::Other) | None => {
+            Some(match (wanted.speaks, &wanted.filter) {
+                (Speaks::Tls, _) => Local::Tls,
+                // Without a filter nothing is read: it need not be plaintext.
+                (Speaks::Plaintext, None) if tls.is_none() => Local::AsSent,
+                (Speaks::Plaintext, _) => Local::Plaintext,
+            })
+        }
+    }
+}
+
 fn not_live(agent: &str, pod: &PodState) -> Event {
     Event::NotLive { agent: agent.to_owned(), pod: pod.pod.clone(), state: pod.state, reason: pod.reason.clone() }
 }
@@ -130,6 +164,7 @@ pub(crate) fn settled(state: &InterceptState) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use redir_http::filter::{Condition, Mode, Subject, Test};
     use redir_wire::{Probes, Takes, Token, UnixMillis};
 
     use super::*;
@@ -141,6 +176,7 @@ mod tests {
             ports: "8080:3000".parse().unwrap(),
             filter: None,
             probes: Probes::App,
+            speaks: Speaks::Plaintext,
         }
     }
 
@@ -190,6 +226,7 @@ mod tests {
             Event::ConflictOver(clash) => format!("over {}", who(&clash)),
             Event::Overlap(clash) => format!("overlap {}", who(&clash)),
             Event::OverlapOver(clash) => format!("overlap over {}", who(&clash)),
+            Event::Tls { pod, tls, local, .. } => format!("tls {pod} {:?} {local:?}", tls.fate),
             other => panic!("{other:?}"),
         };
         shown.changes("node-1", &wanted(), state, 5).into_iter().map(kind).collect()
@@ -229,5 +266,39 @@ mod tests {
         assert!(shown.tunnel_lost() && !shown.any_live());
         assert!(!shown.tunnel_lost(), "told once");
         assert_eq!(kinds(&mut shown, &state(&[("a", Live), ("b", Live)], &[])), ["restored a", "live b false"]);
+    }
+
+    #[test]
+    fn tls_is_told_once_for_each_change() {
+        use Liveness::Live;
+        let mut shown = Shown::default();
+        let with = |fate| {
+            let mut state = state(&[("a", Live)], &[]);
+            state.pods[0].tls = Some(PodTls { fate, sentence: "so; do".into() });
+            state
+        };
+        assert_eq!(kinds(&mut shown, &state(&[("a", Live)], &[])), ["live a true"]);
+        assert_eq!(kinds(&mut shown, &with(TlsFate::Passed)), ["tls a Passed Some(AsSent)"]);
+        assert!(kinds(&mut shown, &with(TlsFate::Passed)).is_empty());
+        assert_eq!(kinds(&mut shown, &with(TlsFate::Decrypted)), ["tls a Decrypted Some(Plaintext)"]);
+        assert_eq!(kinds(&mut shown, &with(TlsFate::Unread)), ["tls a Unread None"]);
+        assert!(shown.tunnel_lost());
+        assert_eq!(kinds(&mut shown, &with(TlsFate::Unread)), ["restored a"], "as it was before");
+    }
+
+    #[test]
+    fn what_the_service_gets_is_stated() {
+        let tls = |fate| PodTls { fate, sentence: String::new() };
+        let of = |speaks, filter: bool, fate: Option<TlsFate>| {
+            let get = Condition { subject: Subject::Method, test: Test::Exact("GET".into()), negate: false };
+            let filter = filter.then_some(redir_wire::Filter { mode: Mode::All, conditions: vec![get] });
+            local(&Wanted { speaks, filter, ..wanted() }, fate.map(tls).as_ref())
+        };
+        assert_eq!(of(Speaks::Plaintext, true, None), Some(Local::Plaintext));
+        assert_eq!(of(Speaks::Plaintext, false, None), Some(Local::AsSent));
+        assert_eq!(of(Speaks::Tls, true, None), Some(Local::Tls));
+        assert_eq!(of(Speaks::Tls, true, Some(TlsFate::Decrypted)), Some(Local::Tls));
+        assert_eq!(of(Speaks::Tls, false, Some(TlsFate::Passed)), Some(Local::AsSent), "it is TLS already");
+        assert_eq!(of(Speaks::Tls, true, Some(TlsFate::Unread)), None);
     }
 }

@@ -6,29 +6,73 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use redir_tunnel::{Arrival, Tunnel, relay};
+use redir_tunnel::{Arrival, DataStream, Tunnel, relay};
 use redir_wire::StreamCode;
+use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::service::Service;
+use super::local_tls;
+use crate::service::{Service, Speaks};
 
 /// A stream may overtake the message that tells of its intercept, by a lost packet or two.
 const OVERTAKEN: Duration = Duration::from_secs(2);
+/// What is looked at, at most, to tell TLS from plaintext: less than a socket's buffer.
+const FIRST: usize = 16 * 1024;
+/// How long the service may take for that.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The record type with which TLS begins.
+const TLS_HANDSHAKE: u8 = 0x16;
 
 /// Carries one stream to its end.
-pub(crate) async fn serve(arrival: Arrival, tunnel: Tunnel, own: watch::Receiver<BTreeSet<u64>>, service: Service) {
+pub(crate) async fn serve(
+    arrival: Arrival,
+    tunnel: Tunnel,
+    own: watch::Receiver<BTreeSet<u64>>,
+    service: Service,
+    speaks: Speaks,
+) {
     // A stream without a good header was reset while it was read.
     let Ok(stream) = arrival.header().await else { return };
     if !is_own(own, stream.header.intercept).await {
         return stream.refuse(StreamCode::NotMine);
     }
-    match service.connect().await {
+    match speaks {
+        Speaks::Plaintext => match service.connect().await {
+            Err(code) => stream.refuse(code),
+            // How it ended was told to both sides by the copy itself; the agent counts it.
+            Ok(connection) => {
+                relay(connection, stream.send, stream.recv, tunnel.budget()).await;
+            }
+        },
+        Speaks::Tls => serve_tls(stream, &tunnel, service).await,
+    }
+}
+
+/// Encrypts what comes, unless it is the client's own TLS that nobody has decrypted.
+async fn serve_tls(mut stream: DataStream, tunnel: &Tunnel, service: Service) {
+    let mut first = Vec::new();
+    if stream.header.tls.is_none() {
+        // Its end or its reset is told to whoever reads it next.
+        let chunk = stream.recv.read_chunk(FIRST, true).await.ok().flatten();
+        first.extend_from_slice(chunk.as_ref().map_or(&[], |chunk| &chunk.bytes));
+    }
+    let mut tcp = match service.connect().await {
+        Ok(tcp) => tcp,
+        Err(code) => return stream.refuse(code),
+    };
+    if first.first() == Some(&TLS_HANDSHAKE) {
+        return match timeout(PATIENCE, tcp.write_all(&first)).await {
+            Ok(Ok(())) => drop(relay(tcp, stream.send, stream.recv, tunnel.budget()).await),
+            Ok(Err(_)) | Err(_) => stream.refuse(StreamCode::Reset),
+        };
+    }
+    let client = stream.header.tls.clone().unwrap_or_default();
+    let secured = async { local_tls::secure(tcp, &client).await?.begin(&first).await };
+    match secured.await {
+        Ok(secured) => secured.relay(stream, tunnel.budget()).await,
         Err(code) => stream.refuse(code),
-        // How it ended was told to both sides by the copy itself; the agent counts it.
-        Ok(connection) => {
-            relay(connection, stream.send, stream.recv, tunnel.budget()).await;
-        }
     }
 }
 

@@ -1,10 +1,10 @@
 //! What is said when something happens: one line each, two for a pod that is live.
 
 use redir_http::filter::{Condition, Mode, Subject, Test};
-use redir_wire::{Filter, InterceptEntry, Liveness, Owner, RequestEvent, Takes, UnixMillis};
+use redir_wire::{Filter, InterceptEntry, Liveness, Owner, PodTls, RequestEvent, Takes, TlsFate, UnixMillis};
 
 use crate::escape::{escape, escape_sentence};
-use crate::events::{Clash, CommandState, Event, Live};
+use crate::events::{Clash, CommandState, Event, Live, Local};
 use crate::screen::{Colour, Paint};
 use crate::values::join_labels;
 use crate::when;
@@ -18,6 +18,7 @@ pub(crate) fn lines(event: &Event, paint: Paint, now: UnixMillis) -> Vec<String>
     match event {
         Event::Connected { .. } => Vec::new(),
         Event::Live(live) => live_lines(live, paint),
+        Event::Tls { agent: _, pod, port, tls, local } => vec![tls_line(pod, *port, tls, *local, paint)],
         Event::NotLive { agent, pod, state, reason } => {
             let word = match state {
                 Liveness::Refused => "refused",
@@ -65,10 +66,15 @@ pub(crate) fn lines(event: &Event, paint: Paint, now: UnixMillis) -> Vec<String>
 fn live_lines(live: &Live, paint: Paint) -> Vec<String> {
     let pod = escape(&live.pod);
     let mut lines = vec![format!(
-        "{}  {pod}:{} -> {}, {} (agent {}, {})",
+        "{}  {pod}:{} -> {}{}, {} (agent {}, {})",
         paint.with(Colour::Green, "live"),
         live.port,
         live.to,
+        match (live.local, live.tls) {
+            (Local::Tls, _) => " over TLS",
+            (Local::Plaintext, true) => " in plaintext",
+            (Local::Plaintext | Local::AsSent, _) => "",
+        },
         filter(live.filter.as_ref()),
         escape(&live.agent),
         when::duration(live.after_ms.saturating_mul(1000)),
@@ -82,6 +88,16 @@ fn live_lines(live: &Live, paint: Paint) -> Vec<String> {
         lines.push(format!("try   {}", escape_sentence(curl)));
     }
     lines
+}
+
+fn tls_line(pod: &str, port: u16, tls: &PodTls, local: Option<Local>, paint: Paint) -> String {
+    let gets = match (tls.fate, local) {
+        (TlsFate::Decrypted, Some(Local::Plaintext)) => ": your service gets plaintext (TLS with --local-tls)",
+        (TlsFate::Decrypted, Some(Local::Tls)) => ": your service gets TLS",
+        _ => "",
+    };
+    let colour = if tls.fate == TlsFate::Decrypted { Colour::Green } else { Colour::Yellow };
+    format!("{}   {}:{port}: {}{gets}", paint.with(colour, "tls"), escape(pod), escape_sentence(&tls.sentence))
 }
 
 /// `requests with header x-user: alice and method POST and without cookie session`
@@ -253,7 +269,7 @@ fn intercept(agent: &str, entry: &InterceptEntry, now: UnixMillis) -> Vec<String
     };
     let state = match entry.state {
         Liveness::Pending => "pending".to_owned(),
-        Liveness::Live => "live".to_owned(),
+        Liveness::Live => format!("live{}", entry.tls.as_ref().map_or("", |tls| fate(tls.fate))),
         Liveness::Refused => format!("refused: {}", escape_sentence(&entry.reason)),
         Liveness::Lost => format!("lost: {}", escape_sentence(&entry.reason)),
     };
@@ -269,6 +285,17 @@ fn intercept(agent: &str, entry: &InterceptEntry, now: UnixMillis) -> Vec<String
         state,
         escape(agent),
     ]
+}
+
+/// Behind `live`.
+fn fate(fate: TlsFate) -> &'static str {
+    match fate {
+        TlsFate::Unread => ", TLS goes to the app unread",
+        TlsFate::Passed => ", TLS comes as sent",
+        TlsFate::Decrypted => ", TLS decrypted",
+        TlsFate::Clear => ", no TLS",
+        TlsFate::Other => ", TLS",
+    }
 }
 
 /// The table of tunnels.
@@ -324,6 +351,8 @@ mod tests {
             pod: "web-1".into(),
             port: 8080,
             to: "127.0.0.1:3000".into(),
+            local: Local::Plaintext,
+            tls: false,
             filter: Some(Filter { mode: Mode::All, conditions }),
             addresses: vec!["10.0.0.2".into()],
             earlier_connections,

@@ -46,7 +46,8 @@ Examples:
 
 With -o json each line is an object with an `event`:
   connected   agent, address, developer
-  live        agent, id, pod, port, to, addresses, earlier_connections, after_ms, curl
+  live        agent, id, pod, port, to, local, addresses, earlier_connections, after_ms, curl
+  tls         agent, pod, port, state (unread, passed, decrypted, clear, other), local, reason
   refused     agent, pod (null: the whole wish), state, reason
   conflict    agent, pod, developer, yours, id, since, takes (everything, shared)
               of an intercept that gets requests which you want; later conflict_over
@@ -58,6 +59,7 @@ With -o json each line is an object with an `event`:
   ended       reason
 `redir list` and `redir status` print pod, intercept and tunnel, `redir leave` prints left (agent, what, count, ids).
 What is not known is null: curl where no request to try was found, id and status.
+`local` is what your service gets: plaintext, tls (--local-tls), as_sent (what the client sends), null (nothing).
 Times are RFC 3339 in UTC. COMMAND's own standard output goes to standard error then. In paths every byte that is not printable ASCII is written \\xNN.";
 
 pub(crate) const TARGET: &str = "A pod's name (web-1), or labels that its pods carry (app=web,tier=front)";
@@ -87,6 +89,8 @@ pub(crate) const BAGGAGE_PRESENT: &str = "A baggage member, whatever its value";
 pub(crate) const NOT: &str = "Turns the condition behind it around, such as --not --path-prefix /health";
 pub(crate) const ANY: &str = "One of the conditions is enough; without this flag all must hold";
 pub(crate) const PROBES: &str = "Take the kubelet's probes too; without this flag they go to the app";
+pub(crate) const LOCAL_TLS: &str =
+    "Your service speaks TLS, with any certificate; without this flag it gets plaintext, also where the app speaks TLS";
 pub(crate) const WAIT: &str = "How many seconds COMMAND may take until it answers on your port [default: 120]";
 pub(crate) const COMMAND: &str = "Start your service with this; it ends together with the intercept";
 

@@ -7,8 +7,8 @@ use quinn::{Connection, RecvStream, SendStream};
 use redir_tunnel::{AgentControl, AgentEndpoint, Authorised, Identity, Pin};
 use redir_wire::session::FromDeveloper;
 use redir_wire::{
-    CloseCode, InterceptState, Left, LeftIntercept, Liveness, PodState, StreamHeader, ToAgent, ToDeveloper, UnixMillis,
-    Wish,
+    ClientTls, CloseCode, InterceptState, Left, LeftIntercept, Liveness, PodState, StreamHeader, ToAgent, ToDeveloper,
+    UnixMillis, Wish,
 };
 
 /// Nothing here takes longer, also on a busy machine.
@@ -131,6 +131,11 @@ impl Session {
 
     /// Opens a client connection's stream.
     pub(crate) async fn open(&self, intercept: u64) -> (SendStream, RecvStream) {
+        self.open_with(intercept, None).await
+    }
+
+    /// The same; `tls` if the agent decrypts it.
+    pub(crate) async fn open_with(&self, intercept: u64, tls: Option<ClientTls>) -> (SendStream, RecvStream) {
         let (mut send, receive) = soon("a stream", self.connection.open_bi()).await.unwrap();
         let address = |text: &str| text.parse::<SocketAddr>().unwrap();
         let header = StreamHeader {
@@ -138,7 +143,7 @@ impl Session {
             pod: "web-1".into(),
             client: address("10.0.0.9:4000"),
             destination: address("10.0.0.2:8080"),
-            tls: None,
+            tls,
         };
         send.write_all(&header.encode().unwrap()).await.unwrap();
         (send, receive)

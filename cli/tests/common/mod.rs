@@ -6,6 +6,8 @@
 pub(crate) mod agent;
 #[cfg(unix)]
 pub(crate) mod process;
+#[cfg(unix)]
+pub(crate) mod scene;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -25,7 +25,7 @@ pub use developer::{Arrival, DataStream, Dialled, HeaderError, Tunnel, dial};
 pub use error::{DialError, Lost};
 pub use identity::{Identity, IdentityError};
 pub use pin::{Pin, PinError};
-pub use relay::{Relayed, relay, stream_to_tcp, tcp_to_stream};
+pub use relay::{Relayed, relay, relay_halves, stream_to_tcp, tcp_to_stream};
 pub use tls::Authorised;
 pub use transport::{DEVELOPER_KEEP_ALIVE, HANDSHAKE, IDLE, KEEP_ALIVE, STALLED_STREAMS, STREAM_WINDOW, STREAMS};
 

@@ -30,28 +30,36 @@ pub struct Relayed {
 pub async fn relay(mut tcp: TcpStream, send: SendStream, recv: RecvStream, budget: &Budget) -> Relayed {
     // Without a delay for small writes; a socket that does not take the option works all the same.
     tcp.set_nodelay(true).ok();
-    let mut relayed = Relayed::default();
-    let mut stream = Unfinished { send, recv, finished: false };
     // The connection must be reset, not finished, if this future is dropped at an await.
     let linger = socket2::SockRef::from(&tcp).set_linger(Some(Duration::ZERO));
     let (mut read, mut write) = tcp.split();
-    let result = tokio::try_join!(
-        stream_to_tcp(&mut stream.recv, &mut write, budget, &mut relayed.to_tcp),
-        tcp_to_stream(&mut read, &mut stream.send, &mut relayed.from_tcp),
-    );
-    match result {
-        Ok(((), ())) => {
-            stream.finished = true;
-            if linger.is_ok() {
-                socket2::SockRef::from(&tcp).set_linger(None).ok();
-            }
-        }
-        Err(code) => {
-            refuse(&mut stream.send, &mut stream.recv, code);
-            stream.finished = true;
-            relayed.reset = Some(code);
-        }
+    let relayed = relay_halves(&mut read, &mut write, send, recv, budget).await;
+    if relayed.reset.is_none() && linger.is_ok() {
+        socket2::SockRef::from(&tcp).set_linger(None).ok();
     }
+    relayed
+}
+
+/// The same over the halves of something else than a bare TCP connection. It is the caller's to reset it where this is
+/// dropped or ends with a reset. What is written must be on its way when the write returns.
+pub async fn relay_halves<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+    read: &mut R,
+    write: &mut W,
+    send: SendStream,
+    recv: RecvStream,
+    budget: &Budget,
+) -> Relayed {
+    let mut relayed = Relayed::default();
+    let mut stream = Unfinished { send, recv, finished: false };
+    let result = tokio::try_join!(
+        stream_to_tcp(&mut stream.recv, write, budget, &mut relayed.to_tcp),
+        tcp_to_stream(read, &mut stream.send, &mut relayed.from_tcp),
+    );
+    if let Err(code) = result {
+        refuse(&mut stream.send, &mut stream.recv, code);
+        relayed.reset = Some(code);
+    }
+    stream.finished = true;
     relayed
 }
 
