@@ -21,6 +21,7 @@ use crate::{
     binaries, cleanup,
     namespace::{Namespace, checked},
     process::{self, Process},
+    tls::Certificate,
     topology::{Host, Topology},
     wait,
 };
@@ -54,6 +55,8 @@ pub struct PodEntry {
     pub netns: PathBuf,
     /// The ports that may be intercepted; all when empty.
     pub ports: Vec<u16>,
+    /// The app's certificates, by port.
+    pub tls: Vec<(u16, Certificate)>,
 }
 
 /// What goes into `agent.toml`.
@@ -88,10 +91,14 @@ impl AgentConfig {
             self.attach,
             self.more
         );
-        for PodEntry { name, labels, netns, ports } in &self.pods {
+        for PodEntry { name, labels, netns, ports, tls } in &self.pods {
             writeln!(text, "[[pod]]\nname = \"{name}\"\nlabels = {labels}\nnetns = \"{}\"", netns.display())?;
             if !ports.is_empty() {
                 writeln!(text, "ports = {ports:?}")?;
+            }
+            for (port, certificate) in tls {
+                let (cert, key) = (certificate.cert_file(), certificate.key_file());
+                writeln!(text, "[[pod.tls]]\nport = {port}\ncert = {cert:?}\nkey = {key:?}")?;
             }
         }
         for Developer { name, pin, pods } in &self.developers {
@@ -109,6 +116,7 @@ impl PodEntry {
             labels: format!("{{ app = \"web\", pod = \"{}\" }}", host.name),
             netns: host.namespace.path().to_owned(),
             ports: Vec::new(),
+            tls: Vec::new(),
         }
     }
 }

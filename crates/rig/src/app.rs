@@ -16,13 +16,15 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use rustls::ServerConfig;
 use socket2::SockRef;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpSocket, TcpStream},
     sync::watch,
     task::{AbortHandle, JoinSet},
 };
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
     http,
@@ -45,6 +47,8 @@ struct Shared {
     clients: Mutex<Vec<SocketAddr>>,
     open: AtomicUsize,
     release: watch::Sender<usize>,
+    /// It speaks TLS.
+    tls: Option<Arc<ServerConfig>>,
 }
 
 /// A request as the service saw it.
@@ -58,6 +62,19 @@ pub struct Seen {
     pub client: SocketAddr,
     /// The service's own address of the connection.
     pub at: SocketAddr,
+    /// What the client asked for in TLS, and what came of it.
+    pub tls: Option<Agreed>,
+}
+
+/// A TLS handshake as the service saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agreed {
+    /// The name asked for (SNI).
+    pub server_name: Option<String>,
+    /// The protocol agreed on (ALPN).
+    pub alpn: Option<Vec<u8>>,
+    /// The version, such as `TLSv1_3`.
+    pub version: String,
 }
 
 impl App {
@@ -68,12 +85,32 @@ impl App {
 
     /// Listens on given addresses.
     pub fn start_on(namespace: &Namespace, addresses: &[SocketAddr], version: &str) -> Result<Self> {
+        Self::start_as(namespace, addresses, version, None)
+    }
+
+    /// Speaks TLS on given addresses.
+    pub fn secure_on(
+        namespace: &Namespace,
+        addresses: &[SocketAddr],
+        version: &str,
+        config: ServerConfig,
+    ) -> Result<Self> {
+        Self::start_as(namespace, addresses, version, Some(Arc::new(config)))
+    }
+
+    fn start_as(
+        namespace: &Namespace,
+        addresses: &[SocketAddr],
+        version: &str,
+        tls: Option<Arc<ServerConfig>>,
+    ) -> Result<Self> {
         let shared = Arc::new(Shared {
             version: Mutex::new(version.to_owned()),
             seen: Mutex::default(),
             clients: Mutex::default(),
             open: AtomicUsize::new(0),
             release: watch::Sender::new(0),
+            tls,
         });
         let mut app = Self { shared, tasks: Vec::new(), gone: Vec::new() };
         for &address in addresses {
@@ -173,7 +210,7 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
                     shared.open.fetch_add(1, Ordering::AcqRel);
                     let _open = Open(&shared.open);
                     // A client that goes away in the middle is no news to the service.
-                    let _ = Connection { stream, unread: Vec::new(), client, shared: &shared }.run().await;
+                    let _ = talk(stream, client, &shared).await;
                 });
             }
         }
@@ -188,30 +225,87 @@ impl Drop for Open<'_> {
     }
 }
 
+async fn talk(stream: TcpStream, client: SocketAddr, shared: &Shared) -> Result<()> {
+    stream.set_nodelay(true)?;
+    let (stream, agreed): (Box<dyn Stream>, _) = match &shared.tls {
+        None => (Box::new(stream), None),
+        Some(config) => {
+            let stream = TlsAcceptor::from(Arc::clone(config)).accept(stream).await?;
+            let session = stream.get_ref().1;
+            let agreed = Agreed {
+                server_name: session.server_name().map(str::to_owned),
+                alpn: session.alpn_protocol().map(<[u8]>::to_vec),
+                version: session.protocol_version().map(|version| format!("{version:?}")).unwrap_or_default(),
+            };
+            (Box::new(stream), Some(agreed))
+        }
+    };
+    Connection { stream, agreed, unread: Vec::new(), client, shared }.run().await
+}
+
+/// How a connection ends.
+enum End {
+    Finish,
+    Reset,
+}
+
+/// A client's connection, in clear or over TLS.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
+    fn tcp(&self) -> &TcpStream;
+}
+
+impl Stream for TcpStream {
+    fn tcp(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Stream for TlsStream<TcpStream> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
+
 struct Connection<'a> {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
+    agreed: Option<Agreed>,
     unread: Vec<u8>,
     client: SocketAddr,
     shared: &'a Shared,
 }
 
 impl Connection<'_> {
+    /// To the client's end or the service's own, which it says in TLS too.
     async fn run(mut self) -> Result<()> {
-        self.stream.set_nodelay(true)?;
+        match self.answers().await? {
+            End::Finish => Ok(self.stream.shutdown().await?),
+            End::Reset => Ok(()),
+        }
+    }
+
+    async fn answers(&mut self) -> Result<End> {
         while let Some(head) = self.head().await? {
             let line = head.lines().next().unwrap_or_default().to_owned();
-            let at = self.stream.local_addr()?;
-            lock(&self.shared.seen).push(Seen { line: line.clone(), head: head.clone(), client: self.client, at });
+            let at = self.stream.tcp().local_addr()?;
+            let tls = self.agreed.clone();
+            lock(&self.shared.seen).push(Seen { line: line.clone(), head: head.clone(), client: self.client, at, tls });
             let path = line.split(' ').nth(1).unwrap_or_default();
             let (path, rest) = path.split('?').next().unwrap_or_default().rsplit_once('/').unwrap_or_default();
             match (path, rest) {
                 ("/download", n) => self.download(n.parse()?).await?,
-                ("", "reset") => return Ok(SockRef::from(&self.stream).set_linger(Some(Duration::ZERO))?),
-                ("", "upgrade") => return self.upgrade().await,
+                ("", "reset") => {
+                    SockRef::from(self.stream.tcp()).set_linger(Some(Duration::ZERO))?;
+                    return Ok(End::Reset);
+                }
+                ("", "upgrade") => {
+                    self.upgrade().await?;
+                    break;
+                }
                 ("", "close") => {
                     self.drop_body(&head).await?;
                     let body = self.answer();
-                    return self.reply("200 OK", "connection: close\r\n", &body).await;
+                    self.reply("200 OK", "connection: close\r\n", &body).await?;
+                    break;
                 }
                 ("", "chunked") => self.chunked().await?,
                 ("", "upload") => self.upload(&head).await?,
@@ -229,7 +323,7 @@ impl Connection<'_> {
                 }
             }
         }
-        Ok(())
+        Ok(End::Finish)
     }
 
     fn answer(&self) -> String {
@@ -258,7 +352,8 @@ impl Connection<'_> {
 
     async fn reply(&mut self, status: &str, headers: &str, body: &str) -> Result<()> {
         let text = format!("HTTP/1.1 {status}\r\n{headers}content-length: {}\r\n\r\n{body}", body.len());
-        Ok(self.stream.write_all(text.as_bytes()).await?)
+        self.stream.write_all(text.as_bytes()).await?;
+        Ok(self.stream.flush().await?)
     }
 
     async fn download(&mut self, length: u64) -> Result<()> {
@@ -271,7 +366,7 @@ impl Connection<'_> {
             self.stream.write_all(&buffer[..n]).await?;
             done += n as u64;
         }
-        Ok(())
+        Ok(self.stream.flush().await?)
     }
 
     async fn chunked(&mut self) -> Result<()> {
@@ -279,7 +374,8 @@ impl Connection<'_> {
         for piece in self.answer().split_inclusive(' ') {
             self.stream.write_all(format!("{:x}\r\n{piece}\r\n", piece.len()).as_bytes()).await?;
         }
-        Ok(self.stream.write_all(b"0\r\n\r\n").await?)
+        self.stream.write_all(b"0\r\n\r\n").await?;
+        Ok(self.stream.flush().await?)
     }
 
     async fn hold(&mut self) -> Result<()> {
@@ -288,19 +384,20 @@ impl Connection<'_> {
         let mut byte = [0];
         tokio::select! {
             changed = release.changed() => Ok(changed?),
-            peeked = self.stream.peek(&mut byte) => {
+            peeked = self.stream.tcp().peek(&mut byte) => {
                 ensure!(peeked? > 0, "the client closed");
                 Ok(release.changed().await?)
             }
         }
     }
 
-    async fn upgrade(mut self) -> Result<()> {
+    async fn upgrade(&mut self) -> Result<()> {
         self.stream
             .write_all(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n")
             .await?;
         loop {
             self.stream.write_all(&self.unread).await?;
+            self.stream.flush().await?;
             self.unread.clear();
             if !self.more().await? {
                 return Ok(());

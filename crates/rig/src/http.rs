@@ -9,9 +9,9 @@ use anyhow::{Context, Result, bail, ensure};
 
 /// One client connection.
 #[derive(Debug)]
-pub struct Http {
+pub struct Http<S = TcpStream> {
     /// The connection itself, for half-close, resets and addresses.
-    pub stream: TcpStream,
+    pub stream: S,
     unread: Vec<u8>,
 }
 
@@ -45,9 +45,9 @@ enum Framing {
     Close,
 }
 
-impl Http {
+impl<S: Read + Write> Http<S> {
     /// Takes over a connection (see [`crate::Namespace::connect`]).
-    pub fn new(stream: TcpStream) -> Self {
+    pub fn new(stream: S) -> Self {
         Self { stream, unread: Vec::new() }
     }
 

@@ -23,6 +23,7 @@ pub mod process;
 pub mod snapshot;
 pub mod sniff;
 mod tcx;
+pub mod tls;
 pub mod topology;
 pub mod wait;
 
@@ -36,4 +37,5 @@ pub use namespace::Namespace;
 pub use process::Process;
 pub use snapshot::Snapshot;
 pub use sniff::Sniff;
+pub use tls::Certificate;
 pub use topology::{Host, Topology};
