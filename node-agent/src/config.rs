@@ -47,6 +47,8 @@ pub(crate) struct Agent {
     pub(crate) upstream_ports: UpstreamPorts,
     /// How programs are attached.
     pub(crate) attach: Attach,
+    /// Whether the agent looks by itself, once, whether a port that a filter wants speaks TLS.
+    pub(crate) probe_tls: bool,
     /// The worker's uid and gid, never 0.
     pub(crate) user: u32,
 }
@@ -238,9 +240,10 @@ fn agent(mut section: Section<'_>, base: Option<&Path>) -> Result<Agent, ConfigE
             .optional("upstream_ports")
             .map_or(Ok(UpstreamPorts::Low), |value| one_of(&value, &UPSTREAM_PORTS))?,
         attach: section.optional("attach").map_or(Ok(Attach::Auto), |value| one_of(&value, &ATTACH))?,
+        probe_tls: section.optional("probe_tls").map_or(Ok(true), |value| value.boolean())?,
         user: section.optional("user").map_or(Ok(NOBODY), |value| user(&value))?,
     };
-    section.finish("listen, key, admin, drain, upstream_ports, attach, user")?;
+    section.finish("listen, key, admin, drain, upstream_ports, attach, probe_tls, user")?;
     Ok(agent)
 }
 

@@ -50,7 +50,7 @@ fn get(w: &World, certificate: &Certificate, headers: &[&str]) -> Result<String>
 fn told(cli: &mut Cli, state: &str) -> Result<serde_json::Value> {
     let event = cli.process.wait_for(format!("TLS to be {state}"), SOON, |log| {
         let events = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        events.filter(|event| event["event"] == "tls").last().filter(|event| event["state"] == state)
+        events.filter(|event| event["event"] == "tls").next_back().filter(|event| event["state"] == state)
     })?;
     ensure!(event["pod"] == "web-1" && event["port"] == PORT, "{event}");
     Ok(event)
@@ -135,6 +135,18 @@ once!(an_app_that_speaks_no_tls_is_looked_at_once_and_nothing_is_told, USUAL, |w
     w.intercept(&w.alice, LOCAL, &[])?.leave()?;
     ensure!(green.clients().len() == count);
     Ok(())
+});
+
+const QUIET: Scenario = Scenario { config: |config| config.more = "probe_tls = false".into(), ..USUAL };
+
+once!(an_agent_that_may_not_look_tells_with_the_first_client, QUIET, |w| {
+    let certificate = Certificate::new()?;
+    let green = green(w, certificate.server()?)?;
+    let mut cli = w.alice()?;
+    ensure!(get(w, &certificate, &[ALICE])?.starts_with("green"));
+    told(&mut cli, "unread")?;
+    ensure!(green.clients().len() == 1 && green.seen().len() == 1, "the client's alone");
+    cli.leave()
 });
 
 once!(an_app_with_another_certificate_is_left_alone, GIVEN, |w| {

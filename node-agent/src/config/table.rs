@@ -174,6 +174,16 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// The value as true or false.
+    pub(super) fn boolean(&self) -> Result<bool, ConfigError> {
+        match &self.value {
+            DeValue::Boolean(value) => Ok(*value),
+            other => {
+                Err(self.error(format!("is {} where true or false is needed; write it without quotes", kind(other))))
+            }
+        }
+    }
+
     /// The value as a list; each item's path carries its index.
     pub(super) fn list(self) -> Result<Vec<Value<'a>>, ConfigError> {
         match self.value {

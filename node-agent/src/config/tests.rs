@@ -50,7 +50,9 @@ fn reads_everything() {
     assert_eq!(config.agent.admin, DEFAULT_ADMIN);
     assert_eq!(config.agent.drain, Duration::from_millis(1500));
     assert_eq!((config.agent.attach, config.agent.user), (Attach::Clsact, 1000));
-    assert_eq!(config.agent.upstream_ports, UpstreamPorts::High);
+    assert_eq!((config.agent.upstream_ports, config.agent.probe_tls), (UpstreamPorts::High, true));
+    let quiet = parse(&good().replace("user = 1000", "probe_tls = false")).expect("it is good too");
+    assert!(!quiet.agent.probe_tls);
     let web = config.pod(&PodName::new("web-1").expect("good")).expect("there");
     assert!(web.allows(8080) && !web.allows(80) && !web.allows(0));
     let files = TlsFiles { port: 9090, cert: "/etc/redir/tls/web.crt".into(), key: "/k/web.key".into() };
@@ -66,7 +68,8 @@ fn reads_everything() {
 fn defaults() {
     let config = parse("[agent]\nlisten = \"[::]:7447\"\nkey = \"/k\"").expect("enough");
     assert_eq!((config.agent.drain, config.agent.user), (DEFAULT_DRAIN, NOBODY));
-    assert_eq!((config.agent.attach, config.agent.upstream_ports), (Attach::Auto, UpstreamPorts::Low));
+    let agent = &config.agent;
+    assert_eq!((agent.attach, agent.upstream_ports, agent.probe_tls), (Attach::Auto, UpstreamPorts::Low, true));
     assert!(config.pods.is_empty() && config.developers.is_empty());
 }
 
@@ -93,6 +96,7 @@ const BAD: &[(&str, &str, &str, &str)] = &[
     ("1500ms", "-1s", ":4: agent.drain: \"-1s\" is not", "\"10s\""),
     ("\"clsact\"", "\"xdp\"", ":5: agent.attach: \"xdp\" is not a choice", "\"auto\" or \"tcx\" or \"clsact\""),
     ("\"high\"", "\"mid\"", ":6: agent.upstream_ports: \"mid\"", "\"low\" or \"high\""),
+    ("user = 1000", "probe_tls = \"no\"", ":7: agent.probe_tls: is a string where true or false", "without quotes"),
     ("user = 1000", "user = 0", ":7: agent.user: 0 is root", "65534"),
     ("user = 1000", "user = -1", ":7: agent.user: is no uid", "65534"),
     ("user = 1000", "user = 4294967295", ":7: agent.user: is no uid", "65534"),

@@ -80,7 +80,8 @@ async fn live(bootstrap: Bootstrap) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(driver.run());
     let Bootstrap { udp, key, config, certificates, .. } = bootstrap;
-    let parts = Parts { udp, key, config, tls: Tls::new(&certificates) };
+    let tls = Tls::new(&certificates, config.agent.probe_tls);
+    let parts = Parts { udp, key, config, tls };
     let worker = start(parts, &broker, tasks).await?;
     broker.ready().await.context("tell the guardian that the worker serves")?;
     worker.readiness.set(true);

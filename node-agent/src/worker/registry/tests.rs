@@ -39,7 +39,7 @@ impl World {
     fn new() -> Self {
         let (alice, bob) = (Identity::generate().unwrap().pin(), Identity::generate().unwrap().pin());
         let registry = Registry::new(config(&alice, &bob, PODS));
-        let (arming, tls) = (Arming::default(), Tls::new(&Certificates::default()));
+        let (arming, tls) = (Arming::default(), Tls::new(&Certificates::default(), true));
         Self { registry, alice, bob, now: Instant::now(), clock: SystemTime::now(), arming, tls }
     }
 

@@ -45,6 +45,7 @@ pub(crate) use self::{
 pub(crate) struct Tls(Arc<Inner>);
 
 struct Inner {
+    probes: bool,
     given: ArcSwap<BTreeMap<(PodName, u16), Arc<Given>>>,
     seen: Mutex<Seen>,
     news: watch::Sender<()>,
@@ -57,10 +58,10 @@ struct Seen {
 }
 
 impl Tls {
-    /// With the certificates of the start.
-    pub(crate) fn new(certificates: &Certificates) -> Self {
-        let tls =
-            Tls(Arc::new(Inner { given: ArcSwap::default(), seen: Mutex::default(), news: watch::Sender::new(()) }));
+    /// With the certificates of the start; `probes`: the agent may look at ports by itself.
+    pub(crate) fn new(certificates: &Certificates, probes: bool) -> Self {
+        let (given, seen, news) = (ArcSwap::default(), Mutex::default(), watch::Sender::new(()));
+        let tls = Tls(Arc::new(Inner { probes, given, seen, news }));
         tls.replace(certificates);
         tls
     }
@@ -115,9 +116,9 @@ impl Tls {
         self.0.news.subscribe()
     }
 
-    /// True once for each armed port: it is to be looked at.
+    /// True once for each armed port, where probes are wanted: it is to be looked at.
     pub(crate) fn begin_probe(&self, pod: &PodName, port: u16) -> bool {
-        self.seen().probed.insert((pod.clone(), port))
+        self.0.probes && self.seen().probed.insert((pod.clone(), port))
     }
 
     /// Forgets what was found out about these ports.

@@ -55,7 +55,7 @@ impl World {
         let (ops, asked) = mpsc::unbounded_channel();
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
         let (looks, unseen) = mpsc::unbounded_channel();
-        let tls = Tls::new(&Certificates::default());
+        let tls = Tls::new(&Certificates::default(), true);
         let hands = Hands { ops, looks };
         let tunnels = start_with(udp, &identity, receiver, plans.clone(), tls.clone(), hands).unwrap();
         let (armed, watching) = watch::channel(BTreeSet::new());

@@ -66,7 +66,7 @@ impl Rig {
             plans: Plans::default(),
             pod: PodName::new("web-1").unwrap(),
             metrics: Arc::new(Metrics::new()),
-            tls: Tls::new(&Certificates::default()),
+            tls: Tls::new(&Certificates::default(), true),
             draining: CancellationToken::new(),
             abort: CancellationToken::new(),
         }
