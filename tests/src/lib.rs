@@ -166,6 +166,14 @@ impl World {
         Ok(cli)
     }
 
+    /// The same with nothing on the developer's port yet, once `redir` has looked there: no connection of its own is
+    /// mistaken for a client's.
+    pub fn intercept_early(&self, home: &Home, local: u16, flags: &[&str]) -> Result<Cli> {
+        let mut cli = self.intercept(home, local, flags)?;
+        cli.process.wait_for_line("nothing answers", SOON)?;
+        Ok(cli)
+    }
+
     /// Starts an intercept and does not wait.
     pub fn start(&self, home: &Home, local: u16, flags: &[&str]) -> Result<Cli> {
         let arguments = self.arguments("web-1", &format!("{PORT}:{local}"), flags);

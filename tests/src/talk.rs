@@ -134,10 +134,7 @@ impl<'w> Stage<'w> {
                 _ => &stage._carol,
             };
             let user = format!("x-user: {}", who.user());
-            let mut cli = world.intercept(home, port, &["--header", &user])?;
-            // It has looked whether anything answers there: that connection is not mistaken for a client's.
-            cli.process.wait_for_line("nothing answers", SOON)?;
-            stage.intercepts.push(cli);
+            stage.intercepts.push(world.intercept_early(home, port, &["--header", &user])?);
             stage.listeners.push((who, local(port)?));
         }
         Ok(stage)

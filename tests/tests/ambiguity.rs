@@ -99,7 +99,7 @@ once!(an_ambiguous_request_is_the_apps_with_all_that_follows, USUAL, |w| {
     for &why in Ambiguity::ALL {
         ensure!(kinds().any(|kind| kind == why), "{why:?} is missing in the table");
     }
-    let _cli = w.alice()?;
+    let _cli = w.intercept_early(&w.alice, LOCAL, &["--header", "x-user: alice"])?;
     let (app, developer) = services(w)?;
     for (why, wire) in all {
         opaque_once(w, why, || {
@@ -136,7 +136,7 @@ once!(an_ambiguous_request_is_the_apps_with_all_that_follows, USUAL, |w| {
 });
 
 once!(an_ambiguous_body_to_a_developer_ends_the_connection, USUAL, |w| {
-    let _cli = w.alice()?;
+    let _cli = w.intercept_early(&w.alice, LOCAL, &["--header", "x-user: alice"])?;
     let (app, developer) = services(w)?;
     for (why, good, bad) in bodies() {
         let mut pair = w.pair(w.client(), Family::V4, &app)?;
@@ -159,7 +159,7 @@ once!(an_ambiguous_body_to_a_developer_ends_the_connection, USUAL, |w| {
 });
 
 once!(an_ambiguous_answer_is_passed_on_as_it_is, USUAL, |w| {
-    let _cli = w.alice()?;
+    let _cli = w.intercept_early(&w.alice, LOCAL, &["--header", "x-user: alice"])?;
     let (app, developer) = services(w)?;
     for (why, answer) in answers() {
         opaque_once(w, why, || {

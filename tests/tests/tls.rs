@@ -49,8 +49,8 @@ fn get(w: &World, certificate: &Certificate, headers: &[&str]) -> Result<String>
 /// What the CLI was told of TLS last: what becomes of it, what the service gets, and the sentence.
 fn told(cli: &mut Cli, state: &str) -> Result<serde_json::Value> {
     let event = cli.process.wait_for(format!("TLS to be {state}"), SOON, |log| {
-        let events = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        events.filter(|event| event["event"] == "tls").next_back().filter(|event| event["state"] == state)
+        let mut events = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        events.rfind(|event| event["event"] == "tls").filter(|event| event["state"] == state)
     })?;
     ensure!(event["pod"] == "web-1" && event["port"] == PORT, "{event}");
     Ok(event)

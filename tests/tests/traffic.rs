@@ -286,7 +286,7 @@ both!(resets_pass_both_ways, USUAL, |w| {
 both!(a_reset_by_the_developers_app_reaches_the_client, USUAL, |w| {
     let _green = w.green()?;
     for flags in [&["--header", ALICE][..], &[]] {
-        let cli = w.intercept(&w.alice, LOCAL, flags)?;
+        let cli = w.intercept_early(&w.alice, LOCAL, flags)?;
         let local = Listener::new(&w.topology.developer.namespace, ([127, 0, 0, 1], LOCAL).into())?;
         for family in FAMILIES {
             let mut http = w.http(w.client(), family)?;
@@ -487,8 +487,7 @@ both!(several_developers_share_a_port, USUAL, |w| {
 
 both!(a_global_intercept_takes_every_protocol, USUAL, |w| {
     let green = w.green()?;
-    let _cli = w.intercept(&w.alice, LOCAL, &[])?;
-    // After the CLI has looked whether anything answers there.
+    let _cli = w.intercept_early(&w.alice, LOCAL, &[])?;
     let local = Listener::new(&w.topology.developer.namespace, ([127, 0, 0, 1], LOCAL).into())?;
     for family in FAMILIES {
         // The client speaks first, half-closes, and gets its answer.
