@@ -466,7 +466,11 @@ impl SameInode for fs::Metadata {
     }
 }
 
-once!(memory_stays_small, UNDER_LOAD, |w| {
+// Thousands of connections end at once, on several CPUs: where the agent's last two segments overtake each other, the app's
+// TIME_WAIT answers the older one when the agent's socket is gone, and that ACK leaves the pod.
+const ENDING_AT_ONCE: Scenario = Scenario { sniff: false, ..UNDER_LOAD };
+
+once!(memory_stays_small, ENDING_AT_ONCE, |w| {
     const CONNECTIONS: usize = 2_500;
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
