@@ -10,6 +10,7 @@ pub(crate) mod broker;
 mod capture;
 mod connection;
 mod developer_leg;
+mod http2;
 mod metrics;
 mod plan;
 mod registry;

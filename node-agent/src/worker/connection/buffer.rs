@@ -4,11 +4,11 @@
 //! a transfer costs few system calls.
 
 use std::{
-    io,
+    io, mem,
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::net::TcpStream;
 
 use crate::worker::relay::{CHUNK_MAX, Share, with_scratch, within_budget};
@@ -46,6 +46,11 @@ impl Buffer {
     /// Drops the first bytes.
     pub(super) fn take(&mut self, count: usize) {
         self.bytes.advance(count);
+    }
+
+    /// Hands everything over.
+    pub(super) fn take_all(&mut self) -> Bytes {
+        mem::take(&mut self.bytes).freeze()
     }
 
     /// Forgets everything.

@@ -86,8 +86,12 @@ impl Exchange<'_> {
     }
 
     fn judge_leg(&mut self, index: usize) -> Result<bool, End> {
-        let leg = &mut self.legs[index];
+        let leg = &self.legs[index];
         let (origin, len) = (leg.origin, leg.down.unread().len());
+        if matches!(self.judge, Judge::Http(_)) && self.may_be_http2(index) {
+            self.begin_http2();
+        }
+        let leg = &mut self.legs[index];
         match &mut self.judge {
             Judge::Http(engine) => {
                 let reply = engine.response(origin, leg.down.unread());
@@ -105,6 +109,7 @@ impl Exchange<'_> {
                 self.go_opaque(origin, None);
                 Ok(true)
             }
+            Judge::Http2(_) => self.judge_settings(index),
             Judge::Opaque(to) if *to == origin => {
                 self.count_answer(index);
                 self.writing = Some(Writing { from: origin, left: len, finished: false, ends: false });

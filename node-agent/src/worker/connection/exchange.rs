@@ -18,6 +18,7 @@ use tokio::{net::TcpStream, time::Instant};
 use super::{
     buffer::Buffer,
     decrypt::Greeting,
+    http2::{Both, Preface},
     leg::Leg,
     matched::{Matched, Outstanding, request_line},
     route::{Route, origin},
@@ -38,6 +39,8 @@ pub(super) enum Judge {
     Http(Box<Engine>),
     /// A global intercept: only the first head is looked at.
     First(Box<FirstHead>),
+    /// The client seems to speak HTTP/2.
+    Http2(Preface),
     /// Everything goes to one origin and comes from it.
     Opaque(Origin),
 }
@@ -52,6 +55,8 @@ pub(super) enum End {
     Relay(AppLeg),
     /// The client speaks TLS, which can be decrypted.
     Tls(Box<Greeting>),
+    /// Client and origin speak HTTP/2: its streams are decided one by one.
+    Http2(Both),
 }
 
 /// What an exchange begins with.

@@ -10,6 +10,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use redir_http::engine::Origin;
 
 use super::{
@@ -18,7 +19,8 @@ use super::{
 };
 use crate::worker::{developer_leg::DeveloperLeg, upstream::AppLeg};
 
-pub(super) use error::{LegEnd, LegError};
+pub(super) use error::LegEnd;
+pub(in crate::worker) use error::LegError;
 
 /// A leg that is being opened.
 pub(super) type Opening = Pin<Box<dyn Future<Output = Result<Socket, LegError>> + Send>>;
@@ -236,7 +238,15 @@ impl Leg {
         }
     }
 
-    /// The same without what is around it.
+    /// The open socket, to be used otherwise, with what it has said.
+    pub(super) fn into_socket(mut self) -> Option<(Socket, Bytes)> {
+        match self.state {
+            State::Open(socket) => Some((socket, self.down.take_all())),
+            State::Opening(_) | State::Closed => None,
+        }
+    }
+
+    /// The app's socket without what is around it.
     pub(super) fn into_app(self) -> Option<AppLeg> {
         match self.state {
             State::Open(Socket::App(leg)) => Some(leg.into_socket()),

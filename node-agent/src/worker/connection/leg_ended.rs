@@ -47,6 +47,7 @@ impl Exchange<'_> {
                 self.count_global();
                 self.opaque_ended(origin)
             }
+            Judge::Http2(_) => self.ended_before_http2(origin),
             Judge::Opaque(_) => self.opaque_ended(origin),
         }
     }
@@ -59,6 +60,8 @@ impl Exchange<'_> {
             Judge::Http(_) if self.app_gone.is_some() => false,
             Judge::Http(engine) => engine.outstanding() > 0 && engine.fall_back(),
             Judge::Hello(_) | Judge::First(_) => true,
+            // Nobody has got a request yet, and without this leg they find their way.
+            Judge::Http2(_) => false,
             Judge::Opaque(to) => *to == origin && self.access.app_requests == 0 && self.outstanding.len() <= 1,
         };
         if !possible {
@@ -125,7 +128,7 @@ impl Exchange<'_> {
         Ok(())
     }
 
-    fn opaque_ended(&mut self, origin: Origin) -> Result<(), End> {
+    pub(super) fn opaque_ended(&mut self, origin: Origin) -> Result<(), End> {
         let Some(index) = self.legs.iter().position(|leg| leg.origin == origin) else { return Ok(()) };
         match &self.legs[index].end {
             // Bytes are bytes: the service's own reset is passed on; only what the tunnel's side says gets a sentence.

@@ -10,9 +10,9 @@ use std::{
 use crate::worker::plan::{Intercept, RequestEvent};
 
 /// A request that went to a developer.
-pub(super) struct Matched {
+pub(in crate::worker) struct Matched {
     /// Whose.
-    pub(super) intercept: Arc<Intercept>,
+    pub(in crate::worker) intercept: Arc<Intercept>,
     when: SystemTime,
     began: Instant,
     method: String,
@@ -22,7 +22,7 @@ pub(super) struct Matched {
 
 impl Matched {
     /// Begins now. The path has no query.
-    pub(super) fn new(intercept: Arc<Intercept>, method: &[u8], path: &[u8]) -> Self {
+    pub(in crate::worker) fn new(intercept: Arc<Intercept>, method: &[u8], path: &[u8]) -> Self {
         Matched {
             intercept,
             when: SystemTime::now(),
@@ -33,8 +33,13 @@ impl Matched {
         }
     }
 
+    /// It was answered with this status.
+    pub(in crate::worker) fn answered(&mut self, status: u16) {
+        self.status = status;
+    }
+
     /// Tells the developer how it went.
-    pub(super) fn report(self, client: SocketAddr) {
+    pub(in crate::worker) fn report(self, client: SocketAddr) {
         let micros = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
         tracing::debug!(intercept = self.intercept.id, status = self.status, micros, "a matched request is through");
         self.intercept.report(RequestEvent {
@@ -88,7 +93,7 @@ impl Outstanding {
     /// The oldest request is answered with this status.
     pub(super) fn status(&mut self, status: u16) {
         if let Some(Some(oldest)) = self.0.front_mut() {
-            oldest.status = status;
+            oldest.answered(status);
         }
     }
 

@@ -8,15 +8,16 @@ mod buffer;
 mod decrypt;
 mod downward;
 mod exchange;
+mod http2;
 mod leg;
 mod leg_ended;
-mod matched;
+pub(super) mod matched;
 mod over;
-mod refusal;
-mod route;
+pub(super) mod refusal;
+pub(super) mod route;
 #[cfg(test)]
 mod tests;
-mod transport;
+pub(super) mod transport;
 mod upward;
 
 use std::{future::poll_fn, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
@@ -28,6 +29,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub(super) use self::leg::LegError;
 use self::{
     decrypt::{Greeting, Outcome, decrypt},
     exchange::{End, Exchange, Start},
@@ -53,9 +55,9 @@ const KEEPALIVE: TcpKeepalive =
 
 /// What ends a connection from outside.
 #[derive(Clone)]
-struct Outside {
-    draining: CancellationToken,
-    abort: CancellationToken,
+pub(super) struct Outside {
+    pub(super) draining: CancellationToken,
+    pub(super) abort: CancellationToken,
 }
 
 /// Serves one steered connection to its end.
@@ -98,6 +100,11 @@ async fn run(client: TcpStream, mut route: Route, outside: &Outside, access: &mu
         // Boxed: a connection in clear shall not be larger for it.
         (end, session) = Box::pin(tls(&client, *greeting, &mut route, outside, access)).await;
     }
+    if let End::Http2(both) = end {
+        // What it says last through a session is with the kernel when it has ended.
+        let client = Transport::new(&client, session.take());
+        end = Box::pin(http2::serve(client, both, &route, outside, access)).await;
+    }
     if let End::Relay(app) = end {
         end = relay_rest(&client, app, outside, access).await;
     }
@@ -110,8 +117,8 @@ async fn run(client: TcpStream, mut route: Route, outside: &Outside, access: &mu
             access.ended(reason);
             linger(Transport::new(&client, session), outside).await;
         }
-        // A relay does not end as one, and TLS is met once.
-        End::Relay(_) | End::Tls(_) => {}
+        // A relay and HTTP/2 do not end as what they are, and TLS is met once.
+        End::Relay(_) | End::Http2(_) | End::Tls(_) => {}
     }
 }
 
@@ -181,7 +188,7 @@ async fn exchange(
     match end {
         End::Reset(_) => exchange.reset(),
         End::Closed(_) => exchange.close(),
-        End::Relay(_) | End::Tls(_) => {}
+        End::Relay(_) | End::Http2(_) | End::Tls(_) => {}
     }
     let session = exchange.client.take_session();
     (end, session)

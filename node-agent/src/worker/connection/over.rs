@@ -15,7 +15,7 @@ impl Exchange<'_> {
         let between = match &self.judge {
             Judge::Http(engine) => engine.idle(),
             Judge::Hello(_) | Judge::First(_) => true,
-            Judge::Opaque(_) => false,
+            Judge::Http2(_) | Judge::Opaque(_) => false,
         };
         let nothing = self.up.is_empty() && self.sending.is_none() && self.writing.is_none();
         (between && nothing).then(|| self.active.elapsed())
@@ -37,6 +37,7 @@ impl Exchange<'_> {
 
     /// Nothing moves: bytes of a developer that wait for the client hold a part of the tunnel's window.
     pub(super) fn wait(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        self.wait_for_http2(cx)?;
         for leg in &mut self.legs {
             let held = leg.waits || self.writing.is_some_and(|writing| writing.from == leg.origin);
             if leg.poll_over(cx, held) {
@@ -55,7 +56,7 @@ impl Exchange<'_> {
             return Err(End::Closed(reason));
         }
         match &self.judge {
-            Judge::Hello(_) | Judge::First(_) => Ok(()),
+            Judge::Hello(_) | Judge::First(_) | Judge::Http2(_) => Ok(()),
             Judge::Opaque(to) => self.opaque_over(*to),
             Judge::Http(engine) => {
                 let (outstanding, idle) = (engine.outstanding(), engine.idle());

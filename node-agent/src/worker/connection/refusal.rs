@@ -30,16 +30,21 @@ pub(super) fn answer(intercept: Option<&Intercept>, error: Option<&LegError>, as
         Some(error) => error.to_string(),
         None => "the developer's service closed the connection without an answer".to_owned(),
     };
-    let body = match intercept {
-        Some(intercept) => format!("redir: {what} (intercept of {} to {})\n", intercept.developer, intercept.to),
-        None => format!("redir: {what}\n"),
-    };
+    let body = sentence(&what, intercept) + "\n";
     let connection = if asked.keep_alive { "" } else { "Connection: close\r\n" };
     let head = format!(
         "HTTP/1.1 {status} {reason}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n{connection}\r\n",
         body.len()
     );
     Refused { status, answer: if asked.head { head } else { head + &body } }
+}
+
+/// What went wrong, and whose intercept it was.
+pub(in crate::worker) fn sentence(what: &str, intercept: Option<&Intercept>) -> String {
+    match intercept {
+        Some(intercept) => format!("redir: {what} (intercept of {} to {})", intercept.developer, intercept.to),
+        None => format!("redir: {what}"),
+    }
 }
 
 #[cfg(test)]

@@ -7,11 +7,15 @@ use redir_http::{
     filter::{Key, Table},
 };
 
+use redir_wire::ClientTls;
+
 use super::{
     decrypt::Secured,
     leg::{Leg, LegError, Socket},
     transport::Transport,
 };
+#[cfg(test)]
+use crate::certificates::Certificates;
 use crate::{
     config::PodName,
     worker::{
@@ -26,15 +30,15 @@ use crate::{
 pub(super) type Connecting = Pin<Box<dyn Future<Output = Result<AppLeg, UpstreamError>> + Send>>;
 
 /// What an exchange knows of its connection.
-pub(super) struct Route {
+pub(in crate::worker) struct Route {
     /// What ports do now.
     pub(super) plans: Plans,
     /// The pod.
     pub(super) pod: PodName,
     /// The client.
-    pub(super) client: SocketAddr,
+    pub(in crate::worker) client: SocketAddr,
     /// The pod's address and the app's port, as the client dialled them.
-    pub(super) destination: SocketAddr,
+    pub(in crate::worker) destination: SocketAddr,
     /// Opens the leg to the app.
     pub(super) connect: Box<dyn Fn() -> Connecting + Send + Sync>,
     /// What is known of TLS.
@@ -45,7 +49,7 @@ pub(super) struct Route {
 
 impl Route {
     /// What the port does now; `None`: everything goes to the app.
-    pub(super) fn plan(&self) -> Option<Arc<Plan>> {
+    pub(in crate::worker) fn plan(&self) -> Option<Arc<Plan>> {
         self.plans.plan(&self.pod, self.destination.port())
     }
 
@@ -62,23 +66,48 @@ impl Route {
         self.tls.found(&self.pod, self.destination.port(), finding);
     }
 
+    /// Where nothing is intercepted and the app is connected already.
+    #[cfg(test)]
+    pub(in crate::worker) fn for_test(client: SocketAddr) -> Self {
+        let connect = || -> Connecting { Box::pin(async { Err(UpstreamError::Refused) }) };
+        Route {
+            plans: Plans::default(),
+            pod: PodName::new("web-1").expect("a name"),
+            client,
+            destination: SocketAddr::from(([10, 0, 0, 1], 8080)),
+            connect: Box::new(connect),
+            tls: Tls::new(&Certificates::default(), true),
+            secured: None,
+        }
+    }
+
+    /// Connects to the app, through TLS where the connection is decrypted.
+    pub(super) fn connect(&self) -> impl Future<Output = Result<Transport<AppLeg>, LegError>> + Send + use<> {
+        let (connecting, secured) = ((self.connect)(), self.secured.clone());
+        async move {
+            let leg = connecting.await.map_err(LegError::Upstream)?;
+            match secured {
+                None => Ok(Transport::plain(leg)),
+                Some(secured) => secured.secure(leg).await,
+            }
+        }
+    }
+
+    /// What a developer is told of the client's TLS.
+    pub(in crate::worker) fn client_tls(&self) -> Option<ClientTls> {
+        self.secured.as_ref().map(|secured| secured.client.clone())
+    }
+
     /// Begins to open the leg to the app.
     pub(super) fn app(&self) -> Leg {
-        let (connecting, secured) = ((self.connect)(), self.secured.clone());
-        let opening = async move {
-            let leg = connecting.await.map_err(LegError::Upstream)?;
-            Ok(Socket::App(match secured {
-                None => Transport::plain(leg),
-                Some(secured) => secured.secure(leg).await?,
-            }))
-        };
-        Leg::new(Origin::App, Box::pin(opening))
+        let connecting = self.connect();
+        Leg::new(Origin::App, Box::pin(async move { connecting.await.map(Socket::App) }))
     }
 
     /// Begins to open a leg to a developer.
     pub(super) fn developer(&self, intercept: &Arc<Intercept>) -> Leg {
         let (client, destination) = (self.client, self.destination);
-        let tls = self.secured.as_ref().map(|secured| secured.client.clone());
+        let tls = self.client_tls();
         let opened = intercept.clone();
         let opening = async move {
             let leg = opened.open(client, destination, tls).await;

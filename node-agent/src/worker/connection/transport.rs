@@ -1,14 +1,19 @@
 //! Bytes to and from a TCP peer, in clear or through TLS: the client's end and the app's are used alike.
 //!
 //! Owns the TLS state beside a socket, if there is one. Must not know HTTP, nor decide whether a connection is
-//! decrypted. In clear it costs a branch: reads and writes go to the socket as they are. Called by `exchange` and `leg`.
+//! decrypted. In clear it costs a branch: reads and writes go to the socket as they are. Called by `exchange` and `leg`,
+//! and by HTTP/2's connections, which read and write through tokio's traits.
 
 use std::{
-    io,
-    task::{Context, Poll},
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll, ready},
 };
 
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
 
 use super::buffer::{Buffer, poll_write};
 use crate::worker::{relay, tls::Session, upstream::AppLeg};
@@ -23,7 +28,7 @@ pub(super) enum Ending {
 }
 
 /// What holds a TCP connection.
-pub(super) trait Socket {
+pub(in crate::worker) trait Socket: Unpin {
     /// The connection.
     fn tcp(&self) -> &TcpStream;
 }
@@ -42,7 +47,7 @@ impl Socket for AppLeg {
 }
 
 /// A socket, and the TLS session on it.
-pub(super) struct Transport<S> {
+pub(in crate::worker) struct Transport<S> {
     socket: S,
     session: Option<Box<Session>>,
 }
@@ -100,7 +105,7 @@ impl<S: Socket> Transport<S> {
     }
 
     /// A reset goes out when the socket is dropped.
-    pub(super) fn reset(&self) {
+    pub(in crate::worker) fn reset(&self) {
         relay::reset(self.socket.tcp());
     }
 
@@ -122,5 +127,64 @@ impl<S: Socket> Transport<S> {
     /// The session, for another who has the socket too.
     pub(super) fn take_session(&mut self) -> Option<Box<Session>> {
         self.session.take()
+    }
+}
+
+impl<S: Socket> AsyncRead for Transport<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Transport { socket, session } = self.get_mut();
+        if let Some(session) = session {
+            let count = ready!(session.poll_read(cx, socket.tcp(), buf.initialize_unfilled()))?;
+            buf.advance(count);
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            ready!(socket.tcp().poll_read_ready(cx))?;
+            match socket.tcp().try_read_buf(&mut buf) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read.map(drop)),
+            }
+        }
+    }
+}
+
+impl<S: Socket> AsyncWrite for Transport<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.get_mut().poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let transport = self.get_mut();
+        if transport.session.is_some() {
+            let first = parts.iter().find(|part| !part.is_empty()).map_or(&[][..], |part| part);
+            return transport.poll_write(cx, first);
+        }
+        let socket = transport.socket.tcp();
+        loop {
+            ready!(socket.poll_write_ready(cx))?;
+            match socket.try_write_vectored(parts) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                written => return Poll::Ready(written),
+            }
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.is_plain()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_flush(cx)
+    }
+
+    /// The FIN is with the kernel, and a `close_notify` before it.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let transport = self.get_mut();
+        transport.finish(Ending::Whole)?;
+        transport.poll_flush(cx)
     }
 }

@@ -71,6 +71,9 @@ impl Exchange<'_> {
         if left == 0 && !self.up.is_empty() {
             self.ask = true;
         }
+        if left == 0 {
+            self.preface_sent();
+        }
     }
 
     fn read_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
@@ -112,6 +115,10 @@ impl Exchange<'_> {
                 self.take_first(first, plan);
                 Ok(true)
             }
+            Judge::Http2(_) => {
+                self.judge_preface(plan);
+                Ok(true)
+            }
             Judge::Opaque(to) => {
                 let to = *to;
                 if to != Origin::App {
@@ -136,6 +143,9 @@ impl Exchange<'_> {
             }
             Step::NeedMore => {}
             Step::Wait => self.held = true,
+            Step::Opaque { why: OpaqueReason::Http2, .. } if plan.is_some_and(|plan| !plan.filtered.is_empty()) => {
+                self.begin_http2();
+            }
             Step::Opaque { to, why } => {
                 let to = self.opaque_target(to, why, plan);
                 self.go_opaque(to, plan);
@@ -190,7 +200,7 @@ impl Exchange<'_> {
     }
 
     /// Who gets a connection that is not looked at any more: what was never HTTP is the global intercept's, if any.
-    fn opaque_target(&mut self, to: Origin, why: OpaqueReason, plan: Option<&Plan>) -> Origin {
+    pub(super) fn opaque_target(&mut self, to: Origin, why: OpaqueReason, plan: Option<&Plan>) -> Origin {
         self.access.went_opaque(why.as_str());
         if why == OpaqueReason::Tls {
             self.note_tls();
@@ -250,6 +260,10 @@ impl Exchange<'_> {
             },
             Judge::First(_) => {
                 self.first_to_developer();
+                return true;
+            }
+            Judge::Http2(_) => {
+                self.not_http2(OpaqueReason::Http2);
                 return true;
             }
             Judge::Opaque(to) => {

@@ -8,7 +8,7 @@ use crate::worker::{developer_leg::DeveloperError, plan::OpenError, upstream::Up
 
 /// Why a leg ended badly.
 #[derive(Debug)]
-pub(in super::super) enum LegError {
+pub(in crate::worker) enum LegError {
     /// The app could not be reached.
     Upstream(UpstreamError),
     /// The app's socket failed.
@@ -23,7 +23,7 @@ pub(in super::super) enum LegError {
 
 impl LegError {
     /// A bounded label for the access event and the metrics.
-    pub(in super::super) fn label(&self) -> &'static str {
+    pub(in crate::worker) fn label(&self) -> &'static str {
         match self {
             LegError::Upstream(error) => error.label(),
             LegError::App(_) => "app_reset",

@@ -1,0 +1,194 @@
+//! How a connection that is looked at becomes one of HTTP/2, or turns out to be none.
+//!
+//! Owns: the time between a client's preface and its origin's SETTINGS. The origin gets the preface, which says nothing
+//! that is not the same for every client, and nothing else until it has answered: if it does not speak HTTP/2, everything
+//! goes on as it came. Must not: read a frame; `worker::http2` does.
+
+use std::{pin::Pin, task::Context, time::Duration};
+
+use bytes::Bytes;
+use redir_http::{OpaqueReason, engine::Origin};
+use tokio::{
+    net::TcpStream,
+    time::{Sleep, sleep},
+};
+
+use super::{
+    Outside,
+    exchange::{End, Exchange, Judge, Sending},
+    leg::Socket,
+    route::{Route, origin},
+    transport::Transport,
+};
+use crate::worker::{
+    access::Access,
+    http2::{self, AppIo, Around, Ended, First, preface},
+    plan::Plan,
+};
+
+/// How long one end may say nothing after the other has shown itself. A server that does may wait for the rest of the
+/// client's preface, its SETTINGS, which it then gets; such servers are rare, those that are known answer the first 24
+/// bytes or the connection itself. A client that does waits for the server, which is not HTTP/2.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// What is known of both ends' HTTP/2.
+pub(super) struct Preface {
+    /// The origin that stands for all, once it has the client's preface.
+    to: Option<Origin>,
+    /// Runs while it says nothing.
+    silence: Option<Pin<Box<Sleep>>>,
+}
+
+/// A connection whose ends speak HTTP/2, handed over.
+pub(super) struct Both {
+    /// What the client has sent after its preface.
+    unread: Bytes,
+    first: First<AppIo>,
+}
+
+impl Exchange<'_> {
+    /// The client's first bytes are those of a preface, or the app's those of SETTINGS.
+    pub(super) fn begin_http2(&mut self) {
+        self.judge = Judge::Http2(Preface { to: None, silence: None });
+        self.ask = !self.up.is_empty();
+    }
+
+    /// Whether an app that speaks before the client may be one that speaks HTTP/2: many send their SETTINGS at once, and
+    /// the client's preface is on its way.
+    pub(super) fn may_be_http2(&self, index: usize) -> bool {
+        let fresh = self.access.app_requests == 0 && self.access.developer_requests == 0 && self.sending.is_none();
+        let leg = &self.legs[index];
+        let server = preface::server(leg.down.unread()) != preface::Told::Other;
+        let filtered = || self.route.plan().is_some_and(|plan| !plan.filtered.is_empty());
+        fresh
+            && leg.origin == Origin::App
+            && server
+            && preface::client(self.up.unread()) != preface::Told::Other
+            && filtered()
+    }
+
+    /// The client has sent something.
+    pub(super) fn judge_preface(&mut self, plan: Option<&Plan>) {
+        match preface::client(self.up.unread()) {
+            preface::Told::NeedMore => {}
+            preface::Told::Other => self.not_http2(OpaqueReason::Http2),
+            preface::Told::Http2 => {
+                let to = plan.and_then(|plan| plan.global.as_deref()).map_or(Origin::App, origin);
+                self.ensure_leg(to, plan);
+                self.sending = Some(Sending { to, left: preface::PREFACE.len() });
+                self.judge = Judge::Http2(Preface { to: Some(to), silence: None });
+                self.held = true;
+            }
+        }
+    }
+
+    /// An origin has said something.
+    pub(super) fn judge_settings(&mut self, index: usize) -> Result<bool, End> {
+        let leg = &mut self.legs[index];
+        let waited_for = matches!(&self.judge, Judge::Http2(Preface { to: Some(to), .. }) if *to == leg.origin);
+        match preface::server(leg.down.unread()) {
+            preface::Told::Http2 if waited_for && self.sending.is_none() => Err(self.hand_over()),
+            preface::Told::Http2 => {
+                // As soon as the client's preface is there, and passed on.
+                leg.waits = true;
+                Ok(false)
+            }
+            preface::Told::NeedMore => Ok(false),
+            preface::Told::Other => {
+                self.not_http2(OpaqueReason::Http2);
+                Ok(true)
+            }
+        }
+    }
+
+    /// The preface is passed on.
+    pub(super) fn preface_sent(&mut self) {
+        if let Judge::Http2(_) = self.judge {
+            for leg in &mut self.legs {
+                leg.waits = false;
+                leg.ask = !leg.down.is_empty();
+            }
+        }
+    }
+
+    /// An origin has ended without showing itself.
+    pub(super) fn ended_before_http2(&mut self, origin: Origin) -> Result<(), End> {
+        match origin {
+            Origin::App => {
+                self.not_http2(OpaqueReason::Http2);
+                self.opaque_ended(origin)
+            }
+            // Each request that it matches is answered for itself.
+            Origin::Developer(_) => {
+                self.sending = None;
+                Err(self.hand_over())
+            }
+        }
+    }
+
+    /// Nothing moves: who is waited for may be one that says nothing before the other does.
+    pub(super) fn wait_for_http2(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        let heard = self.legs.iter().any(|leg| !leg.down.is_empty());
+        let sending = self.sending.is_some();
+        let Judge::Http2(Preface { to, silence }) = &mut self.judge else { return Ok(()) };
+        let waits = if to.is_some() { !sending } else { heard };
+        if !waits || silence.get_or_insert_with(|| Box::pin(sleep(SILENCE))).as_mut().poll(cx).is_pending() {
+            return Ok(());
+        }
+        if to.is_some() {
+            return Err(self.hand_over());
+        }
+        self.not_http2(OpaqueReason::ServerFirst);
+        // There is something to pass on now.
+        cx.waker().wake_by_ref();
+        Ok(())
+    }
+
+    /// One of the ends does not speak HTTP/2: everything goes on as it came.
+    pub(super) fn not_http2(&mut self, why: OpaqueReason) {
+        let plan = self.route.plan();
+        let unbound = self.opaque_target(Origin::App, why, plan.as_deref());
+        let to = match &self.judge {
+            // It has got the first bytes.
+            Judge::Http2(Preface { to: Some(to), .. }) => *to,
+            _ => unbound,
+        };
+        self.go_opaque(to, plan.as_deref());
+    }
+
+    fn hand_over(&mut self) -> End {
+        let to = match &self.judge {
+            Judge::Http2(Preface { to: Some(to), .. }) => *to,
+            _ => Origin::App,
+        };
+        let index = self.legs.iter().position(|leg| leg.origin == to);
+        let socket = index.and_then(|index| self.legs.swap_remove(index).into_socket());
+        let first = match (socket, to) {
+            (Some((Socket::App(leg), heard)), _) => First::App(AppIo::new(leg), heard),
+            (Some((Socket::Developer(leg), heard)), Origin::Developer(key)) => First::Developer(key.0, leg, heard),
+            (Some((Socket::Developer(_), _)), Origin::App) | (None, _) => First::Missing,
+        };
+        End::Http2(Both { unread: self.up.take_all(), first })
+    }
+}
+
+/// Serves a connection that was handed over.
+pub(super) async fn serve(
+    client: Transport<&TcpStream>,
+    both: Both,
+    route: &Route,
+    outside: &Outside,
+    access: &mut Access,
+) -> End {
+    let Both { unread, first } = both;
+    let unread = [&preface::PREFACE[..], &unread].concat().into();
+    let connect = || -> Pin<Box<dyn Future<Output = _> + Send + '_>> {
+        let connecting = route.connect();
+        Box::pin(async move { connecting.await.map(AppIo::new) })
+    };
+    let around = Around { route, connect: &connect, outside, access };
+    match http2::serve(client, unread, first, around).await {
+        Ended::Closed(why) => End::Closed(why),
+        Ended::Reset(why) => End::Reset(why),
+    }
+}

@@ -1,0 +1,265 @@
+//! The frames of one direction, told apart by their heads while their bytes go by.
+//!
+//! Owns: where the next head begins. Must not: look into a payload (except that of SETTINGS), judge a frame, or keep more
+//! than a part of a head. Called by `wire`.
+//!
+//! It also takes empty DATA frames out that carry nothing, where its watcher says so: the h2 crate ends a connection
+//! after a hundred of them in all, and some servers begin or flush every answer with one.
+
+/// A frame's head: length, type, flags, stream (RFC 9113, 4.1).
+const HEAD: usize = 9;
+
+pub(super) const DATA: u8 = 0;
+pub(super) const HEADERS: u8 = 1;
+#[cfg(test)]
+pub(super) const PRIORITY: u8 = 2;
+pub(super) const RST_STREAM: u8 = 3;
+pub(super) const SETTINGS: u8 = 4;
+pub(super) const PING: u8 = 6;
+#[cfg(test)]
+pub(super) const WINDOW_UPDATE: u8 = 8;
+pub(super) const CONTINUATION: u8 = 9;
+
+const END_STREAM: u8 = 1;
+const ACK: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// One frame's head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) len: usize,
+    pub(super) kind: u8,
+    flags: u8,
+    pub(super) stream: u32,
+}
+
+impl Head {
+    fn parse(head: [u8; HEAD]) -> Self {
+        let [a, b, c, kind, flags, s0, s1, s2, s3] = head;
+        let len = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+        // The highest bit means nothing.
+        Head { len, kind, flags, stream: u32::from_be_bytes([s0 & 0x7f, s1, s2, s3]) }
+    }
+
+    /// DATA without a byte that does not end its stream: it says nothing.
+    pub(super) fn is_idle_data(&self) -> bool {
+        self.kind == DATA && self.len == 0 && self.flags & END_STREAM == 0
+    }
+
+    /// HEADERS or CONTINUATION that others must follow.
+    pub(super) fn is_continued(&self) -> bool {
+        matches!(self.kind, HEADERS | CONTINUATION) && self.flags & END_HEADERS == 0
+    }
+
+    /// SETTINGS or PING that answer ours.
+    pub(super) fn is_ack(&self) -> bool {
+        matches!(self.kind, SETTINGS | PING) && self.flags & ACK != 0
+    }
+}
+
+/// What becomes of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    Keep,
+    /// Only for [`Head::is_idle_data`].
+    Drop,
+}
+
+/// Sees each frame.
+pub(super) trait Watch {
+    /// A frame begins.
+    fn frame(&mut self, head: &Head) -> Fate;
+
+    /// A part of the payload of a SETTINGS frame.
+    fn settings(&mut self, payload: &[u8]);
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Frames {
+    head: [u8; HEAD],
+    /// How much of `head` is there.
+    have: usize,
+    /// How much of it is already with the reader.
+    given: usize,
+    /// What is left of the current frame's payload.
+    left: usize,
+    settings: bool,
+    /// Frames and bytes since the reader has set it to nothing.
+    pub(super) seen: Seen,
+}
+
+/// What went by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) frames: usize,
+    pub(super) bytes: usize,
+}
+
+impl Frames {
+    /// The part of a head that the reader has not got: it belongs in front of the bytes that are read next.
+    pub(super) fn withheld(&self) -> &[u8] {
+        &self.head[self.given..self.have]
+    }
+
+    /// The withheld bytes go to the reader as they are: there was no room for more.
+    pub(super) fn give(&mut self, count: usize) {
+        self.given += count;
+    }
+
+    /// Walks over `bytes`, which begin with what was withheld, and closes the gaps of what is taken out. The first
+    /// bytes of the answered number are the reader's; an unfinished head behind them is withheld.
+    pub(super) fn pass(&mut self, bytes: &mut [u8], watch: &mut impl Watch) -> usize {
+        self.seen.bytes += bytes.len() - self.withheld().len();
+        self.have = self.given;
+        let (mut kept, mut at) = (0, 0);
+        while at < bytes.len() {
+            if self.left > 0 {
+                let len = self.left.min(bytes.len() - at);
+                if self.settings {
+                    watch.settings(&bytes[at..at + len]);
+                }
+                bytes.copy_within(at..at + len, kept);
+                (kept, at, self.left) = (kept + len, at + len, self.left - len);
+                continue;
+            }
+            let len = (HEAD - self.have).min(bytes.len() - at);
+            self.head[self.have..self.have + len].copy_from_slice(&bytes[at..at + len]);
+            (self.have, at) = (self.have + len, at + len);
+            if self.have < HEAD {
+                break;
+            }
+            kept += self.begin(&mut bytes[kept..at], watch);
+        }
+        kept
+    }
+
+    /// A head is whole: writes what of it the reader has not got; how much that is.
+    fn begin(&mut self, to: &mut [u8], watch: &mut impl Watch) -> usize {
+        let head = Head::parse(self.head);
+        self.seen.frames += 1;
+        let fate = watch.frame(&head);
+        let rest = HEAD - self.given;
+        let dropped = fate == Fate::Drop && head.is_idle_data() && self.given == 0;
+        if !dropped {
+            to[..rest].copy_from_slice(&self.head[self.given..]);
+        }
+        (self.have, self.given) = (0, 0);
+        (self.left, self.settings) = (head.len, head.kind == SETTINGS);
+        if dropped { 0 } else { rest }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Noted {
+        frames: Vec<(u8, usize, u32)>,
+        settings: Vec<u8>,
+        drops: bool,
+    }
+
+    impl Watch for Noted {
+        fn frame(&mut self, head: &Head) -> Fate {
+            self.frames.push((head.kind, head.len, head.stream));
+            if self.drops && head.is_idle_data() { Fate::Drop } else { Fate::Keep }
+        }
+
+        fn settings(&mut self, payload: &[u8]) {
+            self.settings.extend_from_slice(payload);
+        }
+    }
+
+    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let mut frame = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
+        frame.extend([kind, flags]);
+        frame.extend(stream.to_be_bytes());
+        frame.extend_from_slice(payload);
+        frame
+    }
+
+    /// Reads `wire` in pieces of `read` bytes into a buffer of `room`, as `wire` does it.
+    fn read(wire: &[u8], read: usize, room: usize, watch: &mut Noted) -> Vec<u8> {
+        let (mut frames, mut got, mut rest) = (Frames::default(), Vec::new(), wire);
+        while !rest.is_empty() {
+            let withheld = frames.withheld().to_vec();
+            if withheld.len() >= room {
+                frames.give(room);
+                got.extend_from_slice(&withheld[..room]);
+                continue;
+            }
+            let len = read.min(room - withheld.len()).min(rest.len());
+            let mut bytes = [&withheld[..], &rest[..len]].concat();
+            rest = &rest[len..];
+            let kept = frames.pass(&mut bytes, watch);
+            got.extend_from_slice(&bytes[..kept]);
+        }
+        got
+    }
+
+    fn some_frames(idle: &[u8]) -> Vec<u8> {
+        let big = vec![7; 20_000];
+        [
+            idle,
+            &frame(SETTINGS, 0, 0, &[1; 12]),
+            idle,
+            idle,
+            &frame(HEADERS, 4, 1, b"block"),
+            &frame(DATA, 0, 0x8000_0001, &big),
+            idle,
+            &frame(DATA, END_STREAM, 1, b""),
+            &frame(0xfa, 0, 3, b"unknown"),
+            idle,
+        ]
+        .concat()
+    }
+
+    #[test]
+    fn frames_are_told_apart_however_they_arrive() {
+        let idle = frame(DATA, 0, 5, b"");
+        let (wire, expected) = (some_frames(&idle), some_frames(b""));
+        for drops in [false, true] {
+            for (pieces, room) in [(1, 100), (2, 100), (9, 9), (7, 4096), (8192, 8192), (50_000, 50_000)] {
+                let mut noted = Noted { drops, ..Noted::default() };
+                let got = read(&wire, pieces, room, &mut noted);
+                assert!(got == if drops { &expected[..] } else { &wire }, "{pieces} {room} {drops}");
+                assert_eq!(noted.settings, [1; 12]);
+                assert_eq!(noted.frames.len(), 10);
+                assert_eq!(noted.frames[5..8], [(DATA, 20_000, 1), (DATA, 0, 5), (DATA, 0, 1)]);
+            }
+        }
+    }
+
+    #[test]
+    fn without_room_for_a_head_nothing_is_lost() {
+        let idle = frame(DATA, 0, 5, b"");
+        let wire = some_frames(&idle);
+        for room in 1..9 {
+            let mut noted = Noted { drops: true, ..Noted::default() };
+            let got = read(&wire, 3, room, &mut noted);
+            // Heads that were given in parts stay; nothing else is lost or doubled.
+            let mut again = Noted::default();
+            read(&got, 5000, 10_000, &mut again);
+            let without_idle = |frames: &[(u8, usize, u32)]| {
+                frames.iter().copied().filter(|frame| *frame != (DATA, 0, 5)).collect::<Vec<_>>()
+            };
+            assert_eq!(without_idle(&again.frames), without_idle(&noted.frames), "{room}");
+        }
+    }
+
+    #[test]
+    fn what_went_by_is_counted_once() {
+        let wire = some_frames(b"");
+        let mut frames = Frames::default();
+        let mut noted = Noted::default();
+        let mut rest = &wire[..];
+        while !rest.is_empty() {
+            let mut bytes = [frames.withheld(), &rest[..rest.len().min(5)]].concat();
+            rest = &rest[rest.len().min(5)..];
+            frames.pass(&mut bytes, &mut noted);
+        }
+        assert_eq!(frames.seen, Seen { frames: 5, bytes: wire.len() });
+    }
+}

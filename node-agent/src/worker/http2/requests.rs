@@ -1,0 +1,238 @@
+//! Where each request of a connection goes: it is decided, and sent or made to wait for its leg.
+
+use std::{io, sync::Arc, task::Context};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream, client::SendRequest, ext::Protocol, server::SendResponse};
+use http::{Version, request::Parts};
+use tokio::time::timeout;
+
+use super::{
+    copy::Copy,
+    decide::{To, decide},
+    io::DeveloperIo,
+    leg::{Leg, Opening, Transport, greet},
+    limits,
+    origin::Origin,
+    refusal::{Asked, Refusal},
+    serving::{App, Serving, ToApp, ToDeveloper},
+    stream::{self, Report, Stream, reason_after_head, refuse},
+};
+use crate::worker::{
+    connection::LegError,
+    developer_leg::DeveloperLeg,
+    plan::{Intercept, OPEN_LIMIT, OpenError, Plan},
+};
+
+/// A request that is decided and not sent.
+pub(super) struct Request {
+    head: Parts,
+    body: RecvStream,
+    respond: SendResponse<Bytes>,
+    asked: Asked,
+    /// Of a developer's.
+    report: Option<Report>,
+}
+
+/// Why nothing was sent to a developer.
+#[derive(Debug)]
+pub(super) enum Unopened {
+    /// There is no stream.
+    Tunnel(OpenError),
+    /// The stream broke before it carried a request.
+    Stream(h2::Error),
+}
+
+/// What a leg does with a request now.
+enum Now {
+    Send,
+    Wait,
+    /// It could not be understood there.
+    Refuse,
+}
+
+impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
+    /// A request has come.
+    pub(super) fn begin(
+        &mut self,
+        request: http::Request<RecvStream>,
+        mut respond: SendResponse<Bytes>,
+        cx: &mut Context<'_>,
+    ) {
+        self.taken += 1;
+        if respond.poll_reset(cx).is_ready() {
+            // The client has ended it already: there is nobody to answer.
+            return;
+        }
+        let (head, body) = request.into_parts();
+        let plan = self.route.plan();
+        self.retire_ended_intercepts(plan.as_deref());
+        let to = decide(plan.as_deref(), &head);
+        let asked = Asked::of(&head);
+        match to {
+            To::App => {
+                self.access.count_app();
+                self.to_app(Request { head, body, respond, asked, report: None });
+            }
+            To::Developer(intercept) => {
+                self.access.count_developer();
+                let report = Some(Report::new(intercept.clone(), &head, self.route.client));
+                self.to_developer(Request { head, body, respond, asked, report }, &intercept);
+            }
+        }
+    }
+
+    /// Sends a request to the app.
+    pub(super) fn to_app(&mut self, mut request: Request) {
+        if let App::Unneeded = self.app {
+            self.app = App::Leg(Box::new(self.dial_app()));
+        }
+        let App::Leg(leg) = &mut self.app else {
+            // It was certainly not begun with: the client may try again, on another connection.
+            return request.respond.send_reset(Reason::REFUSED_STREAM);
+        };
+        match request.now(leg) {
+            Now::Wait => leg.waiting.push(request),
+            Now::Refuse => request.respond.send_reset(Reason::PROTOCOL_ERROR),
+            Now::Send => match leg.requests() {
+                Some(requests) => {
+                    leg.note_head(&request.head.headers);
+                    let origin = leg.origin.clone();
+                    self.send(request, requests, origin);
+                }
+                None => request.respond.send_reset(Reason::REFUSED_STREAM),
+            },
+        }
+    }
+
+    /// Sends a request to a developer, over a leg that is opened anew if there is none that takes it.
+    pub(super) fn to_developer(&mut self, mut request: Request, intercept: &Arc<Intercept>) {
+        let open = self.developers.iter().position(|to| to.id == intercept.id && !to.retired);
+        let index = open.unwrap_or_else(|| {
+            self.developers.push(self.dial(intercept));
+            self.developers.len() - 1
+        });
+        let leg = &mut self.developers[index].leg;
+        match request.now(leg) {
+            Now::Wait => leg.waiting.push(request),
+            Now::Refuse => {
+                let refusal = Refusal::no_extended_connect(intercept);
+                request.refuse(&refusal);
+                self.access.refused();
+            }
+            Now::Send if leg.is_full() => {
+                request.refuse(&Refusal::unopened(intercept, OpenError::Busy));
+                self.access.refused();
+            }
+            Now::Send => match leg.requests() {
+                Some(requests) => {
+                    leg.note_head(&request.head.headers);
+                    let origin = leg.origin.clone();
+                    self.send(request, requests, origin);
+                }
+                None => request.respond.send_reset(Reason::REFUSED_STREAM),
+            },
+        }
+    }
+
+    fn send(&mut self, request: Request, mut requests: SendRequest<Bytes>, origin: Origin) {
+        let Request { mut head, body, mut respond, asked, report } = request;
+        if head.uri.authority().is_none() {
+            // What the h2 crate asks for to send a request without `:authority`.
+            head.version = Version::HTTP_11;
+        }
+        let ends = body.is_end_stream();
+        match requests.send_request(http::Request::from_parts(head, ()), ends) {
+            Ok((response, to)) => {
+                let request = if ends {
+                    Copy::ended(body, to, self.held.clone())
+                } else {
+                    Copy::new(body, to, self.held.clone())
+                };
+                let guard = self.guard.clone();
+                let parts = stream::Parts { respond, response, request, origin, guard, asked, report };
+                self.streams.push(Stream::new(parts));
+            }
+            Err(error) => {
+                tracing::debug!(client = %self.route.client, %error, "a request could not be sent");
+                respond.send_reset(reason_after_head(&error));
+            }
+        }
+    }
+
+    fn dial_app(&self) -> ToApp<'a, A> {
+        let origin = Origin::default();
+        let (connecting, told) = ((self.connect)(), origin.clone());
+        let opening: Opening<'a, A, LegError> = Box::pin(async move {
+            let io = connecting.await?;
+            let greeted = greet(limits::towards_app(), io, told, Bytes::new(), 0).await;
+            greeted.map_err(|error| LegError::App(into_io(error)))
+        });
+        Leg::new(opening, origin, limits::APP_CONNECTION)
+    }
+
+    fn dial(&self, intercept: &Arc<Intercept>) -> ToDeveloper<'a> {
+        let origin = Origin::default();
+        let (route, dialled, told) = (self.route, intercept.clone(), origin.clone());
+        let opening: Opening<'a, DeveloperIo, Unopened> = Box::pin(async move {
+            let opened =
+                dialled.open(route.client, route.destination, route.client_tls()).await.map_err(Unopened::Tunnel)?;
+            let io = DeveloperIo::new(DeveloperLeg::new(opened), told.clone());
+            let greeted = timeout(OPEN_LIMIT, greet(limits::towards_developer(), io, told, Bytes::new(), 0)).await;
+            greeted.map_err(|_| Unopened::Tunnel(OpenError::Busy))?.map_err(Unopened::Stream)
+        });
+        let leg = Leg::new(opening, origin, limits::DEVELOPER_CONNECTION);
+        ToDeveloper { id: intercept.id, leg, retired: false }
+    }
+
+    /// Legs to intercepts that are no more end with what is on them.
+    fn retire_ended_intercepts(&mut self, plan: Option<&Plan>) {
+        for to in &mut self.developers {
+            let ended = plan.is_none_or(|plan| plan.intercept(redir_http::filter::Key(to.id)).is_none());
+            if ended && !to.retired && to.leg.waiting.is_empty() {
+                to.retired = true;
+                to.leg.retire();
+            }
+        }
+    }
+}
+
+/// A greeting fails with its transport.
+pub(super) fn into_io(error: h2::Error) -> io::Error {
+    error.into_io().unwrap_or_else(|| io::ErrorKind::ConnectionAborted.into())
+}
+
+impl Request {
+    /// What a leg does with it now. Extended CONNECT may be sent only to whoever has announced to take it (RFC 8441, 3).
+    fn now<T: Transport, E>(&self, leg: &Leg<'_, T, E, Request>) -> Now {
+        let extended = self.head.extensions.get::<Protocol>().is_some();
+        match leg.origin.announced() {
+            _ if leg.is_opening() => Now::Wait,
+            None if extended => Now::Wait,
+            Some(announced) if extended && !announced.extended_connect => Now::Refuse,
+            _ => Now::Send,
+        }
+    }
+
+    /// The agent answers it.
+    pub(super) fn refuse(mut self, refusal: &Refusal) {
+        refuse(&mut self.respond, refusal, &self.asked, self.report.as_mut());
+    }
+
+    /// The client is told that nothing was done with it, for this reason.
+    pub(super) fn reset(mut self, reason: Reason) {
+        self.respond.send_reset(reason);
+    }
+
+    /// Whose it is.
+    pub(super) fn intercept(&self) -> Option<&Arc<Intercept>> {
+        self.report.as_ref().and_then(Report::intercept)
+    }
+
+    /// It is the app's after all.
+    pub(super) fn back_to_app(&mut self) {
+        if let Some(report) = self.report.take() {
+            report.forget();
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! One request and its answer, between the client's connection and an origin's.
+//!
+//! Owns: both streams, from the moment the request's head was sent to the end of both; what the end of one means for the
+//! other; and that the developer is told. Must not: decide whom a request is for (`serving` has), or change heads.
+
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use h2::{Reason, client::ResponseFuture, server::SendResponse};
+
+use super::{
+    copy::{Copy, Moved},
+    guard::Guard,
+    origin::Origin,
+    refusal::{Asked, Refusal},
+};
+use crate::worker::{connection::matched::Matched, plan::Intercept};
+
+/// A request that went to a developer; reported when it is dropped.
+pub(super) struct Report {
+    matched: Option<Box<Matched>>,
+    client: SocketAddr,
+}
+
+impl Report {
+    /// Begins now.
+    pub(super) fn new(intercept: Arc<Intercept>, head: &http::request::Parts, client: SocketAddr) -> Self {
+        let matched = Matched::new(intercept, head.method.as_str().as_bytes(), head.uri.path().as_bytes());
+        Report { matched: Some(Box::new(matched)), client }
+    }
+
+    /// Whose it is.
+    pub(super) fn intercept(&self) -> Option<&Arc<Intercept>> {
+        self.matched.as_ref().map(|matched| &matched.intercept)
+    }
+
+    /// It was answered with this status.
+    pub(super) fn status(&mut self, status: u16) {
+        if let Some(matched) = &mut self.matched {
+            matched.answered(status);
+        }
+    }
+
+    /// It went to the app after all: nothing to tell.
+    pub(super) fn forget(mut self) {
+        self.matched = None;
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        if let Some(matched) = self.matched.take() {
+            matched.report(self.client);
+        }
+    }
+}
+
+/// How a stream ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Done {
+    /// As its ends wanted it.
+    Through,
+    /// The agent has answered itself.
+    Refused,
+}
+
+/// The answer, as far as it is.
+enum Answer {
+    Awaited {
+        response: ResponseFuture,
+        respond: SendResponse<Bytes>,
+    },
+    Body(Copy),
+    /// Reset with this reason, once what came before has had its chance to be written: the h2 crate drops what it holds of
+    /// a stream that is reset.
+    Ending {
+        copy: Copy,
+        reason: Reason,
+        turn: u64,
+    },
+    Through,
+}
+
+/// See the module.
+pub(super) struct Stream {
+    answer: Answer,
+    request: Copy,
+    /// Nothing more of the request is passed on.
+    request_over: bool,
+    origin: Origin,
+    guard: Guard,
+    asked: Asked,
+    report: Option<Report>,
+}
+
+/// What a stream is made of.
+pub(super) struct Parts {
+    pub(super) respond: SendResponse<Bytes>,
+    pub(super) response: ResponseFuture,
+    pub(super) request: Copy,
+    pub(super) origin: Origin,
+    pub(super) guard: Guard,
+    pub(super) asked: Asked,
+    /// Of a developer's.
+    pub(super) report: Option<Report>,
+}
+
+impl Stream {
+    /// The request's head was sent.
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts { respond, response, request, origin, guard, asked, report } = parts;
+        let answer = Answer::Awaited { response, respond };
+        Stream { answer, request, request_over: false, origin, guard, asked, report }
+    }
+
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Done> {
+        if let Answer::Awaited { .. } = self.answer {
+            match self.poll_head(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(done)) => return Poll::Ready(done),
+                Poll::Ready(Ok(())) => {}
+            }
+        }
+        let copy = match &mut self.answer {
+            Answer::Body(copy) => copy,
+            Answer::Ending { copy, reason, turn } if *turn != self.guard.turn() => {
+                copy.reset(*reason);
+                return Poll::Ready(Done::Through);
+            }
+            Answer::Ending { .. } => {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Answer::Awaited { .. } | Answer::Through => return Poll::Pending,
+        };
+        let moved = copy.poll(cx);
+        self.guard.worked(copy.take_frames());
+        match moved {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Moved::Through) => {
+                self.answer = Answer::Through;
+                Poll::Pending
+            }
+            Poll::Ready(Moved::From(error)) => {
+                let reason = reason_after_head(&error);
+                if let Answer::Body(copy) = std::mem::replace(&mut self.answer, Answer::Through) {
+                    self.answer = Answer::Ending { copy, reason, turn: self.guard.turn() };
+                }
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Poll::Ready(Moved::To(reason)) => Poll::Ready(self.client_gone(reason)),
+        }
+    }
+
+    /// The final head is passed on: `Ok`. `Err`: the stream is at its end.
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Done>> {
+        let Answer::Awaited { response, respond } = &mut self.answer else { return Poll::Ready(Ok(())) };
+        while let Poll::Ready(Some(Ok(informational))) = response.poll_informational(cx) {
+            // Fails only on a stream that has ended, as the next poll tells.
+            let _ = respond.send_informational(informational);
+            self.guard.worked(1);
+        }
+        match Pin::new(response).poll(cx) {
+            Poll::Pending => match respond.poll_reset(cx) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(reset) => Poll::Ready(Err(self.client_gone(reset.ok()))),
+            },
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.origin_failed(&error))),
+            Poll::Ready(Ok(response)) => Poll::Ready(self.pass_head(response)),
+        }
+    }
+
+    fn pass_head(&mut self, response: http::Response<h2::RecvStream>) -> Result<(), Done> {
+        let Answer::Awaited { respond, .. } = &mut self.answer else { return Ok(()) };
+        let (head, body) = response.into_parts();
+        if let Some(report) = &mut self.report {
+            report.status(head.status.as_u16());
+        }
+        let ends = body.is_end_stream();
+        self.guard.worked(1);
+        let Ok(to) = respond.send_response(http::Response::from_parts(head, ()), ends) else {
+            return Err(self.client_gone(None));
+        };
+        self.answer =
+            if ends { Answer::Through } else { Answer::Body(Copy::new(body, to, self.origin.held().clone())) };
+        Ok(())
+    }
+
+    /// The client has ended the stream, or its connection.
+    fn client_gone(&mut self, reason: Option<Reason>) -> Done {
+        self.request.reset(reason.unwrap_or(Reason::CANCEL));
+        Done::Through
+    }
+
+    /// The origin gave no answer.
+    fn origin_failed(&mut self, error: &h2::Error) -> Done {
+        let Answer::Awaited { respond, .. } = &mut self.answer else { return Done::Through };
+        let own = error.is_reset() && error.is_remote();
+        if own || unprocessed(error) {
+            respond.send_reset(reason_after_head(error));
+            return Done::Through;
+        }
+        let Some(intercept) = self.report.as_ref().and_then(Report::intercept) else {
+            respond.send_reset(reason_after_head(error));
+            return Done::Through;
+        };
+        let refusal = Refusal::broken(intercept, self.origin.cause(), Some(error));
+        refuse(respond, &refusal, &self.asked, self.report.as_mut());
+        Done::Refused
+    }
+
+    fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Done> {
+        if self.request_over {
+            return Poll::Pending;
+        }
+        match self.request.poll(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Moved::Through) => {
+                self.request_over = true;
+                Poll::Pending
+            }
+            Poll::Ready(Moved::From(error)) => {
+                Poll::Ready(self.client_gone(error.reason().filter(|_| error.is_reset())))
+            }
+            // The origin has enough; its answer, or the lack of one, says what it thinks of it.
+            Poll::Ready(Moved::To(_)) => {
+                self.request_over = true;
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Future for Stream {
+    type Output = Done;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Done> {
+        let this = &mut *self;
+        if let Poll::Ready(done) = this.poll_answer(cx) {
+            return Poll::Ready(done);
+        }
+        if let Poll::Ready(done) = this.poll_request(cx) {
+            return Poll::Ready(done);
+        }
+        let over = this.request_over && matches!(this.answer, Answer::Through);
+        if over { Poll::Ready(Done::Through) } else { Poll::Pending }
+    }
+}
+
+/// The agent's own answer.
+pub(super) fn refuse(respond: &mut SendResponse<Bytes>, refusal: &Refusal, asked: &Asked, report: Option<&mut Report>) {
+    let (head, body) = refusal.answer(asked);
+    if let Some(report) = report {
+        report.status(refusal.status.as_u16());
+    }
+    // Both fail only on a stream that the client has ended.
+    let Ok(mut to) = respond.send_response(head, body.is_none()) else { return };
+    if let Some(body) = body {
+        let _ = to.send_data(body, true);
+    }
+}
+
+/// Whether an origin that is going away has certainly not begun with the request.
+fn unprocessed(error: &h2::Error) -> bool {
+    error.is_go_away() && error.is_remote()
+}
+
+/// What a client is told whose answer ends otherwise than its origin wanted, or as it wanted.
+pub(super) fn reason_after_head(error: &h2::Error) -> Reason {
+    match error.reason() {
+        _ if unprocessed(error) => Reason::REFUSED_STREAM,
+        Some(reason) if error.is_reset() => reason,
+        _ => Reason::INTERNAL_ERROR,
+    }
+}

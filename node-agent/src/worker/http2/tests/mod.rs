@@ -1,0 +1,4 @@
+//! A served connection in memory: a client and an app of the h2 crate at the ends of pipes.
+
+mod rig;
+mod streams;

@@ -1,0 +1,313 @@
+//! The transport that an h2 connection reads and writes: a socket, what was read from it before, and a look at the
+//! frames that come in.
+//!
+//! Owns: the order of bytes, and that a side which sends without a pause does not keep the task. Must not: judge frames
+//! (its watcher does) or know which side it is.
+
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::frames::{Frames, Seen, Watch};
+
+/// After so many frames or bytes the other side of the connection gets its turn: what they ask for is bounded before
+/// more is taken. Half the header blocks in so many bytes could decode to a few megabytes.
+const TURN_FRAMES: usize = 256;
+const TURN_BYTES: usize = 64 * 1024;
+
+/// Hears of what passes, besides the frames.
+pub(super) trait Passing: Watch {
+    /// Whether anything may be read now. Whoever says no polls the connection again when that has changed.
+    fn may_read(&mut self) -> bool;
+    /// Bytes came in from the socket.
+    fn received(&mut self, bytes: usize);
+    /// Bytes went out.
+    fn sent(&mut self, bytes: usize);
+    /// Whether the other end takes what is written.
+    fn blocked(&mut self, blocked: bool);
+}
+
+/// See the module.
+pub(super) struct Wire<T, W> {
+    io: T,
+    watch: W,
+    frames: Frames,
+    /// Read before, not given to the reader.
+    ahead: Bytes,
+    /// So many of the first bytes are with the other end already.
+    written: usize,
+    /// So many of the first bytes that come in are no frames: a client's preface.
+    unframed: usize,
+}
+
+impl<T, W: Passing> Wire<T, W> {
+    /// Of a server, towards its client: `ahead` begins with the preface.
+    pub(super) fn of_client(io: T, watch: W, ahead: Bytes) -> Self {
+        Wire { io, watch, frames: Frames::default(), ahead, written: 0, unframed: super::preface::PREFACE.len() }
+    }
+
+    /// Of a client, towards a server that has got `written` bytes of the preface and has said `ahead`.
+    pub(super) fn of_server(io: T, watch: W, ahead: Bytes, written: usize) -> Self {
+        Wire { io, watch, frames: Frames::default(), ahead, written, unframed: 0 }
+    }
+
+    /// Looks at what was just put behind the first `start` bytes of the buffer.
+    fn look(&mut self, buf: &mut ReadBuf<'_>, start: usize) {
+        let bytes = &mut buf.filled_mut()[start..];
+        let skipped = self.unframed.min(bytes.len());
+        self.unframed -= skipped;
+        let kept = skipped + self.frames.pass(&mut bytes[skipped..], &mut self.watch);
+        buf.set_filled(start + kept);
+    }
+
+    /// Whether it is somebody else's turn; counts anew.
+    fn turn_is_over(&mut self) -> bool {
+        let seen = self.frames.seen;
+        let over = seen.frames >= TURN_FRAMES || seen.bytes >= TURN_BYTES;
+        if over {
+            self.frames.seen = Seen::default();
+        }
+        over
+    }
+
+    fn after_write(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.watch.blocked(written.is_pending());
+        if let Poll::Ready(Ok(count)) = written {
+            self.watch.sent(count);
+        }
+        written
+    }
+
+    /// How much of these bytes the other end has already.
+    fn skip(&mut self, len: usize) -> usize {
+        let skipped = self.written.min(len);
+        self.written -= skipped;
+        skipped
+    }
+}
+
+impl<T: AsyncRead + Unpin, W: Passing + Unpin> AsyncRead for Wire<T, W> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if !this.watch.may_read() {
+            return Poll::Pending;
+        }
+        if this.turn_is_over() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let start = buf.filled().len();
+        loop {
+            let withheld = this.frames.withheld().len();
+            if buf.remaining() <= withheld {
+                let count = buf.remaining();
+                buf.put_slice(&this.frames.withheld()[..count]);
+                this.frames.give(count);
+                return Poll::Ready(Ok(()));
+            }
+            buf.put_slice(this.frames.withheld());
+            let (before, from_socket) = (buf.filled().len(), this.ahead.is_empty());
+            match poll_read_some(&mut this.io, &mut this.ahead, cx, buf) {
+                Poll::Pending => {
+                    buf.set_filled(start);
+                    return Poll::Pending;
+                }
+                Poll::Ready(Err(error)) => {
+                    buf.set_filled(start);
+                    return Poll::Ready(Err(error));
+                }
+                Poll::Ready(Ok(())) => {}
+            }
+            let count = buf.filled().len() - before;
+            if count == 0 {
+                // The end, inside a head: the reader gets what there is of it.
+                this.frames.give(withheld);
+                return Poll::Ready(Ok(()));
+            }
+            if from_socket {
+                this.watch.received(count);
+            }
+            this.look(buf, start);
+            if buf.filled().len() > start {
+                return Poll::Ready(Ok(()));
+            }
+            // Everything was withheld or taken out; nothing must not look like the end.
+        }
+    }
+}
+
+/// Reads what was read before, then the socket.
+fn poll_read_some<T: AsyncRead + Unpin>(
+    io: &mut T,
+    ahead: &mut Bytes,
+    cx: &mut Context<'_>,
+    buf: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    if ahead.is_empty() {
+        return Pin::new(io).poll_read(cx, buf);
+    }
+    let count = ahead.len().min(buf.remaining());
+    buf.put_slice(&ahead[..count]);
+    ahead.advance(count);
+    if ahead.is_empty() {
+        // It may be a part of something large.
+        *ahead = Bytes::new();
+    }
+    Poll::Ready(Ok(()))
+}
+
+impl<T: AsyncWrite + Unpin, W: Passing + Unpin> AsyncWrite for Wire<T, W> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let skipped = self.skip(bytes.len());
+        if skipped > 0 {
+            return Poll::Ready(Ok(skipped));
+        }
+        let written = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.after_write(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let skipped = self.skip(parts.first().map_or(0, |part| part.len()));
+        if skipped > 0 {
+            return Poll::Ready(Ok(skipped));
+        }
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, parts);
+        self.after_write(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.io).poll_flush(cx);
+        if flushed.is_pending() {
+            self.watch.blocked(true);
+        }
+        flushed
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+    use crate::worker::http2::{
+        frames::{Fate, Head},
+        preface::PREFACE,
+    };
+
+    /// Drops what says nothing.
+    #[derive(Default)]
+    struct Plain {
+        frames: usize,
+        received: usize,
+        sent: usize,
+        held: bool,
+    }
+
+    impl Watch for Plain {
+        fn frame(&mut self, _: &Head) -> Fate {
+            self.frames += 1;
+            Fate::Drop
+        }
+
+        fn settings(&mut self, _: &[u8]) {}
+    }
+
+    impl Passing for Plain {
+        fn may_read(&mut self) -> bool {
+            !self.held
+        }
+
+        fn received(&mut self, bytes: usize) {
+            self.received += bytes;
+        }
+
+        fn sent(&mut self, bytes: usize) {
+            self.sent += bytes;
+        }
+
+        fn blocked(&mut self, _: bool) {}
+    }
+
+    const IDLE: [u8; 9] = [0, 0, 0, 0, 0, 0, 0, 0, 1];
+    const PING: [u8; 17] = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+
+    #[tokio::test]
+    async fn a_clients_preface_and_frames_come_through_without_what_says_nothing() {
+        let (mut client, ours) = duplex(7);
+        let ahead = Bytes::copy_from_slice(&[&PREFACE[..], &IDLE, &PING[..5]].concat());
+        let mut wire = Wire::of_client(ours, Plain::default(), ahead);
+        let rest = [&PING[5..], &IDLE, &IDLE, &PING, &IDLE, &PING[..4]].concat();
+        let send = async {
+            client.write_all(&rest).await.unwrap();
+            drop(client);
+        };
+        let mut got = Vec::new();
+        let (read, ()) = tokio::join!(wire.read_to_end(&mut got), send);
+        read.unwrap();
+        assert_eq!(got, [&PREFACE[..], &PING, &PING, &PING[..4]].concat());
+        assert_eq!(wire.watch.frames, 6);
+        assert_eq!(wire.watch.received, rest.len(), "the rest was counted when it was read");
+    }
+
+    #[tokio::test]
+    async fn what_the_server_has_is_not_written_again() {
+        let (ours, mut server) = duplex(1024);
+        let mut wire = Wire::of_server(ours, Plain::default(), Bytes::new(), PREFACE.len());
+        wire.write_all(PREFACE).await.unwrap();
+        wire.write_all(&PING).await.unwrap();
+        let mut got = [0; 17];
+        server.read_exact(&mut got).await.unwrap();
+        assert_eq!(got, PING);
+        assert_eq!(wire.watch.sent, 17);
+    }
+
+    #[tokio::test]
+    async fn a_side_that_never_pauses_does_not_keep_the_task() {
+        let ahead = Bytes::from(PING.repeat(TURN_FRAMES * 3));
+        let (_other, ours) = duplex(1);
+        let mut wire = Wire::of_server(ours, Plain::default(), ahead, 0);
+        let mut buffer = [0; 1700];
+        let (mut turns, mut frames) = (0, 0);
+        while frames < TURN_FRAMES * 3 {
+            let mut buf = ReadBuf::new(&mut buffer);
+            let read = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut wire).poll_read(cx, &mut buf))).await;
+            match read {
+                Poll::Pending => turns += 1,
+                Poll::Ready(read) => {
+                    read.unwrap();
+                    frames = wire.watch.frames;
+                }
+            }
+        }
+        assert_eq!(turns, 2);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_read_while_it_may_not_be() {
+        let (_other, ours) = duplex(1);
+        let mut wire = Wire::of_server(ours, Plain { held: true, ..Plain::default() }, Bytes::from_static(&PING), 0);
+        let mut buffer = [0; 100];
+        let mut buf = ReadBuf::new(&mut buffer);
+        let read = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut wire).poll_read(cx, &mut buf))).await;
+        assert!(read.is_pending());
+        wire.watch.held = false;
+        assert_eq!(wire.read(&mut buffer).await.unwrap(), 17);
+    }
+}
