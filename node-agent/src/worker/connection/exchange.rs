@@ -56,7 +56,7 @@ pub(super) enum End {
     /// The client speaks TLS, which can be decrypted.
     Tls(Box<Greeting>),
     /// Client and origin speak HTTP/2: its streams are decided one by one.
-    Http2(Both),
+    Http2(Box<Both>),
 }
 
 /// What an exchange begins with.

@@ -168,19 +168,19 @@ impl Exchange<'_> {
             (Some((Socket::Developer(leg), heard)), Origin::Developer(key)) => First::Developer(key.0, leg, heard),
             (Some((Socket::Developer(_), _)), Origin::App) | (None, _) => First::Missing,
         };
-        End::Http2(Both { unread: self.up.take_all(), first })
+        End::Http2(Box::new(Both { unread: self.up.take_all(), first }))
     }
 }
 
 /// Serves a connection that was handed over.
 pub(super) async fn serve(
     client: Transport<&TcpStream>,
-    both: Both,
+    both: Box<Both>,
     route: &Route,
     outside: &Outside,
     access: &mut Access,
 ) -> End {
-    let Both { unread, first } = both;
+    let Both { unread, first } = *both;
     let unread = [&preface::PREFACE[..], &unread].concat().into();
     let connect = || -> Pin<Box<dyn Future<Output = _> + Send + '_>> {
         let connecting = route.connect();

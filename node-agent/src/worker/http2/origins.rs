@@ -36,7 +36,7 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
         let App::Leg(leg) = &mut self.app else { return ControlFlow::Continue(()) };
         if !leg.waiting.is_empty() && !leg.is_opening() {
             let waiting = leg.take_waiting();
-            waiting.into_iter().for_each(|request| self.to_app(request));
+            waiting.into_iter().for_each(|request| self.ask_app(request));
         }
         ControlFlow::Continue(())
     }
@@ -50,6 +50,10 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
                 ControlFlow::Continue(())
             }
             Event::Ended(Ok(())) => self.app_gone(false, "app_closed"),
+            Event::Ended(Err(error)) if error.is_go_away() && error.is_remote() => {
+                self.go("app_closed", error.reason().unwrap_or(Reason::NO_ERROR));
+                self.app_gone(false, "app_closed")
+            }
             Event::Ended(Err(error)) => {
                 tracing::debug!(client = %self.route.client, %error, "the app's HTTP/2 connection broke");
                 self.app_gone(true, "app_reset")
@@ -84,7 +88,7 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
             let to = &mut self.developers[index];
             if !to.leg.waiting.is_empty() && !to.leg.is_opening() && !to.retired {
                 for (request, intercept) in matched(to.leg.take_waiting()) {
-                    self.to_developer(request, &intercept);
+                    self.ask_developer(request, &intercept);
                 }
             }
             index += 1;
@@ -129,7 +133,7 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
         }
         request.back_to_app();
         self.access.back_to_app();
-        self.to_app(request);
+        self.ask_app(request);
     }
 }
 

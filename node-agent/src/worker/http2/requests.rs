@@ -4,7 +4,7 @@ use std::{io, sync::Arc, task::Context};
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, client::SendRequest, ext::Protocol, server::SendResponse};
-use http::{Version, request::Parts};
+use http::{Method, Version, request::Parts};
 use tokio::time::timeout;
 
 use super::{
@@ -59,12 +59,16 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
         mut respond: SendResponse<Bytes>,
         cx: &mut Context<'_>,
     ) {
+        let (head, body) = request.into_parts();
+        if head.method != Method::CONNECT && head.uri.path().is_empty() {
+            // Malformed (RFC 9113, 8.3.1), though the h2 crate takes it where there is no `:authority` either.
+            return respond.send_reset(Reason::PROTOCOL_ERROR);
+        }
         self.taken += 1;
         if respond.poll_reset(cx).is_ready() {
             // The client has ended it already: there is nobody to answer.
             return;
         }
-        let (head, body) = request.into_parts();
         let plan = self.route.plan();
         self.retire_ended_intercepts(plan.as_deref());
         let to = decide(plan.as_deref(), &head);
@@ -72,18 +76,18 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
         match to {
             To::App => {
                 self.access.count_app();
-                self.to_app(Request { head, body, respond, asked, report: None });
+                self.ask_app(Request { head, body, respond, asked, report: None });
             }
             To::Developer(intercept) => {
                 self.access.count_developer();
                 let report = Some(Report::new(intercept.clone(), &head, self.route.client));
-                self.to_developer(Request { head, body, respond, asked, report }, &intercept);
+                self.ask_developer(Request { head, body, respond, asked, report }, &intercept);
             }
         }
     }
 
     /// Sends a request to the app.
-    pub(super) fn to_app(&mut self, mut request: Request) {
+    pub(super) fn ask_app(&mut self, mut request: Request) {
         if let App::Unneeded = self.app {
             self.app = App::Leg(Box::new(self.dial_app()));
         }
@@ -106,7 +110,7 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
     }
 
     /// Sends a request to a developer, over a leg that is opened anew if there is none that takes it.
-    pub(super) fn to_developer(&mut self, mut request: Request, intercept: &Arc<Intercept>) {
+    pub(super) fn ask_developer(&mut self, mut request: Request, intercept: &Arc<Intercept>) {
         let open = self.developers.iter().position(|to| to.id == intercept.id && !to.retired);
         let index = open.unwrap_or_else(|| {
             self.developers.push(self.dial(intercept));

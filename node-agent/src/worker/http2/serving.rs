@@ -142,10 +142,16 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
 
     /// The client is asked to send no more; what is under way goes on.
     pub(super) fn go(&mut self, why: &'static str, code: Reason) {
-        if self.going.is_none() {
-            self.server.graceful_shutdown();
-            self.going = Some(Going { why, code, at_once: false });
+        if self.going.is_some() {
+            return;
         }
+        if code != Reason::NO_ERROR && self.idle() {
+            // An idle client leaves after the first GOAWAY: that has to be the one that says why.
+            self.end_now(why, code);
+            return;
+        }
+        self.server.graceful_shutdown();
+        self.going = Some(Going { why, code, at_once: false });
     }
 
     /// The legs end as a client does that is done; not waited for longer than a little.

@@ -2,6 +2,7 @@
 
 mod ends;
 mod global;
+mod http2;
 mod overtaken;
 mod requests;
 mod rig;

@@ -1,4 +1,7 @@
 //! A served connection in memory: a client and an app of the h2 crate at the ends of pipes.
 
+mod ends;
+mod floods;
+mod flow;
 mod rig;
 mod streams;

@@ -47,7 +47,6 @@ pub(super) struct Pipes {
     pub(super) app: DuplexStream,
     pub(super) draining: CancellationToken,
     pub(super) abort: CancellationToken,
-    pub(super) metrics: Arc<Metrics>,
     pub(super) served: JoinHandle<Ended>,
 }
 
@@ -61,19 +60,17 @@ impl Pipes {
         to_app.write_all(PREFACE).await.unwrap();
         let (draining, abort) = (CancellationToken::new(), CancellationToken::new());
         let outside = Outside { draining: draining.clone(), abort: abort.clone() };
-        let metrics = Arc::new(Metrics::new());
-        let counted = metrics.clone();
         let served = tokio::spawn(async move {
             let peer = SocketAddr::from(([192, 0, 2, 1], 4000));
             let route = Route::for_test(peer);
-            let mut access = Access::open(&PodName::new("web-1").unwrap(), 8080, peer, &counted);
+            let mut access = Access::open(&PodName::new("web-1").unwrap(), 8080, peer, &Arc::new(Metrics::new()));
             let connect = || -> std::pin::Pin<Box<dyn Future<Output = _> + Send>> {
                 Box::pin(async { Err::<DuplexStream, _>(LegError::Upstream(UpstreamError::Refused)) })
             };
             let around = Around { route: &route, connect: &connect, outside: &outside, access: &mut access };
             serve(ours, Bytes::from_static(PREFACE), First::App(to_app, Bytes::new()), around).await
         });
-        Pipes { client, app, draining, abort, metrics, served }
+        Pipes { client, app, draining, abort, served }
     }
 }
 
@@ -84,7 +81,6 @@ pub(super) struct Rig {
     pub(super) app: mpsc::Sender<Order>,
     pub(super) draining: CancellationToken,
     pub(super) abort: CancellationToken,
-    pub(super) metrics: Arc<Metrics>,
     pub(super) served: JoinHandle<Ended>,
     /// The client's and the app's connections, and how they end.
     pub(super) client: JoinHandle<Result<(), h2::Error>>,
@@ -137,7 +133,6 @@ impl Rig {
             app: orders,
             draining: pipes.draining,
             abort: pipes.abort,
-            metrics: pipes.metrics,
             served: pipes.served,
             client: tokio::spawn(connection),
             _tasks: tasks,
