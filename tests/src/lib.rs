@@ -2,6 +2,7 @@
 //! look at what is left behind. Used by the test binaries of this crate; owns no traffic of its own.
 #![cfg(target_os = "linux")]
 
+pub mod http2;
 pub mod talk;
 
 use std::{
@@ -208,16 +209,21 @@ impl World {
         Ok(self.http(self.client(), family)?.get("/", headers)?.text())
     }
 
+    /// The app's end of the next connection from a host; the agent's own look whether the app speaks TLS, which comes from
+    /// the pod itself, is none.
+    pub fn accept(&self, app: &Listener, from: &Host, family: Family) -> Result<(TcpStream, SocketAddr)> {
+        loop {
+            let (end, peer) = app.accept()?;
+            if peer.ip() == from.ip(family) || peer.ip() != self.pod().ip(family) {
+                return Ok((end, peer));
+            }
+        }
+    }
+
     /// A client connection and the app's end of it; it must have come through the agent, from the client's address.
     pub fn pair(&self, from: &Host, family: Family, app: &Listener) -> Result<Pair> {
         let client = self.connect(from, family)?;
-        let (app, peer) = loop {
-            let (end, peer) = app.accept()?;
-            // The agent's own look whether the app speaks TLS comes from the pod itself.
-            if peer.ip() == from.ip(family) || peer.ip() != self.pod().ip(family) {
-                break (end, peer);
-            }
-        };
+        let (app, peer) = self.accept(app, from, family)?;
         let pair = Pair { client, app, peer };
         ensure!(pair.steered()?, "the app sees {peer}, the client is {}", pair.client.local_addr()?);
         ensure!(peer.ip() == from.ip(family), "the app sees {peer} instead of {}", from.ip(family));
