@@ -6,8 +6,9 @@ pub mod http2;
 pub mod talk;
 
 use std::{
-    fs,
+    env, fs,
     net::{SocketAddr, TcpStream},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -26,6 +27,17 @@ pub const PORT: u16 = 8080;
 pub const LOCAL: u16 = 3000;
 /// For what should take milliseconds, on a machine that is busy.
 pub const SOON: Duration = Duration::from_secs(10);
+
+/// Other people's cases and programs of that name, which `cargo xtask setup` has put into the cache. `cargo xtask test` says
+/// where; a plain `cargo test` looks where set-up puts them.
+pub fn cases(name: &str) -> Result<PathBuf> {
+    let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let cache = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
+    let all = env::var_os("REDIR_CASES").map(PathBuf::from).or_else(|| Some(cache?.join("redir/cases")));
+    let folder = all.context("HOME is not set")?.join(name);
+    ensure!(folder.is_dir(), "{} is not there; run `cargo xtask setup`", folder.display());
+    Ok(folder)
+}
 
 /// How a test's world differs from the usual one.
 #[derive(Debug, Clone, Copy)]

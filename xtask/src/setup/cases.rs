@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::packages;
+use super::{packages, tools};
 use crate::paths;
 use crate::step::{log_file, quietly};
 
@@ -20,8 +20,10 @@ struct Cases {
     pin: fn() -> Result<String>,
 }
 
-const ALL: [Cases; 3] = [
+const ALL: [Cases; 5] = [
     Cases { name: "gunicorn", fetch: gunicorn, pin: || Ok(GUNICORN.into()) },
+    Cases { name: "grpcio", fetch: grpcio, pin: || Ok(GRPCIO.into()) },
+    Cases { name: "httpwg", fetch: |into| tools::build(&tools::HTTPWG, into), pin: || Ok(tools::HTTPWG.pin()) },
     Cases {
         name: "httparse",
         fetch: |into| from_crate("httparse", &["src/lib.rs", "tests/uri.rs"], into),
@@ -37,6 +39,12 @@ const ALL: [Cases; 3] = [
 /// 143 raw requests with what gunicorn makes of them; only the source package has them.
 const GUNICORN: &str =
     "gunicorn==27.0.1 --hash=sha256:b1514965361c8b7e8107a80aa2a92636878df1ccfac6dd204a676426e04d9e3e";
+
+/// Google's own gRPC, as a client and a service that share no code with the agent's.
+const GRPCIO: &str = "\
+grpcio==1.85.3 --hash=sha256:f2948333a1f462c0e559b5ea436655ed36822fa448f5713d6de2d483bed6e03f
+typing-extensions==4.16.0 --hash=sha256:481caa481374e813c1b176ada14e97f1f67a4539ce9cfeb3f350d78d6370c2e8
+";
 
 const PIN: &str = "PIN";
 
@@ -69,6 +77,25 @@ fn remove(folder: &Path) -> Result<()> {
 }
 
 fn gunicorn(into: &Path) -> Result<()> {
+    let download = into.join("download");
+    let options = ["download", "--no-binary", ":all:", "--dest"];
+    pip(into, GUNICORN, &options, &download, "downloading the requests of gunicorn's tests with pip")?;
+    let archive = only_file(&download)?;
+    let mut command = Command::new("tar");
+    command.arg("--extract").arg("--file").arg(&archive).arg("--directory").arg(into);
+    command.args(["--strip-components=3", "--wildcards", "*/tests/requests/*"]);
+    quietly(&mut command, "unpacking them".into(), &log_file("tar.log")?)?;
+    remove(&download)
+}
+
+/// The wheel is of Debian 12's Python.
+fn grpcio(into: &Path) -> Result<()> {
+    let options = ["install", "--only-binary", ":all:", "--python-version", "3.11", "--target"];
+    pip(into, GRPCIO, &options, into, "downloading grpcio with pip, which gRPC is tested with")
+}
+
+/// Runs pip with pinned requirements; the last option takes a folder.
+fn pip(work: &Path, pinned: &str, options: &[&str], folder: &Path, line: &str) -> Result<()> {
     let pip = match paths::program("pip3") {
         Some(pip) => pip,
         None => {
@@ -76,18 +103,12 @@ fn gunicorn(into: &Path) -> Result<()> {
             paths::program("pip3").context("python3-pip is installed, but pip3 is nowhere in PATH")?
         }
     };
-    let (requirements, download) = (into.join("requirements.txt"), into.join("download"));
-    fs::write(&requirements, GUNICORN).with_context(|| format!("cannot write {}", requirements.display()))?;
+    let requirements = work.join("requirements.txt");
+    fs::write(&requirements, pinned).with_context(|| format!("cannot write {}", requirements.display()))?;
     let mut command = Command::new(pip);
-    command.args(["download", "--require-hashes", "--no-deps", "--no-binary", ":all:", "--disable-pip-version-check"]);
-    command.arg("--requirement").arg(&requirements).arg("--dest").arg(&download);
-    quietly(&mut command, "downloading the requests of gunicorn's tests with pip".into(), &log_file("pip.log")?)?;
-    let archive = only_file(&download)?;
-    let mut command = Command::new("tar");
-    command.arg("--extract").arg("--file").arg(&archive).arg("--directory").arg(into);
-    command.args(["--strip-components=3", "--wildcards", "*/tests/requests/*"]);
-    quietly(&mut command, "unpacking them".into(), &log_file("tar.log")?)?;
-    remove(&download)
+    command.args(options).arg(folder).arg("--requirement").arg(&requirements);
+    command.args(["--require-hashes", "--no-deps", "--disable-pip-version-check"]);
+    quietly(&mut command, line.into(), &log_file("pip.log")?)
 }
 
 fn only_file(folder: &Path) -> Result<PathBuf> {

@@ -2,7 +2,7 @@
 //! leaves nothing half done there, and its build goes on where it stopped.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -42,6 +42,14 @@ pub(crate) const ACTION_VALIDATOR: Tool = Tool {
     why: "it checks .github/workflows; about a minute",
 };
 
+/// Asks an HTTP/2 server what h2spec asks.
+pub(super) const HTTPWG: Tool = Tool {
+    name: "httpwg-cli",
+    version: "0.2.5",
+    options: &[],
+    why: "its HTTP/2 cases are tried through the agent; about 2 minutes",
+};
+
 /// Where LLVM's own programs are; bpf-linker's build asks `llvm-config` there.
 const LLVM: &str = "/usr/lib/llvm-22/bin";
 
@@ -49,6 +57,11 @@ impl Tool {
     /// The program itself, once installed.
     pub(crate) fn path(&self) -> Result<PathBuf> {
         Ok(paths::tools()?.join("bin").join(self.name))
+    }
+
+    /// Name and version.
+    pub(super) fn pin(&self) -> String {
+        format!("{} {}", self.name, self.version)
     }
 
     /// Cargo notes what it installed only after the program is in its place.
@@ -63,10 +76,16 @@ pub(super) fn install(tool: &Tool) -> Result<bool> {
     if tool.installed()? {
         return Ok(false);
     }
+    build(tool, &paths::tools()?)?;
+    Ok(true)
+}
+
+/// Builds the tool into a folder's `bin`.
+pub(super) fn build(tool: &Tool, into: &Path) -> Result<()> {
     let build = paths::cache()?.join("build").join(tool.name);
     let mut command = Command::new(paths::cargo());
     command.args(["install", tool.name, "--version", tool.version, "--locked", "--force"]).args(tool.options);
-    command.arg("--root").arg(paths::tools()?);
+    command.arg("--root").arg(into);
     command.env("CARGO_TARGET_DIR", &build).env("PATH", path_with_llvm());
     // What cargo told xtask is not meant for another build.
     for name in ["CARGO_BUILD_TARGET", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_MANIFEST_DIR"] {
@@ -76,8 +95,7 @@ pub(super) fn install(tool: &Tool) -> Result<bool> {
     quietly(&mut command, line, &log_file(&format!("{}.log", tool.name))?)?;
     fs::remove_dir_all(&build)
         .or_else(|error| if build.exists() { Err(error) } else { Ok(()) })
-        .with_context(|| format!("cannot remove {}", build.display()))?;
-    Ok(true)
+        .with_context(|| format!("cannot remove {}", build.display()))
 }
 
 fn path_with_llvm() -> std::ffi::OsString {

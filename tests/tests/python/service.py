@@ -1,0 +1,48 @@
+"""A gRPC service of Google's own library: says its name, in every one of gRPC's four ways.
+
+Usage: service.py ADDRESS VERSION. Messages are plain bytes; a client's `fail` is answered with a status alone.
+"""
+
+import sys
+from concurrent import futures
+
+import grpc
+
+ADDRESS, VERSION = sys.argv[1], sys.argv[2].encode()
+
+
+def unary(request, context):
+    if request == b"fail":
+        context.set_trailing_metadata((("x-version", VERSION.decode()),))
+        context.abort(grpc.StatusCode.FAILED_PRECONDITION, VERSION.decode())
+    context.set_trailing_metadata((("x-version", VERSION.decode()),))
+    return VERSION + b" " + request
+
+
+def server_streaming(request, context):
+    for number in range(int(request)):
+        yield VERSION + b" %d" % number
+
+
+def client_streaming(requests, context):
+    return VERSION + b" %d" % sum(len(request) for request in requests)
+
+
+def both_ways(requests, context):
+    for request in requests:
+        yield VERSION + b" " + request
+
+
+server = grpc.server(futures.ThreadPoolExecutor(max_workers=32), options=[("grpc.so_reuseport", 0)])
+handlers = {
+    "Unary": grpc.unary_unary_rpc_method_handler(unary),
+    "ServerStreaming": grpc.unary_stream_rpc_method_handler(server_streaming),
+    "ClientStreaming": grpc.stream_unary_rpc_method_handler(client_streaming),
+    "BothWays": grpc.stream_stream_rpc_method_handler(both_ways),
+}
+server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("redir.Test", handlers),))
+if not server.add_insecure_port(ADDRESS):
+    sys.exit(f"cannot listen on {ADDRESS}")
+server.start()
+print("serving", flush=True)
+server.wait_for_termination()
