@@ -30,7 +30,7 @@ def one(number):
     call = {"metadata": (("x-user", user),), "timeout": 20}
     answer, state = unary.with_call(b"x" * number, **call)
     check("unary", answer, version + b" " + b"x" * number)
-    check("trailers", dict(state.trailing_metadata()).get("x-version"), version.decode())
+    check("metadata", dict(state.initial_metadata()).get("x-version"), version.decode())
     try:
         unary(b"fail", **call)
         raise AssertionError("no failure")

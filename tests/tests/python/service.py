@@ -13,9 +13,8 @@ ADDRESS, VERSION = sys.argv[1], sys.argv[2].encode()
 
 def unary(request, context):
     if request == b"fail":
-        context.set_trailing_metadata((("x-version", VERSION.decode()),))
         context.abort(grpc.StatusCode.FAILED_PRECONDITION, VERSION.decode())
-    context.set_trailing_metadata((("x-version", VERSION.decode()),))
+    context.send_initial_metadata((("x-version", VERSION.decode()),))
     return VERSION + b" " + request
 
 
