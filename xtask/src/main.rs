@@ -5,6 +5,7 @@ mod check;
 mod child;
 mod cluster;
 mod demo;
+mod fuzz;
 mod lock;
 mod paths;
 mod privilege;
@@ -36,6 +37,8 @@ enum Command {
     Test(test::Options),
     /// Play the main job with the real programs: intercept, match, change, kill; ends with what it measured
     Demo(demo::Options),
+    /// Search for inputs that break the HTTP engine, for as long as asked
+    Fuzz(fuzz::Options),
     /// A real Kubernetes on this machine, for trying and testing
     Cluster(cluster::Options),
     /// Remove what a killed run left: namespaces of the rig whose process is dead
@@ -77,6 +80,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Check => check::run(),
         Command::Test(options) => test::run(options),
         Command::Demo(options) => demo::run(options),
+        Command::Fuzz(options) => fuzz::run(options),
         Command::Cluster(options) => cluster::run(options),
         Command::Sweep => test::sweep(),
     }

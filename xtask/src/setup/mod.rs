@@ -41,6 +41,12 @@ pub(crate) fn with_cases() -> Result<()> {
     cases::install().map(drop)
 }
 
+/// What only `fuzz` needs, beside everything else.
+pub(crate) fn with_fuzzer() -> Result<()> {
+    let _lock = lock()?;
+    packages::install_missing(packages::FUZZER).map(drop)
+}
+
 /// A tool that only `check` needs, beside everything else.
 pub(crate) fn with_tool(tool: &tools::Tool) -> Result<()> {
     let _lock = lock()?;

@@ -41,6 +41,9 @@ pub(super) const PACKAGES: &[Package] = &[
     Package { name: "openssl", file: "/usr/bin/openssl", why: "certificates of the cluster for tests" },
 ];
 
+/// Only for fuzzing.
+pub(super) const FUZZER: &[Package] = &[Package { name: "g++", file: "/usr/bin/c++", why: "compiles libFuzzer" }];
+
 /// Only for machines without any pip.
 pub(super) const PIP: &[Package] =
     &[Package { name: "python3-pip", file: "/usr/bin/pip3", why: "downloads the cases of gunicorn's tests" }];
