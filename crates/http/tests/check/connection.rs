@@ -6,7 +6,7 @@ use redir_http::engine::{ClientEnd, Engine, Options, Origin, OriginEnd, Reply, S
 use redir_http::filter::Table;
 use redir_http::{Ambiguity, OpaqueReason};
 
-use super::judge::{Rules, judge};
+use super::judge::{Rules, answers_arrive_once_and_in_order, judge};
 use super::splits;
 
 /// How a run ended, after the client's own end.
@@ -33,6 +33,8 @@ pub(crate) struct Run {
     /// An origin ended its leg.
     pub(crate) left: bool,
     pub(crate) end: End,
+    /// What the origins answered, in the order of the requests.
+    pub(crate) answers: Vec<u8>,
     /// What the client got.
     pub(crate) client: Vec<u8>,
     pub(crate) statuses: Vec<u16>,
@@ -45,6 +47,8 @@ pub(crate) enum Pace {
     Eager,
     /// Only when the client is held up, and at the end.
     Lazy,
+    /// As soon as the head is there, whatever there is of the body.
+    Early,
 }
 
 /// How the origins behave: the answer to the n-th request, whose bytes it gets.
@@ -78,6 +82,7 @@ pub(crate) fn run<'p>(pieces: impl IntoIterator<Item = &'p [u8]>, table: &Table,
             got: HashMap::new(),
             left: false,
             end: End::Open,
+            answers: vec![],
             client: vec![],
             statuses: vec![],
         },
@@ -100,6 +105,7 @@ impl Running<'_> {
                     assert!(len > 0 && len <= self.unread.len());
                     let bytes: Vec<u8> = self.unread.drain(..len).collect();
                     self.run.got.entry(to).or_default().extend_from_slice(&bytes);
+                    let begun = begins.is_some();
                     match (begins, self.run.messages.last_mut()) {
                         (Some(begins), _) => {
                             assert!(begins.path.end <= len && begins.method.end <= len);
@@ -108,8 +114,10 @@ impl Running<'_> {
                         (None, Some((origin, message))) if *origin == to => message.extend(bytes),
                         (None, other) => broken!("a message went on to {to:?} after {other:?}"),
                     }
-                    if complete {
-                        self.completed(to);
+                    self.run.complete += usize::from(complete);
+                    let turn = if self.origins.pace == Pace::Early { begun } else { complete };
+                    if turn {
+                        self.ask(to);
                     }
                 }
                 Step::Wait if self.deliver() => {}
@@ -123,12 +131,13 @@ impl Running<'_> {
         }
     }
 
-    fn completed(&mut self, to: Origin) {
-        let message = &self.run.messages[self.run.complete].1;
-        let answer = (self.origins.answer)(self.run.complete, message);
-        self.run.complete += 1;
+    /// The newest message is far enough for its origin to answer.
+    fn ask(&mut self, to: Origin) {
+        let Some((_, message)) = self.run.messages.last() else { return };
+        let answer = (self.origins.answer)(self.run.messages.len() - 1, message);
+        self.run.answers.extend_from_slice(&answer);
         self.pending.push_back((to, answer));
-        while self.origins.pace == Pace::Eager && self.deliver() {}
+        while self.origins.pace != Pace::Lazy && self.deliver() {}
     }
 
     /// Delivers one answer; `false` if there is none.
@@ -202,27 +211,43 @@ impl Running<'_> {
     }
 }
 
-/// Whole, in two pieces at so many places, and byte by byte: the same happens.
+/// `wire` whole, in two pieces at so many places, and byte by byte if it is short.
+fn however_split(wire: &[u8], places: usize) -> impl Iterator<Item = Vec<&[u8]>> {
+    let halves = splits(places, wire.len()).map(|split| vec![&wire[..split], &wire[split..]]);
+    [vec![wire]].into_iter().chain(halves).chain([wire.chunks(wire.len() / 2048 + 1).collect()])
+}
+
+/// However split, the same happens.
 pub(crate) fn same_however_split(wire: &[u8], places: usize, table: &Table, origins: &Origins<'_>) -> Run {
     let whole = run([wire], table, origins);
-    for split in splits(places, wire.len()) {
-        let (first, second) = wire.split_at(split);
-        assert_eq!(run([first, second], table, origins), whole, "split at {split}: {}", wire.escape_ascii());
+    for pieces in however_split(wire, places).skip(1) {
+        let ends: Vec<usize> = pieces.iter().take(2).map(|piece| piece.len()).collect();
+        assert_eq!(run(pieces, table, origins), whole, "in pieces of {ends:?}: {}", wire.escape_ascii());
     }
-    let piece = wire.len() / 2048 + 1;
-    assert_eq!(run(wire.chunks(piece), table, origins), whole, "in pieces of {piece}: {}", wire.escape_ascii());
     whole
 }
 
 /// The fuzz target `connection`: two bytes of settings, then what the client sends.
 pub(crate) fn connection(data: &[u8], places: usize) {
     let [settings, seed, wire @ ..] = data else { return };
-    let pace = if settings & 1 == 0 { Pace::Eager } else { Pace::Lazy };
+    let pace = match (seed & 0x80, settings & 1) {
+        (0, 0) => Pace::Eager,
+        (0, _) => Pace::Lazy,
+        _ => Pace::Early,
+    };
     let answer = |n: usize, request: &[u8]| canned(usize::from(*seed) + n, request);
     let origins = Origins { answer: &answer, pace, piece: usize::from(settings >> 1) + 1 };
     let rules = Rules::some();
-    let run = same_however_split(wire, places, &rules.table, &origins);
-    judge(wire, &run, &rules);
+    let judge = |run: &Run| {
+        judge(wire, run, &rules);
+        answers_arrive_once_and_in_order(run);
+    };
+    if pace == Pace::Early {
+        // How much of a body was sent before may make a difference, so each run is judged by itself.
+        however_split(wire, places).for_each(|pieces| judge(&run(pieces, &rules.table, &origins)));
+    } else {
+        judge(&same_however_split(wire, places, &rules.table, &origins));
+    }
 }
 
 /// Some answer to `request`.

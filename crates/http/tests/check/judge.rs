@@ -90,6 +90,15 @@ fn bytes_arrive_once_and_in_order(wire: &[u8], run: &Run) {
     }
 }
 
+/// The client gets the answers in the order of its requests, all of them unless its connection ends. For origins that
+/// answer with nothing beyond their answers.
+pub(crate) fn answers_arrive_once_and_in_order(run: &Run) {
+    let cut = run.left || matches!(run.end, End::Over(_) | End::Reset(_));
+    let got = run.client.escape_ascii().to_string();
+    let answers = run.answers.escape_ascii().to_string();
+    assert!(got == answers || cut && answers.starts_with(&got), "{got} of {answers}");
+}
+
 /// Redir itself ends a connection only for a developer: the app's own is the app's business.
 fn the_connection_ends_only_where_it_may(run: &Run) {
     let last = run.messages.last().map(|(origin, _)| *origin);
