@@ -473,3 +473,31 @@ once!(an_origin_that_ends_early_is_seen_as_it_is, HTTP1, |w| {
     let full = "HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 3\r\n\r\nno\n";
     stage.play(both_ways(|of, _| [exchange(of, post(of), full), vec![(of, Closes), (Client, HearsEnd)]].concat()))
 });
+
+once!(an_answer_before_the_requests_end_lets_the_body_go_on, HTTP1, |w| {
+    let stage = Stage::new(w)?;
+    let post = |of| request(of, "POST /", "Content-Length: 10\r\n") + "01234";
+    stage.play(both_ways(|of, other| {
+        [
+            exchange(of, post(of), ok("early")),
+            // The other one's request waits for the body's end, not for an answer.
+            vec![says(Client, "56789".to_owned() + &get(other, 2)), hears(of, "56789"), hears(other, get(other, 2))],
+            passes(other, Client, ok("2")),
+            as_before(),
+        ]
+        .concat()
+    }))?;
+    // A developer's service that says more than its answer, or ends, inside the request: the rest of the body is nobody's,
+    // and least of all a request on a connection of its own.
+    let rest = request(Alice, "56789GET", "");
+    let inside = |of| request(of, "POST /", &format!("Content-Length: {}\r\n", rest.len()));
+    let more = [
+        vec![says(Client, inside(Alice)), hears(Alice, inside(Alice))],
+        vec![says(Alice, ok("early") + "and more"), hears(Client, ok("early")), (Alice, HearsEnd), (Alice, Closes)],
+        vec![says(Client, rest.clone() + &get(Alice, 2)), hears(Alice, get(Alice, 2))],
+        passes(Alice, Client, ok("2")),
+        as_before(),
+    ];
+    let ends = [exchange(Alice, inside(Alice), ok("early")), vec![(Alice, Closes), (Client, HearsEnd)]];
+    stage.play([("more than the answer", more.concat()), ("an end", ends.concat())])
+});
