@@ -6,7 +6,7 @@ use redir_http::engine::{ClientEnd, Engine, Options, Origin, OriginEnd, Reply, S
 use redir_http::filter::Table;
 use redir_http::{Ambiguity, OpaqueReason};
 
-use super::judge::{Rules, answers_arrive_once_and_in_order, judge};
+use super::judge::{Rules, judge, whole_answers_arrive_once_and_in_order};
 use super::splits;
 
 /// How a run ended, after the client's own end.
@@ -30,11 +30,11 @@ pub(crate) struct Run {
     pub(crate) complete: usize,
     /// Everything that each origin got.
     pub(crate) got: HashMap<Origin, Vec<u8>>,
-    /// An origin ended its leg.
-    pub(crate) left: bool,
+    /// An origin ended its leg, and what that was.
+    pub(crate) left: Option<OriginEnd>,
     pub(crate) end: End,
-    /// What the origins answered, in the order of the requests.
-    pub(crate) answers: Vec<u8>,
+    /// What the origins answered to each message.
+    pub(crate) answers: Vec<Vec<u8>>,
     /// What the client got.
     pub(crate) client: Vec<u8>,
     pub(crate) statuses: Vec<u16>,
@@ -80,7 +80,7 @@ pub(crate) fn run<'p>(pieces: impl IntoIterator<Item = &'p [u8]>, table: &Table,
             messages: vec![],
             complete: 0,
             got: HashMap::new(),
-            left: false,
+            left: None,
             end: End::Open,
             answers: vec![],
             client: vec![],
@@ -135,7 +135,7 @@ impl Running<'_> {
     fn ask(&mut self, to: Origin) {
         let Some((_, message)) = self.run.messages.last() else { return };
         let answer = (self.origins.answer)(self.run.messages.len() - 1, message);
-        self.run.answers.extend_from_slice(&answer);
+        self.run.answers.push(answer.clone());
         self.pending.push_back((to, answer));
         while self.origins.pace != Pace::Lazy && self.deliver() {}
     }
@@ -151,8 +151,9 @@ impl Running<'_> {
         }
         let went_on = self.engine.opaque().is_some() || self.engine.outstanding() != before;
         // Bytes that answered nothing end their leg, and the connection goes on.
-        if !went_on && self.engine.origin_eof(from) != OriginEnd::Idle {
-            self.run.left = true;
+        let end = if went_on { OriginEnd::Idle } else { self.engine.origin_eof(from) };
+        if end != OriginEnd::Idle {
+            self.run.left = Some(end);
             self.pending.clear();
         }
         true
@@ -240,7 +241,7 @@ pub(crate) fn connection(data: &[u8], places: usize) {
     let rules = Rules::some();
     let judge = |run: &Run| {
         judge(wire, run, &rules);
-        answers_arrive_once_and_in_order(run);
+        whole_answers_arrive_once_and_in_order(run);
     };
     if pace == Pace::Early {
         // How much of a body was sent before may make a difference, so each run is judged by itself.

@@ -3,7 +3,7 @@
 //! Owns: the second opinions: httparse's reading of each head, a plain reader of each body, filters written down again,
 //! and the oracle's. Called by: the fuzz target `connection`, and the tests on other people's cases.
 
-use redir_http::engine::Origin;
+use redir_http::engine::{Origin, OriginEnd};
 use redir_http::filter::{Filter, Key, Table};
 
 use super::connection::{End, Run};
@@ -76,6 +76,11 @@ fn bytes_arrive_once_and_in_order(wire: &[u8], run: &Run) {
         End::Reset(_) => return,
     }
     assert_eq!(arrived.escape_ascii().to_string(), wire.escape_ascii().to_string(), "no byte is lost");
+    if run.messages.len() > run.complete
+        && let (Some((begun, _)), End::Opaque(to, ..)) = (run.messages.last(), &run.end)
+    {
+        assert_eq!(to, begun, "the rest of a message goes where it began");
+    }
     // What each origin got is what was meant for it, and nothing else.
     for origin in run.messages.iter().map(|(origin, _)| *origin).chain([Origin::App]) {
         let theirs = run.messages.iter().filter(|(to, _)| *to == origin).flat_map(|(_, message)| message);
@@ -90,13 +95,27 @@ fn bytes_arrive_once_and_in_order(wire: &[u8], run: &Run) {
     }
 }
 
-/// The client gets the answers in the order of its requests, all of them unless its connection ends. For origins that
-/// answer with nothing beyond their answers.
-pub(crate) fn answers_arrive_once_and_in_order(run: &Run) {
-    let cut = run.left || matches!(run.end, End::Over(_) | End::Reset(_));
+/// The client gets the answers in the order of its requests, all of them unless its connection ends. For origins whose
+/// answers are whole, with nothing beyond.
+pub(crate) fn whole_answers_arrive_once_and_in_order(run: &Run) {
+    assert!(matches!(run.left, None | Some(OriginEnd::Finished)), "a whole answer was waited for: {:?}", run.left);
+    let cut = run.left.is_some() || matches!(run.end, End::Over(_) | End::Reset(_));
     let got = run.client.escape_ascii().to_string();
-    let answers = run.answers.escape_ascii().to_string();
+    let answers = run.answers.concat().escape_ascii().to_string();
     assert!(got == answers || cut && answers.starts_with(&got), "{got} of {answers}");
+    let switched =
+        |(message, answer): (&(Origin, Vec<u8>), &Vec<u8>)| answer.starts_with(b"HTTP/1.1 101") && upgrades(&message.1);
+    if let Some(index) = run.messages.iter().zip(&run.answers).position(switched) {
+        assert_eq!(run.messages.len(), index + 1, "nothing behind an upgrade is a message");
+    }
+}
+
+/// Whether a request asks for another protocol.
+fn upgrades(message: &[u8]) -> bool {
+    let mut room = [httparse::EMPTY_HEADER; ROOM];
+    let mut request = httparse::Request::new(&mut room);
+    // One with more headers than there is room for is not judged.
+    request.parse(message).is_ok() && request.headers.iter().any(|header| header.name.eq_ignore_ascii_case("upgrade"))
 }
 
 /// Redir itself ends a connection only for a developer: the app's own is the app's business.
@@ -104,7 +123,7 @@ fn the_connection_ends_only_where_it_may(run: &Run) {
     let last = run.messages.last().map(|(origin, _)| *origin);
     let developer = matches!(last, Some(Origin::Developer(_)));
     match &run.end {
-        End::Reset(_) | End::Over(_) => assert!(developer || run.left, "{:?} after {last:?}", run.end),
+        End::Reset(_) | End::Over(_) => assert!(developer || run.left.is_some(), "{:?} after {last:?}", run.end),
         End::Opaque(Origin::Developer(_), why, _) => {
             assert!(["upgraded", "tunnel"].contains(&why.as_str()), "opaque to a developer: {why:?}");
         }
