@@ -3,7 +3,7 @@
 //! Owns: the exceptions, each with its reason. Called by: `judge`, for every request that redir decides.
 
 use http_desync_guardian::ClassificationReason::{
-    self, SuspiciousHeader, UndefinedContentLengthSemantics, UndefinedTransferEncodingSemantics,
+    self, UndefinedContentLengthSemantics, UndefinedTransferEncodingSemantics,
 };
 use http_desync_guardian::RequestSafetyTier;
 use http_desync_guardian::request_analyzer::HttpRequestData;
@@ -14,7 +14,8 @@ pub(crate) struct Exception {
     /// Why every reader ends such a request at the same byte.
     #[expect(dead_code, reason = "for people")]
     why: &'static str,
-    reason: ClassificationReason,
+    /// What the oracle says of it; it may be anything if there is none.
+    reason: Option<ClassificationReason>,
     applies: fn(&[u8]) -> bool,
 }
 
@@ -26,43 +27,49 @@ pub(crate) const EXCEPTIONS: [Exception; 5] = [
     Exception {
         what: "GET with Content-Length",
         why: FRAMED_ALIKE,
-        reason: UndefinedContentLengthSemantics,
+        reason: Some(UndefinedContentLengthSemantics),
         applies: |head| head.starts_with(b"GET "),
     },
     Exception {
         what: "HEAD with Content-Length",
         why: FRAMED_ALIKE,
-        reason: UndefinedContentLengthSemantics,
+        reason: Some(UndefinedContentLengthSemantics),
         applies: |head| head.starts_with(b"HEAD "),
     },
     Exception {
         what: "GET with Transfer-Encoding",
         why: FRAMED_ALIKE,
-        reason: UndefinedTransferEncodingSemantics,
+        reason: Some(UndefinedTransferEncodingSemantics),
         applies: |head| head.starts_with(b"GET "),
     },
     Exception {
         what: "HEAD with Transfer-Encoding",
         why: FRAMED_ALIKE,
-        reason: UndefinedTransferEncodingSemantics,
+        reason: Some(UndefinedTransferEncodingSemantics),
         applies: |head| head.starts_with(b"HEAD "),
     },
     Exception {
-        what: "one more letter where the hyphen is, as in Content2Length",
-        why: "the oracle skips any byte there; no server is known that takes a name with another letter for this one",
-        reason: SuspiciousHeader,
-        applies: |head| !looks_like_framing(head),
+        what: "a name with other letters, as in Content2Length and Transfer-Encodin'",
+        why: "the oracle skips any byte where the hyphen is, and punctuation in place of the last letters; no server is \
+              known that takes a name with other letters for this one",
+        reason: None,
+        applies: |head| {
+            let rest = without_other_letters(head);
+            rest.len() < head.len() && !matches!(opinion(&rest), Opinion::Ambiguous(_))
+        },
     },
 ];
 
-/// Whether a field's name has the letters and digits of a framing field's, and is none.
-fn looks_like_framing(head: &[u8]) -> bool {
-    head.split(|&byte| byte == b'\n').skip(1).any(|line| {
+/// `head` without the fields whose names begin like a framing field's, are as long, and have other letters and digits.
+fn without_other_letters(head: &[u8]) -> Vec<u8> {
+    let other = |line: &[u8]| {
         let name: Vec<u8> = line.iter().take_while(|byte| **byte != b':').map(u8::to_ascii_lowercase).collect();
         let letters: Vec<u8> = name.iter().copied().filter(u8::is_ascii_alphanumeric).collect();
-        let framing = [(&b"content-length"[..], &b"contentlength"[..]), (b"transfer-encoding", b"transferencoding")];
-        framing.iter().any(|(exact, like)| name != *exact && letters == *like)
-    })
+        let alike = name.len() >= "content-length".len() && matches!(letters.first(), Some(b'c' | b't'));
+        alike && letters != b"contentlength" && letters != b"transferencoding"
+    };
+    let lines = head.split_inclusive(|&byte| byte == b'\n').enumerate();
+    lines.filter(|(number, line)| *number == 0 || !other(line)).flat_map(|(_, line)| line).copied().collect()
 }
 
 /// The oracle's opinion of a request whose whole head is `head`.
@@ -81,6 +88,8 @@ pub(crate) fn opinion(head: &[u8]) -> Opinion {
     if said.tier < RequestSafetyTier::Ambiguous {
         return Opinion::Clear;
     }
-    let excepted = EXCEPTIONS.iter().position(|known| known.reason == said.reason && (known.applies)(head));
+    let excepted = EXCEPTIONS
+        .iter()
+        .position(|known| known.reason.is_none_or(|reason| reason == said.reason) && (known.applies)(head));
     excepted.map_or(Opinion::Ambiguous(said.reason), Opinion::Excepted)
 }
