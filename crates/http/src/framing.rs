@@ -4,8 +4,9 @@
 //! Must not: repair or guess: a body that two readers could end at different bytes is an [`Ambiguity`].
 //! Called by: `engine`.
 
+use crate::Ambiguity;
+use crate::bytes::{self, Level};
 use crate::head::{RequestHead, ResponseHead};
-use crate::{Ambiguity, bytes};
 
 /// The rest of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,6 +94,7 @@ impl Body {
     ///
     /// # Errors
     /// What is ambiguous about the first byte of `buf`.
+    #[inline]
     pub fn advance(&mut self, buf: &[u8]) -> Result<usize, Ambiguity> {
         match self {
             Self::Length(left) => {
@@ -161,14 +163,14 @@ impl Chunked {
         match self.state {
             State::Data => return Ok(self.data(buf, pos)),
             State::Extension => {
-                let end = bytes::value_end(buf, pos);
+                let end = bytes::value_end(Level::best(), buf, pos);
                 if end > pos {
                     return self.extra(end - pos, MAX_EXTENSION, Ambiguity::ChunkExtension).map(|taken| pos + taken);
                 }
             }
             State::TrailerName | State::TrailerValue => {
                 let named = self.state == State::TrailerName;
-                let end = if named { bytes::token_end(buf, pos) } else { bytes::value_end(buf, pos) };
+                let end = if named { bytes::token_end(buf, pos) } else { bytes::value_end(Level::best(), buf, pos) };
                 if end > pos {
                     return self.extra(end - pos, MAX_TRAILERS, Ambiguity::Trailer).map(|taken| pos + taken);
                 }

@@ -15,4 +15,5 @@ pub mod framing;
 pub mod head;
 mod reason;
 
+pub use bytes::Level;
 pub use reason::{Ambiguity, OpaqueReason};

@@ -1,10 +1,18 @@
 //! Classes of bytes, and how far they go: the inner loops of this crate.
 //!
-//! Owns: the three scans (token, field value, target) and the value trimming. Must not: know about lines or messages.
-//! Called by: `head` and `framing`. Every scan returns the index of the first byte outside its class, or `buf.len()`.
+//! Owns: the classes, the scans of one byte after the other (here), and those of many bytes at a time ([`wide`]). Must not:
+//! know about lines or messages. Called by: `head`, `framing` and `filter`. A scan returns the index of the first byte
+//! outside its class, or `buf.len()`.
 
-#[cfg(target_arch = "x86_64")]
-mod sse2;
+mod fold;
+mod lanes;
+#[cfg(test)]
+pub(crate) mod looked;
+pub(crate) mod wide;
+
+pub(crate) use fold::{ends, folded, folds_to};
+pub use lanes::Level;
+pub(crate) use lanes::{Lanes, WIDTH, Work};
 
 const TOKEN: u8 = 1;
 const METHOD: u8 = 2;
@@ -52,33 +60,27 @@ const fn class(byte: u8) -> u8 {
     class
 }
 
+const fn is(byte: u8, class: u8) -> bool {
+    CLASS[byte as usize] & class != 0
+}
+
 #[inline]
 pub(crate) fn is_token(byte: u8) -> bool {
-    CLASS[byte as usize] & TOKEN != 0
+    is(byte, TOKEN)
 }
 
 #[inline]
 pub(crate) fn is_value(byte: u8) -> bool {
-    CLASS[byte as usize] & VALUE != 0
+    is(byte, VALUE)
 }
 
 #[inline]
 fn scan(buf: &[u8], from: usize, class: u8) -> usize {
-    let mut at = from;
-    let outside = |byte: u8| CLASS[byte as usize] & class == 0;
-    // Unrolled by hand: names and targets are short, and the compiler leaves a loop of one byte.
-    while let Some(&[a, b, c, d, e, f, g, h]) = buf.get(at..).and_then(<[u8]>::first_chunk) {
-        for (ahead, byte) in [a, b, c, d, e, f, g, h].into_iter().enumerate() {
-            if outside(byte) {
-                return at + ahead;
-            }
-        }
-        at += 8;
-    }
-    while buf.get(at).is_some_and(|&byte| !outside(byte)) {
-        at += 1;
-    }
-    at
+    let rest = buf.get(from..).unwrap_or_default();
+    let len = rest.iter().position(|&byte| !is(byte, class)).unwrap_or(rest.len());
+    #[cfg(test)]
+    looked::at(len);
+    from + len
 }
 
 /// The end of the method that goes on at `from`.
@@ -99,52 +101,13 @@ pub(crate) fn target_end(buf: &[u8], from: usize) -> usize {
     scan(buf, from, TARGET)
 }
 
-/// The end of the field value that goes on at `from`: values are long, so many bytes at a time.
+/// The end of the field value that goes on at `from`.
 #[inline]
-pub(crate) fn value_end(buf: &[u8], from: usize) -> usize {
-    #[cfg(target_arch = "x86_64")]
-    return sixteen(buf, from);
-    #[cfg(not(target_arch = "x86_64"))]
-    return eight(buf, from);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[inline]
-fn sixteen(buf: &[u8], from: usize) -> usize {
-    let mut at = from;
-    while let Some(bytes) = buf.get(at..).and_then(<[u8]>::first_chunk) {
-        let stops = sse2::not_value(bytes);
-        if stops != 0 {
-            return at + stops.trailing_zeros() as usize;
-        }
-        at += sse2::WIDTH;
-    }
-    scan(buf, at, VALUE)
-}
-
-#[cfg(any(test, not(target_arch = "x86_64")))]
-fn eight(buf: &[u8], from: usize) -> usize {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = ONES << 7;
-    let mut at = from;
-    while let Some(eight) = buf.get(at..).and_then(<[u8]>::first_chunk::<8>) {
-        let word = u64::from_le_bytes(*eight);
-        let below_space = word.wrapping_sub(ONES * 0x20) & !word;
-        let delete = word ^ (ONES * 0x7f);
-        let is_delete = delete.wrapping_sub(ONES) & !delete;
-        // A borrow can only mark bytes after a true hit, so the first mark is true.
-        let hits = (below_space | is_delete) & HIGH;
-        if hits == 0 {
-            at += 8;
-            continue;
-        }
-        at += hits.trailing_zeros() as usize / 8;
-        if buf.get(at) != Some(&b'\t') {
-            return at;
-        }
-        at += 1;
-    }
-    scan(buf, at, VALUE)
+pub(crate) fn value_end(level: Level, buf: &[u8], from: usize) -> usize {
+    // Most often it goes on for a few bytes, or is at its end already.
+    let near = buf.get(..from + WIDTH).unwrap_or(buf);
+    let end = scan(near, from, VALUE);
+    if end < near.len() || end == buf.len() { end } else { level.run(wide::ValueEnd { buf, from: end }) }
 }
 
 /// The range of `buf[start..end]` without spaces and tabs around it.
@@ -173,14 +136,15 @@ mod tests {
 
     #[test]
     fn values_end_at_the_first_control_byte_wherever_it_stands() {
-        for byte in 0..=255u8 {
-            for at in 0..40 {
-                for from in 0..=at {
-                    let mut buf = [b'a'; 40];
+        for level in Level::all() {
+            for byte in 0..=255u8 {
+                for at in 0..100 {
+                    let mut buf = [b'a'; 100];
                     buf[at] = byte;
-                    let expected = if is_value(byte) { 40 } else { at };
-                    assert_eq!(value_end(&buf, from), expected, "byte {byte:#x} at {at} from {from}");
-                    assert_eq!(eight(&buf, from), expected, "byte {byte:#x} at {at} from {from}");
+                    let expected = if is_value(byte) { 100 } else { at };
+                    for from in [0, at / 2, at.saturating_sub(1), at] {
+                        assert_eq!(value_end(level, &buf, from), expected, "byte {byte:#x} at {at} from {from}");
+                    }
                 }
             }
         }
@@ -188,10 +152,11 @@ mod tests {
 
     #[test]
     fn scans_past_the_end_stay_there() {
-        for scan in [token_end, value_end, target_end, method_end] {
-            assert_eq!(scan(b"", 0), 0);
-            assert_eq!(scan(b"abc", 3), 3);
+        for class in [METHOD, TOKEN, TARGET, VALUE] {
+            assert_eq!(scan(b"", 0, class), 0);
+            assert_eq!(scan(b"abc", 3, class), 3);
         }
+        assert!(Level::all().all(|level| value_end(level, b"", 0) == 0 && value_end(level, b"abc", 3) == 3));
     }
 
     #[test]

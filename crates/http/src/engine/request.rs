@@ -132,7 +132,11 @@ impl Engine {
         let taken = body.advance(unread.get(head_len..).unwrap_or_default()).unwrap_or_default();
         let complete = body.is_done();
         self.expecting = expect && !complete && taken == 0;
-        self.inbound = if complete { Inbound::Head(RequestHead::new()) } else { Inbound::Body(body) };
+        match &mut self.inbound {
+            // In its place: a head is the largest thing here.
+            Inbound::Head(head) if complete => head.clear(),
+            inbound => *inbound = Inbound::Body(body),
+        }
         Step::Forward { to: self.current, len: head_len + taken, begins: Some(begins), complete }
     }
 

@@ -9,8 +9,8 @@ use regex::bytes::Regex;
 
 use super::compare::Compiled;
 use super::{Names, Subject, Test};
+use crate::bytes;
 use crate::head::{Found, RequestHead};
-use crate::{Ambiguity, bytes};
 
 /// A condition with its names resolved.
 #[derive(Debug)]
@@ -94,6 +94,15 @@ impl Check {
         passes != self.negate
     }
 
+    /// Whether it holds for no request without the header that it is about.
+    pub(super) fn needs_header(&self) -> bool {
+        let in_header = match self.place {
+            Place::Header(_) | Place::Part(Part::Cookie(..) | Part::Baggage(..)) => true,
+            Place::Path | Place::Method | Place::Part(Part::Query(_)) => false,
+        };
+        in_header && !self.negate
+    }
+
     /// The same for checks that hold for the same requests, as far as rarity goes.
     pub(super) fn identity(&self) -> (Place, Box<[u8]>) {
         let bytes = match &self.test {
@@ -146,9 +155,10 @@ impl Matcher {
 }
 
 impl<'a> View<'a> {
-    pub(super) fn new(names: &Names, head: &'a mut RequestHead, buf: &'a [u8]) -> Result<Self, Ambiguity> {
-        head.find(buf, names)?;
-        Ok(Self { found: head.found(), line: Line::Head(head), buf, target: OnceCell::new() })
+    /// Of a complete head that was made to tell of the table's names.
+    #[inline]
+    pub(super) fn of_head(head: &'a RequestHead, buf: &'a [u8]) -> Self {
+        Self { found: head.found(), line: Line::Head(head), buf, target: OnceCell::new() }
     }
 
     /// Of a request that is no HTTP/1 head; `target` is the path with its query, `found` tells places in `buf`.

@@ -3,23 +3,52 @@
 //! Owns: the lookup of one value of a request. Must not: know which value it is, or decide.
 //! Called by: `Table`, with each value that a request has.
 
-use std::collections::HashMap;
-
 use regex::bytes::{Regex, RegexSet, RegexSetBuilder};
 
 use super::condition::Matcher;
+use super::hash::{self, Slots};
 
 /// The memory that running the joint regex may take on each thread, in bytes: as much as one filter's regex.
 const MAX_CACHE: usize = 256 * 1024;
 
 /// Filters, by the bytes that they are filed under.
-pub(super) type ByValue = HashMap<Box<[u8]>, Vec<usize>>;
+#[derive(Debug, Default)]
+struct ByValue {
+    /// The longest value: longer ones are not hashed.
+    longest: usize,
+    values: Vec<(Box<[u8]>, Vec<usize>)>,
+    slots: Slots,
+}
+
+impl ByValue {
+    fn add(&mut self, value: Box<[u8]>, entry: usize) {
+        if let Some(number) = self.position(&value) {
+            return self.values[number].1.push(entry);
+        }
+        self.longest = self.longest.max(value.len());
+        self.values.push((value, vec![entry]));
+        let Self { values, slots, .. } = self;
+        slots.add(values.len() - 1, |number| hash::of_value(&values[number].0));
+    }
+
+    /// The filters that are filed under `value`.
+    #[inline]
+    fn get(&self, value: &[u8]) -> &[usize] {
+        let found = if value.len() > self.longest { None } else { self.position(value) };
+        found.and_then(|number| self.values.get(number)).map_or(&[], |(_, entries)| entries)
+    }
+
+    #[inline]
+    fn position(&self, value: &[u8]) -> Option<usize> {
+        self.slots.find(hash::of_value(value), |number| {
+            self.values.get(number).is_some_and(|(own, _)| hash::same_value(own, value))
+        })
+    }
+}
 
 /// The filters that are filed under one subject.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    /// The longest exact value: longer ones are not hashed.
-    longest: usize,
     exact: ByValue,
     /// By length of the prefix.
     prefixes: Vec<(usize, ByValue)>,
@@ -27,32 +56,32 @@ pub(super) struct Index {
     any_regex: Option<RegexSet>,
     regexes: Vec<(Regex, usize)>,
     present: Vec<usize>,
+    /// Whether there is nothing but `exact`.
+    only_exact: bool,
 }
 
 impl Index {
     pub(super) fn add(&mut self, test: Matcher, entry: usize) {
         match test {
             Matcher::Present => self.present.push(entry),
-            Matcher::Exact(value) => {
-                self.longest = self.longest.max(value.len());
-                self.exact.entry(value).or_default().push(entry);
-            }
+            Matcher::Exact(value) => self.exact.add(value, entry),
             Matcher::Prefix(value) => {
                 let at = self.prefixes.iter().position(|(len, _)| *len == value.len()).unwrap_or_else(|| {
-                    self.prefixes.push((value.len(), HashMap::new()));
+                    self.prefixes.push((value.len(), ByValue::default()));
                     self.prefixes.len() - 1
                 });
-                self.prefixes[at].1.entry(value).or_default().push(entry);
+                self.prefixes[at].1.add(value, entry);
             }
             Matcher::Regex(regex) => self.regexes.push((regex, entry)),
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.exact.is_empty() && self.prefixes.is_empty() && self.regexes.is_empty() && self.present.is_empty()
+        self.exact.values.is_empty() && self.prefixes.is_empty() && self.regexes.is_empty() && self.present.is_empty()
     }
 
     pub(super) fn seal(&mut self) {
+        self.only_exact = self.prefixes.is_empty() && self.regexes.is_empty() && self.present.is_empty();
         if self.regexes.len() > 1 {
             // Too big for one automaton: they are tried one by one.
             let patterns = self.regexes.iter().map(|(regex, _)| regex.as_str());
@@ -61,15 +90,18 @@ impl Index {
     }
 
     /// Hands every filter that is filed under something that `value` passes to `consider`.
+    #[inline]
     pub(super) fn lookup(&self, value: &[u8], consider: &mut impl FnMut(usize)) {
-        if value.len() <= self.longest
-            && let Some(entries) = self.exact.get(value)
-        {
-            entries.iter().copied().for_each(&mut *consider);
+        self.exact.get(value).iter().copied().for_each(&mut *consider);
+        if !self.only_exact {
+            self.lookup_others(value, consider);
         }
+    }
+
+    fn lookup_others(&self, value: &[u8], consider: &mut impl FnMut(usize)) {
         for (len, prefixes) in &self.prefixes {
-            if let Some(entries) = value.get(..*len).and_then(|start| prefixes.get(start)) {
-                entries.iter().copied().for_each(&mut *consider);
+            if let Some(start) = value.get(..*len) {
+                prefixes.get(start).iter().copied().for_each(&mut *consider);
             }
         }
         if self.any_regex.as_ref().is_none_or(|any| any.is_match(value)) {

@@ -22,6 +22,7 @@
 
 mod compare;
 mod condition;
+mod hash;
 mod index;
 mod names;
 mod overlap;

@@ -31,6 +31,10 @@ pub struct Table {
     parts: Vec<(Part, Index)>,
     /// Filters without a condition to be filed under: looked at for every request.
     always: Vec<usize>,
+    /// Whether every filter is filed under a header.
+    by_header: bool,
+    /// Whether no filter matches a request that has none of `names`.
+    needs_header: bool,
 }
 
 #[derive(Debug)]
@@ -38,6 +42,8 @@ struct Entry {
     key: Key,
     mode: Mode,
     checks: Vec<Check>,
+    /// Whether it matches as soon as one of the conditions holds that it is filed under.
+    certain: bool,
 }
 
 impl Table {
@@ -56,8 +62,13 @@ impl Table {
             method: Index::default(),
             parts: vec![],
             always: vec![],
+            by_header: false,
+            needs_header: false,
         };
         table.file();
+        table.by_header =
+            table.path.is_empty() && table.method.is_empty() && table.parts.is_empty() && table.always.is_empty();
+        table.needs_header = table.entries.iter().all(Entry::needs_header);
         table
     }
 
@@ -101,18 +112,20 @@ impl Table {
     ///
     /// # Errors
     /// The filters' headers occur too often to be looked at.
+    #[inline]
     pub fn decide(&self, head: &mut RequestHead, buf: &[u8]) -> Result<Option<usize>, Ambiguity> {
-        if self.entries.is_empty() {
+        if self.needs_header && head.found_nothing_of(&self.names) {
             return Ok(None);
         }
-        Ok(self.first(&View::new(&self.names, head, buf)?))
+        head.find(buf, &self.names)?;
+        Ok(self.first(&View::of_head(head, buf)))
     }
 
     /// The first filter that a request matches.
     pub(super) fn first(&self, view: &View<'_>) -> Option<usize> {
         let mut best = self.entries.len();
         let mut consider = |index: usize| {
-            if index < best && self.entries.get(index).is_some_and(|entry| entry.matches(view)) {
+            if index < best && self.entries.get(index).is_some_and(|entry| entry.certain || entry.matches(view)) {
                 best = index;
             }
         };
@@ -120,6 +133,9 @@ impl Table {
             if let Some(index) = self.headers.get(usize::from(name)) {
                 index.lookup(value, &mut consider);
             }
+        }
+        if self.by_header {
+            return (best < self.entries.len()).then_some(best);
         }
         if !self.path.is_empty() {
             self.path.lookup(view.target().0, &mut consider);
@@ -142,7 +158,8 @@ impl Table {
     /// # Errors
     /// As [`Table::decide`].
     pub fn matching(&self, head: &mut RequestHead, buf: &[u8]) -> Result<Vec<usize>, Ambiguity> {
-        let view = View::new(&self.names, head, buf)?;
+        head.find(buf, &self.names)?;
+        let view = View::of_head(head, buf);
         Ok(self.entries.iter().enumerate().filter(|(_, entry)| entry.matches(&view)).map(|(index, _)| index).collect())
     }
 
@@ -153,7 +170,7 @@ impl Table {
             *uses.entry(check.identity()).or_default() += 1;
         }
         for number in 0..self.entries.len() {
-            let Some(entry) = self.entries.get(number) else { continue };
+            let Some(entry) = self.entries.get_mut(number) else { continue };
             let pivots: Vec<(Place, Matcher)> = match entry.mode {
                 Mode::Any if entry.checks.iter().any(|check| check.negate) => vec![],
                 Mode::Any => entry.checks.iter().map(Check::pivot).collect(),
@@ -163,6 +180,7 @@ impl Table {
                     positive.min_by_key(rarest).map(Check::pivot).into_iter().collect()
                 }
             };
+            entry.certain = !pivots.is_empty() && (entry.mode == Mode::Any || entry.checks.len() == 1);
             if pivots.is_empty() {
                 self.always.push(number);
             }
@@ -195,8 +213,16 @@ impl Entry {
     fn new(key: Key, filter: &Filter, names: &Names) -> Self {
         let checks = filter.compiled().map(|condition| Check::new(condition, names)).collect();
         match checks {
-            Some(checks) => Self { key, mode: filter.mode(), checks },
-            None => Self { key, mode: Mode::Any, checks: vec![] },
+            Some(checks) => Self { key, mode: filter.mode(), checks, certain: false },
+            None => Self { key, mode: Mode::Any, checks: vec![], certain: false },
+        }
+    }
+
+    /// Whether it matches no request without a header that it names.
+    fn needs_header(&self) -> bool {
+        match self.mode {
+            Mode::All => self.checks.iter().any(Check::needs_header),
+            Mode::Any => self.checks.iter().all(Check::needs_header),
         }
     }
 

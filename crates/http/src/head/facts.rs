@@ -4,7 +4,8 @@
 //! (that is `framing`). Called by: `RequestHead`, `ResponseHead`, `framing`, `engine`.
 
 use super::Field;
-use crate::{Ambiguity, bytes};
+use crate::Ambiguity;
+use crate::bytes::{self, folds_to};
 
 /// The fields of a head that say how it is framed and what becomes of the connection.
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,6 +22,10 @@ const UPGRADE: u16 = 1 << 4;
 const EXPECT: u16 = 1 << 5;
 const PROBE: u16 = 1 << 6;
 const HTTP_1_0: u16 = 1 << 7;
+
+/// The fields that are read here, beside what looks like one of the last two.
+pub(super) const FRAMING: [&[u8]; 6] =
+    [b"expect", b"upgrade", b"user-agent", b"connection", b"content-length", b"transfer-encoding"];
 
 /// The longest Content-Length taken, in digits: 18 of them fit every reader's 64-bit integer, signed or not.
 const MAX_DIGITS: usize = 18;
@@ -77,37 +82,29 @@ impl Facts {
     }
 
     /// Takes note of one field.
-    #[inline]
+    #[inline(always)]
     pub(super) fn field(&mut self, field: &Field<'_>) -> Result<(), Ambiguity> {
-        const LENGTHS: u32 = 1 << 6 | 1 << 7 | 1 << 10 | u32::MAX << SHORTEST_LOOKALIKE;
-        if LENGTHS >> field.name.len().min(31) & 1 == 0 { Ok(()) } else { self.known(field) }
+        match field.name.len() {
+            6 if folds_to(field.name, b"expect") => return self.expects(field.raw),
+            7 if folds_to(field.name, b"upgrade") => self.flags |= UPGRADE,
+            10 if folds_to(field.name, b"user-agent") => self.user_agent(field.raw),
+            10 if folds_to(field.name, b"connection") => self.connection(field.raw),
+            14 if folds_to(field.name, b"content-length") => return self.content_length(field.raw),
+            17 if field.name.eq_ignore_ascii_case(b"transfer-encoding") => return self.transfer_encoding(field.raw),
+            SHORTEST_LOOKALIKE.. if looks_like_framing(field.name) => return Err(Ambiguity::LookalikeName),
+            _ => {}
+        }
+        Ok(())
     }
 
-    /// A field whose name is as long as one of those that matter, or as one that looks like them.
-    fn known(&mut self, field: &Field<'_>) -> Result<(), Ambiguity> {
-        match field.name.len() {
-            6 if field.name.eq_ignore_ascii_case(b"expect") => self.expects(field.raw),
-            7 if field.name.eq_ignore_ascii_case(b"upgrade") => {
-                self.flags |= UPGRADE;
-                Ok(())
-            }
-            10 if field.name.eq_ignore_ascii_case(b"connection") => {
-                self.connection(field.raw);
-                Ok(())
-            }
-            10 if field.name.eq_ignore_ascii_case(b"user-agent") => {
-                if bytes::trimmed(field.raw).starts_with(b"kube-probe/") {
-                    self.flags |= PROBE;
-                }
-                Ok(())
-            }
-            14 if field.name.eq_ignore_ascii_case(b"content-length") => self.content_length(field.raw),
-            17 if field.name.eq_ignore_ascii_case(b"transfer-encoding") => self.transfer_encoding(field.raw),
-            SHORTEST_LOOKALIKE.. if looks_like_framing(field.name) => Err(Ambiguity::LookalikeName),
-            _ => Ok(()),
+    fn user_agent(&mut self, raw: &[u8]) {
+        let blank = raw.iter().position(|byte| !matches!(byte, b' ' | b'\t')).unwrap_or(raw.len());
+        if raw.get(blank..).is_some_and(|value| value.starts_with(b"kube-probe/")) {
+            self.flags |= PROBE;
         }
     }
 
+    #[inline(never)]
     fn content_length(&mut self, raw: &[u8]) -> Result<(), Ambiguity> {
         if self.has(LENGTH) {
             return Err(Ambiguity::LengthTwice);
@@ -121,11 +118,12 @@ impl Facts {
         if digits.is_empty() || digits.len() > MAX_DIGITS || octal || !digits.iter().all(u8::is_ascii_digit) {
             return Err(Ambiguity::LengthOdd);
         }
-        self.length = digits.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+        self.length = digits.iter().fold(0, |sum, digit| sum * 10 + u64::from(digit & 15));
         self.flags |= LENGTH;
         Ok(())
     }
 
+    #[inline(never)]
     fn transfer_encoding(&mut self, raw: &[u8]) -> Result<(), Ambiguity> {
         if self.has(CHUNKED) {
             return Err(Ambiguity::CodingTwice);
@@ -140,8 +138,9 @@ impl Facts {
         Ok(())
     }
 
+    #[inline(never)]
     fn expects(&mut self, raw: &[u8]) -> Result<(), Ambiguity> {
-        if self.has(EXPECT) || !bytes::trimmed(raw).eq_ignore_ascii_case(b"100-continue") {
+        if self.has(EXPECT) || !folds_to(bytes::trimmed(raw), b"100-continue") {
             return Err(Ambiguity::ExpectOdd);
         }
         self.flags |= EXPECT;
@@ -149,10 +148,20 @@ impl Facts {
     }
 
     fn connection(&mut self, raw: &[u8]) {
+        // The common ones by themselves: a list takes longer.
+        match raw.strip_prefix(b" ").unwrap_or(raw) {
+            value if folds_to(value, b"keep-alive") => self.flags |= KEEP_ALIVE,
+            value if folds_to(value, b"close") => self.flags |= CLOSE,
+            _ => self.options(raw),
+        }
+    }
+
+    #[inline(never)]
+    fn options(&mut self, raw: &[u8]) {
         for option in raw.split(|&byte| byte == b',').map(bytes::trimmed) {
-            if option.eq_ignore_ascii_case(b"close") {
+            if folds_to(option, b"close") {
                 self.flags |= CLOSE;
-            } else if option.eq_ignore_ascii_case(b"keep-alive") {
+            } else if folds_to(option, b"keep-alive") {
                 self.flags |= KEEP_ALIVE;
             }
         }
@@ -160,7 +169,7 @@ impl Facts {
 }
 
 /// `ContentLength`, in bytes.
-const SHORTEST_LOOKALIKE: usize = 13;
+pub(super) const SHORTEST_LOOKALIKE: usize = 13;
 
 /// Whether `name` has the letters of a framing field's, and other punctuation. CGI's variables fold `-` and `_` into one;
 /// whatever else is put between the letters was put there to be read by one server and not by another.

@@ -3,8 +3,10 @@
 //! Owns: where reading stopped among the lines. Must not: know what a field means.
 //! Called by: `RequestHead` and `ResponseHead`, which see each field as it ends.
 
-use super::{Progress, partial, stored};
-use crate::{Ambiguity, bytes};
+use super::ends::{Blocks, Ends, LINE_END, in_blocks};
+use super::{Interest, Progress, partial, stored};
+use crate::Ambiguity;
+use crate::bytes::{self, Lanes, Level, Work, wide};
 
 /// One whole field line.
 pub(crate) struct Field<'b> {
@@ -14,6 +16,30 @@ pub(crate) struct Field<'b> {
     pub(crate) raw: &'b [u8],
     /// Where `raw` begins in the head.
     pub(crate) at: usize,
+}
+
+/// Where a whole field line is.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    line: usize,
+    /// Where it ends.
+    end: usize,
+    /// The length of the name.
+    len: usize,
+}
+
+impl Place {
+    #[inline]
+    pub(super) fn name(self, buf: &[u8]) -> &[u8] {
+        buf.get(self.line..).and_then(|line| line.get(..self.len)).unwrap_or_default()
+    }
+
+    #[inline]
+    pub(super) fn field(self, buf: &[u8]) -> Field<'_> {
+        let line = buf.get(self.line..self.end).unwrap_or_default();
+        let (name, raw) = line.split_at_checked(self.len).unwrap_or_default();
+        Field { name, raw: raw.get(1..).unwrap_or_default(), at: self.line + self.len + 1 }
+    }
 }
 
 /// How far the field lines are read.
@@ -38,51 +64,138 @@ impl Fields {
         self.pos as usize
     }
 
-    /// Reads on; `buf` begins with the head.
-    #[inline]
-    pub(crate) fn advance<'b>(
+    /// Reads on; `buf` begins with the head. `on_field` sees the fields of `interest`.
+    pub(super) fn advance(
         &mut self,
-        buf: &'b [u8],
-        mut on_field: impl FnMut(&Field<'b>) -> Result<(), Ambiguity>,
+        level: Level,
+        buf: &[u8],
+        interest: &Interest,
+        mut on_field: impl FnMut(&Field<'_>) -> Result<(), Ambiguity>,
     ) -> Result<Progress, Ambiguity> {
-        let (mut pos, mut line, mut colon) = (self.pos as usize, self.line as usize, self.colon as usize);
+        let mut clean = self.end();
         loop {
-            if colon == 0 {
-                pos = bytes::token_end(buf, pos);
-                match buf.get(pos) {
-                    Some(b':') if pos > line => {
-                        colon = pos;
-                        pos += 1;
+            if self.at_line_start() {
+                let on_field = |place: Place| on_field(&place.field(buf));
+                clean = in_blocks(buf, |buf| level.run(PlainLines { fields: self, buf, interest, on_field }))?;
+            }
+            match self.any_line(level, buf, clean)? {
+                Line::Whole(place) => {
+                    let field = place.field(buf);
+                    if interest.has(field.name) {
+                        on_field(&field)?;
                     }
-                    Some(b'\r') if pos == line => match buf.get(pos + 1) {
-                        Some(b'\n') => {
-                            self.pos = stored(pos + 2);
-                            return Ok(Progress::Complete);
-                        }
-                        Some(_) => return Err(Ambiguity::BareCr),
-                        None => break,
-                    },
-                    Some(&byte) => return Err(bad_name(byte, pos == line)),
-                    None => break,
                 }
+                Line::Last => return Ok(Progress::Complete),
+                Line::Cut => return partial(buf),
             }
-            pos = bytes::value_end(buf, pos);
-            match (buf.get(pos), buf.get(pos + 1)) {
-                (Some(b'\r'), Some(b'\n')) => {}
-                (Some(b'\r'), Some(_)) => return Err(Ambiguity::BareCr),
-                (Some(b'\r') | None, None) => break,
-                (Some(b'\n'), _) => return Err(Ambiguity::BareLf),
-                _ => return Err(Ambiguity::Control),
-            }
-            let name = buf.get(line..colon).unwrap_or_default();
-            let raw = buf.get(colon + 1..pos).unwrap_or_default();
-            on_field(&Field { name, raw, at: colon + 1 })?;
-            pos += 2;
-            line = pos;
-            colon = 0;
         }
-        *self = Self { pos: stored(pos), line: stored(line), colon: stored(colon) };
-        partial(buf)
+    }
+
+    /// Whether nothing is read of the line that comes next.
+    #[inline]
+    pub(super) fn at_line_start(&self) -> bool {
+        self.pos == self.line
+    }
+
+    /// Takes whole lines, from the beginning of a line on, as long as there is nothing unusual about them. `on_field` sees
+    /// the fields of `interest`. Returns up to where no byte ends a value in the line that it stopped at.
+    #[inline(always)]
+    pub(super) fn plain_lines<L: Lanes>(
+        &mut self,
+        ends: &mut Ends<'_, L>,
+        interest: &Interest,
+        mut on_field: impl FnMut(Place) -> Result<(), Ambiguity>,
+    ) -> Result<usize, Ambiguity> {
+        let mut line = self.line as usize;
+        let clean = loop {
+            let end = match ends.next(line) {
+                Ok(end) => end,
+                Err(clean) => break clean,
+            };
+            let Some(name) = wide::short_name(ends.lanes, ends.buf, line) else { break end };
+            if interest.has(name) {
+                on_field(Place { line, end, len: name.len() })?;
+            }
+            line = end + LINE_END;
+        };
+        *self = Self::begin(line);
+        Ok(clean)
+    }
+
+    /// Whether the empty line is here, where a line begins; takes it.
+    #[inline(always)]
+    pub(super) fn ends_here(&mut self, buf: &[u8]) -> bool {
+        let line = self.line as usize;
+        let ends = buf.get(line..).and_then(<[u8]>::first_chunk) == Some(b"\r\n");
+        if ends {
+            self.pos = stored(line + LINE_END);
+        }
+        ends
+    }
+
+    /// Reads on in one line, whatever it is and wherever it was left. Up to `clean` no byte ends a value.
+    pub(super) fn any_line(&mut self, level: Level, buf: &[u8], clean: usize) -> Result<Line, Ambiguity> {
+        let (mut pos, line) = (self.pos as usize, self.line as usize);
+        if self.colon == 0 {
+            if pos == line && self.ends_here(buf) {
+                return Ok(Line::Last);
+            }
+            pos = bytes::token_end(buf, pos);
+            match buf.get(pos) {
+                Some(b':') if pos > line => {
+                    self.colon = stored(pos);
+                    pos += 1;
+                }
+                Some(b'\r') if pos == line && pos + 1 < buf.len() => return Err(Ambiguity::BareCr),
+                Some(b'\r') if pos == line => return self.cut(pos),
+                Some(&byte) => return Err(bad_name(byte, pos == line)),
+                None => return self.cut(pos),
+            }
+        }
+        pos = bytes::value_end(level, buf, pos.max(clean));
+        match (buf.get(pos), buf.get(pos + 1)) {
+            (Some(b'\r'), Some(b'\n')) => {}
+            (Some(b'\r'), Some(_)) => return Err(Ambiguity::BareCr),
+            (Some(b'\r') | None, None) => return self.cut(pos),
+            (Some(b'\n'), _) => return Err(Ambiguity::BareLf),
+            _ => return Err(Ambiguity::Control),
+        }
+        let len = self.colon as usize - line;
+        *self = Self::begin(pos + LINE_END);
+        Ok(Line::Whole(Place { line, end: pos, len }))
+    }
+
+    fn cut(&mut self, pos: usize) -> Result<Line, Ambiguity> {
+        self.pos = stored(pos);
+        Ok(Line::Cut)
+    }
+}
+
+/// What `any_line` came to.
+pub(super) enum Line {
+    /// A whole field line, with its end.
+    Whole(Place),
+    /// The empty line.
+    Last,
+    /// The end of the buffer.
+    Cut,
+}
+
+/// `plain_lines`, with the instructions of a level.
+struct PlainLines<'a, F> {
+    fields: &'a mut Fields,
+    buf: Blocks<'a>,
+    interest: &'a Interest,
+    on_field: F,
+}
+
+impl<F: FnMut(Place) -> Result<(), Ambiguity>> Work for PlainLines<'_, F> {
+    type Output = Result<usize, Ambiguity>;
+
+    #[inline(always)]
+    fn with<L: Lanes>(self, lanes: L) -> Self::Output {
+        let Self { fields, buf, interest, on_field } = self;
+        fields.plain_lines(&mut Ends::new(lanes, buf, fields.end()), interest, on_field)
     }
 }
 

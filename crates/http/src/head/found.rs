@@ -45,6 +45,10 @@ impl Found {
         self.more = None;
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// Adds the occurrence of header `name` whose value is `start..end` of the head.
     pub(crate) fn push(&mut self, name: u16, start: usize, end: usize) -> Result<(), Ambiguity> {
         let index = usize::from(self.len);

@@ -8,15 +8,18 @@
 //! It validates as strictly as httparse, and more strictly wherever two readers could disagree (see [`Ambiguity`]).
 //! What it says does not depend on how the bytes arrived: a prefix is `Partial` exactly until the verdict is certain.
 
+mod ends;
 mod facts;
 mod fields;
 mod found;
+mod interest;
 mod request;
 mod response;
 
 pub use facts::Facts;
 pub(crate) use fields::{Field, Fields};
 pub(crate) use found::Found;
+pub(crate) use interest::Interest;
 pub use request::RequestHead;
 pub use response::ResponseHead;
 
@@ -45,7 +48,58 @@ fn partial(buf: &[u8]) -> Result<Progress, Ambiguity> {
 }
 
 /// A position in a head as it is stored.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "a head has at most `MAX_HEAD` bytes, and lines end within it")]
 fn stored(at: usize) -> u32 {
     debug_assert!(at <= MAX_HEAD);
-    u32::try_from(at).unwrap_or(u32::MAX)
+    at as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bytes::{Level, looked};
+    use crate::filter::Names;
+
+    /// The most that is looked at again where reading goes on, in bytes: blocks begin before it where the buffer ends.
+    const AGAIN: usize = 256;
+
+    fn looked_at(level: Level, wire: &[u8], ends: impl IntoIterator<Item = usize>) -> usize {
+        let mut last = Progress::Partial;
+        let looked = looked::by(|| {
+            let mut head = RequestHead::new();
+            ends.into_iter().for_each(|end| last = head.advance_at(level, &wire[..end], &Names::empty()).unwrap());
+        });
+        assert_eq!(last, Progress::Complete);
+        looked
+    }
+
+    #[test]
+    fn reading_goes_on_where_it_stopped() {
+        let line = |name: &str, len: usize| format!("{name}: {}\r\n", "v".repeat(len));
+        let lines = |name: &str, len: usize| line(name, len).repeat(2000);
+        let odd_name = "n".repeat(100);
+        for (target, fields) in [
+            ("/".to_owned(), line("Cookie", 100_000)),
+            ("/".to_owned(), lines("X", 1)),
+            ("/".to_owned(), lines("Accept-Language", 45)),
+            ("/".to_owned(), lines(&odd_name, 5)),
+            (format!("/{}?{}", "p".repeat(50_000), "q".repeat(50_000)), line("Host", 9)),
+        ] {
+            let wire = format!("GET {target} HTTP/1.1\r\n{fields}\r\n").into_bytes();
+            for level in Level::all() {
+                let whole = looked_at(level, &wire, [wire.len()]);
+                for split in (1..wire.len()).step_by(wire.len() / 60) {
+                    let two = looked_at(level, &wire, [split, wire.len()]);
+                    assert!(two <= whole + AGAIN, "{} bytes, split at {split}: {two} for {whole}", wire.len());
+                }
+                for piece in [1, 7, 64, 1460] {
+                    let ends = (piece..wire.len()).step_by(piece).chain([wire.len()]);
+                    let most = whole + wire.len() / piece * AGAIN;
+                    let all = looked_at(level, &wire, ends);
+                    assert!(all <= most, "{} bytes in pieces of {piece}: {all} for {whole}", wire.len());
+                }
+            }
+        }
+    }
 }

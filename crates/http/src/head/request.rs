@@ -5,8 +5,11 @@
 
 use std::ops::Range;
 
-use super::{Facts, Field, Fields, Found, Progress, clip, partial, stored};
-use crate::{Ambiguity, bytes, filter::Names};
+use super::ends::{Blocks, Ends, LINE_END, in_blocks};
+use super::fields::{Line, Place};
+use super::{Facts, Field, Fields, Found, Interest, Progress, clip, partial, stored};
+use crate::bytes::{self, Lanes, Level, Work, wide};
+use crate::{Ambiguity, filter::Names};
 
 /// The longest method, in bytes: twice the longest registered one. Longer is no HTTP.
 const MAX_METHOD: usize = 32;
@@ -30,6 +33,8 @@ pub struct RequestHead {
     /// In the request line: everything up to `end()` is read.
     fields: Fields,
     target_end: u32,
+    /// Where the first question mark of the target is; 0: it has none.
+    mark: u32,
     /// Of which names `found` tells: their generation, or `STALE`.
     generation: u32,
     method_len: u8,
@@ -50,28 +55,89 @@ impl RequestHead {
         Self::default()
     }
 
+    /// Makes it a head of which nothing is read.
+    pub(crate) fn clear(&mut self) {
+        let Self { fields, target_end, mark, generation, method_len, stage, facts, found } = self;
+        (*fields, *facts, *stage) = (Fields::default(), Facts::default(), Stage::default());
+        (*target_end, *mark, *generation, *method_len) = (0, 0, NONE, 0);
+        found.clear();
+    }
+
     /// Reads on. `buf` begins with the head and holds at least what it held at the last call.
     ///
     /// # Errors
     /// What makes the head ambiguous, as soon as it is certain. The head is of no use then.
     pub fn advance(&mut self, buf: &[u8], names: &Names) -> Result<Progress, Ambiguity> {
+        self.advance_at(Level::best(), buf, names)
+    }
+
+    /// [`Self::advance`] with other instructions than the best, for tests and measurements.
+    ///
+    /// # Errors
+    /// As [`Self::advance`].
+    pub fn advance_at(&mut self, level: Level, buf: &[u8], names: &Names) -> Result<Progress, Ambiguity> {
         let buf = clip(buf);
-        if self.stage < Stage::Fields && self.request_line(buf)? == Progress::Partial {
-            return partial(buf);
-        }
-        if self.stage == Stage::Complete {
-            return Ok(Progress::Complete);
-        }
         self.watch(names);
-        let Self { fields, facts, found, generation, .. } = self;
-        let progress = fields.advance(buf, |field| {
-            facts.field(field)?;
-            if *generation == STALE { Ok(()) } else { note(found, names, buf, field) }
-        })?;
-        if progress == Progress::Complete {
-            self.stage = Stage::Complete;
+        let mut clean = self.fields.end();
+        if self.is_new() || (self.stage == Stage::Fields && self.fields.at_line_start()) {
+            clean = self.plain(level, buf, names)?;
         }
-        Ok(progress)
+        if self.stage == Stage::Complete { Ok(Progress::Complete) } else { self.any(level, buf, names, clean) }
+    }
+
+    /// Reads on from the beginning of a line as long as there is nothing unusual. Returns up to where no byte ends a value.
+    #[inline]
+    fn plain(&mut self, level: Level, buf: &[u8], names: &Names) -> Result<usize, Ambiguity> {
+        in_blocks(buf, |buf| level.run(PlainHead { head: self, buf, names }))
+    }
+
+    /// Reads on in whatever is there, plain or not. Up to `clean` no byte ends a value.
+    #[inline(never)]
+    fn any(&mut self, level: Level, buf: &[u8], names: &Names, mut clean: usize) -> Result<Progress, Ambiguity> {
+        if self.stage < Stage::Fields {
+            if self.request_line(level, buf)? == Progress::Partial {
+                return partial(buf);
+            }
+            clean = self.plain(level, buf, names)?;
+        }
+        while self.stage != Stage::Complete {
+            match self.fields.any_line(level, buf, clean)? {
+                Line::Whole(place) => {
+                    if names.interest().has(place.name(buf)) {
+                        self.field(buf, names, place)?;
+                    }
+                    clean = self.plain(level, buf, names)?;
+                }
+                Line::Last => self.stage = Stage::Complete,
+                Line::Cut => return partial(buf),
+            }
+        }
+        Ok(Progress::Complete)
+    }
+
+    /// Takes note of a field that may be of interest.
+    #[inline(always)]
+    fn field(&mut self, buf: &[u8], names: &Names, place: Place) -> Result<(), Ambiguity> {
+        if names.may_hold(place.name(buf)) {
+            return self.wanted_field(buf, names, place);
+        }
+        // Nearly every request has a User-Agent, and what most of them say means nothing.
+        if is_ordinary_agent(&place.field(buf)) { Ok(()) } else { self.framing_field(buf, place) }
+    }
+
+    #[inline(never)]
+    fn framing_field(&mut self, buf: &[u8], place: Place) -> Result<(), Ambiguity> {
+        self.facts.field(&place.field(buf))
+    }
+
+    /// A field that a filter may ask for.
+    #[inline(never)]
+    fn wanted_field(&mut self, buf: &[u8], names: &Names, place: Place) -> Result<(), Ambiguity> {
+        let field = place.field(buf);
+        if Interest::FRAMING.has(field.name) {
+            self.facts.field(&field)?;
+        }
+        if self.generation == STALE { Ok(()) } else { note(&mut self.found, names, buf, &field) }
     }
 
     /// Whether no byte of the head is read.
@@ -101,23 +167,35 @@ impl RequestHead {
 
     /// Where the path (without query; empty for an authority or `http://host`) and the query (without `?`) are.
     #[must_use]
+    #[inline]
     pub fn path_and_query(&self, buf: &[u8]) -> (Range<usize>, Range<usize>) {
-        let Range { mut start, end } = self.target();
-        let mut target = buf.get(start..end).unwrap_or_default();
-        if target.first() != Some(&b'/') {
-            if buf.get(self.method()) == Some(b"CONNECT") {
-                return (end..end, end..end);
-            }
-            if let Some(scheme) = scheme_len(target) {
-                let rest = target.get(scheme..).unwrap_or_default();
-                start += scheme + memchr::memchr2(b'/', b'?', rest).unwrap_or(rest.len());
-                target = buf.get(start..end).unwrap_or_default();
-            }
+        let Range { start, end } = self.target();
+        if buf.get(start) != Some(&b'/') {
+            return self.path_and_query_of_others(buf);
         }
-        // Not memchr: a path is shorter than the way there.
-        match target.iter().position(|&byte| byte == b'?') {
-            Some(mark) => (start..start + mark, start + mark + 1..end),
-            None => (start..end, end..end),
+        self.split(start, end)
+    }
+
+    /// Of a target that is not in origin-form.
+    fn path_and_query_of_others(&self, buf: &[u8]) -> (Range<usize>, Range<usize>) {
+        let Range { mut start, end } = self.target();
+        let target = buf.get(start..end).unwrap_or_default();
+        if buf.get(self.method()) == Some(b"CONNECT") {
+            return (end..end, end..end);
+        }
+        if let Some(scheme) = scheme_len(target) {
+            let rest = target.get(scheme..).unwrap_or_default();
+            start += scheme + memchr::memchr2(b'/', b'?', rest).unwrap_or(rest.len());
+        }
+        self.split(start, end)
+    }
+
+    /// The path that begins at `start`, and the query behind it.
+    #[inline]
+    fn split(&self, start: usize, end: usize) -> (Range<usize>, Range<usize>) {
+        match self.mark as usize {
+            0 => (start..end, end..end),
+            mark => (start..mark, mark + 1..end),
         }
     }
 
@@ -128,15 +206,26 @@ impl RequestHead {
     }
 
     /// Makes `found` tell of `names`: the complete head is read again only if they changed while it came in.
+    #[inline]
     pub(crate) fn find(&mut self, buf: &[u8], names: &Names) -> Result<(), Ambiguity> {
-        if self.generation != names.generation() {
-            self.found.clear();
-            self.generation = names.generation();
-            let found = &mut self.found;
-            let mut again = Fields::begin(self.target_end as usize + 1 + VERSION_LEN);
-            again.advance(clip(buf), |field| note(found, names, buf, field))?;
-        }
-        Ok(())
+        if self.generation == names.generation() { Ok(()) } else { self.find_again(buf, names) }
+    }
+
+    #[inline(never)]
+    fn find_again(&mut self, buf: &[u8], names: &Names) -> Result<(), Ambiguity> {
+        self.found.clear();
+        self.generation = names.generation();
+        let mut fields = Fields::begin(self.target_end as usize + 1 + VERSION_LEN);
+        let on_field = |field: &Field<'_>| {
+            if names.may_hold(field.name) { note(&mut self.found, names, buf, field) } else { Ok(()) }
+        };
+        fields.advance(Level::best(), clip(buf), names.interest(), on_field).map(|_| ())
+    }
+
+    /// Whether the complete head is known to have none of `names`.
+    #[inline]
+    pub(crate) fn found_nothing_of(&self, names: &Names) -> bool {
+        self.generation == names.generation() && self.found.is_empty()
     }
 
     /// The occurrences of the names that were asked for.
@@ -152,7 +241,31 @@ impl RequestHead {
         }
     }
 
-    fn request_line(&mut self, buf: &[u8]) -> Result<Progress, Ambiguity> {
+    /// The request line of most requests, all of it at once. `false`: nothing is done, and `request_line` is to look.
+    #[inline(always)]
+    fn plain_request_line<L: Lanes>(&mut self, ends: &mut Ends<'_, L>) -> bool {
+        let Some(method_len) = common_method(ends.buf) else { return false };
+        // Not where the target ends: the lines after it must not wait for that.
+        let Ok(end) = ends.next(0) else { return false };
+        let start = method_len + 1;
+        let (target_end, mark) = wide::TargetEnd { buf: ends.buf, from: start }.with(ends.lanes);
+        let rooted = ends.buf.get(start) == Some(&b'/');
+        let version = ends.buf.get(target_end..end).and_then(<[u8]>::split_last_chunk::<1>);
+        let Some((known, [minor @ (b'0' | b'1')])) = version else { return false };
+        if !rooted || known != b" HTTP/1." {
+            return false;
+        }
+        if *minor == b'0' {
+            self.facts.set_http_1_0();
+        }
+        self.method_len = u8::try_from(method_len).unwrap_or_default();
+        (self.target_end, self.mark) = (stored(target_end), stored(mark));
+        self.fields = Fields::begin(end + LINE_END);
+        self.stage = Stage::Fields;
+        true
+    }
+
+    fn request_line(&mut self, level: Level, buf: &[u8]) -> Result<Progress, Ambiguity> {
         let mut pos = self.fields.end();
         if self.stage == Stage::Method {
             pos = bytes::method_end(buf, pos);
@@ -173,7 +286,11 @@ impl RequestHead {
             pos += 1;
         }
         if self.stage == Stage::Target {
-            pos = bytes::target_end(buf, pos);
+            let mark;
+            (pos, mark) = level.run(wide::TargetEnd { buf, from: pos });
+            if self.mark == 0 {
+                self.mark = stored(mark);
+            }
             match buf.get(pos) {
                 None => return self.pause(pos),
                 Some(b' ') => {}
@@ -218,6 +335,21 @@ impl RequestHead {
     }
 }
 
+/// The length of the method, where it is one of those that nearly all requests have.
+#[inline(always)]
+fn common_method(buf: &[u8]) -> Option<usize> {
+    let word = u64::from_le_bytes(*buf.first_chunk()?);
+    let begins = |method: &[u8]| {
+        let mut padded = [0; 8];
+        padded[..method.len()].copy_from_slice(method);
+        let mask = !0 >> (64 - 8 * method.len());
+        (word & mask == u64::from_le_bytes(padded)).then_some(method.len() - 1)
+    };
+    let rarer =
+        || begins(b"PUT ").or_else(|| begins(b"HEAD ")).or_else(|| begins(b"DELETE ")).or_else(|| begins(b"PATCH "));
+    begins(b"GET ").or_else(|| begins(b"POST ")).or_else(rarer)
+}
+
 /// A version that is not whole, or wrong.
 fn check_version(rest: &[u8]) -> Result<Progress, Ambiguity> {
     for (at, &byte) in rest.iter().enumerate() {
@@ -260,10 +392,43 @@ fn scheme_len(target: &[u8]) -> Option<usize> {
 /// Keeps `field`'s place if a filter asks for its name.
 #[inline]
 fn note(found: &mut Found, names: &Names, buf: &[u8], field: &Field<'_>) -> Result<(), Ambiguity> {
-    if !names.may_hold(field.name) {
-        return Ok(());
-    }
     let Some(name) = names.find(field.name) else { return Ok(()) };
     let (start, end) = bytes::trim(buf, field.at, field.at + field.raw.len());
     found.push(name, start, end)
+}
+
+/// The plain beginning of a head: its request line if nothing of it is read yet, and then field lines, with the
+/// instructions of a level.
+struct PlainHead<'a> {
+    head: &'a mut RequestHead,
+    buf: Blocks<'a>,
+    names: &'a Names,
+}
+
+impl Work for PlainHead<'_> {
+    type Output = Result<usize, Ambiguity>;
+
+    #[inline(always)]
+    fn with<L: Lanes>(self, lanes: L) -> Self::Output {
+        let Self { head, buf, names } = self;
+        let mut ends = Ends::new(lanes, buf, head.fields.end());
+        let buf = buf.buf;
+        if head.stage == Stage::Method && !head.plain_request_line(&mut ends) {
+            return Ok(0);
+        }
+        let mut fields = head.fields;
+        let clean = fields.plain_lines(&mut ends, names.interest(), |place| head.field(buf, names, place))?;
+        if fields.ends_here(buf) {
+            head.stage = Stage::Complete;
+        }
+        head.fields = fields;
+        Ok(clean)
+    }
+}
+
+/// Whether a field is a User-Agent that is certainly not the kubelet's.
+#[inline(always)]
+fn is_ordinary_agent(field: &Field<'_>) -> bool {
+    let other = matches!(field.raw, [b' ', first, ..] if *first > b' ' && *first != b'k');
+    other && bytes::folds_to(field.name, b"user-agent")
 }

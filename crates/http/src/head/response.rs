@@ -3,8 +3,9 @@
 //! Owns: the status line and the framing fields. Must not: look at anything else.
 //! Called by: `engine`.
 
-use super::{Facts, Fields, Progress, clip, partial};
-use crate::{Ambiguity, bytes};
+use super::{Facts, Fields, Interest, Progress, clip, partial};
+use crate::Ambiguity;
+use crate::bytes::{self, Level};
 
 /// `HTTP/1.1 200`: what every status line begins with, in bytes.
 const STATUS_LEN: usize = 12;
@@ -39,18 +40,26 @@ impl ResponseHead {
     /// # Errors
     /// What makes the head ambiguous, as soon as it is certain. The head is of no use then.
     pub fn advance(&mut self, buf: &[u8]) -> Result<Progress, Ambiguity> {
+        self.advance_at(Level::best(), buf)
+    }
+
+    /// [`Self::advance`] with other instructions than the best, for tests and measurements.
+    ///
+    /// # Errors
+    /// As [`Self::advance`].
+    pub fn advance_at(&mut self, level: Level, buf: &[u8]) -> Result<Progress, Ambiguity> {
         let buf = clip(buf);
         if self.stage == Stage::Status && self.status(buf)? == Progress::Partial {
             return partial(buf);
         }
-        if self.stage == Stage::Reason && self.reason(buf)? == Progress::Partial {
+        if self.stage == Stage::Reason && self.reason(level, buf)? == Progress::Partial {
             return partial(buf);
         }
         if self.stage == Stage::Complete {
             return Ok(Progress::Complete);
         }
         let facts = &mut self.facts;
-        let progress = self.fields.advance(buf, |field| facts.field(field))?;
+        let progress = self.fields.advance(level, buf, &Interest::FRAMING, |field| facts.field(field))?;
         if progress == Progress::Complete {
             self.stage = Stage::Complete;
         }
@@ -108,12 +117,12 @@ impl ResponseHead {
     }
 
     /// The reason phrase means nothing (RFC 9112, 4), and some servers leave out the space before an empty one.
-    fn reason(&mut self, buf: &[u8]) -> Result<Progress, Ambiguity> {
+    fn reason(&mut self, level: Level, buf: &[u8]) -> Result<Progress, Ambiguity> {
         let pos = self.fields.end();
         if pos == STATUS_LEN && !matches!(buf.get(pos), None | Some(b' ' | b'\r')) {
             return Err(Ambiguity::StatusLine);
         }
-        let pos = bytes::value_end(buf, pos);
+        let pos = bytes::value_end(level, buf, pos);
         match (buf.get(pos), buf.get(pos + 1)) {
             (Some(b'\r'), Some(b'\n')) => {
                 self.fields = Fields::begin(pos + 2);

@@ -1,9 +1,9 @@
 //! Heads: the verdict does not depend on the split, and what is accepted is what httparse reads.
 
 use super::{ROOM, splits};
-use redir_http::Ambiguity;
 use redir_http::filter::{Condition, Filter, Key, Mode, Subject, Table, Test};
 use redir_http::head::{Facts, Progress, RequestHead, ResponseHead};
+use redir_http::{Ambiguity, Level};
 
 /// All that a request head says.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,9 +23,19 @@ pub(crate) fn read(
     ends: impl IntoIterator<Item = usize>,
     table: &Table,
 ) -> Result<Option<Verdict>, Ambiguity> {
+    read_at(Level::best(), wire, ends, table)
+}
+
+/// The same with the instructions of `level`.
+fn read_at(
+    level: Level,
+    wire: &[u8],
+    ends: impl IntoIterator<Item = usize>,
+    table: &Table,
+) -> Result<Option<Verdict>, Ambiguity> {
     let mut head = RequestHead::new();
     for end in ends {
-        if head.advance(&wire[..end], table.names())? == Progress::Complete {
+        if head.advance_at(level, &wire[..end], table.names())? == Progress::Complete {
             return Ok(Some(verdict(head, wire, table)));
         }
     }
@@ -45,14 +55,26 @@ fn verdict(mut head: RequestHead, wire: &[u8], table: &Table) -> Verdict {
     }
 }
 
-/// In two pieces at so many places, and byte by byte, `wire` says what the whole says.
+/// All levels, one after the other.
+fn in_turn(number: usize) -> Level {
+    Level::all().nth(number % Level::all().count()).unwrap_or(Level::best())
+}
+
+/// In two pieces at so many places, byte by byte, and with whatever instructions, `wire` says what the whole says.
 pub(crate) fn same_however_split(wire: &[u8], places: usize, table: &Table) -> Result<Option<Verdict>, Ambiguity> {
     let whole = read(wire, [wire.len()], table);
+    for level in Level::all() {
+        assert_eq!(read_at(level, wire, [wire.len()], table), whole, "{level:?}: {}", wire.escape_ascii());
+    }
     for split in splits(places, wire.len()) {
-        assert_eq!(read(wire, [split, wire.len()], table), whole, "split at {split}: {}", wire.escape_ascii());
+        // Asked again with nothing new, as relays do.
+        let (level, ends) = (in_turn(split), [split, split, wire.len()]);
+        assert_eq!(read_at(level, wire, ends, table), whole, "{level:?}, split at {split}: {}", wire.escape_ascii());
     }
     if wire.len() <= 4096 {
-        assert_eq!(read(wire, 1..=wire.len(), table), whole, "byte by byte: {}", wire.escape_ascii());
+        let level = in_turn(wire.len());
+        let each = read_at(level, wire, 1..=wire.len(), table);
+        assert_eq!(each, whole, "{level:?}, byte by byte: {}", wire.escape_ascii());
     }
     whole
 }
@@ -125,21 +147,27 @@ fn facts_agree(ours: &str, theirs: &httparse::Request<'_, '_>) {
 
 /// The fuzz target `response`.
 pub(crate) fn response(wire: &[u8], places: usize) {
-    let read = |ends: &mut dyn Iterator<Item = usize>| {
+    let read = |level: Level, ends: &mut dyn Iterator<Item = usize>| {
         let mut head = ResponseHead::new();
         for end in ends {
-            if head.advance(&wire[..end])? == Progress::Complete {
+            if head.advance_at(level, &wire[..end])? == Progress::Complete {
                 let facts: Facts = *head.facts();
                 return Ok(Some((head.len(), head.code(), format!("{facts:?}"))));
             }
         }
         Ok::<_, Ambiguity>(None)
     };
-    let whole = read(&mut [wire.len()].into_iter());
-    for split in splits(places, wire.len()) {
-        assert_eq!(read(&mut [split, wire.len()].into_iter()), whole, "split at {split}: {}", wire.escape_ascii());
+    let whole = read(Level::best(), &mut [wire.len()].into_iter());
+    for level in Level::all() {
+        assert_eq!(read(level, &mut [wire.len()].into_iter()), whole, "{level:?}: {}", wire.escape_ascii());
     }
-    assert_eq!(read(&mut (1..=wire.len().min(4096)).chain([wire.len()])), whole, "{}", wire.escape_ascii());
+    for split in splits(places, wire.len()) {
+        let (level, ends) = (in_turn(split), &mut [split, split, wire.len()].into_iter());
+        assert_eq!(read(level, ends), whole, "{level:?}, split at {split}: {}", wire.escape_ascii());
+    }
+    let level = in_turn(wire.len());
+    let each = read(level, &mut (1..=wire.len().min(4096)).chain([wire.len()]));
+    assert_eq!(each, whole, "{level:?}, byte by byte: {}", wire.escape_ascii());
     let mut room = [httparse::EMPTY_HEADER; ROOM];
     let mut theirs = httparse::Response::new(&mut room);
     match (whole, theirs.parse(wire)) {
