@@ -1,6 +1,7 @@
 //! `cargo xtask`: the repository's own commands. This file owns the command line and the exit code; what a command does
 //! is in the module of its name. It must build with the plain toolchain alone, since it installs everything else.
 
+mod bench;
 mod check;
 mod child;
 mod cluster;
@@ -39,6 +40,8 @@ enum Command {
     Demo(demo::Options),
     /// Search for inputs that break the HTTP engine, for as long as asked
     Fuzz(fuzz::Options),
+    /// Measure: redir next to others that do the same; fails if a goal is missed
+    Bench(bench::Options),
     /// A real Kubernetes on this machine, for trying and testing
     Cluster(cluster::Options),
     /// Remove what a killed run left: namespaces of the rig whose process is dead
@@ -81,6 +84,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Test(options) => test::run(options),
         Command::Demo(options) => demo::run(options),
         Command::Fuzz(options) => fuzz::run(options),
+        Command::Bench(options) => bench::run(options),
         Command::Cluster(options) => cluster::run(options),
         Command::Sweep => test::sweep(),
     }

@@ -47,6 +47,12 @@ pub(crate) fn with_fuzzer() -> Result<()> {
     packages::install_missing(packages::FUZZER).map(drop)
 }
 
+/// What only `bench` needs, beside everything else.
+pub(crate) fn with_callgrind() -> Result<()> {
+    let _lock = lock()?;
+    packages::install_missing(packages::CALLGRIND).map(drop)
+}
+
 /// A tool that only `check` needs, beside everything else.
 pub(crate) fn with_tool(tool: &tools::Tool) -> Result<()> {
     let _lock = lock()?;

@@ -44,6 +44,10 @@ pub(super) const PACKAGES: &[Package] = &[
 /// Only for fuzzing.
 pub(super) const FUZZER: &[Package] = &[Package { name: "g++", file: "/usr/bin/c++", why: "compiles libFuzzer" }];
 
+/// Only for measuring.
+pub(super) const CALLGRIND: &[Package] =
+    &[Package { name: "valgrind", file: "/usr/bin/valgrind", why: "counts instructions for benchmarks" }];
+
 /// Only for machines without any pip.
 pub(super) const PIP: &[Package] =
     &[Package { name: "python3-pip", file: "/usr/bin/pip3", why: "downloads the cases of gunicorn's tests" }];

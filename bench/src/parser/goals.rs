@@ -1,0 +1,129 @@
+//! What is to be reached, and whether it is.
+//!
+//! Owns: the goals, and how a ratio is made from what was measured. Must not: print. Called by: `parser::run`, `report`.
+
+use super::cells::{Cell, FEW, FILTERS, MANY, cells};
+use super::contenders::Filters;
+use super::corpus::Head;
+use super::wall::{self, Interval};
+
+/// Everything that was measured; see `counts::count` and `wall::measure` for the order.
+pub(super) struct Measured<'a> {
+    pub(super) heads: &'a [Head],
+    pub(super) counts: Option<Vec<Vec<f64>>>,
+    pub(super) rounds: Vec<Vec<Vec<f64>>>,
+}
+
+/// A ratio of two cells: for each head how many times `over` is `under`.
+#[derive(Clone, Copy)]
+pub(super) struct Ratio {
+    over: Cell,
+    under: Cell,
+}
+
+pub(super) const HEAD: Ratio = Ratio { over: Cell::Httparse, under: Cell::Redir };
+pub(super) const FRAMED: Ratio = Ratio { over: Cell::HttparseFramed, under: Cell::Engine };
+pub(super) const SPLIT: Ratio = Ratio { over: Cell::HttparseSplit, under: Cell::RedirSplit };
+
+const fn filters(kind: Filters) -> Ratio {
+    Ratio { over: Cell::Filtered(kind, MANY), under: Cell::Filtered(kind, FEW) }
+}
+
+/// What of the heads counts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Of {
+    GeometricMean,
+    Lowest,
+    Highest,
+}
+
+#[derive(Clone, Copy)]
+enum Reach {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+/// A goal, and how it stands.
+pub(super) struct Judged {
+    pub(super) what: String,
+    pub(super) reach: String,
+    pub(super) instructions: Option<f64>,
+    pub(super) wall: Interval,
+    pub(super) met: bool,
+}
+
+/// By how much wall time may miss a goal where it is all there is: what a neighbour on a shared machine can do.
+const NOISE: f64 = 1.4;
+
+pub(super) fn judge(measured: &Measured<'_>) -> Vec<Judged> {
+    let mut goals = vec![
+        ("head and filter, geometric mean".to_owned(), HEAD, Of::GeometricMean, Reach::AtLeast(1.5)),
+        ("head and filter, the worst head".to_owned(), HEAD, Of::Lowest, Reach::AtLeast(1.0)),
+        ("with framing, geometric mean".to_owned(), FRAMED, Of::GeometricMean, Reach::AtLeast(1.2)),
+        ("head in two pieces, geometric mean".to_owned(), SPLIT, Of::GeometricMean, Reach::AtLeast(1.5)),
+    ];
+    for kind in FILTERS {
+        let what = match kind {
+            Filters::Values => "1,000 filters to 1, by one header's value",
+            Filters::Names => "1,000 filters to 1, each by a header of its own",
+            Filters::Paths => "1,000 filters to 1, by a header and a path",
+        };
+        goals.push((what.to_owned(), filters(kind), Of::Highest, Reach::AtMost(1.5)));
+    }
+    goals.into_iter().map(|(what, ratio, of, reach)| stands(measured, what, ratio, of, reach)).collect()
+}
+
+fn stands(measured: &Measured<'_>, what: String, ratio: Ratio, of: Of, reach: Reach) -> Judged {
+    let instructions = measured.counts.as_ref().map(|counts| over_heads(of, &ratio.each(counts)));
+    let rounds: Vec<Vec<f64>> = measured.rounds.iter().map(|round| ratio.each(round)).collect();
+    let wall = match of {
+        Of::GeometricMean => wall::interval(&rounds.iter().map(|heads| over_heads(of, heads)).collect::<Vec<_>>()),
+        // The same head in all rounds, not each round's unluckiest.
+        Of::Lowest | Of::Highest => {
+            let heads: Vec<Interval> = (0..measured.heads.len()).map(|head| of_head(&rounds, head)).collect();
+            let by_median = |a: &&Interval, b: &&Interval| a.median.total_cmp(&b.median);
+            let found = if of == Of::Lowest { heads.iter().min_by(by_median) } else { heads.iter().max_by(by_median) };
+            *found.expect("the corpus has heads")
+        }
+    };
+    let met = match (reach, instructions) {
+        (Reach::AtLeast(least), Some(ratio)) => ratio >= least,
+        (Reach::AtMost(most), Some(ratio)) => ratio <= most,
+        (Reach::AtLeast(least), None) => wall.median >= least / NOISE,
+        (Reach::AtMost(most), None) => wall.median <= most * NOISE,
+    };
+    let reach = match reach {
+        Reach::AtLeast(least) => format!("≥ {least}x"),
+        Reach::AtMost(most) => format!("≤ {most}x"),
+    };
+    Judged { what, reach, instructions, wall, met }
+}
+
+fn of_head(rounds: &[Vec<f64>], head: usize) -> Interval {
+    wall::interval(&rounds.iter().map(|heads| heads[head]).collect::<Vec<_>>())
+}
+
+fn over_heads(of: Of, heads: &[f64]) -> f64 {
+    match of {
+        Of::GeometricMean => geometric_mean(heads),
+        Of::Lowest => heads.iter().copied().fold(f64::INFINITY, f64::min),
+        Of::Highest => heads.iter().copied().fold(0.0, f64::max),
+    }
+}
+
+pub(super) fn geometric_mean(values: &[f64]) -> f64 {
+    (values.iter().map(|value| value.ln()).sum::<f64>() / values.len() as f64).exp()
+}
+
+impl Ratio {
+    /// Of each head; `cells` is one value for each head, of each cell.
+    pub(super) fn each(self, cells: &[Vec<f64>]) -> Vec<f64> {
+        of_cell(self.over, cells).iter().zip(of_cell(self.under, cells)).map(|(over, under)| over / under).collect()
+    }
+}
+
+/// What was measured of `cell`, for each head.
+pub(super) fn of_cell(cell: Cell, measured: &[Vec<f64>]) -> &[f64] {
+    let at = cells().iter().position(|other| *other == cell).expect("a goal is about cells that are measured");
+    &measured[at]
+}
