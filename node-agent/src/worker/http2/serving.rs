@@ -61,6 +61,8 @@ pub(super) struct Going {
     pub(super) code: Reason,
     /// It ends with its last stream, and does not wait for what the client might still send.
     pub(super) at_once: bool,
+    /// The client has not heard of it, and hears of it by then.
+    untold: Option<Pin<Box<Sleep>>>,
 }
 
 /// See the module.
@@ -145,13 +147,15 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
         if self.going.is_some() {
             return;
         }
-        if code != Reason::NO_ERROR && self.idle() {
-            // An idle client leaves after the first GOAWAY: that has to be the one that says why.
-            self.end_now(why, code);
-            return;
-        }
-        self.server.graceful_shutdown();
-        self.going = Some(Going { why, code, at_once: false });
+        let untold = if code == Reason::NO_ERROR {
+            self.server.graceful_shutdown();
+            None
+        } else {
+            // A client without streams leaves after the first GOAWAY: that has to be the one that says why. Who goes with
+            // an error mostly ends at once, and what was under way there with it.
+            Some(Box::pin(sleep_until(Instant::now() + LINGER)))
+        };
+        self.going = Some(Going { why, code, at_once: false, untold });
     }
 
     /// The legs end as a client does that is done; not waited for longer than a little.
@@ -219,7 +223,7 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
     /// The client is told that it is over, and is not waited for longer than a little.
     fn end_now(&mut self, why: &'static str, code: Reason) {
         self.server.abrupt_shutdown(code);
-        self.going = Some(Going { why, code, at_once: true });
+        self.going = Some(Going { why, code, at_once: true, untold: None });
         self.deadline = Some(Box::pin(sleep_until(Instant::now() + LINGER)));
     }
 
@@ -246,18 +250,25 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
     /// Whether the end that was begun has come.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
         let idle = self.idle();
-        let Some(going) = &self.going else { return Poll::Pending };
+        let Some(going) = &mut self.going else { return Poll::Pending };
         let (why, code) = (going.why, going.code);
         match &mut self.deadline {
-            Some(deadline) => deadline.as_mut().poll(cx).map(|()| Ended::Reset(why)),
-            None if going.at_once && idle => {
-                self.end_now(why, code);
-                // It is written in the next turn, and the deadline begins to run.
-                cx.waker().wake_by_ref();
-                Poll::Pending
+            Some(deadline) => return deadline.as_mut().poll(cx).map(|()| Ended::Reset(why)),
+            None if idle && (going.at_once || going.untold.is_some()) => self.end_now(why, code),
+            None => {
+                let Some(untold) = &mut going.untold else { return Poll::Pending };
+                // What is left when the app is gone are developers' streams, or answers that the client does not take.
+                let others = matches!(self.app, App::Gone) && !self.streams.is_empty();
+                if !others && untold.as_mut().poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                going.untold = None;
+                self.server.graceful_shutdown();
             }
-            None => Poll::Pending,
         }
+        // It is written in the next turn, and the deadline begins to run.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// What stalled streams hold does not count against the others.

@@ -3,10 +3,10 @@
 use bytes::Bytes;
 use h2::{Reason, client, server};
 use http::Response;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use super::{
-    super::Ended,
+    super::{Ended, preface::PREFACE},
     rig::{Order, Pipes, Rig, get, post, rest, soon, whole},
 };
 
@@ -57,6 +57,55 @@ async fn an_apps_error_is_the_clients_error() {
     assert!(error.is_remote() && error.is_go_away());
     assert_eq!(error.reason(), Some(Reason::ENHANCE_YOUR_CALM));
     assert_eq!(closed(&soon(rig.served).await.unwrap()), "app_closed");
+}
+
+// A client leaves with its last stream once it has heard any GOAWAY: the first one has to be the one that says why.
+#[tokio::test]
+async fn an_apps_error_under_a_request_is_the_clients_error() {
+    let mut rig = Rig::new().await;
+    let (response, _) = rig.ask(get("/"), true).await;
+    let (_request, _respond) = rig.arrival().await;
+    rig.app.send(Order::Abrupt(Reason::ENHANCE_YOUR_CALM)).await.unwrap();
+    assert!(soon(response).await.is_err());
+    let error = soon(rig.client).await.unwrap().unwrap_err();
+    assert!(error.is_remote() && error.is_go_away(), "{error:?}");
+    assert_eq!(error.reason(), Some(Reason::ENHANCE_YOUR_CALM));
+    assert_eq!(closed(&soon(rig.served).await.unwrap()), "app_closed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_app_that_goes_with_an_error_and_goes_on_is_told_of_all_the_same() {
+    const GOAWAY: u8 = 7;
+    const HEADERS: u8 = 1;
+    let mut pipes = Pipes::new().await;
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    // GET http://web/
+    let head = [0, 0, 8, HEADERS, 5, 0, 0, 0, 1, 0x82, 0x84, 0x86, 0x41, 3, b'w', b'e', b'b'];
+    pipes.client.write_all(&[&settings[..], &head].concat()).await.unwrap();
+    pipes.app.write_all(&settings).await.unwrap();
+    soon(pipes.app.read_exact(&mut [0; PREFACE.len()])).await.unwrap();
+    frame(&mut pipes.app, HEADERS).await;
+    let goaway = [0, 0, 8, GOAWAY, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 11];
+    pipes.app.write_all(&goaway).await.unwrap();
+    assert_eq!(frame(&mut pipes.client, GOAWAY).await, [0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
+    // 200, and the end.
+    pipes.app.write_all(&[0, 0, 1, HEADERS, 5, 0, 0, 0, 1, 0x88]).await.unwrap();
+    frame(&mut pipes.client, HEADERS).await;
+    drop(pipes.app);
+    assert_eq!(frame(&mut pipes.client, GOAWAY).await, [0, 0, 0, 1, 0, 0, 0, 11]);
+}
+
+/// The payload of the next frame of a kind.
+async fn frame(from: &mut DuplexStream, kind: u8) -> Vec<u8> {
+    loop {
+        let mut head = [0; 9];
+        soon(from.read_exact(&mut head)).await.unwrap();
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        soon(from.read_exact(&mut payload)).await.unwrap();
+        if head[3] == kind {
+            return payload;
+        }
+    }
 }
 
 #[tokio::test]
