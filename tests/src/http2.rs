@@ -3,7 +3,7 @@
 use std::{
     future::poll_fn,
     net::{SocketAddr, TcpListener},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     time::Duration,
 };
 
@@ -58,11 +58,15 @@ struct Shared {
 pub struct Origin {
     shared: Arc<Shared>,
     accepting: AbortHandle,
+    /// Nothing is sent: it ends with the listener.
+    listening: mpsc::Receiver<()>,
 }
 
 impl Drop for Origin {
     fn drop(&mut self) {
         self.accepting.abort();
+        // The next origin may want the port at once.
+        let _ = self.listening.recv();
     }
 }
 
@@ -78,8 +82,13 @@ impl Origin {
         listener.set_nonblocking(true)?;
         let shared = Arc::new(Shared { version, seen: Mutex::default(), ends: watch::Sender::new(false) });
         let acceptor = secure.map(|config| TlsAcceptor::from(Arc::new(config)));
-        let accepting = namespace.handle()?.spawn(accept(listener, acceptor, shared.clone())).abort_handle();
-        Ok(Self { shared, accepting })
+        let (closes, listening) = mpsc::channel::<()>();
+        let accepting = accept(listener, acceptor, shared.clone());
+        let accepting = namespace.handle()?.spawn(async move {
+            let _after_the_listener = closes;
+            accepting.await
+        });
+        Ok(Self { shared, accepting: accepting.abort_handle(), listening })
     }
 
     /// The requests so far.
@@ -299,9 +308,10 @@ impl Client {
         Ok(self.requests.send_request(request, end)?)
     }
 
-    /// Waits until the connection is over. The error is the GOAWAY's, or the socket's.
+    /// Waits until the server has ended the connection. The error is the GOAWAY's, or the socket's.
     pub async fn ended(self) -> Result<Result<(), h2::Error>> {
-        drop(self.requests);
+        // A client that can begin no more requests would leave by itself.
+        let _stays = self.requests;
         Ok(timeout(LIMIT, self.ended).await.context("the connection goes on")??)
     }
 }
