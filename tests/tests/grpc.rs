@@ -12,6 +12,10 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use bytes::{Buf, BufMut};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use redir_rig::{Namespace, Process, topology::Family};
 use redir_tests::{LOCAL, PORT, SOON, Scenario, USUAL, cases, once};
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
@@ -236,6 +240,58 @@ once!(tonics_client_meets_its_own_service_and_googles, LONG, |w| {
     for family in [Family::V4, Family::V6] {
         let to = w.pod().at(family, PORT);
         w.client().namespace.block_on(Duration::from_secs(60), tonic_client(to))??;
+    }
+    Ok(())
+});
+
+once!(a_call_given_up_is_given_up_at_its_service, LONG, |w| {
+    let green = grpcio_service(&w.pod().namespace, ([0; 4], PORT).into(), "green")?;
+    let blue = grpcio_service(&w.topology.developer.namespace, ([127, 0, 0, 1], LOCAL).into(), "blue")?;
+    let _cli = w.alice()?;
+    for (user, mut service) in [("alice", blue), ("bob", green)] {
+        let to = w.pod().at(Family::V4, PORT);
+        // Without a deadline, which the service would keep by itself.
+        let hanging = w.client().namespace.handle()?.spawn(async move {
+            let mut grpc = client::Grpc::new(Endpoint::from_shared(format!("http://{to}"))?.connect().await?);
+            grpc.ready().await?;
+            anyhow::Ok(grpc.unary::<_, Vec<u8>, _>(call(user, b"hang".to_vec()), method("Unary"), Plain).await?)
+        });
+        service.wait_for_line("hanging", SOON)?;
+        hanging.abort();
+        service.wait_for_line("given up", SOON)?;
+    }
+    Ok(())
+});
+
+/// Talks in turn, and ends the service in the middle.
+async fn talk_to_its_end(to: SocketAddr, user: &'static str, version: &[u8], service: Pid) -> Result<()> {
+    let mut grpc = client::Grpc::new(Endpoint::from_shared(format!("http://{to}"))?.connect().await?);
+    grpc.ready().await?;
+    let (send, messages) = mpsc::channel(1);
+    send.send(b"0".to_vec()).await?;
+    let both_ways = grpc.streaming(call(user, ReceiverStream::new(messages)), method("BothWays"), Plain).await?;
+    let mut back: Streaming<Vec<u8>> = both_ways.into_inner();
+    for number in 0..40_u8 {
+        let answer = timeout(SOON, back.message()).await.context("no answer")??;
+        ensure!(answer == Some(said(version, number.to_string().as_bytes())), "{answer:?}");
+        if number == 10 {
+            kill(service, Signal::SIGTERM)?;
+        }
+        send.send((number + 1).to_string().into_bytes()).await?;
+    }
+    drop(send);
+    ensure!(back.message().await? == Some(said(version, b"40")) && back.message().await?.is_none());
+    Ok(())
+}
+
+once!(a_service_that_ends_lets_its_calls_end, LONG, |w| {
+    let green = grpcio_service(&w.pod().namespace, ([0; 4], PORT).into(), "green")?;
+    let blue = grpcio_service(&w.topology.developer.namespace, ([127, 0, 0, 1], LOCAL).into(), "blue")?;
+    let _cli = w.alice()?;
+    for (user, version, mut service) in [("alice", b"blue".as_slice(), blue), ("bob", b"green", green)] {
+        let (to, pid) = (w.pod().at(Family::V4, PORT), Pid::from_raw(service.pid()));
+        w.client().namespace.block_on(Duration::from_secs(60), talk_to_its_end(to, user, version, pid))??;
+        ensure!(service.exit_code(SOON)? == 0, "{}", service.log());
     }
     Ok(())
 });

@@ -1,9 +1,12 @@
 """A gRPC service of Google's own library: says its name, in every one of gRPC's four ways.
 
-Usage: service.py ADDRESS VERSION. Messages are plain bytes; a client's `fail` is answered with a status alone.
+Usage: service.py ADDRESS VERSION. Messages are plain bytes; a client's `fail` is answered with a status alone,
+and `hang` not at all. SIGTERM ends it when what is under way is through.
 """
 
+import signal
 import sys
+import threading
 from concurrent import futures
 
 import grpc
@@ -14,6 +17,12 @@ ADDRESS, VERSION = sys.argv[1], sys.argv[2].encode()
 def unary(request, context):
     if request == b"fail":
         context.abort(grpc.StatusCode.FAILED_PRECONDITION, VERSION.decode())
+    if request == b"hang":
+        over = threading.Event()
+        context.add_callback(over.set)
+        print("hanging", flush=True)
+        over.wait()
+        print("given up", flush=True)
     context.send_initial_metadata((("x-version", VERSION.decode()),))
     return VERSION + b" " + request
 
@@ -32,6 +41,8 @@ def both_ways(requests, context):
         yield VERSION + b" " + request
 
 
+# Before any thread begins, so that it waits in all of them.
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 server = grpc.server(futures.ThreadPoolExecutor(max_workers=32), options=[("grpc.so_reuseport", 0)])
 handlers = {
     "Unary": grpc.unary_unary_rpc_method_handler(unary),
@@ -44,4 +55,5 @@ if not server.add_insecure_port(ADDRESS):
     sys.exit(f"cannot listen on {ADDRESS}")
 server.start()
 print("serving", flush=True)
-server.wait_for_termination()
+signal.sigwait([signal.SIGTERM])
+server.stop(grace=20).wait()
