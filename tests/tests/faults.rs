@@ -349,6 +349,8 @@ once!(a_local_service_may_be_restarted, USUAL, |w| {
         wait::until_true("the new version", SOON, || Ok(http.get("/", &[ALICE])?.text().starts_with(version)))?;
         ensure!(http.get("/", &[])?.text().starts_with("green"));
         local.stop();
+        // A request that meets the old service's end is closed with it, as without redir.
+        wait::until_true("its end to arrive", SOON, || Ok(w.metric("redir_streams", &[])? < 0.5))?;
     }
     Ok(())
 });
@@ -497,11 +499,14 @@ once!(memory_stays_small, ENDING_AT_ONCE, |w| {
         both.iter().map(|pid| memory(*pid, "Pss:")).sum()
     };
     let before = grow(&mut open, 500)?;
-    let after = grow(&mut open, 500 + CONNECTIONS)?;
-    let each = (after.saturating_sub(before) * 1024) / CONNECTIONS as u64;
-    eprintln!("{each} bytes of the agent's memory for each idle connection ({before} KiB → {after} KiB)");
-    ensure!(each <= 8 * 1024, "{each} bytes for each idle connection");
-    Ok(())
+    grow(&mut open, 500 + CONNECTIONS)?;
+    // Connections give back what they do not need when they rest, which takes a turn of each.
+    wait::until_true("at most 8 KiB for each idle connection", SOON, || {
+        let after = grow(&mut open, 0)?;
+        let each = (after.saturating_sub(before) * 1024) / CONNECTIONS as u64;
+        eprintln!("{each} bytes of the agent's memory for each idle connection ({before} KiB → {after} KiB)");
+        Ok(each <= 8 * 1024)
+    })
 });
 
 /// A line of `smaps_rollup`, KiB.

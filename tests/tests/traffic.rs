@@ -384,7 +384,7 @@ both!(what_is_not_http_1_goes_to_the_app_untouched, USUAL, |w| {
     let folded = "GET / HTTP/1.1\r\nhost: web\r\nx-user:\r\n alice\r\n\r\n";
     let cases: [&[u8]; 6] = [
         &hello,
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+        b"PRI * HTTP/2.0\r\n\r\nSN\r\n\r\n\0\0\0\x04\0\0\0\0\0",
         both_lengths.as_bytes(),
         folded.as_bytes(),
         b"\0\0\0\0",

@@ -6,12 +6,15 @@ mod error;
 
 use std::{
     future::Future,
+    mem,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use redir_http::engine::Origin;
+use tokio::time::timeout;
 
 use super::{
     buffer::Buffer,
@@ -68,6 +71,17 @@ pub(super) struct Leg {
     /// A write has taken the socket's reset; its reader sees only an end.
     reset_seen: Option<LegError>,
 }
+
+/// Nobody needs the leg any more, and the app may have accepted it already: it ends as a client's that is done, with a FIN.
+async fn close_when_open(opening: Opening) {
+    if let Ok(Ok(Socket::App(mut app))) = timeout(LATE, opening).await {
+        // A leg that has failed needs no FIN.
+        let _ = app.finish(Ending::Whole);
+    }
+}
+
+/// How long that is waited for; an app on the same node takes a fraction of a millisecond.
+const LATE: Duration = Duration::from_secs(1);
 
 impl Leg {
     /// Begins to open.
@@ -218,7 +232,9 @@ impl Leg {
     pub(super) fn close(&mut self) {
         self.want_fin(Ending::Whole);
         self.send_fin();
-        self.state = State::Closed;
+        if let State::Opening(opening) = mem::replace(&mut self.state, State::Closed) {
+            tokio::spawn(close_when_open(opening));
+        }
     }
 
     /// Ends it quietly although more could come from it.
