@@ -350,7 +350,7 @@ once!(a_local_service_may_be_restarted, USUAL, |w| {
         ensure!(http.get("/", &[])?.text().starts_with("green"));
         local.stop();
         // A request that meets the old service's end is closed with it, as without redir.
-        wait::until_true("its end to arrive", SOON, || Ok(w.metric("redir_streams", &[])? < 0.5))?;
+        wait::until_true("its end to arrive", SOON, || Ok(w.metric("redir_streams ", &[])? < 0.5))?;
     }
     Ok(())
 });
@@ -496,7 +496,7 @@ once!(memory_stays_small, ENDING_AT_ONCE, |w| {
             ensure!(http.get("/", &[])?.text().starts_with("green"));
             open.push(http);
         }
-        both.iter().map(|pid| memory(*pid, "Pss:")).sum()
+        both.iter().map(|pid| memory(*pid, "Pss_Anon:")).sum()
     };
     let before = grow(&mut open, 500)?;
     grow(&mut open, 500 + CONNECTIONS)?;
