@@ -33,7 +33,7 @@ Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
 END
     apt update
     cd downloads
-    apt download golang-1.19-go golang-1.19-src etcd-server containerd runc containernetworking-plugins kubernetes-client
+    apt download golang-1.19-go golang-1.19-src golang-github-modern-go-reflect2-dev etcd-server containerd runc containernetworking-plugins kubernetes-client
     apt source --download-only kubernetes
     ;;
 unpack)
@@ -42,6 +42,10 @@ unpack)
     for package in downloads/*.deb; do dpkg-deb --extract "$package" root; done
     # Debian's patches of this version are to kubectl alone, which comes as a package.
     tar -xzf downloads/kubernetes_*"$version".orig.tar.gz -C "$source" --strip-components=1
+    # The vendored 1.0.1 calls into Go's runtime in a way that Go 1.18 changed: the API server would crash on the first
+    # custom resource.
+    rm -r "$source/vendor/github.com/modern-go/reflect2"
+    cp -r root/usr/share/gocode/src/github.com/modern-go/reflect2 "$source/vendor/github.com/modern-go/"
     ;;
 describe)
     # The API's own description is the one part of the source that is generated at build time (Makefile.generated_files).
