@@ -87,30 +87,26 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
     }
 
     /// Sends a request to the app.
-    pub(super) fn ask_app(&mut self, mut request: Request) {
+    pub(super) fn ask_app(&mut self, request: Request) {
         if let App::Unneeded = self.app {
             self.app = App::Leg(Box::new(self.dial_app()));
         }
         let App::Leg(leg) = &mut self.app else {
             // It was certainly not begun with: the client may try again, on another connection.
-            return request.respond.send_reset(Reason::REFUSED_STREAM);
+            return request.reset(Reason::REFUSED_STREAM);
         };
         match request.now(leg) {
             Now::Wait => leg.waiting.push(request),
-            Now::Refuse => request.respond.send_reset(Reason::PROTOCOL_ERROR),
-            Now::Send => match leg.requests() {
-                Some(requests) => {
-                    leg.note_head(&request.head.headers);
-                    let origin = leg.origin.clone();
-                    self.send(request, requests, origin);
-                }
-                None => request.respond.send_reset(Reason::REFUSED_STREAM),
-            },
+            Now::Refuse => request.reset(Reason::PROTOCOL_ERROR),
+            Now::Send => {
+                let way = request.way(leg);
+                self.send(request, way);
+            }
         }
     }
 
     /// Sends a request to a developer, over a leg that is opened anew if there is none that takes it.
-    pub(super) fn ask_developer(&mut self, mut request: Request, intercept: &Arc<Intercept>) {
+    pub(super) fn ask_developer(&mut self, request: Request, intercept: &Arc<Intercept>) {
         let open = self.developers.iter().position(|to| to.id == intercept.id && !to.retired);
         let index = open.unwrap_or_else(|| {
             self.developers.push(self.dial(intercept));
@@ -128,18 +124,16 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
                 request.refuse(&Refusal::unopened(intercept, OpenError::Busy));
                 self.access.refused();
             }
-            Now::Send => match leg.requests() {
-                Some(requests) => {
-                    leg.note_head(&request.head.headers);
-                    let origin = leg.origin.clone();
-                    self.send(request, requests, origin);
-                }
-                None => request.respond.send_reset(Reason::REFUSED_STREAM),
-            },
+            Now::Send => {
+                let way = request.way(leg);
+                self.send(request, way);
+            }
         }
     }
 
-    fn send(&mut self, request: Request, mut requests: SendRequest<Bytes>, origin: Origin) {
+    /// Sends a request. Without a way it was certainly not begun with: the client may try again.
+    fn send(&mut self, request: Request, way: Option<(SendRequest<Bytes>, Origin)>) {
+        let Some((mut requests, origin)) = way else { return request.reset(Reason::REFUSED_STREAM) };
         let Request { mut head, body, mut respond, asked, report } = request;
         if head.uri.authority().is_none() {
             // What the h2 crate asks for to send a request without `:authority`.
@@ -216,6 +210,13 @@ impl Request {
             Some(announced) if extended && !announced.extended_connect => Now::Refuse,
             _ => Now::Send,
         }
+    }
+
+    /// What begins it on an open leg, which counts its head; `None`: none begin there any more.
+    fn way<T: Transport, E>(&self, leg: &mut Leg<'_, T, E, Request>) -> Option<(SendRequest<Bytes>, Origin)> {
+        let requests = leg.requests()?;
+        leg.note_head(&self.head.headers);
+        Some((requests, leg.origin.clone()))
     }
 
     /// The agent answers it.

@@ -31,15 +31,7 @@ async fn an_app_that_goes_away_lets_what_is_under_way_end_and_the_client_is_told
     let (_, mut respond) = rig.arrival().await;
     rig.app.send(Order::Graceful).await.unwrap();
     // The client's connection takes no new requests once it has heard.
-    let error = soon(async {
-        loop {
-            match rig.requests.clone().ready().await {
-                Ok(_) => tokio::task::yield_now().await,
-                Err(error) => return error,
-            }
-        }
-    });
-    assert_eq!(error.await.reason(), Some(Reason::NO_ERROR));
+    assert_eq!(rig.refused().await.reason(), Some(Reason::NO_ERROR));
     let mut answer = respond.send_response(Response::new(()), false).unwrap();
     answer.send_data(Bytes::from_static(b"done"), true).unwrap();
     drop((respond, answer));
@@ -146,15 +138,7 @@ async fn draining_says_goaway_and_waits_for_what_is_under_way() {
     let (response, mut up) = rig.ask(post("/"), false).await;
     let (request, mut respond) = rig.arrival().await;
     rig.draining.cancel();
-    let error = soon(async {
-        loop {
-            match rig.requests.clone().ready().await {
-                Ok(_) => tokio::task::yield_now().await,
-                Err(error) => return error,
-            }
-        }
-    });
-    assert_eq!(error.await.reason(), Some(Reason::NO_ERROR));
+    assert_eq!(rig.refused().await.reason(), Some(Reason::NO_ERROR));
     assert!(!rig.served.is_finished());
     up.send_data(Bytes::from_static(b"late"), true).unwrap();
     assert_eq!(rest(request.into_body()).await.unwrap().0, b"late");

@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::{
-    super::Ended,
+    super::{Ended, frames::tests::frame},
     rig::{Pipes, soon},
 };
 
@@ -26,14 +26,6 @@ const END_HEADERS: u8 = 4;
 
 /// `GET /` of `http://web`, in HPACK.
 const GET: [u8; 8] = [0x82, 0x84, 0x86, 0x41, 3, b'w', b'e', b'b'];
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut frame = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend_from_slice(payload);
-    frame
-}
 
 /// How a flood ended.
 struct Outcome {

@@ -154,6 +154,19 @@ impl Rig {
         soon(self.arrived.recv()).await.expect("the app is there")
     }
 
+    /// Waits until the client's connection takes no new requests, since it has heard; why.
+    pub(super) async fn refused(&self) -> h2::Error {
+        soon(async {
+            loop {
+                match self.requests.clone().ready().await {
+                    Ok(_) => tokio::task::yield_now().await,
+                    Err(error) => return error,
+                }
+            }
+        })
+        .await
+    }
+
     /// A GET that the app answers with its path.
     pub(super) async fn works(&mut self, path: &str) {
         let (response, _) = self.ask(get(path), true).await;
