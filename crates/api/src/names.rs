@@ -1,0 +1,70 @@
+//! The names, ports and times on which manifests, agents and `redir` agree.
+
+use std::time::Duration;
+
+/// The namespace that `redir install` makes and the agents live in.
+pub const NAMESPACE: &str = "redir-system";
+/// The agents' DaemonSet, ServiceAccount, ClusterRole and ClusterRoleBinding, and the value of [`APP_LABEL`].
+pub const AGENT: &str = "redir-agent";
+/// The label that all installed objects and the agents' pods carry.
+pub const APP_LABEL: &str = "app.kubernetes.io/name";
+/// The ClusterRole that an administrator binds to developers, namespace by namespace.
+pub const DEVELOPER_ROLE: &str = "redir-developer";
+
+/// The UDP port of every agent, on its node.
+pub const PORT: u16 = 7447;
+/// The TCP port of `/healthz`, `/readyz` and `/metrics`, on the node's loopback.
+pub const ADMIN_PORT: u16 = 7448;
+
+/// The agent's environment: its node's name (`spec.nodeName`).
+pub const ENV_NODE_NAME: &str = "NODE_NAME";
+/// The agent's environment: its node's address (`status.hostIP`), told to developers if the Node cannot be read.
+pub const ENV_NODE_IP: &str = "NODE_IP";
+/// Where the agent's pod has the node's `/proc`, read-only.
+pub const HOST_PROC: &str = "/host/proc";
+
+/// Annotation of an Intercept: when its `redir` last said that it is still there (RFC 3339). Agents only look whether the
+/// value changes, so that no two clocks need agree.
+pub const RENEWED: &str = "redir.dev/renewed";
+/// Annotation of a Node: the address that developers dial instead of the node's own, as `HOST:PORT`.
+pub const ENDPOINT: &str = "redir.dev/endpoint";
+
+/// How often `redir` renews its Intercept.
+pub const RENEW_EVERY: Duration = Duration::from_secs(60);
+/// How long an agent lets one that is not renewed live, by its own monotonic clock.
+pub const EXPIRE_AFTER: Duration = Duration::from_secs(600);
+
+/// The reporting controller of the agents' Events.
+pub const REPORTER: &str = "redir.dev/agent";
+
+/// The field manager under which the agent of a node writes its entry of `status.agents`.
+///
+/// A manager's name has at most 128 characters, a node's 253: a longer one keeps its beginning and a hash of the whole.
+pub fn field_manager(node: &str) -> String {
+    let whole = format!("{AGENT}-{node}");
+    if whole.len() <= FIELD_MANAGER {
+        return whole;
+    }
+    // FNV-1a: stable over versions and architectures, as `Hasher`s are not promised to be.
+    let hash = node
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let end = whole.floor_char_boundary(FIELD_MANAGER - 17);
+    format!("{}-{hash:016x}", &whole[..end])
+}
+
+/// `FieldManagerMaxLength` of k8s.io/apimachinery.
+const FIELD_MANAGER: usize = 128;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_manager_fits_and_stays_the_node_s_own() {
+        assert_eq!(field_manager("n1"), "redir-agent-n1");
+        let (a, b) = (format!("{}a", "x".repeat(252)), format!("{}b", "x".repeat(252)));
+        assert_eq!(field_manager(&a).len(), 128);
+        assert_ne!(field_manager(&a), field_manager(&b));
+    }
+}
