@@ -2,12 +2,17 @@
 //!
 //! Owns its wording and nothing else. Called by `main`.
 
-use std::{fmt, path::PathBuf};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
 
 use clap::{
     Args, Parser, Subcommand,
     error::{ContextKind, ContextValue, ErrorKind},
 };
+use redir_api::names;
 
 use crate::logging::Format;
 
@@ -26,9 +31,13 @@ pub(crate) enum Command {
     /// Starts two processes: the guardian, which holds the privileges, and the worker, which has none and handles every
     /// byte from outside. The configuration is read again on SIGHUP and when the file changes; a bad one is reported
     /// and the last good one kept. SIGTERM or Ctrl-C ends the agent gracefully within `agent.drain`; a second one at once.
+    ///
+    /// With --kubernetes there is no file: pods and developers are the API server's to tell.
     Run {
         #[command(flatten)]
         file: ConfigFile,
+        #[command(flatten)]
+        kubernetes: Kubernetes,
         #[command(flatten)]
         log: Log,
     },
@@ -62,6 +71,73 @@ pub(crate) struct ConfigFile {
     /// The configuration (TOML)
     #[arg(long = "config", value_name = "FILE", default_value = "/etc/redir/agent.toml")]
     pub(crate) path: PathBuf,
+}
+
+/// What the DaemonSet says; the rest is as in a file without those keys.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Kubernetes {
+    /// Be the agent of a Kubernetes node
+    #[arg(long = "kubernetes", conflicts_with = "path")]
+    pub(crate) enabled: bool,
+    /// The Node's name; without it the environment's NODE_NAME (spec.nodeName of the agent's pod)
+    #[arg(long, value_name = "NAME", requires = "enabled")]
+    pub(crate) node: Option<String>,
+    /// The node's address, if the Node object tells none; without it the environment's NODE_IP (status.hostIP)
+    #[arg(long, value_name = "IP", requires = "enabled")]
+    pub(crate) node_ip: Option<String>,
+    /// Where the node's /proc is mounted
+    #[arg(long, value_name = "FOLDER", default_value = names::HOST_PROC, requires = "enabled")]
+    pub(crate) proc: PathBuf,
+    /// Reach the API server by this file instead of the pod's service account
+    #[arg(long, value_name = "FILE", requires = "enabled")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// UDP address that developers dial
+    #[arg(long, value_name = "ADDRESS", requires = "enabled")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Loopback address of /healthz, /readyz and /metrics
+    #[arg(long, value_name = "ADDRESS", requires = "enabled")]
+    pub(crate) admin: Option<SocketAddr>,
+    /// How long connections may go on after SIGTERM
+    #[arg(long, value_name = "TIME", requires = "enabled")]
+    pub(crate) drain: Option<String>,
+}
+
+impl Kubernetes {
+    /// The configuration as text; `None` without `--kubernetes`.
+    pub(crate) fn text(&self) -> Result<Option<String>, Usage> {
+        if !self.enabled {
+            return Ok(None);
+        }
+        let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let node = self.node.clone().or_else(|| environment(names::ENV_NODE_NAME)).ok_or_else(|| {
+            Usage("--kubernetes needs to know its Node; give --node, or NODE_NAME in the environment".to_owned())
+        })?;
+        let listen = self.listen.unwrap_or_else(|| (any_address(), names::PORT).into());
+        let mut agent = toml::Table::new();
+        let mut put = |key: &str, value: Option<String>| {
+            agent.extend(value.map(|value| (key.to_owned(), toml::Value::String(value))));
+        };
+        put("listen", Some(listen.to_string()));
+        put("admin", self.admin.map(|address| address.to_string()));
+        put("drain", self.drain.clone());
+        let path = |path: &PathBuf| path.display().to_string();
+        let mut kubernetes = toml::Table::new();
+        let mut put = |key: &str, value: Option<String>| {
+            kubernetes.extend(value.map(|value| (key.to_owned(), toml::Value::String(value))));
+        };
+        put("node", Some(node));
+        put("address", self.node_ip.clone().or_else(|| environment(names::ENV_NODE_IP)));
+        put("proc", Some(path(&self.proc)));
+        put("kubeconfig", self.kubeconfig.as_ref().map(path));
+        let whole = [("agent", agent), ("kubernetes", kubernetes)];
+        let whole: toml::Table = whole.into_iter().map(|(key, table)| (key.to_owned(), table.into())).collect();
+        Ok(Some(whole.to_string()))
+    }
+}
+
+/// Both families where the kernel has both.
+fn any_address() -> IpAddr {
+    if Path::new("/proc/net/if_inet6").exists() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
 }
 
 #[derive(Debug, Clone, Args)]
@@ -114,6 +190,8 @@ To start:
   redir-agent keygen /etc/redir/agent.key     makes the key; developers need the line that it prints
   redir-agent check --config agent.toml       says what is wrong with the file or the machine
   redir-agent run --config agent.toml
+
+In Kubernetes `redir install` does all of this, with `redir-agent run --kubernetes`.
 
 Exit status: 0 ended as asked, 1 failed, 2 wrong usage or configuration.";
 

@@ -6,7 +6,6 @@
 mod table;
 
 use std::{
-    borrow::Borrow,
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::SocketAddr,
@@ -30,6 +29,21 @@ pub(crate) struct Config {
     pub(crate) pods: Vec<Pod>,
     /// `[[developer]]`, in file order; names and keys are unique.
     pub(crate) developers: Vec<Developer>,
+    /// `[kubernetes]`: pods and developers are the API server's to tell, and the two lists above are empty.
+    pub(crate) kubernetes: Option<Kubernetes>,
+}
+
+/// `[kubernetes]`, as `redir-agent run --kubernetes` writes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Kubernetes {
+    /// The Node's name.
+    pub(crate) node: String,
+    /// The node's address for developers, if the Node itself does not tell.
+    pub(crate) address: Option<std::net::IpAddr>,
+    /// Where the node's `/proc` is.
+    pub(crate) proc: PathBuf,
+    /// How to reach the API server; without it as a pod's service account.
+    pub(crate) kubeconfig: Option<PathBuf>,
 }
 
 /// `[agent]`: takes effect at the start of the agent only.
@@ -37,8 +51,8 @@ pub(crate) struct Config {
 pub(crate) struct Agent {
     /// UDP address that developers dial.
     pub(crate) listen: SocketAddr,
-    /// PKCS#8 PEM file with the agent's Ed25519 key.
-    pub(crate) key: PathBuf,
+    /// PKCS#8 PEM file with the agent's Ed25519 key; `None` in Kubernetes, where it is a new one at each start.
+    pub(crate) key: Option<PathBuf>,
     /// Loopback TCP address of `/healthz`, `/readyz` and `/metrics`.
     pub(crate) admin: SocketAddr,
     /// How long connections may go on after SIGTERM.
@@ -136,38 +150,74 @@ impl Labels {
     }
 }
 
-/// A pod's name in the configuration: 1 to 253 visible ASCII characters without `/`, `,` and `=`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct PodName(Arc<str>);
+/// Which pod: by its name in the configuration (1 to 253 visible ASCII characters without `/`, `,` and `=`), or in
+/// Kubernetes by its UID, which no other pod ever has, together with what people call it.
+#[derive(Debug, Clone)]
+pub(crate) struct PodName {
+    key: Arc<str>,
+    shown: Arc<str>,
+}
 
 impl PodName {
-    /// Longest name, in bytes: a DNS name, as Kubernetes has them.
+    /// Longest key, in bytes: a DNS name, as Kubernetes has them.
     pub(crate) const MAX: usize = 253;
 
-    /// Checks a name.
+    /// Checks a name, or the key of one.
     pub(crate) fn new(name: &str) -> Result<Self, &'static str> {
         let visible = name.bytes().all(|byte| byte.is_ascii_graphic() && !b"/,=".contains(&byte));
         if name.is_empty() || name.len() > Self::MAX || !visible {
             return Err("a pod's name is 1 to 253 letters, digits or marks, without spaces, `/`, `,` and `=`");
         }
-        Ok(Self(name.into()))
+        let key: Arc<str> = name.into();
+        Ok(Self { shown: key.clone(), key })
     }
 
-    /// The name as text.
-    pub(crate) fn as_str(&self) -> &str {
-        &self.0
+    /// A pod of Kubernetes.
+    pub(crate) fn of_uid(uid: &str, namespace: &str, name: &str) -> Result<Self, &'static str> {
+        let Self { key, .. } = Self::new(uid)?;
+        Ok(Self { key, shown: format!("{namespace}/{name}").into() })
+    }
+
+    /// What tells it from every other pod.
+    pub(crate) fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Its name alone, as its developers say it: they know the namespace.
+    pub(crate) fn bare(&self) -> &str {
+        self.shown.rsplit_once('/').map_or(&*self.shown, |(_, name)| name)
+    }
+}
+
+impl PartialEq for PodName {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
+impl Eq for PodName {}
+
+impl PartialOrd for PodName {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for PodName {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.key.cmp(&other.key)
+    }
+}
+
+impl std::hash::Hash for PodName {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.key.hash(state);
     }
 }
 
 impl fmt::Display for PodName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl Borrow<str> for PodName {
-    fn borrow(&self) -> &str {
-        &self.0
+        f.write_str(&self.shown)
     }
 }
 
@@ -175,15 +225,20 @@ impl Config {
     /// Parses and checks the whole text. `file` appears in messages and is what a relative key path is relative to.
     pub(crate) fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
         let mut root = Source { file, text }.root()?;
-        let agent = root
-            .required("agent", "add a section [agent] with at least `listen` and `key`")?
-            .section()
-            .and_then(|section| agent(section, file.parent()))?;
-        let pods = each(root.optional("pod"), |section| pod(section, file.parent()))?;
-        let developers = each(root.optional("developer"), developer)?;
-        root.finish("agent, pod, developer")?;
+        let agent = root.required("agent", "add a section [agent] with at least `listen` and `key`")?.section()?;
+        let kubernetes = root.optional("kubernetes").map(|value| value.section().and_then(kubernetes)).transpose()?;
+        let base = file.parent().unwrap_or(Path::new(""));
+        let agent = self::agent(agent, kubernetes.is_none().then_some(base))?;
+        let lists = [root.optional("pod"), root.optional("developer")];
+        if let (Some(_), Some(list)) = (&kubernetes, lists.iter().flatten().next()) {
+            return Err(list.error("stands beside [kubernetes], where the API server tells it; take one of them out"));
+        }
+        let [pods, developers] = lists;
+        let (pods, developers) = (each(pods, |section| pod(section, base))?, each(developers, developer)?);
+        root.finish("agent, kubernetes, pod, developer")?;
         Ok(Self {
             agent,
+            kubernetes,
             pods: distinct(pods, |pod| [pod.name.to_string(), pod.netns.display().to_string()])?,
             developers: distinct(developers, |developer| [developer.name.clone(), developer.key.to_string()])?,
         })
@@ -228,12 +283,16 @@ fn distinct<T>(entries: Vec<Entry<'_, T>>, of: impl Fn(&T) -> [String; 2]) -> Re
     Ok(entries.into_iter().map(|entry| entry.value).collect())
 }
 
+/// `base` is what a key's path is relative to; without it there is no key.
 fn agent(mut section: Section<'_>, base: Option<&Path>) -> Result<Agent, ConfigError> {
     let listen = section.required("listen", "write the UDP address that developers dial, as in \"0.0.0.0:7447\"")?;
-    let key = section.required("key", "write the path of the agent's key file; `redir-agent keygen FILE` makes one")?;
+    let key = base.map(|base| {
+        let hint = "write the path of the agent's key file; `redir-agent keygen FILE` makes one";
+        section.required("key", hint).and_then(|value| path(&value, base))
+    });
     let agent = Agent {
         listen: address(&listen)?,
-        key: path(&key, base)?,
+        key: key.transpose()?,
         admin: section.optional("admin").map_or(Ok(DEFAULT_ADMIN), |value| admin(&value))?,
         drain: section.optional("drain").map_or(Ok(DEFAULT_DRAIN), |value| drain(&value))?,
         upstream_ports: section
@@ -247,7 +306,27 @@ fn agent(mut section: Section<'_>, base: Option<&Path>) -> Result<Agent, ConfigE
     Ok(agent)
 }
 
-fn pod<'a>(mut section: Section<'a>, base: Option<&Path>) -> Result<Entry<'a, Pod>, ConfigError> {
+fn kubernetes(mut section: Section<'_>) -> Result<Kubernetes, ConfigError> {
+    let node = section.required("node", "write the Node's name; in a pod it is spec.nodeName")?;
+    let address = |value: Value<'_>| -> Result<_, ConfigError> {
+        let problem = "is no IP address; write the node's own, as in \"192.0.2.10\"";
+        value.text()?.parse().map_err(|_| value.error(problem))
+    };
+    let path = |value: Value<'_>| -> Result<_, ConfigError> { Ok(PathBuf::from(value.text()?)) };
+    let kubernetes = Kubernetes {
+        node: node.text()?.to_owned(),
+        address: section.optional("address").map(address).transpose()?,
+        proc: section.optional("proc").map_or(Ok("/proc".into()), path)?,
+        kubeconfig: section.optional("kubeconfig").map(path).transpose()?,
+    };
+    if kubernetes.node.is_empty() {
+        return Err(node.error("is empty; write the Node's name, in a pod spec.nodeName"));
+    }
+    section.finish("node, address, proc, kubeconfig")?;
+    Ok(kubernetes)
+}
+
+fn pod<'a>(mut section: Section<'a>, base: &Path) -> Result<Entry<'a, Pod>, ConfigError> {
     let name = section.required("name", "write the name that the CLI calls this pod by, as in \"web-1\"")?;
     let netns = section.required("netns", "write the path of its network namespace, as in \"/run/netns/web-1\"")?;
     let ports = section.optional("ports").map(ports).transpose()?;
@@ -297,12 +376,12 @@ fn admin(value: &Value<'_>) -> Result<SocketAddr, ConfigError> {
     Ok(address)
 }
 
-fn path(value: &Value<'_>, base: Option<&Path>) -> Result<PathBuf, ConfigError> {
+fn path(value: &Value<'_>, base: &Path) -> Result<PathBuf, ConfigError> {
     let text = value.text()?;
     if text.is_empty() {
         return Err(value.error("is empty; write the path of the file"));
     }
-    Ok(base.unwrap_or(Path::new("")).join(text))
+    Ok(base.join(text))
 }
 
 fn netns_path(value: &Value<'_>) -> Result<PathBuf, ConfigError> {
@@ -374,7 +453,7 @@ fn label_sets(value: Value<'_>) -> Result<Vec<Labels>, ConfigError> {
     if sets.is_empty() { Err(empty) } else { Ok(sets) }
 }
 
-fn tls(value: Value<'_>, allowed: Option<&BTreeSet<u16>>, base: Option<&Path>) -> Result<Vec<TlsFiles>, ConfigError> {
+fn tls(value: Value<'_>, allowed: Option<&BTreeSet<u16>>, base: &Path) -> Result<Vec<TlsFiles>, ConfigError> {
     let entry = |item: Value<'_>| {
         let mut section = item.section()?;
         let number = section.required("port", "write the app's port that speaks TLS, as in 8443")?;

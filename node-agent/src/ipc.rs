@@ -25,6 +25,8 @@ pub(crate) const REQUEST_LEN: usize = 384;
 pub(crate) const REPLY_LEN: usize = 2048;
 /// Most sockets in one request.
 pub(crate) const MAX_SOCKETS: usize = 32;
+/// Most addresses that a pod may have at the API server; today it is one of each family.
+pub(crate) const MAX_POD_IPS: usize = 4;
 /// Most addresses in each of the two lists that are told to the worker; 2 × 56 × 17 bytes fit the reply.
 pub(crate) const MAX_ADDRESSES: usize = 56;
 
@@ -35,6 +37,25 @@ pub(crate) enum Gate {
     AppListening,
     /// Steer in any case.
     Always,
+}
+
+/// How the guardian finds a pod that no configuration names, and what it must know of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Whereabouts {
+    /// The pod's addresses as the API server has them; its namespace must hold one. At most [`MAX_POD_IPS`].
+    pub(crate) ips: Vec<IpAddr>,
+    /// Who takes the pod's connections first.
+    pub(crate) first: FirstHand,
+}
+
+/// Who takes a pod's connections first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum FirstHand {
+    /// The app.
+    #[default]
+    App,
+    /// A mesh's proxy in the pod, to which netfilter redirects them: what it passes on comes over `lo`.
+    Proxy,
 }
 
 /// An address of a pod to bind to; `scope` is the interface of a link-local one, else 0.
@@ -74,7 +95,7 @@ pub(crate) enum Request {
     /// The worker lives. No reply.
     Alive,
     /// Steer new connections of a pod's port. → `Armed`
-    Arm { pod: PodName, port: u16, gate: Gate },
+    Arm { pod: PodName, port: u16, gate: Gate, at: Whereabouts },
     /// Stop that. → `Done`
     Disarm { pod: PodName, port: u16 },
     /// The pod's last connection has ended: detach what is left. → `Done`
@@ -174,24 +195,30 @@ impl Request {
         match self {
             Self::Ready => w.u8(1),
             Self::Alive => w.u8(2),
-            Self::Arm { pod, port, gate } => {
+            Self::Arm { pod, port, gate, at } => {
                 let gate = match gate {
                     Gate::AppListening => 0,
                     Gate::Always => 1,
                 };
-                w.u8(3).text(pod.as_str()).u16(*port).u8(gate)
+                let first = match at.first {
+                    FirstHand::App => 0,
+                    FirstHand::Proxy => 1,
+                };
+                let ips = &at.ips[..at.ips.len().min(MAX_POD_IPS)];
+                w.u8(3).text(pod.key()).u16(*port).u8(gate).u8(first).count(ips.len());
+                ips.iter().fold(&mut w, |w, ip| w.ip(*ip))
             }
-            Self::Disarm { pod, port } => w.u8(4).text(pod.as_str()).u16(*port),
-            Self::Release { pod } => w.u8(5).text(pod.as_str()),
+            Self::Disarm { pod, port } => w.u8(4).text(pod.key()).u16(*port),
+            Self::Release { pod } => w.u8(5).text(pod.key()),
             Self::Sockets { pod, bind, ports } => {
-                w.u8(6).text(pod.as_str()).ip(bind.ip).u32(bind.scope).count(ports.len());
+                w.u8(6).text(pod.key()).ip(bind.ip).u32(bind.scope).count(ports.len());
                 ports.iter().fold(&mut w, |w, port| w.u16(*port))
             }
             Self::Bypass { pod, client, how_long } => {
                 let millis = u32::try_from(how_long.as_millis()).unwrap_or(u32::MAX).min(MAX_BYPASS_MILLIS);
-                w.u8(7).text(pod.as_str()).ip(*client).u32(millis)
+                w.u8(7).text(pod.key()).ip(*client).u32(millis)
             }
-            Self::Stats { pod } => w.u8(8).text(pod.as_str()),
+            Self::Stats { pod } => w.u8(8).text(pod.key()),
         };
         w.finish()
     }
@@ -206,7 +233,7 @@ impl Request {
         let request = match r.u8()? {
             1 => Self::Ready,
             2 => Self::Alive,
-            3 => Self::Arm { pod: pod(&mut r)?, port: port(&mut r)?, gate: gate(&mut r)? },
+            3 => Self::Arm { pod: pod(&mut r)?, port: port(&mut r)?, gate: gate(&mut r)?, at: whereabouts(&mut r)? },
             4 => Self::Disarm { pod: pod(&mut r)?, port: port(&mut r)? },
             5 => Self::Release { pod: pod(&mut r)? },
             6 => Self::Sockets { pod: pod(&mut r)?, bind: bind(&mut r)?, ports: ports(&mut r)? },
@@ -243,6 +270,16 @@ fn gate(r: &mut Reader<'_>) -> Result<Gate, Malformed> {
     }
 }
 
+fn whereabouts(r: &mut Reader<'_>) -> Result<Whereabouts, Malformed> {
+    let first = match r.u8()? {
+        0 => FirstHand::App,
+        1 => FirstHand::Proxy,
+        _ => return Err(Malformed),
+    };
+    let count = r.count(MAX_POD_IPS)?;
+    Ok(Whereabouts { ips: (0..count).map(|_| r.ip()).collect::<Result<_, _>>()?, first })
+}
+
 fn bind(r: &mut Reader<'_>) -> Result<BindAddress, Malformed> {
     let (ip, scope) = (r.ip()?, r.u32()?);
     let scoped = matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
@@ -276,7 +313,7 @@ impl Reply {
             Self::Bootstrap => w.u8(1),
             Self::Config => w.u8(2),
             Self::Shutdown { drain } => w.u8(3).u32(u32::try_from(drain.as_millis()).unwrap_or(u32::MAX)),
-            Self::PodGone { pod } => w.u8(4).text(pod.as_str()),
+            Self::PodGone { pod } => w.u8(4).text(pod.key()),
             Self::Armed(armed) => {
                 let handed = match armed.handed {
                     Handed::Nothing => 0,
@@ -374,6 +411,7 @@ const MAX_BYPASS_MILLIS: u32 = 600_000;
 // A reply holds every counter, and a request the longest name with the longest list.
 const _: () = assert!(4 + 1 + 2 + 8 * Reason::ALL.len() <= REPLY_LEN);
 const _: () = assert!(4 + 1 + 2 + PodName::MAX + 17 + 4 + 2 + 2 * MAX_SOCKETS <= REQUEST_LEN);
+const _: () = assert!(4 + 1 + 2 + PodName::MAX + 2 + 1 + 1 + 2 + 17 * MAX_POD_IPS <= REQUEST_LEN);
 const _: () = assert!(4 + 1 + 4 + 1 + 2 * (2 + 17 * MAX_ADDRESSES) <= REPLY_LEN);
 const _: () = assert!(MAX_SOCKETS <= MAX_FDS);
 

@@ -57,9 +57,14 @@ fn say(sentence: &str) {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run { file, log } => {
+        Command::Run { file, kubernetes, log } => {
             start_log(&log)?;
-            guardian::run(&file.path, worker_arguments(&file, &log)).map(ExitCode::from)
+            let arguments = worker_arguments(&file, &log);
+            let settings = match kubernetes.text()? {
+                Some(text) => guardian::Settings::Text(text, Path::new("the command line")),
+                None => guardian::Settings::File(&file.path),
+            };
+            guardian::run(settings, arguments).map(ExitCode::from)
         }
         Command::Check { file } => {
             guardian::check(&file.path).map(|good| if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -102,7 +102,7 @@ once!(a_filter_on_a_tls_port_is_told_before_any_client_comes, USUAL, |w| {
     let mut cli = w.alice()?;
     let event = told(&mut cli, "unread")?;
     ensure!(
-        event["local"].is_null() && event["reason"].as_str().is_some_and(|why| why.contains("[[pod.tls]]")),
+        event["local"].is_null() && event["reason"].as_str().is_some_and(|why| why.contains("give it to the agent")),
         "{event}"
     );
     ensure!(green.clients().len() == 1 && green.seen().is_empty(), "one look of the agent's own");

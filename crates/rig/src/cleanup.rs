@@ -84,7 +84,7 @@ fn wait_for_signal() -> Result<()> {
 }
 
 /// A directory for logs, keys and files, gone on drop and by [`now`] and [`sweep`]. `what` is a word for its name.
-pub(crate) fn directory(what: &str) -> Result<TempDir> {
+pub fn directory(what: &str) -> Result<TempDir> {
     let prefix = format!("redir-rig{}-{what}-", std::process::id());
     tempfile::Builder::new().prefix(&prefix).tempdir().with_context(|| format!("directory for {what}"))
 }

@@ -46,7 +46,7 @@ pods = [{{}}]
 #[test]
 fn reads_everything() {
     let config = parse(&good()).expect("the sample is good");
-    assert_eq!(config.agent.key, Path::new("/etc/redir/agent.key"));
+    assert_eq!(config.agent.key.as_deref(), Some(Path::new("/etc/redir/agent.key")));
     assert_eq!(config.agent.admin, DEFAULT_ADMIN);
     assert_eq!(config.agent.drain, Duration::from_millis(1500));
     assert_eq!((config.agent.attach, config.agent.user), (Attach::Clsact, 1000));
@@ -79,7 +79,7 @@ const BAD: &[(&str, &str, &str, &str)] = &[
     ("name = \"web-1\"", "name = web", ":10: not valid TOML", "correct this line"),
     ("[agent]", "[agemt]", ":1: agent: is missing", "[agent]"),
     ("[agent]", "agent = 1\n[x]", ":1: agent: is a whole number where a table", "write it as"),
-    ("[agent]", "typo = 1\n[agent]", ":1: typo: is not a known key", "known: agent, pod, developer"),
+    ("[agent]", "typo = 1\n[agent]", ":1: typo: is not a known key", "known: agent, kubernetes, pod, developer"),
     ("user = 1000", "usr = 1000", ":7: agent.usr: is not a known key", "known: listen"),
     ("listen = \"0.0.0.0:7447\"\n", "", ":1: agent.listen: is missing", "0.0.0.0:7447"),
     ("0.0.0.0:7447", "0.0.0.0", ":2: agent.listen: \"0.0.0.0\" is not an address", "write \"0.0.0.0:7447\""),

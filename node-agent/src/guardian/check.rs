@@ -4,7 +4,13 @@ use std::path::Path;
 
 use redir_tunnel::Identity;
 
-use super::{datapath, devices, netns::Home, preflight::Machine, reload::ConfigFile, tls_files};
+use super::{
+    datapath, devices,
+    netns::Home,
+    preflight::{Machine, Place},
+    reload::ConfigFile,
+    tls_files,
+};
 use crate::{
     certificates::{Instant, Validity},
     config::{Config, Pod, TlsFiles},
@@ -15,7 +21,7 @@ pub(crate) fn check(config_file: &Path) -> anyhow::Result<bool> {
     let file = ConfigFile::read(config_file)?;
     let config = file.config();
     println!("{}: good ({} pods, {} developers)", config_file.display(), config.pods.len(), config.developers.len());
-    let machine = Machine::look()?;
+    let machine = Machine::look(Place::Host)?;
     machine.describe().iter().for_each(|line| println!("{line}"));
     let mut good = true;
     let able = machine.verdict().and_then(|()| datapath::prepare().map_err(|error| error.to_string()));
@@ -39,9 +45,10 @@ pub(crate) fn check(config_file: &Path) -> anyhow::Result<bool> {
 }
 
 fn key(config: &Config) -> Option<String> {
-    match Identity::load(&config.agent.key) {
+    let file = config.agent.key.as_deref()?;
+    match Identity::load(file) {
         Ok(identity) => {
-            println!("key {}: {}", config.agent.key.display(), identity.pin());
+            println!("key {}: {}", file.display(), identity.pin());
             None
         }
         Err(error) => Some(error.to_string()),

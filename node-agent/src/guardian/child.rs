@@ -27,6 +27,9 @@ use crate::ipc;
 /// The descriptor on which a worker finds its control socket.
 pub(crate) const CONTROL_FD: i32 = 3;
 
+/// What the worker learns from the guardian's environment: how to fail, and where the API server is.
+const PASSED_ON: [&str; 3] = ["RUST_BACKTRACE", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"];
+
 /// How workers are started.
 #[derive(Debug)]
 pub(super) struct Launch {
@@ -55,7 +58,7 @@ impl Launch {
         let fall = Fall::new(self.user, control)?;
         let mut command = Command::new("/proc/self/exe");
         command.arg0("redir-agent").args(&self.arguments).stdin(Stdio::null()).env_clear();
-        command.envs(std::env::vars_os().filter(|(name, _)| name == "RUST_BACKTRACE"));
+        command.envs(std::env::vars_os().filter(|(name, _)| PASSED_ON.iter().any(|passed| name == passed)));
         in_child(&mut command, fall);
         let child = command.spawn()?;
         i32::try_from(child.id()).map(Pid::from_raw).map_err(io::Error::other)

@@ -19,6 +19,7 @@ mod pod;
 mod pods;
 mod preflight;
 mod reload;
+mod seek;
 mod signals;
 mod sockets;
 mod supervisor;
@@ -33,19 +34,40 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use redir_tunnel::Identity;
 
 use self::{
-    child::Launch, netns::Home, pods::Pods, preflight::Machine, reload::ConfigFile, signals::Signals,
-    supervisor::Supervisor, tls_files::TlsFiles,
+    child::Launch,
+    netns::Home,
+    pods::Pods,
+    preflight::{Machine, Place},
+    reload::ConfigFile,
+    seek::Seeker,
+    signals::Signals,
+    supervisor::Supervisor,
+    tls_files::TlsFiles,
 };
 
 pub(crate) use check::check;
 pub(crate) use child::inherited_control;
 
+/// Where the configuration comes from; the path is its name in messages.
+pub(crate) enum Settings<'a> {
+    /// A file, which may change.
+    File(&'a Path),
+    /// This text.
+    Text(String, &'a Path),
+}
+
 /// Runs the agent. `worker_arguments` follow the binary's name when the worker is started. The result is the exit code.
-pub(crate) fn run(config_file: &Path, worker_arguments: Vec<OsString>) -> anyhow::Result<u8> {
-    let file = ConfigFile::read(config_file)?;
-    Machine::look().context("cannot read /proc; mount it")?.verdict().map_err(|sentence| anyhow!(sentence))?;
+pub(crate) fn run(settings: Settings<'_>, worker_arguments: Vec<OsString>) -> anyhow::Result<u8> {
+    let file = match settings {
+        Settings::File(path) => ConfigFile::read(path)?,
+        Settings::Text(text, path) => ConfigFile::fixed(text, path)?,
+    };
+    let kubernetes = file.config().kubernetes.clone();
+    let place = if kubernetes.is_some() { Place::Kubernetes } else { Place::Host };
+    Machine::look(place).context("cannot read /proc; mount it")?.verdict().map_err(|sentence| anyhow!(sentence))?;
     let agent = file.config().agent.clone();
-    let identity = Identity::load(&agent.key)?;
+    let identity = agent.key.as_deref().map_or_else(Identity::generate, Identity::load)?;
+    let seeker = kubernetes.as_ref().map(|kubernetes| Seeker::new(&kubernetes.proc));
     datapath::prepare()?;
     // Before the first thread and the first child, so that both inherit the blocked signals.
     let signals = Signals::new().context("cannot take signals")?;
@@ -58,7 +80,7 @@ pub(crate) fn run(config_file: &Path, worker_arguments: Vec<OsString>) -> anyhow
     tls.configure(file.config());
     let supervisor = Supervisor {
         launch: Launch { user: agent.user, arguments: worker_arguments },
-        pods: Pods::new(home, agent.attach, agent.user),
+        pods: Pods::new(home, agent.attach, agent.user, seeker),
         drain: agent.drain,
         life: supervisor::Life::default(),
         file,

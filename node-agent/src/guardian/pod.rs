@@ -3,6 +3,7 @@
 //! Owns what is attached in the pod; dropping it detaches everything. Called by `pods`.
 
 use std::{
+    collections::BTreeSet,
     io,
     net::IpAddr,
     os::fd::{AsFd, OwnedFd},
@@ -22,7 +23,7 @@ use super::{
 };
 use crate::{
     config,
-    ipc::{Armed, BindAddress, Gate, Handed, RefusedCode},
+    ipc::{Armed, BindAddress, FirstHand, Gate, Handed, RefusedCode, Whereabouts},
 };
 
 /// Why a wish of the worker is not granted.
@@ -56,6 +57,14 @@ pub(super) struct ArmedPod {
     /// Whose sockets are the agent's.
     user: u32,
     orphans: Orphans,
+    at: Whereabouts,
+}
+
+/// A port that is to be armed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted {
+    pub(super) port: u16,
+    pub(super) gate: Gate,
 }
 
 /// What is the same for all pods.
@@ -71,17 +80,17 @@ pub(super) struct Common<'a> {
 pub(super) type Handover = (Armed, Vec<OwnedFd>);
 
 impl ArmedPod {
-    /// Enters the pod, listens, loads and attaches, in this order; on an error nothing stays.
+    /// Enters the pod, listens, loads and attaches, in this order; on an error nothing stays. `ports` are the only ones
+    /// that may be armed.
     pub(super) fn new(
         common: Common<'_>,
-        pod: &config::Pod,
-        port: u16,
-        gate: Gate,
+        netns: Netns,
+        ports: Option<&BTreeSet<u16>>,
+        Wanted { port, gate }: Wanted,
+        at: Whereabouts,
     ) -> Result<(Self, Handover), Refusal> {
-        let netns = common.home.open(&pod.netns).map_err(unusable)?;
-        let inside = netns.within(common.home, || look_and_listen(pod, port)).map_err(|error| {
-            let netns = pod.netns.display();
-            unusable(format!("cannot enter the network namespace {netns}: {error}; run the agent as root"))
+        let inside = netns.within(common.home, || look_and_listen(ports, port)).map_err(|error| {
+            unusable(format!("cannot enter the pod's network namespace: {error}; run the agent as root"))
         })?;
         let Inside { survey, listeners, connections } = inside.map_err(unusable)?;
         let mut datapath = PodDatapath::load(&PodSpec {
@@ -95,12 +104,17 @@ impl ArmedPod {
         })?;
         datapath.arm(port, gate.into())?;
         datapath.attach()?;
+        if at.first == FirstHand::Proxy && !datapath.looks_up() {
+            let sentence = "a mesh's proxy takes this pod's connections, and this kernel cannot steer behind it; \
+                            update the node to Linux 5.17 or newer";
+            return Err(Refusal::new(RefusedCode::Datapath, sentence));
+        }
         let Survey { pod_addresses, loopback_addresses, .. } = survey;
         let agent_port = listeners.port;
         let mut orphans = Orphans::default();
         orphans.note(port, &connections);
         let user = common.user;
-        let armed = Self { netns, datapath, agent_port, pod_addresses, loopback_addresses, user, orphans };
+        let armed = Self { netns, datapath, agent_port, pod_addresses, loopback_addresses, user, orphans, at };
         let handed = if listeners.v6.is_some() { Handed::Both } else { Handed::Ipv4 };
         let fds = armed.handover(listeners).map_err(|error| {
             let sentence = format!("cannot hand descriptors over: {error}; raise the agent's RLIMIT_NOFILE");
@@ -111,7 +125,7 @@ impl ArmedPod {
     }
 
     /// Steers one more port.
-    pub(super) fn arm(&mut self, home: &Home, port: u16, gate: Gate) -> Result<Armed, Refusal> {
+    pub(super) fn arm(&mut self, home: &Home, Wanted { port, gate }: Wanted) -> Result<Armed, Refusal> {
         let connections = self.netns.within(home, || connections_of(port)).unwrap_or_default();
         self.orphans.note(port, &connections);
         // What the agent itself has accepted on this port before is not the app's; an app of the worker's uid is not
@@ -216,6 +230,11 @@ impl ArmedPod {
         self.netns.id()
     }
 
+    /// Its addresses as the API server had them when it was armed; none outside Kubernetes.
+    pub(super) fn ips(&self) -> &[IpAddr] {
+        &self.at.ips
+    }
+
     pub(super) fn hook(&self) -> datapath::Attach {
         self.datapath.hook()
     }
@@ -228,8 +247,8 @@ struct Inside {
     connections: Vec<Connection>,
 }
 
-fn look_and_listen(pod: &config::Pod, port: u16) -> Result<Inside, String> {
-    let taken = |agent_port| agent_port == port || pod.ports.as_ref().is_some_and(|ports| ports.contains(&agent_port));
+fn look_and_listen(ports: Option<&BTreeSet<u16>>, port: u16) -> Result<Inside, String> {
+    let taken = |agent_port| agent_port == port || ports.is_some_and(|ports| ports.contains(&agent_port));
     let survey = devices::survey()?;
     let listeners = listeners::listen(|agent_port| !taken(agent_port))
         .map_err(|error| format!("cannot listen in the pod's network namespace: {error}; free some ports there"))?;

@@ -1,6 +1,7 @@
 //! All armed pods, and what of a dead worker's is still attached.
 //!
-//! Owns the checks: a wish names a pod and a port that the configuration allows, or it is refused. Called by the supervisor.
+//! Owns the checks: a wish names a pod and a port that the configuration allows, or in Kubernetes a pod that is found on
+//! this node, or it is refused. Called by the supervisor.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,12 +13,13 @@ use std::{
 
 use super::{
     linger::Linger,
-    netns::{Home, NetnsId},
-    pod::{ArmedPod, Common, Refusal},
+    netns::{Home, Netns, NetnsId},
+    pod::{ArmedPod, Common, Refusal, Wanted},
+    seek::Seeker,
 };
 use crate::{
     config::{Attach, Config, PodName},
-    ipc::{Gate, RefusedCode, Reply, Request},
+    ipc::{RefusedCode, Reply, Request, Whereabouts},
 };
 
 /// A granted wish: the answer and the descriptors beside it.
@@ -33,12 +35,15 @@ pub(super) struct Pods {
     lingering: Linger<ArmedPod>,
     /// Pods that the worker has been told are gone.
     told: BTreeSet<PodName>,
+    /// In Kubernetes: where the pods are, since no configuration says it.
+    seeker: Option<Seeker>,
 }
 
 impl Pods {
     /// `user` is the worker's uid.
-    pub(super) fn new(home: Home, attach: Attach, user: u32) -> Self {
-        Self { home, attach, user, armed: BTreeMap::new(), lingering: Linger::default(), told: BTreeSet::new() }
+    pub(super) fn new(home: Home, attach: Attach, user: u32, seeker: Option<Seeker>) -> Self {
+        let (armed, lingering, told) = (BTreeMap::new(), Linger::default(), BTreeSet::new());
+        Self { home, attach, user, armed, lingering, told, seeker }
     }
 
     /// Answers a wish about a pod. `Ready` and `Alive` are not wishes and get no answer.
@@ -46,7 +51,7 @@ impl Pods {
         let done = |()| (Reply::Done, Vec::new());
         Some(match request {
             Request::Ready | Request::Alive => return None,
-            Request::Arm { pod, port, gate } => self.arm(config, &pod, port, gate),
+            Request::Arm { pod, port, gate, at } => self.arm(config, &pod, Wanted { port, gate }, &at),
             Request::Disarm { pod, port } => {
                 self.disarm(&pod, port);
                 Ok(done(()))
@@ -65,20 +70,17 @@ impl Pods {
         })
     }
 
-    fn arm(&mut self, config: &Config, name: &PodName, port: u16, gate: Gate) -> Result<Granted, Refusal> {
-        let pod = config.pod(name).ok_or_else(|| {
-            let sentence =
-                format!("there is no pod {name} in the agent's configuration; `redir list` names those there are");
-            Refusal::new(RefusedCode::UnknownPod, sentence)
-        })?;
-        if !pod.allows(port) {
-            let sentence = format!(
-                "the agent's configuration does not let port {port} of {name} be intercepted; see `ports` of the pod there"
-            );
-            return Err(Refusal::new(RefusedCode::PortNotAllowed, sentence));
+    fn arm(&mut self, config: &Config, name: &PodName, wanted: Wanted, at: &Whereabouts) -> Result<Granted, Refusal> {
+        let port = wanted.port;
+        if self.seeker.is_none() {
+            allowed(config, name, port)?;
         }
         if let Some(armed) = self.armed.get_mut(name) {
-            if current(&pod.netns) != Some(armed.netns_id()) {
+            let replaced = match &mut self.seeker {
+                Some(seeker) => seeker.replaced(&self.home, name, armed.netns_id(), &at.ips),
+                None => config.pod(name).is_none_or(|pod| current(&pod.netns) != Some(armed.netns_id())),
+            };
+            if replaced {
                 let sentence = format!("{name} has been replaced by a new pod; release the old one first");
                 return Err(Refusal::new(RefusedCode::Busy, sentence));
             }
@@ -86,16 +88,26 @@ impl Pods {
                 let sentence = format!("port {port} of {name} is the agent's own; release the pod and arm it again");
                 return Err(Refusal::new(RefusedCode::PortNotAllowed, sentence));
             }
-            let told = armed.arm(&self.home, port, gate)?;
+            let told = armed.arm(&self.home, wanted)?;
             tracing::info!(pod = %name, port, "armed");
             return Ok((Reply::Armed(told), Vec::new()));
         }
+        let netns = self.open(config, name, at).map_err(|sentence| Refusal::new(RefusedCode::Namespace, sentence))?;
         let common = Common { home: &self.home, attach: self.attach, user: self.user };
-        let (armed, (told, fds)) = ArmedPod::new(common, pod, port, gate)?;
+        let ports = config.pod(name).and_then(|pod| pod.ports.as_ref());
+        let (armed, (told, fds)) = ArmedPod::new(common, netns, ports, wanted, at.clone())?;
         tracing::info!(pod = %name, port, agent_port = armed.agent_port(), hook = ?armed.hook(), "armed");
         self.told.remove(name);
         self.armed.insert(name.clone(), armed);
         Ok((Reply::Armed(told), fds))
+    }
+
+    fn open(&mut self, config: &Config, name: &PodName, at: &Whereabouts) -> Result<Netns, String> {
+        match (&mut self.seeker, config.pod(name)) {
+            (Some(seeker), _) => seeker.open(&self.home, name, &at.ips),
+            (None, Some(pod)) => self.home.open(&pod.netns),
+            (None, None) => Err(no_such_pod(name)),
+        }
     }
 
     /// A pod or port that is not armed is no error: the wish is fulfilled.
@@ -114,6 +126,7 @@ impl Pods {
         }
         if let Some(armed) = self.armed.remove(name) {
             armed.detach();
+            self.seeker.iter_mut().for_each(|seeker| seeker.forget(name));
             tracing::info!(pod = %name, "released");
         }
         Ok(())
@@ -140,6 +153,9 @@ impl Pods {
 
     /// Takes back what a new configuration no longer allows; the worker hears of it by itself.
     pub(super) fn restrict(&mut self, config: &Config) {
+        if self.seeker.is_some() {
+            return;
+        }
         for (name, armed) in &mut self.armed {
             let allowed = |port: &u16| config.pod(name).is_some_and(|pod| pod.allows(*port));
             for port in armed.ports().into_iter().filter(|port| !allowed(port)) {
@@ -149,10 +165,12 @@ impl Pods {
         }
     }
 
-    /// Armed pods whose path names another namespace now, each told once.
+    /// Armed pods that have another namespace now, each told once.
     pub(super) fn gone(&mut self, config: &Config) -> Vec<PodName> {
-        let replaced = |(name, armed): &(&PodName, &ArmedPod)| {
-            config.pod(name).is_some_and(|pod| current(&pod.netns) != Some(armed.netns_id()))
+        let (home, seeker) = (&self.home, &mut self.seeker);
+        let replaced = |(name, armed): &(&PodName, &ArmedPod)| match seeker.as_mut() {
+            Some(seeker) => seeker.replaced(home, name, armed.netns_id(), armed.ips()),
+            None => config.pod(name).is_some_and(|pod| current(&pod.netns) != Some(armed.netns_id())),
         };
         let gone: Vec<_> = self.armed.iter().filter(replaced).map(|(name, _)| name.clone()).collect();
         gone.into_iter().filter(|name| self.told.insert(name.clone())).collect()
@@ -165,6 +183,22 @@ impl Pods {
     fn armed_mut(&mut self, name: &PodName) -> Result<&mut ArmedPod, Refusal> {
         self.armed.get_mut(name).ok_or_else(|| not_armed(name))
     }
+}
+
+/// Refuses a pod or port that the configuration does not let be intercepted.
+fn allowed(config: &Config, name: &PodName, port: u16) -> Result<(), Refusal> {
+    let pod = config.pod(name).ok_or_else(|| Refusal::new(RefusedCode::UnknownPod, no_such_pod(name)))?;
+    if pod.allows(port) {
+        return Ok(());
+    }
+    let sentence = format!(
+        "the agent's configuration does not let port {port} of {name} be intercepted; see `ports` of the pod there"
+    );
+    Err(Refusal::new(RefusedCode::PortNotAllowed, sentence))
+}
+
+fn no_such_pod(name: &PodName) -> String {
+    format!("there is no pod {name} in the agent's configuration; `redir list` names those there are")
 }
 
 fn current(netns: &Path) -> Option<NetnsId> {

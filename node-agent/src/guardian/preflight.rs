@@ -10,13 +10,23 @@ pub(super) struct Machine {
     capabilities: u64,
     kernel: (u32, u32),
     release: String,
+    place: Place,
+}
+
+/// Where the agent runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// On a host that names its pods' namespaces.
+    Host,
+    /// On a Kubernetes node, whose pods it must find.
+    Kubernetes,
 }
 
 impl Machine {
-    pub(super) fn look() -> io::Result<Self> {
+    pub(super) fn look(place: Place) -> io::Result<Self> {
         let status = fs::read_to_string("/proc/self/status")?;
         let release = fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
-        Ok(Self { capabilities: effective(&status), kernel: version(&release), release })
+        Ok(Self { capabilities: effective(&status), kernel: version(&release), release, place })
     }
 
     /// Why the agent cannot run here, with the next step.
@@ -53,8 +63,10 @@ impl Machine {
 
     fn lacking(&self) -> Vec<String> {
         let admin = self.capabilities >> CAP_SYS_ADMIN & 1 == 1;
+        let finding: &[_] = if self.place == Place::Kubernetes { &TO_FIND_PODS } else { &[] };
         NEEDED
             .iter()
+            .chain(finding)
             .filter(|(bit, _, _)| self.capabilities >> bit & 1 == 0 && !(admin && *bit == CAP_BPF))
             .map(|(_, name, reason)| format!("{name} ({reason})"))
             .collect()
@@ -86,6 +98,9 @@ const NEEDED: [(u32, &str, &str); 7] = [
     (6, "CAP_SETGID", "to start the worker without privileges"),
     (5, "CAP_KILL", "to end a hung worker"),
 ];
+/// In Kubernetes besides: `/proc/PID/ns/net` of another user's process, or of one with more capabilities, is opened under
+/// PTRACE_MODE_READ_FSCREDS (ptrace(2)), also where the node's `/proc` is mounted into a container without hostPID.
+const TO_FIND_PODS: [(u32, &str, &str); 1] = [(19, "CAP_SYS_PTRACE", "to find pods' network namespaces")];
 /// `bpf_sk_assign` in TC and clsact's direct action with links kept by descriptor: DESIGN 2.1.
 const OLDEST: (u32, u32) = (5, 10);
 const TCX: (u32, u32) = (6, 6);
@@ -96,7 +111,7 @@ mod tests {
     use super::*;
 
     fn machine(capabilities: u64, release: &str) -> Machine {
-        Machine { capabilities, kernel: version(release), release: release.into() }
+        Machine { capabilities, kernel: version(release), release: release.into(), place: Place::Host }
     }
 
     #[test]
@@ -114,6 +129,14 @@ mod tests {
         assert!(nobody.contains("run it as root"), "{nobody}");
         let one = machine(!(1 << 12), "6.18.0").verdict().expect_err("one");
         assert!(one.contains("lacks CAP_NET_ADMIN (") && !one.contains("CAP_KILL"), "{one}");
+    }
+
+    #[test]
+    fn a_kubernetes_node_needs_one_more() {
+        let without = machine(!(1 << 19), "6.18.0");
+        assert_eq!(without.verdict(), Ok(()));
+        let verdict = Machine { place: Place::Kubernetes, ..without }.verdict().expect_err("one");
+        assert!(verdict.contains("lacks CAP_SYS_PTRACE ("), "{verdict}");
     }
 
     #[test]

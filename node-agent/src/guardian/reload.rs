@@ -1,4 +1,4 @@
-//! The configuration file as it is now, and whether it has changed.
+//! The configuration file as it is now, and whether it has changed; or a text from the command line, which never does.
 //!
 //! Owns the last good text. A bad file is reported once and the last good one stays. Called by the supervisor.
 
@@ -14,6 +14,8 @@ use crate::config::Config;
 /// The file, its last good content, and what it looked like when it was last read.
 pub(super) struct ConfigFile {
     path: PathBuf,
+    /// The text is no file's.
+    fixed: bool,
     seen: Option<Look>,
     text: String,
     config: Arc<Config>,
@@ -47,7 +49,13 @@ impl ConfigFile {
         let seen = Look::at(path).ok();
         let text = read(path)?;
         let config = Arc::new(Config::parse(&text, path)?);
-        Ok(Self { path: path.to_owned(), seen, text, config })
+        Ok(Self { path: path.to_owned(), fixed: false, seen, text, config })
+    }
+
+    /// A configuration that is not in a file; `path` stands for it in messages.
+    pub(super) fn fixed(text: String, path: &Path) -> anyhow::Result<Self> {
+        let config = Arc::new(Config::parse(&text, path)?);
+        Ok(Self { path: path.to_owned(), fixed: true, seen: None, text, config })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -66,11 +74,14 @@ impl ConfigFile {
     /// Whether the file looks different from when it was last read. A file that is away for a moment (between two
     /// renames) looks the same.
     pub(super) fn changed(&self) -> bool {
-        Look::at(&self.path).is_ok_and(|now| self.seen != Some(now))
+        !self.fixed && Look::at(&self.path).is_ok_and(|now| self.seen != Some(now))
     }
 
     /// Reads the file again. On an error the last good configuration stays in use.
     pub(super) fn reload(&mut self) -> anyhow::Result<Reload> {
+        if self.fixed {
+            return Ok(Reload::Same);
+        }
         // Looked at before it is read: a change in between is found the next time.
         self.seen = Look::at(&self.path).ok();
         let text = read(&self.path)?;

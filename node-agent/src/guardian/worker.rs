@@ -101,11 +101,11 @@ mod tests {
     use crate::{
         config::PodName,
         guardian::watch::Silence,
-        ipc::{self, BindAddress, Gate, REPLY_LEN},
+        ipc::{self, BindAddress, Gate, REPLY_LEN, Whereabouts},
     };
 
     fn arm(port: u16) -> Request {
-        Request::Arm { pod: PodName::new("web-1").expect("good"), port, gate: Gate::Always }
+        Request::Arm { pod: PodName::new("web-1").expect("good"), port, gate: Gate::Always, at: Whereabouts::default() }
     }
 
     fn sockets() -> Request {

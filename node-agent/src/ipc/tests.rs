@@ -14,8 +14,13 @@ fn requests() -> Vec<Request> {
     vec![
         Request::Ready,
         Request::Alive,
-        Request::Arm { pod: pod.clone(), port: 8080, gate: Gate::AppListening },
-        Request::Arm { pod: pod.clone(), port: 65535, gate: Gate::Always },
+        Request::Arm { pod: pod.clone(), port: 8080, gate: Gate::AppListening, at: Whereabouts::default() },
+        Request::Arm {
+            pod: pod.clone(),
+            port: 65535,
+            gate: Gate::Always,
+            at: Whereabouts { ips: vec![IpAddr::from([0xff; 16]); MAX_POD_IPS], first: FirstHand::Proxy },
+        },
         Request::Disarm { pod: pod.clone(), port: 1 },
         Request::Release { pod: pod.clone() },
         Request::Sockets {
@@ -97,7 +102,7 @@ fn values_outside_their_limits_are_malformed() {
         encode("0.0.0.0", 0, vec![700]),
         encode("::ffff:10.0.0.1", 0, vec![700]),
         encode("ff02::1", 0, vec![700]),
-        Request::Arm { pod: pod.clone(), port: 0, gate: Gate::Always }.encode(1),
+        Request::Arm { pod: pod.clone(), port: 0, gate: Gate::Always, at: Whereabouts::default() }.encode(1),
     ] {
         assert_eq!(Request::decode(&message), Err(Malformed));
         assert_eq!(Request::seq(&message), Some(1));

@@ -27,7 +27,7 @@ use tokio::{
 use crate::{
     certificates::Certificates,
     config::{Config, PodName},
-    ipc::{self, Handed, Reply, Request},
+    ipc::{self, Handed, Reply, Request, Whereabouts},
 };
 
 pub(crate) use crate::ipc::{Gate, RefusedCode};
@@ -180,8 +180,14 @@ impl Broker {
 
     /// Steers new connections of the pod's port to the pod's listeners. Dropped before its end, or failed, it is
     /// undone.
-    pub(crate) async fn arm(&self, pod: &PodName, port: u16, gate: Gate) -> Result<Armed, BrokerError> {
-        let request = Request::Arm { pod: pod.clone(), port, gate };
+    pub(crate) async fn arm(
+        &self,
+        pod: &PodName,
+        port: u16,
+        gate: Gate,
+        at: Whereabouts,
+    ) -> Result<Armed, BrokerError> {
+        let request = Request::Arm { pod: pod.clone(), port, gate, at };
         let undo = Undo { broker: self, pod, port, settled: false };
         let asked = self.ask(request, ARM_TIMEOUT).await;
         let Answer { reply, fds } = match asked {

@@ -1,7 +1,7 @@
 //! The worker's figures for Prometheus: handles resolved once, labels bounded.
 //!
-//! Owns the registry and its text form. Must not take a label from outside: pod names come from the admin's file,
-//! reasons are words of our own. Called by everything in the data path, read by `admin`.
+//! Owns the registry and its text form. Must not take a label from outside: pod names come from the admin's file or the
+//! API server, reasons are words of our own. Called by everything in the data path, read by `admin`.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
@@ -73,6 +73,12 @@ pub(crate) struct Metrics {
     pub(crate) pods_passing: Level,
     /// Pods captured now.
     pub(crate) pods: Level,
+    /// Intercepts that the API server tells of, in the whole cluster.
+    pub(crate) objects: Level,
+    /// Calls to the API server that failed, watches included.
+    pub(crate) api_errors: Count,
+    /// Intercepts that were deleted because nobody renewed them.
+    pub(crate) expired: Count,
     tunnels: Level,
     tunnels_opened: Count,
     handshakes_refused: Count,
@@ -111,6 +117,9 @@ impl Metrics {
             accept_errors: Count::default(),
             pods_passing: Level::default(),
             pods: Level::default(),
+            objects: Level::default(),
+            api_errors: Count::default(),
+            expired: Count::default(),
             tunnels: Level::default(),
             tunnels_opened: Count::default(),
             handshakes_refused: Count::default(),
@@ -157,6 +166,9 @@ impl Metrics {
         to.register("streams_failed", "Tunnelled connections that could not be opened", self.streams_failed.clone());
         to.register("events_dropped", "Request events dropped on full queues", self.events_dropped.clone());
         to.register("arms_failed", "Ports that could not be armed", self.arms_failed.clone());
+        to.register("intercept_objects", "Intercepts that the API server tells of", self.objects.clone());
+        to.register("intercepts_expired", "Intercepts deleted because nobody renewed them", self.expired.clone());
+        to.register("api_errors", "Calls to the API server that failed", self.api_errors.clone());
     }
 
     /// The counter of connections that ended for this reason (one of our own words).
@@ -167,6 +179,11 @@ impl Metrics {
     /// The counter of connections that went opaque for this reason.
     pub(crate) fn opaque(&self, reason: &'static str) -> Count {
         self.opaque.get_or_create_owned(&ReasonLabel { reason })
+    }
+
+    /// Drops what was counted in pods: where pods come and go, those that are captured no longer must not pile up.
+    pub(crate) fn forget_datapaths(&self) {
+        self.datapath.clear();
     }
 
     /// Takes over what the guardian counted in a pod: absolute values, which begin anew when the pod is captured anew.

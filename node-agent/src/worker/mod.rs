@@ -9,6 +9,7 @@ mod admin;
 pub(crate) mod broker;
 mod capture;
 mod connection;
+pub(crate) mod control;
 mod developer_leg;
 mod http2;
 mod metrics;
@@ -34,10 +35,11 @@ use self::{
     admin::Readiness,
     broker::{Bootstrap, Broker, Event},
     capture::{Captures, Limit},
+    control::Plane,
     metrics::Metrics,
     plan::Plans,
     shutdown::Stop,
-    tls::Tls,
+    tls::{GivenFor, Tls},
     tunnel::Tunnels,
     upstream::ports::Ranges,
 };
@@ -67,7 +69,7 @@ pub(crate) fn run(bootstrap: Bootstrap) -> anyhow::Result<()> {
 struct Worker {
     captures: Captures,
     tunnels: Tunnels,
-    config: watch::Sender<Arc<Config>>,
+    plane: watch::Sender<Plane>,
     tls: Tls,
     readiness: Readiness,
     stop: Stop,
@@ -81,17 +83,17 @@ async fn live(bootstrap: Bootstrap) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(driver.run());
     let Bootstrap { udp, key, config, certificates, .. } = bootstrap;
-    let tls = Tls::new(&certificates, config.agent.probe_tls);
+    let given_for = if config.kubernetes.is_some() { GivenFor::Pods } else { GivenFor::Ports };
+    let tls = Tls::new(&certificates, given_for, config.agent.probe_tls);
     let parts = Parts { udp, key, config, tls };
     let worker = start(parts, &broker, tasks).await?;
     broker.ready().await.context("tell the guardian that the worker serves")?;
-    worker.readiness.set(true);
     while let Some(event) = events.recv().await {
         match event {
             Event::Config(config, certificates) => {
                 tracing::info!(pods = config.pods.len(), developers = config.developers.len(), "new configuration");
                 worker.tls.replace(&certificates);
-                worker.config.send_replace(config);
+                worker.plane.send_replace(config);
             }
             Event::PodGone(pod) => {
                 tracing::warn!(%pod, "the pod's network namespace is another one now: its connections are reset");
@@ -134,20 +136,41 @@ async fn start(parts: Parts, broker: &Broker, mut tasks: JoinSet<()>) -> anyhow:
         tls: parts.tls.clone(),
         stop: stop.clone(),
     });
-    let (config, changes) = watch::channel(parts.config);
+    let kubernetes = parts.config.kubernetes.clone();
+    let first: Plane = if kubernetes.is_some() { control::kubernetes::nothing() } else { parts.config.clone() };
+    let (plane, changes) = watch::channel::<Plane>(first);
+    let key = identity.pin();
     let tunnels = tunnel::start(tunnel::Parts {
         udp: parts.udp,
         identity,
-        config: changes,
+        plane: changes,
         broker: broker.clone(),
         captures: captures.clone(),
         plans,
         tls: parts.tls.clone(),
     })
     .context("start the tunnel endpoint")?;
-    let scrape = scrape(broker.clone(), captures.clone(), metrics, tunnels.counters().clone());
+    let come_and_go = kubernetes.is_some();
+    let scrape = scrape(broker.clone(), captures.clone(), metrics.clone(), tunnels.counters().clone(), come_and_go);
     tasks.spawn(admin::serve(admin, readiness.clone(), scrape));
-    Ok(Worker { captures, tunnels, config, tls: parts.tls, readiness, stop, _tasks: tasks })
+    match kubernetes {
+        // Ready once the API server has told what there is.
+        Some(settings) => control::kubernetes::start(
+            control::kubernetes::Parts {
+                settings,
+                config: parts.config,
+                key,
+                plane: plane.clone(),
+                tls: parts.tls.clone(),
+                standings: tunnels.standings(),
+                metrics,
+                readiness: readiness.clone(),
+            },
+            &mut tasks,
+        )?,
+        None => readiness.set(true),
+    }
+    Ok(Worker { captures, tunnels, plane, tls: parts.tls, readiness, stop, _tasks: tasks })
 }
 
 /// Makes the text of `/metrics`: what the pods' programs counted is asked for when it is read.
@@ -156,15 +179,19 @@ fn scrape(
     captures: Captures,
     metrics: Arc<Metrics>,
     counters: Arc<tunnel::counters::Counters>,
+    pods_come_and_go: bool,
 ) -> impl Fn() -> std::pin::Pin<Box<dyn Future<Output = Result<String, std::fmt::Error>> + Send>> + Clone + Send + Sync
 {
     move || {
         let (broker, captures, metrics, counters) =
             (broker.clone(), captures.clone(), metrics.clone(), counters.clone());
         Box::pin(async move {
+            if pods_come_and_go {
+                metrics.forget_datapaths();
+            }
             for pod in captures.pods() {
                 match broker.stats(&pod).await {
-                    Ok(counts) => metrics.set_datapath(pod.as_str(), &counts),
+                    Ok(counts) => metrics.set_datapath(&pod.to_string(), &counts),
                     Err(error) => tracing::debug!(%pod, %error, "no counts of the pod's programs"),
                 }
             }

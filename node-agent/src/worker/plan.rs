@@ -71,7 +71,7 @@ impl Intercept {
         destination: SocketAddr,
         tls: Option<ClientTls>,
     ) -> Result<DeveloperLeg, OpenError> {
-        let header = StreamHeader { intercept: self.id, pod: self.pod.to_string(), client, destination, tls };
+        let header = StreamHeader { intercept: self.id, pod: self.pod.bare().to_owned(), client, destination, tls };
         let header = header.encode().map_err(|_| OpenError::Gone)?;
         let opened = timeout(OPEN_LIMIT, async {
             let (mut send, recv, open) = self.tunnel.open_bi().await?;

@@ -1,12 +1,12 @@
 //! Which intercepts exist, which wins, and which ports are armed for them.
 //!
-//! Owns the desired state as a pure function of sessions and configuration: no socket, no task, no clock (time comes in
+//! Owns the desired state as a pure function of sessions and control plane: no socket, no task, no clock (time comes in
 //! as a parameter). Must not perform anything: the hub does (`tunnel::hub`). Seniority outlives a lost tunnel by
 //! [`SENIORITY`], by the developer's key and the intercept's token together, so that nobody inherits another's.
 
 pub(crate) mod arming;
 mod contest;
-mod filter;
+pub(crate) mod filter;
 pub(crate) mod report;
 #[cfg(test)]
 mod tests;
@@ -18,9 +18,12 @@ use std::{
 };
 
 use redir_tunnel::Pin;
-use redir_wire::{Refused, RefusedCode, Selector, Token, Which, Wish, limits};
+use redir_wire::{PodEntry, Refused, RefusedCode, Selector, Token, Which, Wish, limits};
 
-use crate::config::{Config, Developer, Pod, PodName};
+use crate::{
+    config::PodName,
+    worker::control::{Grant, Place, Plane},
+};
 
 use contest::Overlaps;
 
@@ -33,7 +36,7 @@ pub(crate) struct SessionId(pub(crate) u64);
 /// All intercepts of all live tunnels.
 #[derive(Debug)]
 pub(crate) struct Registry {
-    config: Arc<Config>,
+    plane: Plane,
     wishes: BTreeMap<u64, Registered>,
     retired: HashMap<(Pin, Token), Retired>,
     overlaps: Overlaps,
@@ -49,10 +52,8 @@ pub(crate) struct Registered {
     pub(crate) session: SessionId,
     /// Whose key.
     pub(crate) pin: Pin,
-    /// What was asked for.
-    pub(crate) wish: Wish,
-    /// The wish's filter, compiled.
-    pub(crate) filter: Option<redir_http::filter::Filter>,
+    /// What it comes to.
+    pub(crate) grant: Grant,
     /// Since when, kept over redials.
     pub(crate) since: SystemTime,
     /// Requests reported so far.
@@ -83,21 +84,34 @@ pub(crate) struct Leaver {
     pub(crate) what: String,
 }
 
+impl Registered {
+    /// Older ones are less; numbers are given in the order of arrival and kept with the seniority.
+    fn age(&self) -> (Option<(SystemTime, Token)>, u64) {
+        (self.grant.made, self.id)
+    }
+}
+
 impl Registry {
     /// No intercept yet.
-    pub(crate) fn new(config: Arc<Config>) -> Self {
-        Self { config, wishes: BTreeMap::new(), retired: HashMap::new(), overlaps: Overlaps::default(), next: 1 }
+    pub(crate) fn new(plane: Plane) -> Self {
+        Self { plane, wishes: BTreeMap::new(), retired: HashMap::new(), overlaps: Overlaps::default(), next: 1 }
     }
 
-    /// Puts a new configuration in the place of the old. The caller ends the sessions of keys that it no longer has.
-    pub(crate) fn configure(&mut self, config: Arc<Config>) {
-        self.config = config;
+    /// Puts a new control plane in the place of the old; the intercepts that have ended with it, and why. The caller ends
+    /// the sessions of keys that it no longer has.
+    pub(crate) fn configure(&mut self, plane: Plane) -> Vec<(Leaver, String)> {
+        self.plane = plane;
+        let ended = |wish: &Registered| Some((wish.id, self.plane.ended(&wish.pin, wish.grant.wish.token)?));
+        let ended: Vec<(u64, String)> = self.wishes.values().filter_map(ended).collect();
+        ended.iter().for_each(|(id, _)| self.overlaps.forget(*id));
+        let gone = ended.into_iter().filter_map(|(id, why)| Some((leaver(self.wishes.remove(&id)?), why))).collect();
         self.note_pods();
+        gone
     }
 
-    /// The configuration.
-    pub(crate) fn config(&self) -> &Config {
-        &self.config
+    /// The control plane.
+    pub(crate) fn plane(&self) -> &Plane {
+        &self.plane
     }
 
     /// Registers an intercept; its number. The same token of the same key takes the place of what it named before.
@@ -109,10 +123,9 @@ impl Registry {
         clock: SystemTime,
         now: Instant,
     ) -> Result<u64, Refused> {
-        let developer = self.config.developer(&pin).ok_or_else(unknown_developer)?;
-        self.check_pods(developer, &wish)?;
-        let filter = wish.filter.as_ref().map(filter::compile).transpose()?;
-        let predecessor = self.wishes.values().find(|other| other.pin == pin && other.wish.token == wish.token);
+        let grant = self.plane.grant(&pin, wish)?;
+        let token = grant.wish.token;
+        let predecessor = self.wishes.values().find(|other| other.pin == pin && other.grant.wish.token == token);
         let predecessor = predecessor.map(|other| other.id);
         if predecessor.is_none() && self.of_session(session).count() >= limits::INTERCEPTS {
             let sentence = format!("one tunnel holds at most {} intercepts; leave some first", limits::INTERCEPTS);
@@ -121,14 +134,14 @@ impl Registry {
         self.retired.retain(|_, retired| retired.until > now);
         let (id, since, requests) = if let Some(before) = predecessor.and_then(|id| self.wishes.remove(&id)) {
             (before.id, before.since, before.requests)
-        } else if let Some(before) = self.retired.remove(&(pin, wish.token)) {
+        } else if let Some(before) = self.retired.remove(&(pin, token)) {
             (before.id, before.since, before.requests)
         } else {
             let id = self.next;
             self.next += 1;
-            (id, clock, Arc::default())
+            (id, grant.made.map_or(clock, |(made, _)| made), Arc::default())
         };
-        let registered = Registered { id, session, pin, wish, filter, since, requests, seen: BTreeSet::new() };
+        let registered = Registered { id, session, pin, grant, since, requests, seen: BTreeSet::new() };
         self.overlaps.compare(&registered, self.wishes.values());
         self.wishes.insert(id, registered);
         self.note_pods();
@@ -144,8 +157,8 @@ impl Registry {
             if self.retired.len() >= RETIRED {
                 continue;
             }
-            let Registered { id, pin, wish, since, requests, .. } = gone;
-            self.retired.insert((pin, wish.token), Retired { id, since, requests, until: now + SENIORITY });
+            let Registered { id, pin, grant, since, requests, .. } = gone;
+            self.retired.insert((pin, grant.wish.token), Retired { id, since, requests, until: now + SENIORITY });
         }
     }
 
@@ -158,16 +171,7 @@ impl Registry {
             .map(|wish| wish.id)
             .collect();
         ids.iter().for_each(|id| self.overlaps.forget(*id));
-        let leavers: Vec<Leaver> = ids
-            .iter()
-            .filter_map(|id| self.wishes.remove(id))
-            .map(|gone| Leaver {
-                id: gone.id,
-                token: gone.wish.token,
-                session: gone.session,
-                what: format!("{}:{}", gone.wish.selector, gone.wish.port),
-            })
-            .collect();
+        let leavers: Vec<Leaver> = ids.iter().filter_map(|id| self.wishes.remove(id)).map(leaver).collect();
         if leavers.is_empty() && !matches!(which, Which::All) {
             let sentence = "you have no such intercept here; `redir list` shows those you have".to_owned();
             return Err(Refused { code: RefusedCode::NotFound, sentence });
@@ -180,79 +184,64 @@ impl Registry {
         self.wishes.get(&id)
     }
 
-    /// All intercepts, oldest first.
+    /// All intercepts, oldest first; in the same order on every agent where the plane knows when they were made.
     pub(crate) fn wishes(&self) -> impl Iterator<Item = &Registered> {
-        // Numbers are given in the order of arrival and kept with the seniority.
-        self.wishes.values()
+        let mut wishes: Vec<&Registered> = self.wishes.values().collect();
+        wishes.sort_by_key(|wish| wish.age());
+        wishes.into_iter()
     }
 
     /// The pods that a wish selects and its developer may intercept, whatever the port.
-    fn pods<'a>(&'a self, wish: &'a Registered) -> impl Iterator<Item = &'a Pod> {
-        let developer = self.config.developer(&wish.pin);
-        self.config.pods.iter().filter(move |pod| {
-            developer.is_some_and(|developer| developer.may(pod)) && selects(&wish.wish.selector, pod)
-        })
+    fn places(&self, wish: &Registered) -> Vec<Place> {
+        self.plane.places(&wish.pin, &wish.grant)
     }
 
     fn of_session(&self, session: SessionId) -> impl Iterator<Item = &Registered> {
         self.wishes.values().filter(move |wish| wish.session == session)
     }
 
-    /// Refuses a wish without a pod. The sentence is the same for a pod that is not there and one that is not allowed.
-    fn check_pods(&self, developer: &Developer, wish: &Wish) -> Result<(), Refused> {
-        let pods: Vec<&Pod> =
-            self.config.pods.iter().filter(|pod| developer.may(pod) && selects(&wish.selector, pod)).collect();
-        let Some(first) = pods.first() else {
-            let sentence = format!(
-                "no pod {} that your key may intercept is on this agent; `redir list` shows those it may",
-                wish.selector
-            );
-            return Err(Refused { code: RefusedCode::NoSuchPod, sentence });
-        };
-        if pods.iter().any(|pod| pod.allows(wish.port)) {
-            return Ok(());
-        }
-        Err(Refused { code: RefusedCode::PortNotAllowed, sentence: port_not_allowed(first, wish.port) })
-    }
-
     fn names(&self, which: &Which, wish: &Registered) -> bool {
         match which {
             Which::All => true,
             Which::Id(id) => wish.id == *id,
-            Which::Token(token) => wish.wish.token == *token,
+            Which::Token(token) => wish.grant.wish.token == *token,
             Which::Selector(selector, port) => {
-                let covers = || self.pods(wish).next().is_some() && self.pods(wish).all(|pod| selects(selector, pod));
-                port.is_none_or(|port| port == wish.wish.port) && (*selector == wish.wish.selector || covers())
+                let Wish { selector: named, port: intercepted, .. } = &wish.grant.wish;
+                port.is_none_or(|port| port == *intercepted) && (selector == named || self.covers(selector, wish))
             }
         }
     }
 
+    /// Whether every pod of the wish is one that the selector selects.
+    fn covers(&self, selector: &Selector, wish: &Registered) -> bool {
+        let visible = self.plane.visible(&wish.pin);
+        let selected = |place: &Place| visible.iter().any(|(pod, entry)| *pod == place.pod && selects(selector, entry));
+        let places = self.places(wish);
+        !places.is_empty() && places.iter().all(selected)
+    }
+
+    /// Where the developer hears of pods that were lost, they are remembered.
     fn note_pods(&mut self) {
-        let seen: Vec<(u64, Vec<PodName>)> =
-            self.wishes.values().map(|wish| (wish.id, self.pods(wish).map(|pod| pod.name.clone()).collect())).collect();
-        for (id, pods) in seen {
-            if let Some(wish) = self.wishes.get_mut(&id) {
-                wish.seen.extend(pods);
+        let remember = self.plane.lost().is_some();
+        for wish in self.wishes.values_mut() {
+            let places = self.plane.places(&wish.pin, &wish.grant);
+            if !remember {
+                wish.seen.clear();
             }
+            wish.seen.extend(places.into_iter().map(|place| place.pod));
         }
     }
 }
 
-fn selects(selector: &Selector, pod: &Pod) -> bool {
+fn selects(selector: &Selector, pod: &PodEntry) -> bool {
     match selector {
-        Selector::Pod(name) => pod.name.as_str() == name,
-        Selector::Labels(labels) => labels.iter().all(|(key, value)| pod.labels.0.get(key) == Some(value)),
+        Selector::Pod(name) => pod.name == *name,
+        Selector::Labels(labels) => labels.iter().all(|(key, value)| pod.labels.get(key) == Some(value)),
     }
 }
 
-fn unknown_developer() -> Refused {
-    let sentence = "the agent's configuration no longer has your key; ask its administrator".to_owned();
-    Refused { code: RefusedCode::NoSuchPod, sentence }
-}
-
-fn port_not_allowed(pod: &Pod, port: u16) -> String {
-    let allowed: Vec<String> = pod.ports.iter().flatten().take(8).map(u16::to_string).collect();
-    format!("port {port} of pod {} may not be intercepted; allowed are: {}", pod.name, allowed.join(", "))
+fn leaver(gone: Registered) -> Leaver {
+    Leaver { id: gone.id, token: gone.grant.wish.token, session: gone.session, what: gone.grant.what }
 }
 
 /// How long an intercept keeps its place after its tunnel was lost: longer than a laptop's change of network.

@@ -26,8 +26,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{Config, PodName},
-    worker::{broker::Broker, capture::Captures, plan::Plans, registry::report, tls::Tls},
+    config::PodName,
+    worker::{broker::Broker, capture::Captures, control::Plane, plan::Plans, registry::report::Standings, tls::Tls},
 };
 
 use self::{
@@ -43,8 +43,8 @@ pub(crate) struct Parts {
     pub(crate) udp: UdpSocket,
     /// The agent's key.
     pub(crate) identity: Identity,
-    /// The configuration; a change that removes a key ends its tunnels.
-    pub(crate) config: watch::Receiver<Arc<Config>>,
+    /// The control plane; a change that removes a key ends its tunnels.
+    pub(crate) plane: watch::Receiver<Plane>,
     /// Arms and disarms.
     pub(crate) broker: Broker,
     /// Is told what was armed.
@@ -60,6 +60,7 @@ pub(crate) struct Tunnels {
     endpoint: Arc<AgentEndpoint>,
     hub: mpsc::Sender<Command>,
     counters: Arc<Counters>,
+    standings: watch::Sender<Standings>,
     closing: CancellationToken,
     /// The task that owns all sessions.
     sessions: JoinSet<()>,
@@ -68,11 +69,12 @@ pub(crate) struct Tunnels {
 
 /// Starts serving; inside a tokio runtime.
 pub(crate) fn start(parts: Parts) -> anyhow::Result<Tunnels> {
-    let Parts { udp, identity, config, broker, captures, plans, tls } = parts;
+    let Parts { udp, identity, plane, broker, captures, plans, tls } = parts;
     let (ops, requested) = mpsc::unbounded_channel();
     let (looks, unseen) = mpsc::unbounded_channel();
-    let mut tunnels = start_with(udp, &identity, config, plans, tls.clone(), Hands { ops, looks })?;
-    tunnels.tasks.spawn(hands::run(broker, captures.clone(), requested, tunnels.hub.clone()));
+    let hands = Hands { ops, looks, standings: watch::Sender::new(Standings::new()) };
+    let mut tunnels = start_with(udp, &identity, plane.clone(), plans, tls.clone(), hands)?;
+    tunnels.tasks.spawn(hands::run(broker, captures.clone(), plane, requested, tunnels.hub.clone()));
     tunnels.tasks.spawn(looks::run(captures, tls, unseen));
     Ok(tunnels)
 }
@@ -81,13 +83,13 @@ pub(crate) fn start(parts: Parts) -> anyhow::Result<Tunnels> {
 fn start_with(
     udp: UdpSocket,
     identity: &Identity,
-    config: watch::Receiver<Arc<Config>>,
+    plane: watch::Receiver<Plane>,
     plans: Plans,
     tls: Tls,
     hands: Hands,
 ) -> anyhow::Result<Tunnels> {
     let authorised = Authorised::default();
-    authorised.replace(report::pins(&config.borrow()));
+    authorised.replace(plane.borrow().keys());
     let endpoint = AgentEndpoint::start(udp, identity, authorised.clone())
         .context("cannot serve tunnels on the UDP socket; check `listen` in the configuration")?;
     let endpoint = Arc::new(endpoint);
@@ -95,12 +97,13 @@ fn start_with(
     let (hub, commands) = mpsc::channel(COMMANDS);
     let mut tasks = JoinSet::new();
     let about = session::About { agent: agent_name(), software: SOFTWARE };
-    let hub_task = Hub::new(config.clone(), authorised, plans, counters.clone(), hands, tls, about.clone());
+    let standings = hands.standings.clone();
+    let hub_task = Hub::new(plane.clone(), authorised, plans, counters.clone(), hands, tls, about.clone());
     tasks.spawn(hub_task.run(commands));
     let (closing, mut sessions) = (CancellationToken::new(), JoinSet::new());
-    let accept = session::accept(endpoint.clone(), closing.clone(), config, hub.clone(), counters.clone(), about);
+    let accept = session::accept(endpoint.clone(), closing.clone(), plane, hub.clone(), counters.clone(), about);
     sessions.spawn(accept);
-    Ok(Tunnels { endpoint, hub, counters, closing, sessions, tasks })
+    Ok(Tunnels { endpoint, hub, counters, standings, closing, sessions, tasks })
 }
 
 impl Tunnels {
@@ -138,6 +141,11 @@ impl Tunnels {
         &self.counters
     }
 
+    /// How the intercepts stand, as long as somebody holds this.
+    pub(crate) fn standings(&self) -> watch::Receiver<Standings> {
+        self.standings.subscribe()
+    }
+
     /// Where the endpoint listens.
     #[cfg(test)]
     pub(crate) fn address(&self) -> std::io::Result<std::net::SocketAddr> {
@@ -156,7 +164,8 @@ fn agent_name() -> String {
     nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "agent".into())
 }
 
-const SOFTWARE: &str = concat!("redir-agent ", env!("CARGO_PKG_VERSION"));
+/// Name and release.
+pub(crate) const SOFTWARE: &str = concat!("redir-agent ", env!("CARGO_PKG_VERSION"));
 /// Commands that wait for the hub, which never waits for anybody itself.
 const COMMANDS: usize = 256;
 /// How long disarming may take: the guardian does one port after the other, in milliseconds each.

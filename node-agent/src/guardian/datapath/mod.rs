@@ -175,6 +175,12 @@ impl PodDatapath {
         self.attach
     }
 
+    /// Whether connections are taken where the stack looks for a listener, after netfilter: what is redirected to a proxy
+    /// in the pod stays the proxy's. Known once attached.
+    pub(crate) fn looks_up(&self) -> bool {
+        self.has_companion
+    }
+
     /// Stops steering; what was steered goes on being reflected.
     pub(crate) fn detach_steer(&mut self) -> Result<(), DatapathError> {
         if self.steering.is_empty() {

@@ -14,7 +14,7 @@ use redir_rig::{
 use socket2::Socket;
 
 use super::*;
-use crate::ipc::{Armed, BindAddress, Handed};
+use crate::ipc::{Armed, BindAddress, Gate, Handed};
 
 /// One pod (`web-1`, ports 8080 and 8081) and one namespace without an address (`bare`).
 struct Rig {
@@ -31,7 +31,7 @@ impl Rig {
         let topology = Topology::new(&unique_prefix("t"), 1).expect("namespaces: run as root");
         let netns = topology.pod().namespace.path().to_owned();
         let before = Snapshot::take(&topology.pod().namespace).expect("bpftool, ip");
-        let pods = Pods::new(Home::new().expect("own namespace"), attach, 65534);
+        let pods = Pods::new(Home::new().expect("own namespace"), attach, 65534, None);
         Self { config: config(&netns, "8080, 8081"), topology, pods, before }
     }
 
@@ -40,7 +40,7 @@ impl Rig {
     }
 
     fn arm(&mut self, port: u16) -> Result<Granted, Refusal> {
-        self.ask(Request::Arm { pod: web(), port, gate: Gate::AppListening })
+        self.ask(Request::Arm { pod: web(), port, gate: Gate::AppListening, at: Whereabouts::default() })
     }
 
     fn programs(&self) -> String {
@@ -159,7 +159,9 @@ fn wishes_outside_the_configuration_are_refused_and_leave_nothing() {
     ];
     for (pod, port, code, words) in cases {
         let pod = PodName::new(pod).expect("good");
-        let refused = rig.ask(Request::Arm { pod: pod.clone(), port, gate: Gate::Always }).expect_err(words);
+        let refused = rig
+            .ask(Request::Arm { pod: pod.clone(), port, gate: Gate::Always, at: Whereabouts::default() })
+            .expect_err(words);
         assert_eq!(refused.code, code, "{}", refused.sentence);
         assert!(refused.sentence.contains(words), "{}", refused.sentence);
         let refused = rig.ask(Request::Stats { pod }).expect_err("not armed");
@@ -232,7 +234,7 @@ fn dropping_the_guardians_state_leaves_nothing() {
     for attach in BOTH {
         let mut rig = Rig::new(attach);
         let (_, held_by_the_worker) = rig.arm(8080).expect("armed");
-        rig.pods = Pods::new(Home::new().expect("own namespace"), attach, 65534);
+        rig.pods = Pods::new(Home::new().expect("own namespace"), attach, 65534, None);
         rig.assert_restored();
         drop(held_by_the_worker);
     }

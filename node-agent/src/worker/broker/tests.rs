@@ -100,7 +100,10 @@ async fn the_first_arm_brings_descriptors_to_their_places() {
     let link = OwnedFd::from(File::open("/proc/self/status").expect("there"));
     let played = async {
         let (seq, request) = guardian.request().await;
-        assert_eq!(request, Request::Arm { pod: pod(), port: 80, gate: Gate::AppListening });
+        assert_eq!(
+            request,
+            Request::Arm { pod: pod(), port: 80, gate: Gate::AppListening, at: Whereabouts::default() }
+        );
         let reply = armed(3, Handed::Both);
         guardian.reply(seq, &reply, &[&listener(), &listener(), &memory("beat"), &link]);
         let (seq, _) = guardian.request().await;
@@ -112,11 +115,11 @@ async fn the_first_arm_brings_descriptors_to_their_places() {
     let name = pod();
     let slot = broker.state().shelf.lowest();
     let asked = async {
-        let armed = broker.arm(&name, 80, Gate::AppListening).await.expect("armed");
+        let armed = broker.arm(&name, 80, Gate::AppListening, Whereabouts::default()).await.expect("armed");
         assert_eq!((armed.earlier_connections, armed.pod_addresses.len()), (3, 1));
         let armed = armed.first.expect("first");
         assert_eq!(armed.addresses.len(), 2);
-        assert!(broker.arm(&name, 81, Gate::Always).await.expect("armed").first.is_none());
+        assert!(broker.arm(&name, 81, Gate::Always, Whereabouts::default()).await.expect("armed").first.is_none());
         let kept = broker.state().shelf.kept(&name);
         assert_eq!(kept, [slot.expect("free")]);
         assert!(target(kept[0]).is_some_and(|target| target.ends_with("/status")));
@@ -135,7 +138,7 @@ async fn an_arm_that_nobody_waits_for_is_undone() {
     let rig = rig();
     let name = pod();
     {
-        let arm = rig.broker.arm(&name, 80, Gate::Always);
+        let arm = rig.broker.arm(&name, 80, Gate::Always, Whereabouts::default());
         tokio::pin!(arm);
         let (seq, _) = tokio::select! {
             _ = &mut arm => panic!("nobody has answered"),
@@ -145,7 +148,7 @@ async fn an_arm_that_nobody_waits_for_is_undone() {
         rig.guardian.reply(seq, &reply, &[&listener(), &memory("beat")]);
         // The asker goes away with the answer on its way.
     }
-    let arm_again = rig.broker.arm(&name, 80, Gate::Always);
+    let arm_again = rig.broker.arm(&name, 80, Gate::Always, Whereabouts::default());
     tokio::pin!(arm_again);
     let undone =
         async { (rig.guardian.request().await.1, rig.guardian.request().await.1, rig.guardian.request().await) };
@@ -155,7 +158,7 @@ async fn an_arm_that_nobody_waits_for_is_undone() {
     };
     assert_eq!(disarm, Request::Disarm { pod: pod(), port: 80 });
     assert_eq!(release, Request::Release { pod: pod() });
-    assert_eq!(arm, Request::Arm { pod: pod(), port: 80, gate: Gate::Always });
+    assert_eq!(arm, Request::Arm { pod: pod(), port: 80, gate: Gate::Always, at: Whereabouts::default() });
     let reply = armed(2, Handed::Ipv4);
     rig.guardian.reply(seq, &reply, &[&listener(), &memory("beat")]);
     let again = arm_again.await.expect("armed");
@@ -163,7 +166,7 @@ async fn an_arm_that_nobody_waits_for_is_undone() {
 
     // A further port of a pod that is held is taken back without releasing the pod.
     tokio::select! {
-        _ = rig.broker.arm(&name, 81, Gate::Always) => panic!("nobody has answered"),
+        _ = rig.broker.arm(&name, 81, Gate::Always, Whereabouts::default()) => panic!("nobody has answered"),
         _ = rig.guardian.request() => {}
     }
     assert_eq!(rig.guardian.request().await.1, Request::Disarm { pod: pod(), port: 81 });
@@ -185,7 +188,7 @@ async fn a_refused_arm_takes_nothing_back() {
         let refused = Reply::Refused { code: RefusedCode::UnknownPod, sentence: "no".into() };
         rig.guardian.reply(seq, &refused, &[]);
     };
-    let (armed, ()) = tokio::join!(rig.broker.arm(&name, 80, Gate::Always), played);
+    let (armed, ()) = tokio::join!(rig.broker.arm(&name, 80, Gate::Always, Whereabouts::default()), played);
     assert!(matches!(armed, Err(BrokerError::Refused { code: RefusedCode::UnknownPod, .. })));
     let played = async {
         let (seq, request) = rig.guardian.request().await;

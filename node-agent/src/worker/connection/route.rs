@@ -15,7 +15,7 @@ use super::{
     transport::Transport,
 };
 #[cfg(test)]
-use crate::certificates::Certificates;
+use crate::{certificates::Certificates, worker::tls::GivenFor};
 use crate::{
     config::PodName,
     worker::{
@@ -76,7 +76,7 @@ impl Route {
             client,
             destination: SocketAddr::from(([10, 0, 0, 1], 8080)),
             connect: Box::new(connect),
-            tls: Tls::new(&Certificates::default(), true),
+            tls: Tls::new(&Certificates::default(), GivenFor::Ports, true),
             secured: None,
         }
     }

@@ -1,11 +1,11 @@
 //! Who gets a port's requests: filtered over global, then the oldest; and what that takes from whom.
 
-use std::{collections::BTreeMap, ops::Bound};
+use std::collections::{BTreeMap, BTreeSet};
 
 use redir_http::filter::{Overlap, overlap};
 use redir_wire::{Conflict, Takes};
 
-use crate::config::PodName;
+use crate::{config::PodName, worker::control::Place};
 
 use super::{Registered, Registry, report::millis};
 
@@ -19,27 +19,36 @@ pub(crate) struct Contest {
     pub(crate) filtered: Vec<u64>,
     /// Without: the first alone gets anything.
     pub(crate) globals: Vec<u64>,
+    /// Those with a filter, to be asked for.
+    members: BTreeSet<u64>,
 }
 
-/// What filtered intercepts of the same port have in common, compared once for each two of them.
+/// What filtered intercepts have in common, compared once for each two of them.
 #[derive(Debug, Default)]
-pub(super) struct Overlaps(BTreeMap<u64, BTreeMap<u64, Takes>>);
+pub(super) struct Overlaps(BTreeMap<u64, BTreeMap<u64, (Which, Takes)>>);
+
+/// Which of two is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Which {
+    Older,
+    Younger,
+}
 
 impl Overlaps {
     /// Compares an intercept that is new, or is another one now, with all others.
     pub(super) fn compare<'a>(&mut self, new: &Registered, others: impl Iterator<Item = &'a Registered>) {
         self.forget(new.id);
-        for other in others.filter(|other| other.id != new.id && other.wish.port == new.wish.port) {
-            let (older, younger) = if other.id < new.id { (other, new) } else { (new, other) };
-            let (Some(winner), Some(loser)) = (&older.filter, &younger.filter) else { continue };
+        for other in others.filter(|other| other.id != new.id && may_meet(other, new)) {
+            let (older, younger) = if other.age() < new.age() { (other, new) } else { (new, other) };
+            let (Some(winner), Some(loser)) = (&older.grant.filter, &younger.grant.filter) else { continue };
             let takes = match overlap(loser, winner) {
                 Overlap::Same | Overlap::Subset => Takes::Everything,
                 Overlap::Superset | Overlap::Possible => Takes::Shared,
                 // Developers who share a pod have values of their own: nobody is warned of a header that comes twice.
                 Overlap::UnlessRepeated | Overlap::Never => continue,
             };
-            self.0.entry(older.id).or_default().insert(younger.id, takes);
-            self.0.entry(younger.id).or_default().insert(older.id, takes);
+            self.0.entry(older.id).or_default().insert(younger.id, (Which::Younger, takes));
+            self.0.entry(younger.id).or_default().insert(older.id, (Which::Older, takes));
         }
     }
 
@@ -52,17 +61,16 @@ impl Overlaps {
         }
     }
 
-    fn older(&self, id: u64) -> impl Iterator<Item = (u64, Takes)> {
-        self.range(id, (Bound::Unbounded, Bound::Excluded(id)))
+    fn with(&self, id: u64, which: Which) -> impl Iterator<Item = (u64, Takes)> {
+        let all = self.0.get(&id).into_iter().flatten();
+        all.filter(move |(_, (other, _))| *other == which).map(|(other, (_, takes))| (*other, *takes))
     }
+}
 
-    fn younger(&self, id: u64) -> impl Iterator<Item = (u64, Takes)> {
-        self.range(id, (Bound::Excluded(id), Bound::Unbounded))
-    }
-
-    fn range(&self, id: u64, bounds: (Bound<u64>, Bound<u64>)) -> impl Iterator<Item = (u64, Takes)> {
-        self.0.get(&id).into_iter().flat_map(move |with| with.range(bounds)).map(|(other, takes)| (*other, *takes))
-    }
+/// Whether two intercepts can want the same port. By number where both say one; a name is another number in each pod.
+fn may_meet(one: &Registered, other: &Registered) -> bool {
+    let named = one.grant.made.is_some() || other.grant.made.is_some();
+    named || one.grant.wish.port == other.grant.wish.port
 }
 
 impl Registry {
@@ -70,10 +78,14 @@ impl Registry {
     pub(crate) fn contests(&self) -> Contests {
         let mut contests = Contests::new();
         for wish in self.wishes() {
-            for pod in self.pods(wish).filter(|pod| pod.allows(wish.wish.port)) {
-                let contest = contests.entry((pod.name.clone(), wish.wish.port)).or_default();
-                let place = if wish.filter.is_some() { &mut contest.filtered } else { &mut contest.globals };
-                place.push(wish.id);
+            for Place { pod, port } in self.places(wish) {
+                let Ok(port) = port else { continue };
+                let contest = contests.entry((pod, port)).or_default();
+                let kind = if wish.grant.filter.is_some() { &mut contest.filtered } else { &mut contest.globals };
+                kind.push(wish.id);
+                if wish.grant.filter.is_some() {
+                    contest.members.insert(wish.id);
+                }
             }
         }
         contests
@@ -96,17 +108,18 @@ impl Registry {
         others: fn(&Self, &Registered, &Contest) -> Vec<(u64, Takes)>,
     ) -> Vec<Conflict> {
         let mut all = Vec::new();
-        for pod in self.pods(wish) {
-            let Some(contest) = contests.get(&(pod.name.clone(), wish.wish.port)) else { continue };
+        for Place { pod, port } in self.places(wish) {
+            let shown = pod.bare().to_owned();
+            let Some(contest) = port.ok().and_then(|port| contests.get(&(pod, port))) else { continue };
             for (id, takes) in others(self, wish, contest) {
                 let Some(other) = self.wish(id) else { continue };
                 // One developer's filters that end up in the same place are an `or` of theirs.
-                if takes == Takes::Shared && (other.pin, &other.wish.to) == (wish.pin, &wish.wish.to) {
+                if takes == Takes::Shared && (other.pin, &other.grant.wish.to) == (wish.pin, &wish.grant.wish.to) {
                     continue;
                 }
                 all.push(Conflict {
                     id: Some(id),
-                    pod: pod.name.to_string(),
+                    pod: shown.clone(),
                     developer: self.developer_name(other),
                     since: millis(other.since),
                     takes,
@@ -119,8 +132,8 @@ impl Registry {
 
     /// The intercepts that win over this one in one port.
     fn winners(&self, wish: &Registered, contest: &Contest) -> Vec<(u64, Takes)> {
-        if wish.filter.is_some() {
-            return self.overlaps.older(wish.id).filter(|(id, _)| contest.has_filtered(*id)).collect();
+        if wish.grant.filter.is_some() {
+            return self.overlaps.with(wish.id, Which::Older).filter(|(id, _)| contest.has_filtered(*id)).collect();
         }
         match contest.globals.first() {
             Some(first) if *first != wish.id => vec![(*first, Takes::Everything)],
@@ -131,8 +144,8 @@ impl Registry {
     /// The intercepts that lose against this one in one port.
     fn losers(&self, wish: &Registered, contest: &Contest) -> Vec<(u64, Takes)> {
         let (global, more) = contest.globals.split_first().map_or((None, &[][..]), |(first, more)| (Some(first), more));
-        if wish.filter.is_some() {
-            let filtered = self.overlaps.younger(wish.id).filter(|(id, _)| contest.has_filtered(*id));
+        if wish.grant.filter.is_some() {
+            let filtered = self.overlaps.with(wish.id, Which::Younger).filter(|(id, _)| contest.has_filtered(*id));
             return filtered.chain(global.map(|id| (*id, Takes::Shared))).collect();
         }
         match global {
@@ -142,13 +155,13 @@ impl Registry {
     }
 
     pub(super) fn developer_name(&self, wish: &Registered) -> String {
-        self.config().developer(&wish.pin).map_or_else(String::new, |developer| developer.name.clone())
+        self.plane.name_of(&wish.pin).unwrap_or_default().to_owned()
     }
 }
 
 impl Contest {
     fn has_filtered(&self, id: u64) -> bool {
-        self.filtered.binary_search(&id).is_ok()
+        self.members.contains(&id)
     }
 }
 

@@ -1,25 +1,28 @@
 //! What developers are told: an intercept's state, what is there, how theirs fare.
 
 use std::{
+    collections::BTreeMap,
     sync::atomic::Ordering,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use redir_tunnel::Pin;
 use redir_wire::{
-    InterceptEntry, InterceptState, Listing, Liveness, Owner, PodEntry, PodState, PodTls, UnixMillis, limits,
+    Conflict, InterceptEntry, InterceptState, Listing, Liveness, Owner, PodState, PodTls, Token, UnixMillis, limits,
 };
 
 use crate::{
-    config::{Config, PodName},
-    worker::tls::{Tls, Wants},
+    config::PodName,
+    worker::{
+        control::Obstacle,
+        tls::{Tls, Wants},
+    },
 };
 
 use super::{
     Registered, Registry,
     arming::{Arming, PortStatus},
     contest::Contests,
-    filter, port_not_allowed,
 };
 
 /// What the agent knows of the ports.
@@ -33,19 +36,33 @@ pub(crate) struct Ports<'a> {
 
 impl Ports<'_> {
     /// What an intercept's developer is told of TLS on a port that is steered.
-    fn tls(self, wish: &Registered, pod: &PodName, state: Liveness) -> Option<PodTls> {
-        let wants = if wish.filter.is_some() { Wants::Some } else { Wants::Everything };
-        let known = if state == Liveness::Live { self.tls.finding(pod, wish.wish.port) } else { None };
+    fn tls(self, wish: &Registered, pod: &PodName, standing: &PodStanding) -> Option<PodTls> {
+        let wants = if wish.grant.filter.is_some() { Wants::Some } else { Wants::Everything };
+        let live = standing.state == Liveness::Live;
+        let known = if live { self.tls.finding(pod, standing.port) } else { None };
         known.map(|(finding, means)| finding.told(means, wants))
     }
 }
 
+/// How an intercept stands here, for the control plane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// Pod by pod.
+    pub(crate) pods: Vec<(PodName, PodState)>,
+    /// What others take from it.
+    pub(crate) conflicts: Vec<Conflict>,
+}
+
+/// How every intercept with a live tunnel stands.
+pub(crate) type Standings = BTreeMap<Token, Standing>;
+
 /// One pod of one intercept.
-struct Standing {
+struct PodStanding {
     state: Liveness,
     reason: String,
     earlier: u32,
     since: SystemTime,
+    port: u16,
 }
 
 impl Registry {
@@ -54,18 +71,18 @@ impl Registry {
         let pods = wish.seen.iter().take(limits::ENTRIES).map(|pod| {
             let standing = self.standing(wish, pod, ports.arming);
             PodState {
-                pod: pod.to_string(),
+                tls: ports.tls(wish, pod, &standing),
+                pod: pod.bare().to_owned(),
                 addresses: ports.arming.addresses(pod).iter().map(ToString::to_string).collect(),
                 state: standing.state,
                 reason: standing.reason,
                 earlier_connections: standing.earlier,
                 since: millis(standing.since),
-                tls: ports.tls(wish, pod, standing.state),
             }
         });
         InterceptState {
             id: wish.id,
-            token: wish.wish.token,
+            token: wish.grant.wish.token,
             since: millis(wish.since),
             pods: pods.collect(),
             conflicts: self.conflicts(wish, contests),
@@ -73,21 +90,24 @@ impl Registry {
         }
     }
 
+    /// How every intercept stands.
+    pub(crate) fn standings(&self, contests: &Contests, ports: Ports<'_>) -> Standings {
+        let standing = |wish: &Registered| {
+            let InterceptState { pods, conflicts, .. } = self.state(wish, contests, ports);
+            Standing { pods: wish.seen.iter().cloned().zip(pods).collect(), conflicts }
+        };
+        self.wishes.values().map(|wish| (wish.grant.wish.token, standing(wish))).collect()
+    }
+
     /// The pods that a developer may intercept, and anybody's intercepts in them.
     pub(crate) fn listing(&self, pin: &Pin, ports: Ports<'_>) -> Listing {
-        let developer = self.config.developer(pin);
-        let visible = |pod: &PodName| {
-            self.config.pod(pod).is_some_and(|pod| developer.is_some_and(|developer| developer.may(pod)))
-        };
-        let pods = self.config.pods.iter().filter(|pod| visible(&pod.name)).take(limits::ENTRIES);
-        let pods = pods.map(|pod| PodEntry {
-            name: pod.name.to_string(),
-            labels: pod.labels.0.clone(),
-            ports: pod.ports.iter().flatten().copied().take(limits::PORTS).collect(),
-        });
+        let mut visible = self.plane.visible(pin);
+        visible.truncate(limits::ENTRIES);
         let intercepts = self.wishes().flat_map(|wish| self.entries(wish, pin, ports));
-        let intercepts = intercepts.filter(|(pod, _)| visible(pod)).map(|(_, entry)| entry);
-        Listing { pods: pods.collect(), intercepts: intercepts.take(limits::ENTRIES).collect() }
+        let intercepts =
+            intercepts.filter(|(pod, _)| visible.iter().any(|(seen, _)| seen == pod)).map(|(_, entry)| entry);
+        let intercepts = intercepts.take(limits::ENTRIES).collect();
+        Listing { pods: visible.into_iter().map(|(_, entry)| entry).collect(), intercepts }
     }
 
     /// One developer's intercepts.
@@ -101,55 +121,41 @@ impl Registry {
         let entry = |pod: &PodName| {
             let standing = self.standing(wish, pod, ports.arming);
             InterceptEntry {
+                tls: ports.tls(wish, pod, &standing),
                 id: wish.id,
                 developer: self.developer_name(wish),
                 owner: if yours { Owner::You } else { Owner::Other },
-                pod: pod.to_string(),
-                port: wish.wish.port,
-                filter: wish.wish.filter.as_ref().map_or_else(String::new, filter::describe),
-                to: if yours { wish.wish.to.clone() } else { String::new() },
+                pod: pod.bare().to_owned(),
+                port: standing.port,
+                filter: wish.grant.looks_at.clone(),
+                to: if yours { wish.grant.wish.to.clone() } else { String::new() },
                 since: millis(wish.since),
                 state: standing.state,
                 reason: standing.reason,
                 requests: wish.requests.load(Ordering::Relaxed),
-                tls: ports.tls(wish, pod, standing.state),
             }
         };
         wish.seen.iter().map(|pod| (pod.clone(), entry(pod))).collect()
     }
 
-    fn standing(&self, wish: &Registered, name: &PodName, arming: &Arming) -> Standing {
-        let port = wish.wish.port;
-        let Some(pod) = self.pods(wish).find(|pod| pod.name == *name) else {
-            return Standing {
-                state: Liveness::Lost,
-                reason: "the agent's configuration no longer has this pod for your key; ask its administrator".into(),
-                earlier: 0,
-                since: wish.since,
-            };
+    fn standing(&self, wish: &Registered, name: &PodName, arming: &Arming) -> PodStanding {
+        let idle =
+            |state, reason| PodStanding { state, reason, earlier: 0, since: wish.since, port: wish.grant.wish.port };
+        let places = self.places(wish);
+        let port = match places.into_iter().find(|place| place.pod == *name).map(|place| place.port) {
+            None => return idle(Liveness::Lost, self.plane.lost().unwrap_or_default().to_owned()),
+            Some(Err(Obstacle::Never(reason))) => return idle(Liveness::Refused, reason),
+            Some(Err(Obstacle::NotYet(reason))) => return idle(Liveness::Pending, reason),
+            Some(Ok(port)) => port,
         };
-        if !pod.allows(port) {
-            let reason = port_not_allowed(pod, port);
-            return Standing { state: Liveness::Refused, reason, earlier: 0, since: wish.since };
-        }
-        match arming.status(name, port) {
-            PortStatus::Pending => {
-                Standing { state: Liveness::Pending, reason: String::new(), earlier: 0, since: wish.since }
-            }
-            PortStatus::Live { since, earlier } => {
-                Standing { state: Liveness::Live, reason: String::new(), earlier, since: since.max(wish.since) }
-            }
-            PortStatus::Refused { since, reason } => {
-                Standing { state: Liveness::Refused, reason, earlier: 0, since: since.max(wish.since) }
-            }
-            PortStatus::Lost { since, reason } => Standing { state: Liveness::Lost, reason, earlier: 0, since },
-        }
+        let (state, reason, earlier, since) = match arming.status(name, port) {
+            PortStatus::Pending => (Liveness::Pending, String::new(), 0, wish.since),
+            PortStatus::Live { since, earlier } => (Liveness::Live, String::new(), earlier, since.max(wish.since)),
+            PortStatus::Refused { since, reason } => (Liveness::Refused, reason, 0, since.max(wish.since)),
+            PortStatus::Lost { since, reason } => (Liveness::Lost, reason, 0, since),
+        };
+        PodStanding { state, reason, earlier, since, port }
     }
-}
-
-/// The names of the developers of a configuration, by key, for the handshake.
-pub(crate) fn pins(config: &Config) -> impl Iterator<Item = Pin> + '_ {
-    config.developers.iter().map(|developer| developer.key)
 }
 
 /// Milliseconds since 1970.

@@ -16,7 +16,7 @@ use redir_wire::{
 use crate::{
     certificates::Certificates,
     config::{Config, PodName},
-    worker::tls::Tls,
+    worker::tls::{GivenFor, Tls},
 };
 
 use super::{
@@ -39,7 +39,7 @@ impl World {
     fn new() -> Self {
         let (alice, bob) = (Identity::generate().unwrap().pin(), Identity::generate().unwrap().pin());
         let registry = Registry::new(config(&alice, &bob, PODS));
-        let (arming, tls) = (Arming::default(), Tls::new(&Certificates::default(), true));
+        let (arming, tls) = (Arming::default(), Tls::new(&Certificates::default(), GivenFor::Ports, true));
         Self { registry, alice, bob, now: Instant::now(), clock: SystemTime::now(), arming, tls }
     }
 
@@ -216,7 +216,7 @@ fn overlaps_are_told_to_both_with_the_winner() {
         assert_eq!(world.clashes(winner), (vec![], told(loser)), "{shown}");
         assert_eq!(world.clashes(other_pod), (vec![], vec![]), "{shown}");
         // It is over for the other when either ends.
-        let again = world.registry.wish(loser).unwrap().wish.clone();
+        let again = world.registry.wish(loser).unwrap().grant.wish.clone();
         world.registry.leave(&bob, &Which::Id(loser)).unwrap();
         assert_eq!(world.clashes(winner), (vec![], vec![]), "{shown}");
         let loser = world.register(2, bob, again).unwrap();
@@ -459,7 +459,7 @@ fn generated_orders_of_events_agree_with_a_naive_model() {
                 let (filtered, globals) = world.contest(&format!("web-{pod}"), 8080);
                 let named = |ids: Vec<u64>| -> Vec<(Pin, u8)> {
                     let wishes = ids.into_iter().map(|id| world.registry.wish(id).unwrap());
-                    wishes.map(|wish| (wish.pin, wish.wish.token.0[0])).collect()
+                    wishes.map(|wish| (wish.pin, wish.grant.wish.token.0[0])).collect()
                 };
                 assert_eq!(named(filtered), expected(true), "seed {seed}");
                 assert_eq!(named(globals), expected(false), "seed {seed}");

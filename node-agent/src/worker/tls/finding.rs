@@ -74,7 +74,7 @@ impl Finding {
             ),
             (_, Means::None, Wants::Everything) => (
                 TlsFate::Passed,
-                "this port speaks TLS: your service gets it as the clients send it, and must show a certificate that they take; with the app's own in the agent's [[pod.tls]] it would get plaintext: ask the agent's administrator",
+                "this port speaks TLS: your service gets it as the clients send it, and must show a certificate that they take; with the app's own, the agent would give it plaintext: ask the agent's administrator",
             ),
             (Finding::ClientCertificate, _, _) => (
                 TlsFate::Unread,
@@ -82,7 +82,7 @@ impl Finding {
             ),
             (_, Means::None, Wants::Some) => (
                 TlsFate::Unread,
-                "this port speaks TLS, which cannot be read without the app's certificate: its connections go to the app; ask the agent's administrator to give it in [[pod.tls]], or intercept without conditions",
+                "this port speaks TLS, which cannot be read without the app's certificate: its connections go to the app; ask the agent's administrator to give it to the agent, or intercept without conditions",
             ),
             (_, Means::Unusable, _) => (
                 TlsFate::Unread,
@@ -101,7 +101,7 @@ impl Finding {
             ),
             (Finding::OtherCertificate, Means::Certificate, _) => (
                 TlsFate::Unread,
-                "this port speaks TLS, and the app shows another certificate than the one that the agent has: such connections go to the app unread; ask the agent's administrator to bring [[pod.tls]] up to date",
+                "this port speaks TLS, and the app shows another certificate than the one that the agent has: such connections go to the app unread; ask the agent's administrator to give it the new one",
             ),
         };
         PodTls { fate, sentence: sentence.to_owned() }

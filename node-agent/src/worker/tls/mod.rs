@@ -44,7 +44,17 @@ pub(crate) use self::{
 #[derive(Clone)]
 pub(crate) struct Tls(Arc<Inner>);
 
+/// What the certificates are given for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GivenFor {
+    /// For the very ports: that they speak TLS is expected, and that one does not is worth telling.
+    Ports,
+    /// For whatever ports of the pod show them: which do is found out.
+    Pods,
+}
+
 struct Inner {
+    given_for: GivenFor,
     probes: bool,
     given: ArcSwap<BTreeMap<(PodName, u16), Arc<Given>>>,
     seen: Mutex<Seen>,
@@ -59,9 +69,9 @@ struct Seen {
 
 impl Tls {
     /// With the certificates of the start; `probes`: the agent may look at ports by itself.
-    pub(crate) fn new(certificates: &Certificates, probes: bool) -> Self {
+    pub(crate) fn new(certificates: &Certificates, given_for: GivenFor, probes: bool) -> Self {
         let (given, seen, news) = (ArcSwap::default(), Mutex::default(), watch::Sender::new(()));
-        let tls = Tls(Arc::new(Inner { probes, given, seen, news }));
+        let tls = Tls(Arc::new(Inner { given_for, probes, given, seen, news }));
         tls.replace(certificates);
         tls
     }
@@ -108,7 +118,11 @@ impl Tls {
     pub(crate) fn finding(&self, pod: &PodName, port: u16) -> Option<(Finding, Means)> {
         let means = self.given(pod, port).map_or(Means::None, |given| given.means());
         let latest = self.seen().latest.get(&(pod.clone(), port)).map(|latest| latest.finding);
-        latest.or((means != Means::None).then_some(Finding::Tls)).map(|finding| (finding, means))
+        let finding = match self.0.given_for {
+            GivenFor::Ports => latest.or((means != Means::None).then_some(Finding::Tls)),
+            GivenFor::Pods => latest.filter(|latest| *latest != Finding::Clear),
+        };
+        finding.map(|finding| (finding, means))
     }
 
     /// Changes when something is to be told.
@@ -137,5 +151,28 @@ impl Tls {
     fn seen(&self) -> MutexGuard<'_, Seen> {
         // The maps have no half-done state that a panic could leave.
         self.0.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::certificates::tests::pair;
+
+    #[test]
+    fn what_is_expected_is_told_only_of_named_ports() {
+        let port = (PodName::new("web-1").expect("good"), 8443);
+        let given = Certificates(BTreeMap::from([(port.clone(), vec![pair("web.test")])]));
+        let finding = |tls: &Tls| tls.finding(&port.0, port.1);
+        let (named, of_pods) = (Tls::new(&given, GivenFor::Ports, true), Tls::new(&given, GivenFor::Pods, true));
+        assert_eq!(finding(&named), Some((Finding::Tls, Means::Certificate)));
+        assert_eq!(finding(&of_pods), None);
+        for tls in [&named, &of_pods] {
+            tls.found(&port.0, port.1, Finding::Clear);
+        }
+        assert_eq!(finding(&named), Some((Finding::Clear, Means::Certificate)));
+        assert_eq!(finding(&of_pods), None, "a pod's other port speaks in clear: nobody said otherwise");
+        of_pods.found(&port.0, port.1, Finding::Tls);
+        assert_eq!(finding(&of_pods), Some((Finding::Tls, Means::Certificate)));
     }
 }

@@ -76,7 +76,7 @@ impl TunnelHandle {
             path: cut(event.path, limits::PATH),
             status: event.status,
             micros: event.micros,
-            pod: pod.to_string(),
+            pod: pod.bare().to_owned(),
             client: event.client.to_string(),
             missed,
         };

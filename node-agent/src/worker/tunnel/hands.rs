@@ -3,30 +3,43 @@
 use std::time::Duration;
 
 use tokio::{
-    sync::mpsc::{Sender, UnboundedReceiver},
+    sync::{
+        mpsc::{Sender, UnboundedReceiver},
+        watch,
+    },
     task::JoinSet,
     time::timeout,
 };
 
 use crate::config::PodName;
+use crate::ipc::Whereabouts;
 use crate::worker::{
     broker::{Armed, Broker, BrokerError, Gate, RefusedCode},
     capture::Captures,
+    control::Plane,
     registry::arming::{Op, Outcome},
 };
 
 use super::hub::Command;
 
 /// Runs until nobody asks any more. Different pods at the same time; one pod one thing after another, by the asker.
-pub(super) async fn run(broker: Broker, captures: Captures, mut ops: UnboundedReceiver<Op>, hub: Sender<Command>) {
+pub(super) async fn run(
+    broker: Broker,
+    captures: Captures,
+    plane: watch::Receiver<Plane>,
+    mut ops: UnboundedReceiver<Op>,
+    hub: Sender<Command>,
+) {
     let mut running = JoinSet::new();
     loop {
         tokio::select! {
             op = ops.recv() => match op {
                 Some(op) => {
                     let (broker, captures) = (broker.clone(), captures.clone());
+                    let (Op::Arm(pod, _) | Op::Disarm(pod, _)) = &op;
+                    let whereabouts = plane.borrow().whereabouts(pod);
                     running.spawn(async move {
-                        let outcome = perform(&broker, &captures, &op).await;
+                        let outcome = perform(&broker, &captures, &op, whereabouts).await;
                         (op, outcome)
                     });
                 }
@@ -42,9 +55,9 @@ pub(super) async fn run(broker: Broker, captures: Captures, mut ops: UnboundedRe
     }
 }
 
-async fn perform(broker: &Broker, captures: &Captures, op: &Op) -> Outcome {
+async fn perform(broker: &Broker, captures: &Captures, op: &Op, at: Whereabouts) -> Outcome {
     match op {
-        Op::Arm(pod, port) => match arm(broker, captures, pod, *port).await {
+        Op::Arm(pod, port) => match arm(broker, captures, pod, *port, at).await {
             Ok(armed) => {
                 captures.armed(pod, *port, armed.first);
                 tracing::info!(%pod, port, "new connections are looked at");
@@ -68,17 +81,23 @@ async fn perform(broker: &Broker, captures: &Captures, op: &Op) -> Outcome {
 }
 
 /// Arms a port, in a pod that has taken another's place only after the other's release.
-async fn arm(broker: &Broker, captures: &Captures, pod: &PodName, port: u16) -> Result<Armed, BrokerError> {
+async fn arm(
+    broker: &Broker,
+    captures: &Captures,
+    pod: &PodName,
+    port: u16,
+    at: Whereabouts,
+) -> Result<Armed, BrokerError> {
     // What takes longer is tried again: the developer is told meanwhile.
     timeout(RELEASE, captures.replaced(pod)).await.ok();
-    let armed = broker.arm(pod, port, Gate::AppListening).await;
+    let armed = broker.arm(pod, port, Gate::AppListening, at.clone()).await;
     match armed {
         // The guardian holds a pod for a capture that is not there: nobody else would ever release it. Nothing is lost:
         // without its listeners it steers nothing. Only this asks for the pod's captures, so none begins meanwhile.
         Err(BrokerError::Refused { code: RefusedCode::Busy, .. }) if !captures.has(pod) => {
             broker.disarm(pod, port).await?;
             broker.release(pod).await?;
-            broker.arm(pod, port, Gate::AppListening).await
+            broker.arm(pod, port, Gate::AppListening, at).await
         }
         armed => armed,
     }

@@ -18,13 +18,14 @@ use redir_wire::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
-    config::{Config, PodName},
+    config::PodName,
     worker::{
+        control::Plane,
         plan::{Intercept, Plan, PlanMap, Plans},
         registry::{
             Contests, Registry, SessionId,
             arming::{Arming, Op, Outcome, PortStatus},
-            report::{self, Ports},
+            report::{self, Ports, Standings},
         },
         tls::Tls,
     },
@@ -79,6 +80,8 @@ pub(super) struct Hands {
     pub(super) ops: mpsc::UnboundedSender<Op>,
     /// To look whether a port speaks TLS.
     pub(super) looks: mpsc::UnboundedSender<(PodName, u16)>,
+    /// To say how the intercepts stand.
+    pub(super) standings: watch::Sender<Standings>,
 }
 
 struct Session {
@@ -96,7 +99,7 @@ pub(crate) struct Hub {
     intercepts: HashMap<(u64, PodName), Arc<Intercept>>,
     /// The registry has changed since the plans were made.
     stale: bool,
-    config: watch::Receiver<Arc<Config>>,
+    plane: watch::Receiver<Plane>,
     authorised: Authorised,
     plans: Plans,
     counters: Arc<Counters>,
@@ -109,7 +112,7 @@ pub(crate) struct Hub {
 
 impl Hub {
     pub(super) fn new(
-        config: watch::Receiver<Arc<Config>>,
+        plane: watch::Receiver<Plane>,
         authorised: Authorised,
         plans: Plans,
         counters: Arc<Counters>,
@@ -117,14 +120,14 @@ impl Hub {
         tls: Tls,
         about: About,
     ) -> Self {
-        let registry = Registry::new(config.borrow().clone());
+        let registry = Registry::new(plane.borrow().clone());
         Self {
             registry,
             arming: Arming::default(),
             sessions: BTreeMap::new(),
             intercepts: HashMap::new(),
             stale: false,
-            config,
+            plane,
             authorised,
             plans,
             counters,
@@ -138,7 +141,7 @@ impl Hub {
 
     /// Runs until nobody can tell it anything any more.
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
-        let mut config_ended = false;
+        let mut plane_ended = false;
         let mut tls = self.tls.news();
         loop {
             let retry = self.arming.retry_at();
@@ -147,9 +150,9 @@ impl Hub {
                     Some(command) => self.obey(command),
                     None => return,
                 },
-                changed = self.config.changed(), if !config_ended => match changed {
+                changed = self.plane.changed(), if !plane_ended => match changed {
                     Ok(()) => self.reconfigure(),
-                    Err(_) => config_ended = true,
+                    Err(_) => plane_ended = true,
                 },
                 // Its sender is this hub's own.
                 _ = tls.changed() => {}
@@ -204,9 +207,9 @@ impl Hub {
 
     fn join(&mut self, joined: Joined) {
         // The key may have been removed between the handshake and now.
-        if self.registry.config().developer(&joined.pin).is_none() {
+        if self.registry.plane().name_of(&joined.pin).is_none() {
             joined.handle.end();
-            joined.outbox.try_send(Outgoing::End(key_removed())).ok();
+            joined.outbox.try_send(Outgoing::End(key_removed(self.registry.plane()))).ok();
             return;
         }
         tracing::debug!(developer = self.developer(&joined.pin), address = %joined.address, "a tunnel is up");
@@ -242,7 +245,7 @@ impl Hub {
             return Err(Refused { code: RefusedCode::Shutdown, sentence });
         }
         let token = wish.token;
-        let before = self.registry.wishes().find(|other| other.pin == pin && other.wish.token == token);
+        let before = self.registry.wishes().find(|other| other.pin == pin && other.grant.wish.token == token);
         let before = before.map(|other| other.session).filter(|before| *before != session);
         let id = self.registry.register(session, pin, wish, SystemTime::now(), Instant::now())?;
         before.into_iter().for_each(|before| self.supersede(before));
@@ -257,7 +260,7 @@ impl Hub {
         let wish = self.registry.wish(id).expect("it was registered just now");
         let state = self.registry.state(wish, &contests, self.ports());
         let address = self.sessions.get(&session).map(|session| tracing::field::display(session.joined.address));
-        tracing::info!(developer = self.developer(&pin), address, intercept = id, pods = %wish.wish.selector, port = wish.wish.port, filtered = wish.filter.is_some(), "an intercept begins");
+        tracing::info!(developer = self.developer(&pin), address, intercept = id, what = %wish.grant.what, filtered = wish.grant.filter.is_some(), "an intercept begins");
         if let Some(session) = self.sessions.get_mut(&session) {
             session.told.insert(id, state.clone());
         }
@@ -320,21 +323,28 @@ impl Hub {
     }
 
     fn reconfigure(&mut self) {
-        let config = self.config.borrow_and_update().clone();
-        self.authorised.replace(report::pins(&config));
+        let plane = self.plane.borrow_and_update().clone();
+        self.authorised.replace(plane.keys());
         let removed: Vec<SessionId> = self
             .sessions
             .iter()
-            .filter(|(_, session)| config.developer(&session.joined.pin).is_none())
+            .filter(|(_, session)| plane.name_of(&session.joined.pin).is_none())
             .map(|(id, _)| *id)
             .collect();
-        self.registry.configure(config);
+        for (leaver, sentence) in self.registry.configure(plane.clone()) {
+            tracing::info!(intercept = leaver.id, what = leaver.what, "an intercept has ended");
+            if let Some(session) = self.sessions.get_mut(&leaver.session) {
+                session.told.remove(&leaver.id);
+            }
+            let ended = Ended { id: leaver.id, token: leaver.token, sentence };
+            self.say(leaver.session, 0, ToDeveloper::Ended(ended));
+        }
         self.stale = true;
         for id in removed {
             self.registry.end_session(id, Instant::now());
             if let Some(session) = self.sessions.remove(&id) {
                 session.joined.handle.end();
-                session.joined.outbox.try_send(Outgoing::End(key_removed())).ok();
+                session.joined.outbox.try_send(Outgoing::End(key_removed(&plane))).ok();
             }
         }
     }
@@ -351,6 +361,7 @@ impl Hub {
             }
             self.look(&contests);
             self.inform(&contests);
+            self.publish_standings(&contests);
             // Telling a session that does not keep up ends it.
             if !self.stale {
                 break;
@@ -397,14 +408,14 @@ impl Hub {
         for ((pod, port), contest) in &contests {
             let filtered: Vec<_> = contest.filtered.iter().filter_map(|id| self.intercept(*id, pod)).collect();
             let global = contest.globals.first().and_then(|id| self.intercept(*id, pod));
-            let filters = filtered
-                .iter()
-                .filter_map(|intercept| Some((Key(intercept.id), self.registry.wish(intercept.id)?.filter.clone()?)));
+            let filters = filtered.iter().filter_map(|intercept| {
+                Some((Key(intercept.id), self.registry.wish(intercept.id)?.grant.filter.clone()?))
+            });
             let everything = global.iter().map(|intercept| (Key(intercept.id), Filter::everything()));
             let table = Table::new(filters.chain(everything).collect::<Vec<_>>());
             let involved = || filtered.iter().chain(&global);
             let asked_for = |intercept: &&Arc<Intercept>| {
-                self.registry.wish(intercept.id).is_some_and(|wish| wish.wish.probes == Probes::Developer)
+                self.registry.wish(intercept.id).is_some_and(|wish| wish.grant.wish.probes == Probes::Developer)
             };
             let probes_to_app = !involved().all(|intercept| asked_for(&intercept));
             let plan = Plan { port: *port, table, filtered, global, probes_to_app };
@@ -412,6 +423,19 @@ impl Hub {
         }
         self.plans.replace(plans);
         self.counters.intercepts.set(self.registry.wishes().count() as u64);
+    }
+
+    /// Shows how the intercepts stand to whoever looks; in the static mode nobody does.
+    fn publish_standings(&self, contests: &Contests) {
+        if self.hands.standings.receiver_count() == 0 {
+            return;
+        }
+        let standings = self.registry.standings(contests, self.ports());
+        self.hands.standings.send_if_modified(|shown| {
+            let news = *shown != standings;
+            *shown = standings;
+            news
+        });
     }
 
     fn intercept(&mut self, id: u64, pod: &PodName) -> Option<Arc<Intercept>> {
@@ -424,7 +448,7 @@ impl Hub {
             id,
             developer: self.developer(&wish.pin).into(),
             pod: pod.clone(),
-            to: wish.wish.to.as_str().into(),
+            to: wish.grant.wish.to.as_str().into(),
             tunnel: session.joined.handle.clone(),
             requests: wish.requests.clone(),
         });
@@ -463,7 +487,7 @@ impl Hub {
     }
 
     fn developer(&self, pin: &Pin) -> &str {
-        self.registry.config().developer(pin).map_or("", |developer| &developer.name)
+        self.registry.plane().name_of(pin).unwrap_or_default()
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::Config, worker::registry::SessionId};
+use crate::worker::{control::Plane, registry::SessionId};
 
 use super::{
     counters::Counters,
@@ -42,7 +42,7 @@ pub(crate) enum Outgoing {
 /// What each session needs.
 #[derive(Clone)]
 struct Shared {
-    config: watch::Receiver<Arc<Config>>,
+    plane: watch::Receiver<Plane>,
     hub: mpsc::Sender<Command>,
     counters: Arc<Counters>,
     about: About,
@@ -52,12 +52,12 @@ struct Shared {
 pub(super) async fn accept(
     endpoint: Arc<AgentEndpoint>,
     closing: CancellationToken,
-    config: watch::Receiver<Arc<Config>>,
+    plane: watch::Receiver<Plane>,
     hub: mpsc::Sender<Command>,
     counters: Arc<Counters>,
     about: About,
 ) {
-    let shared = Shared { config, hub, counters, about };
+    let shared = Shared { plane, hub, counters, about };
     let mut sessions = JoinSet::new();
     let mut number = 0;
     loop {
@@ -113,7 +113,7 @@ async fn greeted(
     let greeting = timeout(HANDSHAKE, greet(connection, &pin, shared)).await;
     let (mut control, user) = match greeting.unwrap_or(Err(ControlError::Stalled))? {
         Greeting::Welcome(control, user) => (control, user),
-        Greeting::Removed => return Ok(key_removed()),
+        Greeting::Removed => return Ok(key_removed(&shared.plane.borrow())),
     };
     let (handle, events) = TunnelHandle::new(connection.clone(), shared.counters.clone());
     let (outbox, outgoing) = mpsc::channel(OUTBOX);
@@ -153,7 +153,7 @@ async fn greet(connection: &quinn::Connection, pin: &Pin, shared: &Shared) -> Re
     let ToAgent::Hello(greeting) = hello.message else {
         return Err(SessionError::Order("the first message was not a greeting").into());
     };
-    let name = shared.config.borrow().developer(pin).map(|developer| developer.name.clone());
+    let name = shared.plane.borrow().name_of(pin).map(str::to_owned);
     let Some(name) = name else { return Ok(Greeting::Removed) };
     control.welcome(hello.seq, &shared.about.agent, &name, shared.about.software).map_err(SessionError::from)?;
     control.flush().await?;
@@ -244,10 +244,9 @@ fn close_code(error: &ControlError) -> CloseCode {
     }
 }
 
-/// What a developer hears whose key was taken out of the configuration.
-pub(super) fn key_removed() -> Bye {
-    let sentence = "the agent's configuration no longer has your key; ask its administrator".to_owned();
-    Bye { code: CloseCode::KeyRemoved, sentence }
+/// What a developer hears whose key is known no longer.
+pub(super) fn key_removed(plane: &Plane) -> Bye {
+    Bye { code: CloseCode::KeyRemoved, sentence: plane.stranger().to_owned() }
 }
 
 fn shutdown() -> Bye {

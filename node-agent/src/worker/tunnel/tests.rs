@@ -1,7 +1,7 @@
 //! Agent and developers over real QUIC on loopback; only the guardian's part, arming, is played by the test.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{SocketAddr, UdpSocket},
     path::Path,
     sync::Arc,
@@ -24,9 +24,10 @@ use crate::{
     certificates::{Certificates, tests::pair},
     config::{Config, PodName},
     worker::{
+        control::Plane,
         plan::{OpenError, Plan, Plans, RequestEvent},
         registry::arming::{Op, Outcome},
-        tls::{Finding, Means, Tls},
+        tls::{Finding, GivenFor, Means, Tls},
     },
 };
 
@@ -34,7 +35,7 @@ use crate::{
 struct World {
     tunnels: Tunnels,
     plans: Plans,
-    config: watch::Sender<Arc<Config>>,
+    config: watch::Sender<Plane>,
     armed: watch::Receiver<BTreeSet<(PodName, u16)>>,
     tls: Tls,
     /// Ports that are to be looked at.
@@ -55,8 +56,8 @@ impl World {
         let (ops, asked) = mpsc::unbounded_channel();
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
         let (looks, unseen) = mpsc::unbounded_channel();
-        let tls = Tls::new(&Certificates::default(), true);
-        let hands = Hands { ops, looks };
+        let tls = Tls::new(&Certificates::default(), GivenFor::Ports, true);
+        let hands = Hands { ops, looks, standings: watch::Sender::new(BTreeMap::new()) };
         let tunnels = start_with(udp, &identity, receiver, plans.clone(), tls.clone(), hands).unwrap();
         let (armed, watching) = watch::channel(BTreeSet::new());
         let guardian = tokio::spawn(guardian(asked, tunnels.hub.clone(), armed));
@@ -158,7 +159,7 @@ impl Developer {
     }
 }
 
-fn configuration(developers: &[(&str, &Identity)]) -> Arc<Config> {
+fn configuration(developers: &[(&str, &Identity)]) -> Plane {
     let mut text = String::from(
         "[agent]\nlisten = \"127.0.0.1:7447\"\nkey = \"/k\"\nadmin = \"127.0.0.1:7448\"\n\
          [[pod]]\nname = \"web-1\"\nlabels = { app = \"web\" }\nnetns = \"/run/netns/web-1\"\n",

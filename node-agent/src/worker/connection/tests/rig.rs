@@ -32,7 +32,7 @@ use crate::{
         access::Access,
         metrics::Metrics,
         plan::{Intercept, Plan, Plans},
-        tls::{self, Finding, Tls},
+        tls::{self, Finding, GivenFor, Tls},
         upstream::{AppLeg, UpstreamError},
     },
 };
@@ -66,7 +66,7 @@ impl Rig {
             plans: Plans::default(),
             pod: PodName::new("web-1").unwrap(),
             metrics: Arc::new(Metrics::new()),
-            tls: Tls::new(&Certificates::default(), true),
+            tls: Tls::new(&Certificates::default(), GivenFor::Ports, true),
             draining: CancellationToken::new(),
             abort: CancellationToken::new(),
         }

@@ -1,0 +1,105 @@
+//! The configuration file as a control plane: its pods by name and label, its developers by key.
+
+use redir_tunnel::Pin;
+use redir_wire::{PodEntry, Refused, RefusedCode, Selector, Token, Wish, limits};
+
+use super::{ControlPlane, Grant, Obstacle, Place};
+use crate::{
+    config::{Config, Developer, Pod, PodName},
+    ipc::Whereabouts,
+    worker::registry::filter,
+};
+
+impl ControlPlane for Config {
+    fn keys(&self) -> Vec<Pin> {
+        self.developers.iter().map(|developer| developer.key).collect()
+    }
+
+    fn name_of(&self, key: &Pin) -> Option<&str> {
+        self.developer(key).map(|developer| &*developer.name)
+    }
+
+    fn grant(&self, key: &Pin, wish: Wish) -> Result<Grant, Refused> {
+        let developer = self.developer(key).ok_or_else(unknown_developer)?;
+        self.check_pods(developer, &wish)?;
+        Ok(Grant {
+            filter: wish.filter.as_ref().map(filter::compile).transpose()?,
+            looks_at: wish.filter.as_ref().map_or_else(String::new, filter::describe),
+            what: format!("{}:{}", wish.selector, wish.port),
+            made: None,
+            wish,
+        })
+    }
+
+    fn ended(&self, _: &Pin, _: Token) -> Option<String> {
+        None
+    }
+
+    fn places(&self, key: &Pin, Grant { wish, .. }: &Grant) -> Vec<Place> {
+        let Some(developer) = self.developer(key) else { return Vec::new() };
+        let pods = self.pods.iter().filter(|pod| developer.may(pod) && selects(&wish.selector, pod));
+        let port = |pod: &Pod| match pod.allows(wish.port) {
+            true => Ok(wish.port),
+            false => Err(Obstacle::Never(port_not_allowed(pod, wish.port))),
+        };
+        pods.map(|pod| Place { pod: pod.name.clone(), port: port(pod) }).collect()
+    }
+
+    fn lost(&self) -> Option<&'static str> {
+        Some("the agent's configuration no longer has this pod for your key; ask its administrator")
+    }
+
+    fn visible(&self, key: &Pin) -> Vec<(PodName, PodEntry)> {
+        let Some(developer) = self.developer(key) else { return Vec::new() };
+        let entry = |pod: &Pod| PodEntry {
+            name: pod.name.to_string(),
+            labels: pod.labels.0.clone(),
+            ports: pod.ports.iter().flatten().copied().take(limits::PORTS).collect(),
+        };
+        self.pods.iter().filter(|pod| developer.may(pod)).map(|pod| (pod.name.clone(), entry(pod))).collect()
+    }
+
+    fn whereabouts(&self, _: &PodName) -> Whereabouts {
+        Whereabouts::default()
+    }
+
+    fn stranger(&self) -> &'static str {
+        "the agent's configuration no longer has your key; ask its administrator"
+    }
+}
+
+impl Config {
+    /// Refuses a wish without a pod. The sentence is the same for a pod that is not there and one that is not allowed.
+    fn check_pods(&self, developer: &Developer, wish: &Wish) -> Result<(), Refused> {
+        let pods: Vec<&Pod> =
+            self.pods.iter().filter(|pod| developer.may(pod) && selects(&wish.selector, pod)).collect();
+        let Some(first) = pods.first() else {
+            let sentence = format!(
+                "no pod {} that your key may intercept is on this agent; `redir list` shows those it may",
+                wish.selector
+            );
+            return Err(Refused { code: RefusedCode::NoSuchPod, sentence });
+        };
+        if pods.iter().any(|pod| pod.allows(wish.port)) {
+            return Ok(());
+        }
+        Err(Refused { code: RefusedCode::PortNotAllowed, sentence: port_not_allowed(first, wish.port) })
+    }
+}
+
+fn selects(selector: &Selector, pod: &Pod) -> bool {
+    match selector {
+        Selector::Pod(name) => pod.name.key() == name,
+        Selector::Labels(labels) => labels.iter().all(|(key, value)| pod.labels.0.get(key) == Some(value)),
+    }
+}
+
+fn unknown_developer() -> Refused {
+    let sentence = "the agent's configuration no longer has your key; ask its administrator".to_owned();
+    Refused { code: RefusedCode::NoSuchPod, sentence }
+}
+
+fn port_not_allowed(pod: &Pod, port: u16) -> String {
+    let allowed: Vec<String> = pod.ports.iter().flatten().take(8).map(u16::to_string).collect();
+    format!("port {port} of pod {} may not be intercepted; allowed are: {}", pod.name, allowed.join(", "))
+}

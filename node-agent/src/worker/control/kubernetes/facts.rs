@@ -1,0 +1,276 @@
+//! What of the API's objects matters here, read once, at the edge.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::{Duration, SystemTime},
+};
+
+use k8s_openapi::{
+    api::core::v1::{Container, Pod, Service},
+    apimachinery::pkg::{
+        apis::meta::v1::{ObjectMeta, OwnerReference, Time},
+        util::intstr::IntOrString,
+    },
+};
+use kube::ResourceExt;
+use redir_api::{AgentStatus, Intercept, InterceptSpec, SpecError, Wanted, names};
+use redir_tunnel::Pin;
+use redir_wire::{Token, limits};
+
+use super::mesh::Mesh;
+use crate::{config::PodName, ipc::MAX_POD_IPS};
+
+/// An object's place and identity.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct ObjectId {
+    /// Its namespace.
+    pub(crate) namespace: String,
+    /// Its name.
+    pub(crate) name: String,
+    /// Its UID: another object may have its name later.
+    pub(crate) uid: String,
+}
+
+impl ObjectId {
+    /// `None` for an object that no API server has given out.
+    pub(super) fn of(meta: &ObjectMeta) -> Option<Self> {
+        Some(Self { namespace: meta.namespace.clone()?, name: meta.name.clone()?, uid: meta.uid.clone()? })
+    }
+}
+
+/// Who controls an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Controller {
+    /// As it is written, with the version.
+    pub(crate) api_version: String,
+    /// Its kind.
+    pub(crate) kind: String,
+    /// Its name.
+    pub(crate) name: String,
+    /// Its UID.
+    pub(crate) uid: String,
+}
+
+impl Controller {
+    /// The owner that controls an object, by its owner references.
+    pub(super) fn of(meta: &ObjectMeta) -> Option<Self> {
+        let mut owners = meta.owner_references.iter().flatten();
+        let OwnerReference { api_version, kind, name, uid, .. } =
+            owners.find(|owner| owner.controller == Some(true))?.clone();
+        Some(Self { api_version, kind, name, uid })
+    }
+
+    /// Whether it is of this kind, in whatever version.
+    pub(super) fn is(&self, group: &str, kind: &str) -> bool {
+        self.kind == kind && self.api_version.split_once('/').map_or("", |(group, _)| group) == group
+    }
+}
+
+/// A pod of this node.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct PodFacts {
+    /// What the agent calls it, by its UID.
+    pub(crate) name: PodName,
+    /// Its place and identity.
+    pub(crate) id: ObjectId,
+    /// Its labels.
+    pub(crate) labels: BTreeMap<String, String>,
+    /// Its addresses; none until its network is set up.
+    pub(crate) ips: Vec<IpAddr>,
+    /// Whether its containers have all ended for good.
+    pub(crate) over: bool,
+    /// When it was told to end, by the API server's clock.
+    pub(crate) ends_since: Option<SystemTime>,
+    /// Who controls it.
+    pub(crate) controller: Option<Controller>,
+    /// Its containers' named TCP ports.
+    pub(crate) ports: BTreeMap<String, u16>,
+    /// The Secrets that it mounts.
+    pub(crate) secrets: BTreeSet<String>,
+    /// Why it can never be intercepted; ends with the next step.
+    pub(crate) unfit: Option<String>,
+    /// Which mesh it is in.
+    pub(crate) mesh: Option<Mesh>,
+}
+
+impl PodFacts {
+    pub(super) fn read(pod: &Pod) -> Option<Self> {
+        let id = ObjectId::of(&pod.metadata)?;
+        let name = PodName::of_uid(&id.uid, &id.namespace, &id.name).ok()?;
+        let status = pod.status.as_ref();
+        let ips = status.into_iter().flat_map(|status| {
+            let all = status.pod_ips.iter().flatten().map(|ip| &ip.ip);
+            all.chain(&status.pod_ip).filter_map(|ip| ip.parse().ok()).collect::<Vec<IpAddr>>()
+        });
+        let mut ips: Vec<IpAddr> = ips.collect();
+        ips.sort_unstable();
+        ips.dedup();
+        ips.truncate(MAX_POD_IPS);
+        let phase = status.and_then(|status| status.phase.as_deref());
+        Some(Self {
+            name,
+            id,
+            labels: pod.labels().clone(),
+            ips,
+            over: matches!(phase, Some("Succeeded" | "Failed")),
+            ends_since: ends_since(&pod.metadata),
+            controller: Controller::of(&pod.metadata),
+            ports: containers(pod).flat_map(named_ports).collect(),
+            secrets: secrets(pod),
+            unfit: unfit(pod),
+            mesh: Mesh::of(pod),
+        })
+    }
+}
+
+/// The API server writes down when the pod will be gone at the latest.
+fn ends_since(meta: &ObjectMeta) -> Option<SystemTime> {
+    let gone = system_time(meta.deletion_timestamp.as_ref()?);
+    let grace = meta.deletion_grace_period_seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(0);
+    Some(gone.checked_sub(Duration::from_secs(grace)).unwrap_or(gone))
+}
+
+/// The containers that run as long as the pod does.
+pub(super) fn containers(pod: &Pod) -> impl Iterator<Item = &Container> {
+    let spec = pod.spec.iter();
+    spec.flat_map(|spec| {
+        let sidecars = spec.init_containers.iter().flatten();
+        let sidecars = sidecars.filter(|container| container.restart_policy.as_deref() == Some("Always"));
+        spec.containers.iter().chain(sidecars)
+    })
+}
+
+fn secrets(pod: &Pod) -> BTreeSet<String> {
+    let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let names = volumes.flat_map(|volume| {
+        let alone = volume.secret.iter().filter_map(|secret| secret.secret_name.clone());
+        let sources = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
+        alone.chain(sources.filter_map(|source| Some(source.secret.as_ref()?.name.clone())))
+    });
+    names.collect()
+}
+
+fn named_ports(container: &Container) -> impl Iterator<Item = (String, u16)> {
+    let ports = container.ports.iter().flatten();
+    ports.filter(|port| is_tcp(port.protocol.as_deref())).filter_map(|port| {
+        let number = u16::try_from(port.container_port).ok().filter(|number| *number != 0)?;
+        Some((port.name.clone()?, number))
+    })
+}
+
+fn is_tcp(protocol: Option<&str>) -> bool {
+    protocol.is_none_or(|protocol| protocol == "TCP")
+}
+
+fn unfit(pod: &Pod) -> Option<String> {
+    let spec = pod.spec.as_ref()?;
+    if spec.host_network == Some(true) {
+        return Some(
+            "the pod shares its node's network (hostNetwork), which redir never touches; intercept a pod with its own"
+                .to_owned(),
+        );
+    }
+    if pod.annotations().contains_key("kubernetes.io/config.mirror") {
+        return Some("a static pod of the kubelet cannot be intercepted; run it from a Deployment".to_owned());
+    }
+    let class = spec.runtime_class_name.as_deref()?;
+    let lower = class.to_ascii_lowercase();
+    let inner = ["gvisor", "runsc", "kata"].into_iter().find(|runtime| lower.contains(runtime))?;
+    Some(format!(
+        "the pod's runtime class {class} ({inner}) keeps its network where redir cannot steer; intercept a pod with the ordinary runtime"
+    ))
+}
+
+/// A Service, as far as it selects pods.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ServiceFacts {
+    /// Its UID.
+    pub(crate) uid: String,
+    /// What its pods carry; empty: it selects none by itself.
+    pub(crate) selector: BTreeMap<String, String>,
+    /// Its TCP ports.
+    pub(crate) ports: Vec<ServicePort>,
+}
+
+/// A TCP port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ServicePort {
+    /// Its name, if it has one.
+    pub(crate) name: Option<String>,
+    /// Its number.
+    pub(crate) number: u16,
+    /// The container's port: a number, or the name of a container's port.
+    pub(crate) target: IntOrString,
+}
+
+impl ServiceFacts {
+    pub(super) fn read(service: &Service) -> Option<Self> {
+        let spec = service.spec.as_ref();
+        let ports = spec.into_iter().flat_map(|spec| spec.ports.iter().flatten());
+        let ports = ports.filter(|port| is_tcp(port.protocol.as_deref())).filter_map(|port| {
+            let target = port.target_port.clone().unwrap_or(IntOrString::Int(port.port));
+            Some(ServicePort { name: port.name.clone(), number: u16::try_from(port.port).ok()?, target })
+        });
+        Some(Self {
+            uid: service.metadata.uid.clone()?,
+            selector: spec.and_then(|spec| spec.selector.clone()).unwrap_or_default(),
+            ports: ports.collect(),
+        })
+    }
+}
+
+/// An Intercept.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct InterceptFacts {
+    /// Its place and identity.
+    pub(crate) id: ObjectId,
+    /// Its UID as a wish's token.
+    pub(crate) token: Token,
+    /// The version of the object, for a deletion that must not hit a renewed one.
+    pub(crate) version: Option<String>,
+    /// When it was made, by the API server's clock.
+    pub(crate) made: SystemTime,
+    /// What it was renewed with; only changes count.
+    pub(crate) renewed: Option<String>,
+    /// As it is written, for what may be said of one that is refused.
+    pub(crate) spec: InterceptSpec,
+    /// What it says, with its developer's key, or why it is refused.
+    pub(crate) wanted: Result<(Wanted, Pin), String>,
+    /// What this node's agent, perhaps an earlier one, last wrote into its status.
+    pub(crate) written: Option<AgentStatus>,
+}
+
+impl InterceptFacts {
+    pub(super) fn read(intercept: &Intercept, node: &str) -> Option<Self> {
+        let id = ObjectId::of(&intercept.metadata)?;
+        let refused = |error: SpecError| error.to_string();
+        let wanted = intercept.wanted().map_err(refused).and_then(|wanted| {
+            let key = wanted.developer_key.parse().map_err(|error| format!("its developerKey is no key: {error}"))?;
+            Ok((wanted, key))
+        });
+        let mut agents = intercept.status.iter().flat_map(|status| &status.agents);
+        Some(Self {
+            token: redir_api::token(&id.uid)?,
+            id,
+            version: intercept.resource_version(),
+            made: intercept.metadata.creation_timestamp.as_ref().map_or(SystemTime::UNIX_EPOCH, system_time),
+            renewed: intercept.annotations().get(names::RENEWED).cloned(),
+            spec: intercept.spec.clone(),
+            wanted,
+            written: agents.find(|agent| agent.node == node).cloned(),
+        })
+    }
+
+    /// Who the developer is, for people: never empty, without control characters.
+    pub(crate) fn user(&self) -> String {
+        let mut user: String = self.spec.user.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+        user.truncate(user.floor_char_boundary(limits::NAME));
+        if user.trim().is_empty() { "somebody".to_owned() } else { user }
+    }
+}
+
+fn system_time(time: &Time) -> SystemTime {
+    let seconds = u64::try_from(time.0.as_second()).unwrap_or(0);
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+}

@@ -1,0 +1,110 @@
+//! Writing to the API server: this agent's entry of a status, Events, and the deletion of what was forgotten.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::{
+    Api, Client,
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
+    runtime::events::{Event, EventType, Recorder, Reporter},
+};
+use redir_api::{AgentStatus, GROUP, Intercept, KIND, VERSION, names};
+use serde_json::json;
+use tokio::{sync::mpsc, time::timeout};
+
+use super::{
+    facts::ObjectId,
+    status::{Notice, NoticeKind},
+};
+
+/// Puts this node's entry into an Intercept's status, or takes it out.
+pub(super) async fn status(
+    client: Client,
+    node: &str,
+    id: &ObjectId,
+    entry: Option<&AgentStatus>,
+) -> Result<(), WriteError> {
+    let api = Api::<Intercept>::namespaced(client, &id.namespace);
+    // With the UID another Intercept that has taken the name is not written to.
+    let patch = json!({
+        "apiVersion": format!("{GROUP}/{VERSION}"),
+        "kind": KIND,
+        "metadata": {"name": id.name, "uid": id.uid},
+        "status": {"agents": entry.into_iter().collect::<Vec<_>>()},
+    });
+    let params = PatchParams::apply(&names::field_manager(node)).force();
+    bounded(api.patch_status(&id.name, &params, &Patch::Apply(&patch))).await.map(drop)
+}
+
+/// Deletes an Intercept that nobody has renewed, if it still is as it was known.
+pub(super) async fn delete(client: Client, id: &ObjectId, version: Option<String>) -> Result<(), WriteError> {
+    let api = Api::<Intercept>::namespaced(client, &id.namespace);
+    let preconditions = Preconditions { uid: Some(id.uid.clone()), resource_version: version };
+    bounded(api.delete(&id.name, &DeleteParams::default().preconditions(preconditions))).await.map(drop)
+}
+
+/// Why nothing was written.
+#[derive(Debug)]
+pub(super) enum WriteError {
+    /// The object is gone, or is not as it was known: what is to be written will be decided anew.
+    Outdated,
+    /// Anything else.
+    Failed(String),
+}
+
+async fn bounded<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, WriteError> {
+    match timeout(CALL, call).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => Err(WriteError::Outdated),
+        Ok(Err(error)) => Err(WriteError::Failed(error.to_string())),
+        Err(_) => Err(WriteError::Failed(format!("the API server did not answer within {CALL:?}"))),
+    }
+}
+
+/// Publishes notices until nobody has any more.
+pub(super) async fn events(client: Client, node: String, mut notices: mpsc::Receiver<Notice>) {
+    let reporter = Reporter { controller: names::REPORTER.to_owned(), instance: Some(names::field_manager(&node)) };
+    let recorder = Recorder::new(client, reporter);
+    while let Some(notice) = notices.recv().await {
+        let (event, beside) = event(&notice);
+        match timeout(CALL, recorder.publish(&event, &beside)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "an Event could not be published"),
+            Err(_) => tracing::warn!("an Event could not be published: the API server did not answer"),
+        }
+    }
+}
+
+fn event(Notice { workload, intercept, kind, note }: &Notice) -> (Event, ObjectReference) {
+    let (type_, reason, action) = match kind {
+        NoticeKind::Started => (EventType::Normal, "Intercepted", "Intercept"),
+        NoticeKind::Ended => (EventType::Normal, "InterceptEnded", "Release"),
+        NoticeKind::Refused => (EventType::Warning, "InterceptRefused", "Intercept"),
+    };
+    let own = ObjectReference {
+        api_version: Some(format!("{GROUP}/{VERSION}")),
+        kind: Some(KIND.to_owned()),
+        name: Some(intercept.name.clone()),
+        namespace: Some(intercept.namespace.clone()),
+        uid: Some(intercept.uid.clone()),
+        ..ObjectReference::default()
+    };
+    let beside = workload.as_ref().map(|workload| ObjectReference {
+        api_version: Some(workload.api_version.clone()),
+        kind: Some(workload.kind.clone()),
+        name: Some(workload.name.clone()),
+        namespace: Some(intercept.namespace.clone()),
+        uid: Some(workload.uid.clone()),
+        ..ObjectReference::default()
+    });
+    let mut note = note.clone();
+    note.truncate(note.floor_char_boundary(NOTE));
+    let secondary = beside.is_some().then(|| own.clone());
+    let event = Event { type_, reason: reason.into(), note: Some(note), action: action.into(), secondary };
+    (event, beside.unwrap_or(own))
+}
+
+/// How long one call may take.
+const CALL: Duration = Duration::from_secs(10);
+/// Bytes of an Event's note; Kubernetes allows 1024.
+const NOTE: usize = 1000;

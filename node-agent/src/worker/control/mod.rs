@@ -1,0 +1,82 @@
+//! Who may intercept what, from wherever that is decided.
+//!
+//! Owns the one question-and-answer between the registry and the two control planes: the configuration file ([`file`])
+//! and Kubernetes ([`kubernetes`]). A plane is a value: a change is a new one in its place, so that whatever is derived
+//! from it is a pure function.
+
+mod file;
+pub(crate) mod kubernetes;
+
+use std::{fmt, sync::Arc, time::SystemTime};
+
+use redir_http::filter::Filter;
+use redir_tunnel::Pin;
+use redir_wire::{PodEntry, Refused, Token, Wish};
+
+use crate::{config::PodName, ipc::Whereabouts};
+
+/// A control plane as it stands.
+pub(crate) trait ControlPlane: fmt::Debug + Send + Sync {
+    /// The keys that may open a tunnel.
+    fn keys(&self) -> Vec<Pin>;
+
+    /// What a key's owner is called; `None`: the key is unknown.
+    fn name_of(&self, key: &Pin) -> Option<&str>;
+
+    /// What a wish of that key comes to, or why it is not granted.
+    fn grant(&self, key: &Pin, wish: Wish) -> Result<Grant, Refused>;
+
+    /// Why an intercept that was granted has ended; `None`: it has not.
+    fn ended(&self, key: &Pin, token: Token) -> Option<String>;
+
+    /// The pods of a granted intercept.
+    fn places(&self, key: &Pin, granted: &Grant) -> Vec<Place>;
+
+    /// What its developer hears of a pod that has been one of them and no longer is; `None`: nothing.
+    fn lost(&self) -> Option<&'static str>;
+
+    /// The pods that a key's owner may intercept or does intercept.
+    fn visible(&self, key: &Pin) -> Vec<(PodName, PodEntry)>;
+
+    /// How the guardian finds a pod.
+    fn whereabouts(&self, pod: &PodName) -> Whereabouts;
+
+    /// What a developer hears whose key is known no longer; ends with the next step.
+    fn stranger(&self) -> &'static str;
+}
+
+/// A plane, shared.
+pub(crate) type Plane = Arc<dyn ControlPlane>;
+
+/// An intercept as it is granted.
+#[derive(Clone, Debug)]
+pub(crate) struct Grant {
+    /// What was asked for; where the plane knows better, what it says.
+    pub(crate) wish: Wish,
+    /// Which requests, compiled; `None` is all of them.
+    pub(crate) filter: Option<Filter>,
+    /// What the filter looks at, without values; empty without a filter.
+    pub(crate) looks_at: String,
+    /// Which pods and port, for people.
+    pub(crate) what: String,
+    /// When it was made, where that is not now, and what tells it from another of that moment.
+    pub(crate) made: Option<(SystemTime, Token)>,
+}
+
+/// A pod of an intercept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Which.
+    pub(crate) pod: PodName,
+    /// The port's number in it, or why there is none.
+    pub(crate) port: Result<u16, Obstacle>,
+}
+
+/// Why a pod is not armed for an intercept that is wanted there. Each ends with the next step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Obstacle {
+    /// It will be when something that is under way has happened.
+    NotYet(String),
+    /// It will not be.
+    Never(String),
+}
