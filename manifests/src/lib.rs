@@ -1,0 +1,181 @@
+//! What is installed into a cluster, as documents: the Helm chart in `chart/` is the source, this crate renders it.
+//!
+//! Owns: the chart's templates and default values, and their rendering for a server's version. Must not talk to a
+//! cluster. Called by: `redir install` and its siblings; the crate's own program, which writes `kustomize/` and the
+//! chart's CRD.
+
+mod crd;
+mod template;
+
+use std::fmt;
+
+use serde_json::Value;
+
+pub use crd::template as crd_template;
+pub use template::TemplateError;
+
+use crate::template::Context;
+
+/// The namespace that everything is installed into unless said otherwise.
+pub const NAMESPACE: &str = redir_api::names::NAMESPACE;
+/// The oldest server that redir is made for: `apps/v1`, CRDs v1 and server-side apply.
+pub const OLDEST: Minor = Minor(20);
+/// From here on admission policies are served, and AppArmor profiles are a field.
+pub const POLICIES: Minor = Minor(30);
+
+/// The `20` of Kubernetes 1.20.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Minor(pub u32);
+
+/// The templates in the order in which they can be applied, without the CRD, which is made from the code and comes second.
+/// The namespace is no part of the chart: Helm makes it itself.
+const NAMESPACE_TEMPLATE: &str = include_str!("../namespace.yaml");
+const TEMPLATES: [(&str, &str); 3] = [
+    ("rbac", include_str!("../chart/templates/rbac.yaml")),
+    ("policy", include_str!("../chart/templates/policy.yaml")),
+    ("agent", include_str!("../chart/templates/agent.yaml")),
+];
+const VALUES: &str = include_str!("../chart/values.yaml");
+
+/// What an installation is made for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where the agents run.
+    pub namespace: String,
+    /// The server's version.
+    pub server: Minor,
+    /// The chart's values.
+    pub values: Values,
+}
+
+impl Default for Options {
+    /// As in `kustomize/`.
+    fn default() -> Self {
+        Self { namespace: NAMESPACE.to_owned(), server: POLICIES, values: Values::default() }
+    }
+}
+
+/// The values of the chart: its defaults, with some replaced.
+#[derive(Clone, Debug)]
+pub struct Values(serde_json::Map<String, Value>);
+
+impl Default for Values {
+    fn default() -> Self {
+        match parse(VALUES).map(|documents| documents.into_iter().next()) {
+            Ok(Some(Value::Object(map))) => Self(map),
+            other => unreachable!("the chart's own values are a map: {other:?}"),
+        }
+    }
+}
+
+impl Values {
+    /// Replaces values by those of a YAML text, as `helm --values` does with a chart that has no nested defaults to merge.
+    pub fn merge(&mut self, yaml: &str) -> Result<(), ValuesError> {
+        for document in parse(yaml).map_err(ValuesError::Syntax)? {
+            match document {
+                Value::Null => (),
+                Value::Object(map) => map.into_iter().try_for_each(|(name, value)| self.set(&name, value))?,
+                _ => return Err(ValuesError::NotAMap),
+            }
+        }
+        Ok(())
+    }
+
+    /// Replaces one value.
+    pub fn set(&mut self, name: &str, value: Value) -> Result<(), ValuesError> {
+        match self.0.get_mut(name) {
+            None => Err(ValuesError::Unknown(name.to_owned(), self.0.keys().cloned().collect())),
+            Some(old) if std::mem::discriminant(old) != std::mem::discriminant(&value) => {
+                Err(ValuesError::Kind(name.to_owned(), kind(old)))
+            }
+            Some(old) => {
+                *old = value;
+                Ok(())
+            }
+        }
+    }
+
+    /// The image that the agents run.
+    pub fn image(&self) -> &str {
+        self.0.get("image").and_then(Value::as_str).unwrap_or_default()
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "nothing",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "a map",
+    }
+}
+
+/// Why values cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ValuesError {
+    /// This is no YAML, and why.
+    Syntax(String),
+    /// The text is no map of names.
+    NotAMap,
+    /// There is no value of this name among those.
+    Unknown(String, Vec<String>),
+    /// The value of this name must be such.
+    Kind(String, &'static str),
+}
+
+impl fmt::Display for ValuesError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Syntax(why) => write!(f, "this is no YAML ({why}): correct it"),
+            Self::NotAMap => f.write_str("values must be a map: write `name: value` on each line"),
+            Self::Unknown(name, known) => write!(f, "there is no value `{name}`: write one of {}", known.join(", ")),
+            Self::Kind(name, kind) => write!(f, "`{name}` must be {kind}: change it"),
+        }
+    }
+}
+
+impl std::error::Error for ValuesError {}
+
+/// Everything to be applied, in this order, as text: one name and YAML for each template that has something to say.
+pub fn render_text(options: &Options) -> Result<Vec<(&'static str, String)>, TemplateError> {
+    let context = Context { namespace: &options.namespace, server: options.server, values: &options.values.0 };
+    let crd = crd_template()?;
+    let first = [("namespace", NAMESPACE_TEMPLATE), ("crd", crd.as_str())];
+    let rendered = first.iter().chain(&TEMPLATES).map(|(name, text)| Ok((*name, template::render(text, &context)?)));
+    let rendered: Vec<(&str, String)> = rendered.collect::<Result<_, TemplateError>>()?;
+    Ok(rendered.into_iter().filter(|(_, text)| !text.trim().is_empty()).collect())
+}
+
+/// Everything to be applied, in this order, one object each.
+pub fn render(options: &Options) -> Result<Vec<Value>, TemplateError> {
+    let mut objects = Vec::new();
+    for (name, text) in render_text(options)? {
+        objects.extend(parse(&text).map_err(|why| TemplateError::Yaml(name, why))?);
+    }
+    Ok(objects)
+}
+
+/// The files of `kustomize/`, rendered from the chart: for servers from 1.30 on, and for older ones.
+pub fn kustomizations() -> Result<Vec<(String, String)>, TemplateError> {
+    let mut files = Vec::new();
+    for (folder, server) in [("kustomize", POLICIES), ("kustomize/before-1.30", OLDEST)] {
+        let rendered = render_text(&Options { server, ..Options::default() })?;
+        let mut list = String::from(GENERATED);
+        list.push_str("apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n");
+        for (name, text) in rendered {
+            list.push_str(&format!("  - {name}.yaml\n"));
+            files.push((format!("{folder}/{name}.yaml"), format!("{GENERATED}{text}")));
+        }
+        files.push((format!("{folder}/kustomization.yaml"), list));
+    }
+    Ok(files)
+}
+
+const GENERATED: &str = "# Made from manifests/chart by `cargo run -p redir-manifests`.\n";
+
+/// The documents of a YAML text.
+pub fn parse(yaml: &str) -> Result<Vec<Value>, String> {
+    serde_saphyr::from_multiple(yaml).map_err(|error| error.to_string().lines().next().unwrap_or_default().to_owned())
+}

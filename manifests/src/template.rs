@@ -1,0 +1,153 @@
+//! The little of Helm's template language that the chart uses, rendered as Helm would.
+//!
+//! Owns: `{{ .Values.NAME }}`, also `| toJson`; `{{ .Release.Namespace }}`; and, on lines of their own,
+//! `{{- if semverCompare "OP1.N-0" .Capabilities.KubeVersion.Version }}` … `{{- end }}`, not nested. Must not know what is
+//! rendered. Called by: `render_text`.
+
+use std::fmt;
+
+use serde_json::{Map, Value};
+
+use crate::Minor;
+
+/// What a template can speak of.
+pub(crate) struct Context<'a> {
+    pub(crate) namespace: &'a str,
+    pub(crate) server: Minor,
+    pub(crate) values: &'a Map<String, Value>,
+}
+
+/// What is wrong with a template or the values in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TemplateError {
+    /// This directive is none that is known.
+    Directive(String),
+    /// A block ends that never began, or the other way round.
+    Block,
+    /// With these values the template of this name is no YAML, and why.
+    Yaml(&'static str, String),
+}
+
+impl fmt::Display for TemplateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directive(text) => write!(f, "the chart holds an unknown directive `{text}`"),
+            Self::Block => f.write_str("the chart holds an `if` without `end`"),
+            Self::Yaml(name, why) => {
+                write!(f, "with these values {name}.yaml is no YAML ({why}): quote the text in them")
+            }
+        }
+    }
+}
+
+impl std::error::Error for TemplateError {}
+
+/// The text with every directive replaced.
+pub(crate) fn render(template: &str, context: &Context<'_>) -> Result<String, TemplateError> {
+    let mut out = String::with_capacity(template.len());
+    let mut shown: Option<bool> = None;
+    for line in template.lines() {
+        let block = line.strip_prefix("{{- ").and_then(|rest| rest.strip_suffix(" }}"));
+        shown = match (block, shown) {
+            (Some("end"), Some(_)) => None,
+            (Some(condition), None) => Some(holds(condition, context.server)?),
+            (Some(_), _) => return Err(TemplateError::Block),
+            (None, shown) => {
+                if shown != Some(false) {
+                    substitute(line, context, &mut out)?;
+                    out.push('\n');
+                }
+                shown
+            }
+        };
+    }
+    if shown.is_some() { Err(TemplateError::Block) } else { Ok(out) }
+}
+
+/// `if semverCompare ">=1.30-0" .Capabilities.KubeVersion.Version`
+fn holds(condition: &str, server: Minor) -> Result<bool, TemplateError> {
+    let unknown = || TemplateError::Directive(condition.to_owned());
+    let range = condition
+        .strip_prefix("if semverCompare \"")
+        .and_then(|rest| rest.strip_suffix("-0\" .Capabilities.KubeVersion.Version"))
+        .ok_or_else(unknown)?;
+    let minor = |text: &str| text.parse().map(Minor).map_err(|_| unknown());
+    match (range.strip_prefix(">=1."), range.strip_prefix("<1.")) {
+        (Some(text), _) => Ok(server >= minor(text)?),
+        (_, Some(text)) => Ok(server < minor(text)?),
+        (None, None) => Err(unknown()),
+    }
+}
+
+fn substitute(line: &str, context: &Context<'_>, out: &mut String) -> Result<(), TemplateError> {
+    let mut rest = line;
+    while let Some((before, after)) = rest.split_once("{{ ") {
+        let (directive, after) = after.split_once(" }}").ok_or_else(|| TemplateError::Directive(line.to_owned()))?;
+        out.push_str(before);
+        out.push_str(&value(directive, context)?);
+        rest = after;
+    }
+    out.push_str(rest);
+    Ok(())
+}
+
+fn value(directive: &str, context: &Context<'_>) -> Result<String, TemplateError> {
+    if directive == ".Release.Namespace" {
+        return Ok(context.namespace.to_owned());
+    }
+    let unknown = || TemplateError::Directive(directive.to_owned());
+    let (name, as_json) = match directive.strip_suffix(" | toJson") {
+        Some(name) => (name, true),
+        None => (directive, false),
+    };
+    let value = name.strip_prefix(".Values.").and_then(|name| context.values.get(name)).ok_or_else(unknown)?;
+    match value {
+        Value::String(text) if !as_json => Ok(text.clone()),
+        Value::Number(number) => Ok(number.to_string()),
+        _ if as_json => Ok(value.to_string()),
+        _ => Err(unknown()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn rendered(template: &str, minor: u32) -> Result<String, TemplateError> {
+        let values = json!({"image": "a/b:1", "list": [{"operator": "Exists"}], "n": 1});
+        let values = values.as_object().unwrap();
+        render(template, &Context { namespace: "redir-system", server: Minor(minor), values })
+    }
+
+    #[test]
+    fn values_are_put_in() {
+        let template =
+            "a: {{ .Values.image }}\nb: {{ .Values.list | toJson }} # {{ .Values.n }}\nc: [{{ .Release.Namespace }}]\n";
+        let expected = "a: a/b:1\nb: [{\"operator\":\"Exists\"}] # 1\nc: [redir-system]\n";
+        assert_eq!(rendered(template, 30).as_deref(), Ok(expected));
+    }
+
+    #[test]
+    fn blocks_follow_the_servers_version() {
+        let since = "a\n{{- if semverCompare \">=1.30-0\" .Capabilities.KubeVersion.Version }}\nb\n{{- end }}\nc\n";
+        assert_eq!(rendered(since, 30).as_deref(), Ok("a\nb\nc\n"));
+        assert_eq!(rendered(since, 29).as_deref(), Ok("a\nc\n"));
+        let before = since.replace(">=", "<");
+        assert_eq!(rendered(&before, 29).as_deref(), Ok("a\nb\nc\n"));
+        assert_eq!(rendered(&before, 30).as_deref(), Ok("a\nc\n"));
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for bad in ["{{ .Values.other }}", "{{ .Values.list }}", "{{ .Chart.Name }}", "{{ .Values.image", "{{- end }}"]
+        {
+            assert!(rendered(bad, 30).is_err(), "{bad}");
+        }
+        let open = "{{- if semverCompare \">=1.30-0\" .Capabilities.KubeVersion.Version }}";
+        assert_eq!(rendered(open, 30), Err(TemplateError::Block));
+        assert_eq!(rendered(&format!("{open}\n{open}"), 30), Err(TemplateError::Block));
+        assert!(rendered("{{- if .Values.image }}\n{{- end }}", 30).is_err());
+    }
+}

@@ -1,0 +1,204 @@
+//! What is installed, against the constants of the code and the rules that a reviewer would hold it to.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use redir_api::names;
+use redir_manifests::{Minor, OLDEST, Options, POLICIES, Values, crd_template, kustomizations, render};
+use serde_json::{Value, json};
+
+const VERSIONS: [Minor; 4] = [OLDEST, Minor(25), Minor(29), POLICIES];
+
+fn objects(server: Minor) -> Vec<Value> {
+    render(&Options { server, ..Options::default() }).unwrap()
+}
+
+fn find(objects: &[Value], kind: &str, name: &str) -> Value {
+    let is = |object: &&Value| object["kind"] == kind && object["metadata"]["name"] == name;
+    objects.iter().find(is).unwrap_or_else(|| panic!("no {kind} {name}")).clone()
+}
+
+fn agent(server: Minor) -> Value {
+    find(&objects(server), "DaemonSet", names::AGENT)
+}
+
+#[test]
+fn generated_files_are_current() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = kustomizations().unwrap();
+    files.push(("chart/templates/crd.yaml".to_owned(), crd_template().unwrap()));
+    for (path, text) in files {
+        let found = std::fs::read_to_string(root.join(&path)).unwrap_or_default();
+        assert!(found == text, "{path} is old: run `cargo run -p redir-manifests`");
+    }
+}
+
+#[test]
+fn the_agent_is_what_the_code_expects() {
+    for server in VERSIONS {
+        let agent = agent(server);
+        assert_eq!(agent["metadata"]["namespace"], names::NAMESPACE);
+        let labels = json!({names::APP_LABEL: names::AGENT});
+        assert_eq!(agent["spec"]["selector"]["matchLabels"], labels);
+        let pod = &agent["spec"]["template"];
+        assert_eq!(pod["metadata"]["labels"][names::APP_LABEL], names::AGENT);
+        assert_eq!(pod["spec"]["serviceAccountName"], names::AGENT);
+        let container = &pod["spec"]["containers"][0];
+        let port = json!({"name": "tunnel", "containerPort": names::PORT, "hostPort": names::PORT, "protocol": "UDP"});
+        assert_eq!(container["ports"], json!([port]));
+        for (probe, path) in [("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")] {
+            let get = json!({"host": "127.0.0.1", "port": names::ADMIN_PORT, "path": path});
+            assert_eq!(container[probe]["httpGet"], get);
+        }
+        let variables: BTreeSet<&str> =
+            container["env"].as_array().unwrap().iter().map(|env| env["name"].as_str().unwrap()).collect();
+        assert_eq!(variables, BTreeSet::from([names::ENV_NODE_NAME, names::ENV_NODE_IP]));
+        let mount = json!([{"name": "host-proc", "mountPath": names::HOST_PROC, "readOnly": true}]);
+        assert_eq!(container["volumeMounts"], mount);
+    }
+}
+
+#[test]
+fn the_agent_has_no_more_than_it_needs() {
+    for server in VERSIONS {
+        let agent = agent(server);
+        let pod = &agent["spec"]["template"]["spec"];
+        assert_eq!((&pod["hostNetwork"], &pod["hostPID"], &pod["hostIPC"]), (&json!(true), &Value::Null, &Value::Null));
+        let security = &pod["containers"][0]["securityContext"];
+        assert_eq!(security["privileged"], Value::Null);
+        assert_eq!(
+            (&security["readOnlyRootFilesystem"], &security["allowPrivilegeEscalation"]),
+            (&json!(true), &json!(false))
+        );
+        assert_eq!(security["capabilities"]["drop"], json!(["ALL"]));
+        let added: BTreeSet<&str> =
+            security["capabilities"]["add"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+        assert_eq!(added, needed());
+        assert_eq!(security["seccompProfile"], json!({"type": "RuntimeDefault"}));
+        let unconfined = &agent["spec"]["template"]["metadata"]["annotations"]["container.apparmor.security.beta.kubernetes.io/agent"];
+        match server < POLICIES {
+            true => assert_eq!((unconfined, &security["appArmorProfile"]), (&json!("unconfined"), &Value::Null)),
+            false => {
+                assert_eq!((unconfined, &security["appArmorProfile"]["type"]), (&Value::Null, &json!("Unconfined")));
+            }
+        }
+        assert_eq!(pod["volumes"].as_array().unwrap().len(), 1);
+    }
+}
+
+/// What the agent's own preflight asks for; SYS_ADMIN includes BPF.
+fn needed() -> BTreeSet<&'static str> {
+    let source = include_str!("../../node-agent/src/guardian/preflight.rs");
+    let lists = source.split("const NEEDED").nth(1).and_then(|rest| rest.split("#[cfg(test)]").next()).unwrap();
+    let names = lists.split("\"CAP_").skip(1).filter_map(|rest| rest.split('"').next());
+    names.filter(|name| *name != "BPF").collect()
+}
+
+/// What a role may do, as `group/resource verb`.
+fn rights(role: &Value) -> BTreeSet<String> {
+    let texts = |value: &Value| -> Vec<String> {
+        value.as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()
+    };
+    let mut rights = BTreeSet::new();
+    for rule in role["rules"].as_array().unwrap() {
+        for group in texts(&rule["apiGroups"]) {
+            for resource in texts(&rule["resources"]) {
+                rights.extend(texts(&rule["verbs"]).iter().map(|verb| format!("{group}/{resource} {verb}")));
+            }
+        }
+    }
+    rights
+}
+
+#[test]
+fn roles_are_small_and_apart() {
+    let objects = objects(POLICIES);
+    let agent = rights(&find(&objects, "ClusterRole", names::AGENT));
+    let developer = rights(&find(&objects, "ClusterRole", names::DEVELOPER_ROLE));
+    for right in agent.iter().chain(&developer) {
+        assert!(!right.contains('*') && !right.contains("secrets") && !right.contains("exec"), "{right}");
+    }
+    let status = |rights: &BTreeSet<String>| rights.iter().any(|right| right.contains("intercepts/status"));
+    assert!(status(&agent) && !status(&developer), "the agent's role alone writes status");
+    assert!(!agent.iter().any(|right| right.ends_with(" create") && right.contains("intercepts")));
+    let writes = developer
+        .iter()
+        .filter(|right| ["create", "patch", "update", "delete"].iter().any(|verb| right.ends_with(verb)));
+    assert!(writes.clone().all(|right| right.starts_with("redir.dev/intercepts ")), "{writes:?}");
+    for kind in redir_api::TargetKind::ALL {
+        for verb in ["get", "intercept"] {
+            let right = format!("{}/{} {verb}", kind.group(), kind.plural());
+            assert!(developer.contains(&right), "{right}");
+        }
+    }
+}
+
+#[test]
+fn policies_name_every_kind_of_target() {
+    let policy = find(&objects(POLICIES), "ValidatingAdmissionPolicy", "redir-intercepts");
+    let kinds = policy["spec"]["variables"][0]["expression"].as_str().unwrap();
+    for kind in redir_api::TargetKind::ALL {
+        let entry = format!("'{}': ['{}', '{}']", kind.as_str(), kind.group(), kind.plural());
+        assert!(kinds.contains(&entry), "{entry} is not in {kinds}");
+    }
+    assert_eq!(kinds.matches(':').count(), redir_api::TargetKind::ALL.len());
+    for object in objects(POLICIES).iter().filter(|object| object["kind"] == "ValidatingAdmissionPolicyBinding") {
+        find(&objects(POLICIES), "ValidatingAdmissionPolicy", object["spec"]["policyName"].as_str().unwrap());
+    }
+    let rule = &policy["spec"]["matchConstraints"]["resourceRules"][0];
+    assert_eq!((&rule["apiGroups"], &rule["resources"]), (&json!([redir_api::GROUP]), &json!([redir_api::PLURAL])));
+}
+
+#[test]
+fn old_servers_get_nothing_that_they_refuse() {
+    let text = |server| serde_json::to_string(&objects(server)).unwrap();
+    assert!(!text(OLDEST).contains("x-kubernetes-validations") && text(Minor(25)).contains("x-kubernetes-validations"));
+    assert!(
+        !text(Minor(29)).contains("ValidatingAdmissionPolicy") && text(POLICIES).contains("ValidatingAdmissionPolicy")
+    );
+    let definition = |server| find(&objects(server), "CustomResourceDefinition", "intercepts.redir.dev");
+    let mut plain = serde_json::to_value(redir_api::crd::definition()).unwrap();
+    let mut rules = serde_json::to_value(redir_api::crd::definition_with_rules()).unwrap();
+    for definition in [&mut plain, &mut rules] {
+        definition["metadata"]["labels"] = json!({"app.kubernetes.io/part-of": "redir"});
+    }
+    assert_eq!((definition(OLDEST), definition(POLICIES)), (plain, rules));
+}
+
+#[test]
+fn every_object_is_part_of_redir_and_in_its_place() {
+    let options = Options { namespace: "elsewhere".into(), ..Options::default() };
+    for object in render(&options).unwrap() {
+        assert_eq!(object["metadata"]["labels"]["app.kubernetes.io/part-of"], "redir", "{object}");
+        assert!(!object.to_string().contains(names::NAMESPACE), "{object}");
+    }
+    let namespace = find(&render(&options).unwrap(), "Namespace", "elsewhere");
+    assert_eq!(namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"], "privileged");
+}
+
+#[test]
+fn values_reach_the_agent_and_wrong_ones_are_named() {
+    let mut values = Values::default();
+    assert!(values.image().ends_with(concat!(":", env!("CARGO_PKG_VERSION"))), "{}", values.image());
+    values.merge("image: registry.local/agent:7\ntolerations: []\n").unwrap();
+    let objects = render(&Options { values: values.clone(), ..Options::default() }).unwrap();
+    let pod = find(&objects, "DaemonSet", names::AGENT)["spec"]["template"]["spec"].clone();
+    assert_eq!((&pod["containers"][0]["image"], &pod["tolerations"]), (&json!("registry.local/agent:7"), &json!([])));
+    for (text, named) in [("imgae: a", "imgae"), ("image: 3", "image"), ("- a", "map"), ("a: [", "YAML")] {
+        let error = values.merge(text).unwrap_err().to_string();
+        assert!(error.contains(named), "{error}");
+    }
+}
+
+#[test]
+fn the_chart_is_of_this_release() {
+    let chart = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("chart/Chart.yaml")).unwrap();
+    let chart = &redir_manifests::parse(&chart).unwrap()[0];
+    assert_eq!(
+        (&chart["version"], &chart["appVersion"]),
+        (&json!(env!("CARGO_PKG_VERSION")), &json!(env!("CARGO_PKG_VERSION")))
+    );
+    assert_eq!(chart["kubeVersion"], format!(">=1.{}.0-0", OLDEST.0));
+}
