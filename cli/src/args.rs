@@ -4,14 +4,14 @@
 //! Called by: `main`; read by `commands`.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{ArgGroup, Args, CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 use redir_tunnel::Pin;
 
 use crate::conditions::Conditions;
-use crate::values::{self, AgentAddress, Ports, Seconds, Target, Which};
+use crate::values::{self, AgentAddress, LabelSet, PortWish, Seconds, Target, Which};
 use crate::wording::help;
 
 /// `redir …`
@@ -21,6 +21,14 @@ use crate::wording::help;
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+/// The command line, under the name that it was started by: kubectl finds a plugin as `kubectl-redir`.
+pub(crate) fn command() -> clap::Command {
+    let started = std::env::args_os().next().map(PathBuf::from);
+    let is_plugin = started.as_deref().and_then(Path::file_stem).is_some_and(|stem| stem == "kubectl-redir");
+    let command = Cli::command();
+    if is_plugin { command.bin_name("kubectl redir") } else { command }
 }
 
 /// One for each file in `commands`.
@@ -35,6 +43,16 @@ pub(crate) enum Command {
     Leave(Leave),
     #[command(about = help::STATUS)]
     Status(Ask),
+    #[command(about = help::DESCRIBE)]
+    Describe(Describe),
+    #[command(about = help::INSTALL, long_about = help::INSTALL_LONG, after_help = help::INSTALL_EXAMPLES)]
+    Install(Install),
+    #[command(about = help::UPGRADE, long_about = help::UPGRADE_LONG)]
+    Upgrade(Install),
+    #[command(about = help::UNINSTALL, long_about = help::UNINSTALL_LONG)]
+    Uninstall(Uninstall),
+    #[command(about = help::DOCTOR, long_about = help::DOCTOR_LONG)]
+    Doctor(Doctor),
     #[command(about = help::COMPLETIONS, after_help = help::COMPLETIONS_EXAMPLES)]
     Completions(Completions),
     #[command(about = help::KEYGEN)]
@@ -44,10 +62,12 @@ pub(crate) enum Command {
 /// `redir intercept …`
 #[derive(Debug, Args)]
 pub(crate) struct Intercept {
-    #[arg(value_name = "POD-OR-LABELS", help = help::TARGET)]
-    pub(crate) target: Target,
+    #[arg(value_name = "TARGET", help = help::TARGET, required_unless_present = "selector")]
+    pub(crate) target: Option<Target>,
+    #[arg(long, short = 'l', value_name = "LABELS", help = help::SELECTOR, conflicts_with = "target")]
+    pub(crate) selector: Option<LabelSet>,
     #[arg(long, short, value_name = "POD[:YOURS]", help = help::PORT)]
-    pub(crate) port: Ports,
+    pub(crate) port: PortWish,
     #[command(flatten)]
     pub(crate) conditions: Conditions,
     #[arg(long, help = help::PROBES)]
@@ -56,6 +76,8 @@ pub(crate) struct Intercept {
     pub(crate) local_tls: bool,
     #[arg(long, value_name = "SECONDS", help = help::WAIT)]
     pub(crate) wait: Option<Seconds>,
+    #[command(flatten)]
+    pub(crate) cluster: Cluster,
     #[command(flatten)]
     pub(crate) reach: Reach,
     #[arg(last = true, value_name = "COMMAND", help = help::COMMAND, value_hint = ValueHint::CommandWithArguments)]
@@ -79,6 +101,18 @@ pub(crate) struct Reach {
     pub(crate) output: Output,
 }
 
+/// Which cluster is asked, as kubectl names it.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = help::CLUSTER_HEADING)]
+pub(crate) struct Cluster {
+    #[arg(long, short, value_name = "NAME", help = help::NAMESPACE)]
+    pub(crate) namespace: Option<String>,
+    #[arg(long, value_name = "NAME", help = help::CONTEXT)]
+    pub(crate) context: Option<String>,
+    #[arg(long, value_name = "FILE", help = help::KUBECONFIG, value_hint = ValueHint::FilePath)]
+    pub(crate) kubeconfig: Option<PathBuf>,
+}
+
 /// `-o`
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
@@ -90,18 +124,72 @@ pub(crate) enum Output {
 /// `redir list`, `redir status`
 #[derive(Debug, Args)]
 pub(crate) struct Ask {
+    #[arg(long, short = 'A', help = help::ALL_NAMESPACES, conflicts_with = "namespace")]
+    pub(crate) all_namespaces: bool,
+    #[command(flatten)]
+    pub(crate) cluster: Cluster,
     #[command(flatten)]
     pub(crate) reach: Reach,
+}
+
+/// `redir describe …`
+#[derive(Debug, Args)]
+pub(crate) struct Describe {
+    #[arg(value_name = "INTERCEPT", help = help::DESCRIBE_NAME)]
+    pub(crate) name: String,
+    #[command(flatten)]
+    pub(crate) cluster: Cluster,
+    #[arg(long, short, value_enum, default_value_t = Output::Text, help = help::OUTPUT)]
+    pub(crate) output: Output,
+}
+
+/// `redir install`, `redir upgrade`
+#[derive(Debug, Args)]
+pub(crate) struct Install {
+    #[arg(long, value_name = "REF", help = help::IMAGE)]
+    pub(crate) image: Option<String>,
+    #[arg(long, value_name = "FILE", help = help::VALUES, value_hint = ValueHint::FilePath)]
+    pub(crate) values: Vec<PathBuf>,
+    #[arg(long, help = help::DRY_RUN)]
+    pub(crate) dry_run: bool,
+    #[arg(long, help = help::PRINT, conflicts_with = "dry_run")]
+    pub(crate) print: bool,
+    #[arg(long, value_name = "SECONDS", help = help::INSTALL_WAIT)]
+    pub(crate) wait: Option<Seconds>,
+    #[command(flatten)]
+    pub(crate) cluster: Cluster,
+}
+
+/// `redir uninstall`
+#[derive(Debug, Args)]
+pub(crate) struct Uninstall {
+    #[arg(long, help = help::DRY_RUN)]
+    pub(crate) dry_run: bool,
+    #[arg(long, value_name = "SECONDS", help = help::UNINSTALL_WAIT)]
+    pub(crate) wait: Option<Seconds>,
+    #[command(flatten)]
+    pub(crate) cluster: Cluster,
+}
+
+/// `redir doctor`
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    #[command(flatten)]
+    pub(crate) cluster: Cluster,
+    #[arg(long, short, value_enum, default_value_t = Output::Text, help = help::OUTPUT)]
+    pub(crate) output: Output,
 }
 
 /// `redir leave …`
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("what").required(true).args(["which", "all"]))]
 pub(crate) struct Leave {
-    #[arg(value_name = "POD-OR-LABELS|NUMBER", help = help::LEAVE_WHICH)]
+    #[arg(value_name = "TARGET|NAME|NUMBER", help = help::LEAVE_WHICH)]
     pub(crate) which: Option<Which>,
     #[arg(long, help = help::LEAVE_ALL)]
     pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) cluster: Cluster,
     #[command(flatten)]
     pub(crate) reach: Reach,
 }

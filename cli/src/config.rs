@@ -28,8 +28,8 @@ pub(crate) struct Config {
 pub(crate) struct Agent {
     /// The table's name, or its address when it came from a flag.
     pub(crate) name: String,
-    /// Where it listens.
-    pub(crate) address: AgentAddress,
+    /// Where it listens: one address from a file or a flag, in Kubernetes all of its node's.
+    pub(crate) addresses: Vec<AgentAddress>,
     /// The key it must show.
     pub(crate) key: Pin,
 }
@@ -102,7 +102,7 @@ fn agent(name: &str, header: Range<usize>, value: &Spanned<DeValue<'_>>) -> Resu
     let missing = |key: &str, what| mistake(header.clone(), &format!("{prefix}.{key}"), what);
     Ok(Agent {
         name: name.to_owned(),
-        address: address.ok_or_else(|| missing("address", say::missing_address()))?,
+        addresses: vec![address.ok_or_else(|| missing("address", say::missing_address()))?],
         key: pin.ok_or_else(|| missing("key", say::missing_agent_key()))?,
     })
 }
@@ -130,7 +130,7 @@ mod tests {
         let config = read(&text).unwrap().unwrap();
         assert!(config.key.unwrap().ends_with("mine"));
         assert_eq!(config.agents[0].name, "node-1");
-        assert_eq!(config.agents[0].address.to_string(), "10.0.0.1:7447");
+        assert_eq!(config.agents[0].addresses[0].to_string(), "10.0.0.1:7447");
         assert_eq!(read("").unwrap(), Some(Config::default()));
         assert_eq!(Config::read(Path::new("/nonexistent/redir.toml")), Ok(None));
     }

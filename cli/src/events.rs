@@ -7,11 +7,28 @@ use redir_wire::{
     Filter, InterceptEntry, Liveness, Owner, PodEntry, PodTls, RequestEvent, Takes, TunnelStatus, UnixMillis,
 };
 
+use crate::cluster::diagnosis::Check;
+use crate::cluster::objects::{Row, Workload};
+
 /// One thing that happened, or one row of an answer.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Event {
     /// An agent answered our greeting.
     Connected { agent: String, address: String, developer: String },
+    /// The cluster holds the wish under this name.
+    Created { intercept: String, namespace: String, target: String },
+    /// How the intercept stands in the cluster, once every agent is heard of.
+    Standing { live: usize, pods: usize, missing: Vec<(String, String)> },
+    /// It had expired, and is there again under this name.
+    Recreated { intercept: String },
+    /// `list`, `status` and `describe` in a cluster: an intercept.
+    Wish(Row),
+    /// `list` in a cluster: what can be intercepted.
+    Workload(Workload),
+    /// `describe`: what an agent reported of it.
+    Happened { at: UnixMillis, reason: String, object: String, node: String, message: String },
+    /// `doctor`: one line.
+    Check(Check),
     /// A pod's traffic is steered.
     Live(Live),
     /// A pod's port speaks TLS, and what becomes of it.

@@ -5,6 +5,8 @@
 use redir_wire::{InterceptEntry, Liveness, Owner, Takes, TlsFate};
 use serde_json::{Value, json};
 
+use crate::cluster::diagnosis::Finding;
+use crate::cluster::objects::Row;
 use crate::escape::{escape, escape_sentence};
 use crate::events::{Clash, CommandState, Event, Local};
 use crate::when::rfc3339;
@@ -19,6 +21,26 @@ fn value(event: &Event) -> Value {
         Event::Connected { agent, address, developer } => {
             json!({"event": "connected", "agent": agent, "address": address, "developer": developer})
         }
+        Event::Created { intercept, namespace, target } => {
+            json!({"event": "created", "intercept": intercept, "namespace": namespace, "target": target})
+        }
+        Event::Standing { live, pods, missing } => {
+            let missing: Vec<Value> =
+                missing.iter().map(|(name, why)| json!({"name": name, "reason": escape_sentence(why)})).collect();
+            json!({"event": "standing", "live": live, "pods": pods, "missing": missing})
+        }
+        Event::Wish(row) => wish(row),
+        Event::Check(check) => json!({
+            "event": "check", "check": check.what, "finding": finding(check.finding),
+            "sentence": escape_sentence(&check.sentence),
+        }),
+        Event::Workload(workload) => json!({
+            "event": "workload", "namespace": workload.namespace, "target": workload.target, "ports": workload.ports,
+        }),
+        Event::Happened { at, reason, object, node, message } => json!({
+            "event": "happened", "at": rfc3339(*at), "reason": reason, "object": object, "node": node, "message": message,
+        }),
+        Event::Recreated { intercept } => json!({"event": "recreated", "intercept": intercept}),
         Event::Live(live) => json!({
             "event": "live", "agent": live.agent, "id": live.id, "pod": live.pod, "port": live.port, "to": live.to,
             "local": local(live.local), "addresses": live.addresses, "earlier_connections": live.earlier_connections, "after_ms": live.after_ms, "curl": live.curl,
@@ -112,6 +134,34 @@ fn fate(fate: TlsFate) -> &'static str {
         TlsFate::Clear => "clear",
         TlsFate::Other => "other",
     }
+}
+
+fn finding(finding: Finding) -> &'static str {
+    match finding {
+        Finding::Good => "good",
+        Finding::Note => "note",
+        Finding::Problem => "problem",
+    }
+}
+
+fn wish(row: &Row) -> Value {
+    let pods: Vec<Value> = row
+        .pods
+        .iter()
+        .map(|pod| {
+            json!({
+                "node": pod.node, "pod": pod.pod, "addresses": pod.addresses, "port": pod.port, "state": pod.state,
+                "reason": escape_sentence(&pod.reason),
+            })
+        })
+        .collect();
+    let reasons: Vec<Value> =
+        row.reasons.iter().map(|(node, reason)| json!({"name": node, "reason": escape_sentence(reason)})).collect();
+    json!({
+        "event": "intercept", "namespace": row.namespace, "name": row.name, "target": row.target, "port": row.port,
+        "developer": row.user, "yours": row.is_own, "since": rfc3339(row.since), "filter": row.filter,
+        "to": row.to, "live": row.live(), "pods": pods, "reasons": reasons,
+    })
 }
 
 fn liveness(state: Liveness) -> &'static str {

@@ -5,6 +5,7 @@
 
 mod args;
 mod child;
+mod cluster;
 mod commands;
 mod conditions;
 mod config;
@@ -28,13 +29,14 @@ mod wording;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::FromArgMatches as _;
 
 use crate::screen::{Colour, Paint};
 use crate::trouble::Trouble;
 
 fn main() -> ExitCode {
-    let cli = match args::Cli::try_parse() {
+    let read = args::command().try_get_matches().and_then(|matches| args::Cli::from_arg_matches(&matches));
+    let cli = match read {
         Ok(cli) => cli,
         Err(error) => return refuse(error),
     };
@@ -46,7 +48,7 @@ fn main() -> ExitCode {
 
 /// Help and version are printed as they are; anything else becomes one sentence.
 fn refuse(error: clap::Error) -> ExitCode {
-    let known = args::Cli::command();
+    let known = args::command();
     let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
     let subcommand = words.iter().find_map(|word| known.find_subcommand(word)).map(clap::Command::get_name);
     match usage::explain(error, subcommand) {

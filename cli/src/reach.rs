@@ -40,6 +40,14 @@ pub(crate) fn resolve(flags: &Reach) -> Result<Reached, Trouble> {
     Ok(Reached { agents, identity })
 }
 
+/// Whether the configuration names an agent. A machine without a home has no configuration.
+pub(crate) fn names_agents(flags: &Reach) -> Result<bool, Trouble> {
+    if flags.config.is_none() && default_config().is_err() {
+        return Ok(false);
+    }
+    configuration(flags).map(|config| !config.agents.is_empty())
+}
+
 /// `key` beside `redir.toml`.
 pub(crate) fn default_key() -> Result<PathBuf, Trouble> {
     paths::config_directory().map(|directory| directory.join("key"))
@@ -71,5 +79,7 @@ fn flagged_agents(flags: &Reach) -> Result<Vec<Agent>, Trouble> {
         return Err(Trouble::Usage(say::agents_and_keys(flags.agent.len(), flags.agent_key.len())));
     }
     let pairs = flags.agent.iter().zip(&flags.agent_key);
-    Ok(pairs.map(|(address, key)| Agent { name: address.to_string(), address: address.clone(), key: *key }).collect())
+    Ok(pairs
+        .map(|(address, key)| Agent { name: address.to_string(), addresses: vec![address.clone()], key: *key })
+        .collect())
 }

@@ -1,6 +1,6 @@
 //! What the developer may write behind a flag, parsed once: inside, nothing is checked again.
 //!
-//! Owns: ports, targets, agent addresses. Must not touch files, sockets or clap. Called by: `args`,
+//! Owns: ports, targets, agent addresses (Kubernetes' own are in `cluster::target`). Must not touch files, sockets or clap. Called by: `args`,
 //! `config`, `commands`.
 
 use std::collections::BTreeMap;
@@ -9,11 +9,12 @@ use std::num::NonZeroU16;
 use std::str::FromStr;
 use std::time::Duration;
 
+use redir_api::TargetKind;
 use redir_tunnel::{Pin, PinError};
 
 use crate::wording::values as say;
 
-/// The pod's port and the developer's own: `8080` or `8080:3000`.
+/// The pod's port and the developer's own, as numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ports {
     /// The port that the app listens on in the pod.
@@ -22,15 +23,68 @@ pub(crate) struct Ports {
     pub(crate) own: NonZeroU16,
 }
 
-impl FromStr for Ports {
+/// The pod's port and the developer's own, as written: `8080`, `8080:3000`, and in Kubernetes `http` or `http:3000`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PortWish {
+    /// The app's.
+    pub(crate) pod: PortName,
+    /// The developer's; without it, the same number.
+    pub(crate) own: Option<NonZeroU16>,
+}
+
+/// A port by its number or by the name that the workload gives it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum PortName {
+    /// `8080`
+    Number(NonZeroU16),
+    /// `http`
+    Name(String),
+}
+
+impl FromStr for PortWish {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let port = |part: &str| part.parse::<NonZeroU16>().map_err(|_| say::port(part));
+        let number = |part: &str| part.parse::<NonZeroU16>().map_err(|_| say::port(part));
         match text.split_once(':') {
-            None => port(text).map(|pod| Self { pod, own: pod }),
-            Some((pod, own)) => Ok(Self { pod: port(pod)?, own: port(own)? }),
+            None => Ok(Self { pod: text.parse()?, own: None }),
+            Some((pod, own)) => Ok(Self { pod: pod.parse()?, own: Some(number(own)?) }),
         }
+    }
+}
+
+impl FromStr for PortName {
+    type Err = String;
+
+    /// A name is an IANA service name (RFC 6335): at most 15 letters, digits and dashes, with at least one letter.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let inside = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        let is_name = text.len() <= 15
+            && text.bytes().all(inside)
+            && text.bytes().any(|b| b.is_ascii_lowercase())
+            && !text.starts_with('-')
+            && !text.ends_with('-');
+        match text.parse() {
+            Ok(number) => Ok(Self::Number(number)),
+            Err(_) if is_name => Ok(Self::Name(text.to_owned())),
+            Err(_) => Err(say::port(text)),
+        }
+    }
+}
+
+impl fmt::Display for PortName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
+impl PortWish {
+    /// With the number that the pod's port turned out to have.
+    pub(crate) fn numbers(&self, pod: NonZeroU16) -> Ports {
+        Ports { pod, own: self.own.unwrap_or(pod) }
     }
 }
 
@@ -41,6 +95,8 @@ pub(crate) enum Target {
     Pod(String),
     /// `app=web,tier=front`
     Labels(BTreeMap<String, String>),
+    /// `deploy/web`, in Kubernetes alone
+    Workload(TargetKind, String),
 }
 
 impl FromStr for Target {
@@ -49,6 +105,13 @@ impl FromStr for Target {
     fn from_str(text: &str) -> Result<Self, String> {
         if text.contains('=') {
             return labels(text).map(Self::Labels);
+        }
+        if let Some((kind, name)) = text.split_once('/') {
+            let kind = workload_kind(kind).ok_or_else(|| say::kind(kind))?;
+            return match is_name(name) {
+                true => Ok(Self::Workload(kind, name.to_owned())),
+                false => Err(say::workload_name(name)),
+            };
         }
         match is_name(text) {
             true => Ok(Self::Pod(text.to_owned())),
@@ -62,7 +125,52 @@ impl fmt::Display for Target {
         match self {
             Self::Pod(name) => f.write_str(name),
             Self::Labels(labels) => f.write_str(&join_labels(labels)),
+            Self::Workload(kind, name) => write!(f, "{}/{name}", short(*kind)),
         }
+    }
+}
+
+/// The kinds as kubectl takes them: short, singular, plural, each also with its group (`deployments.apps`).
+fn workload_kind(text: &str) -> Option<TargetKind> {
+    let text = text.to_ascii_lowercase();
+    TargetKind::ALL.into_iter().find(|kind| {
+        let name = match text.split_once('.') {
+            Some((name, group)) if group == kind.group() => name,
+            Some(_) => return false,
+            None => text.as_str(),
+        };
+        name == short(*kind)
+            || name == abbreviation(*kind)
+            || name == kind.plural()
+            || name == kind.as_str().to_ascii_lowercase()
+    })
+}
+
+/// How redir itself writes a kind: `deploy` of `deploy/web`.
+pub(crate) fn short(kind: TargetKind) -> &'static str {
+    match kind {
+        TargetKind::Deployment => "deploy",
+        TargetKind::StatefulSet => "statefulset",
+        TargetKind::DaemonSet => "daemonset",
+        TargetKind::ReplicaSet => "replicaset",
+        TargetKind::Job => "job",
+        TargetKind::Pod => "pod",
+        TargetKind::Service => "service",
+        TargetKind::Rollout => "rollout",
+    }
+}
+
+/// kubectl's own abbreviations beside those.
+fn abbreviation(kind: TargetKind) -> &'static str {
+    match kind {
+        TargetKind::Deployment => "deploy",
+        TargetKind::StatefulSet => "sts",
+        TargetKind::DaemonSet => "ds",
+        TargetKind::ReplicaSet => "rs",
+        TargetKind::Job => "job",
+        TargetKind::Pod => "po",
+        TargetKind::Service => "svc",
+        TargetKind::Rollout => "ro",
     }
 }
 
@@ -91,6 +199,18 @@ fn is_name(text: &str) -> bool {
     let inside = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
     let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
     text.len() <= 253 && text.bytes().all(inside) && edge(text.bytes().next()) && edge(text.bytes().last())
+}
+
+/// `-l app=web,tier=front`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LabelSet(pub(crate) BTreeMap<String, String>);
+
+impl FromStr for LabelSet {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        labels(text).map(Self)
+    }
 }
 
 /// What `leave` ends: the intercepts of a target, or one by its number.
@@ -185,13 +305,30 @@ mod tests {
 
     #[test]
     fn ports() {
-        let ports = |pod, own| Ports { pod: NonZeroU16::new(pod).unwrap(), own: NonZeroU16::new(own).unwrap() };
-        assert_eq!("8080".parse(), Ok(ports(8080, 8080)));
-        assert_eq!("8080:3000".parse(), Ok(ports(8080, 3000)));
-        for bad in ["", "0", "65536", "8080:", ":3000", "8080:0", "a", "8080:3000:1", "-1", " 80"] {
-            assert!(bad.parse::<Ports>().is_err(), "{bad:?}");
+        let port = |number| NonZeroU16::new(number).unwrap();
+        let numbers = |text: &str| text.parse::<PortWish>().unwrap().numbers(port(8080));
+        assert_eq!(numbers("8080"), Ports { pod: port(8080), own: port(8080) });
+        assert_eq!(numbers("8080:3000"), Ports { pod: port(8080), own: port(3000) });
+        let named = PortWish { pod: PortName::Name("http".into()), own: Some(port(3000)) };
+        assert_eq!("http:3000".parse(), Ok(named));
+        for bad in [
+            "",
+            "0",
+            "65536",
+            "8080:",
+            ":3000",
+            "8080:0",
+            "A",
+            "8080:3000:1",
+            "-1",
+            " 80",
+            "-a",
+            "a-",
+            "a-name-too-long-",
+        ] {
+            assert!(bad.parse::<PortWish>().is_err(), "{bad:?}");
         }
-        assert!(error::<Ports>("8080:http").contains("`http`"));
+        assert!(error::<PortWish>("8080:http").contains("`http`"));
     }
 
     #[test]
@@ -200,6 +337,19 @@ mod tests {
         let labels: Target = "tier=front,app=web".parse().unwrap();
         assert_eq!(labels.to_string(), "app=web,tier=front");
         assert!("app.kubernetes.io/name=web".parse::<Target>().is_ok());
+        for written in
+            ["deploy/web", "deployments/web", "Deployment/web", "deployment.apps/web", "deployments.apps/web"]
+        {
+            assert_eq!(written.parse(), Ok(Target::Workload(TargetKind::Deployment, "web".into())), "{written}");
+        }
+        for kind in TargetKind::ALL {
+            let target = Target::Workload(kind, "web-1".into());
+            assert_eq!(target.to_string().parse(), Ok(target.clone()));
+            assert_eq!(format!("{}/web-1", abbreviation(kind)).parse(), Ok(target));
+        }
+        for bad in ["deploy/", "deploy/a/b", "/web", "cronjob/web", "deploy.batch/web"] {
+            assert!(bad.parse::<Target>().is_err(), "{bad}");
+        }
         for bad in ["", "-web", "a b", "web/1", "app=", "=web", "app=web,", "app=web,tier", "app=a,app=b", "a/b/c=d"] {
             assert_eq!(bad.parse::<Target>().is_err(), bad != "app=", "{bad:?}");
         }
@@ -229,7 +379,8 @@ mod tests {
                     alphabet[usize::try_from(state >> 33).unwrap() % alphabet.len()]
                 })
                 .collect();
-            let errors = [text.parse::<Ports>().err(), text.parse::<Which>().err(), text.parse::<AgentAddress>().err()];
+            let errors =
+                [text.parse::<PortWish>().err(), text.parse::<Which>().err(), text.parse::<AgentAddress>().err()];
             for error in errors.into_iter().flatten() {
                 assert!(error.bytes().all(|b| (0x20..=0x7e).contains(&b)), "{text:?} gives {error:?}");
             }

@@ -8,7 +8,7 @@ const PIN: &str = "sha256:47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU";
 
 /// Flags, and words that the sentence must hold: the thing and the next step.
 const WRONG: &[(&[&str], &[&str])] = &[
-    (&["intercept"], &["--port", "POD-OR-LABELS", "missing", "redir intercept --help"]),
+    (&["intercept"], &["--port", "TARGET", "missing", "redir intercept --help"]),
     (&["intercept", "web-1"], &["--port is missing"]),
     (&["intercept", "web-1", "--port"], &["--port needs a value"]),
     (&["intercept", "web-1", "--port", "99999"], &["--port", "`99999`", "1 to 65535"]),
@@ -17,7 +17,23 @@ const WRONG: &[(&[&str], &[&str])] = &[
     (&["intercept", "web-1", "--port", "8080:10.0.0.1:80"], &["no port"]),
     (&["intercept", "web-1", "--port", "1", "--port", "2"], &["--port", "only once"]),
     (&["intercept", "web-1", "--prot", "8080"], &["--prot", "did you mean --port"]),
-    (&["intercept", "web_1/", "--port", "1"], &["neither a pod nor labels"]),
+    (&["intercept", "web 1", "--port", "1"], &["neither a workload, a pod nor labels"]),
+    (&["intercept", "cronjob/web", "--port", "1"], &["`cronjob`", "deploy/"]),
+    (&["intercept", "deploy/", "--port", "1"], &["no name of a workload"]),
+    (&["intercept", "deploy/web", "--port", "HTTP"], &["`HTTP`", "its name"]),
+    (&["intercept", "deploy/web", "-l", "app=web", "--port", "1"], &["exclude each other"]),
+    (&["intercept", "-l", "web", "--port", "1"], &["`web`", "key=value"]),
+    (&["intercept", "deploy/web", "--port", "1", "--agent", "h:1", "--agent-key", PIN], &["deploy/web", "--agent"]),
+    (&["intercept", "web-1", "-n", "shop", "--port", "1", "--agent", "h:1", "--agent-key", PIN], &["--namespace"]),
+    (&["list", "-A", "-n", "shop"], &["--all-namespaces", "exclude each other"]),
+    (&["leave", "7"], &["numbers are for static agents", "redir list"]),
+    (&["describe"], &["INTERCEPT is missing"]),
+    (&["install", "--values", "/nonexistent/values.yaml"], &["/nonexistent/values.yaml", "--values"]),
+    (&["install", "--print", "--dry-run"], &["exclude each other"]),
+    (
+        &["intercept", "deploy/web", "--port", "1", "--kubeconfig", "/nonexistent/config"],
+        &["/nonexistent/config", "--kubeconfig"],
+    ),
     (&["intercept", "app=web,tier", "--port", "1"], &["`tier`", "key=value"]),
     (&["intercept", "\u{1b}[31m", "--port", "1"], &["\\x1b[31m"]),
     (&["intercept", "web-1", "--port", "1", "--header", "alice"], &["no colon", "x-user: alice"]),
@@ -60,7 +76,7 @@ const WRONG: &[(&[&str], &[&str])] = &[
     (&["list", "--agent", "h:1", "--agent", "i:1", "--agent-key", PIN], &["2 --agent and 1 --agent-key"]),
     (&["list", "--agent", "h:1", "--agent-key", PIN], &["no key file", "redir keygen"]),
     (&["list", "--config", "/nonexistent/redir.toml"], &["/nonexistent/redir.toml", "--config"]),
-    (&["list"], &["no agent is named", "redir.toml", "--agent"]),
+    (&["list"], &["no kubeconfig", "--kubeconfig", "redir.toml"]),
     (&["status", "--foo"], &["--foo", "redir status --help"]),
     (&["leave"], &["missing", "redir leave --help"]),
     (&["leave", "web-1", "--all"], &["exclude each other"]),
@@ -181,10 +197,11 @@ fn colours_are_for_terminals_that_want_them() {
         let mut command = std::process::Command::new("script");
         command.args(["-qec", &line, "/dev/null"]).stdin(std::process::Stdio::null());
         command.env("HOME", home.path()).env_remove("XDG_CONFIG_HOME").env_remove("NO_COLOR").env("TERM", "xterm");
+        command.env_remove("KUBECONFIG").env_remove("KUBERNETES_SERVICE_HOST");
         String::from_utf8(command.env(name, value).output().unwrap().stdout).unwrap()
     };
-    assert!(run("LANG", "C").starts_with("\u{1b}[31mredir:\u{1b}[0m no agent"));
+    assert!(run("LANG", "C").starts_with("\u{1b}[31mredir:\u{1b}[0m there is no kubeconfig"));
     assert!(run("NO_COLOR", "").contains("\u{1b}[31m"), "an empty NO_COLOR says nothing");
-    assert!(run("NO_COLOR", "1").starts_with("redir: no agent"));
-    assert!(run("TERM", "dumb").starts_with("redir: no agent"));
+    assert!(run("NO_COLOR", "1").starts_with("redir: there is no kubeconfig"));
+    assert!(run("TERM", "dumb").starts_with("redir: there is no kubeconfig"));
 }

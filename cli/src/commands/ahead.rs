@@ -96,6 +96,8 @@ fn selects(target: &Target, pod: &PodEntry) -> bool {
     match target {
         Target::Pod(name) => pod.name == *name,
         Target::Labels(labels) => labels.iter().all(|(key, value)| pod.labels.get(key) == Some(value)),
+        // Static agents have none.
+        Target::Workload(..) => false,
     }
 }
 
@@ -110,7 +112,7 @@ mod tests {
         let wanted = Wanted {
             token: Token([1; 16]),
             target: target.parse().unwrap(),
-            ports: "8080:3000".parse().unwrap(),
+            ports: crate::values::Ports { pod: 8080.try_into().unwrap(), own: 3000.try_into().unwrap() },
             filter: None,
             probes: Probes::App,
             speaks: Speaks::Plaintext,

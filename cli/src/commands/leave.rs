@@ -7,17 +7,25 @@ use std::collections::BTreeMap;
 use redir_wire::{RefusedCode, ToAgent, ToDeveloper, Which as Asked};
 
 use super::ask::{self, ask};
+use super::objects;
 use crate::args::Leave;
+use crate::cluster::mode::{self, Mode, Signs};
 use crate::events::Event;
 use crate::link::selector;
-use crate::reach;
 use crate::trouble::{Outcome, Trouble};
 use crate::values::Which;
 use crate::wording::session as say;
 
 /// Asks every agent to end what is named; it is a failure if nobody had what is named.
 pub(crate) fn run(args: &Leave) -> Outcome {
-    let reached = reach::resolve(&args.reach)?;
+    let target = match &args.which {
+        Some(Which::Target(target)) => Some(target),
+        Some(Which::Id(_)) | None => None,
+    };
+    let reached = match mode::of(&Signs { target, flag: None, cluster: &args.cluster }, &args.reach)? {
+        Mode::Static(reached) => reached,
+        Mode::Kubernetes => return objects::leave(args),
+    };
     let asked = match &args.which {
         Some(Which::Id(id)) => Asked::Id(*id),
         Some(Which::Target(target)) => Asked::Selector(selector(target), None),

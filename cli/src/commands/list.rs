@@ -5,17 +5,21 @@
 use redir_wire::{ToAgent, ToDeveloper};
 
 use super::ask::{self, ask};
+use super::objects;
 use crate::args::{Ask, Output};
+use crate::cluster::mode::{self, Mode};
 use crate::events::Event;
-use crate::reach;
 use crate::screen::{Screen, print};
 use crate::trouble::Outcome;
 use crate::when;
 use crate::wording::{events as show, session as say};
 
-/// Asks every agent and shows one list.
+/// Asks every agent, or the cluster, and shows one list.
 pub(crate) fn run(args: &Ask) -> Outcome {
-    let reached = reach::resolve(&args.reach)?;
+    let reached = match mode::of_question(args)? {
+        Mode::Static(reached) => reached,
+        Mode::Kubernetes => return objects::list(args),
+    };
     super::with_runtime(args.reach.output, async move |screen| {
         let answers = ask(&reached, &ToAgent::List, &screen).await;
         let mut events = Vec::new();

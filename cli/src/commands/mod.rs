@@ -5,13 +5,20 @@
 mod ahead;
 mod ask;
 mod completions;
+mod doctor;
+mod install;
 mod intercept;
 mod keygen;
 mod leave;
 mod list;
+mod nodes;
+mod objects;
 mod own;
+mod run;
 mod status;
+mod uninstall;
 
+use self::install::Before;
 use crate::args::{Command, Output};
 use crate::screen::Screen;
 use crate::trouble::{Outcome, Trouble};
@@ -24,6 +31,11 @@ pub(crate) fn run(command: Command) -> Outcome {
         Command::List(args) => list::run(&args),
         Command::Leave(args) => leave::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Describe(args) => objects::describe(&args),
+        Command::Install(args) => install::run(&args, Before::Whatever),
+        Command::Upgrade(args) => install::run(&args, Before::Installed),
+        Command::Uninstall(args) => uninstall::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Keygen(args) => keygen::run(&args),
     }

@@ -3,8 +3,8 @@
 //! Owns: the redialling. Must not speak the protocol (`session`) or decide when redir ends (`commands::intercept`).
 //! Called by: `commands::intercept`, one task for each agent.
 
-mod backoff;
-mod clock;
+pub(crate) mod backoff;
+pub(crate) mod clock;
 mod local_tls;
 mod session;
 mod shown;
@@ -16,8 +16,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use redir_tunnel::Identity;
-use redir_wire::{Filter, Probes, Selector, ToDeveloper, Token, Wish};
-use tokio::sync::mpsc;
+use redir_wire::{Filter, Probes, RefusedCode, Selector, ToDeveloper, Token, Wish};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -31,15 +31,17 @@ use crate::events::Event;
 use crate::screen::Screen;
 use crate::service::{Service, Speaks};
 use crate::values::{Ports, Target};
-use crate::wording::session as say;
+use crate::wording::{cluster as cluster_say, session as say};
 
 /// A slice of a redialling wait: a machine that wakes up does not sit out the rest of it.
 const SLICE: Duration = Duration::from_millis(250);
 /// How often an agent that stays away is mentioned.
 const REMIND: Duration = Duration::from_secs(60);
+/// How long an agent of a cluster may fail before it counts: it may be about to hear of the Intercept, or be replaced.
+const GRACE: Duration = Duration::from_secs(4);
 
 /// The intercept that the developer wants, the same on every agent and over every redial.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Wanted {
     /// Keeps the intercept's seniority over redials.
     pub(crate) token: Token,
@@ -80,14 +82,16 @@ pub(crate) fn selector(target: &Target) -> Selector {
     match target {
         Target::Pod(name) => Selector::Pod(name.clone()),
         Target::Labels(labels) => Selector::Labels(labels.clone()),
+        // An agent of a cluster reads the Intercept that the token names, and nothing of this.
+        Target::Workload(_, name) => Selector::Pod(name.clone()),
     }
 }
 
 /// An agent's first answer.
 #[derive(Debug)]
 pub(crate) enum Verdict {
-    /// At least one pod is live.
-    Live,
+    /// So many pods are live, at least one.
+    Live(usize),
     /// The agent answered, and no pod of it is live: what to tell of it, and the reason in one sentence.
     NotLive(Vec<Event>, String),
     /// No agent answered; it is dialled on.
@@ -108,6 +112,9 @@ pub(crate) enum End {
 /// What one agent's task works with.
 pub(crate) struct Link {
     pub(crate) agent: Agent,
+    /// In a cluster: the agent as its status names it now. Agents are replaced, under new keys and addresses, and the
+    /// Intercept's own end is told by the API server alone.
+    pub(crate) moved: Option<watch::Receiver<Agent>>,
     pub(crate) identity: Identity,
     pub(crate) wanted: Arc<Wanted>,
     pub(crate) screen: Screen,
@@ -122,7 +129,7 @@ pub(crate) struct Link {
 impl Link {
     /// Runs until the intercept ends.
     pub(crate) async fn run(mut self) -> End {
-        let mut shown = Shown::default();
+        let mut shown = Shown::new(self.moved.is_some());
         let mut backoff = Backoff::new();
         let mut since = Instant::now();
         let mut reminded = since;
@@ -139,7 +146,9 @@ impl Link {
                 }
                 SessionEnd::Lost(gone) => gone,
             };
-            self.decide(Verdict::Unreachable(gone.sentence(&self.agent)));
+            if self.moved.is_none() || since.elapsed() > GRACE {
+                self.decide(Verdict::Unreachable(gone.sentence(&self.agent)));
+            }
             if shown.tunnel_lost() {
                 (since, reminded, backoff) = (Instant::now(), Instant::now(), Backoff::new());
                 let reason = gone.reason(&self.agent);
@@ -156,6 +165,9 @@ impl Link {
 
     /// One tunnel, from dialling to its end.
     async fn once(&mut self, shown: &mut Shown, since: Instant) -> SessionEnd {
+        if let Some(moved) = &mut self.moved {
+            self.agent = moved.borrow_and_update().clone();
+        }
         let dialled = tokio::select! {
             () = self.leave.cancelled() => return SessionEnd::Left,
             dialled = tunnel::dial(&self.agent, &self.identity) => dialled,
@@ -166,13 +178,15 @@ impl Link {
         }
     }
 
-    /// Waits before the next dial; a machine that slept meanwhile dials at once. False: the intercept shall end.
-    async fn pause(&self, wait: Duration) -> bool {
+    /// Waits before the next dial; a machine that slept meanwhile dials at once, and so does one that hears where the
+    /// agent is now. False: the intercept shall end.
+    async fn pause(&mut self, wait: Duration) -> bool {
         let until = Instant::now() + wait;
         let mut watch = ClockWatch::new(SystemTime::now(), std::time::Instant::now());
         while Instant::now() < until && !watch.jumped(SystemTime::now(), std::time::Instant::now()) {
             tokio::select! {
                 () = self.leave.cancelled() => return false,
+                () = changed(&mut self.moved) => break,
                 () = sleep(SLICE.min(until - Instant::now())) => (),
             }
         }
@@ -181,9 +195,13 @@ impl Link {
 
     /// What a tunnel that is gone means.
     fn over(&self, gone: &Gone) -> SessionEnd {
-        match gone.is_final(self.was_decided()) {
-            true => SessionEnd::GaveUp(gone.sentence(&self.agent)),
-            false => SessionEnd::Lost(gone.clone()),
+        match (self.moved.is_some(), gone) {
+            // The key is the Intercept's; nobody has to be asked to let it in.
+            (true, Gone::UnknownKey(_)) => {
+                SessionEnd::Lost(Gone::Refused(RefusedCode::NotFound, cluster_say::not_heard_of(&self.agent.name)))
+            }
+            (false, gone) if gone.is_final(self.was_decided()) => SessionEnd::GaveUp(gone.sentence(&self.agent)),
+            _ => SessionEnd::Lost(gone.clone()),
         }
     }
 
@@ -204,5 +222,16 @@ impl Link {
             // Whoever waited may have ended.
             waiting.try_send((self.agent.clone(), verdict)).ok();
         }
+    }
+}
+
+/// Waits until a cluster's agent is known under another key or address.
+async fn changed(moved: &mut Option<watch::Receiver<Agent>>) {
+    let is_other = match moved {
+        Some(moved) => moved.changed().await.is_ok(),
+        None => false,
+    };
+    if !is_other {
+        std::future::pending::<()>().await;
     }
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use redir_tunnel::Arrival;
+use redir_tunnel::{Arrival, Lost, Pin};
 use redir_wire::session::FromAgent;
 use redir_wire::{CloseCode, InterceptState, Refused, RefusedCode, ToAgent, ToDeveloper, Which};
 use tokio::sync::watch;
@@ -19,6 +19,7 @@ use super::shown::{Shown, settled};
 use super::streams;
 use super::tunnel::{Gone, Tunnel};
 use super::{Link, Verdict};
+use crate::config::Agent;
 use crate::events::Event;
 use crate::wording::session as say;
 
@@ -118,8 +119,11 @@ impl<'a> Session<'a> {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let leave = self.link.leave.clone();
+        let key = self.link.agent.key;
         loop {
             let end = tokio::select! {
+                // The process that this tunnel led to is gone, and says nothing.
+                () = replaced(&mut self.link.moved, key) => Some(SessionEnd::Lost(Gone::Lost(Lost::Restarted))),
                 message = self.tunnel.control.next() => match message {
                     Ok(said) => self.message(said),
                     Err(gone) => Some(self.link.over(&gone)),
@@ -194,7 +198,7 @@ impl<'a> Session<'a> {
         let held = std::mem::take(&mut self.held);
         if self.shown.any_live() {
             held.iter().for_each(|event| self.link.screen.tell(event));
-            return self.link.decide(Verdict::Live);
+            return self.link.decide(Verdict::Live(self.shown.live()));
         }
         let reason = match state.pods.first() {
             Some(pod) => say::pod_not_live(&pod.pod, &pod.reason),
@@ -266,11 +270,24 @@ impl<'a> Session<'a> {
     }
 }
 
+/// Waits until a cluster's agent is known under another key.
+async fn replaced(moved: &mut Option<watch::Receiver<Agent>>, key: Pin) {
+    let other = match moved {
+        Some(moved) => moved.wait_for(|agent| agent.key != key).await.is_ok(),
+        None => false,
+    };
+    if !other {
+        std::future::pending::<()>().await;
+    }
+}
+
 /// What a refused wish means. An intercept that was live before waits for its pods to come back.
 fn refusal(refused: Refused, was_live: bool) -> SessionEnd {
     match refused.code {
         // The old tunnel is not known to be dead yet, or the agent is being replaced: it is asked again.
         RefusedCode::TokenInUse | RefusedCode::Shutdown => SessionEnd::Lost(refused.into()),
+        // An agent of a cluster has not heard of the Intercept yet.
+        RefusedCode::NotFound => SessionEnd::Lost(refused.into()),
         RefusedCode::NoSuchPod if was_live => SessionEnd::Lost(refused.into()),
         _ => SessionEnd::GaveUp(refused.sentence),
     }

@@ -19,6 +19,8 @@ type Key = (String, String, Option<u64>);
 pub(crate) struct Shown {
     /// The name under which the agent knows us.
     pub(super) developer: String,
+    /// In a cluster intercepts have names, and an agent's numbers mean nothing to anybody.
+    in_cluster: bool,
     pods: BTreeMap<String, Liveness>,
     tls: BTreeMap<String, PodTls>,
     conflicts: BTreeMap<Key, Clash>,
@@ -28,6 +30,10 @@ pub(crate) struct Shown {
 }
 
 impl Shown {
+    pub(super) fn new(in_cluster: bool) -> Self {
+        Self { in_cluster, ..Self::default() }
+    }
+
     /// The tunnel is gone: what was live is told again when it is back. False: nothing was. An agent that shuts down
     /// calls its pods lost before it goes.
     pub(crate) fn tunnel_lost(&mut self) -> bool {
@@ -40,7 +46,12 @@ impl Shown {
 
     /// Whether a pod is live now.
     pub(crate) fn any_live(&self) -> bool {
-        self.pods.values().any(|state| *state == Liveness::Live)
+        self.live() > 0
+    }
+
+    /// How many pods are live now.
+    pub(crate) fn live(&self) -> usize {
+        self.pods.values().filter(|state| **state == Liveness::Live).count()
     }
 
     /// What is new in `state`. `after_ms`: since the intercept was asked for, or since the tunnel was lost.
@@ -63,7 +74,7 @@ impl Shown {
             match pod.state {
                 Liveness::Pending => (),
                 Liveness::Live if self.lost.remove(&pod.pod) => restored.push(pod.pod.clone()),
-                Liveness::Live => events.push(Event::Live(self.live(agent, wanted, state, pod, after_ms))),
+                Liveness::Live => events.push(Event::Live(self.told_live(agent, wanted, state, pod, after_ms))),
                 Liveness::Refused | Liveness::Lost => events.push(not_live(agent, pod)),
             }
         }
@@ -87,7 +98,14 @@ impl Shown {
         Some(Event::Tls { agent: agent.to_owned(), pod: pod.pod.clone(), port: wanted.ports.pod.get(), tls, local })
     }
 
-    fn live(&mut self, agent: &str, wanted: &Wanted, state: &InterceptState, pod: &PodState, after_ms: u64) -> Live {
+    fn told_live(
+        &mut self,
+        agent: &str,
+        wanted: &Wanted,
+        state: &InterceptState,
+        pod: &PodState,
+        after_ms: u64,
+    ) -> Live {
         let host = pod.addresses.first().map_or(pod.pod.as_str(), String::as_str);
         let tls = pod.tls.as_ref().filter(|tls| tls.fate != TlsFate::Clear);
         Live {
@@ -120,7 +138,7 @@ impl Shown {
             let clash = |conflict: &Conflict| Clash {
                 agent: agent.to_owned(),
                 pod: conflict.pod.clone(),
-                id: conflict.id,
+                id: conflict.id.filter(|_| !self.in_cluster),
                 whose: if conflict.developer == self.developer { Owner::You } else { Owner::Other },
                 developer: conflict.developer.clone(),
                 since: conflict.since,
@@ -173,7 +191,7 @@ mod tests {
         Wanted {
             token: Token([1; 16]),
             target: "app=web".parse().unwrap(),
-            ports: "8080:3000".parse().unwrap(),
+            ports: crate::values::Ports { pod: 8080.try_into().unwrap(), own: 3000.try_into().unwrap() },
             filter: None,
             probes: Probes::App,
             speaks: Speaks::Plaintext,
@@ -256,6 +274,10 @@ mod tests {
             ["conflict bob", "over bob 4", "overlap over carol 10"],
             "an agent that tells no numbers"
         );
+        let mut shown = Shown::new(true);
+        let mut told = |conflicts: &[&str]| kinds(&mut shown, &state(&[], conflicts));
+        assert_eq!(told(&["bob 3", "bob 4"]), ["conflict bob", "conflict bob"], "a cluster's have names");
+        assert_eq!(told(&["bob 4"]), ["over bob"]);
     }
 
     #[test]

@@ -118,11 +118,19 @@ impl From<ControlError> for Gone {
     }
 }
 
-/// Dials all addresses of the host at once, and greets.
+/// Dials all addresses of all the agent's hosts at once, and greets.
 pub(crate) async fn dial(agent: &Agent, identity: &Identity) -> Result<Tunnel, Gone> {
-    let host = (agent.address.host.as_str(), agent.address.port.get());
-    let found = timeout(LOOKUP, lookup_host(host)).await.map_err(|_| Gone::NoSuchHost)?;
-    let addresses: Vec<SocketAddr> = found.map_err(|_| Gone::NoSuchHost)?.collect();
+    let mut addresses: Vec<SocketAddr> = Vec::new();
+    for address in &agent.addresses {
+        let host = (address.host.as_str(), address.port.get());
+        // Numbers need no resolver; a host without an address leaves the others.
+        if let Ok(Ok(found)) = timeout(LOOKUP, lookup_host(host)).await {
+            addresses.extend(found);
+        }
+    }
+    if addresses.is_empty() {
+        return Err(Gone::NoSuchHost);
+    }
     let software = concat!("redir ", env!("CARGO_PKG_VERSION"));
     let dialled = redir_tunnel::dial(&addresses, identity, agent.key, software, &user::at_machine()).await?;
     let Dialled { tunnel, control, welcome } = dialled;

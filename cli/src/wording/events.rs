@@ -3,6 +3,8 @@
 use redir_http::filter::{Condition, Mode, Subject, Test};
 use redir_wire::{Filter, InterceptEntry, Liveness, Owner, PodTls, RequestEvent, Takes, TlsFate, UnixMillis};
 
+use crate::cluster::diagnosis::Finding;
+use crate::cluster::objects::Row;
 use crate::escape::{escape, escape_sentence};
 use crate::events::{Clash, CommandState, Event, Live, Local};
 use crate::screen::{Colour, Paint};
@@ -17,6 +19,12 @@ pub(crate) fn lines(event: &Event, paint: Paint, now: UnixMillis) -> Vec<String>
     let warn = |word: &str, rest: String| vec![format!("{}  {rest}", paint.with(Colour::Yellow, word))];
     match event {
         Event::Connected { .. } => Vec::new(),
+        // The pods' own lines say it to people.
+        Event::Created { .. } => Vec::new(),
+        Event::Standing { live, pods, missing } => standing(*live, *pods, missing, paint),
+        Event::Recreated { intercept } => {
+            vec![format!("again  the intercept had expired and was made anew as {}", escape(intercept))]
+        }
         Event::Live(live) => live_lines(live, paint),
         Event::Tls { agent: _, pod, port, tls, local } => vec![tls_line(pod, *port, tls, *local, paint)],
         Event::NotLive { agent, pod, state, reason } => {
@@ -55,12 +63,32 @@ pub(crate) fn lines(event: &Event, paint: Paint, now: UnixMillis) -> Vec<String>
         )],
         Event::Command(state) => vec![command(*state)],
         Event::Ended { reason } => vec![format!("ended  {}", escape_sentence(reason))],
-        Event::Pod { .. } | Event::Intercept { .. } | Event::Tunnel { .. } => Vec::new(),
+        Event::Pod { .. }
+        | Event::Intercept { .. }
+        | Event::Tunnel { .. }
+        | Event::Wish(_)
+        | Event::Check(_)
+        | Event::Workload(_)
+        | Event::Happened { .. } => Vec::new(),
         Event::Left { agent, what, count, ids: _ } => {
             let several = if *count > 1 { format!(" ({count} intercepts)") } else { String::new() };
             vec![format!("left  {} on {}{several}", escape(what), escape(agent))]
         }
     }
+}
+
+/// `9 of 10 pods live; node-x: no agent there …`; nothing if one pod is live and no other is meant.
+fn standing(live: usize, pods: usize, missing: &[(String, String)], paint: Paint) -> Vec<String> {
+    if missing.is_empty() {
+        return if pods > 1 {
+            vec![format!("{}   {live} of {pods} pods", paint.with(Colour::Green, "all"))]
+        } else {
+            Vec::new()
+        };
+    }
+    let reasons: Vec<String> =
+        missing.iter().map(|(name, why)| format!("{}: {}", escape(name), escape_sentence(why))).collect();
+    vec![format!("{}  {live} of {pods} pods; {}", paint.with(Colour::Yellow, "part"), reasons.join("; "))]
 }
 
 fn live_lines(live: &Live, paint: Paint) -> Vec<String> {
@@ -147,7 +175,7 @@ fn conflict(with: &Clash, now: UnixMillis) -> String {
     };
     let next = match (with.whose, with.id) {
         (Owner::You, Some(id)) => format!("end it with `redir leave {id}`"),
-        (Owner::You, None) => "end it with `redir leave NUMBER` (`redir list` shows its number)".to_owned(),
+        (Owner::You, None) => "end it with `redir leave` (`redir list` shows which it is)".to_owned(),
         (Owner::Other, _) => format!("ask {}", escape(&with.developer)),
     };
     let (pod, other, since) = (escape(&with.pod), other(with), since(with.since, now));
@@ -296,6 +324,123 @@ fn fate(fate: TlsFate) -> &'static str {
         TlsFate::Clear => ", no TLS",
         TlsFate::Other => ", TLS",
     }
+}
+
+/// The table of what can be intercepted in a cluster.
+pub(crate) fn workloads(events: &[Event]) -> Vec<Vec<String>> {
+    let rows = events.iter().filter_map(|event| match event {
+        Event::Workload(workload) => {
+            Some(vec![escape(&workload.namespace), escape(&workload.target), dash(escape(workload.ports.join(", ")))])
+        }
+        _ => None,
+    });
+    with_heading(&["NAMESPACE", "TARGET", "PORTS"], rows)
+}
+
+/// The table of a cluster's intercepts.
+pub(crate) fn wishes(events: &[Event], now: UnixMillis) -> Vec<Vec<String>> {
+    let rows = rows(events).map(|row| {
+        vec![
+            escape(&row.namespace),
+            escape(&row.name),
+            escape(&row.target),
+            escape(&row.port),
+            whose(row),
+            format!("{} ago", when::age(row.since, now)),
+            if row.filter.is_empty() { "every request".to_owned() } else { escape(&row.filter) },
+            dash(escape(&row.to)),
+            standing_of(row),
+        ]
+    });
+    with_heading(&["NAMESPACE", "INTERCEPT", "TARGET", "PORT", "DEVELOPER", "SINCE", "MATCHES", "TO", "STATE"], rows)
+}
+
+fn rows(events: &[Event]) -> impl Iterator<Item = &Row> {
+    events.iter().filter_map(|event| match event {
+        Event::Wish(row) => Some(row),
+        _ => None,
+    })
+}
+
+fn whose(row: &Row) -> String {
+    let user = dash(escape(&row.user));
+    if row.is_own { format!("{user} (you)") } else { user }
+}
+
+/// `live in 2 of 3 pods`, and the first reason why not in all.
+fn standing_of(row: &Row) -> String {
+    let why = row.pods.iter().find(|pod| !pod.reason.is_empty()).map(|pod| (&pod.pod, &pod.reason));
+    let why = why.or_else(|| row.reasons.first().map(|(node, reason)| (node, reason)));
+    let state = match row.pods.len() {
+        0 => "no pod".to_owned(),
+        1 => format!("live in {} of 1 pod", row.live()),
+        many => format!("live in {} of {many} pods", row.live()),
+    };
+    match why {
+        Some((what, why)) => format!("{state}; {}: {}", escape(what), escape_sentence(why)),
+        None => state,
+    }
+}
+
+/// The table of the pods of a cluster's intercepts.
+pub(crate) fn wish_pods(events: &[Event]) -> Vec<Vec<String>> {
+    let rows = rows(events).flat_map(|row| {
+        row.pods.iter().map(|pod| {
+            vec![
+                escape(&row.name),
+                escape(&pod.node),
+                escape(&pod.pod),
+                dash(escape(pod.addresses.join(","))),
+                pod.port.map_or_else(|| "-".to_owned(), |port| port.to_string()),
+                pod.state.to_owned(),
+                dash(escape_sentence(&pod.reason)),
+            ]
+        })
+    });
+    with_heading(&["INTERCEPT", "NODE", "POD", "ADDRESS", "PORT", "STATE", "WHY"], rows)
+}
+
+/// One intercept, a field a line.
+pub(crate) fn wish_fields(events: &[Event], now: UnixMillis) -> String {
+    let Some(row) = rows(events).next() else { return String::new() };
+    let matches = if row.filter.is_empty() { "every request".to_owned() } else { escape(&row.filter) };
+    format!(
+        "intercept  {}\nnamespace  {}\ntarget     {}\nport       {}\ndeveloper  {}\nmade       {} ago\nmatches    {matches}\nto         {}\nstate      {}\n",
+        escape(&row.name),
+        escape(&row.namespace),
+        escape(&row.target),
+        escape(&row.port),
+        whose(row),
+        when::age(row.since, now),
+        dash(escape(&row.to)),
+        standing_of(row),
+    )
+}
+
+/// `ok    agents    all 3 agents are ready`
+pub(crate) fn check(event: &Event, paint: Paint) -> String {
+    let Event::Check(check) = event else { return String::new() };
+    let word = match check.finding {
+        Finding::Good => paint.with(Colour::Green, "ok   "),
+        Finding::Note => paint.with(Colour::Dim, "note "),
+        Finding::Problem => paint.with(Colour::Red, "wrong"),
+    };
+    format!("{word}  {:<12}  {}", check.what, check.sentence)
+}
+
+/// The table of what agents reported.
+pub(crate) fn happened(events: &[Event], now: UnixMillis) -> Vec<Vec<String>> {
+    let rows = events.iter().filter_map(|event| match event {
+        Event::Happened { at, reason, object, node, message } => Some(vec![
+            format!("{} ago", when::age(*at, now)),
+            escape(reason),
+            escape(object),
+            dash(escape(node)),
+            escape_sentence(message),
+        ]),
+        _ => None,
+    });
+    with_heading(&["WHEN", "EVENT", "OBJECT", "AGENT", "WHAT"], rows)
 }
 
 /// The table of tunnels.
@@ -453,7 +598,7 @@ mod tests {
             ),
             (
                 Event::Conflict(clash(Owner::You, None, Takes::Everything)),
-                "conflict  web-1: another redir of yours gets every request that you want, intercepting since 12 min ago (18:51:04 UTC): end it with `redir leave NUMBER` (`redir list` shows its number), or choose another condition",
+                "conflict  web-1: another redir of yours gets every request that you want, intercepting since 12 min ago (18:51:04 UTC): end it with `redir leave` (`redir list` shows which it is), or choose another condition",
             ),
             (Event::ConflictOver(of_bob.clone()), "free  web-1: bob (intercept 7) takes no requests from you any more"),
             (

@@ -7,11 +7,17 @@ Real traffic of a cluster's service, on your own machine: all of it, or only the
 Everything else stays with the app in the cluster, as if redir were not there. Needs no root.";
 
 pub(crate) const EXAMPLES: &str = "\
-First steps:
-  redir keygen                     make your key; its last lines are for the agent's admin
+First steps in Kubernetes:
+  redir install                    once, as the cluster's admin
   redir list                       what can be intercepted, and what is
-  redir intercept web-1 --port 8080:3000 --header 'x-user: alice'
+  redir intercept deploy/web --port 8080:3000 --header 'x-user: alice'
                                    requests with this header go to 127.0.0.1:3000, the others to the app
+First steps with a static agent:
+  redir keygen                     make your key; its last lines are for the agent's admin
+  redir intercept web-1 --port 8080:3000 --header 'x-user: alice'
+
+Which of the two is meant: static agents if redir.toml or --agent names some, else Kubernetes. A target with a
+slash (deploy/web), -l, -A, -n, --context and --kubeconfig always mean Kubernetes, --agent never does.
 
 Exit codes: 0 done, 1 it failed, 2 it was asked wrongly; `intercept … -- COMMAND` passes COMMAND's on
 (1 instead of 0 if nothing was intercepted before it ended).";
@@ -27,10 +33,19 @@ Conditions compare bytes as they are in the request. Case counts, but not in a h
 %20 where the request has it. What is there several times (a header, a parameter, a cookie, a baggage member) needs one \
 value that fits. A regular expression must match the whole value. --not is for the one condition behind it, and holds \
 also where there is no such thing. For `a and b, or c` run redir twice, once for each side of the `or`, with the same \
-port of yours.";
+port of yours.
+
+A target with a slash, or -l, is looked for in Kubernetes: all its pods on all nodes, also those that come later. A bare
+name or labels are a static agent's pods if redir.toml or --agent names agents, else pods in Kubernetes.";
 
 pub(crate) const INTERCEPT_EXAMPLES: &str = "\
 Examples:
+  redir intercept deploy/web --port http:3000 --header 'x-user: alice'
+      requests to the port named http of every pod of the deployment that carry the header go to 127.0.0.1:3000
+  redir intercept service/web -n shop --port 80:3000
+      every request to port 80 of the Service, also those that go to its pods directly
+  redir intercept -l app=web,tier=front --port 8080
+      all pods with these labels
   redir intercept web-1 --port 8080:3000 --header 'x-user: alice'
       requests to port 8080 of pod web-1 that carry `x-user: alice` go to 127.0.0.1:3000
   redir intercept app=web,tier=front --port 8080 --path-prefix /api --method POST
@@ -57,14 +72,17 @@ With -o json each line is an object with an `event`:
   restored    agent, pods, after_ms
   command     state (started, ready, ended), pid, port, code
   ended       reason
+  created     intercept, namespace, target (Kubernetes, as the next two)
+  standing    live, pods, missing (node or pod, and reason)
+  recreated   intercept
 `redir list` and `redir status` print pod, intercept and tunnel, `redir leave` prints left (agent, what, count, ids).
 What is not known is null: curl where no request to try was found, id and status.
 `local` is what your service gets: plaintext, tls (--local-tls), as_sent (what the client sends), null (nothing).
 Times are RFC 3339 in UTC. COMMAND's own standard output goes to standard error then. In paths every byte that is not printable ASCII is written \\xNN.";
 
-pub(crate) const TARGET: &str = "A pod's name (web-1), or labels that its pods carry (app=web,tier=front)";
-pub(crate) const PORT: &str =
-    "The app's port in the pod and, behind a colon, your own on 127.0.0.1 [default: the same number]";
+pub(crate) const TARGET: &str = "A workload (deploy/web, also statefulset/, daemonset/, replicaset/, job/, rollout/, service/, pod/), a pod's name (web-1), or labels that its pods carry (app=web,tier=front)";
+pub(crate) const SELECTOR: &str = "Every pod in the namespace with these labels, instead of a workload";
+pub(crate) const PORT: &str = "The app's port in the pod (of service/ the Service's), in Kubernetes also by its name, and, behind a colon, your own on 127.0.0.1 [default: the same number]";
 pub(crate) const HEADER: &str = "A header with this value, such as 'x-user: alice'";
 pub(crate) const HEADER_PREFIX: &str = "A header whose value begins like this, such as 'x-user: al'";
 pub(crate) const HEADER_REGEX: &str = "A header whose whole value matches, such as 'x-user: al.*|bob'";
@@ -99,10 +117,12 @@ pub(crate) const LEAVE: &str = "End intercepts of your own, also those of anothe
 pub(crate) const LEAVE_EXAMPLES: &str = "\
 Examples:
   redir leave web-1       your intercepts on pod web-1
+  redir leave deploy/web  your intercepts of this workload
+  redir leave web-x7k2p   the one with this name in `redir list`
   redir leave app=web     your intercepts on pods with this label
-  redir leave 7           the one with this number in `redir list`
+  redir leave 7           the one with this number in `redir list` (static agents)
   redir leave --all       all of yours";
-pub(crate) const LEAVE_WHICH: &str = "A pod's name, labels, or the number that `redir list` shows";
+pub(crate) const LEAVE_WHICH: &str = "A workload, a pod's name, labels, or the name or number that `redir list` shows";
 pub(crate) const LEAVE_ALL: &str = "All of your own";
 pub(crate) const STATUS: &str = "Show your tunnels: round trip, pods, requests";
 pub(crate) const COMPLETIONS: &str = "Print the completions of your shell";
@@ -123,3 +143,43 @@ pub(crate) const KEY: &str = "Your key, made by `redir keygen` [default: the one
 pub(crate) const CONFIG: &str = "Another configuration file [default: redir.toml in $XDG_CONFIG_HOME/redir]";
 pub(crate) const OUTPUT: &str = "Text for people, or a JSON object on each line for programs";
 pub(crate) const CONDITIONS_HEADING: &str = "Conditions, on what a request has (each may be repeated)";
+
+pub(crate) const CLUSTER_HEADING: &str = "Kubernetes";
+pub(crate) const NAMESPACE: &str = "The namespace [default: the context's]";
+pub(crate) const CONTEXT: &str = "The context of the kubeconfig [default: its current one]";
+pub(crate) const KUBECONFIG: &str = "The kubeconfig [default: $KUBECONFIG, else ~/.kube/config]";
+pub(crate) const ALL_NAMESPACES: &str = "In all namespaces";
+
+pub(crate) const DESCRIBE: &str = "Show everything about one intercept in Kubernetes, with its events";
+pub(crate) const DESCRIBE_NAME: &str = "Its name, as `redir list` shows it";
+
+pub(crate) const INSTALL: &str = "Install redir into a Kubernetes cluster";
+pub(crate) const INSTALL_LONG: &str = "\
+Install redir into a Kubernetes cluster, as its admin: the resource, the roles, and an agent on every node.
+Nothing is intercepted by it, no pod is restarted, no webhook is made. Waits until every node's agent is ready.
+Running it again brings everything back to what this release installs.";
+pub(crate) const INSTALL_EXAMPLES: &str = "\
+Examples:
+  redir install --dry-run                         ask the server whether it would take everything
+  redir install --image registry.local/redir-agent:0.1.0
+  redir install --print | kubectl apply -f -      the manifests, for this server's version
+  kubectl -n shop create rolebinding redir-developers --clusterrole=redir-developer --group=shop-developers
+                                                  whoever may intercept in namespace shop";
+pub(crate) const UPGRADE: &str = "Bring a cluster's agents to this release, node by node";
+pub(crate) const UPGRADE_LONG: &str = "\
+Bring a cluster's agents to this release, node by node. The same as `redir install` on a cluster that has redir; it fails
+on one that has not. An agent that is replaced stops steering first and lets its connections end.";
+pub(crate) const UNINSTALL: &str = "Remove redir from a Kubernetes cluster";
+pub(crate) const UNINSTALL_LONG: &str = "\
+Remove redir from a Kubernetes cluster, as its admin: every intercept first, then the agents, the roles, the resource
+and the namespace. Nothing is left, and running intercepts go to their apps.";
+pub(crate) const IMAGE: &str = "The agent's image [default: the published one of this release]";
+pub(crate) const VALUES: &str = "A file with values of the Helm chart (manifests/chart/values.yaml); may be repeated";
+pub(crate) const DRY_RUN: &str = "Let the server check everything, and change nothing";
+pub(crate) const PRINT: &str = "Print the manifests for this server instead of applying them";
+pub(crate) const INSTALL_WAIT: &str = "How many seconds the agents may take until they are ready [default: 300]";
+pub(crate) const UNINSTALL_WAIT: &str = "How many seconds it may take until everything is gone [default: 120]";
+pub(crate) const DOCTOR: &str = "Check a cluster, its agents and your own rights, and say what to do next";
+pub(crate) const DOCTOR_LONG: &str = "\
+Check a cluster, its agents and your own rights: one line each, with the next step where something is wrong.
+Ends with 1 if something is. What you may not look at is said, and is no fault.";

@@ -2,9 +2,12 @@
 //!
 //! Owns: the words, and escaping what comes from elsewhere. Must not print or decide. Called by: everything else.
 
+pub(crate) mod cluster;
 pub(crate) mod config;
+pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod help;
+pub(crate) mod install;
 pub(crate) mod session;
 pub(crate) mod tunnel;
 pub(crate) mod usage;

@@ -8,8 +8,9 @@ use crate::escape::{escape, escape_sentence};
 
 /// `node-1 (10.0.0.1:7447)`, or the address alone if it came from a flag.
 pub(crate) fn agent(agent: &Agent) -> String {
-    let (name, address) = (escape(&agent.name), agent.address.to_string());
-    if name == address { address } else { format!("{name} ({address})") }
+    let addresses: Vec<String> = agent.addresses.iter().map(ToString::to_string).collect();
+    let (name, addresses) = (escape(&agent.name), addresses.join(", "));
+    if name == addresses { addresses } else { format!("{name} ({addresses})") }
 }
 
 pub(crate) fn no_such_host(of: &Agent) -> String {
@@ -17,7 +18,7 @@ pub(crate) fn no_such_host(of: &Agent) -> String {
 }
 
 pub(crate) fn no_answer(of: &Agent) -> String {
-    let port = of.address.port;
+    let port = of.addresses.first().map_or(0, |address| address.port.get());
     format!(
         "agent {} does not answer: check the address, that redir-agent runs there, and that UDP port {port} is open",
         agent(of)

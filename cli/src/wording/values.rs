@@ -7,12 +7,30 @@ use crate::conditions::Place;
 use crate::escape::{escape, escape_sentence};
 
 pub(crate) fn port(part: &str) -> String {
-    format!("`{}` is no port: write a number from 1 to 65535, such as 8080 or 8080:3000", escape(part))
+    format!(
+        "`{}` is no port: write a number from 1 to 65535, such as 8080 or 8080:3000, or in Kubernetes its name",
+        escape(part)
+    )
+}
+
+pub(crate) fn named_port(name: &str) -> String {
+    format!("a static pod's ports have no names such as `{}`: write its number", escape(name))
+}
+
+pub(crate) fn kind(text: &str) -> String {
+    format!(
+        "`{}` is no kind of workload: write deploy/, statefulset/, daemonset/, replicaset/, job/, rollout/, service/ or pod/",
+        escape(text)
+    )
+}
+
+pub(crate) fn workload_name(text: &str) -> String {
+    format!("`{}` is no name of a workload: write one such as deploy/web", escape(text))
 }
 
 pub(crate) fn target(text: &str) -> String {
     format!(
-        "`{}` is neither a pod nor labels: write a name such as web-1, or labels such as app=web,tier=front",
+        "`{}` is neither a workload, a pod nor labels: write one such as deploy/web, web-1, or app=web,tier=front",
         escape(text)
     )
 }

@@ -52,6 +52,7 @@ impl Home {
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_redir"));
         command.args(arguments).env_remove("XDG_CONFIG_HOME").env("HOME", self.path());
+        command.env_remove("KUBECONFIG").env_remove("KUBERNETES_SERVICE_HOST");
         command.env("APPDATA", self.path().join(".config")).env("USER", "alice").env_remove("NO_COLOR");
         command
     }

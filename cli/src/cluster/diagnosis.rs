@@ -1,0 +1,320 @@
+//! What `redir doctor` makes of what it sees.
+//!
+//! Owns: when something is wrong. Must not ask anything. Called by: `commands::doctor`.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use redir_api::{Intercept, names};
+use serde_json::Value;
+
+use super::agents::{AgentPod, Rollout};
+use crate::values::AgentAddress;
+use crate::wording::doctor as say;
+
+/// One line of the diagnosis.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Check {
+    /// What was looked at.
+    pub(crate) what: &'static str,
+    pub(crate) finding: Finding,
+    /// One sentence; of a problem it ends with the next step.
+    pub(crate) sentence: String,
+}
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Finding {
+    Good,
+    /// Worth knowing, or not to be seen by this user.
+    Note,
+    Problem,
+}
+
+impl Check {
+    pub(crate) fn good(what: &'static str, sentence: String) -> Self {
+        Self { what, finding: Finding::Good, sentence }
+    }
+
+    pub(crate) fn note(what: &'static str, sentence: String) -> Self {
+        Self { what, finding: Finding::Note, sentence }
+    }
+
+    pub(crate) fn problem(what: &'static str, sentence: String) -> Self {
+        Self { what, finding: Finding::Problem, sentence }
+    }
+}
+
+/// API group, resource and verbs that `redir intercept` needs in the namespace. Reading a target is asked of the commonest
+/// kind alone: nobody needs all of them.
+pub(crate) const NEEDED: &[(&str, &str, &[&str])] = &[
+    (redir_api::GROUP, redir_api::PLURAL, &["create", "get", "list", "watch", "patch", "delete"]),
+    ("apps", "deployments", &["get"]),
+    ("", "pods", &["list"]),
+];
+
+pub(crate) fn rights(namespace: &str, missing: &[String]) -> Check {
+    match missing.is_empty() {
+        true => Check::good(say::RIGHTS, say::rights(namespace)),
+        false => Check::problem(say::RIGHTS, say::rights_missing(namespace, missing)),
+    }
+}
+
+pub(crate) fn policies(missing: &[String]) -> Check {
+    match missing.is_empty() {
+        true => Check::good(say::POLICIES, say::policies()),
+        false => Check::problem(say::POLICIES, say::policies_missing(missing)),
+    }
+}
+
+pub(crate) fn agents(rollout: Rollout, pods: &[AgentPod]) -> Check {
+    let not_ready: Vec<String> =
+        pods.iter().filter_map(|pod| Some(format!("{}: {}", pod.node, pod.trouble.as_ref()?))).collect();
+    match rollout.is_done() && not_ready.is_empty() {
+        true => Check::good(say::AGENTS, say::agents(rollout.ready)),
+        false => Check::problem(say::AGENTS, say::agents_not_ready(rollout.ready, rollout.wanted, &not_ready)),
+    }
+}
+
+/// Whether the installed agents are this release's, and have the capabilities that it needs.
+pub(crate) fn daemon_set(ours: &Value, theirs: &Value) -> Vec<Check> {
+    let container = |set: &Value| set["spec"]["template"]["spec"]["containers"][0].clone();
+    let (ours, theirs) = (container(ours), container(theirs));
+    let tag = |container: &Value| {
+        let image = container["image"].as_str().unwrap_or_default().to_owned();
+        image.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).map(|(_, tag)| tag.to_owned())
+    };
+    let version = match (tag(&ours), tag(&theirs)) {
+        (Some(ours), Some(theirs)) if ours != theirs => Check::note(say::VERSION, say::other_release(&theirs)),
+        _ => Check::good(say::VERSION, say::release(theirs["image"].as_str().unwrap_or_default())),
+    };
+    let capabilities = |container: &Value| -> Vec<String> {
+        let added = container["securityContext"]["capabilities"]["add"].as_array().cloned().unwrap_or_default();
+        added.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect()
+    };
+    let has = capabilities(&theirs);
+    let is_privileged = theirs["securityContext"]["privileged"] == true;
+    let missing: Vec<String> =
+        capabilities(&ours).into_iter().filter(|name| !has.contains(name) && !is_privileged).collect();
+    let capabilities = match missing.is_empty() {
+        true => Check::good(say::CAPABILITIES, say::capabilities()),
+        false => Check::problem(say::CAPABILITIES, say::capabilities_missing(&missing)),
+    };
+    vec![version, capabilities]
+}
+
+/// Linux nodes need a kernel that has what the agent attaches.
+pub(crate) fn kernels(nodes: &[Node]) -> Check {
+    let mut old = Vec::new();
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    for node in nodes {
+        let info = node.status.as_ref().and_then(|status| status.node_info.as_ref());
+        let Some(info) = info.filter(|info| info.operating_system == "linux") else { continue };
+        *seen.entry(info.kernel_version.clone()).or_default() += 1;
+        if version(&info.kernel_version) < OLDEST {
+            old.push(format!("{} ({})", node.metadata.name.as_deref().unwrap_or_default(), info.kernel_version));
+        }
+    }
+    match old.is_empty() {
+        true => Check::good(say::KERNEL, say::kernels(&seen)),
+        false => Check::problem(say::KERNEL, say::kernels_old(&old)),
+    }
+}
+
+/// What the agent refuses to run on.
+const OLDEST: (u32, u32) = (5, 10);
+
+fn version(release: &str) -> (u32, u32) {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// Where a node's agent is dialled: as it tells developers itself.
+pub(crate) fn endpoints(node: &Node) -> (String, Vec<AgentAddress>) {
+    let name = node.metadata.name.clone().unwrap_or_default();
+    let annotation = node.metadata.annotations.as_ref().and_then(|all| all.get(names::ENDPOINT));
+    let mut addresses: Vec<AgentAddress> = annotation.and_then(|text| text.parse().ok()).into_iter().collect();
+    let known = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
+    for kind in ["ExternalIP", "InternalIP"] {
+        let of_kind = known.clone().filter(|address| address.type_ == kind);
+        addresses.extend(of_kind.filter_map(|address| with_port(&address.address)));
+    }
+    (name, addresses)
+}
+
+fn with_port(address: &str) -> Option<AgentAddress> {
+    let text = if address.contains(':') {
+        format!("[{address}]:{}", names::PORT)
+    } else {
+        format!("{address}:{}", names::PORT)
+    };
+    text.parse().ok()
+}
+
+/// What agents wrote into Intercepts, node by node.
+pub(crate) fn named_endpoints(intercepts: &[Intercept]) -> Vec<(String, Vec<AgentAddress>)> {
+    let mut nodes: BTreeMap<String, Vec<AgentAddress>> = BTreeMap::new();
+    for agent in intercepts.iter().flat_map(super::progress::agents) {
+        nodes.insert(agent.name, agent.addresses);
+    }
+    nodes.into_iter().collect()
+}
+
+/// Nodes, how they were dialled, and whether they answered.
+pub(crate) fn reach(answered: &[(String, Vec<AgentAddress>, bool)]) -> Check {
+    let shown = |addresses: &[AgentAddress]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let silent: Vec<String> = answered
+        .iter()
+        .filter(|(.., reached)| !reached)
+        .map(|(node, addresses, _)| format!("{node} ({})", shown(addresses)))
+        .collect();
+    match silent.is_empty() {
+        true => Check::good(say::REACH, say::reached(answered.len())),
+        false => Check::problem(say::REACH, say::silent(&silent, answered.len())),
+    }
+}
+
+/// Names that networks give their DaemonSets.
+const NETWORKS: [(&str, &str); 9] = [
+    ("cilium", "Cilium"),
+    ("calico-node", "Calico"),
+    ("kube-flannel", "Flannel"),
+    ("aws-node", "the Amazon VPC CNI"),
+    ("azure-cni", "the Azure CNI"),
+    ("antrea-agent", "Antrea"),
+    ("weave-net", "Weave Net"),
+    ("kindnet", "kindnet"),
+    ("ovnkube-node", "OVN-Kubernetes"),
+];
+
+pub(crate) fn network<'a>(sets: impl Iterator<Item = &'a str>) -> Check {
+    let mut found: Vec<&str> = Vec::new();
+    for set in sets {
+        found.extend(NETWORKS.iter().filter(|(prefix, _)| set.starts_with(prefix)).map(|(_, network)| *network));
+    }
+    found.dedup();
+    Check::good(say::CNI, say::network(&found))
+}
+
+/// Containers that a mesh puts into a pod.
+const PROXIES: [(&str, &str); 3] =
+    [("istio-proxy", "Istio"), ("linkerd-proxy", "Linkerd"), ("consul-dataplane", "Consul")];
+
+/// What of a namespace's pods is out of the ordinary.
+pub(crate) fn pods(namespace: &str, pods: &[Pod]) -> Vec<Check> {
+    let mut unsupported = Vec::new();
+    let mut meshes: BTreeMap<&str, usize> = BTreeMap::new();
+    for pod in pods {
+        let (Some(name), Some(spec)) = (&pod.metadata.name, &pod.spec) else { continue };
+        if spec.host_network == Some(true) {
+            unsupported.push(format!("{name} ({})", say::host_network()));
+        }
+        if let Some(class) =
+            spec.runtime_class_name.as_ref().filter(|class| class.contains("gvisor") || class.contains("kata"))
+        {
+            unsupported.push(format!("{name} ({class})"));
+        }
+        let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+        let proxy = containers.filter_map(|container| PROXIES.iter().find(|(name, _)| container.name == *name)).next();
+        if let Some((_, mesh)) = proxy {
+            *meshes.entry(mesh).or_default() += 1;
+        }
+    }
+    let unsupported = match unsupported.is_empty() {
+        true => Check::good(say::PODS, say::pods(namespace, pods.len())),
+        false => Check::note(say::PODS, say::pods_unsupported(namespace, &unsupported)),
+    };
+    let mesh = match meshes.is_empty() {
+        true => Check::good(say::MESH, say::no_mesh(namespace)),
+        false => Check::note(say::MESH, say::mesh(namespace, &meshes)),
+    };
+    vec![unsupported, mesh]
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn node(name: &str, kernel: &str) -> Node {
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "annotations": {names::ENDPOINT: "vpn.example.com:17447"}},
+            "status": {
+                "addresses": [
+                    {"type": "InternalIP", "address": "10.0.0.1"}, {"type": "Hostname", "address": name},
+                    {"type": "ExternalIP", "address": "2001:db8::1"},
+                ],
+                "nodeInfo": {
+                    "kernelVersion": kernel, "operatingSystem": "linux", "architecture": "amd64", "bootID": "", "machineID": "",
+                    "containerRuntimeVersion": "", "kubeProxyVersion": "", "kubeletVersion": "", "osImage": "", "systemUUID": "",
+                },
+            },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn old_kernels_are_named() {
+        assert_eq!(kernels(&[node("a", "5.10.0-8-amd64"), node("b", "6.6.1")]).finding, Finding::Good);
+        let old = kernels(&[node("a", "5.4.0-1"), node("b", "6.6.1")]);
+        assert!(
+            old.finding == Finding::Problem && old.sentence.contains("a (5.4.0-1)") && !old.sentence.contains("b ("),
+            "{old:?}"
+        );
+    }
+
+    #[test]
+    fn a_node_is_dialled_as_its_agent_says() {
+        let (name, addresses) = endpoints(&node("a", "6.6.1"));
+        let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(name, "a");
+        assert_eq!(addresses, ["vpn.example.com:17447", "[2001:db8::1]:7447", "10.0.0.1:7447"]);
+    }
+
+    #[test]
+    fn another_release_and_fewer_capabilities_are_seen() {
+        let set = |image: &str, capabilities: &[&str]| {
+            let container = json!({"image": image, "securityContext": {"capabilities": {"add": capabilities}}});
+            json!({"spec": {"template": {"spec": {"containers": [container]}}}})
+        };
+        let ours = set("r:5000/a:0.2.0", &["BPF", "NET_ADMIN"]);
+        let findings =
+            |theirs: &Value| daemon_set(&ours, theirs).into_iter().map(|check| check.finding).collect::<Vec<_>>();
+        assert_eq!(findings(&ours), [Finding::Good, Finding::Good]);
+        assert_eq!(findings(&set("r:5000/a:0.1.0", &["BPF"])), [Finding::Note, Finding::Problem]);
+        assert_eq!(findings(&set("r:5000/a", &["NET_ADMIN", "BPF"])), [Finding::Good, Finding::Good]);
+    }
+
+    #[test]
+    fn odd_pods_are_named() {
+        let pod = |name: &str, spec: Value| -> Pod {
+            let mut spec = spec;
+            spec["containers"] =
+                json!([{"name": "app"}, {"name": if name == "meshed" { "istio-proxy" } else { "other" }}]);
+            serde_json::from_value(json!({"metadata": {"name": name}, "spec": spec})).unwrap()
+        };
+        let seen = [
+            pod("plain", json!({})),
+            pod("meshed", json!({})),
+            pod("host", json!({"hostNetwork": true})),
+            pod("sandboxed", json!({"runtimeClassName": "gvisor"})),
+        ];
+        let checks = pods("shop", &seen);
+        assert!(
+            checks[0].sentence.contains("host (") && checks[0].sentence.contains("sandboxed (gvisor)"),
+            "{checks:?}"
+        );
+        assert!(checks[1].sentence.contains("Istio") && checks[1].finding == Finding::Note);
+        assert!(pods("shop", &seen[..1]).iter().all(|check| check.finding == Finding::Good));
+    }
+
+    #[test]
+    fn silence_is_a_problem() {
+        let address = || vec!["10.0.0.1:7447".parse().unwrap()];
+        assert_eq!(reach(&[("a".into(), address(), true)]).finding, Finding::Good);
+        let silent = reach(&[("a".into(), address(), true), ("b".into(), address(), false)]);
+        assert!(silent.finding == Finding::Problem && silent.sentence.contains("b (10.0.0.1:7447)"), "{silent:?}");
+        assert!(network(["cilium", "x"].into_iter()).sentence.contains("Cilium"));
+    }
+}

@@ -1,0 +1,301 @@
+//! One Intercept in the API server, from its making to its deletion: renewed, watched, made again after a long sleep.
+//!
+//! Owns: the object. Must not dial agents or decide when redir ends. Called by: `commands::intercept`.
+//!
+//! While the API server is away nothing changes: tunnels go on, and agents keep the Intercept for [`names::EXPIRE_AFTER`].
+
+use std::pin::pin;
+use std::time::{Duration, SystemTime};
+
+use futures_util::StreamExt as _;
+use kube::Api;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions, WatchEvent, WatchParams};
+use redir_api::{Intercept, PLURAL, names};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+
+use super::connect::Cluster;
+use super::trouble::{Doing, explain, is_code};
+use super::wish::{ObjectWish, renewed};
+use crate::link::backoff::Backoff;
+use crate::link::clock::ClockWatch;
+use crate::trouble::Trouble;
+use crate::wording::cluster as say;
+
+/// No answer takes longer.
+const CALL: Duration = Duration::from_secs(10);
+/// The end does not wait longer for the API server: what is left expires.
+const DELETE: Duration = Duration::from_secs(5);
+/// How often clocks are looked at.
+const TICK: Duration = Duration::from_millis(500);
+/// Before load balancers that end idle connections after 5 minutes do.
+const WATCH_SECONDS: u32 = 290;
+/// News that may wait: only the last state counts, and it comes again.
+const QUEUE: usize = 64;
+
+/// What happened to the object.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// How it stands now.
+    Seen(Box<Intercept>),
+    /// It had expired while nobody could renew it, and this new one is in its place.
+    Again(Box<Intercept>),
+    /// Somebody deleted it.
+    Deleted,
+    /// It has expired and cannot be made again; why.
+    Failed(String),
+    /// For people: the API server comes and goes.
+    Note(String),
+}
+
+/// The object, for as long as it is wanted. Dropping it stops renewing and leaves the object to expire.
+pub(crate) struct Lease {
+    cluster: Cluster,
+    name: String,
+    uid: Option<String>,
+    news: mpsc::Receiver<News>,
+    keeper: JoinHandle<()>,
+}
+
+impl Lease {
+    /// Makes the object.
+    pub(crate) async fn start(cluster: &Cluster, wish: ObjectWish) -> Result<(Self, Intercept), Trouble> {
+        let api: Api<Intercept> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+        let right = Doing::Right("create", PLURAL, Some(&cluster.namespace));
+        let object = cluster.call(right, api.create(&PostParams::default(), &wish.object()?)).await?;
+        let (sender, news) = mpsc::channel(QUEUE);
+        let keeper = Keeper {
+            cluster: cluster.clone(),
+            api,
+            wish,
+            news: sender,
+            object: object.clone(),
+            clocks: ClockWatch::new(SystemTime::now(), std::time::Instant::now()),
+            renewed: Instant::now(),
+            renewed_wall: SystemTime::now(),
+            is_away: false,
+        };
+        let lease = Self {
+            cluster: cluster.clone(),
+            name: object.metadata.name.clone().unwrap_or_default(),
+            uid: object.metadata.uid.clone(),
+            news,
+            keeper: tokio::spawn(keeper.run()),
+        };
+        Ok((lease, object))
+    }
+
+    /// Its name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Waits for news. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> News {
+        let news = self.news.recv().await;
+        if let Some(News::Again(object)) = &news {
+            self.name = object.metadata.name.clone().unwrap_or_default();
+            self.uid.clone_from(&object.metadata.uid);
+        }
+        match news {
+            Some(news) => news,
+            // The keeper ends after news that end the intercept.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Deletes the object; `Err` is a sentence for people.
+    pub(crate) async fn end(self) -> Result<(), String> {
+        self.keeper.abort();
+        let api: Api<Intercept> = Api::namespaced(self.cluster.client.clone(), &self.cluster.namespace);
+        let preconditions = Preconditions { uid: self.uid.clone(), resource_version: None };
+        let parameters = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
+        match timeout(DELETE, api.delete(&self.name, &parameters)).await {
+            Ok(Ok(_)) => Ok(()),
+            // 409: another one has its name.
+            Ok(Err(error)) if is_code(&error, 404) || is_code(&error, 409) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(say::not_deleted(&self.name, &self.cluster.namespace)),
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.keeper.abort();
+    }
+}
+
+/// Why a watch is over.
+enum End {
+    /// To be read again.
+    Broken,
+    /// The object is gone.
+    Gone,
+    /// Nobody wants news any more.
+    Unwanted,
+}
+
+struct Keeper {
+    cluster: Cluster,
+    api: Api<Intercept>,
+    wish: ObjectWish,
+    news: mpsc::Sender<News>,
+    object: Intercept,
+    clocks: ClockWatch,
+    renewed: Instant,
+    renewed_wall: SystemTime,
+    /// Whether the API server's silence was told.
+    is_away: bool,
+}
+
+impl Keeper {
+    async fn run(mut self) {
+        loop {
+            let end = match self.watch().await {
+                End::Broken => self.read_again().await,
+                other => other,
+            };
+            match end {
+                End::Broken => (),
+                End::Gone if self.again().await => (),
+                End::Gone | End::Unwanted => return,
+            }
+        }
+    }
+
+    fn name(&self) -> String {
+        self.object.metadata.name.clone().unwrap_or_default()
+    }
+
+    /// Follows the object from its last known version, and renews it meanwhile.
+    async fn watch(&mut self) -> End {
+        let parameters =
+            WatchParams::default().fields(&format!("metadata.name={}", self.name())).timeout(WATCH_SECONDS);
+        let version = self.object.metadata.resource_version.clone().unwrap_or_default();
+        let Ok(Ok(events)) = timeout(CALL, self.api.watch(&parameters, &version)).await else { return End::Broken };
+        let mut events = pin!(events);
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let end = tokio::select! {
+                event = events.next() => match event {
+                    Some(Ok(WatchEvent::Added(object) | WatchEvent::Modified(object))) => self.seen(object).await,
+                    Some(Ok(WatchEvent::Deleted(_))) => Some(End::Gone),
+                    Some(Ok(WatchEvent::Bookmark(_))) => None,
+                    Some(Ok(WatchEvent::Error(_)) | Err(_)) | None => Some(End::Broken),
+                },
+                _ = tick.tick() => self.tick().await,
+                () = self.news.closed() => Some(End::Unwanted),
+            };
+            if let Some(end) = end {
+                return end;
+            }
+        }
+    }
+
+    async fn tick(&mut self) -> Option<End> {
+        let jumped = self.clocks.jumped(SystemTime::now(), std::time::Instant::now());
+        if !jumped && self.renewed.elapsed() < names::RENEW_EVERY {
+            return None;
+        }
+        match self.renew().await {
+            Ok(()) if jumped => Some(End::Broken),
+            Ok(()) => None,
+            Err(end) => Some(end),
+        }
+    }
+
+    /// Says that redir is still there.
+    async fn renew(&mut self) -> Result<(), End> {
+        let patch = json!({"metadata": {"annotations": renewed()}});
+        let name = self.name();
+        match timeout(CALL, self.api.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(&patch))).await {
+            Ok(Ok(_)) => {
+                (self.renewed, self.renewed_wall) = (Instant::now(), SystemTime::now());
+                Ok(())
+            }
+            Ok(Err(error)) if is_code(&error, 404) => Err(End::Gone),
+            Ok(Err(_)) | Err(_) => Err(End::Broken),
+        }
+    }
+
+    /// Reads the object until the server answers.
+    async fn read_again(&mut self) -> End {
+        let mut backoff = Backoff::new();
+        loop {
+            match timeout(CALL, self.api.get_opt(&self.name())).await {
+                Ok(Ok(Some(object))) if object.metadata.uid == self.object.metadata.uid => {
+                    self.tell_away(None).await;
+                    return self.seen(object).await.unwrap_or(End::Broken);
+                }
+                Ok(Ok(_)) => return End::Gone,
+                Ok(Err(error)) => {
+                    let why =
+                        explain(&self.cluster, &Doing::Right("get", PLURAL, Some(&self.cluster.namespace)), &error);
+                    self.tell_away(Some(why.to_string())).await;
+                }
+                Err(_) => self.tell_away(Some(say::no_answer(&self.cluster.server, CALL))).await,
+            }
+            tokio::select! {
+                () = sleep(backoff.wait()) => (),
+                () = self.news.closed() => return End::Unwanted,
+            }
+        }
+    }
+
+    async fn seen(&mut self, object: Intercept) -> Option<End> {
+        self.object = object.clone();
+        self.tell(News::Seen(Box::new(object))).await
+    }
+
+    /// Makes the object again if it may have expired; else somebody deleted it. False: that was the end.
+    async fn again(&mut self) -> bool {
+        let silence = SystemTime::now().duration_since(self.renewed_wall).unwrap_or_default();
+        let expired = silence.max(self.renewed.elapsed()) + 2 * names::RENEW_EVERY > names::EXPIRE_AFTER;
+        if !expired {
+            self.tell(News::Deleted).await;
+            return false;
+        }
+        let mut backoff = Backoff::new();
+        loop {
+            let right = Doing::Right("create", PLURAL, Some(&self.cluster.namespace));
+            let object = match self.wish.object() {
+                Ok(object) => object,
+                Err(trouble) => return self.failed(trouble).await,
+            };
+            match timeout(CALL, self.api.create(&PostParams::default(), &object)).await {
+                Ok(Ok(object)) => {
+                    (self.renewed, self.renewed_wall) = (Instant::now(), SystemTime::now());
+                    self.object = object.clone();
+                    return self.tell(News::Again(Box::new(object))).await.is_none();
+                }
+                Ok(Err(error @ kube::Error::Api(_))) => {
+                    return self.failed(explain(&self.cluster, &right, &error)).await;
+                }
+                // The network may come back later than the machine woke up.
+                Ok(Err(_)) | Err(_) => sleep(backoff.wait()).await,
+            }
+        }
+    }
+
+    async fn failed(&self, trouble: Trouble) -> bool {
+        self.tell(News::Failed(trouble.to_string())).await;
+        false
+    }
+
+    async fn tell_away(&mut self, why: Option<String>) {
+        let note = match (&why, self.is_away) {
+            (Some(why), false) => say::api_away(why),
+            (None, true) => say::api_back(),
+            (Some(_), true) | (None, false) => return,
+        };
+        self.is_away = why.is_some();
+        self.tell(News::Note(note)).await;
+    }
+
+    async fn tell(&self, news: News) -> Option<End> {
+        self.news.send(news).await.is_err().then_some(End::Unwanted)
+    }
+}

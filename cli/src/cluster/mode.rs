@@ -1,0 +1,62 @@
+//! Whether a command is meant for static agents or for Kubernetes.
+//!
+//! Owns: the rule that `redir --help` tells. Must not ask a cluster. Called by: `commands`.
+//!
+//! A target with a slash, `-l`, `-A`, `-n`, `--context` and `--kubeconfig` are Kubernetes; `--agent` is not. Otherwise
+//! agents in `redir.toml` decide: there are some, or it is Kubernetes.
+
+use crate::args;
+use crate::reach::{self, Reached};
+use crate::trouble::Trouble;
+use crate::values::Target;
+use crate::wording::cluster as say;
+
+/// Whom a command asks.
+pub(crate) enum Mode {
+    /// These agents.
+    Static(Reached),
+    /// A cluster's API server.
+    Kubernetes,
+}
+
+/// What on the command line belongs to Kubernetes alone.
+pub(crate) struct Signs<'a> {
+    pub(crate) target: Option<&'a Target>,
+    /// `-l` or `-A`.
+    pub(crate) flag: Option<&'static str>,
+    pub(crate) cluster: &'a args::Cluster,
+}
+
+impl Signs<'_> {
+    /// The first one, as it was written.
+    fn first(&self) -> Option<String> {
+        let flags = [
+            (self.flag.is_some(), self.flag.unwrap_or_default()),
+            (self.cluster.namespace.is_some(), "--namespace"),
+            (self.cluster.context.is_some(), "--context"),
+            (self.cluster.kubeconfig.is_some(), "--kubeconfig"),
+        ];
+        match self.target {
+            Some(target @ Target::Workload(..)) => Some(target.to_string()),
+            _ => flags.into_iter().find(|(given, _)| *given).map(|(_, flag)| flag.to_owned()),
+        }
+    }
+}
+
+/// Decides for `list` and `status`.
+pub(crate) fn of_question(args: &args::Ask) -> Result<Mode, Trouble> {
+    let flag = args.all_namespaces.then_some("--all-namespaces");
+    of(&Signs { target: None, flag, cluster: &args.cluster }, &args.reach)
+}
+
+/// Decides, and reads `redir.toml` only where it decides.
+pub(crate) fn of(signs: &Signs<'_>, reach: &args::Reach) -> Result<Mode, Trouble> {
+    let named = !reach.agent.is_empty() || !reach.agent_key.is_empty();
+    match (signs.first(), named) {
+        (Some(sign), true) => Err(Trouble::Usage(say::two_modes(&sign))),
+        (Some(_), false) => Ok(Mode::Kubernetes),
+        (None, true) => reach::resolve(reach).map(Mode::Static),
+        (None, false) if reach::names_agents(reach)? => reach::resolve(reach).map(Mode::Static),
+        (None, false) => Ok(Mode::Kubernetes),
+    }
+}

@@ -1,0 +1,178 @@
+//! Intercepts and workloads as rows for people and programs.
+//!
+//! Owns: what of an object is shown. Must not show a filter's values: they may be secrets. Called by: `commands::cluster`.
+
+use redir_api::filter::{ConditionSpec, FilterSpec, NamedTest};
+use redir_api::{AgentStatus, Intercept, PodState};
+use redir_wire::UnixMillis;
+
+use crate::user;
+use crate::values::{join_labels, short};
+
+/// One Intercept.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Row {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    /// `deploy/web`, or labels.
+    pub(crate) target: String,
+    pub(crate) port: String,
+    /// Whose.
+    pub(crate) user: String,
+    pub(crate) is_own: bool,
+    pub(crate) since: UnixMillis,
+    /// Without values; empty is everything.
+    pub(crate) filter: String,
+    pub(crate) to: String,
+    pub(crate) pods: Vec<PodRow>,
+    /// Nodes whose agent has something to say of all its pods.
+    pub(crate) reasons: Vec<(String, String)>,
+}
+
+/// One pod of an Intercept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PodRow {
+    pub(crate) node: String,
+    pub(crate) pod: String,
+    pub(crate) addresses: Vec<String>,
+    pub(crate) port: Option<u16>,
+    pub(crate) state: &'static str,
+    pub(crate) reason: String,
+}
+
+impl Row {
+    /// How many of its pods are live.
+    pub(crate) fn live(&self) -> usize {
+        self.pods.iter().filter(|pod| pod.state == state(PodState::Live)).count()
+    }
+}
+
+/// A workload that can be intercepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Workload {
+    pub(crate) namespace: String,
+    /// `deploy/web`
+    pub(crate) target: String,
+    /// `8080 (http)`
+    pub(crate) ports: Vec<String>,
+}
+
+/// The row of an Intercept.
+pub(crate) fn row(intercept: &Intercept) -> Row {
+    let spec = &intercept.spec;
+    let target = match (&spec.target, &spec.selector) {
+        (Some(target), _) => format!("{}/{}", short(target.kind), target.name),
+        (None, Some(selector)) => join_labels(selector.match_labels.iter().flatten()),
+        (None, None) => String::new(),
+    };
+    let agents: Vec<&AgentStatus> = intercept.status.iter().flat_map(|status| &status.agents).collect();
+    let since = intercept.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_millisecond());
+    Row {
+        namespace: intercept.metadata.namespace.clone().unwrap_or_default(),
+        name: intercept.metadata.name.clone().unwrap_or_default(),
+        target,
+        port: spec.port.clone(),
+        user: spec.user.clone(),
+        is_own: spec.user == user::at_machine(),
+        since: UnixMillis(u64::try_from(since).unwrap_or(0)),
+        filter: spec.filter.as_ref().map(shape).unwrap_or_default(),
+        to: spec.to.clone(),
+        pods: agents.iter().flat_map(|agent| pods(agent)).collect(),
+        reasons: agents
+            .iter()
+            .filter(|agent| !agent.reason.is_empty())
+            .map(|agent| (agent.node.clone(), agent.reason.clone()))
+            .collect(),
+    }
+}
+
+fn pods(agent: &AgentStatus) -> impl Iterator<Item = PodRow> {
+    agent.pods.iter().map(|pod| PodRow {
+        node: agent.node.clone(),
+        pod: pod.name.clone(),
+        addresses: pod.addresses.clone(),
+        port: pod.port,
+        state: state(pod.state),
+        reason: pod.reason.clone(),
+    })
+}
+
+fn state(state: PodState) -> &'static str {
+    match state {
+        PodState::Waiting => "waiting",
+        PodState::Pending => "pending",
+        PodState::Live => "live",
+        PodState::Refused => "refused",
+        PodState::Lost => "lost",
+    }
+}
+
+/// `header x-user and path prefix`: what is looked at, without what it is compared with.
+fn shape(filter: &FilterSpec) -> String {
+    let (conditions, joint) = match (&filter.all, &filter.any) {
+        (Some(all), _) => (all.as_slice(), " and "),
+        (None, Some(any)) => (any.as_slice(), " or "),
+        (None, None) => (&[][..], ""),
+    };
+    conditions.iter().map(condition).collect::<Vec<_>>().join(joint)
+}
+
+fn condition(condition: &ConditionSpec) -> String {
+    let named = |what: &str, test: &Option<NamedTest>| test.as_ref().map(|test| format!("{what} {}", test.name));
+    let found = named("header", &condition.header)
+        .or_else(|| named("query", &condition.query))
+        .or_else(|| named("cookie", &condition.cookie))
+        .or_else(|| named("baggage", &condition.baggage))
+        .or_else(|| condition.path.as_ref().map(|_| "path".to_owned()))
+        .or_else(|| condition.method.as_ref().map(|method| format!("method {method}")))
+        .unwrap_or_default();
+    if condition.not { format!("not {found}") } else { found }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn intercept() -> Intercept {
+        serde_json::from_value(json!({
+            "apiVersion": "redir.dev/v1alpha1", "kind": "Intercept",
+            "metadata": {"name": "web-x7k2p", "namespace": "shop", "creationTimestamp": "2026-11-23T19:03:04Z"},
+            "spec": {
+                "target": {"kind": "Deployment", "name": "web"}, "port": "http", "developerKey": "k", "user": "bob@desk",
+                "to": "127.0.0.1:3000",
+                "filter": {"all": [{"header": {"name": "x-user", "exact": "secret"}}, {"path": {"prefix": "/secret"}, "not": true}]},
+            },
+            "status": {"agents": [{
+                "node": "n1", "key": "k", "software": "redir-agent 0.1.0", "protocol": 1, "state": "Partial",
+                "reason": "1 pod cannot be intercepted", "pods": [
+                    {"name": "web-1", "uid": "1", "state": "Live", "port": 8080, "addresses": ["10.0.0.2"], "since": "2026-11-23T19:03:05Z"},
+                    {"name": "web-2", "uid": "2", "state": "Refused", "reason": "it shares the host's network", "since": "2026-11-23T19:03:05Z"},
+                ],
+            }]},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_row_says_everything_but_values() {
+        let row = row(&intercept());
+        assert_eq!((row.target.as_str(), row.port.as_str(), row.user.as_str()), ("deploy/web", "http", "bob@desk"));
+        assert_eq!(row.filter, "header x-user and not path");
+        assert!(!format!("{row:?}").contains("secret"));
+        assert_eq!((row.live(), row.pods.len(), row.is_own), (1, 2, false));
+        assert_eq!(row.since, UnixMillis(1_795_460_584_000));
+        assert_eq!((row.pods[1].state, row.pods[1].node.as_str()), ("refused", "n1"));
+        assert_eq!(row.reasons, [("n1".to_owned(), "1 pod cannot be intercepted".to_owned())]);
+    }
+
+    #[test]
+    fn selectors_are_labels() {
+        let mut intercept = intercept();
+        intercept.spec.target = None;
+        intercept.spec.selector = serde_json::from_value(json!({"matchLabels": {"app": "web"}})).unwrap();
+        intercept.spec.filter = None;
+        assert_eq!((row(&intercept).target.as_str(), row(&intercept).filter.as_str()), ("app=web", ""));
+    }
+}

@@ -1,0 +1,145 @@
+//! The Intercept that says what the command line does.
+//!
+//! Owns: the object to create. Must not create it. Called by: `lease`.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use redir_api::{FilterSpec, Intercept, InterceptSpec, ProbesSpec, TargetKind, TargetSpec, names};
+use redir_http::filter as judge;
+use redir_tunnel::Pin;
+use redir_wire::{Filter, Probes};
+
+use crate::trouble::Trouble;
+use crate::values::{PortName, Target};
+use crate::when;
+use crate::wording::values as say;
+
+/// Longer names are cut, so that the server's suffix still fits.
+const PREFIX: usize = 50;
+
+/// What of the command line goes into the object.
+#[derive(Debug, Clone)]
+pub(crate) struct ObjectWish {
+    pub(crate) target: Target,
+    pub(crate) port: PortName,
+    pub(crate) filter: Option<Filter>,
+    pub(crate) probes: Probes,
+    pub(crate) key: Pin,
+    /// `127.0.0.1:3000`
+    pub(crate) to: String,
+    /// `alice@laptop`
+    pub(crate) user: String,
+}
+
+impl ObjectWish {
+    /// A new object, to be named by the server.
+    pub(crate) fn object(&self) -> Result<Intercept, Trouble> {
+        let (target, selector) = match &self.target {
+            Target::Labels(labels) => (None, Some(labels.clone())),
+            Target::Pod(name) => (Some(TargetSpec { kind: TargetKind::Pod, name: name.clone() }), None),
+            Target::Workload(kind, name) => (Some(TargetSpec { kind: *kind, name: name.clone() }), None),
+        };
+        let judged = |filter: &Filter| judge::Filter::new(filter.mode, filter.conditions.clone());
+        let filter = self.filter.as_ref().map(judged).transpose();
+        let filter = filter.map_err(|error| Trouble::Usage(say::filter(&error)))?;
+        Ok(Intercept {
+            metadata: ObjectMeta {
+                generate_name: Some(prefix(&self.target)),
+                annotations: Some(renewed()),
+                ..ObjectMeta::default()
+            },
+            spec: InterceptSpec {
+                target,
+                selector: selector.map(|labels| LabelSelector { match_labels: Some(labels), match_expressions: None }),
+                port: self.port.to_string(),
+                filter: filter.as_ref().map(FilterSpec::from),
+                probes: match self.probes {
+                    Probes::App => ProbesSpec::App,
+                    Probes::Developer => ProbesSpec::Developer,
+                },
+                developer_key: self.key.to_string(),
+                to: self.to.clone(),
+                user: self.user.clone(),
+            },
+            status: None,
+        })
+    }
+}
+
+/// The annotation that says that `redir` is still there.
+pub(crate) fn renewed() -> BTreeMap<String, String> {
+    BTreeMap::from([(names::RENEWED.to_owned(), when::rfc3339(when::now()))])
+}
+
+/// `web-`, which the server completes.
+fn prefix(target: &Target) -> String {
+    let name = match target {
+        Target::Pod(name) | Target::Workload(_, name) => name.as_str(),
+        Target::Labels(labels) => labels.values().next().map_or("pods", String::as_str),
+    };
+    let inside = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    let name: String = name.chars().map(inside).take(PREFIX).collect();
+    match name.trim_matches('-') {
+        "" => "pods-".to_owned(),
+        name => format!("{name}-"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use redir_http::filter::{Condition, Mode, Subject, Test};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn wish(target: &str) -> ObjectWish {
+        ObjectWish {
+            target: target.parse().unwrap(),
+            port: "http".parse().unwrap(),
+            filter: None,
+            probes: Probes::App,
+            key: "sha256:47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU".parse().unwrap(),
+            to: "127.0.0.1:3000".into(),
+            user: "alice@laptop".into(),
+        }
+    }
+
+    fn spec(wish: &ObjectWish) -> Value {
+        serde_json::to_value(wish.object().unwrap()).unwrap()["spec"].clone()
+    }
+
+    #[test]
+    fn a_workload_and_a_filter() {
+        let subject = Subject::Header("x-user".into());
+        let condition = Condition { subject, test: Test::Exact("alice".into()), negate: false };
+        let filter = Some(Filter { mode: Mode::Any, conditions: vec![condition] });
+        let wish = ObjectWish { filter, port: "8080".parse().unwrap(), ..wish("deploy/web") };
+        let expected = json!({
+            "target": {"kind": "Deployment", "name": "web"}, "port": "8080", "probes": "App",
+            "filter": {"any": [{"header": {"name": "x-user", "exact": "alice"}}]},
+            "developerKey": "sha256:47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU",
+            "to": "127.0.0.1:3000", "user": "alice@laptop",
+        });
+        assert_eq!(spec(&wish), expected);
+        let object = wish.object().unwrap();
+        assert_eq!(object.metadata.generate_name.as_deref(), Some("web-"));
+        assert!(object.metadata.annotations.unwrap().contains_key(names::RENEWED));
+    }
+
+    #[test]
+    fn pods_and_labels() {
+        assert_eq!(spec(&wish("web-1"))["target"], json!({"kind": "Pod", "name": "web-1"}));
+        let labels = spec(&wish("app=web,tier=front"));
+        assert_eq!(labels["selector"], json!({"matchLabels": {"app": "web", "tier": "front"}}));
+        assert_eq!((&labels["target"], &labels["port"]), (&Value::Null, &json!("http")));
+    }
+
+    #[test]
+    fn prefixes_are_names() {
+        let of = |target: &str| prefix(&target.parse().unwrap());
+        assert_eq!(of("app=Web.9_x"), "web-9-x-");
+        assert_eq!(of("app="), "pods-");
+        assert_eq!(of(&format!("pod/{}", "a".repeat(200))).len(), PREFIX + 1);
+    }
+}

@@ -1,0 +1,279 @@
+//! `redir doctor`: a cluster, its agents and one's own rights, a line each with the next step.
+//!
+//! Owns: what is looked at, and in which order. Must not change anything, or judge (`cluster::diagnosis`). Called by:
+//! `commands`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::Api;
+use kube::api::{ListParams, PostParams};
+use redir_api::{Intercept, PLURAL, names};
+use redir_manifests::{Options, POLICIES};
+use redir_tunnel::{DialError, Identity};
+use tokio::net::lookup_host;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::ask;
+use super::install::{look, server};
+use crate::args;
+use crate::cluster::Cluster;
+use crate::cluster::apply::manifests;
+use crate::cluster::diagnosis::{self, Check, Finding};
+use crate::cluster::trouble::{Doing, is_code};
+use crate::events::Event;
+use crate::screen::{Screen, print};
+use crate::trouble::{Outcome, Trouble};
+use crate::values::AgentAddress;
+use crate::wording::{doctor as say, events as show};
+
+/// A resolver's own limit is longer than anybody wants to wait here.
+const LOOKUP: Duration = Duration::from_secs(3);
+
+/// Looks at everything. 1 if something is wrong.
+pub(crate) fn run(args: &args::Doctor) -> Outcome {
+    super::with_runtime(args.output, async |screen| {
+        let mut checks = vec![client()];
+        match Cluster::connect(&args.cluster).await {
+            Ok(cluster) => examine(&cluster, &mut checks).await,
+            Err(trouble) => checks.push(Check::problem(say::SERVER, trouble.to_string())),
+        }
+        show_all(&screen, checks)
+    })
+}
+
+fn show_all(screen: &Screen, checks: Vec<Check>) -> Outcome {
+    let is_bad = checks.iter().any(|check| matches!(check.finding, Finding::Problem));
+    let events: Vec<Event> = checks.into_iter().map(Event::Check).collect();
+    print(&match screen.output() {
+        args::Output::Json => ask::json(&events),
+        args::Output::Text => events.iter().map(|event| show::check(event, screen.paint()) + "\n").collect(),
+    })?;
+    Ok(u8::from(is_bad))
+}
+
+fn client() -> Check {
+    Check::good(say::CLIENT, say::client())
+}
+
+async fn examine(cluster: &Cluster, checks: &mut Vec<Check>) {
+    let minor = match server(cluster).await {
+        Ok((minor, version)) => {
+            checks.push(Check::good(say::SERVER, say::server(&cluster.server, &version)));
+            minor
+        }
+        // Without the server there is nothing else to look at.
+        Err(trouble) => return checks.push(Check::problem(say::SERVER, trouble.to_string())),
+    };
+    let installed = resource(cluster, checks).await;
+    checks.extend(rights(cluster).await);
+    if !installed {
+        return;
+    }
+    checks.push(match minor >= POLICIES {
+        true => policies(cluster).await,
+        false => Check::note(say::POLICIES, say::no_policies()),
+    });
+    let namespace = agents(cluster, minor, checks).await;
+    let nodes = nodes(cluster, checks).await;
+    checks.extend(reachability(cluster, nodes.as_deref()).await);
+    if let Some(namespace) = namespace {
+        checks.push(network(cluster, &namespace).await);
+    }
+    checks.extend(pods(cluster).await);
+}
+
+/// Whether there are Intercepts at all.
+async fn resource(cluster: &Cluster, checks: &mut Vec<Check>) -> bool {
+    let api: Api<Intercept> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+    let right = Doing::Right("list", PLURAL, Some(&cluster.namespace));
+    let listed = async {
+        match api.list(&ListParams::default().limit(1)).await {
+            // Whoever may not list is told so among the rights.
+            Err(error) if is_code(&error, 403) => Ok(None),
+            other => other.map(Some),
+        }
+    };
+    match cluster.call(right, listed).await {
+        Ok(_) => {
+            checks.push(Check::good(say::RESOURCE, say::resource()));
+            true
+        }
+        Err(trouble) => {
+            checks.push(Check::problem(say::RESOURCE, trouble.to_string()));
+            false
+        }
+    }
+}
+
+/// What a developer needs in the namespace.
+async fn rights(cluster: &Cluster) -> Vec<Check> {
+    let mut missing = Vec::new();
+    for (group, resource, verbs) in diagnosis::NEEDED {
+        for verb in *verbs {
+            match may(cluster, group, resource, verb).await {
+                Ok(true) => (),
+                Ok(false) => missing.push(format!("{verb} {resource}")),
+                Err(trouble) => return vec![Check::problem(say::RIGHTS, trouble.to_string())],
+            }
+        }
+    }
+    vec![diagnosis::rights(&cluster.namespace, &missing)]
+}
+
+async fn may(cluster: &Cluster, group: &str, resource: &str, verb: &str) -> Result<bool, Trouble> {
+    let api: Api<SelfSubjectAccessReview> = Api::all(cluster.client.clone());
+    let attributes = ResourceAttributes {
+        group: Some(group.to_owned()),
+        resource: Some(resource.to_owned()),
+        verb: Some(verb.to_owned()),
+        namespace: Some(cluster.namespace.clone()),
+        ..ResourceAttributes::default()
+    };
+    let spec = SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), ..Default::default() };
+    let review = SelfSubjectAccessReview { spec, ..Default::default() };
+    let parameters = PostParams::default();
+    let answered = cluster.call(Doing::Reading("your rights"), api.create(&parameters, &review)).await?;
+    Ok(answered.status.is_some_and(|status| status.allowed))
+}
+
+async fn policies(cluster: &Cluster) -> Check {
+    let options = Options::default();
+    let manifests = match manifests(&options) {
+        Ok(manifests) => manifests,
+        Err(trouble) => return Check::problem(say::POLICIES, trouble.to_string()),
+    };
+    let mut missing = Vec::new();
+    for manifest in manifests.iter().filter(|manifest| manifest.kind().starts_with("ValidatingAdmissionPolicy")) {
+        match manifest.read(cluster).await {
+            Ok(Some(_)) => (),
+            Ok(None) => missing.push(manifest.spoken()),
+            Err(_) => return Check::note(say::POLICIES, say::not_yours_to_see("validatingadmissionpolicies")),
+        }
+    }
+    diagnosis::policies(&missing)
+}
+
+/// The DaemonSet and its pods; gives their namespace if this user may see them.
+async fn agents(cluster: &Cluster, minor: redir_manifests::Minor, checks: &mut Vec<Check>) -> Option<String> {
+    let namespace = names::NAMESPACE.to_owned();
+    let sets: Api<DaemonSet> = Api::namespaced(cluster.client.clone(), &namespace);
+    let set = async {
+        match sets.get(names::AGENT).await {
+            Err(error) if is_code(&error, 404) => Ok(None),
+            other => other.map(Some),
+        }
+    };
+    match cluster.call(Doing::Admin("get", "daemonsets"), set).await {
+        Err(_) => {
+            checks.push(Check::note(say::AGENTS, say::not_yours_to_see("the agents' DaemonSet")));
+            None
+        }
+        Ok(None) => {
+            checks.push(Check::problem(say::AGENTS, say::no_agents(&namespace)));
+            None
+        }
+        Ok(Some(set)) => {
+            match look(cluster, &namespace).await {
+                Ok((rollout, pods)) => checks.push(diagnosis::agents(rollout, &pods)),
+                Err(trouble) => checks.push(Check::note(say::AGENTS, trouble.to_string())),
+            }
+            let options = Options { namespace: namespace.clone(), server: minor, ..Options::default() };
+            let ours = manifests(&options)
+                .ok()
+                .and_then(|all| all.into_iter().find(|manifest| manifest.kind() == "DaemonSet"));
+            if let (Some(ours), Ok(theirs)) = (ours, serde_json::to_value(&set)) {
+                checks.extend(diagnosis::daemon_set(ours.object(), &theirs));
+            }
+            Some(namespace)
+        }
+    }
+}
+
+/// Kernels and platforms; `None` if this user may not see nodes.
+async fn nodes(cluster: &Cluster, checks: &mut Vec<Check>) -> Option<Vec<Node>> {
+    let api: Api<Node> = Api::all(cluster.client.clone());
+    match cluster.call(Doing::Admin("list", "nodes"), api.list(&ListParams::default())).await {
+        Ok(list) => {
+            checks.push(diagnosis::kernels(&list.items));
+            Some(list.items)
+        }
+        Err(_) => {
+            checks.push(Check::note(say::KERNEL, say::not_yours_to_see("nodes")));
+            None
+        }
+    }
+}
+
+/// Whether a UDP packet to each agent comes back. The agent refuses a key that nobody named, which is answer enough.
+async fn reachability(cluster: &Cluster, nodes: Option<&[Node]>) -> Vec<Check> {
+    let targets = match nodes {
+        Some(nodes) => nodes.iter().map(diagnosis::endpoints).collect(),
+        None => named_by_intercepts(cluster).await,
+    };
+    if targets.is_empty() {
+        return vec![Check::note(say::REACH, say::nothing_to_reach())];
+    }
+    let Ok(identity) = Identity::generate() else { return Vec::new() };
+    let mut asking = JoinSet::new();
+    for (node, addresses) in targets {
+        let identity = identity.clone();
+        asking.spawn(async move {
+            let reached = answers(&addresses, &identity).await;
+            (node, addresses, reached)
+        });
+    }
+    let mut answered = asking.join_all().await;
+    answered.sort_by(|(a, ..), (b, ..)| a.cmp(b));
+    vec![diagnosis::reach(&answered)]
+}
+
+/// Without the right to see nodes: the addresses that agents wrote into Intercepts.
+async fn named_by_intercepts(cluster: &Cluster) -> Vec<(String, Vec<AgentAddress>)> {
+    let api: Api<Intercept> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+    let right = Doing::Right("list", PLURAL, Some(&cluster.namespace));
+    let Ok(list) = cluster.call(right, api.list(&ListParams::default())).await else { return Vec::new() };
+    diagnosis::named_endpoints(&list.items)
+}
+
+async fn answers(addresses: &[AgentAddress], identity: &Identity) -> bool {
+    let mut found: Vec<SocketAddr> = Vec::new();
+    for address in addresses {
+        let host = (address.host.as_str(), address.port.get());
+        if let Ok(Ok(resolved)) = timeout(LOOKUP, lookup_host(host)).await {
+            found.extend(resolved);
+        }
+    }
+    let software = concat!("redir ", env!("CARGO_PKG_VERSION"));
+    // Nobody's pin but our own is known here: the agent's will be another, which is all that is asked.
+    match redir_tunnel::dial(&found, identity, identity.pin(), software, "doctor").await {
+        Err(DialError::NoAddress | DialError::Socket(_) | DialError::Silent(_)) => false,
+        Ok(_) | Err(_) => true,
+    }
+}
+
+/// Which network the pods have: every one works, some have a remark.
+async fn network(cluster: &Cluster, namespace: &str) -> Check {
+    let api: Api<DaemonSet> = Api::all(cluster.client.clone());
+    match cluster.call(Doing::Admin("list", "daemonsets"), api.list(&ListParams::default())).await {
+        Ok(list) => {
+            let others = list.items.iter().filter(|set| set.metadata.namespace.as_deref() != Some(namespace));
+            diagnosis::network(others.filter_map(|set| set.metadata.name.as_deref()))
+        }
+        Err(_) => Check::note(say::CNI, say::not_yours_to_see("daemonsets")),
+    }
+}
+
+/// Pods of the namespace that cannot be intercepted, and those with a mesh's proxy.
+async fn pods(cluster: &Cluster) -> Vec<Check> {
+    let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+    let right = Doing::Right("list", "pods", Some(&cluster.namespace));
+    match cluster.call(right, api.list(&ListParams::default())).await {
+        Ok(list) => diagnosis::pods(&cluster.namespace, &list.items),
+        Err(_) => vec![Check::note(say::PODS, say::not_yours_to_see("pods"))],
+    }
+}

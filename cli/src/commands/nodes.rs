@@ -1,0 +1,216 @@
+//! The part of an intercept that only a cluster has: agents that come, go and are replaced, and an object that is kept.
+//!
+//! Owns: which agents are dialled when, and when it is known how the intercept stands. Must not renew or watch (`lease`), or
+//! judge (`progress`). Called by: `intercept`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redir_api::Intercept;
+use tokio::sync::watch;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::run::{Run, Why};
+use crate::cluster::lease::{Lease, News};
+use crate::cluster::progress::{self, NodeTunnel, Standing};
+use crate::cluster::target::PodAt;
+use crate::config::Agent;
+use crate::events::Event;
+use crate::link::{Verdict, Wanted};
+use crate::wording::cluster as say;
+use crate::wording::session;
+
+/// How long an agent may take until it is heard of. One that runs answers in milliseconds; one that is being replaced in
+/// seconds.
+const PATIENT: Duration = Duration::from_secs(10);
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// What is known of an intercept in a cluster.
+pub(super) struct Nodes {
+    lease: Lease,
+    /// The pods when it was made.
+    expected: Option<Vec<PodAt>>,
+    object: Intercept,
+    tunnels: BTreeMap<String, NodeTunnel>,
+    links: BTreeMap<String, NodeLink>,
+    began: Instant,
+    look: Interval,
+    /// Whether it was told how the intercept stands.
+    is_told: bool,
+    /// Whether it was told that there is no pod.
+    is_empty_told: bool,
+}
+
+/// One agent's link.
+struct NodeLink {
+    agent: watch::Sender<Agent>,
+    leave: CancellationToken,
+}
+
+/// What happens in a cluster while an intercept runs.
+pub(super) enum NodeNews {
+    /// To the object.
+    Object(News),
+    /// Time passed.
+    Look,
+}
+
+/// Waits for news from the cluster, if there is one.
+pub(super) async fn news(nodes: &mut Option<Nodes>) -> NodeNews {
+    let Some(nodes) = nodes else { return std::future::pending().await };
+    tokio::select! {
+        news = nodes.lease.next() => NodeNews::Object(news),
+        _ = nodes.look.tick(), if !nodes.is_told => NodeNews::Look,
+    }
+}
+
+impl Nodes {
+    pub(super) fn new(lease: Lease, expected: Option<Vec<PodAt>>, object: Intercept) -> Self {
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            lease,
+            expected,
+            object,
+            tunnels: BTreeMap::new(),
+            links: BTreeMap::new(),
+            began: Instant::now(),
+            look,
+            is_told: false,
+            is_empty_told: false,
+        }
+    }
+
+    /// Deletes the object.
+    pub(super) async fn end(self) -> Result<(), String> {
+        self.lease.end().await
+    }
+
+    /// Nodes that are still waited for.
+    pub(super) fn waiting(&self) -> Vec<String> {
+        if self.is_told { Vec::new() } else { self.standing().waiting }
+    }
+
+    fn standing(&self) -> Standing {
+        let patient = self.began.elapsed() < PATIENT;
+        progress::standing(self.expected.as_deref(), &self.object, &self.tunnels, patient)
+    }
+}
+
+impl Run {
+    /// The object changed, or time passed.
+    pub(super) fn news(&mut self, news: NodeNews) -> Option<Why> {
+        let nodes = self.nodes.as_mut()?;
+        match news {
+            NodeNews::Look => self.judge(),
+            NodeNews::Object(News::Seen(object)) => {
+                if let Err(why) = object.wanted() {
+                    return Some(Why::Failed(say::refused(nodes.lease.name(), &why.to_string())));
+                }
+                nodes.object = *object;
+                self.follow_agents();
+                self.judge()
+            }
+            NodeNews::Object(News::Again(object)) => self.again(*object),
+            NodeNews::Object(News::Deleted) => Some(Why::Elsewhere(say::deleted(nodes.lease.name()))),
+            NodeNews::Object(News::Failed(why)) => Some(Why::Failed(why)),
+            NodeNews::Object(News::Note(line)) => {
+                self.screen.note(line);
+                None
+            }
+        }
+    }
+
+    /// Dials agents that are new, tells links where theirs is now, leaves those that have nothing to do with it any more.
+    fn follow_agents(&mut self) {
+        let Some(mut nodes) = self.nodes.take() else { return };
+        let agents = progress::agents(&nodes.object);
+        for node in progress::gone(&nodes.tunnels, &agents) {
+            nodes.tunnels.remove(&node);
+            if let Some(link) = nodes.links.remove(&node) {
+                link.leave.cancel();
+            }
+        }
+        for agent in agents {
+            match nodes.links.get(&agent.name) {
+                Some(link) if !link.agent.is_closed() => {
+                    link.agent.send_if_modified(|known| {
+                        let is_other = *known != agent;
+                        *known = agent;
+                        is_other
+                    });
+                }
+                _ => {
+                    let (sender, receiver) = watch::channel(agent.clone());
+                    let leave = self.leave_one();
+                    self.dial(&agent, Some(receiver), leave.clone());
+                    nodes.tunnels.insert(agent.name.clone(), NodeTunnel::Asked);
+                    nodes.links.insert(agent.name, NodeLink { agent: sender, leave });
+                }
+            }
+        }
+        self.nodes = Some(nodes);
+    }
+
+    /// Another object is in the place of the one that expired: other token, same wish.
+    fn again(&mut self, object: Intercept) -> Option<Why> {
+        let Some(token) = object.metadata.uid.as_deref().and_then(redir_api::token) else {
+            return Some(Why::Failed(session::bug()));
+        };
+        let nodes = self.nodes.as_mut()?;
+        std::mem::take(&mut nodes.links).into_values().for_each(|link| link.leave.cancel());
+        nodes.tunnels.clear();
+        self.wanted = Arc::new(Wanted { token, ..Wanted::clone(&self.wanted) });
+        self.screen.tell(&Event::Recreated { intercept: nodes.lease.name().to_owned() });
+        nodes.object = object;
+        self.follow_agents();
+        None
+    }
+
+    /// One agent's first answer.
+    pub(super) fn node_verdict(&mut self, agent: &Agent, verdict: Verdict) -> Option<Why> {
+        let tunnel = match verdict {
+            Verdict::Live(pods) => {
+                self.first_live();
+                NodeTunnel::Live(pods)
+            }
+            Verdict::NotLive(events, reason) => {
+                events.iter().for_each(|event| self.screen.tell(event));
+                NodeTunnel::Without(reason)
+            }
+            Verdict::Unreachable(reason) => NodeTunnel::Without(reason),
+        };
+        // A node that left meanwhile is not brought back.
+        let known = self.nodes.as_mut()?.tunnels.get_mut(&agent.name)?;
+        *known = tunnel;
+        self.judge()
+    }
+
+    /// Tells how the intercept stands once that is known. It is a failure if nothing is live by then.
+    fn judge(&mut self) -> Option<Why> {
+        let nodes = self.nodes.as_mut().filter(|nodes| !nodes.is_told)?;
+        let standing = nodes.standing();
+        let comes_later = standing.missing.iter().all(|(_, why)| *why == say::not_scheduled());
+        if !standing.waiting.is_empty() {
+            return None;
+        }
+        if standing.live == 0 && comes_later {
+            let is_late = nodes.began.elapsed() >= PATIENT / 5;
+            if is_late && !std::mem::replace(&mut nodes.is_empty_told, true) {
+                self.screen.note(say::no_pods_yet(&self.wanted.target));
+            }
+            return None;
+        }
+        nodes.is_told = true;
+        if standing.live == 0 {
+            let reasons: Vec<_> = standing.missing.iter().map(|(name, why)| (name.as_str(), why.as_str())).collect();
+            return Some(Why::Failed(session::nothing_live(&reasons)));
+        }
+        let Standing { live, pods, missing, waiting: _ } = standing;
+        self.screen.tell(&Event::Standing { live, pods, missing });
+        None
+    }
+}

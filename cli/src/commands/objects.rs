@@ -1,0 +1,299 @@
+//! `redir list`, `status`, `leave` and `describe` in a cluster: all they need is in the API server.
+//!
+//! Owns: what is asked, and what counts as having left. Must not speak to agents. Called by: the commands of these names.
+
+use k8s_openapi::api::core::v1::Event as KubeEvent;
+use kube::Api;
+use kube::api::{DeleteParams, DynamicObject, ListParams, ObjectList};
+use redir_api::{Intercept, PLURAL, TargetKind, names};
+
+use super::ask;
+use crate::args;
+use crate::cluster::Cluster;
+use crate::cluster::objects::{self, Row, Workload};
+use crate::cluster::trouble::{Doing, is_code};
+use crate::cluster::{ports, target};
+use crate::events::Event;
+use crate::screen::{Screen, print};
+use crate::trouble::{Outcome, Trouble};
+use crate::user;
+use crate::values::{Target, Which, short};
+use crate::when;
+use crate::wording::{cluster as say, events as show, session};
+
+/// What `list` shows: what a developer names. Replica sets and pods belong to one of these, jobs end.
+const LISTED: [TargetKind; 5] =
+    [TargetKind::Deployment, TargetKind::StatefulSet, TargetKind::DaemonSet, TargetKind::Rollout, TargetKind::Service];
+
+/// `redir list`: the intercepts, and what can be intercepted.
+pub(super) fn list(args: &args::Ask) -> Outcome {
+    super::with_runtime(args.reach.output, async |screen| {
+        let cluster = Cluster::connect(&args.cluster).await?;
+        let place = (!args.all_namespaces).then_some(cluster.namespace.as_str());
+        let rows = rows(&cluster, place).await?;
+        let workloads = workloads(&cluster, place, &screen).await?;
+        let mut events: Vec<Event> = workloads.into_iter().map(Event::Workload).collect();
+        events.extend(rows.into_iter().map(Event::Wish));
+        answer(&screen, &events, || {
+            let workloads = show::workloads(&events);
+            let first = match workloads.len() {
+                1 => say::no_workloads(place) + "\n",
+                _ => show::table(&workloads, screen.paint()),
+            };
+            format!("{first}\n{}", wishes(&screen, &events, &say::no_intercepts(place)))
+        })
+    })
+}
+
+/// `redir status`: the developer's own intercepts, pod by pod.
+pub(super) fn status(args: &args::Ask) -> Outcome {
+    super::with_runtime(args.reach.output, async |screen| {
+        let cluster = Cluster::connect(&args.cluster).await?;
+        let place = (!args.all_namespaces).then_some(cluster.namespace.as_str());
+        let own = rows(&cluster, place).await?.into_iter().filter(|row| row.is_own);
+        let events: Vec<Event> = own.map(Event::Wish).collect();
+        answer(&screen, &events, || match events.is_empty() {
+            true => session::none_of_yours() + "\n",
+            false => {
+                let pods = show::table(&show::wish_pods(&events), screen.paint());
+                format!("{}\n{pods}", wishes(&screen, &events, ""))
+            }
+        })
+    })
+}
+
+/// `redir leave`: deletes intercepts of one's own.
+pub(super) fn leave(args: &args::Leave) -> Outcome {
+    if let Some(Which::Id(_)) = args.which {
+        return Err(Trouble::Usage(say::number_in_cluster()));
+    }
+    super::with_runtime(args.reach.output, async |screen| {
+        let cluster = Cluster::connect(&args.cluster).await?;
+        let rows = rows(&cluster, Some(&cluster.namespace)).await?;
+        let mut left = 0_usize;
+        for row in rows.iter().filter(|row| is_meant(row, args.which.as_ref())) {
+            if !row.is_own && !is_of_this_login(row) {
+                return Err(Trouble::Failed(say::somebody_elses(&row.name, &row.user)));
+            }
+            delete(&cluster, &row.name).await?;
+            left += 1;
+            screen.tell(&Event::Left {
+                agent: row.namespace.clone(),
+                what: format!("{} ({})", row.name, row.target),
+                count: 1,
+                ids: Vec::new(),
+            });
+        }
+        match (left, args.all) {
+            (0, true) => {
+                screen.note(session::none_of_yours());
+                Ok(0)
+            }
+            (0, false) => Err(Trouble::Failed(session::nothing_to_leave(args.which.as_ref()))),
+            _ => Ok(0),
+        }
+    })
+}
+
+/// Which intercepts `leave` means: one by its name, or the developer's own on a target.
+fn is_meant(row: &Row, which: Option<&Which>) -> bool {
+    match which {
+        None => row.is_own,
+        Some(Which::Id(_)) => false,
+        Some(Which::Target(Target::Pod(name))) => {
+            row.name == *name || row.is_own && row.target == format!("{}/{name}", short(TargetKind::Pod))
+        }
+        Some(Which::Target(target)) => row.is_own && row.target == target.to_string(),
+    }
+}
+
+/// The same person at another machine.
+fn is_of_this_login(row: &Row) -> bool {
+    row.user.split('@').next() == Some(user::login().as_str())
+}
+
+/// `redir describe`: everything about one.
+pub(super) fn describe(args: &args::Describe) -> Outcome {
+    super::with_runtime(args.output, async |screen| {
+        let cluster = Cluster::connect(&args.cluster).await?;
+        let api: Api<Intercept> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+        let right = Doing::Right("get", PLURAL, Some(&cluster.namespace));
+        let found = async {
+            match api.get(&args.name).await {
+                Err(error) if is_code(&error, 404) => Ok(None),
+                other => other.map(Some),
+            }
+        };
+        let Some(intercept) = cluster.call(right, found).await? else {
+            // Either it is not there, or none can be: listing tells which.
+            let others = rows(&cluster, Some(&cluster.namespace)).await?;
+            let names: Vec<String> = others.into_iter().map(|row| row.name).collect();
+            return Err(Trouble::Failed(say::no_such_intercept(&args.name, &cluster.namespace, &names)));
+        };
+        let mut events = vec![Event::Wish(objects::row(&intercept))];
+        match happened(&cluster, &intercept).await {
+            Ok(happened) => events.extend(happened),
+            Err(trouble) => screen.note(trouble.to_string()),
+        }
+        answer(&screen, &events, || {
+            let pods = show::table(&show::wish_pods(&events), screen.paint());
+            let history = show::table(&show::happened(&events, when::now()), screen.paint());
+            format!("{}\n{pods}\n{history}", show::wish_fields(&events, when::now()))
+        })
+    })
+}
+
+/// The agents' Events about an Intercept, oldest first; they stand beside its target.
+async fn happened(cluster: &Cluster, intercept: &Intercept) -> Result<Vec<Event>, Trouble> {
+    let api: Api<KubeEvent> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+    let right = Doing::Right("list", "events", Some(&cluster.namespace));
+    let listed = cluster.call(right, api.list(&ListParams::default())).await?;
+    let uid = intercept.metadata.uid.as_deref();
+    let concerns = |event: &&KubeEvent| {
+        let objects = [Some(&event.involved_object), event.related.as_ref()];
+        let names_it = objects.into_iter().flatten().any(|object| object.uid.as_deref() == uid);
+        event.reporting_component.as_deref() == Some(names::REPORTER) && names_it
+    };
+    let mut events: Vec<Event> = listed.items.iter().filter(concerns).map(happening).collect();
+    events.sort_by_key(|event| match event {
+        Event::Happened { at, .. } => at.0,
+        _ => 0,
+    });
+    Ok(events)
+}
+
+fn happening(event: &KubeEvent) -> Event {
+    let seen = event.event_time.as_ref().map(|time| time.0.as_millisecond());
+    let seen = seen.or_else(|| event.last_timestamp.as_ref().map(|time| time.0.as_millisecond()));
+    let of = &event.involved_object;
+    Event::Happened {
+        at: redir_wire::UnixMillis(seen.and_then(|millis| u64::try_from(millis).ok()).unwrap_or(0)),
+        reason: event.reason.clone().unwrap_or_default(),
+        object: format!(
+            "{}/{}",
+            of.kind.clone().unwrap_or_default().to_lowercase(),
+            of.name.clone().unwrap_or_default()
+        ),
+        node: event.reporting_instance.clone().unwrap_or_default(),
+        message: event.message.clone().unwrap_or_default(),
+    }
+}
+
+/// Every Intercept of a namespace, or of all.
+pub(super) async fn rows(cluster: &Cluster, place: Option<&str>) -> Result<Vec<Row>, Trouble> {
+    let api: Api<Intercept> = match place {
+        Some(namespace) => Api::namespaced(cluster.client.clone(), namespace),
+        None => Api::all(cluster.client.clone()),
+    };
+    let list = cluster.call(Doing::Right("list", PLURAL, place), api.list(&ListParams::default())).await?;
+    Ok(list.items.iter().map(objects::row).collect())
+}
+
+async fn delete(cluster: &Cluster, name: &str) -> Result<(), Trouble> {
+    let api: Api<Intercept> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
+    let gone = async {
+        match api.delete(name, &DeleteParams::default()).await {
+            Err(error) if is_code(&error, 404) => Ok(()),
+            other => other.map(drop),
+        }
+    };
+    cluster.call(Doing::Right("delete", PLURAL, Some(&cluster.namespace)), gone).await
+}
+
+/// What can be intercepted. Kinds that this user may not list, or that the cluster has not, are left out.
+async fn workloads(cluster: &Cluster, place: Option<&str>, screen: &Screen) -> Result<Vec<Workload>, Trouble> {
+    let mut workloads = Vec::new();
+    for kind in LISTED {
+        let listed = of_kind(cluster, place, kind);
+        match cluster.call(Doing::Right("list", kind.plural(), place), listed).await? {
+            Some(list) => workloads.extend(list.items.iter().map(|object| workload(kind, object))),
+            None if kind == TargetKind::Rollout => (),
+            None => screen.note(say::not_listed(kind.plural())),
+        }
+    }
+    Ok(workloads)
+}
+
+async fn of_kind(
+    cluster: &Cluster,
+    place: Option<&str>,
+    kind: TargetKind,
+) -> Result<Option<ObjectList<DynamicObject>>, kube::Error> {
+    let resource = target::resource(kind);
+    let api: Api<DynamicObject> = match place {
+        Some(namespace) => Api::namespaced_with(cluster.client.clone(), namespace, &resource),
+        None => Api::all_with(cluster.client.clone(), &resource),
+    };
+    match api.list(&ListParams::default()).await {
+        Err(error) if is_code(&error, 403) || is_code(&error, 404) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+fn workload(kind: TargetKind, object: &DynamicObject) -> Workload {
+    let spec = &object.data["spec"];
+    let declared = match kind {
+        TargetKind::Service => ports::of_service(spec),
+        _ => ports::of_containers(&spec["template"]["spec"]),
+    };
+    Workload {
+        namespace: object.metadata.namespace.clone().unwrap_or_default(),
+        target: format!("{}/{}", short(kind), object.metadata.name.clone().unwrap_or_default()),
+        ports: ports::shown(&declared),
+    }
+}
+
+fn wishes(screen: &Screen, events: &[Event], none: &str) -> String {
+    let rows = show::wishes(events, when::now());
+    if rows.len() == 1 { format!("{none}\n") } else { show::table(&rows, screen.paint()) }
+}
+
+fn answer(screen: &Screen, events: &[Event], text: impl FnOnce() -> String) -> Outcome {
+    print(&match screen.output() {
+        args::Output::Json => ask::json(events),
+        args::Output::Text => text(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use redir_wire::UnixMillis;
+
+    use super::*;
+
+    fn row(name: &str, target: &str, is_own: bool) -> Row {
+        Row {
+            namespace: "shop".into(),
+            name: name.into(),
+            target: target.into(),
+            port: "80".into(),
+            user: if is_own { user::at_machine() } else { "somebody@else".into() },
+            is_own,
+            since: UnixMillis(0),
+            filter: String::new(),
+            to: String::new(),
+            pods: Vec::new(),
+            reasons: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn leave_means_ones_own() {
+        let rows = [
+            row("web-a", "deploy/web", true),
+            row("web-b", "deploy/web", false),
+            row("db-c", "pod/db", true),
+            row("x-d", "app=web,tier=front", true),
+        ];
+        let meant = |which: Option<&str>| -> Vec<&str> {
+            let which = which.map(|text| text.parse::<Which>().unwrap());
+            rows.iter().filter(|row| is_meant(row, which.as_ref())).map(|row| row.name.as_str()).collect()
+        };
+        assert_eq!(meant(None), ["web-a", "db-c", "x-d"]);
+        assert_eq!(meant(Some("deployment/web")), ["web-a"]);
+        assert_eq!(meant(Some("web-b")), ["web-b"], "by its name also another's, which is refused then");
+        assert_eq!(meant(Some("db")), ["db-c"]);
+        assert_eq!(meant(Some("tier=front,app=web")), ["x-d"]);
+        assert!(!is_of_this_login(&rows[1]) && is_of_this_login(&rows[0]));
+    }
+}

@@ -1,0 +1,178 @@
+//! What `redir doctor` says.
+
+use std::collections::BTreeMap;
+
+use redir_api::names;
+
+use crate::escape::{escape, escape_sentence};
+
+pub(crate) const CLIENT: &str = "redir";
+pub(crate) const SERVER: &str = "server";
+pub(crate) const RESOURCE: &str = "resource";
+pub(crate) const RIGHTS: &str = "rights";
+pub(crate) const POLICIES: &str = "policies";
+pub(crate) const AGENTS: &str = "agents";
+pub(crate) const VERSION: &str = "version";
+pub(crate) const CAPABILITIES: &str = "capabilities";
+pub(crate) const KERNEL: &str = "kernel";
+pub(crate) const REACH: &str = "reach";
+pub(crate) const CNI: &str = "network";
+pub(crate) const PODS: &str = "pods";
+pub(crate) const MESH: &str = "mesh";
+
+pub(crate) fn client() -> String {
+    format!("this is redir {}", env!("CARGO_PKG_VERSION"))
+}
+
+pub(crate) fn server(server: &str, version: &str) -> String {
+    format!("{} runs Kubernetes {}", escape(server), escape(version))
+}
+
+pub(crate) fn resource() -> String {
+    format!("the cluster has intercepts.{}", redir_api::GROUP)
+}
+
+pub(crate) fn rights(namespace: &str) -> String {
+    format!("you may intercept in namespace {}", escape(namespace))
+}
+
+pub(crate) fn rights_missing(namespace: &str, missing: &[String]) -> String {
+    format!(
+        "in namespace {0} you may not {1}: ask the admin for `kubectl -n {0} create rolebinding NAME --clusterrole={2} --user=YOU`",
+        escape(namespace),
+        missing.join(", "),
+        names::DEVELOPER_ROLE
+    )
+}
+
+pub(crate) fn policies() -> String {
+    "the server checks the right on each target".to_owned()
+}
+
+pub(crate) fn policies_missing(missing: &[String]) -> String {
+    format!("{} is missing: the admin runs `redir upgrade`", missing.iter().map(escape).collect::<Vec<_>>().join(", "))
+}
+
+pub(crate) fn no_policies() -> String {
+    "this server has no admission policies (Kubernetes 1.30 and newer): whoever may create intercepts in a namespace may intercept each of its pods"
+        .to_owned()
+}
+
+pub(crate) fn not_yours_to_see(what: &str) -> String {
+    format!("you may not look at {what}; the admin's `redir doctor` does")
+}
+
+pub(crate) fn no_agents(namespace: &str) -> String {
+    format!("there is no DaemonSet {} in namespace {}: the admin runs `redir install`", names::AGENT, escape(namespace))
+}
+
+pub(crate) fn agents(ready: i32) -> String {
+    match ready {
+        1 => "the agent is ready".to_owned(),
+        many => format!("all {many} agents are ready"),
+    }
+}
+
+pub(crate) fn agents_not_ready(ready: i32, wanted: i32, troubles: &[String]) -> String {
+    let troubles: Vec<String> = troubles.iter().map(|trouble| escape_sentence(trouble)).collect();
+    let why = if troubles.is_empty() { String::new() } else { format!(" ({})", troubles.join("; ")) };
+    format!(
+        "{ready} of {wanted} agents are ready{why}: see kubectl -n {} logs -l {}={}",
+        names::NAMESPACE,
+        names::APP_LABEL,
+        names::AGENT
+    )
+}
+
+pub(crate) fn release(image: &str) -> String {
+    format!("the agents run {}", escape(image))
+}
+
+pub(crate) fn other_release(tag: &str) -> String {
+    format!(
+        "the agents are of {}, this redir is {}: neighbouring releases work together, else the admin runs `redir upgrade`",
+        escape(tag),
+        env!("CARGO_PKG_VERSION")
+    )
+}
+
+pub(crate) fn capabilities() -> String {
+    "the agents have the capabilities that they need".to_owned()
+}
+
+pub(crate) fn capabilities_missing(missing: &[String]) -> String {
+    format!(
+        "the agents' DaemonSet lacks {}: the admin runs `redir upgrade`",
+        missing.iter().map(escape).collect::<Vec<_>>().join(", ")
+    )
+}
+
+pub(crate) fn kernels(seen: &BTreeMap<String, usize>) -> String {
+    let seen: Vec<String> = seen.iter().map(|(kernel, nodes)| format!("Linux {} on {nodes}", escape(kernel))).collect();
+    seen.join(", ")
+}
+
+pub(crate) fn kernels_old(old: &[String]) -> String {
+    format!("redir needs Linux 5.10 or newer; update {}", old.iter().map(escape).collect::<Vec<_>>().join(", "))
+}
+
+pub(crate) fn nothing_to_reach() -> String {
+    "no agent's address is known to you before you intercept something".to_owned()
+}
+
+pub(crate) fn reached(nodes: usize) -> String {
+    match nodes {
+        1 => "the agent answers over UDP".to_owned(),
+        many => format!("all {many} agents answer over UDP"),
+    }
+}
+
+pub(crate) fn silent(silent: &[String], of: usize) -> String {
+    format!(
+        "{} of {of} agents do not answer over UDP: {}; open UDP port {} to the nodes, or give a node the annotation {}=HOST:PORT",
+        silent.len(),
+        silent.iter().map(escape).collect::<Vec<_>>().join(", "),
+        names::PORT,
+        names::ENDPOINT
+    )
+}
+
+pub(crate) fn network(found: &[&str]) -> String {
+    match found.is_empty() {
+        true => "no network that redir knows by name; any that gives pods namespaces works".to_owned(),
+        false => format!("{}, which works as it is", found.join(" and ")),
+    }
+}
+
+pub(crate) fn host_network() -> &'static str {
+    "shares the host's network"
+}
+
+pub(crate) fn pods(namespace: &str, count: usize) -> String {
+    match count {
+        0 => format!("there is no pod in namespace {}; -n names another", escape(namespace)),
+        1 => format!("the pod in namespace {} can be intercepted", escape(namespace)),
+        many => format!("all {many} pods in namespace {} can be intercepted", escape(namespace)),
+    }
+}
+
+pub(crate) fn pods_unsupported(namespace: &str, pods: &[String]) -> String {
+    let mut shown: Vec<String> = pods.iter().take(5).map(escape).collect();
+    if pods.len() > shown.len() {
+        shown.push(format!("{} more", pods.len() - shown.len()));
+    }
+    format!("in namespace {} these cannot be intercepted: {}", escape(namespace), shown.join(", "))
+}
+
+pub(crate) fn no_mesh(namespace: &str) -> String {
+    format!("no mesh in namespace {}", escape(namespace))
+}
+
+pub(crate) fn mesh(namespace: &str, meshes: &BTreeMap<&str, usize>) -> String {
+    let seen: Vec<String> = meshes.iter().map(|(mesh, pods)| format!("{mesh} in {pods}")).collect();
+    format!(
+        "pods of namespace {} with a proxy: {}; they are intercepted behind it, or refused with the reason",
+        escape(namespace),
+        seen.join(", ")
+    )
+}

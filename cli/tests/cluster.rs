@@ -1,0 +1,127 @@
+//! Commands for a cluster where there is none: what the kubeconfig lacks, and what needs no server.
+
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
+mod common;
+
+use common::{Home, assert_one_sentence};
+
+/// A kubeconfig whose server refuses connections: port 1 is nobody's.
+const CONFIG: &str = r#"
+apiVersion: v1
+kind: Config
+current-context: here
+contexts:
+- {name: here, context: {cluster: c, user: u, namespace: shop}}
+- {name: there, context: {cluster: c, user: u}}
+clusters:
+- {name: c, cluster: {server: "https://127.0.0.1:1"}}
+users:
+- {name: u, user: {token: t}}
+"#;
+
+fn home(config: &str) -> Home {
+    let home = Home::new();
+    std::fs::create_dir_all(home.path().join(".kube")).unwrap();
+    std::fs::write(home.path().join(".kube/config"), config).unwrap();
+    home
+}
+
+fn refused(home: &Home, arguments: &[&str], code: i32, expected: &[&str]) {
+    let (found, text) = home.refusal(arguments);
+    assert_eq!(found, Some(code), "{arguments:?}: {text}");
+    assert_one_sentence(&text);
+    for words in expected {
+        assert!(text.contains(words), "{arguments:?} lacks {words:?}: {text}");
+    }
+}
+
+#[test]
+fn a_server_that_is_not_there_is_named() {
+    let home = home(CONFIG);
+    let expected = ["https://127.0.0.1:1", "refused", "kubectl cluster-info"];
+    for arguments in [
+        &["intercept", "deploy/web", "--port", "80"][..],
+        &["intercept", "web-1", "--port", "80"],
+        &["intercept", "-l", "app=web", "--port", "http:3000", "--", "sleep", "600"],
+        &["list"],
+        &["list", "-A"],
+        &["status"],
+        &["leave", "deploy/web"],
+        &["describe", "web-1"],
+        &["install"],
+        &["upgrade"],
+        &["uninstall"],
+    ] {
+        refused(&home, arguments, 1, &expected);
+    }
+}
+
+#[test]
+fn doctor_says_so_too_and_ends_with_1() {
+    let home = home(CONFIG);
+    let output = home.run(&["doctor"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.starts_with("ok ") && text.contains("wrong  server") && text.contains("cluster-info"), "{text}");
+    let output = home.run(&["doctor", "-o", "json"]);
+    let lines: Vec<serde_json::Value> =
+        String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.last().unwrap()["finding"], "problem");
+}
+
+#[test]
+fn contexts_are_chosen_among_those_that_there_are() {
+    refused(&home(CONFIG), &["list", "--context", "nowhere"], 2, &["nowhere", "here, there", "--context"]);
+    let without = CONFIG.replace("current-context: here", "");
+    refused(&home(&without), &["list"], 2, &["no current context", "here, there"]);
+    refused(&home("a: ["), &["list"], 2, &["kubeconfig", "kubectl config view"]);
+    refused(&home(CONFIG), &["list", "--context", "there"], 1, &["127.0.0.1:1"]);
+}
+
+#[test]
+fn static_agents_come_first_for_bare_names() {
+    let home = home(CONFIG);
+    home.write_config(
+        "[agents.n]\naddress = \"127.0.0.1:1\"\nkey = \"sha256:47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU\"\n",
+    );
+    refused(&home, &["list"], 2, &["no key file"]);
+    refused(&home, &["intercept", "web-1", "--port", "http"], 2, &["no key file"]);
+    refused(&home, &["list", "-n", "shop"], 1, &["https://127.0.0.1:1"]);
+    refused(&home, &["intercept", "pod/web-1", "--port", "80"], 1, &["https://127.0.0.1:1"]);
+    home.keygen();
+    refused(&home, &["intercept", "web-1", "--port", "http"], 2, &["`http`", "number"]);
+}
+
+#[test]
+fn manifests_are_printed_without_a_server() {
+    let output = Home::new().run(&["install", "--print", "--image", "registry.local/agent:7", "-n", "elsewhere"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    for words in ["kind: CustomResourceDefinition", "image: registry.local/agent:7", "namespace: elsewhere"] {
+        assert!(text.contains(words), "{words}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn as_a_plugin_of_kubectl_it_goes_by_that_name() {
+    let home = Home::new();
+    let plugin = home.path().join("kubectl-redir");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_redir"), &plugin).unwrap();
+    let output = std::process::Command::new(plugin).args(["intercept", "-h"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && text.contains("Usage: kubectl redir intercept"), "{text}");
+}
+
+#[test]
+fn values_files_are_checked_before_anything_is_asked() {
+    let home = home(CONFIG);
+    let values = home.path().join("values.yaml");
+    for (text, expected) in
+        [("imgae: a\n", "`imgae`"), ("tolerations: all\n", "`tolerations` must be a list"), ("a: [", "no YAML")]
+    {
+        std::fs::write(&values, text).unwrap();
+        refused(&home, &["install", "--values", values.to_str().unwrap()], 2, &["values.yaml", expected]);
+    }
+}
