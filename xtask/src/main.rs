@@ -7,11 +7,13 @@ mod child;
 mod cluster;
 mod demo;
 mod fuzz;
+mod image;
 mod lock;
 mod paths;
 mod privilege;
 mod setup;
 mod signals;
+mod smoke;
 mod step;
 mod test;
 mod ui;
@@ -44,6 +46,10 @@ enum Command {
     Bench(bench::Options),
     /// A real Kubernetes on this machine, for trying and testing
     Cluster(cluster::Options),
+    /// Make the agent's container image: a static binary in an empty file system, with or without a container tool
+    Image(image::Options),
+    /// Everything an admin and a developer do, on a real cluster: install, intercept, roll out, refuse, break, uninstall
+    Smoke(smoke::Options),
     /// Remove what a killed run left: namespaces of the rig whose process is dead
     #[command(hide = true)]
     Sweep,
@@ -86,6 +92,8 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Fuzz(options) => fuzz::run(options),
         Command::Bench(options) => bench::run(options),
         Command::Cluster(options) => cluster::run(options),
+        Command::Image(options) => image::run(options),
+        Command::Smoke(options) => smoke::run(options),
         Command::Sweep => test::sweep(),
     }
 }

@@ -5,6 +5,7 @@ mod tally;
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use clap::Args;
 
 use crate::child::{self, End};
 use crate::privilege::{self, Privilege};
-use crate::{paths, setup, signals, ui};
+use crate::{cluster, paths, setup, signals, ui};
 use tally::Tally;
 
 #[derive(Args)]
@@ -28,17 +29,20 @@ pub(crate) struct Options {
     verbose: bool,
 }
 
+/// The package whose tests start an API server.
+const KUBERNETES: &str = "redir-node-agent";
 /// The whole suite takes a few minutes; a run that hangs must end by itself long before CI gives up on it.
 const LIMIT: Duration = Duration::from_secs(25 * 60);
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::run(setup::Say::OnlyWork)?;
     setup::with_cases()?;
+    let places = Places::find(options)?;
     // Asked before the build, so that nobody waits minutes for a question.
     let by_hand = ["cargo xtask test".to_owned()];
     let privilege = privilege::obtain("making network namespaces and loading kernel programs for the tests", &by_hand)?;
-    build(options)?;
-    let tally = run_tests(options, privilege)?;
+    build(options, &places)?;
+    let tally = run_tests(options, &places, privilege)?;
     sweep_as(privilege)?;
     if signals::interrupted() {
         bail!("interrupted");
@@ -68,8 +72,21 @@ fn sweep_as(privilege: Privilege) -> Result<()> {
     }
 }
 
+/// Where tests find what is not theirs, by the name of the variable that says so.
+struct Places(Vec<(&'static str, PathBuf)>);
+
+impl Places {
+    fn find(options: &Options) -> Result<Places> {
+        let mut places = vec![("REDIR_BIN_DIR", paths::target()?.join("debug")), ("REDIR_CASES", paths::cases()?)];
+        if options.package.is_empty() || options.package.iter().any(|name| name == KUBERNETES) {
+            places.push(("REDIR_KUBERNETES_BIN", cluster::programs()?));
+        }
+        Ok(Places(places))
+    }
+}
+
 /// All programs, since the end-to-end tests start them as a person would, and the tests themselves.
-fn build(options: &Options) -> Result<()> {
+fn build(options: &Options, places: &Places) -> Result<()> {
     println!("building the programs and their tests");
     child::show(Command::new(paths::cargo()).current_dir(paths::root()).args([
         "build",
@@ -78,13 +95,13 @@ fn build(options: &Options) -> Result<()> {
         "xtask",
         "--bins",
     ]))?;
-    child::show(cargo_test(options, Privilege::Root)?.arg("--no-run"))
+    child::show(cargo_test(options, places, Privilege::Root)?.arg("--no-run"))
 }
 
-fn run_tests(options: &Options, privilege: Privilege) -> Result<Tally> {
+fn run_tests(options: &Options, places: &Places, privilege: Privilege) -> Result<Tally> {
     let log = log()?;
     let mut file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-    let mut command = cargo_test(options, privilege)?;
+    let mut command = cargo_test(options, places, privilege)?;
     command.arg("--no-fail-fast");
     if let Some(filter) = &options.filter {
         command.args(["--", filter]);
@@ -105,7 +122,7 @@ fn run_tests(options: &Options, privilege: Privilege) -> Result<Tally> {
     Ok(tally)
 }
 
-fn cargo_test(options: &Options, privilege: Privilege) -> Result<Command> {
+fn cargo_test(options: &Options, places: &Places, privilege: Privilege) -> Result<Command> {
     let mut command = Command::new(paths::cargo());
     command.current_dir(paths::root()).arg("test");
     if options.package.is_empty() {
@@ -114,19 +131,18 @@ fn cargo_test(options: &Options, privilege: Privilege) -> Result<Command> {
     for package in &options.package {
         command.args(["--package", package]);
     }
-    let (programs, cases) = (paths::target()?.join("debug"), paths::cases()?);
-    command.env("REDIR_BIN_DIR", &programs).env("REDIR_CASES", &cases);
+    command.envs(places.0.iter().map(|(name, place)| (name, place)));
     if privilege == Privilege::Sudo {
         // Cargo stays the person's own; only the test programs run as root, with the same environment.
         let runner = format!("CARGO_TARGET_{}_RUNNER", paths::host_triple()?.to_uppercase().replace('-', "_"));
-        let places = format!("REDIR_BIN_DIR={} REDIR_CASES={}", programs.display(), cases.display());
-        command.env(runner, format!("sudo -n -E env {places}"));
+        let places: Vec<String> = places.0.iter().map(|(name, place)| format!("{name}={}", place.display())).collect();
+        command.env(runner, format!("sudo -n -E env {}", places.join(" ")));
     }
     Ok(command)
 }
 
 /// The whole output, for whoever wants to read on.
-fn log() -> Result<std::path::PathBuf> {
+fn log() -> Result<PathBuf> {
     let target = paths::target()?;
     fs::create_dir_all(&target).with_context(|| format!("cannot make {}", target.display()))?;
     Ok(target.join("test.log"))

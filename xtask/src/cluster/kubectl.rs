@@ -25,6 +25,11 @@ impl Kubectl {
         &self.kubeconfig
     }
 
+    /// The same program as somebody else.
+    pub(crate) fn with(&self, kubeconfig: &Path) -> Kubectl {
+        Kubectl::new(&self.program, kubeconfig)
+    }
+
     /// For arguments of the caller's.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.program);

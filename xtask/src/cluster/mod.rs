@@ -77,7 +77,7 @@ enum Action {
 pub(crate) struct Up {
     /// How many nodes run pods
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=9))]
-    nodes: u8,
+    pub(crate) nodes: u8,
     /// What makes the cluster
     #[arg(long, value_enum, default_value_t = ProviderName::Local)]
     provider: ProviderName,
@@ -254,6 +254,12 @@ pub(crate) fn prepare(up: &Up) -> Result<()> {
     }
     local::set_up()?;
     as_root("making network namespaces and cgroups for a cluster")
+}
+
+/// The folder of a local cluster's programs, which are made if they are not there.
+pub(crate) fn programs() -> Result<PathBuf> {
+    local::set_up()?;
+    local::programs()
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {

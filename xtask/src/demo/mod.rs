@@ -5,7 +5,7 @@
 mod faults;
 mod figures;
 mod scenes;
-mod story;
+pub(crate) mod story;
 mod world;
 
 use std::ffi::OsStr;

@@ -59,6 +59,11 @@ pub(super) fn set_up() -> Result<bool> {
     programs::install()
 }
 
+/// Where they are.
+pub(super) fn programs() -> Result<PathBuf> {
+    Ok(programs::folder()?.join("bin"))
+}
+
 /// The cluster on this machine, in whatever state it is.
 pub(super) fn found() -> Result<Option<Local>> {
     let Ok(text) = fs::read_to_string(record()) else { return Ok(None) };

@@ -1,0 +1,80 @@
+//! What breaks: the API server goes and comes back under an intercept, and redir is uninstalled under one.
+
+use anyhow::{Context, Result};
+
+use super::world::{self, HEADER, PORT, SHOP, World, answered, node, until};
+use crate::cluster::Cluster;
+use crate::demo::story::Story;
+
+/// Running intercepts do not need the API server.
+pub(super) fn api_server(story: &mut Story, world: &mut World<'_>) -> Result<()> {
+    story.scene("The API server is restarted", "what is intercepted stays so, and nothing flaps when it is back");
+    let port = format!("{PORT}:{}", world.own_port);
+    let mut intercept = world.intercept(&world.alice, &["deploy/web", "--port", &port, "--header", HEADER])?;
+    intercept.standing()?;
+    let pods = world.pods(SHOP)?;
+    let pod = pods.first().context("there is no pod")?;
+    let from = node(&world.nodes, &pod.node)?;
+    let (live, lost) = (intercept.count("live"), intercept.count("lost"));
+    world.cluster.stop("kube-apiserver")?;
+    let mut rows = Vec::new();
+    let mut ask = |story: &mut Story, when: &str| {
+        let matched = story.check(when, &world.ask(from, &pod.address, PORT, Some(HEADER)), "blue");
+        let unmatched = story.check(when, &world.ask(from, &pod.address, PORT, None), "green");
+        rows.push((when.to_owned(), vec![matched, unmatched]));
+    };
+    ask(story, "while it is away");
+    world.cluster.start("kube-apiserver")?;
+    until("the API server answers again", || Ok(world.pods(SHOP).ok()))?;
+    ask(story, "when it is back");
+    story.table(&["", "with the header", "without"], &rows);
+    let flapped = intercept.count("live") != live || intercept.count("lost") != lost;
+    let tick = story.must(!flapped, &format!("the intercept was told lost or live again: {}", intercept.process.log()));
+    story.say(&format!("{tick} not a word of it at alice's"));
+    intercept.leave()
+}
+
+/// Nothing is left, and nobody notices.
+pub(super) fn uninstall(
+    story: &mut Story,
+    world: &World<'_>,
+    cluster: &Cluster,
+    before: &[(String, String)],
+) -> Result<()> {
+    story.scene(
+        "The admin uninstalls redir under a live intercept",
+        "requests go to the app, and the nodes are as before",
+    );
+    let port = format!("{PORT}:{}", world.own_port);
+    let mut intercept = world.intercept(&world.alice, &["deploy/web", "--port", &port])?;
+    intercept.standing()?;
+    story.command("redir uninstall");
+    let said = world.as_admin(&["uninstall"])?;
+    said.lines().for_each(|line| story.say(line));
+    let code = intercept.process.exit_code(world::LONG)?;
+    let tick =
+        story.must(code == 0, &format!("redir ends with 0 when its Intercept is deleted: {}", intercept.process.log()));
+    story.say(&format!("{tick} alice's redir has ended"));
+    let pods = world.pods(SHOP)?;
+    let pod = pods.first().context("there is no pod")?;
+    let from = node(&world.nodes, &pod.node)?;
+    answered("the app has its requests back", "green", || world.ask(from, &pod.address, PORT, None))?;
+    let cell = story.check("after uninstall", &world.ask(from, &pod.address, PORT, None), "green");
+    story.table(&["after uninstall", "any request"], &[(pod.name.clone(), vec![cell])]);
+    let left = cluster.kubectl().output(&[
+        "get",
+        "crd,clusterrole,clusterrolebinding,namespace",
+        "-l",
+        "app.kubernetes.io/part-of=redir",
+        "-o",
+        "name",
+    ])?;
+    let tick = story.must(left.trim().is_empty(), &format!("objects are left: {left}"));
+    story.say(&format!("{tick} no object of redir is left"));
+    for (node, after) in world::nodes_state(cluster)? {
+        let same = before.iter().any(|(name, state)| *name == node && *state == after);
+        let tick = story.must(same, &format!("{node} is not as it was: {after}"));
+        story.say(&format!("{tick} {node}: bpftool and ip show what they showed before"));
+    }
+    Ok(())
+}

@@ -1,0 +1,69 @@
+//! `cargo xtask smoke`: everything an admin and a developer do, on a real cluster, with the real programs and images.
+//!
+//! Owns: the order of the scenes, and the verdict. What there is to act on is in `world`, the scenes in `scenes`, `rights`
+//! and `faults`, the figures in `figures` and `joins`. Works on whatever `cluster` can bring up.
+
+mod faults;
+mod figures;
+mod joins;
+mod rights;
+mod scenes;
+mod world;
+
+use anyhow::{Result, ensure};
+use clap::Args;
+use redir_rig::cleanup;
+
+use crate::cluster::{self, Up};
+use crate::demo::story::Story;
+use crate::setup::{self, Say};
+use figures::Figures;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    cluster: Up,
+    /// Build without optimisation: sooner done, and the figures mean less
+    #[arg(long)]
+    debug: bool,
+    /// Leave the cluster up
+    #[arg(long)]
+    keep: bool,
+}
+
+pub(crate) fn run(options: &Options) -> Result<()> {
+    ensure!(options.cluster.nodes >= 2, "the smoke test needs two nodes: leave --nodes out or say 2 or more");
+    setup::run(Say::OnlyWork)?;
+    // Before this process may become root: what is built belongs to the person.
+    let programs = world::Programs::build(options.debug)?;
+    cluster::prepare(&options.cluster)?;
+    let cluster = cluster::Cluster::up(&options.cluster)?;
+    let result = play(&cluster, &programs);
+    if result.is_err() {
+        redir_rig::process::ended_logs().iter().for_each(|log| eprintln!("{log}"));
+    }
+    cleanup::now();
+    if !options.keep {
+        cluster::Cluster::down()?;
+    }
+    result
+}
+
+fn play(cluster: &cluster::Cluster, programs: &world::Programs) -> Result<()> {
+    let mut story = Story::begin();
+    let mut figures = Figures::default();
+    // A cluster that was kept may have an older redir in it.
+    world::World::admin(cluster, programs, &["uninstall"])?;
+    let before = world::nodes_state(cluster)?;
+    let mut world = scenes::install(&mut story, cluster, programs)?;
+    scenes::with_header(&mut story, &mut world, &mut figures)?;
+    scenes::rollout_and_scale(&mut story, &mut world, &mut figures)?;
+    scenes::everything(&mut story, &mut world)?;
+    rights::refusals(&mut story, &world)?;
+    rights::tampering(&mut story, &world)?;
+    faults::api_server(&mut story, &mut world)?;
+    figures.memory(&world)?;
+    faults::uninstall(&mut story, &world, cluster, &before)?;
+    figures.print(&story);
+    story.end()
+}
