@@ -1,6 +1,6 @@
 //! The head parser next to httparse: the same bytes, the same filter, the same run.
 //!
-//! Owns: the order, and what is measured against which goal ([`goals`]). Must not: measure by itself. Called by: `main`.
+//! Owns: the order, and what is measured against which goal (`goals`). Must not: measure by itself. Called by: `main`.
 //!
 //! Instructions are what the goals are judged by where callgrind is: they do not depend on what else the machine does. Wall
 //! time is measured in the same program, and judged by with room for noise where callgrind is not.

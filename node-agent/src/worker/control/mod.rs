@@ -1,6 +1,6 @@
 //! Who may intercept what, from wherever that is decided.
 //!
-//! Owns the one question-and-answer between the registry and the two control planes: the configuration file ([`file`])
+//! Owns the one question-and-answer between the registry and the two control planes: the configuration file ([`mod@file`])
 //! and Kubernetes ([`kubernetes`]). A plane is a value: a change is a new one in its place, so that whatever is derived
 //! from it is a pure function.
 
