@@ -9,7 +9,7 @@ use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::Value;
 
 use super::connect::Cluster;
-use super::trouble::{Doing, is_code};
+use super::trouble::{Doing, unless};
 use crate::trouble::Trouble;
 use crate::wording::install as say;
 
@@ -99,26 +99,15 @@ impl Manifest {
     /// What is there; `None`: nothing.
     pub(crate) async fn read(&self, cluster: &Cluster) -> Result<Option<DynamicObject>, Trouble> {
         let api = self.api(cluster);
-        let found = async {
-            match api.get(&self.name).await {
-                Err(error) if is_code(&error, 404) => Ok(None),
-                other => other.map(Some),
-            }
-        };
-        cluster.call(self.right("get"), found).await
+        cluster.call(self.right("get"), async { unless(&[404], api.get(&self.name).await) }).await
     }
 
     /// Asks for its end; false: there is none.
     pub(crate) async fn delete(&self, cluster: &Cluster, keep: Keep) -> Result<bool, Trouble> {
         let api = self.api(cluster);
         let parameters = DeleteParams { dry_run: keep == Keep::DryRun, ..DeleteParams::foreground() };
-        let gone = async {
-            match api.delete(&self.name, &parameters).await {
-                Err(error) if is_code(&error, 404) => Ok(false),
-                other => other.map(|_| true),
-            }
-        };
-        cluster.call(self.right("delete"), gone).await
+        let gone = async { unless(&[404], api.delete(&self.name, &parameters).await) };
+        Ok(cluster.call(self.right("delete"), gone).await?.is_some())
     }
 }
 

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::connect::Cluster;
 use super::ports;
-use super::trouble::{Doing, is_code};
+use super::trouble::{Doing, unless};
 use crate::trouble::Trouble;
 use crate::values::{PortName, Target, short};
 use crate::wording::cluster as say;
@@ -105,13 +105,7 @@ pub(crate) fn resource(kind: TargetKind) -> ApiResource {
 async fn read(cluster: &Cluster, kind: TargetKind, name: &str) -> Result<DynamicObject, Trouble> {
     let api: Api<DynamicObject> = Api::namespaced_with(cluster.client.clone(), &cluster.namespace, &resource(kind));
     let right = Doing::Right("get", kind.plural(), Some(&cluster.namespace));
-    let found = async {
-        match api.get(name).await {
-            Err(error) if is_code(&error, 404) => Ok(None),
-            other => other.map(Some),
-        }
-    };
-    match cluster.call(right, found).await? {
+    match cluster.call(right, async { unless(&[404], api.get(name).await) }).await? {
         Some(object) => Ok(object),
         None => {
             // Without the right to list, the sentence does without names.
@@ -126,12 +120,7 @@ async fn read(cluster: &Cluster, kind: TargetKind, name: &str) -> Result<Dynamic
 async fn pods(cluster: &Cluster, selector: &Selector) -> Result<Option<Vec<Pod>>, Trouble> {
     let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
     let right = Doing::Right("list", "pods", Some(&cluster.namespace));
-    let listed = async {
-        match api.list(&ListParams::default().labels_from(selector)).await {
-            Err(error) if is_code(&error, 403) => Ok(None),
-            other => other.map(Some),
-        }
-    };
+    let listed = async { unless(&[403], api.list(&ListParams::default().labels_from(selector)).await) };
     Ok(cluster.call(right, listed).await?.map(|list| list.items))
 }
 

@@ -53,6 +53,14 @@ fn chain(error: &dyn std::error::Error) -> String {
     last
 }
 
+/// The answer; `None` if the server refused with one of these codes.
+pub(crate) fn unless<T>(codes: &[u16], answer: Result<T, kube::Error>) -> Result<Option<T>, kube::Error> {
+    match answer {
+        Err(error) if codes.iter().any(|code| is_code(&error, *code)) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
 /// Whether the server answered with this code.
 pub(crate) fn is_code(error: &kube::Error, code: u16) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == code)

@@ -3,7 +3,6 @@
 //! Owns: what is looked at, and in which order. Must not change anything, or judge (`cluster::diagnosis`). Called by:
 //! `commands`.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::DaemonSet;
@@ -14,9 +13,7 @@ use kube::api::{ListParams, PostParams};
 use redir_api::{Intercept, PLURAL, names};
 use redir_manifests::{Options, POLICIES};
 use redir_tunnel::{DialError, Identity};
-use tokio::net::lookup_host;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 
 use super::ask;
 use super::install::{look, server};
@@ -24,8 +21,9 @@ use crate::args;
 use crate::cluster::Cluster;
 use crate::cluster::apply::manifests;
 use crate::cluster::diagnosis::{self, Check, Finding};
-use crate::cluster::trouble::{Doing, is_code};
+use crate::cluster::trouble::{Doing, unless};
 use crate::events::Event;
+use crate::link::tunnel::{SOFTWARE, look_up};
 use crate::screen::{Screen, print};
 use crate::trouble::{Outcome, Trouble};
 use crate::values::AgentAddress;
@@ -91,13 +89,8 @@ async fn examine(cluster: &Cluster, checks: &mut Vec<Check>) {
 async fn resource(cluster: &Cluster, checks: &mut Vec<Check>) -> bool {
     let api: Api<Intercept> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
     let right = Doing::Right("list", PLURAL, Some(&cluster.namespace));
-    let listed = async {
-        match api.list(&ListParams::default().limit(1)).await {
-            // Whoever may not list is told so among the rights.
-            Err(error) if is_code(&error, 403) => Ok(None),
-            other => other.map(Some),
-        }
-    };
+    // Whoever may not list is told so among the rights.
+    let listed = async { unless(&[403], api.list(&ListParams::default().limit(1)).await) };
     match cluster.call(right, listed).await {
         Ok(_) => {
             checks.push(Check::good(say::RESOURCE, say::resource()));
@@ -162,12 +155,7 @@ async fn policies(cluster: &Cluster) -> Check {
 async fn agents(cluster: &Cluster, minor: redir_manifests::Minor, checks: &mut Vec<Check>) -> Option<String> {
     let namespace = names::NAMESPACE.to_owned();
     let sets: Api<DaemonSet> = Api::namespaced(cluster.client.clone(), &namespace);
-    let set = async {
-        match sets.get(names::AGENT).await {
-            Err(error) if is_code(&error, 404) => Ok(None),
-            other => other.map(Some),
-        }
-    };
+    let set = async { unless(&[404], sets.get(names::AGENT).await) };
     match cluster.call(Doing::Admin("get", "daemonsets"), set).await {
         Err(_) => {
             checks.push(Check::note(say::AGENTS, say::not_yours_to_see("the agents' DaemonSet")));
@@ -241,16 +229,9 @@ async fn named_by_intercepts(cluster: &Cluster) -> Vec<(String, Vec<AgentAddress
 }
 
 async fn answers(addresses: &[AgentAddress], identity: &Identity) -> bool {
-    let mut found: Vec<SocketAddr> = Vec::new();
-    for address in addresses {
-        let host = (address.host.as_str(), address.port.get());
-        if let Ok(Ok(resolved)) = timeout(LOOKUP, lookup_host(host)).await {
-            found.extend(resolved);
-        }
-    }
-    let software = concat!("redir ", env!("CARGO_PKG_VERSION"));
+    let found = look_up(addresses, LOOKUP).await;
     // Nobody's pin but our own is known here: the agent's will be another, which is all that is asked.
-    match redir_tunnel::dial(&found, identity, identity.pin(), software, "doctor").await {
+    match redir_tunnel::dial(&found, identity, identity.pin(), SOFTWARE, "doctor").await {
         Err(DialError::NoAddress | DialError::Socket(_) | DialError::Silent(_)) => false,
         Ok(_) | Err(_) => true,
     }

@@ -11,7 +11,7 @@ use super::ask;
 use crate::args;
 use crate::cluster::Cluster;
 use crate::cluster::objects::{self, Row, Workload};
-use crate::cluster::trouble::{Doing, is_code};
+use crate::cluster::trouble::{Doing, unless};
 use crate::cluster::{ports, target};
 use crate::events::Event;
 use crate::screen::{Screen, print};
@@ -118,12 +118,7 @@ pub(super) fn describe(args: &args::Describe) -> Outcome {
         let cluster = Cluster::connect(&args.cluster).await?;
         let api: Api<Intercept> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
         let right = Doing::Right("get", PLURAL, Some(&cluster.namespace));
-        let found = async {
-            match api.get(&args.name).await {
-                Err(error) if is_code(&error, 404) => Ok(None),
-                other => other.map(Some),
-            }
-        };
+        let found = async { unless(&[404], api.get(&args.name).await) };
         let Some(intercept) = cluster.call(right, found).await? else {
             // Either it is not there, or none can be: listing tells which.
             let others = rows(&cluster, Some(&cluster.namespace)).await?;
@@ -191,13 +186,8 @@ pub(super) async fn rows(cluster: &Cluster, place: Option<&str>) -> Result<Vec<R
 
 async fn delete(cluster: &Cluster, name: &str) -> Result<(), Trouble> {
     let api: Api<Intercept> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
-    let gone = async {
-        match api.delete(name, &DeleteParams::default()).await {
-            Err(error) if is_code(&error, 404) => Ok(()),
-            other => other.map(drop),
-        }
-    };
-    cluster.call(Doing::Right("delete", PLURAL, Some(&cluster.namespace)), gone).await
+    let gone = async { unless(&[404], api.delete(name, &DeleteParams::default()).await) };
+    cluster.call(Doing::Right("delete", PLURAL, Some(&cluster.namespace)), gone).await.map(drop)
 }
 
 /// What can be intercepted. Kinds that this user may not list, or that the cluster has not, are left out.
@@ -224,10 +214,7 @@ async fn of_kind(
         Some(namespace) => Api::namespaced_with(cluster.client.clone(), namespace, &resource),
         None => Api::all_with(cluster.client.clone(), &resource),
     };
-    match api.list(&ListParams::default()).await {
-        Err(error) if is_code(&error, 403) || is_code(&error, 404) => Ok(None),
-        other => other.map(Some),
-    }
+    unless(&[403, 404], api.list(&ListParams::default()).await)
 }
 
 fn workload(kind: TargetKind, object: &DynamicObject) -> Workload {

@@ -17,7 +17,7 @@ use crate::args::{self, Output};
 use crate::cluster::Cluster;
 use crate::cluster::agents;
 use crate::cluster::apply::{Keep, Manifest, manifests};
-use crate::cluster::trouble::{Doing, is_code};
+use crate::cluster::trouble::{Doing, unless};
 use crate::screen::{Screen, print};
 use crate::trouble::{Outcome, Trouble};
 use crate::wording::install as say;
@@ -108,12 +108,7 @@ impl Removal<'_> {
                 let (Some(name), Some(namespace)) = (name, namespace) else { continue };
                 let api: Api<Intercept> = Api::namespaced(self.cluster.client.clone(), namespace);
                 let parameters = DeleteParams { dry_run: self.keep == Keep::DryRun, ..DeleteParams::default() };
-                let gone = async {
-                    match api.delete(name, &parameters).await {
-                        Err(error) if is_code(&error, 404) => Ok(()),
-                        other => other.map(drop),
-                    }
-                };
+                let gone = async { unless(&[404], api.delete(name, &parameters).await) };
                 self.cluster.call(Doing::Admin("delete", PLURAL), gone).await?;
             }
             if left.is_empty() || self.keep == Keep::DryRun {
@@ -125,13 +120,9 @@ impl Removal<'_> {
 
     async fn intercepts(&self) -> Result<Vec<Intercept>, Trouble> {
         let api: Api<Intercept> = Api::all(self.cluster.client.clone());
-        let listed = async {
-            match api.list(&ListParams::default()).await {
-                Err(error) if is_code(&error, 404) => Ok(Vec::new()),
-                other => other.map(|list| list.items),
-            }
-        };
-        self.cluster.call(Doing::Admin("list", PLURAL), listed).await
+        let listed = async { unless(&[404], api.list(&ListParams::default()).await) };
+        let list = self.cluster.call(Doing::Admin("list", PLURAL), listed).await?;
+        Ok(list.map(|list| list.items).unwrap_or_default())
     }
 
     /// Waits until no agent runs any more: until then something may be attached to pods.

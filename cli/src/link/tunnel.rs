@@ -14,10 +14,13 @@ use tokio::time::timeout;
 
 use crate::config::Agent;
 use crate::user;
+use crate::values::AgentAddress;
 use crate::wording::tunnel as say;
 
 /// A resolver's own limit is often 30 s and more; the developer wants to know earlier.
 const LOOKUP: Duration = Duration::from_secs(5);
+/// Name and release, for agents.
+pub(crate) const SOFTWARE: &str = concat!("redir ", env!("CARGO_PKG_VERSION"));
 
 /// A greeted tunnel. Its parts are separate, so that one task can wait for both.
 pub(crate) struct Tunnel {
@@ -118,21 +121,25 @@ impl From<ControlError> for Gone {
     }
 }
 
-/// Dials all addresses of all the agent's hosts at once, and greets.
-pub(crate) async fn dial(agent: &Agent, identity: &Identity) -> Result<Tunnel, Gone> {
-    let mut addresses: Vec<SocketAddr> = Vec::new();
-    for address in &agent.addresses {
-        let host = (address.host.as_str(), address.port.get());
-        // Numbers need no resolver; a host without an address leaves the others.
-        if let Ok(Ok(found)) = timeout(LOOKUP, lookup_host(host)).await {
+/// All addresses of these hosts; one that has none within the limit leaves the others.
+pub(crate) async fn look_up(hosts: &[AgentAddress], limit: Duration) -> Vec<SocketAddr> {
+    let mut addresses = Vec::new();
+    for AgentAddress { host, port } in hosts {
+        // Numbers need no resolver.
+        if let Ok(Ok(found)) = timeout(limit, lookup_host((host.as_str(), port.get()))).await {
             addresses.extend(found);
         }
     }
+    addresses
+}
+
+/// Dials all addresses of all the agent's hosts at once, and greets.
+pub(crate) async fn dial(agent: &Agent, identity: &Identity) -> Result<Tunnel, Gone> {
+    let addresses = look_up(&agent.addresses, LOOKUP).await;
     if addresses.is_empty() {
         return Err(Gone::NoSuchHost);
     }
-    let software = concat!("redir ", env!("CARGO_PKG_VERSION"));
-    let dialled = redir_tunnel::dial(&addresses, identity, agent.key, software, &user::at_machine()).await?;
+    let dialled = redir_tunnel::dial(&addresses, identity, agent.key, SOFTWARE, &user::at_machine()).await?;
     let Dialled { tunnel, control, welcome } = dialled;
     Ok(Tunnel { streams: tunnel, control: Control(control), welcome })
 }

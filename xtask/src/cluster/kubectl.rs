@@ -10,6 +10,13 @@ use serde_json::Value;
 /// For requests that are answered at once or never.
 const LIMIT: &str = "--request-timeout=10s";
 
+/// The cluster is on this machine; no proxy reaches it.
+pub(crate) fn without_proxies(command: &mut Command) {
+    for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
+        command.env_remove(name);
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Kubectl {
     program: PathBuf,
@@ -33,11 +40,7 @@ impl Kubectl {
     /// For arguments of the caller's.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
-        command.env("KUBECONFIG", &self.kubeconfig);
-        // The cluster is on this machine; no proxy reaches it.
-        for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
-            command.env_remove(name);
-        }
+        without_proxies(command.env("KUBECONFIG", &self.kubeconfig));
         command
     }
 

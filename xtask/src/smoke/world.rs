@@ -15,7 +15,7 @@ use redir_rig::process::Process;
 use redir_rig::wait;
 use serde_json::{Value, json};
 
-use crate::cluster::{self, Cluster, Node};
+use crate::cluster::{self, Cluster, Node, kubectl};
 use crate::demo::story::Answer;
 use crate::{child, image, paths};
 
@@ -217,11 +217,8 @@ fn asked(curl: &mut Command, url: &str, header: Option<&str>) -> Answer {
 fn redir(program: &Path, kubeconfig: &Path) -> Command {
     let mut command = Command::new(program);
     command.env("KUBECONFIG", kubeconfig).env("NO_COLOR", "1").env("USER", "alice");
-    // The cluster is on this machine; no proxy reaches it.
-    for name in ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "XDG_CONFIG_HOME"] {
-        command.env_remove(name);
-    }
-    command.env("HOME", "/nonexistent");
+    command.env("HOME", "/nonexistent").env_remove("XDG_CONFIG_HOME");
+    kubectl::without_proxies(&mut command);
     command
 }
 
