@@ -3,9 +3,10 @@
 //! Owns: when something is wrong. Must not ask anything. Called by: `commands::doctor`.
 
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
-use redir_api::{Intercept, names};
+use redir_api::{Intercept, names, node as api};
 use serde_json::Value;
 
 use super::agents::{AgentPod, Rollout};
@@ -111,7 +112,7 @@ pub(crate) fn kernels(nodes: &[Node]) -> Check {
         let info = node.status.as_ref().and_then(|status| status.node_info.as_ref());
         let Some(info) = info.filter(|info| info.operating_system == "linux") else { continue };
         *seen.entry(info.kernel_version.clone()).or_default() += 1;
-        if version(&info.kernel_version) < OLDEST {
+        if api::kernel(&info.kernel_version) < api::OLDEST_KERNEL {
             old.push(format!("{} ({})", node.metadata.name.as_deref().unwrap_or_default(), info.kernel_version));
         }
     }
@@ -121,34 +122,11 @@ pub(crate) fn kernels(nodes: &[Node]) -> Check {
     }
 }
 
-/// What the agent refuses to run on.
-const OLDEST: (u32, u32) = (5, 10);
-
-fn version(release: &str) -> (u32, u32) {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
-}
-
-/// Where a node's agent is dialled: as it tells developers itself.
+/// Where a node's agent is dialled: as it tells developers itself, of both families.
 pub(crate) fn endpoints(node: &Node) -> (String, Vec<AgentAddress>) {
     let name = node.metadata.name.clone().unwrap_or_default();
-    let annotation = node.metadata.annotations.as_ref().and_then(|all| all.get(names::ENDPOINT));
-    let mut addresses: Vec<AgentAddress> = annotation.and_then(|text| text.parse().ok()).into_iter().collect();
-    let known = node.status.iter().flat_map(|status| status.addresses.iter().flatten());
-    for kind in ["ExternalIP", "InternalIP"] {
-        let of_kind = known.clone().filter(|address| address.type_ == kind);
-        addresses.extend(of_kind.filter_map(|address| with_port(&address.address)));
-    }
-    (name, addresses)
-}
-
-fn with_port(address: &str) -> Option<AgentAddress> {
-    let text = if address.contains(':') {
-        format!("[{address}]:{}", names::PORT)
-    } else {
-        format!("{address}:{}", names::PORT)
-    };
-    text.parse().ok()
+    let told = api::endpoints(Some(node), (Ipv6Addr::UNSPECIFIED, names::PORT).into(), None);
+    (name, told.iter().filter_map(|endpoint| endpoint.address.parse().ok()).collect())
 }
 
 /// What agents wrote into Intercepts, node by node.

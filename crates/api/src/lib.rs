@@ -1,12 +1,13 @@
 //! The Kubernetes side of redir: the `Intercept` resource, and the names and times on which `redir` and its agents agree.
 //!
-//! Owns the resource's schema, what a well-formed one says ([`Intercept::wanted`]) and the filter's translation
-//! ([`filter`]). Does no I/O and knows no cluster. Used by the agent, by `redir`, and to make the manifests.
+//! Owns the resource's schema, what a well-formed one says ([`Intercept::wanted`]), the filter's translation ([`filter`])
+//! and what both make of a node ([`node`]). Does no I/O and knows no cluster. Used by the agent, by `redir`, and to make the manifests.
 
 pub mod crd;
 pub mod filter;
 mod intercept;
 pub mod names;
+pub mod node;
 mod status;
 mod token;
 mod wanted;

@@ -4,6 +4,8 @@
 
 use std::{fs, io};
 
+use redir_api::node::{OLDEST_KERNEL, kernel};
+
 /// What this process and this kernel can do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Machine {
@@ -26,15 +28,15 @@ impl Machine {
     pub(super) fn look(place: Place) -> io::Result<Self> {
         let status = fs::read_to_string("/proc/self/status")?;
         let release = fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
-        Ok(Self { capabilities: effective(&status), kernel: version(&release), release, place })
+        Ok(Self { capabilities: effective(&status), kernel: kernel(&release), release, place })
     }
 
     /// Why the agent cannot run here, with the next step.
     pub(super) fn verdict(&self) -> Result<(), String> {
-        if self.kernel < OLDEST {
+        if self.kernel < OLDEST_KERNEL {
             return Err(format!(
                 "the kernel {} is too old; redir needs Linux {}.{} or newer: update this node",
-                self.release, OLDEST.0, OLDEST.1
+                self.release, OLDEST_KERNEL.0, OLDEST_KERNEL.1
             ));
         }
         let lacking = self.lacking();
@@ -81,11 +83,6 @@ fn effective(status: &str) -> u64 {
         .unwrap_or(0)
 }
 
-fn version(release: &str) -> (u32, u32) {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
-}
-
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_BPF: u32 = 39;
 /// Bit (`linux/capability.h`), name, what for.
@@ -101,8 +98,6 @@ const NEEDED: [(u32, &str, &str); 7] = [
 /// In Kubernetes besides: `/proc/PID/ns/net` of another user's process, or of one with more capabilities, is opened under
 /// PTRACE_MODE_READ_FSCREDS (ptrace(2)), also where the node's `/proc` is mounted into a container without hostPID.
 const TO_FIND_PODS: [(u32, &str, &str); 1] = [(19, "CAP_SYS_PTRACE", "to find pods' network namespaces")];
-/// `bpf_sk_assign` in TC and clsact's direct action with links kept by descriptor: DESIGN 2.1.
-const OLDEST: (u32, u32) = (5, 10);
 const TCX: (u32, u32) = (6, 6);
 const SK_LOOKUP: (u32, u32) = (5, 17);
 
@@ -111,7 +106,7 @@ mod tests {
     use super::*;
 
     fn machine(capabilities: u64, release: &str) -> Machine {
-        Machine { capabilities, kernel: version(release), release: release.into(), place: Place::Host }
+        Machine { capabilities, kernel: kernel(release), release: release.into(), place: Place::Host }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{
 
 use k8s_openapi::api::core::v1::Node;
 use kube::{Api, Client};
-use redir_api::AgentStatus;
+use redir_api::{AgentStatus, node::endpoints};
 use redir_wire::Token;
 use tokio::{
     sync::{mpsc, watch as channel},
@@ -21,7 +21,6 @@ use tokio::{
 use super::{
     Parts,
     client::Source,
-    endpoints::endpoints,
     facts::ObjectId,
     renewals::Renewals,
     resolve::{Needs, Resolved, resolve},

@@ -7,7 +7,6 @@
 
 mod client;
 mod driver;
-mod endpoints;
 mod facts;
 mod mesh;
 mod renewals;

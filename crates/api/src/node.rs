@@ -1,13 +1,24 @@
-//! Where developers dial this node's agent.
+//! What agents, and `redir` without them, make of a node: where its agent is dialled, and whether its kernel will do.
 
 use std::net::{IpAddr, SocketAddr};
 
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
-use redir_api::{Endpoint, EndpointKind, names};
+
+use crate::{Endpoint, EndpointKind, names};
+
+/// The oldest kernel that the agent runs on: `bpf_sk_assign` in TC, and clsact's direct action with links kept by
+/// descriptor.
+pub const OLDEST_KERNEL: (u32, u32) = (5, 10);
+
+/// The first two numbers of a kernel's release: `5.10.0-8-amd64` is 5.10.
+pub fn kernel(release: &str) -> (u32, u32) {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
 
 /// The node's addresses of the families on which the agent listens, best first; `fallback` if the Node tells none.
-pub(super) fn endpoints(node: Option<&Node>, listen: SocketAddr, fallback: Option<IpAddr>) -> Vec<Endpoint> {
+pub fn endpoints(node: Option<&Node>, listen: SocketAddr, fallback: Option<IpAddr>) -> Vec<Endpoint> {
     let by_hand = node.and_then(|node| node.annotations().get(names::ENDPOINT));
     let by_hand = by_hand.map(|address| Endpoint { address: address.trim().to_owned(), kind: EndpointKind::Override });
     let status = node.and_then(|node| node.status.as_ref());
