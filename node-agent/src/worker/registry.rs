@@ -9,7 +9,7 @@ mod contest;
 pub(crate) mod filter;
 pub(crate) mod report;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

@@ -20,11 +20,14 @@ impl ControlPlane for Config {
     }
 
     fn grant(&self, key: &Pin, wish: Wish) -> Result<Grant, Refused> {
-        let developer = self.developer(key).ok_or_else(unknown_developer)?;
+        let Some(developer) = self.developer(key) else {
+            return Err(Refused { code: RefusedCode::NoSuchPod, sentence: self.stranger().to_owned() });
+        };
         self.check_pods(developer, &wish)?;
+        let filter = wish.filter.as_ref().map(filter::compile).transpose()?;
         Ok(Grant {
-            filter: wish.filter.as_ref().map(filter::compile).transpose()?,
-            looks_at: wish.filter.as_ref().map_or_else(String::new, filter::describe),
+            looks_at: filter.as_ref().map_or_else(String::new, filter::describe),
+            filter,
             what: format!("{}:{}", wish.selector, wish.port),
             made: None,
             wish,
@@ -37,12 +40,11 @@ impl ControlPlane for Config {
 
     fn places(&self, key: &Pin, Grant { wish, .. }: &Grant) -> Vec<Place> {
         let Some(developer) = self.developer(key) else { return Vec::new() };
-        let pods = self.pods.iter().filter(|pod| developer.may(pod) && selects(&wish.selector, pod));
         let port = |pod: &Pod| match pod.allows(wish.port) {
             true => Ok(wish.port),
             false => Err(Obstacle::Never(port_not_allowed(pod, wish.port))),
         };
-        pods.map(|pod| Place { pod: pod.name.clone(), port: port(pod) }).collect()
+        self.selected(developer, &wish.selector).map(|pod| Place { pod: pod.name.clone(), port: port(pod) }).collect()
     }
 
     fn lost(&self) -> Option<&'static str> {
@@ -69,10 +71,14 @@ impl ControlPlane for Config {
 }
 
 impl Config {
+    /// The pods that a selector means for this developer.
+    fn selected<'a>(&'a self, developer: &'a Developer, selector: &'a Selector) -> impl Iterator<Item = &'a Pod> {
+        self.pods.iter().filter(move |pod| developer.may(pod) && selects(selector, pod))
+    }
+
     /// Refuses a wish without a pod. The sentence is the same for a pod that is not there and one that is not allowed.
     fn check_pods(&self, developer: &Developer, wish: &Wish) -> Result<(), Refused> {
-        let pods: Vec<&Pod> =
-            self.pods.iter().filter(|pod| developer.may(pod) && selects(&wish.selector, pod)).collect();
+        let pods: Vec<&Pod> = self.selected(developer, &wish.selector).collect();
         let Some(first) = pods.first() else {
             let sentence = format!(
                 "no pod {} that your key may intercept is on this agent; `redir list` shows those it may",
@@ -92,11 +98,6 @@ fn selects(selector: &Selector, pod: &Pod) -> bool {
         Selector::Pod(name) => pod.name.key() == name,
         Selector::Labels(labels) => labels.iter().all(|(key, value)| pod.labels.0.get(key) == Some(value)),
     }
-}
-
-fn unknown_developer() -> Refused {
-    let sentence = "the agent's configuration no longer has your key; ask its administrator".to_owned();
-    Refused { code: RefusedCode::NoSuchPod, sentence }
 }
 
 fn port_not_allowed(pod: &Pod, port: u16) -> String {

@@ -81,10 +81,11 @@ impl Registry {
             for Place { pod, port } in self.places(wish) {
                 let Ok(port) = port else { continue };
                 let contest = contests.entry((pod, port)).or_default();
-                let kind = if wish.grant.filter.is_some() { &mut contest.filtered } else { &mut contest.globals };
-                kind.push(wish.id);
                 if wish.grant.filter.is_some() {
+                    contest.filtered.push(wish.id);
                     contest.members.insert(wish.id);
+                } else {
+                    contest.globals.push(wish.id);
                 }
             }
         }

@@ -10,8 +10,8 @@ pub(crate) fn compile(filter: &redir_wire::Filter) -> Result<Filter, Refused> {
 }
 
 /// What the filter looks at, without values: they may be secrets of another developer. A method is none.
-pub(crate) fn describe(filter: &redir_wire::Filter) -> String {
-    let joint = match filter.mode {
+pub(crate) fn describe(filter: &Filter) -> String {
+    let joint = match filter.mode() {
         Mode::All => " and ",
         Mode::Any => " or ",
     };
@@ -22,7 +22,7 @@ pub(crate) fn describe(filter: &redir_wire::Filter) -> String {
             _ => format!("{not}{subject} ({})", test.kind()),
         }
     };
-    cut(filter.conditions.iter().map(shown).collect::<Vec<_>>().join(joint))
+    cut(filter.conditions().iter().map(shown).collect::<Vec<_>>().join(joint))
 }
 
 fn cut(mut sentence: String) -> String {
@@ -45,13 +45,12 @@ mod tests {
             is(Subject::Path, Test::Prefix("/secret".into()), true),
             is(Subject::Method, Test::Exact("GET".into()), true),
         ];
-        let mut filter = redir_wire::Filter { mode: Mode::All, conditions };
+        let described = |mode| describe(&Filter::new(mode, conditions.clone()).expect("good"));
         assert_eq!(
-            describe(&filter),
+            described(Mode::All),
             "header x-user (exact) and not cookie sid (present) and query token (regex) and baggage tenant (prefix) \
              and not path (prefix) and not method GET"
         );
-        filter.mode = Mode::Any;
-        assert!(describe(&filter).starts_with("header x-user (exact) or not cookie"));
+        assert!(described(Mode::Any).starts_with("header x-user (exact) or not cookie"));
     }
 }

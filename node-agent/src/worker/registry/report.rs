@@ -14,7 +14,7 @@ use redir_wire::{
 use crate::{
     config::PodName,
     worker::{
-        control::Obstacle,
+        control::{Obstacle, Place},
         tls::{Tls, Wants},
     },
 };
@@ -68,8 +68,9 @@ struct PodStanding {
 impl Registry {
     /// An intercept's state, pod by pod.
     pub(crate) fn state(&self, wish: &Registered, contests: &Contests, ports: Ports<'_>) -> InterceptState {
+        let places = self.places(wish);
         let pods = wish.seen.iter().take(limits::ENTRIES).map(|pod| {
-            let standing = self.standing(wish, pod, ports.arming);
+            let standing = self.standing(wish, pod, &places, ports.arming);
             PodState {
                 tls: ports.tls(wish, pod, &standing),
                 pod: pod.bare().to_owned(),
@@ -118,8 +119,9 @@ impl Registry {
 
     fn entries(&self, wish: &Registered, asking: &Pin, ports: Ports<'_>) -> Vec<(PodName, InterceptEntry)> {
         let yours = wish.pin == *asking;
+        let places = self.places(wish);
         let entry = |pod: &PodName| {
-            let standing = self.standing(wish, pod, ports.arming);
+            let standing = self.standing(wish, pod, &places, ports.arming);
             InterceptEntry {
                 tls: ports.tls(wish, pod, &standing),
                 id: wish.id,
@@ -138,15 +140,14 @@ impl Registry {
         wish.seen.iter().map(|pod| (pod.clone(), entry(pod))).collect()
     }
 
-    fn standing(&self, wish: &Registered, name: &PodName, arming: &Arming) -> PodStanding {
+    fn standing(&self, wish: &Registered, name: &PodName, places: &[Place], arming: &Arming) -> PodStanding {
         let idle =
             |state, reason| PodStanding { state, reason, earlier: 0, since: wish.since, port: wish.grant.wish.port };
-        let places = self.places(wish);
-        let port = match places.into_iter().find(|place| place.pod == *name).map(|place| place.port) {
+        let port = match places.iter().find(|place| place.pod == *name).map(|place| &place.port) {
             None => return idle(Liveness::Lost, self.plane.lost().unwrap_or_default().to_owned()),
-            Some(Err(Obstacle::Never(reason))) => return idle(Liveness::Refused, reason),
-            Some(Err(Obstacle::NotYet(reason))) => return idle(Liveness::Pending, reason),
-            Some(Ok(port)) => port,
+            Some(Err(Obstacle::Never(reason))) => return idle(Liveness::Refused, reason.clone()),
+            Some(Err(Obstacle::NotYet(reason))) => return idle(Liveness::Pending, reason.clone()),
+            Some(Ok(port)) => *port,
         };
         let (state, reason, earlier, since) = match arming.status(name, port) {
             PortStatus::Pending => (Liveness::Pending, String::new(), 0, wish.since),

@@ -393,14 +393,18 @@ fn leaving_is_for_ones_own_alone() {
 }
 
 /// Small pseudo-random numbers, the same in each run.
-struct Dice(u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
+    pub(crate) fn roll(&mut self, sides: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         (self.0 >> 16) % sides
+    }
+
+    pub(crate) fn chance(&mut self, one_in: u64) -> bool {
+        self.roll(one_in) == 0
     }
 }
 

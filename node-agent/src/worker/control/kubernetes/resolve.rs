@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::LabelSelector, apimachinery::pkg::util::intstr::IntOrString};
 use kube::core::{Selector, SelectorExt as _};
 use redir_api::{PortRef, ProbesSpec, Target, TargetKind};
-use redir_http::filter::{Filter, Mode, Subject, Test};
+use redir_http::filter::Filter;
 use redir_tunnel::Pin;
 use redir_wire::{PodEntry, Probes, Refused, RefusedCode, Token, Wish, limits};
 
@@ -20,7 +20,10 @@ use super::{
 use crate::{
     config::PodName,
     ipc::{FirstHand, Whereabouts},
-    worker::control::{ControlPlane, Grant, Obstacle, Place},
+    worker::{
+        control::{ControlPlane, Grant, Obstacle, Place},
+        registry::filter,
+    },
 };
 
 /// The Intercepts as they concern this node: a control plane.
@@ -318,7 +321,7 @@ impl ControlPlane for Resolved {
         Ok(Grant {
             wish: Wish { filter: None, probes, to, ..wish },
             filter: granted.filter.clone(),
-            looks_at: granted.filter.as_ref().map_or_else(String::new, looks_at),
+            looks_at: granted.filter.as_ref().map_or_else(String::new, filter::describe),
             what: format!("{}/{}", resolution.id.namespace, resolution.what),
             made,
         })
@@ -357,25 +360,6 @@ impl ControlPlane for Resolved {
     fn stranger(&self) -> &'static str {
         "no Intercept names this tunnel's key any more; make a new one"
     }
-}
-
-/// What a filter looks at, without values: they may be secrets of another developer.
-fn looks_at(filter: &Filter) -> String {
-    let joint = if filter.mode() == Mode::All { " and " } else { " or " };
-    let parts = filter.conditions().iter().map(|condition| {
-        let not = if condition.negate { "not " } else { "" };
-        let kind = match (&condition.subject, &condition.test) {
-            (Subject::Method, Test::Exact(method)) => return format!("{not}method {}", method.escape_ascii()),
-            (_, Test::Present) => "",
-            (_, Test::Exact(_)) => " (exact)",
-            (_, Test::Prefix(_)) => " (prefix)",
-            (_, Test::Regex(_)) => " (regex)",
-        };
-        format!("{not}{}{kind}", condition.subject)
-    });
-    let mut whole = parts.collect::<Vec<_>>().join(joint);
-    whole.truncate(whole.floor_char_boundary(limits::SENTENCE));
-    whole
 }
 
 const APPS: &str = "apps";

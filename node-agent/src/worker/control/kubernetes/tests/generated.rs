@@ -11,23 +11,7 @@ use std::{
 };
 
 use super::*;
-use crate::worker::registry::{Registry, SessionId};
-
-/// Small pseudo-random numbers, the same in each run.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % sides
-    }
-
-    fn chance(&mut self, one_in: u64) -> bool {
-        self.roll(one_in) == 0
-    }
-}
+use crate::worker::registry::{Registry, SessionId, tests::Dice};
 
 /// The cluster as it is.
 #[derive(Default)]
