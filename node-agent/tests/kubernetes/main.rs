@@ -27,7 +27,7 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, PostParams},
     core::{ClusterResourceScope, NamespaceResourceScope},
 };
-use redir_api::{AgentState, AgentStatus, Intercept, PodState};
+use redir_api::{AgentState, AgentStatus, Intercept, PodState, names};
 use redir_rig::{
     app::App,
     cleanup,
@@ -78,7 +78,7 @@ impl World {
     fn cluster(&mut self) -> Result<()> {
         let definition = redir_api::crd::definition();
         self.create_at_large::<CustomResourceDefinition>(&serde_json::to_value(definition)?)?;
-        let role = json!({"metadata": {"name": "redir-agent"}, "rules": role()});
+        let role = json!({"metadata": {"name": "redir-agent"}, "rules": role()?});
         self.create_at_large::<ClusterRole>(&role)?;
         self.create_at_large::<ClusterRoleBinding>(&json!({
             "metadata": {"name": "redir-agent"},
@@ -293,18 +293,11 @@ impl World {
 trait KubeObject: Clone + Serialize + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static {}
 impl<K: Clone + Serialize + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static> KubeObject for K {}
 
-/// The agent's rights, all of them: what it does with fewer shows here.
-fn role() -> Value {
-    json!([
-        {"apiGroups": ["redir.dev"], "resources": ["intercepts"], "verbs": ["get", "list", "watch", "delete"]},
-        {"apiGroups": ["redir.dev"], "resources": ["intercepts/status"], "verbs": ["patch"]},
-        {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
-        {"apiGroups": [""], "resources": ["services"], "verbs": ["list", "watch"]},
-        {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]},
-        {"apiGroups": ["apps"], "resources": ["replicasets"], "verbs": ["get"]},
-        {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
-        {"apiGroups": ["authorization.k8s.io"], "resources": ["selfsubjectrulesreviews"], "verbs": ["create"]},
-    ])
+/// The agent's rights as they are installed: what it does without one shows here.
+fn role() -> Result<Value> {
+    let objects = redir_manifests::render(&redir_manifests::Options::default()).context("the manifests")?;
+    let is = |object: &&Value| object["kind"] == "ClusterRole" && object["metadata"]["name"] == names::AGENT;
+    Ok(objects.iter().find(is).context("the agent has a role")?["rules"].clone())
 }
 
 fn filtered(user: &str) -> Value {
