@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::{self, Cluster, Node, kubectl};
 use crate::demo::story::Answer;
-use crate::{child, image, paths};
+use crate::{child, image, paths, signals};
 
 /// The namespace of the app, and one that alice has nothing to do with.
 pub(super) const SHOP: &str = "shop";
@@ -138,6 +138,7 @@ impl<'a> World<'a> {
 
     /// Starts `redir intercept` as this user.
     pub(super) fn intercept(&self, user: &Path, arguments: &[&str]) -> Result<Intercepting> {
+        go_on()?;
         let mut command = redir(&self.programs.redir, user);
         command.args(["intercept", "-o", "json", "-n", SHOP]).args(arguments);
         Ok(Intercepting { process: Process::spawn("redir intercept", &mut command)? })
@@ -335,8 +336,17 @@ fn service() -> Value {
 }
 
 /// Waits for a state of the cluster.
-pub(super) fn until<T>(what: &str, look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    wait::until(what, LONG, look)
+pub(super) fn until<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    wait::until(what, LONG, || {
+        go_on()?;
+        look()
+    })
+}
+
+/// A person who interrupts wants the end, not the next scene.
+fn go_on() -> Result<()> {
+    ensure!(!signals::interrupted(), "interrupted");
+    Ok(())
 }
 
 /// Asks again and again until an answer begins with this word; how long it took.
