@@ -76,7 +76,17 @@ impl Agent {
     /// Ends as a replaced agent does, and comes back on the same port with the same key.
     pub(crate) async fn restart(&mut self) {
         self.endpoint.take().expect("the agent runs").close(CloseCode::Shutdown).await;
-        let socket = UdpSocket::bind(self.address).unwrap();
+        // The old socket goes with its last task.
+        let socket = soon("the port to be free", async {
+            loop {
+                match UdpSocket::bind(self.address) {
+                    Ok(socket) => return socket,
+                    Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse),
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
         self.endpoint = Some(AgentEndpoint::start(socket, &self.identity, self.authorised.clone()).unwrap());
     }
 }

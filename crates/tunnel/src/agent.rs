@@ -1,10 +1,10 @@
-//! The agent's endpoint: on a thread and runtime of its own, so that relays never delay the tunnels' timers.
+//! The agent's endpoint. It lives on the runtime of those who use it: on a thread of its own each byte that goes in or out
+//! of a tunnel would wake another thread, twice for a request, and that costs more than all of the encryption.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use quinn::VarInt;
@@ -14,7 +14,6 @@ use quinn_proto::HashedConnectionIdGenerator;
 use redir_wire::CloseCode;
 use rustls::pki_types::CertificateDer;
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::identity::Identity;
@@ -27,12 +26,10 @@ use crate::transport::{End, HANDSHAKE, transport};
 pub struct AgentEndpoint {
     endpoint: quinn::Endpoint,
     pending: Arc<AtomicUsize>,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl AgentEndpoint {
-    /// Serves on a bound socket. Reset tokens are derived from the key: a new process on the same socket tells the old
+    /// Serves on a bound socket, on the runtime in which it is called. Reset tokens are derived from the key: a new process on the same socket tells the old
     /// one's developers at once that their tunnels are gone.
     pub fn start(socket: UdpSocket, identity: &Identity, authorised: Authorised) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
@@ -40,13 +37,9 @@ impl AgentEndpoint {
         let crypto = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
         let mut server = ServerConfig::with_crypto(Arc::new(crypto));
         server.transport_config(transport(End::Agent)).max_incoming(MAX_PENDING);
-        let (handle, stop, thread) = start_runtime()?;
-        let runtime = Arc::new(Pinned { handle });
-        let endpoint = {
-            let _inside = runtime.handle.enter();
-            quinn::Endpoint::new(endpoint_config(identity), Some(server), socket, runtime.clone())?
-        };
-        Ok(Self { endpoint, pending: Arc::default(), stop: Some(stop), thread: Some(thread) })
+        let runtime = Arc::new(Pinned { handle: Handle::current() });
+        let endpoint = quinn::Endpoint::new(endpoint_config(identity), Some(server), socket, runtime)?;
+        Ok(Self { endpoint, pending: Arc::default() })
     }
 
     /// The next handshake that begins; `None` once the endpoint is closed. Under a flood, addresses must prove
@@ -77,21 +70,10 @@ impl AgentEndpoint {
         self.endpoint.set_server_config(None);
     }
 
-    /// Ends the thread without a word to anybody, as a killed process does.
-    #[cfg(test)]
-    pub(crate) fn die(mut self) {
-        self.stop.take().map(|stop| stop.send(()));
-        self.thread.take().map(|thread| thread.join().ok());
-    }
-
-    /// Closes all tunnels with this code, waits (bounded) until that is on the wire, and ends the thread.
-    pub async fn close(mut self, code: CloseCode) {
+    /// Closes all tunnels with this code, and waits (bounded) until that is on the wire.
+    pub async fn close(self, code: CloseCode) {
         self.endpoint.close(varint(code.number()), code.to_string().as_bytes());
         timeout(CLOSE, self.endpoint.wait_idle()).await.ok();
-        self.stop.take().map(|stop| stop.send(()));
-        if let Some(thread) = self.thread.take() {
-            tokio::task::spawn_blocking(move || thread.join().ok()).await.ok();
-        }
     }
 }
 
@@ -153,17 +135,6 @@ fn endpoint_config(identity: &Identity) -> EndpointConfig {
     let mark = u64::from_be_bytes(mark.first_chunk().copied().unwrap_or_default());
     config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(mark)));
     config
-}
-
-fn start_runtime() -> io::Result<(Handle, oneshot::Sender<()>, JoinHandle<()>)> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let handle = runtime.handle().clone();
-    let (stop, stopped) = oneshot::channel::<()>();
-    let thread = std::thread::Builder::new().name("quic".into()).spawn(move || {
-        // Ends when told to, or when the endpoint is dropped.
-        runtime.block_on(stopped).ok();
-    })?;
-    Ok((handle, stop, thread))
 }
 
 /// Tokio, on one given runtime whoever calls.

@@ -184,10 +184,14 @@ async fn a_new_process_on_the_same_socket_ends_the_old_ones_tunnels() {
     let alice = Identity::generate().unwrap();
     let identity = Identity::generate().unwrap();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let first = TestAgent::start_on(socket.try_clone().unwrap(), &identity, &[&alice]);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let first = {
+        let _inside = runtime.enter();
+        TestAgent::start_on(socket.try_clone().unwrap(), &identity, &[&alice])
+    };
     let (connection, control, dialled) = within(first.pair(&alice)).await;
     // Dies without a word: the runtime ends before anything can be sent.
-    first.endpoint.die();
+    runtime.shutdown_background();
     let second = TestAgent::start_on(socket, &identity, &[&alice]);
     let began = std::time::Instant::now();
     // The keep-alive, or anything else that the developer sends, is answered with a reset.
