@@ -6,7 +6,7 @@ use bytes::Bytes;
 use redir_wire::{StreamCode, StreamHeader};
 use ring::digest::{Context, SHA256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
 use super::{TestAgent, within};
@@ -39,13 +39,20 @@ impl Pair {
         let (agent, arrival) = self.stream().await;
         let stream = within(arrival.header()).await.unwrap();
         assert_eq!(stream.header, header());
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (ours, service) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        // Left to the kernel, the buffers of a service that does not read grow by megabytes.
+        let [listener, ours] = [(); 2].map(|()| TcpSocket::new_v4().unwrap());
+        listener.set_recv_buffer_size(TCP_BUFFER).unwrap();
+        ours.set_send_buffer_size(TCP_BUFFER).unwrap();
+        listener.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = listener.listen(1).unwrap();
+        let (ours, service) = tokio::join!(ours.connect(listener.local_addr().unwrap()), listener.accept());
         let budget = self.developer.budget().clone();
         tasks.spawn(async move { relay(ours.unwrap(), stream.send, stream.recv, &budget).await });
         (agent, service.unwrap().0)
     }
 }
+
+const TCP_BUFFER: u32 = 256 * 1024;
 
 fn header() -> StreamHeader {
     StreamHeader {
