@@ -6,12 +6,13 @@
 
 use std::collections::BTreeSet;
 use std::future::{Future, poll_fn};
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
 use tokio::time::{Instant, Sleep, sleep};
 
@@ -38,25 +39,42 @@ pub enum BudgetError {
 }
 
 impl Budget {
-    /// Writes all bytes of a stream to its reader. A reader that takes nothing counts against the budget.
-    pub async fn write_all<W: AsyncWrite + Unpin>(&self, writer: &mut W, mut bytes: &[u8]) -> Result<(), BudgetError> {
+    /// Writes all these bytes of a stream to its reader, as many at once as it takes. A reader that takes nothing counts
+    /// against the budget.
+    pub async fn write_all<W: AsyncWrite + Unpin>(
+        &self,
+        writer: &mut W,
+        mut chunks: &mut [Bytes],
+    ) -> Result<(), BudgetError> {
         let mut patience = self.patience();
-        while !bytes.is_empty() {
-            let written = poll_fn(|cx| match Pin::new(&mut *writer).poll_write(cx, bytes) {
-                Poll::Ready(result) => Poll::Ready(result.map_err(BudgetError::Io)),
-                Poll::Pending => patience.poll_over(cx).map(|()| Err(BudgetError::Slow)),
+        loop {
+            let done = chunks.iter().take_while(|chunk| chunk.is_empty()).count();
+            chunks = &mut std::mem::take(&mut chunks)[done..];
+            if chunks.is_empty() {
+                return Ok(());
+            }
+            let written = poll_fn(|cx| {
+                let mut slices = [IoSlice::new(&[]); AT_ONCE];
+                slices.iter_mut().zip(&*chunks).for_each(|(slice, chunk)| *slice = IoSlice::new(chunk));
+                match Pin::new(&mut *writer).poll_write_vectored(cx, &slices[..chunks.len().min(AT_ONCE)]) {
+                    Poll::Ready(result) => Poll::Ready(result.map_err(BudgetError::Io)),
+                    Poll::Pending => patience.poll_over(cx).map(|()| Err(BudgetError::Slow)),
+                }
             });
             match written.await {
                 Ok(0) => return Err(BudgetError::Io(io::ErrorKind::WriteZero.into())),
-                Ok(written) => {
+                Ok(mut written) => {
                     patience.renew();
-                    bytes = bytes.get(written..).unwrap_or_default();
+                    for chunk in chunks.iter_mut() {
+                        let part = written.min(chunk.len());
+                        chunk.advance(part);
+                        written -= part;
+                    }
                 }
                 Err(BudgetError::Io(error)) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
     }
 
     /// For one stream, whose bytes are written otherwise.
@@ -141,6 +159,8 @@ impl Drop for Place {
     }
 }
 
+/// Pieces in one write.
+pub(crate) const AT_ONCE: usize = 32;
 /// A reader that takes nothing for so long has stalled; it is also how often a stalled stream asks whether it must
 /// yield. Longer than a laptop's Wi-Fi hiccup, short enough that the others do not notice.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -149,6 +169,10 @@ const PATIENCE: Duration = Duration::from_millis(500);
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt as _, duplex};
+
+    fn pieces() -> [Bytes; 3] {
+        [Bytes::from_static(b"a"), Bytes::new(), Bytes::from_static(b"bc")]
+    }
 
     #[tokio::test(start_paused = true)]
     async fn the_longest_stalled_yields_and_the_rest_stay() {
@@ -159,7 +183,7 @@ mod tests {
             let (mut writer, reader) = duplex(1);
             readers.push(reader);
             let budget = budget.clone();
-            writes.spawn(async move { (index, budget.write_all(&mut writer, b"abc").await) });
+            writes.spawn(async move { (index, budget.write_all(&mut writer, &mut pieces()).await) });
             tokio::time::advance(Duration::from_millis(1)).await;
         }
         let (index, result) = writes.join_next().await.unwrap().unwrap();

@@ -6,13 +6,14 @@
 use std::io;
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
 use quinn::{ReadError, RecvStream, SendStream, WriteError};
 use redir_wire::StreamCode;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::agent::varint;
-use crate::budget::{Budget, BudgetError};
+use crate::budget::{AT_ONCE, Budget, BudgetError};
 use crate::developer::refuse;
 
 /// What went through, and how it ended.
@@ -70,8 +71,11 @@ pub async fn stream_to_tcp<W: AsyncWrite + Unpin>(
     budget: &Budget,
     copied: &mut u64,
 ) -> Result<(), StreamCode> {
-    while let Some(chunk) = recv.read_chunk(CHUNK, true).await.map_err(|error| read_code(&error))? {
-        match budget.write_all(write, &chunk.bytes).await {
+    // A packet is a piece; what came together is written together.
+    let mut chunks = [const { Bytes::new() }; AT_ONCE];
+    while let Some(count) = recv.read_chunks(&mut chunks).await.map_err(|error| read_code(&error))? {
+        let length: usize = chunks[..count].iter().map(Bytes::len).sum();
+        match budget.write_all(write, &mut chunks[..count]).await {
             Ok(()) => {}
             // The service has sent its FIN and then closed, as one does that answers before it has read everything. What
             // it said is whole and may still be on its way: only what the client says is not wanted any more.
@@ -82,7 +86,7 @@ pub async fn stream_to_tcp<W: AsyncWrite + Unpin>(
             Err(BudgetError::Io(_)) => return Err(StreamCode::Reset),
             Err(BudgetError::Slow) => return Err(StreamCode::Slow),
         }
-        *copied += chunk.bytes.len() as u64;
+        *copied += length as u64;
     }
     // Already closed by the other side: then the other direction tells.
     write.shutdown().await.ok();
@@ -96,7 +100,7 @@ pub async fn tcp_to_stream<R: AsyncRead + Unpin>(
     send: &mut SendStream,
     copied: &mut u64,
 ) -> Result<(), StreamCode> {
-    let mut buffer = bytes::BytesMut::new();
+    let mut buffer = BytesMut::new();
     let mut stopped = std::pin::pin!(send.stopped());
     loop {
         buffer.reserve(CHUNK);
