@@ -7,7 +7,7 @@ use redir_wire::{Bye, CloseCode, Malformed, Refused, RefusedCode, SessionError, 
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
-    time::{Instant, MissedTickBehavior, interval, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -171,6 +171,7 @@ async fn carry(
     let mut pulse = Pulse::new(connection);
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut report = Reports::default();
     loop {
         // Events wait in their own bounded queue while the developer's side does not read.
         let may_report = control.unsent() < EVENT_BACKLOG;
@@ -199,7 +200,43 @@ async fn carry(
                     return Err(ControlError::Connection(quinn::ConnectionError::TimedOut));
                 }
             }
-            Some(event) = events.recv(), if may_report => say(control, 0, &ToDeveloper::Request(event))?,
+            event = report.next(&mut events), if may_report => {
+                say(control, 0, &ToDeveloper::Request(event))?;
+                while control.unsent() < EVENT_BACKLOG
+                    && let Ok(event) = events.try_recv()
+                {
+                    say(control, 0, &ToDeveloper::Request(event))?;
+                }
+                report.behind = !events.is_empty();
+            }
+        }
+    }
+}
+
+/// Waits a moment for more events behind the first: each packet of its own costs both ends more than the request.
+#[derive(Default)]
+struct Reports {
+    first: Option<(redir_wire::RequestEvent, Instant)>,
+    /// More are there already: the next one waits for nobody.
+    behind: bool,
+}
+
+impl Reports {
+    /// The first of some events; the others are in the queue by now. Nothing is lost if this is dropped at an await, and
+    /// it never ends when the queue has ended.
+    async fn next(&mut self, events: &mut mpsc::Receiver<redir_wire::RequestEvent>) -> redir_wire::RequestEvent {
+        loop {
+            match self.first.take_if(|(_, at)| *at <= Instant::now()) {
+                Some((event, _)) => return event,
+                None => match &self.first {
+                    Some((_, at)) => sleep_until(*at).await,
+                    None => match events.recv().await {
+                        Some(event) if std::mem::take(&mut self.behind) => return event,
+                        Some(event) => self.first = Some((event, Instant::now() + GATHER)),
+                        None => std::future::pending().await,
+                    },
+                },
+            }
         }
     }
 }
@@ -264,5 +301,7 @@ const LOOK: Duration = Duration::from_millis(500);
 const OUTBOX: usize = 1024;
 /// Unsent bytes above which request events wait.
 const EVENT_BACKLOG: usize = 64 * 1024;
+/// How long a request event waits for others; nobody sees it.
+const GATHER: Duration = Duration::from_millis(20);
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_millis(700);
