@@ -2,8 +2,8 @@
 //!
 //! Owns their options: `IP_TRANSPARENT`, else a nat table in the pod orphans the assigned packets; `SO_REUSEADDR`, else
 //! the app cannot bind its port again after a restart; never `SO_REUSEPORT`, which would let the app join in;
-//! `SO_LINGER` 0, which accepted sockets inherit: those of a killed worker end with a reset, not with a FIN that would
-//! make half an answer look whole.
+//! And what accepted sockets inherit: `SO_LINGER` 0, so that those of a killed worker end with a reset, not with a FIN that
+//! would make half an answer look whole; `TCP_NODELAY`; keep-alive probes.
 //! Called inside the pod's namespace by `pod`.
 
 use std::{
@@ -14,7 +14,7 @@ use std::{
 };
 
 use redir_abi::is_reserved;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 /// The pair, on one port number.
 #[derive(Debug)]
@@ -54,6 +54,8 @@ fn listener(domain: Domain, address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_linger(Some(Duration::ZERO))?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&KEEPALIVE)?;
     if domain == Domain::IPV6 {
         socket.set_only_v6(true)?;
         socket.set_ip_transparent_v6(true)?;
@@ -70,6 +72,9 @@ fn no_ipv6(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
+/// The app's own probes reach the agent and not the client: a client that has vanished is noticed here instead.
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4);
 /// Connections that wait for the accept loop; DESIGN 2.1.
 const BACKLOG: i32 = 4096;
 /// Envoy's and linkerd's ports in a pod: a mesh's rules for them must not meet the agent.
@@ -95,6 +100,22 @@ mod tests {
         let v6 = Socket::from(listeners.v6.expect("IPv6"));
         assert!(v6.ip_transparent_v6().expect("option") && v6.only_v6().expect("option"));
         assert!(v6.nonblocking().expect("flags"));
+    }
+
+    #[test]
+    fn accepted_sockets_have_what_the_listener_has() {
+        let listener = std::net::TcpListener::from(listen(|_| true).expect("root").v4);
+        let _client = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
+        let accepted = loop {
+            match listener.accept() {
+                Ok((stream, _)) => break Socket::from(stream),
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+        };
+        assert_eq!(accepted.linger().expect("option"), Some(Duration::ZERO));
+        assert!(accepted.tcp_nodelay().expect("option") && accepted.keepalive().expect("option"));
+        assert_eq!(accepted.tcp_keepalive_time().expect("option"), Duration::from_secs(60));
+        assert_eq!(accepted.tcp_keepalive_retries().expect("option"), 4);
     }
 
     #[test]

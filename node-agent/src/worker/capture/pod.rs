@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     io,
+    net::SocketAddr,
     os::fd::{AsFd, OwnedFd},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -46,7 +47,7 @@ impl Listeners {
         Ok(Listeners { v4: TcpListener::from_std(v4)?, v6: v6.map(TcpListener::from_std).transpose()? })
     }
 
-    async fn accept(&self) -> io::Result<TcpStream> {
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         let v6 = async {
             match &self.v6 {
                 Some(listener) => listener.accept().await,
@@ -54,8 +55,8 @@ impl Listeners {
             }
         };
         tokio::select! {
-            accepted = self.v4.accept() => accepted.map(|(stream, _)| stream),
-            accepted = v6 => accepted.map(|(stream, _)| stream),
+            accepted = self.v4.accept() => accepted,
+            accepted = v6 => accepted,
         }
     }
 
@@ -238,7 +239,7 @@ impl<'p> Loop<'p> {
             let on = self.steering == Steering::On;
             tokio::select! {
                 accepted = accept(self.listeners.as_ref()), if self.steering != Steering::Starved => match accepted {
-                    Ok(client) => admit(self.pod, client, connections),
+                    Ok((client, peer)) => admit(self.pod, client, peer, connections),
                     Err(error) => self.refused(&error),
                 },
                 _ = beat.tick() => self.beat(),
@@ -318,7 +319,7 @@ impl Drop for Loop<'_> {
     }
 }
 
-async fn accept(listeners: Option<&Listeners>) -> io::Result<TcpStream> {
+async fn accept(listeners: Option<&Listeners>) -> io::Result<(TcpStream, SocketAddr)> {
     match listeners {
         Some(listeners) => listeners.accept().await,
         None => std::future::pending().await,
@@ -343,8 +344,8 @@ async fn release(pod: &Pod) -> bool {
 }
 
 /// Hands a steered connection to its own task; anything else is reset.
-fn admit(pod: &Arc<Pod>, client: TcpStream, tasks: &mut JoinSet<()>) {
-    let (Ok(peer), Ok(local)) = (client.peer_addr(), client.local_addr()) else { return };
+fn admit(pod: &Arc<Pod>, client: TcpStream, peer: SocketAddr, tasks: &mut JoinSet<()>) {
+    let Ok(local) = client.local_addr() else { return };
     if !pod.steered(local.port()) {
         pod.shared.metrics.strays.inc();
         tracing::debug!(pod = %pod.name, client = %peer, "a connection that was not steered is reset");

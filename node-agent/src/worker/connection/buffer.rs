@@ -4,12 +4,14 @@
 //! a transfer costs few system calls.
 
 use std::{
-    io, mem,
+    io::{self, Read},
+    mem,
     task::{Context, Poll, ready},
 };
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use tokio::net::TcpStream;
+use socket2::SockRef;
+use tokio::{io::Interest, net::TcpStream};
 
 use crate::worker::relay::{CHUNK_MAX, Share, with_scratch, within_budget};
 
@@ -82,8 +84,14 @@ impl Buffer {
         loop {
             ready!(socket.poll_read_ready(cx))?;
             let chunk = self.next_chunk();
-            self.bytes.reserve(chunk);
-            match socket.try_read_buf(&mut (&mut self.bytes).limit(chunk)) {
+            let read = match chunk {
+                CHUNK_MIN => self.read_dry(socket),
+                _ => {
+                    self.bytes.reserve(chunk);
+                    socket.try_read_buf(&mut (&mut self.bytes).limit(chunk))
+                }
+            };
+            match read {
                 Ok(count) => {
                     self.grow(count);
                     return Poll::Ready(Ok(count));
@@ -92,6 +100,20 @@ impl Buffer {
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
+    }
+
+    /// Reads once. Fewer bytes than there is room for have emptied the socket: what is known of its readiness is void, as
+    /// after a read that finds nothing, and that read is saved. (What has come since was told again; and tokio keeps a FIN.)
+    fn read_dry(&mut self, socket: &TcpStream) -> io::Result<usize> {
+        with_scratch(CHUNK_MIN, |scratch| {
+            let mut read = 0;
+            let more = socket.try_io(Interest::READABLE, || {
+                read = (&*SockRef::from(socket)).read(scratch)?;
+                if (1..CHUNK_MIN).contains(&read) { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+            });
+            self.bytes.extend_from_slice(&scratch[..read]);
+            if read > 0 { Ok(read) } else { more.map(|()| 0) }
+        })
     }
 
     /// Reads by `read`, which fills a slice; 0 is the end.

@@ -22,7 +22,6 @@ mod upward;
 
 use std::{future::poll_fn, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::TcpStream,
     time::{Instant, sleep_until, timeout},
@@ -48,10 +47,6 @@ use super::{
 const QUIET: Duration = Duration::from_secs(1);
 /// How long a client may take to read an answer after which the agent closes, before the rest is reset.
 const LINGER: Duration = Duration::from_secs(2);
-
-/// The app's own probes reach the agent and not the client: a client that has vanished is noticed here instead.
-const KEEPALIVE: TcpKeepalive =
-    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4);
 
 /// What ends a connection from outside.
 #[derive(Clone)]
@@ -92,9 +87,6 @@ fn connector(
 
 /// Runs the connection and ends its sockets; notes the reason.
 async fn run(client: TcpStream, mut route: Route, outside: &Outside, access: &mut Access) {
-    // Both fail only on a socket that is gone, which the first read tells.
-    let _ = client.set_nodelay(true);
-    let _ = SockRef::from(&client).set_tcp_keepalive(&KEEPALIVE);
     let (mut end, mut session) = exchange(Transport::plain(&client), Start::Fresh, &route, outside, access).await;
     if let End::Tls(greeting) = end {
         // Boxed: a connection in clear shall not be larger for it.

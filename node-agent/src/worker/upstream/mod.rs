@@ -191,11 +191,7 @@ impl Upstream {
             let Some((socket, held)) = self.socket(client.ip(), bind).await? else { continue };
             let patience = if unanswered < NO_ANSWER_RETRIES { NO_ANSWER } else { LAST_TRY };
             match timeout(patience, socket.connect(target)).await {
-                Ok(Ok(stream)) => {
-                    // The guardian has set it; a leg without would only be slower.
-                    let _ = stream.set_nodelay(true);
-                    return Ok(AppLeg { stream, _held: Some(held) });
-                }
+                Ok(Ok(stream)) => return Ok(AppLeg { stream, _held: Some(held) }),
                 Ok(Err(error)) => match error.kind() {
                     io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable => {}
                     io::ErrorKind::ConnectionRefused => return Err(UpstreamError::Refused),
