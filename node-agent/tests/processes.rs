@@ -33,6 +33,7 @@ fn config() -> AgentConfig {
         attach: "auto".into(),
         listen: format!("127.0.0.1:{TUNNEL_PORT}"),
         more: "drain = \"1s\"".into(),
+        arguments: Vec::new(),
         pods: Vec::new(),
         developers: Vec::new(),
     }

@@ -68,6 +68,8 @@ pub struct AgentConfig {
     pub listen: String,
     /// More lines of the `[agent]` table.
     pub more: String,
+    /// More of its command line.
+    pub arguments: Vec<String>,
     /// The pods.
     pub pods: Vec<PodEntry>,
     /// The developers.
@@ -79,7 +81,14 @@ impl AgentConfig {
     pub fn new(topology: &Topology, attach: &str) -> Self {
         let pods = topology.pods.iter().map(PodEntry::of).collect();
         let listen = format!("[::]:{TUNNEL_PORT}");
-        Self { attach: attach.to_owned(), listen, more: String::new(), pods, developers: Vec::new() }
+        Self {
+            attach: attach.to_owned(),
+            listen,
+            more: String::new(),
+            arguments: Vec::new(),
+            pods,
+            developers: Vec::new(),
+        }
     }
 
     /// The file's text.
@@ -176,7 +185,7 @@ impl Agent {
     /// The same with the files of an agent before, or behind a wrapper (`unshare --pid …`).
     pub fn start_with(node: &Namespace, files: AgentFiles, config: &AgentConfig, wrapper: &[&str]) -> Result<Self> {
         files.write(&config.text(&files.key())?)?;
-        let process = spawn(node, &files.config(), wrapper)?;
+        let process = spawn_with(node, &files.config(), wrapper, &config.arguments)?;
         let mut agent =
             Self { process, pin: files.pin, directory: files.directory, wrapped: wrapper.first() == Some(&"unshare") };
         agent.wait_ready(node)?;
@@ -277,6 +286,10 @@ impl Agent {
 
 /// Starts `redir-agent run --config FILE` in the namespace and does not wait for it.
 pub fn spawn(node: &Namespace, config: &Path, wrapper: &[&str]) -> Result<Process> {
+    spawn_with(node, config, wrapper, &[])
+}
+
+fn spawn_with(node: &Namespace, config: &Path, wrapper: &[&str], arguments: &[String]) -> Result<Process> {
     let binary = binaries::find("redir-agent")?;
     let mut command = match wrapper.split_first() {
         None => Command::new(&binary),
@@ -286,7 +299,7 @@ pub fn spawn(node: &Namespace, config: &Path, wrapper: &[&str]) -> Result<Proces
             command
         }
     };
-    command.arg("run").arg("--config").arg(config).env("NO_COLOR", "1");
+    command.arg("run").arg("--config").arg(config).args(arguments).env("NO_COLOR", "1");
     node.spawn("redir-agent", &mut command)
 }
 
