@@ -1,15 +1,24 @@
 //! `redir-bench`: what `cargo xtask bench` builds and starts. Owns the command line and the exit code.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use redir_bench::parser;
+use redir_bench::{parser, programs, report, scenarios};
 
 /// Measure redir
 #[derive(Parser)]
 #[command(disable_help_subcommand = true)]
-enum Scenario {
+enum Command {
+    /// The scenarios with real programs and sockets
+    Run(scenarios::Options),
+    /// What changed between two results
+    Compare {
+        /// A `results.json`, or the folder that has it
+        before: PathBuf,
+        /// Another one
+        after: PathBuf,
+    },
     /// The head parser, next to httparse
     #[command(args_conflicts_with_subcommands = true)]
     Parser {
@@ -17,6 +26,12 @@ enum Scenario {
         counted: Option<Counted>,
         #[command(flatten)]
         options: parser::Options,
+    },
+    /// One of the bench's own programs
+    #[command(hide = true)]
+    Program {
+        #[command(subcommand)]
+        program: Program,
     },
 }
 
@@ -27,21 +42,49 @@ enum Counted {
     Counted,
 }
 
+#[derive(Subcommand)]
+enum Program {
+    App(programs::app::Options),
+    Relay(programs::relay::Options),
+    Load(programs::load::Options),
+    Wan(programs::wan::Options),
+}
+
 fn main() -> ExitCode {
-    let Scenario::Parser { counted, options } = Scenario::parse();
-    let met: Result<bool> = match counted {
-        Some(Counted::Counted) => {
-            parser::counted();
-            Ok(true)
-        }
-        None => parser::run(&options),
-    };
-    match met {
+    match run(Command::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether all is well: no failed request in what was run, no goal of the parser's missed.
+fn run(command: Command) -> Result<bool> {
+    match command {
+        Command::Run(options) => scenarios::run(&options),
+        Command::Compare { before, after } => report::compare::print(&before, &after).map(|()| true),
+        Command::Parser { counted: Some(Counted::Counted), .. } => {
+            parser::counted();
+            Ok(true)
+        }
+        Command::Parser { counted: None, options } => parser::run(&options),
+        Command::Program { program } => program.run().map(|()| true),
+    }
+}
+
+impl Program {
+    fn run(&self) -> Result<()> {
+        match self {
+            Self::App(options) => programs::app::run(options),
+            Self::Relay(options) => programs::relay::run(options),
+            Self::Wan(options) => programs::wan::run(options),
+            Self::Load(options) => {
+                println!("{}", serde_json::to_string(&programs::load::run(options)?)?);
+                Ok(())
+            }
         }
     }
 }

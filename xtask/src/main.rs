@@ -42,7 +42,7 @@ enum Command {
     Demo(demo::Options),
     /// Search for inputs that break the HTTP engine, for as long as asked
     Fuzz(fuzz::Options),
-    /// Measure: redir next to others that do the same; fails if a goal is missed
+    /// Measure redir next to others that do the same, in network namespaces of its own
     Bench(bench::Options),
     /// A real Kubernetes on this machine, for trying and testing
     Cluster(cluster::Options),

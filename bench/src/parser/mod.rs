@@ -13,12 +13,14 @@ mod goals;
 mod report;
 mod wall;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
 
 use cells::Bench;
+pub use goals::Judged;
+pub use wall::Interval;
 
 /// What a run may be told.
 #[derive(Args, Debug)]
@@ -45,15 +47,23 @@ pub fn counted() {
 /// # Errors
 /// callgrind is there and does not work, or `out` cannot be written.
 pub fn run(options: &Options) -> Result<bool> {
+    Ok(measure(options.quick, options.out.as_deref())?.iter().all(|goal| goal.met))
+}
+
+/// Measures, prints the tables, writes them into the folder, and gives the goals.
+///
+/// # Errors
+/// As [`run`].
+pub fn measure(quick: bool, out: Option<&Path>) -> Result<Vec<Judged>> {
     let bench = Bench::new();
     let counts = if counts::available() { Some(counts::count(&bench)?) } else { None };
-    let rounds = wall::measure(&bench, if options.quick { QUICK } else { ROUNDS });
+    let rounds = wall::measure(&bench, if quick { QUICK } else { ROUNDS });
     let measured = goals::Measured { heads: &bench.heads, counts, rounds };
     let judged = goals::judge(&measured);
     let text = report::markdown(&measured, &judged);
     print!("{text}");
-    if let Some(folder) = &options.out {
+    if let Some(folder) = out {
         report::write(folder, &text, &measured, &judged)?;
     }
-    Ok(judged.iter().all(|goal| goal.met))
+    Ok(judged)
 }

@@ -17,10 +17,13 @@ const RESAMPLES: usize = 1000;
 
 /// A median, with its 95 % interval.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Interval {
-    pub(super) low: f64,
-    pub(super) median: f64,
-    pub(super) high: f64,
+pub struct Interval {
+    /// Its lower end.
+    pub low: f64,
+    /// The median.
+    pub median: f64,
+    /// Its upper end.
+    pub high: f64,
 }
 
 /// Nanoseconds for one head: of each round, of each cell in the order of [`cells::cells`], for each head.

@@ -4,6 +4,7 @@
 
 mod cases;
 mod packages;
+mod peers;
 mod tools;
 
 use std::fs::File;
@@ -51,6 +52,12 @@ pub(crate) fn with_fuzzer() -> Result<()> {
 pub(crate) fn with_callgrind() -> Result<()> {
     let _lock = lock()?;
     packages::install_missing(packages::CALLGRIND).map(drop)
+}
+
+/// What only `bench` compares with, of these names (all without any); what could not be had, in sentences.
+pub(crate) fn with_peers(names: &[String]) -> Result<Vec<String>> {
+    let _lock = lock()?;
+    peers::install(names)
 }
 
 /// A tool that only `check` needs, beside everything else.

@@ -48,6 +48,16 @@ pub(super) const FUZZER: &[Package] = &[Package { name: "g++", file: "/usr/bin/c
 pub(super) const CALLGRIND: &[Package] =
     &[Package { name: "valgrind", file: "/usr/bin/valgrind", why: "counts instructions for benchmarks" }];
 
+/// What the bench compares with; each alone, since one that cannot be had is no reason to go without the rest.
+pub(super) const HAPROXY: &[Package] =
+    &[Package { name: "haproxy", file: "/usr/sbin/haproxy", why: "a proxy that the bench compares with" }];
+pub(super) const NGINX: &[Package] =
+    &[Package { name: "nginx-light", file: "/usr/sbin/nginx", why: "a proxy that the bench compares with" }];
+pub(super) const SSH: &[Package] = &[
+    Package { name: "openssh-server", file: "/usr/sbin/sshd", why: "a tunnel that the bench compares with" },
+    Package { name: "openssh-client", file: "/usr/bin/ssh", why: "its other end" },
+];
+
 /// Only for machines without any pip.
 pub(super) const PIP: &[Package] =
     &[Package { name: "python3-pip", file: "/usr/bin/pip3", why: "downloads the cases of gunicorn's tests" }];

@@ -15,6 +15,8 @@ pub(crate) struct Tool {
     name: &'static str,
     version: &'static str,
     options: &'static [&'static str],
+    /// Whether its own lock file is used; an old one may hold what today's compiler refuses.
+    locked: bool,
     why: &'static str,
 }
 
@@ -23,6 +25,7 @@ pub(super) const BPF_LINKER: Tool = Tool {
     name: "bpf-linker",
     version: "0.13.0",
     options: &["--no-default-features", "--features", "llvm-22"],
+    locked: true,
     why: "it links the kernel programs; about 2 minutes",
 };
 
@@ -31,6 +34,7 @@ pub(crate) const CARGO_DENY: Tool = Tool {
     name: "cargo-deny",
     version: "0.20.2",
     options: &["--no-default-features"],
+    locked: true,
     why: "it checks licences and sources of all dependencies; about 5 minutes",
 };
 
@@ -39,6 +43,7 @@ pub(crate) const ACTION_VALIDATOR: Tool = Tool {
     name: "action-validator",
     version: "0.9.0",
     options: &[],
+    locked: true,
     why: "it checks .github/workflows; about a minute",
 };
 
@@ -47,16 +52,52 @@ pub(super) const HTTPWG: Tool = Tool {
     name: "httpwg-cli",
     version: "0.2.5",
     options: &[],
+    locked: true,
     why: "its HTTP/2 cases are tried through the agent; about 2 minutes",
 };
+
+/// What the bench compares with. Without rathole's TLS, which wants OpenSSL's headers; its noise is measured.
+pub(super) const TUNNELS: [Tool; 3] = [
+    Tool {
+        name: "rathole",
+        version: "0.5.0",
+        options: &["--no-default-features", "--features", "server,client,noise"],
+        locked: false,
+        why: "a tunnel that the bench compares with; minutes",
+    },
+    Tool {
+        name: "bore-cli",
+        version: "0.6.0",
+        options: &[],
+        locked: true,
+        why: "a tunnel that the bench compares with; minutes",
+    },
+    Tool {
+        name: "rusnel",
+        version: "0.11.2",
+        options: &[],
+        locked: true,
+        why: "a tunnel that the bench compares with; minutes",
+    },
+];
 
 /// Where LLVM's own programs are; bpf-linker's build asks `llvm-config` there.
 const LLVM: &str = "/usr/lib/llvm-22/bin";
 
 impl Tool {
+    /// Whether a person who wrote `word` means it.
+    pub(super) fn is(&self, word: &str) -> bool {
+        self.name.starts_with(word)
+    }
+
+    /// The package's name on crates.io.
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// The program itself, once installed.
     pub(crate) fn path(&self) -> Result<PathBuf> {
-        Ok(paths::tools()?.join("bin").join(self.name))
+        Ok(paths::tools()?.join("bin").join(self.name.trim_end_matches("-cli")))
     }
 
     /// Name and version.
@@ -84,7 +125,8 @@ pub(super) fn install(tool: &Tool) -> Result<bool> {
 pub(super) fn build(tool: &Tool, into: &Path) -> Result<()> {
     let build = paths::cache()?.join("build").join(tool.name);
     let mut command = Command::new(paths::cargo());
-    command.args(["install", tool.name, "--version", tool.version, "--locked", "--force"]).args(tool.options);
+    command.args(["install", tool.name, "--version", tool.version, "--force"]).args(tool.options);
+    command.args(tool.locked.then_some("--locked"));
     command.arg("--root").arg(into);
     command.env("CARGO_TARGET_DIR", &build).env("PATH", path_with_llvm());
     // What cargo told xtask is not meant for another build.

@@ -1,0 +1,107 @@
+//! Proxies in front of the app: the floor, HAProxy, nginx, Envoy. Each listens in `web-2` and goes to the app over the
+//! pod's own address.
+
+use std::{net::SocketAddr, path::Path, process::Command, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use redir_rig::wait;
+
+use super::{Contender, filled, find, write};
+use crate::world::{self, MIDDLE, START, World};
+
+/// A kind of proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proxy {
+    /// The bench's own relay.
+    Floor,
+    /// HAProxy, reading HTTP
+    HaproxyHttp,
+    /// HAProxy, reading nothing
+    HaproxyTcp,
+    /// nginx
+    Nginx,
+    /// Envoy
+    Envoy,
+}
+
+/// All of them.
+pub const ALL: [Proxy; 5] = [Proxy::Floor, Proxy::HaproxyHttp, Proxy::HaproxyTcp, Proxy::Nginx, Proxy::Envoy];
+
+impl Proxy {
+    /// Its name in results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Floor => "epoll floor",
+            Self::HaproxyHttp => "HAProxy http",
+            Self::HaproxyTcp => "HAProxy tcp",
+            Self::Nginx => "nginx",
+            Self::Envoy => "Envoy",
+        }
+    }
+
+    fn port(self) -> u16 {
+        9001 + self as u16
+    }
+
+    /// Starts it in `web-2`, its files in `folder`; it answers when this returns.
+    pub fn start(self, world: &World, folder: &Path) -> Result<Contender> {
+        let pod = &world.topology.pods[1];
+        let listen = SocketAddr::new(pod.v4.into(), self.port());
+        let app = world.app(1);
+        let mut process = match self {
+            Self::Floor => {
+                world::own(&pod.namespace, &["relay", "--listen", &listen.to_string(), "--to", &app.to_string()])?
+            }
+            _ => pod.namespace.spawn(self.name(), &mut self.command(listen, app, folder)?)?,
+        };
+        wait::until_true(format!("{} to listen", self.name()), START, || {
+            if let Some(status) = process.exited()? {
+                bail!("it ended ({status}): {}", process.log());
+            }
+            Ok(world.topology.client.namespace.connect_with(listen, Duration::from_secs(1), |_| Ok(())).is_ok())
+        })?;
+        let mut contender = Contender::transparent(self.name(), listen, vec![process.pid()]);
+        contender.processes = vec![process];
+        Ok(contender)
+    }
+
+    fn command(self, listen: SocketAddr, app: SocketAddr, folder: &Path) -> Result<Command> {
+        let (listen_text, app_text) = (listen.to_string(), app.to_string());
+        let folder_text = folder.to_str().context("a folder's name is not UTF-8")?;
+        let plain = [("listen", listen_text.as_str()), ("app", app_text.as_str()), ("dir", folder_text)];
+        let cpu = MIDDLE.to_string();
+        let mut command = Command::new("taskset");
+        command.args(["--cpu-list", &cpu]);
+        match self {
+            Self::Floor => unreachable!("it is this very program"),
+            Self::HaproxyHttp | Self::HaproxyTcp => {
+                let text = if self == Self::HaproxyTcp { HAPROXY_TCP } else { HAPROXY_HTTP };
+                let file = write(folder, &format!("haproxy-{}.cfg", self.port()), &filled(text, &plain))?;
+                command.arg(find("haproxy")?).arg("-db").arg("-f").arg(file);
+            }
+            Self::Nginx => {
+                let file = write(folder, "nginx.conf", &filled(NGINX, &plain))?;
+                command.arg(find("nginx")?).arg("-c").arg(file).arg("-e").arg(folder.join("error.log"));
+            }
+            Self::Envoy => {
+                let (listen_port, app_port) = (listen.port().to_string(), app.port().to_string());
+                let (listen_host, app_host) = (listen.ip().to_string(), app.ip().to_string());
+                let places = [
+                    ("listen-host", listen_host.as_str()),
+                    ("listen-port", &listen_port),
+                    ("app-host", &app_host),
+                    ("app-port", &app_port),
+                ];
+                let file = write(folder, "envoy.yaml", &filled(ENVOY, &places))?;
+                command.arg(find("envoy")?).arg("--config-path").arg(file);
+                command.args(["--concurrency", "1", "--use-dynamic-base-id", "--log-level", "error"]);
+            }
+        }
+        Ok(command)
+    }
+}
+
+const HAPROXY_HTTP: &str = include_str!("../../peers/haproxy-http.cfg");
+const HAPROXY_TCP: &str = include_str!("../../peers/haproxy-tcp.cfg");
+const NGINX: &str = include_str!("../../peers/nginx.conf");
+const ENVOY: &str = include_str!("../../peers/envoy.yaml");

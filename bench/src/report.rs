@@ -1,0 +1,73 @@
+//! A result's folder: `results.json` with everything, `README.md` to read, a chart for each cell. Beside it
+//! `latest.json`, with the goals.
+
+pub mod compare;
+mod markdown;
+mod svg;
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    figures::Record,
+    goals::{self, Row},
+    pace::{DEFAULT, Pace},
+};
+
+/// Everything a run has found.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Results {
+    /// CPUs, kernel.
+    pub machine: String,
+    /// How it was measured.
+    pub pace: String,
+    /// Whether its figures may be quoted.
+    pub quick: bool,
+    /// A row for each goal.
+    pub goals: Vec<Row>,
+    /// What could not be had, and why.
+    pub left_out: Vec<String>,
+    /// The figures.
+    pub records: Vec<Record>,
+}
+
+/// Writes the folder, and `latest.json` beside it; prints the goals. False if requests failed outside R.
+pub fn write(folder: &Path, pace: Pace, records: Vec<Record>, parser: Vec<Row>, left_out: Vec<String>) -> Result<bool> {
+    fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
+    let goals = goals::rows(&records, parser);
+    let quick = pace != DEFAULT;
+    let results = Results { machine: machine()?, pace: spelled(pace), quick, goals, left_out, records };
+    let json = serde_json::to_string_pretty(&results)?;
+    let latest = folder.parent().unwrap_or(folder).join("latest.json");
+    for file in [folder.join("results.json"), latest] {
+        fs::write(&file, &json).with_context(|| format!("write {}", file.display()))?;
+    }
+    let charts = svg::write(folder, &results)?;
+    fs::write(folder.join("README.md"), markdown::page(&results, &charts)?)?;
+    print!("{}", markdown::goals(&results)?);
+    for sentence in &results.left_out {
+        println!("left out: {sentence}");
+    }
+    let broken: Vec<&Record> = results.records.iter().filter(|record| record.failed > 0).collect();
+    for record in &broken {
+        let reason = record.reason.as_deref().unwrap_or("no reason");
+        println!("{} {} {}: {} failed: {reason}", record.scenario, record.cell, record.contender, record.failed);
+    }
+    println!("written to {}", folder.display());
+    Ok(broken.is_empty())
+}
+
+fn spelled(pace: Pace) -> String {
+    format!("{} rounds of {} ms after {} ms", pace.rounds, pace.counted, pace.warm)
+}
+
+fn machine() -> Result<String> {
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").context("kernel")?;
+    let cpus = fs::read_to_string("/proc/cpuinfo").context("CPUs")?;
+    let model =
+        cpus.lines().find_map(|l| l.strip_prefix("model name")).unwrap_or("").trim_start_matches(['\t', ':', ' ']);
+    let count = cpus.lines().filter(|line| line.starts_with("processor")).count();
+    Ok(format!("{count} CPUs {model}, Linux {}", kernel.trim()))
+}

@@ -1,0 +1,180 @@
+//! A cell: one kind of load on several contenders, round by round in turn, so that what the machine does meanwhile
+//! meets all of them.
+
+use std::{collections::BTreeMap, thread, time::Duration};
+
+use anyhow::{Context, Result};
+
+use super::Bench;
+use crate::{
+    cost::{self, Machine},
+    figures::{Record, median},
+    peers::Contender,
+    programs::load::Report,
+    world::{self, ENDS, MIDDLE, World},
+};
+
+/// Where load and app (and a developer's end) run; what is between is always on the middle's CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pins {
+    /// On the middle's too: each hand-over is on one CPU, the least noise for latency.
+    Together,
+    /// On the other one: the middle has its CPU for itself, and its capacity is what is found.
+    Apart,
+}
+
+impl Pins {
+    pub(super) fn ends(self) -> usize {
+        match self {
+            Self::Together => MIDDLE,
+            Self::Apart => ENDS,
+        }
+    }
+
+    fn spelled(self) -> String {
+        format!("load, app and developer on CPU {}, what is between on CPU {MIDDLE}", self.ends())
+    }
+}
+
+/// A kind of load.
+pub(super) struct Cell<'a> {
+    pub(super) scenario: &'a str,
+    pub(super) name: &'a str,
+    /// Of `redir-bench program load`.
+    pub(super) load: &'a [&'a str],
+    pub(super) pins: Pins,
+}
+
+impl Cell<'_> {
+    /// Measures all contenders in every slice of every round, in turn.
+    pub(super) fn run(&self, bench: &mut Bench<'_>, contenders: &[Contender]) -> Result<Vec<Record>> {
+        if bench.cell.is_some_and(|part| !self.name.contains(part)) {
+            return Ok(Vec::new());
+        }
+        let pace = bench.pace;
+        let mut runs: Vec<Vec<Measured>> = contenders.iter().map(|_| Vec::new()).collect();
+        for round in 0..pace.rounds {
+            let left = pace.measurement() * u32::try_from((pace.rounds - round) * contenders.len())?;
+            bench
+                .progress
+                .say(&format!("{} {}: round {} of {}", self.scenario, self.name, round + 1, pace.rounds), left);
+            let mut slices: Vec<Vec<Measured>> = contenders.iter().map(|_| Vec::new()).collect();
+            for _ in 0..pace.slices {
+                for (contender, slices) in contenders.iter().zip(&mut slices) {
+                    slices.push(self.once(bench, contender)?);
+                }
+            }
+            for (slices, runs) in slices.into_iter().zip(&mut runs) {
+                runs.push(Measured::of_round(&slices));
+            }
+        }
+        Ok(contenders.iter().zip(runs).map(|(contender, runs)| self.record(&contender.name, &runs)).collect())
+    }
+
+    /// One slice.
+    pub(super) fn once(&self, bench: &Bench<'_>, contender: &Contender) -> Result<Measured> {
+        self.measure(bench, contender).with_context(|| format!("{} {}: {}", self.scenario, self.name, contender.name))
+    }
+
+    fn measure(&self, bench: &Bench<'_>, contender: &Contender) -> Result<Measured> {
+        let world = &*bench.world;
+        let pids = contender.pids();
+        cost::pin(&pids, MIDDLE)?;
+        pin_ends(world, contender, self.pins.ends())?;
+        let slices = u64::from(bench.pace.slices);
+        let (warm, counted) = (bench.pace.warm / slices, bench.pace.counted / slices);
+        let mut command = world::program()?;
+        command.args(["load", "--to", &contender.to.to_string(), "--expect", contender.expect]).args(self.load);
+        command.args(["--warm", &warm.to_string(), "--counted", &counted.to_string()]);
+        for header in &contender.headers {
+            command.args(["--header", header]);
+        }
+        let mut load = world.topology.client.namespace.spawn("load", &mut command)?;
+        cost::pin(&[load.pid()], self.pins.ends())?;
+        thread::sleep(Duration::from_millis(warm));
+        let before = (cost::cpu_time(&pids), Machine::now()?);
+        thread::sleep(Duration::from_millis(counted));
+        let after = (cost::cpu_time(&pids), Machine::now()?);
+        let code = load.exit_code(Duration::from_secs(30))?;
+        anyhow::ensure!(code == 0, "the load ended with {code}: {}", load.stderr());
+        let report = serde_json::from_str(&load.stdout()).context("what the load printed")?;
+        Ok(Measured { report, cpu: after.0.saturating_sub(before.0), busy: after.1.busy_since(&before.1) })
+    }
+
+    /// The rounds of one contender as they are kept.
+    pub(super) fn record(&self, contender: &str, runs: &[Measured]) -> Record {
+        let mut metrics: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        for run in runs {
+            for (name, value) in run.metrics() {
+                metrics.entry(name.to_owned()).or_default().push(value);
+            }
+        }
+        Record {
+            scenario: self.scenario.to_owned(),
+            cell: self.name.to_owned(),
+            contender: contender.to_owned(),
+            pins: self.pins.spelled(),
+            metrics,
+            quantiles: quantiles(runs),
+            timeline: Vec::new(),
+            failed: runs.iter().map(|run| run.report.failed).sum(),
+            reason: runs.iter().find_map(|run| run.report.reason.clone()),
+        }
+    }
+}
+
+/// The figures of a slice, or of a round.
+pub(super) struct Measured {
+    report: Report,
+    /// Nanoseconds of the contender's processes, and of the whole machine.
+    cpu: u64,
+    busy: u64,
+}
+
+impl Measured {
+    /// Sums, and the median of each quantile.
+    pub(super) fn of_round(slices: &[Self]) -> Self {
+        let sum = |of: &dyn Fn(&Self) -> u64| slices.iter().map(of).sum();
+        let report = Report {
+            requests: sum(&|slice| slice.report.requests),
+            failed: sum(&|slice| slice.report.failed),
+            reason: slices.iter().find_map(|slice| slice.report.reason.clone()),
+            seconds: slices.iter().map(|slice| slice.report.seconds).sum(),
+            bytes: sum(&|slice| slice.report.bytes),
+            quantiles: quantiles(slices),
+        };
+        Self { report, cpu: sum(&|slice| slice.cpu), busy: sum(&|slice| slice.busy) }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "counts below 2^52")]
+    fn metrics(&self) -> Vec<(&'static str, f64)> {
+        let report = &self.report;
+        let quantile =
+            |wanted: f64| report.quantiles.iter().find(|(q, _)| *q >= wanted).map_or(f64::NAN, |(_, us)| *us);
+        let requests = report.requests as f64;
+        let mut all =
+            vec![("requests/s", requests / report.seconds), ("MB/s", report.bytes as f64 / report.seconds / 1e6)];
+        if report.requests > 0 {
+            all.extend([("p50 µs", 0.5), ("p95 µs", 0.95), ("p99 µs", 0.99)].map(|(name, q)| (name, quantile(q))));
+            all.push(("CPU ns/request", self.cpu as f64 / requests));
+            all.push(("machine ns/request", self.busy as f64 / requests));
+        }
+        all
+    }
+}
+
+/// The median of each.
+fn quantiles(runs: &[Measured]) -> Vec<(f64, f64)> {
+    let Some(first) = runs.first() else { return Vec::new() };
+    let at = |index: usize| runs.iter().filter_map(move |run| run.report.quantiles.get(index)).map(|(_, us)| *us);
+    let points = first.report.quantiles.iter().enumerate();
+    points.filter_map(|(index, (q, _))| Some((*q, median(&at(index).collect::<Vec<_>>())?))).collect()
+}
+
+fn pin_ends(world: &World, contender: &Contender, cpu: usize) -> Result<()> {
+    let apps: Vec<i32> = world.apps.iter().map(redir_rig::Process::pid).collect();
+    cost::pin(&apps, cpu)?;
+    // A tunnel's developer end; the roots are the middle.
+    let ends = contender.processes.iter().map(redir_rig::Process::pid).filter(|pid| !contender.roots.contains(pid));
+    cost::pin(&ends.collect::<Vec<_>>(), cpu)
+}

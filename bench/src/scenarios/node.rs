@@ -1,0 +1,45 @@
+//! N: another pod of the node is intercepted, this one is not. The control is the same pod with no redir at all, so the
+//! agent comes and goes in every slice.
+
+use anyhow::Result;
+
+use super::{
+    Bench,
+    cells::{Cell, Measured, Pins},
+};
+use crate::{figures::Record, peers::Contender};
+
+const CELLS: [Cell<'static>; 2] = [
+    Cell { scenario: "N", name: "1 connection", load: &["--rate", "2000"], pins: Pins::Together },
+    Cell { scenario: "N", name: "64 connections, saturated", load: &["--connections", "64"], pins: Pins::Apart },
+];
+const NAMES: [&str; 2] = ["no redir", "redir on another pod"];
+
+pub(super) fn run(bench: &mut Bench<'_>) -> Result<Vec<Record>> {
+    let mut runs: [[Vec<Measured>; 2]; 2] = Default::default();
+    for round in 0..bench.pace.rounds {
+        let left = bench.pace.measurement() * u32::try_from(6 * (bench.pace.rounds - round))?;
+        bench.progress.say(&format!("N: round {} of {}", round + 1, bench.pace.rounds), left);
+        let mut slices: [[Vec<Measured>; 2]; 2] = Default::default();
+        for _ in 0..bench.pace.slices {
+            for (kind, name) in NAMES.iter().enumerate() {
+                bench.world.kill_agent()?;
+                let intercept =
+                    if kind == 1 { Some(bench.world.intercept(&["--header", "x-user: bench"])?) } else { None };
+                let twin = Contender::transparent(name, bench.world.app(1), bench.world.agent_pids());
+                for (cell, slices) in CELLS.iter().zip(&mut slices) {
+                    slices[kind].push(cell.once(bench, &twin)?);
+                }
+                intercept.map_or(Ok(()), |mut cli| cli.process.kill())?;
+            }
+        }
+        for (slices, runs) in slices.iter().flatten().zip(runs.iter_mut().flatten()) {
+            runs.push(Measured::of_round(slices));
+        }
+    }
+    let records = CELLS
+        .iter()
+        .zip(&runs)
+        .flat_map(|(cell, runs)| NAMES.iter().zip(runs).map(|(name, runs)| cell.record(name, runs)));
+    Ok(records.collect())
+}

@@ -1,0 +1,136 @@
+//! U: requests that match nothing on an intercepted port, next to the app alone and to proxies in the same place.
+
+use anyhow::Result;
+
+use super::{
+    Bench,
+    cells::{Cell, Pins},
+    steering,
+};
+use crate::{
+    figures::{Record, median},
+    peers::{
+        Contender,
+        proxy::{self, Proxy},
+    },
+};
+
+/// A load that goals are about.
+struct Load {
+    cell: Cell<'static>,
+    /// Whether the app alone is measured too.
+    direct: bool,
+    /// Those that a goal names.
+    proxies: &'static [Proxy],
+}
+
+const LOADS: [Load; 4] = [
+    Load {
+        cell: Cell { scenario: "U", name: "1 connection", load: &["--rate", "2000"], pins: Pins::Together },
+        direct: true,
+        proxies: &[Proxy::Floor, Proxy::HaproxyHttp, Proxy::Envoy],
+    },
+    Load {
+        cell: Cell {
+            scenario: "U",
+            name: "64 connections, saturated",
+            load: &["--connections", "64"],
+            pins: Pins::Apart,
+        },
+        direct: true,
+        proxies: &[Proxy::HaproxyHttp, Proxy::HaproxyTcp, Proxy::Nginx, Proxy::Envoy],
+    },
+    Load {
+        // At a fixed rate: saturated, this load would measure how the client address runs out of ports.
+        cell: Cell {
+            scenario: "U",
+            name: "a connection for each request",
+            load: &["--connections", "16", "--close", "--rate", "1000"],
+            pins: Pins::Together,
+        },
+        direct: true,
+        // The one shares its connections to the app between clients; the other opens one for each, as redir does.
+        proxies: &[Proxy::HaproxyHttp, Proxy::HaproxyTcp],
+    },
+    Load {
+        cell: Cell { scenario: "U", name: "8 MB bodies", load: &["--path", "/8000000"], pins: Pins::Apart },
+        direct: false,
+        proxies: &[Proxy::HaproxyTcp],
+    },
+];
+
+pub(super) fn run(bench: &mut Bench<'_>) -> Result<Vec<Record>> {
+    let intercept = bench.world.intercept(&["--header", "x-user: bench"])?;
+    let mut records = Vec::new();
+    for Load { cell, direct, proxies } in &LOADS {
+        let (direct, proxies) = if bench.all { (true, &proxy::ALL[..]) } else { (*direct, *proxies) };
+        let contenders = contenders(bench, direct, proxies)?;
+        records.extend(cell.run(bench, &contenders)?);
+    }
+    if bench.all {
+        let more = levels(bench, &records)?;
+        records.extend(more);
+    }
+    intercept.leave()?;
+    records.extend(steering::run(bench)?);
+    Ok(records)
+}
+
+/// Redir, these, and the app alone if asked.
+fn contenders(bench: &mut Bench<'_>, direct: bool, proxies: &[Proxy]) -> Result<Vec<Contender>> {
+    let mut contenders = Vec::new();
+    if direct {
+        contenders.push(Contender::transparent("direct", bench.world.app(1), Vec::new()));
+    }
+    contenders.push(Contender::transparent("redir", bench.world.app(0), bench.world.agent_pids()));
+    for proxy in proxies {
+        start(bench, *proxy, &mut contenders);
+    }
+    Ok(contenders)
+}
+
+/// What no goal asks for: more connections, shares of what the slowest proxy can, larger heads and bodies, pipelines.
+fn levels(bench: &mut Bench<'_>, seen: &[Record]) -> Result<Vec<Record>> {
+    let saturated =
+        seen.iter().filter(|record| record.cell.starts_with("64 connections") && record.contender != "direct");
+    let rates = saturated.filter_map(|record| median(record.metrics.get("requests/s")?));
+    let slowest = rates.fold(f64::INFINITY, f64::min);
+    let mut loads: Vec<(String, Vec<String>)> = Vec::new();
+    for connections in ["1", "16", "256"] {
+        loads.push((format!("{connections} connections, saturated"), vec!["--connections".into(), connections.into()]));
+    }
+    for percent in [10.0, 50.0, 80.0] {
+        let rate = (slowest * percent / 100.0).round().to_string();
+        let load = ["--connections", "16", "--rate", &rate].map(str::to_owned).to_vec();
+        loads.push((format!("16 connections, {percent} % of the slowest"), load));
+    }
+    for bytes in [1000, 4000] {
+        let cookie = format!("cookie: session={}", "x".repeat(bytes - 100));
+        let load = ["--rate", "2000", "--header", &cookie].map(str::to_owned).to_vec();
+        loads.push((format!("1 connection, heads of {bytes} B"), load));
+    }
+    for bytes in [10_000, 100_000, 1_000_000] {
+        loads.push((format!("bodies of {} KB", bytes / 1000), vec!["--path".into(), format!("/{bytes}")]));
+    }
+    let pipelined = ["--connections", "16", "--pipeline", "16"].map(str::to_owned).to_vec();
+    loads.push(("16 connections, 16 requests at once".to_owned(), pipelined));
+    let contenders = contenders(bench, true, &proxy::ALL)?;
+    let mut records = Vec::new();
+    for (name, load) in &loads {
+        let load: Vec<&str> = load.iter().map(String::as_str).collect();
+        records.extend(Cell { scenario: "U", name, load: &load, pins: Pins::Apart }.run(bench, &contenders)?);
+    }
+    Ok(records)
+}
+
+/// One that cannot be started is left out, and said.
+pub(super) fn start(bench: &mut Bench<'_>, proxy: Proxy, contenders: &mut Vec<Contender>) {
+    // The floor is the bench's own.
+    if proxy != Proxy::Floor && !bench.asked(proxy.name()) {
+        return;
+    }
+    match proxy.start(bench.world, &bench.folder) {
+        Ok(contender) => contenders.push(contender),
+        Err(error) => bench.left_out.push(format!("{}: {error:#}", proxy.name())),
+    }
+}

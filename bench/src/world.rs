@@ -1,0 +1,183 @@
+//! The place of everything: two pods on a node, a client and a developer behind a gateway, the agent. `web-1` is the one
+//! that is intercepted; `web-2`, its twin, has the control and the peers. Dropped, everything is gone.
+
+use std::{env, fs, net::SocketAddr, process::Command, time::Duration};
+
+use anyhow::{Context, Result};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use redir_rig::{
+    Agent, AgentConfig, Cli, Namespace, Process, Topology,
+    cli::Home,
+    topology::{Family, unique_prefix},
+    wait,
+};
+
+use crate::{
+    cost,
+    wan::{Profile, Wan},
+};
+
+/// The app's port, in both pods.
+pub const PORT: u16 = 8080;
+/// Where the developer's own version listens.
+pub const LOCAL: u16 = 3000;
+/// The CPU of whatever stands between client and app.
+pub const MIDDLE: usize = 1;
+/// The other CPU, of load and app, where both ends together would hide what the middle can do.
+pub const ENDS: usize = 0;
+/// For a program's start on a busy machine.
+pub const START: Duration = Duration::from_secs(20);
+
+/// Namespaces and what runs in them all the time.
+#[derive(Debug)]
+pub struct World {
+    /// The apps of both pods, and the developer's.
+    pub apps: Vec<Process>,
+    /// The agent, while it runs.
+    pub agent: Option<Agent>,
+    /// The developer's key.
+    pub home: Home,
+    /// Its file.
+    pub config: AgentConfig,
+    /// The line to the developer's machine; none is there unless a scenario asks for it.
+    line: Option<Wan>,
+    /// The namespaces; they go last.
+    pub topology: Topology,
+}
+
+impl World {
+    /// Builds it with so many pods, at least two, and without an agent.
+    pub fn new(pods: usize) -> Result<Self> {
+        let topology = Topology::new(&unique_prefix("bench"), pods)?;
+        let home = Home::new()?;
+        let mut config = AgentConfig::new(&topology, "auto");
+        // As the proxies, which write no line for each request either.
+        config.arguments = vec!["--log=info,access=off".to_owned()];
+        config.developers = vec![home.developer("bench", "{ app = \"web\" }")];
+        let namespaces = topology.pods.iter().map(|pod| &pod.namespace);
+        for namespace in namespaces.chain([&topology.client.namespace, &topology.developer.namespace]) {
+            // A connection for each request runs out of ports within seconds else; TIME_WAIT stays as it is.
+            namespace.sysctl("net.ipv4.tcp_tw_reuse", "1")?;
+            namespace.sysctl("net.ipv4.ip_local_port_range", "30000 65000")?;
+            namespace.sysctl("net.core.somaxconn", "4096")?;
+        }
+        for namespace in topology.pods.iter().map(|pod| &pod.namespace).chain([&topology.client.namespace]) {
+            // New namespaces inherit whatever the machine has; reno is in every kernel and allowed in every namespace.
+            namespace.sysctl("net.ipv4.tcp_congestion_control", "reno")?;
+        }
+        let mut world = Self { apps: Vec::new(), agent: None, home, config, line: None, topology };
+        world.start_apps()?;
+        Ok(world)
+    }
+
+    fn start_apps(&mut self) -> Result<()> {
+        for pod in &self.topology.pods {
+            let listen = SocketAddr::new(Family::V4.any(), PORT);
+            self.apps.push(app(&pod.namespace, "green", listen)?);
+        }
+        let listen = SocketAddr::new(Family::V4.loopback(), LOCAL);
+        self.apps.push(app(&self.topology.developer.namespace, "blue", listen)?);
+        Ok(())
+    }
+
+    /// Puts a line between the developer's machine and the node, or takes it away. The seed decides what is lost.
+    pub fn set_line(&mut self, profile: Option<Profile>, seed: u64) -> Result<()> {
+        if let Some(line) = self.line.take() {
+            line.down(&self.topology)?;
+        }
+        if let Some(profile) = profile {
+            self.line = Some(Wan::up(&self.topology, profile, seed)?);
+        }
+        Ok(())
+    }
+
+    /// The app of a pod as its clients reach it: 0 is intercepted, 1 its twin.
+    pub fn app(&self, pod: usize) -> SocketAddr {
+        self.topology.pods[pod].at(Family::V4, PORT)
+    }
+
+    /// The agent's processes; none while it does not run.
+    pub fn agent_pids(&self) -> Vec<i32> {
+        self.agent.as_ref().map(|agent| cost::family(agent.process.pid())).unwrap_or_default()
+    }
+
+    /// Starts the agent on the middle's CPU, if it does not run.
+    pub fn start_agent(&mut self) -> Result<()> {
+        if self.agent.is_none() {
+            let agent = Agent::start_with(
+                &self.topology.node.namespace,
+                redir_rig::agent::AgentFiles::new()?,
+                &self.config,
+                &["taskset", "--cpu-list", &MIDDLE.to_string()],
+            )?;
+            self.agent = Some(agent);
+        }
+        Ok(())
+    }
+
+    /// Ends the agent, if it runs.
+    pub fn stop_agent(&mut self) -> Result<()> {
+        match self.agent.take() {
+            Some(mut agent) => agent.terminate(START).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends the agent with SIGKILL to its guardian and its worker, if it runs; gone when this returns, and its listeners and
+    /// programs with it.
+    pub fn kill_agent(&mut self) -> Result<()> {
+        let Some(mut agent) = self.agent.take() else { return Ok(()) };
+        let pids = cost::family(agent.process.pid());
+        for pid in &pids {
+            kill(Pid::from_raw(*pid), Signal::SIGKILL).with_context(|| format!("kill {pid}"))?;
+        }
+        for pid in &pids {
+            // A zombie has no program either.
+            wait::until_true(format!("the end of {pid}"), START, || {
+                Ok(fs::read_link(format!("/proc/{pid}/exe")).is_err())
+            })?;
+        }
+        agent.process.kill()
+    }
+
+    /// `redir intercept web-1 …` from the developer's machine; live when it returns.
+    pub fn intercept(&mut self, conditions: &[&str]) -> Result<Cli> {
+        self.start_agent()?;
+        let mut cli = self.start_intercept(0, conditions)?;
+        cli.wait_live()?;
+        Ok(cli)
+    }
+
+    /// The same of any pod, without waiting.
+    pub fn start_intercept(&self, pod: usize, conditions: &[&str]) -> Result<Cli> {
+        let agent = self.agent.as_ref().context("the agent does not run")?;
+        let (port, node) =
+            (format!("{PORT}:{LOCAL}"), self.topology.node.at(Family::V4, redir_rig::agent::TUNNEL_PORT));
+        let node = node.to_string();
+        let mut arguments =
+            vec![self.topology.pods[pod].name.as_str(), "--port", &port, "--agent", &node, "--agent-key", &agent.pin];
+        arguments.extend(conditions);
+        self.home.start(&self.topology.developer.namespace, &arguments)
+    }
+}
+
+/// Starts this very program as one of the bench's own, and waits until it is ready.
+pub fn own(namespace: &Namespace, arguments: &[&str]) -> Result<Process> {
+    let mut process = namespace.spawn(arguments[0], program()?.args(arguments))?;
+    process.wait_for_line("ready", START)?;
+    Ok(process)
+}
+
+/// `redir-bench program …`, to be completed.
+pub fn program() -> Result<Command> {
+    let mut command = Command::new(env::current_exe().context("own path")?);
+    command.arg("program");
+    Ok(command)
+}
+
+fn app(namespace: &Namespace, name: &str, listen: SocketAddr) -> Result<Process> {
+    own(namespace, &["app", "--name", name, "--listen", &listen.to_string()])
+}

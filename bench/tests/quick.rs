@@ -1,0 +1,40 @@
+//! The bench itself, for its correctness: a quick run completes, no request fails, and what it writes is well-formed.
+//! What its figures are is not looked at.
+#![cfg(target_os = "linux")]
+
+use std::{fs, process::Command, time::Duration};
+
+use anyhow::{Result, ensure};
+use redir_bench::report::Results;
+use redir_rig::Process;
+
+/// A quick run is a minute; a debug build on a busy machine may take longer.
+const LIMIT: Duration = Duration::from_secs(300);
+
+#[test]
+fn a_quick_run_completes_without_failed_requests() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let out = folder.path().join("quick");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_redir-bench"));
+    command.args(["run", "--quick", "--peers", "none", "--out"]).arg(&out);
+    let mut bench = Process::spawn("redir-bench", &mut command)?;
+    let code = bench.exit_code(LIMIT)?;
+    ensure!(code == 0, "ended with {code}: {}", bench.log());
+
+    let results: Results = serde_json::from_str(&fs::read_to_string(out.join("results.json"))?)?;
+    let latest: Results = serde_json::from_str(&fs::read_to_string(folder.path().join("latest.json"))?)?;
+    ensure!(results.quick && latest.goals.len() == results.goals.len());
+    for letter in ["N", "U", "F", "M", "X", "R", "T", "I"] {
+        ensure!(results.records.iter().any(|record| record.scenario == letter), "nothing of {letter}");
+    }
+    for record in &results.records {
+        ensure!(record.failed == 0, "{record:?}");
+        ensure!(record.metrics.values().flatten().all(|value| value.is_finite()), "{record:?}");
+    }
+    for row in &results.goals {
+        ensure!(row.ratio.is_some() == (row.met != "skipped"), "{row:?}");
+    }
+    ensure!(fs::read_to_string(out.join("README.md"))?.contains("A quick run"));
+    ensure!(fs::read_to_string(out.join("u-1-connection.svg"))?.ends_with("</svg>\n"));
+    Ok(())
+}
