@@ -356,6 +356,10 @@ async fn talk(mut socket: impl AsyncRead + AsyncWrite + Unpin, name: &'static st
         if socket.write_all(answer.as_bytes()).await.is_err() || socket.write_all(body).await.is_err() {
             return;
         }
+        // Through TLS the last bytes may wait in the session, and reading does not send them.
+        if socket.flush().await.is_err() {
+            return;
+        }
         // `/last` closes cleanly after an answer that did not say so, as a restarted service does.
         if path == "/close" || path == "/last" {
             return;
