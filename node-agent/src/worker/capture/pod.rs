@@ -353,5 +353,5 @@ fn admit(pod: &Arc<Pod>, client: TcpStream, peer: SocketAddr, tasks: &mut JoinSe
     }
     pod.live.fetch_add(1, Ordering::Relaxed);
     let live = Live { pod: pod.clone(), _place: pod.shared.limit.enter() };
-    tasks.spawn(connection::serve(pod.clone(), client, peer, local, live));
+    tasks.spawn(connection::serve(pod, client, peer, local, live));
 }

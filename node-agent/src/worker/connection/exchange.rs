@@ -9,10 +9,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use redir_http::{
-    engine::{Engine, FirstHead, Options, Origin},
-    filter::Table,
-};
+use redir_http::engine::{Engine, FirstHead, Options, Origin};
 use tokio::{net::TcpStream, time::Instant};
 
 use super::{
@@ -59,14 +56,14 @@ pub(super) enum End {
     Http2(Box<Both>),
 }
 
-/// What an exchange begins with.
+/// What an exchange begins with. Small: the future of a connection that begins with nothing has room for all of them.
 pub(super) enum Start {
     /// Nothing was read.
     Fresh,
     /// The connection is decrypted, and this is its leg to the app.
-    Decrypted(Leg),
+    Decrypted(Box<Leg>),
     /// It stays TLS: these bytes and all others go to the app, over this leg if there is one.
-    Opaque(Buffer, Option<Leg>),
+    Opaque(Box<(Buffer, Option<Leg>)>),
 }
 
 /// What the client has done to its sending side.
@@ -126,7 +123,6 @@ pub(super) struct Exchange<'c> {
     /// How the client's side ends: as the app's did.
     pub(super) ending: Ending,
     pub(super) active: Instant,
-    pub(super) empty: Table,
 }
 
 /// How the app ended its leg.
@@ -166,7 +162,6 @@ impl<'c> Exchange<'c> {
             ending: Ending::Whole,
             active: Instant::now(),
             global: None,
-            empty: Table::empty(),
         };
         match (start, route.given()) {
             (Start::Fresh, Some(given)) => {
@@ -175,10 +170,11 @@ impl<'c> Exchange<'c> {
             }
             (Start::Fresh, None) => exchange.follow(plan),
             (Start::Decrypted(app), _) => {
-                exchange.legs.push(app);
+                exchange.legs.push(*app);
                 exchange.follow(plan);
             }
-            (Start::Opaque(up, app), _) => {
+            (Start::Opaque(rest), _) => {
+                let (up, app) = *rest;
                 exchange.ask = !up.is_empty();
                 exchange.up = up;
                 exchange.legs.push(app.unwrap_or_else(|| route.app()));

@@ -56,11 +56,19 @@ pub(super) struct Outside {
 }
 
 /// Serves one steered connection to its end.
-pub(crate) async fn serve(pod: Arc<Pod>, client: TcpStream, peer: SocketAddr, local: SocketAddr, live: Live) {
+///
+/// An idle connection is little more than this future: what it owns is in it once, and what awaits borrows.
+pub(crate) fn serve(
+    pod: &Arc<Pod>,
+    client: TcpStream,
+    peer: SocketAddr,
+    local: SocketAddr,
+    live: Live,
+) -> impl Future<Output = ()> + use<> {
     let shared = pod.shared();
-    let _arrival = pod.upstream().arrived(peer);
+    let arrival = pod.upstream().arrived(peer);
     let mut access = Access::open(pod.name(), local.port(), peer, &shared.metrics);
-    let route = Route {
+    let mut route = Route {
         plans: shared.plans.clone(),
         pod: pod.name().clone(),
         client: peer,
@@ -70,8 +78,11 @@ pub(crate) async fn serve(pod: Arc<Pod>, client: TcpStream, peer: SocketAddr, lo
         secured: None,
     };
     let outside = Outside { draining: shared.stop.draining.clone(), abort: pod.aborted().clone() };
-    run(client, route, &outside, &mut access).await;
-    drop(live);
+    async move {
+        run(&client, &mut route, &outside, &mut access).await;
+        // In this order: the socket goes before what counts it.
+        drop((client, arrival, live));
+    }
 }
 
 fn connector(
@@ -86,28 +97,28 @@ fn connector(
 }
 
 /// Runs the connection and ends its sockets; notes the reason.
-async fn run(client: TcpStream, mut route: Route, outside: &Outside, access: &mut Access) {
-    let (mut end, mut session) = exchange(Transport::plain(&client), Start::Fresh, &route, outside, access).await;
+async fn run(client: &TcpStream, route: &mut Route, outside: &Outside, access: &mut Access) {
+    let (mut end, mut session) = exchange(Transport::plain(client), Start::Fresh, route, outside, access).await;
     if let End::Tls(greeting) = end {
         // Boxed: a connection in clear shall not be larger for it.
-        (end, session) = Box::pin(tls(&client, *greeting, &mut route, outside, access)).await;
+        (end, session) = Box::pin(tls(client, *greeting, route, outside, access)).await;
     }
     if let End::Http2(both) = end {
         // What it says last through a session is with the kernel when it has ended.
-        let client = Transport::new(&client, session.take());
-        end = Box::pin(http2::serve(client, both, &route, outside, access)).await;
+        let client = Transport::new(client, session.take());
+        end = Box::pin(http2::serve(client, both, route, outside, access)).await;
     }
     if let End::Relay(app) = end {
-        end = relay_rest(&client, app, outside, access).await;
+        end = Box::pin(relay_rest(client, app, outside, access)).await;
     }
     match end {
         End::Reset(reason) => {
             access.ended(reason);
-            relay::reset(&client);
+            relay::reset(client);
         }
         End::Closed(reason) => {
             access.ended(reason);
-            linger(Transport::new(&client, session), outside).await;
+            linger(Transport::new(client, session), outside).await;
         }
         // A relay and HTTP/2 do not end as what they are, and TLS is met once.
         End::Relay(_) | End::Http2(_) | End::Tls(_) => {}
@@ -132,12 +143,12 @@ async fn tls(
         Outcome::Decrypted { client: session, app, secured } => {
             route.found(Finding::Tls);
             route.secured = Some(Arc::new(secured));
-            (Transport::new(client, Some(session)), Start::Decrypted(app))
+            (Transport::new(client, Some(session)), Start::Decrypted(Box::new(app)))
         }
         Outcome::Opaque(up, app, finding) => {
             finding.into_iter().for_each(|finding| route.found(finding));
             access.went_opaque(finding.unwrap_or(Finding::Tls).label());
-            (Transport::plain(client), Start::Opaque(up, app))
+            (Transport::plain(client), Start::Opaque(Box::new((up, app))))
         }
         Outcome::Over(reason) => return (End::Closed(reason), None),
     };

@@ -1,6 +1,11 @@
 //! Where one client connection came from, what its port does now, and how its legs are opened.
 
-use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc};
+use std::{
+    future::Future,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, LazyLock},
+};
 
 use redir_http::{
     engine::Origin,
@@ -123,6 +128,8 @@ pub(super) fn origin(intercept: &Intercept) -> Origin {
 }
 
 /// The table of a plan, or one that matches nothing.
-pub(super) fn table<'a>(plan: Option<&'a Plan>, empty: &'a Table) -> &'a Table {
-    plan.map_or(empty, |plan| &plan.table)
+pub(super) fn table(plan: Option<&Plan>) -> &Table {
+    // Some kilobytes, of which no connection needs its own.
+    static EMPTY: LazyLock<Table> = LazyLock::new(Table::empty);
+    plan.map_or(&EMPTY, |plan| &plan.table)
 }

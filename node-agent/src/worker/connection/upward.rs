@@ -107,7 +107,7 @@ impl Exchange<'_> {
                 Ok(true)
             }
             Judge::Http(engine) => {
-                let step = engine.client(self.up.unread(), table(plan, &self.empty));
+                let step = engine.client(self.up.unread(), table(plan));
                 self.take_step(step, plan)
             }
             Judge::First(first) => {

@@ -112,5 +112,5 @@ async fn draining_closes_a_quiet_connection_and_aborting_resets_a_busy_one() {
 fn an_idle_connections_own_state_is_small() {
     let size = super::rig::served_size();
     println!("{size} bytes");
-    assert!(size <= 4096, "the future of a connection has {size} bytes");
+    assert!(size <= 1280, "the future of a connection has {size} bytes");
 }

@@ -127,7 +127,7 @@ impl Rig {
                 async move { TcpStream::connect(app).await.map(AppLeg::unheld).map_err(|_| UpstreamError::Refused) },
             )
         };
-        let route = Route {
+        let mut route = Route {
             plans: self.plans.clone(),
             pod: self.pod.clone(),
             client: peer,
@@ -140,7 +140,7 @@ impl Rig {
         let (pod, metrics) = (self.pod.clone(), self.metrics.clone());
         let served = tokio::spawn(async move {
             let mut access = Access::open(&pod, PORT, peer, &metrics);
-            run(socket, route, &outside, &mut access).await;
+            run(&socket, &mut route, &outside, &mut access).await;
             access
         });
         Client { socket: client, unread: Vec::new(), served }
@@ -482,7 +482,8 @@ async fn answer_streams(
 
 /// The size of the future that serves one connection.
 pub(super) fn served_size() -> usize {
-    fn of<F: Future>(_: fn(TcpStream, Route, &'static Outside, &'static mut Access) -> F) -> usize {
+    type Run<F> = fn(&'static TcpStream, &'static mut Route, &'static Outside, &'static mut Access) -> F;
+    fn of<F: Future>(_: Run<F>) -> usize {
         size_of::<F>()
     }
     of(run)
