@@ -61,7 +61,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether all is well: no failed request in what was run, no goal of the parser's missed.
+/// Whether all is well: nothing failed in what was run, no goal of the parser's missed.
 fn run(command: Command) -> Result<bool> {
     match command {
         Command::Run(options) => scenarios::run(&options),

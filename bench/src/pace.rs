@@ -5,34 +5,45 @@ use std::time::{Duration, Instant};
 /// Rounds and their lengths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
-    /// How often each contender is measured in each cell.
+    /// How often each contender is measured in each cell, all in turn in each round: short ones, so that what a neighbour on
+    /// a shared machine does for some seconds meets all of them.
     pub rounds: usize,
-    /// In how many slices a round is cut, all contenders in turn in each: what a neighbour on a shared machine does for some
-    /// seconds meets all of them.
-    pub slices: u32,
-    /// Milliseconds of a round before anything counts, over its slices.
+    /// Milliseconds of a round before anything counts.
     pub warm: u64,
-    /// Milliseconds of a round that count, over its slices.
+    /// Milliseconds of a round that count.
     pub counted: u64,
+    /// The same two of a long round, of which there is one for [`SHORT_FOR_A_LONG`] others.
+    pub long: (u64, u64),
     /// By how much everything that is counted in pieces (connections, repetitions) is cut down.
     pub cut: usize,
 }
 
-/// What a result may be quoted from.
-pub const DEFAULT: Pace = Pace { rounds: 5, slices: 8, warm: 1000, counted: 4000, cut: 1 };
+/// What all goals fit into a quarter of an hour with, on two cores. More rounds narrow the intervals.
+pub const DEFAULT: Pace = Pace { rounds: 20, warm: 75, counted: 375, long: (1000, 2400), cut: 1 };
 /// Whether it all works: too short for any conclusion.
-pub const QUICK: Pace = Pace { rounds: 2, slices: 1, warm: 100, counted: 300, cut: 20 };
+pub const QUICK: Pace = Pace { rounds: 2, warm: 100, counted: 300, long: (100, 300), cut: 20 };
+
+const SHORT_FOR_A_LONG: usize = 4;
+/// What starting the processes of a round takes.
+const START: Duration = Duration::from_millis(30);
 
 impl Pace {
-    /// One round of one contender, with the starts of its processes.
+    /// One round of one contender.
     pub fn measurement(&self) -> Duration {
-        Duration::from_millis(self.warm + self.counted) + Duration::from_millis(30) * self.slices
+        Duration::from_millis(self.warm + self.counted) + START
     }
 
-    /// The same in one piece, for what a slice is too short for.
+    /// Fewer and longer rounds, for what a short one cannot fill.
     #[must_use]
-    pub fn uncut(self) -> Self {
-        Self { slices: 1, ..self }
+    pub fn long(self) -> Self {
+        let (warm, counted) = self.long;
+        let rounds = (self.rounds / SHORT_FOR_A_LONG).max(self.rounds.min(2));
+        Self { rounds, warm, counted, ..self }
+    }
+
+    /// Whether a result may be quoted.
+    pub fn is_quotable(&self) -> bool {
+        self.rounds >= DEFAULT.rounds && Self { rounds: DEFAULT.rounds, ..*self } == DEFAULT
     }
 
     /// `n` of something in a default run, fewer in a quick one.

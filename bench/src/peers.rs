@@ -12,6 +12,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use redir_rig::Process;
 
 use crate::{cost, world::World};
@@ -41,14 +45,25 @@ impl Contender {
 
     /// Requests to the intercepted app that go to the developer.
     pub fn matched(world: &World) -> Self {
-        let redir = Self::transparent("redir", world.app(0), world.agent_pids());
-        Self { headers: vec![MATCHED.to_owned()], expect: "blue", ..redir }
+        let mut redir = Self::transparent("redir", world.app(0), world.agent_pids());
+        redir.headers = vec![MATCHED.to_owned()];
+        redir.expect = "blue";
+        redir
     }
 
     /// All its processes now.
     pub fn pids(&self) -> Vec<i32> {
         let all: BTreeSet<i32> = self.roots.iter().flat_map(|root| cost::family(*root)).collect();
         all.into_iter().collect()
+    }
+}
+
+impl Drop for Contender {
+    fn drop(&mut self) {
+        // The workers of a killed master would live on, and answer at the next one's port.
+        for pid in self.processes.iter().flat_map(|process| cost::family(process.pid())) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
     }
 }
 

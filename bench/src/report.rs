@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     figures::Record,
     goals::{self, Row},
-    pace::{DEFAULT, Pace},
+    pace::Pace,
 };
 
 /// Everything a run has found.
@@ -37,7 +37,7 @@ pub struct Results {
 pub fn write(folder: &Path, pace: Pace, records: Vec<Record>, parser: Vec<Row>, left_out: Vec<String>) -> Result<bool> {
     fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
     let goals = goals::rows(&records, parser);
-    let quick = pace != DEFAULT;
+    let quick = !pace.is_quotable();
     let results = Results { machine: machine()?, pace: spelled(pace), quick, goals, left_out, records };
     let json = serde_json::to_string_pretty(&results)?;
     let latest = folder.parent().unwrap_or(folder).join("latest.json");
@@ -60,7 +60,8 @@ pub fn write(folder: &Path, pace: Pace, records: Vec<Record>, parser: Vec<Row>, 
 }
 
 fn spelled(pace: Pace) -> String {
-    format!("{} rounds of {} ms after {} ms", pace.rounds, pace.counted, pace.warm)
+    let spelled = |pace: Pace| format!("{} rounds of {} ms after {} ms", pace.rounds, pace.counted, pace.warm);
+    format!("{}; over lines {}", spelled(pace), spelled(pace.long()))
 }
 
 fn machine() -> Result<String> {

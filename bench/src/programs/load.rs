@@ -238,9 +238,11 @@ impl Run<'_> {
     }
 
     fn finish(mut self, end: Instant) -> Report {
-        // A saturating load ends with requests under way; an open one has waited for them.
-        if self.options.rate.is_some() {
-            self.report.failed += (self.connections.len() - self.free.len()) as u64;
+        // An open load has waited for its requests; a saturating one ends with some under way, and what of a body is still in
+        // buffers shall not take its time from the next round.
+        match self.options.rate {
+            Some(_) => self.report.failed += (self.connections.len() - self.free.len()) as u64,
+            None => self.connections.iter().for_each(Connection::reset_at_its_end),
         }
         self.report.seconds = end.duration_since(self.begin).as_secs_f64();
         #[expect(clippy::cast_precision_loss, reason = "nanoseconds below 2^52")]

@@ -46,7 +46,7 @@ pub(super) struct Cell<'a> {
 }
 
 impl Cell<'_> {
-    /// Measures all contenders in every slice of every round, in turn.
+    /// Measures all contenders in every round, in turn.
     pub(super) fn run(&self, bench: &mut Bench<'_>, contenders: &[Contender]) -> Result<Vec<Record>> {
         if bench.cell.is_some_and(|part| !self.name.contains(part)) {
             return Ok(Vec::new());
@@ -58,20 +58,14 @@ impl Cell<'_> {
             bench
                 .progress
                 .say(&format!("{} {}: round {} of {}", self.scenario, self.name, round + 1, pace.rounds), left);
-            let mut slices: Vec<Vec<Measured>> = contenders.iter().map(|_| Vec::new()).collect();
-            for _ in 0..pace.slices {
-                for (contender, slices) in contenders.iter().zip(&mut slices) {
-                    slices.push(self.once(bench, contender)?);
-                }
-            }
-            for (slices, runs) in slices.into_iter().zip(&mut runs) {
-                runs.push(Measured::of_round(&slices));
+            for (contender, runs) in contenders.iter().zip(&mut runs) {
+                runs.push(self.once(bench, contender)?);
             }
         }
         Ok(contenders.iter().zip(runs).map(|(contender, runs)| self.record(&contender.name, &runs)).collect())
     }
 
-    /// One slice.
+    /// One round of one contender.
     pub(super) fn once(&self, bench: &Bench<'_>, contender: &Contender) -> Result<Measured> {
         self.measure(bench, contender).with_context(|| format!("{} {}: {}", self.scenario, self.name, contender.name))
     }
@@ -81,8 +75,7 @@ impl Cell<'_> {
         let pids = contender.pids();
         cost::pin(&pids, MIDDLE)?;
         pin_ends(world, contender, self.pins.ends())?;
-        let slices = u64::from(bench.pace.slices);
-        let (warm, counted) = (bench.pace.warm / slices, bench.pace.counted / slices);
+        let (warm, counted) = (bench.pace.warm, bench.pace.counted);
         let mut command = world::program()?;
         command.args(["load", "--to", &contender.to.to_string(), "--expect", contender.expect]).args(self.load);
         command.args(["--warm", &warm.to_string(), "--counted", &counted.to_string()]);
@@ -123,7 +116,7 @@ impl Cell<'_> {
     }
 }
 
-/// The figures of a slice, or of a round.
+/// The figures of a round.
 pub(super) struct Measured {
     report: Report,
     /// Nanoseconds of the contender's processes, and of the whole machine.
@@ -132,20 +125,6 @@ pub(super) struct Measured {
 }
 
 impl Measured {
-    /// Sums, and the median of each quantile.
-    pub(super) fn of_round(slices: &[Self]) -> Self {
-        let sum = |of: &dyn Fn(&Self) -> u64| slices.iter().map(of).sum();
-        let report = Report {
-            requests: sum(&|slice| slice.report.requests),
-            failed: sum(&|slice| slice.report.failed),
-            reason: slices.iter().find_map(|slice| slice.report.reason.clone()),
-            seconds: slices.iter().map(|slice| slice.report.seconds).sum(),
-            bytes: sum(&|slice| slice.report.bytes),
-            quantiles: quantiles(slices),
-        };
-        Self { report, cpu: sum(&|slice| slice.cpu), busy: sum(&|slice| slice.busy) }
-    }
-
     #[expect(clippy::cast_precision_loss, reason = "counts below 2^52")]
     fn metrics(&self) -> Vec<(&'static str, f64)> {
         let report = &self.report;

@@ -43,7 +43,7 @@ pub(super) fn run(bench: &mut Bench<'_>) -> Result<Vec<Record>> {
     let mut large = World::new(PODS[PODS.len() - 1])?;
     std::mem::swap(bench.world, &mut large);
     let records = kinds(bench, &KINDS).and_then(|mut records| {
-        records.extend(bench.uncut(pods)?);
+        records.extend(bench.long(pods)?);
         Ok(records)
     });
     std::mem::swap(bench.world, &mut large);

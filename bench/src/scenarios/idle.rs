@@ -75,6 +75,9 @@ fn hold(world: &World, contender: &Contender, open: &mut Vec<Http<TcpStream>>, c
 /// Bytes of the agent for each developer with an intercept, between the first tenth and all.
 fn tunnels(bench: &mut Bench<'_>) -> Result<f64> {
     let count = bench.pace.pieces(TUNNELS);
+    // What the connections have left behind would hide what tunnels need.
+    bench.world.stop_agent()?;
+    bench.world.start_agent()?;
     let (mut live, mut first) = (Vec::new(), 0);
     for number in 0..count {
         if number % 10 == 0 {

@@ -1,5 +1,5 @@
 //! N: another pod of the node is intercepted, this one is not. The control is the same pod with no redir at all, so the
-//! agent comes and goes in every slice.
+//! agent comes and goes in every round.
 
 use anyhow::Result;
 
@@ -20,21 +20,14 @@ pub(super) fn run(bench: &mut Bench<'_>) -> Result<Vec<Record>> {
     for round in 0..bench.pace.rounds {
         let left = bench.pace.measurement() * u32::try_from(6 * (bench.pace.rounds - round))?;
         bench.progress.say(&format!("N: round {} of {}", round + 1, bench.pace.rounds), left);
-        let mut slices: [[Vec<Measured>; 2]; 2] = Default::default();
-        for _ in 0..bench.pace.slices {
-            for (kind, name) in NAMES.iter().enumerate() {
-                bench.world.kill_agent()?;
-                let intercept =
-                    if kind == 1 { Some(bench.world.intercept(&["--header", "x-user: bench"])?) } else { None };
-                let twin = Contender::transparent(name, bench.world.app(1), bench.world.agent_pids());
-                for (cell, slices) in CELLS.iter().zip(&mut slices) {
-                    slices[kind].push(cell.once(bench, &twin)?);
-                }
-                intercept.map_or(Ok(()), |mut cli| cli.process.kill())?;
+        for (kind, name) in NAMES.iter().enumerate() {
+            bench.world.kill_agent()?;
+            let intercept = if kind == 1 { Some(bench.world.intercept(&["--header", "x-user: bench"])?) } else { None };
+            let twin = Contender::transparent(name, bench.world.app(1), bench.world.agent_pids());
+            for (cell, runs) in CELLS.iter().zip(&mut runs) {
+                runs[kind].push(cell.once(bench, &twin)?);
             }
-        }
-        for (slices, runs) in slices.iter().flatten().zip(runs.iter_mut().flatten()) {
-            runs.push(Measured::of_round(slices));
+            intercept.map_or(Ok(()), |mut cli| cli.process.kill())?;
         }
     }
     let records = CELLS

@@ -16,7 +16,7 @@ use crate::{figures::Record, world::MIDDLE};
 /// Requests a second; fewer in a quick run, which must also work with a debug build on a busy machine.
 const RATE: usize = 2000;
 /// Before and after an event; the slowest of this many after it are its bump.
-const SPAN: usize = 4000;
+const SPAN: usize = 3000;
 
 /// Seconds of a piece of the timeline.
 const PIECE: f64 = 0.02;
@@ -25,7 +25,7 @@ const EVENTS: [&str; 4] = ["attach", "detach", "CLI killed", "agent killed"];
 
 pub(super) fn run(bench: &mut Bench<'_>) -> Result<Vec<Record>> {
     let mut records = Vec::new();
-    let repetitions = (bench.pace.rounds / bench.pace.cut.min(2)).max(1);
+    let repetitions = (bench.pace.long().rounds / bench.pace.cut.min(2)).max(1);
     for event in EVENTS {
         let mut metrics: BTreeMap<String, Vec<f64>> = BTreeMap::new();
         let (mut failed, mut reason, mut timeline) = (0, None, Vec::new());

@@ -16,7 +16,7 @@ use crate::{
         Contender,
         tunnel::{self, Tunnel},
     },
-    wan::{W2, W3},
+    wan::{Profile, W2, W3},
     world::{START, World},
 };
 
@@ -43,29 +43,26 @@ pub(super) fn run(bench: &mut Bench<'_>) -> Result<Vec<Record>> {
             Err(error) => bench.left_out.push(format!("{}: {error:#}", tunnel.name())),
         }
     }
-    let mut records = over(bench, "W0", bench.pace.pieces(30), &servers)?;
     // A quick run shows that it works over a line.
-    let lines = if bench.pace.cut > 1 { &[W2][..] } else { &[W2, W3] };
-    for profile in lines.iter().copied() {
-        bench.world.set_line(Some(profile), 1)?;
-        let seen = over(bench, profile.name, bench.pace.pieces(30), &servers)?;
-        records.extend(seen.into_iter().map(|mut record| {
-            let free = 4.0 * f64::from(profile.round_trip);
-            let above = record.metrics["ms"].iter().map(|ms| ms - free).collect();
-            record.metrics.insert("ms above 4 round trips".into(), above);
-            record.pins = format!("{}; {}", profile.spelled(), record.pins);
-            record
-        }));
-        bench.world.set_line(None, 1)?;
+    let lines = if bench.pace.cut > 1 { &[None, Some(W2)][..] } else { &[None, Some(W2), Some(W3)] };
+    let mut records = Vec::new();
+    for (number, line) in lines.iter().enumerate() {
+        let later = lines.iter().skip(number + 1).map(|line| turn(*line)).sum();
+        bench.world.set_line(*line, 1)?;
+        records.extend(over(bench, *line, later, &servers)?);
     }
+    bench.world.set_line(None, 1)?;
     Ok(records)
 }
 
-/// Everybody in turn, so often.
-fn over(bench: &Bench<'_>, line: &str, repetitions: usize, servers: &[Server]) -> Result<Vec<Record>> {
+/// Everybody in turn, some times; `later`: what one time on each line after this one takes.
+fn over(bench: &Bench<'_>, line: Option<Profile>, later: Duration, servers: &[Server]) -> Result<Vec<Record>> {
+    let name = line.map_or("W0", |line| line.name);
+    let repetitions = u32::try_from(bench.pace.pieces(30))?;
     let mut times: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
     for repetition in 0..repetitions {
-        bench.progress.say(&format!("T {line}: {} of {repetitions}", repetition + 1), Duration::from_secs(1));
+        let left = turn(line) * (repetitions - repetition) + later * repetitions;
+        bench.progress.say(&format!("T {name}: {} of {repetitions}", repetition + 1), left);
         times.entry("redir").or_default().push(redir(bench.world)?);
         for (tunnel, folder, contender) in servers {
             let began = Instant::now();
@@ -78,7 +75,12 @@ fn over(bench: &Bench<'_>, line: &str, repetitions: usize, servers: &[Server]) -
             wait::until_true("the port to be free again", START, || Ok(!tunnel::answers(bench.world, contender.to)))?;
         }
     }
-    Ok(times.into_iter().map(|(name, times)| record(line, name, times)).collect())
+    Ok(times.into_iter().map(|(contender, times)| record(name, line, contender, times)).collect())
+}
+
+/// About what all take once.
+fn turn(line: Option<Profile>) -> Duration {
+    Duration::from_millis(430) + Duration::from_millis(30) * line.map_or(0, |line| line.round_trip)
 }
 
 /// In milliseconds.
@@ -95,13 +97,18 @@ fn redir(world: &World) -> Result<f64> {
     Ok(took)
 }
 
-fn record(line: &str, name: &str, times: Vec<f64>) -> Record {
+fn record(cell: &str, line: Option<Profile>, contender: &str, times: Vec<f64>) -> Record {
+    let above = line.map(|line| {
+        let free = 4.0 * f64::from(line.round_trip);
+        ("ms above 4 round trips".to_owned(), times.iter().map(|ms| ms - free).collect())
+    });
+    let line = line.map(|line| format!("{}; ", line.spelled())).unwrap_or_default();
     Record {
         scenario: "T".into(),
-        cell: line.to_owned(),
-        contender: name.to_owned(),
-        pins: "the server's end on one CPU, the rest on any; looked at every 5 ms".into(),
-        metrics: BTreeMap::from([("ms".to_owned(), times)]),
+        cell: cell.to_owned(),
+        contender: contender.to_owned(),
+        pins: format!("{line}the server's end on one CPU, the rest on any; looked at every 5 ms"),
+        metrics: [("ms".to_owned(), times)].into_iter().chain(above).collect(),
         quantiles: Vec::new(),
         timeline: Vec::new(),
         failed: 0,

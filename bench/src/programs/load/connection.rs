@@ -3,11 +3,11 @@
 use std::{
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::programs::{Events, Interest, request};
 
@@ -67,6 +67,14 @@ impl Connection {
 
     pub(super) fn close(&mut self) {
         self.stream = None;
+    }
+
+    /// It ends with a reset, not a FIN.
+    pub(super) fn reset_at_its_end(&self) {
+        if let Some(stream) = &self.stream {
+            // A connection that is gone needs none.
+            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        }
     }
 
     /// Begins what is written at once, on a new connection if there is none.
