@@ -19,6 +19,11 @@ enum Command {
         /// Another one
         after: PathBuf,
     },
+    /// Write a result's page and charts again
+    Report {
+        /// The folder with its `results.json`
+        folder: PathBuf,
+    },
     /// The head parser, next to httparse
     #[command(args_conflicts_with_subcommands = true)]
     Parser {
@@ -66,6 +71,7 @@ fn run(command: Command) -> Result<bool> {
     match command {
         Command::Run(options) => scenarios::run(&options),
         Command::Compare { before, after } => report::compare::print(&before, &after).map(|()| true),
+        Command::Report { folder } => report::again(&folder).map(|()| true),
         Command::Parser { counted: Some(Counted::Counted), .. } => {
             parser::counted();
             Ok(true)

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    figures::Record,
+    figures::{Record, median, ratios},
     goals::{self, Row},
     pace::Pace,
 };
@@ -44,8 +44,7 @@ pub fn write(folder: &Path, pace: Pace, records: Vec<Record>, parser: Vec<Row>, 
     for file in [folder.join("results.json"), latest] {
         fs::write(&file, &json).with_context(|| format!("write {}", file.display()))?;
     }
-    let charts = svg::write(folder, &results)?;
-    fs::write(folder.join("README.md"), markdown::page(&results, &charts)?)?;
+    show(folder, &results)?;
     print!("{}", markdown::goals(&results)?);
     for sentence in &results.left_out {
         println!("left out: {sentence}");
@@ -57,6 +56,40 @@ pub fn write(folder: &Path, pace: Pace, records: Vec<Record>, parser: Vec<Row>, 
     }
     println!("written to {}", folder.display());
     Ok(broken.is_empty())
+}
+
+/// Writes a result's page and charts again, as this version does.
+pub fn again(folder: &Path) -> Result<()> {
+    show(folder, &read(folder)?)
+}
+
+fn show(folder: &Path, results: &Results) -> Result<()> {
+    let charts = svg::write(folder, results)?;
+    fs::write(folder.join("README.md"), markdown::page(results, &charts)?).context("write the page")
+}
+
+/// A result from its folder, or from a `results.json`.
+fn read(path: &Path) -> Result<Results> {
+    let file = if path.is_dir() { path.join("results.json") } else { path.to_owned() };
+    let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is no result of this bench", file.display()))
+}
+
+/// The metric that a cell is about.
+fn telling(cell: &[Record]) -> Option<&str> {
+    let wanted = match &cell[0].cell {
+        name if name.contains("MB") => "MB/s",
+        name if name.contains("saturated") => "requests/s",
+        _ => "p50 µs",
+    };
+    let metrics = &cell[0].metrics;
+    metrics.get_key_value(wanted).or_else(|| metrics.iter().next()).map(|(name, _)| name.as_str())
+}
+
+/// A contender's figure by redir's, the median of the rounds' ratios; none where redir is alone or does not take part.
+fn by_redir(cell: &[Record], record: &Record, metric: &str) -> Option<f64> {
+    let redir = cell.iter().find(|other| other.contender == "redir").filter(|_| cell.len() > 1)?;
+    median(&ratios(record.metrics.get(metric)?, redir.metrics.get(metric)?))
 }
 
 fn spelled(pace: Pace) -> String {

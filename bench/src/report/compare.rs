@@ -1,10 +1,10 @@
 //! `compare A B`: what changed between two results, by goal. Only where the intervals do not meet is a change called one.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use super::{Results, markdown::short};
+use super::{markdown::short, read};
 use crate::goals::Row;
 
 /// Prints a line for each goal that both have.
@@ -31,10 +31,4 @@ fn change(old: &Row, new: &Row) -> &'static str {
         (true, true, _) => "changed",
         (false, true, _) => "",
     }
-}
-
-fn read(path: &Path) -> Result<Results> {
-    let file = if path.is_dir() { path.join("results.json") } else { path.to_owned() };
-    let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("{} is no result of this bench", file.display()))
 }

@@ -5,7 +5,7 @@ use std::{fmt::Write, fs, path::Path};
 
 use anyhow::Result;
 
-use super::{Results, markdown::short};
+use super::{Results, by_redir, markdown::short, telling};
 use crate::figures::{Record, median};
 
 const WIDTH: f64 = 720.0;
@@ -177,16 +177,19 @@ fn line(record: &Record) -> Result<String> {
     Ok(svg + "</svg>\n")
 }
 
-/// Of the cell's telling metric.
+/// Of the cell's telling metric, by redir's where there are others: medians of what was seen at different speeds of the
+/// machine must not stand side by side.
 fn bars(cell: &[Record]) -> Result<String> {
-    let metrics = &cell[0].metrics;
-    let preferred = if cell[0].cell.contains("MB") { "MB/s" } else { "requests/s" };
-    let Some(metric) = metrics.get_key_value(preferred).or_else(|| metrics.iter().next()).map(|(name, _)| name) else {
-        return Ok(begin("nothing")? + "</svg>\n");
+    let Some(metric) = telling(cell) else { return Ok(begin("nothing")? + "</svg>\n") };
+    let relative = cell.iter().all(|record| by_redir(cell, record, metric).is_some());
+    let value = |record: &Record| match relative {
+        true => by_redir(cell, record, metric),
+        false => record.metrics.get(metric).and_then(|values| median(values)),
     };
-    let value = |record: &Record| record.metrics.get(metric).and_then(|values| median(values)).unwrap_or(0.0);
+    let value = |record: &Record| value(record).unwrap_or(0.0);
     let high = cell.iter().map(value).fold(f64::EPSILON, f64::max);
-    let mut svg = begin(&format!("{}: {}, {metric}", cell[0].scenario, cell[0].cell))?;
+    let unit = if relative { ", redir = 1" } else { "" };
+    let mut svg = begin(&format!("{}: {}, {metric}{unit}", cell[0].scenario, cell[0].cell))?;
     for (number, (row, record)) in (0_u32..).zip(cell).enumerate() {
         let y = MARGIN + f64::from(row) * 30.0;
         let width = value(record).max(0.0) / high * (WIDTH - LEFT - RIGHT);

@@ -10,7 +10,7 @@ use super::{Bench, unmatched};
 use crate::{
     cost,
     figures::Record,
-    peers::{Contender, proxy::Proxy},
+    peers::{Contender, MATCHED, proxy::Proxy},
     world::World,
 };
 
@@ -20,16 +20,13 @@ const STREAMS: usize = 1000;
 const TUNNELS: usize = 100;
 
 pub(super) fn run(bench: &mut Bench<'_>) -> Result<Vec<Record>> {
-    // Its memory from nothing: another scenario's buffers would be used again.
-    bench.world.stop_agent()?;
-    bench.world.start_agent()?;
+    anew(bench)?;
     #[expect(clippy::cast_precision_loss, reason = "bytes below 2^52")]
     let resident = cost::memory(&bench.world.agent_pids())? as f64 / 1024.0 / 1024.0;
     let mut records = vec![record("agent, nothing to do", "redir", "MiB", resident)];
-    let intercept = bench.world.intercept(&["--header", "x-user: bench"])?;
+    let intercept = bench.world.intercept(&["--header", MATCHED])?;
     let redir = || Contender::transparent("redir", bench.world.app(0), bench.world.agent_pids());
     let mut contenders = vec![redir()];
-    let matched = Contender::matched(bench.world);
     for proxy in [Proxy::HaproxyHttp, Proxy::HaproxyTcp, Proxy::Nginx] {
         unmatched::start(bench, proxy, &mut contenders);
     }
@@ -39,11 +36,22 @@ pub(super) fn run(bench: &mut Bench<'_>) -> Result<Vec<Record>> {
         let bytes = slope(bench.world, contender, connections)?;
         records.push(record("idle connection", &contender.name, "bytes each", bytes));
     }
+    intercept.leave()?;
+    anew(bench)?;
+    let intercept = bench.world.intercept(&["--header", MATCHED])?;
+    let matched = Contender::matched(bench.world);
     let bytes = slope(bench.world, &matched, bench.pace.pieces(STREAMS))?;
     records.push(record("idle matched connection", "redir", "bytes each", bytes));
     intercept.leave()?;
+    anew(bench)?;
     records.push(record("tunnel", "redir", "bytes each", tunnels(bench)?));
     Ok(records)
+}
+
+/// An agent whose memory grows from nothing: what others have left behind would be used again.
+fn anew(bench: &mut Bench<'_>) -> Result<()> {
+    bench.world.stop_agent()?;
+    bench.world.start_agent()
 }
 
 /// Bytes for each connection between the first tenth and all.
@@ -75,9 +83,6 @@ fn hold(world: &World, contender: &Contender, open: &mut Vec<Http<TcpStream>>, c
 /// Bytes of the agent for each developer with an intercept, between the first tenth and all.
 fn tunnels(bench: &mut Bench<'_>) -> Result<f64> {
     let count = bench.pace.pieces(TUNNELS);
-    // What the connections have left behind would hide what tunnels need.
-    bench.world.stop_agent()?;
-    bench.world.start_agent()?;
     let (mut live, mut first) = (Vec::new(), 0);
     for number in 0..count {
         if number % 10 == 0 {
