@@ -12,7 +12,7 @@ pub struct Pace {
     pub warm: u64,
     /// Milliseconds of a round that count.
     pub counted: u64,
-    /// The same two of a long round, of which there is one for [`SHORT_FOR_A_LONG`] others.
+    /// The same two of a long round, of which there is one for four others.
     pub long: (u64, u64),
     /// By how much everything that is counted in pieces (connections, repetitions) is cut down.
     pub cut: usize,
