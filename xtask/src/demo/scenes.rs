@@ -87,9 +87,13 @@ pub(super) fn new_version(story: &mut Story, world: &mut World) -> Result<()> {
     let mut connection = world.dial(to)?;
     let before = story.check("before the change", &line(&mut connection, &[HEADER]), "blue");
     world.restart_development("orange")?;
+    // A connection that is used again in the very moment in which the service closes it ends with it, redir or not. The end
+    // of the old one is with the agent before this answer, which comes behind it through the tunnel.
+    let anew = story.check("after the change, a new connection", &world.ask(to, &[HEADER]), "orange");
     let after = story.check("after the change, same connection", &line(&mut connection, &[HEADER]), "orange");
     let others = story.check("after the change, without the header", &world.ask(to, &[]), &world.green(Family::V4));
-    story.table(&["", "before", "after", "everybody else"], &[("same connection".into(), vec![before, after, others])]);
+    let cells = vec![before, after, anew, others];
+    story.table(&["", "before", "after", "a new one", "everybody else"], &[("same connection".into(), cells)]);
     Ok(())
 }
 
