@@ -60,9 +60,15 @@ impl Contender {
 
 impl Drop for Contender {
     fn drop(&mut self) {
-        // The workers of a killed master would live on, and answer at the next one's port.
-        for pid in self.processes.iter().flat_map(|process| cost::family(process.pid())) {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        for process in &mut self.processes {
+            // The pid of one that has ended may be somebody else's.
+            if !matches!(process.exited(), Ok(None)) {
+                continue;
+            }
+            // The master first, which would start new workers; they would live on, and answer at the next one's port.
+            for pid in cost::family(process.pid()) {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
         }
     }
 }
