@@ -33,10 +33,15 @@ static COMPANION: Array<u32> = Array::with_max_entries(1, 0);
 #[map]
 static RECORDED: LruHashMap<Record, u64> = LruHashMap::with_max_entries(abi::RECORD_ENTRIES, 0);
 
+/// The legs of the agent to the app, as the app sees them, and when something last opened or ended one. A leg that lives is
+/// known by its socket; this knows it when the socket is gone.
+#[map]
+static LEGS: LruHashMap<Record, u64> = LruHashMap::with_max_entries(abi::LEG_ENTRIES, 0);
+
 /// `abi::Addr` as the words it has in a packet.
 pub type Key = [u32; 4];
 
-/// The tuple of a connection that is to be the agent's. Never leaves the kernel.
+/// The tuple of a connection to the app, real or the agent's leg, from the client's address. Never leaves the kernel.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub struct Record {
@@ -130,6 +135,26 @@ pub fn take(record: &Record) -> bool {
     let Some(at) = raw::value(RECORDED.get_ptr(record)) else { return false };
     // Once for each record: if it is gone already, another lookup has taken it.
     RECORDED.remove(record).is_ok() && raw::monotonic_nanos().wrapping_sub(at) <= abi::RECORD_NANOS
+}
+
+/// Notes that a packet has opened or ended a leg, or came late for one.
+#[inline(always)]
+pub fn remember_leg(leg: &Record) {
+    // Fails only under memory pressure of the map itself; then late segments of this leg are not known.
+    let _unknown = LEGS.insert(leg, raw::monotonic_nanos(), 0);
+}
+
+/// Whether a tuple is that of a leg, or was within the last minute.
+#[inline(always)]
+pub fn is_leg(leg: &Record) -> bool {
+    let Some(at) = raw::value(LEGS.get_ptr(leg)) else { return false };
+    raw::monotonic_nanos().wrapping_sub(at) <= abi::LEG_NANOS
+}
+
+/// The client itself opens a connection with the tuple: what the app sends there is for the client from now on.
+#[inline(always)]
+pub fn forget_leg(leg: &Record) {
+    let _unknown = LEGS.remove(leg);
 }
 
 /// Selects the agent's listener for a lookup.

@@ -181,6 +181,12 @@ impl Segment {
         self.flag_bits() & (SYN | ACK) == SYN
     }
 
+    /// Whether it opens or ends a connection, or does so for one direction.
+    #[inline(always)]
+    pub fn opens_or_ends(&self) -> bool {
+        self.flag_bits() & (SYN | FIN | RST) != 0
+    }
+
     #[inline(always)]
     pub fn has_syn_or_rst(&self) -> bool {
         self.flag_bits() & (SYN | RST) != 0

@@ -65,6 +65,21 @@ impl Skb {
         unsafe { (*self.0).vlan_present != 0 }
     }
 
+    /// Whether a TCP socket sends the packet, and not the kernel by itself: its resets and TIME_WAIT's answers come from no
+    /// socket, from a small one, or from the raw one that the kernel keeps for them.
+    #[inline(always)]
+    pub fn has_tcp_socket(self) -> bool {
+        // SAFETY: the context is valid; the sender is checked before it is asked, and the full socket before it is read.
+        unsafe {
+            let sender = (*self.0).__bindgen_anon_2.sk;
+            if sender.is_null() {
+                return false;
+            }
+            let full = bpf_sk_fullsock(sender);
+            !full.is_null() && (*full).type_ == SOCK_STREAM
+        }
+    }
+
     /// Reads by direct packet access, from the start of the frame: only what is in the linear part.
     #[inline(always)]
     pub fn peek<T: Words>(self, offset: usize) -> Option<T> {
@@ -107,6 +122,8 @@ impl Skb {
         unsafe { bpf_redirect((*self.0).ifindex, u64::from(BPF_F_INGRESS)) as i32 }
     }
 }
+
+const SOCK_STREAM: u32 = 1;
 
 /// The current network namespace, for socket lookups (`BPF_F_CURRENT_NETNS`).
 const CURRENT_NETNS: u64 = u64::MAX;

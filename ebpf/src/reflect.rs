@@ -3,10 +3,10 @@
 //!
 //! Parse, decide, apply. Applying writes addresses and the mark; the entry point redirects.
 
-use redir_abi::{MARK, Reason, is_reserved};
+use redir_abi::{MARK, Reason, Verdict, is_reserved};
 
 use crate::icmp;
-use crate::maps;
+use crate::maps::{self, Record};
 use crate::packet::{self, Family, Glance, NotTcp, Segment};
 use crate::raw::{Skb, Start};
 use crate::socket::{self, LISTEN, NEW_SYN_RECV, NONE, SYN_SENT, TIME_WAIT};
@@ -34,32 +34,50 @@ fn reflect<const V6: bool, const L2: usize>(skb: Skb) -> Reason {
         Err(_) if marked => return Reason::ReflectMarkedOther,
         Err(_) => return Reason::ReflectOther,
     };
-    let reason = if marked { outward::<V6>(skb, &segment) } else { homeward::<V6>(skb, &segment) };
-    match reason {
-        Reason::ReflectOut | Reason::ReflectReply | Reason::ReflectReplyTimeWait => {
-            swap_and_mark::<V6, L2>(skb, segment.ip, reason)
-        }
-        _ => reason,
+    let reason = if marked { outward::<V6>(skb, &segment) } else { unmarked::<V6>(skb, &segment) };
+    if reason.verdict() != Verdict::Redirect {
+        return reason;
     }
+    let late = matches!(reason, Reason::ReflectOutLate | Reason::ReflectReplyLate | Reason::ReflectReplyTimeWait);
+    if late || segment.opens_or_ends() {
+        let to_app = matches!(reason, Reason::ReflectOut | Reason::ReflectOutLate);
+        maps::remember_leg(&leg::<V6>(&segment, to_app));
+    }
+    swap_and_mark::<V6, L2>(skb, segment.ip, reason)
 }
 
 /// The cheap look that ends almost every packet of the pod.
 #[inline(always)]
 fn is_somebody_elses<const V6: bool, const L2: usize>(skb: Skb) -> bool {
     match packet::glance::<V6, L2>(skb) {
-        Glance::Tcp { source, destination } => !is_reserved(destination) || !maps::port(source).reflected,
+        Glance::Tcp { source, destination } => !goes_to_app(source, destination) && !goes_to_app(destination, source),
         Glance::Other(protocol) => protocol != icmp::protocol::<V6>(),
         Glance::Unclear => false,
     }
+}
+
+/// Whether the ports are those of a leg: the agent's and the app's.
+#[inline(always)]
+fn goes_to_app(agent: u16, app: u16) -> bool {
+    is_reserved(agent) && maps::port(app).reflected
+}
+
+/// The leg that a packet belongs to if it is one's: both directions leave the pod with its address as source.
+#[inline(always)]
+fn leg<const V6: bool>(segment: &Segment, to_app: bool) -> Record {
+    let ports = if to_app { segment.tcp[0] } else { segment.tcp[0].rotate_left(16) };
+    Record { client: segment.destination::<V6>(), pod: segment.source::<V6>(), ports }
 }
 
 /// A packet with the agent's mark: agent to app, or the app's answer where the pod's sysctls make sockets take marks over.
 #[inline(always)]
 fn outward<const V6: bool>(skb: Skb, segment: &Segment) -> Reason {
     let (source, destination) = (segment.source_port(), segment.destination_port());
-    let to_app = is_reserved(source) && maps::port(destination).reflected;
-    let from_app = is_reserved(destination) && maps::port(source).reflected;
-    if !to_app && !from_app {
+    let to_app = goes_to_app(source, destination);
+    if !to_app && goes_to_app(destination, source) {
+        return Reason::ReflectReply;
+    }
+    if !to_app {
         return Reason::ReflectOther;
     }
     if segment.opens() {
@@ -72,21 +90,34 @@ fn outward<const V6: bool>(skb: Skb, segment: &Segment) -> Reason {
     Reason::ReflectOut
 }
 
-/// A packet without it: the app's answer, if a socket of the agent waits for it.
+/// A packet without it: the kernel's own for a leg whose socket is gone, or the app's answer.
+#[inline(always)]
+fn unmarked<const V6: bool>(skb: Skb, segment: &Segment) -> Reason {
+    let (source, destination) = (segment.source_port(), segment.destination_port());
+    // A socket of the pod may have the same ports: what it sends is its own.
+    if goes_to_app(source, destination) && !skb.has_tcp_socket() && maps::is_leg(&leg::<V6>(segment, true)) {
+        return Reason::ReflectOutLate;
+    }
+    if goes_to_app(destination, source) { homeward::<V6>(skb, segment) } else { Reason::ReflectOther }
+}
+
+/// The app's answer, if a socket of the agent waits for it or has waited.
 #[inline(always)]
 fn homeward<const V6: bool>(skb: Skb, segment: &Segment) -> Reason {
-    if !is_reserved(segment.destination_port()) || !maps::port(segment.source_port()).reflected {
-        return Reason::ReflectOther;
-    }
     match socket::state_and_mark::<V6>(skb, &segment.swapped_tuple::<V6>()) {
         // Late segments: the agent's socket has closed first. Without mark, but nothing else is on reserved ports.
         (TIME_WAIT, _) => Reason::ReflectReplyTimeWait,
-        (LISTEN, _) => Reason::ReflectNotOurs,
-        // The answer to our SYN has SYN or RST; anything else is of the client's own connection from the same port.
-        (SYN_SENT, _) if !segment.has_syn_or_rst() => Reason::ReflectNotOurs,
+        (NONE | LISTEN, _) => late_reply::<V6>(segment),
+        // The answer to our SYN has SYN or RST; anything else is of an earlier leg, or of the client's own connection.
+        (SYN_SENT, MARK) if !segment.has_syn_or_rst() => late_reply::<V6>(segment),
         (_, MARK) => Reason::ReflectReply,
         _ => Reason::ReflectNotOurs,
     }
+}
+
+#[inline(always)]
+fn late_reply<const V6: bool>(segment: &Segment) -> Reason {
+    if maps::is_leg(&leg::<V6>(segment, false)) { Reason::ReflectReplyLate } else { Reason::ReflectNotOurs }
 }
 
 /// Writes the addresses in exchange, the device's own address as the frame's destination, and the mark.

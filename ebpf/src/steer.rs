@@ -96,6 +96,10 @@ fn decide<const V6: bool, const POD: bool>(skb: Skb, segment: &Segment) -> Resul
         Flags::Ack => Opening::Ack,
         Flags::Other => return Err(Reason::SteerFlags),
     };
+    // Whatever becomes of it: the tuple is the client's own from now on.
+    if opening == Opening::Syn && is_reserved(segment.source_port()) {
+        maps::forget_leg(&tuple::<V6>(segment));
+    }
     // Most packets that come this far belong to a connection: this lookup is what ends them.
     let tuple = segment.tuple::<V6>();
     let way = match socket::state::<V6>(skb, &tuple) {

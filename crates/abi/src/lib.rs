@@ -30,6 +30,14 @@ pub const RECORD_NANOS: u64 = 10_000_000;
 /// Tuples that can be recorded at a time: more than all CPUs have under way; those whose packet went elsewhere give way.
 pub const RECORD_ENTRIES: u32 = 4096;
 
+/// How long the tuple of a leg is known after its last packet that opened or ended it, in nanoseconds: as long as the kernel
+/// keeps a connection in TIME_WAIT or FIN_WAIT2.
+pub const LEG_NANOS: u64 = 60_000_000_000;
+
+/// Tuples of legs that are known at a time; the least recently used gives way, and with it only its late segments: a leg
+/// that lives is known by its socket. 8,192 are 0.9 MB a pod and the legs of 8 s at 1,000 new connections a second.
+pub const LEG_ENTRIES: u32 = 8192;
+
 /// Client addresses that can be bypassed at once, for each pod; the least recently used gives way.
 pub const BYPASS_ENTRIES: u32 = 1024;
 
@@ -70,6 +78,9 @@ pub mod map {
     pub const BYPASS: &str = "BYPASS";
     /// Array of one `u64` that can be mapped: the worker's last sign of life, monotonic nanoseconds.
     pub const HEARTBEAT: &str = "HEARTBEAT";
+    /// LRU hash: tuple of a leg of the agent to the app → `u64`, monotonic nanoseconds of the last packet that opened or
+    /// ended it. The key never leaves the kernel.
+    pub const LEGS: &str = "LEGS";
     /// Per-CPU array of `u64`, indexed by [`Reason`](crate::Reason).
     pub const STATS: &str = "STATS";
     /// SOCKMAP of the agent's listeners, at [`LISTENER_V4`] and [`LISTENER_V6`].

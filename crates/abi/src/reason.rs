@@ -110,10 +110,12 @@ reasons! {
     SteerAssignFailed = "assign_failed", Steer, Next;
     /// Neither IPv4 nor IPv6, or with a VLAN tag.
     ReflectNotIp = "not_ip", Reflect, Next;
-    /// Not of an armed port towards a reserved port, and no ICMP error about such a packet.
+    /// Not between an armed port and a reserved port, and no ICMP error about such a packet.
     ReflectOther = "other", Reflect, Next;
     /// Agent to app: sent back in.
     ReflectOut = "out", Reflect, Redirect;
+    /// To the app from the kernel itself, for a leg whose socket is gone (a reset, TIME_WAIT's answer): sent back in.
+    ReflectOutLate = "out_late", Reflect, Redirect;
     /// Agent to app, a SYN whose tuple the app has in use: dropped, the agent takes another port.
     ReflectTupleTaken = "tuple_in_use", Reflect, Drop;
     /// Carries the agent's mark but is no whole TCP packet: dropped, it must not reach a client.
@@ -122,6 +124,8 @@ reasons! {
     ReflectReply = "reply", Reflect, Redirect;
     /// App to agent, whose socket is in TIME_WAIT: sent back in.
     ReflectReplyTimeWait = "reply_time_wait", Reflect, Redirect;
+    /// App to agent, whose socket is gone: sent back in, where the kernel answers with a reset.
+    ReflectReplyLate = "reply_late", Reflect, Redirect;
     /// Of an armed port towards a reserved port, but no socket of the agent waits for it: a client's own.
     ReflectNotOurs = "not_ours", Reflect, Next;
     /// An ICMP error about a reflected packet: sent back in.

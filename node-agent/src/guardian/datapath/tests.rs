@@ -5,6 +5,7 @@ mod bench;
 mod devices;
 mod intercepted;
 mod leftovers;
+mod legs;
 mod packets;
 mod reflect;
 mod refusals;
