@@ -97,3 +97,26 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Sweep => test::sweep(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every command of this page can be typed as it stands there.
+    fn can_be_typed(page: &str, at_least: usize) {
+        let commands = redir_rig::documents::commands(page, "cargo xtask").expect("quotes match");
+        assert!(commands.len() >= at_least, "{commands:?}");
+        for command in commands {
+            let words = ["cargo xtask".to_owned()].into_iter().chain(command.iter().cloned());
+            if let Err(error) = Arguments::try_parse_from(words) {
+                panic!("cargo xtask {}: {error}", command.join(" "));
+            }
+        }
+    }
+
+    #[test]
+    fn the_commands_of_the_documents_can_be_typed() {
+        can_be_typed(include_str!("../../README.md"), 2);
+        can_be_typed(include_str!("../../CONTRIBUTING.md"), 12);
+    }
+}

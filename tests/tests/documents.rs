@@ -1,0 +1,36 @@
+//! The commands that the documents show, given to the programs: each must be one that they understand.
+#![cfg(target_os = "linux")]
+
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+use redir_rig::{binaries, documents};
+
+const README: &str = include_str!("../../README.md");
+
+/// With `--help` in place of what would do something; what is before it is read first, and refused if it is wrong.
+fn understood(program: &str, at_least: usize) -> Result<()> {
+    let commands = documents::commands(README, program)?;
+    ensure!(commands.len() >= at_least, "{program}: {commands:?}");
+    for command in commands {
+        let own = command.iter().take_while(|word| *word != "--");
+        let output = Command::new(binaries::find(program)?).args(own).arg("--help").output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{program} {}: {said}", command.join(" "));
+    }
+    Ok(())
+}
+
+#[test]
+fn the_commands_of_the_readme_are_understood() -> Result<()> {
+    understood("redir", 6)?;
+    understood("redir-agent", 3)
+}
+
+#[test]
+fn a_wrong_command_would_be_noticed() -> Result<()> {
+    let output =
+        Command::new(binaries::find("redir")?).args(["intercept", "web-1", "--prot", "1", "--help"]).output()?;
+    ensure!(output.status.code() == Some(2), "{output:?}");
+    Ok(())
+}
