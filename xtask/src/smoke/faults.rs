@@ -76,5 +76,10 @@ pub(super) fn uninstall(
         let tick = story.must(same, &format!("{node} is not as it was: {after}"));
         story.say(&format!("{tick} {node}: bpftool and ip show what they showed before"));
     }
+    for pod in &pods {
+        let left = world::left_in(cluster, pod)?;
+        let tick = story.must(left.trim().is_empty(), &format!("in {} or on its node is left: {left}", pod.name));
+        story.say(&format!("{tick} {}: no program, filter or rule, and no agent on its node", pod.name));
+    }
     Ok(())
 }

@@ -20,6 +20,11 @@ pub(super) struct Figures {
     memory: Vec<u64>,
 }
 
+/// What a person still takes for at once, on two cores that also run the whole cluster. The goals on an idle machine, 100 ms
+/// and 500 ms with three round trips, are the bench's to judge.
+const LIVE_LIMIT: Duration = Duration::from_secs(3);
+const JOIN_LIMIT: Duration = Duration::from_secs(3);
+
 /// Requests that the API server has answered for Intercepts, by verb.
 pub(super) struct Calls(BTreeMap<String, u64>);
 
@@ -56,15 +61,22 @@ impl Figures {
         Ok(())
     }
 
-    pub(super) fn print(&self, story: &Story) {
+    pub(super) fn print(&self, story: &mut Story) {
         println!();
         if let Some(live) = self.live {
-            story.say(&format!("command to live               {} (goal: at most 500 ms)", precise(live)));
+            let within = story.must(live <= LIVE_LIMIT, &format!("the intercept was live after {}", precise(live)));
+            story.say(&format!(
+                "command to live               {} (limit {}) {within}",
+                precise(live),
+                precise(LIVE_LIMIT)
+            ));
         }
         if let Some(slowest) = self.joined.iter().max() {
+            let within = story.must(*slowest <= JOIN_LIMIT, &format!("a new pod was live after {}", precise(*slowest)));
             story.say(&format!(
-                "a new pod's address to live   {} at most (goal: 500 ms and 3 round trips)",
-                precise(*slowest)
+                "a new pod's address to live   {} at most (limit {}) {within}",
+                precise(*slowest),
+                precise(JOIN_LIMIT)
             ));
         }
         let calls: Vec<String> = self.calls.iter().map(|(verb, count)| format!("{count} {verb}")).collect();

@@ -64,6 +64,6 @@ fn play(cluster: &cluster::Cluster, programs: &world::Programs) -> Result<()> {
     faults::api_server(&mut story, &mut world)?;
     figures.memory(&world)?;
     faults::uninstall(&mut story, &world, cluster, &before)?;
-    figures.print(&story);
+    figures.print(&mut story);
     story.end()
 }

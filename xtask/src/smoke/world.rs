@@ -171,6 +171,7 @@ impl<'a> World<'a> {
             name: text(&pod["metadata"]["name"]),
             node: text(&pod["spec"]["nodeName"]),
             address: text(&pod["status"]["podIP"]),
+            uid: text(&pod["metadata"]["uid"]),
         };
         Ok(pods.iter().filter(ready).map(pod).collect())
     }
@@ -205,6 +206,8 @@ pub(super) struct Pod {
     pub(super) name: String,
     pub(super) node: String,
     pub(super) address: String,
+    /// As it stands in the names of its control groups.
+    pub(super) uid: String,
 }
 
 fn asked(curl: &mut Command, url: &str, header: Option<&str>) -> Answer {
@@ -270,24 +273,40 @@ fn events(log: &str, kind: &str) -> impl Iterator<Item = Value> {
     lines.filter_map(|line| serde_json::from_str::<Value>(line).ok()).filter(move |event| event["event"] == kind)
 }
 
-/// What redir might leave on a node: programs, links, addresses, rules, routes; in the node and in each of its pods.
+/// What redir might leave in a node's own network namespace: programs on its devices, addresses, rules. `bpftool` shows
+/// links and the file system of programs for the whole machine, where others have theirs: `left_in` looks at those.
 pub(super) fn nodes_state(cluster: &Cluster) -> Result<Vec<(String, String)>> {
     let mut states = Vec::new();
     for node in cluster.nodes()? {
         let mut state = String::new();
-        for command in [
-            &["bpftool", "-j", "net", "show"][..],
-            &["bpftool", "-j", "link", "show"],
-            &["ip", "-brief", "link", "show", "type", "dummy"],
-            &["ip", "rule"],
-            &["ls", "/sys/fs/bpf"],
-        ] {
+        for command in
+            [&["bpftool", "-j", "net", "show"][..], &["ip", "-brief", "link", "show", "type", "dummy"], &["ip", "rule"]]
+        {
             let words = checked(cluster.enter(&node.name)?.args(command), None);
             state += &format!("{}: {}\n", command.join(" "), words.unwrap_or_else(|error| format!("{error:#}")));
         }
         states.push((node.name, state));
     }
     Ok(states)
+}
+
+/// What redir has left in a pod or on its node, in words; empty if nothing. An agent's links end with the processes that
+/// hold them, so none of these may be left in the node's network namespace; a clsact filter and a queueing discipline
+/// would stay in the pod's.
+pub(super) fn left_in(cluster: &Cluster, pod: &Pod) -> Result<String> {
+    let script = "\
+        own=$(readlink /proc/self/ns/net)
+        for pid in $(pidof redir-agent); do
+            [ \"$(readlink /proc/$pid/ns/net)\" = \"$own\" ] && echo \"redir-agent still runs: $pid\"
+        done
+        ls /sys/fs/bpf 2>/dev/null | grep redir
+        pid=$(grep -l \"$1\" /proc/[0-9]*/cgroup 2>/dev/null | head -n 1 | cut -d / -f 3)
+        [ -n \"$pid\" ] || { echo \"no process of the pod was found\"; exit 0; }
+        nsenter --net=/proc/$pid/ns/net bpftool net show | grep redir
+        nsenter --net=/proc/$pid/ns/net tc qdisc show | grep clsact
+        nsenter --net=/proc/$pid/ns/net ip rule | grep -v -e 'lookup local' -e 'lookup main' -e 'lookup default'
+        true";
+    checked(cluster.enter(&pod.node)?.args(["sh", "-c", script, "sh", &pod.uid]), None)
 }
 
 /// Two replicas on two nodes. Its answers begin with `green`.
