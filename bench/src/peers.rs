@@ -35,12 +35,15 @@ pub struct Contender {
     pub roots: Vec<i32>,
     /// Kept alive as long as this is.
     pub processes: Vec<Process>,
+    /// Where HAProxy tells about itself.
+    pub(crate) statistics: Option<PathBuf>,
 }
 
 impl Contender {
     /// The app itself at `to`, or whatever is transparently in between.
     pub fn transparent(name: &str, to: SocketAddr, roots: Vec<i32>) -> Self {
-        Self { name: name.to_owned(), to, headers: Vec::new(), expect: "green", roots, processes: Vec::new() }
+        let (name, expect) = (name.to_owned(), "green");
+        Self { name, to, headers: Vec::new(), expect, roots, processes: Vec::new(), statistics: None }
     }
 
     /// Requests to the intercepted app that go to the developer.

@@ -27,18 +27,29 @@ pub struct Results {
     pub quick: bool,
     /// A row for each goal.
     pub goals: Vec<Row>,
-    /// What could not be had, and why.
-    pub left_out: Vec<String>,
+    /// What the run has shown of its own settings, and what could not be had.
+    #[serde(flatten)]
+    pub notes: Notes,
     /// The figures.
     pub records: Vec<Record>,
 }
 
+/// Sentences about a run.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Notes {
+    /// Settings that were seen at work.
+    #[serde(default)]
+    pub shown: Vec<String>,
+    /// What could not be had, and why.
+    pub left_out: Vec<String>,
+}
+
 /// Writes the folder, and `latest.json` beside it; prints the goals. False if requests failed outside R.
-pub fn write(folder: &Path, pace: Pace, records: Vec<Record>, parser: Vec<Row>, left_out: Vec<String>) -> Result<bool> {
+pub fn write(folder: &Path, pace: Pace, records: Vec<Record>, parser: Vec<Row>, notes: Notes) -> Result<bool> {
     fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
     let goals = goals::rows(&records, parser);
     let quick = !pace.is_quotable();
-    let results = Results { machine: machine()?, pace: spelled(pace), quick, goals, left_out, records };
+    let results = Results { machine: machine()?, pace: spelled(pace), quick, goals, notes, records };
     let json = serde_json::to_string_pretty(&results)?;
     let latest = folder.parent().unwrap_or(folder).join("latest.json");
     for file in [folder.join("results.json"), latest] {
@@ -46,7 +57,10 @@ pub fn write(folder: &Path, pace: Pace, records: Vec<Record>, parser: Vec<Row>, 
     }
     show(folder, &results)?;
     print!("{}", markdown::goals(&results)?);
-    for sentence in &results.left_out {
+    for sentence in &results.notes.shown {
+        println!("shown: {sentence}");
+    }
+    for sentence in &results.notes.left_out {
         println!("left out: {sentence}");
     }
     let broken: Vec<&Record> = results.records.iter().filter(|record| record.failed > 0).collect();

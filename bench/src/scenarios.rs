@@ -11,6 +11,8 @@ mod steering;
 mod time_to_live;
 mod unmatched;
 
+pub(crate) use steering::REDIRECT;
+
 use std::{fs, io::ErrorKind, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
@@ -99,6 +101,8 @@ struct Bench<'a> {
     out: PathBuf,
     /// What could not be had, in sentences.
     left_out: Vec<String>,
+    /// What the run has shown of its own settings.
+    shown: Vec<String>,
     /// What the parser reaches.
     parser: Vec<Row>,
 }
@@ -111,6 +115,11 @@ impl Bench<'_> {
         let measured = measure(self);
         self.pace = before;
         measured
+    }
+
+    /// Whether a cell of this name is asked for.
+    fn wants(&self, cell: &str) -> bool {
+        self.cell.is_none_or(|part| cell.contains(part))
     }
 
     /// Whether a peer of this name is asked for.
@@ -139,6 +148,7 @@ pub fn run(options: &Options) -> Result<bool> {
     let mut world = World::new(4).context("build the bench's namespaces")?;
     let folder = tempfile::tempdir()?;
     let (mut records, mut parser) = (Vec::new(), Vec::new());
+    let mut shown = vec![world.senders()];
     let mut left_out = subset(options);
     let mut whole = true;
     for scenario in &wanted {
@@ -153,6 +163,7 @@ pub fn run(options: &Options) -> Result<bool> {
             folder: folder.path().to_owned(),
             out: options.out.clone(),
             left_out: Vec::new(),
+            shown: Vec::new(),
             parser: Vec::new(),
         };
         let part = Part::of(*scenario, options);
@@ -173,6 +184,7 @@ pub fn run(options: &Options) -> Result<bool> {
             },
         };
         left_out.append(&mut context.left_out);
+        shown.append(&mut context.shown);
         parser.append(&mut context.parser);
         records.extend(seen);
     }
@@ -182,7 +194,8 @@ pub fn run(options: &Options) -> Result<bool> {
     }
     left_out.sort();
     left_out.dedup();
-    Ok(report::write(&options.out, pace, records, parser, left_out)? && whole)
+    let notes = report::Notes { shown, left_out };
+    Ok(report::write(&options.out, pace, records, parser, notes)? && whole)
 }
 
 /// What a shorter run goes without.

@@ -43,7 +43,7 @@ impl Profile {
     /// In words.
     pub fn spelled(self) -> String {
         let loss = if self.loss == 0 { String::new() } else { format!(", {} % lost each way", self.loss) };
-        format!("{}: {} ms there and back, {} Mbit/s{loss}, reno", self.name, self.round_trip, self.rate)
+        format!("{}: {} ms there and back, {} Mbit/s{loss}", self.name, self.round_trip, self.rate)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The place of everything: two pods on a node, a client and a developer behind a gateway, the agent. `web-1` is the one
 //! that is intercepted; `web-2`, its twin, has the control and the peers. Dropped, everything is gone.
 
-use std::{env, fs, net::SocketAddr, process::Command, time::Duration};
+use std::{collections::BTreeSet, env, fs, net::SocketAddr, process::Command, time::Duration};
 
 use anyhow::{Context, Result};
 use nix::{
@@ -48,6 +48,15 @@ pub struct World {
     pub topology: Topology,
 }
 
+/// The congestion control of a namespace's new connections.
+const CONGESTION_CONTROL: &str = "net.ipv4.tcp_congestion_control";
+
+/// All namespaces that send bytes of a measurement.
+fn senders(topology: &Topology) -> impl Iterator<Item = &Namespace> {
+    let hosts = [&topology.peer, &topology.node, &topology.gateway, &topology.client, &topology.developer];
+    topology.pods.iter().chain(hosts).map(|host| &host.namespace)
+}
+
 impl World {
     /// Builds it with so many pods, at least two, and without an agent.
     pub fn new(pods: usize) -> Result<Self> {
@@ -64,13 +73,26 @@ impl World {
             namespace.sysctl("net.ipv4.ip_local_port_range", "30000 65000")?;
             namespace.sysctl("net.core.somaxconn", "4096")?;
         }
-        for namespace in topology.pods.iter().map(|pod| &pod.namespace).chain([&topology.client.namespace]) {
-            // New namespaces inherit whatever the machine has; reno is in every kernel and allowed in every namespace.
-            namespace.sysctl("net.ipv4.tcp_congestion_control", "reno")?;
+        for namespace in senders(&topology) {
+            // New namespaces inherit whatever the machine has. Cubic is what QUIC's ends here use too; reno is in every
+            // kernel and allowed in every namespace.
+            let set = |name| namespace.sysctl(CONGESTION_CONTROL, name);
+            set("cubic").or_else(|_| set("reno"))?;
         }
         let mut world = Self { apps: Vec::new(), agent: None, home, config, line: None, topology };
         world.start_apps()?;
         Ok(world)
+    }
+
+    /// Which congestion control every sender has, as the namespaces themselves say.
+    pub fn senders(&self) -> String {
+        let read = |namespace: &Namespace| {
+            let name = namespace.read_sysctl(CONGESTION_CONTROL).unwrap_or_else(|error| format!("unknown ({error:#})"));
+            name.trim().to_owned()
+        };
+        let names: BTreeSet<String> = senders(&self.topology).map(read).collect();
+        let tcp = names.into_iter().collect::<Vec<_>>().join(", ");
+        format!("congestion control: {tcp} for TCP in all namespaces; redir and rusnel have that of quinn, cubic")
     }
 
     fn start_apps(&mut self) -> Result<()> {

@@ -38,3 +38,26 @@ fn a_quick_run_completes_without_failed_requests() -> Result<()> {
     ensure!(fs::read_to_string(out.join("u-1-connection.svg"))?.ends_with("</svg>\n"));
     Ok(())
 }
+
+/// What CONTRIBUTING shows for work on one thing.
+#[test]
+fn some_scenarios_and_some_cells_can_be_asked_for() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let out = folder.path().join("cells");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_redir-bench"));
+    command
+        .args(["run", "U", "N", "--quick", "--rounds", "2", "--cell", "saturated", "--peers", "none", "--out"])
+        .arg(&out);
+    let mut bench = Process::spawn("redir-bench", &mut command)?;
+    let code = bench.exit_code(LIMIT)?;
+    ensure!(code == 0, "ended with {code}: {}", bench.log());
+    let results: Results = serde_json::from_str(&fs::read_to_string(out.join("results.json"))?)?;
+    let seen = |scenario: &str| results.records.iter().any(|record| record.scenario == scenario);
+    ensure!(seen("U") && seen("N") && results.records.iter().all(|record| record.cell.contains("saturated")));
+    ensure!(
+        results.notes.shown.iter().any(|sentence| sentence.starts_with("congestion control: ")),
+        "{:?}",
+        results.notes
+    );
+    Ok(())
+}

@@ -1,7 +1,14 @@
 //! Proxies in front of the app: the floor, HAProxy, nginx, Envoy. Each listens in `web-2` and goes to the app over the
 //! pod's own address.
 
-use std::{net::SocketAddr, path::Path, process::Command, time::Duration};
+use std::{
+    io::{Read, Write},
+    net::SocketAddr,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use redir_rig::wait;
@@ -62,7 +69,13 @@ impl Proxy {
         })?;
         let mut contender = Contender::transparent(self.name(), listen, vec![process.pid()]);
         contender.processes = vec![process];
+        contender.statistics = matches!(self, Self::HaproxyHttp | Self::HaproxyTcp).then(|| self.statistics(folder));
         Ok(contender)
+    }
+
+    /// The socket on which HAProxy answers questions about itself.
+    fn statistics(self, folder: &Path) -> PathBuf {
+        folder.join(format!("haproxy-{}.sock", self.port()))
     }
 
     fn command(self, listen: SocketAddr, app: SocketAddr, folder: &Path) -> Result<Command> {
@@ -76,7 +89,10 @@ impl Proxy {
             Self::Floor => unreachable!("it is this very program"),
             Self::HaproxyHttp | Self::HaproxyTcp => {
                 let text = if self == Self::HaproxyTcp { HAPROXY_TCP } else { HAPROXY_HTTP };
-                let file = write(folder, &format!("haproxy-{}.cfg", self.port()), &filled(text, &plain))?;
+                let socket = self.statistics(folder);
+                let socket = socket.to_str().context("a folder's name is not UTF-8")?;
+                let text = filled(&filled(text, &plain), &[("statistics", socket)]);
+                let file = write(folder, &format!("haproxy-{}.cfg", self.port()), &text)?;
                 command.arg(find("haproxy")?).arg("-db").arg("-f").arg(file);
             }
             Self::Nginx => {
@@ -99,6 +115,37 @@ impl Proxy {
         }
         Ok(command)
     }
+}
+
+/// What is shown of the settings that a cell rests on: in one with large bodies, HAProxy's TCP mode must have spliced all of
+/// them. An error if it has not: its figure would be that of another setting.
+pub fn proven(contenders: &[Contender], cell: &str) -> Result<Vec<String>> {
+    let tcp = |contender: &&Contender| contender.name == Proxy::HaproxyTcp.name() && cell.contains("MB bodies");
+    let Some(contender) = contenders.iter().find(tcp) else { return Ok(Vec::new()) };
+    let socket = contender.statistics.as_deref().context("HAProxy's socket for statistics is not configured")?;
+    let [all, spliced] = haproxy_bytes_out(socket)?;
+    if spliced * 10 < all * 9 {
+        bail!("{} was to splice in {cell}, and did so with {spliced} of {all} bytes", contender.name);
+    }
+    let percent = (spliced * 100).checked_div(all).unwrap_or(0);
+    Ok(vec![format!("{} in {cell}: {percent} % of its {} MB went through splice(2)", contender.name, all / 1_000_000)])
+}
+
+/// Bytes that HAProxy has sent: all, and those by splice(2).
+fn haproxy_bytes_out(socket: &Path) -> Result<[u64; 2]> {
+    let mut stream = UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
+    stream.write_all(b"show info\n").context("ask HAProxy")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).context("read HAProxy's answer")?;
+    let value = |names: &[&str]| {
+        let line = answer.lines().find_map(|line| {
+            let (name, value) = line.split_once(": ")?;
+            names.contains(&name).then_some(value)
+        });
+        line.with_context(|| format!("HAProxy does not tell {}", names[0]))?.trim().parse().context("no number")
+    };
+    // The second one's name is written so up to 2.6.
+    Ok([value(&["TotalBytesOut"])?, value(&["TotalSplicedBytesOut", "TotalSplicdedBytesOut"])?])
 }
 
 const HAPROXY_HTTP: &str = include_str!("../../peers/haproxy-http.cfg");

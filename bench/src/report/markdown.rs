@@ -22,9 +22,11 @@ pub(super) fn page(results: &Results, charts: &[String]) -> Result<String> {
     for cell in results.records.chunk_by(|a, b| a.scenario == b.scenario && a.cell == b.cell) {
         table(&mut page, cell)?;
     }
-    if !results.left_out.is_empty() {
-        page += "\n## Left out\n\n";
-        for sentence in &results.left_out {
+    for (title, sentences) in [("Shown in the run", &results.notes.shown), ("Left out", &results.notes.left_out)] {
+        if !sentences.is_empty() {
+            writeln!(page, "\n## {title}\n")?;
+        }
+        for sentence in sentences {
             writeln!(page, "- {}", sentence.lines().next().unwrap_or_default())?;
         }
     }

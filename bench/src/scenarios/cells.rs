@@ -48,21 +48,32 @@ pub(super) struct Cell<'a> {
 impl Cell<'_> {
     /// Measures all contenders in every round, in turn.
     pub(super) fn run(&self, bench: &mut Bench<'_>, contenders: &[Contender]) -> Result<Vec<Record>> {
-        if bench.cell.is_some_and(|part| !self.name.contains(part)) {
+        if !bench.wants(self.name) {
             return Ok(Vec::new());
         }
         let pace = bench.pace;
+        self.warm(bench, contenders)?;
         let mut runs: Vec<Vec<Measured>> = contenders.iter().map(|_| Vec::new()).collect();
         for round in 0..pace.rounds {
             let left = pace.measurement() * u32::try_from((pace.rounds - round) * contenders.len())?;
             bench
                 .progress
                 .say(&format!("{} {}: round {} of {}", self.scenario, self.name, round + 1, pace.rounds), left);
-            for (contender, runs) in contenders.iter().zip(&mut runs) {
-                runs.push(self.once(bench, contender)?);
+            for number in order(round, contenders.len()) {
+                runs[number].push(self.once(bench, &contenders[number])?);
             }
         }
         Ok(contenders.iter().zip(runs).map(|(contender, runs)| self.record(&contender.name, &runs)).collect())
+    }
+
+    /// Every contender carries the load once before anything counts: what one does only at first (connections to the
+    /// app, tables that grow) is in nobody's first round.
+    fn warm(&self, bench: &mut Bench<'_>, contenders: &[Contender]) -> Result<()> {
+        let pace = bench.pace;
+        bench.pace = pace.warming();
+        let warmed = contenders.iter().try_for_each(|contender| self.once(bench, contender).map(drop));
+        bench.pace = pace;
+        warmed
     }
 
     /// One round of one contender.
@@ -116,6 +127,16 @@ impl Cell<'_> {
     }
 }
 
+/// Whose turn it is in a round: each begins once, and follows another one each time, so that none of them always comes
+/// after the most expensive one, or always first.
+pub(super) fn order(round: usize, contenders: usize) -> impl Iterator<Item = usize> {
+    let backwards = (round / contenders.max(1)) % 2 == 1;
+    (0..contenders).map(move |turn| {
+        let turn = if backwards { contenders - 1 - turn } else { turn };
+        (turn + round) % contenders
+    })
+}
+
 /// The figures of a round.
 pub(super) struct Measured {
     report: Report,
@@ -156,4 +177,29 @@ fn pin_ends(world: &World, contender: &Contender, cpu: usize) -> Result<()> {
     // A tunnel's developer end; the roots are the middle.
     let ends = contender.processes.iter().map(redir_rig::Process::pid).filter(|pid| !contender.roots.contains(pid));
     cost::pin(&ends.collect::<Vec<_>>(), cpu)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn everybody_has_every_place_in_the_order_and_more_than_one_predecessor() {
+        let rounds: Vec<Vec<usize>> = (0..8).map(|round| order(round, 4).collect()).collect();
+        for place in 0..4 {
+            let there: BTreeSet<usize> = rounds.iter().map(|round| round[place]).collect();
+            assert_eq!(there.len(), 4, "place {place} of {rounds:?}");
+        }
+        for contender in 0..4 {
+            let before = |round: &Vec<usize>| {
+                let place = round.iter().position(|number| *number == contender).expect("in every round");
+                place.checked_sub(1).map(|place| round[place])
+            };
+            let predecessors: BTreeSet<usize> = rounds.iter().filter_map(before).collect();
+            assert!(predecessors.len() > 1, "{contender} in {rounds:?}");
+        }
+        assert_eq!(order(3, 0).count(), 0);
+    }
 }

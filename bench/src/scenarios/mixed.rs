@@ -6,7 +6,7 @@ use redir_rig::{Cli, Process};
 
 use super::{
     Bench,
-    cells::{Cell, Measured, Pins},
+    cells::{Cell, Measured, Pins, order},
 };
 use crate::{
     cost,
@@ -30,15 +30,16 @@ pub(super) fn run(bench: &mut Bench<'_>) -> Result<Vec<Record>> {
     let mut runs: [Vec<Measured>; DEVELOPERS.len()] = Default::default();
     let mut failed = [0; DEVELOPERS.len()];
     for round in 0..bench.pace.rounds {
-        for ((count, runs), failed) in DEVELOPERS.iter().zip(&mut runs).zip(&mut failed) {
+        for number in order(round, DEVELOPERS.len()) {
+            let count = &DEVELOPERS[number];
             let left = bench.pace.measurement() * u32::try_from(DEVELOPERS.len() * (bench.pace.rounds - round))?;
             bench.progress.say(&format!("X: {count} developers, round {}", round + 1), left);
             let live = intercepts(bench, (*count).min(bench.pace.pieces(DEVELOPERS[4])).max(1))?;
             let loads = if *count == 0 { Vec::new() } else { matched(bench, live.len())? };
             let redir = Contender::transparent("redir", bench.world.app(0), bench.world.agent_pids());
-            runs.push(cell.once(bench, &redir)?);
+            runs[number].push(cell.once(bench, &redir)?);
             for load in loads {
-                *failed += ended(bench, load)?;
+                failed[number] += ended(bench, load)?;
             }
             live.into_iter().try_for_each(Cli::leave)?;
         }

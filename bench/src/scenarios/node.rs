@@ -5,7 +5,7 @@ use anyhow::Result;
 
 use super::{
     Bench,
-    cells::{Cell, Measured, Pins},
+    cells::{Cell, Measured, Pins, order},
 };
 use crate::{figures::Record, peers::Contender};
 
@@ -20,11 +20,12 @@ pub(super) fn run(bench: &mut Bench<'_>) -> Result<Vec<Record>> {
     for round in 0..bench.pace.rounds {
         let left = bench.pace.measurement() * u32::try_from(6 * (bench.pace.rounds - round))?;
         bench.progress.say(&format!("N: round {} of {}", round + 1, bench.pace.rounds), left);
-        for (kind, name) in NAMES.iter().enumerate() {
+        for kind in order(round, NAMES.len()) {
+            let name = NAMES[kind];
             bench.world.kill_agent()?;
             let intercept = if kind == 1 { Some(bench.world.intercept(&["--header", "x-user: bench"])?) } else { None };
             let twin = Contender::transparent(name, bench.world.app(1), bench.world.agent_pids());
-            for (cell, runs) in CELLS.iter().zip(&mut runs) {
+            for (cell, runs) in CELLS.iter().zip(&mut runs).filter(|(cell, _)| bench.wants(cell.name)) {
                 runs[kind].push(cell.once(bench, &twin)?);
             }
             intercept.map_or(Ok(()), |mut cli| cli.process.kill())?;
@@ -33,6 +34,7 @@ pub(super) fn run(bench: &mut Bench<'_>) -> Result<Vec<Record>> {
     let records = CELLS
         .iter()
         .zip(&runs)
+        .filter(|(cell, _)| bench.wants(cell.name))
         .flat_map(|(cell, runs)| NAMES.iter().zip(runs).map(|(name, runs)| cell.record(name, runs)));
     Ok(records.collect())
 }

@@ -37,7 +37,7 @@ const REDIR: &str = "redir";
 const TPROXY: &str = "redir behind TPROXY";
 const FLOOR_TPROXY: &str = "epoll floor behind TPROXY";
 const FLOOR_REDIRECT: &str = "epoll floor behind REDIRECT";
-const REDIRECT: &str = "redir behind REDIRECT, calculated";
+pub(crate) const REDIRECT: &str = "redir behind REDIRECT, calculated";
 
 /// The pods: steered, behind TPROXY, and those of the two floors.
 const STEERED: usize = 0;
@@ -45,6 +45,9 @@ const BEHIND: usize = 1;
 const FLOORS: [usize; 2] = [2, 3];
 
 pub(super) fn run(bench: &mut Bench<'_>) -> Result<Vec<Record>> {
+    if !bench.wants(CELL.name) {
+        return Ok(Vec::new());
+    }
     bench.world.stop_agent()?;
     let before = std::mem::replace(&mut bench.world.config.attach, "clsact".to_owned());
     take_first_place(bench.world)?;

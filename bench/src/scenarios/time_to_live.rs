@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 use redir_rig::{Http, wait};
 
-use super::Bench;
+use super::{Bench, cells::order};
 use crate::{
     figures::Record,
     peers::{
@@ -63,19 +63,27 @@ fn over(bench: &Bench<'_>, line: Option<Profile>, later: Duration, servers: &[Se
     for repetition in 0..repetitions {
         let left = turn(line) * (repetitions - repetition) + later * repetitions;
         bench.progress.say(&format!("T {name}: {} of {repetitions}", repetition + 1), left);
-        times.entry("redir").or_default().push(redir(bench.world)?);
-        for (tunnel, folder, contender) in servers {
-            let began = Instant::now();
-            let mut client = tunnel.client(bench.world, folder)?;
-            wait::until_true(format!("{} to answer", tunnel.name()), START, || {
-                Ok(tunnel::answers(bench.world, contender.to))
-            })?;
-            times.entry(tunnel.name()).or_default().push(began.elapsed().as_secs_f64() * 1e3);
-            client.kill()?;
-            wait::until_true("the port to be free again", START, || Ok(!tunnel::answers(bench.world, contender.to)))?;
+        for turn in order(repetition as usize, servers.len() + 1) {
+            let (name, took) = match turn.checked_sub(1).map(|number| &servers[number]) {
+                None => ("redir", redir(bench.world)?),
+                Some(server) => (server.0.name(), peer(bench.world, server)?),
+            };
+            times.entry(name).or_default().push(took);
         }
     }
     Ok(times.into_iter().map(|(contender, times)| record(name, line, contender, times)).collect())
+}
+
+/// In milliseconds.
+fn peer(world: &World, (tunnel, folder, contender): &Server) -> Result<f64> {
+    let began = Instant::now();
+    let mut client = tunnel.client(world, folder)?;
+    let answers = || Ok(tunnel::answers(world, contender.to));
+    wait::until_true(format!("{} to answer", tunnel.name()), START, answers)?;
+    let took = began.elapsed().as_secs_f64() * 1e3;
+    client.kill()?;
+    wait::until_true("the port to be free again", START, || answers().map(|answered| !answered))?;
+    Ok(took)
 }
 
 /// About what all take once.

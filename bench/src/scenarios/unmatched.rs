@@ -63,9 +63,13 @@ pub(super) fn run(bench: &mut Bench<'_>) -> Result<Vec<Record>> {
     let intercept = bench.world.intercept(&["--header", "x-user: bench"])?;
     let mut records = Vec::new();
     for Load { cell, direct, proxies } in &LOADS {
+        if !bench.wants(cell.name) {
+            continue;
+        }
         let (direct, proxies) = if bench.all { (true, &proxy::ALL[..]) } else { (*direct, *proxies) };
         let contenders = contenders(bench, direct, proxies)?;
         records.extend(cell.run(bench, &contenders)?);
+        bench.shown.extend(proxy::proven(&contenders, cell.name)?);
     }
     if bench.all {
         let more = levels(bench, &records)?;
@@ -99,7 +103,8 @@ fn levels(bench: &mut Bench<'_>, seen: &[Record]) -> Result<Vec<Record>> {
     for connections in ["1", "16", "256"] {
         loads.push((format!("{connections} connections, saturated"), vec!["--connections".into(), connections.into()]));
     }
-    for percent in [10.0, 50.0, 80.0] {
+    // Where nothing was saturated there is no slowest proxy to take a share of.
+    for percent in [10.0, 50.0, 80.0].into_iter().filter(|_| slowest.is_finite()) {
         let rate = (slowest * percent / 100.0).round().to_string();
         let load = ["--connections", "16", "--rate", &rate].map(str::to_owned).to_vec();
         loads.push((format!("16 connections, {percent} % of the slowest"), load));
