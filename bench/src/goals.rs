@@ -118,6 +118,7 @@ const GOALS: &[Goal] = &[
     plain("T on W2, ms above 4 round trips", "W2", "ms above 4 round trips", AtMost(250.0)),
     plain("T on W3, ms above 4 round trips", "W3", "ms above 4 round trips", AtMost(250.0)),
     plain("R attach, failed", "attach", "failed", AtMost(0.0)),
+    plain("R second port, failed", "second port", "failed", AtMost(0.0)),
     plain("R detach, failed", "detach", "failed", AtMost(0.0)),
     plain("R CLI killed, failed", "CLI killed", "failed", AtMost(0.0)),
     plain("R agent killed, failed", "agent killed", "failed", AtMost(0.0)),

@@ -121,6 +121,11 @@ impl World {
         self.topology.pods[pod].at(Family::V4, PORT)
     }
 
+    /// The app of another port of the first pod, for as long as the process is kept.
+    pub fn app_on(&self, port: u16) -> Result<Process> {
+        app(&self.topology.pods[0].namespace, "green", SocketAddr::new(Family::V4.any(), port))
+    }
+
     /// The agent's processes; none while it does not run.
     pub fn agent_pids(&self) -> Vec<i32> {
         self.agent.as_ref().map(|agent| cost::family(agent.process.pid())).unwrap_or_default()
@@ -175,9 +180,14 @@ impl World {
 
     /// The same of any pod, without waiting.
     pub fn start_intercept(&self, pod: usize, conditions: &[&str]) -> Result<Cli> {
+        self.start_intercept_of(pod, PORT, conditions)
+    }
+
+    /// The same of any port.
+    pub fn start_intercept_of(&self, pod: usize, port: u16, conditions: &[&str]) -> Result<Cli> {
         let agent = self.agent.as_ref().context("the agent does not run")?;
         let (port, node) =
-            (format!("{PORT}:{LOCAL}"), self.topology.node.at(Family::V4, redir_rig::agent::TUNNEL_PORT));
+            (format!("{port}:{LOCAL}"), self.topology.node.at(Family::V4, redir_rig::agent::TUNNEL_PORT));
         let node = node.to_string();
         let mut arguments =
             vec![self.topology.pods[pod].name.as_str(), "--port", &port, "--agent", &node, "--agent-key", &agent.pin];

@@ -11,7 +11,10 @@ use anyhow::{Context, Result};
 use redir_rig::{Cli, Load, load::Outcome};
 
 use super::Bench;
-use crate::{figures::Record, world::MIDDLE};
+use crate::{
+    figures::Record,
+    world::{MIDDLE, PORT},
+};
 
 /// Requests a second; fewer in a quick run, which must also work with a debug build on a busy machine.
 const RATE: usize = 2000;
@@ -21,7 +24,14 @@ const SPAN: usize = 3000;
 /// Seconds of a piece of the timeline.
 const PIECE: f64 = 0.02;
 
-const EVENTS: [&str; 4] = ["attach", "detach", "CLI killed", "agent killed"];
+const EVENTS: [&str; 5] = ["attach", SECOND_PORT, "detach", "CLI killed", "agent killed"];
+
+/// A port of the pod is intercepted while another is already; the requests go to the new one.
+const SECOND_PORT: &str = "second port";
+/// That port.
+const OTHER: u16 = PORT + 1;
+/// What none of the load's requests carries.
+const FILTER: [&str; 2] = ["--header", "x-user: bench"];
 
 pub(super) fn run(bench: &mut Bench<'_>) -> Result<Vec<Record>> {
     let mut records = Vec::new();
@@ -66,15 +76,22 @@ struct Seen {
 fn once(bench: &mut Bench<'_>, event: &str) -> Result<Seen> {
     let world = &mut *bench.world;
     world.start_agent()?;
-    let mut intercept = if event == "attach" { None } else { Some(world.intercept(&["--header", "x-user: bench"])?) };
+    let mut intercept = if event == "attach" { None } else { Some(world.intercept(&FILTER)?) };
+    let other = (event == SECOND_PORT).then(|| world.app_on(OTHER)).transpose()?;
+    let mut second = None;
     // A second is enough to see whether it works.
     let span = bench.pace.pieces(SPAN) / bench.pace.cut.min(2);
     let rate = u32::try_from(bench.pace.pieces(RATE))?;
-    let load = Load::start(&world.topology.client.namespace, world.app(0), rate, "/", &[])?;
+    let mut to = world.app(0);
+    if other.is_some() {
+        to.set_port(OTHER);
+    }
+    let load = Load::start(&world.topology.client.namespace, to, rate, "/", &[])?;
     load.wait_for(span, Instant::now())?;
     let began = Instant::now();
     match event {
-        "attach" => intercept = Some(world.intercept(&["--header", "x-user: bench"])?),
+        "attach" => intercept = Some(world.intercept(&FILTER)?),
+        SECOND_PORT => second.insert(world.start_intercept_of(0, OTHER, &FILTER)?).wait_live().map(drop)?,
         "detach" => intercept.take().map_or(Ok(()), Cli::leave)?,
         "CLI killed" => intercept.take().context("no intercept")?.process.kill()?,
         _ => world.kill_agent()?,
@@ -82,7 +99,7 @@ fn once(bench: &mut Bench<'_>, event: &str) -> Result<Seen> {
     let gone = Instant::now();
     load.wait_for(span, gone)?;
     let report = load.stop()?;
-    drop(intercept);
+    drop((second, intercept, other));
     // An agent whose CLI was killed still believes in it for a while; the next repetition has a new one.
     world.stop_agent()?;
     let inside = report.failed(None, (event == "agent killed").then_some(gone));

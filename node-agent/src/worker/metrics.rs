@@ -65,7 +65,7 @@ pub(crate) struct Metrics {
     pub(crate) upstream_retries: Count,
     /// Client addresses whose new connections were let pass to the app because their ports ran short.
     pub(crate) bypasses: Count,
-    /// Connections to a port that is not armed: not steered, reset.
+    /// Connections that somebody in the pod dialled to the agent's listener itself: not steered, reset.
     pub(crate) strays: Count,
     /// Failed accepts (file descriptors, memory).
     pub(crate) accept_errors: Count,

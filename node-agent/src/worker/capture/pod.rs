@@ -39,12 +39,15 @@ const LATE: Duration = Duration::from_millis(300);
 pub(super) struct Listeners {
     v4: TcpListener,
     v6: Option<TcpListener>,
+    /// The port of both.
+    port: u16,
 }
 
 impl Listeners {
     /// Takes over the guardian's listeners; they are nonblocking already.
     pub(super) fn new(v4: std::net::TcpListener, v6: Option<std::net::TcpListener>) -> io::Result<Self> {
-        Ok(Listeners { v4: TcpListener::from_std(v4)?, v6: v6.map(TcpListener::from_std).transpose()? })
+        let port = v4.local_addr()?.port();
+        Ok(Listeners { v4: TcpListener::from_std(v4)?, v6: v6.map(TcpListener::from_std).transpose()?, port })
     }
 
     async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
@@ -72,7 +75,7 @@ pub(crate) struct Pod {
     name: PodName,
     upstream: Upstream,
     shared: Arc<Shared>,
-    ports: Mutex<PortSets>,
+    ports: Mutex<ArmedPorts>,
     live: AtomicUsize,
     changed: Notify,
     abort: CancellationToken,
@@ -80,11 +83,10 @@ pub(crate) struct Pod {
     ended: CancellationToken,
 }
 
-#[derive(Default)]
-struct PortSets {
+struct ArmedPorts {
     armed: HashSet<u16>,
-    /// Armed at some time in this capture: a connection to one of these may have been steered.
-    ever: HashSet<u16>,
+    /// When the last of them was disarmed; of a new capture, when it began.
+    disarmed_at: Instant,
 }
 
 impl Pod {
@@ -94,7 +96,7 @@ impl Pod {
             name,
             upstream,
             shared,
-            ports: Mutex::default(),
+            ports: Mutex::new(ArmedPorts { armed: HashSet::new(), disarmed_at: Instant::now() }),
             live: AtomicUsize::new(0),
             changed: Notify::new(),
             abort,
@@ -123,14 +125,16 @@ impl Pod {
     }
 
     pub(super) fn arm(&self, port: u16) {
-        let mut ports = self.ports();
-        ports.armed.insert(port);
-        ports.ever.insert(port);
+        self.ports().armed.insert(port);
         self.changed.notify_one();
     }
 
     pub(super) fn disarm(&self, port: u16) {
-        self.ports().armed.remove(&port);
+        let mut ports = self.ports();
+        if ports.armed.remove(&port) {
+            ports.disarmed_at = Instant::now();
+        }
+        drop(ports);
         self.changed.notify_one();
     }
 
@@ -151,17 +155,14 @@ impl Pod {
         self.abort.is_cancelled().then(|| self.ended.clone())
     }
 
-    /// No port is armed.
-    fn disarmed(&self) -> bool {
-        self.ports().armed.is_empty()
+    /// How long no port has been armed; `None` while one is.
+    fn disarmed_for(&self) -> Option<Duration> {
+        let ports = self.ports();
+        ports.armed.is_empty().then(|| ports.disarmed_at.elapsed())
     }
 
-    fn steered(&self, port: u16) -> bool {
-        self.ports().ever.contains(&port)
-    }
-
-    fn ports(&self) -> MutexGuard<'_, PortSets> {
-        // Two sets of numbers: no half-done state that a panic could leave.
+    fn ports(&self) -> MutexGuard<'_, ArmedPorts> {
+        // A set of numbers and a time: no half-done state that a panic could leave.
         self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -219,6 +220,8 @@ struct Loop<'p> {
     pod: &'p Arc<Pod>,
     /// None once the agent drains and nothing that was steered can still arrive.
     listeners: Option<Listeners>,
+    /// The listeners' own port: whoever dials it was not steered.
+    own_port: u16,
     heartbeat: Heartbeat,
     steering: Steering,
 }
@@ -226,20 +229,20 @@ struct Loop<'p> {
 impl<'p> Loop<'p> {
     fn new(pod: &'p Arc<Pod>, listeners: Listeners, heartbeat: Heartbeat) -> Self {
         pod.shared.metrics.pods_passing.inc();
-        Loop { pod, listeners: Some(listeners), heartbeat, steering: Steering::Passing }
+        let own_port = listeners.port;
+        Loop { pod, listeners: Some(listeners), own_port, heartbeat, steering: Steering::Passing }
     }
 
     /// Ends when the pod is released.
     async fn accept(mut self, connections: &mut JoinSet<()>) {
         let mut beat = interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut disarmed_since: Option<Instant> = None;
         let mut empty_since: Option<Instant> = None;
         loop {
             let on = self.steering == Steering::On;
             tokio::select! {
                 accepted = accept(self.listeners.as_ref()), if self.steering != Steering::Starved => match accepted {
-                    Ok((client, peer)) => admit(self.pod, client, peer, connections),
+                    Ok((client, peer)) => self.admit(client, peer, connections),
                     Err(error) => self.refused(&error),
                 },
                 _ = beat.tick() => self.beat(),
@@ -251,8 +254,7 @@ impl<'p> Loop<'p> {
                 self.beat();
             }
             empty_since = (self.pod.connections() == 0).then(|| empty_since.unwrap_or_else(Instant::now));
-            disarmed_since = self.pod.disarmed().then(|| disarmed_since.unwrap_or_else(Instant::now));
-            if disarmed_since.is_none_or(|since| since.elapsed() < RELEASE_AFTER) {
+            if self.pod.disarmed_for().is_none_or(|time| time < RELEASE_AFTER) {
                 continue;
             }
             // Nothing is steered here any more, and while draining nothing will be.
@@ -263,6 +265,21 @@ impl<'p> Loop<'p> {
                 return;
             }
         }
+    }
+
+    /// Hands a steered connection to its own task; what was dialled to the listener itself is reset. A connection to any
+    /// other port was steered, even if the answer that the guardian has armed this port is still under way.
+    fn admit(&self, client: TcpStream, peer: SocketAddr, tasks: &mut JoinSet<()>) {
+        let Ok(local) = client.local_addr() else { return };
+        let pod = self.pod;
+        if local.port() == self.own_port {
+            pod.shared.metrics.strays.inc();
+            tracing::debug!(pod = %pod.name, client = %peer, "a connection that was not steered is reset");
+            return reset(&client);
+        }
+        pod.live.fetch_add(1, Ordering::Relaxed);
+        let live = Live { pod: pod.clone(), _place: pod.shared.limit.enter() };
+        tasks.spawn(connection::serve(pod, client, peer, local, live));
     }
 
     /// Writes the heartbeat, or lets it lapse.
@@ -341,17 +358,4 @@ async fn release(pod: &Pod) -> bool {
                 || pod.shared.stop.abort.is_cancelled()
         }
     }
-}
-
-/// Hands a steered connection to its own task; anything else is reset.
-fn admit(pod: &Arc<Pod>, client: TcpStream, peer: SocketAddr, tasks: &mut JoinSet<()>) {
-    let Ok(local) = client.local_addr() else { return };
-    if !pod.steered(local.port()) {
-        pod.shared.metrics.strays.inc();
-        tracing::debug!(pod = %pod.name, client = %peer, "a connection that was not steered is reset");
-        return reset(&client);
-    }
-    pod.live.fetch_add(1, Ordering::Relaxed);
-    let live = Live { pod: pod.clone(), _place: pod.shared.limit.enter() };
-    tasks.spawn(connection::serve(pod, client, peer, local, live));
 }
