@@ -25,6 +25,11 @@ pub(crate) enum DatapathError {
         /// What the kernel said, the verifier's log included.
         detail: String,
     },
+    /// Signals interrupted the verifier each time.
+    Interrupted {
+        /// The program.
+        program: &'static str,
+    },
     /// A program could not be attached to a device.
     Attach {
         /// The program.
@@ -77,6 +82,10 @@ impl fmt::Display for DatapathError {
             Self::Load { program, detail } => {
                 write!(f, "load {program}: {detail}; please report this with the output of `uname -r`")
             }
+            Self::Interrupted { program } => write!(
+                f,
+                "load {program}: signals interrupt the kernel's verifier each time; look at what sends them to redir-agent (a debugger, a profiler), it is tried again"
+            ),
             Self::Attach { program, device, source } => {
                 write!(
                     f,
@@ -114,6 +123,7 @@ impl std::error::Error for DatapathError {
             | Self::KernelTooOld { .. }
             | Self::NoTcx
             | Self::Load { .. }
+            | Self::Interrupted { .. }
             | Self::Map { .. }
             | Self::Spec(_) => None,
         }

@@ -86,9 +86,15 @@ impl PodDatapath {
         }
         object::classifier(&mut ebpf, program::STEER_LO)?;
         let has_companion = match maps.set_listeners(spec.listener_v4, spec.listener_v6) {
-            Ok(()) => object::companion(&mut ebpf)
-                .inspect_err(|e| tracing::info!("no companion, steer assigns by itself: {e}"))
-                .is_ok(),
+            Ok(()) => match object::companion(&mut ebpf) {
+                Ok(_) => true,
+                // Says nothing about the kernel, and must not decide how this pod is steered.
+                Err(e @ DatapathError::Interrupted { .. }) => return Err(e),
+                Err(e) => {
+                    tracing::info!("no companion, steer assigns by itself: {e}");
+                    false
+                }
+            },
             Err(e) => {
                 tracing::info!("no companion, steer assigns by itself: {}", object::chain(&e));
                 false

@@ -1,9 +1,11 @@
 //! The eBPF object: embedded, and loaded program by program.
 
 use std::error::Error;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use aya::maps::MapError;
 use aya::programs::{ProgramError, SchedClassifier, SkLookup};
@@ -21,8 +23,12 @@ static LOADER: Mutex<Option<EbpfLoader<'static>>> = Mutex::new(None);
 
 /// Creates the maps of one pod. No program is loaded yet.
 pub(super) fn load() -> Result<Ebpf, DatapathError> {
+    load_object(OBJECT)
+}
+
+fn load_object(object: &[u8]) -> Result<Ebpf, DatapathError> {
     let mut loader = LOADER.lock().unwrap_or_else(PoisonError::into_inner);
-    loader.get_or_insert_with(new_loader).load(OBJECT).map_err(refused_object)
+    loader.get_or_insert_with(new_loader).load(object).map_err(refused_object)
 }
 
 fn new_loader() -> EbpfLoader<'static> {
@@ -30,7 +36,8 @@ fn new_loader() -> EbpfLoader<'static> {
     let _may_fail = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
     let make = || {
         let mut loader = EbpfLoader::new();
-        loader.btf(None).verifier_log_level(VerifierLogLevel::DISABLE);
+        // aya asks for the log only once the kernel has refused a program: what is accepted costs nothing more.
+        loader.btf(None).verifier_log_level(VerifierLogLevel::VERBOSE);
         loader
     };
     // What is freed on a thread of its own goes back to the system: 20 MiB less resident, measured.
@@ -59,7 +66,7 @@ pub(super) fn classifier<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&
         ebpf.program_mut(name).ok_or(DatapathError::Load { program: name, detail: "not in the object".into() })?;
     let program: &mut SchedClassifier = program.try_into().map_err(|e| refused_program(name, &e))?;
     if program.fd().is_err() {
-        program.load().map_err(|e| refused_program(name, &e))?;
+        load_patiently(name, || program.load())?;
     }
     Ok(program)
 }
@@ -71,10 +78,58 @@ pub(super) fn companion(ebpf: &mut Ebpf) -> Result<&mut SkLookup, DatapathError>
         ebpf.program_mut(name).ok_or(DatapathError::Load { program: name, detail: "not in the object".into() })?;
     let program: &mut SkLookup = program.try_into().map_err(|e| refused_program(name, &e))?;
     if program.fd().is_err() {
-        program.load().map_err(|e| refused_program(name, &e))?;
+        load_patiently(name, || program.load())?;
     }
     Ok(program)
 }
+
+/// Loads a program. The verifier gives up with EAGAIN when a signal is pending for the thread, which says nothing about the
+/// program: then it is tried again, for some two seconds.
+fn load_patiently(name: &'static str, load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), DatapathError> {
+    let interrupted = |error: &ProgramError| {
+        let met = matches!(error, ProgramError::LoadError { io_error, .. } if is_interruption(io_error));
+        #[cfg(test)]
+        INTERRUPTED.fetch_add(u32::from(met), std::sync::atomic::Ordering::Relaxed);
+        met
+    };
+    match repeat(load, interrupted) {
+        Some(loaded) => loaded.map_err(|e| refused_program(name, &e)),
+        None => Err(DatapathError::Interrupted { program: name }),
+    }
+}
+
+/// Tries until a try is not interrupted; None if all of [`TRIES`] were.
+fn repeat<E>(mut attempt: impl FnMut() -> Result<(), E>, interrupted: impl Fn(&E) -> bool) -> Option<Result<(), E>> {
+    for number in 0..TRIES {
+        match attempt() {
+            Err(error) if interrupted(&error) => {
+                tracing::debug!(number, "a signal interrupted the verifier");
+                thread::sleep(pause_after(number));
+            }
+            done => return Some(done),
+        }
+    }
+    None
+}
+
+fn is_interruption(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR))
+}
+
+/// 1 ms, 2 ms, … up to [`LONGEST_PAUSE`], and up to half of that more: signals that come at fixed times are not met each time.
+fn pause_after(attempt: u32) -> Duration {
+    let pause = Duration::from_millis(1 << attempt.min(16)).min(LONGEST_PAUSE);
+    let random = RandomState::new().hash_one(attempt) % 1024;
+    pause + pause.mul_f64(f64::from(u16::try_from(random).unwrap_or_default()) / 2048.0)
+}
+
+/// How often a program is loaded while signals interrupt it.
+const TRIES: u32 = 64;
+/// Between two tries; other pods' quick requests wait for it.
+const LONGEST_PAUSE: Duration = Duration::from_millis(32);
+/// How often the verifier was interrupted in this process.
+#[cfg(test)]
+static INTERRUPTED: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
 
 fn refused_object(error: EbpfError) -> DatapathError {
     let detail = chain(&error);
@@ -95,13 +150,24 @@ fn refused_program(program: &'static str, error: &ProgramError) -> DatapathError
     if io_error.raw_os_error() == Some(libc::EPERM) {
         return DatapathError::Permission { action: "load the programs" };
     }
-    let log = verifier_log.to_string();
-    let tail: Vec<&str> = log.lines().rev().filter(|line| !line.is_empty()).take(3).collect();
-    let said = tail.into_iter().rev().collect::<Vec<_>>().join("; ");
-    if said.contains("unknown func") || said.contains("invalid func") || io_error.raw_os_error() == Some(libc::ENOSYS) {
-        return DatapathError::KernelTooOld { detail: format!("{program}: {said}") };
+    let said = last_words(&verifier_log.to_string());
+    let unknown_function = said.contains("unknown func") || said.contains("invalid func");
+    // Without a word the kernel does not even know this kind of program.
+    let unknown_kind = said.is_empty() && io_error.raw_os_error() == Some(libc::EINVAL);
+    if unknown_function || unknown_kind || io_error.raw_os_error() == Some(libc::ENOSYS) {
+        let detail = if said.is_empty() { io_error.to_string() } else { said };
+        return DatapathError::KernelTooOld { detail: format!("{program}: {detail}") };
     }
+    let said = if said.is_empty() { "nothing".to_owned() } else { said };
     DatapathError::Load { program, detail: format!("{io_error}; the verifier says: {said}") }
+}
+
+/// The end of the verifier's log, which says why it refuses; its statistics come after that.
+fn last_words(log: &str) -> String {
+    let statistics = ["processed ", "verification time", "stack depth"];
+    let words = log.lines().filter(|line| !line.is_empty() && !statistics.iter().any(|start| line.starts_with(start)));
+    let last: Vec<&str> = words.collect();
+    last[last.len().saturating_sub(3)..].join("; ")
 }
 
 /// An error with its causes, once each.
@@ -127,3 +193,6 @@ pub(super) fn map_error(name: &'static str, error: &MapError) -> DatapathError {
 pub(super) fn map_missing(name: &'static str) -> DatapathError {
     DatapathError::Map { name, detail: io::Error::from(io::ErrorKind::NotFound).to_string() }
 }
+
+#[cfg(test)]
+mod tests;

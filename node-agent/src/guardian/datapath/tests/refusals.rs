@@ -84,6 +84,7 @@ fn every_error_ends_with_a_next_step() {
         DatapathError::KernelTooOld { detail: detail() },
         DatapathError::NoTcx,
         DatapathError::Load { program: "redir_steer", detail: detail() },
+        DatapathError::Interrupted { program: "redir_steer" },
         DatapathError::Attach { program: "redir_steer", device: device(), source: io() },
         DatapathError::Detach(io()),
         DatapathError::Clsact { action: "add the clsact qdisc", device: device(), source: io() },
