@@ -19,6 +19,7 @@ mod pod;
 mod pods;
 mod preflight;
 mod reload;
+mod scheduling;
 mod seek;
 mod signals;
 mod sockets;

@@ -172,7 +172,7 @@ impl Supervisor {
     fn judge_silence(&mut self, now: Instant) -> Option<Instant> {
         let worker = self.life.worker.as_mut()?;
         let overdue = self.life.stopping.as_ref().is_some_and(|stopping| now >= stopping.kill_at);
-        match worker.watch.tick(now) {
+        match worker.judge(now) {
             Silence::Fine(until) if !overdue => return Some(until),
             Silence::Fine(_) => tracing::warn!("the worker did not end within the drain time; it is killed"),
             Silence::TooLong => tracing::error!("the worker is silent; it is killed"),

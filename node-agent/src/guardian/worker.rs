@@ -13,7 +13,8 @@ use nix::{
 
 use super::{
     control::{Control, Received},
-    watch::Watch,
+    scheduling::Scheduling,
+    watch::{Silence, Watch},
 };
 use crate::ipc::{RefusedCode, Reply, Request};
 
@@ -23,6 +24,8 @@ pub(super) struct Worker {
     pub(super) control: Control,
     pub(super) watch: Watch,
     pub(super) born: Instant,
+    /// What its threads had got when its silence was last looked at.
+    scheduling: Option<Scheduling>,
     /// Wishes that change what is attached, in the order in which they came.
     slow: VecDeque<(u32, Request)>,
     closed: bool,
@@ -32,7 +35,30 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn new(pid: Pid, control: Control, now: Instant) -> Self {
         let slow = VecDeque::new();
-        Self { pid, control, watch: Watch::new(now), born: now, slow, closed: false, blamed: false }
+        let watch = Watch::new(now);
+        Self { pid, control, watch, born: now, scheduling: None, slow, closed: false, blamed: false }
+    }
+
+    /// Judges its silence: one that is starved of CPU is not hung.
+    pub(super) fn judge(&mut self, now: Instant) -> Silence {
+        if !self.watch.is_quiet(now) {
+            self.scheduling = None;
+        } else if self.scheduling.is_none() {
+            self.scheduling = Some(Scheduling::of(self.pid, now));
+        }
+        let (pid, before) = (self.pid, &mut self.scheduling);
+        self.watch.tick(now, || {
+            let after = Scheduling::of(pid, now);
+            let starved = before.as_ref().is_some_and(|before| after.starved_since(before));
+            *before = Some(after);
+            if starved {
+                tracing::warn!(
+                    "the worker gets no CPU, and is not ended for that yet; new connections go to the apps. Give the \
+                     agent more CPU (resources.requests.cpu), or the node less to do"
+                );
+            }
+            starved
+        })
     }
 
     /// What to poll its socket for, unless that would be of no use now.
@@ -100,7 +126,6 @@ mod tests {
     use super::*;
     use crate::{
         config::PodName,
-        guardian::watch::Silence,
         ipc::{self, BindAddress, Gate, REPLY_LEN, Whereabouts},
     };
 
@@ -156,7 +181,7 @@ mod tests {
 
         ipc::send(theirs.as_fd(), &arm(1).encode(1), &[]).expect("sent");
         worker.next_quick(start + Duration::from_secs(1));
-        assert_eq!(worker.watch.tick(start), Silence::Fine(start + Duration::from_secs(6)));
+        assert_eq!(worker.judge(start), Silence::Fine(start + Duration::from_secs(6)));
         drop(theirs);
         assert_eq!(worker.next_quick(start), None);
         assert_eq!(worker.interest(), None);

@@ -186,6 +186,11 @@ impl Broker {
         port: u16,
         gate: Gate,
         at: Whereabouts,
+    /// The control socket once more, for a sender that needs no runtime.
+    pub(crate) fn control(&self) -> io::Result<OwnedFd> {
+        self.shared.socket.get_ref().try_clone()
+    }
+
     ) -> Result<Armed, BrokerError> {
         let request = Request::Arm { pod: pod.clone(), port, gate, at };
         let undo = Undo { broker: self, pod, port, settled: false };

@@ -14,6 +14,7 @@ mod developer_leg;
 mod http2;
 mod metrics;
 mod plan;
+mod pulse;
 mod registry;
 mod relay;
 mod shutdown;
@@ -82,6 +83,7 @@ async fn live(bootstrap: Bootstrap) -> anyhow::Result<()> {
         broker::start(bootstrap.control, &bootstrap.config_file).context("speak with the guardian")?;
     let mut tasks = JoinSet::new();
     tasks.spawn(driver.run());
+    pulse::start(broker.control()?, &mut tasks).context("start the thread that says the worker lives")?;
     let Bootstrap { udp, key, config, certificates, .. } = bootstrap;
     let given_for = if config.kubernetes.is_some() { GivenFor::Pods } else { GivenFor::Ports };
     let tls = Tls::new(&certificates, given_for, config.agent.probe_tls);

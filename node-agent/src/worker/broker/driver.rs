@@ -1,4 +1,4 @@
-//! Reads what the guardian sends, and says every 250 ms that the worker lives.
+//! Reads what the guardian sends.
 //!
 //! Owns the reading side of the control socket. Must not wait for anything but the socket and the events' receiver.
 
@@ -8,23 +8,17 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use anyhow::{Context, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use redir_abi::HEARTBEAT_EVERY_MILLIS;
-use tokio::{
-    io::Interest,
-    sync::mpsc,
-    time::{MissedTickBehavior, interval},
-};
+use tokio::{io::Interest, sync::mpsc};
 
 use super::{Answer, Bootstrap, Broker, Event};
 use crate::{
     certificates::Certificates,
     config::Config,
-    ipc::{self, REPLY_LEN, Reply, Request},
+    ipc::{self, REPLY_LEN, Reply},
 };
 
 /// The task that must run as long as the worker; its owner spawns [`Driver::run`].
@@ -41,35 +35,22 @@ impl Driver {
 
     /// Runs until the guardian is gone, which it then reports.
     pub(crate) async fn run(self) {
-        let mut alive = interval(Duration::from_millis(HEARTBEAT_EVERY_MILLIS));
-        alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
-                _ = alive.tick() => self.say_alive(),
-                received = self.receive() => match received {
-                    Ok(Some((seq, reply, fds))) => self.take(seq, reply, fds).await,
-                    Ok(None) => break,
-                    Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                        tracing::error!(%error, "the guardian sent a message that is not understood; it is dropped");
-                    }
-                    Err(error) => {
-                        tracing::error!(%error, "the control socket failed");
-                        break;
-                    }
-                },
+            match self.receive().await {
+                Ok(Some((seq, reply, fds))) => self.take(seq, reply, fds).await,
+                Ok(None) => break,
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    tracing::error!(%error, "the guardian sent a message that is not understood; it is dropped");
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the control socket failed");
+                    break;
+                }
             }
         }
         self.broker.state().close();
         // A receiver that is gone has ended for another reason.
         self.events.send(Event::GuardianGone).await.unwrap_or_default();
-    }
-
-    /// A full socket means that the guardian is behind, not that the worker is dead.
-    fn say_alive(&self) {
-        let message = Request::Alive.encode(0);
-        if let Err(error) = ipc::send(self.broker.shared.socket.get_ref().as_fd(), &message, &[]) {
-            tracing::debug!(%error, "saying alive to the guardian failed");
-        }
     }
 
     async fn receive(&self) -> io::Result<Option<(u32, Reply, Vec<OwnedFd>)>> {

@@ -15,18 +15,13 @@ struct Guardian {
 
 impl Guardian {
     async fn request(&self) -> (u32, Request) {
-        loop {
-            let receive = self.socket.async_io(Interest::READABLE, |socket| {
-                let mut buffer = [0; REQUEST_LEN];
-                let length = ipc::receive_plain(socket.as_fd(), &mut buffer)?;
-                assert_eq!(length, REQUEST_LEN);
-                Ok(Request::decode(&buffer).expect("a request"))
-            });
-            match timeout(Duration::from_secs(5), receive).await.expect("in time").expect("received") {
-                (_, Request::Alive) => {}
-                request => return request,
-            }
-        }
+        let receive = self.socket.async_io(Interest::READABLE, |socket| {
+            let mut buffer = [0; REQUEST_LEN];
+            let length = ipc::receive_plain(socket.as_fd(), &mut buffer)?;
+            assert_eq!(length, REQUEST_LEN);
+            Ok(Request::decode(&buffer).expect("a request"))
+        });
+        timeout(Duration::from_secs(5), receive).await.expect("in time").expect("received")
     }
 
     fn reply(&self, seq: u32, reply: &Reply, fds: &[&OwnedFd]) {
