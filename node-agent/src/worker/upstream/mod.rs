@@ -39,8 +39,9 @@ const ATTEMPTS: u32 = 64;
 const NO_ANSWER: Duration = Duration::from_millis(300);
 /// How many times.
 const NO_ANSWER_RETRIES: u32 = 3;
-/// The last try waits as long as a patient client.
-const LAST_TRY: Duration = Duration::from_secs(10);
+/// The last try waits as long as a client of the app itself would: an app with a full backlog takes no SYN, and the kernel
+/// repeats the leg's as it would repeat the client's (tcp_syn_retries: 127 s). A client that goes ends it.
+const LAST_TRY: Duration = Duration::from_secs(120);
 /// Sockets asked for at once when the pool has none for a client.
 const CANDIDATES: usize = 8;
 /// How long a guardian that did not answer counts as hung, if it is not asked meanwhile; the pool, once low, asks again
