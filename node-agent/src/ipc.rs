@@ -245,6 +245,27 @@ impl Request {
         Ok((seq, request))
     }
 
+    /// Whether it changes what is attached, which takes the kernel milliseconds, in the worst case many.
+    pub(crate) fn is_slow(&self) -> bool {
+        match self {
+            Self::Arm { .. } | Self::Disarm { .. } | Self::Release { .. } => true,
+            Self::Ready | Self::Alive | Self::Sockets { .. } | Self::Bypass { .. } | Self::Stats { .. } => false,
+        }
+    }
+
+    /// The pod that it is about.
+    pub(crate) fn pod(&self) -> Option<&PodName> {
+        match self {
+            Self::Ready | Self::Alive => None,
+            Self::Arm { pod, .. }
+            | Self::Disarm { pod, .. }
+            | Self::Release { pod }
+            | Self::Sockets { pod, .. }
+            | Self::Bypass { pod, .. }
+            | Self::Stats { pod } => Some(pod),
+        }
+    }
+
     /// The sequence number of a datagram that is otherwise malformed, to answer it.
     pub(crate) fn seq(datagram: &[u8]) -> Option<u32> {
         Reader::new(datagram).u32().ok()

@@ -14,7 +14,7 @@ use redir_abi::{Reason, is_reserved};
 
 use super::{
     connections::{self, Connection},
-    datapath::{self, DatapathError, PodDatapath, PodSpec},
+    datapath::{self, DatapathError, Pause, PodDatapath, PodSpec},
     devices::{self, Survey},
     listeners::{self, Listeners},
     netns::{Home, Netns, NetnsId},
@@ -88,12 +88,13 @@ impl ArmedPod {
         ports: Option<&BTreeSet<u16>>,
         Wanted { port, gate }: Wanted,
         at: Whereabouts,
+        pause: Pause<'_>,
     ) -> Result<(Self, Handover), Refusal> {
         let inside = netns.within(common.home, || look_and_listen(ports, port)).map_err(|error| {
             unusable(format!("cannot enter the pod's network namespace: {error}; run the agent as root"))
         })?;
         let Inside { survey, listeners, connections } = inside.map_err(unusable)?;
-        let mut datapath = PodDatapath::load(&PodSpec {
+        let spec = PodSpec {
             netns: netns.as_fd(),
             devices: &survey.devices,
             addresses: &survey.pod_addresses,
@@ -101,9 +102,11 @@ impl ArmedPod {
             listener_v4: listeners.v4.as_fd(),
             listener_v6: listeners.v6.as_ref().map(AsFd::as_fd),
             attach: common.attach.into(),
-        })?;
+        };
+        pause();
+        let mut datapath = PodDatapath::load(&spec, pause)?;
         datapath.arm(port, gate.into())?;
-        datapath.attach()?;
+        datapath.attach(pause)?;
         if at.first == FirstHand::Proxy && !datapath.looks_up() {
             let sentence = "a mesh's proxy takes this pod's connections, and this kernel cannot steer behind it; \
                             update the node to Linux 5.17 or newer";
@@ -125,7 +128,12 @@ impl ArmedPod {
     }
 
     /// Steers one more port.
-    pub(super) fn arm(&mut self, home: &Home, Wanted { port, gate }: Wanted) -> Result<Armed, Refusal> {
+    pub(super) fn arm(
+        &mut self,
+        home: &Home,
+        Wanted { port, gate }: Wanted,
+        pause: Pause<'_>,
+    ) -> Result<Armed, Refusal> {
         let connections = self.netns.within(home, || connections_of(port)).unwrap_or_default();
         self.orphans.note(port, &connections);
         // What the agent itself has accepted on this port before is not the app's; an app of the worker's uid is not
@@ -133,7 +141,7 @@ impl ArmedPod {
         let earlier = count(&connections, |connection| from_before(connection) && connection.uid != self.user);
         self.datapath.arm(port, gate.into())?;
         // Steering was detached if no port was armed for a while.
-        self.datapath.attach().inspect_err(|_| self.disarm(port))?;
+        self.datapath.attach(pause).inspect_err(|_| self.disarm(port, pause))?;
         Ok(self.told(earlier, Handed::Nothing))
     }
 
@@ -156,25 +164,25 @@ impl ArmedPod {
     }
 
     /// Leaves the port's new connections to the app; with the last port steering is detached.
-    pub(super) fn disarm(&mut self, port: u16) {
+    pub(super) fn disarm(&mut self, port: u16, pause: Pause<'_>) {
         if let Err(error) = self.datapath.disarm(port) {
             tracing::error!(%error, port, "disarming a port failed");
         }
         if self.datapath.armed_ports().is_empty() {
-            self.stop_steering();
+            self.stop_steering(pause);
         }
     }
 
     /// Leaves all new connections to the app; those that were steered go on being reflected.
-    pub(super) fn stop_steering(&mut self) {
-        if let Err(error) = self.datapath.detach_steer() {
+    pub(super) fn stop_steering(&mut self, pause: Pause<'_>) {
+        if let Err(error) = self.datapath.detach_steer(pause) {
             tracing::error!(%error, "detaching steering failed; without its listener it passes everything");
         }
     }
 
     /// Detaches everything.
-    pub(super) fn detach(mut self) {
-        if let Err(error) = self.datapath.detach_all() {
+    pub(super) fn detach(mut self, pause: Pause<'_>) {
+        if let Err(error) = self.datapath.detach_all(pause) {
             tracing::error!(%error, "detaching a pod's programs failed");
         }
     }

@@ -12,6 +12,7 @@ use std::{
 };
 
 use super::{
+    datapath::Pause,
     linger::Linger,
     netns::{Home, Netns, NetnsId},
     pod::{ArmedPod, Common, Refusal, Wanted},
@@ -26,12 +27,18 @@ use crate::{
 pub(super) type Granted = (Reply, Vec<OwnedFd>);
 
 /// Armed pods by name.
+pub(super) type Armed = BTreeMap<PodName, ArmedPod>;
+
+/// Called between the steps of slow work, for quick requests about the other pods (see [`serve_quick`]).
+pub(super) type Meanwhile<'a> = &'a mut dyn FnMut(&Home, &mut Armed);
+
+/// Everything about pods that the guardian holds.
 #[derive(Debug)]
 pub(super) struct Pods {
     home: Home,
     attach: Attach,
     user: u32,
-    armed: BTreeMap<PodName, ArmedPod>,
+    armed: Armed,
     lingering: Linger<ArmedPod>,
     /// Pods that the worker has been told are gone.
     told: BTreeSet<PodName>,
@@ -47,30 +54,32 @@ impl Pods {
     }
 
     /// Answers a wish about a pod. `Ready` and `Alive` are not wishes and get no answer.
-    pub(super) fn serve(&mut self, config: &Config, request: Request) -> Option<Result<Granted, Refusal>> {
+    pub(super) fn serve(
+        &mut self,
+        config: &Config,
+        request: Request,
+        meanwhile: Meanwhile<'_>,
+    ) -> Option<Result<Granted, Refusal>> {
         let done = |()| (Reply::Done, Vec::new());
         Some(match request {
-            Request::Ready | Request::Alive => return None,
-            Request::Arm { pod, port, gate, at } => self.arm(config, &pod, Wanted { port, gate }, &at),
+            Request::Arm { pod, port, gate, at } => self.arm(config, &pod, Wanted { port, gate }, &at, meanwhile),
             Request::Disarm { pod, port } => {
-                self.disarm(&pod, port);
+                self.disarm(&pod, port, meanwhile);
                 Ok(done(()))
             }
-            Request::Release { pod } => self.release(&pod).map(done),
-            Request::Sockets { pod, bind, ports } => match self.armed.get_mut(&pod) {
-                Some(armed) => armed.sockets(&self.home, bind, &ports).map(sockets),
-                None => Err(not_armed(&pod)),
-            },
-            Request::Bypass { pod, client, how_long } => {
-                self.armed_mut(&pod).and_then(|armed| armed.bypass(client, how_long)).map(done)
-            }
-            Request::Stats { pod } => {
-                self.armed(&pod).and_then(ArmedPod::counters).map(|counters| (Reply::Stats { counters }, Vec::new()))
-            }
+            Request::Release { pod } => self.release(&pod, meanwhile).map(done),
+            quick => return serve_quick(&self.home, &mut self.armed, quick),
         })
     }
 
-    fn arm(&mut self, config: &Config, name: &PodName, wanted: Wanted, at: &Whereabouts) -> Result<Granted, Refusal> {
+    fn arm(
+        &mut self,
+        config: &Config,
+        name: &PodName,
+        wanted: Wanted,
+        at: &Whereabouts,
+        meanwhile: Meanwhile<'_>,
+    ) -> Result<Granted, Refusal> {
         let port = wanted.port;
         if self.seeker.is_none() {
             allowed(config, name, port)?;
@@ -88,44 +97,66 @@ impl Pods {
                 let sentence = format!("port {port} of {name} is the agent's own; release the pod and arm it again");
                 return Err(Refusal::new(RefusedCode::PortNotAllowed, sentence));
             }
-            let told = armed.arm(&self.home, wanted)?;
+            let told = self.aside(name, meanwhile, |armed, home, pause| armed.arm(home, wanted, pause));
+            let told = told.unwrap_or_else(|| Err(not_armed(name)))?;
             tracing::info!(pod = %name, port, "armed");
             return Ok((Reply::Armed(told), Vec::new()));
         }
-        let netns = self.open(config, name, at).map_err(|sentence| Refusal::new(RefusedCode::Namespace, sentence))?;
+        let netns = self.open(config, name, at, meanwhile);
+        let netns = netns.map_err(|sentence| Refusal::new(RefusedCode::Namespace, sentence))?;
         let common = Common { home: &self.home, attach: self.attach, user: self.user };
         let ports = config.pod(name).and_then(|pod| pod.ports.as_ref());
-        let (armed, (told, fds)) = ArmedPod::new(common, netns, ports, wanted, at.clone())?;
+        let mut pause = || meanwhile(&self.home, &mut self.armed);
+        let (armed, (told, fds)) = ArmedPod::new(common, netns, ports, wanted, at.clone(), &mut pause)?;
         tracing::info!(pod = %name, port, agent_port = armed.agent_port(), hook = ?armed.hook(), "armed");
         self.told.remove(name);
         self.armed.insert(name.clone(), armed);
         Ok((Reply::Armed(told), fds))
     }
 
-    fn open(&mut self, config: &Config, name: &PodName, at: &Whereabouts) -> Result<Netns, String> {
-        match (&mut self.seeker, config.pod(name)) {
-            (Some(seeker), _) => seeker.open(&self.home, name, &at.ips),
-            (None, Some(pod)) => self.home.open(&pod.netns),
+    /// Does slow work with one armed pod, which is not among the others meanwhile.
+    fn aside<T>(
+        &mut self,
+        name: &PodName,
+        meanwhile: Meanwhile<'_>,
+        work: impl FnOnce(&mut ArmedPod, &Home, Pause<'_>) -> T,
+    ) -> Option<T> {
+        let mut pod = self.armed.remove(name)?;
+        let done = work(&mut pod, &self.home, &mut || meanwhile(&self.home, &mut self.armed));
+        self.armed.insert(name.clone(), pod);
+        Some(done)
+    }
+
+    fn open(
+        &mut self,
+        config: &Config,
+        name: &PodName,
+        at: &Whereabouts,
+        meanwhile: Meanwhile<'_>,
+    ) -> Result<Netns, String> {
+        let Self { home, armed, seeker, .. } = self;
+        match (seeker, config.pod(name)) {
+            (Some(seeker), _) => seeker.open(home, name, &at.ips, &mut || meanwhile(home, armed)),
+            (None, Some(pod)) => home.open(&pod.netns),
             (None, None) => Err(no_such_pod(name)),
         }
     }
 
     /// A pod or port that is not armed is no error: the wish is fulfilled.
-    fn disarm(&mut self, name: &PodName, port: u16) {
-        if let Some(armed) = self.armed.get_mut(name) {
-            armed.disarm(port);
+    fn disarm(&mut self, name: &PodName, port: u16, meanwhile: Meanwhile<'_>) {
+        if self.aside(name, meanwhile, |armed, _, pause| armed.disarm(port, pause)).is_some() {
             tracing::info!(pod = %name, port, "disarmed");
         }
     }
 
-    fn release(&mut self, name: &PodName) -> Result<(), Refusal> {
+    fn release(&mut self, name: &PodName, meanwhile: Meanwhile<'_>) -> Result<(), Refusal> {
         let ports = self.armed.get(name).map(ArmedPod::ports).unwrap_or_default();
         if let Some(port) = ports.first() {
             let sentence = format!("port {port} of {name} is still armed; disarm it first");
             return Err(Refusal::new(RefusedCode::Busy, sentence));
         }
         if let Some(armed) = self.armed.remove(name) {
-            armed.detach();
+            armed.detach(&mut || meanwhile(&self.home, &mut self.armed));
             self.seeker.iter_mut().for_each(|seeker| seeker.forget(name));
             tracing::info!(pod = %name, "released");
         }
@@ -135,15 +166,17 @@ impl Pods {
     /// The worker is dead: steering ends now, reflection when the dead worker's last packets are through.
     pub(super) fn worker_died(&mut self, now: Instant) {
         for (_, mut armed) in std::mem::take(&mut self.armed) {
-            armed.stop_steering();
+            armed.stop_steering(&mut || {});
             self.lingering.keep(armed, now);
         }
         self.told.clear();
     }
 
     /// Detaches what has lingered long enough.
-    pub(super) fn expire(&mut self, now: Instant) {
-        self.lingering.expire(now).into_iter().for_each(ArmedPod::detach);
+    pub(super) fn expire(&mut self, now: Instant, meanwhile: Meanwhile<'_>) {
+        for armed in self.lingering.expire(now) {
+            armed.detach(&mut || meanwhile(&self.home, &mut self.armed));
+        }
     }
 
     /// When something lingering is due.
@@ -160,7 +193,7 @@ impl Pods {
             let allowed = |port: &u16| config.pod(name).is_some_and(|pod| pod.allows(*port));
             for port in armed.ports().into_iter().filter(|port| !allowed(port)) {
                 tracing::info!(pod = %name, port, "disarmed: the configuration no longer allows it");
-                armed.disarm(port);
+                armed.disarm(port, &mut || {});
             }
         }
     }
@@ -175,14 +208,28 @@ impl Pods {
         let gone: Vec<_> = self.armed.iter().filter(replaced).map(|(name, _)| name.clone()).collect();
         gone.into_iter().filter(|name| self.told.insert(name.clone())).collect()
     }
+}
 
-    fn armed(&self, name: &PodName) -> Result<&ArmedPod, Refusal> {
-        self.armed.get(name).ok_or_else(|| not_armed(name))
-    }
+/// Answers a request that takes microseconds; None for one that gets no answer, or is not of this kind.
+pub(super) fn serve_quick(home: &Home, armed: &mut Armed, request: Request) -> Option<Result<Granted, Refusal>> {
+    Some(match request {
+        Request::Sockets { pod: name, bind, ports } => {
+            find(armed, &name).and_then(|armed| armed.sockets(home, bind, &ports)).map(sockets)
+        }
+        Request::Bypass { pod: name, client, how_long } => {
+            find(armed, &name).and_then(|armed| armed.bypass(client, how_long)).map(|()| (Reply::Done, Vec::new()))
+        }
+        Request::Stats { pod: name } => find(armed, &name)
+            .and_then(|armed| armed.counters())
+            .map(|counters| (Reply::Stats { counters }, Vec::new())),
+        Request::Ready | Request::Alive | Request::Arm { .. } | Request::Disarm { .. } | Request::Release { .. } => {
+            return None;
+        }
+    })
+}
 
-    fn armed_mut(&mut self, name: &PodName) -> Result<&mut ArmedPod, Refusal> {
-        self.armed.get_mut(name).ok_or_else(|| not_armed(name))
-    }
+fn find<'a>(armed: &'a mut Armed, name: &PodName) -> Result<&'a mut ArmedPod, Refusal> {
+    armed.get_mut(name).ok_or_else(|| not_armed(name))
 }
 
 /// Refuses a pod or port that the configuration does not let be intercepted.

@@ -14,6 +14,7 @@ use std::{
 };
 
 use super::{
+    datapath::Pause,
     devices,
     netns::{Home, Netns, NetnsId},
 };
@@ -33,9 +34,15 @@ impl Seeker {
     }
 
     /// Opens the network namespace of a pod; the error ends with the next step.
-    pub(super) fn open(&mut self, home: &Home, pod: &PodName, ips: &[IpAddr]) -> Result<Netns, String> {
+    pub(super) fn open(
+        &mut self,
+        home: &Home,
+        pod: &PodName,
+        ips: &[IpAddr],
+        pause: Pause<'_>,
+    ) -> Result<Netns, String> {
         let uid = uid(pod)?;
-        let processes = self.processes(uid)?;
+        let processes = self.processes(uid, pause)?;
         let Some(first) = processes.first() else {
             return Err(format!("no process of pod {pod} runs on this node; the agent looks again every second"));
         };
@@ -77,12 +84,12 @@ impl Seeker {
         if self.found.get(pod).is_some_and(|pid| self.is_in(*pid, uid, id)) {
             return false;
         }
-        let Ok(processes) = self.processes(uid) else { return false };
+        let Ok(processes) = self.processes(uid, &mut || {}) else { return false };
         if let Some(pid) = processes.into_iter().find(|pid| self.is_in(*pid, uid, id)) {
             self.found.insert(pod.clone(), pid);
             return false;
         }
-        self.open(home, pod, ips).is_ok_and(|netns| netns.id() != id)
+        self.open(home, pod, ips, &mut || {}).is_ok_and(|netns| netns.id() != id)
     }
 
     /// The pod is not armed any more.
@@ -91,14 +98,19 @@ impl Seeker {
     }
 
     /// The processes of a pod, oldest number first.
-    fn processes(&self, uid: &str) -> Result<Vec<u32>, String> {
+    fn processes(&self, uid: &str, pause: Pause<'_>) -> Result<Vec<u32>, String> {
         let proc = self.proc.display();
         let entries = fs::read_dir(&self.proc)
             .map_err(|error| format!("cannot read {proc}: {error}; mount the node's /proc there"))?;
         let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-        let mut pids: Vec<u32> = pids.filter(|pid| self.belongs(*pid, uid)).collect();
-        pids.sort_unstable();
-        Ok(pids)
+        let all: Vec<u32> = pids.collect();
+        let mut found = Vec::new();
+        for some in all.chunks(PROCESSES) {
+            pause();
+            found.extend(some.iter().filter(|pid| self.belongs(**pid, uid)));
+        }
+        found.sort_unstable();
+        Ok(found)
     }
 
     fn belongs(&self, pid: u32, uid: &str) -> bool {
@@ -178,6 +190,8 @@ fn unreadable(path: &Path, error: &io::Error) -> String {
     }
 }
 
+/// Looked at in one step: some ten microseconds each.
+const PROCESSES: usize = 512;
 /// Bytes; a process in a dozen hierarchies of cgroup v1 has some 2 KiB.
 const MAX_FILE: u64 = 64 << 10;
 /// A mirror pod's is 32 digits without dashes, any other's 36 characters.

@@ -16,16 +16,21 @@ use nix::{
 use super::{
     backoff::Backoff,
     child::{self, Ended, Launch},
+    control::Control,
     memory,
+    netns::Home,
     pod::Refusal,
-    pods::Pods,
+    pods::{self, Armed, Granted, Pods},
     reload::{ConfigFile, Reload},
     signals::Signals,
     tls_files::TlsFiles,
     watch::Silence,
     worker::Worker,
 };
-use crate::ipc::{Reply, Request};
+use crate::{
+    config::PodName,
+    ipc::{Reply, Request},
+};
 
 /// Everything the guardian holds.
 pub(super) struct Supervisor {
@@ -65,7 +70,7 @@ impl Supervisor {
         self.reap();
         loop {
             let now = Instant::now();
-            self.pods.expire(now);
+            self.expire(now);
             if let Some(code) = self.finished() {
                 return code;
             }
@@ -257,10 +262,6 @@ impl Supervisor {
         for _ in 0..BATCH {
             let Some(worker) = &mut self.life.worker else { return };
             match worker.next_quick(Instant::now()) {
-                Some((_, Request::Ready)) => {
-                    self.life.served = true;
-                    tracing::info!("the worker is ready");
-                }
                 Some((seq, request)) => self.answer(seq, request),
                 None => break,
             }
@@ -270,16 +271,72 @@ impl Supervisor {
         }
     }
 
+    /// Answers a wish. Between the steps of a slow one the quick ones that came meanwhile are answered: connections that
+    /// are there already wait for sockets. Those about the very pod that is worked on come after it.
     fn answer(&mut self, seq: u32, request: Request) {
-        let Some(answer) = self.pods.serve(self.file.config(), request) else { return };
-        let (reply, fds) = answer.unwrap_or_else(|Refusal { code, sentence }| {
-            tracing::debug!(%sentence, "refused");
-            (Reply::Refused { code, sentence }, Vec::new())
-        });
-        if let Some(worker) = &mut self.life.worker {
-            worker.control.send(seq, &reply, fds);
+        let Self { pods, file, life, .. } = self;
+        let Life { worker: Some(worker), served, .. } = life else { return };
+        let busy = request.pod().cloned().filter(|_| request.is_slow());
+        note_ready(&request, served);
+        let mut deferred = Vec::new();
+        let mut meanwhile = |home: &Home, armed: &mut Armed| {
+            deferred.extend(serve_meanwhile(worker, served, busy.as_ref(), home, armed));
+        };
+        let answer = pods.serve(file.config(), request, &mut meanwhile);
+        reply(&mut worker.control, seq, answer);
+        for (seq, quick) in deferred {
+            let answer = pods.serve(file.config(), quick, &mut |_, _| {});
+            reply(&mut worker.control, seq, answer);
         }
     }
+
+    /// Detaches what has lingered long enough.
+    fn expire(&mut self, now: Instant) {
+        let Life { worker, served, .. } = &mut self.life;
+        self.pods.expire(now, &mut |home, armed| {
+            if let Some(worker) = worker {
+                // No pod is worked on that a request could name.
+                drop(serve_meanwhile(worker, served, None, home, armed));
+            }
+        });
+    }
+}
+
+/// Answers the quick wishes that wait, but for those about the pod that is `busy`, which are given back.
+fn serve_meanwhile(
+    worker: &mut Worker,
+    served: &mut bool,
+    busy: Option<&PodName>,
+    home: &Home,
+    armed: &mut Armed,
+) -> Vec<(u32, Request)> {
+    let mut deferred = Vec::new();
+    for _ in 0..BATCH {
+        let Some((seq, quick)) = worker.next_quick(Instant::now()) else { break };
+        note_ready(&quick, served);
+        if quick.pod().is_some() && quick.pod() == busy {
+            deferred.push((seq, quick));
+        } else {
+            reply(&mut worker.control, seq, pods::serve_quick(home, armed, quick));
+        }
+    }
+    deferred
+}
+
+fn note_ready(request: &Request, served: &mut bool) {
+    if *request == Request::Ready {
+        *served = true;
+        tracing::info!("the worker is ready");
+    }
+}
+
+fn reply(control: &mut Control, seq: u32, answer: Option<Result<Granted, Refusal>>) {
+    let Some(answer) = answer else { return };
+    let (reply, fds) = answer.unwrap_or_else(|Refusal { code, sentence }| {
+        tracing::debug!(%sentence, "refused");
+        (Reply::Refused { code, sentence }, Vec::new())
+    });
+    control.send(seq, &reply, fds);
 }
 
 /// How often files and namespaces are looked at.

@@ -79,9 +79,7 @@ impl Worker {
                 Received::Request(seq, request) => {
                     self.watch.heard(now);
                     match request {
-                        Request::Arm { .. } | Request::Disarm { .. } | Request::Release { .. } => {
-                            self.slow.push_back((seq, request));
-                        }
+                        slow if slow.is_slow() => self.slow.push_back((seq, slow)),
                         Request::Alive => {}
                         quick => return Some((seq, quick)),
                     }

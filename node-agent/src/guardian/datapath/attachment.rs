@@ -24,7 +24,7 @@ impl Attachment {
         }
     }
 
-    fn detach(&self) -> Result<(), DatapathError> {
+    pub(super) fn detach(&self) -> Result<(), DatapathError> {
         match self {
             Self::Filter(filter) => clsact::detach(filter),
             Self::Link(link) => match link::detach(link.as_fd()) {
@@ -34,12 +34,6 @@ impl Attachment {
             },
         }
     }
-}
-
-/// Takes every program off its hook. Goes on after an error and returns the first.
-pub(super) fn detach_each(attachments: &mut Vec<Attachment>) -> Result<(), DatapathError> {
-    let results: Vec<_> = attachments.drain(..).rev().map(|attachment| attachment.detach()).collect();
-    results.into_iter().collect()
 }
 
 /// What a kernel without TCX answers to an attach type it does not know.

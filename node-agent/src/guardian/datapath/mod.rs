@@ -28,11 +28,15 @@ use redir_abi::{POD_IP_ENTRIES, Reason, program};
 pub(crate) use error::DatapathError;
 pub(crate) use spec::{Attach, Device, Framing, Gate, PodSpec};
 
-use attachment::{Attachment, detach_each, is_unknown_hook};
+use attachment::{Attachment, is_unknown_hook};
 use clsact::Qdisc;
 use link::Hook;
 use maps::Maps;
 use netlink::Direction;
+
+/// Called between the steps of slow work, each of which is one system call of the kind that takes milliseconds: who waits
+/// for something quick does not wait for all of it.
+pub(crate) type Pause<'a> = &'a mut dyn FnMut();
 
 /// Index of `lo`, in every network namespace.
 const LOOPBACK: u32 = 1;
@@ -67,7 +71,7 @@ pub(crate) fn prepare() -> Result<(), DatapathError> {
 
 impl PodDatapath {
     /// Loads the programs for a pod; nothing is attached yet and no port armed. The listeners are only looked at.
-    pub(crate) fn load(spec: &PodSpec<'_>) -> Result<Self, DatapathError> {
+    pub(crate) fn load(spec: &PodSpec<'_>, pause: Pause<'_>) -> Result<Self, DatapathError> {
         if spec.devices.is_empty() || spec.addresses.is_empty() {
             return Err(DatapathError::Spec("the pod has no address on a device; wait until its network is set up"));
         }
@@ -81,10 +85,14 @@ impl PodDatapath {
             maps.add_pod_ip(*address)?;
         }
         for device in spec.devices {
-            object::classifier(&mut ebpf, object::reflect_for(device))?;
-            object::classifier(&mut ebpf, object::steer_for(device))?;
+            for name in [object::reflect_for(device), object::steer_for(device)] {
+                pause();
+                object::classifier(&mut ebpf, name)?;
+            }
         }
+        pause();
         object::classifier(&mut ebpf, program::STEER_LO)?;
+        pause();
         let has_companion = match maps.set_listeners(spec.listener_v4, spec.listener_v6) {
             Ok(()) => match object::companion(&mut ebpf) {
                 Ok(_) => true,
@@ -116,20 +124,16 @@ impl PodDatapath {
     }
 
     /// Attaches what is not attached: reflect first, steer last. After an error nothing is attached but what was.
-    pub(crate) fn attach(&mut self) -> Result<(), DatapathError> {
+    pub(crate) fn attach(&mut self, pause: Pause<'_>) -> Result<(), DatapathError> {
         let was_reflecting = !self.reflecting.is_empty();
-        let result = self.inside(|this| {
-            if !was_reflecting {
-                this.attach_reflect()?;
-            }
-            if this.steering.is_empty() {
-                this.attach_steer()?;
-            }
-            Ok(())
+        let reflecting = if was_reflecting { Ok(()) } else { self.attach_reflect(pause) };
+        let result = reflecting.and_then(|()| match self.steering.is_empty() {
+            true => self.attach_steer(pause),
+            false => Ok(()),
         });
         result.inspect_err(|_| {
             // Connections that drain still need reflect.
-            let cleared = if was_reflecting { self.detach_steer() } else { self.detach_all() };
+            let cleared = if was_reflecting { self.detach_steer(pause) } else { self.detach_all(pause) };
             if let Err(e) = cleared {
                 tracing::warn!("clear up after a failed attach: {e}");
             }
@@ -188,26 +192,36 @@ impl PodDatapath {
     }
 
     /// Stops steering; what was steered goes on being reflected.
-    pub(crate) fn detach_steer(&mut self) -> Result<(), DatapathError> {
-        if self.steering.is_empty() {
-            return Ok(());
-        }
-        self.inside(|this| detach_each(&mut this.steering))
+    pub(crate) fn detach_steer(&mut self, pause: Pause<'_>) -> Result<(), DatapathError> {
+        self.detach_each(|this| &mut this.steering, pause)
     }
 
     /// Detaches everything, also links that others hold duplicates of. Goes on after an error and returns the first.
-    pub(crate) fn detach_all(&mut self) -> Result<(), DatapathError> {
-        if self.steering.is_empty() && self.reflecting.is_empty() && self.qdiscs.is_empty() {
-            return Ok(());
+    pub(crate) fn detach_all(&mut self, pause: Pause<'_>) -> Result<(), DatapathError> {
+        let mut result = self.detach_each(|this| &mut this.steering, pause);
+        result = result.and(self.detach_each(|this| &mut this.reflecting, pause));
+        if self.qdiscs.is_empty() {
+            return result;
         }
-        self.inside(|this| {
-            let mut result = detach_each(&mut this.steering);
-            result = result.and(detach_each(&mut this.reflecting));
-            for (_, qdisc) in this.qdiscs.drain(..) {
-                result = result.and(qdisc.release());
-            }
-            result
-        })
+        let released = self.inside(|this| {
+            let released: Vec<_> = this.qdiscs.drain(..).map(|(_, qdisc)| qdisc.release()).collect();
+            released.into_iter().collect()
+        });
+        result.and(released)
+    }
+
+    /// Takes every program of a list off its hook, the last first. Goes on after an error and returns the first.
+    fn detach_each(
+        &mut self,
+        list: impl Fn(&mut Self) -> &mut Vec<Attachment>,
+        pause: Pause<'_>,
+    ) -> Result<(), DatapathError> {
+        let mut result = Ok(());
+        while let Some(attachment) = list(self).pop() {
+            pause();
+            result = result.and(self.inside(|_| attachment.detach()));
+        }
+        result
     }
 
     /// Ends as a killed process does: descriptors close, nothing is detached.
@@ -217,16 +231,19 @@ impl PodDatapath {
         self.steering.clear();
     }
 
-    fn attach_reflect(&mut self) -> Result<(), DatapathError> {
+    fn attach_reflect(&mut self, pause: Pause<'_>) -> Result<(), DatapathError> {
         for device in self.devices.clone() {
-            let attachment = self.attach_one(&device, Direction::Egress, object::reflect_for(&device))?;
+            pause();
+            let attach = |this: &mut Self| this.attach_one(&device, Direction::Egress, object::reflect_for(&device));
+            let attachment = self.inside(attach)?;
             self.reflecting.push(attachment);
         }
         Ok(())
     }
 
-    fn attach_steer(&mut self) -> Result<(), DatapathError> {
+    fn attach_steer(&mut self, pause: Pause<'_>) -> Result<(), DatapathError> {
         if self.has_companion {
+            pause();
             match self.attach_companion() {
                 Ok(link) => self.steering.push(Attachment::Link(link)),
                 Err(e) => {
@@ -236,13 +253,13 @@ impl PodDatapath {
             }
         }
         self.maps.set_companion(self.has_companion)?;
-        for device in self.devices.clone() {
-            let attachment = self.attach_one(&device, Direction::Ingress, object::steer_for(&device))?;
+        let loopback = Device { index: LOOPBACK, name: "lo".into(), framing: Framing::Ethernet };
+        let devices = self.devices.clone().into_iter().map(|device| (object::steer_for(&device), device));
+        for (program, device) in devices.chain([(program::STEER_LO, loopback)]) {
+            pause();
+            let attachment = self.inside(|this| this.attach_one(&device, Direction::Ingress, program))?;
             self.steering.push(attachment);
         }
-        let loopback = Device { index: LOOPBACK, name: "lo".into(), framing: Framing::Ethernet };
-        let attachment = self.attach_one(&loopback, Direction::Ingress, program::STEER_LO)?;
-        self.steering.push(attachment);
         Ok(())
     }
 
@@ -308,7 +325,7 @@ impl PodDatapath {
 
 impl Drop for PodDatapath {
     fn drop(&mut self) {
-        if let Err(e) = self.detach_all() {
+        if let Err(e) = self.detach_all(&mut || {}) {
             tracing::error!("{e}");
         }
     }

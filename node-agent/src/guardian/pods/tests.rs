@@ -14,7 +14,7 @@ use redir_rig::{
 use socket2::Socket;
 
 use super::*;
-use crate::ipc::{Armed, BindAddress, Gate, Handed};
+use crate::ipc::{self, BindAddress, Gate, Handed};
 
 /// One pod (`web-1`, ports 8080 and 8081) and one namespace without an address (`bare`).
 struct Rig {
@@ -36,7 +36,7 @@ impl Rig {
     }
 
     fn ask(&mut self, request: Request) -> Result<Granted, Refusal> {
-        self.pods.serve(&self.config, request).expect("a wish")
+        self.pods.serve(&self.config, request, &mut |_, _| {}).expect("a wish")
     }
 
     fn arm(&mut self, port: u16) -> Result<Granted, Refusal> {
@@ -82,7 +82,7 @@ fn a_pod_is_armed_disarmed_and_released_without_a_trace() {
     for attach in BOTH {
         let mut rig = Rig::new(attach);
         let (reply, fds) = rig.arm(8080).expect("armed");
-        let Reply::Armed(told @ Armed { earlier: 0, handed: Handed::Both, .. }) = reply else {
+        let Reply::Armed(told @ ipc::Armed { earlier: 0, handed: Handed::Both, .. }) = reply else {
             panic!("first port: {reply:?}")
         };
         assert!(told.pod_addresses.contains(&rig.address()));
@@ -100,7 +100,7 @@ fn a_pod_is_armed_disarmed_and_released_without_a_trace() {
         assert!(rig.programs().contains("redir_steer") && rig.programs().contains("redir_reflect"));
 
         let (reply, second) = rig.arm(8081).expect("armed");
-        assert_eq!(reply, Reply::Armed(Armed { handed: Handed::Nothing, ..told }));
+        assert_eq!(reply, Reply::Armed(ipc::Armed { handed: Handed::Nothing, ..told }));
         assert!(second.is_empty());
         let refused = rig.ask(Request::Release { pod: web() }).expect_err("armed");
         assert_eq!(refused.code, RefusedCode::Busy);
@@ -115,7 +115,7 @@ fn a_pod_is_armed_disarmed_and_released_without_a_trace() {
         rig.ask(Request::Release { pod: web() }).expect("released");
         rig.assert_restored();
         rig.ask(Request::Release { pod: web() }).expect("released already");
-        assert!(matches!(rig.arm(8080), Ok((Reply::Armed(Armed { handed: Handed::Both, .. }), _))));
+        assert!(matches!(rig.arm(8080), Ok((Reply::Armed(ipc::Armed { handed: Handed::Both, .. }), _))));
     }
 }
 
@@ -194,6 +194,44 @@ fn upstream_sockets_are_the_pods_and_only_on_reserved_ports() {
 }
 
 #[test]
+fn quick_requests_about_other_pods_are_answered_between_the_steps_of_slow_work() {
+    for attach in BOTH {
+        let mut rig = Rig::new(attach);
+        let peer = rig.topology.peer.namespace.path().to_owned();
+        let text = format!(
+            "[agent]\nlisten = \"127.0.0.1:7447\"\nkey = \"/k\"\n\
+             [[pod]]\nname = \"web-1\"\nnetns = \"{}\"\n[[pod]]\nname = \"web-2\"\nnetns = \"{}\"\n",
+            rig.topology.pod().namespace.path().display(),
+            peer.display()
+        );
+        rig.config = Config::parse(&text, Path::new("agent.toml")).expect("good");
+        rig.arm(8080).expect("armed");
+        let other = || PodName::new("web-2").expect("good");
+        let bind = BindAddress { ip: rig.address(), scope: 0 };
+        let arm = Request::Arm { pod: other(), port: 8080, gate: Gate::AppListening, at: Whereabouts::default() };
+        let disarm = Request::Disarm { pod: other(), port: 8080 };
+        // The programs of a device and of `lo`, the companion, and their hooks.
+        for (slow, least) in [(arm, 9), (disarm, 3), (Request::Release { pod: other() }, 1)] {
+            let (mut answered, mut longest, mut last) = (0, Duration::ZERO, Instant::now());
+            let mut meanwhile = |home: &Home, armed: &mut Armed| {
+                longest = longest.max(last.elapsed());
+                let sockets = Request::Sockets { pod: web(), bind, ports: vec![700] };
+                let granted = serve_quick(home, armed, sockets).expect("a quick request").expect("granted");
+                assert_eq!(granted.0, Reply::Sockets { errnos: vec![0] });
+                answered += 1;
+                last = Instant::now();
+            };
+            let shown = format!("{slow:?}");
+            rig.pods.serve(&rig.config, slow, &mut meanwhile).expect("a wish").expect("granted");
+            eprintln!("{attach:?}, {shown}: {answered} steps, the longest took {longest:?}");
+            assert!(answered >= least, "{shown}: {answered}");
+        }
+        // The pod that is worked on comes back, whatever the work was.
+        assert!(rig.ask(Request::Stats { pod: web() }).is_ok());
+    }
+}
+
+#[test]
 fn counters_and_bypass_are_the_pods() {
     let mut rig = Rig::new(Attach::Auto);
     rig.arm(8080).expect("armed");
@@ -220,11 +258,11 @@ fn after_the_workers_death_steering_ends_at_once_and_reflection_three_seconds_la
 
         // The next worker arms the same pod while the dead one's programs linger.
         drop(rig.arm(8080).expect("armed"));
-        rig.pods.expire(due);
+        rig.pods.expire(due, &mut |_, _| {});
         assert_eq!(rig.pods.next_expiry(), None);
         assert!(rig.programs().contains("redir_steer") && rig.programs().contains("redir_reflect"));
         rig.pods.worker_died(now);
-        rig.pods.expire(due);
+        rig.pods.expire(due, &mut |_, _| {});
         rig.assert_restored();
     }
 }

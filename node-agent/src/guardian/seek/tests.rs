@@ -77,7 +77,7 @@ impl Node {
     }
 
     fn open(&mut self, ips: &[IpAddr]) -> Result<NetnsId, String> {
-        self.seeker.open(&self.home, &web(), ips).map(|netns| netns.id())
+        self.seeker.open(&self.home, &web(), ips, &mut || {}).map(|netns| netns.id())
     }
 }
 
@@ -148,5 +148,5 @@ fn a_new_sandbox_is_noticed_and_a_restarted_container_is_not_one() {
 fn only_a_uid_is_looked_for() {
     let mut node = Node::new();
     let pod = PodName::new("pod").expect("good");
-    assert!(node.seeker.open(&node.home, &pod, &[]).expect_err("refused").contains("no UID"));
+    assert!(node.seeker.open(&node.home, &pod, &[], &mut || {}).expect_err("refused").contains("no UID"));
 }

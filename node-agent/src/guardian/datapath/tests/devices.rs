@@ -23,7 +23,7 @@ fn link_local_clients_are_steered_and_seen() {
         let (app, listeners) = (App::new(&pair.pod), Listeners::new(&pair.pod));
         let mut datapath = load(&pair.pod, &pair.devices(), &[here.into()], &listeners, attach);
         datapath.arm(APP_PORT, Gate::AppListening).unwrap();
-        datapath.attach().unwrap();
+        datapath.attach(&mut || {}).unwrap();
         let heartbeat = Heartbeat::of(&datapath);
         let scoped = |net: &Net, address, port| SocketAddrV6::new(address, port, 0, net.index_of("eth0")).into();
         until_not_tentative(&pair);
@@ -52,7 +52,7 @@ fn a_pod_may_have_several_devices() {
         let second: IpAddr = Ipv4Addr::new(10, 78, 0, 2).into();
         let mut datapath = load(&pair.pod, &devices, &[POD_V4, second], &listeners, attach);
         datapath.arm(APP_PORT, Gate::AppListening).unwrap();
-        datapath.attach().unwrap();
+        datapath.attach(&mut || {}).unwrap();
         let heartbeat = Heartbeat::of(&datapath);
         for (address, client) in [(POD_V4, CLIENT_V4), (second, Ipv4Addr::new(10, 78, 0, 1).into())] {
             heartbeat.beat();

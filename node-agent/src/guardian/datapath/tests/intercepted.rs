@@ -28,7 +28,7 @@ impl Intercepted {
         let (app, listeners) = (App::new(&pair.pod), Listeners::new(&pair.pod));
         let mut datapath = load(&pair.pod, devices, &[POD_V4, POD_V6], &listeners, attach);
         datapath.arm(APP_PORT, Gate::AppListening).unwrap();
-        datapath.attach().unwrap();
+        datapath.attach(&mut || {}).unwrap();
         assert_eq!(datapath.hook(), attach);
         let heartbeat = Heartbeat::of(&datapath);
         heartbeat.beat();

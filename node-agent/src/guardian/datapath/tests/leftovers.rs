@@ -24,7 +24,7 @@ impl Pod {
     fn attached(&self, attach: Attach) -> PodDatapath {
         let mut datapath = load(&self.pair.pod, &self.pair.devices(), &[POD_V4, POD_V6], &self.listeners, attach);
         datapath.arm(APP_PORT, Gate::AppListening).unwrap();
-        datapath.attach().unwrap();
+        datapath.attach(&mut || {}).unwrap();
         datapath
     }
 
@@ -65,9 +65,9 @@ fn detaching_and_dropping_leave_what_was_there() {
     for attach in [Attach::Auto, Attach::Tcx, Attach::Clsact] {
         let mut datapath = pod.attached(attach);
         assert_ne!(pod.footprint(), before);
-        datapath.detach_all().unwrap();
+        datapath.detach_all(&mut || {}).unwrap();
         assert_eq!(pod.footprint(), before, "{attach:?}");
-        datapath.attach().unwrap();
+        datapath.attach(&mut || {}).unwrap();
         assert_ne!(pod.footprint(), before);
         drop(datapath);
         assert_eq!(pod.footprint(), before, "{attach:?}");
@@ -91,7 +91,7 @@ fn tcx_links_go_although_the_worker_holds_duplicates() {
     let duplicates = datapath.link_fds().unwrap();
     // reflect, the companion, steer, steer_lo
     assert_eq!(duplicates.len(), 4);
-    datapath.detach_steer().unwrap();
+    datapath.detach_steer(&mut || {}).unwrap();
     assert_eq!(datapath.link_fds().unwrap().len(), 1);
     drop(datapath);
     assert_eq!(pod.footprint(), before);
@@ -163,7 +163,7 @@ fn two_datapaths_of_a_pod_do_not_take_each_others_filters() {
         let pod = Pod::new();
         let before = pod.footprint();
         let mut lingering = pod.attached(attach);
-        lingering.detach_steer().unwrap();
+        lingering.detach_steer(&mut || {}).unwrap();
         let successor = pod.attached(attach);
         drop(lingering);
         let alone = pod.footprint();
@@ -181,6 +181,6 @@ fn a_device_that_went_first_is_no_error() {
         let pod = Pod::new();
         let mut datapath = pod.attached(attach);
         pod.pair.client.sh("ip link del eth0");
-        datapath.detach_all().unwrap();
+        datapath.detach_all(&mut || {}).unwrap();
     }
 }

@@ -53,7 +53,7 @@ fn a_pod_without_device_or_address_is_refused() {
     let devices = pair.devices();
     let many: Vec<IpAddr> = (0..65).map(|i| IpAddr::from([10, 0, 0, i])).collect();
     for (devices, addresses) in [(&[][..], &[POD_V4][..]), (&devices, &[]), (&devices, &many)] {
-        let error = PodDatapath::load(&spec(&pair, &listeners, devices, addresses)).unwrap_err();
+        let error = PodDatapath::load(&spec(&pair, &listeners, devices, addresses), &mut || {}).unwrap_err();
         assert!(matches!(error, DatapathError::Spec(_)), "{error}");
     }
 }
@@ -67,8 +67,8 @@ fn a_missing_device_leaves_nothing_attached() {
         let mut devices = pair.devices();
         devices.push(Device { index: 999, name: "eth9".into(), framing: Framing::Ethernet });
         let spec = PodSpec { attach, ..spec(&pair, &listeners, &devices, &[POD_V4]) };
-        let mut datapath = PodDatapath::load(&spec).unwrap();
-        let error = datapath.attach().unwrap_err();
+        let mut datapath = PodDatapath::load(&spec, &mut || {}).unwrap();
+        let error = datapath.attach(&mut || {}).unwrap_err();
         assert!(error.to_string().contains("eth9"), "{error}");
         assert_eq!(pair.pod.footprint(), before, "{attach:?}");
     }

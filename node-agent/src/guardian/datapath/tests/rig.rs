@@ -197,7 +197,7 @@ pub(super) fn load(
     listeners: &Listeners,
     attach: Attach,
 ) -> PodDatapath {
-    PodDatapath::load(&PodSpec {
+    let spec = PodSpec {
         netns: pod.fd.as_fd(),
         devices,
         addresses,
@@ -205,8 +205,8 @@ pub(super) fn load(
         listener_v4: listeners.v4.as_fd(),
         listener_v6: Some(listeners.v6.as_fd()),
         attach,
-    })
-    .unwrap()
+    };
+    PodDatapath::load(&spec, &mut || {}).unwrap()
 }
 
 /// The worker's heartbeat, mapped as the worker maps it.

@@ -242,9 +242,9 @@ fn where_a_mesh_takes_what_leaves_the_pod_nothing_goes_astray_and_the_app_keeps_
 fn on_a_kernel_without_the_companion_steer_assigns_by_itself() {
     for attach in BOTH {
         let mut pod = Intercepted::new(attach);
-        pod.datapath.detach_steer().unwrap();
+        pod.datapath.detach_steer(&mut || {}).unwrap();
         pod.datapath.has_companion = false;
-        pod.datapath.attach().unwrap();
+        pod.datapath.attach(&mut || {}).unwrap();
         let since = Since::now(&pod.datapath);
         pod.all_are_steered();
         assert_eq!(since.count(&pod.datapath, Reason::TimeWaitAssigned), 0);
@@ -326,9 +326,9 @@ fn whatever_stops_the_agent_new_connections_reach_the_app() {
             pod.steered(None, address);
         }
         // The guardian detaches.
-        pod.datapath.detach_steer().unwrap();
+        pod.datapath.detach_steer(&mut || {}).unwrap();
         pod.all_reach_app();
-        pod.datapath.attach().unwrap();
+        pod.datapath.attach(&mut || {}).unwrap();
         pod.all_are_steered();
         // It dies: the listeners go with it.
         let gone = std::mem::replace(&mut pod.listeners, Listeners::new(&Net::new())).port;
@@ -343,7 +343,7 @@ fn what_was_steered_drains_after_steering_has_stopped() {
         let mut pod = Intercepted::new(attach);
         let legs = FAMILIES.map(|(address, client)| (pod.steered(None, address), pod.reflected(660, address, client)));
         pod.datapath.disarm(APP_PORT).unwrap();
-        pod.datapath.detach_steer().unwrap();
+        pod.datapath.detach_steer(&mut || {}).unwrap();
         for ((client, agent), (up, app)) in &legs {
             for (a, b) in [(client, agent), (agent, client), (up, app), (app, up)] {
                 carries(a, b, &bytes());
