@@ -5,10 +5,11 @@
 //! has a timeout; a dropped request is undone when its answer comes.
 
 mod driver;
+mod pending;
 mod shelf;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     fmt, io,
     net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
     os::fd::{AsFd, OwnedFd},
@@ -20,8 +21,8 @@ use std::{
 use redir_abi::Reason;
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    sync::{mpsc, oneshot},
-    time::timeout,
+    sync::{Notify, mpsc, oneshot, watch},
+    time::{Instant, timeout},
 };
 
 use crate::{
@@ -32,6 +33,7 @@ use crate::{
 
 pub(crate) use crate::ipc::{Gate, RefusedCode};
 pub(crate) use driver::Driver;
+use pending::Pending;
 use shelf::Shelf;
 
 /// What the guardian gives the worker before anything else.
@@ -80,7 +82,7 @@ pub(crate) struct Armed {
 /// What comes with a pod's first armed port. The listeners sit on the highest descriptors, which close first when the process dies.
 #[derive(Debug)]
 pub(crate) struct ArmedPod {
-    /// On 127.0.0.1, in the pod's namespace, nonblocking. A connection whose own port is not armed was not steered.
+    /// On 127.0.0.1, in the pod's namespace, nonblocking. A connection to the listener's own port was not steered.
     pub(crate) listener4: TcpListener,
     /// On ::1, where the pod has IPv6.
     pub(crate) listener6: Option<TcpListener>,
@@ -139,11 +141,15 @@ pub(crate) struct Broker {
 struct Shared {
     socket: AsyncFd<OwnedFd>,
     state: Mutex<State>,
+    /// Something was asked: the driver looks anew until when an answer is due.
+    asked: Notify,
+    /// Whether the guardian hangs; set by the driver.
+    hung: watch::Sender<bool>,
 }
 
 struct State {
     next_seq: u32,
-    pending: HashMap<u32, oneshot::Sender<Answer>>,
+    pending: Pending,
     /// Pods whose listeners the worker has, until their release.
     held: HashSet<PodName>,
     shelf: Shelf,
@@ -159,8 +165,10 @@ struct Answer {
 /// Takes the control socket over. Must be called inside a tokio runtime; the driver's `run` must be spawned.
 pub(crate) fn start(control: OwnedFd, config_file: &Path) -> io::Result<(Broker, Driver, mpsc::Receiver<Event>)> {
     let socket = register(control)?;
-    let state = State { next_seq: 1, pending: HashMap::new(), held: HashSet::new(), shelf: Shelf::new()?, gone: false };
-    let broker = Broker { shared: Arc::new(Shared { socket, state: Mutex::new(state) }) };
+    let pending = Pending::new(Instant::now());
+    let state = State { next_seq: 1, pending, held: HashSet::new(), shelf: Shelf::new()?, gone: false };
+    let (hung, _) = watch::channel(false);
+    let broker = Broker { shared: Arc::new(Shared { socket, state: Mutex::new(state), asked: Notify::new(), hung }) };
     let (events, receiver) = mpsc::channel(EVENTS);
     Ok((broker.clone(), Driver::new(broker, events, config_file.to_owned()), receiver))
 }
@@ -178,6 +186,11 @@ impl Broker {
         self.send(&Request::Ready.encode(0)).await
     }
 
+    /// The control socket once more, for a sender that needs no runtime.
+    pub(crate) fn control(&self) -> io::Result<OwnedFd> {
+        self.shared.socket.get_ref().try_clone()
+    }
+
     /// Steers new connections of the pod's port to the pod's listeners. Dropped before its end, or failed, it is
     /// undone.
     pub(crate) async fn arm(
@@ -186,11 +199,6 @@ impl Broker {
         port: u16,
         gate: Gate,
         at: Whereabouts,
-    /// The control socket once more, for a sender that needs no runtime.
-    pub(crate) fn control(&self) -> io::Result<OwnedFd> {
-        self.shared.socket.get_ref().try_clone()
-    }
-
     ) -> Result<Armed, BrokerError> {
         let request = Request::Arm { pod: pod.clone(), port, gate, at };
         let undo = Undo { broker: self, pod, port, settled: false };
@@ -216,11 +224,13 @@ impl Broker {
 
     /// Gives the pod back after its last connection; refused (`Busy`) while a port is armed.
     pub(crate) async fn release(&self, pod: &PodName) -> Result<(), BrokerError> {
-        self.done(Request::Release { pod: pod.clone() }, ARM_TIMEOUT).await?;
-        let mut state = self.state();
-        state.shelf.clear(pod);
-        state.held.remove(pod);
-        Ok(())
+        self.done(Request::Release { pod: pod.clone() }, ARM_TIMEOUT).await
+    }
+
+    /// Whether the guardian hangs: it owes an answer to a quick request, and has said nothing for [`pending::QUICK`].
+    /// Without it new connections get no leg to their app.
+    pub(crate) fn guardian_hangs(&self) -> watch::Receiver<bool> {
+        self.shared.hung.subscribe()
     }
 
     /// Upstream sockets in the pod's namespace: marked, nonblocking, TCP_NODELAY, bound to `bind` (its port is ignored)
@@ -271,11 +281,12 @@ impl Broker {
                 return Err(BrokerError::GuardianGone);
             }
             let seq = state.take_seq();
-            state.pending.insert(seq, answer);
+            state.pending.insert(seq, &request, answer, Instant::now());
             (seq, request.encode(seq))
         };
+        self.shared.asked.notify_one();
         if let Err(error) = self.send(&message).await {
-            self.state().pending.remove(&seq);
+            self.state().pending.forget(seq);
             return Err(error);
         }
         match timeout(limit, receiver).await {

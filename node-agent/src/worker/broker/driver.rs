@@ -1,4 +1,4 @@
-//! Reads what the guardian sends.
+//! Reads what the guardian sends, and notices when it owes an answer for too long.
 //!
 //! Owns the reading side of the control socket. Must not wait for anything but the socket and the events' receiver.
 
@@ -12,7 +12,11 @@ use std::{
 
 use anyhow::{Context, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tokio::{io::Interest, sync::mpsc};
+use tokio::{
+    io::Interest,
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
 
 use super::{Answer, Bootstrap, Broker, Event};
 use crate::{
@@ -36,16 +40,25 @@ impl Driver {
     /// Runs until the guardian is gone, which it then reports.
     pub(crate) async fn run(self) {
         loop {
-            match self.receive().await {
-                Ok(Some((seq, reply, fds))) => self.take(seq, reply, fds).await,
-                Ok(None) => break,
-                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                    tracing::error!(%error, "the guardian sent a message that is not understood; it is dropped");
+            let hangs_from = self.broker.state().pending.hangs_from();
+            let hung = *self.broker.shared.hung.borrow();
+            tokio::select! {
+                () = self.broker.shared.asked.notified() => {}
+                () = sleep_until(hangs_from.unwrap_or_else(Instant::now)), if hangs_from.is_some() && !hung => {
+                    tracing::warn!("the guardian does not answer: new connections pass to the apps until it does");
+                    self.broker.shared.hung.send_replace(true);
                 }
-                Err(error) => {
-                    tracing::error!(%error, "the control socket failed");
-                    break;
-                }
+                received = self.receive() => match received {
+                    Ok(Some((seq, reply, fds))) => self.take(seq, reply, fds).await,
+                    Ok(None) => break,
+                    Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                        tracing::error!(%error, "the guardian sent a message that is not understood; it is dropped");
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, "the control socket failed");
+                        break;
+                    }
+                },
             }
         }
         self.broker.state().close();
@@ -81,10 +94,19 @@ impl Driver {
     }
 
     fn answer(&self, seq: u32, reply: Reply, fds: Vec<OwnedFd>) {
-        // If nobody waits any more, the answer is dropped with its descriptors; what it granted has been undone.
-        if let Some(answer) = self.broker.state().pending.remove(&seq) {
-            drop(answer.send(Answer { reply, fds }));
+        let mut state = self.broker.state();
+        if self.broker.shared.hung.send_replace(false) {
+            tracing::info!("the guardian answers again");
         }
+        let Some((answer, released)) = state.pending.answered(seq, Instant::now()) else { return };
+        if let (Reply::Done, Some(pod)) = (&reply, released) {
+            // Here and not by the asker, who may run only after the pod has been armed anew.
+            state.shelf.clear(&pod);
+            state.held.remove(&pod);
+        }
+        drop(state);
+        // If nobody waits any more, the answer is dropped with its descriptors; what it granted has been undone.
+        drop(answer.send(Answer { reply, fds }));
     }
 }
 

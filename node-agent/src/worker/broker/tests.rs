@@ -175,6 +175,58 @@ async fn an_arm_that_nobody_waits_for_is_undone() {
 }
 
 #[tokio::test]
+async fn a_pod_that_is_armed_anew_right_after_its_release_keeps_what_came_with_it() {
+    let rig = rig();
+    let (guardian, broker, name) = (&rig.guardian, &rig.broker, pod());
+    let link = OwnedFd::from(File::open("/proc/self/status").expect("there"));
+    let hand_over = |seq| guardian.reply(seq, &armed(0, Handed::Ipv4), &[&listener(), &memory("beat"), &link]);
+    let arm = || broker.arm(&name, 80, Gate::Always, Whereabouts::default());
+    let (first, ()) = tokio::join!(arm(), async { hand_over(guardian.request().await.0) });
+    first.expect("armed");
+    // The guardian answers both before either asker runs; then the arm's runs first.
+    let release = broker.release(&name);
+    let again = arm();
+    tokio::pin!(release, again);
+    let (release_seq, arm_seq) = tokio::select! {
+        biased;
+        _ = &mut release => panic!("nobody has answered"),
+        _ = &mut again => panic!("nobody has answered"),
+        seqs = async { (guardian.request().await.0, guardian.request().await.0) } => seqs,
+    };
+    guardian.reply(release_seq, &Reply::Done, &[]);
+    hand_over(arm_seq);
+    again.await.expect("armed");
+    release.await.expect("released");
+    let kept = broker.state().shelf.kept(&name);
+    assert_eq!(kept.len(), 1);
+    assert!(target(kept[0]).is_some_and(|target| target.ends_with("/status")));
+    assert!(broker.state().held.contains(&name));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guardian_that_owes_a_quick_answer_hangs_until_it_answers() {
+    let rig = rig();
+    let mut hung = rig.broker.guardian_hangs();
+    assert!(!*hung.borrow_and_update());
+    let (broker, asked) = (rig.broker.clone(), Instant::now());
+    let stats = tokio::spawn(async move { broker.stats(&pod()).await });
+    hung.changed().await.expect("the broker lives");
+    assert!(*hung.borrow_and_update() && asked.elapsed() >= pending::QUICK);
+    let error = stats.await.expect("ended").expect_err("nobody answers");
+    assert!(matches!(error, BrokerError::Timeout), "{error}");
+    // Slow work that is asked for meanwhile does not excuse it, and the late answer ends it.
+    let (broker, name) = (rig.broker.clone(), pod());
+    let disarm = tokio::spawn(async move { broker.disarm(&name, 80).await });
+    let (seq, _) = rig.guardian.request().await;
+    rig.guardian.request().await;
+    assert!(*hung.borrow());
+    rig.guardian.reply(seq, &Reply::Stats { counters: vec![] }, &[]);
+    hung.changed().await.expect("the broker lives");
+    assert!(!*hung.borrow());
+    disarm.abort();
+}
+
+#[tokio::test]
 async fn a_refused_arm_takes_nothing_back() {
     let rig = rig();
     let name = pod();

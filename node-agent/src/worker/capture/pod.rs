@@ -238,6 +238,7 @@ impl<'p> Loop<'p> {
         let mut beat = interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut empty_since: Option<Instant> = None;
+        let mut guardian = self.pod.upstream.guardian_hangs();
         loop {
             let on = self.steering == Steering::On;
             tokio::select! {
@@ -247,6 +248,7 @@ impl<'p> Loop<'p> {
                 },
                 _ = beat.tick() => self.beat(),
                 () = self.pod.changed.notified() => {}
+                () = Upstream::guardian_changed(&mut guardian) => self.beat(),
                 () = self.pod.shared.stop.draining.cancelled(), if on => {}
                 Some(_) = connections.join_next() => continue,
             }

@@ -18,6 +18,7 @@ use std::{
 
 use tokio::{
     net::{TcpSocket, TcpStream},
+    sync::watch,
     time::timeout,
 };
 
@@ -44,9 +45,13 @@ const NO_ANSWER_RETRIES: u32 = 3;
 const LAST_TRY: Duration = Duration::from_secs(120);
 /// Sockets asked for at once when the pool has none for a client.
 const CANDIDATES: usize = 8;
-/// How long a guardian that did not answer counts as hung, if it is not asked meanwhile; the pool, once low, asks again
-/// much sooner.
-const STARVED: Duration = Duration::from_secs(15);
+/// Sockets left in a pool that has to wait for the guardian, from which on new connections pass to the app: for those that
+/// are under way to the listener.
+const RESERVE: usize = 24;
+/// How long such a pool waits before; no quick request waits longer behind the guardian's slow work.
+const SLOW: Duration = Duration::from_millis(50);
+/// How long an accepted connection waits for a socket: as long as a client's SYN would be repeated (tcp_syn_retries).
+const CLIENT_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Why there is no leg to the app. In each case the client is reset.
 #[derive(Debug)]
@@ -115,8 +120,10 @@ struct Shared {
     addresses: Vec<IpAddr>,
     ports: Arc<Mutex<Ports>>,
     pool: Pool,
-    /// When the guardian gave no answer last, until it gives one.
-    unanswered: Mutex<Option<Instant>>,
+    /// Since when the pool waits for sockets; not while it does not.
+    waiting: Mutex<Option<tokio::time::Instant>>,
+    /// Whether the guardian hangs.
+    hung: watch::Receiver<bool>,
     metrics: Arc<Metrics>,
 }
 
@@ -131,13 +138,15 @@ impl Upstream {
         metrics: Arc<Metrics>,
     ) -> Self {
         let ports = Arc::new(Mutex::new(Ports::new(ranges, seed)));
+        let hung = broker.guardian_hangs();
         Upstream(Arc::new(Shared {
             pod,
             broker,
             addresses,
             ports,
             pool: Pool::default(),
-            unanswered: Mutex::default(),
+            waiting: Mutex::default(),
+            hung,
             metrics,
         }))
     }
@@ -154,7 +163,10 @@ impl Upstream {
         loop {
             let (bind, missing) = shared.pool.wanting().await;
             let wanted = lock(&shared.ports).batch(missing);
-            match self.bound(bind, &wanted).await {
+            self.waits(Some(tokio::time::Instant::now()));
+            let given = self.until_answered(bind, &wanted).await;
+            self.waits(None);
+            match given {
                 Ok(sockets) => {
                     if shared.pool.put(bind, wanted.into_iter().zip(sockets)) == 0 {
                         // Without descriptors or free ports a pool that is low must not keep the guardian busy.
@@ -163,7 +175,7 @@ impl Upstream {
                 }
                 Err(error) => {
                     tracing::debug!(pod = %shared.pod, %error, "the guardian gave no sockets for the pool");
-                    // The next connection asks again.
+                    // The pod may be about to be released, or armed anew.
                     tokio::time::sleep(NO_ANSWER).await;
                 }
             }
@@ -223,23 +235,47 @@ impl Upstream {
         if wanted.is_empty() {
             return Err(UpstreamError::NoPort);
         }
-        let sockets = self.bound(bind, &wanted).await.map_err(|error| UpstreamError::Broker(error.to_string()))?;
+        // The client has been accepted: it waits as it would wait for the app.
+        let given =
+            timeout(CLIENT_PATIENCE, self.until_answered(bind, &wanted)).await.unwrap_or(Err(BrokerError::Timeout));
+        let sockets = given.map_err(|error| UpstreamError::Broker(error.to_string()))?;
         self.0.pool.put(bind, wanted.into_iter().zip(sockets));
         Ok(self.pooled(client, bind))
     }
 
-    /// Sockets of the guardian, and whether it answers.
-    async fn bound(&self, bind: SocketAddr, ports: &[u16]) -> Result<Vec<io::Result<OwnedFd>>, BrokerError> {
-        let given = self.0.broker.sockets(&self.0.pod, bind, ports).await;
-        let unanswered = matches!(given, Err(BrokerError::Timeout)).then(Instant::now);
-        *self.0.unanswered.lock().unwrap_or_else(PoisonError::into_inner) = unanswered;
-        given
+    /// Sockets of the guardian, however long it takes.
+    async fn until_answered(&self, bind: SocketAddr, ports: &[u16]) -> Result<Vec<io::Result<OwnedFd>>, BrokerError> {
+        loop {
+            match self.0.broker.sockets(&self.0.pod, bind, ports).await {
+                // It has taken the broker's seconds, and the request still waits for its answer: there is no hurry.
+                Err(BrokerError::Timeout) => {}
+                answered => return answered,
+            }
+        }
     }
 
-    /// Whether new connections had better pass to the app: the guardian hangs, and without it they get no leg.
+    fn waits(&self, since: Option<tokio::time::Instant>) {
+        *self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+
+    /// Whether new connections had better pass to the app: the guardian hangs, or is so slow that they might get no leg.
     pub(crate) fn starved(&self) -> bool {
-        let unanswered = *self.0.unanswered.lock().unwrap_or_else(PoisonError::into_inner);
-        unanswered.is_some_and(|since| since.elapsed() < STARVED)
+        let waiting = *self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let slow = waiting.is_some_and(|since| since.elapsed() >= SLOW);
+        *self.0.hung.borrow() || slow && self.0.pool.fewest().is_some_and(|sockets| sockets < RESERVE)
+    }
+
+    /// Ends when the guardian has begun to hang, or answers again.
+    pub(crate) async fn guardian_changed(hung: &mut watch::Receiver<bool>) {
+        if hung.changed().await.is_err() {
+            // The broker is gone, and with it the worker.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Tells of the guardian's hanging, for [`Self::guardian_changed`].
+    pub(crate) fn guardian_hangs(&self) -> watch::Receiver<bool> {
+        self.0.hung.clone()
     }
 
     fn pooled(&self, client: IpAddr, bind: SocketAddr) -> Option<(TcpSocket, Held)> {
@@ -361,5 +397,50 @@ mod tests {
         let error = upstream.connect(client, destination).await.unwrap_err();
         assert!(matches!(error, UpstreamError::NoPort), "{error}");
         assert!(!upstream.starved());
+    }
+
+    /// Answers the first request for sockets, and then is at slow work for ever.
+    async fn answer_once(guardian: &OwnedFd) {
+        let mut buffer = [0; REQUEST_LEN];
+        loop {
+            let Ok(REQUEST_LEN) = ipc::receive_plain(guardian.as_fd(), &mut buffer) else {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                continue;
+            };
+            if let Ok((seq, Request::Sockets { ports, .. })) = Request::decode(&buffer) {
+                let fd = std::fs::File::open("/dev/null").unwrap();
+                let fds = vec![fd.as_fd(); ports.len()];
+                return ipc::send(guardian.as_fd(), &Reply::Sockets { errnos: vec![0; ports.len()] }.encode(seq), &fds)
+                    .unwrap();
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pool_that_runs_dry_behind_slow_work_lets_its_own_pod_pass() {
+        let (guardian, ours) = ipc::pair().unwrap();
+        let (broker, driver, _events) = broker::start(ours, Path::new("agent.toml")).unwrap();
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(driver.run());
+        let pod = PodName::new("web-1").unwrap();
+        let metrics = Arc::new(Metrics::new());
+        let new = || Upstream::new(pod.clone(), broker.clone(), vec![], Ranges::LowFirst, 1, metrics.clone());
+        let (upstream, other) = (new(), new());
+        let bind: SocketAddr = "10.0.0.1:0".parse().unwrap();
+        upstream.expect(bind.ip());
+        tasks.spawn(upstream.clone().refill());
+        answer_once(&guardian).await;
+        let slow = broker.clone();
+        tasks.spawn(async move {
+            // Nobody answers it, so the guardian counts as busy and not as hung.
+            let _ = slow.disarm(&PodName::new("web-2").unwrap(), 80).await;
+        });
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert!(!upstream.starved(), "half a pool is left, and nobody takes from it");
+        while upstream.0.pool.fewest().is_some_and(|sockets| sockets >= RESERVE) {
+            upstream.pooled("192.0.2.1".parse().unwrap(), bind).unwrap();
+        }
+        assert!(upstream.starved());
+        assert!(!other.starved());
     }
 }

@@ -1,7 +1,8 @@
 //! Sockets of one pod that the guardian has bound already, so that a connection needs no round trip to it.
 //!
 //! Keyed by the address they are bound to. A pool is made when an address is first wanted and refilled in the
-//! background; it holds at most what `CEILING` says, and the oldest go first.
+//! background. It holds what was taken from it within a second, within bounds: so much lasts until a guardian that hangs
+//! is noticed. The oldest go first.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -11,16 +12,23 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use tokio::sync::Notify;
+use tokio::{
+    sync::Notify,
+    time::{Duration, Instant, sleep_until},
+};
 
-/// Refilled up to this many: two batches, a burst of new connections while one batch is on its way.
-const FULL: usize = 64;
+/// A pool's least level: two batches, a burst of new connections while one batch is on its way.
+const LEAST: usize = 64;
+/// A pool's highest level; a socket costs some 3 KiB of kernel memory and a descriptor.
+const MOST: usize = 512;
 /// The guardian gives at most this many at once.
 const BATCH: usize = 32;
-/// Sockets of one address, with those that were asked for a certain client and not used.
-const CEILING: usize = 128;
+/// Beyond the level, those that were asked for a certain client and not used.
+const SPARE: usize = 64;
 /// Addresses with a pool: the pod's own and the loopback ones; a client that walks through 127/8 displaces another.
 const ADDRESSES: usize = 16;
+/// What is taken from a pool within this time is its level; without takers the level is halved as often.
+const WINDOW: Duration = Duration::from_secs(1);
 
 /// A socket of the pool.
 #[derive(Debug)]
@@ -31,7 +39,43 @@ pub(super) struct Pooled {
 
 /// An address and its scope.
 type Key = (IpAddr, u32);
-type Pools = HashMap<Key, (SocketAddr, VecDeque<Pooled>)>;
+type Pools = HashMap<Key, Address>;
+
+/// The sockets of one address.
+struct Address {
+    bind: SocketAddr,
+    sockets: VecDeque<Pooled>,
+    /// As many as there should be.
+    level: usize,
+    /// How many were taken since `since`.
+    taken: usize,
+    since: Instant,
+}
+
+impl Address {
+    fn new(bind: SocketAddr) -> Self {
+        Address { bind, sockets: VecDeque::new(), level: LEAST, taken: 0, since: Instant::now() }
+    }
+
+    /// A batch is missing.
+    fn is_low(&self) -> bool {
+        self.sockets.len() + BATCH <= self.level
+    }
+
+    /// The level follows the demand: up at once, down by half a window.
+    fn follow_demand(&mut self, now: Instant) {
+        self.level = self.level.max(self.taken.min(MOST));
+        let windows = now.saturating_duration_since(self.since).as_millis() / WINDOW.as_millis();
+        if windows > 0 {
+            let halved = self.level >> windows.min(16);
+            self.level = halved.max(self.taken.min(MOST)).max(LEAST);
+            (self.taken, self.since) = (0, now);
+        }
+        while self.sockets.len() > self.level + SPARE {
+            self.sockets.pop_front();
+        }
+    }
+}
 
 /// The pools of one pod.
 #[derive(Default)]
@@ -46,7 +90,7 @@ impl Pool {
     pub(super) fn want(&self, bind: SocketAddr) {
         let mut pools = self.lock();
         make_room(&mut pools, key(bind));
-        pools.entry(key(bind)).or_insert_with(|| (bind, VecDeque::new()));
+        pools.entry(key(bind)).or_insert_with(|| Address::new(bind));
         self.wanting.notify_one();
     }
 
@@ -56,17 +100,24 @@ impl Pool {
         C: FnOnce(&mut dyn Iterator<Item = u16>) -> Option<usize>,
     {
         let mut pools = self.lock();
-        let Some((_, sockets)) = pools.get_mut(&key(bind)) else {
+        let Some(pool) = pools.get_mut(&key(bind)) else {
             drop(pools);
             self.want(bind);
             return None;
         };
-        let chosen = choose(&mut sockets.iter().map(|pooled| pooled.port));
-        let taken = chosen.and_then(|index| sockets.remove(index));
-        if sockets.len() < FULL - BATCH {
+        let chosen = choose(&mut pool.sockets.iter().map(|pooled| pooled.port));
+        let taken = chosen.and_then(|index| pool.sockets.remove(index));
+        pool.taken += usize::from(taken.is_some());
+        pool.follow_demand(Instant::now());
+        if pool.is_low() {
             self.wanting.notify_one();
         }
         taken
+    }
+
+    /// The number of sockets in the pool that has the fewest.
+    pub(super) fn fewest(&self) -> Option<usize> {
+        self.lock().values().map(|pool| pool.sockets.len()).min()
     }
 
     /// Adds what the guardian could bind. If that is nothing, the pool is given up until it is wanted again: the address
@@ -74,24 +125,22 @@ impl Pool {
     pub(super) fn put(&self, bind: SocketAddr, sockets: impl Iterator<Item = (u16, io::Result<OwnedFd>)>) -> usize {
         let mut pools = self.lock();
         make_room(&mut pools, key(bind));
-        let (_, pool) = pools.entry(key(bind)).or_insert_with(|| (bind, VecDeque::new()));
+        let pool = pools.entry(key(bind)).or_insert_with(|| Address::new(bind));
         let mut bound = 0;
         for (port, socket) in sockets {
             match socket {
                 Ok(socket) => {
                     bound += 1;
-                    pool.push_back(Pooled { port, socket });
+                    pool.sockets.push_back(Pooled { port, socket });
                 }
                 Err(error) => tracing::trace!(%bind, port, %error, "the guardian could not bind a port"),
             }
         }
-        if pool.is_empty() {
+        if pool.sockets.is_empty() {
             pools.remove(&key(bind));
             return 0;
         }
-        while pool.len() > CEILING {
-            pool.pop_front();
-        }
+        pool.follow_demand(Instant::now());
         bound
     }
 
@@ -99,16 +148,23 @@ impl Pool {
     pub(super) async fn wanting(&self) -> (SocketAddr, usize) {
         loop {
             let wanting = self.wanting.notified();
-            let low = self
-                .lock()
-                .values()
-                .filter(|(_, sockets)| sockets.len() < FULL - BATCH)
-                .min_by_key(|(_, sockets)| sockets.len())
-                .map(|(bind, _)| *bind);
-            if let Some(bind) = low {
-                return (bind, BATCH);
+            let mut settles = None;
+            {
+                let mut pools = self.lock();
+                let now = Instant::now();
+                pools.values_mut().for_each(|pool| pool.follow_demand(now));
+                let low = pools.values().filter(|pool| pool.is_low()).min_by_key(|pool| pool.sockets.len());
+                if let Some(low) = low {
+                    return (low.bind, BATCH);
+                }
+                if pools.values().any(|pool| pool.level > LEAST) {
+                    settles = Some(now + WINDOW);
+                }
             }
-            wanting.await;
+            tokio::select! {
+                () = wanting => {}
+                () = sleep_until(settles.unwrap_or_else(Instant::now)), if settles.is_some() => {}
+            }
         }
     }
 
@@ -133,5 +189,55 @@ fn key(bind: SocketAddr) -> Key {
     match bind {
         SocketAddr::V4(v4) => ((*v4.ip()).into(), 0),
         SocketAddr::V6(v6) => ((*v6.ip()).into(), v6.scope_id()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BIND: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
+    fn socket() -> io::Result<OwnedFd> {
+        Ok(std::fs::File::open("/dev/null")?.into())
+    }
+
+    fn fill(pool: &Pool, count: usize) {
+        pool.put(BIND, (0..count).map(|_| (700, socket())));
+    }
+
+    /// Takes as often as there are connections, and refills as the guardian would; the level at the end.
+    fn busy_window(pool: &Pool, connections: usize) -> usize {
+        for _ in 0..connections {
+            while pool.take(BIND, |offered| offered.next().map(|_| 0)).is_none() {
+                fill(pool, BATCH);
+            }
+        }
+        pool.lock()[&key(BIND)].level
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_level_follows_what_is_taken_within_a_second_and_settles() {
+        let pool = Pool::default();
+        pool.want(BIND);
+        assert_eq!(busy_window(&pool, 10), LEAST);
+        assert_eq!(busy_window(&pool, 290), 300);
+        tokio::time::advance(WINDOW).await;
+        assert_eq!(busy_window(&pool, 1), 301, "half the level is less than what was taken");
+        assert_eq!(busy_window(&pool, 10 * MOST), MOST);
+        // Refilled as long as a batch is missing, and no further.
+        while let Ok((bind, batch)) = tokio::time::timeout(Duration::ZERO, pool.wanting()).await {
+            assert_eq!(bind, BIND);
+            fill(&pool, batch);
+        }
+        let held = pool.fewest().expect("a pool");
+        assert!((MOST - BATCH..=MOST + SPARE).contains(&held), "{held}");
+        for _ in 0..6 {
+            tokio::time::advance(WINDOW).await;
+            let low = tokio::time::timeout(Duration::ZERO, pool.wanting()).await;
+            assert!(low.is_err(), "nobody takes: nothing is missing");
+        }
+        let held = pool.fewest().expect("a pool");
+        assert!((LEAST - BATCH..=LEAST + SPARE).contains(&held), "{held} are left of a burst");
     }
 }
