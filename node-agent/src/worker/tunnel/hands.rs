@@ -114,3 +114,88 @@ fn retry(error: &BrokerError) -> Duration {
         BrokerError::Refused { .. } | BrokerError::GuardianGone | BrokerError::Io(_) => Duration::from_secs(10),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{os::fd::AsFd, path::Path, sync::Arc};
+
+    use super::*;
+    use crate::{
+        certificates::Certificates,
+        ipc::{self, Handed, REQUEST_LEN, Reply, Request},
+        worker::{
+            broker,
+            capture::{self, Limit},
+            metrics::Metrics,
+            plan::Plans,
+            shutdown::Stop,
+            tls::{GivenFor, Tls},
+            upstream::ports::Ranges,
+        },
+    };
+
+    fn pod() -> PodName {
+        PodName::new("web-1").expect("a name")
+    }
+
+    fn captures(broker: &Broker) -> Captures {
+        Captures::new(capture::Shared {
+            broker: broker.clone(),
+            plans: Plans::default(),
+            metrics: Arc::new(Metrics::new()),
+            limit: Limit::of_process(),
+            ranges: Ranges::LowFirst,
+            tls: Tls::new(&Certificates::default(), GivenFor::Ports, true),
+            stop: Stop::default(),
+        })
+    }
+
+    /// Plays a guardian that gives these answers; what it was asked.
+    async fn answer(guardian: impl AsFd, replies: Vec<Reply>) -> Vec<Request> {
+        let mut asked = Vec::new();
+        let mut buffer = [0; REQUEST_LEN];
+        for reply in replies {
+            let (seq, request) = loop {
+                match ipc::receive_plain(guardian.as_fd(), &mut buffer) {
+                    Ok(length) => break Request::decode(&buffer[..length]).expect("a request"),
+                    Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            };
+            asked.push(request);
+            ipc::send(guardian.as_fd(), &reply.encode(seq), &[]).expect("sent");
+        }
+        asked
+    }
+
+    fn busy() -> Reply {
+        Reply::Refused {
+            code: RefusedCode::Busy,
+            sentence: "web-1 has been replaced; release the old one first".into(),
+        }
+    }
+
+    fn armed() -> Reply {
+        let pod_addresses = vec!["10.0.0.2".parse().expect("an address")];
+        Reply::Armed(ipc::Armed { earlier: 3, pod_addresses, loopback_addresses: vec![], handed: Handed::Nothing })
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_the_guardian_holds_for_no_capture_is_released_and_armed() {
+        let (guardian, ours) = ipc::pair().expect("socket pair");
+        let (broker, driver, _events) = broker::start(ours, Path::new("agent.toml")).expect("started");
+        let _driver = tokio::spawn(driver.run());
+        let replies = vec![busy(), Reply::Done, Reply::Done, armed(), busy(), Reply::Done, busy()];
+        let played = tokio::spawn(answer(guardian, replies));
+        let (captures, op) = (captures(&broker), Op::Arm(pod(), 80));
+        let outcome = perform(&broker, &captures, &op, Whereabouts::default()).await;
+        assert!(matches!(outcome, Outcome::Armed { earlier: 3, .. }), "{outcome:?}");
+        // Another port is armed there: it is tried again, and soon.
+        let outcome = perform(&broker, &captures, &op, Whereabouts::default()).await;
+        let Outcome::Failed { retry, reason } = outcome else { panic!("{outcome:?}") };
+        assert!(retry < Duration::from_secs(1) && reason.contains("release"), "{reason}");
+        let arm = Request::Arm { pod: pod(), port: 80, gate: Gate::AppListening, at: Whereabouts::default() };
+        let (disarm, release) = (Request::Disarm { pod: pod(), port: 80 }, Request::Release { pod: pod() });
+        let expected = [&arm, &disarm, &release, &arm, &arm, &disarm, &release];
+        assert_eq!(played.await.expect("played").iter().collect::<Vec<_>>(), expected);
+    }
+}
