@@ -129,7 +129,7 @@ impl World {
     /// Makes the first pod anew: the same name and addresses, another network namespace. Nothing runs in it.
     pub fn recreate_pod(&mut self) -> Result<()> {
         self.topology.recreate_pod(0)?;
-        self.before[0] = Snapshot::take(&self.pod().namespace)?;
+        self.before[0] = self.before[0].of_successor(&self.pod().namespace)?;
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail};
 
 use crate::{namespace::Namespace, tcx, wait};
 
@@ -56,14 +56,25 @@ impl Snapshot {
     pub fn take(namespace: &Namespace) -> Result<Self> {
         let mut parts = BTreeMap::new();
         for command in COMMANDS {
-            parts.insert(command.join(" "), stable(&namespace.output(command)?));
+            parts.insert(command.join(" "), stable(&shown_by(namespace, command)?));
         }
         for key in SYSCTLS {
             parts.insert((*key).to_owned(), namespace.read_sysctl(key)?);
         }
         parts.insert("bpftool link of this namespace".to_owned(), links(namespace)?);
-        parts.insert("bpftool net show".to_owned(), shown(&parts) + &tcx::attached(namespace)?);
+        let attached = steady(|| tcx::attached(namespace))?;
+        parts.insert("bpftool net show".to_owned(), shown(&parts) + &attached);
         Ok(Self { parts })
+    }
+
+    /// Looks at a namespace that was made anew in the place of this snapshot's. What an agent may have attached there by now
+    /// is as it was here: nobody can look faster than the agent does.
+    pub fn of_successor(&self, namespace: &Namespace) -> Result<Self> {
+        let mut successor = Self::take(namespace)?;
+        let attached =
+            self.parts.iter().filter(|(command, _)| command.starts_with("bpftool") || command.starts_with("tc "));
+        successor.parts.extend(attached.map(|(command, shown)| (command.clone(), shown.clone())));
+        Ok(successor)
     }
 
     /// The programs attached in the namespace, as `bpftool net` shows them.
@@ -82,13 +93,18 @@ impl Snapshot {
 
     /// Waits until the namespace looks as in this snapshot again; the error shows what is left.
     pub fn restored(&self, namespace: &Namespace, limit: Duration) -> Result<()> {
-        let mut left = String::new();
+        let mut left = None;
         let waited = wait::until_true("the namespace to look as before", limit, || {
-            left = self.difference(&Self::take(namespace)?);
-            Ok(left.is_empty())
+            // On a busy machine one look may take seconds: the last one begins within the limit, and counts.
+            let difference = self.difference(&Self::take(namespace)?);
+            left = Some(difference).filter(|difference| !difference.is_empty());
+            Ok(left.is_none())
         });
-        ensure!(waited.is_ok(), "{}: something is left after {limit:?}\n{left}", namespace.name());
-        Ok(())
+        match (waited, left) {
+            (Ok(()), _) => Ok(()),
+            (Err(_), Some(left)) => bail!("{}: something is left after {limit:?}\n{left}", namespace.name()),
+            (Err(error), None) => Err(error.context(format!("look at {}", namespace.name()))),
+        }
     }
 }
 
@@ -116,9 +132,17 @@ fn without_counters(line: &str) -> String {
     words.join(" ")
 }
 
-/// `bpftool` fails when a link (of another test) vanishes while it walks through them.
-fn all_links(namespace: &Namespace) -> Result<String> {
-    let once = || namespace.output(&["bpftool", "-j", "link", "show"]);
+/// Runs a command, `bpftool` more than once if need be.
+fn shown_by(namespace: &Namespace, command: &[&str]) -> Result<String> {
+    match command {
+        ["bpftool", ..] => steady(|| namespace.output(command)),
+        _ => namespace.output(command),
+    }
+}
+
+/// `bpftool` walks through the programs and links of the whole machine, and fails when one (of another test) vanishes
+/// meanwhile: it is asked until it gets through.
+fn steady<T>(once: impl Fn() -> Result<T>) -> Result<T> {
     (0..20).find_map(|_| once().ok()).map_or_else(once, Ok)
 }
 
@@ -130,7 +154,7 @@ fn shown(parts: &BTreeMap<String, String>) -> String {
 /// The BPF links on the namespace itself (`sk_lookup`), which `bpftool net` does not show.
 fn links(namespace: &Namespace) -> Result<String> {
     let inode = namespace.inode()?;
-    let text = all_links(namespace)?;
+    let text = shown_by(namespace, &["bpftool", "-j", "link", "show"])?;
     let all: Vec<serde_json::Value> = serde_json::from_str(&text)?;
     let here = all.iter().filter(|link| link["netns_ino"].as_u64() == Some(inode));
     Ok(here.map(|link| format!("{} {}\n", link["type"], link["attach_type"])).collect())
