@@ -4,7 +4,9 @@
 use std::{
     fs,
     io::ErrorKind,
+    net::SocketAddr,
     path::Path,
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -13,11 +15,12 @@ use nix::{
     sys::{
         resource::{Resource, getrlimit, setrlimit},
         signal::{Signal, kill},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
     },
     unistd::Pid,
 };
 use redir_rig::{
-    App, Http, Listener, Load, LoadReport,
+    App, Cli, Http, Listener, Load, LoadReport,
     topology::{FAMILIES, Family},
     wait,
 };
@@ -193,6 +196,230 @@ both!(a_hung_agent_stalls_two_seconds_at_most, UNDER_LOAD, |w| {
     send(guardian, Signal::SIGCONT)?;
     matched_again(w, Instant::now())?;
     none_failed_since(&load.stop()?, limit, "agent stopped")
+});
+
+both!(a_hung_guardian_alone_fails_nobody, UNDER_LOAD, |w| {
+    let _apps = (w.green()?, w.local(LOCAL, "blue")?);
+    let _cli = w.alice()?;
+    for family in FAMILIES {
+        let begin = Instant::now();
+        let load = load(w, family)?;
+        load.wait_for(400, begin)?;
+        let (guardian, worker) = (w.agent.guardian()?, w.agent.worker()?);
+        send(guardian, Signal::SIGSTOP)?;
+        let stopped = Instant::now();
+        wait::until_true("new connections to pass to the app", SOON, || {
+            Ok(w.get(family, &[ALICE])?.starts_with("green"))
+        })?;
+        eprintln!("{family:?}: new connections pass {:?} after the guardian was stopped", stopped.elapsed());
+        // More than the pool holds, and for longer than the worker would wait for an answer.
+        load.wait_for(1_000, Instant::now())?;
+        ensure!(w.get(family, &[ALICE])?.starts_with("green"), "nothing is steered without the guardian");
+        send(guardian, Signal::SIGCONT)?;
+        let again = matched_again(w, Instant::now())?;
+        load.wait_for(400, Instant::now())?;
+        none_failed_since(&load.stop()?, begin, &format!("guardian stopped, {family:?}, live again in {again:?}"))?;
+        ensure!(w.agent.worker()? == worker, "the worker is not blamed for the guardian's silence");
+    }
+    Ok(())
+});
+
+/// Ports of the pod besides [`PORT`].
+const FURTHER: [u16; 2] = [8081, 8082];
+
+fn also(w: &World, port: u16) -> Result<Cli> {
+    let ports = format!("{port}:{LOCAL}");
+    let arguments = w.arguments("web-1", &ports, &["--header", ALICE]);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    w.alice.intercept(&w.topology.developer.namespace, &arguments)
+}
+
+both!(further_ports_of_a_live_pod_come_and_go_without_a_reset, UNDER_LOAD, |w| {
+    let _apps = (w.green()?, w.local(LOCAL, "blue")?);
+    let _further = FURTHER.map(|port| App::start(&w.pod().namespace, port, "green"));
+    let first = w.alice()?;
+    let begin = Instant::now();
+    let loads = FURTHER
+        .iter()
+        .zip(FAMILIES)
+        .map(|(port, family)| Load::start(&w.client().namespace, w.pod().at(family, *port), RATE, "/", &[]));
+    let loads = loads.collect::<Result<Vec<_>>>()?;
+    let mut first = Some(first);
+    for round in 0..4 {
+        let further = FURTHER.iter().map(|port| also(w, *port)).collect::<Result<Vec<_>>>()?;
+        for (port, family) in FURTHER.iter().zip(FAMILIES) {
+            // While its sockets run short on a busy machine, a pod's connections pass to the app.
+            wait::until_true(format!("port {port} to be intercepted"), SOON, || {
+                let mut http = Http::new(w.client().namespace.connect(w.pod().at(family, *port))?);
+                Ok(http.get("/", &[ALICE])?.text().starts_with("blue"))
+            })?;
+        }
+        // The last port that goes is another one each time, and in the last round the pod is released in between.
+        let mut leaving: Vec<_> = further.into_iter().chain(first.take_if(|_| round == 3)).collect();
+        leaving.rotate_left(round % 2);
+        for cli in leaving {
+            cli.leave()?;
+        }
+    }
+    let again = also(w, FURTHER[0])?;
+    for load in loads {
+        load.wait_for(50, Instant::now())?;
+        none_failed_since(&load.stop()?, begin, "further ports")?;
+    }
+    again.leave()
+});
+
+both!(an_app_that_accepts_late_is_waited_for, UNDER_LOAD, |w| {
+    // Longer than any of the agent's own tries: only the clients' patience is left.
+    const LATE: Duration = Duration::from_secs(12);
+    const CLIENTS: usize = 6;
+    let _cli = w.alice()?;
+    for family in FAMILIES {
+        let at = SocketAddr::new(family.any(), PORT);
+        let app = w.pod().namespace.run(|| crowded(at))??;
+        let connect = |_| {
+            let mut http = w.http(w.client(), family)?;
+            http.send(redir_rig::http::request("GET", "/", &[]))?;
+            http.stream.set_nonblocking(true)?;
+            Ok(http)
+        };
+        let clients = (0..CLIENTS).map(connect).collect::<Result<Vec<_>>>()?;
+        let dialled = Instant::now();
+        wait::until_true("the app to be late", SOON * 3, || {
+            for (n, client) in clients.iter().enumerate() {
+                let kind = client.stream.peek(&mut [0]).map_err(|error| error.kind());
+                ensure!(kind == Err(ErrorKind::WouldBlock), "connection {n}: {kind:?} after {:?}", dialled.elapsed());
+            }
+            Ok(dialled.elapsed() > LATE)
+        })?;
+        // Every one arrives, at the latest with what the legs' kernel tries after 31.9 s.
+        let mut arrived = 0;
+        while arrived < CLIENTS {
+            let (mut end, peer) = app.accept()?;
+            // The agent's own look whether the app speaks TLS comes from the pod itself.
+            if peer.ip().to_canonical() != w.pod().ip(family) {
+                ensure!(peer.ip().to_canonical() == w.client().ip(family), "the app sees {peer}");
+                ensure!(redir_tests::read_exactly(&mut end, 5)? == b"GET /");
+                arrived += 1;
+            }
+        }
+        eprintln!("{family:?}: {CLIENTS} connections arrived {:?} after they were dialled", dialled.elapsed());
+    }
+    Ok(())
+});
+
+/// A listener with room for as few connections as the kernel allows.
+fn crowded(at: SocketAddr) -> Result<std::net::TcpListener> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(at), socket2::Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&at.into())?;
+    socket.listen(0)?;
+    Ok(socket.into())
+}
+
+/// What `chrt` and `taskset` do to every thread of a process.
+fn all_threads(pid: i32, command: &[&str]) -> Result<()> {
+    let pid = pid.to_string();
+    let (program, arguments) = command.split_first().context("no command")?;
+    let status = Command::new(program).args(arguments).arg(&pid).stdout(Stdio::null()).status()?;
+    ensure!(status.success(), "{command:?} {pid}: {status}");
+    Ok(())
+}
+
+/// A process that is killed at the end.
+struct Spinner(Child);
+
+impl Drop for Spinner {
+    fn drop(&mut self) {
+        // It has not been waited for, so the pid is ours.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+once!(a_worker_that_gets_no_cpu_is_not_killed_for_it, UNDER_LOAD, |w| {
+    let _apps = (w.green()?, w.local(LOCAL, "blue")?);
+    let _cli = w.alice()?;
+    let begin = Instant::now();
+    let load = load(w, Family::V4)?;
+    let worker = w.agent.worker()?;
+    // The least of the scheduler's weights beside the greatest, on one CPU.
+    let spin = ["-c", "0", "nice", "-n", "-20", "sh", "-c", "while :; do :; done"];
+    let spinner = Spinner(Command::new("taskset").args(spin).spawn().context("taskset: util-linux")?);
+    all_threads(worker, &["taskset", "-a", "-c", "-p", "0"])?;
+    all_threads(worker, &["chrt", "-a", "-i", "-p", "0"])?;
+    wait::until_true("the guardian to see that it is starved", 3 * SOON, || {
+        ensure!(w.agent.worker()? == worker, "the worker was killed");
+        Ok(!w.agent.lines(&["the worker gets no CPU"]).is_empty())
+    })?;
+    all_threads(worker, &["chrt", "-a", "-o", "-p", "0"])?;
+    drop(spinner);
+    matched_again(w, Instant::now())?;
+    ensure!(w.agent.worker()? == worker && w.agent.lines(&["it is killed"]).is_empty());
+    none_failed_since(&load.stop()?, begin, "worker starved")
+});
+
+/// Stops one thread, as no signal can. The calling thread must take its end.
+#[expect(unsafe_code, reason = "ptrace has no wrapper here")]
+fn freeze(tid: i32) -> Result<()> {
+    for request in [libc::PTRACE_SEIZE, libc::PTRACE_INTERRUPT] {
+        // SAFETY: both take a number and touch no memory of ours.
+        let done = unsafe { libc::ptrace(request, tid, 0, 0) };
+        ensure!(done == 0, "ptrace of {tid}: {}", std::io::Error::last_os_error());
+    }
+    waitpid(Pid::from_raw(tid), Some(WaitPidFlag::__WALL)).with_context(|| format!("stop {tid}"))?;
+    Ok(())
+}
+
+once!(a_worker_whose_runtime_stands_still_is_replaced, UNDER_LOAD, |w| {
+    let _apps = (w.green()?, w.local(LOCAL, "blue")?);
+    let _cli = w.alice()?;
+    let load = load(w, Family::V6)?;
+    let worker = w.agent.worker()?;
+    let mut frozen = Vec::new();
+    for task in fs::read_dir(format!("/proc/{worker}/task"))? {
+        let task = task?;
+        if fs::read_to_string(task.path().join("comm"))?.trim() != "redir-alive" {
+            let tid = task.file_name().to_string_lossy().parse()?;
+            freeze(tid)?;
+            frozen.push(tid);
+        }
+    }
+    let limit = Instant::now() + Duration::from_secs(2);
+    wait::until_true("its end", 3 * SOON, || {
+        // A killed thread stays until the one that stopped it has taken its end.
+        let left = |tid: &i32| {
+            let ended = waitpid(Pid::from_raw(*tid), Some(WaitPidFlag::__WALL | WaitPidFlag::WNOHANG));
+            !matches!(ended, Ok(WaitStatus::Signaled(..) | WaitStatus::Exited(..)) | Err(_))
+        };
+        frozen.retain(left);
+        Ok(frozen.is_empty())
+    })?;
+    ended(worker)?;
+    ensure!(!w.agent.lines(&["the runtime stands still"]).is_empty(), "its other thread lives, and says so");
+    matched_again(w, Instant::now())?;
+    ensure!(w.agent.worker()? != worker && !w.agent.lines(&["the worker is silent"]).is_empty());
+    load.wait_for(50, limit)?;
+    none_failed_since(&load.stop()?, limit, "runtime frozen")
+});
+
+once!(what_the_file_no_longer_allows_the_guardian_takes_back_itself, UNDER_LOAD, |w| {
+    let _apps = (w.green()?, w.local(LOCAL, "blue")?);
+    let _cli = w.alice()?;
+    let worker = w.agent.worker()?;
+    // The worker would disarm the port by itself.
+    send(worker, Signal::SIGSTOP)?;
+    w.config.pods[0].ports = vec![PORT + 1];
+    let text = w.config.text(&w.agent.key())?;
+    w.agent.rewrite(&text)?;
+    wait::until_true("the guardian to disarm the port", SOON, || {
+        Ok(!w.agent.lines(&["disarmed: the configuration no longer allows it"]).is_empty())
+    })?;
+    send(worker, Signal::SIGCONT)?;
+    wait::until_true("the app to get matched requests", SOON, || {
+        Ok(w.get(Family::V4, &[ALICE])?.starts_with("green"))
+    })?;
+    w.before().restored(&w.pod().namespace, SOON)
 });
 
 both!(an_orderly_end_fails_nothing, UNDER_LOAD, |w| {
