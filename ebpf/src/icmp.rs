@@ -2,13 +2,13 @@
 //! `client:P → pod:app_port`, as the app's side saw it. Both headers are exchanged, so that it reaches the agent's socket
 //! instead of leaking to the client.
 
-use redir_abi::{MARK, Reason, is_reserved};
+use redir_abi::{Reason, is_reserved};
 
 use crate::maps;
 use crate::packet::{self, TCP};
 use crate::raw::{Skb, Start};
 use crate::reflect::{swap_and_mark, swap_at};
-use crate::socket;
+use crate::socket::{self, Owner};
 
 const ICMPV4: u8 = 1;
 const ICMPV6: u8 = 58;
@@ -47,7 +47,7 @@ fn concerns_agent<const V6: bool>(skb: Skb, error: &Error) -> bool {
     }
     // The agent's socket receives client:app_port → pod:P.
     let tuple = packet::tuple::<V6>(&error.inner, error.ports.rotate_left(16));
-    socket::state_and_mark::<V6>(skb, &tuple).1 == MARK
+    socket::state_and_owner::<V6>(skb, &tuple).1 == Owner::Agent
 }
 
 #[inline(always)]

@@ -8,6 +8,7 @@
 #![expect(unsafe_code, reason = "exported symbols and sections; everything else is in `raw`")]
 
 mod icmp;
+mod loopback;
 mod maps;
 mod packet;
 mod raw;
@@ -62,13 +63,18 @@ pub fn redir_refl_l3(ctx: TcContext) -> i32 {
     turn(skb, reflect::run::<BARE>(skb))
 }
 
+#[classifier]
+pub fn redir_refl_lo(ctx: TcContext) -> i32 {
+    leave(loopback::run(Skb::of(&ctx)))
+}
+
 #[sk_lookup]
 pub fn redir_time_wait(ctx: SkLookupContext) -> u32 {
     maps::count(time_wait::run(&ctx));
     PASS
 }
 
-/// Steering decides no client's packet's fate: the stack finds the agent's socket by itself.
+/// Neither steering nor `lo` turns a packet: the stack finds the socket by itself.
 #[inline(always)]
 fn leave(reason: Reason) -> i32 {
     maps::count(reason);

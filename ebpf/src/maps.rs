@@ -1,5 +1,7 @@
 //! The maps, and the questions the programs ask them. Names and shapes are `redir_abi`'s.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     macros::map,
@@ -23,7 +25,7 @@ static HEARTBEAT: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 #[map]
 static STATS: PerCpuArray<u64> = PerCpuArray::with_max_entries(abi::REASONS, 0);
 #[map]
-static LISTENERS: SockMap = SockMap::with_max_entries(2, 0);
+static LISTENERS: SockMap = SockMap::with_max_entries(4, 0);
 #[map]
 static DIVERTED: Array<u32> = Array::with_max_entries(1, 0);
 #[map]
@@ -37,6 +39,15 @@ static RECORDED: LruHashMap<Record, u64> = LruHashMap::with_max_entries(abi::REC
 /// known by its socket; this knows it when the socket is gone.
 #[map]
 static LEGS: LruHashMap<Record, u64> = LruHashMap::with_max_entries(abi::LEG_ENTRIES, 0);
+
+/// Stands in for the socket storage that the guardian makes before the programs are loaded.
+#[map]
+static LEG_SOCKETS: Array<u64> = Array::with_max_entries(1, 0);
+#[map]
+static TURNED: Array<u64> = Array::with_max_entries(abi::TURNED_SLOTS, BPF_F_MMAPABLE);
+
+#[map]
+static SCRATCH: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
 
 /// `abi::Addr` as the words it has in a packet.
 pub type Key = [u32; 4];
@@ -124,17 +135,47 @@ pub fn set_diverted() {
     raw::write(DIVERTED.get_ptr_mut(0), 1);
 }
 
+/// A word of this CPU, for one run of a program.
 #[inline(always)]
-pub fn record(record: &Record) -> bool {
-    RECORDED.insert(record, raw::monotonic_nanos(), 0).is_ok()
+pub fn scratch() -> Option<*mut u32> {
+    SCRATCH.get_ptr_mut(0)
 }
 
-/// Takes a record back; false if there is none, or none young enough to be of the packet under way.
+/// The map of the legs' sockets, for the helpers.
 #[inline(always)]
-pub fn take(record: &Record) -> bool {
-    let Some(at) = raw::value(RECORDED.get_ptr(record)) else { return false };
+pub fn leg_sockets() -> *mut c_void {
+    core::ptr::from_ref(&LEG_SOCKETS).cast_mut().cast()
+}
+
+/// Notes for the worker that the leg's SYN was turned round, or seen on `lo`.
+#[inline(always)]
+pub fn note_turned(number: u64) {
+    raw::write(TURNED.get_ptr_mut(abi::turned_slot(number)), number);
+}
+
+/// Which of the agent's listeners takes a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Taker {
+    Agent,
+    /// The connection only tries the way.
+    Trial,
+}
+
+#[inline(always)]
+pub fn record(record: &Record, taker: Taker) -> bool {
+    let trial = if taker == Taker::Trial { abi::TRIAL } else { 0 };
+    RECORDED.insert(record, raw::monotonic_nanos() | trial, 0).is_ok()
+}
+
+/// Takes a record back; None if there is none, or none young enough to be of the packet under way.
+#[inline(always)]
+pub fn take(record: &Record) -> Option<Taker> {
+    let at = raw::value(RECORDED.get_ptr(record))?;
     // Once for each record: if it is gone already, another lookup has taken it.
-    RECORDED.remove(record).is_ok() && raw::monotonic_nanos().wrapping_sub(at) <= abi::RECORD_NANOS
+    let taken = RECORDED.remove(record).is_ok();
+    let young = raw::monotonic_nanos().wrapping_sub(at & !abi::TRIAL) <= abi::RECORD_NANOS;
+    let taker = if at & abi::TRIAL == 0 { Taker::Agent } else { Taker::Trial };
+    (taken && young).then_some(taker)
 }
 
 /// Notes that a packet has opened or ended a leg, or came late for one.
@@ -157,9 +198,10 @@ pub fn forget_leg(leg: &Record) {
     let _unknown = LEGS.remove(leg);
 }
 
-/// Selects the agent's listener for a lookup.
+/// Selects a listener for a lookup.
 #[inline(always)]
-pub fn select_listener(ctx: &SkLookupContext, v6: bool) -> bool {
-    let index = if v6 { abi::map::LISTENER_V6 } else { abi::map::LISTENER_V4 };
+pub fn select_listener(ctx: &SkLookupContext, v6: bool, taker: Taker) -> bool {
+    let family = if v6 { abi::map::LISTENER_V6 } else { abi::map::LISTENER_V4 };
+    let index = if taker == Taker::Trial { family + abi::map::LISTENERS_OF_TRIAL } else { family };
     LISTENERS.redirect_sk_lookup(ctx, index, 0).is_ok()
 }

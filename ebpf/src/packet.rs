@@ -1,7 +1,7 @@
 //! Parse: from a packet to its addresses, ports and flags. Knows nothing of ports that are armed, or of sockets.
 
-use crate::maps::Key;
-use crate::raw::{Skb, Start, Tuple};
+use crate::maps::{self, Key};
+use crate::raw::{self, Skb, Start, Tuple};
 
 /// EtherTypes as `skb->protocol` has them, in network order.
 const IPV4: u32 = 0x0800_u16.to_be() as u32;
@@ -13,6 +13,9 @@ const HOP_BY_HOP: u8 = 0;
 const EXTENSIONS: [u8; 3] = [43, 44, 60];
 /// More-fragments and the offset, of the first word's lower half.
 const V4_FRAGMENT: u32 = 0x3fff;
+
+/// Options of a SYN that are looked at, with those that only fill: the usual five, and room.
+const OPTIONS: u32 = 16;
 
 const FIN: u8 = 1;
 const SYN: u8 = 2;
@@ -40,32 +43,52 @@ pub fn family(skb: Skb) -> Family {
 
 /// What a cheap look at the linear part tells: most packets need no more.
 pub enum Glance {
+    /// A SYN without ACK. Not a field of `Tcp`: the compiler would read it where there is none, which the verifier refuses.
+    Syn {
+        source: u16,
+        destination: u16,
+    },
     Tcp {
         source: u16,
         destination: u16,
     },
     Other(u8),
-    /// IP options, extension headers, or headers that are not in the linear part.
+    /// IP options, fragments, extension headers, or headers that are not in the linear part.
     Unclear,
 }
 
 #[inline(always)]
 pub fn glance<const V6: bool, const L2: usize>(skb: Skb) -> Glance {
-    let (protocol, ports) = if V6 {
-        let Some(ip) = skb.peek::<[u8; 44]>(L2) else { return Glance::Unclear };
-        (ip[6], [ip[40], ip[41], ip[42], ip[43]])
+    let (protocol, ports, flags) = if V6 {
+        let Some(ip) = skb.peek::<[u8; 40]>(L2) else { return Glance::Unclear };
+        if ip[6] != TCP {
+            (ip[6], [0; 4], 0)
+        } else {
+            let Some(ip) = skb.peek::<[u8; 54]>(L2) else { return Glance::Unclear };
+            (TCP, [ip[40], ip[41], ip[42], ip[43]], ip[53])
+        }
     } else {
-        let Some(ip) = skb.peek::<[u8; 24]>(L2) else { return Glance::Unclear };
+        let Some(ip) = skb.peek::<[u8; 20]>(L2) else { return Glance::Unclear };
         if ip[0] != 0x45 {
             return Glance::Unclear;
         }
-        (ip[9], [ip[20], ip[21], ip[22], ip[23]])
+        if ip[9] != TCP {
+            (ip[9], [0; 4], 0)
+        } else {
+            let Some(ip) = skb.peek::<[u8; 34]>(L2) else { return Glance::Unclear };
+            if ip[6] & 0x3f != 0 || ip[7] != 0 {
+                return Glance::Unclear;
+            }
+            (TCP, [ip[20], ip[21], ip[22], ip[23]], ip[33])
+        }
     };
     if protocol == TCP {
-        return Glance::Tcp {
-            source: u16::from_be_bytes([ports[0], ports[1]]),
-            destination: u16::from_be_bytes([ports[2], ports[3]]),
-        };
+        let source = u16::from_be_bytes([ports[0], ports[1]]);
+        let destination = u16::from_be_bytes([ports[2], ports[3]]);
+        if flags & (SYN | ACK) == SYN {
+            return Glance::Syn { source, destination };
+        }
+        return Glance::Tcp { source, destination };
     }
     if V6 && (protocol == HOP_BY_HOP || EXTENSIONS.contains(&protocol)) {
         return Glance::Unclear;
@@ -86,6 +109,20 @@ pub enum NotTcp {
 pub struct Segment {
     pub ip: [u32; 10],
     pub tcp: [u32; 5],
+    /// Of the TCP header, from the start of the IP header.
+    pub offset: u32,
+}
+
+/// What a SYN's options ask of who answers it.
+pub enum Options {
+    /// Nothing that the agent could not do.
+    Plain,
+    /// TCP-MD5 or TCP-AO (RFC 2385, RFC 5925).
+    Signed,
+    /// MP_JOIN of Multipath TCP (RFC 8684).
+    Join,
+    /// More than are looked at.
+    TooMany,
 }
 
 /// Of SYN, ACK, RST and FIN.
@@ -101,7 +138,7 @@ pub enum Flags {
 pub fn segment<const V6: bool>(skb: Skb) -> Result<Segment, NotTcp> {
     let (ip, offset) = if V6 { ipv6(skb)? } else { ipv4(skb)? };
     let Some(tcp) = skb.load(Start::Network, offset) else { return Err(NotTcp::Malformed) };
-    Ok(Segment { ip, tcp })
+    Ok(Segment { ip, tcp, offset })
 }
 
 #[inline(always)]
@@ -166,6 +203,37 @@ impl Segment {
         destination_port(self.tcp[0])
     }
 
+    /// Reads the options of a SYN. The kernel reads none behind a broken one, and neither does this.
+    ///
+    /// The position is kept in a map's value: the verifier knows nothing of what is in there, so the ways through the loop
+    /// look alike to it, and it goes each only once.
+    #[inline(always)]
+    pub fn options(&self, skb: Skb) -> Options {
+        let Some(at) = maps::scratch() else { return Options::Plain };
+        let end = self.offset + (u32::from_be(self.tcp[3]) >> 28) * 4;
+        raw::write(Some(at), self.offset + 20);
+        for _ in 0..OPTIONS {
+            let Some(position) = raw::value(Some(at.cast_const())) else { return Options::Plain };
+            if position >= end {
+                return Options::Plain;
+            }
+            // Those that matter are longer.
+            let Some([kind, length, subtype, _]) = skb.load::<[u8; 4]>(Start::Network, position) else {
+                return Options::Plain;
+            };
+            let step = match kind {
+                0 => return Options::Plain,
+                1 => 1,
+                19 | 29 => return Options::Signed,
+                30 if subtype >> 4 == 1 => return Options::Join,
+                _ if length < 2 => return Options::Plain,
+                _ => u32::from(length),
+            };
+            raw::write(Some(at), position + step);
+        }
+        Options::TooMany
+    }
+
     /// PSH, URG and the ECN bits do not matter: some stacks set them on a SYN.
     #[inline(always)]
     pub fn flags(&self) -> Flags {
@@ -213,6 +281,14 @@ impl Segment {
     #[inline(always)]
     pub fn tuple<const V6: bool>(&self) -> Tuple {
         tuple::<V6>(&self.ip, self.tcp[0])
+    }
+
+    /// The tuple of the socket that sends this segment, if that is one of the pod.
+    #[inline(always)]
+    pub fn sender_tuple<const V6: bool>(&self) -> Tuple {
+        let mut ip = self.ip;
+        swap::<V6>(&mut ip);
+        tuple::<V6>(&ip, self.tcp[0].rotate_left(16))
     }
 
     /// The tuple of the socket that would receive it with its addresses exchanged.

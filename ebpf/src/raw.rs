@@ -9,8 +9,8 @@ use core::mem::{MaybeUninit, size_of};
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_F_INGRESS, bpf_sk_lookup, bpf_sock, bpf_sock_tuple, tcphdr},
     helpers::generated::{
-        bpf_ktime_get_ns, bpf_redirect, bpf_sk_assign, bpf_sk_fullsock, bpf_sk_release, bpf_skb_load_bytes_relative,
-        bpf_skb_store_bytes, bpf_skc_lookup_tcp, bpf_tcp_check_syncookie,
+        bpf_ktime_get_ns, bpf_redirect, bpf_sk_assign, bpf_sk_fullsock, bpf_sk_release, bpf_sk_storage_get,
+        bpf_skb_load_bytes_relative, bpf_skb_store_bytes, bpf_skc_lookup_tcp, bpf_tcp_check_syncookie,
     },
     programs::{SkLookupContext, TcContext},
 };
@@ -28,6 +28,17 @@ impl Words for u8 {}
 impl Words for u16 {}
 impl Words for u32 {}
 impl<T: Words, const N: usize> Words for [T; N] {}
+
+/// Who sends a packet.
+pub enum Sender {
+    /// A socket that the guardian has made for a leg, with its number.
+    Leg(u64),
+    /// Another socket of a connection.
+    Socket,
+    /// The kernel by itself: its resets and TIME_WAIT's answers come from no socket, from a small one, or from the raw one
+    /// that the kernel keeps for them.
+    Kernel,
+}
 
 /// A packet on a TC hook.
 #[derive(Clone, Copy)]
@@ -65,18 +76,45 @@ impl Skb {
         unsafe { (*self.0).vlan_present != 0 }
     }
 
-    /// Whether a TCP socket sends the packet, and not the kernel by itself: its resets and TIME_WAIT's answers come from no
-    /// socket, from a small one, or from the raw one that the kernel keeps for them.
+    /// Who sends the packet; `legs` is the socket storage of the legs.
     #[inline(always)]
-    pub fn has_tcp_socket(self) -> bool {
+    pub fn sender(self, legs: *mut c_void) -> Sender {
+        let Some(full) = self.full_sender() else { return Sender::Kernel };
+        // SAFETY: a full socket and a map of socket storage; the value is checked before it is read.
+        unsafe {
+            let number = bpf_sk_storage_get(legs, full.cast(), core::ptr::null_mut(), 0).cast::<u64>();
+            if number.is_null() { Sender::Socket } else { Sender::Leg(*number) }
+        }
+    }
+
+    /// Whether the socket that sends the packet was connected to this address: the packet may have another by now.
+    #[inline(always)]
+    pub fn sender_connects_to<const V6: bool>(self, address: &[u32; 4]) -> bool {
+        let Some(full) = self.full_sender() else { return false };
+        // SAFETY: `full_sender` has checked it; volatile keeps each read a word, as the verifier wants them.
+        unsafe {
+            if V6 {
+                let to = &raw const (*full).dst_ip6;
+                (&raw const (*to)[0]).read_volatile() == address[0]
+                    && (&raw const (*to)[1]).read_volatile() == address[1]
+                    && (&raw const (*to)[2]).read_volatile() == address[2]
+                    && (&raw const (*to)[3]).read_volatile() == address[3]
+            } else {
+                (&raw const (*full).dst_ip4).read_volatile() == address[3]
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn full_sender(self) -> Option<*mut bpf_sock> {
         // SAFETY: the context is valid; the sender is checked before it is asked, and the full socket before it is read.
         unsafe {
             let sender = (*self.0).__bindgen_anon_2.sk;
             if sender.is_null() {
-                return false;
+                return None;
             }
             let full = bpf_sk_fullsock(sender);
-            !full.is_null() && (*full).type_ == SOCK_STREAM
+            if full.is_null() || (*full).type_ != SOCK_STREAM { None } else { Some(full) }
         }
     }
 
@@ -157,13 +195,13 @@ impl Sock {
         unsafe { (*self.0).family }
     }
 
-    /// The socket's mark; 0 for the small sockets that have none (TIME_WAIT, requests).
+    /// Whether the socket has an entry in a map of socket storage; the small ones (TIME_WAIT, requests) have none.
     #[inline(always)]
-    pub fn mark(&self) -> u32 {
-        // SAFETY: as above; the full socket is checked before it is read and shares our reference.
+    pub fn is_in(&self, storage: *mut c_void) -> bool {
+        // SAFETY: as above; the full socket is checked before it is passed on and shares our reference.
         unsafe {
             let full = bpf_sk_fullsock(self.0);
-            if full.is_null() { 0 } else { (*full).mark }
+            !full.is_null() && !bpf_sk_storage_get(storage, full.cast(), core::ptr::null_mut(), 0).is_null()
         }
     }
 

@@ -3,15 +3,16 @@
 //!
 //! Parse, decide, apply. Applying writes addresses and the mark; the entry point redirects.
 
-use redir_abi::{MARK, Reason, Verdict, is_reserved};
+use redir_abi::{MARK, Reason, TRIAL, Verdict, is_reserved};
 
 use crate::icmp;
-use crate::maps::{self, Record};
+use crate::loopback;
+use crate::maps::{self, Record, Taker};
 use crate::packet::{self, Family, Glance, NotTcp, Segment};
-use crate::raw::{Skb, Start};
-use crate::socket::{self, LISTEN, NEW_SYN_RECV, NONE, SYN_SENT, TIME_WAIT};
+use crate::raw::{Sender, Skb, Start};
+use crate::socket::{self, LISTEN, NEW_SYN_RECV, NONE, Owner, SYN_SENT, TIME_WAIT};
 
-/// `MARK` travels with the packet, so that `steer` lets it pass and the next `reflect` knows it.
+/// `MARK` travels with the packet as far as `steer`, which lets it pass and takes the mark off.
 #[inline(always)]
 pub fn run<const L2: usize>(skb: Skb) -> Reason {
     match packet::family(skb) {
@@ -23,18 +24,17 @@ pub fn run<const L2: usize>(skb: Skb) -> Reason {
 
 #[inline(always)]
 fn reflect<const V6: bool, const L2: usize>(skb: Skb) -> Reason {
-    let marked = skb.mark() == MARK;
-    if !marked && is_somebody_elses::<V6, L2>(skb) {
+    if is_somebody_elses::<V6, L2>(skb) {
         return Reason::ReflectOther;
     }
     let segment = match packet::segment::<V6>(skb) {
         Ok(segment) => segment,
         Err(NotTcp::Protocol) => return icmp::run::<V6, L2>(skb),
         // Half a packet of the agent: not to be understood, and not to be sent to a client.
-        Err(_) if marked => return Reason::ReflectMarkedOther,
+        Err(_) if matches!(skb.sender(maps::leg_sockets()), Sender::Leg(_)) => return Reason::ReflectBroken,
         Err(_) => return Reason::ReflectOther,
     };
-    let reason = if marked { outward::<V6>(skb, &segment) } else { unmarked::<V6>(skb, &segment) };
+    let reason = decide::<V6>(skb, &segment);
     if reason.verdict() != Verdict::Redirect {
         return reason;
     }
@@ -46,11 +46,14 @@ fn reflect<const V6: bool, const L2: usize>(skb: Skb) -> Reason {
     swap_and_mark::<V6, L2>(skb, segment.ip, reason)
 }
 
-/// The cheap look that ends almost every packet of the pod.
+/// The cheap look that ends almost every packet of the pod. A SYN from a reserved port may be the agent's to elsewhere.
 #[inline(always)]
 fn is_somebody_elses<const V6: bool, const L2: usize>(skb: Skb) -> bool {
     match packet::glance::<V6, L2>(skb) {
-        Glance::Tcp { source, destination } => !goes_to_app(source, destination) && !goes_to_app(destination, source),
+        Glance::Syn { source, .. } if is_reserved(source) => false,
+        Glance::Syn { source, destination } | Glance::Tcp { source, destination } => {
+            !of_leg(source, destination) && !of_leg(destination, source)
+        }
         Glance::Other(protocol) => protocol != icmp::protocol::<V6>(),
         Glance::Unclear => false,
     }
@@ -58,7 +61,7 @@ fn is_somebody_elses<const V6: bool, const L2: usize>(skb: Skb) -> bool {
 
 /// Whether the ports are those of a leg: the agent's and the app's.
 #[inline(always)]
-fn goes_to_app(agent: u16, app: u16) -> bool {
+fn of_leg(agent: u16, app: u16) -> bool {
     is_reserved(agent) && maps::port(app).reflected
 }
 
@@ -69,48 +72,54 @@ fn leg<const V6: bool>(segment: &Segment, to_app: bool) -> Record {
     Record { client: segment.destination::<V6>(), pod: segment.source::<V6>(), ports }
 }
 
-/// A packet with the agent's mark: agent to app, or the app's answer where the pod's sysctls make sockets take marks over.
+/// Sockets are known by what the guardian has put on them, and what comes from no socket by its tuple; never by a mark.
 #[inline(always)]
-fn outward<const V6: bool>(skb: Skb, segment: &Segment) -> Reason {
+fn decide<const V6: bool>(skb: Skb, segment: &Segment) -> Reason {
     let (source, destination) = (segment.source_port(), segment.destination_port());
-    let to_app = goes_to_app(source, destination);
-    if !to_app && goes_to_app(destination, source) {
-        return Reason::ReflectReply;
-    }
-    if !to_app {
-        return Reason::ReflectOther;
-    }
-    if segment.opens() {
-        match socket::state::<V6>(skb, &segment.swapped_tuple::<V6>()) {
-            NONE | LISTEN | TIME_WAIT | NEW_SYN_RECV => {}
-            // The client itself has this very connection with the app: a second SYN in it would break it.
-            _ => return Reason::ReflectTupleTaken,
+    if is_reserved(source) {
+        let to_app = maps::port(destination).reflected;
+        match skb.sender(maps::leg_sockets()) {
+            Sender::Leg(number) if to_app => return outward::<V6>(skb, segment, number),
+            Sender::Leg(number) if segment.opens() => return loopback::rerouted(number),
+            // A socket of the pod may have the same ports: what it sends is its own.
+            Sender::Kernel if to_app && maps::is_leg(&leg::<V6>(segment, true)) => return Reason::ReflectOutLate,
+            _ => {}
         }
     }
-    Reason::ReflectOut
+    if of_leg(destination, source) { homeward::<V6>(skb, segment) } else { Reason::ReflectOther }
 }
 
-/// A packet without it: the kernel's own for a leg whose socket is gone, or the app's answer.
+/// Agent to app.
 #[inline(always)]
-fn unmarked<const V6: bool>(skb: Skb, segment: &Segment) -> Reason {
-    let (source, destination) = (segment.source_port(), segment.destination_port());
-    // A socket of the pod may have the same ports: what it sends is its own.
-    if goes_to_app(source, destination) && !skb.has_tcp_socket() && maps::is_leg(&leg::<V6>(segment, true)) {
-        return Reason::ReflectOutLate;
+fn outward<const V6: bool>(skb: Skb, segment: &Segment, number: u64) -> Reason {
+    if !segment.opens() {
+        return Reason::ReflectOut;
     }
-    if goes_to_app(destination, source) { homeward::<V6>(skb, segment) } else { Reason::ReflectOther }
+    if !skb.sender_connects_to::<V6>(&segment.destination::<V6>()) {
+        return loopback::rerouted(number);
+    }
+    match socket::state::<V6>(skb, &segment.swapped_tuple::<V6>()) {
+        NONE | LISTEN | TIME_WAIT | NEW_SYN_RECV => {}
+        // The client itself has this very connection with the app: a second SYN in it would break it.
+        _ => return Reason::ReflectTupleTaken,
+    }
+    if number & TRIAL != 0 && !maps::record(&leg::<V6>(segment, true), Taker::Trial) {
+        return Reason::ReflectWriteFailed;
+    }
+    maps::note_turned(number);
+    Reason::ReflectOut
 }
 
 /// The app's answer, if a socket of the agent waits for it or has waited.
 #[inline(always)]
 fn homeward<const V6: bool>(skb: Skb, segment: &Segment) -> Reason {
-    match socket::state_and_mark::<V6>(skb, &segment.swapped_tuple::<V6>()) {
-        // Late segments: the agent's socket has closed first. Without mark, but nothing else is on reserved ports.
+    match socket::state_and_owner::<V6>(skb, &segment.swapped_tuple::<V6>()) {
+        // Late segments: the agent's socket has closed first. Nobody's, but nothing else is on reserved ports.
         (TIME_WAIT, _) => Reason::ReflectReplyTimeWait,
         (NONE | LISTEN, _) => late_reply::<V6>(segment),
         // The answer to our SYN has SYN or RST; anything else is of an earlier leg, or of the client's own connection.
-        (SYN_SENT, MARK) if !segment.has_syn_or_rst() => late_reply::<V6>(segment),
-        (_, MARK) => Reason::ReflectReply,
+        (SYN_SENT, Owner::Agent) if !segment.has_syn_or_rst() => late_reply::<V6>(segment),
+        (_, Owner::Agent) => Reason::ReflectReply,
         _ => Reason::ReflectNotOurs,
     }
 }

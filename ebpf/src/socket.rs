@@ -22,13 +22,22 @@ pub fn state<const V6: bool>(skb: Skb, tuple: &Tuple) -> u32 {
     state
 }
 
-/// State and mark of the socket that owns a tuple.
+/// Whose a socket is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// The guardian has made it for a leg.
+    Agent,
+    Other,
+}
+
+/// State of the socket that owns a tuple, and whose it is. TIME_WAIT and requests are nobody's.
 #[inline(always)]
-pub fn state_and_mark<const V6: bool>(skb: Skb, tuple: &Tuple) -> (u32, u32) {
-    let Some(sock) = Sock::find::<V6>(skb, tuple) else { return (NONE, 0) };
-    let (state, mark) = (sock.state(), sock.mark());
+pub fn state_and_owner<const V6: bool>(skb: Skb, tuple: &Tuple) -> (u32, Owner) {
+    let Some(sock) = Sock::find::<V6>(skb, tuple) else { return (NONE, Owner::Other) };
+    let state = sock.state();
+    let owner = if sock.is_in(maps::leg_sockets()) { Owner::Agent } else { Owner::Other };
     sock.release();
-    (state, mark)
+    (state, owner)
 }
 
 /// Whether somebody listens where a tuple leads to. Port 0 belongs to no connection, so that only listeners are found.

@@ -5,10 +5,10 @@
 
 use redir_abi::{MARK, Reason, is_reserved};
 
-use crate::maps::{self, Record};
-use crate::packet::{self, Family, Flags, Glance, NotTcp, Segment};
+use crate::maps::{self, Record, Taker};
+use crate::packet::{self, Family, Flags, Glance, NotTcp, Options, Segment};
 use crate::raw::Skb;
-use crate::socket::{self, LISTEN, NONE, TIME_WAIT};
+use crate::socket::{self, LISTEN, NONE, Owner, TIME_WAIT};
 
 /// What is done with a packet that opens a connection to be steered.
 enum Way {
@@ -25,33 +25,19 @@ enum Opening {
     Ack,
 }
 
-/// `POD`: only packets to one of the pod's addresses, for any other `ip_forward` would drop them once assigned.
+/// `POD`: on a device of the pod, where `reflect` sends what it has turned; and only packets to one of the pod's addresses,
+/// for any other `ip_forward` would drop them once assigned.
 #[inline(always)]
 pub fn run<const L2: usize, const POD: bool>(skb: Skb) -> Reason {
-    let own = skb.mark() == MARK;
+    if POD && skb.mark() == MARK {
+        // Nothing in the pod is to see it: no rule, no route, no socket.
+        skb.set_mark(0);
+        return Reason::SteerOwnMark;
+    }
     match packet::family(skb) {
-        Family::V4 if own => leave_own::<false, L2>(skb),
-        Family::V6 if own => leave_own::<true, L2>(skb),
         Family::V4 => steer::<false, L2, POD>(skb),
         Family::V6 => steer::<true, L2, POD>(skb),
         Family::Other => Reason::SteerNotIp,
-    }
-}
-
-/// The agent's own packets pass, but for a SYN that is not on its way to an intercepted port: netfilter has sent it
-/// elsewhere. It must not arrive there, and no further connection be steered: the app would never get it.
-#[inline(always)]
-fn leave_own<const V6: bool, const L2: usize>(skb: Skb) -> Reason {
-    let Glance::Tcp { source, destination } = packet::glance::<V6, L2>(skb) else { return Reason::SteerOwnMark };
-    if !is_reserved(source) || maps::port(destination).reflected {
-        return Reason::SteerOwnMark;
-    }
-    match packet::segment::<V6>(skb) {
-        Ok(segment) if segment.opens() => {
-            maps::set_diverted();
-            Reason::SteerAstray
-        }
-        _ => Reason::SteerOwnMark,
     }
 }
 
@@ -72,9 +58,11 @@ fn steer<const V6: bool, const L2: usize, const POD: bool>(skb: Skb) -> Reason {
 #[inline(always)]
 fn parse<const V6: bool, const L2: usize>(skb: Skb) -> Result<Segment, Reason> {
     match packet::glance::<V6, L2>(skb) {
-        Glance::Tcp { destination, .. } if !maps::port(destination).steered => return Err(Reason::SteerNotArmed),
+        Glance::Syn { destination, .. } | Glance::Tcp { destination, .. } if !maps::port(destination).steered => {
+            return Err(Reason::SteerNotArmed);
+        }
         Glance::Other(_) => return Err(Reason::SteerNotTcp),
-        Glance::Tcp { .. } | Glance::Unclear => {}
+        Glance::Syn { .. } | Glance::Tcp { .. } | Glance::Unclear => {}
     }
     let segment = packet::segment::<V6>(skb).map_err(|why| match why {
         NotTcp::Protocol => Reason::SteerNotTcp,
@@ -96,9 +84,15 @@ fn decide<const V6: bool, const POD: bool>(skb: Skb, segment: &Segment) -> Resul
         Flags::Ack => Opening::Ack,
         Flags::Other => return Err(Reason::SteerFlags),
     };
-    // Whatever becomes of it: the tuple is the client's own from now on.
-    if opening == Opening::Syn && is_reserved(segment.source_port()) {
-        maps::forget_leg(&tuple::<V6>(segment));
+    if is_reserved(segment.source_port()) {
+        // What the agent sends to the pod itself passes here as it is.
+        if !POD && socket::state_and_owner::<V6>(skb, &segment.sender_tuple::<V6>()).1 == Owner::Agent {
+            return Err(Reason::SteerOwnMark);
+        }
+        // Whatever becomes of it: the tuple is the client's own from now on.
+        if opening == Opening::Syn {
+            maps::forget_leg(&tuple::<V6>(segment));
+        }
     }
     // Most packets that come this far belong to a connection: this lookup is what ends them.
     let tuple = segment.tuple::<V6>();
@@ -120,6 +114,14 @@ fn decide<const V6: bool, const POD: bool>(skb: Skb, segment: &Segment) -> Resul
     }
     if !maps::worker_is_alive() {
         return Err(Reason::SteerStale);
+    }
+    if opening == Opening::Syn {
+        match segment.options(skb) {
+            Options::Plain => {}
+            Options::Signed => return Err(Reason::SteerSigned),
+            Options::Join => return Err(Reason::SteerJoin),
+            Options::TooMany => return Err(Reason::SteerMalformed),
+        }
     }
     if let Way::Record = way {
         // A reserved port may be one of the agent's own upstream ports towards the app.
@@ -144,7 +146,11 @@ fn assign<const V6: bool>(skb: Skb, segment: &mut Segment, opening: Opening) -> 
     if !matches!(reason, Reason::SteerNoCookie) {
         // Netfilter may still send the packet elsewhere (a mesh redirects it to its proxy): the companion looks after
         // that, while an assigned socket would get it all the same, under a port that nobody intercepts.
-        let given = if maps::has_companion() { maps::record(&tuple::<V6>(segment)) } else { listener.assign(skb) };
+        let given = if maps::has_companion() {
+            maps::record(&tuple::<V6>(segment), Taker::Agent)
+        } else {
+            listener.assign(skb)
+        };
         if !given {
             maps::count(Reason::SteerAssignFailed);
         }
@@ -155,7 +161,7 @@ fn assign<const V6: bool>(skb: Skb, segment: &mut Segment, opening: Opening) -> 
 
 #[inline(always)]
 fn record<const V6: bool>(segment: &Segment) -> Reason {
-    if !maps::record(&tuple::<V6>(segment)) {
+    if !maps::record(&tuple::<V6>(segment), Taker::Agent) {
         maps::count(Reason::SteerAssignFailed);
     }
     Reason::SteerTimeWaitRecorded

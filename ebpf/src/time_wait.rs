@@ -20,10 +20,11 @@ pub fn run(ctx: &SkLookupContext) -> Reason {
     let (client, pod) = addresses(&lookup);
     // As in the TCP header: source first, both in network order.
     let ports = u32::from(lookup.remote_port) | u32::from((lookup.local_port as u16).to_be()) << 16;
-    if lookup.protocol != u32::from(TCP) || !maps::take(&Record { client, pod, ports }) {
+    if lookup.protocol != u32::from(TCP) {
         return Reason::TimeWaitOther;
     }
-    if maps::select_listener(ctx, lookup.family == AF_INET6) {
+    let Some(taker) = maps::take(&Record { client, pod, ports }) else { return Reason::TimeWaitOther };
+    if maps::select_listener(ctx, lookup.family == AF_INET6, taker) {
         Reason::TimeWaitAssigned
     } else {
         Reason::TimeWaitAssignFailed

@@ -94,18 +94,23 @@ pub(crate) enum Request {
     Ready,
     /// The worker lives. No reply.
     Alive,
-    /// Steer new connections of a pod's port. → `Armed`
-    Arm { pod: PodName, port: u16, gate: Gate, at: Whereabouts },
+    /// Attach to a pod, and let legs to the port pass; nothing is steered yet. → `Armed`
+    Arm { pod: PodName, port: u16, at: Whereabouts },
     /// Stop that. → `Done`
     Disarm { pod: PodName, port: u16 },
     /// The pod's last connection has ended: detach what is left. → `Done`
     Release { pod: PodName },
-    /// Marked sockets bound to these ports of a pod's address. → `Sockets`
-    Sockets { pod: PodName, bind: BindAddress, ports: Vec<u16> },
+    /// Sockets for legs, bound to these ports of a pod's address. Those `for_trial` only try the way to the app, and are
+    /// taken by the listeners that `TrialListeners` gave. → `Sockets`
+    Sockets { pod: PodName, bind: BindAddress, ports: Vec<u16>, for_trial: bool },
     /// Leave new connections of a client to the app for a while. → `Done`
     Bypass { pod: PodName, client: IpAddr, how_long: Duration },
     /// The counters of a pod's programs. → `Stats`
     Stats { pod: PodName },
+    /// The way to the app was tried: steer new connections of an armed port. → `Done`
+    Steer { pod: PodName, port: u16, gate: Gate },
+    /// New listeners for legs that only try the way. → `TrialListeners`
+    TrialListeners { pod: PodName },
 }
 
 /// Guardian → worker.
@@ -119,14 +124,18 @@ pub(crate) enum Reply {
     Shutdown { drain: Duration },
     /// The pod's path names another network namespace now: the pod has been replaced.
     PodGone { pod: PodName },
-    /// Answer to `Arm`, with [listener4, listener6 if there is one, heartbeat, link duplicates…] if this is the pod's first port.
+    /// Answer to `Arm`, with [listener4, listener6 if there is one, heartbeat, notes of turned SYNs, link duplicates…] if this is the pod's first port.
     Armed(Armed),
-    /// Answer to `Disarm`, `Release`, `Bypass`.
+    /// Answer to `Disarm`, `Release`, `Bypass`, `Steer`.
     Done,
-    /// Answer to `Sockets`: for each port 0 (its descriptor is beside the message, in order) or an errno.
-    Sockets { errnos: Vec<i32> },
+    /// Answer to `Sockets`: for each port 0 (its descriptor is beside the message, in order) or an errno. The first of the
+    /// descriptors is the leg with the number `first`, and so on.
+    Sockets { errnos: Vec<i32>, first: u64 },
     /// Answer to `Stats`, in the order of `redir_abi::Reason::ALL`.
     Stats { counters: Vec<u64> },
+    /// Answer to `TrialListeners`, with [listener4, listener6 if there is one]; or nothing, where the kernel has no companion
+    /// that could give them connections.
+    TrialListeners(Handed),
     /// Answer to anything: no, and why.
     Refused { code: RefusedCode, sentence: String },
 }
@@ -195,23 +204,19 @@ impl Request {
         match self {
             Self::Ready => w.u8(1),
             Self::Alive => w.u8(2),
-            Self::Arm { pod, port, gate, at } => {
-                let gate = match gate {
-                    Gate::AppListening => 0,
-                    Gate::Always => 1,
-                };
+            Self::Arm { pod, port, at } => {
                 let first = match at.first {
                     FirstHand::App => 0,
                     FirstHand::Proxy => 1,
                 };
                 let ips = &at.ips[..at.ips.len().min(MAX_POD_IPS)];
-                w.u8(3).text(pod.key()).u16(*port).u8(gate).u8(first).count(ips.len());
+                w.u8(3).text(pod.key()).u16(*port).u8(first).count(ips.len());
                 ips.iter().fold(&mut w, |w, ip| w.ip(*ip))
             }
             Self::Disarm { pod, port } => w.u8(4).text(pod.key()).u16(*port),
             Self::Release { pod } => w.u8(5).text(pod.key()),
-            Self::Sockets { pod, bind, ports } => {
-                w.u8(6).text(pod.key()).ip(bind.ip).u32(bind.scope).count(ports.len());
+            Self::Sockets { pod, bind, ports, for_trial } => {
+                w.u8(6).text(pod.key()).ip(bind.ip).u32(bind.scope).u8(u8::from(*for_trial)).count(ports.len());
                 ports.iter().fold(&mut w, |w, port| w.u16(*port))
             }
             Self::Bypass { pod, client, how_long } => {
@@ -219,6 +224,14 @@ impl Request {
                 w.u8(7).text(pod.key()).ip(*client).u32(millis)
             }
             Self::Stats { pod } => w.u8(8).text(pod.key()),
+            Self::Steer { pod, port, gate } => {
+                let gate = match gate {
+                    Gate::AppListening => 0,
+                    Gate::Always => 1,
+                };
+                w.u8(9).text(pod.key()).u16(*port).u8(gate)
+            }
+            Self::TrialListeners { pod } => w.u8(10).text(pod.key()),
         };
         w.finish()
     }
@@ -233,12 +246,17 @@ impl Request {
         let request = match r.u8()? {
             1 => Self::Ready,
             2 => Self::Alive,
-            3 => Self::Arm { pod: pod(&mut r)?, port: port(&mut r)?, gate: gate(&mut r)?, at: whereabouts(&mut r)? },
+            3 => Self::Arm { pod: pod(&mut r)?, port: port(&mut r)?, at: whereabouts(&mut r)? },
             4 => Self::Disarm { pod: pod(&mut r)?, port: port(&mut r)? },
             5 => Self::Release { pod: pod(&mut r)? },
-            6 => Self::Sockets { pod: pod(&mut r)?, bind: bind(&mut r)?, ports: ports(&mut r)? },
+            6 => {
+                let (pod, bind, for_trial) = (pod(&mut r)?, bind(&mut r)?, yes_or_no(&mut r)?);
+                Self::Sockets { pod, bind, ports: ports(&mut r)?, for_trial }
+            }
             7 => Self::Bypass { pod: pod(&mut r)?, client: r.ip()?, how_long: bypass_time(&mut r)? },
             8 => Self::Stats { pod: pod(&mut r)? },
+            9 => Self::Steer { pod: pod(&mut r)?, port: port(&mut r)?, gate: gate(&mut r)? },
+            10 => Self::TrialListeners { pod: pod(&mut r)? },
             _ => return Err(Malformed),
         };
         r.finish()?;
@@ -249,7 +267,13 @@ impl Request {
     pub(crate) fn is_slow(&self) -> bool {
         match self {
             Self::Arm { .. } | Self::Disarm { .. } | Self::Release { .. } => true,
-            Self::Ready | Self::Alive | Self::Sockets { .. } | Self::Bypass { .. } | Self::Stats { .. } => false,
+            Self::Ready
+            | Self::Alive
+            | Self::Sockets { .. }
+            | Self::Bypass { .. }
+            | Self::Stats { .. }
+            | Self::Steer { .. }
+            | Self::TrialListeners { .. } => false,
         }
     }
 
@@ -262,7 +286,9 @@ impl Request {
             | Self::Release { pod }
             | Self::Sockets { pod, .. }
             | Self::Bypass { pod, .. }
-            | Self::Stats { pod } => Some(pod),
+            | Self::Stats { pod }
+            | Self::Steer { pod, .. }
+            | Self::TrialListeners { pod } => Some(pod),
         }
     }
 
@@ -280,6 +306,14 @@ fn port(r: &mut Reader<'_>) -> Result<u16, Malformed> {
     match r.u16()? {
         0 => Err(Malformed),
         port => Ok(port),
+    }
+}
+
+fn yes_or_no(r: &mut Reader<'_>) -> Result<bool, Malformed> {
+    match r.u8()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(Malformed),
     }
 }
 
@@ -336,18 +370,13 @@ impl Reply {
             Self::Shutdown { drain } => w.u8(3).u32(u32::try_from(drain.as_millis()).unwrap_or(u32::MAX)),
             Self::PodGone { pod } => w.u8(4).text(pod.key()),
             Self::Armed(armed) => {
-                let handed = match armed.handed {
-                    Handed::Nothing => 0,
-                    Handed::Ipv4 => 1,
-                    Handed::Both => 2,
-                };
-                w.u8(5).u32(armed.earlier).u8(handed);
+                w.u8(5).u32(armed.earlier).u8(handed_to(armed.handed));
                 addresses_to(&mut w, &armed.pod_addresses);
                 addresses_to(&mut w, &armed.loopback_addresses)
             }
             Self::Done => w.u8(6),
-            Self::Sockets { errnos } => {
-                w.u8(7).count(errnos.len());
+            Self::Sockets { errnos, first } => {
+                w.u8(7).u64(*first).count(errnos.len());
                 errnos.iter().fold(&mut w, |w, errno| w.u32(errno.unsigned_abs()))
             }
             Self::Stats { counters } => {
@@ -358,6 +387,7 @@ impl Reply {
                 let code = CODES.iter().position(|known| known == code).expect("every code is in the table");
                 w.u8(9).count(code).text(truncated(sentence))
             }
+            Self::TrialListeners(handed) => w.u8(10).u8(handed_to(*handed)),
         };
         w.finish()
     }
@@ -376,7 +406,10 @@ impl Reply {
             4 => Self::PodGone { pod: pod(&mut r)? },
             5 => Self::Armed(armed(&mut r)?),
             6 => Self::Done,
-            7 => Self::Sockets { errnos: errnos(&mut r)? },
+            7 => {
+                let first = r.u64()?;
+                Self::Sockets { errnos: errnos(&mut r)?, first }
+            }
             8 => {
                 let count = r.count(Reason::ALL.len())?;
                 Self::Stats { counters: (0..count).map(|_| r.u64()).collect::<Result<_, _>>()? }
@@ -385,6 +418,7 @@ impl Reply {
                 let code = *CODES.get(r.count(CODES.len())?).ok_or(Malformed)?;
                 Self::Refused { code, sentence: r.text(MAX_SENTENCE)?.to_owned() }
             }
+            10 => Self::TrialListeners(handed(&mut r)?),
             _ => return Err(Malformed),
         };
         r.finish()?;
@@ -400,13 +434,25 @@ fn addresses_to<'a>(w: &'a mut Writer<REPLY_LEN>, addresses: &[IpAddr]) -> &'a m
 
 fn armed(r: &mut Reader<'_>) -> Result<Armed, Malformed> {
     let earlier = r.u32()?;
-    let handed = match r.u8()? {
-        0 => Handed::Nothing,
-        1 => Handed::Ipv4,
-        2 => Handed::Both,
-        _ => return Err(Malformed),
-    };
+    let handed = handed(r)?;
     Ok(Armed { earlier, handed, pod_addresses: addresses(r)?, loopback_addresses: addresses(r)? })
+}
+
+fn handed_to(handed: Handed) -> u8 {
+    match handed {
+        Handed::Nothing => 0,
+        Handed::Ipv4 => 1,
+        Handed::Both => 2,
+    }
+}
+
+fn handed(r: &mut Reader<'_>) -> Result<Handed, Malformed> {
+    match r.u8()? {
+        0 => Ok(Handed::Nothing),
+        1 => Ok(Handed::Ipv4),
+        2 => Ok(Handed::Both),
+        _ => Err(Malformed),
+    }
 }
 
 fn addresses(r: &mut Reader<'_>) -> Result<Vec<IpAddr>, Malformed> {
@@ -431,8 +477,8 @@ const MAX_BYPASS_MILLIS: u32 = 600_000;
 
 // A reply holds every counter, and a request the longest name with the longest list.
 const _: () = assert!(4 + 1 + 2 + 8 * Reason::ALL.len() <= REPLY_LEN);
-const _: () = assert!(4 + 1 + 2 + PodName::MAX + 17 + 4 + 2 + 2 * MAX_SOCKETS <= REQUEST_LEN);
-const _: () = assert!(4 + 1 + 2 + PodName::MAX + 2 + 1 + 1 + 2 + 17 * MAX_POD_IPS <= REQUEST_LEN);
+const _: () = assert!(4 + 1 + 2 + PodName::MAX + 17 + 4 + 1 + 2 + 2 * MAX_SOCKETS <= REQUEST_LEN);
+const _: () = assert!(4 + 1 + 2 + PodName::MAX + 2 + 1 + 2 + 17 * MAX_POD_IPS <= REQUEST_LEN);
 const _: () = assert!(4 + 1 + 4 + 1 + 2 * (2 + 17 * MAX_ADDRESSES) <= REPLY_LEN);
 const _: () = assert!(MAX_SOCKETS <= MAX_FDS);
 

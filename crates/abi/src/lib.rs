@@ -13,8 +13,24 @@ pub use addr::Addr;
 pub use ports::{PORT_WORDS, PortWord, Ports, REFLECTED, RESERVED_HIGH, RESERVED_LOW, STEERED, UNGATED, is_reserved};
 pub use reason::{Program, REASONS, Reason, Verdict};
 
-/// `SO_MARK` of every upstream socket of the agent, and of every packet that was reflected. "RD" and a version.
-pub const MARK: u32 = 0x5244_0001;
+/// The mark of a packet between `reflect`, which has turned it, and `steer`, which takes it off again: no socket carries
+/// it, and nothing is decided by it but that `steer` leaves the packet alone. Its bits are outside the masks in common use
+/// (0x1, 0xff, 0xfff, 0x4000, 0x8000, 0xf0000, 0xff0000).
+pub const MARK: u32 = 0x5200_3000;
+
+/// Notes of turned SYNs that are kept for the worker to read; 32 KiB a pod. A leg's note is at its number modulo this, and
+/// is read within the leg's connect: a note that was overwritten says nothing, and the leg is tried again.
+pub const TURNED_SLOTS: u32 = 4096;
+
+/// Bit of a leg's number, and of a record's time: the leg only tries the way, and is taken by the listener for that.
+pub const TRIAL: u64 = 1 << 63;
+
+/// Where the note of the leg with this number is.
+#[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "below the number of slots")]
+pub const fn turned_slot(number: u64) -> u32 {
+    (number % TURNED_SLOTS as u64) as u32
+}
 
 /// How old the worker's heartbeat may be, in nanoseconds of `CLOCK_MONOTONIC`, before steering passes everything to the app.
 /// Two seconds: a worker that is merely slow is not cut off, a hung one stalls a client by no more than two SYN retries.
@@ -58,8 +74,10 @@ pub mod program {
     pub const REFLECT_L3: &str = "redir_refl_l3";
     /// The `sk_lookup` companion: gives new connections that `steer` has recorded to the agent's listener.
     pub const TIME_WAIT: &str = "redir_time_wait";
+    /// Egress of `lo`.
+    pub const REFLECT_LO: &str = "redir_refl_lo";
     /// All that can be attached to a device's hooks: what a killed predecessor may have left.
-    pub const CLASSIFIERS: [&str; 5] = [STEER, STEER_L3, STEER_LO, REFLECT, REFLECT_L3];
+    pub const CLASSIFIERS: [&str; 6] = [STEER, STEER_L3, STEER_LO, REFLECT, REFLECT_L3, REFLECT_LO];
 }
 
 /// Names of the maps.
@@ -78,15 +96,24 @@ pub mod map {
     pub const BYPASS: &str = "BYPASS";
     /// Array of one `u64` that can be mapped: the worker's last sign of life, monotonic nanoseconds.
     pub const HEARTBEAT: &str = "HEARTBEAT";
+    /// Socket storage: the number of each socket that the guardian has made for a leg, a `u64` from 1 that never comes
+    /// twice in a pod. The object has a stand-in; the guardian makes the map, which needs type information.
+    pub const LEG_SOCKETS: &str = "LEG_SOCKETS";
+    /// Array of [`TURNED_SLOTS`](crate::TURNED_SLOTS) `u64` that can be mapped, by [`turned_slot`](crate::turned_slot): the
+    /// number of the leg whose SYN was turned round, or seen on `lo` where nothing turns.
+    pub const TURNED: &str = "TURNED";
     /// LRU hash: tuple of a leg of the agent to the app → `u64`, monotonic nanoseconds of the last packet that opened or
     /// ended it. The key never leaves the kernel.
     pub const LEGS: &str = "LEGS";
     /// Per-CPU array of `u64`, indexed by [`Reason`](crate::Reason).
     pub const STATS: &str = "STATS";
-    /// SOCKMAP of the agent's listeners, at [`LISTENER_V4`] and [`LISTENER_V6`].
+    /// SOCKMAP of the agent's listeners, at [`LISTENER_V4`] and [`LISTENER_V6`], and [`LISTENERS_OF_TRIAL`] further on of
+    /// those that take the legs that only try the way.
     pub const LISTENERS: &str = "LISTENERS";
     /// Index of the IPv4 listener in [`LISTENERS`].
     pub const LISTENER_V4: u32 = 0;
     /// Index of the IPv6 listener in [`LISTENERS`].
     pub const LISTENER_V6: u32 = 1;
+    /// Added to the index of a listener.
+    pub const LISTENERS_OF_TRIAL: u32 = 2;
 }

@@ -64,11 +64,9 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// The agent's own packet.
+    /// The agent's own packet, or what the app answers to it.
     SteerOwnMark = "own_mark", Steer, Next;
-    /// A SYN of the agent to the app that netfilter has sent elsewhere (a mesh takes what leaves the pod): dropped.
-    SteerAstray = "own_syn_astray", Steer, Drop;
-    /// Such a SYN was seen: the app cannot be reached through the agent, so everything goes to it directly.
+    /// The app cannot be reached through the agent (the pod sends its SYNs elsewhere), so everything goes to it directly.
     SteerDiverted = "diverted", Steer, Next;
     /// Neither IPv4 nor IPv6, or with a VLAN tag.
     SteerNotIp = "not_ip", Steer, Next;
@@ -92,6 +90,10 @@ reasons! {
     SteerStale = "heartbeat_stale", Steer, Next;
     /// The app does not listen on this port.
     SteerNotListening = "app_not_listening", Steer, Next;
+    /// A SYN with TCP's MD5 or AO option: client and app share a key that the agent does not have.
+    SteerSigned = "tcp_signature", Steer, Next;
+    /// A SYN that joins a connection of Multipath TCP, which the app has.
+    SteerJoin = "mptcp_join", Steer, Next;
     /// The tuple belongs to a live connection.
     SteerBusy = "tuple_in_use", Steer, Next;
     /// The tuple is in TIME_WAIT and goes to the app.
@@ -118,8 +120,12 @@ reasons! {
     ReflectOutLate = "out_late", Reflect, Redirect;
     /// Agent to app, a SYN whose tuple the app has in use: dropped, the agent takes another port.
     ReflectTupleTaken = "tuple_in_use", Reflect, Drop;
-    /// Carries the agent's mark but is no whole TCP packet: dropped, it must not reach a client.
-    ReflectMarkedOther = "marked_other", Reflect, Drop;
+    /// A SYN of the agent to the app that the pod sends elsewhere (a mesh takes what leaves it): dropped.
+    ReflectRerouted = "own_syn_rerouted", Reflect, Drop;
+    /// A SYN of the agent to an address of the pod itself, on `lo`, where nothing is turned.
+    ReflectLoopback = "loopback", Reflect, Next;
+    /// From a socket of the agent, but no whole TCP packet: dropped, it must not reach a client.
+    ReflectBroken = "own_broken", Reflect, Drop;
     /// App to agent: sent back in.
     ReflectReply = "reply", Reflect, Redirect;
     /// App to agent, whose socket is in TIME_WAIT: sent back in.

@@ -60,13 +60,6 @@ pub(super) struct ArmedPod {
     at: Whereabouts,
 }
 
-/// A port that is to be armed.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Wanted {
-    pub(super) port: u16,
-    pub(super) gate: Gate,
-}
-
 /// What is the same for all pods.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Common<'a> {
@@ -86,7 +79,7 @@ impl ArmedPod {
         common: Common<'_>,
         netns: Netns,
         ports: Option<&BTreeSet<u16>>,
-        Wanted { port, gate }: Wanted,
+        port: u16,
         at: Whereabouts,
         pause: Pause<'_>,
     ) -> Result<(Self, Handover), Refusal> {
@@ -105,7 +98,7 @@ impl ArmedPod {
         };
         pause();
         let mut datapath = PodDatapath::load(&spec, pause)?;
-        datapath.arm(port, gate.into())?;
+        datapath.reflect(port)?;
         datapath.attach(pause)?;
         if at.first == FirstHand::Proxy && !datapath.looks_up() {
             let sentence = "a mesh's proxy takes this pod's connections, and this kernel cannot steer behind it; \
@@ -127,22 +120,39 @@ impl ArmedPod {
         Ok((armed, (told, fds)))
     }
 
-    /// Steers one more port.
-    pub(super) fn arm(
-        &mut self,
-        home: &Home,
-        Wanted { port, gate }: Wanted,
-        pause: Pause<'_>,
-    ) -> Result<Armed, Refusal> {
+    /// Lets legs to one more port pass; nothing is steered there yet.
+    pub(super) fn arm(&mut self, home: &Home, port: u16, pause: Pause<'_>) -> Result<Armed, Refusal> {
         let connections = self.netns.within(home, || connections_of(port)).unwrap_or_default();
         self.orphans.note(port, &connections);
         // What the agent itself has accepted on this port before is not the app's; an app of the worker's uid is not
         // told apart from it, and counted short.
         let earlier = count(&connections, |connection| from_before(connection) && connection.uid != self.user);
-        self.datapath.arm(port, gate.into())?;
+        self.datapath.reflect(port)?;
         // Steering was detached if no port was armed for a while.
         self.datapath.attach(pause).inspect_err(|_| self.disarm(port, pause))?;
         Ok(self.told(earlier, Handed::Nothing))
+    }
+
+    /// Steers an armed port: the way to the app was tried.
+    pub(super) fn steer(&mut self, port: u16, gate: Gate) -> Result<(), Refusal> {
+        if !self.datapath.armed_ports().contains(&port) {
+            return Err(Refusal::new(RefusedCode::NotArmed, format!("port {port} is not armed; arm it first")));
+        }
+        self.datapath.divert_no_more()?;
+        Ok(self.datapath.arm(port, gate.into())?)
+    }
+
+    /// New listeners for legs that only try the way; None where the kernel has no companion to give them connections.
+    pub(super) fn trial_listeners(&mut self, home: &Home) -> Result<Option<Listeners>, Refusal> {
+        if !self.datapath.looks_up() {
+            return Ok(None);
+        }
+        let listeners =
+            self.netns.within(home, || listeners::listen(|_| true)).flatten().map_err(|error| {
+                unusable(format!("cannot listen in the pod's network namespace: {error}; try again"))
+            })?;
+        self.datapath.set_trial_listeners(listeners.v4.as_fd(), listeners.v6.as_ref().map(AsFd::as_fd))?;
+        Ok(Some(listeners))
     }
 
     fn told(&self, earlier: u32, handed: Handed) -> Armed {
@@ -159,6 +169,7 @@ impl ArmedPod {
         let mut fds = vec![listeners.v4];
         fds.extend(listeners.v6);
         fds.push(self.datapath.heartbeat_fd()?);
+        fds.push(self.datapath.turned_fd()?);
         fds.extend(self.datapath.link_fds()?);
         Ok(fds)
     }
@@ -187,13 +198,14 @@ impl ArmedPod {
         }
     }
 
-    /// Upstream sockets in this pod.
+    /// Sockets for legs in this pod, and the number of the first that could be made; the others' follow it.
     pub(super) fn sockets(
         &mut self,
         home: &Home,
         bind: BindAddress,
         ports: &[u16],
-    ) -> Result<Vec<io::Result<OwnedFd>>, Refusal> {
+        for_trial: bool,
+    ) -> Result<(Vec<io::Result<OwnedFd>>, u64), Refusal> {
         if let Some(port) = ports.iter().find(|port| !is_reserved(**port)) {
             return Err(Refusal::new(
                 RefusedCode::PortNotReserved,
@@ -209,9 +221,19 @@ impl ArmedPod {
             };
             ports.iter().map(make).collect()
         };
-        self.netns
+        let made: Vec<io::Result<OwnedFd>> = self
+            .netns
             .within(home, make)
-            .map_err(|error| unusable(format!("cannot enter the pod's network namespace: {error}; release the pod")))
+            .map_err(|error| unusable(format!("cannot enter the pod's network namespace: {error}; release the pod")))?;
+        let mut first = None;
+        let as_leg = |socket: io::Result<OwnedFd>| {
+            let socket = socket?;
+            let number = self.datapath.make_leg(socket.as_fd(), for_trial)?;
+            first.get_or_insert(number);
+            Ok(socket)
+        };
+        let legs = made.into_iter().map(as_leg).collect();
+        Ok((legs, first.unwrap_or(0)))
     }
 
     pub(super) fn bypass(&mut self, client: IpAddr, how_long: Duration) -> Result<(), Refusal> {

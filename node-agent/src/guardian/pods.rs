@@ -14,13 +14,14 @@ use std::{
 use super::{
     datapath::Pause,
     linger::Linger,
+    listeners::Listeners,
     netns::{Home, Netns, NetnsId},
-    pod::{ArmedPod, Common, Refusal, Wanted},
+    pod::{ArmedPod, Common, Refusal},
     seek::Seeker,
 };
 use crate::{
     config::{Attach, Config, PodName},
-    ipc::{RefusedCode, Reply, Request, Whereabouts},
+    ipc::{Handed, RefusedCode, Reply, Request, Whereabouts},
 };
 
 /// A granted wish: the answer and the descriptors beside it.
@@ -62,7 +63,7 @@ impl Pods {
     ) -> Option<Result<Granted, Refusal>> {
         let done = |()| (Reply::Done, Vec::new());
         Some(match request {
-            Request::Arm { pod, port, gate, at } => self.arm(config, &pod, Wanted { port, gate }, &at, meanwhile),
+            Request::Arm { pod, port, at } => self.arm(config, &pod, port, &at, meanwhile),
             Request::Disarm { pod, port } => {
                 self.disarm(&pod, port, meanwhile);
                 Ok(done(()))
@@ -76,11 +77,10 @@ impl Pods {
         &mut self,
         config: &Config,
         name: &PodName,
-        wanted: Wanted,
+        port: u16,
         at: &Whereabouts,
         meanwhile: Meanwhile<'_>,
     ) -> Result<Granted, Refusal> {
-        let port = wanted.port;
         if self.seeker.is_none() {
             allowed(config, name, port)?;
         }
@@ -97,7 +97,7 @@ impl Pods {
                 let sentence = format!("port {port} of {name} is the agent's own; release the pod and arm it again");
                 return Err(Refusal::new(RefusedCode::PortNotAllowed, sentence));
             }
-            let told = self.aside(name, meanwhile, |armed, home, pause| armed.arm(home, wanted, pause));
+            let told = self.aside(name, meanwhile, |armed, home, pause| armed.arm(home, port, pause));
             let told = told.unwrap_or_else(|| Err(not_armed(name)))?;
             tracing::info!(pod = %name, port, "armed");
             return Ok((Reply::Armed(told), Vec::new()));
@@ -107,7 +107,7 @@ impl Pods {
         let common = Common { home: &self.home, attach: self.attach, user: self.user };
         let ports = config.pod(name).and_then(|pod| pod.ports.as_ref());
         let mut pause = || meanwhile(&self.home, &mut self.armed);
-        let (armed, (told, fds)) = ArmedPod::new(common, netns, ports, wanted, at.clone(), &mut pause)?;
+        let (armed, (told, fds)) = ArmedPod::new(common, netns, ports, port, at.clone(), &mut pause)?;
         tracing::info!(pod = %name, port, agent_port = armed.agent_port(), hook = ?armed.hook(), "armed");
         self.told.remove(name);
         self.armed.insert(name.clone(), armed);
@@ -213,8 +213,14 @@ impl Pods {
 /// Answers a request that takes microseconds; None for one that gets no answer, or is not of this kind.
 pub(super) fn serve_quick(home: &Home, armed: &mut Armed, request: Request) -> Option<Result<Granted, Refusal>> {
     Some(match request {
-        Request::Sockets { pod: name, bind, ports } => {
-            find(armed, &name).and_then(|armed| armed.sockets(home, bind, &ports)).map(sockets)
+        Request::Sockets { pod: name, bind, ports, for_trial } => {
+            find(armed, &name).and_then(|armed| armed.sockets(home, bind, &ports, for_trial)).map(sockets)
+        }
+        Request::Steer { pod: name, port, gate } => {
+            find(armed, &name).and_then(|armed| armed.steer(port, gate)).map(|()| (Reply::Done, Vec::new()))
+        }
+        Request::TrialListeners { pod: name } => {
+            find(armed, &name).and_then(|armed| armed.trial_listeners(home)).map(trial_listeners)
         }
         Request::Bypass { pod: name, client, how_long } => {
             find(armed, &name).and_then(|armed| armed.bypass(client, how_long)).map(|()| (Reply::Done, Vec::new()))
@@ -256,7 +262,15 @@ fn not_armed(name: &PodName) -> Refusal {
     Refusal::new(RefusedCode::NotArmed, format!("{name} is not armed; arm it first"))
 }
 
-fn sockets(results: Vec<io::Result<OwnedFd>>) -> Granted {
+fn trial_listeners(listeners: Option<Listeners>) -> Granted {
+    match listeners {
+        Some(Listeners { v4, v6: Some(v6), .. }) => (Reply::TrialListeners(Handed::Both), vec![v4, v6]),
+        Some(Listeners { v4, v6: None, .. }) => (Reply::TrialListeners(Handed::Ipv4), vec![v4]),
+        None => (Reply::TrialListeners(Handed::Nothing), Vec::new()),
+    }
+}
+
+fn sockets((results, first): (Vec<io::Result<OwnedFd>>, u64)) -> Granted {
     let mut fds = Vec::new();
     let errnos = results
         .into_iter()
@@ -268,7 +282,7 @@ fn sockets(results: Vec<io::Result<OwnedFd>>) -> Granted {
             Err(error) => error.raw_os_error().unwrap_or(libc::EIO),
         })
         .collect();
-    (Reply::Sockets { errnos }, fds)
+    (Reply::Sockets { errnos, first }, fds)
 }
 
 #[cfg(test)]

@@ -5,19 +5,18 @@
 use std::{io, net::SocketAddr, os::fd::OwnedFd, time::Duration};
 
 use nix::sys::socket::{setsockopt, sockopt};
-use redir_abi::MARK;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::ipc::BindAddress;
 
-/// A socket bound to this port, not connected. `SO_REUSEADDR` lets one port serve several peers; a port in LISTEN is
+/// A socket bound to this port, not connected. It has no mark: rules and routes of the pod go by marks, and whose it is, is
+/// said by what the datapath puts on it. `SO_REUSEADDR` lets one port serve several peers; a port in LISTEN is
 /// refused by `bind` all the same. `SO_LINGER` 0 makes the kernel reset what a killed worker leaves. Called inside the
 /// pod's namespace.
 pub(super) fn upstream(bind: BindAddress, port: u16) -> io::Result<OwnedFd> {
     let address = bind.with_port(port);
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
-    socket.set_mark(MARK)?;
     socket.set_reuse_address(true)?;
     socket.set_tcp_nodelay(true)?;
     socket.set_linger(Some(Duration::ZERO))?;
@@ -74,11 +73,11 @@ mod tests {
     }
 
     #[test]
-    fn upstream_sockets_carry_the_mark_and_share_ports() {
+    fn upstream_sockets_share_ports_and_carry_no_mark() {
         let free = TcpListener::bind("127.0.0.1:0").expect("port").local_addr().expect("bound").port();
         let sockets = [upstream(loopback(), free), upstream(loopback(), free)];
         for socket in sockets.map(|socket| Socket::from(socket.expect("bound"))) {
-            assert_eq!(socket.mark().expect("option"), MARK);
+            assert_eq!(socket.mark().expect("option"), 0);
             assert!(socket.nonblocking().expect("flags") && socket.tcp_nodelay().expect("option"));
         }
     }

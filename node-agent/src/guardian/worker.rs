@@ -124,16 +124,16 @@ mod tests {
     use super::*;
     use crate::{
         config::PodName,
-        ipc::{self, BindAddress, Gate, REPLY_LEN, Whereabouts},
+        ipc::{self, BindAddress, REPLY_LEN, Whereabouts},
     };
 
     fn arm(port: u16) -> Request {
-        Request::Arm { pod: PodName::new("web-1").expect("good"), port, gate: Gate::Always, at: Whereabouts::default() }
+        Request::Arm { pod: PodName::new("web-1").expect("good"), port, at: Whereabouts::default() }
     }
 
     fn sockets() -> Request {
         let bind = BindAddress { ip: Ipv4Addr::LOCALHOST.into(), scope: 0 };
-        Request::Sockets { pod: PodName::new("web-1").expect("good"), bind, ports: vec![700] }
+        Request::Sockets { pod: PodName::new("web-1").expect("good"), bind, ports: vec![700], for_trial: false }
     }
 
     #[test]

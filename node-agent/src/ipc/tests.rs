@@ -14,11 +14,13 @@ fn requests() -> Vec<Request> {
     vec![
         Request::Ready,
         Request::Alive,
-        Request::Arm { pod: pod.clone(), port: 8080, gate: Gate::AppListening, at: Whereabouts::default() },
+        Request::Arm { pod: pod.clone(), port: 8080, at: Whereabouts::default() },
+        Request::Steer { pod: pod.clone(), port: 8080, gate: Gate::AppListening },
+        Request::Steer { pod: pod.clone(), port: 65535, gate: Gate::Always },
+        Request::TrialListeners { pod: pod.clone() },
         Request::Arm {
             pod: pod.clone(),
             port: 65535,
-            gate: Gate::Always,
             at: Whereabouts { ips: vec![IpAddr::from([0xff; 16]); MAX_POD_IPS], first: FirstHand::Proxy },
         },
         Request::Disarm { pod: pod.clone(), port: 1 },
@@ -27,6 +29,7 @@ fn requests() -> Vec<Request> {
             pod: pod.clone(),
             bind: BindAddress { ip: v6, scope: u32::MAX },
             ports: (0..32).map(|i| 65535 - i).collect(),
+            for_trial: true,
         },
         Request::Bypass { pod: pod.clone(), client: v6, how_long: Duration::from_millis(600_000) },
         Request::Stats { pod },
@@ -48,7 +51,8 @@ fn replies() -> Vec<Reply> {
         Reply::Armed(armed(1, Handed::Ipv4)),
         Reply::Armed(armed(MAX_ADDRESSES, Handed::Both)),
         Reply::Done,
-        Reply::Sockets { errnos: vec![98; MAX_SOCKETS] },
+        Reply::Sockets { errnos: vec![98; MAX_SOCKETS], first: u64::MAX },
+        Reply::TrialListeners(Handed::Both),
         Reply::Stats { counters: vec![u64::MAX; Reason::ALL.len()] },
         Reply::Refused { code: RefusedCode::PortNotReserved, sentence: "no; do this".into() },
     ]
@@ -91,7 +95,7 @@ fn values_outside_their_limits_are_malformed() {
     let pod = PodName::new("p").expect("good");
     let encode = |ip: &str, scope, ports| {
         let bind = BindAddress { ip: ip.parse().expect("address"), scope };
-        Request::Sockets { pod: pod.clone(), bind, ports }.encode(1)
+        Request::Sockets { pod: pod.clone(), bind, ports, for_trial: false }.encode(1)
     };
     for message in [
         encode("10.0.0.1", 0, vec![]),
@@ -102,7 +106,7 @@ fn values_outside_their_limits_are_malformed() {
         encode("0.0.0.0", 0, vec![700]),
         encode("::ffff:10.0.0.1", 0, vec![700]),
         encode("ff02::1", 0, vec![700]),
-        Request::Arm { pod: pod.clone(), port: 0, gate: Gate::Always, at: Whereabouts::default() }.encode(1),
+        Request::Arm { pod: pod.clone(), port: 0, at: Whereabouts::default() }.encode(1),
     ] {
         assert_eq!(Request::decode(&message), Err(Malformed));
         assert_eq!(Request::seq(&message), Some(1));
@@ -111,7 +115,7 @@ fn values_outside_their_limits_are_malformed() {
     message[REQUEST_LEN - 1] = 1;
     assert_eq!(Request::decode(&message), Err(Malformed), "something follows the last field");
     let mut message = Request::Ready.encode(1);
-    for kind in (0..=255).filter(|kind| !(1..=8).contains(kind)) {
+    for kind in (0..=255).filter(|kind| !(1..=10).contains(kind)) {
         message[4] = kind;
         assert_eq!(Request::decode(&message), Err(Malformed), "kind {kind}");
     }
@@ -155,11 +159,11 @@ fn random_bytes_never_panic() {
         let mut bytes = [0; REQUEST_LEN];
         let filled = random.below(REQUEST_LEN + 1);
         bytes[..filled].iter_mut().for_each(|byte| *byte = random.byte());
-        bytes[4] = random.byte() % 10;
+        bytes[4] = random.byte() % 12;
         check(&bytes);
         let mut bytes = [0; REPLY_LEN];
         bytes[..filled].iter_mut().for_each(|byte| *byte = random.byte());
-        bytes[4] = random.byte() % 11;
+        bytes[4] = random.byte() % 12;
         Reply::decode(&bytes).ok();
     }
 }

@@ -28,7 +28,7 @@ use tokio::{
 use crate::{
     certificates::Certificates,
     config::{Config, PodName},
-    ipc::{self, Handed, Reply, Request, Whereabouts},
+    ipc::{self, FirstHand, Handed, Reply, Request, Whereabouts},
 };
 
 pub(crate) use crate::ipc::{Gate, RefusedCode};
@@ -88,8 +88,21 @@ pub(crate) struct ArmedPod {
     pub(crate) listener6: Option<TcpListener>,
     /// Map this, one page, and write `CLOCK_MONOTONIC` nanoseconds to its first u64.
     pub(crate) heartbeat: OwnedFd,
+    /// Map this, and read there which legs were turned round.
+    pub(crate) turned: OwnedFd,
+    /// Who takes the pod's connections first.
+    pub(crate) first_hand: FirstHand,
     /// All addresses of the namespace, loopback included: a peer with one of these is inside the pod.
     pub(crate) addresses: Vec<IpAddr>,
+}
+
+/// A socket for a leg to the app.
+#[derive(Debug)]
+pub(crate) struct LegSocket {
+    /// Bound, not connected.
+    pub(crate) socket: OwnedFd,
+    /// By which its note of a turned SYN is found; never used twice in a pod.
+    pub(crate) number: u64,
 }
 
 /// Why a request came to nothing.
@@ -191,16 +204,11 @@ impl Broker {
         self.shared.socket.get_ref().try_clone()
     }
 
-    /// Steers new connections of the pod's port to the pod's listeners. Dropped before its end, or failed, it is
-    /// undone.
-    pub(crate) async fn arm(
-        &self,
-        pod: &PodName,
-        port: u16,
-        gate: Gate,
-        at: Whereabouts,
-    ) -> Result<Armed, BrokerError> {
-        let request = Request::Arm { pod: pod.clone(), port, gate, at };
+    /// Attaches to the pod and lets legs to the port pass; `steer` gives its new connections to the pod's listeners.
+    /// Dropped before its end, or failed, it is undone.
+    pub(crate) async fn arm(&self, pod: &PodName, port: u16, at: Whereabouts) -> Result<Armed, BrokerError> {
+        let first_hand = at.first;
+        let request = Request::Arm { pod: pod.clone(), port, at };
         let undo = Undo { broker: self, pod, port, settled: false };
         let asked = self.ask(request, ARM_TIMEOUT).await;
         let Answer { reply, fds } = match asked {
@@ -212,9 +220,24 @@ impl Broker {
         };
         let Reply::Armed(told) = reply else { return Err(unexpected(&reply)) };
         let (earlier_connections, pod_addresses) = (told.earlier, told.pod_addresses.clone());
-        let first = self.adopt(pod, told, fds)?;
+        let first = self.adopt(pod, told, first_hand, fds)?;
         undo.defuse();
         Ok(Armed { earlier_connections, pod_addresses, first })
+    }
+
+    /// Steers new connections of an armed port, once the way to the app was tried.
+    pub(crate) async fn steer(&self, pod: &PodName, port: u16, gate: Gate) -> Result<(), BrokerError> {
+        self.done(Request::Steer { pod: pod.clone(), port, gate }, TIMEOUT).await
+    }
+
+    /// Listeners for legs that only try the way, until they are dropped; none where the kernel has no means to give them
+    /// connections.
+    pub(crate) async fn trial_listeners(&self, pod: &PodName) -> Result<Vec<TcpListener>, BrokerError> {
+        let Answer { reply, fds } = self.ask(Request::TrialListeners { pod: pod.clone() }, TIMEOUT).await?;
+        match reply {
+            Reply::TrialListeners(_) => Ok(fds.into_iter().map(TcpListener::from).collect()),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// Leaves new connections of the pod's port to the app. A port that is not armed is no error.
@@ -233,21 +256,23 @@ impl Broker {
         self.shared.hung.subscribe()
     }
 
-    /// Upstream sockets in the pod's namespace: marked, nonblocking, TCP_NODELAY, bound to `bind` (its port is ignored)
-    /// and each of `ports` (1 to 32, from the reserved ranges). One result per port, in order.
+    /// Sockets for legs in the pod's namespace: nonblocking, TCP_NODELAY, bound to `bind` (its port is ignored) and each of
+    /// `ports` (1 to 32, from the reserved ranges). Those `for_trial` are taken by the listeners for that. One result per
+    /// port, in order.
     pub(crate) async fn sockets(
         &self,
         pod: &PodName,
         bind: SocketAddr,
         ports: &[u16],
-    ) -> Result<Vec<io::Result<OwnedFd>>, BrokerError> {
-        let request = Request::Sockets { pod: pod.clone(), bind: bind.into(), ports: ports.to_vec() };
+        for_trial: bool,
+    ) -> Result<Vec<io::Result<LegSocket>>, BrokerError> {
+        let request = Request::Sockets { pod: pod.clone(), bind: bind.into(), ports: ports.to_vec(), for_trial };
         let Answer { reply, fds } = self.ask(request, TIMEOUT).await?;
-        let Reply::Sockets { errnos } = reply else { return Err(unexpected(&reply)) };
-        let mut fds = fds.into_iter();
+        let Reply::Sockets { errnos, first } = reply else { return Err(unexpected(&reply)) };
+        let mut legs = fds.into_iter().zip(first..).map(|(socket, number)| LegSocket { socket, number });
         let one = |errno| match errno {
             // It was sent, and there was no room for it in this process.
-            0 => fds.next().ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE)),
+            0 => legs.next().ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE)),
             errno => Err(io::Error::from_raw_os_error(errno)),
         };
         Ok(errnos.into_iter().map(one).collect())
@@ -308,7 +333,13 @@ impl Broker {
     }
 
     /// Puts the descriptors of a pod's first port where they belong.
-    fn adopt(&self, pod: &PodName, told: ipc::Armed, fds: Vec<OwnedFd>) -> Result<Option<ArmedPod>, BrokerError> {
+    fn adopt(
+        &self,
+        pod: &PodName,
+        told: ipc::Armed,
+        first_hand: FirstHand,
+        fds: Vec<OwnedFd>,
+    ) -> Result<Option<ArmedPod>, BrokerError> {
         let mut fds = fds.into_iter();
         let mut next = || {
             let short = "no room for the descriptors of the pod; raise the agent's RLIMIT_NOFILE";
@@ -321,13 +352,13 @@ impl Broker {
         };
         let listener4 = shelf::high(listener4)?.into();
         let listener6 = listener6.map(shelf::high).transpose()?.map(TcpListener::from);
-        let heartbeat = next()?;
+        let (heartbeat, turned) = (next()?, next()?);
         let mut state = self.state();
         state.shelf.keep(pod, fds);
         state.held.insert(pod.clone());
         let mut addresses = told.pod_addresses;
         addresses.extend(told.loopback_addresses);
-        Ok(Some(ArmedPod { listener4, listener6, heartbeat, addresses }))
+        Ok(Some(ArmedPod { listener4, listener6, heartbeat, turned, first_hand, addresses }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -42,7 +42,7 @@ use self::{
     shutdown::Stop,
     tls::{GivenFor, Tls},
     tunnel::Tunnels,
-    upstream::ports::Ranges,
+    upstream::{BrokenWay, ports::Ranges},
 };
 use crate::config::{Config, UpstreamPorts};
 
@@ -88,9 +88,18 @@ async fn live(bootstrap: Bootstrap) -> anyhow::Result<()> {
     let given_for = if config.kubernetes.is_some() { GivenFor::Pods } else { GivenFor::Ports };
     let tls = Tls::new(&certificates, given_for, config.agent.probe_tls);
     let parts = Parts { udp, key, config, tls };
-    let worker = start(parts, &broker, tasks).await?;
+    let (broken_ways, mut broken) = mpsc::channel(BROKEN_WAYS);
+    let worker = start(parts, &broker, broken_ways, tasks).await?;
     broker.ready().await.context("tell the guardian that the worker serves")?;
-    while let Some(event) = events.recv().await {
+    loop {
+        let event = tokio::select! {
+            event = events.recv() => event,
+            Some(BrokenWay { pod, reason }) = broken.recv() => {
+                worker.tunnels.broken(&pod, reason).await;
+                continue;
+            }
+        };
+        let Some(event) = event else { break };
         match event {
             Event::Config(config, certificates) => {
                 tracing::info!(pods = config.pods.len(), developers = config.developers.len(), "new configuration");
@@ -112,6 +121,9 @@ async fn live(bootstrap: Bootstrap) -> anyhow::Result<()> {
     anyhow::bail!("the guardian has ended; the agent must be started again")
 }
 
+/// Broken ways that wait to be heard of; the same one is reported again by the next connection.
+const BROKEN_WAYS: usize = 64;
+
 struct Parts {
     udp: std::net::UdpSocket,
     key: Vec<u8>,
@@ -119,7 +131,12 @@ struct Parts {
     tls: Tls,
 }
 
-async fn start(parts: Parts, broker: &Broker, mut tasks: JoinSet<()>) -> anyhow::Result<Worker> {
+async fn start(
+    parts: Parts,
+    broker: &Broker,
+    broken: mpsc::Sender<BrokenWay>,
+    mut tasks: JoinSet<()>,
+) -> anyhow::Result<Worker> {
     let identity = Identity::from_pkcs8_der(&parts.key).context("read the agent's key")?;
     let limit = Limit::of_process();
     let admin = admin::bind(parts.config.agent.admin).await?;
@@ -135,6 +152,7 @@ async fn start(parts: Parts, broker: &Broker, mut tasks: JoinSet<()>) -> anyhow:
         metrics: metrics.clone(),
         limit,
         ranges,
+        broken,
         tls: parts.tls.clone(),
         stop: stop.clone(),
     });

@@ -112,6 +112,11 @@ impl Tunnels {
         self.tell(Command::Rearm(pod.clone())).await;
     }
 
+    /// The pod's app cannot be reached through the agent: its ports are disarmed, and the way is tried again later.
+    pub(crate) async fn broken(&self, pod: &PodName, reason: String) {
+        self.tell(Command::Broken(pod.clone(), reason)).await;
+    }
+
     /// Takes no new tunnel and no new intercept, empties all plans, and returns when every port is disarmed, or after
     /// [`DISARM`]: without a plan what is still steered passes to the app. Open streams go on.
     pub(crate) async fn stop_new(&self) {

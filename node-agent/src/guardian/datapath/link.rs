@@ -59,8 +59,10 @@ pub(super) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
     bpf(BPF_LINK_DETACH, &mut number(link.as_raw_fd())).map(drop)
 }
 
-fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<RawFd> {
-    // SAFETY: `attributes` is valid for its length and no longer than the kernel's union; these commands only read it.
+/// The system call; the result is a descriptor, or zero.
+pub(super) fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<RawFd> {
+    // SAFETY: `attributes` is valid for its length and no longer than the kernel's union; these commands only read it,
+    // and what it points to.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
     if result < 0 {
         return Err(io::Error::last_os_error());

@@ -11,7 +11,7 @@ use nix::time::{ClockId, clock_gettime};
 use redir_abi::{Addr, PortWord, Ports, REFLECTED, Reason, STEERED, UNGATED, map};
 
 use super::object::{map_error, map_missing};
-use super::{DatapathError, Gate};
+use super::{DatapathError, Gate, storage};
 
 /// Handles on the maps of one loaded object. The programs name them by these very descriptors until they are loaded.
 pub(super) struct Maps {
@@ -22,6 +22,10 @@ pub(super) struct Maps {
     stats: PerCpuArray<MapData, u64>,
     heartbeat: Array<MapData, u64>,
     companion: Array<MapData, u32>,
+    diverted: Array<MapData, u32>,
+    /// Socket storage, behind the descriptor of what stands in for it.
+    leg_sockets: Array<MapData, u64>,
+    turned: Array<MapData, u64>,
     listeners: SockMap<MapData>,
 }
 
@@ -29,6 +33,9 @@ impl Maps {
     /// Takes the maps out of the object.
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
         Ok(Self {
+            leg_sockets: typed(ebpf, map::LEG_SOCKETS)?,
+            turned: typed(ebpf, map::TURNED)?,
+            diverted: typed(ebpf, map::DIVERTED)?,
             heartbeat: typed(ebpf, map::HEARTBEAT)?,
             agent_port: typed(ebpf, map::AGENT_PORT)?,
             companion: typed(ebpf, map::COMPANION)?,
@@ -49,6 +56,27 @@ impl Maps {
         self.companion.set(0, u32::from(attached), 0).map_err(|e| map_error(map::COMPANION, &e))
     }
 
+    /// Says whether everything is left to the app.
+    pub(super) fn set_diverted(&mut self, diverted: bool) -> Result<(), DatapathError> {
+        self.diverted.set(0, u32::from(diverted), 0).map_err(|e| map_error(map::DIVERTED, &e))
+    }
+
+    /// Makes a socket a leg's.
+    pub(super) fn put_leg(&self, socket: BorrowedFd<'_>, number: u64) -> io::Result<()> {
+        storage::put(self.leg_sockets.map().fd().as_fd(), socket, number)
+    }
+
+    /// What is noted at a slot.
+    #[cfg(test)]
+    pub(super) fn turned(&self, slot: u32) -> u64 {
+        self.turned.get(&slot, 0).unwrap()
+    }
+
+    /// A duplicate of the descriptor of the notes about turned SYNs.
+    pub(super) fn turned_fd(&self) -> io::Result<OwnedFd> {
+        self.turned.map().fd().as_fd().try_clone_to_owned()
+    }
+
     pub(super) fn add_pod_ip(&mut self, address: IpAddr) -> Result<(), DatapathError> {
         self.pod_ips.insert(Addr::from(address).0, 1, 0).map_err(|e| map_error(map::POD_IPS, &e))
     }
@@ -57,6 +85,24 @@ impl Maps {
     pub(super) fn set_listeners(&mut self, v4: BorrowedFd<'_>, v6: Option<BorrowedFd<'_>>) -> Result<(), MapError> {
         self.listeners.set(map::LISTENER_V4, &v4, 0)?;
         v6.map_or(Ok(()), |v6| self.listeners.set(map::LISTENER_V6, &v6, 0))
+    }
+
+    /// Gives the companion the listeners that take the legs which only try the way.
+    pub(super) fn set_trial_listeners(
+        &mut self,
+        v4: BorrowedFd<'_>,
+        v6: Option<BorrowedFd<'_>>,
+    ) -> Result<(), DatapathError> {
+        let mut set = |index, listener: BorrowedFd<'_>| {
+            self.listeners.set(index + map::LISTENERS_OF_TRIAL, &listener, 0).map_err(|e| map_error(map::LISTENERS, &e))
+        };
+        set(map::LISTENER_V4, v4)?;
+        v6.map_or(Ok(()), |v6| set(map::LISTENER_V6, v6))
+    }
+
+    /// Reflects a port's packets from now on until the object goes.
+    pub(super) fn reflect(&mut self, port: u16) -> Result<(), DatapathError> {
+        self.change(port, |word, bit| word[REFLECTED] |= bit)
     }
 
     /// Steers a port. Its packets are reflected from now on until the object goes.

@@ -12,6 +12,7 @@ mod netlink;
 mod netns;
 mod object;
 mod spec;
+mod storage;
 #[cfg(test)]
 mod tests;
 
@@ -20,10 +21,11 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use aya::Ebpf;
-use redir_abi::{POD_IP_ENTRIES, Reason, program};
+use redir_abi::{POD_IP_ENTRIES, Reason, TRIAL, program};
 
 pub(crate) use error::DatapathError;
 pub(crate) use spec::{Attach, Device, Framing, Gate, PodSpec};
@@ -58,6 +60,8 @@ pub(crate) struct PodDatapath {
     /// Whether the companion can be attached: it needs its listeners.
     has_companion: bool,
     armed: BTreeSet<u16>,
+    /// The number of the last leg.
+    legs: AtomicU64,
 }
 
 /// Loads every program once and lets it go: shows at start, and not with the first intercept, what the kernel refuses.
@@ -91,6 +95,8 @@ impl PodDatapath {
             }
         }
         pause();
+        object::classifier(&mut ebpf, program::REFLECT_LO)?;
+        pause();
         object::classifier(&mut ebpf, program::STEER_LO)?;
         pause();
         let has_companion = match maps.set_listeners(spec.listener_v4, spec.listener_v6) {
@@ -120,6 +126,7 @@ impl PodDatapath {
             steering: Vec::new(),
             has_companion,
             armed: BTreeSet::new(),
+            legs: AtomicU64::new(0),
         })
     }
 
@@ -138,6 +145,40 @@ impl PodDatapath {
                 tracing::warn!("clear up after a failed attach: {e}");
             }
         })
+    }
+
+    /// Lets legs to `port` pass; nothing is steered there yet.
+    pub(crate) fn reflect(&mut self, port: u16) -> Result<(), DatapathError> {
+        self.maps.reflect(port)?;
+        self.armed.insert(port);
+        Ok(())
+    }
+
+    /// Makes a socket, which is not connected yet, a leg's: the programs know it by that. `trial`: the leg only tries the
+    /// way, and never reaches the app. The result is its number, by which its note of a turned SYN is found.
+    pub(crate) fn make_leg(&self, socket: BorrowedFd<'_>, trial: bool) -> io::Result<u64> {
+        let count = self.legs.fetch_add(1, Ordering::Relaxed) + 1;
+        let number = if trial { count | TRIAL } else { count };
+        self.maps.put_leg(socket, number).map(|()| number)
+    }
+
+    /// The listeners that take the legs which only try the way, until they are closed.
+    pub(crate) fn set_trial_listeners(
+        &mut self,
+        v4: BorrowedFd<'_>,
+        v6: Option<BorrowedFd<'_>>,
+    ) -> Result<(), DatapathError> {
+        self.maps.set_trial_listeners(v4, v6)
+    }
+
+    /// A duplicate of the descriptor of the notes about turned SYNs, for the worker to map.
+    pub(crate) fn turned_fd(&self) -> io::Result<OwnedFd> {
+        self.maps.turned_fd()
+    }
+
+    /// Steers again what was left to the app because the way to it was broken.
+    pub(crate) fn divert_no_more(&mut self) -> Result<(), DatapathError> {
+        self.maps.set_diverted(false)
     }
 
     /// Steers new connections to `port` from now on.
@@ -238,6 +279,9 @@ impl PodDatapath {
             let attachment = self.inside(attach)?;
             self.reflecting.push(attachment);
         }
+        pause();
+        let attachment = self.inside(|this| this.attach_one(&loopback(), Direction::Egress, program::REFLECT_LO))?;
+        self.reflecting.push(attachment);
         Ok(())
     }
 
@@ -253,9 +297,8 @@ impl PodDatapath {
             }
         }
         self.maps.set_companion(self.has_companion)?;
-        let loopback = Device { index: LOOPBACK, name: "lo".into(), framing: Framing::Ethernet };
         let devices = self.devices.clone().into_iter().map(|device| (object::steer_for(&device), device));
-        for (program, device) in devices.chain([(program::STEER_LO, loopback)]) {
+        for (program, device) in devices.chain([(program::STEER_LO, loopback())]) {
             pause();
             let attachment = self.inside(|this| this.attach_one(&device, Direction::Ingress, program))?;
             self.steering.push(attachment);
@@ -321,6 +364,10 @@ impl PodDatapath {
         let netns = self.netns.try_clone().map_err(DatapathError::Netns)?;
         netns::within(netns.as_fd(), || work(self))
     }
+}
+
+fn loopback() -> Device {
+    Device { index: LOOPBACK, name: "lo".into(), framing: Framing::Ethernet }
 }
 
 impl Drop for PodDatapath {

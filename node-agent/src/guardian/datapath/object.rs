@@ -3,17 +3,18 @@
 use std::error::Error;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use aya::maps::MapError;
+use aya::maps::{Map, MapError};
 use aya::programs::{ProgramError, SchedClassifier, SkLookup};
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-use redir_abi::program;
+use redir_abi::{map, program};
 
-use super::{DatapathError, Device, Framing};
+use super::{DatapathError, Device, Framing, storage};
 
 /// What `build.rs` has built.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/redir-ebpf"));
@@ -28,7 +29,19 @@ pub(super) fn load() -> Result<Ebpf, DatapathError> {
 
 fn load_object(object: &[u8]) -> Result<Ebpf, DatapathError> {
     let mut loader = LOADER.lock().unwrap_or_else(PoisonError::into_inner);
-    loader.get_or_insert_with(new_loader).load(object).map_err(refused_object)
+    let ebpf = loader.get_or_insert_with(new_loader).load(object).map_err(refused_object)?;
+    make_socket_storage(&ebpf)?;
+    Ok(ebpf)
+}
+
+/// The programs name the map by the descriptor of what stands in for it, until they are loaded.
+fn make_socket_storage(ebpf: &Ebpf) -> Result<(), DatapathError> {
+    let Some(Map::Array(stand_in)) = ebpf.map(map::LEG_SOCKETS) else { return Err(map_missing(map::LEG_SOCKETS)) };
+    let made = storage::create().and_then(|made| storage::take_place_of(stand_in.fd().as_fd(), &made));
+    made.map_err(|error| match error.raw_os_error() {
+        Some(libc::EPERM) => DatapathError::Permission { action: "create the map of sockets" },
+        _ => DatapathError::Map { name: map::LEG_SOCKETS, detail: error.to_string() },
+    })
 }
 
 fn new_loader() -> EbpfLoader<'static> {

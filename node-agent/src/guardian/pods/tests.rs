@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use redir_abi::{MARK, Reason};
+use redir_abi::Reason;
 use redir_rig::{
     snapshot::Snapshot,
     topology::{Topology, unique_prefix},
@@ -40,7 +40,9 @@ impl Rig {
     }
 
     fn arm(&mut self, port: u16) -> Result<Granted, Refusal> {
-        self.ask(Request::Arm { pod: web(), port, gate: Gate::AppListening, at: Whereabouts::default() })
+        let armed = self.ask(Request::Arm { pod: web(), port, at: Whereabouts::default() })?;
+        self.ask(Request::Steer { pod: web(), port, gate: Gate::AppListening })?;
+        Ok(armed)
     }
 
     fn programs(&self) -> String {
@@ -52,7 +54,12 @@ impl Rig {
     }
 
     fn sockets(&mut self, ip: IpAddr, ports: &[u16]) -> Result<Granted, Refusal> {
-        self.ask(Request::Sockets { pod: web(), bind: BindAddress { ip, scope: 0 }, ports: ports.to_vec() })
+        self.ask(Request::Sockets {
+            pod: web(),
+            bind: BindAddress { ip, scope: 0 },
+            ports: ports.to_vec(),
+            for_trial: false,
+        })
     }
 
     fn assert_restored(&self) {
@@ -87,9 +94,9 @@ fn a_pod_is_armed_disarmed_and_released_without_a_trace() {
         };
         assert!(told.pod_addresses.contains(&rig.address()));
         assert!(told.loopback_addresses.contains(&"127.0.0.1".parse().expect("address")));
-        let link_count = fds.len() - 3;
-        // reflect, steer, steer_lo and the companion; with clsact the companion alone is a link.
-        assert_eq!(link_count, if attach == Attach::Tcx { 4 } else { 1 });
+        let link_count = fds.len() - 4;
+        // reflect and steer, each also on lo, and the companion; with clsact the companion alone is a link.
+        assert_eq!(link_count, if attach == Attach::Tcx { 5 } else { 1 });
         let mut fds = fds.into_iter();
         let agent_port = rig.pods.armed[&web()].agent_port();
         for family in ["127.0.0.1", "::1"] {
@@ -135,7 +142,7 @@ fn connections_from_before_are_counted_without_the_agents_own() {
     assert_eq!(told.earlier, 0);
     // The app still holds what looks like a dead worker's connection: its source port is not given out until it is closed.
     let errnos = |rig: &mut Rig| match rig.sockets(at.ip(), &[20_000, 20_001]).expect("granted") {
-        (Reply::Sockets { errnos }, _) => errnos,
+        (Reply::Sockets { errnos, .. }, _) => errnos,
         other => panic!("{other:?}"),
     };
     assert_eq!(errnos(&mut rig), [libc::EADDRINUSE, 0]);
@@ -159,9 +166,7 @@ fn wishes_outside_the_configuration_are_refused_and_leave_nothing() {
     ];
     for (pod, port, code, words) in cases {
         let pod = PodName::new(pod).expect("good");
-        let refused = rig
-            .ask(Request::Arm { pod: pod.clone(), port, gate: Gate::Always, at: Whereabouts::default() })
-            .expect_err(words);
+        let refused = rig.ask(Request::Arm { pod: pod.clone(), port, at: Whereabouts::default() }).expect_err(words);
         assert_eq!(refused.code, code, "{}", refused.sentence);
         assert!(refused.sentence.contains(words), "{}", refused.sentence);
         let refused = rig.ask(Request::Stats { pod }).expect_err("not armed");
@@ -181,16 +186,15 @@ fn upstream_sockets_are_the_pods_and_only_on_reserved_ports() {
     }
     let taken = rig.topology.pod().namespace.run(|| TcpListener::bind((ip, 702))).expect("inside").expect("bound");
     let (reply, fds) = rig.sockets(ip, &[512, 702, 29999]).expect("granted");
-    assert_eq!(reply, Reply::Sockets { errnos: vec![0, libc::EADDRINUSE, 0] });
+    assert_eq!(reply, Reply::Sockets { errnos: vec![0, libc::EADDRINUSE, 0], first: 1 });
     for (fd, port) in fds.into_iter().zip([512, 29999]) {
         let socket = Socket::from(fd);
-        assert_eq!(socket.mark().expect("option"), MARK);
         assert_eq!(socket.local_addr().expect("bound").as_socket(), Some(SocketAddr::new(ip, port)));
     }
     drop(taken);
     let elsewhere = rig.topology.node.v4.into();
     let (reply, fds) = rig.sockets(elsewhere, &[700]).expect("answered");
-    assert_eq!((reply, fds.len()), (Reply::Sockets { errnos: vec![libc::EADDRNOTAVAIL] }, 0));
+    assert_eq!((reply, fds.len()), (Reply::Sockets { errnos: vec![libc::EADDRNOTAVAIL], first: 0 }, 0));
 }
 
 #[test]
@@ -208,16 +212,16 @@ fn quick_requests_about_other_pods_are_answered_between_the_steps_of_slow_work()
         rig.arm(8080).expect("armed");
         let other = || PodName::new("web-2").expect("good");
         let bind = BindAddress { ip: rig.address(), scope: 0 };
-        let arm = Request::Arm { pod: other(), port: 8080, gate: Gate::AppListening, at: Whereabouts::default() };
+        let arm = Request::Arm { pod: other(), port: 8080, at: Whereabouts::default() };
         let disarm = Request::Disarm { pod: other(), port: 8080 };
         // The programs of a device and of `lo`, the companion, and their hooks.
         for (slow, least) in [(arm, 9), (disarm, 3), (Request::Release { pod: other() }, 1)] {
             let (mut answered, mut longest, mut last) = (0, Duration::ZERO, Instant::now());
             let mut meanwhile = |home: &Home, armed: &mut Armed| {
                 longest = longest.max(last.elapsed());
-                let sockets = Request::Sockets { pod: web(), bind, ports: vec![700] };
+                let sockets = Request::Sockets { pod: web(), bind, ports: vec![700], for_trial: false };
                 let granted = serve_quick(home, armed, sockets).expect("a quick request").expect("granted");
-                assert_eq!(granted.0, Reply::Sockets { errnos: vec![0] });
+                assert!(matches!(granted.0, Reply::Sockets { errnos, .. } if errnos == [0]));
                 answered += 1;
                 last = Instant::now();
             };

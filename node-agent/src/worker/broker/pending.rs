@@ -83,7 +83,7 @@ pub(super) const QUICK: Duration = Duration::from_millis(300);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipc::{Gate, Whereabouts};
+    use crate::ipc::Whereabouts;
 
     fn pod() -> PodName {
         PodName::new("web-1").expect("good")
@@ -114,7 +114,7 @@ mod tests {
         let start = Instant::now();
         let mut pending = Pending::new(start);
         ask(&mut pending, 1, &Request::Stats { pod: pod() }, start);
-        let arm = Request::Arm { pod: pod(), port: 80, gate: Gate::Always, at: Whereabouts::default() };
+        let arm = Request::Arm { pod: pod(), port: 80, at: Whereabouts::default() };
         for (seq, slow) in
             [(2, arm), (3, Request::Disarm { pod: pod(), port: 80 }), (4, Request::Release { pod: pod() })]
         {

@@ -95,12 +95,9 @@ async fn the_first_arm_brings_descriptors_to_their_places() {
     let link = OwnedFd::from(File::open("/proc/self/status").expect("there"));
     let played = async {
         let (seq, request) = guardian.request().await;
-        assert_eq!(
-            request,
-            Request::Arm { pod: pod(), port: 80, gate: Gate::AppListening, at: Whereabouts::default() }
-        );
+        assert_eq!(request, Request::Arm { pod: pod(), port: 80, at: Whereabouts::default() });
         let reply = armed(3, Handed::Both);
-        guardian.reply(seq, &reply, &[&listener(), &listener(), &memory("beat"), &link]);
+        guardian.reply(seq, &reply, &[&listener(), &listener(), &memory("beat"), &memory("turned"), &link]);
         let (seq, _) = guardian.request().await;
         guardian.reply(seq, &armed(3, Handed::Nothing), &[]);
         let (seq, request) = guardian.request().await;
@@ -110,11 +107,11 @@ async fn the_first_arm_brings_descriptors_to_their_places() {
     let name = pod();
     let slot = broker.state().shelf.lowest();
     let asked = async {
-        let armed = broker.arm(&name, 80, Gate::AppListening, Whereabouts::default()).await.expect("armed");
+        let armed = broker.arm(&name, 80, Whereabouts::default()).await.expect("armed");
         assert_eq!((armed.earlier_connections, armed.pod_addresses.len()), (3, 1));
         let armed = armed.first.expect("first");
         assert_eq!(armed.addresses.len(), 2);
-        assert!(broker.arm(&name, 81, Gate::Always, Whereabouts::default()).await.expect("armed").first.is_none());
+        assert!(broker.arm(&name, 81, Whereabouts::default()).await.expect("armed").first.is_none());
         let kept = broker.state().shelf.kept(&name);
         assert_eq!(kept, [slot.expect("free")]);
         assert!(target(kept[0]).is_some_and(|target| target.ends_with("/status")));
@@ -133,17 +130,17 @@ async fn an_arm_that_nobody_waits_for_is_undone() {
     let rig = rig();
     let name = pod();
     {
-        let arm = rig.broker.arm(&name, 80, Gate::Always, Whereabouts::default());
+        let arm = rig.broker.arm(&name, 80, Whereabouts::default());
         tokio::pin!(arm);
         let (seq, _) = tokio::select! {
             _ = &mut arm => panic!("nobody has answered"),
             request = rig.guardian.request() => request,
         };
         let reply = armed(3, Handed::Ipv4);
-        rig.guardian.reply(seq, &reply, &[&listener(), &memory("beat")]);
+        rig.guardian.reply(seq, &reply, &[&listener(), &memory("beat"), &memory("turned")]);
         // The asker goes away with the answer on its way.
     }
-    let arm_again = rig.broker.arm(&name, 80, Gate::Always, Whereabouts::default());
+    let arm_again = rig.broker.arm(&name, 80, Whereabouts::default());
     tokio::pin!(arm_again);
     let undone =
         async { (rig.guardian.request().await.1, rig.guardian.request().await.1, rig.guardian.request().await) };
@@ -153,15 +150,15 @@ async fn an_arm_that_nobody_waits_for_is_undone() {
     };
     assert_eq!(disarm, Request::Disarm { pod: pod(), port: 80 });
     assert_eq!(release, Request::Release { pod: pod() });
-    assert_eq!(arm, Request::Arm { pod: pod(), port: 80, gate: Gate::Always, at: Whereabouts::default() });
+    assert_eq!(arm, Request::Arm { pod: pod(), port: 80, at: Whereabouts::default() });
     let reply = armed(2, Handed::Ipv4);
-    rig.guardian.reply(seq, &reply, &[&listener(), &memory("beat")]);
+    rig.guardian.reply(seq, &reply, &[&listener(), &memory("beat"), &memory("turned")]);
     let again = arm_again.await.expect("armed");
     assert!(again.earlier_connections == 2 && again.first.is_some());
 
     // A further port of a pod that is held is taken back without releasing the pod.
     tokio::select! {
-        _ = rig.broker.arm(&name, 81, Gate::Always, Whereabouts::default()) => panic!("nobody has answered"),
+        _ = rig.broker.arm(&name, 81, Whereabouts::default()) => panic!("nobody has answered"),
         _ = rig.guardian.request() => {}
     }
     assert_eq!(rig.guardian.request().await.1, Request::Disarm { pod: pod(), port: 81 });
@@ -179,8 +176,9 @@ async fn a_pod_that_is_armed_anew_right_after_its_release_keeps_what_came_with_i
     let rig = rig();
     let (guardian, broker, name) = (&rig.guardian, &rig.broker, pod());
     let link = OwnedFd::from(File::open("/proc/self/status").expect("there"));
-    let hand_over = |seq| guardian.reply(seq, &armed(0, Handed::Ipv4), &[&listener(), &memory("beat"), &link]);
-    let arm = || broker.arm(&name, 80, Gate::Always, Whereabouts::default());
+    let hand_over =
+        |seq| guardian.reply(seq, &armed(0, Handed::Ipv4), &[&listener(), &memory("beat"), &memory("turned"), &link]);
+    let arm = || broker.arm(&name, 80, Whereabouts::default());
     let (first, ()) = tokio::join!(arm(), async { hand_over(guardian.request().await.0) });
     first.expect("armed");
     // The guardian answers both before either asker runs; then the arm's runs first.
@@ -235,7 +233,7 @@ async fn a_refused_arm_takes_nothing_back() {
         let refused = Reply::Refused { code: RefusedCode::UnknownPod, sentence: "no".into() };
         rig.guardian.reply(seq, &refused, &[]);
     };
-    let (armed, ()) = tokio::join!(rig.broker.arm(&name, 80, Gate::Always, Whereabouts::default()), played);
+    let (armed, ()) = tokio::join!(rig.broker.arm(&name, 80, Whereabouts::default()), played);
     assert!(matches!(armed, Err(BrokerError::Refused { code: RefusedCode::UnknownPod, .. })));
     let played = async {
         let (seq, request) = rig.guardian.request().await;
@@ -256,11 +254,11 @@ async fn sockets_have_a_result_each() {
         assert_eq!(ports, [700, 701, 702, 703]);
         // Of the last one the descriptor is missing, as when this process has no room for it.
         let errnos = vec![0, libc::EADDRINUSE, 0, 0];
-        guardian.reply(seq, &Reply::Sockets { errnos }, &[&listener(), &listener()]);
+        guardian.reply(seq, &Reply::Sockets { errnos, first: 7 }, &[&listener(), &listener()]);
     };
     let name = pod();
     let address = "10.0.0.2:0".parse().expect("address");
-    let (sockets, ()) = tokio::join!(broker.sockets(&name, address, &[700, 701, 702, 703]), played);
+    let (sockets, ()) = tokio::join!(broker.sockets(&name, address, &[700, 701, 702, 703], false), played);
     let sockets = sockets.expect("answered");
     assert!(sockets[0].is_ok() && sockets[2].is_ok());
     assert_eq!(sockets[1].as_ref().expect_err("in use").kind(), io::ErrorKind::AddrInUse);

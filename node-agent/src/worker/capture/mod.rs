@@ -14,6 +14,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 use self::{heartbeat::Heartbeat, pod::Listeners};
@@ -27,7 +28,7 @@ use super::{
     plan::Plans,
     shutdown::Stop,
     tls::Tls,
-    upstream::{Upstream, ports::Ranges},
+    upstream::{BrokenWay, Upstream, UpstreamParts, ports::Ranges, turned::Turned},
 };
 use crate::config::PodName;
 
@@ -43,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) limit: Limit,
     /// The source ports of the legs to the apps.
     pub(crate) ranges: Ranges,
+    /// Who hears that the way to a pod's app is broken.
+    pub(crate) broken: mpsc::Sender<BrokenWay>,
     /// What is known of TLS.
     pub(crate) tls: Tls,
     /// Draining and aborting.
@@ -121,9 +124,10 @@ impl Captures {
     }
 
     fn begin(&self, name: &PodName, armed: ArmedPod) {
-        let ArmedPod { listener4, listener6, heartbeat, addresses, .. } = armed;
-        let started = Heartbeat::map(&heartbeat).and_then(|beat| Ok((beat, Listeners::new(listener4, listener6)?)));
-        let (heartbeat, listeners) = match started {
+        let ArmedPod { listener4, listener6, heartbeat, turned, first_hand, addresses } = armed;
+        let started = Turned::map(&turned)
+            .and_then(|turned| Ok((Heartbeat::map(&heartbeat)?, Listeners::new(listener4, listener6)?, turned)));
+        let (heartbeat, listeners, turned) = match started {
             Ok(started) => started,
             Err(error) => {
                 // Without a heartbeat nothing is steered: the app keeps its traffic.
@@ -133,8 +137,17 @@ impl Captures {
         };
         let shared = &self.0.shared;
         let seed = RandomState::new().build_hasher().finish();
-        let upstream =
-            Upstream::new(name.clone(), shared.broker.clone(), addresses, shared.ranges, seed, shared.metrics.clone());
+        let upstream = Upstream::new(UpstreamParts {
+            pod: name.clone(),
+            broker: shared.broker.clone(),
+            addresses,
+            first_hand,
+            turned,
+            ranges: shared.ranges,
+            seed,
+            metrics: shared.metrics.clone(),
+            broken: shared.broken.clone(),
+        });
         upstream.dialled().for_each(|address| upstream.expect(address));
         let pod = Arc::new(Pod::new(name.clone(), upstream, shared.clone()));
         self.lock().insert(name.clone(), pod.clone());

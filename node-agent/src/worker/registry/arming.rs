@@ -28,8 +28,30 @@ struct Pod {
     leaving: Option<u16>,
     /// Its namespace is another one now: everything must be disarmed before it is armed anew.
     stale: bool,
+    /// Its app cannot be reached through the agent, for this reason: everything must be disarmed, and tried again later.
+    broken: Option<String>,
+    breaks: Breaks,
+    /// How long it is left alone once everything is disarmed.
+    pause: Duration,
     /// A port could not be disarmed: tried again after this.
     not_before: Option<Instant>,
+}
+
+/// How often the way to a pod's app broke lately, although it worked when it was tried.
+#[derive(Debug, Default)]
+struct Breaks {
+    count: u32,
+    last: Option<Instant>,
+}
+
+impl Breaks {
+    /// One more; how long the pod is left alone for it.
+    fn pause(&mut self, now: Instant) -> Duration {
+        let calm = self.last.is_none_or(|last| now.saturating_duration_since(last) > CALM);
+        self.count = if calm { 0 } else { (self.count + 1).min(MOST_BREAKS) };
+        self.last = Some(now);
+        FIRST_BREAK * 2_u32.pow(self.count)
+    }
 }
 
 /// A port that is or was armed, or could not be.
@@ -127,6 +149,17 @@ impl Arming {
         }
     }
 
+    /// The pod's app cannot be reached through the agent: its ports are lost, and armed anew after a while, which grows.
+    pub(crate) fn broken(&mut self, name: &PodName, reason: String, now: Instant) {
+        if let Some(pod) = self.pods.get_mut(name)
+            && pod.broken.is_none()
+            && pod.ports.values().any(|port| matches!(port, Port::Live { .. }))
+        {
+            pod.broken = Some(reason);
+            pod.pause = pod.breaks.pause(now);
+        }
+    }
+
     /// What to do now. Each operation given out must be reported with [`Arming::done`].
     pub(crate) fn next(&mut self, now: Instant) -> Vec<Op> {
         let mut ops = Vec::new();
@@ -163,6 +196,11 @@ impl Arming {
                 let pause = Duration::ZERO;
                 pod.ports.insert(*port, Port::Failed { since: clock, reason, retry: now, pause, was_live: true });
             }
+            (_, Outcome::Disarmed) if pod.broken.is_some() && pod.wanted.contains(port) => {
+                let (reason, pause) = (pod.broken.clone().unwrap_or_default(), pod.pause);
+                let retry = now + pause;
+                pod.ports.insert(*port, Port::Failed { since: clock, reason, retry, pause, was_live: true });
+            }
             (_, Outcome::Disarmed) => {
                 pod.ports.remove(port);
             }
@@ -179,8 +217,9 @@ impl Arming {
             // Still armed, as far as is known. Nothing is lost: without a plan every connection passes to the app.
             (Op::Disarm(..), Outcome::Failed { retry, .. }) => pod.not_before = Some(now + retry),
         }
-        if pod.stale && !pod.ports.values().any(|port| matches!(port, Port::Live { .. })) {
+        if !pod.ports.values().any(|port| matches!(port, Port::Live { .. })) {
             pod.stale = false;
+            pod.broken = None;
         }
     }
 
@@ -240,6 +279,13 @@ const PATIENT: Duration = Duration::from_secs(1);
 /// How far the shorter ones grow.
 const LONGEST: Duration = Duration::from_secs(5);
 
+/// How long a pod is left alone when the way to its app breaks for the first time; it doubles.
+const FIRST_BREAK: Duration = Duration::from_secs(5);
+/// And how often it doubles: to about five minutes.
+const MOST_BREAKS: u32 = 6;
+/// After so long without a break the next is the first again.
+const CALM: Duration = Duration::from_secs(600);
+
 impl Pod {
     /// Nothing is tried before `not_before`, whatever could be.
     fn retry_at(&self) -> Option<Instant> {
@@ -252,10 +298,9 @@ impl Pod {
     }
 
     fn next(&self, name: &PodName, now: Instant) -> Option<Op> {
-        let unwanted = self
-            .ports
-            .iter()
-            .find(|(port, state)| matches!(state, Port::Live { .. }) && (self.stale || !self.wanted.contains(port)));
+        let unwanted = self.ports.iter().find(|(port, state)| {
+            matches!(state, Port::Live { .. }) && (self.stale || self.broken.is_some() || !self.wanted.contains(port))
+        });
         if let Some((port, _)) = unwanted {
             return Some(Op::Disarm(name.clone(), *port));
         }

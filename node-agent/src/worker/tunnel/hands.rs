@@ -58,8 +58,11 @@ pub(super) async fn run(
 async fn perform(broker: &Broker, captures: &Captures, op: &Op, at: Whereabouts) -> Outcome {
     match op {
         Op::Arm(pod, port) => match arm(broker, captures, pod, *port, at).await {
-            Ok(armed) => {
-                captures.armed(pod, *port, armed.first);
+            Ok(mut armed) => {
+                captures.armed(pod, *port, armed.first.take());
+                if let Err(outcome) = steer(broker, captures, pod, *port).await {
+                    return outcome;
+                }
                 tracing::info!(%pod, port, "new connections are looked at");
                 Outcome::Armed { earlier: armed.earlier_connections, addresses: armed.pod_addresses }
             }
@@ -80,6 +83,27 @@ async fn perform(broker: &Broker, captures: &Captures, op: &Op, at: Whereabouts)
     }
 }
 
+/// Steers an armed port if the way to the app works; else it is disarmed again.
+async fn steer(broker: &Broker, captures: &Captures, pod: &PodName, port: u16) -> Result<(), Outcome> {
+    let tried = match captures.upstream(pod) {
+        Some(upstream) => upstream.try_way(port).await,
+        None => Err("the pod's listeners could not be taken over; see the agent's log".to_owned()),
+    };
+    let error = match tried {
+        Ok(()) => match broker.steer(pod, port, Gate::AppListening).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error.to_string(),
+        },
+        Err(reason) => reason,
+    };
+    let disarmed = broker.disarm(pod, port).await;
+    captures.disarmed(pod, port);
+    if let Err(error) = disarmed {
+        tracing::warn!(%pod, port, %error, "a port that could not be steered stays armed; nothing is steered there");
+    }
+    Err(Outcome::Failed { reason: error, retry: WAY_AGAIN })
+}
+
 /// Arms a port, in a pod that has taken another's place only after the other's release.
 async fn arm(
     broker: &Broker,
@@ -90,14 +114,14 @@ async fn arm(
 ) -> Result<Armed, BrokerError> {
     // What takes longer is tried again: the developer is told meanwhile.
     timeout(RELEASE, captures.replaced(pod)).await.ok();
-    let armed = broker.arm(pod, port, Gate::AppListening, at.clone()).await;
+    let armed = broker.arm(pod, port, at.clone()).await;
     match armed {
         // The guardian holds a pod for a capture that is not there: nobody else would ever release it. Nothing is lost:
         // without its listeners it steers nothing. Only this asks for the pod's captures, so none begins meanwhile.
         Err(BrokerError::Refused { code: RefusedCode::Busy, .. }) if !captures.has(pod) => {
             broker.disarm(pod, port).await?;
             broker.release(pod).await?;
-            broker.arm(pod, port, Gate::AppListening, at).await
+            broker.arm(pod, port, at).await
         }
         armed => armed,
     }
@@ -105,6 +129,9 @@ async fn arm(
 
 /// How long an aborted capture is waited for: its connections are reset within milliseconds.
 const RELEASE: Duration = Duration::from_secs(2);
+
+/// A pod's firewall is changed by somebody.
+const WAY_AGAIN: Duration = Duration::from_secs(10);
 
 /// A pod that is being released or restarted is back soon; anything else needs somebody to act.
 fn retry(error: &BrokerError) -> Duration {
@@ -145,6 +172,7 @@ mod tests {
             metrics: Arc::new(Metrics::new()),
             limit: Limit::of_process(),
             ranges: Ranges::LowFirst,
+            broken: tokio::sync::mpsc::channel(1).0,
             tls: Tls::new(&Certificates::default(), GivenFor::Ports, true),
             stop: Stop::default(),
         })
@@ -184,18 +212,20 @@ mod tests {
         let (guardian, ours) = ipc::pair().expect("socket pair");
         let (broker, driver, _events) = broker::start(ours, Path::new("agent.toml")).expect("started");
         let _driver = tokio::spawn(driver.run());
-        let replies = vec![busy(), Reply::Done, Reply::Done, armed(), busy(), Reply::Done, busy()];
+        let replies = vec![busy(), Reply::Done, Reply::Done, armed(), Reply::Done, busy(), Reply::Done, busy()];
         let played = tokio::spawn(answer(guardian, replies));
         let (captures, op) = (captures(&broker), Op::Arm(pod(), 80));
         let outcome = perform(&broker, &captures, &op, Whereabouts::default()).await;
-        assert!(matches!(outcome, Outcome::Armed { earlier: 3, .. }), "{outcome:?}");
+        // The guardian has given no listeners with it, so nothing may be steered.
+        let Outcome::Failed { reason, .. } = outcome else { panic!("{outcome:?}") };
+        assert!(reason.contains("listeners"), "{reason}");
         // Another port is armed there: it is tried again, and soon.
         let outcome = perform(&broker, &captures, &op, Whereabouts::default()).await;
         let Outcome::Failed { retry, reason } = outcome else { panic!("{outcome:?}") };
         assert!(retry < Duration::from_secs(1) && reason.contains("release"), "{reason}");
-        let arm = Request::Arm { pod: pod(), port: 80, gate: Gate::AppListening, at: Whereabouts::default() };
+        let arm = Request::Arm { pod: pod(), port: 80, at: Whereabouts::default() };
         let (disarm, release) = (Request::Disarm { pod: pod(), port: 80 }, Request::Release { pod: pod() });
-        let expected = [&arm, &disarm, &release, &arm, &arm, &disarm, &release];
+        let expected = [&arm, &disarm, &release, &arm, &disarm, &arm, &disarm, &release];
         assert_eq!(played.await.expect("played").iter().collect::<Vec<_>>(), expected);
     }
 }

@@ -50,6 +50,8 @@ pub(crate) enum Command {
     Done(Op, Outcome),
     /// A pod has another network namespace.
     Rearm(PodName),
+    /// The pod's app cannot be reached through the agent, for this reason.
+    Broken(PodName, String),
     /// No new intercepts; answer when every port is disarmed.
     StopNew(oneshot::Sender<()>),
     /// Every session says goodbye.
@@ -190,6 +192,10 @@ impl Hub {
             Command::Rearm(pod) => {
                 self.arming.renew(&pod);
                 self.tls.forget(|name, _| *name == pod);
+            }
+            Command::Broken(pod, reason) => {
+                tracing::warn!(%pod, %reason, "the app cannot be reached through the agent: everything goes to it directly");
+                self.arming.broken(&pod, reason, Instant::now());
             }
             Command::StopNew(done) => {
                 self.stopped = true;

@@ -7,29 +7,35 @@
 
 mod pool;
 pub(crate) mod ports;
+mod trial;
+pub(crate) mod turned;
 
 use std::{
     fmt, io,
     net::{IpAddr, SocketAddr},
-    os::fd::OwnedFd,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use tokio::{
     net::{TcpSocket, TcpStream},
-    sync::watch,
+    sync::{mpsc, watch},
     time::timeout,
 };
 
 use self::{
     pool::{Pool, Pooled},
     ports::{BYPASS, Ports, Ranges},
+    turned::{Note, Turned},
 };
 use crate::{
     config::PodName,
+    ipc::FirstHand,
     worker::{
-        broker::{Broker, BrokerError},
+        broker::{Broker, BrokerError, LegSocket},
         metrics::Metrics,
     },
 };
@@ -40,6 +46,10 @@ const ATTEMPTS: u32 = 64;
 const NO_ANSWER: Duration = Duration::from_millis(300);
 /// How many times.
 const NO_ANSWER_RETRIES: u32 = 3;
+/// After so many the way itself is suspected: both ranges had their turn.
+const SUSPICIOUS: u32 = 2;
+/// How often a suspected way is tried at most.
+const SUSPECT_AGAIN: Duration = Duration::from_secs(5);
 /// The last try waits as long as a client of the app itself would: an app with a full backlog takes no SYN, and the kernel
 /// repeats the leg's as it would repeat the client's (tcp_syn_retries: 127 s). A client that goes ends it.
 const LAST_TRY: Duration = Duration::from_secs(120);
@@ -62,6 +72,8 @@ pub(crate) enum UpstreamError {
     NoPort,
     /// No answer from the app's netns.
     NoAnswer,
+    /// Somebody outside the pod has answered: it was not turned round.
+    NotTurned,
     /// The guardian gave no socket.
     Broker(String),
     /// Another error of the socket.
@@ -75,6 +87,7 @@ impl UpstreamError {
             UpstreamError::Refused => "app_refused",
             UpstreamError::NoPort => "no_port",
             UpstreamError::NoAnswer => "app_no_answer",
+            UpstreamError::NotTurned => "leg_not_turned",
             UpstreamError::Broker(_) => "no_socket",
             UpstreamError::Socket(_) => "app_unreachable",
         }
@@ -87,6 +100,7 @@ impl fmt::Display for UpstreamError {
             UpstreamError::Refused => f.write_str("the app does not listen"),
             UpstreamError::NoPort => f.write_str("no source port is left for this client"),
             UpstreamError::NoAnswer => f.write_str("the app's netns gave no answer"),
+            UpstreamError::NotTurned => f.write_str("the connection to the app left the pod and was given up"),
             UpstreamError::Broker(why) => write!(f, "get a socket from the guardian: {why}"),
             UpstreamError::Socket(error) => write!(f, "connect to the app: {error}"),
         }
@@ -109,6 +123,37 @@ impl AppLeg {
     }
 }
 
+/// The app of a pod cannot be reached through the agent any more.
+#[derive(Debug)]
+pub(crate) struct BrokenWay {
+    /// Where.
+    pub(crate) pod: PodName,
+    /// For the developers; names the next step.
+    pub(crate) reason: String,
+}
+
+/// What an upstream is made of.
+pub(crate) struct UpstreamParts {
+    /// Whose app.
+    pub(crate) pod: PodName,
+    /// Gives sockets.
+    pub(crate) broker: Broker,
+    /// Every address of the pod's netns.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Who takes the pod's connections first.
+    pub(crate) first_hand: FirstHand,
+    /// The notes of the pod's programs.
+    pub(crate) turned: Turned,
+    /// The source ports.
+    pub(crate) ranges: Ranges,
+    /// Orders the high ports.
+    pub(crate) seed: u64,
+    /// The figures.
+    pub(crate) metrics: Arc<Metrics>,
+    /// Who hears that the way to the app is broken.
+    pub(crate) broken: mpsc::Sender<BrokenWay>,
+}
+
 /// Upstream legs of one pod.
 #[derive(Clone)]
 pub(crate) struct Upstream(Arc<Shared>);
@@ -119,24 +164,27 @@ struct Shared {
     /// Every address of the netns: a peer with one of these is not reflected.
     addresses: Vec<IpAddr>,
     ports: Arc<Mutex<Ports>>,
+    ranges: Ranges,
     pool: Pool,
     /// Since when the pool waits for sockets; not while it does not.
     waiting: Mutex<Option<tokio::time::Instant>>,
     /// Whether the guardian hangs.
     hung: watch::Receiver<bool>,
+    turned: Turned,
+    first_hand: FirstHand,
+    /// Who hears that the way to the app is broken.
+    broken: mpsc::Sender<BrokenWay>,
+    /// When the way was last suspected to be broken.
+    suspected: Mutex<Option<Instant>>,
+    /// How many legs the pod had sent elsewhere by then.
+    rerouted: AtomicU64,
     metrics: Arc<Metrics>,
 }
 
 impl Upstream {
-    /// The table and the (still empty) pool of one pod; `seed` orders the high ports.
-    pub(crate) fn new(
-        pod: PodName,
-        broker: Broker,
-        addresses: Vec<IpAddr>,
-        ranges: Ranges,
-        seed: u64,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    /// The table and the (still empty) pool of one pod.
+    pub(crate) fn new(parts: UpstreamParts) -> Self {
+        let UpstreamParts { pod, broker, addresses, first_hand, turned, ranges, seed, metrics, broken } = parts;
         let ports = Arc::new(Mutex::new(Ports::new(ranges, seed)));
         let hung = broker.guardian_hangs();
         Upstream(Arc::new(Shared {
@@ -144,9 +192,15 @@ impl Upstream {
             broker,
             addresses,
             ports,
+            ranges,
             pool: Pool::default(),
             waiting: Mutex::default(),
             hung,
+            turned,
+            first_hand,
+            broken,
+            suspected: Mutex::default(),
+            rerouted: AtomicU64::new(0),
             metrics,
         }))
     }
@@ -201,17 +255,38 @@ impl Upstream {
         self.bypass_if_crowded(client.ip());
         let mut unanswered = 0;
         for _ in 0..ATTEMPTS {
-            let Some((socket, held)) = self.socket(client.ip(), bind).await? else { continue };
+            // A firewall may let only one of the ranges pass: they take turns.
+            let second = if unanswered % 2 == 1 { self.second_choice(client.ip(), bind).await } else { None };
+            let found = match second {
+                Some(found) => Some(found),
+                None => self.socket(client.ip(), bind).await?,
+            };
+            let Some((socket, number, held)) = found else { continue };
             let patience = if unanswered < NO_ANSWER_RETRIES { NO_ANSWER } else { LAST_TRY };
             match timeout(patience, socket.connect(target)).await {
-                Ok(Ok(stream)) => return Ok(AppLeg { stream, _held: Some(held) }),
+                Ok(Ok(stream)) => match self.0.turned.note(number) {
+                    Note::Turned => return Ok(AppLeg { stream, _held: Some(held) }),
+                    Note::Missing => {
+                        self.broken(trial::left_the_pod(target.port()));
+                        return Err(UpstreamError::NotTurned);
+                    }
+                    Note::Overwritten => {}
+                },
                 Ok(Err(error)) => match error.kind() {
                     io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable => {}
-                    io::ErrorKind::ConnectionRefused => return Err(UpstreamError::Refused),
-                    _ => return Err(UpstreamError::Socket(error)),
+                    io::ErrorKind::ConnectionRefused => return Err(self.refused(target.port())),
+                    _ => {
+                        self.suspect(target.port());
+                        return Err(UpstreamError::Socket(error));
+                    }
                 },
                 Err(_) if unanswered == NO_ANSWER_RETRIES => return Err(UpstreamError::NoAnswer),
-                Err(_) => unanswered += 1,
+                Err(_) => {
+                    unanswered += 1;
+                    if unanswered == SUSPICIOUS {
+                        self.suspect(target.port());
+                    }
+                }
             }
             self.0.metrics.upstream_retries.inc();
         }
@@ -226,8 +301,69 @@ impl Upstream {
         (with(bind, 0, client), with(target, destination.port(), client))
     }
 
+    /// The app does not listen any more, or the pod has come to reject the agent.
+    fn refused(&self, port: u16) -> UpstreamError {
+        self.suspect(port);
+        UpstreamError::Refused
+    }
+
+    fn broken(&self, reason: String) {
+        let Shared { pod, broken, .. } = &*self.0;
+        // Full: it is heard of already.
+        broken.try_send(BrokenWay { pod: pod.clone(), reason }).ok();
+    }
+
+    /// The way to the app may be broken, or the app be busy: it is tried, at most once in a while, without the app.
+    fn suspect(&self, port: u16) {
+        let mut suspected = self.0.suspected.lock().unwrap_or_else(PoisonError::into_inner);
+        if suspected.is_some_and(|since| since.elapsed() < SUSPECT_AGAIN) {
+            return;
+        }
+        *suspected = Some(Instant::now());
+        drop(suspected);
+        let upstream = self.clone();
+        // Not awaited by the connection; it ends with its own limits.
+        tokio::spawn(async move {
+            let before = upstream.0.rerouted.load(Ordering::Relaxed);
+            let rerouted = trial::rerouted(&upstream.0).await;
+            upstream.0.rerouted.store(rerouted, Ordering::Relaxed);
+            match upstream.try_way(port).await {
+                Err(reason) => upstream.broken(reason),
+                // Not all of them are: the program has left everything to the app since the first one.
+                Ok(()) if rerouted > before => upstream.broken(trial::redirected(port)),
+                Ok(()) => {}
+            }
+        });
+    }
+
+    /// Tries the way to the app's port and back without the app, from both ranges of source ports, and keeps to those that
+    /// get through. The error is for the developers, and names the next step.
+    pub(crate) async fn try_way(&self, port: u16) -> Result<(), String> {
+        let shared = &self.0;
+        let through = trial::run(shared, port).await?;
+        let ranges = shared.ranges.narrowed(through.low, through.high);
+        lock(&shared.ports).set_ranges(ranges);
+        if ranges != shared.ranges {
+            tracing::warn!(pod = %shared.pod, ?ranges, "the pod lets only some source ports pass: the others are not used");
+            shared.pool.empty();
+        }
+        Ok(())
+    }
+
+    /// A socket of the range that is not the first choice, whose port is held for the client.
+    async fn second_choice(&self, client: IpAddr, bind: SocketAddr) -> Option<(TcpSocket, u64, Held)> {
+        let wanted = lock(&self.0.ports).second_choice(client, CANDIDATES);
+        if wanted.is_empty() {
+            return None;
+        }
+        let sockets = self.0.broker.sockets(&self.0.pod, bind, &wanted, false).await.ok()?;
+        let (port, leg) = wanted.into_iter().zip(sockets).find_map(|(port, leg)| Some((port, leg.ok()?)))?;
+        lock(&self.0.ports).hold_one_of(client, std::iter::once(port))?;
+        Some(self.held(client, port, leg))
+    }
+
     /// A bound socket whose port is held for the client; None when the guardian could bind none of those asked for.
-    async fn socket(&self, client: IpAddr, bind: SocketAddr) -> Result<Option<(TcpSocket, Held)>, UpstreamError> {
+    async fn socket(&self, client: IpAddr, bind: SocketAddr) -> Result<Option<(TcpSocket, u64, Held)>, UpstreamError> {
         if let Some(found) = self.pooled(client, bind) {
             return Ok(Some(found));
         }
@@ -244,9 +380,9 @@ impl Upstream {
     }
 
     /// Sockets of the guardian, however long it takes.
-    async fn until_answered(&self, bind: SocketAddr, ports: &[u16]) -> Result<Vec<io::Result<OwnedFd>>, BrokerError> {
+    async fn until_answered(&self, bind: SocketAddr, ports: &[u16]) -> Result<Vec<io::Result<LegSocket>>, BrokerError> {
         loop {
-            match self.0.broker.sockets(&self.0.pod, bind, ports).await {
+            match self.0.broker.sockets(&self.0.pod, bind, ports, false).await {
                 // It has taken the broker's seconds, and the request still waits for its answer: there is no hurry.
                 Err(BrokerError::Timeout) => {}
                 answered => return answered,
@@ -278,11 +414,15 @@ impl Upstream {
         self.0.hung.clone()
     }
 
-    fn pooled(&self, client: IpAddr, bind: SocketAddr) -> Option<(TcpSocket, Held)> {
-        let Pooled { port, socket } =
+    fn pooled(&self, client: IpAddr, bind: SocketAddr) -> Option<(TcpSocket, u64, Held)> {
+        let Pooled { port, leg } =
             self.0.pool.take(bind, |offered| lock(&self.0.ports).hold_one_of(client, offered))?;
+        Some(self.held(client, port, leg))
+    }
+
+    fn held(&self, client: IpAddr, port: u16, leg: LegSocket) -> (TcpSocket, u64, Held) {
         let held = Held { ports: self.0.ports.clone(), client, port };
-        Some((TcpSocket::from_std_stream(socket.into()), held))
+        (TcpSocket::from_std_stream(leg.socket.into()), leg.number, held)
     }
 
     fn bypass_if_crowded(&self, client: IpAddr) {
@@ -356,13 +496,30 @@ fn lock(ports: &Mutex<Ports>) -> MutexGuard<'_, Ports> {
 
 #[cfg(test)]
 mod tests {
-    use std::{os::fd::AsFd, path::Path};
+    use std::{
+        os::fd::{AsFd, OwnedFd},
+        path::Path,
+    };
 
     use super::*;
     use crate::{
         ipc::{self, REQUEST_LEN, Reply, Request},
         worker::broker,
     };
+
+    fn upstream(broker: &Broker) -> Upstream {
+        Upstream::new(UpstreamParts {
+            pod: PodName::new("web-1").unwrap(),
+            broker: broker.clone(),
+            addresses: vec![],
+            first_hand: FirstHand::App,
+            turned: Turned::map(&turned::nothing_noted().into()).unwrap(),
+            ranges: Ranges::LowFirst,
+            seed: 1,
+            metrics: Arc::new(Metrics::new()),
+            broken: mpsc::channel(1).0,
+        })
+    }
 
     /// Says that every port is in use.
     async fn answer(guardian: OwnedFd) {
@@ -373,7 +530,7 @@ mod tests {
                 continue;
             };
             if let Ok((seq, Request::Sockets { ports, .. })) = Request::decode(&buffer) {
-                let reply = Reply::Sockets { errnos: vec![nix::libc::EADDRINUSE; ports.len()] };
+                let reply = Reply::Sockets { errnos: vec![nix::libc::EADDRINUSE; ports.len()], first: 0 };
                 ipc::send(guardian.as_fd(), &reply.encode(seq), &[]).unwrap();
             }
         }
@@ -385,9 +542,7 @@ mod tests {
         let (broker, driver, _events) = broker::start(ours, Path::new("agent.toml")).unwrap();
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(driver.run());
-        let pod = PodName::new("web-1").unwrap();
-        let metrics = Arc::new(Metrics::new());
-        let upstream = Upstream::new(pod, broker, vec![], Ranges::LowFirst, 1, metrics);
+        let upstream = upstream(&broker);
         let (client, destination) = ("192.0.2.1:4000".parse().unwrap(), "10.0.0.1:8080".parse().unwrap());
         assert!(!upstream.starved());
         let error = upstream.connect(client, destination).await.unwrap_err();
@@ -410,8 +565,12 @@ mod tests {
             if let Ok((seq, Request::Sockets { ports, .. })) = Request::decode(&buffer) {
                 let fd = std::fs::File::open("/dev/null").unwrap();
                 let fds = vec![fd.as_fd(); ports.len()];
-                return ipc::send(guardian.as_fd(), &Reply::Sockets { errnos: vec![0; ports.len()] }.encode(seq), &fds)
-                    .unwrap();
+                return ipc::send(
+                    guardian.as_fd(),
+                    &Reply::Sockets { errnos: vec![0; ports.len()], first: 1 }.encode(seq),
+                    &fds,
+                )
+                .unwrap();
             }
         }
     }
@@ -422,10 +581,7 @@ mod tests {
         let (broker, driver, _events) = broker::start(ours, Path::new("agent.toml")).unwrap();
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(driver.run());
-        let pod = PodName::new("web-1").unwrap();
-        let metrics = Arc::new(Metrics::new());
-        let new = || Upstream::new(pod.clone(), broker.clone(), vec![], Ranges::LowFirst, 1, metrics.clone());
-        let (upstream, other) = (new(), new());
+        let (upstream, other) = (upstream(&broker), upstream(&broker));
         let bind: SocketAddr = "10.0.0.1:0".parse().unwrap();
         upstream.expect(bind.ip());
         tasks.spawn(upstream.clone().refill());

@@ -8,7 +8,6 @@ use std::{
     collections::{HashMap, VecDeque},
     io,
     net::{IpAddr, SocketAddr},
-    os::fd::OwnedFd,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -16,6 +15,8 @@ use tokio::{
     sync::Notify,
     time::{Duration, Instant, sleep_until},
 };
+
+use crate::worker::broker::LegSocket;
 
 /// A pool's least level: two batches, a burst of new connections while one batch is on its way.
 const LEAST: usize = 64;
@@ -34,7 +35,7 @@ const WINDOW: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Pooled {
     pub(super) port: u16,
-    pub(super) socket: OwnedFd,
+    pub(super) leg: LegSocket,
 }
 
 /// An address and its scope.
@@ -122,16 +123,16 @@ impl Pool {
 
     /// Adds what the guardian could bind. If that is nothing, the pool is given up until it is wanted again: the address
     /// may have gone. Tells how many there were.
-    pub(super) fn put(&self, bind: SocketAddr, sockets: impl Iterator<Item = (u16, io::Result<OwnedFd>)>) -> usize {
+    pub(super) fn put(&self, bind: SocketAddr, sockets: impl Iterator<Item = (u16, io::Result<LegSocket>)>) -> usize {
         let mut pools = self.lock();
         make_room(&mut pools, key(bind));
         let pool = pools.entry(key(bind)).or_insert_with(|| Address::new(bind));
         let mut bound = 0;
         for (port, socket) in sockets {
             match socket {
-                Ok(socket) => {
+                Ok(leg) => {
                     bound += 1;
-                    pool.sockets.push_back(Pooled { port, socket });
+                    pool.sockets.push_back(Pooled { port, leg });
                 }
                 Err(error) => tracing::trace!(%bind, port, %error, "the guardian could not bind a port"),
             }
@@ -142,6 +143,12 @@ impl Pool {
         }
         pool.follow_demand(Instant::now());
         bound
+    }
+
+    /// Lets all sockets go: their ports are not to be used any more.
+    pub(super) fn empty(&self) {
+        self.lock().values_mut().for_each(|pool| pool.sockets.clear());
+        self.wanting.notify_one();
     }
 
     /// Waits until a pool is below its level; tells its address and how many sockets to ask for.
@@ -198,8 +205,8 @@ mod tests {
 
     const BIND: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
-    fn socket() -> io::Result<OwnedFd> {
-        Ok(std::fs::File::open("/dev/null")?.into())
+    fn socket() -> io::Result<LegSocket> {
+        Ok(LegSocket { socket: std::fs::File::open("/dev/null")?.into(), number: 1 })
     }
 
     fn fill(pool: &Pool, count: usize) {

@@ -32,6 +32,8 @@ pub(crate) enum Ranges {
     LowFirst,
     /// 10000-29999 only.
     HighOnly,
+    /// 512-1023 only: the pod lets nothing else pass.
+    LowOnly,
 }
 
 impl Ranges {
@@ -39,6 +41,17 @@ impl Ranges {
         match self {
             Ranges::LowFirst => LOW.len() - SERVED.len() + HIGH.len(),
             Ranges::HighOnly => HIGH.len(),
+            Ranges::LowOnly => LOW.len() - SERVED.len(),
+        }
+    }
+
+    /// What may be used of these when only the low or only the high ports get through.
+    pub(super) fn narrowed(self, low: bool, high: bool) -> Self {
+        match self {
+            Ranges::HighOnly => Ranges::HighOnly,
+            Ranges::LowFirst | Ranges::LowOnly if low && high => Ranges::LowFirst,
+            Ranges::LowFirst | Ranges::LowOnly if high => Ranges::HighOnly,
+            Ranges::LowFirst | Ranges::LowOnly => Ranges::LowOnly,
         }
     }
 }
@@ -80,6 +93,47 @@ impl Ports {
         Ports { ranges, clients: HashMap::new(), random, cursor }
     }
 
+    /// Changes which ranges are used from now on.
+    pub(crate) fn set_ranges(&mut self, ranges: Ranges) {
+        self.ranges = ranges;
+    }
+
+    /// Up to `count` ports, free for the client, of the range that is not the first choice; none where there is one only.
+    pub(crate) fn second_choice(&mut self, client: IpAddr, count: usize) -> Vec<u16> {
+        if self.ranges != Ranges::LowFirst {
+            return Vec::new();
+        }
+        let mut found = self.high(count);
+        let known = self.clients.get(&client);
+        found.retain(|port| known.is_none_or(|known| known.free(*port)));
+        found
+    }
+
+    /// Different high ports, whoever will use them.
+    pub(crate) fn high(&mut self, count: usize) -> Vec<u16> {
+        let mut found = Vec::with_capacity(count);
+        while found.len() < count {
+            let port = HIGH.start() + self.random.below(len(&HIGH));
+            if !found.contains(&port) {
+                found.push(port);
+            }
+        }
+        found
+    }
+
+    /// Different low ports, whoever will use them.
+    pub(crate) fn low(&mut self, count: usize) -> Vec<u16> {
+        let mut found = Vec::with_capacity(count);
+        while found.len() < count {
+            self.cursor = (self.cursor + 1) % len(&LOW);
+            let port = LOW.start() + self.cursor;
+            if !SERVED.contains(&port) && !found.contains(&port) {
+                found.push(port);
+            }
+        }
+        found
+    }
+
     /// A client's connection was accepted from `port`.
     pub(crate) fn arrived(&mut self, client: IpAddr, port: u16) {
         *entry(&mut self.clients, &mut self.random, client).own.entry(port).or_default() += 1;
@@ -115,7 +169,7 @@ impl Ports {
         let ranges = self.ranges;
         let entry = entry(&mut self.clients, &mut self.random, client);
         let mut found = Vec::with_capacity(count);
-        if ranges == Ranges::LowFirst {
+        if ranges != Ranges::HighOnly {
             let mut left = LOW.len();
             while left > 0 && found.len() < count {
                 let port = *LOW.start() + entry.cursor;
@@ -127,7 +181,7 @@ impl Ports {
             }
         }
         // A random start and then one by one: ends after one round even when nearly all are taken.
-        let mut left = if found.is_empty() { HIGH.len() } else { 0 };
+        let mut left = if found.is_empty() && ranges != Ranges::LowOnly { HIGH.len() } else { 0 };
         let mut offset = self.random.below(len(&HIGH));
         while left > 0 && found.len() < count {
             let port = *HIGH.start() + offset;
@@ -145,20 +199,10 @@ impl Ports {
 
     /// The next `count` different ports for the pool, whoever will use them.
     pub(crate) fn batch(&mut self, count: usize) -> Vec<u16> {
-        let mut found = Vec::with_capacity(count);
-        while found.len() < count {
-            let port = match self.ranges {
-                Ranges::LowFirst => {
-                    self.cursor = (self.cursor + 1) % len(&LOW);
-                    LOW.start() + self.cursor
-                }
-                Ranges::HighOnly => HIGH.start() + self.random.below(len(&HIGH)),
-            };
-            if !SERVED.contains(&port) && !found.contains(&port) {
-                found.push(port);
-            }
+        match self.ranges {
+            Ranges::LowFirst | Ranges::LowOnly => self.low(count),
+            Ranges::HighOnly => self.high(count),
         }
-        found
     }
 
     /// Ends the hold of a port.

@@ -3,12 +3,15 @@
 //! and as failed; that it leads to the agent is `traffic`'s to show.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsFd;
 use std::time::Instant;
 
+use aya::maps::HashMap;
 use aya::programs::{TestRun, TestRunOptions};
-use redir_abi::{Reason, program};
+use redir_abi::{Addr, Reason, map, program};
 use socket2::{Domain, Socket, Type};
 
+use super::super::maps::monotonic_nanos;
 use super::super::{Attach, Device, Framing, Gate, PodDatapath, object};
 use super::packets::*;
 use super::rig::*;
@@ -119,18 +122,39 @@ impl Bench {
     }
 
     /// A connection to the app over loopback, from a given port.
-    pub(super) fn connection(&self, address: IpAddr, from: u16, mark: u32) -> (TcpStream, TcpStream) {
+    pub(super) fn connection(&self, address: IpAddr, from: u16, agents: bool) -> (TcpStream, TcpStream) {
         let to = SocketAddr::new(address, APP_PORT);
+        let datapath = &self.datapath;
         let stream = self.net.run(|| {
             let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
             socket.set_reuse_address(true).unwrap();
-            socket.set_mark(mark).unwrap();
+            if agents {
+                datapath.make_leg(socket.as_fd(), false).unwrap();
+            }
             socket.bind(&SocketAddr::new(address, from).into()).unwrap();
             socket.connect_timeout(&to.into(), PATIENCE).unwrap();
             TcpStream::from(socket)
         });
         let (accepted, _) = accept(self.app.as_ref().unwrap().of(address));
         (stream, accepted)
+    }
+
+    /// As if a leg with this tuple had just been turned round.
+    pub(super) fn remember(&mut self, pod: SocketAddr, client: SocketAddr) {
+        let mut key = [0; 36];
+        key[..16].copy_from_slice(&Addr::from(client.ip()).0);
+        key[16..32].copy_from_slice(&Addr::from(pod.ip()).0);
+        key[32..34].copy_from_slice(&pod.port().to_be_bytes());
+        key[34..].copy_from_slice(&client.port().to_be_bytes());
+        let mut legs: HashMap<_, [u8; 36], u64> = self.datapath.ebpf.map_mut(map::LEGS).unwrap().try_into().unwrap();
+        legs.insert(key, monotonic_nanos().unwrap(), 0).unwrap();
+    }
+
+    /// As if its minute were over.
+    pub(super) fn forget(&mut self) {
+        let mut legs: HashMap<_, [u8; 36], u64> = self.datapath.ebpf.map_mut(map::LEGS).unwrap().try_into().unwrap();
+        let known: Vec<_> = legs.keys().map(Result::unwrap).collect();
+        known.iter().for_each(|leg| legs.remove(leg).unwrap());
     }
 
     /// Ends a connection, so that TIME_WAIT is on the first one's side. Dropping alone would not: a child that another

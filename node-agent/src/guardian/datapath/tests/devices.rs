@@ -31,7 +31,7 @@ fn link_local_clients_are_steered_and_seen() {
         let _client = connect(&pair.client, None, scoped(&pair.client, here, APP_PORT)).unwrap();
         accept(&listeners.v6);
         let (from, to) = (scoped(&pair.pod, here, 653), scoped(&pair.pod, there, APP_PORT));
-        let up = upstream_between(&pair.pod, from, to).unwrap();
+        let up = upstream_between(&datapath, &pair.pod, from, to).unwrap();
         let (accepted, peer) = accept(&app.v6);
         assert_eq!((peer.ip(), peer.port()), (there.into(), 653));
         carries(&up, &accepted, &bytes());
@@ -58,7 +58,7 @@ fn a_pod_may_have_several_devices() {
             heartbeat.beat();
             let _client = connect(&pair.client, None, SocketAddr::new(address, APP_PORT)).unwrap();
             accept(listeners.of(address));
-            let up = upstream(&pair.pod, address, 680, client).unwrap();
+            let up = upstream(&datapath, &pair.pod, address, 680, client).unwrap();
             let (accepted, peer) = accept(app.of(address));
             assert_eq!(peer, SocketAddr::new(client, 680));
             carries(&up, &accepted, &bytes());

@@ -82,7 +82,7 @@ impl Intercepted {
     /// The agent's leg to the app, which sees the client's address.
     #[track_caller]
     pub(super) fn reflected(&self, port: u16, pod: IpAddr, client: IpAddr) -> (TcpStream, TcpStream) {
-        let agent = upstream(&self.pair.pod, pod, port, client).unwrap();
+        let agent = upstream(&self.datapath, &self.pair.pod, pod, port, client).unwrap();
         let (accepted, peer) = accept(self.app.of(pod));
         assert_eq!(peer, SocketAddr::new(client, port));
         assert_eq!(accepted.local_addr().unwrap(), SocketAddr::new(pod, APP_PORT));

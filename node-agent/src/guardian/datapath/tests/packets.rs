@@ -26,6 +26,7 @@ pub(super) struct Frame {
     v4_options: Vec<u8>,
     v4_fragment: u16,
     v6_extensions: Vec<(u8, [u8; 8])>,
+    tcp_options: Vec<u8>,
     vlan: bool,
     payload: Option<Vec<u8>>,
 }
@@ -41,6 +42,7 @@ impl Frame {
             v4_options: Vec::new(),
             v4_fragment: 0,
             v6_extensions: Vec::new(),
+            tcp_options: Vec::new(),
             vlan: false,
             payload: None,
         }
@@ -68,6 +70,12 @@ impl Frame {
     pub(super) fn v6_extension(mut self, kind: u8, rest: [u8; 7]) -> Self {
         let [a, b, c, d, e, f, g] = rest;
         self.v6_extensions.push((kind, [0, a, b, c, d, e, f, g]));
+        self
+    }
+
+    pub(super) fn tcp_options(mut self, options: &[u8]) -> Self {
+        assert!(options.len().is_multiple_of(4));
+        self.tcp_options = options.to_vec();
         self
     }
 
@@ -134,7 +142,9 @@ impl Frame {
         tcp.extend(self.source.port().to_be_bytes());
         tcp.extend(self.destination.port().to_be_bytes());
         tcp.extend([0, 0, 0, 1, 0, 0, 0, 1]);
-        tcp.extend([0x50, self.flags, 0xff, 0xff, 0, 0, 0, 0]);
+        let words = u8::try_from(5 + self.tcp_options.len() / 4).unwrap();
+        tcp.extend([words << 4, self.flags, 0xff, 0xff, 0, 0, 0, 0]);
+        tcp.extend(&self.tcp_options);
         tcp
     }
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use aya::programs::{SchedClassifier, TcAttachType};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
-use redir_abi::{MARK, Reason};
+use redir_abi::Reason;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::super::maps::monotonic_nanos;
@@ -279,16 +279,27 @@ pub(super) fn connect(net: &Net, from: Option<SocketAddr>, to: SocketAddr) -> st
     })
 }
 
-/// The agent's leg to the app: marked, bound to the pod's address, connected to the client's.
-pub(super) fn upstream(pod: &Net, pod_address: IpAddr, port: u16, client: IpAddr) -> std::io::Result<TcpStream> {
-    upstream_between(pod, SocketAddr::new(pod_address, port), SocketAddr::new(client, APP_PORT))
+/// The agent's leg to the app: bound to the pod's address, connected to the client's.
+pub(super) fn upstream(
+    datapath: &PodDatapath,
+    pod: &Net,
+    pod_address: IpAddr,
+    port: u16,
+    client: IpAddr,
+) -> std::io::Result<TcpStream> {
+    upstream_between(datapath, pod, SocketAddr::new(pod_address, port), SocketAddr::new(client, APP_PORT))
 }
 
 /// The same with both ends in full, for addresses with a scope.
-pub(super) fn upstream_between(pod: &Net, from: SocketAddr, to: SocketAddr) -> std::io::Result<TcpStream> {
+pub(super) fn upstream_between(
+    datapath: &PodDatapath,
+    pod: &Net,
+    from: SocketAddr,
+    to: SocketAddr,
+) -> std::io::Result<TcpStream> {
     pod.run(|| {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
-        socket.set_mark(MARK)?;
+        datapath.make_leg(socket.as_fd(), false)?;
         socket.set_reuse_address(true)?;
         socket.bind(&from.into())?;
         socket.connect_timeout(&to.into(), Duration::from_secs(2))?;

@@ -39,8 +39,41 @@ fn a_program_for_bare_devices_leaves_an_ethernet_frame() {
 fn the_agents_own_packets_are_left() {
     let mut bench = Bench::new();
     for (pod, client) in FAMILIES {
-        bench.steer_by(program::STEER, &to_app(client, pod, SYN), MARK, Reason::SteerOwnMark);
+        // The mark has done its part.
+        let outcome = bench.run(program::STEER, &to_app(client, pod, SYN).bytes(), MARK);
+        assert_eq!((outcome.reasons, outcome.verdict, outcome.mark), (vec![Reason::SteerOwnMark], NEXT, 0));
+        // On `lo` nobody sets it, and whoever does gets nothing by it.
+        bench.steer_by(program::STEER_LO, &to_app(client, pod, SYN), MARK, Reason::SteerAssigned);
         bench.steer_by(program::STEER, &to_app(client, pod, SYN), MARK + 1, Reason::SteerAssigned);
+    }
+}
+
+#[test]
+fn a_syn_whose_options_only_the_app_can_answer_is_the_apps() {
+    let mut bench = Bench::new();
+    // As the kernel writes them: maximum segment size, SACK, timestamps, filler, window scale.
+    let usual = [2, 4, 5, 180, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7];
+    let md5 = [&[1, 1, 19, 18][..], &[9; 16]].concat();
+    let late_md5 = [&[2, 4, 5, 180, 1, 1, 19, 18][..], &[9; 16]].concat();
+    let ao = [29, 16, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14];
+    let capable = [30, 4, 0x01, 0x01];
+    let join = [&[2, 4, 5, 180, 30, 12, 0x10, 1][..], &[7; 8]].concat();
+    let hidden_by_the_end = [&[0, 0, 0, 0][..], &md5].concat();
+    let broken = [&[8, 1, 1, 1][..], &md5].concat();
+    for (pod, client) in FAMILIES {
+        for (options, expected) in [
+            (&usual[..], Reason::SteerAssigned),
+            (&md5, Reason::SteerSigned),
+            (&late_md5, Reason::SteerSigned),
+            (&ao, Reason::SteerSigned),
+            (&capable, Reason::SteerAssigned),
+            (&join, Reason::SteerJoin),
+            (&hidden_by_the_end, Reason::SteerAssigned),
+            (&broken, Reason::SteerAssigned),
+            (&[1; 40], Reason::SteerMalformed),
+        ] {
+            bench.steer(&to_app(client, pod, SYN).tcp_options(options), expected);
+        }
     }
 }
 
@@ -221,7 +254,7 @@ fn without_a_listener_of_its_family_a_syn_goes_to_the_app() {
 fn a_live_connection_is_left() {
     let mut bench = Bench::new();
     for local in LOCAL {
-        let (client, _accepted) = bench.connection(local, 0, 0);
+        let (client, _accepted) = bench.connection(local, 0, false);
         let from = client.local_addr().unwrap();
         for flags in [SYN, ACK, ACK | PSH] {
             bench.steer(&Frame::tcp(from, at(local, APP_PORT), flags), Reason::SteerBusy);
@@ -233,7 +266,7 @@ fn a_live_connection_is_left() {
 fn a_syn_in_time_wait_is_left_to_the_companion() {
     let mut bench = Bench::new();
     for local in LOCAL {
-        let (client, accepted) = bench.connection(local, 0, 0);
+        let (client, accepted) = bench.connection(local, 0, false);
         let from = client.local_addr().unwrap();
         Bench::end(accepted, client);
         let syn = Frame::tcp(from, at(local, APP_PORT), SYN);
@@ -253,10 +286,10 @@ fn a_syn_in_time_wait_needs_the_app_and_an_unreserved_port() {
     let mut bench = Bench::new();
     let mut left = Vec::new();
     for local in LOCAL {
-        let (client, accepted) = bench.connection(local, 777, 0);
+        let (client, accepted) = bench.connection(local, 777, false);
         Bench::end(accepted, client);
         bench.steer_until(&Frame::tcp(at(local, 777), at(local, APP_PORT), SYN), Reason::SteerTimeWait);
-        let (client, accepted) = bench.connection(local, 0, 0);
+        let (client, accepted) = bench.connection(local, 0, false);
         left.push(client.local_addr().unwrap());
         Bench::end(accepted, client);
     }

@@ -98,14 +98,14 @@ fn an_app_that_refuses_refuses_the_agent() {
                 "nft 'add table {table} t; add chain {table} t in {{ type filter hook input priority 0; }}; add rule {table} t in tcp dport {APP_PORT} tcp sport 620 reject'"
             ));
             let since = Since::now(&pod.datapath);
-            let refused = upstream(&pod.pair.pod, address, 620, client).unwrap_err();
+            let refused = upstream(&pod.datapath, &pod.pair.pod, address, 620, client).unwrap_err();
             assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
             // A first one is lost on a socket that is still busy sending.
             assert!(since.count(&pod.datapath, Reason::ReflectIcmp) > 0);
         }
         pod.stop_app();
         for (address, client) in FAMILIES {
-            let refused = upstream(&pod.pair.pod, address, 621, client).unwrap_err();
+            let refused = upstream(&pod.datapath, &pod.pair.pod, address, 621, client).unwrap_err();
             assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
             // And a client sees what it would see without redir.
             assert_eq!(pod.connect(None, address).unwrap_err().kind(), std::io::ErrorKind::ConnectionRefused);
@@ -170,7 +170,7 @@ fn clients_inside_the_pod_are_steered_too() {
             assert_eq!(peer, client.local_addr().unwrap());
             assert_eq!(agent.local_addr().unwrap().ip(), address);
             // The agent's own leg to the app is not steered again, nor reflected.
-            let up = upstream(&pod.pair.pod, address, 640, address).unwrap();
+            let up = upstream(&pod.datapath, &pod.pair.pod, address, 640, address).unwrap();
             let (app, seen) = accept(pod.app.of(address));
             assert_eq!(seen, SocketAddr::new(address, 640));
             carries(&up, &app, b"inside");
@@ -230,9 +230,9 @@ fn where_a_mesh_takes_what_leaves_the_pod_nothing_goes_astray_and_the_app_keeps_
             let proxy = pod.pair.pod.run(|| plain_listener(any.parse().unwrap()));
             pod.steered(None, address);
             let since = Since::now(&pod.datapath);
-            let leg = upstream(&pod.pair.pod, address, 660, client);
+            let leg = upstream(&pod.datapath, &pod.pair.pod, address, 660, client);
             assert_eq!(leg.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
-            assert!(since.count(&pod.datapath, Reason::SteerAstray) > 0 && !is_waiting(&proxy));
+            assert!(since.count(&pod.datapath, Reason::ReflectRerouted) > 0 && !is_waiting(&proxy));
             pod.all_reach_app();
         }
     }

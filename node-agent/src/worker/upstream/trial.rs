@@ -1,0 +1,323 @@
+//! Tries the way of a leg to the app and back, without the app: the leg comes from an address that nobody has, is turned
+//! round like every other, and is taken behind netfilter's INPUT by a listener of the agent's own, which answers, so that
+//! the answer crosses OUTPUT. Done before a port is steered, and whenever legs come to nothing.
+//!
+//! Owns what is tried and what is made of it. Where the kernel cannot give the leg to that listener, or the pod has no route
+//! out, nothing is tried, and the notes of the legs themselves must do.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use redir_abi::Reason;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpSocket, TcpStream},
+    task::JoinSet,
+    time::timeout,
+};
+
+use super::{Note, Ranges, Shared, lock};
+use crate::{ipc::FirstHand, worker::broker::LegSocket};
+
+/// Which source ports get through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Through {
+    pub(super) low: bool,
+    pub(super) high: bool,
+}
+
+/// From where to where a leg goes.
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    bind: IpAddr,
+    target: IpAddr,
+    name: &'static str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Range {
+    Low,
+    High,
+}
+
+/// What became of one leg.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Tried {
+    Passed,
+    /// There is no such way in this pod.
+    NoSuchWay,
+    Failed(Fault),
+}
+
+/// Why a leg came to nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Fault {
+    /// Nobody answered, and it was not turned round.
+    LostOnTheWayOut,
+    /// It was turned round, and did not arrive.
+    LostOnTheWayIn,
+    Rejected,
+    /// It arrived, and no answer came back.
+    NoAnswer,
+    /// Somebody outside has answered.
+    LeftThePod,
+    Other(String),
+}
+
+/// Tries every way from both ranges at once. The error names the next step.
+pub(super) async fn run(shared: &Arc<Shared>, port: u16) -> Result<Through, String> {
+    let listeners = shared.broker.trial_listeners(&shared.pod).await.map_err(|error| error.to_string())?;
+    if listeners.is_empty() {
+        tracing::info!(pod = %shared.pod, "this kernel cannot try the way to the app: the first connections will show it");
+        return Ok(Through { low: true, high: true });
+    }
+    let mut answering = JoinSet::new();
+    for listener in listeners {
+        let listener =
+            TcpListener::from_std(listener).map_err(|error| format!("use a listener of the pod: {error}"))?;
+        answering.spawn(answer(listener));
+    }
+    let rerouted_before = rerouted(shared).await;
+    let mut trials = JoinSet::new();
+    let ranges: &[Range] = if shared.ranges == Ranges::HighOnly { &[Range::High] } else { &[Range::Low, Range::High] };
+    for way in ways(shared) {
+        for range in ranges {
+            let (shared, range) = (shared.clone(), *range);
+            trials.spawn(async move { (way, range, attempt(&shared, way, range, port).await) });
+        }
+    }
+    let tried = trials.join_all().await;
+    let through = judge(&tried, port);
+    if through.is_err() && rerouted(shared).await > rerouted_before {
+        return Err(redirected(port));
+    }
+    through
+}
+
+/// Answers every leg that arrives, byte for byte.
+async fn answer(listener: TcpListener) {
+    let mut legs = JoinSet::new();
+    while let Ok((mut leg, _)) = listener.accept().await {
+        legs.spawn(async move {
+            let mut byte = [0];
+            leg.read_exact(&mut byte).await?;
+            leg.write_all(&byte).await?;
+            // Until the other end is closed: this one must not be first, and leave a TIME_WAIT in the pod.
+            leg.read(&mut byte).await
+        });
+    }
+}
+
+/// The pod's first address of each family, and `lo`. Behind a mesh's proxy clients come over `lo` only.
+fn ways(shared: &Shared) -> Vec<Way> {
+    let outside = |ip: &IpAddr| !ip.is_loopback() && !matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    let own: Vec<IpAddr> = shared.addresses.iter().copied().filter(outside).collect();
+    let v4 = own.iter().find(|ip| ip.is_ipv4()).map(|bind| (*bind, "IPv4"));
+    let v6 = own.iter().find(|ip| ip.is_ipv6()).map(|bind| (*bind, "IPv6"));
+    let reflected = [v4, v6].into_iter().flatten().filter(|_| shared.first_hand == FirstHand::App);
+    let reflected = reflected.map(|(bind, name)| Way { bind, target: nobody(&own, bind.is_ipv4()), name });
+    let inside = IpAddr::from(Ipv4Addr::LOCALHOST);
+    reflected.chain([Way { bind: inside, target: inside, name: "lo" }]).collect()
+}
+
+/// An address for documentation (RFC 5737, RFC 3849), and none beside the pod's own.
+fn nobody(own: &[IpAddr], v4: bool) -> IpAddr {
+    if !v4 {
+        return Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0xffff, 0, 0, 0, 1).into();
+    }
+    let beside =
+        |it: &Ipv4Addr| own.iter().any(|ip| matches!(ip, IpAddr::V4(ip) if ip.octets()[..3] == it.octets()[..3]));
+    let documentation = [[192, 0, 2, 1], [198, 51, 100, 1], [203, 0, 113, 1]].map(Ipv4Addr::from);
+    documentation.iter().find(|it| !beside(it)).unwrap_or(&documentation[0]).to_owned().into()
+}
+
+async fn attempt(shared: &Shared, way: Way, range: Range, port: u16) -> Tried {
+    let wanted = match range {
+        Range::Low => lock(&shared.ports).low(CANDIDATES),
+        Range::High => lock(&shared.ports).high(CANDIDATES),
+    };
+    let bind = SocketAddr::new(way.bind, 0);
+    let given = match shared.broker.sockets(&shared.pod, bind, &wanted, true).await {
+        Ok(given) => given,
+        Err(error) => return Tried::Failed(Fault::Other(error.to_string())),
+    };
+    let mut last = Tried::NoSuchWay;
+    for leg in given {
+        match leg {
+            Ok(LegSocket { socket, number }) => {
+                let socket = TcpSocket::from_std_stream(socket.into());
+                match connect(shared, socket, number, SocketAddr::new(way.target, port)).await {
+                    Some(tried) => return tried,
+                    None => continue,
+                }
+            }
+            // The address is gone, or its family.
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
+            Err(error) => last = Tried::Failed(Fault::Other(format!("bind a source port: {error}"))),
+        }
+    }
+    last
+}
+
+/// None: this source port is taken, another may do.
+async fn connect(shared: &Shared, socket: TcpSocket, number: u64, target: SocketAddr) -> Option<Tried> {
+    let started = Instant::now();
+    let connected = timeout(LIMIT, socket.connect(target)).await;
+    let note = shared.turned.note(number);
+    let fault = match connected {
+        Ok(Ok(_)) if note != Note::Turned => Fault::LeftThePod,
+        Ok(Ok(leg)) => match timeout(LIMIT, exchange(leg)).await {
+            Ok(Ok(())) => return Some(Tried::Passed),
+            Ok(Err(_)) | Err(_) => Fault::NoAnswer,
+        },
+        Err(_) if note == Note::Turned => Fault::LostOnTheWayIn,
+        Err(_) => Fault::LostOnTheWayOut,
+        Ok(Err(error)) => match error.kind() {
+            io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable => return None,
+            io::ErrorKind::NetworkUnreachable => return Some(Tried::NoSuchWay),
+            // No gateway: it takes the kernel a while to be sure, and a firewall none.
+            io::ErrorKind::HostUnreachable if note == Note::Missing && started.elapsed() > NO_GATEWAY => {
+                return Some(Tried::NoSuchWay);
+            }
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::HostUnreachable | io::ErrorKind::ConnectionReset => {
+                Fault::Rejected
+            }
+            io::ErrorKind::PermissionDenied => Fault::LostOnTheWayOut,
+            _ => Fault::Other(format!("connect to the app: {error}")),
+        },
+    };
+    Some(Tried::Failed(fault))
+}
+
+async fn exchange(mut leg: TcpStream) -> io::Result<()> {
+    leg.write_all(b"?").await?;
+    leg.read_exact(&mut [0]).await.map(drop)
+}
+
+/// How many SYNs of the agent the pod has sent elsewhere.
+pub(super) async fn rerouted(shared: &Shared) -> u64 {
+    let stats = shared.broker.stats(&shared.pod).await.unwrap_or_default();
+    stats.iter().find(|(reason, _)| *reason == Reason::ReflectRerouted).map_or(0, |(_, count)| *count)
+}
+
+/// A range gets through if no way has lost a leg from it.
+fn judge(tried: &[(Way, Range, Tried)], port: u16) -> Result<Through, String> {
+    let fault = |of: Range| {
+        tried.iter().find_map(|(way, range, tried)| match tried {
+            Tried::Failed(fault) if *range == of => Some((way, fault)),
+            _ => None,
+        })
+    };
+    let passed = tried.iter().any(|(_, _, tried)| *tried == Tried::Passed);
+    let none_of = |of| !tried.iter().any(|(_, range, _)| *range == of);
+    match (fault(Range::Low), fault(Range::High)) {
+        (None, None) => Ok(Through { low: !none_of(Range::Low), high: !none_of(Range::High) }),
+        (Some(_), None) if passed => Ok(Through { low: false, high: true }),
+        (None, Some(_)) if passed && !none_of(Range::Low) => Ok(Through { low: true, high: false }),
+        (Some((way, fault)), _) | (None, Some((way, fault))) => Err(sentence(way.name, fault, port)),
+    }
+}
+
+fn sentence(way: &str, fault: &Fault, port: u16) -> String {
+    let pass = "let connections from source ports 512-1023 or 10000-29999 pass there";
+    match fault {
+        Fault::LostOnTheWayOut => format!(
+            "the pod's firewall drops the agent's connections to port {port} on their way out ({way}, OUTPUT), or a route \
+             or another program of the pod takes them; {pass}"
+        ),
+        Fault::LostOnTheWayIn => {
+            format!(
+                "the pod's firewall drops the agent's connections to port {port} on their way in ({way}, INPUT); {pass}"
+            )
+        }
+        Fault::Rejected => format!("the pod's firewall rejects the agent's connections to port {port} ({way}); {pass}"),
+        Fault::NoAnswer => format!(
+            "the pod's firewall drops what port {port} answers to the agent ({way}, OUTPUT); let answers of established \
+             connections pass, of every user"
+        ),
+        Fault::LeftThePod => left_the_pod(port),
+        Fault::Other(error) => format!("the way to port {port} could not be tried ({way}): {error}; try again"),
+    }
+}
+
+/// What is said of a leg that somebody outside has answered.
+pub(super) fn left_the_pod(port: u16) -> String {
+    format!(
+        "the agent's connections to port {port} leave the pod: a program of somebody else comes before redir's on the pod's \
+         device (`tc filter show`, `bpftool net`), or the pod has a new device; remove the program, or restart the pod"
+    )
+}
+
+/// What is said where the pod sends legs elsewhere.
+pub(super) fn redirected(port: u16) -> String {
+    format!(
+        "the pod redirects the agent's connections to port {port} elsewhere (netfilter, a mesh's proxy); exclude port {port} \
+         from what the pod redirects"
+    )
+}
+
+/// Source ports asked for: some may be in use.
+const CANDIDATES: usize = 8;
+/// For one leg's connect, and for its answer: two SYNs, and time for a gateway to be found missing (three seconds).
+const LIMIT: Duration = Duration::from_millis(3500);
+/// A firewall rejects at once.
+const NO_GATEWAY: Duration = Duration::from_millis(900);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tried(results: &[(&'static str, Range, Tried)]) -> Result<Through, String> {
+        let ip = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let way = |name| Way { bind: ip, target: ip, name };
+        let tried: Vec<_> = results.iter().map(|(name, range, tried)| (way(name), *range, tried.clone())).collect();
+        judge(&tried, 8080)
+    }
+
+    fn failed(fault: Fault) -> Tried {
+        Tried::Failed(fault)
+    }
+
+    #[test]
+    fn a_range_that_passes_everywhere_is_enough() {
+        use Range::{High, Low};
+        use Tried::{NoSuchWay, Passed};
+        let both = Through { low: true, high: true };
+        assert_eq!(tried(&[("IPv4", Low, Passed), ("IPv4", High, Passed), ("IPv6", Low, NoSuchWay)]), Ok(both));
+        let lost = || failed(Fault::LostOnTheWayIn);
+        let high = Through { low: false, high: true };
+        assert_eq!(tried(&[("IPv4", Low, lost()), ("IPv4", High, Passed), ("lo", Low, Passed)]), Ok(high));
+        let low = Through { low: true, high: false };
+        assert_eq!(tried(&[("IPv4", Low, Passed), ("IPv4", High, lost())]), Ok(low));
+        let error =
+            tried(&[("IPv4", Low, lost()), ("IPv4", High, Passed), ("IPv6", Low, Passed), ("IPv6", High, lost())]);
+        assert!(error.unwrap_err().contains("(IPv4, INPUT)"));
+        assert_eq!(tried(&[("IPv4", High, Passed)]), Ok(high), "as configured");
+    }
+
+    #[test]
+    fn every_fault_has_a_sentence_with_a_next_step() {
+        for fault in [
+            Fault::LostOnTheWayOut,
+            Fault::LostOnTheWayIn,
+            Fault::Rejected,
+            Fault::NoAnswer,
+            Fault::LeftThePod,
+            Fault::Other("no".into()),
+        ] {
+            let sentence = sentence("IPv4", &fault, 8080);
+            assert!(sentence.contains("8080") && sentence.contains("; "), "{sentence}");
+        }
+    }
+
+    #[test]
+    fn the_address_that_nobody_has_is_not_beside_the_pods() {
+        let own = ["192.0.2.7".parse().unwrap(), "198.51.100.7".parse().unwrap()];
+        assert_eq!(nobody(&own, true), IpAddr::from([203, 0, 113, 1]));
+        assert!(nobody(&own, false).is_ipv6());
+    }
+}
