@@ -5,7 +5,8 @@ use std::path::Path;
 use redir_tunnel::Identity;
 
 use super::{
-    datapath, devices,
+    datapath,
+    devices::Survey,
     netns::Home,
     preflight::{Machine, Place},
     reload::ConfigFile,
@@ -74,7 +75,7 @@ fn certificate(pod: &Pod, files: &TlsFiles) -> Result<String, String> {
 /// A pod that is not there yet is no problem: it is looked for when it is intercepted.
 fn describe(home: &Home, pod: &Pod) -> String {
     let survey = home.open(&pod.netns).and_then(|netns| {
-        let inside = netns.within(home, devices::survey);
+        let inside = netns.within(home, Survey::of_intercepted);
         inside.map_err(|error| format!("cannot enter {}: {error}; run this as root", pod.netns.display()))?
     });
     match survey {

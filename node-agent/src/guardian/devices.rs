@@ -1,94 +1,167 @@
-//! What a pod's network namespace holds: its addresses, and the devices that carry them.
+//! What a pod's network namespace holds: its addresses, and the devices that its packets can take.
 //!
 //! Owns the choice of devices. Changes nothing. Called inside the pod's namespace by `pod` and `check`.
 
-use std::{collections::BTreeMap, io, net::IpAddr};
+use std::{io, net::IpAddr};
 
-use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags, sys::socket::SockaddrLike};
+use nix::sys::socket::SockProtocol;
 
-use super::datapath::{Device, Framing};
+use super::{
+    datapath::{Device, Framing},
+    netlink::{NetlinkSocket, attribute, u16_at, u32_at},
+};
 
 /// The addresses and devices of one namespace.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Survey {
-    /// Devices with an address, `lo` excepted.
+    /// The devices that a packet of the pod can take, `lo` excepted, by their index: those with an address, and those
+    /// that are up and belong to no bridge or bond, since a route needs no address.
     pub(super) devices: Vec<Device>,
-    /// The addresses on these devices.
+    /// The addresses on devices other than `lo`.
     pub(super) pod_addresses: Vec<IpAddr>,
     /// The addresses on `lo`.
     pub(super) loopback_addresses: Vec<IpAddr>,
+    /// Why not all of the pod's connections can be steered: a device with an address whose frames redir does not know.
+    pub(super) unusable: Option<String>,
 }
 
-/// One line of `getifaddrs`, without the kernel's structures.
-#[derive(Debug, Clone)]
-struct Interface {
-    name: String,
-    loopback: bool,
-    fact: Fact,
-}
-
-#[derive(Debug, Clone)]
-enum Fact {
-    Address(IpAddr),
-    Link { index: u32, hardware: u16 },
-}
-
-/// Looks at the namespace of the calling thread; the error ends with the next step.
-pub(super) fn survey() -> Result<Survey, String> {
-    let interfaces = interfaces().map_err(|error| format!("cannot list the pod's addresses: {error}; try again"))?;
-    choose(&interfaces)
-}
-
-fn interfaces() -> io::Result<Vec<Interface>> {
-    let mut interfaces = Vec::new();
-    for entry in getifaddrs()? {
-        let Some(address) = entry.address else { continue };
-        let fact = match address.family() {
-            Some(nix::sys::socket::AddressFamily::Inet) => {
-                address.as_sockaddr_in().map(|v4| Fact::Address(v4.ip().into()))
+impl Survey {
+    /// Looks at the namespace of the calling thread.
+    pub(super) fn take() -> io::Result<Self> {
+        let mut netlink = NetlinkSocket::open(SockProtocol::NetlinkRoute)?;
+        let mut tries = 1..=TRIES;
+        loop {
+            let last = tries.next() == Some(TRIES);
+            match look(&mut netlink) {
+                // An address of a device that came later: whoever waits for changes hears of it, and looks again.
+                Ok((links, addresses)) if last || addresses.iter().all(|one| one.is_on(&links)) => {
+                    return Ok(Self::of(&links, &addresses));
+                }
+                Err(error) if last || error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                Ok(_) | Err(_) => {}
             }
-            Some(nix::sys::socket::AddressFamily::Inet6) => {
-                address.as_sockaddr_in6().map(|v6| Fact::Address(v6.ip().into()))
-            }
-            Some(nix::sys::socket::AddressFamily::Packet) => address.as_link_addr().and_then(|link| {
-                Some(Fact::Link { index: u32::try_from(link.ifindex()).ok()?, hardware: link.hatype() })
-            }),
-            _ => None,
-        };
-        // IPv4 entries carry the address's label: "eth0:1" is a second address of eth0.
-        let name = entry.interface_name.split(':').next().unwrap_or_default().to_owned();
-        let loopback = entry.flags.contains(InterfaceFlags::IFF_LOOPBACK);
-        interfaces.extend(fact.map(|fact| Interface { name, loopback, fact }));
-    }
-    Ok(interfaces)
-}
-
-fn choose(interfaces: &[Interface]) -> Result<Survey, String> {
-    let mut links = BTreeMap::new();
-    let mut carried: BTreeMap<&str, Vec<IpAddr>> = BTreeMap::new();
-    let mut loopback_addresses = Vec::new();
-    for Interface { name, loopback, fact } in interfaces {
-        match fact {
-            Fact::Link { index, hardware } => {
-                links.insert(name.as_str(), (*index, *hardware));
-            }
-            Fact::Address(ip) if *loopback => loopback_addresses.push(*ip),
-            Fact::Address(ip) => carried.entry(name).or_default().push(*ip),
         }
     }
-    if carried.is_empty() {
-        return Err("the pod's network namespace has no address besides loopback; wait until the pod has its IP".into());
+
+    /// The same for a pod that is to be intercepted; the error ends with the next step.
+    pub(super) fn of_intercepted() -> Result<Self, String> {
+        let survey = Self::take().map_err(|error| format!("cannot list the pod's addresses: {error}; try again"))?;
+        if survey.pod_addresses.is_empty() {
+            return Err(
+                "the pod's network namespace has no address besides loopback; wait until the pod has its IP".into()
+            );
+        }
+        match survey.unusable {
+            Some(sentence) => Err(sentence),
+            None => Ok(survey),
+        }
     }
-    let device = |name: &&str| {
-        match links.get(*name) {
-        Some((index, hardware)) => framing(*hardware).map(|framing| Device { index: *index, name: (*name).into(), framing })
-            .ok_or_else(|| format!("the pod's device {name} is of kind {hardware} (ARPHRD), which redir does not know; use one with Ethernet or plain IP frames")),
-        None => Err(format!("the pod's device {name} vanished while redir looked at it; try again")),
+
+    /// The addresses whose connections are steered: a load balancer's may be on `lo`.
+    pub(super) fn steered_addresses(&self) -> Vec<IpAddr> {
+        let on_lo = self.loopback_addresses.iter().filter(|address| !address.is_loopback());
+        self.pod_addresses.iter().chain(on_lo).copied().collect()
     }
+
+    fn of(links: &[Link], addresses: &[Address]) -> Self {
+        let mut survey = Self::default();
+        let mut links: Vec<_> = links.iter().collect();
+        links.sort_by_key(|link| link.index);
+        for link in links {
+            let own = addresses.iter().filter(|address| address.link == link.index).map(|address| address.ip);
+            if link.loopback {
+                survey.loopback_addresses.extend(own);
+                continue;
+            }
+            let before = survey.pod_addresses.len();
+            survey.pod_addresses.extend(own);
+            let addressed = survey.pod_addresses.len() > before;
+            match framing(link.hardware) {
+                Some(framing) if addressed || (link.up && !link.enslaved) => {
+                    survey.devices.push(Device { index: link.index, name: link.name.clone(), framing });
+                }
+                None if addressed => {
+                    let sentence = format!(
+                        "the pod's device {} is of kind {} (ARPHRD), which redir does not know; use one with Ethernet or plain IP frames",
+                        link.name, link.hardware
+                    );
+                    survey.unusable.get_or_insert(sentence);
+                }
+                Some(_) | None => {}
+            }
+        }
+        survey
+    }
+}
+
+/// What is known of one device.
+#[derive(Debug, Clone)]
+struct Link {
+    index: u32,
+    name: String,
+    /// `ARPHRD_…`
+    hardware: u16,
+    loopback: bool,
+    up: bool,
+    /// It hands what it receives to another device: a bridge, a bond.
+    enslaved: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Address {
+    link: u32,
+    ip: IpAddr,
+}
+
+impl Address {
+    fn is_on(&self, links: &[Link]) -> bool {
+        links.iter().any(|link| link.index == self.link)
+    }
+}
+
+fn look(netlink: &mut NetlinkSocket) -> io::Result<(Vec<Link>, Vec<Address>)> {
+    let (mut links, mut addresses) = (Vec::new(), Vec::new());
+    netlink.dump(libc::RTM_GETLINK, &links_question(), |body| links.extend(link(body)))?;
+    netlink.dump(libc::RTM_GETADDR, &[0; ADDRESS_HEADER], |body| addresses.extend(address(body)))?;
+    Ok((links, addresses))
+}
+
+/// `struct ifinfomsg` of any family, and `IFLA_EXT_MASK`: no statistics, which are most of the answer.
+fn links_question() -> [u8; LINK_HEADER + 8] {
+    let mut question = [0; LINK_HEADER + 8];
+    let attribute = &mut question[LINK_HEADER..];
+    attribute[..2].copy_from_slice(&8_u16.to_ne_bytes());
+    attribute[2..4].copy_from_slice(&libc::IFLA_EXT_MASK.to_ne_bytes());
+    attribute[4..].copy_from_slice(&RTEXT_FILTER_SKIP_STATS.to_ne_bytes());
+    question
+}
+
+/// `struct ifinfomsg` and its attributes.
+fn link(body: &[u8]) -> Option<Link> {
+    let flags = u32_at(body, 8)?.cast_signed();
+    let attributes = body.get(LINK_HEADER..)?;
+    let name = attribute(attributes, libc::IFLA_IFNAME)?;
+    let name = name.strip_suffix(b"\0").unwrap_or(name);
+    Some(Link {
+        index: u32_at(body, 4)?,
+        name: String::from_utf8_lossy(name).into_owned(),
+        hardware: u16_at(body, 2)?,
+        loopback: flags & libc::IFF_LOOPBACK != 0,
+        up: flags & libc::IFF_UP != 0,
+        enslaved: attribute(attributes, libc::IFLA_MASTER).is_some(),
+    })
+}
+
+/// `struct ifaddrmsg` and its attributes. On a point-to-point device `IFA_ADDRESS` is the other end's.
+fn address(body: &[u8]) -> Option<Address> {
+    let attributes = body.get(ADDRESS_HEADER..)?;
+    let bytes = attribute(attributes, libc::IFA_LOCAL).or_else(|| attribute(attributes, libc::IFA_ADDRESS))?;
+    let ip = match i32::from(*body.first()?) {
+        libc::AF_INET => IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?),
+        libc::AF_INET6 => IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?),
+        _ => return None,
     };
-    let devices = carried.keys().map(device).collect::<Result<_, _>>()?;
-    let pod_addresses = carried.into_values().flatten().collect();
-    Ok(Survey { devices, pod_addresses, loopback_addresses })
+    Some(Address { link: u32_at(body, 4)?, ip })
 }
 
 /// What a device's frames begin with, by its ARPHRD number (`if_arp.h`).
@@ -104,46 +177,72 @@ fn framing(hardware: u16) -> Option<Framing> {
 
 /// `if_arp.h`; libc has no name for it.
 const ARPHRD_RAWIP: u16 = 519;
+/// Bytes of `struct ifinfomsg`.
+const LINK_HEADER: usize = 16;
+/// Bytes of `struct ifaddrmsg`.
+const ADDRESS_HEADER: usize = 8;
+/// linux/rtnetlink.h
+const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
+/// How often a list that changed while it was made is made again at once.
+const TRIES: u32 = 3;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn link(name: &str, index: u32, hardware: u16) -> Interface {
-        Interface { name: name.into(), loopback: hardware == 772, fact: Fact::Link { index, hardware } }
+    fn link(name: &str, index: u32, hardware: u16) -> Link {
+        Link { index, name: name.into(), hardware, loopback: hardware == 772, up: true, enslaved: false }
     }
 
-    fn address(name: &str, ip: &str) -> Interface {
-        Interface { name: name.into(), loopback: name == "lo", fact: Fact::Address(ip.parse().expect("address")) }
+    fn address(link: u32, ip: &str) -> Address {
+        Address { link, ip: ip.parse().expect("address") }
     }
 
-    #[test]
-    fn devices_with_addresses_are_taken() {
-        let survey = choose(&[
-            link("lo", 1, 772),
-            link("eth0", 2, 1),
-            link("tun0", 3, 0xfffe),
-            link("spare", 4, 1),
-            address("lo", "127.0.0.1"),
-            address("eth0", "10.0.0.2"),
-            address("tun0", "10.9.0.2"),
-            address("eth0", "fe80::1"),
-        ])
-        .expect("a pod");
-        let names: Vec<_> = survey.devices.iter().map(|device| (&*device.name, device.framing)).collect();
-        assert_eq!(names, [("eth0", Framing::Ethernet), ("tun0", Framing::Bare)]);
-        assert_eq!((survey.pod_addresses.len(), survey.loopback_addresses.len()), (3, 1));
+    fn names(survey: &Survey) -> Vec<(&str, Framing)> {
+        survey.devices.iter().map(|device| (&*device.name, device.framing)).collect()
     }
 
     #[test]
-    fn a_namespace_without_a_pod_address_is_refused() {
-        let refused = choose(&[link("lo", 1, 772), link("eth0", 2, 1), address("lo", "127.0.0.1")]);
-        assert!(refused.expect_err("no address").contains("wait until the pod has its IP"));
+    fn devices_that_packets_can_take_are_taken() {
+        let down = Link { up: false, ..link("down0", 4, 1) };
+        let spare = Link { up: false, ..link("spare0", 5, 1) };
+        let port = Link { enslaved: true, ..link("port0", 6, 1) };
+        let survey = Survey::of(
+            &[link("tun0", 3, 0xfffe), link("lo", 1, 772), link("eth0", 2, 1), down, spare, port, link("route0", 7, 1)],
+            &[
+                address(1, "127.0.0.1"),
+                address(2, "10.0.0.2"),
+                address(3, "10.9.0.2"),
+                address(2, "fe80::1"),
+                address(4, "10.0.9.1"),
+                address(1, "192.0.2.80"),
+            ],
+        );
+        let expected = [("eth0", Framing::Ethernet), ("tun0", Framing::Bare), ("down0", Framing::Ethernet)];
+        assert_eq!(names(&survey)[..3], expected);
+        assert_eq!(names(&survey)[3..], [("route0", Framing::Ethernet)]);
+        assert_eq!((survey.pod_addresses.len(), survey.loopback_addresses.len()), (4, 2));
+        let steered = survey.steered_addresses();
+        assert!(steered.contains(&"192.0.2.80".parse().expect("address")), "a load balancer's on lo: {steered:?}");
+        assert!(!steered.contains(&"127.0.0.1".parse().expect("address")), "{steered:?}");
+        assert_eq!(survey.unusable, None);
     }
 
     #[test]
-    fn a_device_of_unknown_kind_is_refused_by_name() {
-        let refused = choose(&[link("gre1", 2, 778), address("gre1", "10.0.0.2")]).expect_err("GRE");
-        assert!(refused.contains("gre1") && refused.contains("778"), "{refused}");
+    fn a_device_of_unknown_kind_is_named() {
+        let survey = Survey::of(&[link("gre1", 2, 778)], &[address(2, "10.0.0.2")]);
+        let sentence = survey.unusable.expect("GRE");
+        assert!(sentence.contains("gre1") && sentence.contains("778"), "{sentence}");
+        assert_eq!(Survey::of(&[link("gre1", 2, 778)], &[]).unusable, None, "without an address");
+    }
+
+    #[test]
+    fn the_machine_itself_is_read_as_other_programs_read_it() {
+        let survey = Survey::take().expect("netlink");
+        assert!(survey.loopback_addresses.contains(&"127.0.0.1".parse().expect("address")), "{survey:?}");
+        for device in &survey.devices {
+            let index = std::fs::read_to_string(format!("/sys/class/net/{}/ifindex", device.name));
+            assert_eq!(index.expect("a device").trim(), device.index.to_string());
+        }
     }
 }

@@ -15,7 +15,7 @@ use redir_abi::{Reason, is_reserved};
 use super::{
     connections::{self, Connection},
     datapath::{self, DatapathError, Pause, PodDatapath, PodSpec},
-    devices::{self, Survey},
+    devices::Survey,
     listeners::{self, Listeners},
     netns::{Home, Netns, NetnsId},
     orphans::Orphans,
@@ -90,7 +90,7 @@ impl ArmedPod {
         let spec = PodSpec {
             netns: netns.as_fd(),
             devices: &survey.devices,
-            addresses: &survey.pod_addresses,
+            addresses: &survey.steered_addresses(),
             agent_port: listeners.port,
             listener_v4: listeners.v4.as_fd(),
             listener_v6: listeners.v6.as_ref().map(AsFd::as_fd),
@@ -279,7 +279,7 @@ struct Inside {
 
 fn look_and_listen(ports: Option<&BTreeSet<u16>>, port: u16) -> Result<Inside, String> {
     let taken = |agent_port| agent_port == port || ports.is_some_and(|ports| ports.contains(&agent_port));
-    let survey = devices::survey()?;
+    let survey = Survey::of_intercepted()?;
     let listeners = listeners::listen(|agent_port| !taken(agent_port))
         .map_err(|error| format!("cannot listen in the pod's network namespace: {error}; free some ports there"))?;
     Ok(Inside { survey, listeners, connections: connections_of(port) })

@@ -15,7 +15,7 @@ use std::{
 
 use super::{
     datapath::Pause,
-    devices,
+    devices::Survey,
     netns::{Home, Netns, NetnsId},
 };
 use crate::config::PodName;
@@ -133,7 +133,7 @@ impl Seeker {
 
     fn check(&self, home: &Home, path: &Path, ips: &[IpAddr]) -> Result<Netns, String> {
         let netns = home.open(path)?;
-        let survey = netns.within(home, devices::survey).map_err(|error| {
+        let survey = netns.within(home, Survey::of_intercepted).map_err(|error| {
             format!("cannot enter the pod's network namespace: {error}; give the agent CAP_SYS_ADMIN")
         })??;
         if ips.iter().any(|ip| survey.pod_addresses.contains(ip)) {
