@@ -8,10 +8,11 @@ mod codec;
 
 use std::{
     net::{IpAddr, SocketAddr, SocketAddrV6},
+    os::fd::OwnedFd,
     time::Duration,
 };
 
-use redir_abi::Reason;
+use redir_abi::{POD_IP_ENTRIES, Reason};
 
 use crate::config::PodName;
 
@@ -27,8 +28,13 @@ pub(crate) const REPLY_LEN: usize = 2048;
 pub(crate) const MAX_SOCKETS: usize = 32;
 /// Most addresses that a pod may have at the API server; today it is one of each family.
 pub(crate) const MAX_POD_IPS: usize = 4;
-/// Most addresses in each of the two lists that are told to the worker; 2 × 56 × 17 bytes fit the reply.
+/// Most addresses in each of the two lists of [`Armed`]; 2 × 56 × 17 bytes fit the reply. A pod with more of them is told
+/// in parts, by [`PodNetwork`].
 pub(crate) const MAX_ADDRESSES: usize = 56;
+/// Most addresses in each of the two lists of one [`PodNetwork`].
+const MAX_PART_ADDRESSES: usize = 40;
+/// Most parts of one whole: as many addresses as a pod's map holds.
+const MAX_PARTS: usize = POD_IP_ENTRIES as usize / MAX_PART_ADDRESSES + 1;
 
 /// Whether the app must be in LISTEN for a connection to be steered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,6 +117,9 @@ pub(crate) enum Request {
     Steer { pod: PodName, port: u16, gate: Gate },
     /// New listeners for legs that only try the way. → `TrialListeners`
     TrialListeners { pod: PodName },
+    /// Close the connections that the app had on an armed port before, once they are idle. → `Flushed`, up to half a
+    /// minute later
+    Flush { pod: PodName, port: u16 },
 }
 
 /// Guardian → worker.
@@ -138,6 +147,52 @@ pub(crate) enum Reply {
     TrialListeners(Handed),
     /// Answer to anything: no, and why.
     Refused { code: RefusedCode, sentence: String },
+    /// Answer to `Flush`: how many connections were closed, and how many were in use all the time.
+    Flushed { closed: u32, left: u32 },
+    /// An armed pod's devices or addresses have changed: with [link duplicates…].
+    Network(PodNetwork),
+}
+
+/// A part of an armed pod's addresses and links, which together replace what was told before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PodNetwork {
+    /// Which pod.
+    pub(crate) pod: PodName,
+    /// The first part: what was told before is void.
+    pub(crate) first: bool,
+    /// The last one.
+    pub(crate) last: bool,
+    /// As in [`Armed`].
+    pub(crate) pod_addresses: Vec<IpAddr>,
+    /// As in [`Armed`].
+    pub(crate) loopback_addresses: Vec<IpAddr>,
+}
+
+impl PodNetwork {
+    /// Everything, in as many messages as it needs.
+    pub(crate) fn parts(
+        pod: &PodName,
+        pod_addresses: &[IpAddr],
+        loopback_addresses: &[IpAddr],
+        links: Vec<OwnedFd>,
+    ) -> Vec<(Reply, Vec<OwnedFd>)> {
+        let count = |length: usize, each: usize| length.div_ceil(each);
+        let most = pod_addresses.len().max(loopback_addresses.len());
+        let parts = count(most, MAX_PART_ADDRESSES).min(MAX_PARTS).max(count(links.len(), MAX_FDS)).max(1);
+        let mut links = links.into_iter();
+        let part = |at: usize| {
+            let some = |all: &[IpAddr]| all.chunks(MAX_PART_ADDRESSES).nth(at).unwrap_or_default().to_vec();
+            let network = Self {
+                pod: pod.clone(),
+                first: at == 0,
+                last: at + 1 == parts,
+                pod_addresses: some(pod_addresses),
+                loopback_addresses: some(loopback_addresses),
+            };
+            (Reply::Network(network), links.by_ref().take(MAX_FDS).collect())
+        };
+        (0..parts).map(part).collect()
+    }
 }
 
 /// What the worker learns about an armed pod.
@@ -232,6 +287,7 @@ impl Request {
                 w.u8(9).text(pod.key()).u16(*port).u8(gate)
             }
             Self::TrialListeners { pod } => w.u8(10).text(pod.key()),
+            Self::Flush { pod, port } => w.u8(11).text(pod.key()).u16(*port),
         };
         w.finish()
     }
@@ -257,6 +313,7 @@ impl Request {
             8 => Self::Stats { pod: pod(&mut r)? },
             9 => Self::Steer { pod: pod(&mut r)?, port: port(&mut r)?, gate: gate(&mut r)? },
             10 => Self::TrialListeners { pod: pod(&mut r)? },
+            11 => Self::Flush { pod: pod(&mut r)?, port: port(&mut r)? },
             _ => return Err(Malformed),
         };
         r.finish()?;
@@ -371,8 +428,8 @@ impl Reply {
             Self::PodGone { pod } => w.u8(4).text(pod.key()),
             Self::Armed(armed) => {
                 w.u8(5).u32(armed.earlier).u8(handed_to(armed.handed));
-                addresses_to(&mut w, &armed.pod_addresses);
-                addresses_to(&mut w, &armed.loopback_addresses)
+                addresses_to(&mut w, &armed.pod_addresses, MAX_ADDRESSES);
+                addresses_to(&mut w, &armed.loopback_addresses, MAX_ADDRESSES)
             }
             Self::Done => w.u8(6),
             Self::Sockets { errnos, first } => {
@@ -388,6 +445,12 @@ impl Reply {
                 w.u8(9).count(code).text(truncated(sentence))
             }
             Self::TrialListeners(handed) => w.u8(10).u8(handed_to(*handed)),
+            Self::Flushed { closed, left } => w.u8(12).u32(*closed).u32(*left),
+            Self::Network(network) => {
+                w.u8(11).text(network.pod.key()).u8(network.first.into()).u8(network.last.into());
+                addresses_to(&mut w, &network.pod_addresses, MAX_PART_ADDRESSES);
+                addresses_to(&mut w, &network.loopback_addresses, MAX_PART_ADDRESSES)
+            }
         };
         w.finish()
     }
@@ -419,6 +482,8 @@ impl Reply {
                 Self::Refused { code, sentence: r.text(MAX_SENTENCE)?.to_owned() }
             }
             10 => Self::TrialListeners(handed(&mut r)?),
+            11 => Self::Network(network(&mut r)?),
+            12 => Self::Flushed { closed: r.u32()?, left: r.u32()? },
             _ => return Err(Malformed),
         };
         r.finish()?;
@@ -426,8 +491,8 @@ impl Reply {
     }
 }
 
-fn addresses_to<'a>(w: &'a mut Writer<REPLY_LEN>, addresses: &[IpAddr]) -> &'a mut Writer<REPLY_LEN> {
-    let addresses = &addresses[..addresses.len().min(MAX_ADDRESSES)];
+fn addresses_to<'a>(w: &'a mut Writer<REPLY_LEN>, addresses: &[IpAddr], most: usize) -> &'a mut Writer<REPLY_LEN> {
+    let addresses = &addresses[..addresses.len().min(most)];
     w.count(addresses.len());
     addresses.iter().fold(w, |w, ip| w.ip(*ip))
 }
@@ -435,7 +500,8 @@ fn addresses_to<'a>(w: &'a mut Writer<REPLY_LEN>, addresses: &[IpAddr]) -> &'a m
 fn armed(r: &mut Reader<'_>) -> Result<Armed, Malformed> {
     let earlier = r.u32()?;
     let handed = handed(r)?;
-    Ok(Armed { earlier, handed, pod_addresses: addresses(r)?, loopback_addresses: addresses(r)? })
+    let (pod_addresses, loopback_addresses) = (addresses(r, MAX_ADDRESSES)?, addresses(r, MAX_ADDRESSES)?);
+    Ok(Armed { earlier, handed, pod_addresses, loopback_addresses })
 }
 
 fn handed_to(handed: Handed) -> u8 {
@@ -455,8 +521,14 @@ fn handed(r: &mut Reader<'_>) -> Result<Handed, Malformed> {
     }
 }
 
-fn addresses(r: &mut Reader<'_>) -> Result<Vec<IpAddr>, Malformed> {
-    let count = r.count(MAX_ADDRESSES)?;
+fn network(r: &mut Reader<'_>) -> Result<PodNetwork, Malformed> {
+    let (pod, first, last) = (pod(r)?, yes_or_no(r)?, yes_or_no(r)?);
+    let most = MAX_PART_ADDRESSES;
+    Ok(PodNetwork { pod, first, last, pod_addresses: addresses(r, most)?, loopback_addresses: addresses(r, most)? })
+}
+
+fn addresses(r: &mut Reader<'_>, most: usize) -> Result<Vec<IpAddr>, Malformed> {
+    let count = r.count(most)?;
     (0..count).map(|_| r.ip()).collect()
 }
 
@@ -480,6 +552,7 @@ const _: () = assert!(4 + 1 + 2 + 8 * Reason::ALL.len() <= REPLY_LEN);
 const _: () = assert!(4 + 1 + 2 + PodName::MAX + 17 + 4 + 1 + 2 + 2 * MAX_SOCKETS <= REQUEST_LEN);
 const _: () = assert!(4 + 1 + 2 + PodName::MAX + 2 + 1 + 2 + 17 * MAX_POD_IPS <= REQUEST_LEN);
 const _: () = assert!(4 + 1 + 4 + 1 + 2 * (2 + 17 * MAX_ADDRESSES) <= REPLY_LEN);
+const _: () = assert!(4 + 1 + 2 + PodName::MAX + 2 + 2 * (2 + 17 * MAX_PART_ADDRESSES) <= REPLY_LEN);
 const _: () = assert!(MAX_SOCKETS <= MAX_FDS);
 
 #[cfg(test)]

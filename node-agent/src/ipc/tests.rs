@@ -32,7 +32,8 @@ fn requests() -> Vec<Request> {
             for_trial: true,
         },
         Request::Bypass { pod: pod.clone(), client: v6, how_long: Duration::from_millis(600_000) },
-        Request::Stats { pod },
+        Request::Stats { pod: pod.clone() },
+        Request::Flush { pod, port: 65_535 },
     ]
 }
 
@@ -54,6 +55,14 @@ fn replies() -> Vec<Reply> {
         Reply::Sockets { errnos: vec![98; MAX_SOCKETS], first: u64::MAX },
         Reply::TrialListeners(Handed::Both),
         Reply::Stats { counters: vec![u64::MAX; Reason::ALL.len()] },
+        Reply::Flushed { closed: u32::MAX, left: 1 },
+        Reply::Network(PodNetwork {
+            pod: longest(),
+            first: true,
+            last: false,
+            pod_addresses: armed(MAX_PART_ADDRESSES, Handed::Nothing).pod_addresses,
+            loopback_addresses: armed(MAX_PART_ADDRESSES, Handed::Nothing).loopback_addresses,
+        }),
         Reply::Refused { code: RefusedCode::PortNotReserved, sentence: "no; do this".into() },
     ]
 }
