@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 
 use aya_ebpf::{
-    bindings::BPF_F_MMAPABLE,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     macros::map,
     maps::{Array, HashMap, LruHashMap, PerCpuArray, SockMap},
     programs::SkLookupContext,
@@ -17,7 +17,7 @@ static AGENT_PORT: Array<u32> = Array::with_max_entries(1, 0);
 #[map]
 static PORTS: Array<abi::PortWord> = Array::with_max_entries(abi::PORT_WORDS, 0);
 #[map]
-static POD_IPS: HashMap<Key, u8> = HashMap::with_max_entries(abi::POD_IP_ENTRIES, 0);
+static POD_IPS: HashMap<Key, u8> = HashMap::with_max_entries(abi::POD_IP_ENTRIES, BPF_F_NO_PREALLOC);
 #[map]
 static BYPASS: LruHashMap<Key, u64> = LruHashMap::with_max_entries(abi::BYPASS_ENTRIES, 0);
 #[map]

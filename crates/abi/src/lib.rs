@@ -57,8 +57,8 @@ pub const LEG_ENTRIES: u32 = 8192;
 /// Client addresses that can be bypassed at once, for each pod; the least recently used gives way.
 pub const BYPASS_ENTRIES: u32 = 1024;
 
-/// Addresses one pod may have.
-pub const POD_IP_ENTRIES: u32 = 64;
+/// Addresses one pod may have: a hundred networks with both families and link-local ones.
+pub const POD_IP_ENTRIES: u32 = 512;
 
 /// Names of the programs, as `bpftool` and `tc` show them (the kernel keeps 15 bytes).
 pub mod program {

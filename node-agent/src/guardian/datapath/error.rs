@@ -63,6 +63,16 @@ pub(crate) enum DatapathError {
     Spec(&'static str),
 }
 
+impl DatapathError {
+    /// The device went before it was given its program.
+    pub(super) fn is_of_a_device_that_went(&self) -> bool {
+        match self {
+            Self::Attach { source, .. } | Self::Clsact { source, .. } => source.raw_os_error() == Some(libc::ENODEV),
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for DatapathError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -19,6 +19,7 @@ pub(super) enum Hook<'a> {
 
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_DETACH: libc::c_long = 34;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_SK_LOOKUP: u32 = 36;
 const BPF_TCX_INGRESS: u32 = 46;
 const BPF_TCX_EGRESS: u32 = 47;
@@ -40,6 +41,26 @@ struct LinkCreate {
 
 const _: () = assert!(size_of::<LinkCreate>() == 32);
 
+/// The part of `union bpf_attr` that `BPF_OBJ_GET_INFO_BY_FD` reads.
+#[repr(C)]
+struct GetInfo {
+    fd: u32,
+    length: u32,
+    info: u64,
+}
+
+/// `struct bpf_link_info` of a TCX link.
+#[derive(Default)]
+#[repr(C)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    program: u32,
+    unused: u32,
+    device: u32,
+    attach_type: u32,
+}
+
 /// Attaches a loaded program. The link lives as long as its descriptor and the duplicates of it.
 pub(super) fn create(program: BorrowedFd<'_>, hook: Hook<'_>) -> io::Result<OwnedFd> {
     let (target, attach_type, flags) = match hook {
@@ -59,10 +80,19 @@ pub(super) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
     bpf(BPF_LINK_DETACH, &mut number(link.as_raw_fd())).map(drop)
 }
 
+/// The index of the device that a TCX link is on; 0 once the device is gone.
+pub(super) fn device(link: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut info = LinkInfo::default();
+    let length = u32::try_from(size_of::<LinkInfo>()).map_err(io::Error::other)?;
+    let mut attributes = GetInfo { fd: number(link.as_raw_fd()), length, info: (&raw mut info).addr() as u64 };
+    bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes)?;
+    Ok(info.device)
+}
+
 /// The system call; the result is a descriptor, or zero.
 pub(super) fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<RawFd> {
     // SAFETY: `attributes` is valid for its length and no longer than the kernel's union; these commands only read it,
-    // and what it points to.
+    // and write no more than the length it gives of what it points to, which lives as long as the call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut *attributes, size_of::<T>()) };
     if result < 0 {
         return Err(io::Error::last_os_error());

@@ -77,8 +77,18 @@ impl Maps {
         self.turned.map().fd().as_fd().try_clone_to_owned()
     }
 
-    pub(super) fn add_pod_ip(&mut self, address: IpAddr) -> Result<(), DatapathError> {
-        self.pod_ips.insert(Addr::from(address).0, 1, 0).map_err(|e| map_error(map::POD_IPS, &e))
+    /// The addresses that are steered, from now on these. An address that stays is never missing meanwhile.
+    pub(super) fn set_pod_ips(&mut self, addresses: &[IpAddr]) -> Result<(), DatapathError> {
+        let wanted: Vec<_> = addresses.iter().map(|address| Addr::from(*address).0).collect();
+        let failed = |e: &MapError| map_error(map::POD_IPS, e);
+        let known: Vec<_> = self.pod_ips.keys().collect::<Result<_, _>>().map_err(|e| failed(&e))?;
+        for gone in known.iter().filter(|address| !wanted.contains(address)) {
+            self.pod_ips.remove(gone).map_err(|e| failed(&e))?;
+        }
+        for new in wanted.iter().filter(|address| !known.contains(address)) {
+            self.pod_ips.insert(new, 1, 0).map_err(|e| failed(&e))?;
+        }
+        Ok(())
     }
 
     /// Gives the companion its listeners. Only sockets in LISTEN are taken.

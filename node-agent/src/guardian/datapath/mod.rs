@@ -3,6 +3,7 @@
 //! Owns the programs, their maps and their links. Must not listen, accept or read packets. Called by the guardian, from
 //! whatever network namespace it is in: what needs the pod's is done on a thread of its own that enters it.
 
+mod adapt;
 mod attachment;
 mod clsact;
 mod error;
@@ -27,10 +28,11 @@ use std::time::Duration;
 use aya::Ebpf;
 use redir_abi::{POD_IP_ENTRIES, Reason, TRIAL, program};
 
+pub(crate) use adapt::Adapted;
 pub(crate) use error::DatapathError;
 pub(crate) use spec::{Attach, Device, Framing, Gate, PodSpec};
 
-use attachment::{Attachment, is_unknown_hook};
+use attachment::{Attachment, NO_DEVICE, is_unknown_hook};
 use clsact::Qdisc;
 use link::Hook;
 use maps::Maps;
@@ -42,6 +44,9 @@ pub(crate) type Pause<'a> = &'a mut dyn FnMut();
 
 /// Index of `lo`, in every network namespace.
 const LOOPBACK: u32 = 1;
+
+/// Devices of one pod that are given programs; two links each.
+pub(crate) const MAX_DEVICES: usize = 256;
 
 /// The programs of one pod. Dropping it detaches everything.
 ///
@@ -80,14 +85,15 @@ impl PodDatapath {
             return Err(DatapathError::Spec("the pod has no address on a device; wait until its network is set up"));
         }
         if u32::try_from(spec.addresses.len()).is_ok_and(|n| n > POD_IP_ENTRIES) {
-            return Err(DatapathError::Spec("the pod has more than 64 addresses; intercept a pod with fewer"));
+            return Err(DatapathError::Spec("the pod has more than 512 addresses; intercept a pod with fewer"));
+        }
+        if spec.devices.len() > MAX_DEVICES {
+            return Err(DatapathError::Spec("the pod has more than 256 devices; intercept a pod with fewer"));
         }
         let mut ebpf = object::load()?;
         let mut maps = Maps::take(&mut ebpf)?;
         maps.set_agent_port(spec.agent_port)?;
-        for address in spec.addresses {
-            maps.add_pod_ip(*address)?;
-        }
+        maps.set_pod_ips(spec.addresses)?;
         for device in spec.devices {
             for name in [object::reflect_for(device), object::steer_for(device)] {
                 pause();
@@ -276,8 +282,10 @@ impl PodDatapath {
         for device in self.devices.clone() {
             pause();
             let attach = |this: &mut Self| this.attach_one(&device, Direction::Egress, object::reflect_for(&device));
-            let attachment = self.inside(attach)?;
-            self.reflecting.push(attachment);
+            match self.inside(attach) {
+                Err(error) if error.is_of_a_device_that_went() => {}
+                attached => self.reflecting.push(attached?),
+            }
         }
         pause();
         let attachment = self.inside(|this| this.attach_one(&loopback(), Direction::Egress, program::REFLECT_LO))?;
@@ -289,7 +297,7 @@ impl PodDatapath {
         if self.has_companion {
             pause();
             match self.attach_companion() {
-                Ok(link) => self.steering.push(Attachment::Link(link)),
+                Ok(link) => self.steering.push(Attachment::Link(NO_DEVICE, link)),
                 Err(e) => {
                     tracing::info!("no companion, steer assigns by itself: {e}");
                     self.has_companion = false;
@@ -300,8 +308,10 @@ impl PodDatapath {
         let devices = self.devices.clone().into_iter().map(|device| (object::steer_for(&device), device));
         for (program, device) in devices.chain([(program::STEER_LO, loopback())]) {
             pause();
-            let attachment = self.inside(|this| this.attach_one(&device, Direction::Ingress, program))?;
-            self.steering.push(attachment);
+            match self.inside(|this| this.attach_one(&device, Direction::Ingress, program)) {
+                Err(error) if error.is_of_a_device_that_went() => {}
+                attached => self.steering.push(attached?),
+            }
         }
         Ok(())
     }
@@ -332,7 +342,7 @@ impl PodDatapath {
             match link::create(self.program_fd(program)?, hook) {
                 Ok(link) => {
                     self.attach = Attach::Tcx;
-                    return Ok(Attachment::Link(link));
+                    return Ok(Attachment::Link(device.index, link));
                 }
                 Err(e) if is_unknown_hook(&e) && self.attach == Attach::Auto => self.attach = Attach::Clsact,
                 Err(e) if is_unknown_hook(&e) => return Err(DatapathError::NoTcx),

@@ -106,6 +106,12 @@ pub(super) fn filters(device: u32, direction: Direction) -> io::Result<Vec<Filte
         .collect())
 }
 
+/// Whether a filter is still there; in doubt it is.
+pub(super) fn holds(filter: &Filter) -> bool {
+    let found = filters(filter.device, filter.direction);
+    found.map_or_else(|error| error.raw_os_error() != Some(libc::ENODEV), |found| found.contains(filter))
+}
+
 fn info(priority: u16) -> u32 {
     u32::from(priority) << 16 | u32::from(ETH_P_ALL.to_be())
 }
