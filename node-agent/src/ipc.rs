@@ -320,10 +320,10 @@ impl Request {
         Ok((seq, request))
     }
 
-    /// Whether it changes what is attached, which takes the kernel milliseconds, in the worst case many.
+    /// Whether it changes what is attached, which takes the kernel milliseconds, in the worst case many; or begins what does.
     pub(crate) fn is_slow(&self) -> bool {
         match self {
-            Self::Arm { .. } | Self::Disarm { .. } | Self::Release { .. } => true,
+            Self::Arm { .. } | Self::Disarm { .. } | Self::Release { .. } | Self::Flush { .. } => true,
             Self::Ready
             | Self::Alive
             | Self::Sockets { .. }
@@ -343,6 +343,7 @@ impl Request {
             | Self::Release { pod }
             | Self::Sockets { pod, .. }
             | Self::Bypass { pod, .. }
+            | Self::Flush { pod, .. }
             | Self::Stats { pod }
             | Self::Steer { pod, .. }
             | Self::TrialListeners { pod } => Some(pod),

@@ -13,6 +13,7 @@ mod devices;
 mod linger;
 mod listeners;
 mod memory;
+mod monitor;
 mod netlink;
 mod netns;
 mod orphans;

@@ -7,23 +7,25 @@ use std::{
     io,
     net::IpAddr,
     os::fd::{AsFd, OwnedFd},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use redir_abi::{Reason, is_reserved};
 
 use super::{
     connections::{self, Connection},
-    datapath::{self, DatapathError, Pause, PodDatapath, PodSpec},
+    datapath::{self, Adapted, DatapathError, Pause, PodDatapath, PodSpec},
     devices::Survey,
     listeners::{self, Listeners},
+    monitor::{DeviceMonitor, Looked},
     netns::{Home, Netns, NetnsId},
     orphans::Orphans,
+    pods::Granted,
     sockets,
 };
 use crate::{
-    config,
-    ipc::{Armed, BindAddress, FirstHand, Gate, Handed, RefusedCode, Whereabouts},
+    config::{self, PodName},
+    ipc::{Armed, BindAddress, FirstHand, Gate, Handed, MAX_ADDRESSES, MAX_FDS, PodNetwork, RefusedCode, Whereabouts},
 };
 
 /// Why a wish of the worker is not granted.
@@ -52,8 +54,12 @@ pub(super) struct ArmedPod {
     netns: Netns,
     datapath: PodDatapath,
     agent_port: u16,
-    pod_addresses: Vec<IpAddr>,
-    loopback_addresses: Vec<IpAddr>,
+    survey: Survey,
+    monitor: DeviceMonitor,
+    /// What the last look failed with: told once.
+    failing: Option<String>,
+    /// The worker does not know everything yet.
+    untold: bool,
     /// Whose sockets are the agent's.
     user: u32,
     orphans: Orphans,
@@ -86,7 +92,7 @@ impl ArmedPod {
         let inside = netns.within(common.home, || look_and_listen(ports, port)).map_err(|error| {
             unusable(format!("cannot enter the pod's network namespace: {error}; run the agent as root"))
         })?;
-        let Inside { survey, listeners, connections } = inside.map_err(unusable)?;
+        let Inside { monitor, survey, listeners, connections } = inside.map_err(unusable)?;
         let spec = PodSpec {
             netns: netns.as_fd(),
             devices: &survey.devices,
@@ -105,18 +111,22 @@ impl ArmedPod {
                             update the node to Linux 5.17 or newer";
             return Err(Refusal::new(RefusedCode::Datapath, sentence));
         }
-        let Survey { pod_addresses, loopback_addresses, .. } = survey;
         let agent_port = listeners.port;
         let mut orphans = Orphans::default();
         orphans.note(port, &connections);
         let user = common.user;
-        let armed = Self { netns, datapath, agent_port, pod_addresses, loopback_addresses, user, orphans, at };
+        let (failing, untold) = (None, false);
+        let mut armed = Self { netns, datapath, agent_port, survey, monitor, failing, untold, user, orphans, at };
         let handed = if listeners.v6.is_some() { Handed::Both } else { Handed::Ipv4 };
         let fds = armed.handover(listeners).map_err(|error| {
             let sentence = format!("cannot hand descriptors over: {error}; raise the agent's RLIMIT_NOFILE");
             Refusal::new(RefusedCode::Datapath, sentence)
         })?;
         let told = armed.told(count(&connections, from_before), handed);
+        if armed.is_long() {
+            armed.untold = true;
+            armed.monitor.look_anyway();
+        }
         Ok((armed, (told, fds)))
     }
 
@@ -158,8 +168,8 @@ impl ArmedPod {
     fn told(&self, earlier: u32, handed: Handed) -> Armed {
         Armed {
             earlier,
-            pod_addresses: self.pod_addresses.clone(),
-            loopback_addresses: self.loopback_addresses.clone(),
+            pod_addresses: self.survey.pod_addresses.clone(),
+            loopback_addresses: self.survey.loopback_addresses.clone(),
             handed,
         }
     }
@@ -171,7 +181,14 @@ impl ArmedPod {
         fds.push(self.datapath.heartbeat_fd()?);
         fds.push(self.datapath.turned_fd()?);
         fds.extend(self.datapath.link_fds()?);
+        fds.truncate(MAX_FDS);
         Ok(fds)
+    }
+
+    /// Whether the answer to the first arm cannot hold all addresses and links: the rest follows.
+    fn is_long(&self) -> bool {
+        let Survey { devices, pod_addresses, loopback_addresses, .. } = &self.survey;
+        pod_addresses.len().max(loopback_addresses.len()) > MAX_ADDRESSES || 2 * devices.len() + LINKS > MAX_FDS
     }
 
     /// Leaves the port's new connections to the app; with the last port steering is detached.
@@ -236,6 +253,68 @@ impl ArmedPod {
         Ok((legs, first.unwrap_or(0)))
     }
 
+    /// Where to hear of changes.
+    pub(super) fn monitor_mut(&mut self) -> &mut DeviceMonitor {
+        &mut self.monitor
+    }
+
+    pub(super) fn monitor(&self) -> &DeviceMonitor {
+        &self.monitor
+    }
+
+    /// Looks at the pod's devices and addresses again and brings the programs in line; what the worker must know, if it
+    /// is news. Takes some milliseconds; what is left over is done by the next look.
+    pub(super) fn look(&mut self, home: &Home, name: &PodName, now: Instant, pause: Pause<'_>) -> Vec<Granted> {
+        let before = std::mem::take(&mut self.untold);
+        let (changed, adapted) = self.try_look(home, pause);
+        if changed {
+            let Survey { devices, pod_addresses, .. } = &self.survey;
+            tracing::info!(pod = %name, devices = devices.len(), addresses = pod_addresses.len(), "the pod's devices or addresses have changed");
+        }
+        let outcome = match &adapted {
+            Ok(Adapted::Whole) => Looked::Done,
+            Ok(Adapted::Partly) => Looked::Partly,
+            Err(_) => Looked::Failed,
+        };
+        self.monitor.looked(now, outcome);
+        self.note_failure(name, adapted.err().or_else(|| self.survey.unusable.clone()));
+        self.untold = (changed || before) && outcome == Looked::Partly;
+        if (changed || before) && !self.untold { self.network(name) } else { Vec::new() }
+    }
+
+    /// Whether anything is new, and whether every device has its programs now.
+    fn try_look(&mut self, home: &Home, pause: Pause<'_>) -> (bool, Result<Adapted, String>) {
+        let survey = match self.netns.within(home, Survey::take).and_then(|survey| survey) {
+            Ok(survey) => survey,
+            Err(error) => return (false, Err(format!("cannot list the pod's addresses: {error}"))),
+        };
+        let adapted = self.datapath.adapt(&survey.devices, pause);
+        // Programs first: what is steered from a new device must be turned round there.
+        let adapted =
+            adapted.and_then(|adapted| self.datapath.readdress(&survey.steered_addresses()).map(|()| adapted));
+        let changed = survey != self.survey;
+        self.survey = survey;
+        (changed, adapted.map_err(|error| error.to_string()))
+    }
+
+    /// Says what is wrong, once.
+    fn note_failure(&mut self, name: &PodName, sentence: Option<String>) {
+        if let Some(sentence) = sentence.as_ref().filter(|sentence| self.failing.as_ref() != Some(*sentence)) {
+            tracing::warn!(pod = %name, "not all of the pod's new devices are intercepted: {sentence}");
+        }
+        self.failing = sentence;
+    }
+
+    /// All addresses and links, in as many messages as they need.
+    fn network(&self, name: &PodName) -> Vec<Granted> {
+        let links = self.datapath.link_fds().unwrap_or_else(|error| {
+            // They are duplicates for a guardian that dies: without them it is as with clsact.
+            tracing::warn!(pod = %name, %error, "cannot hand the pod's links to the worker; raise the agent's RLIMIT_NOFILE");
+            Vec::new()
+        });
+        PodNetwork::parts(name, &self.survey.pod_addresses, &self.survey.loopback_addresses, links)
+    }
+
     pub(super) fn bypass(&mut self, client: IpAddr, how_long: Duration) -> Result<(), Refusal> {
         Ok(self.datapath.bypass(client, how_long)?)
     }
@@ -272,6 +351,7 @@ impl ArmedPod {
 
 /// What is found and made inside the pod before anything is attached.
 struct Inside {
+    monitor: DeviceMonitor,
     survey: Survey,
     listeners: Listeners,
     connections: Vec<Connection>,
@@ -279,10 +359,13 @@ struct Inside {
 
 fn look_and_listen(ports: Option<&BTreeSet<u16>>, port: u16) -> Result<Inside, String> {
     let taken = |agent_port| agent_port == port || ports.is_some_and(|ports| ports.contains(&agent_port));
+    // First, so that nothing that changes from the survey on is missed.
+    let monitor = DeviceMonitor::open(Instant::now())
+        .map_err(|error| format!("cannot hear of changes in the pod's network namespace: {error}; try again"))?;
     let survey = Survey::of_intercepted()?;
     let listeners = listeners::listen(|agent_port| !taken(agent_port))
         .map_err(|error| format!("cannot listen in the pod's network namespace: {error}; free some ports there"))?;
-    Ok(Inside { survey, listeners, connections: connections_of(port) })
+    Ok(Inside { monitor, survey, listeners, connections: connections_of(port) })
 }
 
 /// None where the kernel does not tell: they are a number for people and a precaution.
@@ -301,6 +384,9 @@ fn count(connections: &[Connection], counts: impl Fn(&Connection) -> bool) -> u3
 fn from_before(connection: &Connection) -> bool {
     !is_reserved(connection.peer_port)
 }
+
+/// The listeners, the heartbeat, and the links of `lo` and of the companion.
+const LINKS: usize = 5;
 
 fn unusable(sentence: String) -> Refusal {
     Refusal::new(RefusedCode::Namespace, sentence)

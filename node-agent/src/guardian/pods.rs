@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    os::fd::OwnedFd,
+    os::fd::{BorrowedFd, OwnedFd},
     path::Path,
     time::Instant,
 };
@@ -15,6 +15,7 @@ use super::{
     datapath::Pause,
     linger::Linger,
     listeners::Listeners,
+    monitor::DeviceMonitor,
     netns::{Home, Netns, NetnsId},
     pod::{ArmedPod, Common, Refusal},
     seek::Seeker,
@@ -184,6 +185,29 @@ impl Pods {
         self.lingering.next()
     }
 
+    /// What to poll: the changes of pods that have not just had their turn.
+    pub(super) fn monitors(&self, now: Instant) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.armed.values().filter_map(move |armed| armed.monitor().interest(now))
+    }
+
+    /// When a pod is to be polled, or looked at, again.
+    pub(super) fn next_look(&self, now: Instant) -> Option<Instant> {
+        let monitors = self.armed.values().map(ArmedPod::monitor);
+        monitors.filter(|monitor| monitor.is_unfinished() || monitor.next() > now).map(DeviceMonitor::next).min()
+    }
+
+    /// The pod whose devices or addresses are to be looked at now: of those that changed, the one that has waited longest.
+    pub(super) fn next_changed(&mut self, now: Instant) -> Option<PodName> {
+        let mut waiting: Vec<_> = self.armed.iter_mut().filter(|(_, armed)| armed.monitor().next() <= now).collect();
+        waiting.sort_by_key(|(_, armed)| armed.monitor().last());
+        waiting.into_iter().find_map(|(name, armed)| armed.monitor_mut().take(now).then(|| name.clone()))
+    }
+
+    /// Looks at it; what the worker is told.
+    pub(super) fn look(&mut self, name: &PodName, now: Instant, meanwhile: Meanwhile<'_>) -> Vec<Granted> {
+        self.aside(name, meanwhile, |armed, home, pause| armed.look(home, name, now, pause)).unwrap_or_default()
+    }
+
     /// Takes back what a new configuration no longer allows; the worker hears of it by itself.
     pub(super) fn restrict(&mut self, config: &Config) {
         if self.seeker.is_some() {
@@ -228,9 +252,12 @@ pub(super) fn serve_quick(home: &Home, armed: &mut Armed, request: Request) -> O
         Request::Stats { pod: name } => find(armed, &name)
             .and_then(|armed| armed.counters())
             .map(|counters| (Reply::Stats { counters }, Vec::new())),
-        Request::Ready | Request::Alive | Request::Arm { .. } | Request::Disarm { .. } | Request::Release { .. } => {
-            return None;
-        }
+        Request::Ready
+        | Request::Alive
+        | Request::Arm { .. }
+        | Request::Disarm { .. }
+        | Request::Release { .. }
+        | Request::Flush { .. } => return None,
     })
 }
 

@@ -77,11 +77,14 @@ impl Supervisor {
             self.start_if_due(now);
             self.look_around(now);
             let silence = self.judge_silence(now);
-            self.wait(now, silence);
+            let changed = self.wait(now, silence);
             while let Some(signal) = self.signals.next() {
                 self.signal(signal);
             }
             self.serve();
+            if changed {
+                self.look_at_devices();
+            }
         }
     }
 
@@ -187,10 +190,12 @@ impl Supervisor {
         Some(now + LOOK)
     }
 
-    fn wait(&self, now: Instant, silence: Option<Instant>) {
+    /// True if a pod's devices or addresses may have changed.
+    fn wait(&self, now: Instant, silence: Option<Instant>) -> bool {
         let stop = self.life.stopping.as_ref().filter(|_| self.life.worker.is_some()).map(|stopping| stopping.kill_at);
         let restart = self.life.restart_at.filter(|_| self.life.worker.is_none() && self.life.exit.is_none());
-        let times = [self.life.next_look, silence, restart, self.pods.next_expiry(), stop];
+        let look = self.pods.next_look(now);
+        let times = [self.life.next_look, silence, restart, self.pods.next_expiry(), stop, look];
         let next = times.into_iter().flatten().filter(|time| *time > now).min();
         let timeout = next.map_or(LOOK, |next| next.duration_since(now)).min(LOOK);
         // Rounded up: waking a moment too early would spin.
@@ -198,10 +203,37 @@ impl Supervisor {
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         let worker = self.life.worker.as_ref();
         fds.extend(worker.and_then(|worker| Some(PollFd::new(worker.control.as_fd(), worker.interest()?))));
-        let timeout = if worker.is_some_and(Worker::wishes_wait) { Duration::ZERO } else { timeout };
+        let others = fds.len();
+        // A worker that does not read is told no news, which would pile up here.
+        let listens = worker.is_some_and(|worker| worker.interest() == Some(PollFlags::POLLIN));
+        if listens {
+            fds.extend(self.pods.monitors(now).map(|monitor| PollFd::new(monitor, PollFlags::POLLIN)));
+        }
+        let due = listens && look.is_some_and(|look| look <= now);
+        let timeout = if due || worker.is_some_and(Worker::wishes_wait) { Duration::ZERO } else { timeout };
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::ZERO);
         // An interrupted wait is a short wait.
         poll(&mut fds, timeout).unwrap_or_default();
+        due || fds[others..].iter().any(|monitor| monitor.any().unwrap_or(true))
+    }
+
+    /// One pod at a time, between the worker's wishes.
+    fn look_at_devices(&mut self) {
+        let Self { pods, file, life, .. } = self;
+        let Life { worker: Some(worker), served, .. } = life else { return };
+        let Some(changed) = pods.next_changed(Instant::now()) else { return };
+        let mut deferred = Vec::new();
+        let mut meanwhile = |home: &Home, armed: &mut Armed| {
+            deferred.extend(serve_meanwhile(worker, served, Some(&changed), home, armed));
+        };
+        let news = pods.look(&changed, Instant::now(), &mut meanwhile);
+        for (news, fds) in news {
+            worker.control.send(0, &news, fds);
+        }
+        for (seq, quick) in deferred {
+            let answer = pods.serve(file.config(), quick, &mut |_, _| {});
+            reply(&mut worker.control, seq, answer);
+        }
     }
 
     fn signal(&mut self, signal: Signal) {

@@ -5,6 +5,7 @@
 //! has a timeout; a dropped request is undone when its answer comes.
 
 mod driver;
+mod network;
 mod pending;
 mod shelf;
 
@@ -28,11 +29,13 @@ use tokio::{
 use crate::{
     certificates::Certificates,
     config::{Config, PodName},
-    ipc::{self, FirstHand, Handed, Reply, Request, Whereabouts},
+    ipc::{self, FirstHand, Handed, PodNetwork, Reply, Request, Whereabouts},
 };
 
 pub(crate) use crate::ipc::{Gate, RefusedCode};
 pub(crate) use driver::Driver;
+pub(crate) use network::PodAddresses;
+use network::ToldNetwork;
 use pending::Pending;
 use shelf::Shelf;
 
@@ -64,6 +67,8 @@ pub(crate) enum Event {
     },
     /// The pod's path names another network namespace: reset its connections, release it, arm it again.
     PodGone(PodName),
+    /// The pod has these addresses now, beside those on `lo`.
+    Readdressed(PodName, Vec<IpAddr>),
     /// The guardian is dead: close listeners, reset connections, exit within a second.
     GuardianGone,
 }
@@ -93,7 +98,7 @@ pub(crate) struct ArmedPod {
     /// Who takes the pod's connections first.
     pub(crate) first_hand: FirstHand,
     /// All addresses of the namespace, loopback included: a peer with one of these is inside the pod.
-    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) addresses: PodAddresses,
 }
 
 /// A socket for a leg to the app.
@@ -165,6 +170,7 @@ struct State {
     pending: Pending,
     /// Pods whose listeners the worker has, until their release.
     held: HashSet<PodName>,
+    networks: HashMap<PodName, ToldNetwork>,
     shelf: Shelf,
     gone: bool,
 }
@@ -179,7 +185,8 @@ struct Answer {
 pub(crate) fn start(control: OwnedFd, config_file: &Path) -> io::Result<(Broker, Driver, mpsc::Receiver<Event>)> {
     let socket = register(control)?;
     let pending = Pending::new(Instant::now());
-    let state = State { next_seq: 1, pending, held: HashSet::new(), shelf: Shelf::new()?, gone: false };
+    let (held, networks) = (HashSet::new(), HashMap::new());
+    let state = State { next_seq: 1, pending, held, networks, shelf: Shelf::new()?, gone: false };
     let (hung, _) = watch::channel(false);
     let broker = Broker { shared: Arc::new(Shared { socket, state: Mutex::new(state), asked: Notify::new(), hung }) };
     let (events, receiver) = mpsc::channel(EVENTS);
@@ -209,6 +216,7 @@ impl Broker {
     pub(crate) async fn arm(&self, pod: &PodName, port: u16, at: Whereabouts) -> Result<Armed, BrokerError> {
         let first_hand = at.first;
         let request = Request::Arm { pod: pod.clone(), port, at };
+        self.state().forget_stale_network(pod);
         let undo = Undo { broker: self, pod, port, settled: false };
         let asked = self.ask(request, ARM_TIMEOUT).await;
         let Answer { reply, fds } = match asked {
@@ -356,8 +364,8 @@ impl Broker {
         let mut state = self.state();
         state.shelf.keep(pod, fds);
         state.held.insert(pod.clone());
-        let mut addresses = told.pod_addresses;
-        addresses.extend(told.loopback_addresses);
+        let network = state.networks.entry(pod.clone()).or_default();
+        let addresses = network.armed(told.pod_addresses, told.loopback_addresses);
         Ok(Some(ArmedPod { listener4, listener6, heartbeat, turned, first_hand, addresses }))
     }
 
@@ -408,6 +416,26 @@ impl State {
     /// Numbers wrap after four billion requests; 0 is for messages without an answer.
     fn take_seq(&mut self) -> u32 {
         let seq = self.next_seq;
+    /// What was told of a pod that is about to be armed for the first time is of an arm that was taken back.
+    fn forget_stale_network(&mut self, pod: &PodName) {
+        if !self.held.contains(pod) {
+            self.networks.remove(pod);
+        }
+    }
+
+    /// Takes a part of a pod's changed network; with the last one, the event.
+    fn network(&mut self, part: PodNetwork, links: Vec<OwnedFd>) -> Option<Event> {
+        let pod = part.pod.clone();
+        if self.held.contains(&pod) {
+            if part.first {
+                self.shelf.clear(&pod);
+            }
+            self.shelf.keep(&pod, links.into_iter());
+        }
+        let addresses = self.networks.entry(pod.clone()).or_default().part(part)?;
+        Some(Event::Readdressed(pod, addresses))
+    }
+
         self.next_seq = self.next_seq.checked_add(1).unwrap_or(1);
         seq
     }

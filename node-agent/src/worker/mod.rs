@@ -111,6 +111,10 @@ async fn live(bootstrap: Bootstrap) -> anyhow::Result<()> {
                 worker.captures.abort(&pod);
                 worker.tunnels.rearm(&pod).await;
             }
+            Event::Readdressed(pod, addresses) => {
+                worker.captures.readdressed(&pod);
+                worker.tunnels.readdress(pod, addresses).await;
+            }
             Event::Shutdown { drain } => {
                 return worker.end(drain, &mut events).await;
             }

@@ -13,7 +13,11 @@ mod session;
 #[cfg(test)]
 mod tests;
 
-use std::{net::UdpSocket, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use redir_tunnel::{AgentEndpoint, Authorised, Identity};
@@ -120,6 +124,11 @@ impl Tunnels {
     /// Takes no new tunnel and no new intercept, empties all plans, and returns when every port is disarmed, or after
     /// [`DISARM`]: without a plan what is still steered passes to the app. Open streams go on.
     pub(crate) async fn stop_new(&self) {
+    /// The pod has other addresses now: its developers are told.
+    pub(crate) async fn readdress(&self, pod: PodName, addresses: Vec<IpAddr>) {
+        self.tell(Command::Readdress(pod, addresses)).await;
+    }
+
         self.endpoint.refuse_new();
         let (done, disarmed) = oneshot::channel();
         self.tell(Command::StopNew(done)).await;

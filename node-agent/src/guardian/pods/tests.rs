@@ -16,6 +16,8 @@ use socket2::Socket;
 use super::*;
 use crate::ipc::{self, BindAddress, Gate, Handed};
 
+mod devices;
+
 /// One pod (`web-1`, ports 8080 and 8081) and one namespace without an address (`bare`).
 struct Rig {
     topology: Topology,

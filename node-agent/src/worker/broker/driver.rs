@@ -81,6 +81,11 @@ impl Driver {
             },
             Reply::Shutdown { drain } => Event::Shutdown { drain },
             Reply::PodGone { pod } => Event::PodGone(pod),
+            Reply::Network(part) => {
+                let event = self.broker.state().network(part, fds);
+                let Some(event) = event else { return };
+                event
+            }
             reply => return self.answer(seq, reply, fds),
         };
         // A receiver that is gone has ended for another reason.
@@ -103,6 +108,7 @@ impl Driver {
             // Here and not by the asker, who may run only after the pod has been armed anew.
             state.shelf.clear(&pod);
             state.held.remove(&pod);
+            state.networks.remove(&pod);
         }
         drop(state);
         // If nobody waits any more, the answer is dropped with its descriptors; what it granted has been undone.

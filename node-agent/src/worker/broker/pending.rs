@@ -24,6 +24,8 @@ struct Unanswered {
 enum Work {
     /// Microseconds.
     Quick,
+    /// Up to half a minute, now and then: it excuses no silence.
+    Long,
     /// It changes what is attached, which the kernel may take a while for. Of a release, which pod's.
     Slow { released: Option<PodName> },
 }
@@ -35,6 +37,7 @@ impl Pending {
 
     pub(super) fn insert(&mut self, seq: u32, request: &Request, answer: oneshot::Sender<Answer>, now: Instant) {
         let work = match request {
+            Request::Flush { .. } => Work::Long,
             Request::Release { pod } => Work::Slow { released: Some(pod.clone()) },
             slow if slow.is_slow() => Work::Slow { released: None },
             _ => Work::Quick,
@@ -53,7 +56,7 @@ impl Pending {
         let Unanswered { answer, work, .. } = self.by_seq.remove(&seq)?;
         let released = match work {
             Work::Slow { released } => released,
-            Work::Quick => None,
+            Work::Quick | Work::Long => None,
         };
         Some((answer, released))
     }
@@ -70,6 +73,7 @@ impl Pending {
         for unanswered in self.by_seq.values() {
             match unanswered.work {
                 Work::Slow { .. } => return None,
+                Work::Long => {}
                 Work::Quick => oldest = Some(oldest.map_or(unanswered.asked, |oldest| oldest.min(unanswered.asked))),
             }
         }
@@ -107,6 +111,16 @@ mod tests {
         assert_eq!(pending.hangs_from(), Some(at(100) + QUICK));
         pending.forget(2);
         assert_eq!(pending.hangs_from(), None);
+    }
+
+    #[test]
+    fn a_flush_neither_excuses_silence_nor_owes_an_answer_soon() {
+        let start = Instant::now();
+        let mut pending = Pending::new(start);
+        ask(&mut pending, 1, &Request::Flush { pod: pod(), port: 80 }, start);
+        assert_eq!(pending.hangs_from(), None);
+        ask(&mut pending, 2, &Request::Stats { pod: pod() }, start);
+        assert_eq!(pending.hangs_from(), Some(start + QUICK));
     }
 
     #[test]

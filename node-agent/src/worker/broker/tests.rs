@@ -110,7 +110,7 @@ async fn the_first_arm_brings_descriptors_to_their_places() {
         let armed = broker.arm(&name, 80, Whereabouts::default()).await.expect("armed");
         assert_eq!((armed.earlier_connections, armed.pod_addresses.len()), (3, 1));
         let armed = armed.first.expect("first");
-        assert_eq!(armed.addresses.len(), 2);
+        assert_eq!(armed.addresses.all().len(), 2);
         assert!(broker.arm(&name, 81, Whereabouts::default()).await.expect("armed").first.is_none());
         let kept = broker.state().shelf.kept(&name);
         assert_eq!(kept, [slot.expect("free")]);

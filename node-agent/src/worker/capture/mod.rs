@@ -107,6 +107,13 @@ impl Captures {
         }
     }
 
+    /// The pod has other addresses now.
+    pub(crate) fn readdressed(&self, name: &PodName) {
+        if let Some(pod) = self.lock().get(name) {
+            pod.upstream().expect();
+        }
+    }
+
     /// A captured pod's legs to its app.
     pub(crate) fn upstream(&self, name: &PodName) -> Option<Upstream> {
         self.lock().get(name).map(|pod| pod.upstream().clone())
@@ -148,7 +155,7 @@ impl Captures {
             metrics: shared.metrics.clone(),
             broken: shared.broken.clone(),
         });
-        upstream.dialled().for_each(|address| upstream.expect(address));
+        upstream.expect();
         let pod = Arc::new(Pod::new(name.clone(), upstream, shared.clone()));
         self.lock().insert(name.clone(), pod.clone());
         shared.metrics.pods.inc();

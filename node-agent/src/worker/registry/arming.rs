@@ -160,6 +160,13 @@ impl Arming {
         }
     }
 
+    /// The pod's addresses are these from now on.
+    pub(crate) fn readdress(&mut self, name: &PodName, addresses: Vec<IpAddr>) {
+        if let Some(pod) = self.pods.get_mut(name) {
+            pod.addresses = addresses;
+        }
+    }
+
     /// What to do now. Each operation given out must be reported with [`Arming::done`].
     pub(crate) fn next(&mut self, now: Instant) -> Vec<Op> {
         let mut ops = Vec::new();

@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Instant, SystemTime},
 };
@@ -56,6 +56,8 @@ pub(crate) enum Command {
     StopNew(oneshot::Sender<()>),
     /// Every session says goodbye.
     Close(Bye),
+    /// A pod has other addresses.
+    Readdress(PodName, Vec<IpAddr>),
 }
 
 /// A tunnel that was welcomed.
@@ -209,6 +211,7 @@ impl Hub {
                 }
             }
         }
+            Command::Readdress(pod, addresses) => self.arming.readdress(&pod, addresses),
     }
 
     fn join(&mut self, joined: Joined) {

@@ -35,7 +35,7 @@ use crate::{
     config::PodName,
     ipc::FirstHand,
     worker::{
-        broker::{Broker, BrokerError, LegSocket},
+        broker::{Broker, BrokerError, LegSocket, PodAddresses},
         metrics::Metrics,
     },
 };
@@ -62,6 +62,8 @@ const RESERVE: usize = 24;
 const SLOW: Duration = Duration::from_millis(50);
 /// How long an accepted connection waits for a socket: as long as a client's SYN would be repeated (tcp_syn_retries).
 const CLIENT_PATIENCE: Duration = Duration::from_secs(120);
+/// Addresses whose pools are filled ahead: a pod with more of them waits for the guardian once for each of the others.
+const EXPECTED: usize = 8;
 
 /// Why there is no leg to the app. In each case the client is reset.
 #[derive(Debug)]
@@ -139,7 +141,7 @@ pub(crate) struct UpstreamParts {
     /// Gives sockets.
     pub(crate) broker: Broker,
     /// Every address of the pod's netns.
-    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) addresses: PodAddresses,
     /// Who takes the pod's connections first.
     pub(crate) first_hand: FirstHand,
     /// The notes of the pod's programs.
@@ -162,7 +164,7 @@ struct Shared {
     pod: PodName,
     broker: Broker,
     /// Every address of the netns: a peer with one of these is not reflected.
-    addresses: Vec<IpAddr>,
+    addresses: PodAddresses,
     ports: Arc<Mutex<Ports>>,
     ranges: Ranges,
     pool: Pool,
@@ -238,15 +240,17 @@ impl Upstream {
 
     /// The pod's addresses that clients dial; a link-local one needs a scope, which only a client's address tells.
     pub(crate) fn dialled(&self) -> impl Iterator<Item = IpAddr> {
-        self.0.addresses.iter().copied().filter(|address| match address {
+        let dialled = |address: &IpAddr| match address {
             IpAddr::V4(v4) => !v4.is_loopback(),
             IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
-        })
+        };
+        let addresses: Vec<_> = self.0.addresses.all().iter().copied().filter(dialled).collect();
+        addresses.into_iter()
     }
 
-    /// Fills the pool for an address before the first connection needs it.
-    pub(crate) fn expect(&self, local: IpAddr) {
-        self.0.pool.want(SocketAddr::new(local, 0));
+    /// Fills the pools of the first addresses that clients dial before their first connections need them.
+    pub(crate) fn expect(&self) {
+        self.dialled().take(EXPECTED).for_each(|local| self.0.pool.want(SocketAddr::new(local, 0)));
     }
 
     /// Opens the leg for the client's connection to `destination`, a local address of the pod.
@@ -511,7 +515,7 @@ mod tests {
         Upstream::new(UpstreamParts {
             pod: PodName::new("web-1").unwrap(),
             broker: broker.clone(),
-            addresses: vec![],
+            addresses: PodAddresses::default(),
             first_hand: FirstHand::App,
             turned: Turned::map(&turned::nothing_noted().into()).unwrap(),
             ranges: Ranges::LowFirst,

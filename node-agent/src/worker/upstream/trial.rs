@@ -115,7 +115,7 @@ async fn answer(listener: TcpListener) {
 /// The pod's first address of each family, and `lo`. Behind a mesh's proxy clients come over `lo` only.
 fn ways(shared: &Shared) -> Vec<Way> {
     let outside = |ip: &IpAddr| !ip.is_loopback() && !matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
-    let own: Vec<IpAddr> = shared.addresses.iter().copied().filter(outside).collect();
+    let own: Vec<IpAddr> = shared.addresses.all().iter().copied().filter(outside).collect();
     let v4 = own.iter().find(|ip| ip.is_ipv4()).map(|bind| (*bind, "IPv4"));
     let v6 = own.iter().find(|ip| ip.is_ipv6()).map(|bind| (*bind, "IPv6"));
     let reflected = [v4, v6].into_iter().flatten().filter(|_| shared.first_hand == FirstHand::App);
