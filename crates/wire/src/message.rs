@@ -125,6 +125,18 @@ pub struct Wish {
     pub to: String,
     /// Who answers kubelet probes.
     pub probes: Probes,
+    /// What becomes of connections that the app has already.
+    pub earlier: EarlierConnections,
+}
+
+/// What becomes of connections that the app accepted on the port before it was intercepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum EarlierConnections {
+    /// They stay with the app until they end by themselves.
+    #[default]
+    Stay,
+    /// They are closed once they are idle, so that their clients connect anew.
+    Close,
 }
 
 /// Who answers kubelet probes.
@@ -196,6 +208,19 @@ pub struct PodState {
     pub since: UnixMillis,
     /// What becomes of TLS, as soon as the agent knows that the port speaks it.
     pub tls: Option<PodTls>,
+    /// What came of closing earlier connections, once that is over.
+    pub flushed: Option<PodFlush>,
+}
+
+/// What came of closing connections from before the intercept ([`EarlierConnections::Close`]).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodFlush {
+    /// Connections that were closed.
+    pub closed: u32,
+    /// Connections that were in use all the time, and stay with the app.
+    pub left: u32,
+    /// Why it could not be done, and what to do; else empty.
+    pub reason: String,
 }
 
 /// What becomes of TLS on an intercepted port, for one intercept.
@@ -435,6 +460,8 @@ pub enum RefusedCode {
     Malformed,
     /// The agent is shutting down.
     Shutdown,
+    /// This developer may not have other people's connections closed.
+    FlushNotAllowed,
     /// A kind that this version does not know.
     Other,
 }

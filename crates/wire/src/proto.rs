@@ -51,6 +51,7 @@ messages! {
         #[prost(message, optional, tag = "4")] filter: Option<Filter>,
         #[prost(string, tag = "5")] to: String,
         #[prost(bool, tag = "6")] probes_to_developer: bool,
+        #[prost(bool, tag = "20")] flush: bool,
     }
     Filter {
         /// 1 all, 2 any.
@@ -92,6 +93,12 @@ messages! {
         #[prost(uint64, tag = "5")] since: u64,
         #[prost(string, repeated, tag = "6")] addresses: Vec<String>,
         #[prost(message, optional, tag = "20")] tls: Option<PodTls>,
+        #[prost(message, optional, tag = "21")] flushed: Option<PodFlush>,
+    }
+    PodFlush {
+        #[prost(uint32, tag = "1")] closed: u32,
+        #[prost(uint32, tag = "2")] left: u32,
+        #[prost(string, tag = "3")] reason: String,
     }
     PodTls {
         /// 1 unread, 2 passed, 3 decrypted, 4 clear.

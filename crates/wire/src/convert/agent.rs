@@ -3,7 +3,7 @@
 use super::filter::{filter, filter_to_proto};
 use super::{port, selector, selector_to_proto, text, token};
 use crate::error::Malformed;
-use crate::message::{Hello, Probes, ToAgent, Which, Wish};
+use crate::message::{EarlierConnections, Hello, Probes, ToAgent, Which, Wish};
 use crate::{limits, proto};
 
 impl TryFrom<proto::ToAgentBody> for ToAgent {
@@ -40,6 +40,7 @@ impl From<&ToAgent> for proto::ToAgentBody {
                 filter: wish.filter.as_ref().map(filter_to_proto),
                 to: wish.to.clone(),
                 probes_to_developer: matches!(wish.probes, Probes::Developer),
+                flush: matches!(wish.earlier, EarlierConnections::Close),
             }),
             ToAgent::Leave(which) => Self::Leave(proto::Leave { kind: Some(which_to_proto(which)) }),
             ToAgent::List => Self::List(proto::Empty {}),
@@ -60,6 +61,7 @@ impl TryFrom<proto::Wish> for Wish {
             filter: wish.filter.map(filter).transpose()?,
             to: text(wish.to, "the developer's address", limits::NAME)?,
             probes: if wish.probes_to_developer { Probes::Developer } else { Probes::App },
+            earlier: if wish.flush { EarlierConnections::Close } else { EarlierConnections::Stay },
         })
     }
 }

@@ -5,7 +5,8 @@ use crate::code::CloseCode;
 use crate::error::Malformed;
 use crate::message::{
     Bye, Conflict, Ended, InterceptEntry, InterceptState, Left, LeftIntercept, Listing, Liveness, Owner, PodEntry,
-    PodState, Refused, RefusedCode, RequestEvent, StatusReport, Takes, ToDeveloper, TunnelStatus, UnixMillis, Welcome,
+    PodFlush, PodState, Refused, RefusedCode, RequestEvent, StatusReport, Takes, ToDeveloper, TunnelStatus, UnixMillis,
+    Welcome,
 };
 use crate::{limits, proto};
 
@@ -115,7 +116,16 @@ fn pod_state(state: proto::PodState) -> Result<PodState, Malformed> {
         earlier_connections: state.earlier_connections,
         since: UnixMillis(state.since),
         tls: state.tls.map(TryInto::try_into).transpose()?,
+        flushed: state.flushed.map(pod_flush).transpose()?,
     })
+}
+
+fn pod_flush(flush: proto::PodFlush) -> Result<PodFlush, Malformed> {
+    Ok(PodFlush { closed: flush.closed, left: flush.left, reason: sentence(flush.reason)? })
+}
+
+fn pod_flush_to_proto(flush: &PodFlush) -> proto::PodFlush {
+    proto::PodFlush { closed: flush.closed, left: flush.left, reason: flush.reason.clone() }
 }
 
 fn state_to_proto(state: &InterceptState) -> proto::InterceptState {
@@ -127,6 +137,7 @@ fn state_to_proto(state: &InterceptState) -> proto::InterceptState {
         earlier_connections: pod.earlier_connections,
         since: pod.since.0,
         tls: pod.tls.as_ref().map(Into::into),
+        flushed: pod.flushed.as_ref().map(pod_flush_to_proto),
     });
     proto::InterceptState {
         id: state.id,
@@ -313,6 +324,7 @@ impl RefusedCode {
             Self::Unsupported => 8,
             Self::Malformed => 9,
             Self::Shutdown => 10,
+            Self::FlushNotAllowed => 20,
         }
     }
 
@@ -328,6 +340,7 @@ impl RefusedCode {
             8 => Self::Unsupported,
             9 => Self::Malformed,
             10 => Self::Shutdown,
+            20 => Self::FlushNotAllowed,
             _ => Self::Other,
         }
     }

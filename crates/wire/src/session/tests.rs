@@ -45,6 +45,7 @@ fn wish() -> Wish {
         }),
         to: "127.0.0.1:3000".into(),
         probes: Probes::Developer,
+        earlier: EarlierConnections::Close,
     }
 }
 
@@ -101,7 +102,13 @@ fn every_question_comes_through() {
     let some_conditions = conditions().into_iter().filter(named).take(limits::CONDITIONS).collect();
     let questions = [
         ToAgent::Intercept(wish()),
-        ToAgent::Intercept(Wish { filter: None, selector: selector.clone(), probes: Probes::App, ..wish() }),
+        ToAgent::Intercept(Wish {
+            filter: None,
+            selector: selector.clone(),
+            probes: Probes::App,
+            earlier: EarlierConnections::Stay,
+            ..wish()
+        }),
         ToAgent::Intercept(Wish { filter: Some(Filter { mode: Mode::All, conditions: some_conditions }), ..wish() }),
         ToAgent::Leave(Which::Token(Token([9; 16]))),
         ToAgent::Leave(Which::Id(3)),
@@ -140,6 +147,7 @@ fn every_answer_comes_through() {
         earlier_connections: 4,
         since: UnixMillis(2),
         tls: Some(PodTls { fate: TlsFate::Unread, sentence: "no certificate; ask".into() }),
+        flushed: Some(PodFlush { closed: 12, left: 1, reason: "no module; load it".into() }),
     };
     let conflict = Conflict {
         id: Some(7),
