@@ -10,6 +10,7 @@ mod connections;
 mod control;
 mod datapath;
 mod devices;
+mod flush;
 mod linger;
 mod listeners;
 mod memory;

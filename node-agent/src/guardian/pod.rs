@@ -16,6 +16,7 @@ use super::{
     connections::{self, Connection},
     datapath::{self, Adapted, DatapathError, Pause, PodDatapath, PodSpec},
     devices::Survey,
+    flush::{Flush, Flushed},
     listeners::{self, Listeners},
     monitor::{DeviceMonitor, Looked},
     netns::{Home, Netns, NetnsId},
@@ -313,6 +314,14 @@ impl ArmedPod {
             Vec::new()
         });
         PodNetwork::parts(name, &self.survey.pod_addresses, &self.survey.loopback_addresses, links)
+    }
+
+    /// One step of a flush.
+    pub(super) fn flush(&self, home: &Home, flush: &mut Flush, now: Instant) -> Result<Option<Flushed>, Refusal> {
+        let step = self.netns.within(home, || flush.step(now)).map_err(|error| {
+            unusable(format!("cannot enter the pod's network namespace: {error}; look whether the pod still runs"))
+        })?;
+        step.map_err(|sentence| Refusal::new(RefusedCode::Datapath, sentence))
     }
 
     pub(super) fn bypass(&mut self, client: IpAddr, how_long: Duration) -> Result<(), Refusal> {

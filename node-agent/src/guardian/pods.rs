@@ -13,6 +13,7 @@ use std::{
 
 use super::{
     datapath::Pause,
+    flush::{Flush, Flushed},
     linger::Linger,
     listeners::Listeners,
     monitor::DeviceMonitor,
@@ -44,15 +45,27 @@ pub(super) struct Pods {
     lingering: Linger<ArmedPod>,
     /// Pods that the worker has been told are gone.
     told: BTreeSet<PodName>,
+    flushes: Vec<PodFlush>,
+    /// No step of any flush before this.
+    flush_again: Option<Instant>,
     /// In Kubernetes: where the pods are, since no configuration says it.
     seeker: Option<Seeker>,
+}
+
+/// A flush under way, and who asked for it.
+#[derive(Debug)]
+struct PodFlush {
+    seq: u32,
+    pod: PodName,
+    flush: Flush,
 }
 
 impl Pods {
     /// `user` is the worker's uid.
     pub(super) fn new(home: Home, attach: Attach, user: u32, seeker: Option<Seeker>) -> Self {
         let (armed, lingering, told) = (BTreeMap::new(), Linger::default(), BTreeSet::new());
-        Self { home, attach, user, armed, lingering, told, seeker }
+        let (flushes, flush_again) = (Vec::new(), None);
+        Self { home, attach, user, armed, lingering, told, flushes, flush_again, seeker }
     }
 
     /// Answers a wish about a pod. `Ready` and `Alive` are not wishes and get no answer.
@@ -171,6 +184,7 @@ impl Pods {
             self.lingering.keep(armed, now);
         }
         self.told.clear();
+        self.flushes.clear();
     }
 
     /// Detaches what has lingered long enough.
@@ -206,6 +220,53 @@ impl Pods {
     /// Looks at it; what the worker is told.
     pub(super) fn look(&mut self, name: &PodName, now: Instant, meanwhile: Meanwhile<'_>) -> Vec<Granted> {
         self.aside(name, meanwhile, |armed, home, pause| armed.look(home, name, now, pause)).unwrap_or_default()
+    }
+
+    /// Begins to close earlier connections of an armed port; answered by [`Pods::flush`] under this number.
+    pub(super) fn begin_flush(&mut self, seq: u32, name: PodName, port: u16, now: Instant) -> Result<(), Refusal> {
+        let armed = find(&mut self.armed, &name)?;
+        if !armed.ports().contains(&port) {
+            return Err(Refusal::new(
+                RefusedCode::NotArmed,
+                format!("port {port} of {name} is not armed; arm it first"),
+            ));
+        }
+        if self.flushes.len() >= MOST_FLUSHES {
+            let sentence = "the agent closes the earlier connections of many ports already; try again in a minute";
+            return Err(Refusal::new(RefusedCode::Busy, sentence));
+        }
+        tracing::info!(pod = %name, port, "connections from before the intercept are closed once they are idle");
+        self.flushes.push(PodFlush { seq, pod: name, flush: Flush::new(port, self.user, now) });
+        Ok(())
+    }
+
+    /// When the next step of a flush is due.
+    pub(super) fn next_flush(&self) -> Option<Instant> {
+        let next = self.flushes.iter().map(|one| one.flush.next()).min()?;
+        Some(next.max(self.flush_again.unwrap_or(next)))
+    }
+
+    /// One step of one flush, if it is due; the answer once it is over. All of them together take a tenth of the
+    /// guardian's time.
+    pub(super) fn flush(&mut self, now: Instant) -> Option<(u32, Result<Granted, Refusal>)> {
+        if self.next_flush().is_none_or(|next| next > now) {
+            return None;
+        }
+        let at = self.flushes.iter().enumerate().min_by_key(|(_, one)| one.flush.next()).map(|(at, _)| at)?;
+        let PodFlush { pod, flush, .. } = &mut self.flushes[at];
+        let outcome = match self.armed.get(pod) {
+            Some(armed) => armed.flush(&self.home, flush, now),
+            // Released, or disarmed with its pod.
+            None => Ok(Some(flush.so_far())),
+        };
+        self.flush_again = Some(Instant::now() + now.elapsed() * FLUSH_SHARE);
+        let over = outcome.transpose()?;
+        let PodFlush { seq, pod, .. } = self.flushes.swap_remove(at);
+        let answer = over.map(|Flushed { closed, left }| {
+            tracing::info!(%pod, closed, left, "connections from before the intercept were closed");
+            (Reply::Flushed { closed, left }, Vec::new())
+        });
+        Some((seq, answer))
     }
 
     /// Takes back what a new configuration no longer allows; the worker hears of it by itself.
@@ -264,6 +325,11 @@ pub(super) fn serve_quick(home: &Home, armed: &mut Armed, request: Request) -> O
 fn find<'a>(armed: &'a mut Armed, name: &PodName) -> Result<&'a mut ArmedPod, Refusal> {
     armed.get_mut(name).ok_or_else(|| not_armed(name))
 }
+
+/// Flushes at a time. Each holds a few bytes for each connection of its port.
+const MOST_FLUSHES: usize = 64;
+/// A step is followed by a pause of so many times what it took.
+const FLUSH_SHARE: u32 = 9;
 
 /// Refuses a pod or port that the configuration does not let be intercepted.
 fn allowed(config: &Config, name: &PodName, port: u16) -> Result<(), Refusal> {

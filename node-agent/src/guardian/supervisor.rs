@@ -85,6 +85,7 @@ impl Supervisor {
             if changed {
                 self.look_at_devices();
             }
+            self.flush();
         }
     }
 
@@ -195,7 +196,8 @@ impl Supervisor {
         let stop = self.life.stopping.as_ref().filter(|_| self.life.worker.is_some()).map(|stopping| stopping.kill_at);
         let restart = self.life.restart_at.filter(|_| self.life.worker.is_none() && self.life.exit.is_none());
         let look = self.pods.next_look(now);
-        let times = [self.life.next_look, silence, restart, self.pods.next_expiry(), stop, look];
+        let times =
+            [self.life.next_look, silence, restart, self.pods.next_expiry(), stop, look, self.pods.next_flush()];
         let next = times.into_iter().flatten().filter(|time| *time > now).min();
         let timeout = next.map_or(LOOK, |next| next.duration_since(now)).min(LOOK);
         // Rounded up: waking a moment too early would spin.
@@ -209,12 +211,21 @@ impl Supervisor {
         if listens {
             fds.extend(self.pods.monitors(now).map(|monitor| PollFd::new(monitor, PollFlags::POLLIN)));
         }
+        let flush = self.pods.next_flush().is_some_and(|next| next <= now);
         let due = listens && look.is_some_and(|look| look <= now);
-        let timeout = if due || worker.is_some_and(Worker::wishes_wait) { Duration::ZERO } else { timeout };
+        let timeout = if due || flush || worker.is_some_and(Worker::wishes_wait) { Duration::ZERO } else { timeout };
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::ZERO);
         // An interrupted wait is a short wait.
         poll(&mut fds, timeout).unwrap_or_default();
         due || fds[others..].iter().any(|monitor| monitor.any().unwrap_or(true))
+    }
+
+    /// One step of closing earlier connections, if one is due.
+    fn flush(&mut self) {
+        let over = self.pods.flush(Instant::now());
+        if let (Some((seq, answer)), Some(worker)) = (over, &mut self.life.worker) {
+            reply(&mut worker.control, seq, Some(answer));
+        }
     }
 
     /// One pod at a time, between the worker's wishes.
@@ -314,7 +325,11 @@ impl Supervisor {
         let mut meanwhile = |home: &Home, armed: &mut Armed| {
             deferred.extend(serve_meanwhile(worker, served, busy.as_ref(), home, armed));
         };
-        let answer = pods.serve(file.config(), request, &mut meanwhile);
+        let answer = match request {
+            // Answered when it is over.
+            Request::Flush { pod, port } => pods.begin_flush(seq, pod, port, Instant::now()).err().map(Err),
+            request => pods.serve(file.config(), request, &mut meanwhile),
+        };
         reply(&mut worker.control, seq, answer);
         for (seq, quick) in deferred {
             let answer = pods.serve(file.config(), quick, &mut |_, _| {});
