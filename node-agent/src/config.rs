@@ -130,6 +130,8 @@ pub(crate) struct Developer {
     pub(crate) key: Pin,
     /// Label sets; a pod that matches one of them may be intercepted.
     pub(crate) pods: Vec<Labels>,
+    /// May have other people's connections closed (`--flush` with a filter).
+    pub(crate) flush: bool,
 }
 
 impl Developer {
@@ -349,8 +351,9 @@ fn developer(mut section: Section<'_>) -> Result<Entry<'_, Developer>, ConfigErr
         name: developer_name(&name)?,
         key: Pin::from_str(key.text()?).map_err(|problem| key.error(problem))?,
         pods: label_sets(pods)?,
+        flush: section.optional("flush").map_or(Ok(false), |value| value.boolean())?,
     };
-    section.finish("name, key, pods")?;
+    section.finish("name, key, pods, flush")?;
     Ok(Entry { value: developer, unique: [name.place(), key.place()] })
 }
 

@@ -42,6 +42,8 @@ pub struct Developer {
     pub pin: String,
     /// Label sets, as TOML inline tables (`{ app = "web" }`).
     pub pods: String,
+    /// May have other people's connections closed.
+    pub flush: bool,
 }
 
 /// A pod the agent knows.
@@ -110,8 +112,11 @@ impl AgentConfig {
                 writeln!(text, "[[pod.tls]]\nport = {port}\ncert = {cert:?}\nkey = {key:?}")?;
             }
         }
-        for Developer { name, pin, pods } in &self.developers {
+        for Developer { name, pin, pods, flush } in &self.developers {
             writeln!(text, "[[developer]]\nname = \"{name}\"\nkey = \"{pin}\"\npods = [{pods}]")?;
+            if *flush {
+                writeln!(text, "flush = true")?;
+            }
         }
         Ok(text)
     }

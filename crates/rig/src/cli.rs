@@ -45,7 +45,7 @@ impl Home {
 
     /// How the agent is told about this developer; `pods` are label sets as TOML inline tables.
     pub fn developer(&self, name: &str, pods: &str) -> Developer {
-        Developer { name: name.to_owned(), pin: self.pin.clone(), pods: pods.to_owned() }
+        Developer { name: name.to_owned(), pin: self.pin.clone(), pods: pods.to_owned(), flush: false }
     }
 
     /// The `redir` command with this home.

@@ -299,6 +299,15 @@ impl Broker {
         }
     }
 
+    /// Closes the connections that the app had on an armed port before, once they are idle: how many were closed, and how
+    /// many were in use for half a minute.
+    pub(crate) async fn flush(&self, pod: &PodName, port: u16) -> Result<(u32, u32), BrokerError> {
+        match self.ask(Request::Flush { pod: pod.clone(), port }, FLUSH_TIMEOUT).await?.reply {
+            Reply::Flushed { closed, left } => Ok((closed, left)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     async fn done(&self, request: Request, limit: Duration) -> Result<(), BrokerError> {
         match self.ask(request, limit).await?.reply {
             Reply::Done => Ok(()),
@@ -407,15 +416,6 @@ impl Drop for Undo<'_> {
 }
 
 impl State {
-    /// Fails every waiting request: their senders are dropped.
-    fn close(&mut self) {
-        self.gone = true;
-        self.pending.clear();
-    }
-
-    /// Numbers wrap after four billion requests; 0 is for messages without an answer.
-    fn take_seq(&mut self) -> u32 {
-        let seq = self.next_seq;
     /// What was told of a pod that is about to be armed for the first time is of an arm that was taken back.
     fn forget_stale_network(&mut self, pod: &PodName) {
         if !self.held.contains(pod) {
@@ -436,6 +436,15 @@ impl State {
         Some(Event::Readdressed(pod, addresses))
     }
 
+    /// Fails every waiting request: their senders are dropped.
+    fn close(&mut self) {
+        self.gone = true;
+        self.pending.clear();
+    }
+
+    /// Numbers wrap after four billion requests; 0 is for messages without an answer.
+    fn take_seq(&mut self) -> u32 {
+        let seq = self.next_seq;
         self.next_seq = self.next_seq.checked_add(1).unwrap_or(1);
         seq
     }
@@ -454,6 +463,8 @@ pub(crate) fn bootstrap(control: OwnedFd, config_file: &Path) -> anyhow::Result<
 const TIMEOUT: Duration = Duration::from_secs(3);
 /// The first arm of a pod has the verifier read the programs, and the guardian arms one pod after the other.
 const ARM_TIMEOUT: Duration = Duration::from_secs(60);
+/// Half a minute, and what others of them take meanwhile.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(90);
 /// Events are rare; when full, the driver waits and answers queue in the socket.
 const EVENTS: usize = 16;
 

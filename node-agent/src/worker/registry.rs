@@ -7,6 +7,7 @@
 pub(crate) mod arming;
 mod contest;
 pub(crate) mod filter;
+pub(crate) mod flushes;
 pub(crate) mod report;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -107,6 +108,11 @@ impl Registry {
         let gone = ended.into_iter().filter_map(|(id, why)| Some((leaver(self.wishes.remove(&id)?), why))).collect();
         self.note_pods();
         gone
+    }
+
+    /// Whether an intercept of this number is there, or may come back with its developer's next tunnel.
+    pub(crate) fn remembers(&self, id: u64) -> bool {
+        self.wishes.contains_key(&id) || self.retired.values().any(|retired| retired.id == id)
     }
 
     /// The control plane.

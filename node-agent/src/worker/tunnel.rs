@@ -5,6 +5,7 @@
 //! Called by the worker's start and shutdown.
 
 pub(crate) mod counters;
+pub(crate) mod flushes;
 mod handle;
 mod hands;
 mod hub;
@@ -76,8 +77,10 @@ pub(crate) fn start(parts: Parts) -> anyhow::Result<Tunnels> {
     let Parts { udp, identity, plane, broker, captures, plans, tls } = parts;
     let (ops, requested) = mpsc::unbounded_channel();
     let (looks, unseen) = mpsc::unbounded_channel();
-    let hands = Hands { ops, looks, standings: watch::Sender::new(Standings::new()) };
+    let (flushes, to_flush) = mpsc::unbounded_channel();
+    let hands = Hands { ops, looks, flushes, standings: watch::Sender::new(Standings::new()) };
     let mut tunnels = start_with(udp, &identity, plane.clone(), plans, tls.clone(), hands)?;
+    tunnels.tasks.spawn(flushes::run(broker.clone(), to_flush, tunnels.hub.clone()));
     tunnels.tasks.spawn(hands::run(broker, captures.clone(), plane, requested, tunnels.hub.clone()));
     tunnels.tasks.spawn(looks::run(captures, tls, unseen));
     Ok(tunnels)
@@ -121,14 +124,14 @@ impl Tunnels {
         self.tell(Command::Broken(pod.clone(), reason)).await;
     }
 
-    /// Takes no new tunnel and no new intercept, empties all plans, and returns when every port is disarmed, or after
-    /// [`DISARM`]: without a plan what is still steered passes to the app. Open streams go on.
-    pub(crate) async fn stop_new(&self) {
     /// The pod has other addresses now: its developers are told.
     pub(crate) async fn readdress(&self, pod: PodName, addresses: Vec<IpAddr>) {
         self.tell(Command::Readdress(pod, addresses)).await;
     }
 
+    /// Takes no new tunnel and no new intercept, empties all plans, and returns when every port is disarmed, or after
+    /// [`DISARM`]: without a plan what is still steered passes to the app. Open streams go on.
+    pub(crate) async fn stop_new(&self) {
         self.endpoint.refuse_new();
         let (done, disarmed) = oneshot::channel();
         self.tell(Command::StopNew(done)).await;

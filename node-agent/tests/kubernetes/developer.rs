@@ -58,6 +58,7 @@ impl Developer {
 async fn listen(mut dialled: Dialled, tokens: Vec<Token>, heard: Arc<Mutex<Vec<ToDeveloper>>>) {
     for token in tokens {
         let wish = Wish {
+            earlier: redir_wire::EarlierConnections::Stay,
             token,
             selector: Selector::Pod("-".into()),
             port: 1,

@@ -1,7 +1,7 @@
 //! The configuration file as a control plane: its pods by name and label, its developers by key.
 
 use redir_tunnel::Pin;
-use redir_wire::{PodEntry, Refused, RefusedCode, Selector, Token, Wish, limits};
+use redir_wire::{EarlierConnections, PodEntry, Refused, RefusedCode, Selector, Token, Wish, limits};
 
 use super::{ControlPlane, Grant, Obstacle, Place};
 use crate::{
@@ -24,6 +24,7 @@ impl ControlPlane for Config {
             return Err(Refused { code: RefusedCode::NoSuchPod, sentence: self.stranger().to_owned() });
         };
         self.check_pods(developer, &wish)?;
+        check_flush(developer, &wish)?;
         let filter = wish.filter.as_ref().map(filter::compile).transpose()?;
         Ok(Grant {
             looks_at: filter.as_ref().map_or_else(String::new, filter::describe),
@@ -91,6 +92,15 @@ impl Config {
         }
         Err(Refused { code: RefusedCode::PortNotAllowed, sentence: port_not_allowed(first, wish.port) })
     }
+}
+
+/// A filter is for the developer's own requests; who has it closes everybody's connections all the same.
+fn check_flush(developer: &Developer, wish: &Wish) -> Result<(), Refused> {
+    if wish.earlier == EarlierConnections::Stay || wish.filter.is_none() || developer.flush {
+        return Ok(());
+    }
+    let sentence = "--flush closes other people's connections, which your key may not do beside a filter; ask the                     agent's administrator for `flush = true` in your [[developer]] table, or leave --flush out";
+    Err(Refused { code: RefusedCode::FlushNotAllowed, sentence: sentence.to_owned() })
 }
 
 fn selects(selector: &Selector, pod: &Pod) -> bool {

@@ -23,6 +23,7 @@ use super::{
     Registered, Registry,
     arming::{Arming, PortStatus},
     contest::Contests,
+    flushes::Flushes,
 };
 
 /// What the agent knows of the ports.
@@ -32,6 +33,8 @@ pub(crate) struct Ports<'a> {
     pub(crate) arming: &'a Arming,
     /// Which speak TLS.
     pub(crate) tls: &'a Tls,
+    /// Whose earlier connections were closed.
+    pub(crate) flushes: &'a Flushes,
 }
 
 impl Ports<'_> {
@@ -73,6 +76,7 @@ impl Registry {
             let standing = self.standing(wish, pod, &places, ports.arming);
             PodState {
                 tls: ports.tls(wish, pod, &standing),
+                flushed: ports.flushes.outcome(wish.id, pod).cloned(),
                 pod: pod.bare().to_owned(),
                 addresses: ports.arming.addresses(pod).iter().map(ToString::to_string).collect(),
                 state: standing.state,

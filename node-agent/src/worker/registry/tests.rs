@@ -22,6 +22,7 @@ use crate::{
 use super::{
     Registry, SENIORITY, SessionId,
     arming::{Arming, Op, Outcome, PortStatus},
+    flushes::Flushes,
     report::Ports,
 };
 
@@ -33,6 +34,7 @@ struct World {
     clock: SystemTime,
     arming: Arming,
     tls: Tls,
+    flushes: Flushes,
 }
 
 impl World {
@@ -40,7 +42,16 @@ impl World {
         let (alice, bob) = (Identity::generate().unwrap().pin(), Identity::generate().unwrap().pin());
         let registry = Registry::new(config(&alice, &bob, PODS));
         let (arming, tls) = (Arming::default(), Tls::new(&Certificates::default(), GivenFor::Ports, true));
-        Self { registry, alice, bob, now: Instant::now(), clock: SystemTime::now(), arming, tls }
+        Self {
+            registry,
+            alice,
+            bob,
+            now: Instant::now(),
+            clock: SystemTime::now(),
+            arming,
+            tls,
+            flushes: Flushes::default(),
+        }
     }
 
     fn register(&mut self, session: u64, pin: Pin, wish: Wish) -> Result<u64, RefusedCode> {
@@ -83,7 +94,7 @@ impl World {
     }
 
     fn ports(&self) -> Ports<'_> {
-        Ports { arming: &self.arming, tls: &self.tls }
+        Ports { arming: &self.arming, tls: &self.tls, flushes: &self.flushes }
     }
 }
 
@@ -121,6 +132,7 @@ fn pod_name(name: &str) -> PodName {
 
 fn wish(token: u8, pod: &str) -> Wish {
     Wish {
+        earlier: redir_wire::EarlierConnections::Stay,
         token: Token([token; 16]),
         selector: Selector::Pod(pod.into()),
         port: 8080,

@@ -12,8 +12,8 @@ use std::{
 use redir_http::filter::{Filter, Key, Table};
 use redir_tunnel::{Authorised, Pin};
 use redir_wire::{
-    Bye, Ended, InterceptState, Left, LeftIntercept, Probes, Refused, RefusedCode, StatusReport, ToAgent, ToDeveloper,
-    TunnelStatus, Which, Wish,
+    Bye, EarlierConnections, Ended, InterceptState, Left, LeftIntercept, PodFlush, Probes, Refused, RefusedCode,
+    StatusReport, ToAgent, ToDeveloper, TunnelStatus, Which, Wish,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -25,6 +25,7 @@ use crate::{
         registry::{
             Contests, Registry, SessionId,
             arming::{Arming, Op, Outcome, PortStatus},
+            flushes::Flushes,
             report::{self, Ports, Standings},
         },
         tls::Tls,
@@ -33,6 +34,7 @@ use crate::{
 
 use super::{
     counters::Counters,
+    flushes::FlushRequest,
     handle::TunnelHandle,
     session::{About, Outgoing, key_removed},
 };
@@ -48,16 +50,18 @@ pub(crate) enum Command {
     Gone(SessionId),
     /// The hands have done something.
     Done(Op, Outcome),
+    /// Earlier connections have been closed, or not.
+    Flushed(FlushRequest, PodFlush),
     /// A pod has another network namespace.
     Rearm(PodName),
     /// The pod's app cannot be reached through the agent, for this reason.
     Broken(PodName, String),
+    /// A pod has other addresses.
+    Readdress(PodName, Vec<IpAddr>),
     /// No new intercepts; answer when every port is disarmed.
     StopNew(oneshot::Sender<()>),
     /// Every session says goodbye.
     Close(Bye),
-    /// A pod has other addresses.
-    Readdress(PodName, Vec<IpAddr>),
 }
 
 /// A tunnel that was welcomed.
@@ -84,6 +88,8 @@ pub(super) struct Hands {
     pub(super) ops: mpsc::UnboundedSender<Op>,
     /// To look whether a port speaks TLS.
     pub(super) looks: mpsc::UnboundedSender<(PodName, u16)>,
+    /// To close connections from before an intercept.
+    pub(super) flushes: mpsc::UnboundedSender<FlushRequest>,
     /// To say how the intercepts stand.
     pub(super) standings: watch::Sender<Standings>,
 }
@@ -108,6 +114,7 @@ pub(crate) struct Hub {
     plans: Plans,
     counters: Arc<Counters>,
     hands: Hands,
+    flushes: Flushes,
     tls: Tls,
     about: About,
     stopping: Vec<oneshot::Sender<()>>,
@@ -136,6 +143,7 @@ impl Hub {
             plans,
             counters,
             hands,
+            flushes: Flushes::default(),
             tls,
             about,
             stopping: Vec::new(),
@@ -191,7 +199,11 @@ impl Hub {
                 }
                 self.arming.done(&op, outcome, SystemTime::now(), Instant::now());
             }
+            Command::Flushed(FlushRequest { intercept, pod, .. }, outcome) => {
+                self.flushes.done(intercept, pod, outcome);
+            }
             Command::Rearm(pod) => {
+                self.flushes.retain(|_, name| *name != pod);
                 self.arming.renew(&pod);
                 self.tls.forget(|name, _| *name == pod);
             }
@@ -199,6 +211,7 @@ impl Hub {
                 tracing::warn!(%pod, %reason, "the app cannot be reached through the agent: everything goes to it directly");
                 self.arming.broken(&pod, reason, Instant::now());
             }
+            Command::Readdress(pod, addresses) => self.arming.readdress(&pod, addresses),
             Command::StopNew(done) => {
                 self.stopped = true;
                 self.stale = true;
@@ -211,7 +224,6 @@ impl Hub {
                 }
             }
         }
-            Command::Readdress(pod, addresses) => self.arming.readdress(&pod, addresses),
     }
 
     fn join(&mut self, joined: Joined) {
@@ -369,6 +381,7 @@ impl Hub {
                 self.hands.ops.send(op).ok();
             }
             self.look(&contests);
+            self.flush(&contests);
             self.inform(&contests);
             self.publish_standings(&contests);
             // Telling a session that does not keep up ends it.
@@ -397,8 +410,27 @@ impl Hub {
         }
     }
 
+    /// Has connections from before an intercept closed where its developer asked for that, as soon as new ones are
+    /// steered: their clients must meet the agent when they connect anew.
+    fn flush(&mut self, contests: &Contests) {
+        let registry = &self.registry;
+        self.flushes.retain(|intercept, _| registry.remembers(intercept));
+        for ((pod, port), contest) in contests {
+            if !matches!(self.arming.status(pod, *port), PortStatus::Live { .. }) {
+                continue;
+            }
+            for id in contest.filtered.iter().chain(contest.globals.first()) {
+                let wish = registry.wish(*id).map(|wish| wish.grant.wish.earlier);
+                if wish == Some(EarlierConnections::Close) && self.flushes.begin(*id, pod) {
+                    // The hands end with the worker.
+                    self.hands.flushes.send(FlushRequest { intercept: *id, pod: pod.clone(), port: *port }).ok();
+                }
+            }
+        }
+    }
+
     fn ports(&self) -> Ports<'_> {
-        Ports { arming: &self.arming, tls: &self.tls }
+        Ports { arming: &self.arming, tls: &self.tls, flushes: &self.flushes }
     }
 
     /// The desired state; empty once the agent stops.

@@ -40,6 +40,8 @@ struct World {
     tls: Tls,
     /// Ports that are to be looked at.
     unseen: mpsc::UnboundedReceiver<(PodName, u16)>,
+    /// Whose earlier connections are to be closed.
+    to_flush: mpsc::UnboundedReceiver<super::flushes::FlushRequest>,
     address: SocketAddr,
     pin: Pin,
     alice: Identity,
@@ -57,13 +59,27 @@ impl World {
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
         let (looks, unseen) = mpsc::unbounded_channel();
         let tls = Tls::new(&Certificates::default(), GivenFor::Ports, true);
-        let hands = Hands { ops, looks, standings: watch::Sender::new(BTreeMap::new()) };
+        let (flushes, to_flush) = mpsc::unbounded_channel();
+        let hands = Hands { ops, looks, flushes, standings: watch::Sender::new(BTreeMap::new()) };
         let tunnels = start_with(udp, &identity, receiver, plans.clone(), tls.clone(), hands).unwrap();
         let (armed, watching) = watch::channel(BTreeSet::new());
         let guardian = tokio::spawn(guardian(asked, tunnels.hub.clone(), armed));
         let address = tunnels.address().unwrap();
         let pin = identity.pin();
-        Self { tunnels, plans, config, armed: watching, tls, unseen, address, pin, alice, bob, _guardian: guardian }
+        Self {
+            tunnels,
+            plans,
+            config,
+            armed: watching,
+            tls,
+            unseen,
+            to_flush,
+            address,
+            pin,
+            alice,
+            bob,
+            _guardian: guardian,
+        }
     }
 
     async fn dial(&self, who: &Identity) -> Developer {
@@ -171,12 +187,24 @@ fn configuration(developers: &[(&str, &Identity)]) -> Plane {
     Arc::new(Config::parse(&text, Path::new("agent.toml")).unwrap())
 }
 
+/// As above for one developer, who may have other people's connections closed.
+fn with_flush(developer: &Identity) -> Plane {
+    let text = format!(
+        "[agent]\nlisten = \"127.0.0.1:7447\"\nkey = \"/k\"\n\
+         [[pod]]\nname = \"web-1\"\nlabels = {{ app = \"web\" }}\nnetns = \"/run/netns/web-1\"\n\
+         [[developer]]\nname = \"alice\"\nkey = \"{}\"\npods = [{{}}]\nflush = true\n",
+        developer.pin()
+    );
+    Arc::new(Config::parse(&text, Path::new("agent.toml")).unwrap())
+}
+
 fn pod() -> PodName {
     PodName::new("web-1").unwrap()
 }
 
 fn wish(token: u8) -> Wish {
     Wish {
+        earlier: redir_wire::EarlierConnections::Stay,
         token: Token([token; 16]),
         selector: Selector::Pod("web-1".into()),
         port: 8080,
@@ -210,6 +238,45 @@ fn is_live(state: &InterceptState) -> bool {
 /// Fails loudly instead of hanging.
 async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), future).await.expect("must be done long before")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_from_before_are_closed_once_where_that_is_asked_for_and_allowed() {
+    let mut world = World::new();
+    let closing = |wish| Wish { earlier: redir_wire::EarlierConnections::Close, ..wish };
+    let mut alice = world.dial(&world.alice).await;
+    match alice.ask(ToAgent::Intercept(closing(filtered(1)))).await {
+        ToDeveloper::Refused(refused) => {
+            assert_eq!(refused.code, RefusedCode::FlushNotAllowed);
+            assert!(refused.sentence.contains("flush = true"), "{refused:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+    let id = alice.intercept(closing(wish(2))).await.id;
+    let request = within(world.to_flush.recv()).await.unwrap();
+    assert_eq!(request, super::flushes::FlushRequest { intercept: id, pod: pod(), port: 8080 });
+    let outcome = redir_wire::PodFlush { closed: 12, left: 1, reason: String::new() };
+    world.tunnels.tell(super::Command::Flushed(request, outcome.clone())).await;
+    let told = alice.state(|state| state.pods.iter().any(|pod| pod.flushed.is_some())).await;
+    assert_eq!(told.pods[0].flushed, Some(outcome));
+
+    // It dials again, and bob comes, who asks for nothing of the kind: nothing is closed once more.
+    drop(alice);
+    let mut again = world.dial(&world.alice).await;
+    assert_eq!(again.intercept(closing(wish(2))).await.id, id);
+    let mut bob = world.dial(&world.bob).await;
+    assert!(is_live(&bob.intercept(filtered(3)).await), "its port is armed already");
+    // By the time this is answered, the hub has done what followed.
+    assert!(matches!(bob.ask(ToAgent::Status).await, ToDeveloper::Status(_)));
+    assert!(world.to_flush.try_recv().is_err());
+    // The right beside a filter.
+    world.config.send_replace(with_flush(&world.alice));
+    // The hub hears of it in its own time.
+    within(async {
+        while !matches!(again.ask(ToAgent::Intercept(closing(filtered(4)))).await, ToDeveloper::Intercept(_)) {}
+    })
+    .await;
+    within(world.to_flush.recv()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

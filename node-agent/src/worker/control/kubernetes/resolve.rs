@@ -10,7 +10,7 @@ use kube::core::{Selector, SelectorExt as _};
 use redir_api::{PortRef, ProbesSpec, Target, TargetKind};
 use redir_http::filter::Filter;
 use redir_tunnel::Pin;
-use redir_wire::{PodEntry, Probes, Refused, RefusedCode, Token, Wish, limits};
+use redir_wire::{EarlierConnections, PodEntry, Probes, Refused, RefusedCode, Token, Wish, limits};
 
 use super::{
     facts::{InterceptFacts, ObjectId, PodFacts, ServiceFacts},
@@ -59,6 +59,7 @@ pub(crate) struct Granted {
     pub(crate) key: Pin,
     pub(crate) filter: Option<Filter>,
     pub(crate) probes: ProbesSpec,
+    pub(crate) flush: bool,
     pub(crate) to: String,
 }
 
@@ -125,6 +126,7 @@ fn resolution(world: &World, intercept: &InterceptFacts, needs: &mut Needs) -> R
             key,
             filter: wanted.filter,
             probes: wanted.probes,
+            flush: wanted.flush,
             to: wanted.to,
         }),
         places,
@@ -315,11 +317,12 @@ impl ControlPlane for Resolved {
             ProbesSpec::App => Probes::App,
             ProbesSpec::Developer => Probes::Developer,
         };
+        let earlier = if granted.flush { EarlierConnections::Close } else { EarlierConnections::Stay };
         let made = Some((resolution.made, wish.token));
         let mut to = if granted.to.is_empty() { wish.to.clone() } else { granted.to.clone() };
         to.truncate(to.floor_char_boundary(limits::NAME));
         Ok(Grant {
-            wish: Wish { filter: None, probes, to, ..wish },
+            wish: Wish { filter: None, probes, earlier, to, ..wish },
             filter: granted.filter.clone(),
             looks_at: granted.filter.as_ref().map_or_else(String::new, filter::describe),
             what: format!("{}/{}", resolution.id.namespace, resolution.what),

@@ -276,6 +276,7 @@ fn a_mesh_pod_is_found_behind_its_proxy() {
 
 fn wish(token: Token) -> Wish {
     Wish {
+        earlier: redir_wire::EarlierConnections::Stay,
         token,
         selector: Selector::Pod("-".into()),
         port: 1,
@@ -340,6 +341,7 @@ fn standing(resolved: &Resolved, states: &[(u64, Liveness, &str)]) -> Standings 
     let pods = states.iter().map(|(number, state, reason)| {
         let name = PodName::new(&uid(*number)).unwrap();
         let told = redir_wire::PodState {
+            flushed: None,
             tls: None,
             pod: "x".into(),
             addresses: vec!["10.0.0.1".into()],
