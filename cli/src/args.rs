@@ -72,6 +72,8 @@ pub(crate) struct Intercept {
     pub(crate) conditions: Conditions,
     #[arg(long, help = help::PROBES)]
     pub(crate) probes: bool,
+    #[arg(long, help = help::FLUSH)]
+    pub(crate) flush: bool,
     #[arg(long, help = help::LOCAL_TLS)]
     pub(crate) local_tls: bool,
     #[arg(long, value_name = "SECONDS", help = help::WAIT)]

@@ -4,7 +4,8 @@
 //! which show.
 
 use redir_wire::{
-    Filter, InterceptEntry, Liveness, Owner, PodEntry, PodTls, RequestEvent, Takes, TunnelStatus, UnixMillis,
+    EarlierConnections, Filter, InterceptEntry, Liveness, Owner, PodEntry, PodFlush, PodTls, RequestEvent, Takes,
+    TunnelStatus, UnixMillis,
 };
 
 use crate::cluster::diagnosis::Check;
@@ -33,6 +34,8 @@ pub(crate) enum Event {
     Live(Live),
     /// A pod's port speaks TLS, and what becomes of it.
     Tls { agent: String, pod: String, port: u16, tls: PodTls, local: Option<Local> },
+    /// Connections from before were closed, or could not be.
+    Flushed { agent: String, pod: String, port: u16, flushed: PodFlush },
     /// A pod could not be intercepted, or no longer is.
     NotLive { agent: String, pod: String, state: Liveness, reason: String },
     /// An agent refused the whole wish.
@@ -98,6 +101,8 @@ pub(crate) struct Live {
     pub(crate) addresses: Vec<String>,
     /// Connections from before, which stay with the app.
     pub(crate) earlier_connections: u32,
+    /// What becomes of them.
+    pub(crate) earlier: EarlierConnections,
     /// From asking to steering.
     pub(crate) after_ms: u64,
     /// A request to try, if one is known that the filter matches.

@@ -49,6 +49,10 @@ fn value(event: &Event) -> Value {
             "event": "tls", "agent": agent, "pod": pod, "port": port, "state": fate(tls.fate),
             "local": gets.map(local), "reason": escape_sentence(&tls.sentence),
         }),
+        Event::Flushed { agent, pod, port, flushed } => json!({
+            "event": "flushed", "agent": agent, "pod": pod, "port": port, "closed": flushed.closed, "left": flushed.left,
+            "reason": Some(escape_sentence(&flushed.reason)).filter(|reason| !reason.is_empty()),
+        }),
         Event::NotLive { agent, pod, state, reason } => json!({
             "event": "refused", "agent": agent, "pod": pod, "state": liveness(*state), "reason": escape_sentence(reason),
         }),

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use redir_api::{FilterSpec, Intercept, InterceptSpec, ProbesSpec, TargetKind, TargetSpec, names};
 use redir_http::filter as judge;
 use redir_tunnel::Pin;
-use redir_wire::{Filter, Probes};
+use redir_wire::{EarlierConnections, Filter, Probes};
 
 use crate::trouble::Trouble;
 use crate::values::{PortName, Target};
@@ -25,6 +25,7 @@ pub(crate) struct ObjectWish {
     pub(crate) port: PortName,
     pub(crate) filter: Option<Filter>,
     pub(crate) probes: Probes,
+    pub(crate) earlier: EarlierConnections,
     pub(crate) key: Pin,
     /// `127.0.0.1:3000`
     pub(crate) to: String,
@@ -58,6 +59,7 @@ impl ObjectWish {
                     Probes::App => ProbesSpec::App,
                     Probes::Developer => ProbesSpec::Developer,
                 },
+                flush: self.earlier == EarlierConnections::Close,
                 developer_key: self.key.to_string(),
                 to: self.to.clone(),
                 user: self.user.clone(),
@@ -99,6 +101,7 @@ mod tests {
             port: "http".parse().unwrap(),
             filter: None,
             probes: Probes::App,
+            earlier: EarlierConnections::Stay,
             key: "sha256:47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU".parse().unwrap(),
             to: "127.0.0.1:3000".into(),
             user: "alice@laptop".into(),

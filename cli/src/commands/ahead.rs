@@ -103,7 +103,7 @@ fn selects(target: &Target, pod: &PodEntry) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use redir_wire::{Probes, Token};
+    use redir_wire::{EarlierConnections, Probes, Token};
 
     use super::*;
     use crate::service::Speaks;
@@ -115,6 +115,7 @@ mod tests {
             ports: crate::values::Ports { pod: 8080.try_into().unwrap(), own: 3000.try_into().unwrap() },
             filter: None,
             probes: Probes::App,
+            earlier: EarlierConnections::Stay,
             speaks: Speaks::Plaintext,
         };
         let labels = [("app".to_owned(), "web".to_owned()), ("tier".to_owned(), "front".to_owned())].into();

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use redir_tunnel::Identity;
-use redir_wire::{Filter, Probes};
+use redir_wire::{EarlierConnections, Filter, Probes};
 
 use super::ahead::{self, Ahead};
 use super::nodes::Nodes;
@@ -61,6 +61,7 @@ fn on_static_agents(args: args::Intercept, filter: Option<Filter>, reached: Reac
         ports: args.port.numbers(pod),
         filter,
         probes: probes(args.probes),
+        earlier: earlier(args.flush),
         speaks: speaks(args.local_tls),
     };
     super::with_runtime(args.reach.output, async move |screen| {
@@ -112,6 +113,7 @@ fn in_cluster(args: args::Intercept, selector: Option<LabelSet>, filter: Option<
             port: args.port.pod,
             filter: filter.clone(),
             probes: probes(args.probes),
+            earlier: earlier(args.flush),
             key: identity.pin(),
             to: Service(ports.own).address().to_string(),
             user: user::at_machine(),
@@ -119,13 +121,17 @@ fn in_cluster(args: args::Intercept, selector: Option<LabelSet>, filter: Option<
         let (lease, object) = Lease::start(&cluster, wish).await?;
         let token =
             object.metadata.uid.as_deref().and_then(redir_api::token).ok_or_else(|| Trouble::Failed(say::bug()))?;
+        if args.flush && !object.spec.flush {
+            screen.note(cluster_say::no_flush().to_owned());
+        }
         screen.tell(&Event::Created {
             intercept: lease.name().to_owned(),
             namespace: cluster.namespace.clone(),
             target: target.to_string(),
         });
         let speaks = speaks(args.local_tls);
-        let wanted = Wanted { token, target, ports, filter, probes: probes(args.probes), speaks };
+        let (probes, earlier) = (probes(args.probes), earlier(args.flush));
+        let wanted = Wanted { token, target, ports, filter, probes, earlier, speaks };
         let mut run = Run::new(screen, signals, child, identity, wanted);
         run.nodes = Some(Nodes::new(lease, found.pods, object));
         run.run().await
@@ -144,6 +150,10 @@ fn speaks(tls: bool) -> Speaks {
 
 fn probes(taken: bool) -> Probes {
     if taken { Probes::Developer } else { Probes::App }
+}
+
+fn earlier(flush: bool) -> EarlierConnections {
+    if flush { EarlierConnections::Close } else { EarlierConnections::Stay }
 }
 
 fn listen() -> Result<Signals, Trouble> {

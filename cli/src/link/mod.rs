@@ -16,7 +16,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use redir_tunnel::Identity;
-use redir_wire::{Filter, Probes, RefusedCode, Selector, ToDeveloper, Token, Wish};
+use redir_wire::{EarlierConnections, Filter, Probes, RefusedCode, Selector, ToDeveloper, Token, Wish};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -50,6 +50,8 @@ pub(crate) struct Wanted {
     /// `None`: every request.
     pub(crate) filter: Option<Filter>,
     pub(crate) probes: Probes,
+    /// What becomes of connections that the app has already.
+    pub(crate) earlier: EarlierConnections,
     /// What the developer's service speaks.
     pub(crate) speaks: Speaks,
 }
@@ -67,6 +69,7 @@ impl Wanted {
 
     fn wish(&self) -> Wish {
         Wish {
+            earlier: self.earlier,
             token: self.token,
             selector: selector(&self.target),
             port: self.ports.pod.get(),

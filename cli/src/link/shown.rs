@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use redir_wire::{Conflict, InterceptState, Liveness, Owner, PodState, PodTls, TlsFate};
+use redir_wire::{Conflict, InterceptState, Liveness, Owner, PodFlush, PodState, PodTls, TlsFate};
 
 use crate::curl::curl;
 use crate::events::{Clash, Event, Live, Local};
@@ -23,6 +23,7 @@ pub(crate) struct Shown {
     in_cluster: bool,
     pods: BTreeMap<String, Liveness>,
     tls: BTreeMap<String, PodTls>,
+    flushed: BTreeMap<String, PodFlush>,
     conflicts: BTreeMap<Key, Clash>,
     overlaps: BTreeMap<Key, Clash>,
     lost: BTreeSet<String>,
@@ -67,6 +68,7 @@ impl Shown {
         let mut tls = Vec::new();
         for pod in &state.pods {
             tls.extend(self.tls(agent, wanted, pod));
+            tls.extend(self.flushed(agent, wanted, pod));
             let before = self.pods.insert(pod.pod.clone(), pod.state);
             if before == Some(pod.state) {
                 continue;
@@ -98,6 +100,15 @@ impl Shown {
         Some(Event::Tls { agent: agent.to_owned(), pod: pod.pod.clone(), port: wanted.ports.pod.get(), tls, local })
     }
 
+    /// Connections from before were closed: told once, also over redials.
+    fn flushed(&mut self, agent: &str, wanted: &Wanted, pod: &PodState) -> Option<Event> {
+        let flushed = pod.flushed.clone()?;
+        if self.flushed.insert(pod.pod.clone(), flushed.clone()).as_ref() == Some(&flushed) {
+            return None;
+        }
+        Some(Event::Flushed { agent: agent.to_owned(), pod: pod.pod.clone(), port: wanted.ports.pod.get(), flushed })
+    }
+
     fn told_live(
         &mut self,
         agent: &str,
@@ -119,6 +130,7 @@ impl Shown {
             filter: wanted.filter.clone(),
             addresses: pod.addresses.clone(),
             earlier_connections: pod.earlier_connections,
+            earlier: wanted.earlier,
             after_ms,
             curl: curl(wanted.filter.as_ref(), tls.is_some(), host, wanted.ports.pod.get()),
             first: !std::mem::replace(&mut self.tried, true),
@@ -183,7 +195,7 @@ pub(crate) fn settled(state: &InterceptState) -> bool {
 #[cfg(test)]
 mod tests {
     use redir_http::filter::{Condition, Mode, Subject, Test};
-    use redir_wire::{Probes, Takes, Token, UnixMillis};
+    use redir_wire::{EarlierConnections, Probes, Takes, Token, UnixMillis};
 
     use super::*;
 
@@ -194,12 +206,14 @@ mod tests {
             ports: crate::values::Ports { pod: 8080.try_into().unwrap(), own: 3000.try_into().unwrap() },
             filter: None,
             probes: Probes::App,
+            earlier: EarlierConnections::Stay,
             speaks: Speaks::Plaintext,
         }
     }
 
     fn state(pods: &[(&str, Liveness)], conflicts: &[&str]) -> InterceptState {
         let pod = |(name, state): &(&str, Liveness)| PodState {
+            flushed: None,
             pod: (*name).to_owned(),
             addresses: vec!["10.0.0.2".into()],
             state: *state,
@@ -244,6 +258,7 @@ mod tests {
             Event::ConflictOver(clash) => format!("over {}", who(&clash)),
             Event::Overlap(clash) => format!("overlap {}", who(&clash)),
             Event::OverlapOver(clash) => format!("overlap over {}", who(&clash)),
+            Event::Flushed { pod, flushed, .. } => format!("flushed {pod} {}/{}", flushed.closed, flushed.left),
             Event::Tls { pod, tls, local, .. } => format!("tls {pod} {:?} {local:?}", tls.fate),
             other => panic!("{other:?}"),
         };
@@ -306,6 +321,18 @@ mod tests {
         assert_eq!(kinds(&mut shown, &with(TlsFate::Unread)), ["tls a Unread None"]);
         assert!(shown.tunnel_lost());
         assert_eq!(kinds(&mut shown, &with(TlsFate::Unread)), ["restored a"], "as it was before");
+    }
+
+    #[test]
+    fn closed_connections_are_told_once_also_after_a_redial() {
+        let mut shown = Shown::default();
+        let mut live = state(&[("a", Liveness::Live)], &[]);
+        assert_eq!(kinds(&mut shown, &live), ["live a true"]);
+        live.pods[0].flushed = Some(redir_wire::PodFlush { closed: 12, left: 1, reason: String::new() });
+        assert_eq!(kinds(&mut shown, &live), ["flushed a 12/1"]);
+        assert_eq!(kinds(&mut shown, &live), [""; 0]);
+        shown.tunnel_lost();
+        assert_eq!(kinds(&mut shown, &live), ["restored a"]);
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! What is said when something happens: one line each, two for a pod that is live.
 
 use redir_http::filter::{Condition, Mode, Subject, Test};
-use redir_wire::{Filter, InterceptEntry, Liveness, Owner, PodTls, RequestEvent, Takes, TlsFate, UnixMillis};
+use redir_wire::{
+    EarlierConnections, Filter, InterceptEntry, Liveness, Owner, PodFlush, PodTls, RequestEvent, Takes, TlsFate,
+    UnixMillis,
+};
 
 use crate::cluster::diagnosis::Finding;
 use crate::cluster::objects::Row;
@@ -26,6 +29,7 @@ pub(crate) fn lines(event: &Event, paint: Paint, now: UnixMillis) -> Vec<String>
             vec![format!("again  the intercept had expired and was made anew as {}", escape(intercept))]
         }
         Event::Live(live) => live_lines(live, paint),
+        Event::Flushed { agent: _, pod, port, flushed } => vec![flushed_line(pod, *port, flushed, paint)],
         Event::Tls { agent: _, pod, port, tls, local } => vec![tls_line(pod, *port, tls, *local, paint)],
         Event::NotLive { agent, pod, state, reason } => {
             let word = match state {
@@ -107,15 +111,42 @@ fn live_lines(live: &Live, paint: Paint) -> Vec<String> {
         escape(&live.agent),
         when::duration(live.after_ms.saturating_mul(1000)),
     )];
-    match live.earlier_connections {
-        0 => (),
-        1 => lines.push("      1 connection opened before stays with the app".to_owned()),
-        many => lines.push(format!("      {many} connections opened before stay with the app")),
+    match (live.earlier_connections, live.earlier) {
+        (0, _) => (),
+        (1, EarlierConnections::Stay) => lines.push("      1 connection opened before stays with the app".to_owned()),
+        (many, EarlierConnections::Stay) => {
+            lines.push(format!("      {many} connections opened before stay with the app"));
+        }
+        (1, EarlierConnections::Close) => lines.push("      1 connection opened before is closed once idle".to_owned()),
+        (many, EarlierConnections::Close) => {
+            lines.push(format!("      {many} connections opened before are closed once idle"));
+        }
     }
     if let (true, Some(curl)) = (live.first, &live.curl) {
         lines.push(format!("try   {}", escape_sentence(curl)));
     }
     lines
+}
+
+fn flushed_line(pod: &str, port: u16, flushed: &PodFlush, paint: Paint) -> String {
+    let connections = |count: u32| match count {
+        1 => "1 connection".to_owned(),
+        many => format!("{many} connections"),
+    };
+    let (colour, text) = match (flushed.reason.as_str(), flushed.left) {
+        ("", 0) => (Colour::Green, format!("{} opened before closed", connections(flushed.closed))),
+        ("", left) => {
+            let stay =
+                if left == 1 { "was in use all the time and stays" } else { "were in use all the time and stay" };
+            let closed = connections(flushed.closed);
+            (Colour::Yellow, format!("{closed} opened before closed; {} {stay} with the app", connections(left)))
+        }
+        (reason, _) => {
+            let reason = escape_sentence(reason);
+            (Colour::Yellow, format!("connections opened before were not closed: {reason}"))
+        }
+    };
+    format!("{} {}:{port}: {text}", paint.with(colour, "flush"), escape(pod))
 }
 
 fn tls_line(pod: &str, port: u16, tls: &PodTls, local: Option<Local>, paint: Paint) -> String {
@@ -501,6 +532,7 @@ mod tests {
             filter: Some(Filter { mode: Mode::All, conditions }),
             addresses: vec!["10.0.0.2".into()],
             earlier_connections,
+            earlier: EarlierConnections::Stay,
             after_ms: 41,
             curl: Some("curl -H 'x-user: alice' http://10.0.0.2:8080/api".to_owned()),
             first,

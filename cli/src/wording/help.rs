@@ -62,6 +62,7 @@ Examples:
 With -o json each line is an object with an `event`:
   connected   agent, address, developer
   live        agent, id, pod, port, to, local, addresses, earlier_connections, after_ms, curl
+  flushed     agent, pod, port, closed, left, reason (null, or why it could not be done)
   tls         agent, pod, port, state (unread, passed, decrypted, clear, other), local, reason
   refused     agent, pod (null: the whole wish), state, reason
   conflict    agent, pod, developer, yours, id, since, takes (everything, shared)
@@ -107,6 +108,7 @@ pub(crate) const BAGGAGE_PRESENT: &str = "A baggage member, whatever its value";
 pub(crate) const NOT: &str = "Turns the condition behind it around, such as --not --path-prefix /health";
 pub(crate) const ANY: &str = "One of the conditions is enough; without this flag all must hold";
 pub(crate) const PROBES: &str = "Take the kubelet's probes too; without this flag they go to the app";
+pub(crate) const FLUSH: &str = "Close connections that the app has already, once they are idle, so that their clients connect anew; beside a filter this needs a right of its own";
 pub(crate) const LOCAL_TLS: &str =
     "Your service speaks TLS, with any certificate; without this flag it gets plaintext, also where the app speaks TLS";
 pub(crate) const WAIT: &str = "How many seconds COMMAND may take until it answers on your port [default: 120]";

@@ -169,6 +169,7 @@ pub(crate) fn left(ids: &[Option<u64>]) -> ToDeveloper {
 /// The state of an intercept.
 pub(crate) fn state(wish: &Wish, id: u64, pods: &[(&str, Liveness, &str)]) -> InterceptState {
     let pod = |(name, state, reason): &(&str, Liveness, &str)| PodState {
+        flushed: None,
         pod: (*name).to_owned(),
         addresses: vec!["10.0.0.2".into()],
         state: *state,
