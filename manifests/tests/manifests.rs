@@ -136,6 +136,26 @@ fn roles_are_small_and_apart() {
 }
 
 #[test]
+fn closing_connections_beside_a_filter_is_a_right_that_no_role_has() {
+    let policy = find(&objects(POLICIES), "ValidatingAdmissionPolicy", "redir-intercepts");
+    let validations = policy["spec"]["validations"].as_array().unwrap();
+    let checks = |verb: &str| {
+        let check = format!(".check('{verb}').allowed()");
+        validations.iter().filter(|one| one["expression"].as_str().unwrap().matches(&check).count() == 2).count()
+    };
+    assert_eq!((checks("intercept"), checks("flush")), (1, 1));
+    let objects = objects(POLICIES);
+    for role in objects.iter().filter(|object| object["kind"] == "ClusterRole") {
+        assert!(!rights(role).iter().any(|right| right.ends_with(" flush")), "{role}");
+    }
+    // Where no policy checks it there is no such field.
+    for (server, there) in [(OLDEST, false), (Minor(29), false), (POLICIES, true)] {
+        let text = serde_json::to_string(&self::objects(server)).unwrap();
+        assert_eq!(text.contains("\"flush\":{"), there, "{server:?}");
+    }
+}
+
+#[test]
 fn policies_name_every_kind_of_target() {
     let policy = find(&objects(POLICIES), "ValidatingAdmissionPolicy", "redir-intercepts");
     let kinds = policy["spec"]["variables"][0]["expression"].as_str().unwrap();

@@ -47,6 +47,10 @@ pub struct InterceptSpec {
     /// Who answers the kubelet's probes.
     #[serde(default)]
     pub probes: ProbesSpec,
+    /// Whether connections that the app accepted on the port before are closed once they are idle, so that their clients
+    /// connect anew. With a filter this needs the verb `flush` on the target beside `intercept`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub flush: bool,
     /// The developer's public key: `sha256:` and the SHA-256 of its SubjectPublicKeyInfo in unpadded base64url. Only the
     /// tunnel of this key is given requests.
     #[schemars(regex(pattern = r"^sha256:[A-Za-z0-9_-]{43}$"))]

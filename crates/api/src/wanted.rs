@@ -21,6 +21,8 @@ pub struct Wanted {
     pub filter: Option<Filter>,
     /// Who answers the kubelet's probes.
     pub probes: ProbesSpec,
+    /// Whether connections from before are closed once they are idle.
+    pub flush: bool,
     /// The developer's public key, as it is written: whoever compares keys reads it.
     pub developer_key: String,
     /// Where the developer's service listens, for people.
@@ -122,6 +124,7 @@ impl Intercept {
             port: port(&spec.port)?,
             filter: spec.filter.as_ref().map(Filter::try_from).transpose()?,
             probes: spec.probes,
+            flush: spec.flush,
             developer_key: spec.developer_key.clone(),
             to: spec.to.clone(),
             user: spec.user.clone(),
