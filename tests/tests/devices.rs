@@ -110,6 +110,15 @@ both!(devices_that_come_later_are_intercepted, USUAL, |w| {
         }
         intercepted(w, net)?;
     }
+    // A load balancer's address on `lo`, as where answers go back by themselves.
+    w.pod().namespace.ip("addr add 10.210.99.9/32 dev lo")?;
+    w.client().namespace.ip("route add 10.210.99.9 via 10.210.6.2")?;
+    let balanced = [10, 210, 99, 9].into();
+    redir_rig::wait::until_true("the address on lo to be intercepted", SOON, || {
+        Ok(ask(w, balanced)?.1.starts_with("blue"))
+    })?;
+    assert_eq!(ask(w, balanced)?, ("green 10.210.6.1\n".to_owned(), "blue 127.0.0.1\n".to_owned()));
+    w.pod().namespace.ip("addr del 10.210.99.9/32 dev lo")?;
     // One goes, another is down for a moment: the rest goes on.
     w.pod()
         .namespace

@@ -95,6 +95,26 @@ fn a_pod_with_a_tun_device_is_armed() {
 }
 
 #[test]
+fn devices_of_every_kind_that_packets_can_take_are_given_programs() {
+    let mut rig = Rig::new(Attach::Auto);
+    rig.ip("tuntap add tap0 mode tap\nlink add vx0 type vxlan id 7 remote 10.210.1.1 dstport 4789\nlink add br9 type bridge");
+    rig.ip("link add mac0 link eth0 type macvlan\nlink add port0 type veth peer name far0\nlink set port0 master br9");
+    let devices = ["tap0", "vx0", "br9", "mac0"];
+    for (n, device) in devices.iter().enumerate() {
+        rig.ip(&format!("addr add 10.9.{n}.2/24 dev {device}\nlink set {device} up"));
+    }
+    rig.ip("link set port0 up");
+    let _worker_holds = rig.arm(8080).expect("armed");
+    let programs = rig.programs();
+    assert!(devices.iter().all(|device| Rig::both_on(&programs, device)), "{programs}");
+    assert!(!programs.contains("port0"), "what it receives is the bridge's: {programs}");
+    rig.ask(Request::Disarm { pod: web(), port: 8080 }).expect("disarmed");
+    rig.ask(Request::Release { pod: web() }).expect("released");
+    devices.iter().chain(&["port0"]).for_each(|device| rig.ip(&format!("link del {device}")));
+    rig.assert_restored();
+}
+
+#[test]
 fn devices_and_addresses_that_come_later_are_taken_and_those_that_go_are_forgotten() {
     for attach in BOTH {
         let mut rig = Rig::new(attach);
