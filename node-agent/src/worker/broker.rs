@@ -10,7 +10,7 @@ mod pending;
 mod shelf;
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fmt, io,
     net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
     os::fd::{AsFd, OwnedFd},

@@ -512,10 +512,14 @@ mod tests {
     };
 
     fn upstream(broker: &Broker) -> Upstream {
+        upstream_at(broker, Vec::new())
+    }
+
+    fn upstream_at(broker: &Broker, addresses: Vec<IpAddr>) -> Upstream {
         Upstream::new(UpstreamParts {
             pod: PodName::new("web-1").unwrap(),
             broker: broker.clone(),
-            addresses: PodAddresses::default(),
+            addresses: PodAddresses::from(addresses),
             first_hand: FirstHand::App,
             turned: Turned::map(&turned::nothing_noted().into()).unwrap(),
             ranges: Ranges::LowFirst,
@@ -585,9 +589,9 @@ mod tests {
         let (broker, driver, _events) = broker::start(ours, Path::new("agent.toml")).unwrap();
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(driver.run());
-        let (upstream, other) = (upstream(&broker), upstream(&broker));
         let bind: SocketAddr = "10.0.0.1:0".parse().unwrap();
-        upstream.expect(bind.ip());
+        let [upstream, other] = [(); 2].map(|()| upstream_at(&broker, vec![bind.ip()]));
+        upstream.expect();
         tasks.spawn(upstream.clone().refill());
         answer_once(&guardian).await;
         let slow = broker.clone();

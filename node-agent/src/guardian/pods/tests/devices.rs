@@ -13,17 +13,11 @@ impl Rig {
         self.topology.pod().namespace.ip(batch).expect("ip");
     }
 
-    fn look(&mut self) -> Vec<Granted> {
-        let now = Instant::now();
-        let changed = self.pods.next_changed(now);
-        changed.map(|name| self.pods.look(&name, now, &mut |_, _| {})).unwrap_or_default()
-    }
-
     /// Does what the supervisor does when a pod's monitor is readable, until nothing more is to be done or told.
     fn look_until(&mut self, what: &str, done: impl Fn(&Told, &str) -> bool) -> Told {
         let mut told = Told::default();
         wait::until_true(what, SOON, || {
-            for (reply, links) in self.look() {
+            for (reply, links) in look(&mut self.pods) {
                 told.take(reply, links);
             }
             Ok(done(&told, &self.programs()))
@@ -47,6 +41,13 @@ impl Rig {
         let count = |program| Self::attached(programs, device, program);
         count("redir_steer") == 1 && count("redir_reflect") == 1
     }
+}
+
+/// Looks at a pod that has changed, as the supervisor does.
+fn look(pods: &mut Pods) -> Vec<Granted> {
+    let now = Instant::now();
+    let changed = pods.next_changed(now);
+    changed.map(|name| pods.look(&name, now, &mut |_, _| {})).unwrap_or_default()
 }
 
 /// What the worker would know.
@@ -197,12 +198,13 @@ fn a_pod_that_changes_all_the_time_is_looked_at_seldom_and_an_overrun_loses_noth
     let flood: String = (0..4000)
         .map(|n| format!("addr add 10.9.{}.{}/32 dev eth0\naddr del 10.9.{0}.{1}/32 dev eth0\n", n / 250, n % 250 + 1))
         .collect();
-    let namespace = &rig.topology.pod().namespace;
+    let Rig { topology, pods, .. } = &mut rig;
+    let namespace = &topology.pod().namespace;
     let mut looks = 0;
     std::thread::scope(|scope| {
         let flooding = scope.spawn(|| namespace.ip(&flood).expect("ip"));
         while !flooding.is_finished() {
-            looks += usize::from(!rig.look().is_empty());
+            looks += usize::from(!look(pods).is_empty());
         }
     });
     assert!(looks < 40, "{looks} looks with news at 8000 changes");
