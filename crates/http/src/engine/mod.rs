@@ -67,6 +67,8 @@ pub struct Engine {
     outbound: Outbound,
     /// Bit n: the n-th oldest outstanding request is a HEAD.
     heads: u64,
+    /// Bit n: the n-th oldest outstanding request has an effect each time it is sent.
+    once: u64,
     /// Who has the outstanding requests and the body in flight; once opaque, the connection.
     current: Origin,
     outstanding: u8,
@@ -85,6 +87,8 @@ pub struct Engine {
     last: bool,
     /// The newest request's body is held back by the client (`Expect: 100-continue`).
     expecting: bool,
+    /// The oldest outstanding request had an interim answer.
+    interim: bool,
     /// The relay was told to close the client.
     over: bool,
 }
@@ -117,6 +121,7 @@ impl Engine {
             inbound: Inbound::Head(RequestHead::new()),
             outbound: Outbound::Head(ResponseHead::new()),
             heads: 0,
+            once: 0,
             current: Origin::App,
             outstanding: 0,
             hold: Hold::No,
@@ -128,6 +133,7 @@ impl Engine {
             began: false,
             last: false,
             expecting: false,
+            interim: false,
             over: false,
         }
     }
@@ -168,6 +174,18 @@ impl Engine {
         possible
     }
 
+    /// Whether the outstanding requests may be sent once more, on a new leg, where theirs ended before any byte of an
+    /// answer, as a server's does that closes an idle connection just when it is used again. A client may do that with
+    /// idempotent requests alone (RFC 9110, 9.2.2; RFC 9112, 9.3.1), unless nothing of the newest was written there
+    /// (`unsent`).
+    #[must_use]
+    pub fn may_resend(&self, unsent: bool) -> bool {
+        let untouched = !self.interim && matches!(&self.outbound, Outbound::Head(head) if head.is_new());
+        let delivered = self.outstanding.saturating_sub(u8::from(unsent));
+        let theirs = u64::MAX.checked_shr(u64::BITS - u32::from(delivered)).unwrap_or(0);
+        self.outstanding > 0 && untouched && self.once & theirs == 0 && self.opaque.is_none() && !self.over
+    }
+
     /// The agent answers the oldest outstanding request itself, because its origin did not (no byte of an answer was
     /// forwarded). For each outstanding request once, or until the connection cannot go on.
     pub fn refuse(&mut self) -> Refusal {
@@ -189,6 +207,8 @@ impl Engine {
     fn finish(&mut self) {
         self.outstanding = self.outstanding.saturating_sub(1);
         self.heads >>= 1;
+        self.once >>= 1;
+        self.interim = false;
         self.outbound = Outbound::Head(ResponseHead::new());
         if self.outstanding == 0 {
             self.hold = Hold::No;

@@ -11,6 +11,11 @@ use crate::{Ambiguity, OpaqueReason};
 /// The first byte of every TLS connection: the record type "handshake".
 const TLS_HANDSHAKE: u8 = 0x16;
 
+/// Whether a request of this method may be sent twice (RFC 9110, 9.2.2). Methods of other documents are taken as if not.
+fn is_idempotent(method: &[u8]) -> bool {
+    matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE")
+}
+
 impl Engine {
     /// What to do with the client's unread bytes, all of them in one slice; `table` decides the requests that begin.
     pub fn client(&mut self, unread: &[u8], table: &Table) -> Step {
@@ -111,7 +116,8 @@ impl Engine {
             return Ok(Step::Wait);
         }
         let (path, _) = head.path_and_query(unread);
-        let begins = Begins { method: head.method(), path, index };
+        let idempotent = unread.get(head.method()).is_some_and(is_idempotent);
+        let begins = Begins { method: head.method(), path, index, idempotent };
         let (len, facts) = (head.len(), *head.facts());
         self.hold = match asked {
             Asked::Connect => Hold::Connect,
@@ -120,6 +126,7 @@ impl Engine {
         };
         self.last = facts.closes();
         self.heads |= u64::from(asked == Asked::Head) << self.outstanding;
+        self.once |= u64::from(!idempotent) << self.outstanding;
         self.outstanding += 1;
         self.current = to;
         self.began = true;

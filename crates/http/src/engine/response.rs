@@ -82,6 +82,7 @@ impl Engine {
             101 => return Err(Ambiguity::UpgradeUnasked),
             200..=299 if asked == Asked::Connect => return Ok(self.switched(OpaqueReason::Tunnel, len, code)),
             100..=199 => {
+                self.interim = true;
                 self.outbound = Outbound::Head(ResponseHead::new());
                 return Ok(Reply::Forward { len, status: None, finished: false, ends: false });
             }

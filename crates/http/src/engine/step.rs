@@ -48,6 +48,8 @@ pub struct Begins {
     pub path: Range<usize>,
     /// Which filter of the table of this call it matched.
     pub index: Option<usize>,
+    /// Whether sending it twice means the same as sending it once.
+    pub idempotent: bool,
 }
 
 /// What to do with an origin's bytes.
@@ -98,8 +100,8 @@ pub enum OriginEnd {
     Idle,
     /// Its answer ended with it, or had ended before the request did: close the client.
     Finished,
-    /// The oldest outstanding request has no answer: [`super::Engine::refuse`] for a developer; for the app pass on its unread
-    /// bytes and its end.
+    /// The oldest outstanding request has no answer. A developer: [`super::Engine::may_resend`] on a leg that was used
+    /// before, else [`super::Engine::refuse`]. The app: pass on its unread bytes and its end.
     Unanswered,
     /// In the middle of an answer: reset the client; for the app pass on its unread bytes and its end.
     Cut,

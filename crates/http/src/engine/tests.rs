@@ -275,3 +275,50 @@ fn after_a_developers_last_answer_nothing_is_the_apps() {
     assert_eq!(answer(&mut engine, DEV, closing), (true, true));
     assert_eq!(engine.client(b"get odd", &table()), Step::Wait, "the client was told that the connection ends");
 }
+
+#[test]
+fn what_may_be_sent_again_on_a_new_leg() {
+    let line = |method: &str| format!("{method} /dev HTTP/1.1\r\n\r\n").into_bytes();
+    for (method, idempotent) in [
+        ("GET", true),
+        ("HEAD", true),
+        ("OPTIONS", true),
+        ("TRACE", true),
+        ("PUT", true),
+        ("DELETE", true),
+        ("POST", false),
+        ("PATCH", false),
+        ("CONNECT", false),
+        ("PROPFIND", false),
+        ("GETS", false),
+    ] {
+        let target = if method == "CONNECT" { "CONNECT a:1 HTTP/1.1\r\n\r\n".into() } else { line(method) };
+        let everything = Table::new([(Key(7), Filter::everything())]);
+        let mut engine = engine();
+        let Step::Forward { begins: Some(begins), .. } = engine.client(&target, &everything) else {
+            panic!("{method}")
+        };
+        assert_eq!(begins.idempotent, idempotent, "{method}");
+        assert_eq!(engine.may_resend(false), idempotent, "{method}");
+        assert!(engine.may_resend(true), "nothing of it was sent: {method}");
+    }
+    let mut engine = engine();
+    assert!(!engine.may_resend(false) && !engine.may_resend(true), "nothing is outstanding");
+    send(&mut engine, MATCHED, DEV);
+    send(&mut engine, &line("POST"), DEV);
+    assert!(!engine.may_resend(false) && engine.may_resend(true));
+    send(&mut engine, MATCHED, DEV);
+    assert!(!engine.may_resend(true), "the one before it was sent");
+    answer(&mut engine, DEV, OK);
+    answer(&mut engine, DEV, OK);
+    assert!(engine.may_resend(false), "only the last one is without an answer");
+    answer(&mut engine, DEV, b"HTTP/1.1 103 Early Hints\r\n\r\n");
+    assert!(!engine.may_resend(false), "an answer has begun");
+    answer(&mut engine, DEV, OK);
+    for _ in 0..MAX_OUTSTANDING {
+        send(&mut engine, MATCHED, DEV);
+    }
+    assert!(engine.may_resend(false));
+    assert_eq!(engine.response(DEV, b"HTTP/1.1 200 OK\r\n"), Reply::NeedMore);
+    assert!(!engine.may_resend(false));
+}

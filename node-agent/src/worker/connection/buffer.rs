@@ -50,6 +50,14 @@ impl Buffer {
         self.bytes.advance(count);
     }
 
+    /// Puts bytes that were taken before the unread ones again.
+    pub(super) fn put_back(&mut self, taken: &[u8]) {
+        let mut bytes = BytesMut::with_capacity(taken.len() + self.bytes.len());
+        bytes.extend_from_slice(taken);
+        bytes.extend_from_slice(&self.bytes);
+        self.bytes = bytes;
+    }
+
     /// Hands everything over.
     pub(super) fn take_all(&mut self) -> Bytes {
         mem::take(&mut self.bytes).freeze()

@@ -64,7 +64,8 @@ impl Exchange<'_> {
         self.writing = None;
         let leg = &mut self.legs[index];
         leg.ask = !leg.down.is_empty();
-        leg.answered |= writing.finished;
+        // An answer of the agent's own, for a leg that has ended, is none of the leg's.
+        leg.answered |= writing.finished && leg.end.is_none();
         if writing.finished {
             self.answered(writing.ends);
         }
@@ -126,6 +127,7 @@ impl Exchange<'_> {
         let from = self.legs[index].origin;
         match reply {
             Reply::Forward { len, status, finished, ends } => {
+                self.outstanding.answering();
                 if let Some(status) = status {
                     self.outstanding.status(status);
                 }

@@ -6,7 +6,7 @@ use redir_http::{
 };
 
 use super::{
-    exchange::{AppGone, ClientSide, End, Exchange, Judge, Writing},
+    exchange::{AppGone, ClientSide, End, Exchange, Judge, Sending, Writing},
     leg::{LegEnd, LegError},
     refusal::{self, Asked},
     transport::Ending,
@@ -118,14 +118,53 @@ impl Exchange<'_> {
                 self.write_rest(index);
             }
             OriginEnd::Finished | OriginEnd::Cut => return Err(End::Reset("developer_cut")),
-            // The service ended a connection that was kept alive just when it was used again. Clients know that, and try
-            // again where they may; an answer of the agent's own they would take for the service's.
-            OriginEnd::Unanswered if self.legs[index].answered && !failed && self.legs[index].down.is_empty() => {
-                self.closing = Some("developer_closed");
+            // The service ended a connection that was kept alive just when it was used again. Where the request may not be
+            // sent twice, its client gets to know what it would know without the agent, and tries again if it may; an
+            // answer of the agent's own it would take for the service's.
+            OriginEnd::Unanswered if self.ended_while_kept(index) => {
+                if !self.resend(index) {
+                    self.closing = Some("developer_closed");
+                }
             }
             OriginEnd::Unanswered => self.refuse(index),
         }
         Ok(())
+    }
+
+    /// Whether a service that had answered on this leg before has ended it, and has not begun to answer again.
+    fn ended_while_kept(&self, index: usize) -> bool {
+        let leg = &self.legs[index];
+        let by_service = match &leg.end {
+            Some(LegEnd::Failed(error)) => error.is_services_end(),
+            Some(LegEnd::Fin) | None => true,
+        };
+        leg.answered && by_service && leg.down.is_empty()
+    }
+
+    /// Sends what is unanswered once more, on a new leg; to the app if the intercept has ended meanwhile. False: it may
+    /// not be, or is not kept.
+    fn resend(&mut self, index: usize) -> bool {
+        let (Judge::Http(engine), Origin::Developer(key)) = (&self.judge, self.legs[index].origin) else {
+            return false;
+        };
+        let plan = self.route.plan();
+        let intercept = plan.as_deref().and_then(|plan| plan.intercept(key));
+        if !engine.may_resend(self.outstanding.newest_unsent()) || (intercept.is_none() && engine.outstanding() > 1) {
+            return false;
+        }
+        let Some(sent) = self.outstanding.take_sent() else { return false };
+        tracing::debug!(client = %self.route.client, "a developer's leg was closed when it was used again: sent on a new one");
+        let left = sent.len() + self.sending.map_or(0, |sending| sending.left);
+        self.up.put_back(&sent);
+        self.sending = (left > 0).then_some(Sending { to: Origin::Developer(key), left });
+        let Some(intercept) = intercept else { return self.fall_back(index) };
+        let mut leg = self.route.developer(intercept);
+        if self.client_side == ClientSide::Told {
+            leg.want_fin(self.client.ending());
+        }
+        // What was cut off there must not look like a whole request: dropped, it is reset.
+        self.legs[index] = leg;
+        true
     }
 
     pub(super) fn opaque_ended(&mut self, origin: Origin) -> Result<(), End> {

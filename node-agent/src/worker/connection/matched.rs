@@ -7,6 +7,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
+use super::sent::Sent;
 use crate::worker::plan::{Intercept, RequestEvent};
 
 /// A request that went to a developer.
@@ -18,6 +19,7 @@ pub(in crate::worker) struct Matched {
     method: String,
     path: String,
     status: u16,
+    sent: Sent,
 }
 
 impl Matched {
@@ -30,7 +32,13 @@ impl Matched {
             method: String::from_utf8_lossy(method).into_owned(),
             path: String::from_utf8_lossy(path).into_owned(),
             status: 0,
+            sent: Sent::default(),
         }
+    }
+
+    /// What is written of it is kept, to be sent again where its leg ends without an answer.
+    pub(super) fn kept(self) -> Self {
+        Matched { sent: Sent::Nothing { keep: true }, ..self }
     }
 
     /// It was answered with this status.
@@ -83,6 +91,35 @@ impl Outstanding {
     /// Nothing went to a developer after all.
     pub(super) fn clear(&mut self) {
         self.0.clear();
+    }
+
+    /// These bytes of the newest request were written to its leg.
+    pub(super) fn written(&mut self, bytes: &[u8]) {
+        let kept = self.0.iter().flatten().map(|matched| matched.sent.kept()).sum();
+        if let Some(Some(newest)) = self.0.back_mut() {
+            newest.sent.written(bytes, kept);
+        }
+    }
+
+    /// The oldest request is being answered: it cannot be sent again.
+    pub(super) fn answering(&mut self) {
+        if let Some(Some(oldest)) = self.0.front_mut() {
+            oldest.sent = Sent::Forgotten;
+        }
+    }
+
+    /// Whether nothing of the newest request was written to its leg.
+    pub(super) fn newest_unsent(&self) -> bool {
+        matches!(self.0.back(), Some(Some(newest)) if matches!(newest.sent, Sent::Nothing { .. }))
+    }
+
+    /// Everything that was written of the requests, if it was kept. It is not kept again.
+    pub(super) fn take_sent(&mut self) -> Option<Vec<u8>> {
+        let mut all = Vec::new();
+        for matched in &mut self.0 {
+            all.extend(std::mem::replace(&mut matched.as_mut()?.sent, Sent::Forgotten).take()?);
+        }
+        Some(all)
     }
 
     /// The oldest request, if it went to a developer.

@@ -15,6 +15,7 @@ pub(super) mod matched;
 mod over;
 pub(super) mod refusal;
 pub(super) mod route;
+mod sent;
 #[cfg(test)]
 mod tests;
 pub(super) mod transport;

@@ -59,6 +59,9 @@ impl Exchange<'_> {
         match leg.poll_write(cx, &self.up.unread()[..left]) {
             Poll::Pending => false,
             Poll::Ready(count) => {
+                if to != Origin::App {
+                    self.outstanding.written(&self.up.unread()[..count]);
+                }
                 self.up.take(count);
                 self.sent_up(to, left - count);
                 true
@@ -172,11 +175,13 @@ impl Exchange<'_> {
             }
             Origin::Developer(key) => {
                 self.access.count_developer();
+                let reused = self.outstanding.len() > 0 || self.leg(to).is_some_and(|leg| leg.answered);
                 match plan.and_then(|plan| plan.intercept(key)) {
                     Some(intercept) => {
                         let unread = self.up.unread();
                         let (method, path) = (&unread[begins.method.clone()], &unread[begins.path.clone()]);
-                        self.outstanding.push(Matched::new(intercept.clone(), method, path));
+                        let matched = Matched::new(intercept.clone(), method, path);
+                        self.outstanding.push(if reused && begins.idempotent { matched.kept() } else { matched });
                     }
                     // The table of this plan names it; a request without an entry would shift the others.
                     None => self.outstanding.push_app(),

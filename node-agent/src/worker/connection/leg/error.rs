@@ -39,6 +39,11 @@ impl LegError {
         matches!(self, LegError::Developer(DeveloperError::Code(StreamCode::Reset)))
     }
 
+    /// Whether the developer's service ended the connection, or takes nothing more from it.
+    pub(in super::super) fn is_services_end(&self) -> bool {
+        matches!(self, LegError::Developer(DeveloperError::Code(StreamCode::Reset | StreamCode::Unread)))
+    }
+
     /// Whether a failed write is no reason to stop reading: a service may answer and close before it has read all.
     pub(super) fn told_to_reader(&self) -> bool {
         match self {
