@@ -412,6 +412,67 @@ mod tests {
         assert_eq!(copy.await.unwrap().unwrap(), 20_000_000);
     }
 
+    /// Copies to a reader that does not read, until nothing moves any more: bytes that the copy has taken, and bytes of
+    /// them that it has passed on.
+    async fn stalled() -> (u64, u64) {
+        let (client, client_side) = pair().await;
+        let (app_side, app) = pair().await;
+        tokio::spawn(send(client, 50_000_000));
+        let count = AtomicU64::new(0);
+        {
+            let mut copy = std::pin::pin!(copy(&client_side, &app_side, &count));
+            let mut before = 0;
+            loop {
+                assert!(timeout(Duration::from_millis(300), &mut copy).await.is_err(), "there is more than fits");
+                let now = count.load(Ordering::Relaxed);
+                if now > 0 && now == before {
+                    break;
+                }
+                before = now;
+            }
+        }
+        // Nobody copies any more: what comes now was passed on.
+        let (taken, mut passed) = (count.into_inner(), 0);
+        let mut block = vec![0; 64_000];
+        while let Ok(true) = timeout(Duration::from_secs(1), app.readable()).await.map(|ready| ready.is_ok()) {
+            match app.try_read(&mut block) {
+                Ok(0) => break,
+                Ok(count) => passed += count as u64,
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+        }
+        (taken, passed)
+    }
+
+    /// In a process of its own: the budget is the whole agent's, and other tests want to hold something.
+    #[test]
+    fn beyond_the_budget_nothing_is_held() {
+        const ALONE: &str = "REDIR_TEST_BUDGET";
+        if std::env::var_os(ALONE).is_none() {
+            let name = "worker::relay::tests::beyond_the_budget_nothing_is_held";
+            let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
+            let output = alone.args(["--exact", name, "--nocapture"]).env(ALONE, "1").output().unwrap();
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(
+                output.status.success() && said.contains("1 passed"),
+                "{said}{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+            return;
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (taken, passed) = stalled().await;
+            assert!(taken > passed, "within the budget the rest of a read is held: {taken} of {passed}");
+            assert_eq!(HELD.load(Ordering::Relaxed), 0, "it is given back");
+            let mut others = Share::default();
+            others.set(HELD_BUDGET);
+            let (taken, passed) = stalled().await;
+            assert_eq!(taken, passed, "bytes stay in the kernel");
+            assert_eq!(HELD.load(Ordering::Relaxed), HELD_BUDGET);
+        });
+    }
+
     #[tokio::test]
     async fn an_idle_relay_is_small() {
         let (client, _client_side) = pair().await;

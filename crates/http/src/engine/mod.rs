@@ -89,6 +89,8 @@ pub struct Engine {
     expecting: bool,
     /// The oldest outstanding request had an interim answer.
     interim: bool,
+    /// The connection ends with the body that is on its way: its answer is through, and no other follows.
+    ending: bool,
     /// The relay was told to close the client.
     over: bool,
 }
@@ -134,6 +136,7 @@ impl Engine {
             last: false,
             expecting: false,
             interim: false,
+            ending: false,
             over: false,
         }
     }
@@ -155,6 +158,24 @@ impl Engine {
     pub fn idle(&self) -> bool {
         let fresh = matches!(&self.inbound, Inbound::Head(head) if head.is_new());
         fresh && self.outstanding == 0 && self.opaque.is_none() && self.doomed.is_none()
+    }
+
+    /// Whether no message follows: the client is closed once everything before is written.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Whether the connection ends with the body that is on its way ([`OriginEnd::Early`]).
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        self.ending
+    }
+
+    /// Whether a developer's answer cannot be read: it goes on until its leg ends, or says nothing for a while.
+    #[must_use]
+    pub fn is_unreadable(&self) -> bool {
+        self.unreadable.is_some()
     }
 
     /// Whether `leg` can close, or be opened again, without anyone noticing.
@@ -217,9 +238,17 @@ impl Engine {
             match self.current {
                 // The app closes by itself, or not: from here on that is between the client and the app.
                 Origin::App => self.doomed = self.doomed.or(Some(why)),
-                Origin::Developer(_) => self.over = true,
+                Origin::Developer(_) => self.end(why),
             }
         }
+    }
+
+    /// A developer's answer was the last one. What it left of its request's body still goes to the developer, who may read
+    /// it or not, unless only the client knows whether it is a body.
+    fn end(&mut self, why: OpaqueReason) {
+        let body = why == OpaqueReason::AfterClose && self.outstanding == 0 && matches!(self.inbound, Inbound::Body(_));
+        self.ending |= body;
+        self.over |= !body;
     }
 
     /// Hands the connection to its current origin.

@@ -31,15 +31,13 @@ impl Engine {
         if unread.is_empty() {
             return Step::NeedMore;
         }
-        if let Some(why) = self.unreadable {
-            self.over = true;
-            return Step::Reset { why };
-        }
         match &mut self.inbound {
             Inbound::Body(body) => match body.advance(unread) {
                 Ok(len) => self.body(len),
                 Err(why) => self.malformed(why),
             },
+            // Where that answer ends only the client knows: what it says next belongs to a connection of its own.
+            Inbound::Head(_) if self.unreadable.is_some() => Step::Wait,
             Inbound::Head(_) => self.head(unread, table),
         }
     }
@@ -61,6 +59,7 @@ impl Engine {
         let complete = matches!(&self.inbound, Inbound::Body(body) if body.is_done());
         if complete {
             self.inbound = Inbound::Head(RequestHead::new());
+            self.over |= self.ending;
         }
         Step::Forward { to: self.current, len, begins: None, complete }
     }

@@ -39,14 +39,14 @@ impl Engine {
             return OriginEnd::Idle;
         }
         if self.outstanding == 0 {
-            self.over = true;
-            return OriginEnd::Finished;
+            self.ending = true;
+            return OriginEnd::Early;
         }
         match &self.outbound {
             Outbound::Head(_) => OriginEnd::Unanswered,
             Outbound::Body(Body::UntilClose) => {
                 self.finish();
-                OriginEnd::Finished
+                if self.ending { OriginEnd::Early } else { OriginEnd::Finished }
             }
             Outbound::Body(_) => OriginEnd::Cut,
         }
@@ -76,7 +76,13 @@ impl Engine {
             _ => Asked::Other,
         };
         let (len, code, closes) = (head.len(), head.code(), head.facts().closes());
-        let mut body = Body::of_response(head, asked)?;
+        let mut body = match Body::of_response(head, asked) {
+            // It ends with its head, whatever that announces (RFC 9112, 6.3). What follows answers nothing.
+            Err(Ambiguity::BodyForbidden) if self.current != Origin::App && matches!(code, 100..=199 | 204) => {
+                Body::Length(0)
+            }
+            body => body?,
+        };
         match code {
             101 if self.hold == Hold::Upgrade && newest => return Ok(self.switched(OpaqueReason::Upgraded, len, code)),
             101 => return Err(Ambiguity::UpgradeUnasked),
@@ -119,7 +125,7 @@ impl Engine {
     }
 
     /// An answer that two clients could read differently. The app's: its client reads it alone from here. A developer's:
-    /// it goes on until the leg ends, and the client connection ends with it.
+    /// it goes on until the leg ends or is quiet, and the client connection ends with it.
     fn unreadable(&mut self, why: Ambiguity, len: usize) -> Reply {
         if self.current == Origin::App {
             let why = OpaqueReason::Ambiguous(why);
@@ -132,9 +138,10 @@ impl Engine {
         Reply::Forward { len, status: None, finished: false, ends: true }
     }
 
-    /// Whether a request's body is on its way.
+    /// Who gets the request's body that is on its way.
     #[must_use]
-    pub fn sending(&self) -> bool {
-        self.opaque.is_none() && matches!(self.inbound, Inbound::Body(_))
+    pub fn sending_to(&self) -> Option<Origin> {
+        let sending = self.opaque.is_none() && !self.over && matches!(self.inbound, Inbound::Body(_));
+        sending.then_some(self.current)
     }
 }

@@ -63,7 +63,8 @@ pub enum Reply {
         status: Option<u16>,
         /// Whether the answer to the oldest outstanding request ends with these bytes. Ask [`super::Engine::client`] again.
         finished: bool,
-        /// Whether the client connection must be closed once this answer is finished (a developer's answer said so).
+        /// Whether the client connection must be closed once this answer is finished (a developer's answer said so), and
+        /// its request's body: [`super::Engine::is_over`] says when.
         ends: bool,
     },
     /// Keep the unread bytes, read more, and ask again with all of them.
@@ -98,8 +99,11 @@ pub enum OriginEnd {
     /// Nothing was asked of it. The app: close the client once a developer's answers are through. A developer: drop the
     /// leg, and open it again for the next match.
     Idle,
-    /// Its answer ended with it, or had ended before the request did: close the client.
+    /// Its answer ended with it: close the client.
     Finished,
+    /// Its answer is through and its request's body is still on its way: pass the end on, and the body too, as long as the
+    /// origin takes it.
+    Early,
     /// The oldest outstanding request has no answer. A developer: [`super::Engine::may_resend`] on a leg that was used
     /// before, else [`super::Engine::refuse`]. The app: pass on its unread bytes and its end.
     Unanswered,

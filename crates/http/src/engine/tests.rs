@@ -161,7 +161,7 @@ fn refusals_keep_the_connection_where_they_can() {
     assert_eq!(engine.refuse(), Refusal { head: false, keep_alive: true });
     assert!(engine.idle());
     send(&mut engine, b"POST /dev HTTP/1.1\r\nContent-Length: 5\r\n\r\nhe", DEV);
-    assert!(engine.sending());
+    assert_eq!(engine.sending_to(), Some(DEV));
     assert_eq!(engine.refuse(), Refusal { head: false, keep_alive: false });
     assert_eq!(engine.client(b"llo", &table()), Step::Wait);
     let mut engine = self::engine();
@@ -193,8 +193,30 @@ fn an_early_answer_lets_the_body_go_on() {
     assert!(engine.idle());
     send(&mut engine, b"POST /dev HTTP/1.1\r\nContent-Length: 5\r\n\r\nhe", DEV);
     answer(&mut engine, DEV, OK);
-    assert_eq!(engine.origin_eof(DEV), OriginEnd::Finished);
-    assert_eq!(engine.client(b"llo", &table()), Step::Wait);
+    assert_eq!(engine.origin_eof(DEV), OriginEnd::Early);
+    the_body_is_the_last(&mut engine);
+    // The same where the answer said that it is the last, or ends with its leg.
+    for last in
+        ["HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\nany"]
+    {
+        let mut engine = self::engine();
+        send(&mut engine, b"POST /dev HTTP/1.1\r\nContent-Length: 5\r\n\r\nhe", DEV);
+        let (finished, ends) = answer(&mut engine, DEV, last.as_bytes());
+        assert!(ends);
+        if !finished {
+            assert_eq!(engine.origin_eof(DEV), OriginEnd::Early);
+        }
+        the_body_is_the_last(&mut engine);
+    }
+}
+
+/// The rest of a body of five bytes goes on, and nothing after it.
+#[track_caller]
+fn the_body_is_the_last(engine: &mut Engine) {
+    assert!(engine.is_ending() && !engine.is_over());
+    assert!(matches!(engine.client(b"lloGET", &table()), Step::Forward { to: DEV, len: 3, complete: true, .. }));
+    assert!(engine.is_over());
+    assert_eq!(engine.client(GET, &table()), Step::Wait);
 }
 
 #[test]
@@ -251,7 +273,23 @@ fn an_unreadable_answer_of_a_developer_goes_on_until_its_end() {
     let mut engine = self::engine();
     send(&mut engine, MATCHED, DEV);
     answer(&mut engine, DEV, b"HTTP/1.1 200 OK\n\nhe");
-    assert_eq!(engine.client(GET, &table()), Step::Reset { why: Ambiguity::BareLf });
+    assert!(engine.is_unreadable());
+    assert_eq!(engine.client(GET, &table()), Step::Wait);
+    assert_eq!(answer(&mut engine, DEV, b"llo"), (false, true));
+}
+
+#[test]
+fn an_answer_that_has_no_body_ends_with_its_head() {
+    for announced in ["Content-Length: 5", "Transfer-Encoding: chunked"] {
+        let mut engine = engine();
+        send(&mut engine, MATCHED, DEV);
+        let head = format!("HTTP/1.1 204 No Content\r\n{announced}\r\n\r\n");
+        assert_eq!(answer(&mut engine, DEV, head.as_bytes()), (true, false));
+        assert_eq!(engine.response(DEV, b"hello"), Reply::Discard);
+        send(&mut engine, GET, Origin::App);
+        // Two of the app's clients could read it differently.
+        assert!(matches!(engine.response(Origin::App, head.as_bytes()), Reply::Opaque { .. }));
+    }
 }
 
 #[test]

@@ -15,10 +15,18 @@ impl Exchange<'_> {
             moved |= self.leg_down(index, cx)?;
             index += 1;
         }
-        // A developer's leg that has ended is opened again for the next match; one that has the whole connection still
-        // takes what the client sends.
-        let opaque = matches!(self.judge, Judge::Opaque(_));
-        self.legs.retain(|leg| opaque || leg.origin == Origin::App || !leg.end_told || !leg.down.is_empty());
+        // A developer's leg that has ended is opened again for the next match; one that has the whole connection, or the
+        // body that is on its way, still takes what the client sends.
+        let (opaque, body) = match &self.judge {
+            Judge::Opaque(_) => (true, None),
+            Judge::Http(engine) => (false, engine.sending_to()),
+            Judge::Hello(_) | Judge::First(_) | Judge::Http2(_) => (false, None),
+        };
+        let sending = self.sending.map(|sending| sending.to);
+        self.legs.retain(|leg| {
+            let takes = leg.is_open() && [body, sending].contains(&Some(leg.origin));
+            opaque || takes || leg.origin == Origin::App || !leg.end_told || !leg.down.is_empty()
+        });
         Ok(moved)
     }
 
@@ -81,7 +89,8 @@ impl Exchange<'_> {
             leg.waits = false;
             leg.ask = !leg.down.is_empty();
         }
-        if ends {
+        let body_follows = matches!(&self.judge, Judge::Http(engine) if !engine.is_over());
+        if ends && !body_follows {
             self.closing = Some("developer_closed");
         }
     }

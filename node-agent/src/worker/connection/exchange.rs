@@ -5,12 +5,16 @@
 //! `upward` is the client's direction, `downward` the origins', `leg_ended` says what their ends mean, `over` how it all ends.
 
 use std::{
+    pin::Pin,
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
 };
 
 use redir_http::engine::{Engine, FirstHead, Options, Origin};
-use tokio::{net::TcpStream, time::Instant};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, Sleep},
+};
 
 use super::{
     buffer::Buffer,
@@ -123,6 +127,8 @@ pub(super) struct Exchange<'c> {
     /// How the client's side ends: as the app's did.
     pub(super) ending: Ending,
     pub(super) active: Instant,
+    /// Runs while a developer's answer that cannot be read says nothing more.
+    pub(super) quiet_answer: Option<Pin<Box<Sleep>>>,
 }
 
 /// How the app ended its leg.
@@ -161,6 +167,7 @@ impl<'c> Exchange<'c> {
             answerable: false,
             ending: Ending::Whole,
             active: Instant::now(),
+            quiet_answer: None,
             global: None,
         };
         match (start, route.given()) {
@@ -311,6 +318,7 @@ impl<'c> Exchange<'c> {
     /// Bytes went to the client.
     pub(super) fn sent(&mut self, count: usize) {
         self.answerable = false;
+        self.quiet_answer = None;
         self.access.tally.sent.fetch_add(count as u64, Ordering::Relaxed);
     }
 }

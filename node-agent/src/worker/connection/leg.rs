@@ -275,6 +275,11 @@ impl Leg {
         self.app().map_or(Ending::Whole, |app| app.ending())
     }
 
+    /// Whether it may still take bytes.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.state, State::Open(_))
+    }
+
     /// True when it ended with an error.
     pub(super) fn failed(&self) -> bool {
         matches!(self.end, Some(LegEnd::Failed(_)))

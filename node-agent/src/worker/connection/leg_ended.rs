@@ -101,9 +101,12 @@ impl Exchange<'_> {
             }
             (OriginEnd::Idle, _) => self.app_gone = Some(gone),
             (_, AppGone::Failed(why)) => return Err(End::Reset(why)),
-            (OriginEnd::Finished | OriginEnd::Unanswered | OriginEnd::Cut, AppGone::Closed) => {
-                self.closing = Some("app_closed");
-                self.write_rest(index);
+            // It may still read, and what is left of a request is for it alone: from here on it is between the client and
+            // the app. Told again, the end goes to the client behind what is left of the answer.
+            (OriginEnd::Finished | OriginEnd::Early | OriginEnd::Unanswered | OriginEnd::Cut, AppGone::Closed) => {
+                self.access.went_opaque(OpaqueReason::AfterClose.as_str());
+                self.legs[index].end_told = false;
+                self.go_opaque(Origin::App, None);
             }
         }
         Ok(())
@@ -117,6 +120,9 @@ impl Exchange<'_> {
                 self.closing = Some("developer_closed");
                 self.write_rest(index);
             }
+            // The answer is whole, and the rest of the body goes nowhere: the client may still read.
+            OriginEnd::Early if failed => self.closing = Some("developer_closed"),
+            OriginEnd::Early => return self.finish_client(),
             OriginEnd::Finished | OriginEnd::Cut => return Err(End::Reset("developer_cut")),
             // The service ended a connection that was kept alive just when it was used again. Where the request may not be
             // sent twice, its client gets to know what it would know without the agent, and tries again if it may; an

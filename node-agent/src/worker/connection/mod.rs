@@ -25,7 +25,7 @@ use std::{future::poll_fn, io, net::SocketAddr, pin::pin, sync::Arc, time::Durat
 
 use tokio::{
     net::TcpStream,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -46,8 +46,13 @@ use super::{
 
 /// A connection that was quiet for this long while the agent drains is closed: its client is between requests.
 const QUIET: Duration = Duration::from_secs(1);
-/// How long a client may take to read an answer after which the agent closes, before the rest is reset.
-const LINGER: Duration = Duration::from_secs(2);
+/// How long a client that was answered, and sends on, may do so before the rest is reset, which could cost it the answer:
+/// as nginx's `lingering_time`.
+const LINGER: Duration = Duration::from_secs(30);
+/// How long it may say nothing meanwhile: as nginx's `lingering_timeout`.
+const LINGER_QUIET: Duration = Duration::from_secs(5);
+/// How long it has while the agent drains.
+const LINGER_DRAINING: Duration = Duration::from_secs(2);
 
 /// What ends a connection from outside.
 #[derive(Clone)]
@@ -232,7 +237,7 @@ async fn linger(mut transport: Transport<&TcpStream>, outside: &Outside) {
             return;
         }
         loop {
-            if client.readable().await.is_err() {
+            if !matches!(timeout(LINGER_QUIET, client.readable()).await, Ok(Ok(()))) {
                 return;
             }
             let read = relay::with_scratch(16 * 1024, |scratch| client.try_read(scratch));
@@ -248,5 +253,6 @@ async fn linger(mut transport: Transport<&TcpStream>, outside: &Outside) {
         // Whether the client was done or slow, the socket is dropped now.
         _ = timeout(LINGER, rest) => {}
         () = outside.abort.cancelled() => {}
+        () = async { outside.draining.cancelled().await; sleep(LINGER_DRAINING).await } => {}
     }
 }

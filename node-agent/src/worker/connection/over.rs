@@ -1,13 +1,18 @@
 //! How an exchange ends: what has to be through before, and what the sockets get then.
 
-use std::{task::Context, time::Duration};
+use std::{future::Future, task::Context, time::Duration};
 
-use redir_http::engine::Origin;
+use redir_http::engine::{Engine, Origin};
+use tokio::time::sleep;
 
 use super::{
     exchange::{AppGone, ClientSide, End, Exchange, Judge},
     leg::{Leg, LegEnd},
 };
+
+/// How long a developer's answer that cannot be read may say nothing before it is taken to be over: some round trips of a
+/// tunnel that loses packets. Pools that take it for whole then see the connection end, before they use it again.
+const QUIET_ANSWER: Duration = Duration::from_millis(500);
 
 impl Exchange<'_> {
     /// For how long nothing has moved, if nothing is on its way.
@@ -38,6 +43,7 @@ impl Exchange<'_> {
     /// Nothing moves: bytes of a developer that wait for the client hold a part of the tunnel's window.
     pub(super) fn wait(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
         self.wait_for_http2(cx)?;
+        self.wait_for_unreadable(cx)?;
         for leg in &mut self.legs {
             let held = leg.waits || self.writing.is_some_and(|writing| writing.from == leg.origin);
             if leg.poll_over(cx, held) {
@@ -45,6 +51,16 @@ impl Exchange<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Where a developer's answer ends that cannot be read is not known: when nothing more comes, the connection ends.
+    fn wait_for_unreadable(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        let answered = |engine: &Engine| engine.is_unreadable() && engine.sending_to().is_none();
+        if self.writing.is_some() || !matches!(&self.judge, Judge::Http(engine) if answered(engine)) {
+            return Ok(());
+        }
+        let quiet = self.quiet_answer.get_or_insert_with(|| Box::pin(sleep(QUIET_ANSWER)));
+        if quiet.as_mut().poll(cx).is_pending() { Ok(()) } else { Err(End::Closed("developer_malformed")) }
     }
 
     /// Whether the connection has come to its end.
@@ -59,12 +75,15 @@ impl Exchange<'_> {
             Judge::Hello(_) | Judge::First(_) | Judge::Http2(_) => Ok(()),
             Judge::Opaque(to) => self.opaque_over(*to),
             Judge::Http(engine) => {
+                if self.last_body_is_over(engine) {
+                    return Err(End::Closed("developer_closed"));
+                }
                 let (outstanding, idle) = (engine.outstanding(), engine.idle());
+                let body = self.sending.is_some() || engine.sending_to().is_some();
                 let no_app = self.legs.iter().all(|leg| leg.origin != Origin::App);
                 match self.app_gone {
-                    Some(AppGone::Closed) if outstanding == 0 && self.sending.is_none() => {
-                        Err(End::Closed("app_closed"))
-                    }
+                    Some(_) if body => Ok(()),
+                    Some(AppGone::Closed) if outstanding == 0 => Err(End::Closed("app_closed")),
                     // A reset could overtake a developer's answer that is still on its way to the client.
                     Some(AppGone::Failed(why)) if outstanding == 0 && self.access.developer_requests > 0 => {
                         Err(End::Closed(why))
@@ -75,6 +94,14 @@ impl Exchange<'_> {
                 }
             }
         }
+    }
+
+    /// Whether nothing is left to send of a body that was answered before its end, by the last answer: all of it is sent,
+    /// the client has ended inside it, or its developer takes no more.
+    fn last_body_is_over(&self, engine: &Engine) -> bool {
+        let untaken = || engine.sending_to().is_some_and(|to| self.legs.iter().all(|leg| leg.origin != to));
+        let sent = self.sending.is_none();
+        engine.is_over() && sent || engine.is_ending() && (self.client_side == ClientSide::Told && sent || untaken())
     }
 
     fn opaque_over(&mut self, to: Origin) -> Result<(), End> {

@@ -75,6 +75,60 @@ async fn a_reset_client_ends_a_matched_request_too() {
     client.done().await;
 }
 
+/// A request that is cut must not look like a whole one to whoever gets it.
+#[tokio::test]
+async fn a_developers_leg_that_is_dropped_is_reset() {
+    let rig = Rig::new().await;
+    let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let alice = Developer::at(1, service.local_addr().unwrap()).await;
+    let head = "POST / HTTP/1.1\r\nHost: web\r\nX-User: alice\r\nContent-Length: 10\r\n\r\n";
+    for global in [false, true] {
+        match global {
+            false => rig.plan(&[("alice", &alice)], None),
+            true => rig.plan(&[], Some(&alice)),
+        }
+        for sent in [head.to_owned() + "01234", head.to_owned() + "0123456789"] {
+            let mut client = rig.client().await;
+            client.send(&sent).await;
+            let (mut served, _) = soon(service.accept()).await.unwrap();
+            let mut heard = vec![0; sent.len()];
+            soon(served.read_exact(&mut heard)).await.unwrap();
+            // As when the agent ends at once: nothing of the connection is left but what its drop does.
+            client.served.abort();
+            let error = soon(served.read(&mut heard)).await.expect_err("a reset");
+            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "global: {global}, {} bytes", sent.len());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_met_the_end_of_an_intercept_too_is_sent_to_the_app() {
+    let rig = Rig::new().await;
+    let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let alice = Developer::at(1, service.local_addr().unwrap()).await;
+    for reset in [false, true] {
+        rig.plan(&[("alice", &alice)], None);
+        let mut client = rig.client().await;
+        let asked = request("/", Some("alice"));
+        client.send(&asked).await;
+        let (mut served, _) = soon(service.accept()).await.unwrap();
+        let mut heard = vec![0; asked.len()];
+        soon(served.read_exact(&mut heard)).await.unwrap();
+        served.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nblue").await.unwrap();
+        assert_eq!(client.answer().await.text(), "blue");
+        client.send(&asked).await;
+        soon(served.read_exact(&mut heard)).await.unwrap();
+        rig.no_plan();
+        if reset {
+            relay::reset(&served);
+        }
+        drop(served);
+        assert_eq!(client.answer().await.text(), "green");
+        let access = client.done().await;
+        assert_eq!((access.app_requests, access.developer_requests), (1, 1));
+    }
+}
+
 #[tokio::test]
 async fn the_apps_end_closes_the_client() {
     let rig = Rig::new().await;

@@ -182,6 +182,22 @@ async fn a_developer_that_dies_without_an_answer_is_a_502() {
     client.done().await;
 }
 
+/// It gets the request twice at most, and then the client is told.
+#[tokio::test]
+async fn a_developer_that_dies_of_a_request_each_time_is_a_502() {
+    let rig = Rig::new().await;
+    let mut alice = Developer::new(1, "blue", Behaviour::Serve).await;
+    rig.plan(&[("alice", &alice)], None);
+    let mut client = rig.client().await;
+    assert_eq!(client.ask("/", Some("alice")).await.text(), "blue");
+    let answer = client.ask("/die", Some("alice")).await;
+    assert!(answer.head.starts_with("HTTP/1.1 502"), "{}", answer.head);
+    alice.arrived(2).await;
+    assert_eq!(alice.service.seen().matches("/die").count(), 2);
+    assert_eq!(client.ask("/", Some("alice")).await.text(), "blue");
+    client.done().await;
+}
+
 #[tokio::test]
 async fn a_developers_connection_close_is_honoured() {
     let rig = Rig::new().await;
