@@ -19,6 +19,7 @@
 //!   feed, `\w`, `\d`, `\s` are ASCII. It runs in linear time.
 //! - *not* turns a condition around: `not header x-user exact alice` holds if no occurrence is `alice`, also if there is
 //!   none at all.
+//! - With its preflights a filter also matches the CORS preflights that ask for the headers of its conditions.
 
 mod compare;
 mod condition;
@@ -28,6 +29,7 @@ mod names;
 mod overlap;
 mod parts;
 mod pattern;
+mod preflight;
 mod table;
 mod validate;
 
@@ -96,6 +98,8 @@ pub struct Filter {
     conditions: Vec<Condition>,
     /// One for each condition; `None` where it is no regex.
     patterns: Vec<Option<pattern::Pattern>>,
+    /// Whether the CORS preflights of its requests match too.
+    preflights: bool,
 }
 
 impl Filter {
@@ -110,7 +114,7 @@ impl Filter {
     pub fn new(mode: Mode, conditions: Vec<Condition>) -> Result<Self, FilterError> {
         validate::count(conditions.len())?;
         let patterns = conditions.iter().map(validate::condition).collect::<Result<_, _>>()?;
-        let filter = Self { mode, conditions, patterns };
+        let filter = Self { mode, conditions, patterns, preflights: false };
         validate::together(&filter)?;
         Ok(filter)
     }
@@ -118,7 +122,22 @@ impl Filter {
     /// The filter that every request matches: a global intercept's entry, last in a table with filtered ones.
     #[must_use]
     pub fn everything() -> Self {
-        Self { mode: Mode::All, conditions: vec![], patterns: vec![] }
+        Self { mode: Mode::All, conditions: vec![], patterns: vec![], preflights: false }
+    }
+
+    /// The filter, with the CORS preflights of its requests: those that ask for the headers that its conditions are about.
+    ///
+    /// # Errors
+    /// [`FilterError::Preflights`] if no condition is about a header that a preflight asks for.
+    pub fn with_preflights(self) -> Result<Self, FilterError> {
+        let filter = Self { preflights: true, ..self };
+        if preflight::of(&filter).is_empty() { Err(FilterError::Preflights) } else { Ok(filter) }
+    }
+
+    /// Whether the CORS preflights of its requests match too.
+    #[must_use]
+    pub fn has_preflights(&self) -> bool {
+        self.preflights
     }
 
     /// How the conditions go together.
@@ -167,7 +186,7 @@ impl fmt::Debug for Test {
 
 impl PartialEq for Filter {
     fn eq(&self, other: &Self) -> bool {
-        self.mode == other.mode && self.conditions == other.conditions
+        self.mode == other.mode && self.conditions == other.conditions && self.preflights == other.preflights
     }
 }
 
@@ -182,7 +201,7 @@ impl fmt::Display for Filter {
         for (n, condition) in self.conditions.iter().enumerate() {
             write!(f, "{}{condition}", if n == 0 { "" } else { joint })?;
         }
-        Ok(())
+        if self.preflights { f.write_str(", with their CORS preflights") } else { Ok(()) }
     }
 }
 

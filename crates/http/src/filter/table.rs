@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use super::condition::{Check, Matcher, Part, Place, View};
 use super::index::Index;
-use super::{Condition, Filter, Mode, Names, Subject};
+use super::{Condition, Filter, Mode, Names, Subject, preflight};
 use crate::Ambiguity;
 use crate::head::RequestHead;
 
@@ -47,10 +47,15 @@ struct Entry {
 }
 
 impl Table {
-    /// A table of these filters; the first one that matches wins.
+    /// A table of these filters; the first one that matches wins. The preflights of a filter are further filters of its key,
+    /// behind it.
     #[must_use]
     pub fn new(filters: impl IntoIterator<Item = (Key, Filter)>) -> Self {
-        let filters: Vec<(Key, Filter)> = filters.into_iter().collect();
+        let with_preflights = |(key, filter): (Key, Filter)| {
+            let preflights = if filter.has_preflights() { preflight::of(&filter) } else { vec![] };
+            [filter].into_iter().chain(preflights).map(move |filter| (key, filter))
+        };
+        let filters: Vec<(Key, Filter)> = filters.into_iter().flat_map(with_preflights).collect();
         let names = Names::new(filters.iter().flat_map(|(_, filter)| filter.conditions()).filter_map(header_name));
         let entries: Vec<Entry> = filters.iter().map(|(key, filter)| Entry::new(*key, filter, &names)).collect();
         let headers = (0..names.len()).map(|_| Index::default()).collect();

@@ -39,6 +39,8 @@ pub enum FilterError {
     Everything(Box<[Condition; 2]>),
     /// A regex that does not compile, and why.
     Regex(Condition, String),
+    /// CORS preflights are asked for, and no condition is about a header that they could name.
+    Preflights,
 }
 
 impl fmt::Display for FilterError {
@@ -81,6 +83,9 @@ impl fmt::Display for FilterError {
                 f,
                 "every request has \"{}\" or \"{}\": leave one out, or let all of the conditions be needed (all)",
                 both[0], both[1]
+            ),
+            Self::Preflights => f.write_str(
+                "no condition is about a header that a CORS preflight could ask for: add one, or leave the preflights out",
             ),
             Self::Regex(condition, why) => write!(
                 f,
