@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use redir_http::filter::{Condition, Mode};
+use redir_http::filter::{Condition, FilterError, Mode};
 
 /// What a developer's `redir` says to an agent.
 #[derive(Clone, Debug, PartialEq)]
@@ -155,6 +155,19 @@ pub struct Filter {
     pub mode: Mode,
     /// The conditions, in the order they were given.
     pub conditions: Vec<Condition>,
+    /// Whether the CORS preflights of such requests are meant too.
+    pub preflights: bool,
+}
+
+impl Filter {
+    /// The filter, checked and compiled.
+    ///
+    /// # Errors
+    /// What is wrong with it, with the next step.
+    pub fn compile(&self) -> Result<redir_http::filter::Filter, FilterError> {
+        let filter = redir_http::filter::Filter::new(self.mode, self.conditions.clone())?;
+        if self.preflights { filter.with_preflights() } else { Ok(filter) }
+    }
 }
 
 /// Which intercepts of this developer to end.

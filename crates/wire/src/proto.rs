@@ -57,6 +57,7 @@ messages! {
         /// 1 all, 2 any.
         #[prost(uint32, tag = "1")] combine: u32,
         #[prost(message, repeated, tag = "2")] conditions: Vec<Condition>,
+        #[prost(bool, tag = "3")] preflights: bool,
     }
     Condition {
         #[prost(oneof = "ConditionKind", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")] kind: Option<ConditionKind>,

@@ -21,7 +21,7 @@ pub(super) fn filter(filter: proto::Filter) -> Result<Filter, Malformed> {
         // Without a condition it would match everything: that must be said by leaving the filter out.
         return Err(Malformed::Missing(CONDITION));
     }
-    Ok(Filter { mode, conditions })
+    Ok(Filter { mode, conditions, preflights: filter.preflights })
 }
 
 pub(super) fn filter_to_proto(filter: &Filter) -> proto::Filter {
@@ -29,7 +29,8 @@ pub(super) fn filter_to_proto(filter: &Filter) -> proto::Filter {
         Mode::All => 1,
         Mode::Any => 2,
     };
-    proto::Filter { combine, conditions: filter.conditions.iter().map(condition_to_proto).collect() }
+    let conditions = filter.conditions.iter().map(condition_to_proto).collect();
+    proto::Filter { combine, conditions, preflights: filter.preflights }
 }
 
 fn condition(condition: proto::Condition) -> Result<Condition, Malformed> {

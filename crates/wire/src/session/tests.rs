@@ -42,6 +42,7 @@ fn wish() -> Wish {
                 is(Subject::Path, Test::Regex("/api/.*".into())),
                 is(Subject::Method, Test::Exact("GET".into())),
             ],
+            preflights: true,
         }),
         to: "127.0.0.1:3000".into(),
         probes: Probes::Developer,
@@ -109,7 +110,7 @@ fn every_question_comes_through() {
             earlier: EarlierConnections::Stay,
             ..wish()
         }),
-        ToAgent::Intercept(Wish { filter: Some(Filter { mode: Mode::All, conditions: some_conditions }), ..wish() }),
+        ToAgent::Intercept(Wish { filter: Some(Filter { mode: Mode::All, conditions: some_conditions, preflights: false }), ..wish() }),
         ToAgent::Leave(Which::Token(Token([9; 16]))),
         ToAgent::Leave(Which::Id(3)),
         ToAgent::Leave(Which::Selector(selector.clone(), None)),
@@ -452,7 +453,7 @@ fn an_agent_of_the_first_release_refuses_what_it_does_not_know() {
     let mut known = 0;
     for condition in conditions() {
         let Condition { subject, test, negate } = &condition;
-        let sent = Filter { mode: Mode::All, conditions: vec![condition.clone()] };
+        let sent = Filter { mode: Mode::All, conditions: vec![condition.clone()], preflights: false };
         let wish = ToAgent::Intercept(Wish { filter: Some(sent.clone()), ..wish() });
         let proto::ToAgentBody::Intercept(body) = (&wish).into() else { panic!() };
         let encoded = body.filter.unwrap().conditions[0].encode_to_vec();
