@@ -21,6 +21,7 @@ use crate::wording::{help, values as say};
 pub(crate) struct Conditions {
     given: Vec<Condition>,
     mode: Mode,
+    preflights: bool,
     /// There is a `--not` without a condition of its own.
     stray_not: bool,
 }
@@ -56,6 +57,7 @@ const FLAGS: &[Flag] = &[
 const CONDITION: &str = "condition";
 const NOT: &str = "not";
 const ANY: &str = "any";
+const PREFLIGHT: &str = "preflight";
 
 impl Conditions {
     /// The filter of these conditions; `None` without any: every request. What the agent would refuse is refused here.
@@ -66,8 +68,8 @@ impl Conditions {
         if self.given.is_empty() {
             return Ok(None);
         }
-        let filter = Filter { mode: self.mode, conditions: self.given };
-        match judge::Filter::new(filter.mode, filter.conditions.clone()) {
+        let filter = Filter { mode: self.mode, conditions: self.given, preflights: self.preflights };
+        match filter.compile() {
             Ok(_) => Ok(Some(filter)),
             Err(why) => Err(Trouble::Usage(say::filter(&why))),
         }
@@ -102,8 +104,10 @@ impl Args for Conditions {
         let not = Arg::new(NOT).long(NOT).help(help::NOT).help_heading(heading).action(ArgAction::Append);
         let not = not.num_args(0).value_parser(clap::value_parser!(bool)).default_missing_value("true");
         let any = Arg::new(ANY).long(ANY).help(help::ANY).help_heading(heading).action(ArgAction::SetTrue);
+        let preflight = Arg::new(PREFLIGHT).long(PREFLIGHT).help(help::PREFLIGHT).help_heading(heading);
+        let preflight = preflight.action(ArgAction::SetTrue).requires(CONDITION);
         let group = ArgGroup::new(CONDITION).multiple(true).args(FLAGS.iter().map(|(name, ..)| *name));
-        command.args(flags).arg(not.requires(CONDITION)).arg(any.requires(CONDITION)).group(group)
+        command.args(flags).arg(not.requires(CONDITION)).arg(any.requires(CONDITION)).arg(preflight).group(group)
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -129,7 +133,7 @@ impl FromArgMatches for Conditions {
             }
         }
         let mode = if matches.get_flag(ANY) { Mode::Any } else { Mode::All };
-        Ok(Self { given, mode, stray_not: stray_not || negate })
+        Ok(Self { given, mode, preflights: matches.get_flag(PREFLIGHT), stray_not: stray_not || negate })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {

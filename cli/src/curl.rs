@@ -5,7 +5,7 @@
 
 mod example;
 
-use redir_http::filter::{self as judge, Condition, Key, Mode, Subject, Table};
+use redir_http::filter::{Condition, Key, Mode, Subject, Table};
 use redir_http::head::RequestHead;
 use redir_wire::Filter;
 
@@ -33,7 +33,7 @@ pub(crate) fn curl(filter: Option<&Filter>, tls: bool, host: &str, port: u16) ->
 }
 
 fn find(filter: &Filter, authority: &[u8]) -> Option<Request> {
-    let checked = judge::Filter::new(filter.mode, filter.conditions.clone()).ok()?;
+    let checked = filter.compile().ok()?;
     let table = Table::new([(Key(0), checked)]);
     let alternatives: Vec<&[Condition]> = match filter.mode {
         Mode::All => vec![&filter.conditions],
@@ -198,7 +198,7 @@ mod tests {
     }
 
     fn line(mode: Mode, conditions: Vec<Condition>) -> Option<String> {
-        curl(Some(&Filter { mode, conditions }), false, "10.0.0.2", 8080)
+        curl(Some(&Filter { mode, conditions, preflights: false }), false, "10.0.0.2", 8080)
     }
 
     #[test]

@@ -20,7 +20,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 #[tokio::test]
 async fn the_wish_says_what_the_flags_say() {
     let mut scene = Scene::new().await;
-    let flags = ["--header", "x-user: alice", "--not", "--cookie-regex", "sid=^$", "--any", "--probes"];
+    let flags = ["--header", "x-user: alice", "--not", "--cookie-regex", "sid=^$", "--any", "--preflight", "--probes"];
     let (mut redir, mut session, wish) = scene.live(&flags).await;
     assert_eq!(wish.selector, redir_wire::Selector::Pod("web-1".into()));
     assert_eq!((wish.port, wish.to.clone()), (8080, format!("127.0.0.1:{}", scene.port())));
@@ -29,7 +29,7 @@ async fn the_wish_says_what_the_flags_say() {
         Condition { subject: Subject::Header("x-user".into()), test: Test::Exact("alice".into()), negate: false },
         Condition { subject: Subject::Cookie("sid".into()), test: Test::Regex("^$".into()), negate: true },
     ];
-    assert_eq!(*filter, redir_wire::Filter { mode: Mode::Any, conditions });
+    assert_eq!(*filter, redir_wire::Filter { mode: Mode::Any, conditions, preflights: true });
     assert_eq!(wish.probes, redir_wire::Probes::Developer);
 
     redir.signal(nix::sys::signal::Signal::SIGINT);

@@ -35,6 +35,20 @@ fn decides(w: &World, flags: &[&str], matched: &[(&str, &[u8])], others: &[(&str
     cli.leave()
 }
 
+once!(preflights_come_along_where_they_are_asked_for, USUAL, |w| {
+    let _apps = (w.green()?, w.local(LOCAL, "blue")?);
+    let asks = |names: &str| {
+        format!("origin: http://x\r\naccess-control-request-method: GET\r\naccess-control-request-headers: {names}\r\n")
+    };
+    let (user, both, other) = (asks("x-user"), asks("authorization,x-user"), asks("authorization,x-users"));
+    let (user, both, other) = (user.as_bytes(), both.as_bytes(), other.as_bytes());
+    let filter = ["--header", "x-user: alice", "--not", "--path-prefix", "/health", "--preflight"];
+    let get = ("GET /", &b"x-user: alice\r\n"[..]);
+    let others = [("OPTIONS /", other), ("OPTIONS /health", user), ("GET /", user), ("OPTIONS /", b"origin: http://x\r\n")];
+    decides(w, &filter, &[("OPTIONS /", user), ("OPTIONS /a?b", both), get], &others)?;
+    decides(w, &filter[..5], &[get], &[("OPTIONS /", user), ("OPTIONS /a?b", both)])
+});
+
 once!(every_condition_decides, USUAL, |w| {
     let _apps = (w.green()?, w.local(LOCAL, "blue")?);
     let all = [

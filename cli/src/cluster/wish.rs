@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use redir_api::{FilterSpec, Intercept, InterceptSpec, ProbesSpec, TargetKind, TargetSpec, names};
-use redir_http::filter as judge;
 use redir_tunnel::Pin;
 use redir_wire::{EarlierConnections, Filter, Probes};
 
@@ -41,8 +40,7 @@ impl ObjectWish {
             Target::Pod(name) => (Some(TargetSpec { kind: TargetKind::Pod, name: name.clone() }), None),
             Target::Workload(kind, name) => (Some(TargetSpec { kind: *kind, name: name.clone() }), None),
         };
-        let judged = |filter: &Filter| judge::Filter::new(filter.mode, filter.conditions.clone());
-        let filter = self.filter.as_ref().map(judged).transpose();
+        let filter = self.filter.as_ref().map(Filter::compile).transpose();
         let filter = filter.map_err(|error| Trouble::Usage(say::filter(&error)))?;
         Ok(Intercept {
             metadata: ObjectMeta {
@@ -116,7 +114,7 @@ mod tests {
     fn a_workload_and_a_filter() {
         let subject = Subject::Header("x-user".into());
         let condition = Condition { subject, test: Test::Exact("alice".into()), negate: false };
-        let filter = Some(Filter { mode: Mode::Any, conditions: vec![condition] });
+        let filter = Some(Filter { mode: Mode::Any, conditions: vec![condition], preflights: false });
         let wish = ObjectWish { filter, port: "8080".parse().unwrap(), ..wish("deploy/web") };
         let expected = json!({
             "target": {"kind": "Deployment", "name": "web"}, "port": "8080", "probes": "App",

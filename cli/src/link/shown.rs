@@ -340,7 +340,8 @@ mod tests {
         let tls = |fate| PodTls { fate, sentence: String::new() };
         let of = |speaks, filter: bool, fate: Option<TlsFate>| {
             let get = Condition { subject: Subject::Method, test: Test::Exact("GET".into()), negate: false };
-            let filter = filter.then_some(redir_wire::Filter { mode: Mode::All, conditions: vec![get] });
+            let filter =
+                filter.then_some(redir_wire::Filter { mode: Mode::All, conditions: vec![get], preflights: false });
             local(&Wanted { speaks, filter, ..wanted() }, fate.map(tls).as_ref())
         };
         assert_eq!(of(Speaks::Plaintext, true, None), Some(Local::Plaintext));

@@ -178,7 +178,7 @@ pub(crate) fn filter(filter: Option<&Filter>) -> String {
         text += &self::condition(condition);
         before = Some(condition.negate);
     }
-    text
+    text + if filter.preflights { ", with their CORS preflights" } else { "" }
 }
 
 fn condition(condition: &Condition) -> String {
@@ -529,7 +529,7 @@ mod tests {
             to: "127.0.0.1:3000".into(),
             local: Local::Plaintext,
             tls: false,
-            filter: Some(Filter { mode: Mode::All, conditions }),
+            filter: Some(Filter { mode: Mode::All, conditions, preflights: false }),
             addresses: vec!["10.0.0.2".into()],
             earlier_connections,
             earlier: EarlierConnections::Stay,
@@ -595,13 +595,13 @@ mod tests {
             is(Subject::Method, Test::Regex("GET|HEAD".into())),
         ];
         assert_eq!(
-            filter(Some(&Filter { mode: Mode::All, conditions })),
+            filter(Some(&Filter { mode: Mode::All, conditions, preflights: false })),
             r"requests with header x-user and cookie sid=zo\xc3\xab and without query q=a... and without baggage b matching a|b and with method matching GET|HEAD"
         );
         let conditions =
             vec![not(is(Subject::Method, Test::Exact("GET".into()))), is(Subject::Path, Test::Exact("/a".into()))];
         assert_eq!(
-            filter(Some(&Filter { mode: Mode::Any, conditions })),
+            filter(Some(&Filter { mode: Mode::Any, conditions, preflights: false })),
             "requests without method GET or with path /a"
         );
         assert_eq!(filter(None), "every request");

@@ -107,6 +107,7 @@ pub(crate) const BAGGAGE_REGEX: &str = "A baggage member whose whole value match
 pub(crate) const BAGGAGE_PRESENT: &str = "A baggage member, whatever its value";
 pub(crate) const NOT: &str = "Turns the condition behind it around, such as --not --path-prefix /health";
 pub(crate) const ANY: &str = "One of the conditions is enough; without this flag all must hold";
+pub(crate) const PREFLIGHT: &str = "Take the CORS preflights too that ask for the headers of your conditions: browsers send them without the headers' values";
 pub(crate) const PROBES: &str = "Take the kubelet's probes too; without this flag they go to the app";
 pub(crate) const FLUSH: &str = "Close connections that the app has already, once they are idle, so that their clients connect anew; beside a filter this needs a right of its own";
 pub(crate) const LOCAL_TLS: &str =

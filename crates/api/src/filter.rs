@@ -13,6 +13,7 @@
 //!   - baggage: {name: user, exact: alice}
 //!   - header: {name: x-batch, present: true}
 //!     not: true                                 # turns the condition around
+//!   preflights: true                            # and the CORS preflights that ask for those headers
 //! ```
 
 use std::fmt;
@@ -34,6 +35,9 @@ pub struct FilterSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 32))]
     pub any: Option<Vec<ConditionSpec>>,
+    /// The CORS preflights of such requests are meant too: those that ask for the headers of the conditions.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub preflights: bool,
 }
 
 /// One condition: exactly one of `header`, `path`, `method`, `query`, `cookie` and `baggage`.
@@ -152,6 +156,9 @@ impl fmt::Display for FilterSpecError {
                 FilterError::Never(_) => "the filter has two conditions that never hold together",
                 FilterError::Everything(_) => "the filter has two conditions of which one always holds",
                 FilterError::Method(_) => "the filter has a method that cannot occur",
+                FilterError::Preflights => {
+                    "the filter has preflights and no condition on a header that they could ask for"
+                }
                 FilterError::Regex(..) => "the filter has a regular expression that cannot be used",
             }),
         }?;
@@ -171,7 +178,9 @@ impl TryFrom<&FilterSpec> for Filter {
             _ => return Err(FilterSpecError::Combination),
         };
         let conditions = conditions.iter().enumerate().map(|(index, spec)| condition(spec, index + 1));
-        Self::new(mode, conditions.collect::<Result<_, _>>()?).map_err(FilterSpecError::Judge)
+        let filter = Self::new(mode, conditions.collect::<Result<_, _>>()?);
+        let filter = if spec.preflights { filter.and_then(Self::with_preflights) } else { filter };
+        filter.map_err(FilterSpecError::Judge)
     }
 }
 
@@ -180,8 +189,8 @@ impl From<&Filter> for FilterSpec {
     fn from(filter: &Filter) -> Self {
         let conditions = Some(filter.conditions().iter().map(spec).collect());
         match filter.mode() {
-            Mode::All => Self { all: conditions, any: None },
-            Mode::Any => Self { all: None, any: conditions },
+            Mode::All => Self { all: conditions, any: None, preflights: filter.has_preflights() },
+            Mode::Any => Self { all: None, any: conditions, preflights: filter.has_preflights() },
         }
     }
 }
@@ -298,6 +307,9 @@ mod tests {
                 comes_back(mode, std::slice::from_ref(condition));
             }
         }
+        let user = Condition { subject: Subject::Header(b"x-user".into()), test: Test::Present, negate: false };
+        let filter = Filter::new(Mode::All, vec![user]).and_then(Filter::with_preflights).expect("good");
+        assert_eq!(read(serde_json::to_value(FilterSpec::from(&filter)).expect("JSON")), Ok(filter));
         // With all of them one would hold what another forbids.
         let positive: Vec<Condition> = conditions.into_iter().filter(|condition| !condition.negate).collect();
         positive.chunks(32).for_each(|conditions| comes_back(Mode::Any, conditions));

@@ -5,8 +5,7 @@ use redir_wire::{Refused, RefusedCode};
 
 /// Compiles a filter, or says what is wrong with it.
 pub(crate) fn compile(filter: &redir_wire::Filter) -> Result<Filter, Refused> {
-    Filter::new(filter.mode, filter.conditions.clone())
-        .map_err(|why| Refused { code: RefusedCode::BadFilter, sentence: cut(why.to_string()) })
+    filter.compile().map_err(|why| Refused { code: RefusedCode::BadFilter, sentence: cut(why.to_string()) })
 }
 
 /// What the filter looks at, without values: they may be secrets of another developer. A method is none.
@@ -22,7 +21,8 @@ pub(crate) fn describe(filter: &Filter) -> String {
             _ => format!("{not}{subject} ({})", test.kind()),
         }
     };
-    cut(filter.conditions().iter().map(shown).collect::<Vec<_>>().join(joint))
+    let preflights = if filter.has_preflights() { ", with their CORS preflights" } else { "" };
+    cut(filter.conditions().iter().map(shown).collect::<Vec<_>>().join(joint) + preflights)
 }
 
 fn cut(mut sentence: String) -> String {

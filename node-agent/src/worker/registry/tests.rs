@@ -147,7 +147,7 @@ fn filtered(token: u8, pod: &str, user: &str) -> Wish {
 }
 
 fn wanting(wish: Wish, mode: Mode, conditions: Vec<Condition>) -> Wish {
-    Wish { filter: Some(Filter { mode, conditions }), ..wish }
+    Wish { filter: Some(Filter { mode, conditions, preflights: false }), ..wish }
 }
 
 fn is(subject: Subject, test: Test) -> Condition {

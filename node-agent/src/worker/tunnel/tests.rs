@@ -217,7 +217,7 @@ fn wish(token: u8) -> Wish {
 fn filtered(token: u8) -> Wish {
     let (subject, test) = (Subject::Header("x-user".into()), Test::Exact("alice".into()));
     let conditions = vec![Condition { subject, test, negate: false }];
-    Wish { filter: Some(Filter { mode: Mode::All, conditions }), ..wish(token) }
+    Wish { filter: Some(Filter { mode: Mode::All, conditions, preflights: false }), ..wish(token) }
 }
 
 fn event(path: &str) -> RequestEvent {
