@@ -22,6 +22,8 @@ pub const PATH: usize = 2048;
 pub const SENTENCE: usize = 2048;
 /// Pods, intercepts or tunnels in one answer.
 pub const ENTRIES: usize = 4096;
+/// The most probes and health checks of one pod that are told.
+pub const PROBES: usize = 16;
 /// Ports in one pod's entry.
 pub const PORTS: usize = 1024;
 /// Intercepts that one session may hold.

@@ -221,6 +221,9 @@ pub struct PodState {
     pub since: UnixMillis,
     /// What becomes of TLS, as soon as the agent knows that the port speaks it.
     pub tls: Option<PodTls>,
+    /// Probes and health checks that come to the developer although nobody asked for them: a sentence each, with the
+    /// condition that keeps it away.
+    pub probes: Vec<String>,
     /// What came of closing earlier connections, once that is over.
     pub flushed: Option<PodFlush>,
 }

@@ -94,6 +94,7 @@ messages! {
         #[prost(uint64, tag = "5")] since: u64,
         #[prost(string, repeated, tag = "6")] addresses: Vec<String>,
         #[prost(message, optional, tag = "20")] tls: Option<PodTls>,
+        #[prost(string, repeated, tag = "23")] probes: Vec<String>,
         #[prost(message, optional, tag = "21")] flushed: Option<PodFlush>,
     }
     PodFlush {

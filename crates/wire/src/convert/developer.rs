@@ -116,6 +116,7 @@ fn pod_state(state: proto::PodState) -> Result<PodState, Malformed> {
         earlier_connections: state.earlier_connections,
         since: UnixMillis(state.since),
         tls: state.tls.map(TryInto::try_into).transpose()?,
+        probes: list(state.probes, "the number of probes", limits::PROBES, sentence)?,
         flushed: state.flushed.map(pod_flush).transpose()?,
     })
 }
@@ -137,6 +138,7 @@ fn state_to_proto(state: &InterceptState) -> proto::InterceptState {
         earlier_connections: pod.earlier_connections,
         since: pod.since.0,
         tls: pod.tls.as_ref().map(Into::into),
+        probes: pod.probes.clone(),
         flushed: pod.flushed.as_ref().map(pod_flush_to_proto),
     });
     proto::InterceptState {

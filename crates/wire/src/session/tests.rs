@@ -148,6 +148,7 @@ fn every_answer_comes_through() {
         earlier_connections: 4,
         since: UnixMillis(2),
         tls: Some(PodTls { fate: TlsFate::Unread, sentence: "no certificate; ask".into() }),
+        probes: vec!["a probe comes to you; keep it away".into()],
         flushed: Some(PodFlush { closed: 12, left: 1, reason: "no module; load it".into() }),
     };
     let conflict = Conflict {
