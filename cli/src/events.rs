@@ -36,6 +36,8 @@ pub(crate) enum Event {
     Tls { agent: String, pod: String, port: u16, tls: PodTls, local: Option<Local> },
     /// Connections from before were closed, or could not be.
     Flushed { agent: String, pod: String, port: u16, flushed: PodFlush },
+    /// A probe or a health check comes to the developer, and how to keep it away.
+    Probe { agent: String, pod: String, port: u16, sentence: String },
     /// A pod could not be intercepted, or no longer is.
     NotLive { agent: String, pod: String, state: Liveness, reason: String },
     /// An agent refused the whole wish.

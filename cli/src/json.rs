@@ -53,6 +53,9 @@ fn value(event: &Event) -> Value {
             "event": "flushed", "agent": agent, "pod": pod, "port": port, "closed": flushed.closed, "left": flushed.left,
             "reason": Some(escape_sentence(&flushed.reason)).filter(|reason| !reason.is_empty()),
         }),
+        Event::Probe { agent, pod, port, sentence } => json!({
+            "event": "probe", "agent": agent, "pod": pod, "port": port, "reason": escape_sentence(sentence),
+        }),
         Event::NotLive { agent, pod, state, reason } => json!({
             "event": "refused", "agent": agent, "pod": pod, "state": liveness(*state), "reason": escape_sentence(reason),
         }),

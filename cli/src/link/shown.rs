@@ -24,6 +24,7 @@ pub(crate) struct Shown {
     pods: BTreeMap<String, Liveness>,
     tls: BTreeMap<String, PodTls>,
     flushed: BTreeMap<String, PodFlush>,
+    probes: BTreeSet<String>,
     conflicts: BTreeMap<Key, Clash>,
     overlaps: BTreeMap<Key, Clash>,
     lost: BTreeSet<String>,
@@ -65,10 +66,12 @@ impl Shown {
     ) -> Vec<Event> {
         let mut events = Vec::new();
         let mut restored = Vec::new();
+        // After what is live.
         let mut tls = Vec::new();
         for pod in &state.pods {
             tls.extend(self.tls(agent, wanted, pod));
             tls.extend(self.flushed(agent, wanted, pod));
+            tls.extend(self.probes(agent, wanted, pod));
             let before = self.pods.insert(pod.pod.clone(), pod.state);
             if before == Some(pod.state) {
                 continue;
@@ -107,6 +110,18 @@ impl Shown {
             return None;
         }
         Some(Event::Flushed { agent: agent.to_owned(), pod: pod.pod.clone(), port: wanted.ports.pod.get(), flushed })
+    }
+
+    /// What is new about probes. Pods of one workload have the same: one word is enough.
+    fn probes(&mut self, agent: &str, wanted: &Wanted, pod: &PodState) -> Vec<Event> {
+        let new = pod.probes.iter().filter(|sentence| self.probes.insert((*sentence).clone()));
+        let told = |sentence: &String| Event::Probe {
+            agent: agent.to_owned(),
+            pod: pod.pod.clone(),
+            port: wanted.ports.pod.get(),
+            sentence: sentence.clone(),
+        };
+        new.map(told).collect()
     }
 
     fn told_live(
@@ -221,6 +236,7 @@ mod tests {
             earlier_connections: 0,
             since: UnixMillis(0),
             tls: None,
+            probes: Vec::new(),
         };
         // `bob` takes from us, and from `-bob` we take; `bob 9` has a number.
         let conflict = |text: &&str| {
@@ -263,6 +279,25 @@ mod tests {
             other => panic!("{other:?}"),
         };
         shown.changes("node-1", &wanted(), state, 5).into_iter().map(kind).collect()
+    }
+
+    #[test]
+    fn a_probe_is_told_once() {
+        let mut shown = Shown::new(true);
+        let mut both = state(&[("a", Liveness::Live), ("b", Liveness::Live)], &[]);
+        for pod in &mut both.pods {
+            pod.probes = vec!["the liveness probe comes to you".into()];
+        }
+        let probes =
+            |events: Vec<Event>| events.into_iter().filter(|event| matches!(event, Event::Probe { .. })).count();
+        let events = shown.changes("n", &wanted(), &both, 1);
+        assert!(matches!(events.first(), Some(Event::Live(_))), "{events:?}");
+        assert_eq!(probes(events), 1);
+        assert_eq!(probes(shown.changes("n", &wanted(), &both, 1)), 0);
+        shown.tunnel_lost();
+        assert_eq!(probes(shown.changes("n", &wanted(), &both, 1)), 0);
+        both.pods[1].probes.push("another".into());
+        assert_eq!(probes(shown.changes("n", &wanted(), &both, 1)), 1);
     }
 
     #[test]

@@ -31,6 +31,10 @@ pub(crate) fn lines(event: &Event, paint: Paint, now: UnixMillis) -> Vec<String>
         Event::Live(live) => live_lines(live, paint),
         Event::Flushed { agent: _, pod, port, flushed } => vec![flushed_line(pod, *port, flushed, paint)],
         Event::Tls { agent: _, pod, port, tls, local } => vec![tls_line(pod, *port, tls, *local, paint)],
+        Event::Probe { agent: _, pod, port, sentence } => {
+            let word = paint.with(Colour::Yellow, "probe");
+            vec![format!("{word} {}:{port}: {}", escape(pod), escape_sentence(sentence))]
+        }
         Event::NotLive { agent, pod, state, reason } => {
             let word = match state {
                 Liveness::Refused => "refused",

@@ -64,6 +64,7 @@ With -o json each line is an object with an `event`:
   live        agent, id, pod, port, to, local, addresses, earlier_connections, after_ms, curl
   flushed     agent, pod, port, closed, left, reason (null, or why it could not be done)
   tls         agent, pod, port, state (unread, passed, decrypted, clear, other), local, reason
+  probe       agent, pod, port, reason (a probe or health check that comes to you, and how to keep it away)
   refused     agent, pod (null: the whole wish), state, reason
   conflict    agent, pod, developer, yours, id, since, takes (everything, shared)
               of an intercept that gets requests which you want; later conflict_over

@@ -177,6 +177,7 @@ pub(crate) fn state(wish: &Wish, id: u64, pods: &[(&str, Liveness, &str)]) -> In
         earlier_connections: 3,
         since: UnixMillis(0),
         tls: None,
+        probes: Vec::new(),
     };
     let pods = pods.iter().map(pod).collect();
     InterceptState { id, token: wish.token, since: UnixMillis(0), pods, conflicts: Vec::new(), overlaps: Vec::new() }

@@ -11,6 +11,7 @@ mod capture;
 mod connection;
 pub(crate) mod control;
 mod developer_leg;
+mod health_checks;
 mod http2;
 mod metrics;
 mod plan;

@@ -7,7 +7,7 @@ use super::{ControlPlane, Grant, Obstacle, Place};
 use crate::{
     config::{Config, Developer, Pod, PodName},
     ipc::Whereabouts,
-    worker::registry::filter,
+    worker::{health_checks::HealthCheck, registry::filter},
 };
 
 impl ControlPlane for Config {
@@ -64,6 +64,11 @@ impl ControlPlane for Config {
 
     fn whereabouts(&self, _: &PodName) -> Whereabouts {
         Whereabouts::default()
+    }
+
+    /// The file says nothing of them.
+    fn health_checks(&self, _: &PodName) -> &[HealthCheck] {
+        &[]
     }
 
     fn stranger(&self) -> &'static str {

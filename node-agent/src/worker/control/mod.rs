@@ -13,6 +13,7 @@ use redir_http::filter::Filter;
 use redir_tunnel::Pin;
 use redir_wire::{PodEntry, Refused, Token, Wish};
 
+use super::health_checks::HealthCheck;
 use crate::{config::PodName, ipc::Whereabouts};
 
 /// A control plane as it stands.
@@ -40,6 +41,9 @@ pub(crate) trait ControlPlane: fmt::Debug + Send + Sync {
 
     /// How the guardian finds a pod.
     fn whereabouts(&self, pod: &PodName) -> Whereabouts;
+
+    /// What asks for a pod's health, as far as it may reach a developer.
+    fn health_checks(&self, pod: &PodName) -> &[HealthCheck];
 
     /// What a developer hears whose key is known no longer; ends with the next step.
     fn stranger(&self) -> &'static str;

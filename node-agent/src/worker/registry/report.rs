@@ -8,13 +8,15 @@ use std::{
 
 use redir_tunnel::Pin;
 use redir_wire::{
-    Conflict, InterceptEntry, InterceptState, Listing, Liveness, Owner, PodState, PodTls, Token, UnixMillis, limits,
+    Conflict, InterceptEntry, InterceptState, Listing, Liveness, Owner, PodState, PodTls, Probes, Token, UnixMillis,
+    limits,
 };
 
 use crate::{
     config::PodName,
     worker::{
         control::{Obstacle, Place},
+        health_checks::{self, Taken},
         tls::{Tls, Wants},
     },
 };
@@ -77,6 +79,7 @@ impl Registry {
             PodState {
                 tls: ports.tls(wish, pod, &standing),
                 flushed: ports.flushes.outcome(wish.id, pod).cloned(),
+                probes: self.probes(wish, pod, &standing, ports.tls),
                 pod: pod.bare().to_owned(),
                 addresses: ports.arming.addresses(pod).iter().map(ToString::to_string).collect(),
                 state: standing.state,
@@ -93,6 +96,17 @@ impl Registry {
             conflicts: self.conflicts(wish, contests),
             overlaps: self.overlaps(wish, contests),
         }
+    }
+
+    /// What asks for the pod's health and comes to this developer, who did not ask for it.
+    fn probes(&self, wish: &Registered, pod: &PodName, standing: &PodStanding, tls: &Tls) -> Vec<String> {
+        if wish.grant.wish.probes == Probes::Developer || standing.state != Liveness::Live {
+            return Vec::new();
+        }
+        let filter = wish.grant.filter.as_ref();
+        let certificate = tls.given(pod, standing.port).is_some();
+        let taken = Taken { port: standing.port, filter, certificate };
+        health_checks::told(self.plane.health_checks(pod), taken)
     }
 
     /// How every intercept stands.

@@ -18,8 +18,8 @@ use redir_api::{AgentStatus, Intercept, InterceptSpec, SpecError, Wanted, names}
 use redir_tunnel::Pin;
 use redir_wire::{Token, limits};
 
-use super::mesh::Mesh;
-use crate::{config::PodName, ipc::MAX_POD_IPS};
+use super::{mesh::Mesh, probes::health_checks};
+use crate::{config::PodName, ipc::MAX_POD_IPS, worker::health_checks::HealthCheck};
 
 /// An object's place and identity.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -92,6 +92,8 @@ pub(crate) struct PodFacts {
     pub(crate) unfit: Option<String>,
     /// Which mesh it is in.
     pub(crate) mesh: Option<Mesh>,
+    /// What asks for its health and may reach somebody else than the app.
+    pub(crate) health_checks: Vec<HealthCheck>,
 }
 
 impl PodFacts {
@@ -120,6 +122,7 @@ impl PodFacts {
             secrets: secrets(pod),
             unfit: unfit(pod),
             mesh: Mesh::of(pod),
+            health_checks: health_checks(pod),
         })
     }
 }

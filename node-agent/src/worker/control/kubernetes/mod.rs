@@ -9,6 +9,7 @@ mod client;
 mod driver;
 mod facts;
 mod mesh;
+mod probes;
 mod renewals;
 mod resolve;
 mod secrets;

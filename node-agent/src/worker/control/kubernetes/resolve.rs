@@ -22,6 +22,7 @@ use crate::{
     ipc::{FirstHand, Whereabouts},
     worker::{
         control::{ControlPlane, Grant, Obstacle, Place},
+        health_checks::HealthCheck,
         registry::filter,
     },
 };
@@ -76,6 +77,7 @@ pub(crate) struct Workload {
 struct KnownPod {
     entry: PodEntry,
     at: Whereabouts,
+    health_checks: Vec<HealthCheck>,
 }
 
 /// What must be asked of the API server before all pods of all targets are known.
@@ -277,6 +279,7 @@ fn known(pod: &PodFacts) -> KnownPod {
     KnownPod {
         entry: PodEntry { name: pod.id.name.clone(), labels, ports },
         at: Whereabouts { ips: pod.ips.clone(), first },
+        health_checks: pod.health_checks.clone(),
     }
 }
 
@@ -358,6 +361,10 @@ impl ControlPlane for Resolved {
 
     fn whereabouts(&self, pod: &PodName) -> Whereabouts {
         self.pods.get(pod).map(|pod| pod.at.clone()).unwrap_or_default()
+    }
+
+    fn health_checks(&self, pod: &PodName) -> &[HealthCheck] {
+        self.pods.get(pod).map_or(&[], |pod| &pod.health_checks)
     }
 
     fn stranger(&self) -> &'static str {

@@ -343,6 +343,7 @@ fn standing(resolved: &Resolved, states: &[(u64, Liveness, &str)]) -> Standings 
         let told = redir_wire::PodState {
             flushed: None,
             tls: None,
+            probes: vec![],
             pod: "x".into(),
             addresses: vec!["10.0.0.1".into()],
             state: *state,
