@@ -44,7 +44,8 @@ once!(preflights_come_along_where_they_are_asked_for, USUAL, |w| {
     let (user, both, other) = (user.as_bytes(), both.as_bytes(), other.as_bytes());
     let filter = ["--header", "x-user: alice", "--not", "--path-prefix", "/health", "--preflight"];
     let get = ("GET /", &b"x-user: alice\r\n"[..]);
-    let others = [("OPTIONS /", other), ("OPTIONS /health", user), ("GET /", user), ("OPTIONS /", b"origin: http://x\r\n")];
+    let others =
+        [("OPTIONS /", other), ("OPTIONS /health", user), ("GET /", user), ("OPTIONS /", b"origin: http://x\r\n")];
     decides(w, &filter, &[("OPTIONS /", user), ("OPTIONS /a?b", both), get], &others)?;
     decides(w, &filter[..5], &[get], &[("OPTIONS /", user), ("OPTIONS /a?b", both)])
 });

@@ -116,8 +116,12 @@ once!(three_developers_and_the_app_share_a_connection, HTTP1, |w| {
     ];
     stage.play([("a developer's close", closed.concat())])?;
     stage.play([("the app's close", [again.clone(), vec![(App, Closes), (Client, HearsEnd)]].concat())])?;
-    // Closed just when it was used again: the client is told as without redir, and tries again if it may.
-    let race = [again, passes(Client, Alice, get(Alice, 3)), vec![(Alice, Closes), (Client, HearsEnd)]];
+    // Closed just when it was used again: a GET is sent again.
+    let race = [
+        [again, passes(Client, Alice, get(Alice, 3))].concat(),
+        vec![(Alice, Closes), hears(Alice, get(Alice, 3)), says(Alice, ok("3")), hears(Client, ok("3"))],
+        as_before(),
+    ];
     stage.play([("a close that met a request", race.concat())])
 });
 
