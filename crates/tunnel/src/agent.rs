@@ -14,8 +14,10 @@ use quinn_proto::HashedConnectionIdGenerator;
 use redir_wire::CloseCode;
 use rustls::pki_types::CertificateDer;
 use tokio::runtime::Handle;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::hints::UnreachableHints;
 use crate::identity::Identity;
 use crate::pin::Pin;
 use crate::tls::{self, Authorised};
@@ -26,6 +28,9 @@ use crate::transport::{End, HANDSHAKE, transport};
 pub struct AgentEndpoint {
     endpoint: quinn::Endpoint,
     pending: Arc<AtomicUsize>,
+    hints: UnreachableHints,
+    /// What reads the socket's errors.
+    _errors: JoinSet<()>,
 }
 
 impl AgentEndpoint {
@@ -38,8 +43,16 @@ impl AgentEndpoint {
         let mut server = ServerConfig::with_crypto(Arc::new(crypto));
         server.transport_config(transport(End::Agent)).max_incoming(MAX_PENDING);
         let runtime = Arc::new(Pinned { handle: Handle::current() });
-        let endpoint = quinn::Endpoint::new(endpoint_config(identity), Some(server), socket, runtime)?;
-        Ok(Self { endpoint, pending: Arc::default() })
+        let (hints, mut errors) = (UnreachableHints::default(), JoinSet::new());
+        let socket = hearing(socket, &runtime, &hints, &mut errors)?;
+        let config = endpoint_config(identity);
+        let endpoint = quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)?;
+        Ok(Self { endpoint, pending: Arc::default(), hints, _errors: errors })
+    }
+
+    /// Hints that nobody listens at a developer's address any more.
+    pub fn unreachable_hints(&self) -> &UnreachableHints {
+        &self.hints
     }
 
     /// The next handshake that begins; `None` once the endpoint is closed. Under a flood, addresses must prove
@@ -75,6 +88,30 @@ impl AgentEndpoint {
         self.endpoint.close(varint(code.number()), code.to_string().as_bytes());
         timeout(CLOSE, self.endpoint.wait_idle()).await.ok();
     }
+}
+
+/// The socket; what it hears of packets that could not be delivered goes to `hints`.
+#[cfg(target_os = "linux")]
+fn hearing(
+    socket: UdpSocket,
+    _: &Pinned,
+    hints: &UnreachableHints,
+    errors: &mut JoinSet<()>,
+) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+    let socket = crate::socket::AgentSocket::new(socket)?;
+    errors.spawn(socket.clone().read_errors(hints.clone()));
+    Ok(socket)
+}
+
+/// Elsewhere an unconnected socket hears nothing of that.
+#[cfg(not(target_os = "linux"))]
+fn hearing(
+    socket: UdpSocket,
+    runtime: &Pinned,
+    _: &UnreachableHints,
+    _: &mut JoinSet<()>,
+) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+    runtime.wrap_udp_socket(socket)
 }
 
 /// A handshake that has begun.

@@ -10,9 +10,12 @@ mod budget;
 mod control;
 mod developer;
 mod error;
+mod hints;
 mod identity;
 mod pin;
 mod relay;
+#[cfg(target_os = "linux")]
+mod socket;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -23,6 +26,7 @@ pub use budget::{Budget, BudgetError, Patience};
 pub use control::{AgentControl, Control, ControlError, DeveloperControl, FLUSH, Session, Turn};
 pub use developer::{Arrival, DataStream, Dialled, HeaderError, Tunnel, dial};
 pub use error::{DialError, Lost};
+pub use hints::{UnreachableHints, UnreachableWatch};
 pub use identity::{Identity, IdentityError};
 pub use pin::{Pin, PinError};
 pub use relay::{Relayed, relay, relay_halves, stream_to_tcp, tcp_to_stream};

@@ -2,6 +2,8 @@
 
 mod handshake;
 mod streams;
+#[cfg(target_os = "linux")]
+mod unreachable;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
