@@ -258,6 +258,7 @@ mod tests {
             pods: pods.iter().map(pod).collect(),
             conflicts: conflicts.iter().map(conflict).collect(),
             overlaps: overlaps.iter().map(conflict).collect(),
+            bypassed: 0,
         }
     }
 

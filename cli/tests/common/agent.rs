@@ -180,5 +180,6 @@ pub(crate) fn state(wish: &Wish, id: u64, pods: &[(&str, Liveness, &str)]) -> In
         probes: Vec::new(),
     };
     let pods = pods.iter().map(pod).collect();
-    InterceptState { id, token: wish.token, since: UnixMillis(0), pods, conflicts: Vec::new(), overlaps: Vec::new() }
+    let (conflicts, overlaps) = (Vec::new(), Vec::new());
+    InterceptState { id, token: wish.token, since: UnixMillis(0), pods, conflicts, overlaps, bypassed: 0 }
 }

@@ -202,6 +202,9 @@ pub struct InterceptState {
     pub conflicts: Vec<Conflict>,
     /// Intercepts that this one takes requests from. An agent that does not tell it leaves it empty.
     pub overlaps: Vec<Conflict>,
+    /// Matched requests and connections that went to the app so far, because the developer's machine did not answer the
+    /// agent. Kept over redials; 0 from an agent that does not tell it.
+    pub bypassed: u64,
 }
 
 /// The state of one intercept in one pod.

@@ -85,6 +85,7 @@ messages! {
         #[prost(message, repeated, tag = "5")] conflicts: Vec<Conflict>,
         /// Never in `conflicts`: whoever does not know these would take the winner for the loser.
         #[prost(message, repeated, tag = "6")] overlaps: Vec<Conflict>,
+        #[prost(uint64, tag = "7")] bypassed: u64,
     }
     PodState {
         #[prost(string, tag = "1")] pod: String,

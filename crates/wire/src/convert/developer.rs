@@ -28,6 +28,7 @@ impl TryFrom<proto::ToDeveloperBody> for ToDeveloper {
                 pods: list(state.pods, "the number of pods", limits::ENTRIES, pod_state)?,
                 conflicts: list(state.conflicts, "the number of conflicts", limits::ENTRIES, conflict)?,
                 overlaps: list(state.overlaps, "the number of overlaps", limits::ENTRIES, conflict)?,
+                bypassed: state.bypassed,
             }),
             proto::ToDeveloperBody::Request(event) => Self::Request(request(event)?),
             proto::ToDeveloperBody::Listing(listing) => Self::Listing(Listing {
@@ -148,6 +149,7 @@ fn state_to_proto(state: &InterceptState) -> proto::InterceptState {
         pods: pods.collect(),
         conflicts: state.conflicts.iter().map(conflict_to_proto).collect(),
         overlaps: state.overlaps.iter().map(conflict_to_proto).collect(),
+        bypassed: state.bypassed,
     }
 }
 

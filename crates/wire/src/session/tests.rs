@@ -190,6 +190,7 @@ fn every_answer_comes_through() {
             pods: vec![pod],
             conflicts: vec![conflict],
             overlaps: vec![overlap],
+            bypassed: 7,
         }),
         ToDeveloper::Request(event),
         ToDeveloper::Listing(Listing {

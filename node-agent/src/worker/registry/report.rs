@@ -95,6 +95,7 @@ impl Registry {
             pods: pods.collect(),
             conflicts: self.conflicts(wish, contests),
             overlaps: self.overlaps(wish, contests),
+            bypassed: 0,
         }
     }
 
