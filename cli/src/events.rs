@@ -56,6 +56,8 @@ pub(crate) enum Event {
     Lost { agent: String, reason: String },
     /// The tunnel and the intercept are back.
     Restored { agent: String, pods: Vec<String>, after_ms: u64 },
+    /// Matched requests went to the app while this machine did not answer the agent.
+    Bypassed { agent: String, id: u64, requests: u64 },
     /// The developer's own command.
     Command(CommandState),
     /// The intercept is over.

@@ -76,6 +76,9 @@ fn value(event: &Event) -> Value {
         Event::Restored { agent, pods, after_ms } => {
             json!({"event": "restored", "agent": agent, "pods": pods, "after_ms": after_ms})
         }
+        Event::Bypassed { agent, id, requests } => {
+            json!({"event": "bypassed", "agent": agent, "id": id, "requests": requests})
+        }
         Event::Command(state) => command(*state),
         Event::Ended { reason } => json!({"event": "ended", "reason": escape_sentence(reason)}),
         Event::Pod { agent, pod } => json!({

@@ -28,6 +28,8 @@ pub(crate) struct Shown {
     conflicts: BTreeMap<Key, Clash>,
     overlaps: BTreeMap<Key, Clash>,
     lost: BTreeSet<String>,
+    /// Requests that went past us so far.
+    bypassed: u64,
     tried: bool,
 }
 
@@ -90,6 +92,12 @@ impl Shown {
         // A pod that the agent no longer names is told anew when it comes back.
         self.pods.retain(|name, _| state.pods.iter().any(|pod| pod.pod == *name));
         self.clashes(agent, state, &mut events);
+        // A new agent begins to count anew.
+        let requests = state.bypassed.saturating_sub(self.bypassed);
+        self.bypassed = state.bypassed;
+        if requests > 0 {
+            events.push(Event::Bypassed { agent: agent.to_owned(), id: state.id, requests });
+        }
         events
     }
 
@@ -276,6 +284,7 @@ mod tests {
             Event::Overlap(clash) => format!("overlap {}", who(&clash)),
             Event::OverlapOver(clash) => format!("overlap over {}", who(&clash)),
             Event::Flushed { pod, flushed, .. } => format!("flushed {pod} {}/{}", flushed.closed, flushed.left),
+            Event::Bypassed { requests, .. } => format!("bypassed {requests}"),
             Event::Tls { pod, tls, local, .. } => format!("tls {pod} {:?} {local:?}", tls.fate),
             other => panic!("{other:?}"),
         };
@@ -339,6 +348,20 @@ mod tests {
         assert!(shown.tunnel_lost() && !shown.any_live());
         assert!(!shown.tunnel_lost(), "told once");
         assert_eq!(kinds(&mut shown, &state(&[("a", Live), ("b", Live)], &[])), ["restored a", "live b false"]);
+    }
+
+    #[test]
+    fn what_went_past_is_told_once() {
+        use Liveness::Live;
+        let mut shown = Shown::default();
+        let with = |bypassed| InterceptState { bypassed, ..state(&[("a", Live)], &[]) };
+        assert_eq!(kinds(&mut shown, &with(0)), ["live a true"]);
+        assert_eq!(kinds(&mut shown, &with(3)), ["bypassed 3"]);
+        assert!(kinds(&mut shown, &with(3)).is_empty());
+        assert!(shown.tunnel_lost());
+        assert_eq!(kinds(&mut shown, &with(5)), ["restored a", "bypassed 2"], "the agent has counted on");
+        assert!(kinds(&mut shown, &with(0)).is_empty(), "another agent process");
+        assert_eq!(kinds(&mut shown, &with(1)), ["bypassed 1"]);
     }
 
     #[test]

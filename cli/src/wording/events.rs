@@ -69,6 +69,12 @@ pub(crate) fn lines(event: &Event, paint: Paint, now: UnixMillis) -> Vec<String>
             when::duration(after_ms.saturating_mul(1000)),
             escape(pods.join(", ")),
         )],
+        Event::Bypassed { agent, id: _, requests } => vec![format!(
+            "{}  {requests} matched request{} went to the app while this machine did not answer {}",
+            paint.with(Colour::Yellow, "missed"),
+            if *requests == 1 { "" } else { "s" },
+            escape(agent),
+        )],
         Event::Command(state) => vec![command(*state)],
         Event::Ended { reason } => vec![format!("ended  {}", escape_sentence(reason))],
         Event::Pod { .. }
@@ -664,6 +670,12 @@ mod tests {
         assert_eq!(plain(&lost), ["lost  the tunnel to node-1 (timed out): requests go to the app, dialling again"]);
         let restored = Event::Restored { agent: "node-1".into(), pods: vec!["web-1".into()], after_ms: 2100 };
         assert_eq!(plain(&restored), ["live  again on node-1 after 2.10 s: web-1"]);
+        let bypassed = |requests| plain(&Event::Bypassed { agent: "node-1".into(), id: 3, requests });
+        assert_eq!(bypassed(1), ["missed  1 matched request went to the app while this machine did not answer node-1"]);
+        assert_eq!(
+            bypassed(12),
+            ["missed  12 matched requests went to the app while this machine did not answer node-1"]
+        );
     }
 
     #[test]

@@ -72,6 +72,7 @@ With -o json each line is an object with an `event`:
   request     agent, id, pod, client, when, method, path, status (null: none), ms, missed
   lost        agent, reason
   restored    agent, pods, after_ms
+  bypassed    agent, id, requests (matched ones that went to the app while this machine did not answer the agent)
   command     state (started, ready, ended), pid, port, code
   ended       reason
   created     intercept, namespace, target (Kubernetes, as the next two)

@@ -13,8 +13,9 @@ pub const STALLED_STREAMS: usize = 64;
 pub const STREAMS: u32 = 4096;
 /// A tunnel without a packet for so long is down.
 pub const IDLE: Duration = Duration::from_secs(10);
-/// The agent's: three of these fit into [`IDLE`], so two may be lost.
-pub const KEEP_ALIVE: Duration = Duration::from_secs(3);
+/// The agent's: what shows that a developer's process or machine is gone is an answer to a packet, or that there is none,
+/// and new requests must be the app's again within 1.5 s. Two packets a second for an idle tunnel.
+pub const KEEP_ALIVE: Duration = Duration::from_millis(500);
 /// The developer's: a new worker on an old socket answers the first packet with a reset, and the intercept must be back
 /// within 3 s of the old one's death.
 pub const DEVELOPER_KEEP_ALIVE: Duration = Duration::from_secs(1);

@@ -88,6 +88,8 @@ pub(crate) struct Metrics {
     streams: Level,
     streams_opened: Count,
     streams_failed: Count,
+    requests_bypassed: Count,
+    tunnel_probes: Count,
     events_dropped: Count,
     arms_failed: Count,
 }
@@ -129,6 +131,8 @@ impl Metrics {
             streams: Level::default(),
             streams_opened: Count::default(),
             streams_failed: Count::default(),
+            requests_bypassed: Count::default(),
+            tunnel_probes: Count::default(),
             events_dropped: Count::default(),
             arms_failed: Count::default(),
             registry: Registry::default(),
@@ -164,6 +168,10 @@ impl Metrics {
         to.register("streams", "Tunnelled connections open now", self.streams.clone());
         to.register("streams_opened", "Tunnelled connections", self.streams_opened.clone());
         to.register("streams_failed", "Tunnelled connections that could not be opened", self.streams_failed.clone());
+        let bypassed = "Matched requests that went to the app because the developer's machine did not answer";
+        to.register("requests_bypassed", bypassed, self.requests_bypassed.clone());
+        let probes = "Times that a developer was asked whether it is there, after a hint that it is not";
+        to.register("tunnel_probes", probes, self.tunnel_probes.clone());
         to.register("events_dropped", "Request events dropped on full queues", self.events_dropped.clone());
         to.register("arms_failed", "Ports that could not be armed", self.arms_failed.clone());
         to.register("intercept_objects", "Intercepts that the API server tells of", self.objects.clone());
@@ -210,6 +218,8 @@ impl Metrics {
             (&self.intercepts_refused, counters.intercepts_refused.value()),
             (&self.streams_opened, counters.streams_total.value()),
             (&self.streams_failed, counters.streams_failed.value()),
+            (&self.requests_bypassed, counters.bypassed.value()),
+            (&self.tunnel_probes, counters.probes.value()),
             (&self.events_dropped, counters.events_dropped.value()),
             (&self.arms_failed, counters.arms_failed.value()),
         ] {

@@ -60,6 +60,8 @@ pub(crate) struct Intercept {
     pub(crate) tunnel: TunnelHandle,
     /// Requests or connections reported so far; outlives this value, which is made anew with each plan.
     pub(crate) requests: Arc<AtomicU64>,
+    /// Those that went to the app because the developer's end did not answer; as long-lived.
+    pub(crate) bypassed: Arc<AtomicU64>,
 }
 
 impl Intercept {
@@ -79,10 +81,24 @@ impl Intercept {
             Ok(DeveloperLeg { send, recv, open })
         });
         let result = opened.await.unwrap_or(Err(OpenError::Busy));
-        if result.is_err() {
-            self.tunnel.counters().streams_failed.add(1);
+        match result {
+            Ok(_) => {}
+            Err(OpenError::Unanswered) => self.bypass(),
+            Err(OpenError::Gone | OpenError::Busy) => self.tunnel.counters().streams_failed.add(1),
         }
         result
+    }
+
+    /// Whether a new request goes to the app because the developer's end does not answer. It is counted as such when
+    /// [`Intercept::bypass`] is called; opening a stream does it by itself.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        self.tunnel.is_unanswered()
+    }
+
+    /// A matched request goes to the app; the developer is told how many were.
+    pub(crate) fn bypass(&self) {
+        self.bypassed.fetch_add(1, Ordering::Relaxed);
+        self.tunnel.counters().bypassed.add(1);
     }
 
     /// Tells the developer of a matched request. Never waits: with a full queue the event is dropped and counted.
@@ -113,6 +129,7 @@ impl Intercept {
             to: "127.0.0.1:3000".into(),
             tunnel: TunnelHandle::for_test(connection),
             requests: Arc::default(),
+            bypassed: Arc::default(),
         }
     }
 }
@@ -135,6 +152,8 @@ pub(crate) enum OpenError {
     Gone,
     /// The tunnel has as many streams as it may, or takes no more bytes, for [`OPEN_LIMIT`].
     Busy,
+    /// The developer's end acknowledges nothing at the moment.
+    Unanswered,
 }
 
 impl fmt::Display for OpenError {
@@ -142,6 +161,7 @@ impl fmt::Display for OpenError {
         match self {
             Self::Gone => f.write_str("the developer's tunnel is down"),
             Self::Busy => f.write_str("the developer's tunnel takes no more streams"),
+            Self::Unanswered => f.write_str("the developer's machine does not answer"),
         }
     }
 }

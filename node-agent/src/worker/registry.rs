@@ -59,6 +59,8 @@ pub(crate) struct Registered {
     pub(crate) since: SystemTime,
     /// Requests reported so far.
     pub(crate) requests: Arc<AtomicU64>,
+    /// Requests that went to the app while the developer's end did not answer.
+    pub(crate) bypassed: Arc<AtomicU64>,
     /// Pods that it had at any time: one that is gone is told as lost.
     seen: BTreeSet<PodName>,
 }
@@ -69,6 +71,7 @@ struct Retired {
     id: u64,
     since: SystemTime,
     requests: Arc<AtomicU64>,
+    bypassed: Arc<AtomicU64>,
     until: Instant,
 }
 
@@ -89,6 +92,12 @@ impl Registered {
     /// Older ones are less; numbers are given in the order of arrival and kept with the seniority.
     fn age(&self) -> (Option<(SystemTime, Token)>, u64) {
         (self.grant.made, self.id)
+    }
+
+    /// What a redial takes up again.
+    fn retired(self, now: Instant) -> Retired {
+        let Self { id, since, requests, bypassed, .. } = self;
+        Retired { id, since, requests, bypassed, until: now + SENIORITY }
     }
 }
 
@@ -138,16 +147,15 @@ impl Registry {
             return Err(Refused { code: RefusedCode::TooMany, sentence });
         }
         self.retired.retain(|_, retired| retired.until > now);
-        let (id, since, requests) = if let Some(before) = predecessor.and_then(|id| self.wishes.remove(&id)) {
-            (before.id, before.since, before.requests)
-        } else if let Some(before) = self.retired.remove(&(pin, token)) {
-            (before.id, before.since, before.requests)
-        } else {
+        let before = predecessor.and_then(|id| self.wishes.remove(&id)).map(|before| before.retired(now));
+        let before = before.or_else(|| self.retired.remove(&(pin, token)));
+        let Retired { id, since, requests, bypassed, .. } = before.unwrap_or_else(|| {
             let id = self.next;
             self.next += 1;
-            (id, grant.made.map_or(clock, |(made, _)| made), Arc::default())
-        };
-        let registered = Registered { id, session, pin, grant, since, requests, seen: BTreeSet::new() };
+            let since = grant.made.map_or(clock, |(made, _)| made);
+            Retired { id, since, requests: Arc::default(), bypassed: Arc::default(), until: now }
+        });
+        let registered = Registered { id, session, pin, grant, since, requests, bypassed, seen: BTreeSet::new() };
         self.overlaps.compare(&registered, self.wishes.values());
         self.wishes.insert(id, registered);
         self.note_pods();
@@ -163,8 +171,7 @@ impl Registry {
             if self.retired.len() >= RETIRED {
                 continue;
             }
-            let Registered { id, pin, grant, since, requests, .. } = gone;
-            self.retired.insert((pin, grant.wish.token), Retired { id, since, requests, until: now + SENIORITY });
+            self.retired.insert((gone.pin, gone.grant.wish.token), gone.retired(now));
         }
     }
 

@@ -1,6 +1,7 @@
 //! The tunnels of the developers that are connected to this agent.
 //!
-//! Owns the QUIC endpoint, one session task for each tunnel, the hub that keeps the registry, and the hands that arm.
+//! Owns the QUIC endpoint, one session task for each tunnel, what says whether a tunnel is alive (`liveness`), the hub that
+//! keeps the registry, and the hands that arm.
 //! Must not decide which intercept wins (the registry's), nor touch a client's connection (the capture's).
 //! Called by the worker's start and shutdown.
 
@@ -9,6 +10,7 @@ pub(crate) mod flushes;
 mod handle;
 mod hands;
 mod hub;
+mod liveness;
 mod looks;
 mod session;
 #[cfg(test)]

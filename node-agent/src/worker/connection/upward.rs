@@ -136,7 +136,10 @@ impl Exchange<'_> {
 
     fn take_step(&mut self, step: Step, plan: Option<&Plan>) -> Result<bool, End> {
         match step {
-            Step::Forward { to, len, begins, .. } => {
+            Step::Forward { mut to, len, begins, .. } => {
+                if begins.is_some() {
+                    to = self.unless_unanswered(to, plan);
+                }
                 // The rest of a message never opens a leg: there it would be read as a message of its own.
                 if let Some(begins) = begins {
                     self.begin(to, &begins, plan)?;
@@ -159,6 +162,21 @@ impl Exchange<'_> {
             }
         }
         Ok(true)
+    }
+
+    /// Where a request goes that begins: to the app instead of a developer whose end does not answer.
+    fn unless_unanswered(&mut self, to: Origin, plan: Option<&Plan>) -> Origin {
+        let (Origin::Developer(key), Judge::Http(engine), None) = (to, &mut self.judge, self.app_gone) else {
+            return to;
+        };
+        match plan.and_then(|plan| plan.intercept(key)) {
+            // Behind one that is on its way to the developer, its answer would have to wait for that one's.
+            Some(intercept) if intercept.is_unanswered() && engine.fall_back() => {
+                intercept.bypass();
+                Origin::App
+            }
+            _ => to,
+        }
     }
 
     /// A request begins: whose it is, for the counts and the developer's list.

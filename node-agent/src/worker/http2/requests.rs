@@ -78,6 +78,11 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
                 self.access.count_app();
                 self.ask_app(Request { head, body, respond, asked, report: None });
             }
+            To::Developer(intercept) if intercept.is_unanswered() && !matches!(self.app, App::Gone) => {
+                intercept.bypass();
+                self.access.count_app();
+                self.ask_app(Request { head, body, respond, asked, report: None });
+            }
             To::Developer(intercept) => {
                 self.access.count_developer();
                 let report = Some(Report::new(intercept.clone(), &head, self.route.client));

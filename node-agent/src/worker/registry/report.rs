@@ -95,7 +95,7 @@ impl Registry {
             pods: pods.collect(),
             conflicts: self.conflicts(wish, contests),
             overlaps: self.overlaps(wish, contests),
-            bypassed: 0,
+            bypassed: wish.bypassed.load(Ordering::Relaxed),
         }
     }
 

@@ -49,6 +49,10 @@ pub(crate) struct Counters {
     pub(crate) streams_total: Count,
     /// Data streams that could not be opened.
     pub(crate) streams_failed: Count,
+    /// Matched requests that went to the app because the developer's end did not answer.
+    pub(crate) bypassed: Count,
+    /// Times that a developer's end was asked whether it lives, after a hint that it does not.
+    pub(crate) probes: Count,
     /// Request events that did not fit their queue.
     pub(crate) events_dropped: Count,
     /// Ports that could not be armed.

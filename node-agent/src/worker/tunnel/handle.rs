@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::UNIX_EPOCH,
 };
@@ -32,6 +32,7 @@ struct Inner {
     streams: AtomicU64,
     streams_total: AtomicU64,
     ended: CancellationToken,
+    unanswered: AtomicBool,
     counters: Arc<Counters>,
     budget: Budget,
 }
@@ -50,6 +51,7 @@ impl TunnelHandle {
             streams: AtomicU64::new(0),
             streams_total: AtomicU64::new(0),
             ended: CancellationToken::new(),
+            unanswered: AtomicBool::new(false),
             counters,
             budget: Budget::default(),
         };
@@ -60,6 +62,9 @@ impl TunnelHandle {
     pub(crate) async fn open_bi(&self) -> Result<(quinn::SendStream, quinn::RecvStream, OpenStream), OpenError> {
         if !self.alive() {
             return Err(OpenError::Gone);
+        }
+        if self.is_unanswered() {
+            return Err(OpenError::Unanswered);
         }
         let (send, recv) = self.0.connection.open_bi().await.map_err(|_| OpenError::Gone)?;
         Ok((send, recv, OpenStream::new(self.clone())))
@@ -89,6 +94,16 @@ impl TunnelHandle {
     /// Whether the tunnel is up.
     pub(crate) fn alive(&self) -> bool {
         !self.0.ended.is_cancelled() && self.0.connection.close_reason().is_none()
+    }
+
+    /// Whether it gets no new requests, because the developer's end does not answer.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        self.0.unanswered.load(Ordering::Relaxed)
+    }
+
+    /// Says whether the developer's end answers; true if that is news.
+    pub(crate) fn set_unanswered(&self, unanswered: bool) -> bool {
+        self.0.unanswered.swap(unanswered, Ordering::Relaxed) != unanswered
     }
 
     /// Resolves when the tunnel is down.

@@ -48,6 +48,8 @@ pub(crate) enum Command {
     Asked(SessionId, u32, ToAgent),
     /// A tunnel is down.
     Gone(SessionId),
+    /// A developer's end answers again: what went past it meanwhile is news.
+    Answers,
     /// The hands have done something.
     Done(Op, Outcome),
     /// Earlier connections have been closed, or not.
@@ -190,6 +192,8 @@ impl Hub {
                     }
                 }
             }
+            // Whatever has changed is told after each command.
+            Command::Answers => {}
             Command::Done(op, outcome) => {
                 if let (Op::Arm(pod, port), Outcome::Failed { reason, .. }) = (&op, &outcome) {
                     self.counters.arms_failed.add(1);
@@ -492,6 +496,7 @@ impl Hub {
             to: wish.grant.wish.to.as_str().into(),
             tunnel: session.joined.handle.clone(),
             requests: wish.requests.clone(),
+            bypassed: wish.bypassed.clone(),
         });
         self.intercepts.insert((id, pod.clone()), intercept.clone());
         Some(intercept)

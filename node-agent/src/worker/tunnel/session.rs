@@ -2,7 +2,9 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use redir_tunnel::{AgentControl, AgentEndpoint, ControlError, HANDSHAKE, Handshake, Pin, Turn};
+use redir_tunnel::{
+    AgentControl, AgentEndpoint, ControlError, HANDSHAKE, Handshake, Pin, Turn, UnreachableHints, UnreachableWatch,
+};
 use redir_wire::{Bye, CloseCode, Malformed, Refused, RefusedCode, SessionError, ToAgent, ToDeveloper};
 use tokio::{
     sync::{mpsc, watch},
@@ -17,6 +19,7 @@ use super::{
     counters::Counters,
     handle::TunnelHandle,
     hub::{Command, Joined},
+    liveness::{Counted, LOOK, Life, Liveness},
 };
 
 /// How the agent introduces itself.
@@ -46,6 +49,7 @@ struct Shared {
     hub: mpsc::Sender<Command>,
     counters: Arc<Counters>,
     about: About,
+    hints: UnreachableHints,
 }
 
 /// Takes tunnels until it is told to close, and returns when the last session has ended. Aborting it ends them all.
@@ -57,7 +61,7 @@ pub(super) async fn accept(
     counters: Arc<Counters>,
     about: About,
 ) {
-    let shared = Shared { plane, hub, counters, about };
+    let shared = Shared { plane, hub, counters, about, hints: endpoint.unreachable_hints().clone() };
     let mut sessions = JoinSet::new();
     let mut number = 0;
     loop {
@@ -123,7 +127,7 @@ async fn greeted(
     }
     shared.counters.tunnels.add(1);
     shared.counters.tunnels_total.add(1);
-    let result = carry(&mut control, connection, id, outgoing, events, shared).await;
+    let result = carry(&mut control, &handle, id, outgoing, events, shared).await;
     handle.end();
     shared.counters.tunnels.sub(1);
     shared.hub.send(Command::Gone(id)).await.ok();
@@ -162,13 +166,13 @@ async fn greet(connection: &quinn::Connection, pin: &Pin, shared: &Shared) -> Re
 
 async fn carry(
     control: &mut AgentControl,
-    connection: &quinn::Connection,
+    handle: &TunnelHandle,
     id: SessionId,
     mut outgoing: mpsc::Receiver<Outgoing>,
     mut events: mpsc::Receiver<redir_wire::RequestEvent>,
     shared: &Shared,
 ) -> Result<Bye, ControlError> {
-    let mut pulse = Pulse::new(connection);
+    let mut pulse = Pulse::new(handle.connection(), &shared.hints);
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut report = Reports::default();
@@ -191,15 +195,16 @@ async fn carry(
             message = outgoing.recv() => match message {
                 Some(Outgoing::Say(answers, message)) => say(control, answers, &message)?,
                 Some(Outgoing::End(bye)) => return Ok(bye),
-                Some(Outgoing::Replaced) => pulse.patience = SILENCE_REPLACED,
+                Some(Outgoing::Replaced) => pulse.liveness.replaced(),
                 // The hub dropped the session because it did not keep up, or has ended.
                 None => return Err(ControlError::Stalled),
             },
-            _ = look.tick() => {
-                if pulse.is_silent(connection, Instant::now()) {
-                    return Err(ControlError::Connection(quinn::ConnectionError::TimedOut));
+            () = pulse.watch.hinted() => {
+                if pulse.liveness.hinted(Instant::now()) {
+                    shared.counters.probes.add(1);
                 }
             }
+            _ = look.tick() => pulse.look(control, handle, shared).await?,
             event = report.next(&mut events), if may_report => {
                 say(control, 0, &ToDeveloper::Request(event))?;
                 while control.unsent() < EVENT_BACKLOG
@@ -241,26 +246,51 @@ impl Reports {
     }
 }
 
-/// Notices a developer's machine that is gone. QUIC's own idle timer begins anew with what the agent sends, and would
-/// take up to twice as long.
+/// Looks whether the tunnel is alive, and acts on it.
 struct Pulse {
-    datagrams: u64,
-    since: Instant,
-    /// How long it may be silent.
-    patience: Duration,
+    liveness: Liveness,
+    /// Hints about the address from which the developer comes.
+    watch: UnreachableWatch,
 }
 
 impl Pulse {
-    fn new(connection: &quinn::Connection) -> Self {
-        Self { datagrams: connection.stats().udp_rx.datagrams, since: Instant::now(), patience: SILENCE }
+    fn new(connection: &quinn::Connection, hints: &UnreachableHints) -> Self {
+        let liveness = Liveness::new(Counted::of(connection), Instant::now());
+        Self { liveness, watch: hints.watch(connection.remote_address()) }
     }
 
-    fn is_silent(&mut self, connection: &quinn::Connection, now: Instant) -> bool {
-        let datagrams = connection.stats().udp_rx.datagrams;
-        if datagrams != self.datagrams {
-            (self.datagrams, self.since) = (datagrams, now);
+    /// `Err`: it is down.
+    async fn look(
+        &mut self,
+        control: &mut AgentControl,
+        handle: &TunnelHandle,
+        shared: &Shared,
+    ) -> Result<(), ControlError> {
+        let connection = handle.connection();
+        // A laptop may come from another address than before.
+        if !self.watch.is_of(connection.remote_address()) {
+            self.watch = shared.hints.watch(connection.remote_address());
         }
-        now.duration_since(self.since) >= self.patience
+        let looked = self.liveness.look(Counted::of(connection), connection.rtt(), Instant::now());
+        if looked.life == Life::Down {
+            return Err(ControlError::Connection(quinn::ConnectionError::TimedOut));
+        }
+        if looked.ping && control.unsent() == 0 {
+            // QUIC acknowledges it, whatever redir makes of it. What is not sent yet is acknowledged as well.
+            say(control, 0, &ToDeveloper::Pong(0))?;
+        }
+        if handle.set_unanswered(looked.life == Life::Unanswered) {
+            let address = connection.remote_address();
+            match looked.life {
+                Life::Unanswered => tracing::info!(%address, "a developer does not answer: new requests go to the app"),
+                Life::Alive | Life::Down => {
+                    tracing::info!(%address, "a developer answers again");
+                    // The hub has an end only with the worker.
+                    shared.hub.send(Command::Answers).await.ok();
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -290,13 +320,6 @@ fn shutdown() -> Bye {
     Bye { code: CloseCode::Shutdown, sentence: "the agent is shutting down".into() }
 }
 
-/// A tunnel from which nothing came for so long is down: eight keep-alives of the developer's end. A look at either end
-/// may be late, and a vanished machine may go unnoticed for 10 s.
-const SILENCE: Duration = Duration::from_secs(8);
-/// The same for a tunnel whose redir has dialled another: two keep-alives may be lost.
-const SILENCE_REPLACED: Duration = Duration::from_millis(2500);
-/// How often a session looks whether anything came.
-const LOOK: Duration = Duration::from_millis(500);
 /// Messages of the hub that a session has not written yet; one that falls behind further is closed.
 const OUTBOX: usize = 1024;
 /// Unsent bytes above which request events wait.

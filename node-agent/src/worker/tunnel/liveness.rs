@@ -1,0 +1,329 @@
+//! Whether a developer's tunnel is alive: the one place that decides it.
+//!
+//! Owns what is known of the other end (what was heard, what is outstanding, hints that it is gone) as a state machine
+//! without clock or socket. Must not end anything: the session does. Called by `session`, every [`LOOK`] and at each hint.
+//!
+//! Three things end or pause a tunnel:
+//! - **Silence**: nothing was heard for [`SILENCE`]: down.
+//! - **A hint** that nobody listens at the developer's address: it is asked [`PINGS`] times, one probe timeout apart. Down
+//!   if nothing at all is heard meanwhile. Anybody may forge hints: they are followed once in [`HINT_PAUSE`].
+//! - **Nothing acknowledged** for [`UNANSWERED`], or four round trips if that is longer, while something is outstanding:
+//!   new requests go to the app until the developer's end acknowledges again. The agent's keep-alive sees to it that
+//!   something is outstanding soon.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// What a QUIC connection has counted so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counted {
+    /// Frames received, in packets that only the developer's end can have sent.
+    heard: u64,
+    /// Of them, acknowledgements.
+    acknowledged: u64,
+    /// Frames sent that the other end must acknowledge.
+    asked: u64,
+}
+
+impl Counted {
+    pub(super) fn of(connection: &quinn::Connection) -> Self {
+        let stats = connection.stats();
+        let (received, sent) = (stats.frame_rx, stats.frame_tx);
+        let eliciting = |frames: &quinn::FrameStats| {
+            let control =
+                frames.max_data + frames.max_stream_data + frames.max_streams_bidi + frames.stream_data_blocked;
+            let ends =
+                frames.reset_stream + frames.stop_sending + frames.new_connection_id + frames.retire_connection_id;
+            frames.stream + frames.ping + frames.crypto + frames.path_challenge + frames.path_response + control + ends
+        };
+        Self { heard: eliciting(&received) + received.acks, acknowledged: received.acks, asked: eliciting(&sent) }
+    }
+}
+
+/// How a tunnel is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    /// It answers, or nothing was asked.
+    Alive,
+    /// What was sent is not acknowledged: it gets no new requests.
+    Unanswered,
+    /// It is down.
+    Down,
+}
+
+/// What a look has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Looked {
+    pub(super) life: Life,
+    /// Something must be sent now that the other end acknowledges.
+    pub(super) ping: bool,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Liveness {
+    counted: Counted,
+    looked: Instant,
+    heard: Instant,
+    /// Since when something is outstanding of which nothing was acknowledged.
+    outstanding: Option<Instant>,
+    unanswered: bool,
+    /// How long it may be silent.
+    patience: Duration,
+    asking: Option<Asking>,
+    /// Hints count from then on.
+    hints_from: Instant,
+}
+
+/// The developer's end is asked whether it lives.
+#[derive(Clone, Copy, Debug)]
+struct Asking {
+    pings: u32,
+    next: Instant,
+    /// What was heard before the first ping.
+    heard: u64,
+}
+
+impl Liveness {
+    pub(super) fn new(counted: Counted, now: Instant) -> Self {
+        Self {
+            counted,
+            looked: now,
+            heard: now,
+            outstanding: None,
+            unanswered: false,
+            patience: SILENCE,
+            asking: None,
+            hints_from: now,
+        }
+    }
+
+    /// All that the tunnel carried goes on in another of the same redir: it is most likely dead.
+    pub(super) fn replaced(&mut self) {
+        self.patience = SILENCE_REPLACED;
+    }
+
+    /// Somebody says that nobody listens there; true if the developer's end is asked about it.
+    pub(super) fn hinted(&mut self, now: Instant) -> bool {
+        if self.asking.is_some() || now < self.hints_from {
+            return false;
+        }
+        self.hints_from = now + HINT_PAUSE;
+        // What came before the hint is counted by the next look, and is no answer.
+        self.asking = Some(Asking { pings: 0, next: now, heard: 0 });
+        true
+    }
+
+    /// What is so now; to be called every [`LOOK`].
+    pub(super) fn look(&mut self, counted: Counted, rtt: Duration, now: Instant) -> Looked {
+        self.forgive(now);
+        let heard = counted.heard != self.counted.heard;
+        if heard {
+            self.heard = now;
+        }
+        if counted.acknowledged != self.counted.acknowledged {
+            (self.outstanding, self.unanswered) = (None, false);
+        } else if counted.asked != self.counted.asked && self.outstanding.is_none() {
+            self.outstanding = Some(now);
+        }
+        self.counted = counted;
+        let unanswered_for = self.outstanding.map(|since| now.duration_since(since));
+        self.unanswered |= unanswered_for.is_some_and(|time| time >= UNANSWERED.max(rtt * 4));
+        let (ping, gone) = self.ask(rtt, now);
+        let life = match () {
+            () if gone || now.duration_since(self.heard) >= self.patience => Life::Down,
+            () if self.unanswered => Life::Unanswered,
+            () => Life::Alive,
+        };
+        // QUIC's own next probe may be far off, after a silence.
+        Looked { life, ping: ping || (heard && self.unanswered) }
+    }
+
+    /// Time in which this agent did not run says nothing about the other end.
+    fn forgive(&mut self, now: Instant) {
+        let lost = now.duration_since(self.looked).saturating_sub(LOOK * 2);
+        self.looked = now;
+        self.heard += lost;
+        if let Some(since) = &mut self.outstanding {
+            *since += lost;
+        }
+        if let Some(asking) = &mut self.asking {
+            asking.next += lost;
+        }
+    }
+
+    /// Whether to ping now, and whether nobody has answered.
+    fn ask(&mut self, rtt: Duration, now: Instant) -> (bool, bool) {
+        let Some(asking) = &mut self.asking else { return (false, false) };
+        if asking.pings == 0 {
+            asking.heard = self.counted.heard;
+        } else if asking.heard != self.counted.heard {
+            self.asking = None;
+            return (false, false);
+        }
+        if now < asking.next {
+            return (false, false);
+        }
+        if asking.pings == PINGS {
+            return (false, true);
+        }
+        asking.pings += 1;
+        // RFC 9002, 6.2.1: with a variance of half the round trip, as long as it is not known better.
+        asking.next = now + (rtt * 3 + ACK_DELAY).max(PROBE);
+        (true, false)
+    }
+}
+
+/// How often a session looks.
+pub(super) const LOOK: Duration = Duration::from_millis(100);
+/// A tunnel from which nothing came for so long is down: eight keep-alives of the developer's end. A look at either end
+/// may be late, and a vanished machine may go unnoticed for 10 s.
+const SILENCE: Duration = Duration::from_secs(8);
+/// The same for a tunnel whose redir has dialled another: two keep-alives may be lost.
+const SILENCE_REPLACED: Duration = Duration::from_millis(2500);
+/// How long nothing may be acknowledged while something is outstanding, before new requests go to the app.
+const UNANSWERED: Duration = Duration::from_secs(1);
+/// How often the developer's end is asked after a hint.
+const PINGS: u32 = 3;
+/// A probe timeout is at least this: a process that lives may wait for a CPU.
+const PROBE: Duration = Duration::from_millis(200);
+/// How long an end may keep an acknowledgement (RFC 9000, 18.2, `max_ack_delay`).
+const ACK_DELAY: Duration = Duration::from_millis(25);
+/// How often hints are followed.
+const HINT_PAUSE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RTT: Duration = Duration::from_millis(10);
+
+    /// A tunnel, its clock, and what it has counted.
+    struct Tunnel {
+        liveness: Liveness,
+        counted: Counted,
+        now: Instant,
+    }
+
+    impl Tunnel {
+        fn new() -> Self {
+            let (counted, now) = (Counted::default(), Instant::now());
+            Self { liveness: Liveness::new(counted, now), counted, now }
+        }
+
+        /// Looks until `time` is over; the pings that were asked for, and how it is then.
+        fn run(&mut self, time: Duration, rtt: Duration) -> (usize, Life) {
+            let (until, mut pings) = (self.now + time, 0);
+            loop {
+                self.now += LOOK;
+                let looked = self.liveness.look(self.counted, rtt, self.now);
+                if looked.ping {
+                    pings += 1;
+                    self.counted.asked += 1;
+                }
+                if self.now >= until || looked.life == Life::Down {
+                    return (pings, looked.life);
+                }
+            }
+        }
+
+        fn acknowledges(&mut self) {
+            (self.counted.heard, self.counted.acknowledged) = (self.counted.heard + 1, self.counted.acknowledged + 1);
+        }
+
+        fn is(&mut self, after_millis: u64) -> Life {
+            self.run(Duration::from_millis(after_millis), RTT).1
+        }
+    }
+
+    #[test]
+    fn a_hint_that_nobody_contradicts_ends_it_after_three_pings() {
+        let mut tunnel = Tunnel::new();
+        assert!(tunnel.liveness.hinted(tunnel.now));
+        let began = tunnel.now;
+        assert_eq!(tunnel.run(Duration::from_secs(3), RTT), (3, Life::Down));
+        assert!(tunnel.now - began <= Duration::from_millis(1000), "{:?}", tunnel.now - began);
+    }
+
+    #[test]
+    fn anything_that_is_heard_after_a_ping_contradicts_a_hint() {
+        for pings in 1..=3 {
+            let mut tunnel = Tunnel::new();
+            assert!(tunnel.liveness.hinted(tunnel.now));
+            // Heard before the first ping: it was on its way already.
+            tunnel.counted.heard += 1;
+            let mut sent = 0;
+            while sent < pings {
+                sent += tunnel.run(LOOK, RTT).0;
+            }
+            tunnel.acknowledges();
+            assert_eq!(tunnel.run(Duration::from_secs(3), RTT), (0, Life::Alive), "after {pings} pings");
+        }
+    }
+
+    #[test]
+    fn hints_are_followed_once_in_five_seconds() {
+        let mut tunnel = Tunnel::new();
+        let mut pings = 0;
+        for _ in 0..1000 {
+            tunnel.liveness.hinted(tunnel.now);
+            let (more, life) = tunnel.run(LOOK, RTT);
+            assert_eq!(life, Life::Alive);
+            pings += more;
+            if more > 0 {
+                tunnel.acknowledges();
+            }
+        }
+        assert_eq!(pings, 20, "1000 looks are 100 seconds");
+    }
+
+    #[test]
+    fn what_is_not_acknowledged_for_a_second_stops_new_requests_until_something_is_heard() {
+        let mut tunnel = Tunnel::new();
+        tunnel.counted.asked += 1;
+        assert_eq!(tunnel.is(1000), Life::Alive);
+        assert_eq!(tunnel.is(200), Life::Unanswered);
+        tunnel.counted.asked += 1;
+        assert_eq!(tunnel.is(2000), Life::Unanswered);
+        // Something comes from there: it is asked at once, since only an answer shows that our packets arrive.
+        tunnel.counted.heard += 1;
+        assert_eq!(tunnel.run(LOOK, RTT), (1, Life::Unanswered));
+        tunnel.acknowledges();
+        assert_eq!(tunnel.is(100), Life::Alive);
+        // With nothing outstanding an idle tunnel is no silent one.
+        assert_eq!(tunnel.is(3000), Life::Alive);
+    }
+
+    #[test]
+    fn a_long_path_may_take_four_round_trips() {
+        let mut tunnel = Tunnel::new();
+        tunnel.counted.asked += 1;
+        let rtt = Duration::from_millis(500);
+        assert_eq!(tunnel.run(Duration::from_millis(2000), rtt).1, Life::Alive);
+        assert_eq!(tunnel.run(Duration::from_millis(200), rtt).1, Life::Unanswered);
+    }
+
+    #[test]
+    fn silence_ends_it_and_sooner_if_it_was_replaced() {
+        for (replaced, limit) in [(false, SILENCE), (true, SILENCE_REPLACED)] {
+            let mut tunnel = Tunnel::new();
+            if replaced {
+                tunnel.liveness.replaced();
+            }
+            let began = tunnel.now;
+            assert_eq!(tunnel.run(limit * 2, RTT).1, Life::Down);
+            assert!(tunnel.now - began >= limit && tunnel.now - began <= limit + LOOK * 2);
+        }
+    }
+
+    #[test]
+    fn an_agent_that_did_not_run_blames_nobody() {
+        let mut tunnel = Tunnel::new();
+        tunnel.counted.asked += 1;
+        assert!(tunnel.liveness.hinted(tunnel.now));
+        assert_eq!(tunnel.run(LOOK, RTT), (1, Life::Alive));
+        tunnel.now += Duration::from_secs(60);
+        assert_eq!(tunnel.is(100), Life::Alive);
+    }
+}
