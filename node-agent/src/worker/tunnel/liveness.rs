@@ -186,8 +186,9 @@ const SILENCE_REPLACED: Duration = Duration::from_millis(2500);
 const UNANSWERED: Duration = Duration::from_secs(1);
 /// How often the developer's end is asked after a hint.
 const PINGS: u32 = 3;
-/// A probe timeout is at least this: a process that lives may wait for a CPU.
-const PROBE: Duration = Duration::from_millis(200);
+/// A probe timeout is at least this: a process that lives may wait for a CPU. Two looks, of which the second may be early.
+const PROBE: Duration = Duration::from_millis(180);
+const _: () = assert!(PROBE.as_millis() < 2 * LOOK.as_millis());
 /// How long an end may keep an acknowledgement (RFC 9000, 18.2, `max_ack_delay`).
 const ACK_DELAY: Duration = Duration::from_millis(25);
 /// How often hints are followed.
