@@ -127,6 +127,12 @@ impl Handshake {
         self.incoming.remote_address()
     }
 
+    /// Whether its address has proven that it is not forged.
+    #[cfg(test)]
+    pub(crate) fn is_validated(&self) -> bool {
+        self.incoming.remote_address_validated()
+    }
+
     /// Completes it, within [`HANDSHAKE`], and tells whose key it was.
     pub async fn finish(self) -> Result<(quinn::Connection, Pin), ConnectionError> {
         let connection = match timeout(HANDSHAKE, self.incoming.accept()?).await {
@@ -201,8 +207,8 @@ impl Runtime for Pinned {
 }
 
 /// Handshakes under way above which an address must prove that it is not forged.
-const RETRY_ABOVE: usize = 32;
+pub(crate) const RETRY_ABOVE: usize = 32;
 /// Handshakes under way above which newcomers are ignored.
-const MAX_PENDING: usize = 256;
+pub(crate) const MAX_PENDING: usize = 256;
 /// How long the last packets may take to leave.
 const CLOSE: Duration = Duration::from_secs(1);

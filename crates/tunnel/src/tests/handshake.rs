@@ -10,6 +10,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
 
 use super::{TestAgent, dial_test, within};
+use crate::agent::{MAX_PENDING, RETRY_ABOVE};
 use crate::tls::{SeenPin, developer_config};
 use crate::{AgentEndpoint, DialError, Identity, Lost, Pin, dial};
 
@@ -206,6 +207,32 @@ async fn refuses(endpoint: &AgentEndpoint) -> Result<(quinn::Connection, Pin), q
 }
 
 /// Dials with a configuration of its own, and says how the connection ended.
+/// Under a flood an address must prove itself before the agent remembers anything of it, and above a limit newcomers are
+/// not heard at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn under_a_flood_addresses_prove_themselves_and_then_newcomers_wait() {
+    let alice = Identity::generate().unwrap();
+    let agent = TestAgent::start(&[&alice]);
+    let mut dialling = tokio::task::JoinSet::new();
+    let mut pending = Vec::new();
+    for number in 0..MAX_PENDING {
+        let (address, pin, alice) = (agent.address, agent.pin, alice.clone());
+        dialling.spawn(async move { dial(&[address], &alice, pin, "redir test", "").await });
+        let handshake = within(agent.endpoint.accept()).await.unwrap();
+        assert_eq!(handshake.is_validated(), number >= RETRY_ABOVE, "handshake {number}");
+        pending.push(handshake);
+    }
+    let (address, pin, late) = (agent.address, agent.pin, alice.clone());
+    let late = tokio::spawn(async move { dial(&[address], &late, pin, "redir test", "").await });
+    tokio::select! {
+        _ = agent.endpoint.accept() => panic!("one more than the agent keeps"),
+        dialled = late => assert!(dialled.unwrap().is_err()),
+    }
+    // With room again everybody gets in.
+    drop(pending);
+    within(agent.pair(&alice)).await;
+}
+
 async fn bare_dial(agent: &TestAgent, tls: rustls::ClientConfig) -> Lost {
     let mut endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
     let crypto = QuicClientConfig::try_from(tls).unwrap();
