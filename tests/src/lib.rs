@@ -3,6 +3,7 @@
 #![cfg(target_os = "linux")]
 
 pub mod http2;
+pub mod starvation;
 pub mod talk;
 
 use std::{
@@ -160,7 +161,12 @@ impl World {
 
     /// `--agent … --agent-key …`
     pub fn agent_flags(&self) -> [String; 4] {
-        let at = self.topology.node.at(Family::V4, agent::TUNNEL_PORT).to_string();
+        self.agent_flags_over(Family::V4)
+    }
+
+    /// The same, to the agent's address of a family.
+    pub fn agent_flags_over(&self, family: Family) -> [String; 4] {
+        let at = self.topology.node.at(family, agent::TUNNEL_PORT).to_string();
         ["--agent".into(), at, "--agent-key".into(), self.agent.pin.clone()]
     }
 

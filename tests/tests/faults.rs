@@ -24,11 +24,15 @@ use redir_rig::{
     topology::{FAMILIES, Family},
     wait,
 };
-use redir_tests::{LOCAL, PORT, SOON, Scenario, USUAL, World, both, once, read_all, write};
+use redir_tests::{LOCAL, PORT, SOON, Scenario, USUAL, World, both, once, read_all, starvation::Starvation, write};
 
 const ALICE: &str = "x-user: alice";
 /// Requests a second, each on a connection of its own.
 const RATE: u32 = 200;
+/// Longer than any state here takes on a machine at load 30.
+const LATE: Duration = Duration::from_secs(60);
+/// How soon an intercept is back where an agent, or a pod, is.
+const TAKEN_UP: Duration = Duration::from_secs(3);
 
 const UNDER_LOAD: Scenario = Scenario { limit: Duration::from_secs(120), ..USUAL };
 
@@ -54,7 +58,7 @@ fn none_failed_since(report: &LoadReport, since: Instant, what: &str) -> Result<
 
 /// Waits until matched requests reach the developer again; how long that took from `since`.
 fn matched_again(w: &World, since: Instant) -> Result<Duration> {
-    wait::until_true("the intercept to be taken up again", SOON, || {
+    wait::until_true("the intercept to be taken up again", LATE, || {
         Ok(w.get(Family::V4, &[ALICE])?.starts_with("blue"))
     })?;
     Ok(since.elapsed())
@@ -84,13 +88,14 @@ both!(a_killed_worker_is_replaced_and_nobody_notices, UNDER_LOAD, |w| {
     for round in 0..3 {
         let load = load(w, FAMILIES[round % 2])?;
         let worker = w.agent.worker()?;
-        let killed = Instant::now();
+        let (machine, killed) = (Starvation::watch(), Instant::now());
         send(worker, Signal::SIGKILL)?;
         ended(worker)?;
         let complete = Instant::now();
-        load.wait_for(200, complete)?;
+        // Not before: what is waited for between the two would count.
         let again = matched_again(w, killed)?;
-        ensure!(again < Duration::from_secs(3), "taken up again after {again:?}");
+        machine.promise("worker killed, taken up again", again, TAKEN_UP)?;
+        load.wait_for(200, complete)?;
         none_failed_since(&load.stop()?, complete, &format!("worker killed, round {round}, live again in {again:?}"))?;
     }
     Ok(())
@@ -110,9 +115,9 @@ both!(a_killed_agent_leaves_the_app_alone_and_comes_back, UNDER_LOAD, |w| {
         ended(worker)?;
         w.agent.process.wait(SOON)?;
         w.agent.restart(&w.topology.node.namespace, &[])?;
-        let ready = Instant::now();
+        let (machine, ready) = (Starvation::watch(), Instant::now());
         let again = matched_again(w, ready)?;
-        ensure!(again < Duration::from_secs(3), "taken up again after {again:?}");
+        machine.promise("agent started again, taken up again", again, TAKEN_UP)?;
         none_failed_since(&load.stop()?, complete, &format!("agent killed, round {round}, live again in {again:?}"))?;
     }
     Ok(())
@@ -475,10 +480,10 @@ both!(a_recreated_pod_is_intercepted_again, RECREATED, |w| {
         drop(green);
         w.recreate_pod()?;
         green = w.green()?;
-        let there = Instant::now();
+        let (machine, there) = (Starvation::watch(), Instant::now());
         let load = load(w, FAMILIES[round % 2])?;
         let again = matched_again(w, there)?;
-        ensure!(again < Duration::from_secs(3), "round {round}: taken up again after {again:?}");
+        machine.promise("pod recreated, taken up again", again, TAKEN_UP)?;
         load.wait_for(50, Instant::now())?;
         none_failed_since(&load.stop()?, there, &format!("pod recreated, round {round}, live again in {again:?}"))?;
         let (code, listed, _) = w.redir(&w.alice, &["list"])?;
@@ -490,61 +495,6 @@ both!(a_recreated_pod_is_intercepted_again, RECREATED, |w| {
     ensure!(w.get(Family::V6, &["x-user: bob"])?.starts_with("violet"));
     ensure!(w.get(Family::V6, &[])?.starts_with("green"));
     bob.leave()?;
-    cli.leave()
-});
-
-once!(ctrl_c_of_the_cli_fails_nothing, UNDER_LOAD, |w| {
-    let _apps = (w.green()?, w.local(LOCAL, "blue")?);
-    for round in 0..3 {
-        let begin = Instant::now();
-        let cli = w.alice()?;
-        let load = load(w, FAMILIES[round % 2])?;
-        cli.leave()?;
-        ensure!(w.get(Family::V4, &[ALICE])?.starts_with("green"), "the next request goes to the app");
-        load.wait_for(50, Instant::now())?;
-        none_failed_since(&load.stop()?, begin, "CLI ended")?;
-    }
-    Ok(())
-});
-
-once!(a_killed_cli_is_noticed_within_ten_seconds, UNDER_LOAD, |w| {
-    let _apps = (w.green()?, w.local(LOCAL, "blue")?);
-    let mut cli = w.alice()?;
-    let begin = Instant::now();
-    let load = load(w, Family::V4)?;
-    cli.process.kill()?;
-    let killed = Instant::now();
-    wait::until_true("the app to get matched requests", Duration::from_secs(15), || {
-        Ok(w.get(Family::V4, &[ALICE]).is_ok_and(|text| text.starts_with("green")))
-    })?;
-    ensure!(killed.elapsed() < Duration::from_secs(11), "noticed after {:?}", killed.elapsed());
-    none_failed_since(&load.stop()?, begin, "CLI killed")?;
-    w.before().restored(&w.pod().namespace, SOON)
-});
-
-once!(a_vanished_laptop_is_noticed_and_comes_back_by_itself, UNDER_LOAD, |w| {
-    let _apps = (w.green()?, w.local(LOCAL, "blue")?);
-    let mut cli = w.alice()?;
-    let begin = Instant::now();
-    let load = load(w, Family::V4)?;
-    let gateway = &w.topology.gateway.namespace;
-    gateway.ip("link set vdev down\n")?;
-    let gone = Instant::now();
-    wait::until_true("the app to get matched requests", Duration::from_secs(20), || {
-        let mut http = w.http(w.client(), Family::V4)?;
-        http.stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-        Ok(http.get("/", &[ALICE]).is_ok_and(|r| r.text().starts_with("green")))
-    })?;
-    ensure!(gone.elapsed() < Duration::from_secs(12), "noticed after {:?}", gone.elapsed());
-    gateway.ip("link set vdev up\n")?;
-    let back = Instant::now();
-    cli.wait_event("lost", SOON)?;
-    wait::until_true("the intercept to be taken up again", Duration::from_secs(15), || {
-        Ok(w.get(Family::V4, &[ALICE])?.starts_with("blue"))
-    })?;
-    ensure!(back.elapsed() < Duration::from_secs(6), "active again after {:?}", back.elapsed());
-    cli.wait_event("restored", SOON)?;
-    none_failed_since(&load.stop()?, begin, "laptop away")?;
     cli.leave()
 });
 
