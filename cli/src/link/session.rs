@@ -32,10 +32,14 @@ const PING: Duration = Duration::from_secs(1);
 const PONG: Duration = Duration::from_secs(2);
 /// How long pods may take until they are live: the agent itself gives up earlier.
 const SETTLE: Duration = Duration::from_secs(15);
-/// How long the agent may take to confirm that we left.
-const LEAVE: Duration = Duration::from_secs(2);
-/// How long matched requests that are under way may take when the intercept ends.
+/// How long the agent may take to confirm that we left: it waits until nothing is under way to us.
+const LEAVE: Duration = Duration::from_secs(10);
+/// How long nothing may come from it meanwhile.
+const LEAVE_SILENCE: Duration = Duration::from_secs(2);
+/// How long what is under way may take once the agent has confirmed: what it cannot see the end of, such as raw TCP.
 const DRAIN: Duration = Duration::from_secs(3);
+/// A step of waiting for the agent.
+const STEP: Duration = Duration::from_millis(200);
 
 /// Why a session is over.
 #[derive(Debug)]
@@ -103,10 +107,10 @@ impl<'a> Session<'a> {
         }
         let end = self.follow().await;
         match &end {
-            SessionEnd::Left if self.shown.any_live() => self.leave().await,
+            SessionEnd::Left if self.shown.any_live() || !self.streams.is_empty() => self.leave().await,
             // There is nothing to take leave of.
             SessionEnd::Left => (),
-            SessionEnd::EndedElsewhere(_) => self.drain().await,
+            SessionEnd::EndedElsewhere(_) => self.drain(Instant::now() + DRAIN).await,
             SessionEnd::GaveUp(_) => (),
             // Nobody is there to hear a close, and the next dial shall not wait.
             SessionEnd::Lost(_) => return end,
@@ -225,49 +229,72 @@ impl<'a> Session<'a> {
             .then(|| SessionEnd::GaveUp(say::never_armed(SETTLE)))
     }
 
-    /// Takes leave, then lets the requests under way finish.
+    /// Takes leave: the agent gives new requests to the app, waits until those under way to us are through, and confirms.
+    /// Until then everything that comes is served: nobody else would answer it.
     async fn leave(&mut self) {
         let leave = ToAgent::Leave(Which::Token(self.link.wanted.token));
+        let began = Instant::now();
         let Ok(number) = self.tunnel.control.ask(&leave).await else { return };
-        let deadline = Instant::now() + LEAVE;
-        // An agent that does not confirm ends the intercept with the tunnel.
-        while let Some(said) = self.ending(deadline).await {
-            let confirmed = said.as_ref().is_some_and(|said| said.answers == number);
-            if let Some(said) = said {
-                self.link.tell_request(said.message);
+        let mut heard = (self.tunnel.streams.packets(), began);
+        while began.elapsed() < LEAVE && heard.1.elapsed() < LEAVE_SILENCE {
+            match self.ending(Instant::now() + STEP).await {
+                Step::Said(said) => {
+                    let confirmed = said.answers == number;
+                    self.link.tell_request(said.message);
+                    if confirmed {
+                        break;
+                    }
+                }
+                Step::Stream | Step::Late => (),
+                // It ends the intercept with the tunnel.
+                Step::Gone => return,
             }
-            if confirmed {
-                break;
+            let packets = self.tunnel.streams.packets();
+            if packets != heard.0 {
+                heard = (packets, Instant::now());
             }
         }
-        self.drain().await;
+        self.drain(Instant::now() + DRAIN).await;
     }
 
-    /// Lets the requests under way finish, for a while.
-    async fn drain(&mut self) {
-        let deadline = Instant::now() + DRAIN;
+    /// Lets what is under way finish, for a while.
+    async fn drain(&mut self, deadline: Instant) {
         while !self.streams.is_empty() {
             match self.ending(deadline).await {
-                Some(Some(said)) => self.link.tell_request(said.message),
-                Some(None) => (),
-                None => return,
+                Step::Said(said) => self.link.tell_request(said.message),
+                Step::Stream => (),
+                Step::Late | Step::Gone => return,
             }
         }
     }
 
-    /// One thing that happens while the intercept ends, with what the agent said; `None`: the time is over or the tunnel
-    /// is gone. A request that the agent decided just before is still served: nobody else would answer it.
-    async fn ending(&mut self, deadline: Instant) -> Option<Option<FromAgent>> {
+    /// One thing that happens while the intercept ends. A request that the agent decided just before is still served.
+    async fn ending(&mut self, deadline: Instant) -> Step {
         tokio::select! {
-            said = self.tunnel.control.next() => said.ok().map(Some),
-            arrival = self.tunnel.streams.accept() => {
-                self.serve(arrival.ok()?);
-                Some(None)
-            }
-            Some(_) = self.streams.join_next() => Some(None),
-            () = sleep_until(deadline) => None,
+            said = self.tunnel.control.next() => said.map_or(Step::Gone, Step::Said),
+            arrival = self.tunnel.streams.accept() => match arrival {
+                Ok(arrival) => {
+                    self.serve(arrival);
+                    Step::Stream
+                }
+                Err(_) => Step::Gone,
+            },
+            Some(_) = self.streams.join_next() => Step::Stream,
+            () = sleep_until(deadline) => Step::Late,
         }
     }
+}
+
+/// What happens while an intercept ends.
+enum Step {
+    /// The agent said something.
+    Said(FromAgent),
+    /// A stream came or ended.
+    Stream,
+    /// Nothing, for so long.
+    Late,
+    /// The tunnel is gone.
+    Gone,
 }
 
 /// Waits until a cluster's agent is known under another key.

@@ -156,6 +156,11 @@ impl Tunnel {
         &self.budget
     }
 
+    /// Packets that came from the agent so far: more of them later show that it lives.
+    pub fn packets(&self) -> u64 {
+        self.connection.stats().udp_rx.datagrams
+    }
+
     /// The round-trip time.
     pub fn rtt(&self) -> Duration {
         self.connection.rtt()

@@ -11,6 +11,7 @@ use quinn::{ReadError, RecvStream, SendStream, WriteError};
 use redir_wire::StreamCode;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::agent::varint;
 use crate::budget::{AT_ONCE, Budget, BudgetError};
@@ -59,6 +60,9 @@ pub async fn relay_halves<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     if let Err(code) = result {
         refuse(&mut stream.send, &mut stream.recv, code);
         relayed.reset = Some(code);
+    } else {
+        // Whoever closes the tunnel next must not take the last bytes with it.
+        timeout(DELIVERY, stream.send.stopped()).await.ok();
     }
     stream.finished = true;
     relayed
@@ -165,5 +169,7 @@ impl Drop for Unfinished {
     }
 }
 
+/// How long the agent may take to have everything.
+const DELIVERY: Duration = Duration::from_secs(2);
 /// Bytes copied at once: several packets, and less than a socket's buffer.
 const CHUNK: usize = 64 * 1024;

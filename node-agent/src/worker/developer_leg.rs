@@ -11,6 +11,7 @@ use std::{
 use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
 use redir_tunnel::Patience;
 use redir_wire::StreamCode;
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{plan, tunnel::OpenStream};
 
@@ -46,14 +47,24 @@ pub(crate) struct DeveloperLeg {
     recv: RecvStream,
     finished: bool,
     patience: Patience,
+    ending: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     _open: OpenStream,
 }
 
 impl DeveloperLeg {
     /// Takes over a stream whose header is written.
     pub(crate) fn new(opened: plan::DeveloperLeg) -> Self {
-        let plan::DeveloperLeg { send, recv, open } = opened;
-        DeveloperLeg { send, recv, finished: false, patience: open.patience(), _open: open }
+        let plan::DeveloperLeg { send, recv, open, ending } = opened;
+        let ending = Some(Box::pin(ending.cancelled_owned()));
+        DeveloperLeg { send, recv, finished: false, patience: open.patience(), ending, _open: open }
+    }
+
+    /// Ready once, when the intercept ends: no request follows on this leg.
+    pub(crate) fn poll_ending(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(ending) = &mut self.ending else { return Poll::Pending };
+        ready!(ending.as_mut().poll(cx));
+        self.ending = None;
+        Poll::Ready(())
     }
 
     /// Writes some of the bytes.

@@ -18,6 +18,7 @@ use arc_swap::ArcSwap;
 use redir_http::filter::{Key, Table};
 use redir_wire::{ClientTls, StreamHeader};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::PodName;
 
@@ -62,6 +63,38 @@ pub(crate) struct Intercept {
     pub(crate) requests: Arc<AtomicU64>,
     /// Those that went to the app because the developer's end did not answer; as long-lived.
     pub(crate) bypassed: Arc<AtomicU64>,
+    /// Its end.
+    pub(crate) ending: Ending,
+}
+
+/// How an intercept ends in one pod: first nothing new is decided for it, then nothing is under way any more.
+#[derive(Debug, Default)]
+pub(crate) struct Ending {
+    begun: CancellationToken,
+    over: CancellationToken,
+}
+
+impl Ending {
+    /// The intercept is in no plan any more: legs on which nothing is under way are closed, since nothing follows on them.
+    pub(crate) fn begin(&self) {
+        self.begun.cancel();
+    }
+
+    /// Cancelled when it begins.
+    pub(crate) fn begun(&self) -> &CancellationToken {
+        &self.begun
+    }
+
+    /// Cancelled when nobody holds the intercept: no request of it is under way, and none can begin.
+    pub(crate) fn over(&self) -> CancellationToken {
+        self.over.clone()
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.over.cancel();
+    }
 }
 
 impl Intercept {
@@ -78,7 +111,7 @@ impl Intercept {
         let opened = timeout(OPEN_LIMIT, async {
             let (mut send, recv, open) = self.tunnel.open_bi().await?;
             send.write_chunk(header).await.map_err(|_| OpenError::Gone)?;
-            Ok(DeveloperLeg { send, recv, open })
+            Ok(DeveloperLeg { send, recv, open, ending: self.ending.begun().clone() })
         });
         let result = opened.await.unwrap_or(Err(OpenError::Busy));
         match result {
@@ -130,6 +163,7 @@ impl Intercept {
             tunnel: TunnelHandle::for_test(connection),
             requests: Arc::default(),
             bypassed: Arc::default(),
+            ending: Ending::default(),
         }
     }
 }
@@ -143,6 +177,8 @@ pub(crate) struct DeveloperLeg {
     pub(crate) recv: quinn::RecvStream,
     /// Keep it as long as the stream is in use.
     pub(crate) open: OpenStream,
+    /// Cancelled when the intercept ends: nothing new goes this way.
+    pub(crate) ending: CancellationToken,
 }
 
 /// Why no stream could be opened.

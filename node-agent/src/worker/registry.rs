@@ -109,12 +109,17 @@ impl Registry {
 
     /// Puts a new control plane in the place of the old; the intercepts that have ended with it, and why. The caller ends
     /// the sessions of keys that it no longer has.
-    pub(crate) fn configure(&mut self, plane: Plane) -> Vec<(Leaver, String)> {
+    pub(crate) fn configure(&mut self, plane: Plane) -> Vec<(Leaver, Pin, String)> {
         self.plane = plane;
         let ended = |wish: &Registered| Some((wish.id, self.plane.ended(&wish.pin, wish.grant.wish.token)?));
         let ended: Vec<(u64, String)> = self.wishes.values().filter_map(ended).collect();
         ended.iter().for_each(|(id, _)| self.overlaps.forget(*id));
-        let gone = ended.into_iter().filter_map(|(id, why)| Some((leaver(self.wishes.remove(&id)?), why))).collect();
+        let gone = ended.into_iter().filter_map(|(id, why)| {
+            let wish = self.wishes.remove(&id)?;
+            let pin = wish.pin;
+            Some((leaver(wish), pin, why))
+        });
+        let gone = gone.collect();
         self.note_pods();
         gone
     }

@@ -6,6 +6,7 @@
 //! Called by the worker's start and shutdown.
 
 pub(crate) mod counters;
+mod farewell;
 pub(crate) mod flushes;
 mod handle;
 mod hands;

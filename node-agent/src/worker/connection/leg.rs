@@ -66,6 +66,8 @@ pub(super) struct Leg {
     pub(super) end_told: bool,
     /// A whole answer came from it.
     pub(super) answered: bool,
+    /// Its intercept ends: no request follows on it.
+    pub(super) last: bool,
     fin: Fin,
     state: State,
     /// A write has taken the socket's reset; its reader sees only an end.
@@ -94,6 +96,7 @@ impl Leg {
             end: None,
             end_told: false,
             answered: false,
+            last: false,
             fin: Fin::No,
             state: State::Opening(opening),
             reset_seen: None,
@@ -124,7 +127,11 @@ impl Leg {
                 let _ = leg.poll_flush(cx);
                 return false;
             }
-            State::Open(Socket::Developer(_)) | State::Closed => return false,
+            State::Open(Socket::Developer(leg)) => match leg.poll_ending(cx) {
+                Poll::Pending => return false,
+                Poll::Ready(()) => self.last = true,
+            },
+            State::Closed => return false,
         }
         true
     }

@@ -40,6 +40,17 @@ impl Exchange<'_> {
         self.legs.iter_mut().for_each(Leg::close);
     }
 
+    /// Legs of intercepts that have ended are closed as soon as nothing is on them: their developer waits for that.
+    pub(super) fn close_last_legs(&mut self) {
+        let Judge::Http(engine) = &self.judge else { return };
+        let writing = self.writing.map(|writing| writing.from);
+        for leg in self.legs.iter_mut().filter(|leg| leg.last && !leg.end_told) {
+            if engine.leg_idle(leg.origin) && leg.down.is_empty() && writing != Some(leg.origin) {
+                leg.discard();
+            }
+        }
+    }
+
     /// Nothing moves: bytes of a developer that wait for the client hold a part of the tunnel's window.
     pub(super) fn wait(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
         self.wait_for_http2(cx)?;

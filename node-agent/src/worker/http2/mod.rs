@@ -187,7 +187,9 @@ impl<'a, A: Transport + 'a> Legs<'a, A> {
                     greeted.map_err(Unopened::Stream)
                 });
                 let leg = Leg::new(opening, origin, limits::DEVELOPER_CONNECTION);
-                legs.developers.push(ToDeveloper { id, leg, retired: false });
+                // It was there before the first request: the plan tells of its end.
+                let ending = Box::pin(std::future::pending());
+                legs.developers.push(ToDeveloper { id, leg, retired: false, ending, last: false });
             }
             First::Missing => {}
         }

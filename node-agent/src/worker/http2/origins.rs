@@ -91,6 +91,9 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
                     self.ask_developer(request, &intercept);
                 }
             }
+            let to = &mut self.developers[index];
+            to.last |= !to.last && to.ending.as_mut().poll(cx).is_ready();
+            to.retire_if_last();
             index += 1;
         }
         self.developers.retain(|to| !to.leg.is_ended());

@@ -185,17 +185,25 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
             greeted.map_err(|_| Unopened::Tunnel(OpenError::Busy))?.map_err(Unopened::Stream)
         });
         let leg = Leg::new(opening, origin, limits::DEVELOPER_CONNECTION);
-        ToDeveloper { id: intercept.id, leg, retired: false }
+        let ending = Box::pin(intercept.ending.begun().clone().cancelled_owned());
+        ToDeveloper { id: intercept.id, leg, retired: false, ending, last: false }
     }
 
     /// Legs to intercepts that are no more end with what is on them.
     fn retire_ended_intercepts(&mut self, plan: Option<&Plan>) {
         for to in &mut self.developers {
-            let ended = plan.is_none_or(|plan| plan.intercept(redir_http::filter::Key(to.id)).is_none());
-            if ended && !to.retired && to.leg.waiting.is_empty() {
-                to.retired = true;
-                to.leg.retire();
-            }
+            to.last |= plan.is_none_or(|plan| plan.intercept(redir_http::filter::Key(to.id)).is_none());
+            to.retire_if_last();
+        }
+    }
+}
+
+impl ToDeveloper<'_> {
+    /// Without its intercept it ends with what is on it.
+    pub(super) fn retire_if_last(&mut self) {
+        if self.last && !self.retired && self.leg.waiting.is_empty() {
+            self.retired = true;
+            self.leg.retire();
         }
     }
 }

@@ -42,6 +42,10 @@ pub(super) struct ToDeveloper<'a> {
     pub(super) leg: Leg<'a, DeveloperIo, Unopened, Request>,
     /// It takes no more requests.
     pub(super) retired: bool,
+    /// Resolves when its intercept ends.
+    pub(super) ending: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// It has.
+    pub(super) last: bool,
 }
 
 /// Where the connection to the app is.

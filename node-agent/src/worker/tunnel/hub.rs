@@ -1,6 +1,9 @@
 //! Keeps the registry: takes what sessions ask, publishes plans, has ports armed, and tells sessions what changed.
 //!
-//! The only task that touches the registry. It never waits for a session: one that does not keep up is closed.
+//! The only task that touches the registry. It never waits for a session: one that does not keep up is closed. How
+//! intercepts end is in `ending`.
+
+mod ending;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,8 +15,8 @@ use std::{
 use redir_http::filter::{Filter, Key, Table};
 use redir_tunnel::{Authorised, Pin};
 use redir_wire::{
-    Bye, EarlierConnections, Ended, InterceptState, Left, LeftIntercept, PodFlush, Probes, Refused, RefusedCode,
-    StatusReport, ToAgent, ToDeveloper, TunnelStatus, Which, Wish,
+    Bye, EarlierConnections, InterceptState, PodFlush, Probes, Refused, RefusedCode, StatusReport, ToAgent, ToDeveloper,
+    TunnelStatus, Wish,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -21,7 +24,7 @@ use crate::{
     config::PodName,
     worker::{
         control::Plane,
-        plan::{Intercept, Plan, PlanMap, Plans},
+        plan::{Ending, Intercept, Plan, PlanMap, Plans},
         registry::{
             Contests, Registry, SessionId,
             arming::{Arming, Op, Outcome, PortStatus},
@@ -34,6 +37,7 @@ use crate::{
 
 use super::{
     counters::Counters,
+    farewell::Farewells,
     flushes::FlushRequest,
     handle::TunnelHandle,
     session::{About, Outgoing, key_removed},
@@ -109,6 +113,7 @@ pub(crate) struct Hub {
     arming: Arming,
     sessions: BTreeMap<SessionId, Session>,
     intercepts: HashMap<(u64, PodName), Arc<Intercept>>,
+    farewells: Farewells,
     /// The registry has changed since the plans were made.
     stale: bool,
     plane: watch::Receiver<Plane>,
@@ -139,6 +144,7 @@ impl Hub {
             arming: Arming::default(),
             sessions: BTreeMap::new(),
             intercepts: HashMap::new(),
+            farewells: Farewells::default(),
             stale: false,
             plane,
             authorised,
@@ -252,8 +258,8 @@ impl Hub {
                     ToDeveloper::Refused(refused)
                 }
             },
-            ToAgent::Leave(which) => match self.leave(session, &pin, &which) {
-                Ok(left) => ToDeveloper::Left(left),
+            ToAgent::Leave(which) => match self.leave(session, seq, &pin, &which) {
+                Ok(()) => return,
                 Err(refused) => ToDeveloper::Refused(refused),
             },
             ToAgent::List => ToDeveloper::Listing(self.registry.listing(&pin, self.ports())),
@@ -303,24 +309,6 @@ impl Hub {
         }
     }
 
-    fn leave(&mut self, asking: SessionId, pin: &Pin, which: &Which) -> Result<Left, Refused> {
-        let leavers = self.registry.leave(pin, which)?;
-        self.stale = true;
-        for leaver in &leavers {
-            tracing::info!(developer = self.developer(pin), intercept = leaver.id, "an intercept ends");
-            if let Some(session) = self.sessions.get_mut(&leaver.session) {
-                session.told.remove(&leaver.id);
-            }
-            if leaver.session != asking {
-                let sentence = format!("{} was left from another redir with the same key", leaver.what);
-                let ended = Ended { id: leaver.id, token: leaver.token, sentence };
-                self.say(leaver.session, 0, ToDeveloper::Ended(ended));
-            }
-        }
-        let left = leavers.into_iter().map(|leaver| LeftIntercept { id: Some(leaver.id), what: leaver.what });
-        Ok(Left { intercepts: left.collect() })
-    }
-
     fn status(&self, asking: SessionId, pin: &Pin) -> StatusReport {
         let own = self.sessions.iter().filter(|(_, session)| session.joined.pin == *pin);
         let tunnels = own.take(redir_wire::limits::ENTRIES).map(|(id, session)| {
@@ -344,33 +332,6 @@ impl Hub {
             software: self.about.software.to_owned(),
             tunnels: tunnels.collect(),
             intercepts: self.registry.own(pin, self.ports()),
-        }
-    }
-
-    fn reconfigure(&mut self) {
-        let plane = self.plane.borrow_and_update().clone();
-        self.authorised.replace(plane.keys());
-        let removed: Vec<SessionId> = self
-            .sessions
-            .iter()
-            .filter(|(_, session)| plane.name_of(&session.joined.pin).is_none())
-            .map(|(id, _)| *id)
-            .collect();
-        for (leaver, sentence) in self.registry.configure(plane.clone()) {
-            tracing::info!(intercept = leaver.id, what = leaver.what, "an intercept has ended");
-            if let Some(session) = self.sessions.get_mut(&leaver.session) {
-                session.told.remove(&leaver.id);
-            }
-            let ended = Ended { id: leaver.id, token: leaver.token, sentence };
-            self.say(leaver.session, 0, ToDeveloper::Ended(ended));
-        }
-        self.stale = true;
-        for id in removed {
-            self.registry.end_session(id, Instant::now());
-            if let Some(session) = self.sessions.remove(&id) {
-                session.joined.handle.end();
-                session.joined.outbox.try_send(Outgoing::End(key_removed(&plane))).ok();
-            }
         }
     }
 
@@ -497,6 +458,7 @@ impl Hub {
             tunnel: session.joined.handle.clone(),
             requests: wish.requests.clone(),
             bypassed: wish.bypassed.clone(),
+            ending: Ending::default(),
         });
         self.intercepts.insert((id, pod.clone()), intercept.clone());
         Some(intercept)

@@ -383,6 +383,66 @@ async fn vanished_laptop(world: &World) -> Dialled {
     tokio::task::spawn_blocking(|| laptop.join().unwrap()).await.unwrap()
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redir_that_leaves_hears_of_it_when_nothing_is_under_way() {
+    let world = World::new();
+    let mut alice = world.dial(&world.alice).await;
+    alice.intercept(filtered(1)).await;
+    let under_way = world.plan().unwrap().filtered[0].clone();
+    let (client, destination) = ("192.0.2.1:4000".parse().unwrap(), "10.0.0.1:8080".parse().unwrap());
+    let leg = within(under_way.open(client, destination, None)).await.unwrap();
+    let leave = ToAgent::Leave(Which::Token(Token([1; 16])));
+    let first = alice.dialled.control.ask(&leave).unwrap();
+    // Asked again, as by one who hears from elsewhere that it has ended: the same answer.
+    let second = alice.dialled.control.ask(&leave).unwrap();
+    // What is asked later is answered before.
+    assert!(matches!(alice.ask(ToAgent::List).await, ToDeveloper::Listing(_)));
+    assert!(alice.heard.iter().all(|heard| matches!(heard, ToDeveloper::Intercept(_))), "{:?}", alice.heard);
+    assert!(world.plan().is_none(), "new requests are the app's");
+    within(leg.ending.cancelled()).await;
+    drop(under_way);
+    let mut answered = Vec::new();
+    while answered.len() < 2 {
+        let heard = within(alice.dialled.control.next()).await.unwrap().unwrap();
+        if let ToDeveloper::Left(left) = heard.message {
+            assert_eq!(left.intercepts[0].what, "web-1:8080");
+            answered.push(heard.answers);
+        }
+    }
+    answered.sort_unstable();
+    assert_eq!(answered, [first, second]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redir_whose_intercept_was_left_elsewhere_hears_of_it_when_nothing_is_under_way() {
+    let world = World::new();
+    let (mut alice, mut other) = (world.dial(&world.alice).await, world.dial(&world.alice).await);
+    alice.intercept(filtered(1)).await;
+    let under_way = world.plan().unwrap().filtered[0].clone();
+    // Whoever asked hears at once that new requests go to the app.
+    assert!(matches!(other.ask(ToAgent::Leave(Which::All)).await, ToDeveloper::Left(_)));
+    assert!(world.plan().is_none());
+    assert!(matches!(alice.ask(ToAgent::List).await, ToDeveloper::Listing(_)));
+    assert!(alice.heard.iter().all(|heard| matches!(heard, ToDeveloper::Intercept(_))), "{:?}", alice.heard);
+    drop(under_way);
+    alice.hears(|message| matches!(message, ToDeveloper::Ended(_)).then_some(())).await;
+}
+
+/// The old tunnel does not know yet that it is dead, and would swallow what is sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_matched_after_a_redial_goes_through_the_new_tunnel() {
+    let world = World::new();
+    let old = vanished_laptop(&world).await;
+    let mut awake = world.dial(&world.alice).await;
+    let id = awake.intercept(wish(1)).await.id;
+    let intercept = world.plan().unwrap().global.clone().unwrap();
+    let (client, destination) = ("192.0.2.1:4000".parse().unwrap(), "10.0.0.1:8080".parse().unwrap());
+    let leg = within(intercept.open(client, destination, None)).await.unwrap();
+    let stream = within(within(awake.dialled.tunnel.accept()).await.unwrap().header()).await.unwrap();
+    assert_eq!((stream.header.intercept, stream.header.client), (id, client));
+    drop((leg, old));
+}
+
 /// A laptop that woke up dials again before its old tunnel is noticed to be dead.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_tunnel_that_a_redial_replaced_is_not_waited_out() {

@@ -21,7 +21,7 @@ use crate::worker::{access::Access, http2::preface::PREFACE};
 
 /// An HTTP/2 service on a loopback socket: answers with its name and the path; echoes `/echo`; holds `/hold` until it is
 /// told to answer; closes with GOAWAY after `/goaway`, without it after `/close`; resets `/reset`.
-struct Service {
+pub(super) struct Service {
     address: SocketAddr,
     seen: Arc<Mutex<Vec<String>>>,
     held: mpsc::UnboundedReceiver<server::SendResponse<Bytes>>,
@@ -100,14 +100,14 @@ async fn echo(mut from: RecvStream, mut to: SendStream<Bytes>) {
 }
 
 /// A client's HTTP/2 connection.
-struct Client {
+pub(super) struct Client {
     requests: client::SendRequest<Bytes>,
     connection: tokio::task::JoinHandle<Result<(), h2::Error>>,
     served: tokio::task::JoinHandle<Access>,
 }
 
 impl Client {
-    async fn new(rig: &Rig) -> Self {
+    pub(super) async fn new(rig: &Rig) -> Self {
         let client = rig.client().await;
         let (requests, connection) = client::handshake(client.socket).await.unwrap();
         Client { requests, connection: tokio::spawn(connection), served: client.served }
@@ -131,13 +131,13 @@ impl Client {
     }
 
     /// The status and body of an answer.
-    async fn ask(&mut self, path: &str, user: Option<&str>) -> (u16, String) {
+    pub(super) async fn ask(&mut self, path: &str, user: Option<&str>) -> (u16, String) {
         let (response, _) = self.send(Self::request(path, user), true).await;
         answer(response).await
     }
 
     /// Ends in order; what the agent counted.
-    async fn done(self) -> Access {
+    pub(super) async fn done(self) -> Access {
         drop(self.requests);
         soon(self.connection).await.unwrap().unwrap();
         soon(self.served).await.unwrap()
@@ -158,7 +158,7 @@ async fn text(mut body: RecvStream) -> String {
 }
 
 /// An app and a developer's service that speak HTTP/2, with the filter `x-user: alice`.
-async fn world() -> (Rig, Service, Service, Developer) {
+pub(super) async fn world() -> (Rig, Service, Service, Developer) {
     let mut rig = Rig::new().await;
     let (app, blue) = (Service::start("green").await, Service::start("blue").await);
     rig.app.address = app.address;

@@ -3,6 +3,7 @@
 mod ends;
 mod global;
 mod http2;
+mod leaving;
 mod overtaken;
 mod requests;
 mod rig;

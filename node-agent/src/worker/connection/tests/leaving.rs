@@ -1,0 +1,118 @@
+//! Developers who leave, or do not answer for a while.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use super::{
+    http2,
+    rig::{Behaviour, Developer, Rig, request, soon},
+};
+
+/// Waits until so many streams to a developer are open.
+async fn streams_become(alice: &Developer, count: u64) {
+    soon(async {
+        while alice.intercept.tunnel.streams().0 != count {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_leg_on_which_nothing_is_under_way_is_closed_when_its_intercept_ends() {
+    let rig = Rig::new().await;
+    let alice = Developer::new(1, "blue", Behaviour::Serve).await;
+    rig.plan(&[("alice", &alice)], None);
+    let mut client = rig.client().await;
+    assert_eq!(client.ask("/", Some("alice")).await.text(), "blue");
+    streams_become(&alice, 1).await;
+    rig.no_plan();
+    alice.intercept.ending.begin();
+    streams_become(&alice, 0).await;
+    assert_eq!(client.ask("/", Some("alice")).await.text(), "green", "the client's connection goes on");
+    client.done().await;
+}
+
+#[tokio::test]
+async fn a_request_under_way_is_finished_after_its_intercept_ended() {
+    let rig = Rig::new().await;
+    let alice = Developer::new(1, "blue", Behaviour::Serve).await;
+    rig.plan(&[("alice", &alice)], None);
+    let mut client = rig.client().await;
+    client.send("POST / HTTP/1.1\r\nx-user: alice\r\nContent-Length: 6\r\n\r\nhal").await;
+    streams_become(&alice, 1).await;
+    let over = alice.intercept.ending.over();
+    rig.no_plan();
+    alice.intercept.ending.begin();
+    client.send("ves").await;
+    assert_eq!(client.answer().await.text(), "halves");
+    streams_become(&alice, 0).await;
+    client.send(request("/", Some("alice"))).await;
+    assert_eq!(client.answer().await.text(), "green");
+    client.done().await;
+    assert!(!over.is_cancelled());
+    drop(alice);
+    soon(over.cancelled()).await;
+}
+
+#[tokio::test]
+async fn who_does_not_answer_gets_no_new_request() {
+    let rig = Rig::new().await;
+    let alice = Developer::new(1, "blue", Behaviour::Serve).await;
+    rig.plan(&[("alice", &alice)], None);
+    let mut kept = rig.client().await;
+    assert_eq!(kept.ask("/", Some("alice")).await.text(), "blue");
+    alice.intercept.tunnel.set_unanswered(true);
+    let mut fresh = rig.client().await;
+    for client in [&mut kept, &mut fresh] {
+        assert_eq!(client.ask("/", Some("alice")).await.text(), "green");
+    }
+    assert_eq!(alice.intercept.bypassed.load(Ordering::Relaxed), 2);
+    alice.intercept.tunnel.set_unanswered(false);
+    for client in [&mut kept, &mut fresh] {
+        assert_eq!(client.ask("/", Some("alice")).await.text(), "blue");
+    }
+    assert_eq!(alice.intercept.bypassed.load(Ordering::Relaxed), 2);
+    for client in [kept, fresh] {
+        let access = client.done().await;
+        assert_eq!(access.app_requests, 1);
+    }
+}
+
+#[tokio::test]
+async fn who_does_not_answer_gets_no_new_connection() {
+    let rig = Rig::new().await;
+    let alice = Developer::new(1, "blue", Behaviour::Serve).await;
+    rig.plan(&[], Some(&alice));
+    alice.intercept.tunnel.set_unanswered(true);
+    let mut client = rig.client().await;
+    assert_eq!(client.ask("/", None).await.text(), "green");
+    client.done().await;
+    assert_eq!(alice.intercept.bypassed.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn over_http2_who_does_not_answer_gets_no_new_stream() {
+    let (rig, _app, _blue, alice) = http2::world().await;
+    let mut client = http2::Client::new(&rig).await;
+    assert_eq!(client.ask("/a", Some("alice")).await, (200, "blue /a".into()));
+    alice.intercept.tunnel.set_unanswered(true);
+    assert_eq!(client.ask("/b", Some("alice")).await, (200, "green /b".into()));
+    assert_eq!(alice.intercept.bypassed.load(Ordering::Relaxed), 1);
+    alice.intercept.tunnel.set_unanswered(false);
+    assert_eq!(client.ask("/c", Some("alice")).await, (200, "blue /c".into()));
+    let access = client.done().await;
+    assert_eq!((access.app_requests, access.developer_requests), (1, 2));
+}
+
+#[tokio::test]
+async fn over_http2_a_leg_without_streams_is_closed_when_its_intercept_ends() {
+    let (rig, _app, _blue, alice) = http2::world().await;
+    let mut client = http2::Client::new(&rig).await;
+    assert_eq!(client.ask("/a", Some("alice")).await, (200, "blue /a".into()));
+    streams_become(&alice, 1).await;
+    rig.no_plan();
+    alice.intercept.ending.begin();
+    streams_become(&alice, 0).await;
+    assert_eq!(client.ask("/b", Some("alice")).await, (200, "green /b".into()));
+    client.done().await;
+}
