@@ -129,6 +129,10 @@ pub(super) struct Exchange<'c> {
     pub(super) active: Instant,
     /// Runs while a developer's answer that cannot be read says nothing more.
     pub(super) quiet_answer: Option<Pin<Box<Sleep>>>,
+    /// The last bytes that moved went to the client.
+    pub(super) client_heard_last: bool,
+    /// A developer leaves who has the whole connection: until when it must have been quiet.
+    pub(super) leaving: Option<Pin<Box<Sleep>>>,
 }
 
 /// How the app ended its leg.
@@ -168,6 +172,8 @@ impl<'c> Exchange<'c> {
             ending: Ending::Whole,
             active: Instant::now(),
             quiet_answer: None,
+            client_heard_last: false,
+            leaving: None,
             global: None,
         };
         match (start, route.given()) {
@@ -320,6 +326,7 @@ impl<'c> Exchange<'c> {
     pub(super) fn sent(&mut self, count: usize) {
         self.answerable = false;
         self.quiet_answer = None;
+        self.client_heard_last = true;
         self.access.tally.sent.fetch_add(count as u64, Ordering::Relaxed);
     }
 }

@@ -1,9 +1,13 @@
 //! How an exchange ends: what has to be through before, and what the sockets get then.
 
-use std::{future::Future, task::Context, time::Duration};
+use std::{
+    future::Future,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use redir_http::engine::{Engine, Origin};
-use tokio::time::sleep;
+use tokio::time::{sleep, sleep_until};
 
 use super::{
     exchange::{AppGone, ClientSide, End, Exchange, Judge},
@@ -13,6 +17,9 @@ use super::{
 /// How long a developer's answer that cannot be read may say nothing before it is taken to be over: some round trips of a
 /// tunnel that loses packets. Pools that take it for whole then see the connection end, before they use it again.
 const QUIET_ANSWER: Duration = Duration::from_millis(500);
+/// How long a connection that is not read must have been quiet to count as being between requests: longer than a service
+/// thinks in the middle of an answer, shorter than its leaving developer waits.
+const QUIET: Duration = Duration::from_millis(500);
 
 impl Exchange<'_> {
     /// For how long nothing has moved, if nothing is on its way.
@@ -55,6 +62,7 @@ impl Exchange<'_> {
     pub(super) fn wait(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
         self.wait_for_http2(cx)?;
         self.wait_for_unreadable(cx)?;
+        self.wait_until_quiet(cx)?;
         for leg in &mut self.legs {
             let held = leg.waits || self.writing.is_some_and(|writing| writing.from == leg.origin);
             if leg.poll_over(cx, held) {
@@ -72,6 +80,25 @@ impl Exchange<'_> {
         }
         let quiet = self.quiet_answer.get_or_insert_with(|| Box::pin(sleep(QUIET_ANSWER)));
         if quiet.as_mut().poll(cx).is_pending() { Ok(()) } else { Err(End::Closed("developer_malformed")) }
+    }
+
+    /// A connection that is wholly a developer's cannot go on without him: once he leaves, it ends when it is quiet behind an
+    /// answer, as a server ends a connection that is kept alive. Otherwise it is cut when his tunnel is closed.
+    fn wait_until_quiet(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        let Judge::Opaque(Origin::Developer(_)) = self.judge else { return Ok(()) };
+        let last = self.legs.iter().any(|leg| leg.last && leg.end.is_none() && leg.down.is_empty());
+        if !last || !self.client_heard_last || self.writing.is_some() || !self.up.is_empty() {
+            return Ok(());
+        }
+        let until = self.active + QUIET;
+        let timer = self.leaving.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        if timer.deadline() != until {
+            timer.as_mut().reset(until);
+        }
+        match timer.as_mut().poll(cx) {
+            Poll::Ready(()) => Err(End::Closed("developer_left")),
+            Poll::Pending => Ok(()),
+        }
     }
 
     /// Whether the connection has come to its end.

@@ -62,6 +62,7 @@ impl Exchange<'_> {
                 if to != Origin::App {
                     self.outstanding.written(&self.up.unread()[..count]);
                 }
+                self.client_heard_last = false;
                 self.up.take(count);
                 self.sent_up(to, left - count);
                 true

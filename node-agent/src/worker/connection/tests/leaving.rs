@@ -55,6 +55,27 @@ async fn a_request_under_way_is_finished_after_its_intercept_ended() {
 }
 
 #[tokio::test]
+async fn a_connection_that_is_wholly_a_developers_ends_between_requests_when_he_leaves() {
+    let rig = Rig::new().await;
+    let alice = Developer::new(1, "blue", Behaviour::Serve).await;
+    rig.plan(&[], Some(&alice));
+    let (mut idle, mut busy) = (rig.client().await, rig.client().await);
+    assert_eq!(idle.ask("/", None).await.text(), "blue");
+    assert_eq!(busy.ask("/", None).await.text(), "blue");
+    busy.send("POST / HTTP/1.1\r\nContent-Length: 6\r\n\r\nhal").await;
+    rig.no_plan();
+    alice.intercept.ending.begin();
+    assert_eq!(idle.rest().await, b"", "a FIN, as a server's that ends what is kept alive");
+    idle.done().await;
+    // Its client is in the middle of something, for as long as it likes.
+    busy.send("ves").await;
+    assert_eq!(busy.answer().await.text(), "halves");
+    assert_eq!(busy.rest().await, b"");
+    busy.done().await;
+    streams_become(&alice, 0).await;
+}
+
+#[tokio::test]
 async fn who_does_not_answer_gets_no_new_request() {
     let rig = Rig::new().await;
     let alice = Developer::new(1, "blue", Behaviour::Serve).await;
