@@ -112,6 +112,8 @@ pub enum OpaqueReason {
     Unsolicited,
     /// The app answered 101 to an Upgrade, or the developer did.
     Upgraded,
+    /// The app answered 101 to `Upgrade: h2c`: what follows is HTTP/2, with the request as its first stream.
+    H2c,
     /// A CONNECT was answered with 2xx.
     Tunnel,
     /// The app, or the client towards the app, said that this was the last message.
@@ -135,6 +137,7 @@ impl OpaqueReason {
             Self::ServerFirst => "server_first",
             Self::Unsolicited => "unsolicited",
             Self::Upgraded => "upgraded",
+            Self::H2c => "h2c",
             Self::Tunnel => "tunnel",
             Self::AfterClose => "after_close",
             Self::ExpectRefused => "expect_refused",
@@ -153,6 +156,7 @@ impl fmt::Display for OpaqueReason {
             Self::ServerFirst => "the app speaks first",
             Self::Unsolicited => "the app sent bytes that answer nothing",
             Self::Upgraded => "the connection was upgraded to another protocol",
+            Self::H2c => "the connection was upgraded to HTTP/2",
             Self::Tunnel => "the connection became a tunnel",
             Self::AfterClose => "the last message said that the connection ends",
             Self::ExpectRefused => "the app answered before the request's body was sent",

@@ -18,7 +18,9 @@
 //! 6. All of this is the same however the bytes are split into reads, as long as the order between the two directions is.
 //!
 //! A request with Upgrade or CONNECT holds what the client sends after it until it is answered: 101 (or 2xx) hands the
-//! connection to whoever answered, any other answer lets it go on.
+//! connection to whoever answered, any other answer lets it go on. `Upgrade: h2c` is the exception: the app's 101 is told
+//! as [`OpaqueReason::H2c`], so that each stream can be decided, and a developer does not get the offer at all
+//! ([`crate::h2c`]), since the streams that follow are not all the developer's.
 
 mod probe;
 mod request;
@@ -73,6 +75,8 @@ pub struct Engine {
     current: Origin,
     outstanding: u8,
     hold: Hold,
+    /// The newest request offers `h2c`, and went to a developer without the offer.
+    withdrawn: bool,
     /// Why the connection becomes opaque to the app as soon as no developer's answer is outstanding.
     doomed: Option<OpaqueReason>,
     opaque: Option<OpaqueReason>,
@@ -127,6 +131,7 @@ impl Engine {
             current: Origin::App,
             outstanding: 0,
             hold: Hold::No,
+            withdrawn: false,
             doomed: None,
             opaque: None,
             closing: None,
@@ -191,6 +196,10 @@ impl Engine {
         let possible = self.outstanding == 1 && untouched && self.opaque.is_none() && !self.over;
         if possible {
             self.current = Origin::App;
+            if self.withdrawn {
+                // The app gets the whole head.
+                self.hold = Hold::Upgrade;
+            }
         }
         possible
     }

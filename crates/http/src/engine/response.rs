@@ -84,7 +84,13 @@ impl Engine {
             body => body?,
         };
         match code {
-            101 if self.hold == Hold::Upgrade && newest => return Ok(self.switched(OpaqueReason::Upgraded, len, code)),
+            101 if self.hold == Hold::Upgrade && newest => {
+                // Before the client's preface come the rest of the request's body, which is HTTP/1's.
+                let whole = matches!(self.inbound, Inbound::Head(_));
+                let h2c = head.facts().h2c() && self.current == Origin::App && whole;
+                let why = if h2c { OpaqueReason::H2c } else { OpaqueReason::Upgraded };
+                return Ok(self.switched(why, len, code));
+            }
             101 => return Err(Ambiguity::UpgradeUnasked),
             200..=299 if asked == Asked::Connect => return Ok(self.switched(OpaqueReason::Tunnel, len, code)),
             100..=199 => {

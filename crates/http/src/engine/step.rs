@@ -50,6 +50,9 @@ pub struct Begins {
     pub index: Option<usize>,
     /// Whether sending it twice means the same as sending it once.
     pub idempotent: bool,
+    /// The length of its head, in bytes, if that offers to go on with HTTP/2 (`Upgrade: h2c`). A developer must not see
+    /// the offer: see [`crate::h2c`].
+    pub h2c: Option<usize>,
 }
 
 /// What to do with an origin's bytes.

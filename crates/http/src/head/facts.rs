@@ -22,6 +22,8 @@ const UPGRADE: u16 = 1 << 4;
 const EXPECT: u16 = 1 << 5;
 const PROBE: u16 = 1 << 6;
 const HTTP_1_0: u16 = 1 << 7;
+const H2C: u16 = 1 << 8;
+const OTHER_PROTOCOL: u16 = 1 << 9;
 
 /// The fields that are read here, beside what looks like one of the last two.
 pub(super) const FRAMING: [&[u8]; 6] =
@@ -57,6 +59,18 @@ impl Facts {
         self.has(UPGRADE)
     }
 
+    /// Whether Upgrade names `h2c`, HTTP/2 over cleartext TCP (RFC 7540, 3.2).
+    #[must_use]
+    pub fn h2c(&self) -> bool {
+        self.has(H2C)
+    }
+
+    /// Whether Upgrade names `h2c` and no other protocol.
+    #[must_use]
+    pub fn only_h2c(&self) -> bool {
+        self.has(H2C) && !self.has(OTHER_PROTOCOL)
+    }
+
     /// `Expect: 100-continue`.
     #[must_use]
     pub fn expect(&self) -> bool {
@@ -86,7 +100,7 @@ impl Facts {
     pub(super) fn field(&mut self, field: &Field<'_>) -> Result<(), Ambiguity> {
         match field.name.len() {
             6 if folds_to(field.name, b"expect") => return self.expects(field.raw),
-            7 if folds_to(field.name, b"upgrade") => self.flags |= UPGRADE,
+            7 if folds_to(field.name, b"upgrade") => self.protocols(field.raw),
             10 if folds_to(field.name, b"user-agent") => self.user_agent(field.raw),
             10 if folds_to(field.name, b"connection") => self.connection(field.raw),
             14 if folds_to(field.name, b"content-length") => return self.content_length(field.raw),
@@ -101,6 +115,14 @@ impl Facts {
         let blank = raw.iter().position(|byte| !matches!(byte, b' ' | b'\t')).unwrap_or(raw.len());
         if raw.get(blank..).is_some_and(|value| value.starts_with(b"kube-probe/")) {
             self.flags |= PROBE;
+        }
+    }
+
+    #[inline(never)]
+    fn protocols(&mut self, raw: &[u8]) {
+        self.flags |= UPGRADE;
+        for protocol in raw.split(|&byte| byte == b',').map(bytes::trimmed) {
+            self.flags |= if protocol.eq_ignore_ascii_case(b"h2c") { H2C } else { OTHER_PROTOCOL };
         }
     }
 
@@ -310,6 +332,18 @@ mod tests {
         assert!(facts(&[("Connection", " keep-alive"), ("connection", "close")]).unwrap().closes());
         assert!(!facts(&[("Connection", " closed, x-close")]).unwrap().closes());
         assert!(!facts(&[("Connection", " keep-alive")]).unwrap().closes());
+    }
+
+    #[test]
+    fn protocols_are_read_in_lists_and_repeats() {
+        let h2c = |fields| facts(fields).map(|facts| (facts.upgrade(), facts.h2c(), facts.only_h2c())).unwrap();
+        assert_eq!(h2c(&[("Upgrade", " h2c")]), (true, true, true));
+        assert_eq!(h2c(&[("upgrade", "H2C"), ("Upgrade", " h2c")]), (true, true, true));
+        assert_eq!(h2c(&[("Upgrade", " websocket, h2c")]), (true, true, false));
+        assert_eq!(h2c(&[("Upgrade", " h2c"), ("Upgrade", " websocket")]), (true, true, false));
+        assert_eq!(h2c(&[("Upgrade", " websocket")]), (true, false, false));
+        assert_eq!(h2c(&[("Upgrade", " h2cx")]), (true, false, false));
+        assert_eq!(h2c(&[("HTTP2-Settings", " h2c")]), (false, false, false));
     }
 
     #[test]
