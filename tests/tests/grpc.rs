@@ -41,7 +41,11 @@ fn python(namespace: &Namespace, script: &str, arguments: &[&str]) -> Result<Pro
 }
 
 fn grpcio_service(namespace: &Namespace, address: SocketAddr, version: &str) -> Result<Process> {
-    let mut service = python(namespace, "service.py", &[&address.to_string(), version])?;
+    service(namespace, &[&address.to_string(), version])
+}
+
+fn service(namespace: &Namespace, arguments: &[&str]) -> Result<Process> {
+    let mut service = python(namespace, "service.py", arguments)?;
     service.wait_for_line("serving", SOON)?;
     Ok(service)
 }
@@ -292,6 +296,59 @@ once!(a_service_that_ends_lets_its_calls_end, LONG, |w| {
         let (to, pid) = (w.pod().at(Family::V4, PORT), Pid::from_raw(service.pid()));
         w.client().namespace.block_on(Duration::from_secs(60), talk_to_its_end(to, user, version, pid))??;
         ensure!(service.exit_code(SOON)? == 0, "{}", service.log());
+    }
+    Ok(())
+});
+
+// A service that ends connections by their age refuses what was on its way: nobody else sees that either.
+once!(a_service_that_ends_its_connections_costs_no_call, LONG, |w| {
+    tonic_service(&w.pod().namespace, ([0u16; 8], PORT).into(), "green")?;
+    let address = SocketAddr::from(([127, 0, 0, 1], LOCAL)).to_string();
+    let _blue = service(&w.topology.developer.namespace, &[&address, "blue", "150"])?;
+    let _cli = w.alice()?;
+    let to = w.pod().at(Family::V4, PORT);
+    w.client().namespace.block_on(Duration::from_secs(90), async move {
+        let channel = Endpoint::from_shared(format!("http://{to}"))?.connect().await?;
+        let mut callers = JoinSet::new();
+        for caller in 0..8 {
+            let channel = channel.clone();
+            callers.spawn(async move {
+                let mut grpc = client::Grpc::new(channel);
+                for number in 0..400 {
+                    grpc.ready().await?;
+                    let message = format!("{caller} {number}").into_bytes();
+                    let answer = grpc.unary(call("alice", message.clone()), method("Unary"), Plain).await;
+                    let answer = answer.with_context(|| format!("call {number} of caller {caller}"))?;
+                    ensure!(answer.get_ref() == &said(b"blue", &message), "{answer:?}");
+                }
+                anyhow::Ok(())
+            });
+        }
+        while let Some(caller) = callers.join_next().await {
+            caller??;
+        }
+        anyhow::Ok(())
+    })?
+});
+
+// The kubelet probes with gRPC's own library, whose user agent it begins with its name.
+once!(a_global_intercept_leaves_the_kubelets_probes_to_the_app, LONG, |w| {
+    let _green = grpcio_service(&w.pod().namespace, ([0; 4], PORT).into(), "green")?;
+    let _blue = grpcio_service(&w.topology.developer.namespace, ([127, 0, 0, 1], LOCAL).into(), "blue")?;
+    let to = w.pod().at(Family::V4, PORT);
+    for (flags, probed) in [(&[][..], "green"), (&["--probes"], "blue")] {
+        let cli = w.intercept(&w.alice, LOCAL, flags)?;
+        for (agent, version) in [("kube-probe/1.30", probed), ("else", "blue"), ("kube-probe/1.30", probed)] {
+            w.client().namespace.block_on(Duration::from_secs(60), async move {
+                let endpoint = Endpoint::from_shared(format!("http://{to}"))?.user_agent(agent)?;
+                let mut grpc = client::Grpc::new(endpoint.connect().await?);
+                grpc.ready().await?;
+                let answer = grpc.unary(call("alice", b"probe".to_vec()), method("Unary"), Plain).await?;
+                ensure!(answer.get_ref() == &said(version.as_bytes(), b"probe"), "{agent}: {answer:?}");
+                anyhow::Ok(())
+            })??;
+        }
+        cli.leave()?;
     }
     Ok(())
 });

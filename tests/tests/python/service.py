@@ -1,7 +1,7 @@
 """A gRPC service of Google's own library: says its name, in every one of gRPC's four ways.
 
-Usage: service.py ADDRESS VERSION. Messages are plain bytes; a client's `fail` is answered with a status alone,
-and `hang` not at all. SIGTERM ends it when what is under way is through.
+Usage: service.py ADDRESS VERSION [AGE]. Messages are plain bytes; a client's `fail` is answered with a status alone,
+and `hang` not at all. SIGTERM ends it when what is under way is through. It asks clients to leave connections that are older than AGE ms.
 """
 
 import signal
@@ -12,6 +12,7 @@ from concurrent import futures
 import grpc
 
 ADDRESS, VERSION = sys.argv[1], sys.argv[2].encode()
+OPTIONS = [("grpc.so_reuseport", 0)] + [("grpc.max_connection_age_ms", int(age)) for age in sys.argv[3:]]
 
 
 def unary(request, context):
@@ -43,7 +44,7 @@ def both_ways(requests, context):
 
 # Before any thread begins, so that it waits in all of them.
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-server = grpc.server(futures.ThreadPoolExecutor(max_workers=32), options=[("grpc.so_reuseport", 0)])
+server = grpc.server(futures.ThreadPoolExecutor(max_workers=32), options=OPTIONS)
 handlers = {
     "Unary": grpc.unary_unary_rpc_method_handler(unary),
     "ServerStreaming": grpc.unary_stream_rpc_method_handler(server_streaming),

@@ -3,6 +3,7 @@
 //! Owns: telling the kubelet's probe from everything else. Must not: hold up what is certainly no probe.
 //! Called by: the relay, for connections that are otherwise untouched.
 
+use crate::Ambiguity;
 use crate::filter::Names;
 use crate::head::{Progress, RequestHead};
 
@@ -13,6 +14,8 @@ pub enum First {
     NeedMore,
     /// A kubelet's probe: the app's.
     App,
+    /// HTTP/2: which of its streams are probes is told by their heads.
+    Http2,
     /// Anything else: the developer's.
     Developer,
 }
@@ -39,6 +42,7 @@ impl FirstHead {
         match progress {
             _ if self.head.facts().probe() => First::App,
             Ok(Progress::Partial) if unread.len() < MAX => First::NeedMore,
+            Err(Ambiguity::Preface) => First::Http2,
             Ok(_) | Err(_) => First::Developer,
         }
     }
@@ -54,7 +58,7 @@ mod tests {
             (&b"GET /healthz HTTP/1.1\r\nHost: x\r\nUser-Agent: kube-probe/1.30\r\n\r\n"[..], First::App),
             (b"GET /healthz HTTP/1.1\r\nHost: x\r\nUser-Agent: curl/8\r\n\r\n", First::Developer),
             (b"\x16\x03\x01", First::Developer),
-            (b"PRI * HTTP/2.0\r\n", First::Developer),
+            (b"PRI * HTTP/2.0\r\n", First::Http2),
             (b"SSH-2.0-x\r\n", First::Developer),
             (b"GET / HTTP/1.1\r\nHost: x\r\nUser-Agent: kube-pro", First::NeedMore),
             (b"GET / HT", First::NeedMore),

@@ -98,7 +98,7 @@ impl Exchange<'_> {
     fn judge_leg(&mut self, index: usize) -> Result<bool, End> {
         let leg = &self.legs[index];
         let (origin, len) = (leg.origin, leg.down.unread().len());
-        if matches!(self.judge, Judge::Http(_)) && self.may_be_http2(index) {
+        if matches!(self.judge, Judge::Http(_) | Judge::First(_)) && self.may_be_http2(index) {
             self.begin_http2();
         }
         let leg = &mut self.legs[index];

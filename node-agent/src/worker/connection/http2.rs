@@ -59,12 +59,13 @@ impl Exchange<'_> {
         let fresh = self.access.app_requests == 0 && self.access.developer_requests == 0 && self.sending.is_none();
         let leg = &self.legs[index];
         let server = preface::server(leg.down.unread()) != preface::Told::Other;
-        let filtered = || self.route.plan().is_some_and(|plan| !plan.filtered.is_empty());
-        fresh
-            && leg.origin == Origin::App
-            && server
-            && preface::client(self.up.unread()) != preface::Told::Other
-            && filtered()
+        let filtered = || match (&self.judge, leg.origin) {
+            // The kubelet's streams are the app's, whatever the intercept's developer says first.
+            (Judge::First(_), Origin::Developer(_)) => true,
+            (Judge::Http(_), Origin::App) => self.route.plan().is_some_and(|plan| !plan.filtered.is_empty()),
+            _ => false,
+        };
+        fresh && server && preface::client(self.up.unread()) != preface::Told::Other && filtered()
     }
 
     /// The client has sent something.
@@ -147,7 +148,10 @@ impl Exchange<'_> {
     /// One of the ends does not speak HTTP/2: everything goes on as it came.
     pub(super) fn not_http2(&mut self, why: OpaqueReason) {
         let plan = self.route.plan();
-        let unbound = self.opaque_target(Origin::App, why, plan.as_deref());
+        let unbound = match &self.global {
+            Some(global) => origin(global),
+            None => self.opaque_target(Origin::App, why, plan.as_deref()),
+        };
         let to = match &self.judge {
             // It has got the first bytes.
             Judge::Http2(Preface { to: Some(to), .. }) => *to,

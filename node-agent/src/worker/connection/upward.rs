@@ -279,6 +279,8 @@ impl Exchange<'_> {
                 }
                 ClientEnd::Partial => {
                     self.ask = true;
+            // Its streams may be the kubelet's.
+            First::Http2 => self.begin_http2(),
                     return true;
                 }
             },
