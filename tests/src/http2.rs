@@ -1,5 +1,7 @@
 //! HTTP/2 at both ends of a test: an origin that answers by path, and a client, both of the h2 crate, over real sockets.
 
+mod upgrade;
+
 use std::{
     future::poll_fn,
     net::{SocketAddr, TcpListener},
@@ -15,7 +17,7 @@ use h2::{
     ext::Protocol,
     server::{self, SendResponse},
 };
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version};
 use redir_rig::{Namespace, tls};
 use rustls::{ClientConfig, ServerConfig, pki_types::ServerName};
 use tokio::{
@@ -78,12 +80,20 @@ impl Origin {
         version: &'static str,
         secure: Option<ServerConfig>,
     ) -> Result<Self> {
+        Self::listen(namespace, address, version, Manner::of(secure.map(|config| TlsAcceptor::from(Arc::new(config)))))
+    }
+
+    /// Listens, speaks HTTP/1 and goes on with HTTP/2 where a client offers it with `Upgrade: h2c`; or speaks it at once.
+    pub fn upgrading(namespace: &Namespace, address: SocketAddr, version: &'static str) -> Result<Self> {
+        Self::listen(namespace, address, version, Manner::Upgrades)
+    }
+
+    fn listen(namespace: &Namespace, address: SocketAddr, version: &'static str, manner: Manner) -> Result<Self> {
         let listener = namespace.run(|| TcpListener::bind(address))?.with_context(|| format!("listen on {address}"))?;
         listener.set_nonblocking(true)?;
         let shared = Arc::new(Shared { version, seen: Mutex::default(), ends: watch::Sender::new(false) });
-        let acceptor = secure.map(|config| TlsAcceptor::from(Arc::new(config)));
         let (closes, listening) = mpsc::channel::<()>();
-        let accepting = accept(listener, acceptor, shared.clone());
+        let accepting = accept(listener, manner, shared.clone());
         let accepting = namespace.handle()?.spawn(async move {
             let _after_the_listener = closes;
             accepting.await
@@ -113,16 +123,31 @@ impl Shared {
     }
 }
 
-async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>, shared: Arc<Shared>) -> Result<()> {
+/// How an origin begins.
+#[derive(Clone)]
+enum Manner {
+    Plain,
+    Secure(TlsAcceptor),
+    Upgrades,
+}
+
+impl Manner {
+    fn of(acceptor: Option<TlsAcceptor>) -> Self {
+        acceptor.map_or(Manner::Plain, Manner::Secure)
+    }
+}
+
+async fn accept(listener: TcpListener, manner: Manner, shared: Arc<Shared>) -> Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     loop {
         let (stream, client) = listener.accept().await?;
         stream.set_nodelay(true)?;
-        let (shared, acceptor) = (shared.clone(), acceptor.clone());
+        let (shared, manner) = (shared.clone(), manner.clone());
         tokio::spawn(async move {
-            match acceptor {
-                None => serve(stream, client, shared).await,
-                Some(acceptor) => serve(acceptor.accept(stream).await?, client, shared).await,
+            match manner {
+                Manner::Plain => serve(stream, client, shared).await,
+                Manner::Secure(acceptor) => serve(acceptor.accept(stream).await?, client, shared).await,
+                Manner::Upgrades => upgrade::serve(stream, client, shared).await,
             }
         });
     }
@@ -295,6 +320,18 @@ impl Client {
     pub async fn get(&mut self, path: &str, user: &str) -> Result<ResponseFuture> {
         let request =
             Request::get(format!("http://web{path}")).header("x-user", user).version(Version::HTTP_2).body(())?;
+        Ok(self.begin(request, true).await?.0)
+    }
+
+    /// The same with fields that make its list of headers at least so many bytes long (RFC 9113, 6.5.2).
+    pub async fn get_long(&mut self, path: &str, user: &str, bytes: usize) -> Result<ResponseFuture> {
+        const VALUE: usize = 4000;
+        let mut request =
+            Request::get(format!("http://web{path}")).header("x-user", user).version(Version::HTTP_2).body(())?;
+        for number in 0..bytes.div_ceil(VALUE) {
+            let value = HeaderValue::from_bytes(&[b'a' + u8::try_from(number % 26)?; VALUE])?;
+            request.headers_mut().insert(HeaderName::try_from(format!("x-{number}"))?, value);
+        }
         Ok(self.begin(request, true).await?.0)
     }
 

@@ -287,6 +287,84 @@ once!(a_request_without_authority_is_decided_and_passed_as_it_is, USUAL, |w| {
     Ok(())
 });
 
+/// A service that answers each stream, but goes away with the second of its first connection unanswered.
+fn goes_away(service: &Listener) -> Result<()> {
+    let mut first = true;
+    loop {
+        let (mut socket, _) = service.accept_within(LIMIT)?;
+        let mut preface = [0; 24];
+        if socket.read_exact(&mut preface).is_err() {
+            // A look whether anybody listens.
+            continue;
+        }
+        socket.write_all(&frame(SETTINGS, 0, 0, &[]))?;
+        let (mut head, mut ended) = ([0; 9], 0);
+        while socket.read_exact(&mut head).is_ok() {
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            io::copy(&mut Read::by_ref(&mut socket).take(length.into()), &mut io::sink())?;
+            let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+            if !matches!(head[3], 0 | HEADERS) || head[4] & 1 == 0 {
+                continue;
+            }
+            ended += 1;
+            if first && ended == 2 {
+                // GOAWAY: nothing was done with this one.
+                socket.write_all(&frame(7, 0, 0, &[(stream - 2).to_be_bytes(), [0; 4]].concat()))?;
+                break;
+            }
+            socket.write_all(&frame(HEADERS, WHOLE, stream, &[0x88]))?;
+        }
+        first = ended == 0;
+    }
+}
+
+once!(a_stream_that_the_developers_service_refuses_is_sent_again, USUAL, |w| {
+    let _green = green(w)?;
+    let service = Listener::new(&w.topology.developer.namespace, ([127, 0, 0, 1], LOCAL).into())?;
+    std::thread::spawn(move || goes_away(&service));
+    let mut cli = w.alice()?;
+    let to = app(w);
+    client(w, async move {
+        let mut client = Client::connect(to).await?;
+        for number in 0..4 {
+            let (response, mut send) = client.open("/s/m", ALICE).await?;
+            send_all(&mut send, "message".into()).await?;
+            send.send_data(Bytes::new(), true)?;
+            let answer = whole(response).await.with_context(|| format!("call {number}"))?;
+            ensure!(answer.head.status() == 200, "call {number}: {:?}", answer.head);
+        }
+        Ok(())
+    })?;
+    let events = cli.wait_events("request", 4, SOON)?;
+    ensure!(events.iter().all(|event| event["status"] == 200), "{events:?}");
+    Ok(())
+});
+
+once!(long_lists_of_headers_pass_and_longer_ones_cost_only_themselves, USUAL, |w| {
+    let (green, blue) = (green(w)?, blue(w)?);
+    let _cli = w.alice()?;
+    let to = app(w);
+    client(w, async move {
+        let mut client = Client::connect(to).await?;
+        for (user, version) in WHO {
+            for bytes in [300_000, 900_000] {
+                let response = client.get_long("/", user, bytes).await?;
+                let answer = whole(response).await.with_context(|| format!("{bytes} bytes of {user}'s"))?;
+                ensure!(answer.version() == version, "{bytes} bytes of {user}'s: {:?}", answer.head);
+            }
+            let too_long = client.get_long("/", user, 1_200_000).await?;
+            ensure!(whole(too_long).await?.head.status() == 431);
+            ensure!(client.fetch("/", user).await?.version() == version, "the connection goes on");
+        }
+        Ok(())
+    })?;
+    for origin in [green, blue] {
+        let fields: Vec<_> = origin.seen().iter().map(|seen| seen.headers.len()).collect();
+        ensure!(fields == [76, 226, 1], "{fields:?}");
+    }
+    Ok(())
+});
+
 once!(floods_end_their_own_connection_alone, Scenario { limit: Duration::from_secs(120), ..USUAL }, |w| {
     let _origins = (green(w)?, blue(w)?);
     let _cli = w.alice()?;

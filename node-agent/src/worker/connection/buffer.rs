@@ -58,6 +58,14 @@ impl Buffer {
         self.bytes = bytes;
     }
 
+    /// Puts other bytes in the place of the first ones.
+    pub(super) fn replace(&mut self, count: usize, bytes: &[u8]) {
+        let rest = self.bytes.split_off(count.min(self.bytes.len()));
+        self.bytes.clear();
+        self.bytes.extend_from_slice(bytes);
+        self.bytes.unsplit(rest);
+    }
+
     /// Hands everything over.
     pub(super) fn take_all(&mut self) -> Bytes {
         mem::take(&mut self.bytes).freeze()

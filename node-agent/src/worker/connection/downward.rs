@@ -2,7 +2,10 @@
 
 use std::task::{Context, Poll};
 
-use redir_http::engine::{Origin, Reply};
+use redir_http::{
+    OpaqueReason,
+    engine::{Origin, Reply},
+};
 
 use super::exchange::{End, Exchange, Judge, Writing};
 
@@ -145,8 +148,11 @@ impl Exchange<'_> {
             Reply::NeedMore => {}
             Reply::Wait => self.legs[index].waits = true,
             Reply::Opaque { to, why } => {
-                self.access.went_opaque(why.as_str());
                 let plan = self.route.plan();
+                if why == OpaqueReason::H2c && self.begin_upgraded(plan.as_deref()) {
+                    return;
+                }
+                self.access.went_opaque(why.as_str());
                 self.go_opaque(to, plan.as_deref());
             }
             Reply::Discard => self.legs[index].discard(),

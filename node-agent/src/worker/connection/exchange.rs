@@ -27,6 +27,7 @@ use super::{
 };
 use crate::worker::{
     access::Access,
+    http2::Upgrade,
     plan::{Intercept, Plan},
     tls::{Finding, Given},
     upstream::AppLeg,
@@ -124,6 +125,10 @@ pub(super) struct Exchange<'c> {
     pub(super) answerable: bool,
     /// Whose the connection is if it is not looked at, until its first bytes were counted as his.
     pub(super) global: Option<Arc<Intercept>>,
+    /// What the newest request to the app offers with `Upgrade: h2c`.
+    pub(super) upgrade: Option<Box<Upgrade>>,
+    /// The head of the newest request as it came, where a developer gets it without such an offer.
+    pub(super) whole_head: Option<Box<[u8]>>,
     /// How the client's side ends: as the app's did.
     pub(super) ending: Ending,
     pub(super) active: Instant,
@@ -169,6 +174,8 @@ impl<'c> Exchange<'c> {
             closing: None,
             app_gone: None,
             answerable: false,
+            upgrade: None,
+            whole_head: None,
             ending: Ending::Whole,
             active: Instant::now(),
             quiet_answer: None,

@@ -1,6 +1,6 @@
 //! How a connection that is looked at becomes one of HTTP/2, or turns out to be none.
 //!
-//! Owns: the time between a client's preface and its origin's SETTINGS. The origin gets the preface, which says nothing
+//! Owns: the time between a client's preface and its origin's SETTINGS, and that between an app's 101 and its client's. The origin gets the preface, which says nothing
 //! that is not the same for every client, and nothing else until it has answered: if it does not speak HTTP/2, everything
 //! goes on as it came. Must not: read a frame; `worker::http2` does.
 
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::worker::{
     access::Access,
-    http2::{self, AppIo, Around, Ended, First, preface},
+    http2::{self, AppIo, Around, Ended, First, Upgrade, preface},
     plan::Plan,
 };
 
@@ -37,11 +37,13 @@ pub(super) struct Preface {
     to: Option<Origin>,
     /// Runs while it says nothing.
     silence: Option<Pin<Box<Sleep>>>,
+    /// The app has answered 101, and the client's preface is on its way.
+    upgrade: Option<Box<Upgrade>>,
 }
 
 /// A connection whose ends speak HTTP/2, handed over.
 pub(super) struct Both {
-    /// What the client has sent after its preface.
+    /// What the client has sent, from its preface on.
     unread: Bytes,
     first: First<AppIo>,
 }
@@ -49,11 +51,27 @@ pub(super) struct Both {
 impl Exchange<'_> {
     /// The client's first bytes are those of a preface, or the app's those of SETTINGS.
     pub(super) fn begin_http2(&mut self) {
-        self.judge = Judge::Http2(Preface { to: None, silence: None });
+        self.judge = Judge::Http2(Preface { to: None, silence: None, upgrade: None });
         self.ask = !self.up.is_empty();
     }
 
-    /// Whether an app that speaks before the client may be one that speaks HTTP/2: many send their SETTINGS at once, and
+    /// The app has answered 101 to `Upgrade: h2c`. False: nobody filters any more, or the offer was malformed.
+    pub(super) fn begin_upgraded(&mut self, plan: Option<&Plan>) -> bool {
+        let filtered = plan.is_some_and(|plan| !plan.filtered.is_empty());
+        let Some(upgrade) = self.upgrade.take().filter(|_| filtered) else { return false };
+        self.judge = Judge::Http2(Preface { to: Some(Origin::App), silence: None, upgrade: Some(upgrade) });
+        (self.ask, self.held) = (!self.up.is_empty(), false);
+        // What developers have in HTTP/1 is answered.
+        for leg in self.legs.iter_mut().filter(|leg| leg.origin != Origin::App) {
+            leg.discard();
+        }
+        self.legs.retain(|leg| leg.origin == Origin::App);
+        // What the app has said behind its 101 is its HTTP/2's.
+        self.legs.iter_mut().for_each(|leg| leg.ask = !leg.down.is_empty());
+        true
+    }
+
+    /// Whether an origin that speaks before the client may be one that speaks HTTP/2: many send their SETTINGS at once, and
     /// the client's preface is on its way.
     pub(super) fn may_be_http2(&self, index: usize) -> bool {
         let fresh = self.access.app_requests == 0 && self.access.developer_requests == 0 && self.sending.is_none();
@@ -69,7 +87,17 @@ impl Exchange<'_> {
     }
 
     /// The client has sent something.
-    pub(super) fn judge_preface(&mut self, plan: Option<&Plan>) {
+    pub(super) fn judge_preface(&mut self, plan: Option<&Plan>) -> Result<(), End> {
+        if let Judge::Http2(Preface { upgrade: Some(_), .. }) = &self.judge {
+            return match Upgrade::client(self.up.unread()) {
+                preface::Told::NeedMore => Ok(()),
+                preface::Told::Other => {
+                    self.not_http2(OpaqueReason::Upgraded);
+                    Ok(())
+                }
+                preface::Told::Http2 => Err(self.hand_over()),
+            };
+        }
         match preface::client(self.up.unread()) {
             preface::Told::NeedMore => {}
             preface::Told::Other => self.not_http2(OpaqueReason::Http2),
@@ -77,15 +105,21 @@ impl Exchange<'_> {
                 let to = plan.and_then(|plan| plan.global.as_deref()).map_or(Origin::App, origin);
                 self.ensure_leg(to, plan);
                 self.sending = Some(Sending { to, left: preface::PREFACE.len() });
-                self.judge = Judge::Http2(Preface { to: Some(to), silence: None });
+                self.judge = Judge::Http2(Preface { to: Some(to), silence: None, upgrade: None });
                 self.held = true;
             }
         }
+        Ok(())
     }
 
     /// An origin has said something.
     pub(super) fn judge_settings(&mut self, index: usize) -> Result<bool, End> {
         let leg = &mut self.legs[index];
+        if let Judge::Http2(Preface { upgrade: Some(_), .. }) = &self.judge {
+            // Its 101 has said enough. It is read again once the client has begun.
+            leg.waits = true;
+            return Ok(false);
+        }
         let waited_for = matches!(&self.judge, Judge::Http2(Preface { to: Some(to), .. }) if *to == leg.origin);
         match preface::server(leg.down.unread()) {
             preface::Told::Http2 if waited_for && self.sending.is_none() => Err(self.hand_over()),
@@ -131,7 +165,7 @@ impl Exchange<'_> {
     pub(super) fn wait_for_http2(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
         let heard = self.legs.iter().any(|leg| !leg.down.is_empty());
         let sending = self.sending.is_some();
-        let Judge::Http2(Preface { to, silence }) = &mut self.judge else { return Ok(()) };
+        let Judge::Http2(Preface { to, silence, upgrade: None }) = &mut self.judge else { return Ok(()) };
         let waits = if to.is_some() { !sending } else { heard };
         if !waits || silence.get_or_insert_with(|| Box::pin(sleep(SILENCE))).as_mut().poll(cx).is_pending() {
             return Ok(());
@@ -161,18 +195,26 @@ impl Exchange<'_> {
     }
 
     fn hand_over(&mut self) -> End {
-        let to = match &self.judge {
-            Judge::Http2(Preface { to: Some(to), .. }) => *to,
-            _ => Origin::App,
+        let (to, upgrade) = match &mut self.judge {
+            Judge::Http2(Preface { to: Some(to), upgrade, .. }) => (*to, upgrade.take()),
+            _ => (Origin::App, None),
         };
         let index = self.legs.iter().position(|leg| leg.origin == to);
         let socket = index.and_then(|index| self.legs.swap_remove(index).into_socket());
+        let up = self.up.take_all();
+        let unread = match &upgrade {
+            Some(upgrade) => upgrade.as_prior_knowledge(&up),
+            None => [&preface::PREFACE[..], &up].concat().into(),
+        };
         let first = match (socket, to) {
-            (Some((Socket::App(leg), heard)), _) => First::App(AppIo::new(leg), heard),
+            (Some((Socket::App(leg), heard)), _) => match upgrade {
+                Some(upgrade) => First::Upgraded(AppIo::new(leg), heard, *upgrade),
+                None => First::App(AppIo::new(leg), heard),
+            },
             (Some((Socket::Developer(leg), heard)), Origin::Developer(key)) => First::Developer(key.0, leg, heard),
             (Some((Socket::Developer(_), _)), Origin::App) | (None, _) => First::Missing,
         };
-        End::Http2(Box::new(Both { unread: self.up.take_all(), first }))
+        End::Http2(Box::new(Both { unread, first }))
     }
 }
 
@@ -185,7 +227,6 @@ pub(super) async fn serve(
     access: &mut Access,
 ) -> End {
     let Both { unread, first } = *both;
-    let unread = [&preface::PREFACE[..], &unread].concat().into();
     let connect = || -> Pin<Box<dyn Future<Output = _> + Send + '_>> {
         let connecting = route.connect();
         Box::pin(async move { connecting.await.map(AppIo::new) })

@@ -74,6 +74,7 @@ impl Exchange<'_> {
             if let Some(sending) = &mut self.sending {
                 sending.to = Origin::App;
             }
+            self.restore_head();
             self.ensure_leg(Origin::App, None);
         } else {
             self.global = None;

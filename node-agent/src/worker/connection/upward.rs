@@ -8,6 +8,7 @@ use std::{
 use redir_http::{
     OpaqueReason,
     engine::{Begins, ClientEnd, First, Origin, Step},
+    h2c,
 };
 
 use super::{
@@ -16,7 +17,7 @@ use super::{
     matched::Matched,
     route::{origin, table},
 };
-use crate::worker::plan::Plan;
+use crate::worker::{http2::Upgrade, plan::Plan};
 
 impl Exchange<'_> {
     /// One step; true if something moved or was decided. False only after a socket has said that it will wake the task,
@@ -120,7 +121,7 @@ impl Exchange<'_> {
                 Ok(true)
             }
             Judge::Http2(_) => {
-                self.judge_preface(plan);
+                self.judge_preface(plan)?;
                 Ok(true)
             }
             Judge::Opaque(to) => {
@@ -137,13 +138,14 @@ impl Exchange<'_> {
 
     fn take_step(&mut self, step: Step, plan: Option<&Plan>) -> Result<bool, End> {
         match step {
-            Step::Forward { mut to, len, begins, .. } => {
+            Step::Forward { mut to, mut len, begins, .. } => {
                 if begins.is_some() {
                     to = self.unless_unanswered(to, plan);
                 }
                 // The rest of a message never opens a leg: there it would be read as a message of its own.
                 if let Some(begins) = begins {
                     self.begin(to, &begins, plan)?;
+                    len -= self.note_h2c(to, &begins);
                     self.ensure_leg(to, plan);
                 }
                 self.sending = Some(Sending { to, left: len });
@@ -153,6 +155,7 @@ impl Exchange<'_> {
             Step::Opaque { why: OpaqueReason::Http2, .. } if plan.is_some_and(|plan| !plan.filtered.is_empty()) => {
                 self.begin_http2();
             }
+            Step::Opaque { why: OpaqueReason::H2c, .. } if self.begin_upgraded(plan) => {}
             Step::Opaque { to, why } => {
                 let to = self.opaque_target(to, why, plan);
                 self.go_opaque(to, plan);
@@ -212,6 +215,34 @@ impl Exchange<'_> {
         Ok(())
     }
 
+    /// The offer to go on with HTTP/2, if the request makes one: the app may take it, and a developer does not see it.
+    /// How many bytes shorter the head is.
+    fn note_h2c(&mut self, to: Origin, begins: &Begins) -> usize {
+        (self.upgrade, self.whole_head) = (None, None);
+        let Some(head) = begins.h2c else { return 0 };
+        let whole = &self.up.unread()[..head];
+        if to == Origin::App {
+            self.upgrade = Upgrade::of(whole).map(Box::new);
+            return 0;
+        }
+        let whole: Box<[u8]> = whole.into();
+        let without = h2c::withdraw(&whole);
+        self.up.replace(whole.len(), &without);
+        let shorter = whole.len() - without.len();
+        self.whole_head = Some(whole);
+        shorter
+    }
+
+    /// The app gets a head that was a developer's, and gets it whole.
+    pub(super) fn restore_head(&mut self) {
+        let Some(whole) = self.whole_head.take() else { return };
+        let without = h2c::withdraw(&whole).len();
+        self.up.replace(without, &whole);
+        if let Some(sending) = &mut self.sending {
+            sending.left += whole.len() - without;
+        }
+    }
+
     /// Legs to intercepts that are no more are closed as soon as nothing is on them.
     fn drop_ended_intercepts(&mut self, plan: Option<&Plan>) {
         let Judge::Http(engine) = &self.judge else { return };
@@ -248,6 +279,8 @@ impl Exchange<'_> {
                 self.access.went_opaque("probe");
                 self.go_opaque(Origin::App, plan);
             }
+            // Its streams may be the kubelet's.
+            First::Http2 => self.begin_http2(),
             First::Developer => self.first_to_developer(),
         }
     }
@@ -279,8 +312,6 @@ impl Exchange<'_> {
                 }
                 ClientEnd::Partial => {
                     self.ask = true;
-            // Its streams may be the kubelet's.
-            First::Http2 => self.begin_http2(),
                     return true;
                 }
             },

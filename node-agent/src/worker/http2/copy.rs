@@ -1,16 +1,18 @@
 //! One direction of one stream, from one h2 connection to another.
 //!
 //! Owns: both ends of the direction, and what lies between them. The sender's window opens again only when the receiver
-//! has room for what was sent: a slow receiver slows its own sender, and nobody else. Must not: add, drop or look at
-//! bytes or trailers. Called by `stream`.
+//! has room for what was sent: a slow receiver slows its own sender, and nobody else. It also keeps what was sent, up to a
+//! bound, as long as another receiver may have to get it. Must not: add, drop or look at bytes or trailers. Called by
+//! `stream`.
 
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
 use http::HeaderMap;
 
 use super::queue::{Queue, Waiting};
+use crate::worker::relay::{self, Share};
 
 /// What follows the last byte.
 enum Rest {
@@ -22,6 +24,45 @@ enum Rest {
     End,
     /// The end is with the receiver.
     Sent,
+}
+
+/// What the receiver was sent, in case that it refuses the stream.
+#[derive(Default)]
+struct Kept {
+    bytes: BytesMut,
+    trailers: Option<HeaderMap>,
+    share: Share,
+}
+
+/// Kept of one stream at most, in bytes: the message of an ordinary unary call. A longer one is not sent again.
+const KEEP: usize = 64 * 1024;
+
+impl Kept {
+    /// False: it is more than may be kept.
+    fn add(&mut self, bytes: &[u8]) -> bool {
+        if self.bytes.len() + bytes.len() > KEEP || !relay::within_budget() {
+            return false;
+        }
+        self.bytes.extend_from_slice(bytes);
+        self.share.set(self.bytes.len());
+        true
+    }
+}
+
+/// A direction whose receiver has refused all of it: its sender, and what it has sent so far.
+pub(super) struct Rewound {
+    from: RecvStream,
+    queue: Queue,
+    rest: Rest,
+    /// So many of the queue's first bytes have opened the sender's window already.
+    released: usize,
+}
+
+impl Rewound {
+    /// Whether there is nothing to send but the head.
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.len() == 0 && matches!(self.rest, Rest::End)
+    }
 }
 
 /// How a direction ended.
@@ -42,12 +83,53 @@ pub(super) struct Copy {
     queue: Queue,
     rest: Rest,
     frames: u32,
+    kept: Option<Box<Kept>>,
+    /// So many of the queue's first bytes have opened the sender's window already.
+    released: usize,
 }
 
 impl Copy {
     /// Begins with nothing passed; what waits counts as `waiting`.
     pub(super) fn new(from: RecvStream, to: SendStream<Bytes>, waiting: Waiting) -> Self {
-        Copy { from, to, queue: Queue::new(waiting), rest: Rest::Open, frames: 0 }
+        Copy { from, to, queue: Queue::new(waiting), rest: Rest::Open, frames: 0, kept: None, released: 0 }
+    }
+
+    /// Begins with what another receiver has refused.
+    pub(super) fn again(rewound: Rewound, to: SendStream<Bytes>) -> Self {
+        let empty = rewound.is_empty();
+        let Rewound { from, queue, rest, released } = rewound;
+        let rest = if empty { Rest::Sent } else { rest };
+        Copy { from, to, queue, rest, frames: 0, kept: None, released }
+    }
+
+    /// From now on what is sent is kept.
+    pub(super) fn keep(mut self) -> Self {
+        self.kept = Some(Box::default());
+        self
+    }
+
+    /// It will not be sent again.
+    pub(super) fn forget(&mut self) {
+        self.kept = None;
+    }
+
+    /// Everything from the beginning on, for another receiver; `None` if that is not there any more.
+    pub(super) fn rewind(self, waiting: Waiting) -> Option<Rewound> {
+        let Copy { from, mut queue, rest, kept, released, .. } = self;
+        let Kept { bytes, trailers, .. } = *kept?;
+        let released = released + bytes.len();
+        let mut whole = Queue::new(waiting);
+        whole.push(bytes.freeze());
+        while queue.len() > 0 {
+            let most = queue.len();
+            whole.push(queue.take(most));
+        }
+        let rest = match (rest, trailers) {
+            (Rest::Sent, Some(trailers)) => Rest::Trailers(trailers),
+            (Rest::Sent, None) => Rest::End,
+            (rest, _) => rest,
+        };
+        Some(Rewound { from, queue: whole, rest, released })
     }
 
     /// The sender had nothing to send, and has said so with its head.
@@ -121,7 +203,12 @@ impl Copy {
         }
         match std::mem::replace(&mut self.rest, Rest::Sent) {
             Rest::Open => self.rest = Rest::Open,
-            Rest::Trailers(trailers) => self.sent(|to| to.send_trailers(trailers))?,
+            Rest::Trailers(trailers) => {
+                if let Some(kept) = &mut self.kept {
+                    kept.trailers = Some(trailers.clone());
+                }
+                self.sent(|to| to.send_trailers(trailers))?;
+            }
             Rest::End => self.sent(|to| to.send_data(Bytes::new(), true))?,
             Rest::Sent => {}
         }
@@ -131,15 +218,20 @@ impl Copy {
     fn send(&mut self, room: usize) -> Result<(), ()> {
         let bytes = self.queue.take(room);
         let len = bytes.len();
+        if self.kept.as_mut().is_some_and(|kept| !kept.add(&bytes)) {
+            self.kept = None;
+        }
         // The end goes with the last byte, as the sender did it more often than not.
         let last = self.queue.len() == 0 && matches!(self.rest, Rest::End);
-        self.sent(|to| to.send_data(bytes, last))?;
+        let sent = self.sent(|to| to.send_data(bytes, last));
         if last {
             self.rest = Rest::Sent;
         }
+        let before = self.released.min(len);
+        self.released -= before;
         // Fails only for more than was received.
-        let _ = self.from.flow_control().release_capacity(len);
-        Ok(())
+        let _ = self.from.flow_control().release_capacity(len - before);
+        sent
     }
 
     fn sent(&mut self, send: impl FnOnce(&mut SendStream<Bytes>) -> Result<(), h2::Error>) -> Result<(), ()> {

@@ -3,11 +3,12 @@
 //! Owns: where the next head begins. Must not: look into a payload (except that of SETTINGS), judge a frame, or keep more
 //! than a part of a head. Called by `wire`.
 //!
-//! It also takes empty DATA frames out that carry nothing, where its watcher says so: the h2 crate ends a connection
-//! after a hundred of them in all, and some servers begin or flush every answer with one.
+//! It also takes frames out that carry nothing, where its watcher says so: empty DATA, since the h2 crate ends a connection
+//! after a hundred of them in all, and some servers begin or flush every answer with one; and the acknowledgement of
+//! SETTINGS that the h2 crate believes acknowledged (`upgrade`).
 
 /// A frame's head: length, type, flags, stream (RFC 9113, 4.1).
-const HEAD: usize = 9;
+pub(super) const HEAD: usize = 9;
 
 pub(super) const DATA: u8 = 0;
 pub(super) const HEADERS: u8 = 1;
@@ -34,7 +35,7 @@ pub(super) struct Head {
 }
 
 impl Head {
-    fn parse(head: [u8; HEAD]) -> Self {
+    pub(super) fn parse(head: [u8; HEAD]) -> Self {
         let [a, b, c, kind, flags, s0, s1, s2, s3] = head;
         let len = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
         // The highest bit means nothing.
@@ -51,6 +52,16 @@ impl Head {
         matches!(self.kind, HEADERS | CONTINUATION) && self.flags & END_HEADERS == 0
     }
 
+    /// SETTINGS that acknowledge ours.
+    pub(super) fn is_settings_ack(&self) -> bool {
+        self.kind == SETTINGS && self.is_ack()
+    }
+
+    /// Nothing is lost without it, for one reason or another.
+    fn may_be_dropped(&self) -> bool {
+        self.is_idle_data() || (self.is_settings_ack() && self.len == 0)
+    }
+
     /// SETTINGS or PING that answer ours.
     pub(super) fn is_ack(&self) -> bool {
         matches!(self.kind, SETTINGS | PING) && self.flags & ACK != 0
@@ -61,7 +72,7 @@ impl Head {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     Keep,
-    /// Only for [`Head::is_idle_data`].
+    /// Only for empty DATA that does not end its stream, and for an acknowledgement of SETTINGS.
     Drop,
 }
 
@@ -140,7 +151,7 @@ impl Frames {
         self.seen.frames += 1;
         let fate = watch.frame(&head);
         let rest = HEAD - self.given;
-        let dropped = fate == Fate::Drop && head.is_idle_data() && self.given == 0;
+        let dropped = fate == Fate::Drop && head.may_be_dropped() && self.given == 0;
         if !dropped {
             to[..rest].copy_from_slice(&self.head[self.given..]);
         }

@@ -12,13 +12,13 @@ use std::{
 
 use bytes::Bytes;
 use h2::{
-    Reason,
-    client::{self, SendRequest},
+    Reason, SendStream,
+    client::{self, ResponseFuture, SendRequest},
 };
 use http::HeaderMap;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{origin::Origin, wire::Wire};
+use super::{limits, origin::Origin, upgrade::Upgrade, wire::Wire};
 use crate::worker::relay;
 
 /// A transport that carries h2.
@@ -31,7 +31,12 @@ pub(super) struct Opened<T> {
     /// Begins streams; `None`: none begin any more.
     requests: Option<SendRequest<Bytes>>,
     connection: client::Connection<Wire<T, Origin>, Bytes>,
+    /// The stream of the request that the origin got before it spoke HTTP/2.
+    upgraded: Option<SentRequest>,
 }
+
+/// A stream whose request is with the origin.
+pub(super) type SentRequest = (ResponseFuture, SendStream<Bytes>);
 
 /// A leg that is being opened.
 pub(super) type Opening<'a, T, E> = Pin<Box<dyn Future<Output = Result<Opened<T>, E>> + Send + 'a>>;
@@ -45,7 +50,21 @@ pub(super) async fn greet<T: Transport>(
     written: usize,
 ) -> Result<Opened<T>, h2::Error> {
     let (requests, connection) = builder.handshake(Wire::of_server(io, origin, heard, written)).await?;
-    Ok(Opened { requests: Some(requests), connection })
+    Ok(Opened { requests: Some(requests), connection, upgraded: None })
+}
+
+/// Begins to speak HTTP/2 with an app that has answered 101 and said `heard`.
+pub(super) async fn greet_upgraded<T: Transport>(
+    upgrade: Upgrade,
+    io: T,
+    origin: Origin,
+    heard: Bytes,
+) -> Result<Opened<T>, h2::Error> {
+    origin.anticipate_acknowledgement();
+    let wire = Wire::of_upgraded(io, origin, heard, &upgrade);
+    let (mut requests, connection) = limits::towards_upgraded_app(&upgrade).handshake(wire).await?;
+    let upgraded = requests.send_request(upgrade.request(), true)?;
+    Ok(Opened { requests: Some(requests), connection, upgraded: Some(upgraded) })
 }
 
 enum State<'a, T, E> {
@@ -80,6 +99,13 @@ pub(super) struct Leg<'a, T, E, W> {
     widened: u32,
     /// Bytes of heads that were sent since the other end was last seen taking some.
     heads: usize,
+    /// The stream of the request that the origin got before it spoke HTTP/2: its answer may be here when the leg is over.
+    upgraded: Option<SentRequest>,
+}
+
+/// The size of a list of headers, in bytes (RFC 9113, 6.5.2).
+pub(super) fn header_list(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum()
 }
 
 /// Heads have no window. So many bytes of them may be on their way to an origin that takes nothing.
@@ -88,7 +114,8 @@ const HEADS: usize = 1024 * 1024;
 impl<'a, T: Transport, E, W> Leg<'a, T, E, W> {
     /// Begins to open.
     pub(super) fn new(opening: Opening<'a, T, E>, origin: Origin, window: u32) -> Self {
-        Leg { state: State::Opening(opening), origin, waiting: Vec::new(), window, widened: window, heads: 0 }
+        let state = State::Opening(opening);
+        Leg { state, origin, waiting: Vec::new(), window, widened: window, heads: 0, upgraded: None }
     }
 
     /// Drives the connection and all streams on it.
@@ -97,7 +124,8 @@ impl<'a, T: Transport, E, W> Leg<'a, T, E, W> {
             State::Ended => Poll::Pending,
             State::Opening(opening) => match opening.as_mut().poll(cx) {
                 Poll::Pending => Poll::Pending,
-                Poll::Ready(Ok(opened)) => {
+                Poll::Ready(Ok(mut opened)) => {
+                    self.upgraded = opened.upgraded.take();
                     self.state = State::Open(Box::new(opened));
                     Poll::Ready(Event::Open)
                 }
@@ -130,18 +158,28 @@ impl<'a, T: Transport, E, W> Leg<'a, T, E, W> {
         }
     }
 
+    /// The stream of the request that the origin got before it spoke HTTP/2; once.
+    pub(super) fn take_upgraded(&mut self) -> Option<SentRequest> {
+        self.upgraded.take()
+    }
+
+    /// Whether that is still there.
+    pub(super) fn is_upgraded(&self) -> bool {
+        self.upgraded.is_some()
+    }
+
     /// Whether it takes nothing, and enough lies there already.
     pub(super) fn is_full(&mut self) -> bool {
-        if !self.origin.is_blocked() {
+        if !self.is_opening() && !self.origin.is_blocked() {
             self.heads = 0;
         }
         self.heads > HEADS
     }
 
-    /// A head is sent.
+    /// A head is sent, or waits for the leg to be open.
     pub(super) fn note_head(&mut self, headers: &HeaderMap) {
-        if self.origin.is_blocked() {
-            self.heads += headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32).sum::<usize>();
+        if self.is_opening() || self.origin.is_blocked() {
+            self.heads += header_list(headers);
         }
     }
 

@@ -7,7 +7,7 @@
 
 use h2::{client, server};
 
-use super::origin::Announced;
+use super::{origin::Announced, upgrade::Upgrade};
 
 /// What clients may send on one stream. 128 MB/s at 2 ms.
 const CLIENT_STREAM: u32 = 256 * 1024;
@@ -27,10 +27,13 @@ pub(super) const DEVELOPER_CONNECTION: u32 = 4 * 1024 * 1024;
 pub(super) const MAX_STREAMS: u32 = 4096;
 /// What is written to a connection whose other end does not take it, for each stream: four frames.
 const SEND_BUFFER: usize = 64 * 1024;
-/// A request's headers, decoded, each with 32 bytes more (RFC 9113, 10.5.1): as much as an HTTP/1 head may have. A client
-/// that sends more is answered 431; one that sends four times as much has its connection ended.
-#[expect(clippy::cast_possible_truncation, reason = "256 KiB")]
-const HEADER_LIST: u32 = redir_http::head::MAX_HEAD as u32;
+/// A request's headers, decoded, each with 32 bytes more (RFC 9113, 10.5.1): more than any server takes that is known. A
+/// longer list is decoded for the compression's sake, and its request answered 431; only what is four times as long, or
+/// comes in more than 80 frames of 16 KiB, ends the connection. An app that takes less has said so: the client is told
+/// (`wire`), and the app judges a client that does not keep to it.
+pub(super) const HEADER_LIST: u32 = 1024 * 1024;
+/// The same while slow readers hold the agent's budget.
+pub(super) const HEADER_LIST_SCARCE: usize = 64 * 1024;
 /// Streams that are reset before they were looked at. A turn of the connection's task may bring half as many as
 /// `wire` has frames in a turn, from a client that cancels everything at once; what comes turn by turn is `flood`'s.
 const RESET_UNSEEN: usize = 200;
@@ -66,6 +69,28 @@ pub(super) fn server(announced: Announced) -> server::Builder {
 pub(super) fn towards_app() -> client::Builder {
     client(APP_STREAM, APP_CONNECTION)
 }
+
+/// The same, where the app goes by the client's SETTINGS until it has read the agent's own: what it may send by those has
+/// to be taken.
+pub(super) fn towards_upgraded_app(upgrade: &Upgrade) -> client::Builder {
+    let mut builder = towards_app();
+    if let Some(size) = upgrade.header_table_size() {
+        builder.header_table_size(size.min(MAX_TABLE));
+    }
+    if let Some(size) = upgrade.max_frame_size() {
+        builder.max_frame_size(size.clamp(MIN_FRAME, MAX_FRAME));
+    }
+    // Frames of pushed streams are read, and the streams cancelled; `upgrade` tells the app to begin none.
+    builder.enable_push(true);
+    builder
+}
+
+/// The default, and the least that may be named (RFC 9113, 6.5.2).
+const MIN_FRAME: u32 = 16_384;
+/// The first window of a connection: before it has heard of a larger one, the app sends no more in one frame.
+const MAX_FRAME: u32 = 65_535;
+/// What a server's encoder may remember; 4 KiB is the default, and the JDK's client names 16.
+const MAX_TABLE: u32 = 64 * 1024;
 
 /// The side that a developer's service sees.
 pub(super) fn towards_developer() -> client::Builder {

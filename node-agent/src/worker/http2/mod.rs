@@ -1,4 +1,5 @@
-//! HTTP/2 with prior knowledge (gRPC), on a port with filters: each stream is decided for itself.
+//! HTTP/2 over a connection that began with it (prior knowledge, gRPC) or became it (`Upgrade: h2c`), on a port with
+//! filters: each stream is decided for itself.
 //!
 //! Owns: a client connection from its first request to its end, as an h2 server towards the client and an h2 client
 //! towards the app and each developer it meets: one connection to each, never pooled, the app's over the same reflected
@@ -10,8 +11,8 @@
 //! own), server push (origins are told that it is off), PRIORITY and unknown frames, the mark of a header that must not
 //! be put into a compression table (the h2 crate does not tell it; what is so marked is compressed anew).
 //!
-//! The client is told of the app's SETTINGS what concerns it: how many streams may be open, and whether extended CONNECT
-//! is taken. (With a global intercept beside the filters it is that developer's service which stands for the app.) A
+//! The client is told of the app's SETTINGS what concerns it: how many streams may be open, how long a list of headers may
+//! be (up to what the agent takes), and whether extended CONNECT is taken. (With a global intercept beside the filters it is that developer's service which stands for the app.) A
 //! developer whose service does not take extended CONNECT answers such a request with a 502; one whose service takes it
 //! while the app does not is never asked.
 
@@ -28,11 +29,13 @@ mod origins;
 pub(super) mod preface;
 mod queue;
 mod refusal;
+mod repeat;
 mod requests;
 mod serving;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 mod wire;
 
 use std::{
@@ -46,16 +49,16 @@ use bytes::Bytes;
 use h2::Reason;
 use tokio::time::timeout;
 
-pub(super) use self::io::AppIo;
 use self::{
     guard::Guard,
     io::DeveloperIo,
-    leg::{Event, Leg, Opening, Transport, greet},
+    leg::{Event, Leg, Opening, Transport, greet, greet_upgraded},
     origin::{Announced, Origin},
     requests::{Unopened, into_io},
     serving::{App, Serving, ToDeveloper},
     wire::Wire,
 };
+pub(super) use self::{io::AppIo, upgrade::Upgrade};
 use super::{
     access::Access,
     connection::{LegError, Outside, route::Route},
@@ -76,10 +79,12 @@ pub(super) enum Ended {
     Reset(&'static str),
 }
 
-/// The leg that showed that its origin speaks HTTP/2. It has got the preface, and nothing else.
+/// The leg that showed that its origin speaks HTTP/2. It has got the preface, and nothing else, where nothing else is said.
 pub(super) enum First<A> {
     /// The app, and what it has said.
     App(A, Bytes),
+    /// The app, which has answered 101 to a request and has said this after it. It has not got the preface.
+    Upgraded(A, Bytes, Upgrade),
     /// The developer of the global intercept with this number, and what the service has said.
     Developer(u64, DeveloperLeg, Bytes),
     /// There is none: the developer of the global intercept could not be reached.
@@ -110,7 +115,8 @@ pub(super) async fn serve<C: Transport, A: Transport>(
     let guard = Guard::new();
     let greeted = async {
         let greeting = legs.greeting().await?;
-        let wire = Wire::of_client(client, guard.clone(), unread);
+        let header_list = greeting.announced.header_list.filter(|size| *size < limits::HEADER_LIST);
+        let wire = Wire::of_client(client, guard.clone(), unread, header_list);
         let server = limits::server(greeting.announced).handshake(wire).await;
         Ok((greeting, server.map_err(|_| Ended::Reset("client_reset"))?))
     };
@@ -125,6 +131,9 @@ pub(super) async fn serve<C: Transport, A: Transport>(
     let mut serving = Serving::new(server, guard, (legs.app, legs.developers), (route, connect, access));
     if let Some(code) = greeting.going_away {
         serving.go("app_closed", code);
+        if greeting.ended {
+            serving.app_ended();
+        }
     }
     let ended = driven(&mut serving, outside).await;
     if let Ended::Closed(_) = ended {
@@ -159,6 +168,8 @@ struct Greeting {
     announced: Announced,
     /// It takes no requests.
     going_away: Option<Reason>,
+    /// It has answered the request that was upgraded, and is gone.
+    ended: bool,
 }
 
 /// The legs before the client is answered.
@@ -176,6 +187,14 @@ impl<'a, A: Transport + 'a> Legs<'a, A> {
                 let told = origin.clone();
                 let opening: Opening<'a, A, LegError> = Box::pin(async move {
                     let greeted = greet(limits::towards_app(), io, told, heard, written).await;
+                    greeted.map_err(|error| LegError::App(into_io(error)))
+                });
+                legs.app = App::Leg(Box::new(Leg::new(opening, origin, limits::APP_CONNECTION)));
+            }
+            First::Upgraded(io, heard, upgrade) => {
+                let told = origin.clone();
+                let opening: Opening<'a, A, LegError> = Box::pin(async move {
+                    let greeted = greet_upgraded(upgrade, io, told, heard).await;
                     greeted.map_err(|error| LegError::App(into_io(error)))
                 });
                 legs.app = App::Leg(Box::new(Leg::new(opening, origin, limits::APP_CONNECTION)));
@@ -199,10 +218,16 @@ impl<'a, A: Transport + 'a> Legs<'a, A> {
     /// What the first leg's origin announces, or nothing if it takes too long; an error if it is the app and has ended.
     async fn greeting(&mut self) -> Result<Greeting, Ended> {
         let greeting = poll_fn(|cx| match (&mut self.app, self.developers.first_mut()) {
-            (App::Leg(leg), _) => poll_greeting(leg, cx).map_err(|event| match event {
-                Event::Ended(Ok(())) => Ended::Closed("app_closed"),
-                Event::Ended(Err(_)) | Event::Open | Event::GoingAway(_) => Ended::Reset("app_reset"),
-                Event::Unopened(error) => Ended::Reset(error.label()),
+            (App::Leg(leg), _) => poll_greeting(leg, cx).map(|greeting| {
+                greeting.or_else(|event| match event {
+                    Event::Ended(Ok(())) if leg.is_upgraded() => {
+                        let announced = leg.origin.announced().unwrap_or_default();
+                        Ok(Greeting { announced, going_away: Some(Reason::NO_ERROR), ended: true })
+                    }
+                    Event::Ended(Ok(())) => Err(Ended::Closed("app_closed")),
+                    Event::Ended(Err(_)) | Event::Open | Event::GoingAway(_) => Err(Ended::Reset("app_reset")),
+                    Event::Unopened(error) => Err(Ended::Reset(error.label())),
+                })
             }),
             // Its requests are refused, or go where they go without it.
             (_, Some(to)) => poll_greeting(&mut to.leg, cx).map(|greeting| {
@@ -227,13 +252,13 @@ fn poll_greeting<'a, T: Transport, E, W>(
             Poll::Ready(Event::Open) => {}
             Poll::Ready(Event::GoingAway(code)) => {
                 let announced = leg.origin.announced().unwrap_or_default();
-                return Poll::Ready(Ok(Greeting { announced, going_away: Some(code) }));
+                return Poll::Ready(Ok(Greeting { announced, going_away: Some(code), ended: false }));
             }
             Poll::Ready(over) => return Poll::Ready(Err(over)),
             Poll::Pending => {
                 let announced = leg.origin.announced();
                 return announced
-                    .map_or(Poll::Pending, |announced| Poll::Ready(Ok(Greeting { announced, going_away: None })));
+                    .map_or(Poll::Pending, |announced| Poll::Ready(Ok(Greeting { announced, ..Greeting::default() })));
             }
         }
     }

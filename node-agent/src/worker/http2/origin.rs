@@ -21,12 +21,15 @@ pub(super) struct Announced {
     pub(super) streams: Option<u32>,
     /// SETTINGS_ENABLE_CONNECT_PROTOCOL: extended CONNECT (RFC 8441).
     pub(super) extended_connect: bool,
+    /// SETTINGS_MAX_HEADER_LIST_SIZE, in bytes; `None`: any.
+    pub(super) header_list: Option<u32>,
 }
 
 impl Announced {
     /// Of the payload of a SETTINGS frame.
     fn parse(payload: &[u8]) -> Self {
         const MAX_CONCURRENT_STREAMS: u16 = 3;
+        const MAX_HEADER_LIST_SIZE: u16 = 6;
         const ENABLE_CONNECT_PROTOCOL: u16 = 8;
         let mut announced = Announced::default();
         for setting in payload.chunks_exact(6) {
@@ -34,6 +37,7 @@ impl Announced {
             let value = u32::from_be_bytes([a, b, c, d]);
             match u16::from_be_bytes([i0, i1]) {
                 MAX_CONCURRENT_STREAMS => announced.streams = Some(value),
+                MAX_HEADER_LIST_SIZE => announced.header_list = Some(value),
                 ENABLE_CONNECT_PROTOCOL => announced.extended_connect = value == 1,
                 _ => {}
             }
@@ -59,6 +63,10 @@ pub(super) struct Origin(Arc<Shared>);
 struct Shared {
     announced: OnceLock<Announced>,
     cause: OnceLock<Cause>,
+    /// It has answered a request.
+    answered: AtomicBool,
+    /// The next acknowledgement of SETTINGS was anticipated.
+    acknowledged: AtomicBool,
     /// The other end takes nothing of what is written.
     blocked: AtomicBool,
     /// Bytes of the origin that wait for the client.
@@ -82,6 +90,26 @@ impl Origin {
     /// What it announced, once it has.
     pub(super) fn announced(&self) -> Option<Announced> {
         self.0.announced.get().copied()
+    }
+
+    /// It answers a request.
+    pub(super) fn note_answer(&self) {
+        self.0.answered.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it has answered a request.
+    pub(super) fn has_answered(&self) -> bool {
+        self.0.answered.load(Ordering::Relaxed)
+    }
+
+    /// Whether this is another handle to the same origin.
+    pub(super) fn is(&self, other: &Origin) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// The h2 client believes that its SETTINGS are acknowledged: when they are, that is taken out.
+    pub(super) fn anticipate_acknowledgement(&self) {
+        self.0.acknowledged.store(true, Ordering::Relaxed);
     }
 
     /// Why its transport broke, as far as it is known better than by the h2 crate.
@@ -130,7 +158,8 @@ impl Watch for Origin {
                 self.broke(Cause::NotHttp2);
             }
         }
-        if head.is_idle_data() { Fate::Drop } else { Fate::Keep }
+        let anticipated = head.is_settings_ack() && self.0.acknowledged.swap(false, Ordering::Relaxed);
+        if anticipated || head.is_idle_data() { Fate::Drop } else { Fate::Keep }
     }
 
     fn settings(&mut self, bytes: &[u8]) {
@@ -182,9 +211,14 @@ mod tests {
         let later = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 1];
         for pieces in 1..40 {
             let origin = hear(&[&first[..], &later].concat(), pieces);
-            assert_eq!(origin.announced(), Some(Announced { streams: Some(100), extended_connect: true }));
+            assert_eq!(
+                origin.announced(),
+                Some(Announced { streams: Some(100), extended_connect: true, header_list: None })
+            );
             assert_eq!(origin.cause(), None);
         }
+        let list = hear(&[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 6, 0, 0, 32, 0], 7).announced().unwrap();
+        assert_eq!(list.header_list, Some(8192));
         assert_eq!(hear(&first[..26], 5).announced(), None);
         assert_eq!(hear(&[0, 0, 0, 4, 0, 0, 0, 0, 0], 3).announced(), Some(Announced::default()));
     }

@@ -5,16 +5,18 @@ use std::{io, sync::Arc, task::Context};
 use bytes::Bytes;
 use h2::{Reason, RecvStream, client::SendRequest, ext::Protocol, server::SendResponse};
 use http::{Method, Version, request::Parts};
+use redir_http::filter::Key;
 use tokio::time::timeout;
 
 use super::{
-    copy::Copy,
+    copy::{Copy, Rewound},
     decide::{To, decide},
     io::DeveloperIo,
-    leg::{Leg, Opening, Transport, greet},
+    leg::{Leg, Opening, SentRequest, Transport, greet, header_list},
     limits,
     origin::Origin,
     refusal::{Asked, Refusal},
+    repeat::Repeat,
     serving::{App, Serving, ToApp, ToDeveloper},
     stream::{self, Report, Stream, reason_after_head, refuse},
 };
@@ -22,16 +24,36 @@ use crate::worker::{
     connection::LegError,
     developer_leg::DeveloperLeg,
     plan::{Intercept, OPEN_LIMIT, OpenError, Plan},
+    relay,
 };
 
 /// A request that is decided and not sent.
 pub(super) struct Request {
-    head: Parts,
-    body: RecvStream,
-    respond: SendResponse<Bytes>,
-    asked: Asked,
+    pub(super) head: Parts,
+    pub(super) body: Body,
+    pub(super) respond: SendResponse<Bytes>,
+    pub(super) asked: Asked,
     /// Of a developer's.
-    report: Option<Report>,
+    pub(super) report: Option<Report>,
+    /// How often it was sent.
+    pub(super) tries: u8,
+}
+
+/// What follows a request's head.
+pub(super) enum Body {
+    /// Nothing of it was read.
+    New(RecvStream),
+    /// It was sent before, and refused.
+    Again(Rewound),
+}
+
+impl Body {
+    fn is_empty(&self) -> bool {
+        match self {
+            Body::New(body) => body.is_end_stream(),
+            Body::Again(body) => body.is_empty(),
+        }
+    }
 }
 
 /// Why nothing was sent to a developer.
@@ -65,9 +87,17 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
             return respond.send_reset(Reason::PROTOCOL_ERROR);
         }
         self.taken += 1;
+        // The first stream of an upgraded connection; the client has ended it, or gets the app's answer.
+        let upgraded = self.upgraded.take_if(|_| u32::from(respond.stream_id()) == 1);
         if respond.poll_reset(cx).is_ready() {
             // The client has ended it already: there is nobody to answer.
             return;
+        }
+        if !relay::within_budget() && header_list(&head.headers) > limits::HEADER_LIST_SCARCE {
+            return too_large(respond);
+        }
+        if let Some((sent, origin)) = upgraded {
+            return self.send_on(body, respond, sent, origin);
         }
         let plan = self.route.plan();
         self.retire_ended_intercepts(plan.as_deref());
@@ -76,19 +106,32 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
         match to {
             To::App => {
                 self.access.count_app();
-                self.ask_app(Request { head, body, respond, asked, report: None });
+                self.ask_app(Request { head, body: Body::New(body), respond, asked, report: None, tries: 0 });
             }
             To::Developer(intercept) if intercept.is_unanswered() && !matches!(self.app, App::Gone) => {
                 intercept.bypass();
                 self.access.count_app();
-                self.ask_app(Request { head, body, respond, asked, report: None });
+                self.ask_app(Request { head, body: Body::New(body), respond, asked, report: None, tries: 0 });
             }
             To::Developer(intercept) => {
                 self.access.count_developer();
                 let report = Some(Report::new(intercept.clone(), &head, self.route.client));
-                self.ask_developer(Request { head, body, respond, asked, report }, &intercept);
+                self.ask_developer(
+                    Request { head, body: Body::New(body), respond, asked, report, tries: 0 },
+                    &intercept,
+                );
             }
         }
+    }
+
+    /// The app has the request already, and the connection has counted it.
+    fn send_on(&mut self, body: RecvStream, respond: SendResponse<Bytes>, sent: SentRequest, origin: Origin) {
+        let (response, to) = sent;
+        let (guard, held) = (self.guard.clone(), self.held.clone());
+        let request = Copy::ended(body, to, held.clone());
+        let (asked, report, repeat) = (Asked::default(), None, None);
+        let parts = stream::Parts { respond, response, request, origin, guard, asked, report, repeat, held };
+        self.streams.push(Stream::new(parts));
     }
 
     /// Sends a request to the app.
@@ -101,7 +144,10 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
             return request.reset(Reason::REFUSED_STREAM);
         };
         match request.now(leg) {
-            Now::Wait => leg.waiting.push(request),
+            Now::Wait => {
+                leg.note_head(&request.head.headers);
+                leg.waiting.push(request);
+            }
             Now::Refuse => request.reset(Reason::PROTOCOL_ERROR),
             Now::Send => {
                 let way = request.way(leg);
@@ -119,19 +165,46 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
         });
         let leg = &mut self.developers[index].leg;
         match request.now(leg) {
-            Now::Wait => leg.waiting.push(request),
+            Now::Wait | Now::Send if leg.is_full() => {
+                request.refuse(&Refusal::unopened(intercept, OpenError::Busy));
+                self.access.refused();
+            }
+            Now::Wait => {
+                leg.note_head(&request.head.headers);
+                leg.waiting.push(request);
+            }
             Now::Refuse => {
                 let refusal = Refusal::no_extended_connect(intercept);
                 request.refuse(&refusal);
                 self.access.refused();
             }
-            Now::Send if leg.is_full() => {
-                request.refuse(&Refusal::unopened(intercept, OpenError::Busy));
-                self.access.refused();
-            }
-            Now::Send => {
-                let way = request.way(leg);
-                self.send(request, way);
+            Now::Send => match request.way(leg) {
+                Some(way) => self.send(request, Some(way)),
+                // It takes none any more: the next one is only being opened.
+                None => {
+                    self.developers[index].retired = true;
+                    self.ask_developer(request, intercept);
+                }
+            },
+        }
+    }
+
+    /// Sends a request again that this leg has not begun with.
+    pub(super) fn ask_again(&mut self, mut request: Request, refused: &Origin) {
+        if let Some(to) = self.developers.iter_mut().find(|to| to.leg.origin.is(refused)) {
+            to.retired = true;
+            to.leg.retire();
+        }
+        let plan = self.route.plan();
+        let wanted = request.intercept().and_then(|intercept| plan.as_ref()?.intercept(Key(intercept.id)).cloned());
+        tracing::debug!(client = %self.route.client, tries = request.tries, "a request is sent again");
+        match wanted {
+            Some(intercept) => self.ask_developer(request, &intercept),
+            // Meanwhile it is nobody's.
+            None => {
+                request.back_to_app();
+                self.access.back_to_app();
+                self.ask_app(request);
             }
         }
     }
@@ -139,21 +212,23 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
     /// Sends a request. Without a way it was certainly not begun with: the client may try again.
     fn send(&mut self, request: Request, way: Option<(SendRequest<Bytes>, Origin)>) {
         let Some((mut requests, origin)) = way else { return request.reset(Reason::REFUSED_STREAM) };
-        let Request { mut head, body, mut respond, asked, report } = request;
+        let Request { mut head, body, mut respond, asked, report, tries } = request;
+        let repeat = report.as_ref().and_then(|_| Repeat::of(&head, tries)).map(Box::new);
         if head.uri.authority().is_none() {
             // What the h2 crate asks for to send a request without `:authority`.
             head.version = Version::HTTP_11;
         }
-        let ends = body.is_end_stream();
+        let ends = body.is_empty();
         match requests.send_request(http::Request::from_parts(head, ()), ends) {
             Ok((response, to)) => {
-                let request = if ends {
-                    Copy::ended(body, to, self.held.clone())
-                } else {
-                    Copy::new(body, to, self.held.clone())
+                let (guard, held) = (self.guard.clone(), self.held.clone());
+                let copy = match body {
+                    Body::New(body) if ends => Copy::ended(body, to, held.clone()),
+                    Body::New(body) => Copy::new(body, to, held.clone()),
+                    Body::Again(body) => Copy::again(body, to),
                 };
-                let guard = self.guard.clone();
-                let parts = stream::Parts { respond, response, request, origin, guard, asked, report };
+                let request = if repeat.is_some() { copy.keep() } else { copy };
+                let parts = stream::Parts { respond, response, request, origin, guard, asked, report, repeat, held };
                 self.streams.push(Stream::new(parts));
             }
             Err(error) => {
@@ -192,7 +267,7 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
     /// Legs to intercepts that are no more end with what is on them.
     fn retire_ended_intercepts(&mut self, plan: Option<&Plan>) {
         for to in &mut self.developers {
-            to.last |= plan.is_none_or(|plan| plan.intercept(redir_http::filter::Key(to.id)).is_none());
+            to.last |= plan.is_none_or(|plan| plan.intercept(Key(to.id)).is_none());
             to.retire_if_last();
         }
     }
@@ -206,6 +281,14 @@ impl ToDeveloper<'_> {
             self.leg.retire();
         }
     }
+}
+
+/// As the h2 crate answers a list that is too long at any time.
+fn too_large(mut respond: SendResponse<Bytes>) {
+    let mut response = http::Response::new(());
+    *response.status_mut() = http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    // Fails only on a stream that the client has ended.
+    let _ = respond.send_response(response, true);
 }
 
 /// A greeting fails with its transport.

@@ -20,8 +20,9 @@ use super::{
     Connect, Ended, LINGER,
     guard::Guard,
     io::DeveloperIo,
-    leg::{Leg, Transport, widened},
+    leg::{Leg, SentRequest, Transport, widened},
     limits,
+    origin::Origin,
     queue::Waiting,
     requests::{Request, Unopened},
     stream::{Done, Stream},
@@ -79,6 +80,8 @@ pub(super) struct Serving<'a, C, A> {
     /// Streams that the client has opened and that were taken, and those of the others that were told to the guard.
     pub(super) taken: u64,
     bad: u64,
+    /// The request that the app got before the connection spoke HTTP/2, until its stream is there.
+    pub(super) upgraded: Option<(SentRequest, Origin)>,
     /// What waits for origins.
     pub(super) held: Waiting,
     window: u32,
@@ -98,7 +101,11 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
         legs: (App<'a, A>, Vec<ToDeveloper<'a>>),
         (route, connect, access): (&'a Route, &'a Connect<'a, A>, &'a mut Access),
     ) -> Self {
-        let (app, developers) = legs;
+        let (mut app, developers) = legs;
+        let upgraded = match &mut app {
+            App::Leg(leg) => leg.take_upgraded().map(|sent| (sent, leg.origin.clone())),
+            App::Unneeded | App::Gone => None,
+        };
         Serving {
             server,
             guard,
@@ -107,6 +114,7 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
             streams: FuturesUnordered::new(),
             taken: 0,
             bad: 0,
+            upgraded,
             held: Waiting::default(),
             window: limits::CLIENT_CONNECTION,
             going: None,
@@ -160,6 +168,14 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
             Some(Box::pin(sleep_until(Instant::now() + LINGER)))
         };
         self.going = Some(Going { why, code, at_once: false, untold });
+    }
+
+    /// The app has ended its connection before the client's began.
+    pub(super) fn app_ended(&mut self) {
+        self.app = App::Gone;
+        if let Some(going) = &mut self.going {
+            going.at_once = true;
+        }
     }
 
     /// The legs end as a client does that is done; not waited for longer than a little.
@@ -247,6 +263,7 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
             match done {
                 Done::Through => {}
                 Done::Refused => self.access.refused(),
+                Done::Again(request, refused) => self.ask_again(*request, &refused),
             }
         }
     }

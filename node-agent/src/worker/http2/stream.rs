@@ -1,7 +1,7 @@
 //! One request and its answer, between the client's connection and an origin's.
 //!
 //! Owns: both streams, from the moment the request's head was sent to the end of both; what the end of one means for the
-//! other; and that the developer is told. Must not: decide whom a request is for (`serving` has), or change heads.
+//! other; whether a request that was not answered may be sent again; and that the developer is told. Must not: decide whom a request is for (`serving` has), or change heads.
 
 use std::{
     net::SocketAddr,
@@ -17,7 +17,10 @@ use super::{
     copy::{Copy, Moved},
     guard::Guard,
     origin::Origin,
+    queue::Waiting,
     refusal::{Asked, Refusal},
+    repeat::{Repeat, may_repeat},
+    requests::{Body, Request},
 };
 use crate::worker::{connection::matched::Matched, plan::Intercept};
 
@@ -61,12 +64,13 @@ impl Drop for Report {
 }
 
 /// How a stream ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Done {
     /// As its ends wanted it.
     Through,
     /// The agent has answered itself.
     Refused,
+    /// This developer's leg has not begun with it: it is to be sent again.
+    Again(Box<Request>, Origin),
 }
 
 /// The answer, as far as it is.
@@ -89,13 +93,17 @@ enum Answer {
 /// See the module.
 pub(super) struct Stream {
     answer: Answer,
-    request: Copy,
+    /// `None` once it is to be sent again.
+    request: Option<Copy>,
     /// Nothing more of the request is passed on.
     request_over: bool,
     origin: Origin,
     guard: Guard,
     asked: Asked,
     report: Option<Report>,
+    /// What sends it again, until it is answered.
+    repeat: Option<Box<Repeat>>,
+    held: Waiting,
 }
 
 /// What a stream is made of.
@@ -108,14 +116,18 @@ pub(super) struct Parts {
     pub(super) asked: Asked,
     /// Of a developer's.
     pub(super) report: Option<Report>,
+    /// Of one that may be sent again; then `request` keeps what it sends.
+    pub(super) repeat: Option<Box<Repeat>>,
+    /// What waits for origins.
+    pub(super) held: Waiting,
 }
 
 impl Stream {
     /// The request's head was sent.
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { respond, response, request, origin, guard, asked, report } = parts;
-        let answer = Answer::Awaited { response, respond };
-        Stream { answer, request, request_over: false, origin, guard, asked, report }
+        let Parts { respond, response, request, origin, guard, asked, report, repeat, held } = parts;
+        let (answer, request) = (Answer::Awaited { response, respond }, Some(request));
+        Stream { answer, request, request_over: false, origin, guard, asked, report, repeat, held }
     }
 
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Done> {
@@ -179,6 +191,11 @@ impl Stream {
     fn pass_head(&mut self, response: http::Response<h2::RecvStream>) -> Result<(), Done> {
         let Answer::Awaited { respond, .. } = &mut self.answer else { return Ok(()) };
         let (head, body) = response.into_parts();
+        self.origin.note_answer();
+        self.repeat = None;
+        if let Some(request) = &mut self.request {
+            request.forget();
+        }
         if let Some(report) = &mut self.report {
             report.status(head.status.as_u16());
         }
@@ -194,12 +211,27 @@ impl Stream {
 
     /// The client has ended the stream, or its connection.
     fn client_gone(&mut self, reason: Option<Reason>) -> Done {
-        self.request.reset(reason.unwrap_or(Reason::CANCEL));
+        if let Some(request) = &mut self.request {
+            request.reset(reason.unwrap_or(Reason::CANCEL));
+        }
         Done::Through
+    }
+
+    /// The request, from its beginning, if it may be sent again after this error.
+    fn repeated(&mut self, error: &h2::Error) -> Option<Box<Request>> {
+        let repeat = self.repeat.take_if(|repeat| may_repeat(error, &self.origin, repeat.head()))?;
+        let body = self.request.take()?.rewind(self.held.clone())?;
+        let Answer::Awaited { respond, .. } = std::mem::replace(&mut self.answer, Answer::Through) else { return None };
+        let (asked, report) = (std::mem::take(&mut self.asked), self.report.take());
+        let (head, tries) = repeat.once_more();
+        Some(Box::new(Request { head, body: Body::Again(body), respond, asked, report, tries }))
     }
 
     /// The origin gave no answer.
     fn origin_failed(&mut self, error: &h2::Error) -> Done {
+        if let Some(request) = self.repeated(error) {
+            return Done::Again(request, self.origin.clone());
+        }
         let Answer::Awaited { respond, .. } = &mut self.answer else { return Done::Through };
         let own = error.is_reset() && error.is_remote();
         if own || unprocessed(error) {
@@ -216,10 +248,8 @@ impl Stream {
     }
 
     fn poll_request(&mut self, cx: &mut Context<'_>) -> Poll<Done> {
-        if self.request_over {
-            return Poll::Pending;
-        }
-        match self.request.poll(cx) {
+        let Some(request) = self.request.as_mut().filter(|_| !self.request_over) else { return Poll::Pending };
+        match request.poll(cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Moved::Through) => {
                 self.request_over = true;
@@ -267,7 +297,7 @@ pub(super) fn refuse(respond: &mut SendResponse<Bytes>, refusal: &Refusal, asked
 }
 
 /// Whether an origin that is going away has certainly not begun with the request.
-fn unprocessed(error: &h2::Error) -> bool {
+pub(super) fn unprocessed(error: &h2::Error) -> bool {
     error.is_go_away() && error.is_remote()
 }
 

@@ -7,13 +7,16 @@
 use std::{
     io::{self, IoSlice},
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::frames::{Frames, Seen, Watch};
+use super::{
+    frames::{Frames, Seen, Watch},
+    upgrade::{MAX_HEADER_LIST_SIZE, Opening, Upgrade, with_setting},
+};
 
 /// After so many frames or bytes the other side of the connection gets its turn: what they ask for is bounded before
 /// more is taken. Half the header blocks in so many bytes could decode to a few megabytes.
@@ -41,19 +44,34 @@ pub(super) struct Wire<T, W> {
     ahead: Bytes,
     /// So many of the first bytes are with the other end already.
     written: usize,
-    /// So many of the first bytes that come in are no frames: a client's preface.
+    /// So many of the first bytes that come in are not the other end's frames: a client's preface, what `opening` says.
     unframed: usize,
+    /// Towards an app that has the first request already: nothing goes out until that is taken out.
+    opening: Option<Box<Opening>>,
+    /// Goes out before anything else.
+    first: Bytes,
+    /// Towards a client: the longest list of headers that it is told of, where that is not the agent's own.
+    header_list: Option<u32>,
 }
 
 impl<T, W: Passing> Wire<T, W> {
-    /// Of a server, towards its client: `ahead` begins with the preface.
-    pub(super) fn of_client(io: T, watch: W, ahead: Bytes) -> Self {
-        Wire { io, watch, frames: Frames::default(), ahead, written: 0, unframed: super::preface::PREFACE.len() }
+    /// Of a server, towards its client: `ahead` begins with the preface. The client is told of a list of headers of
+    /// this size at most, if there is one.
+    pub(super) fn of_client(io: T, watch: W, ahead: Bytes, header_list: Option<u32>) -> Self {
+        Wire { unframed: super::preface::PREFACE.len(), header_list, ..Wire::of_server(io, watch, ahead, 0) }
     }
 
     /// Of a client, towards a server that has got `written` bytes of the preface and has said `ahead`.
     pub(super) fn of_server(io: T, watch: W, ahead: Bytes, written: usize) -> Self {
-        Wire { io, watch, frames: Frames::default(), ahead, written, unframed: 0 }
+        let (frames, opening, first) = (Frames::default(), None, Bytes::new());
+        Wire { io, watch, frames, ahead, written, unframed: 0, opening, first, header_list: None }
+    }
+
+    /// Of a client, towards an app that has answered 101 to its first request and has said `heard`.
+    pub(super) fn of_upgraded(io: T, watch: W, heard: Bytes, upgrade: &Upgrade) -> Self {
+        let (opening, ahead) = Opening::new(upgrade, heard);
+        let unframed = ahead.len();
+        Wire { unframed, opening: Some(Box::new(opening)), ..Wire::of_server(io, watch, ahead, 0) }
     }
 
     /// Looks at what was just put behind the first `start` bytes of the buffer.
@@ -83,6 +101,22 @@ impl<T, W: Passing> Wire<T, W> {
         written
     }
 
+    /// Takes what may not go out as it is; whether it took the bytes.
+    fn open(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> bool {
+        if let Some(size) = self.header_list.take() {
+            // The h2 server begins with its SETTINGS, in one piece.
+            self.first = with_setting(bytes, MAX_HEADER_LIST_SIZE, size).into();
+            return true;
+        }
+        let Some(opening) = &mut self.opening else { return false };
+        if let Some((first, heard)) = opening.write(bytes) {
+            (self.first, self.ahead, self.opening) = (first, heard, None);
+            // What the app says may be read now.
+            cx.waker().wake_by_ref();
+        }
+        true
+    }
+
     /// How much of these bytes the other end has already.
     fn skip(&mut self, len: usize) -> usize {
         let skipped = self.written.min(len);
@@ -99,6 +133,9 @@ impl<T: AsyncRead + Unpin, W: Passing + Unpin> AsyncRead for Wire<T, W> {
         }
         if this.turn_is_over() {
             cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if this.opening.is_some() && this.ahead.is_empty() {
             return Poll::Pending;
         }
         let start = buf.filled().len();
@@ -161,8 +198,26 @@ fn poll_read_some<T: AsyncRead + Unpin>(
     Poll::Ready(Ok(()))
 }
 
+impl<T: AsyncWrite + Unpin, W: Passing + Unpin> Wire<T, W> {
+    /// Writes what goes first.
+    fn poll_first(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.first.is_empty() {
+            let written = Pin::new(&mut self.io).poll_write(cx, &self.first);
+            match ready!(self.after_write(written))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => self.first.advance(count),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl<T: AsyncWrite + Unpin, W: Passing + Unpin> AsyncWrite for Wire<T, W> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.open(cx, bytes) {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        ready!(self.poll_first(cx))?;
         let skipped = self.skip(bytes.len());
         if skipped > 0 {
             return Poll::Ready(Ok(skipped));
@@ -176,6 +231,11 @@ impl<T: AsyncWrite + Unpin, W: Passing + Unpin> AsyncWrite for Wire<T, W> {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.opening.is_some() || self.header_list.is_some() {
+            let part = parts.iter().find(|part| !part.is_empty()).map_or(&[][..], |part| part);
+            return self.poll_write(cx, part);
+        }
+        ready!(self.poll_first(cx))?;
         let skipped = self.skip(parts.first().map_or(0, |part| part.len()));
         if skipped > 0 {
             return Poll::Ready(Ok(skipped));
@@ -189,6 +249,7 @@ impl<T: AsyncWrite + Unpin, W: Passing + Unpin> AsyncWrite for Wire<T, W> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_first(cx))?;
         let flushed = Pin::new(&mut self.io).poll_flush(cx);
         if flushed.is_pending() {
             self.watch.blocked(true);
@@ -197,6 +258,7 @@ impl<T: AsyncWrite + Unpin, W: Passing + Unpin> AsyncWrite for Wire<T, W> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_first(cx))?;
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
@@ -252,7 +314,7 @@ mod tests {
     async fn a_clients_preface_and_frames_come_through_without_what_says_nothing() {
         let (mut client, ours) = duplex(7);
         let ahead = Bytes::copy_from_slice(&[&PREFACE[..], &IDLE, &PING[..5]].concat());
-        let mut wire = Wire::of_client(ours, Plain::default(), ahead);
+        let mut wire = Wire::of_client(ours, Plain::default(), ahead, None);
         let rest = [&PING[5..], &IDLE, &IDLE, &PING, &IDLE, &PING[..4]].concat();
         let send = async {
             client.write_all(&rest).await.unwrap();

@@ -22,14 +22,14 @@ use crate::worker::{access::Access, http2::preface::PREFACE};
 /// An HTTP/2 service on a loopback socket: answers with its name and the path; echoes `/echo`; holds `/hold` until it is
 /// told to answer; closes with GOAWAY after `/goaway`, without it after `/close`; resets `/reset`.
 pub(super) struct Service {
-    address: SocketAddr,
+    pub(super) address: SocketAddr,
     seen: Arc<Mutex<Vec<String>>>,
     held: mpsc::UnboundedReceiver<server::SendResponse<Bytes>>,
     _tasks: JoinSet<()>,
 }
 
 impl Service {
-    async fn start(name: &'static str) -> Self {
+    pub(super) async fn start(name: &'static str) -> Self {
         Self::with(name, server::Builder::new()).await
     }
 
@@ -50,7 +50,7 @@ impl Service {
         Service { address, seen, held, _tasks: tasks }
     }
 
-    fn seen(&self) -> Vec<String> {
+    pub(super) fn seen(&self) -> Vec<String> {
         self.seen.lock().unwrap().clone()
     }
 }
@@ -113,7 +113,7 @@ impl Client {
         Client { requests, connection: tokio::spawn(connection), served: client.served }
     }
 
-    fn request(path: &str, user: Option<&str>) -> http::request::Builder {
+    pub(super) fn request(path: &str, user: Option<&str>) -> http::request::Builder {
         let request = Request::builder().uri(format!("http://web{path}"));
         match user {
             Some(user) => request.header("x-user", user),
@@ -121,7 +121,7 @@ impl Client {
         }
     }
 
-    async fn send(
+    pub(super) async fn send(
         &mut self,
         request: http::request::Builder,
         ends: bool,
@@ -144,7 +144,7 @@ impl Client {
     }
 }
 
-async fn answer(response: client::ResponseFuture) -> (u16, String) {
+pub(super) async fn answer(response: client::ResponseFuture) -> (u16, String) {
     let (head, body) = soon(response).await.unwrap().into_parts();
     (head.status.as_u16(), text(body).await)
 }

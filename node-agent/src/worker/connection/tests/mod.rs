@@ -3,6 +3,7 @@
 mod ends;
 mod global;
 mod http2;
+mod http2_again;
 mod leaving;
 mod overtaken;
 mod requests;

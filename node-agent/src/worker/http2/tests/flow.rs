@@ -3,10 +3,16 @@
 use bytes::Bytes;
 use h2::{RecvStream, client, server};
 use http::Response;
-use tokio::time::{Duration, Instant};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::{Duration, Instant, timeout},
+};
 
-use super::rig::{Rig, get, post, pour, rest, soon, whole};
-use crate::worker::http2::limits;
+use super::rig::{Pipes, Rig, get, post, pour, rest, soon, whole};
+use crate::worker::http2::{
+    frames::{HEADERS, SETTINGS, tests::frame},
+    limits,
+};
 
 /// Sends until nothing more is taken for a while; how much was taken.
 async fn fill(to: &mut h2::SendStream<Bytes>) -> usize {
@@ -122,5 +128,49 @@ async fn apps_that_flush_with_empty_frames_are_no_flood() {
         down.send_data(Bytes::new(), false).unwrap();
         down.send_data(Bytes::from_static(b"x"), true).unwrap();
         assert_eq!(whole(response).await.1, b"x", "{n}");
+    }
+}
+
+/// Heads have no window: what bounds them is that the client is not read on.
+#[tokio::test]
+async fn a_client_is_not_read_on_while_the_app_takes_nothing() {
+    const MOST: usize = 4 * 1024 * 1024;
+    let mut pipes = Pipes::new().await;
+    pipes.client.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+    // The app shows itself, and reads no more.
+    pipes.app.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+    // `GET /` of `w`, and a value of 8,000 bytes that no table remembers, in each direction.
+    let value = [&[0x82, 0x84, 0x86, 0x41, 1, b'w', 0, 1, b'a', 0x7f, 0xc1, 0x3d][..], &[b'~'; 8000]].concat();
+    let (mut sent, mut stream) = (0, 1);
+    while let Ok(written) =
+        timeout(Duration::from_secs(2), pipes.client.write_all(&frame(HEADERS, 5, stream, &value))).await
+    {
+        written.unwrap();
+        (sent, stream) = (sent + value.len(), stream + 2);
+        assert!(sent < MOST, "{sent} bytes of heads were read for an app that takes nothing");
+    }
+    assert!(sent > limits::CLIENT_CONNECTION as usize / 2, "{sent}");
+    // Once it reads, all of them come; one was cut by the time.
+    let mut got = 0;
+    let mut block = vec![0; 65536];
+    while got < sent {
+        got += soon(pipes.app.read(&mut block)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_client_is_told_of_the_apps_list_of_headers() {
+    const MAX_HEADER_LIST_SIZE: u8 = 6;
+    for (app, told) in [(Some(8192_u32), 8192), (Some(1 << 30), limits::HEADER_LIST), (None, limits::HEADER_LIST)] {
+        let mut pipes = Pipes::new().await;
+        pipes.client.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
+        let own = app.map(|size| [&[0, MAX_HEADER_LIST_SIZE][..], &size.to_be_bytes()].concat()).unwrap_or_default();
+        pipes.app.write_all(&frame(SETTINGS, 0, 0, &own)).await.unwrap();
+        let mut head = [0; 9];
+        soon(pipes.client.read_exact(&mut head)).await.unwrap();
+        let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+        soon(pipes.client.read_exact(&mut payload)).await.unwrap();
+        let size = payload.chunks_exact(6).find(|setting| setting[1] == MAX_HEADER_LIST_SIZE).unwrap();
+        assert_eq!((head[3], &size[2..]), (SETTINGS, &told.to_be_bytes()[..]));
     }
 }

@@ -1,0 +1,62 @@
+//! Whether a request that a developer's service has not answered may be sent to it again, on a new leg.
+//!
+//! Pure. Called by `stream`. What the service has certainly not begun with may: it said so with a GOAWAY that leaves the
+//! stream out, or with REFUSED_STREAM (RFC 9113, 8.7). Servers end idle connections that way, and a client of the app
+//! itself would have sent it again; this one has no connection to open. A service that only closed a connection on which
+//! it had answered before may have begun: then it is sent again if its method allows that (RFC 9110, 9.2.2).
+
+use h2::Reason;
+use http::{Method, request::Parts};
+
+use super::{
+    origin::{Cause, Origin},
+    stream::unprocessed,
+};
+use crate::worker::developer_leg::DeveloperError;
+
+/// How often a request is sent at most: a service that refuses the third time means it.
+const TRIES: u8 = 3;
+/// A longer head is not kept, in bytes.
+const KEEP: usize = 16 * 1024;
+
+/// What sends a request again.
+pub(super) struct Repeat {
+    head: Parts,
+    tries: u8,
+}
+
+impl Repeat {
+    /// Of a request that was sent so often before.
+    pub(super) fn of(head: &Parts, tries: u8) -> Option<Self> {
+        let len: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        (tries + 1 < TRIES && len <= KEEP).then(|| Repeat { head: head.clone(), tries: tries + 1 })
+    }
+
+    pub(super) fn head(&self) -> &Parts {
+        &self.head
+    }
+
+    /// The head, and how often it was sent.
+    pub(super) fn once_more(self) -> (Parts, u8) {
+        (self.head, self.tries)
+    }
+}
+
+/// Whether a request that failed so on this leg may be sent again.
+pub(super) fn may_repeat(error: &h2::Error, origin: &Origin, head: &Parts) -> bool {
+    let refused = error.is_reset() && error.is_remote() && error.reason() == Some(Reason::REFUSED_STREAM);
+    if refused || unprocessed(error) {
+        return true;
+    }
+    let closed = match origin.cause() {
+        None => error.is_io(),
+        Some(Cause::Developer(error @ DeveloperError::Code(_))) => !error.refused(),
+        Some(Cause::Developer(DeveloperError::Lost) | Cause::NotHttp2) => false,
+    };
+    closed && origin.has_answered() && is_idempotent(&head.method)
+}
+
+/// RFC 9110, 9.2.2.
+fn is_idempotent(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE)
+}
