@@ -73,8 +73,9 @@ impl Request {
         block.extend(field(":scheme", b"http"));
         block.extend(field(":authority", host));
         block.extend(field(":path", self.target.as_bytes()));
-        let hop = ["host", "connection", "upgrade", "http2-settings"];
-        for (name, value) in self.headers.iter().filter(|(name, _)| !hop.contains(&name.as_str())) {
+        // The stream has no body: it came in HTTP/1.
+        let left_out = ["host", "connection", "upgrade", "http2-settings", "content-length"];
+        for (name, value) in self.headers.iter().filter(|(name, _)| !left_out.contains(&name.as_str())) {
             block.extend(field(name.as_str(), value.as_bytes()));
         }
         block

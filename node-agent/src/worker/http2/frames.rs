@@ -105,6 +105,8 @@ pub(super) struct Frames {
 pub(super) struct Seen {
     pub(super) frames: usize,
     pub(super) bytes: usize,
+    /// Of header blocks, as long as their frames say.
+    pub(super) blocks: usize,
 }
 
 impl Frames {
@@ -149,6 +151,9 @@ impl Frames {
     fn begin(&mut self, to: &mut [u8], watch: &mut impl Watch) -> usize {
         let head = Head::parse(self.head);
         self.seen.frames += 1;
+        if matches!(head.kind, HEADERS | CONTINUATION) {
+            self.seen.blocks += head.len;
+        }
         let fate = watch.frame(&head);
         let rest = HEAD - self.given;
         let dropped = fate == Fate::Drop && head.may_be_dropped() && self.given == 0;
@@ -272,6 +277,6 @@ pub(super) mod tests {
             rest = &rest[rest.len().min(5)..];
             frames.pass(&mut bytes, &mut noted);
         }
-        assert_eq!(frames.seen, Seen { frames: 5, bytes: wire.len() });
+        assert_eq!(frames.seen, Seen { frames: 5, bytes: wire.len(), blocks: b"block".len() });
     }
 }

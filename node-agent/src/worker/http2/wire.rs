@@ -19,9 +19,11 @@ use super::{
 };
 
 /// After so many frames or bytes the other side of the connection gets its turn: what they ask for is bounded before
-/// more is taken. Half the header blocks in so many bytes could decode to a few megabytes.
+/// more is taken.
 const TURN_FRAMES: usize = 256;
 const TURN_BYTES: usize = 64 * 1024;
+/// The same for bytes of header blocks: each may stand for a field, which is decoded, judged and encoded again.
+const TURN_BLOCKS: usize = 16 * 1024;
 
 /// Hears of what passes, besides the frames.
 pub(super) trait Passing: Watch {
@@ -86,7 +88,7 @@ impl<T, W: Passing> Wire<T, W> {
     /// Whether it is somebody else's turn; counts anew.
     fn turn_is_over(&mut self) -> bool {
         let seen = self.frames.seen;
-        let over = seen.frames >= TURN_FRAMES || seen.bytes >= TURN_BYTES;
+        let over = seen.frames >= TURN_FRAMES || seen.bytes >= TURN_BYTES || seen.blocks >= TURN_BLOCKS;
         if over {
             self.frames.seen = Seen::default();
         }
