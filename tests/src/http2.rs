@@ -54,7 +54,7 @@ struct Shared {
 }
 
 /// An HTTP/2 server in a namespace. By path: `/` says its version, with a trailer; `/echo`, and extended CONNECT, what they
-/// get, piece by piece, with the request's trailers at the end; `/refused` a status alone; `/reset` a code;
+/// get, piece by piece, with the request's trailers at the end; `/refused`, and any HEAD, a status alone; `/reset` a code;
 /// `/zeros/N` N bytes; `/hold` the version once connections are to end.
 #[derive(Debug)]
 pub struct Origin {
@@ -187,7 +187,11 @@ async fn answer(
         seen.push(Seen { client, line, headers: head.headers, reset: None });
         seen.len() - 1
     };
-    let path = if head.method == Method::CONNECT { "/echo" } else { head.uri.path() };
+    let path = match head.method {
+        Method::CONNECT => "/echo",
+        Method::HEAD => "/refused",
+        _ => head.uri.path(),
+    };
     let answered = reply(path, body, respond, &shared).await;
     if let Err(error) = &answered
         && let Some(reason) = error.downcast_ref::<h2::Error>().and_then(h2::Error::reason)

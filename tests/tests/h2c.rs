@@ -85,10 +85,12 @@ once!(a_body_and_a_head_are_upgraded_as_well, USUAL, |w| {
     ensure!(read_exactly(&mut client, SWITCHING.len())? == SWITCHING);
     client.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat())?;
     ensure!(read_to(&mut client, DATA, 1)?.1 == b"green");
+    let answers = curl(w, Family::V4, &[(BOB, &["--data", "body"]), (ALICE, &[]), (BOB, &[])])?;
+    ensure!(answers == ["green 2 1 200", "blue 2 0 200", "green 2 0 200"], "{answers:?}");
     let answers = curl(w, Family::V4, &[(BOB, &["--head", "--output", "/dev/null"]), (BOB, &[]), (ALICE, &[])])?;
     ensure!(answers == [" 2 1 200", "green 2 0 200", "blue 2 0 200"], "{answers:?}");
     let lines: Vec<_> = green.seen().into_iter().map(|seen| seen.line).collect();
-    ensure!(lines.iter().filter(|line| line.starts_with("POST ")).count() == 1, "{lines:?}");
+    ensure!(lines.iter().filter(|line| line.starts_with("POST ")).count() == 2, "{lines:?}");
     ensure!(lines.iter().filter(|line| line.starts_with("HEAD ")).count() == 1, "{lines:?}");
     Ok(())
 });

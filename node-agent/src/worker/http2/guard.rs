@@ -28,6 +28,9 @@ struct Shared {
     state: Mutex<State>,
     /// Nothing is read until `serving` says so.
     held: AtomicBool,
+    /// Nothing is read until the task's next turn: the h2 crate reads on with each stream that is accepted, and what was
+    /// read is to be sent, and its memory free, before more is.
+    paused: AtomicBool,
     /// Frames that carried something to the client, and are not told to the flood's buckets yet.
     worked: AtomicU64,
     received: AtomicU64,
@@ -57,6 +60,7 @@ impl Guard {
         Guard(Arc::new(Shared {
             state: Mutex::new(state),
             held: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
             worked: AtomicU64::new(0),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
@@ -89,6 +93,7 @@ impl Guard {
 
     /// The connection's task runs again.
     pub(super) fn next_turn(&self) {
+        self.0.paused.store(false, Ordering::Relaxed);
         self.0.turn.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -115,7 +120,7 @@ impl Guard {
 
 impl Passing for Guard {
     fn may_read(&mut self) -> bool {
-        if self.0.held.load(Ordering::Relaxed) {
+        if self.0.held.load(Ordering::Relaxed) || self.0.paused.load(Ordering::Relaxed) {
             return false;
         }
         let worked = self.0.worked.swap(0, Ordering::Relaxed);
@@ -124,6 +129,10 @@ impl Passing for Guard {
         state.now = Instant::now();
         // `serving` ends the connection; until then nothing more is taken.
         state.flooded.is_none()
+    }
+
+    fn turn_is_over(&mut self) {
+        self.0.paused.store(true, Ordering::Relaxed);
     }
 
     fn received(&mut self, bytes: usize) {

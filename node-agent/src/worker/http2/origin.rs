@@ -182,6 +182,8 @@ impl Passing for Origin {
         true
     }
 
+    fn turn_is_over(&mut self) {}
+
     fn received(&mut self, _: usize) {}
 
     fn sent(&mut self, _: usize) {}

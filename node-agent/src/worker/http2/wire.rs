@@ -29,6 +29,8 @@ const TURN_BLOCKS: usize = 16 * 1024;
 pub(super) trait Passing: Watch {
     /// Whether anything may be read now. Whoever says no polls the connection again when that has changed.
     fn may_read(&mut self) -> bool;
+    /// So much was read that it is somebody else's turn.
+    fn turn_is_over(&mut self);
     /// Bytes came in from the socket.
     fn received(&mut self, bytes: usize);
     /// Bytes went out.
@@ -91,6 +93,7 @@ impl<T, W: Passing> Wire<T, W> {
         let over = seen.frames >= TURN_FRAMES || seen.bytes >= TURN_BYTES || seen.blocks >= TURN_BLOCKS;
         if over {
             self.frames.seen = Seen::default();
+            self.watch.turn_is_over();
         }
         over
     }
@@ -297,6 +300,8 @@ mod tests {
         fn may_read(&mut self) -> bool {
             !self.held
         }
+
+        fn turn_is_over(&mut self) {}
 
         fn received(&mut self, bytes: usize) {
             self.received += bytes;
