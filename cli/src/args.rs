@@ -11,7 +11,7 @@ use clap_complete::Shell;
 use redir_tunnel::Pin;
 
 use crate::conditions::Conditions;
-use crate::values::{self, AgentAddress, LabelSet, PortWish, Seconds, Target, Which};
+use crate::values::{self, AgentAddress, LabelSet, PortWish, Seconds, ServiceAddress, Target, Which};
 use crate::wording::help;
 
 /// `redir …`
@@ -66,8 +66,10 @@ pub(crate) struct Intercept {
     pub(crate) target: Option<Target>,
     #[arg(long, short = 'l', value_name = "LABELS", help = help::SELECTOR, conflicts_with = "target")]
     pub(crate) selector: Option<LabelSet>,
-    #[arg(long, short, value_name = "POD[:YOURS]", help = help::PORT)]
-    pub(crate) port: PortWish,
+    #[arg(long, short, value_name = "POD[:YOURS]", help = help::PORT, required = true)]
+    pub(crate) port: Vec<PortWish>,
+    #[arg(long, value_name = "HOST:PORT", help = help::TO)]
+    pub(crate) to: Vec<ServiceAddress>,
     #[command(flatten)]
     pub(crate) conditions: Conditions,
     #[arg(long, help = help::PROBES)]

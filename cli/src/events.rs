@@ -3,6 +3,8 @@
 //! Owns: the events, free of words and colours. Called by: `commands`, which report; `wording::events` and `json`,
 //! which show.
 
+use std::net::SocketAddr;
+
 use redir_wire::{
     EarlierConnections, Filter, InterceptEntry, Liveness, Owner, PodEntry, PodFlush, PodTls, RequestEvent, Takes,
     TunnelStatus, UnixMillis,
@@ -52,6 +54,8 @@ pub(crate) enum Event {
     OverlapOver(Clash),
     /// A matched request is through.
     Request { agent: String, event: RequestEvent },
+    /// Nobody accepts where matched requests go, once a pod is live.
+    NobodyAnswers { to: String },
     /// The tunnel is gone; it is being redialled.
     Lost { agent: String, reason: String },
     /// The tunnel and the intercept are back.
@@ -127,12 +131,12 @@ pub(crate) enum Local {
 }
 
 /// How the developer's own command fares.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum CommandState {
     /// It runs.
     Started { pid: u32 },
-    /// Its port accepts.
-    Ready { port: u16 },
+    /// All its ports accept, at these addresses; those in `taken` did so before it was started.
+    Ready { addresses: Vec<SocketAddr>, taken: Vec<SocketAddr> },
     /// It ended with this code (128 + signal if by one).
     Ended { code: u8 },
 }

@@ -2,6 +2,8 @@
 //!
 //! Owns: the names of the fields. Must not print. Called by: `screen`.
 
+use std::net::SocketAddr;
+
 use redir_wire::{InterceptEntry, Liveness, Owner, Takes, TlsFate};
 use serde_json::{Value, json};
 
@@ -11,9 +13,13 @@ use crate::escape::{escape, escape_sentence};
 use crate::events::{Clash, CommandState, Event, Local};
 use crate::when::rfc3339;
 
-/// One line, ASCII only, without its newline.
-pub(crate) fn line(event: &Event) -> String {
-    ascii(&value(event).to_string())
+/// One line, ASCII only, without its newline. What is about one intercepted port names it.
+pub(crate) fn line(event: &Event, port: Option<u16>) -> String {
+    let mut value = value(event);
+    if let (Some(port), Value::Object(fields)) = (port, &mut value) {
+        fields.entry("port").or_insert_with(|| json!(port));
+    }
+    ascii(&value.to_string())
 }
 
 fn value(event: &Event) -> Value {
@@ -79,7 +85,8 @@ fn value(event: &Event) -> Value {
         Event::Bypassed { agent, id, requests } => {
             json!({"event": "bypassed", "agent": agent, "id": id, "requests": requests})
         }
-        Event::Command(state) => command(*state),
+        Event::NobodyAnswers { to } => json!({"event": "service", "state": "silent", "to": to}),
+        Event::Command(state) => command(state),
         Event::Ended { reason } => json!({"event": "ended", "reason": escape_sentence(reason)}),
         Event::Pod { agent, pod } => json!({
             "event": "pod", "agent": agent, "pod": pod.name, "labels": pod.labels,
@@ -110,10 +117,13 @@ fn clash_over(event: &str, with: &Clash) -> Value {
     json!({"event": event, "agent": with.agent, "pod": with.pod, "developer": with.developer, "id": with.id})
 }
 
-fn command(state: CommandState) -> Value {
+fn command(state: &CommandState) -> Value {
     match state {
         CommandState::Started { pid } => json!({"event": "command", "state": "started", "pid": pid}),
-        CommandState::Ready { port } => json!({"event": "command", "state": "ready", "port": port}),
+        CommandState::Ready { addresses, taken } => json!({
+            "event": "command", "state": "ready", "port": addresses.first().map(SocketAddr::port),
+            "addresses": addresses, "taken": taken,
+        }),
         CommandState::Ended { code } => json!({"event": "command", "state": "ended", "code": code}),
     }
 }
@@ -222,17 +232,17 @@ mod tests {
             client: "10.0.0.9:4000".into(),
             missed: 0,
         };
-        let line = line(&Event::Request { agent: "node-1".into(), event });
+        let line = line(&Event::Request { agent: "node-1".into(), event }, Some(8080));
         assert_eq!(
             line,
-            r#"{"agent":"node-1","client":"10.0.0.9:4000","event":"request","id":7,"method":"GET","missed":0,"ms":12.345,"path":"/a\\x1b\\xc3\\xa9","pod":"web-1","status":null,"when":"2026-11-23T19:03:04.005Z"}"#
+            r#"{"agent":"node-1","client":"10.0.0.9:4000","event":"request","id":7,"method":"GET","missed":0,"ms":12.345,"path":"/a\\x1b\\xc3\\xa9","pod":"web-1","port":8080,"status":null,"when":"2026-11-23T19:03:04.005Z"}"#
         );
     }
 
     #[test]
     fn any_text_stays_ascii_and_valid() {
         let nasty = "\u{0}\u{1b}[2J\u{7f}\u{9b}é\u{1f600}\"\\\n";
-        let line = line(&Event::Left { agent: nasty.into(), what: nasty.into(), count: 1, ids: vec![3] });
+        let line = line(&Event::Left { agent: nasty.into(), what: nasty.into(), count: 1, ids: vec![3] }, None);
         assert!(line.bytes().all(|b| (0x20..=0x7e).contains(&b)), "{line}");
         let back: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(back["what"], nasty);

@@ -93,6 +93,10 @@ enum Item {
 pub(crate) struct Screen {
     output: Output,
     paint: Paint,
+    /// The intercepted port that everything is about.
+    port: Option<u16>,
+    /// There are other ports: people are told which one it is.
+    of_several: bool,
     queue: mpsc::SyncSender<Item>,
     left_out: Arc<AtomicU64>,
     reader_gone: CancellationToken,
@@ -129,7 +133,19 @@ impl Screen {
             // The other end may be gone already: it waits for a bounded time only.
             done.send(()).ok();
         });
-        (Self { output, paint: Paint::of(&io::stdout()), queue, left_out, reader_gone }, Writing { finished })
+        let paint = Paint::of(&io::stdout());
+        let screen = Self { output, paint, port: None, of_several: false, queue, left_out, reader_gone };
+        (screen, Writing { finished })
+    }
+
+    /// The same screen for what is about one intercepted port.
+    pub(crate) fn of_port(&self, port: u16, of_several: bool) -> Self {
+        Self { port: Some(port), of_several, ..self.clone() }
+    }
+
+    /// The port that people are told with everything.
+    pub(crate) fn told_port(&self) -> Option<u16> {
+        self.port.filter(|_| self.of_several)
     }
 
     /// Cancelled when nobody reads standard output any more (`redir … | head`).
@@ -150,11 +166,13 @@ impl Screen {
     /// Tells an event, in the form that was asked for.
     pub(crate) fn tell(&self, event: &Event) {
         match self.output {
-            Output::Json => self.send(Item::Out(json::line(event))),
+            Output::Json => self.send(Item::Out(json::line(event, self.port))),
             Output::Text => {
-                for line in wording::events::lines(event, self.paint, when::now()) {
-                    self.send(Item::Out(line));
+                let mut lines = wording::events::lines(event, self.paint, when::now());
+                if let (Some(port), Some(first)) = (self.told_port(), lines.first_mut()) {
+                    *first = wording::events::of_port(port, event, first);
                 }
+                lines.into_iter().for_each(|line| self.send(Item::Out(line)));
             }
         }
     }

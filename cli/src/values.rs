@@ -1,7 +1,10 @@
 //! What the developer may write behind a flag, parsed once: inside, nothing is checked again.
 //!
-//! Owns: ports, targets, agent addresses (Kubernetes' own are in `cluster::target`). Must not touch files, sockets or clap. Called by: `args`,
-//! `config`, `commands`.
+//! Owns: ports, targets, addresses of agents and services (Kubernetes' own are in `cluster::target`). Must not touch files,
+//! sockets or clap. Called by: `args`, `config`, `commands`.
+
+mod address;
+mod route;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,16 +15,9 @@ use std::time::Duration;
 use redir_api::TargetKind;
 use redir_tunnel::{Pin, PinError};
 
+pub(crate) use self::address::{AgentAddress, ServiceAddress};
+pub(crate) use self::route::{PortRoute, port_routes};
 use crate::wording::values as say;
-
-/// The pod's port and the developer's own, as numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ports {
-    /// The port that the app listens on in the pod.
-    pub(crate) pod: NonZeroU16,
-    /// The port on 127.0.0.1 where the developer's own version answers.
-    pub(crate) own: NonZeroU16,
-}
 
 /// The pod's port and the developer's own, as written: `8080`, `8080:3000`, and in Kubernetes `http` or `http:3000`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,13 +74,6 @@ impl fmt::Display for PortName {
             Self::Number(number) => number.fmt(f),
             Self::Name(name) => f.write_str(name),
         }
-    }
-}
-
-impl PortWish {
-    /// With the number that the pod's port turned out to have.
-    pub(crate) fn numbers(&self, pod: NonZeroU16) -> Ports {
-        Ports { pod, own: self.own.unwrap_or(pod) }
     }
 }
 
@@ -233,44 +222,6 @@ impl FromStr for Which {
     }
 }
 
-/// `HOST:PORT` of an agent; the host may be a name, an IPv4 address or an IPv6 address in brackets.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct AgentAddress {
-    /// Name or address, without brackets.
-    pub(crate) host: String,
-    /// The agent's UDP port.
-    pub(crate) port: NonZeroU16,
-}
-
-impl FromStr for AgentAddress {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (host, port) = text.rsplit_once(':').ok_or_else(|| say::agent_without_port(text))?;
-        let port = port.parse::<NonZeroU16>().map_err(|_| say::agent_port(text, port))?;
-        let host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            Some(inner) if inner.parse::<std::net::Ipv6Addr>().is_ok() => inner,
-            Some(_) => return Err(say::agent_host(text)),
-            None if host.contains(':') => return Err(say::agent_brackets(text)),
-            None => host,
-        };
-        let sane = |b: u8| b.is_ascii_alphanumeric() || b"-_.:".contains(&b);
-        if host.is_empty() || host.len() > 253 || !host.bytes().all(sane) {
-            return Err(say::agent_host(text));
-        }
-        Ok(Self { host: host.to_owned(), port })
-    }
-}
-
-impl fmt::Display for AgentAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.host.contains(':') {
-            true => write!(f, "[{}]:{}", self.host, self.port),
-            false => write!(f, "{}:{}", self.host, self.port),
-        }
-    }
-}
-
 /// An agent's public key, as `redir-agent keygen` prints it.
 pub(crate) fn agent_key(text: &str) -> Result<Pin, String> {
     text.parse().map_err(|error| match error {
@@ -306,9 +257,9 @@ mod tests {
     #[test]
     fn ports() {
         let port = |number| NonZeroU16::new(number).unwrap();
-        let numbers = |text: &str| text.parse::<PortWish>().unwrap().numbers(port(8080));
-        assert_eq!(numbers("8080"), Ports { pod: port(8080), own: port(8080) });
-        assert_eq!(numbers("8080:3000"), Ports { pod: port(8080), own: port(3000) });
+        let number = PortName::Number(port(8080));
+        assert_eq!("8080".parse(), Ok(PortWish { pod: number.clone(), own: None }));
+        assert_eq!("8080:3000".parse(), Ok(PortWish { pod: number, own: Some(port(3000)) }));
         let named = PortWish { pod: PortName::Name("http".into()), own: Some(port(3000)) };
         assert_eq!("http:3000".parse(), Ok(named));
         for bad in [
@@ -357,16 +308,6 @@ mod tests {
         assert_eq!("web-1".parse(), Ok(Which::Target(Target::Pod("web-1".into()))));
     }
 
-    #[test]
-    fn agent_addresses() {
-        for good in ["node-1:7447", "10.0.0.1:7447", "[::1]:7447", "node.example.com:1"] {
-            assert_eq!(good.parse::<AgentAddress>().unwrap().to_string(), good);
-        }
-        for bad in ["node-1", "node-1:", "node-1:0", ":7447", "::1:7447", "[::1]", "[node]:1", "a b:1", "http://a:1"] {
-            assert!(bad.parse::<AgentAddress>().is_err(), "{bad:?}");
-        }
-    }
-
     /// Whatever is typed: an answer in one line, no panic.
     #[test]
     fn any_text_gets_one_line() {
@@ -379,8 +320,12 @@ mod tests {
                     alphabet[usize::try_from(state >> 33).unwrap() % alphabet.len()]
                 })
                 .collect();
-            let errors =
-                [text.parse::<PortWish>().err(), text.parse::<Which>().err(), text.parse::<AgentAddress>().err()];
+            let errors = [
+                text.parse::<PortWish>().err(),
+                text.parse::<Which>().err(),
+                text.parse::<AgentAddress>().err(),
+                text.parse::<ServiceAddress>().err(),
+            ];
             for error in errors.into_iter().flatten() {
                 assert!(error.bytes().all(|b| (0x20..=0x7e).contains(&b)), "{text:?} gives {error:?}");
             }

@@ -1,4 +1,4 @@
-//! What is asked before the developer's command is started: whether any agent has a pod for the intercept.
+//! What is asked before the developer's command is started: whether any agent has a pod for each of its ports.
 //!
 //! Owns: asking all agents at once, and the refusal. Must not start or intercept anything. Called by: `intercept`.
 
@@ -25,12 +25,12 @@ pub(super) enum Ahead {
     Interrupted,
 }
 
-/// Waits for the first agent with such a pod; it is a failure if none has one.
+/// Waits until each port has an agent with such a pod; it is a failure if one has none.
 pub(super) async fn look(
     screen: &Screen,
     signals: &mut Signals,
     reached: &Reached,
-    wanted: &Wanted,
+    wanted: &[Wanted],
 ) -> Result<Ahead, Trouble> {
     let mut asking = JoinSet::new();
     for agent in reached.agents.iter().cloned() {
@@ -41,24 +41,27 @@ pub(super) async fn look(
         });
     }
     let mut missing = reached.agents.clone();
-    let mut without: Vec<(Agent, String)> = Vec::new();
+    // The ports that no agent has had so far, and why each agent has not.
+    let mut without: Vec<(&Wanted, Vec<(Agent, String)>)> = wanted.iter().map(|wanted| (wanted, Vec::new())).collect();
     let mut patience = patience();
     loop {
         tokio::select! {
             answered = asking.join_next() => match answered {
                 Some(Ok((agent, answer))) => {
                     missing.retain(|missing| *missing != agent);
-                    match verdict(answer, wanted) {
-                        Ok(()) => return Ok(Ahead::Start),
-                        Err(reason) => without.push((agent, reason)),
+                    without.retain_mut(|(wanted, reasons)| match verdict(&answer, wanted) {
+                        Ok(()) => false,
+                        Err(reason) => {
+                            reasons.push((agent.clone(), reason));
+                            true
+                        }
+                    });
+                    if without.is_empty() {
+                        return Ok(Ahead::Start);
                     }
                 }
                 Some(Err(_)) => return Err(Trouble::Failed(say::bug())),
-                None => {
-                    let reasons: Vec<_> =
-                        without.iter().map(|(agent, reason)| (agent.name.as_str(), reason.as_str())).collect();
-                    return Err(Trouble::Failed(say::nothing_live(&reasons)));
-                }
+                None => return Err(refusal(&without, wanted.len() > 1)),
             },
             arrived = signals.next() => match arrived {
                 Arrived::End(_) | Arrived::EndAtOnce(_) => return Ok(Ahead::Interrupted),
@@ -70,18 +73,26 @@ pub(super) async fn look(
     }
 }
 
+/// The first port that nobody has.
+fn refusal(without: &[(&Wanted, Vec<(Agent, String)>)], of_several: bool) -> Trouble {
+    let Some((wanted, reasons)) = without.first() else { return Trouble::Failed(say::bug()) };
+    let reasons: Vec<_> = reasons.iter().map(|(agent, reason)| (agent.name.as_str(), reason.as_str())).collect();
+    let sentence = say::nothing_live(&reasons);
+    Trouble::Failed(if of_several { say::of_port(wanted.port.get(), &sentence) } else { sentence })
+}
+
 /// Why this agent has nothing for the intercept.
-fn verdict(answer: Answer, wanted: &Wanted) -> Result<(), String> {
+fn verdict(answer: &Answer, wanted: &Wanted) -> Result<(), String> {
     match answer {
-        Ok(ToDeveloper::Listing(listing)) => permitted(&listing, wanted),
+        Ok(ToDeveloper::Listing(listing)) => permitted(listing, wanted),
         // Whatever else it says, the wish itself gets the answer that counts.
         Ok(_) => Ok(()),
-        Err(failure) => Err(failure.sentence),
+        Err(failure) => Err(failure.sentence.clone()),
     }
 }
 
 fn permitted(listing: &Listing, wanted: &Wanted) -> Result<(), String> {
-    let port = wanted.ports.pod.get();
+    let port = wanted.port.get();
     let pods: Vec<&PodEntry> = listing.pods.iter().filter(|pod| selects(&wanted.target, pod)).collect();
     match pods.first() {
         // A listing that is full does not name every pod.
@@ -106,13 +117,15 @@ mod tests {
     use redir_wire::{EarlierConnections, Probes, Token};
 
     use super::*;
-    use crate::service::Speaks;
+    use crate::service::{Service, Speaks};
 
     fn asked(target: &str, ports: &[u16]) -> Result<(), String> {
         let wanted = Wanted {
             token: Token([1; 16]),
             target: target.parse().unwrap(),
-            ports: crate::values::Ports { pod: 8080.try_into().unwrap(), own: 3000.try_into().unwrap() },
+            port: 8080.try_into().unwrap(),
+            service: Service::Loopback(3000.try_into().unwrap()),
+            to: "127.0.0.1:3000".into(),
             filter: None,
             probes: Probes::App,
             earlier: EarlierConnections::Stay,

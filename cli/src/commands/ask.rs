@@ -92,7 +92,7 @@ pub(super) async fn one(agent: &Agent, identity: &redir_tunnel::Identity, questi
 
 /// The rows of an answer, one object a line.
 pub(super) fn json(events: &[Event]) -> String {
-    events.iter().map(|event| json::line(event) + "\n").collect()
+    events.iter().map(|event| json::line(event, None) + "\n").collect()
 }
 
 /// Agents that said nothing are told of; if there is one, the command failed, but what the others said was shown.

@@ -4,21 +4,24 @@
 //! (`run`), speak to agents (`link`) or word anything (`wording`). Called by: `commands`.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use redir_tunnel::Identity;
-use redir_wire::{EarlierConnections, Filter, Probes};
+use redir_wire::{EarlierConnections, Filter, Probes, Token};
 
 use super::ahead::{self, Ahead};
 use super::nodes::Nodes;
-use super::own::{Started, start};
+use super::own::{Started, glance, start};
 use super::run::{Run, ended_first};
 use crate::args;
 use crate::child::Child;
+use crate::cluster::Cluster;
 use crate::cluster::lease::Lease;
 use crate::cluster::mode::{self, Mode, Signs};
+use crate::cluster::target::{self, PodAt};
 use crate::cluster::wish::ObjectWish;
-use crate::cluster::{Cluster, target};
 use crate::conditions;
 use crate::events::Event;
 use crate::link::Wanted;
@@ -28,7 +31,7 @@ use crate::service::{Service, Speaks};
 use crate::signals::Signals;
 use crate::trouble::{Outcome, Trouble};
 use crate::user;
-use crate::values::{LabelSet, PortName, Seconds, Target};
+use crate::values::{LabelSet, PortName, PortRoute, Seconds, Target, port_routes};
 use crate::wording::{cluster as cluster_say, session as say, values as say_value};
 
 /// How long the command may take until it answers.
@@ -37,6 +40,7 @@ const WAIT: Duration = Duration::from_secs(120);
 /// Intercepts until something ends it.
 pub(crate) fn run(mut args: args::Intercept) -> Outcome {
     check_command(&args)?;
+    let routes = port_routes(&args.port, &args.to).map_err(Trouble::Usage)?;
     let filter = args.conditions.clone().filter()?;
     let selector = args.selector.take();
     let signs = Signs {
@@ -45,97 +49,192 @@ pub(crate) fn run(mut args: args::Intercept) -> Outcome {
         cluster: &args.cluster,
     };
     match mode::of(&signs, &args.reach)? {
-        Mode::Static(reached) => on_static_agents(args, filter, reached),
-        Mode::Kubernetes => in_cluster(args, selector, filter),
+        Mode::Static(reached) => on_static_agents(args, routes, filter, reached),
+        Mode::Kubernetes => in_cluster(args, routes, selector, filter),
     }
 }
 
-fn on_static_agents(args: args::Intercept, filter: Option<Filter>, reached: Reached) -> Outcome {
-    let pod = match &args.port.pod {
-        PortName::Number(number) => *number,
-        PortName::Name(name) => return Err(Trouble::Usage(say_value::named_port(name))),
-    };
-    let wanted = Wanted {
-        token: redir_tunnel::random_token().map_err(|_| Trouble::Failed(say::no_random()))?,
-        target: args.target.ok_or_else(|| Trouble::Failed(say::bug()))?,
-        ports: args.port.numbers(pod),
-        filter,
-        probes: probes(args.probes),
-        earlier: earlier(args.flush),
-        speaks: speaks(args.local_tls),
-    };
+fn on_static_agents(
+    args: args::Intercept,
+    routes: Vec<PortRoute>,
+    filter: Option<Filter>,
+    reached: Reached,
+) -> Outcome {
+    let target = args.target.ok_or_else(|| Trouble::Failed(say::bug()))?;
+    let mut wanted = Vec::with_capacity(routes.len());
+    for route in &routes {
+        let port = match &route.pod {
+            PortName::Number(number) => *number,
+            PortName::Name(name) => return Err(Trouble::Usage(say_value::named_port(name))),
+        };
+        let service = route.service(port);
+        wanted.push(Wanted {
+            token: redir_tunnel::random_token().map_err(|_| Trouble::Failed(say::no_random()))?,
+            target: target.clone(),
+            port,
+            to: service.shown(None),
+            service,
+            filter: filter.clone(),
+            probes: probes(args.probes),
+            earlier: earlier(args.flush),
+            speaks: speaks(args.local_tls),
+        });
+    }
     super::with_runtime(args.reach.output, async move |screen| {
-        warn_if_unlikely(&screen, wanted.filter.as_ref());
+        warn_if_unlikely(&screen, filter.as_ref());
         let mut signals = listen()?;
-        let mut child = None;
-        if !args.command.is_empty() {
-            if ahead::look(&screen, &mut signals, &reached, &wanted).await? == Ahead::Interrupted {
-                screen.tell(&Event::Ended { reason: say::nothing_yet() });
-                return Ok(0);
-            }
-            match with_command(&screen, &mut signals, wanted.service(), &args.command, args.wait).await? {
-                Ok(started) => child = Some(started),
-                Err(code) => return Ok(code),
-            }
+        let starts_command = !args.command.is_empty();
+        if starts_command && ahead::look(&screen, &mut signals, &reached, &wanted).await? == Ahead::Interrupted {
+            screen.tell(&Event::Ended { reason: say::nothing_yet() });
+            return Ok(0);
         }
-        let mut run = Run::new(screen, signals, child, reached.identity, wanted);
-        run.dial_all(reached.agents);
+        let services: Vec<Service> = wanted.iter().map(|wanted| wanted.service.clone()).collect();
+        let (child, shown) = match ready(&screen, &mut signals, &services, &args.command, args.wait).await? {
+            Ok(ready) => ready,
+            Err(code) => return Ok(code),
+        };
+        let mut run = Run::new(screen, signals, child);
+        let of_several = wanted.len() > 1;
+        for (wanted, to) in wanted.into_iter().zip(shown) {
+            run.add(reached.identity.clone(), Wanted { to, ..wanted }, of_several).dial_all(&reached.agents);
+        }
         run.run().await
     })
 }
 
-fn in_cluster(args: args::Intercept, selector: Option<LabelSet>, filter: Option<Filter>) -> Outcome {
+fn in_cluster(
+    args: args::Intercept,
+    routes: Vec<PortRoute>,
+    selector: Option<LabelSet>,
+    filter: Option<Filter>,
+) -> Outcome {
     let target = match (args.target, selector) {
         (Some(target), None) => target,
         (None, Some(LabelSet(labels))) => Target::Labels(labels),
         // clap sees to it that there is exactly one.
         _ => return Err(Trouble::Failed(say::bug())),
     };
-    // Nobody but this run needs to be known by it.
-    let identity = Identity::generate().map_err(|_| Trouble::Failed(say::no_random()))?;
     super::with_runtime(args.reach.output, async move |screen| {
         warn_if_unlikely(&screen, filter.as_ref());
         let mut signals = listen()?;
         let cluster = Cluster::connect(&args.cluster).await?;
-        let found = target::find(&cluster, &target, &args.port.pod).await?;
-        let pod =
-            found.port.or(args.port.own).ok_or_else(|| Trouble::Usage(cluster_say::port_unknown(&args.port.pod)))?;
-        let ports = args.port.numbers(pod);
-        let mut child = None;
-        if !args.command.is_empty() {
-            match with_command(&screen, &mut signals, Service(ports.own), &args.command, args.wait).await? {
-                Ok(started) => child = Some(started),
-                Err(code) => return Ok(code),
+        let found = find_ports(&cluster, &target, &routes).await?;
+        let services: Vec<Service> =
+            routes.iter().zip(&found).map(|(route, found)| route.service(found.port)).collect();
+        let (child, shown) = match ready(&screen, &mut signals, &services, &args.command, args.wait).await? {
+            Ok(ready) => ready,
+            Err(code) => return Ok(code),
+        };
+        let mut run = Run::new(screen, signals, child);
+        let of_several = routes.len() > 1;
+        for ((route, found), (service, to)) in routes.into_iter().zip(found).zip(services.into_iter().zip(shown)) {
+            // Nobody but this intercept needs to be known by it.
+            let identity = Identity::generate().map_err(|_| Trouble::Failed(say::no_random()))?;
+            let wanted = Wanted {
+                // The object's, once there is one.
+                token: Token([0; 16]),
+                target: target.clone(),
+                port: found.port,
+                service,
+                to,
+                filter: filter.clone(),
+                probes: probes(args.probes),
+                earlier: earlier(args.flush),
+                speaks: speaks(args.local_tls),
+            };
+            // What was made already is not left behind.
+            if let Err(trouble) = begin(&cluster, &mut run, route.pod, identity, wanted, found.pods, of_several).await {
+                run.give_up().await;
+                return Err(trouble);
             }
         }
-        let wish = ObjectWish {
-            target: target.clone(),
-            port: args.port.pod,
-            filter: filter.clone(),
-            probes: probes(args.probes),
-            earlier: earlier(args.flush),
-            key: identity.pin(),
-            to: Service(ports.own).address().to_string(),
-            user: user::at_machine(),
-        };
-        let (lease, object) = Lease::start(&cluster, wish).await?;
-        let token =
-            object.metadata.uid.as_deref().and_then(redir_api::token).ok_or_else(|| Trouble::Failed(say::bug()))?;
-        if args.flush && !object.spec.flush {
-            screen.note(cluster_say::no_flush().to_owned());
-        }
-        screen.tell(&Event::Created {
-            intercept: lease.name().to_owned(),
-            namespace: cluster.namespace.clone(),
-            target: target.to_string(),
-        });
-        let speaks = speaks(args.local_tls);
-        let (probes, earlier) = (probes(args.probes), earlier(args.flush));
-        let wanted = Wanted { token, target, ports, filter, probes, earlier, speaks };
-        let mut run = Run::new(screen, signals, child, identity, wanted);
-        run.nodes = Some(Nodes::new(lease, found.pods, object));
         run.run().await
     })
+}
+
+/// A port of a target that exists.
+struct FoundPort {
+    pods: Option<Vec<PodAt>>,
+    port: NonZeroU16,
+}
+
+/// Asks the API server for the target and the number of each port.
+async fn find_ports(cluster: &Cluster, target: &Target, routes: &[PortRoute]) -> Result<Vec<FoundPort>, Trouble> {
+    let mut all: Vec<FoundPort> = Vec::with_capacity(routes.len());
+    for route in routes {
+        let found = target::find(cluster, target, &route.pod).await?;
+        let number = found.port.or(route.own_port());
+        let port = number.ok_or_else(|| Trouble::Usage(cluster_say::port_unknown(&route.pod)))?;
+        if found.port.is_some() && all.iter().any(|other| other.port == port) {
+            return Err(Trouble::Usage(say_value::port_twice(&format!("{port} ({})", route.pod))));
+        }
+        all.push(FoundPort { pods: found.pods, port });
+    }
+    Ok(all)
+}
+
+/// Makes one port's object, and adds its intercept.
+async fn begin(
+    cluster: &Cluster,
+    run: &mut Run,
+    port: PortName,
+    identity: Identity,
+    wanted: Wanted,
+    pods: Option<Vec<PodAt>>,
+    of_several: bool,
+) -> Result<(), Trouble> {
+    let wish = ObjectWish {
+        target: wanted.target.clone(),
+        port,
+        filter: wanted.filter.clone(),
+        probes: wanted.probes,
+        earlier: wanted.earlier,
+        key: identity.pin(),
+        to: wanted.to.clone(),
+        user: user::at_machine(),
+    };
+    let (lease, object) = Lease::start(cluster, wish).await?;
+    let token = object.metadata.uid.as_deref().and_then(redir_api::token).ok_or_else(|| Trouble::Failed(say::bug()))?;
+    let created = Event::Created {
+        intercept: lease.name().to_owned(),
+        namespace: cluster.namespace.clone(),
+        target: wanted.target.to_string(),
+    };
+    // A server whose CRD is older drops the field.
+    let is_dropped = wanted.earlier == EarlierConnections::Close && !object.spec.flush;
+    let port = run.add(identity, Wanted { token, ..wanted }, of_several);
+    if is_dropped {
+        port.screen.note(cluster_say::no_flush().to_owned());
+    }
+    port.screen.tell(&created);
+    port.nodes = Some(Nodes::new(lease, pods, object));
+    Ok(())
+}
+
+/// What matched requests find: the command, once all its ports answer, and where each service is, for people. `Err` is the
+/// exit code if it is over before anything was intercepted.
+async fn ready(
+    screen: &Screen,
+    signals: &mut Signals,
+    services: &[Service],
+    command: &[OsString],
+    wait: Option<Seconds>,
+) -> Result<Result<(Option<Child>, Vec<String>), u8>, Trouble> {
+    let shown = |addresses: Vec<Option<SocketAddr>>| {
+        services.iter().zip(addresses).map(|(service, address)| service.shown(address)).collect()
+    };
+    if command.is_empty() {
+        return Ok(Ok((None, shown(glance(services).await))));
+    }
+    let wait = wait.map_or(WAIT, |wait| wait.0);
+    match start(screen, signals, services, command, wait).await? {
+        Started::Runs(child, addresses) => Ok(Ok((Some(child), shown(addresses.into_iter().map(Some).collect())))),
+        Started::Ended(code) => ended_first(screen, code).map(Err),
+        Started::Interrupted(code) => {
+            screen.tell(&Event::Ended { reason: say::nothing_yet() });
+            Ok(Err(code))
+        }
+    }
 }
 
 fn warn_if_unlikely(screen: &Screen, filter: Option<&Filter>) {
@@ -158,25 +257,6 @@ fn earlier(flush: bool) -> EarlierConnections {
 
 fn listen() -> Result<Signals, Trouble> {
     Signals::listen().map_err(|error| Trouble::Failed(say::no_signals(&error)))
-}
-
-/// Starts the developer's command. `Err` is the exit code if it is over before anything was intercepted.
-async fn with_command(
-    screen: &Screen,
-    signals: &mut Signals,
-    service: Service,
-    command: &[OsString],
-    wait: Option<Seconds>,
-) -> Result<Result<Child, u8>, Trouble> {
-    let wait = wait.map_or(WAIT, |wait| wait.0);
-    match start(screen, signals, service, command, wait).await? {
-        Started::Runs(child) => Ok(Ok(child)),
-        Started::Ended(code) => ended_first(screen, code).map(Err),
-        Started::Interrupted(code) => {
-            screen.tell(&Event::Ended { reason: say::nothing_yet() });
-            Ok(Err(code))
-        }
-    }
 }
 
 /// Refuses what only makes sense with a command.

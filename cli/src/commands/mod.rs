@@ -14,6 +14,7 @@ mod list;
 mod nodes;
 mod objects;
 mod own;
+mod port_intercept;
 mod run;
 mod status;
 mod uninstall;

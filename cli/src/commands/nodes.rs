@@ -12,7 +12,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use super::run::{Run, Why};
+use super::port_intercept::PortIntercept;
+use super::run::Why;
 use crate::cluster::lease::{Lease, News};
 use crate::cluster::progress::{self, NodeTunnel, Standing};
 use crate::cluster::target::PodAt;
@@ -100,7 +101,7 @@ impl Nodes {
     }
 }
 
-impl Run {
+impl PortIntercept {
     /// The object changed, or time passed.
     pub(super) fn news(&mut self, news: NodeNews) -> Option<Why> {
         let nodes = self.nodes.as_mut()?;

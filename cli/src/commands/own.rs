@@ -1,10 +1,12 @@
-//! The developer's own service around an intercept: whether it answers, and the command that starts it.
+//! The developer's own services around an intercept: whether they answer, and the command that starts them.
 //!
-//! Owns: starting the command, waiting for its port, ending it. Must not know agents. Called by: `intercept`.
+//! Owns: starting the command, waiting for its ports, ending it. Must not know agents. Called by: `intercept`.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+use futures_util::future::join_all;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
 
 use crate::child::Child;
 use crate::events::{CommandState, Event};
@@ -16,50 +18,56 @@ use crate::wording::session as say;
 
 /// What takes longer than this is told, and again each time it has taken as much more.
 const PATIENCE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)];
+/// How long a service may take to accept before it counts as not there yet, where that is only said.
+const GLANCE: Duration = Duration::from_millis(500);
 
 /// A service that does not run yet is no mistake: it may be started later.
-pub(super) async fn hint(screen: &Screen, service: Service) {
-    if service.answers().await {
+pub(super) async fn hint(screen: &Screen, service: &Service) {
+    if service.answers().await.is_some() {
         return;
     }
-    match service.answers_on_ipv6().await {
-        true => screen.note(say::ipv6_only(service.address())),
-        false => screen.note(say::nothing_answers(service.address())),
-    }
+    screen.tell(&Event::NobodyAnswers { to: service.shown(None) });
+    screen.note(say::nothing_answers(service));
 }
 
-/// How a command fared until its port answered.
+/// Where each service answers now.
+pub(super) async fn glance(services: &[Service]) -> Vec<Option<SocketAddr>> {
+    join_all(services.iter().map(|service| async { timeout(GLANCE, service.answers()).await.unwrap_or(None) })).await
+}
+
+/// What became of a command until its ports answered.
 pub(super) enum Started {
-    /// It answers.
-    Runs(Child),
-    /// It ended before it ever answered.
+    /// Each of them answers, here.
+    Runs(Child, Vec<SocketAddr>),
+    /// It ended before all of them ever answered.
     Ended(u8),
     /// The developer changed their mind, and it was ended with this code.
     Interrupted(u8),
 }
 
-/// Starts the developer's command and waits until its port answers.
+/// Starts the developer's command and waits until all its ports answer.
 pub(super) async fn start(
     screen: &Screen,
     signals: &mut Signals,
-    service: Service,
+    services: &[Service],
     command: &[std::ffi::OsString],
     wait: Duration,
 ) -> Result<Started, Trouble> {
-    if service.answers().await {
-        screen.note(say::answers_already(service.address()));
+    let before: Vec<SocketAddr> = glance(services).await.into_iter().flatten().collect();
+    for address in &before {
+        screen.note(say::answers_already(*address));
     }
     let mut child = Child::start(command, screen.output())?;
     screen.tell(&Event::Command(CommandState::Started { pid: child.pid() }));
     let begin = Instant::now();
     let mut patience = patience();
-    let answering = service.answering();
+    let answering = join_all(services.iter().map(Service::answering));
     tokio::pin!(answering);
     loop {
         tokio::select! {
-            () = &mut answering => {
-                screen.tell(&Event::Command(CommandState::Ready { port: service.address().port() }));
-                return Ok(Started::Runs(child));
+            addresses = &mut answering => {
+                screen.tell(&Event::Command(CommandState::Ready { addresses: addresses.clone(), taken: before }));
+                return Ok(Started::Runs(child, addresses));
             }
             code = child.ended() => {
                 screen.tell(&Event::Command(CommandState::Ended { code }));
@@ -72,14 +80,23 @@ pub(super) async fn start(
                 }
                 Arrived::EndAtOnce(_) => return Ok(Started::Interrupted(child.kill().await)),
             },
-            _ = patience.tick() => screen.note(say::waiting_for_command(service.address(), begin.elapsed())),
+            _ = patience.tick() => screen.note(say::waiting_for_command(&silent(services).await, begin.elapsed())),
             () = tokio::time::sleep_until(begin + wait) => {
-                let ipv6 = service.answers_on_ipv6().await;
+                let silent = silent(services).await;
                 child.end(ForCommand::TERM).await;
-                return Err(Trouble::Failed(say::command_never_answered(service.address(), wait, ipv6)));
+                return Err(Trouble::Failed(say::command_never_answered(&silent, wait)));
             }
         }
     }
+}
+
+/// The services that do not answer yet.
+async fn silent(services: &[Service]) -> Vec<&Service> {
+    let answered = glance(services).await;
+    let silent: Vec<&Service> =
+        services.iter().zip(&answered).filter(|(_, address)| address.is_none()).map(|(service, _)| service).collect();
+    // All of them may have begun to answer just now.
+    if silent.is_empty() { services.iter().collect() } else { silent }
 }
 
 /// Ends the command; a second Ctrl-C kills it at once.

@@ -1,7 +1,7 @@
 //! TLS to the developer's own service (`--local-tls`): what the agent has decrypted is encrypted again, on this machine.
 //!
-//! Owns: the handshake and the copy. The certificate is not checked: it is the developer's own service on 127.0.0.1, and
-//! its certificate is as a rule self-signed. Must not know HTTP. Called by: `link::streams`.
+//! Owns: the handshake and the copy. The certificate is not checked: it is the developer's own service, on this machine or
+//! where --to says, and its certificate is as a rule self-signed. Must not know HTTP. Called by: `link::streams`.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};

@@ -11,6 +11,7 @@ mod shown;
 mod streams;
 pub(crate) mod tunnel;
 
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
@@ -30,7 +31,7 @@ use crate::config::Agent;
 use crate::events::Event;
 use crate::screen::Screen;
 use crate::service::{Service, Speaks};
-use crate::values::{Ports, Target};
+use crate::values::Target;
 use crate::wording::{cluster as cluster_say, session as say};
 
 /// A slice of a redialling wait: a machine that wakes up does not sit out the rest of it.
@@ -46,7 +47,12 @@ pub(crate) struct Wanted {
     /// Keeps the intercept's seniority over redials.
     pub(crate) token: Token,
     pub(crate) target: Target,
-    pub(crate) ports: Ports,
+    /// The port that the app listens on in the pod.
+    pub(crate) port: NonZeroU16,
+    /// Where matched requests end up.
+    pub(crate) service: Service,
+    /// The same for people: `127.0.0.1:3000`.
+    pub(crate) to: String,
     /// `None`: every request.
     pub(crate) filter: Option<Filter>,
     pub(crate) probes: Probes,
@@ -57,24 +63,14 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    /// Where matched requests end up.
-    pub(crate) fn service(&self) -> Service {
-        Service(self.ports.own)
-    }
-
-    /// `127.0.0.1:3000`
-    pub(crate) fn to(&self) -> String {
-        self.service().address().to_string()
-    }
-
     fn wish(&self) -> Wish {
         Wish {
             earlier: self.earlier,
             token: self.token,
             selector: selector(&self.target),
-            port: self.ports.pod.get(),
+            port: self.port.get(),
             filter: self.filter.clone(),
-            to: self.to(),
+            to: self.to.clone(),
             probes: self.probes,
         }
     }

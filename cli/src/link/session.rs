@@ -4,6 +4,7 @@
 //! Called by: `link`.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
@@ -151,8 +152,7 @@ impl<'a> Session<'a> {
 
     fn serve(&mut self, arrival: Arrival) {
         let (tunnel, own) = (self.tunnel.streams.clone(), self.own.subscribe());
-        let wanted = &self.link.wanted;
-        self.streams.spawn(streams::serve(arrival, tunnel, own, wanted.service(), wanted.speaks));
+        self.streams.spawn(streams::serve(arrival, tunnel, own, Arc::clone(&self.link.wanted)));
     }
 
     fn message(&mut self, said: FromAgent) -> Option<SessionEnd> {

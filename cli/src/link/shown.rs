@@ -108,7 +108,7 @@ impl Shown {
             return None;
         }
         let local = local(wanted, Some(&tls));
-        Some(Event::Tls { agent: agent.to_owned(), pod: pod.pod.clone(), port: wanted.ports.pod.get(), tls, local })
+        Some(Event::Tls { agent: agent.to_owned(), pod: pod.pod.clone(), port: wanted.port.get(), tls, local })
     }
 
     /// Connections from before were closed: told once, also over redials.
@@ -146,8 +146,8 @@ impl Shown {
             agent: agent.to_owned(),
             id: state.id,
             pod: pod.pod.clone(),
-            port: wanted.ports.pod.get(),
-            to: wanted.to(),
+            port: wanted.port.get(),
+            to: wanted.to.clone(),
             local: local(wanted, tls).unwrap_or(Local::Plaintext),
             tls: tls.is_some(),
             filter: wanted.filter.clone(),
@@ -155,7 +155,7 @@ impl Shown {
             earlier_connections: pod.earlier_connections,
             earlier: wanted.earlier,
             after_ms,
-            curl: curl(wanted.filter.as_ref(), tls.is_some(), host, wanted.ports.pod.get()),
+            curl: curl(wanted.filter.as_ref(), tls.is_some(), host, wanted.port.get()),
             first: !std::mem::replace(&mut self.tried, true),
         }
     }
@@ -221,12 +221,15 @@ mod tests {
     use redir_wire::{EarlierConnections, Probes, Takes, Token, UnixMillis};
 
     use super::*;
+    use crate::service::Service;
 
     fn wanted() -> Wanted {
         Wanted {
             token: Token([1; 16]),
             target: "app=web".parse().unwrap(),
-            ports: crate::values::Ports { pod: 8080.try_into().unwrap(), own: 3000.try_into().unwrap() },
+            port: 8080.try_into().unwrap(),
+            service: Service::Loopback(3000.try_into().unwrap()),
+            to: "127.0.0.1:3000".into(),
             filter: None,
             probes: Probes::App,
             earlier: EarlierConnections::Stay,

@@ -4,6 +4,7 @@
 //! service from the command line. Called by: `link::session`, one task for each stream.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redir_tunnel::{Arrival, DataStream, Tunnel, relay};
@@ -12,7 +13,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::local_tls;
+use super::{Wanted, local_tls};
 use crate::service::{Service, Speaks};
 
 /// A stream may overtake the message that tells of its intercept, by a lost packet or two.
@@ -26,32 +27,26 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const TLS_HANDSHAKE: u8 = 0x16;
 
 /// Carries one stream to its end.
-pub(crate) async fn serve(
-    arrival: Arrival,
-    tunnel: Tunnel,
-    own: watch::Receiver<BTreeSet<u64>>,
-    service: Service,
-    speaks: Speaks,
-) {
+pub(crate) async fn serve(arrival: Arrival, tunnel: Tunnel, own: watch::Receiver<BTreeSet<u64>>, wanted: Arc<Wanted>) {
     // A stream without a good header was reset while it was read.
     let Ok(stream) = arrival.header().await else { return };
     if !is_own(own, stream.header.intercept).await {
         return stream.refuse(StreamCode::NotMine);
     }
-    match speaks {
-        Speaks::Plaintext => match service.connect().await {
+    match wanted.speaks {
+        Speaks::Plaintext => match wanted.service.connect().await {
             Err(code) => stream.refuse(code),
             // How it ended was told to both sides by the copy itself; the agent counts it.
             Ok(connection) => {
                 relay(connection, stream.send, stream.recv, tunnel.budget()).await;
             }
         },
-        Speaks::Tls => serve_tls(stream, &tunnel, service).await,
+        Speaks::Tls => serve_tls(stream, &tunnel, &wanted.service).await,
     }
 }
 
 /// Encrypts what comes, unless it is the client's own TLS that nobody has decrypted.
-async fn serve_tls(mut stream: DataStream, tunnel: &Tunnel, service: Service) {
+async fn serve_tls(mut stream: DataStream, tunnel: &Tunnel, service: &Service) {
     let mut first = Vec::new();
     if stream.header.tls.is_none() {
         // Its end or its reset is told to whoever reads it next.

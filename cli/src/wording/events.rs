@@ -1,5 +1,7 @@
 //! What is said when something happens: one line each, two for a pod that is live.
 
+use std::net::SocketAddr;
+
 use redir_http::filter::{Condition, Mode, Subject, Test};
 use redir_wire::{
     EarlierConnections, Filter, InterceptEntry, Liveness, Owner, PodFlush, PodTls, RequestEvent, Takes, TlsFate,
@@ -75,7 +77,9 @@ pub(crate) fn lines(event: &Event, paint: Paint, now: UnixMillis) -> Vec<String>
             if *requests == 1 { "" } else { "s" },
             escape(agent),
         )],
-        Event::Command(state) => vec![command(*state)],
+        // A note says it to people.
+        Event::NobodyAnswers { .. } => Vec::new(),
+        Event::Command(state) => vec![command(state)],
         Event::Ended { reason } => vec![format!("ended  {}", escape_sentence(reason))],
         Event::Pod { .. }
         | Event::Intercept { .. }
@@ -88,6 +92,14 @@ pub(crate) fn lines(event: &Event, paint: Paint, now: UnixMillis) -> Vec<String>
             let several = if *count > 1 { format!(" ({count} intercepts)") } else { String::new() };
             vec![format!("left  {} on {}{several}", escape(what), escape(agent))]
         }
+    }
+}
+
+/// A line about one of several ports. Some name it by themselves.
+pub(crate) fn of_port(port: u16, event: &Event, line: &str) -> String {
+    match event {
+        Event::Live(_) | Event::Tls { .. } => line.to_owned(),
+        _ => format!("{line}  (port {port})"),
     }
 }
 
@@ -286,12 +298,22 @@ fn short(path: &str) -> String {
     }
 }
 
-fn command(state: CommandState) -> String {
+fn command(state: &CommandState) -> String {
     match state {
         CommandState::Started { pid } => format!("command  started (process {pid})"),
-        CommandState::Ready { port } => format!("command  answers on 127.0.0.1:{port}"),
+        CommandState::Ready { addresses, taken } if taken.is_empty() => {
+            format!("command  answers on {}", join_addresses(addresses))
+        }
+        CommandState::Ready { addresses: _, taken } => format!(
+            "command  runs, but another process answered on {} before it did: requests may go there",
+            join_addresses(taken)
+        ),
         CommandState::Ended { code } => format!("command  ended with exit code {code}"),
     }
+}
+
+fn join_addresses(addresses: &[SocketAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
 }
 
 /// Rows of an answer as aligned columns, a line each, the first row being the heading.
@@ -589,7 +611,7 @@ mod tests {
         assert_eq!(plain(&request_event(&long, 200, 0)), [format!("19:03:04  GET {long}  200  12.3 ms  web-1")]);
         let longer = format!("{long}x");
         assert_eq!(plain(&request_event(&longer, 200, 0)), [format!("19:03:04  GET {long}…  200  12.3 ms  web-1")]);
-        assert!(crate::json::line(&request_event(&longer, 200, 0)).contains(&longer));
+        assert!(crate::json::line(&request_event(&longer, 200, 0), None).contains(&longer));
         let coloured = lines(&request_event("/a", 503, 0), Paint::Coloured, NOW);
         assert_eq!(coloured, ["\u{1b}[2m19:03:04\u{1b}[0m  GET /a  \u{1b}[31m503\u{1b}[0m  12.3 ms  web-1"]);
     }

@@ -56,6 +56,10 @@ Examples:
       all requests of one browser session, but not health checks
   redir intercept web-1 --port 8080:3000 -- npm start
       starts your service, waits until it answers, ends it together with the intercept
+  redir intercept web-1 --port 8080:3000 --port 9090 -- ./start-both
+      two ports of one service: two intercepts, which end together
+  redir intercept web-1 --port 8080 --to host.docker.internal:3000
+      where redir runs in a container, and the service beside it
   redir intercept web-1 --port 8080 -o json | jq -c 'select(.event == \"request\")'
       one JSON object for each matched request
 
@@ -73,11 +77,14 @@ With -o json each line is an object with an `event`:
   lost        agent, reason
   restored    agent, pods, after_ms
   bypassed    agent, id, requests (matched ones that went to the app while this machine did not answer the agent)
-  command     state (started, ready, ended), pid, port, code
+  service     state (silent: nobody answers where requests go), to
+  command     state (started, ready, ended), pid, port, addresses, code,
+              taken (those where another process answered before)
   ended       reason
   created     intercept, namespace, target (Kubernetes, as the next two)
   standing    live, pods, missing (node or pod, and reason)
   recreated   intercept
+What is about one intercept also has its port in the pod.
 `redir list` and `redir status` print pod, intercept and tunnel, `redir leave` prints left (agent, what, count, ids).
 What is not known is null: curl where no request to try was found, id and status.
 `local` is what your service gets: plaintext, tls (--local-tls), as_sent (what the client sends), null (nothing).
@@ -85,7 +92,8 @@ Times are RFC 3339 in UTC. COMMAND's own standard output goes to standard error 
 
 pub(crate) const TARGET: &str = "A workload (deploy/web, also statefulset/, daemonset/, replicaset/, job/, rollout/, service/, pod/), a pod's name (web-1), or labels that its pods carry (app=web,tier=front)";
 pub(crate) const SELECTOR: &str = "Every pod in the namespace with these labels, instead of a workload";
-pub(crate) const PORT: &str = "The app's port in the pod (of service/ the Service's), in Kubernetes also by its name, and, behind a colon, your own on 127.0.0.1 [default: the same number]";
+pub(crate) const PORT: &str = "The app's port in the pod (of service/ the Service's), in Kubernetes also by its name, and, behind a colon, your own on this machine [default: the same number]; may be repeated";
+pub(crate) const TO: &str = "Where your service is, instead of this machine's 127.0.0.1 (or ::1, if only that answers), such as [::1]:3000 or host.docker.internal:3000; with several --port one for each, in the same order";
 pub(crate) const HEADER: &str = "A header with this value, such as 'x-user: alice'";
 pub(crate) const HEADER_PREFIX: &str = "A header whose value begins like this, such as 'x-user: al'";
 pub(crate) const HEADER_REGEX: &str = "A header whose whole value matches, such as 'x-user: al.*|bob'";

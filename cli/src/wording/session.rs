@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::config::Agent;
 use crate::escape::{escape, escape_sentence};
+use crate::service::Service;
 use crate::values::{Target, Which};
 use crate::wording::tunnel::agent;
 
@@ -53,31 +54,33 @@ pub(crate) fn bug() -> String {
     "redir made a mistake of its own and stopped the intercept: please report it with what it printed".to_owned()
 }
 
-pub(crate) fn ipv6_only(service: SocketAddr) -> String {
-    let port = service.port();
-    format!(
-        "nothing answers on {service}, but on [::1]:{port}: start your service on 127.0.0.1, matched requests get 502 until then"
-    )
-}
-
-pub(crate) fn nothing_answers(service: SocketAddr) -> String {
+pub(crate) fn nothing_answers(service: &Service) -> String {
     format!("nothing answers on {service} yet: start your service, matched requests get 502 until then")
 }
 
 pub(crate) fn answers_already(service: SocketAddr) -> String {
-    format!("something answers on {service} already: your command may find the port taken")
+    format!("another process answers on {service} already: end it, or your command may find the port taken")
 }
 
-pub(crate) fn waiting_for_command(service: SocketAddr, so_far: Duration) -> String {
-    format!("waiting until your command answers on {service} ({} s so far)", so_far.as_secs())
+pub(crate) fn waiting_for_command(services: &[&Service], so_far: Duration) -> String {
+    format!("waiting until your command answers on {} ({} s so far)", and(services), so_far.as_secs())
 }
 
-pub(crate) fn command_never_answered(service: SocketAddr, wait: Duration, ipv6: bool) -> String {
-    let next = match ipv6 {
-        true => format!("it does on [::1]:{}, so start it on 127.0.0.1", service.port()),
-        false => "check --port POD:YOURS, or give it more time with --wait".to_owned(),
-    };
-    format!("your command did not answer on {service} within {} s and was ended: {next}", wait.as_secs())
+pub(crate) fn command_never_answered(services: &[&Service], wait: Duration) -> String {
+    format!(
+        "your command did not answer on {} within {} s and was ended: check --port POD:YOURS and --to, or give it more time with --wait",
+        and(services),
+        wait.as_secs()
+    )
+}
+
+fn and(services: &[&Service]) -> String {
+    services.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
+}
+
+/// A sentence about one of several ports.
+pub(crate) fn of_port(port: u16, sentence: &str) -> String {
+    format!("port {port}: {sentence}")
 }
 
 pub(crate) fn waiting_for_agents(agents: &[Agent]) -> String {

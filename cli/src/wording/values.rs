@@ -62,6 +62,48 @@ pub(crate) fn agent_host(text: &str) -> String {
     format!("`{}` names no host: write HOST:PORT, such as node-1.example.com:7447 or [2001:db8::1]:7447", escape(text))
 }
 
+pub(crate) fn service_address(text: &str) -> String {
+    format!(
+        "`{}` names no host and port: write HOST:PORT, such as localhost:3000, [::1]:3000 or host.docker.internal:3000",
+        escape(text)
+    )
+}
+
+pub(crate) fn service_port(text: &str, port: &str) -> String {
+    format!("`{}` in `{}` is no port: write HOST:PORT with a number from 1 to 65535", escape(port), escape(text))
+}
+
+pub(crate) fn service_brackets(text: &str) -> String {
+    format!("`{}` has more than one colon: write an IPv6 address in brackets, such as [::1]:3000", escape(text))
+}
+
+pub(crate) fn service_url(text: &str) -> String {
+    format!(
+        "`{}` is a URL: write HOST:PORT without http:// and path, such as localhost:3000 (--local-tls for https)",
+        escape(text)
+    )
+}
+
+pub(crate) fn service_anywhere(text: &str) -> String {
+    format!("`{}` is where a service listens, not where it is reached: write 127.0.0.1 or [::1] instead", escape(text))
+}
+
+pub(crate) fn port_twice(port: &str) -> String {
+    format!("port {} is there twice: write each --port once; filters may have several conditions", escape(port))
+}
+
+pub(crate) fn port_and_to(port: &str, own: u16, to: &str) -> String {
+    format!(
+        "both --port {}:{own} and --to {} say where requests go: leave :{own} or --to out",
+        escape(port),
+        escape(to)
+    )
+}
+
+pub(crate) fn ports_and_to(ports: usize, to: usize) -> String {
+    format!("there are {ports} --port and {to} --to: write one --to for each --port, in the same order, or none")
+}
+
 /// How to speak of what stands behind a flag.
 struct Words {
     what: &'static str,

@@ -80,18 +80,30 @@ impl Redir {
         (status.code(), self.errors().await)
     }
 
-    /// The next line of standard error.
+    /// The next line of standard error, but for what is only said because the machine is slow.
     pub(crate) async fn error_line(&mut self) -> String {
-        let mut line = Vec::new();
-        while line.last() != Some(&b'\n') {
-            line.push(soon("standard error", self.error.read_u8()).await.unwrap());
+        loop {
+            let mut line = Vec::new();
+            while line.last() != Some(&b'\n') {
+                line.push(soon("standard error", self.error.read_u8()).await.unwrap());
+            }
+            let line = String::from_utf8(line).unwrap();
+            if !is_patience(&line) {
+                return line;
+            }
         }
-        String::from_utf8(line).unwrap()
     }
 
     async fn errors(&mut self) -> String {
         let mut text = String::new();
         soon("standard error", self.error.read_to_string(&mut text)).await.unwrap();
-        text
+        text.split_inclusive('\n').filter(|line| !is_patience(line)).collect()
     }
+}
+
+/// Whether a line only says that something takes more than a second, which it does where the machine is busy.
+fn is_patience(line: &str) -> bool {
+    ["waiting for ", "waiting until ", "letting the requests under way finish"]
+        .iter()
+        .any(|word| line.starts_with(word))
 }

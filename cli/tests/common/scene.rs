@@ -58,10 +58,15 @@ impl Scene {
 
     /// Answers what is asked before a command is started.
     pub(crate) async fn list(&mut self, pods: &[&str]) {
+        self.list_ports(pods, &[8080]).await;
+    }
+
+    /// The same, with the ports that may be intercepted.
+    pub(crate) async fn list_ports(&mut self, pods: &[&str], ports: &[u16]) {
         let mut session = self.agent.accept().await;
         let question = session.next().await;
         assert_eq!(question.message, ToAgent::List);
-        let pod = |name: &&str| PodEntry { name: (*name).to_owned(), labels: [].into(), ports: vec![8080] };
+        let pod = |name: &&str| PodEntry { name: (*name).to_owned(), labels: [].into(), ports: ports.to_vec() };
         let listing = Listing { pods: pods.iter().map(pod).collect(), intercepts: Vec::new() };
         session.say(question.seq, &ToDeveloper::Listing(listing)).await;
         soon("the close", session.connection.closed()).await;
