@@ -231,6 +231,9 @@ mod tests {
             pod: "web-1".into(),
             client: "10.0.0.9:4000".into(),
             missed: 0,
+            outcome: redir_wire::RequestOutcome::Answered,
+            grpc_status: None,
+            bytes: None,
         };
         let line = line(&Event::Request { agent: "node-1".into(), event }, Some(8080));
         assert_eq!(

@@ -99,6 +99,9 @@ fn request(path: &str, status: u16) -> RequestEvent {
         pod: "web-1".into(),
         client: "10.0.0.9:4000".into(),
         missed: 0,
+        outcome: redir_wire::RequestOutcome::Answered,
+        grpc_status: None,
+        bytes: None,
     }
 }
 

@@ -582,6 +582,9 @@ mod tests {
             pod: "web-1".into(),
             client: "10.0.0.9:4000".into(),
             missed,
+            outcome: redir_wire::RequestOutcome::Answered,
+            grpc_status: None,
+            bytes: None,
         };
         Event::Request { agent: "node-1".into(), event }
     }

@@ -324,6 +324,37 @@ pub struct RequestEvent {
     pub client: String,
     /// Events that were dropped before this one because the queue was full.
     pub missed: u64,
+    /// Who answered, or why nobody did.
+    pub outcome: RequestOutcome,
+    /// The `grpc-status` of a gRPC answer.
+    pub grpc_status: Option<u32>,
+    /// What a connection that is not HTTP carried; `None` while it is open.
+    pub bytes: Option<ConnectionBytes>,
+}
+
+/// How a matched request ended. An agent that does not tell it says [`RequestOutcome::Answered`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum RequestOutcome {
+    /// The developer's service answered.
+    #[default]
+    Answered,
+    /// The agent answered itself, or ended a connection that is not HTTP, since the developer's side could not; why.
+    Refused(String),
+    /// The client left before the answer was complete.
+    ClientLeft,
+    /// The answer broke off, or never came.
+    Cut,
+    /// Something that this version does not know.
+    Other,
+}
+
+/// Bytes of one client connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConnectionBytes {
+    /// From the client.
+    pub received: u64,
+    /// To the client.
+    pub sent: u64,
 }
 
 /// What is intercepted, and what can be.

@@ -127,6 +127,15 @@ messages! {
         #[prost(string, tag = "7")] pod: String,
         #[prost(string, tag = "8")] client: String,
         #[prost(uint64, tag = "9")] missed: u64,
+        #[prost(uint32, tag = "30")] outcome: u32,
+        /// Of the agent's own answer: why.
+        #[prost(string, tag = "31")] reason: String,
+        #[prost(uint32, optional, tag = "32")] grpc_status: Option<u32>,
+        #[prost(message, optional, tag = "33")] bytes: Option<ConnectionBytes>,
+    }
+    ConnectionBytes {
+        #[prost(uint64, tag = "1")] received: u64,
+        #[prost(uint64, tag = "2")] sent: u64,
     }
     Listing {
         #[prost(message, repeated, tag = "1")] pods: Vec<PodEntry>,

@@ -4,9 +4,9 @@ use super::{labels, labels_to_proto, list, named, port, text, token};
 use crate::code::CloseCode;
 use crate::error::Malformed;
 use crate::message::{
-    Bye, Conflict, Ended, InterceptEntry, InterceptState, Left, LeftIntercept, Listing, Liveness, Owner, PodEntry,
-    PodFlush, PodState, Refused, RefusedCode, RequestEvent, StatusReport, Takes, ToDeveloper, TunnelStatus, UnixMillis,
-    Welcome,
+    Bye, Conflict, ConnectionBytes, Ended, InterceptEntry, InterceptState, Left, LeftIntercept, Listing, Liveness,
+    Owner, PodEntry, PodFlush, PodState, Refused, RefusedCode, RequestEvent, RequestOutcome, StatusReport, Takes, ToDeveloper,
+    TunnelStatus, UnixMillis, Welcome,
 };
 use crate::{limits, proto};
 
@@ -190,6 +190,13 @@ fn left(left: proto::Left) -> Result<Left, Malformed> {
 }
 
 fn request(event: proto::RequestEvent) -> Result<RequestEvent, Malformed> {
+    let outcome = match event.outcome {
+        0 => RequestOutcome::Answered,
+        1 => RequestOutcome::Refused(sentence(event.reason)?),
+        2 => RequestOutcome::ClientLeft,
+        3 => RequestOutcome::Cut,
+        _ => RequestOutcome::Other,
+    };
     Ok(RequestEvent {
         intercept: event.intercept,
         when: UnixMillis(event.when),
@@ -200,10 +207,20 @@ fn request(event: proto::RequestEvent) -> Result<RequestEvent, Malformed> {
         pod: name(event.pod)?,
         client: name(event.client)?,
         missed: event.missed,
+        outcome,
+        grpc_status: event.grpc_status,
+        bytes: event.bytes.map(|bytes| ConnectionBytes { received: bytes.received, sent: bytes.sent }),
     })
 }
 
 fn request_to_proto(event: &RequestEvent) -> proto::RequestEvent {
+    let (outcome, reason) = match &event.outcome {
+        RequestOutcome::Answered => (0, String::new()),
+        RequestOutcome::Refused(why) => (1, why.clone()),
+        RequestOutcome::ClientLeft => (2, String::new()),
+        RequestOutcome::Cut => (3, String::new()),
+        RequestOutcome::Other => (u32::MAX, String::new()),
+    };
     proto::RequestEvent {
         intercept: event.intercept,
         when: event.when.0,
@@ -214,6 +231,10 @@ fn request_to_proto(event: &RequestEvent) -> proto::RequestEvent {
         pod: event.pod.clone(),
         client: event.client.clone(),
         missed: event.missed,
+        outcome,
+        reason,
+        grpc_status: event.grpc_status,
+        bytes: event.bytes.map(|bytes| proto::ConnectionBytes { received: bytes.received, sent: bytes.sent }),
     }
 }
 

@@ -170,7 +170,12 @@ fn every_answer_comes_through() {
         pod: "web-1".into(),
         client: "192.0.2.1:1".into(),
         missed: 2,
+        outcome: RequestOutcome::Refused("nobody listens".into()),
+        grpc_status: Some(14),
+        bytes: Some(ConnectionBytes { received: 3, sent: 4 }),
     };
+    let with =
+        |outcome| ToDeveloper::Request(RequestEvent { outcome, grpc_status: None, bytes: None, ..event.clone() });
     let tunnel = TunnelStatus {
         address: "192.0.2.1:5".into(),
         user: "alice".into(),
@@ -192,7 +197,11 @@ fn every_answer_comes_through() {
             overlaps: vec![overlap],
             bypassed: 7,
         }),
-        ToDeveloper::Request(event),
+        ToDeveloper::Request(event.clone()),
+        with(RequestOutcome::Answered),
+        with(RequestOutcome::ClientLeft),
+        with(RequestOutcome::Cut),
+        with(RequestOutcome::Other),
         ToDeveloper::Listing(Listing {
             pods: vec![PodEntry {
                 name: "web-1".into(),

@@ -84,6 +84,9 @@ impl TunnelHandle {
             pod: pod.bare().to_owned(),
             client: event.client.to_string(),
             missed,
+            outcome: redir_wire::RequestOutcome::Answered,
+            grpc_status: None,
+            bytes: None,
         };
         if self.0.events.try_send(event).is_err() {
             self.0.missed.fetch_add(missed + 1, Ordering::Relaxed);
