@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::canonical;
 use crate::hints::UnreachableHints;
 use crate::identity::Identity;
 use crate::pin::Pin;
@@ -124,7 +125,7 @@ pub struct Handshake {
 impl Handshake {
     /// Who begins it.
     pub fn address(&self) -> SocketAddr {
-        self.incoming.remote_address()
+        canonical(self.incoming.remote_address())
     }
 
     /// Whether its address has proven that it is not forged.

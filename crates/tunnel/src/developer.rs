@@ -14,6 +14,7 @@ use tokio::time::timeout;
 
 use crate::agent::varint;
 use crate::budget::Budget;
+use crate::canonical;
 use crate::control::{ControlError, DeveloperControl};
 use crate::error::{ACCESS_DENIED, DialError, Lost, NO_APPLICATION_PROTOCOL};
 use crate::identity::Identity;
@@ -168,7 +169,7 @@ impl Tunnel {
 
     /// The agent's address.
     pub fn address(&self) -> SocketAddr {
-        self.connection.remote_address()
+        canonical(self.connection.remote_address())
     }
 }
 

@@ -21,6 +21,8 @@ mod tests;
 mod tls;
 mod transport;
 
+use std::net::SocketAddr;
+
 pub use agent::{AgentEndpoint, Handshake};
 pub use budget::{Budget, BudgetError, Patience};
 pub use control::{AgentControl, Control, ControlError, DeveloperControl, FLUSH, Session, Turn};
@@ -32,6 +34,11 @@ pub use pin::{Pin, PinError};
 pub use relay::{Relayed, relay, relay_halves, stream_to_tcp, tcp_to_stream};
 pub use tls::Authorised;
 pub use transport::{DEVELOPER_KEEP_ALIVE, HANDSHAKE, IDLE, KEEP_ALIVE, STALLED_STREAMS, STREAM_WINDOW, STREAMS};
+
+/// An address as people write it: a socket of both families has IPv4 addresses as `::ffff:192.0.2.1`.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
 
 /// A fresh token for an intercept.
 pub fn random_token() -> Result<redir_wire::Token, IdentityError> {

@@ -23,6 +23,23 @@ async fn each_end_sees_the_others_key() {
     dialled.unwrap();
 }
 
+/// A socket of both families has IPv4 addresses as mapped ones, which nobody reads.
+#[tokio::test]
+async fn ipv4_addresses_are_shown_as_such_on_a_socket_of_both_families() {
+    let alice = Identity::generate().unwrap();
+    let agent = TestAgent::start_on(UdpSocket::bind("[::]:0").unwrap(), &Identity::generate().unwrap(), &[&alice]);
+    let addresses = [(std::net::Ipv4Addr::LOCALHOST, agent.address.port()).into()];
+    let shown = async {
+        let handshake = agent.endpoint.accept().await.unwrap();
+        let address = handshake.address();
+        (address, super::greet(handshake).await)
+    };
+    let dialled = within(dial(&addresses, &alice, agent.pin, "redir test", "alice"));
+    let ((shown, _greeted), dialled) = tokio::join!(within(shown), dialled);
+    assert!(shown.is_ipv4(), "{shown}");
+    assert_eq!(dialled.unwrap().tunnel.address(), addresses[0]);
+}
+
 #[tokio::test]
 async fn an_unknown_key_is_refused_with_a_sentence() {
     let (alice, mallory) = (Identity::generate().unwrap(), Identity::generate().unwrap());
