@@ -9,7 +9,7 @@ use redir_http::filter::{Condition, Key, Mode, Subject, Table};
 use redir_http::head::RequestHead;
 use redir_wire::Filter;
 
-use crate::escape::shell_word;
+use crate::escape::{Charset, shell_word};
 
 /// How many requests are tried, over all their values: far more than conditions that people write need.
 const TRIES: usize = 512;
@@ -20,9 +20,36 @@ const PATHS: &[&str] = &["/", "/x"];
 const ACCEPT: &[u8] = b"*/*";
 const USER_AGENT: &[u8] = b"curl/8";
 
-/// A line for this host and port; `None` where no request was found that the filter matches. Over TLS without a look at
-/// the certificate, which is not an address's.
-pub(crate) fn curl(filter: Option<&Filter>, tls: bool, host: &str, port: u16) -> Option<String> {
+/// Ports whose services hardly ever speak HTTP: SSH, mail, DNS, directories, databases, queues and caches.
+const NOT_HTTP: &[u16] = &[
+    21, 22, 23, 25, 53, 88, 110, 111, 119, 135, 139, 143, 389, 445, 465, 514, 587, 636, 873, 993, 995, 1433, 1521,
+    1883, 2049, 2181, 3306, 3389, 4222, 5222, 5432, 5433, 5671, 5672, 5900, 6379, 6380, 8883, 9042, 9092, 9093, 11211,
+    27017,
+];
+
+/// The words of a line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CurlLine(Vec<Vec<u8>>);
+
+impl CurlLine {
+    /// As it is typed into a shell.
+    pub(crate) fn shown(&self, charset: Charset) -> String {
+        self.0.iter().map(|word| shell_word(word, charset)).collect::<Vec<_>>().join(" ")
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of(words: &[&str]) -> Self {
+        Self(words.iter().map(|word| word.as_bytes().to_vec()).collect())
+    }
+}
+
+/// A line for this host and port; `None` where no request was found that the filter matches, or where the port is not one
+/// of HTTP. Over TLS without a look at the certificate, which is not an address's.
+pub(crate) fn curl(filter: Option<&Filter>, tls: bool, host: &str, port: u16) -> Option<CurlLine> {
+    // Whoever has conditions means HTTP.
+    if filter.is_none() && NOT_HTTP.contains(&port) {
+        return None;
+    }
     let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
     let authority = format!("{host}:{port}");
     let request = match filter {
@@ -143,7 +170,7 @@ impl Request {
             && table.decide(&mut head, &wire).is_ok_and(|index| index.is_some())
     }
 
-    fn line(&self, tls: bool, authority: &str) -> String {
+    fn line(&self, tls: bool, authority: &str) -> CurlLine {
         let mut words: Vec<Vec<u8>> = vec![b"curl".to_vec()];
         for (name, value) in self.given() {
             // curl leaves a header out that ends with its colon.
@@ -171,7 +198,7 @@ impl Request {
         }
         let scheme: &[u8] = if tls { b"https://" } else { b"http://" };
         words.push([scheme, authority.as_bytes(), &target].concat());
-        words.iter().map(shell_word).collect::<Vec<_>>().join(" ")
+        CurlLine(words)
     }
 }
 
@@ -198,14 +225,16 @@ mod tests {
     }
 
     fn line(mode: Mode, conditions: Vec<Condition>) -> Option<String> {
-        curl(Some(&Filter { mode, conditions, preflights: false }), false, "10.0.0.2", 8080)
+        curl(Some(&Filter { mode, conditions, preflights: false }), false, "10.0.0.2", 8080).map(|line| line.shown(Charset::Ascii))
     }
 
     #[test]
     fn without_conditions_it_is_everything() {
-        assert_eq!(curl(None, false, "10.0.0.2", 8080).unwrap(), "curl http://10.0.0.2:8080/");
-        assert_eq!(curl(None, true, "10.0.0.2", 8443).unwrap(), "curl -k https://10.0.0.2:8443/");
-        assert_eq!(curl(None, false, "fd00::2", 80).unwrap(), "curl -g 'http://[fd00::2]:80/'");
+        let line = |tls, host, port| curl(None, tls, host, port).map(|line| line.shown(Charset::Ascii));
+        assert_eq!(line(false, "10.0.0.2", 8080).unwrap(), "curl http://10.0.0.2:8080/");
+        assert_eq!(line(true, "10.0.0.2", 8443).unwrap(), "curl -k https://10.0.0.2:8443/");
+        assert_eq!(line(false, "fd00::2", 80).unwrap(), "curl -g 'http://[fd00::2]:80/'");
+        assert_eq!(line(false, "10.0.0.2", 5432), None, "PostgreSQL");
     }
 
     #[test]
@@ -276,6 +305,13 @@ mod tests {
             let shown = format!("{conditions:?}");
             assert_eq!(line(mode, conditions), Some(format!("curl {expected}")), "{shown}");
         }
+    }
+
+    #[test]
+    fn a_terminal_that_shows_it_gets_it_as_it_is_written() {
+        let conditions = vec![header("x-user", Test::Exact("zo\u{eb}".into()))];
+        let line = curl(Some(&Filter { mode: Mode::All, conditions }), false, "10.0.0.2", 5432).unwrap();
+        assert_eq!(line.shown(Charset::Utf8), "curl -H 'x-user: zo\u{eb}' http://10.0.0.2:5432/");
     }
 
     #[test]

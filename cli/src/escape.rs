@@ -18,6 +18,40 @@ pub(crate) fn escape(bytes: impl AsRef<[u8]>) -> String {
     out
 }
 
+/// What a terminal shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Charset {
+    /// ASCII, as far as is known.
+    Ascii,
+    /// UTF-8.
+    Utf8,
+}
+
+/// Like `escape`, but characters that a terminal shows as themselves stay, where it does. For the developer's own words:
+/// those of others could still look like what they are not.
+pub(crate) fn escape_own(bytes: impl AsRef<[u8]>, charset: Charset) -> String {
+    let bytes = bytes.as_ref();
+    if charset == Charset::Ascii {
+        return escape(bytes);
+    }
+    let mut out = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            match is_shown(character) {
+                true => out.push(character),
+                false => out.push_str(&escape(character.encode_utf8(&mut [0; 4]))),
+            }
+        }
+        out.push_str(&escape(chunk.invalid()));
+    }
+    out
+}
+
+/// Not ASCII, and no control, no formatting, no combining character.
+fn is_shown(character: char) -> bool {
+    !character.is_ascii() && character.escape_debug().eq([character])
+}
+
 /// Sentences from an agent: like `escape`, but a backslash that the agent wrote is not doubled.
 pub(crate) fn escape_sentence(text: &str) -> String {
     text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
@@ -29,9 +63,9 @@ pub(crate) fn escape_sentence(text: &str) -> String {
     })
 }
 
-/// One word for a shell, in printable ASCII: in single quotes where it must be quoted, and in bash's and zsh's `$'...'`
-/// where it holds other bytes.
-pub(crate) fn shell_word(word: impl AsRef<[u8]>) -> String {
+/// One word for a shell: in single quotes where it must be quoted, and in bash's and zsh's `$'...'` where it holds bytes
+/// that are not shown as themselves.
+pub(crate) fn shell_word(word: impl AsRef<[u8]>, charset: Charset) -> String {
     let word = word.as_ref();
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_./:=,@%+".contains(byte);
     let text: String = word.iter().copied().map(char::from).collect();
@@ -41,7 +75,12 @@ pub(crate) fn shell_word(word: impl AsRef<[u8]>) -> String {
     if word.iter().all(|byte| (0x20..=0x7e).contains(byte)) {
         return format!("'{}'", text.replace('\'', "'\\''"));
     }
-    format!("$'{}'", escape(word).replace('\'', "\\'"))
+    match str::from_utf8(word) {
+        Ok(text) if charset == Charset::Utf8 && text.chars().all(|c| matches!(c, ' '..='~') || is_shown(c)) => {
+            format!("'{}'", text.replace('\'', "'\\''"))
+        }
+        Ok(_) | Err(_) => format!("$'{}'", escape(word).replace('\'', "\\'")),
+    }
 }
 
 #[cfg(test)]
@@ -97,11 +136,24 @@ mod tests {
 
     #[test]
     fn shell_words_are_quoted_when_they_must_be() {
-        assert_eq!(shell_word("http://10.0.0.1:8080/"), "http://10.0.0.1:8080/");
-        assert_eq!(shell_word("x-user: alice"), "'x-user: alice'");
-        assert_eq!(shell_word("it's"), "'it'\\''s'");
-        assert_eq!(shell_word(""), "''");
-        assert_eq!(shell_word("$(reboot)"), "'$(reboot)'");
-        assert_eq!(shell_word("zo\u{eb}'\\"), r"$'zo\xc3\xab\'\\'");
+        assert_eq!(shell_word("http://10.0.0.1:8080/", Charset::Ascii), "http://10.0.0.1:8080/");
+        assert_eq!(shell_word("x-user: alice", Charset::Ascii), "'x-user: alice'");
+        assert_eq!(shell_word("it's", Charset::Ascii), "'it'\\''s'");
+        assert_eq!(shell_word("", Charset::Ascii), "''");
+        assert_eq!(shell_word("$(reboot)", Charset::Ascii), "'$(reboot)'");
+        assert_eq!(shell_word("zo\u{eb}'\\", Charset::Ascii), r"$'zo\xc3\xab\'\\'");
+    }
+
+    #[test]
+    fn what_a_utf8_terminal_shows_stays() {
+        let own = |text: &[u8]| escape_own(text, Charset::Utf8);
+        assert_eq!(own("zo\u{eb} \u{65e5}\u{1f600}".as_bytes()), "zo\u{eb} \u{65e5}\u{1f600}");
+        // A byte that is none, a control character, a right-to-left override, a zero-width space, a combining accent.
+        let hidden = [&b"\xeb\x1b"[..], "\u{202e}\u{200b}e\u{301}\u{9b}".as_bytes()].concat();
+        assert_eq!(own(&hidden), r"\xeb\x1b\xe2\x80\xae\xe2\x80\x8be\xcc\x81\xc2\x9b");
+        assert_eq!(own(b"a\\b"), r"a\\b");
+        assert_eq!(escape_own("zo\u{eb}", Charset::Ascii), r"zo\xc3\xab");
+        assert_eq!(shell_word("x: zo\u{eb}'s", Charset::Utf8), "'x: zo\u{eb}'\\''s'");
+        assert_eq!(shell_word("x: \u{202e}", Charset::Utf8), r"$'x: \xe2\x80\xae'");
     }
 }

@@ -12,6 +12,7 @@ use redir_wire::{
 
 use crate::cluster::diagnosis::Check;
 use crate::cluster::objects::{Row, Workload};
+use crate::curl::CurlLine;
 
 /// One thing that happened, or one row of an answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,8 +53,10 @@ pub(crate) enum Event {
     Overlap(Clash),
     /// It does not any more.
     OverlapOver(Clash),
-    /// A matched request is through.
+    /// A matched request is complete.
     Request { agent: String, event: RequestEvent },
+    /// A connection that is not HTTP is open, or has ended.
+    Connection { agent: String, event: RequestEvent },
     /// Nobody accepts where matched requests go, once a pod is live.
     NobodyAnswers { to: String },
     /// The tunnel is gone; it is being redialled.
@@ -114,7 +117,7 @@ pub(crate) struct Live {
     /// From asking to steering.
     pub(crate) after_ms: u64,
     /// A request to try, if one is known that the filter matches.
-    pub(crate) curl: Option<String>,
+    pub(crate) curl: Option<CurlLine>,
     /// The first one that is live: people are shown one `curl` line, not one for each pod.
     pub(crate) first: bool,
 }

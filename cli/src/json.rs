@@ -4,12 +4,12 @@
 
 use std::net::SocketAddr;
 
-use redir_wire::{InterceptEntry, Liveness, Owner, Takes, TlsFate};
+use redir_wire::{InterceptEntry, Liveness, Owner, RequestOutcome, Takes, TlsFate};
 use serde_json::{Value, json};
 
 use crate::cluster::diagnosis::Finding;
 use crate::cluster::objects::Row;
-use crate::escape::{escape, escape_sentence};
+use crate::escape::{Charset, escape, escape_sentence};
 use crate::events::{Clash, CommandState, Event, Local};
 use crate::when::rfc3339;
 
@@ -49,7 +49,8 @@ fn value(event: &Event) -> Value {
         Event::Recreated { intercept } => json!({"event": "recreated", "intercept": intercept}),
         Event::Live(live) => json!({
             "event": "live", "agent": live.agent, "id": live.id, "pod": live.pod, "port": live.port, "to": live.to,
-            "local": local(live.local), "addresses": live.addresses, "earlier_connections": live.earlier_connections, "after_ms": live.after_ms, "curl": live.curl,
+            "local": local(live.local), "addresses": live.addresses, "earlier_connections": live.earlier_connections, "after_ms": live.after_ms,
+            "curl": live.curl.as_ref().map(|line| line.shown(Charset::Ascii)),
         }),
         Event::Tls { agent, pod, port, tls, local: gets } => json!({
             "event": "tls", "agent": agent, "pod": pod, "port": port, "state": fate(tls.fate),
@@ -75,7 +76,15 @@ fn value(event: &Event) -> Value {
         Event::Request { agent, event } => json!({
             "event": "request", "agent": agent, "id": event.intercept, "pod": event.pod, "client": event.client,
             "when": rfc3339(event.when), "method": escape(&event.method), "path": escape(&event.path),
-            "status": (event.status != 0).then_some(event.status), "ms": milliseconds(event.micros),
+            "status": (event.status != 0).then_some(event.status), "grpc_status": event.grpc_status,
+            "outcome": outcome(&event.outcome), "reason": reason(&event.outcome), "ms": milliseconds(event.micros),
+            "missed": event.missed,
+        }),
+        Event::Connection { agent, event } => json!({
+            "event": "connection", "agent": agent, "id": event.intercept, "pod": event.pod, "client": event.client,
+            "when": rfc3339(event.when), "state": if event.bytes.is_some() { "closed" } else { "open" },
+            "received": event.bytes.map(|bytes| bytes.received), "sent": event.bytes.map(|bytes| bytes.sent),
+            "outcome": outcome(&event.outcome), "reason": reason(&event.outcome), "ms": milliseconds(event.micros),
             "missed": event.missed,
         }),
         Event::Lost { agent, reason } => json!({"event": "lost", "agent": agent, "reason": escape_sentence(reason)}),
@@ -102,6 +111,23 @@ fn value(event: &Event) -> Value {
         Event::Left { agent, what, count, ids } => {
             json!({"event": "left", "agent": agent, "what": what, "count": count, "ids": ids})
         }
+    }
+}
+
+fn outcome(outcome: &RequestOutcome) -> &'static str {
+    match outcome {
+        RequestOutcome::Answered => "answered",
+        RequestOutcome::Refused(_) => "refused",
+        RequestOutcome::ClientLeft => "client_left",
+        RequestOutcome::Cut => "cut",
+        RequestOutcome::Other => "other",
+    }
+}
+
+fn reason(outcome: &RequestOutcome) -> Option<String> {
+    match outcome {
+        RequestOutcome::Refused(why) => Some(escape_sentence(why)),
+        RequestOutcome::Answered | RequestOutcome::ClientLeft | RequestOutcome::Cut | RequestOutcome::Other => None,
     }
 }
 
@@ -214,6 +240,9 @@ fn ascii(json: &str) -> String {
 }
 
 #[cfg(test)]
+mod documented;
+
+#[cfg(test)]
 mod tests {
     use redir_wire::{RequestEvent, UnixMillis};
 
@@ -238,7 +267,7 @@ mod tests {
         let line = line(&Event::Request { agent: "node-1".into(), event }, Some(8080));
         assert_eq!(
             line,
-            r#"{"agent":"node-1","client":"10.0.0.9:4000","event":"request","id":7,"method":"GET","missed":0,"ms":12.345,"path":"/a\\x1b\\xc3\\xa9","pod":"web-1","port":8080,"status":null,"when":"2026-11-23T19:03:04.005Z"}"#
+            r#"{"agent":"node-1","client":"10.0.0.9:4000","event":"request","grpc_status":null,"id":7,"method":"GET","missed":0,"ms":12.345,"outcome":"answered","path":"/a\\x1b\\xc3\\xa9","pod":"web-1","port":8080,"reason":null,"status":null,"when":"2026-11-23T19:03:04.005Z"}"#
         );
     }
 

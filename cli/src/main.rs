@@ -19,6 +19,7 @@ mod reach;
 mod screen;
 mod service;
 mod signals;
+mod throttle;
 mod trouble;
 mod usage;
 mod user;

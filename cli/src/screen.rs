@@ -8,14 +8,16 @@
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::args::Output;
+use crate::escape::Charset;
 use crate::events::Event;
+use crate::throttle::Throttle;
 use crate::trouble::{Outcome, Trouble};
 use crate::wording;
 use crate::{json, when};
@@ -71,6 +73,17 @@ impl Paint {
     }
 }
 
+/// What a stream shows: UTF-8 on a terminal whose locale says so, and ASCII in files and pipes, whatever reads them.
+fn charset_of(stream: &impl io::IsTerminal) -> Charset {
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(|name| {
+        let value = std::env::var_os(name)?;
+        (!value.is_empty()).then(|| value.to_string_lossy().to_ascii_lowercase())
+    });
+    // On Windows the standard library writes what the console shows.
+    let is_utf8 = cfg!(windows) || locale.is_some_and(|locale| locale.contains("utf-8") || locale.contains("utf8"));
+    if is_utf8 && stream.is_terminal() { Charset::Utf8 } else { Charset::Ascii }
+}
+
 /// Prints an answer that is ready as a whole. A reader that left early is no failure.
 pub(crate) fn print(text: &str) -> Outcome {
     let mut out = io::stdout().lock();
@@ -93,6 +106,7 @@ enum Item {
 pub(crate) struct Screen {
     output: Output,
     paint: Paint,
+    charset: Charset,
     /// The intercepted port that everything is about.
     port: Option<u16>,
     /// There are other ports: people are told which one it is.
@@ -100,6 +114,8 @@ pub(crate) struct Screen {
     queue: mpsc::SyncSender<Item>,
     left_out: Arc<AtomicU64>,
     reader_gone: CancellationToken,
+    /// Of lines about connections.
+    connections: Arc<Mutex<Throttle>>,
 }
 
 /// The writing thread's end.
@@ -134,7 +150,10 @@ impl Screen {
             done.send(()).ok();
         });
         let paint = Paint::of(&io::stdout());
-        let screen = Self { output, paint, port: None, of_several: false, queue, left_out, reader_gone };
+        let connections = Arc::new(Mutex::new(Throttle::new(Instant::now())));
+        let charset = charset_of(&io::stdout());
+        let screen =
+            Self { output, paint, charset, port: None, of_several: false, queue, left_out, reader_gone, connections };
         (screen, Writing { finished })
     }
 
@@ -168,13 +187,32 @@ impl Screen {
         match self.output {
             Output::Json => self.send(Item::Out(json::line(event, self.port))),
             Output::Text => {
-                let mut lines = wording::events::lines(event, self.paint, when::now());
+                if let Event::Connection { .. } = event {
+                    match self.throttle(Throttle::line) {
+                        Some(0) => (),
+                        Some(more) => self.send(Item::Out(wording::events::connections_left_out(more))),
+                        None => return,
+                    }
+                }
+                let mut lines = wording::events::lines(event, self.paint, self.charset, when::now());
                 if let (Some(port), Some(first)) = (self.told_port(), lines.first_mut()) {
                     *first = wording::events::of_port(port, event, first);
                 }
                 lines.into_iter().for_each(|line| self.send(Item::Out(line)));
             }
         }
+    }
+
+    /// Tells how many lines about connections were left out when none comes any more that would tell it.
+    pub(crate) fn tick(&self) {
+        if let Some(more) = self.throttle(Throttle::rest) {
+            self.send(Item::Out(wording::events::connections_left_out(more)));
+        }
+    }
+
+    fn throttle(&self, ask: impl FnOnce(&mut Throttle, Instant) -> Option<u64>) -> Option<u64> {
+        // Nothing in it can be half done.
+        ask(&mut self.connections.lock().unwrap_or_else(PoisonError::into_inner), Instant::now())
     }
 
     /// Progress and warnings, for people, on standard error in both forms.

@@ -93,6 +93,24 @@ fn static_agents_come_first_for_bare_names() {
     refused(&home, &["intercept", "web-1", "--port", "http"], 2, &["`http`", "number"]);
 }
 
+/// Whoever has static agents and no kubeconfig is not sent looking for one.
+#[test]
+fn a_workload_with_static_agents_alone_is_told_so() {
+    let home = Home::new();
+    home.write_config(
+        "[agents.n]\naddress = \"127.0.0.1:1\"\nkey = \"sha256:47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU\"\n",
+    );
+    refused(&home, &["intercept", "service/web", "--port", "80"], 2, &["service/web", "static agents", "redir list"]);
+    refused(&home, &["leave", "svc/web"], 2, &["service/web", "static agents"]);
+    refused(&home, &["list", "-A"], 2, &["--all-namespaces", "kubeconfig"]);
+}
+
+/// A first `redir list` says what to do.
+#[test]
+fn without_anything_the_first_steps_are_named() {
+    refused(&Home::new(), &["list"], 2, &["no kubeconfig", "--kubeconfig", "redir keygen", "redir --help"]);
+}
+
 #[test]
 fn manifests_are_printed_without_a_server() {
     let output = Home::new().run(&["install", "--print", "--image", "registry.local/agent:7", "-n", "elsewhere"]);

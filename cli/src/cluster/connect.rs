@@ -64,6 +64,18 @@ impl Cluster {
     }
 }
 
+/// Whether there is anything that could lead to a cluster; whether it can be used is told when it is.
+pub(crate) fn has_kubeconfig(flags: &args::Cluster) -> bool {
+    let is_missing = |error: &KubeconfigError| match error {
+        KubeconfigError::FindPath => true,
+        KubeconfigError::ReadConfig(why, _) => why.kind() == std::io::ErrorKind::NotFound,
+        _ => false,
+    };
+    flags.kubeconfig.is_some()
+        || Config::incluster().is_ok()
+        || Kubeconfig::read().map_or_else(|error| !is_missing(&error), |_| true)
+}
+
 async fn configuration(flags: &args::Cluster) -> Result<Config, Trouble> {
     let kubeconfig = match &flags.kubeconfig {
         Some(path) => Kubeconfig::read_from(path).map_err(|error| unreadable(Some(path), &error))?,

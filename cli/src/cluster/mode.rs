@@ -5,6 +5,7 @@
 //! A target with a slash, `-l`, `-A`, `-n`, `--context` and `--kubeconfig` are Kubernetes; `--agent` is not. Otherwise
 //! agents in `redir.toml` decide: there are some, or it is Kubernetes.
 
+use super::connect::has_kubeconfig;
 use crate::args;
 use crate::reach::{self, Reached};
 use crate::trouble::Trouble;
@@ -54,6 +55,10 @@ pub(crate) fn of(signs: &Signs<'_>, reach: &args::Reach) -> Result<Mode, Trouble
     let named = !reach.agent.is_empty() || !reach.agent_key.is_empty();
     match (signs.first(), named) {
         (Some(sign), true) => Err(Trouble::Usage(say::two_modes(&sign))),
+        // Whoever has static agents and no cluster means those.
+        (Some(sign), false) if !has_kubeconfig(signs.cluster) && reach::names_agents(reach).unwrap_or(false) => {
+            Err(Trouble::Usage(say::no_cluster_beside_agents(&sign)))
+        }
         (Some(_), false) => Ok(Mode::Kubernetes),
         (None, true) => reach::resolve(reach).map(Mode::Static),
         (None, false) if reach::names_agents(reach)? => reach::resolve(reach).map(Mode::Static),

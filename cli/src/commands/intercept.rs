@@ -14,6 +14,7 @@ use redir_wire::{EarlierConnections, Filter, Probes, Token};
 use super::ahead::{self, Ahead};
 use super::nodes::Nodes;
 use super::own::{Started, glance, start};
+use super::port_intercept::Seen;
 use super::run::{Run, ended_first};
 use crate::args;
 use crate::child::Child;
@@ -49,20 +50,15 @@ pub(crate) fn run(mut args: args::Intercept) -> Outcome {
         cluster: &args.cluster,
     };
     match mode::of(&signs, &args.reach)? {
-        Mode::Static(reached) => on_static_agents(args, routes, filter, reached),
+        Mode::Static(reached) => on_static_agents(args, &routes, filter, reached),
         Mode::Kubernetes => in_cluster(args, routes, selector, filter),
     }
 }
 
-fn on_static_agents(
-    args: args::Intercept,
-    routes: Vec<PortRoute>,
-    filter: Option<Filter>,
-    reached: Reached,
-) -> Outcome {
+fn on_static_agents(args: args::Intercept, routes: &[PortRoute], filter: Option<Filter>, reached: Reached) -> Outcome {
     let target = args.target.ok_or_else(|| Trouble::Failed(say::bug()))?;
     let mut wanted = Vec::with_capacity(routes.len());
-    for route in &routes {
+    for route in routes {
         let port = match &route.pod {
             PortName::Number(number) => *number,
             PortName::Name(name) => return Err(Trouble::Usage(say_value::named_port(name))),
@@ -93,10 +89,9 @@ fn on_static_agents(
             Ok(ready) => ready,
             Err(code) => return Ok(code),
         };
-        let mut run = Run::new(screen, signals, child);
-        let of_several = wanted.len() > 1;
-        for (wanted, to) in wanted.into_iter().zip(shown) {
-            run.add(reached.identity.clone(), Wanted { to, ..wanted }, of_several).dial_all(&reached.agents);
+        let mut run = Run::new(screen, signals, child, wanted.len());
+        for (wanted, (to, seen)) in wanted.into_iter().zip(shown) {
+            run.add(reached.identity.clone(), Wanted { to, ..wanted }, seen).dial_all(&reached.agents);
         }
         run.run().await
     })
@@ -125,9 +120,10 @@ fn in_cluster(
             Ok(ready) => ready,
             Err(code) => return Ok(code),
         };
-        let mut run = Run::new(screen, signals, child);
-        let of_several = routes.len() > 1;
-        for ((route, found), (service, to)) in routes.into_iter().zip(found).zip(services.into_iter().zip(shown)) {
+        let mut run = Run::new(screen, signals, child, routes.len());
+        for ((route, found), (service, (to, seen))) in
+            routes.into_iter().zip(found).zip(services.into_iter().zip(shown))
+        {
             // Nobody but this intercept needs to be known by it.
             let identity = Identity::generate().map_err(|_| Trouble::Failed(say::no_random()))?;
             let wanted = Wanted {
@@ -143,7 +139,7 @@ fn in_cluster(
                 speaks: speaks(args.local_tls),
             };
             // What was made already is not left behind.
-            if let Err(trouble) = begin(&cluster, &mut run, route.pod, identity, wanted, found.pods, of_several).await {
+            if let Err(trouble) = begin(&cluster, &mut run, route.pod, identity, wanted, found.pods, seen).await {
                 run.give_up().await;
                 return Err(trouble);
             }
@@ -181,7 +177,7 @@ async fn begin(
     identity: Identity,
     wanted: Wanted,
     pods: Option<Vec<PodAt>>,
-    of_several: bool,
+    seen: Seen,
 ) -> Result<(), Trouble> {
     let wish = ObjectWish {
         target: wanted.target.clone(),
@@ -202,7 +198,7 @@ async fn begin(
     };
     // A server whose CRD is older drops the field.
     let is_dropped = wanted.earlier == EarlierConnections::Close && !object.spec.flush;
-    let port = run.add(identity, Wanted { token, ..wanted }, of_several);
+    let port = run.add(identity, Wanted { token, ..wanted }, seen);
     if is_dropped {
         port.screen.note(cluster_say::no_flush().to_owned());
     }
@@ -219,16 +215,17 @@ async fn ready(
     services: &[Service],
     command: &[OsString],
     wait: Option<Seconds>,
-) -> Result<Result<(Option<Child>, Vec<String>), u8>, Trouble> {
+) -> Result<Result<(Option<Child>, Vec<(String, Seen)>), u8>, Trouble> {
     let shown = |addresses: Vec<Option<SocketAddr>>| {
-        services.iter().zip(addresses).map(|(service, address)| service.shown(address)).collect()
+        let seen = |address: Option<SocketAddr>| if address.is_some() { Seen::Answering } else { Seen::Silent };
+        services.iter().zip(addresses).map(|(service, address)| (service.shown(address), seen(address))).collect()
     };
     if command.is_empty() {
         return Ok(Ok((None, shown(glance(services).await))));
     }
     let wait = wait.map_or(WAIT, |wait| wait.0);
     match start(screen, signals, services, command, wait).await? {
-        Started::Runs(child, addresses) => Ok(Ok((Some(child), shown(addresses.into_iter().map(Some).collect())))),
+        Started::Runs(child, addresses) => Ok(Ok((Some(*child), shown(addresses.into_iter().map(Some).collect())))),
         Started::Ended(code) => ended_first(screen, code).map(Err),
         Started::Interrupted(code) => {
             screen.tell(&Event::Ended { reason: say::nothing_yet() });

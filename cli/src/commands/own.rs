@@ -38,7 +38,7 @@ pub(super) async fn glance(services: &[Service]) -> Vec<Option<SocketAddr>> {
 /// What became of a command until its ports answered.
 pub(super) enum Started {
     /// Each of them answers, here.
-    Runs(Child, Vec<SocketAddr>),
+    Runs(Box<Child>, Vec<SocketAddr>),
     /// It ended before all of them ever answered.
     Ended(u8),
     /// The developer changed their mind, and it was ended with this code.
@@ -67,7 +67,7 @@ pub(super) async fn start(
         tokio::select! {
             addresses = &mut answering => {
                 screen.tell(&Event::Command(CommandState::Ready { addresses: addresses.clone(), taken: before }));
-                return Ok(Started::Runs(child, addresses));
+                return Ok(Started::Runs(Box::new(child), addresses));
             }
             code = child.ended() => {
                 screen.tell(&Event::Command(CommandState::Ended { code }));

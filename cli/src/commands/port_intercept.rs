@@ -24,13 +24,13 @@ use crate::wording::session as say;
 /// Agents that answer for the first time at the same moment; more than any cluster has nodes.
 const VERDICTS: usize = 8192;
 
-/// Whether the services run already, as far as redir sees to it.
+/// Whether the developer's service answered before anything was intercepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Services {
-    /// A command of redir's started them, and they answered.
-    Started,
-    /// The developer starts them when they like.
-    Unknown,
+pub(super) enum Seen {
+    /// It did.
+    Answering,
+    /// Not yet: the developer starts it when they like.
+    Silent,
 }
 
 /// The intercept of one port under way on every agent.
@@ -47,7 +47,7 @@ pub(super) struct PortIntercept {
     /// Agents that have not answered yet.
     asked: Vec<Agent>,
     live: bool,
-    services: Services,
+    service: Seen,
     /// Set by the links as soon as a pod is live.
     was_live: Arc<AtomicBool>,
     /// What to tell of agents without a live pod, once it is known whether another has one.
@@ -62,7 +62,7 @@ impl PortIntercept {
         screen: Screen,
         identity: Identity,
         wanted: Wanted,
-        services: Services,
+        service: Seen,
         was_live: Arc<AtomicBool>,
         leave: CancellationToken,
     ) -> Self {
@@ -77,7 +77,7 @@ impl PortIntercept {
             nodes: None,
             asked: Vec::new(),
             live: false,
-            services,
+            service,
             was_live,
             without: Vec::new(),
             leave,
@@ -165,8 +165,8 @@ impl PortIntercept {
 
     /// What is said once, when the first pod is live.
     pub(super) fn first_live(&mut self) {
-        // A command that answered already does not need it.
-        if !std::mem::replace(&mut self.live, true) && self.services == Services::Unknown {
+        // A service that answered already does not need it.
+        if !std::mem::replace(&mut self.live, true) && self.service == Seen::Silent {
             let (screen, wanted) = (self.screen.clone(), Arc::clone(&self.wanted));
             tokio::spawn(async move { hint(&screen, &wanted.service).await });
         }

@@ -12,7 +12,7 @@ use redir_tunnel::Identity;
 use tokio_util::sync::CancellationToken;
 
 use super::own::{end_child, patience};
-use super::port_intercept::{PortIntercept, Services};
+use super::port_intercept::{PortIntercept, Seen};
 use crate::child::Child;
 use crate::config::Agent;
 use crate::events::{CommandState, Event};
@@ -31,6 +31,8 @@ pub(super) struct Run {
     signals: Signals,
     child: Option<Child>,
     ports: Vec<PortIntercept>,
+    /// There will be more than one.
+    of_several: bool,
     /// Set by the links as soon as a pod is live.
     was_live: Arc<AtomicBool>,
     leave: CancellationToken,
@@ -53,17 +55,17 @@ pub(super) enum Why {
 }
 
 impl Run {
-    pub(super) fn new(screen: Screen, signals: Signals, child: Option<Child>) -> Self {
+    /// With so many ports, which are added next.
+    pub(super) fn new(screen: Screen, signals: Signals, child: Option<Child>, ports: usize) -> Self {
         let leave = CancellationToken::new();
-        Self { screen, signals, child, ports: Vec::new(), was_live: Arc::default(), leave }
+        Self { screen, signals, child, ports: Vec::new(), of_several: ports > 1, was_live: Arc::default(), leave }
     }
 
-    /// Adds a port; `of_several` if there are others.
-    pub(super) fn add(&mut self, identity: Identity, wanted: Wanted, of_several: bool) -> &mut PortIntercept {
-        let screen = self.screen.of_port(wanted.port.get(), of_several);
-        let services = if self.child.is_some() { Services::Started } else { Services::Unknown };
+    /// Adds a port.
+    pub(super) fn add(&mut self, identity: Identity, wanted: Wanted, service: Seen) -> &mut PortIntercept {
+        let screen = self.screen.of_port(wanted.port.get(), self.of_several);
         let (was_live, leave) = (Arc::clone(&self.was_live), self.leave.clone());
-        self.ports.push(PortIntercept::new(screen, identity, wanted, services, was_live, leave));
+        self.ports.push(PortIntercept::new(screen, identity, wanted, service, was_live, leave));
         self.ports.last_mut().expect("it was just pushed")
     }
 

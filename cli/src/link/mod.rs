@@ -207,7 +207,11 @@ impl Link {
     /// Tells of a request; other messages tell nothing.
     fn tell_request(&self, message: ToDeveloper) {
         if let ToDeveloper::Request(event) = message {
-            self.screen.tell(&Event::Request { agent: self.agent.name.clone(), event });
+            let agent = self.agent.name.clone();
+            self.screen.tell(&match event.method.is_empty() && event.path.is_empty() {
+                true => Event::Connection { agent, event },
+                false => Event::Request { agent, event },
+            });
         }
     }
 

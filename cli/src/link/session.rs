@@ -212,6 +212,7 @@ impl<'a> Session<'a> {
     }
 
     async fn tick(&mut self) -> Option<SessionEnd> {
+        self.link.screen.tick();
         let jumped = self.watch.jumped(SystemTime::now(), std::time::Instant::now());
         if jumped && self.pong.is_none() {
             self.pong = Some(Instant::now() + PONG);

@@ -18,11 +18,18 @@ pub(crate) fn no_flush() -> &'static str {
 pub(crate) fn no_kubeconfig(path: Option<&Path>) -> String {
     match path {
         Some(path) => format!(
-            "there is no kubeconfig {}: name yours with --kubeconfig, or name static agents in redir.toml",
+            "there is no kubeconfig {}, and redir.toml names no agent: for Kubernetes name yours with --kubeconfig, for a static agent begin with `redir keygen`; `redir --help` shows the first steps",
             show(path)
         ),
-        None => "there is no kubeconfig: name yours with --kubeconfig, or name static agents in redir.toml".to_owned(),
+        None => "there is no kubeconfig, and redir.toml names no agent: for Kubernetes name yours with --kubeconfig, for a static agent begin with `redir keygen`; `redir --help` shows the first steps".to_owned(),
     }
+}
+
+pub(crate) fn no_cluster_beside_agents(sign: &str) -> String {
+    format!(
+        "{} means Kubernetes, for which there is no kubeconfig here; your static agents' pods go by their names or labels: `redir list` shows them (or name a kubeconfig with --kubeconfig)",
+        escape(sign)
+    )
 }
 
 pub(crate) fn unusable_config(why: &str) -> String {
@@ -59,7 +66,7 @@ pub(crate) fn two_modes(sign: &str) -> String {
 
 pub(crate) fn unreachable(server: &str, why: &str) -> String {
     format!(
-        "the API server {} cannot be reached ({}): check your VPN and `kubectl cluster-info`",
+        "the API server {} cannot be reached ({}): check your VPN and `kubectl cluster-info`, then `redir doctor`",
         escape(server),
         escape_sentence(why)
     )

@@ -1,26 +1,26 @@
 //! What is said when something happens: one line each, two for a pod that is live.
 
+mod requests;
+
 use std::net::SocketAddr;
 
 use redir_http::filter::{Condition, Mode, Subject, Test};
 use redir_wire::{
-    EarlierConnections, Filter, InterceptEntry, Liveness, Owner, PodFlush, PodTls, RequestEvent, Takes, TlsFate,
-    UnixMillis,
+    EarlierConnections, Filter, InterceptEntry, Liveness, Owner, PodFlush, PodTls, Takes, TlsFate, UnixMillis,
 };
 
 use crate::cluster::diagnosis::Finding;
 use crate::cluster::objects::Row;
-use crate::escape::{escape, escape_sentence};
+use crate::escape::{Charset, escape, escape_own, escape_sentence};
 use crate::events::{Clash, CommandState, Event, Live, Local};
 use crate::screen::{Colour, Paint};
 use crate::values::join_labels;
 use crate::when;
 
-/// Bytes of a path that are shown to people.
-const PATH_SHOWN: usize = 200;
+pub(crate) use self::requests::connections_left_out;
 
 /// The lines of an event, without newlines; none for what only programs want to know.
-pub(crate) fn lines(event: &Event, paint: Paint, now: UnixMillis) -> Vec<String> {
+pub(crate) fn lines(event: &Event, paint: Paint, charset: Charset, now: UnixMillis) -> Vec<String> {
     let warn = |word: &str, rest: String| vec![format!("{}  {rest}", paint.with(Colour::Yellow, word))];
     match event {
         Event::Connected { .. } => Vec::new(),
@@ -30,7 +30,7 @@ pub(crate) fn lines(event: &Event, paint: Paint, now: UnixMillis) -> Vec<String>
         Event::Recreated { intercept } => {
             vec![format!("again  the intercept had expired and was made anew as {}", escape(intercept))]
         }
-        Event::Live(live) => live_lines(live, paint),
+        Event::Live(live) => live_lines(live, paint, charset),
         Event::Flushed { agent: _, pod, port, flushed } => vec![flushed_line(pod, *port, flushed, paint)],
         Event::Tls { agent: _, pod, port, tls, local } => vec![tls_line(pod, *port, tls, *local, paint)],
         Event::Probe { agent: _, pod, port, sentence } => {
@@ -55,7 +55,8 @@ pub(crate) fn lines(event: &Event, paint: Paint, now: UnixMillis) -> Vec<String>
         Event::OverlapOver(with) => {
             vec![format!("over  {}: {} wants no requests of yours any more", escape(&with.pod), other(with))]
         }
-        Event::Request { agent: _, event } => request(event, paint),
+        Event::Request { agent: _, event } => requests::request(event, paint),
+        Event::Connection { agent: _, event } => requests::connection(event, paint),
         Event::Lost { agent, reason } => warn(
             "lost",
             format!(
@@ -117,7 +118,7 @@ fn standing(live: usize, pods: usize, missing: &[(String, String)], paint: Paint
     vec![format!("{}  {live} of {pods} pods; {}", paint.with(Colour::Yellow, "part"), reasons.join("; "))]
 }
 
-fn live_lines(live: &Live, paint: Paint) -> Vec<String> {
+fn live_lines(live: &Live, paint: Paint, charset: Charset) -> Vec<String> {
     let pod = escape(&live.pod);
     let mut lines = vec![format!(
         "{}  {pod}:{} -> {}{}, {} (agent {}, {})",
@@ -129,7 +130,7 @@ fn live_lines(live: &Live, paint: Paint) -> Vec<String> {
             (Local::Plaintext, true) => " in plaintext",
             (Local::Plaintext | Local::AsSent, _) => "",
         },
-        filter(live.filter.as_ref()),
+        filter(live.filter.as_ref(), charset),
         escape(&live.agent),
         when::duration(live.after_ms.saturating_mul(1000)),
     )];
@@ -145,7 +146,7 @@ fn live_lines(live: &Live, paint: Paint) -> Vec<String> {
         }
     }
     if let (true, Some(curl)) = (live.first, &live.curl) {
-        lines.push(format!("try   {}", escape_sentence(curl)));
+        lines.push(format!("try   {}", curl.shown(charset)));
     }
     lines
 }
@@ -182,7 +183,7 @@ fn tls_line(pod: &str, port: u16, tls: &PodTls, local: Option<Local>, paint: Pai
 }
 
 /// `requests with header x-user: alice and method POST and without cookie session`
-pub(crate) fn filter(filter: Option<&Filter>) -> String {
+fn filter(filter: Option<&Filter>, charset: Charset) -> String {
     let Some(filter) = filter else { return "every request".to_owned() };
     let joint = match filter.mode {
         Mode::All => " and ",
@@ -197,26 +198,27 @@ pub(crate) fn filter(filter: Option<&Filter>) -> String {
             (false, Some(false)) => "",
             (false, _) => "with ",
         };
-        text += &self::condition(condition);
+        text += &self::condition(condition, charset);
         before = Some(condition.negate);
     }
     text + if filter.preflights { ", with their CORS preflights" } else { "" }
 }
 
-fn condition(condition: &Condition) -> String {
+fn condition(condition: &Condition, charset: Charset) -> String {
+    let own = |bytes: &[u8]| escape_own(bytes, charset);
     let (named, between) = match &condition.subject {
-        Subject::Header(name) => (format!("header {}", escape(name)), ": "),
-        Subject::Query(name) => (format!("query {}", escape(name)), "="),
-        Subject::Cookie(name) => (format!("cookie {}", escape(name)), "="),
-        Subject::Baggage(name) => (format!("baggage {}", escape(name)), "="),
+        Subject::Header(name) => (format!("header {}", own(name)), ": "),
+        Subject::Query(name) => (format!("query {}", own(name)), "="),
+        Subject::Cookie(name) => (format!("cookie {}", own(name)), "="),
+        Subject::Baggage(name) => (format!("baggage {}", own(name)), "="),
         Subject::Path => ("path".to_owned(), " "),
         Subject::Method => ("method".to_owned(), " "),
     };
     match &condition.test {
         Test::Present => named,
-        Test::Exact(value) => format!("{named}{between}{}", escape(value)),
-        Test::Prefix(value) => format!("{named}{between}{}...", escape(value)),
-        Test::Regex(pattern) => format!("{named} matching {}", escape(pattern)),
+        Test::Exact(value) => format!("{named}{between}{}", own(value)),
+        Test::Prefix(value) => format!("{named}{between}{}...", own(value)),
+        Test::Regex(pattern) => format!("{named} matching {}", own(pattern.as_bytes())),
     }
 }
 
@@ -259,43 +261,6 @@ fn other(with: &Clash) -> String {
 
 fn since(since: UnixMillis, now: UnixMillis) -> String {
     format!("{} ago ({} UTC)", when::age(since, now), when::time_of_day(since))
-}
-
-/// `19:03:04  GET /path  200  12.3 ms  web-1`
-fn request(event: &RequestEvent, paint: Paint) -> Vec<String> {
-    let colour = match event.status {
-        0 | 500.. => Colour::Red,
-        400..500 => Colour::Yellow,
-        1..400 => Colour::Green,
-    };
-    let status = match event.status {
-        0 => "---".to_owned(),
-        status => status.to_string(),
-    };
-    let what = match event.path.is_empty() {
-        true => "connection".to_owned(),
-        false => format!("{} {}", escape(&event.method), short(&event.path)),
-    };
-    let mut lines = Vec::new();
-    if event.missed > 0 {
-        lines.push(format!("({} more requests came than could be shown)", event.missed));
-    }
-    lines.push(format!(
-        "{}  {what}  {}  {}  {}",
-        paint.with(Colour::Dim, &when::time_of_day(event.when)),
-        paint.with(colour, &status),
-        when::duration(event.micros),
-        escape(&event.pod),
-    ));
-    lines
-}
-
-/// A path as people can read it; programs get all of it.
-fn short(path: &str) -> String {
-    match path.as_bytes().get(..PATH_SHOWN) {
-        Some(front) if path.len() > PATH_SHOWN => escape(front) + "…",
-        _ => escape(path),
-    }
 }
 
 fn command(state: &CommandState) -> String {
@@ -537,11 +502,12 @@ mod tests {
     use redir_wire::PodEntry;
 
     use super::*;
+    use crate::curl::CurlLine;
 
     const NOW: UnixMillis = UnixMillis(1_795_460_584_005);
 
     fn plain(event: &Event) -> Vec<String> {
-        lines(event, Paint::Plain, NOW)
+        lines(event, Paint::Plain, Charset::Ascii, NOW)
     }
 
     fn is(subject: Subject, test: Test) -> Condition {
@@ -566,27 +532,9 @@ mod tests {
             earlier_connections,
             earlier: EarlierConnections::Stay,
             after_ms: 41,
-            curl: Some("curl -H 'x-user: alice' http://10.0.0.2:8080/api".to_owned()),
+            curl: Some(CurlLine::of(&["curl", "-H", "x-user: alice", "http://10.0.0.2:8080/api"])),
             first,
         })
-    }
-
-    fn request_event(path: &str, status: u16, missed: u64) -> Event {
-        let event = RequestEvent {
-            intercept: 7,
-            when: NOW,
-            method: "GET".into(),
-            path: path.into(),
-            status,
-            micros: 12_345,
-            pod: "web-1".into(),
-            client: "10.0.0.9:4000".into(),
-            missed,
-            outcome: redir_wire::RequestOutcome::Answered,
-            grpc_status: None,
-            bytes: None,
-        };
-        Event::Request { agent: "node-1".into(), event }
     }
 
     #[test]
@@ -603,23 +551,6 @@ mod tests {
     }
 
     #[test]
-    fn requests() {
-        assert_eq!(plain(&request_event("/a", 200, 0)), ["19:03:04  GET /a  200  12.3 ms  web-1"]);
-        assert_eq!(
-            plain(&request_event("/\u{1b}[2J\n", 0, 2)),
-            ["(2 more requests came than could be shown)", "19:03:04  GET /\\x1b[2J\\x0a  ---  12.3 ms  web-1",]
-        );
-        assert_eq!(plain(&request_event("", 0, 0)), ["19:03:04  connection  ---  12.3 ms  web-1"]);
-        let long = "/".repeat(PATH_SHOWN);
-        assert_eq!(plain(&request_event(&long, 200, 0)), [format!("19:03:04  GET {long}  200  12.3 ms  web-1")]);
-        let longer = format!("{long}x");
-        assert_eq!(plain(&request_event(&longer, 200, 0)), [format!("19:03:04  GET {long}…  200  12.3 ms  web-1")]);
-        assert!(crate::json::line(&request_event(&longer, 200, 0), None).contains(&longer));
-        let coloured = lines(&request_event("/a", 503, 0), Paint::Coloured, NOW);
-        assert_eq!(coloured, ["\u{1b}[2m19:03:04\u{1b}[0m  GET /a  \u{1b}[31m503\u{1b}[0m  12.3 ms  web-1"]);
-    }
-
-    #[test]
     fn filters() {
         let not = |condition| Condition { negate: true, ..condition };
         let conditions = vec![
@@ -630,16 +561,19 @@ mod tests {
             is(Subject::Method, Test::Regex("GET|HEAD".into())),
         ];
         assert_eq!(
-            filter(Some(&Filter { mode: Mode::All, conditions, preflights: false })),
+            filter(Some(&Filter { mode: Mode::All, conditions, preflights: false }), Charset::Ascii),
             r"requests with header x-user and cookie sid=zo\xc3\xab and without query q=a... and without baggage b matching a|b and with method matching GET|HEAD"
         );
         let conditions =
             vec![not(is(Subject::Method, Test::Exact("GET".into()))), is(Subject::Path, Test::Exact("/a".into()))];
         assert_eq!(
-            filter(Some(&Filter { mode: Mode::Any, conditions, preflights: false })),
+            filter(Some(&Filter { mode: Mode::Any, conditions, preflights: false }), Charset::Ascii),
             "requests without method GET or with path /a"
         );
-        assert_eq!(filter(None), "every request");
+        assert_eq!(filter(None, Charset::Ascii), "every request");
+        let own = vec![is(Subject::Header("x-user".into()), Test::Exact("zo\u{eb}".into()))];
+        let own = filter(Some(&Filter { mode: Mode::All, conditions: own, preflights: false }), Charset::Utf8);
+        assert_eq!(own, "requests with header x-user: zo\u{eb}");
     }
 
     #[test]

@@ -3,30 +3,31 @@
 pub(crate) const ABOUT: &str = "Real traffic of a cluster's service, on your own machine";
 
 pub(crate) const LONG_ABOUT: &str = "\
-Real traffic of a cluster's service, on your own machine: all of it, or only the requests that you name.
+Real traffic of a cluster's service, on your own machine: all of it, or only the requests that you name. \
 Everything else stays with the app in the cluster, as if redir were not there. Needs no root.";
 
 pub(crate) const EXAMPLES: &str = "\
 First steps in Kubernetes:
-  redir install                    once, as the cluster's admin
-  redir list                       what can be intercepted, and what is
+  redir install        once, as the cluster's admin
+  redir list           what can be intercepted, and what is
   redir intercept deploy/web --port 8080:3000 --header 'x-user: alice'
-                                   requests with this header go to 127.0.0.1:3000, the others to the app
+                       requests with this header go to port 3000 of your
+                       machine, the others to the app
 First steps with a static agent:
-  redir keygen                     make your key; its last lines are for the agent's admin
+  redir keygen         make your key; its last lines are for the agent's admin
   redir intercept web-1 --port 8080:3000 --header 'x-user: alice'
 
-Which of the two is meant: static agents if redir.toml or --agent names some, else Kubernetes. A target with a
+Which of the two is meant: static agents if redir.toml or --agent names some, else Kubernetes. A target with a \
 slash (deploy/web), -l, -A, -n, --context and --kubeconfig always mean Kubernetes, --agent never does.
 
-Exit codes: 0 done, 1 it failed, 2 it was asked wrongly; `intercept … -- COMMAND` passes COMMAND's on
+Exit codes: 0 done, 1 it failed, 2 usage error; `intercept … -- COMMAND` passes COMMAND's on \
 (1 instead of 0 if nothing was intercepted before it ended).";
 
 pub(crate) const INTERCEPT: &str = "Bring a pod's requests to a port of your machine until Ctrl-C";
 
 pub(crate) const INTERCEPT_LONG: &str = "\
-Bring a pod's requests to a port of your machine until Ctrl-C.
-Without a condition every request comes to you; with conditions only those that meet all of them (or one, with --any).
+Bring a pod's requests to a port of your machine until Ctrl-C. \
+Without a condition every request comes to you; with conditions only those that meet all of them (or one, with --any). \
 The others go to the app. Connections that were open before stay with the app.
 
 Conditions compare bytes as they are in the request. Case counts, but not in a header's name. Nothing is decoded: write \
@@ -35,48 +36,65 @@ value that fits. A regular expression must match the whole value. --not is for t
 also where there is no such thing. For `a and b, or c` run redir twice, once for each side of the `or`, with the same \
 port of yours.
 
-A target with a slash, or -l, is looked for in Kubernetes: all its pods on all nodes, also those that come later. A bare
+Requests go to your machine's 127.0.0.1, or to ::1 where nobody listens on 127.0.0.1; --to names another place. --port \
+may be there several times: each is an intercept of its own with the same conditions, and all end together.
+
+A target with a slash, or -l, is looked for in Kubernetes: all its pods on all nodes, also those that come later. A bare \
 name or labels are a static agent's pods if redir.toml or --agent names agents, else pods in Kubernetes.";
 
 pub(crate) const INTERCEPT_EXAMPLES: &str = "\
 Examples:
   redir intercept deploy/web --port http:3000 --header 'x-user: alice'
-      requests to the port named http of every pod of the deployment that carry the header go to 127.0.0.1:3000
+      requests to the port named http of every pod of the deployment that carry
+      the header go to port 3000 of your machine
   redir intercept service/web -n shop --port 80:3000
-      every request to port 80 of the Service, also those that go to its pods directly
+      every request to port 80 of the Service, also if sent to its pods directly
   redir intercept -l app=web,tier=front --port 8080
       all pods with these labels
   redir intercept web-1 --port 8080:3000 --header 'x-user: alice'
-      requests to port 8080 of pod web-1 that carry `x-user: alice` go to 127.0.0.1:3000
-  redir intercept app=web,tier=front --port 8080 --path-prefix /api --method POST
-      POST requests below /api, on every pod with both labels, to 127.0.0.1:8080
-  redir intercept web-1 --port 8080 --header 'x-user: alice' --header 'x-user: bob' --any
+      requests to port 8080 of pod web-1 that carry `x-user: alice`
+  redir intercept app=web,tier=front -p 8080 --path-prefix /api --method POST
+      POST requests below /api, on every pod with both labels
+  redir intercept web-1 -p 80 --header 'x-user: al' --header 'x-user: bo' --any
       requests of either
-  redir intercept web-1 --port 8080 --cookie session=4711 --not --path-prefix /health
+  redir intercept web-1 -p 80 --cookie session=4711 --not --path-prefix /health
       all requests of one browser session, but not health checks
   redir intercept web-1 --port 8080:3000 -- npm start
-      starts your service, waits until it answers, ends it together with the intercept
+      starts your service, waits until it answers, ends it with the intercept
   redir intercept web-1 --port 8080:3000 --port 9090 -- ./start-both
       two ports of one service: two intercepts, which end together
   redir intercept web-1 --port 8080 --to host.docker.internal:3000
       where redir runs in a container, and the service beside it
-  redir intercept web-1 --port 8080 -o json | jq -c 'select(.event == \"request\")'
+  redir intercept web-1 -p 8080 -o json | jq -c 'select(.event == \"request\")'
       one JSON object for each matched request
 
 With -o json each line is an object with an `event`:
   connected   agent, address, developer
-  live        agent, id, pod, port, to, local, addresses, earlier_connections, after_ms, curl
-  flushed     agent, pod, port, closed, left, reason (null, or why it could not be done)
-  tls         agent, pod, port, state (unread, passed, decrypted, clear, other), local, reason
-  probe       agent, pod, port, reason (a probe or health check that comes to you, and how to keep it away)
-  refused     agent, pod (null: the whole wish), state, reason
-  conflict    agent, pod, developer, yours, id, since, takes (everything, shared)
-              of an intercept that gets requests which you want; later conflict_over
-  overlap     the same of one that wants requests which you get; later overlap_over
-  request     agent, id, pod, client, when, method, path, status (null: none), ms, missed
+  live        agent, id, pod, port, to, local, addresses, earlier_connections,
+              after_ms, curl
+  flushed     agent, pod, port, closed, left, reason (null, or why it could not
+              be done)
+  tls         agent, pod, port, state (unread, passed, decrypted, clear,
+              other), local, reason
+  probe       agent, pod, port, reason (a probe or health check that comes to
+              you, and how to keep it away)
+  refused     agent, pod (null: the whole intercept), state, reason
+  conflict    agent, pod, developer, yours, id, since, takes (everything,
+              shared); of an intercept that gets requests which you want
+  conflict_over
+              agent, pod, developer, id
+  overlap     as conflict; of one that wants requests which you get
+  overlap_over
+              agent, pod, developer, id
+  request     agent, id, pod, client, when, method, path, status (null: none),
+              outcome (answered, refused: by redir itself, client_left, cut,
+              other), reason (of refused), grpc_status, ms, missed
+  connection  what is not HTTP: agent, id, pod, client, when, state (open,
+              closed), received, sent, outcome, reason, ms, missed
   lost        agent, reason
   restored    agent, pods, after_ms
-  bypassed    agent, id, requests (matched ones that went to the app while this machine did not answer the agent)
+  bypassed    agent, id, requests (matched ones that went to the app while this
+              machine did not answer the agent)
   service     state (silent: nobody answers where requests go), to
   command     state (started, ready, ended), pid, port, addresses, code,
               taken (those where another process answered before)
@@ -84,11 +102,12 @@ With -o json each line is an object with an `event`:
   created     intercept, namespace, target (Kubernetes, as the next two)
   standing    live, pods, missing (node or pod, and reason)
   recreated   intercept
-What is about one intercept also has its port in the pod.
-`redir list` and `redir status` print pod, intercept and tunnel, `redir leave` prints left (agent, what, count, ids).
-What is not known is null: curl where no request to try was found, id and status.
-`local` is what your service gets: plaintext, tls (--local-tls), as_sent (what the client sends), null (nothing).
-Times are RFC 3339 in UTC. COMMAND's own standard output goes to standard error then. In paths every byte that is not printable ASCII is written \\xNN.";
+
+What is about one intercept also has its port in the pod. `redir list` and `redir status` print pod, intercept and \
+tunnel, `redir leave` prints left (agent, what, count, ids). What is not known is null: curl where no request to try was \
+found, id and status. `local` is what your service gets: plaintext, tls (--local-tls), as_sent (what the client sends), \
+null (nothing). Times are RFC 3339 in UTC. COMMAND's own standard output goes to standard error then. In paths every \
+byte that is not printable ASCII is written \\xNN.";
 
 pub(crate) const TARGET: &str = "A workload (deploy/web, also statefulset/, daemonset/, replicaset/, job/, rollout/, service/, pod/), a pod's name (web-1), or labels that its pods carry (app=web,tier=front)";
 pub(crate) const SELECTOR: &str = "Every pod in the namespace with these labels, instead of a workload";
@@ -133,7 +152,7 @@ Examples:
   redir leave deploy/web  your intercepts of this workload
   redir leave web-x7k2p   the one with this name in `redir list`
   redir leave app=web     your intercepts on pods with this label
-  redir leave 7           the one with this number in `redir list` (static agents)
+  redir leave 7           the one of this number in `redir list` (static agents)
   redir leave --all       all of yours";
 pub(crate) const LEAVE_WHICH: &str = "A workload, a pod's name, labels, or the name or number that `redir list` shows";
 pub(crate) const LEAVE_ALL: &str = "All of your own";
@@ -168,23 +187,26 @@ pub(crate) const DESCRIBE_NAME: &str = "Its name, as `redir list` shows it";
 
 pub(crate) const INSTALL: &str = "Install redir into a Kubernetes cluster";
 pub(crate) const INSTALL_LONG: &str = "\
-Install redir into a Kubernetes cluster, as its admin: the resource, the roles, and an agent on every node.
-Nothing is intercepted by it, no pod is restarted, no webhook is made. Waits until every node's agent is ready.
+Install redir into a Kubernetes cluster, as its admin: the resource, the roles, and an agent on every node. \
+Nothing is intercepted by it, no pod is restarted, no webhook is made. Waits until every node's agent is ready. \
 Running it again brings everything back to what this release installs.";
 pub(crate) const INSTALL_EXAMPLES: &str = "\
 Examples:
-  redir install --dry-run                         ask the server whether it would take everything
+  redir install --dry-run
+      ask the server whether it would take everything
   redir install --image registry.local/redir-agent:0.1.0
-  redir install --print | kubectl apply -f -      the manifests, for this server's version
-  kubectl -n shop create rolebinding redir-developers --clusterrole=redir-developer --group=shop-developers
-                                                  whoever may intercept in namespace shop";
+  redir install --print | kubectl apply -f -
+      the manifests, for this server's version
+  kubectl -n shop create rolebinding redir-developers \\
+      --clusterrole=redir-developer --group=shop-developers
+      whoever may intercept in namespace shop";
 pub(crate) const UPGRADE: &str = "Bring a cluster's agents to this release, node by node";
 pub(crate) const UPGRADE_LONG: &str = "\
-Bring a cluster's agents to this release, node by node. The same as `redir install` on a cluster that has redir; it fails
+Bring a cluster's agents to this release, node by node. The same as `redir install` on a cluster that has redir; it fails \
 on one that has not. An agent that is replaced stops steering first and lets its connections end.";
 pub(crate) const UNINSTALL: &str = "Remove redir from a Kubernetes cluster";
 pub(crate) const UNINSTALL_LONG: &str = "\
-Remove redir from a Kubernetes cluster, as its admin: every intercept first, then the agents, the roles, the resource
+Remove redir from a Kubernetes cluster, as its admin: every intercept first, then the agents, the roles, the resource \
 and the namespace. Nothing is left, and running intercepts go to their apps.";
 pub(crate) const IMAGE: &str = "The agent's image [default: the published one of this release]";
 pub(crate) const VALUES: &str = "A file with values of the Helm chart (manifests/chart/values.yaml); may be repeated";
@@ -194,5 +216,38 @@ pub(crate) const INSTALL_WAIT: &str = "How many seconds the agents may take unti
 pub(crate) const UNINSTALL_WAIT: &str = "How many seconds it may take until everything is gone [default: 120]";
 pub(crate) const DOCTOR: &str = "Check a cluster, its agents and your own rights, and say what to do next";
 pub(crate) const DOCTOR_LONG: &str = "\
-Check a cluster, its agents and your own rights: one line each, with the next step where something is wrong.
+Check a cluster, its agents and your own rights: one line each, with the next step where something is wrong. \
 Ends with 1 if something is. What you may not look at is said, and is no fault.";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// clap wraps what is too long for the terminal: prose that is broken here already would be broken twice, and a column
+    /// that is too wide would be torn apart.
+    #[test]
+    fn help_is_wrapped_once() {
+        for text in [
+            LONG_ABOUT,
+            EXAMPLES,
+            INTERCEPT_LONG,
+            INTERCEPT_EXAMPLES,
+            LEAVE_EXAMPLES,
+            COMPLETIONS_EXAMPLES,
+            INSTALL_LONG,
+            INSTALL_EXAMPLES,
+            UPGRADE_LONG,
+            UNINSTALL_LONG,
+            DOCTOR_LONG,
+        ] {
+            let mut before = "";
+            for line in text.lines() {
+                let is_column = line.starts_with("  ");
+                assert!(!is_column || line.chars().count() <= 80, "too wide: {line:?}");
+                let goes_on = !before.is_empty() && !before.ends_with(':') && !before.starts_with("  ");
+                assert!(is_column || line.is_empty() || !goes_on, "{before:?} goes on in {line:?}");
+                before = line;
+            }
+        }
+    }
+}

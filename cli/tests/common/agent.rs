@@ -146,7 +146,20 @@ impl Session {
 
     /// The same; `tls` if the agent decrypts it.
     pub(crate) async fn open_with(&self, intercept: u64, tls: Option<ClientTls>) -> (SendStream, RecvStream) {
-        let (mut send, receive) = soon("a stream", self.connection.open_bi()).await.unwrap();
+        soon("a stream", self.try_open_with(intercept, tls)).await.unwrap()
+    }
+
+    /// The same, where redir may be gone.
+    pub(crate) async fn try_open(&self, intercept: u64) -> Result<(SendStream, RecvStream), quinn::WriteError> {
+        self.try_open_with(intercept, None).await
+    }
+
+    async fn try_open_with(
+        &self,
+        intercept: u64,
+        tls: Option<ClientTls>,
+    ) -> Result<(SendStream, RecvStream), quinn::WriteError> {
+        let (mut send, receive) = self.connection.open_bi().await?;
         let address = |text: &str| text.parse::<SocketAddr>().unwrap();
         let header = StreamHeader {
             intercept,
@@ -155,8 +168,8 @@ impl Session {
             destination: address("10.0.0.2:8080"),
             tls,
         };
-        send.write_all(&header.encode().unwrap()).await.unwrap();
-        (send, receive)
+        send.write_all(&header.encode().unwrap()).await?;
+        Ok((send, receive))
     }
 }
 

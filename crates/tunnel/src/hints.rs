@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use crate::canonical;
+
 /// All addresses that are watched. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct UnreachableHints(Arc<Mutex<HashMap<SocketAddr, Arc<Notify>>>>);
@@ -61,11 +63,6 @@ impl Drop for UnreachableWatch {
             watched.remove(&self.address);
         }
     }
-}
-
-/// The same peer, whether it came through a socket of IPv4 or of both families.
-fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 #[cfg(test)]
