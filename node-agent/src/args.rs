@@ -20,6 +20,8 @@ use crate::logging::Format;
 #[derive(Debug, Parser)]
 #[command(name = "redir-agent", version, arg_required_else_help = true, after_help = START)]
 pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) log: Log,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -38,8 +40,6 @@ pub(crate) enum Command {
         file: ConfigFile,
         #[command(flatten)]
         kubernetes: Kubernetes,
-        #[command(flatten)]
-        log: Log,
     },
     /// Make the agent's key and print its name
     ///
@@ -61,8 +61,6 @@ pub(crate) enum Command {
     Worker {
         #[command(flatten)]
         file: ConfigFile,
-        #[command(flatten)]
-        log: Log,
     },
 }
 
@@ -140,15 +138,16 @@ fn any_address() -> IpAddr {
     if Path::new("/proc/net/if_inet6").exists() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
 }
 
+/// Before or behind the subcommand.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Log {
     /// What to log: error, warn, info, debug or trace, also by module (redir_agent::worker=debug,info)
     ///
     /// Without it the environment's REDIR_LOG counts, else info.
-    #[arg(long = "log", value_name = "FILTER")]
+    #[arg(long = "log", value_name = "FILTER", global = true)]
     pub(crate) filter: Option<String>,
     /// How to log
-    #[arg(long = "log-format", value_enum, default_value_t = Format::Text)]
+    #[arg(long = "log-format", value_enum, default_value_t = Format::Text, global = true)]
     pub(crate) format: Format,
 }
 
@@ -204,6 +203,16 @@ mod tests {
     #[test]
     fn definition_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_log_is_asked_for_before_or_behind_the_command() {
+        for line in
+            [&["--log", "debug", "--log-format", "json", "run"][..], &["run", "--log", "debug", "--log-format", "json"]]
+        {
+            let cli = Cli::try_parse_from(["redir-agent"].iter().chain(line)).unwrap();
+            assert_eq!((cli.log.filter.as_deref(), cli.log.format), (Some("debug"), Format::Json), "{line:?}");
+        }
     }
 
     #[test]

@@ -31,7 +31,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match run(cli.command) {
+    match run(cli.command, &cli.log) {
         Ok(code) => code,
         Err(error) => {
             say(&format!("{error:#}"));
@@ -55,11 +55,11 @@ fn say(sentence: &str) {
     eprintln!("redir-agent: {line}");
 }
 
-fn run(command: Command) -> anyhow::Result<ExitCode> {
+fn run(command: Command, log: &Log) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run { file, kubernetes, log } => {
-            start_log(&log)?;
-            let arguments = worker_arguments(&file, &log);
+        Command::Run { file, kubernetes } => {
+            start_log(log)?;
+            let arguments = worker_arguments(&file, log);
             let settings = match kubernetes.text()? {
                 Some(text) => guardian::Settings::Text(text, Path::new("the command line")),
                 None => guardian::Settings::File(&file.path),
@@ -70,8 +70,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             guardian::check(&file.path).map(|good| if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::Keygen { file } => keygen(&file),
-        Command::Worker { file, log } => {
-            start_log(&log)?;
+        Command::Worker { file } => {
+            start_log(log)?;
             work(&file.path).map(|()| ExitCode::SUCCESS)
         }
     }

@@ -2,8 +2,8 @@
 #![cfg(target_os = "linux")]
 
 use anyhow::{Result, ensure};
-use redir_rig::{Agent, cli::Home, topology::Family, wait};
-use redir_tests::{LOCAL, PORT, SOON, Scenario, USUAL, World, once};
+use redir_rig::{Agent, Listener, cli::Home, topology::Family, wait};
+use redir_tests::{LOCAL, PORT, SOON, Scenario, USUAL, World, once, read_all, read_exactly, write};
 
 const ALICE: &str = "x-user: alice";
 
@@ -138,6 +138,85 @@ once!(what_a_person_sees, USUAL, |w| {
     let all = process.log();
     ensure!(all.contains("web-1") && all.contains("8080"), "{all}");
     ensure!(!all.contains('\u{1b}') && !all.contains("secret") && !all.contains("token"), "{all:?}");
+    Ok(())
+});
+
+// The developer's service is down; a client gives up; a connection that is not HTTP carries bytes.
+once!(who_answered_is_told, USUAL, |w| {
+    let _green = w.green()?;
+    let developer = &w.topology.developer.namespace;
+    let mut cli = w.intercept_early(&w.alice, LOCAL, &["--header", ALICE])?;
+    ensure!(w.http(w.client(), Family::V4)?.get("/down", &[ALICE])?.status == 502);
+    let event = cli.wait_event("request", SOON)?;
+    ensure!(event["outcome"] == "refused" && event["status"] == 502 && event["port"] == 8080, "{event}");
+    ensure!(event["reason"].as_str().is_some_and(|why| why.contains("refused the connection")), "{event}");
+    ensure!(w.metric("redir_requests_total", &["decision=\"refused\""])? == 1.0);
+
+    // A service on ::1 alone, as development servers have it. It closes when its client does, without an answer.
+    let service = Listener::new(developer, ([0, 0, 0, 0, 0, 0, 0, 1], LOCAL).into())?;
+    let mut client = w.connect(w.client(), Family::V4)?;
+    write(&mut client, redir_rig::http::request("GET", "/slow", &[ALICE]))?;
+    let (mut matched, _) = service.accept()?;
+    client.shutdown(std::net::Shutdown::Write)?;
+    ensure!(read_all(&mut matched)?.starts_with(b"GET /slow"));
+    drop(matched);
+    let event = cli.wait_events("request", 2, SOON)?.remove(1);
+    ensure!(event["outcome"] == "client_left" && event["status"].is_null(), "{event}");
+    cli.leave()?;
+
+    let mut cli = w.start(&w.alice, LOCAL, &[])?;
+    let live = cli.wait_live()?;
+    ensure!(live["to"] == format!("[::1]:{LOCAL}"), "{live}");
+    // What redir looked with.
+    let (looked, _) = service.accept()?;
+    drop(looked);
+    let mut client = w.connect(w.client(), Family::V4)?;
+    write(&mut client, "SSH-2.0-test\r\n")?;
+    let (mut matched, _) = service.accept()?;
+    ensure!(read_exactly(&mut matched, 14)? == b"SSH-2.0-test\r\n");
+    write(&mut matched, "SSH")?;
+    ensure!(read_exactly(&mut client, 3)? == b"SSH");
+    ensure!(cli.wait_event("connection", SOON)?["state"] == "open");
+    drop(client);
+    ensure!(read_all(&mut matched)?.is_empty());
+    drop(matched);
+    let event = cli.wait_events("connection", 2, SOON)?.remove(1);
+    ensure!(event["state"] == "closed" && event["received"] == 14 && event["sent"] == 3, "{event}");
+
+    // The agent listens on a socket of both families.
+    let (_, text, _) = w.redir(&w.alice, &["status"])?;
+    ensure!(!text.contains("::ffff:"), "{text}");
+    cli.leave()
+});
+
+// Two ports of a pod, each to a service of its own, with one command.
+once!(several_ports_end_together, BOB_ELSEWHERE, |w| {
+    let _green = w.green()?;
+    let other = Listener::new(&w.pod().namespace, (Family::V4.any(), 9090).into())?;
+    let _blue = w.local(LOCAL, "blue")?;
+    let second = Listener::new(&w.topology.developer.namespace, ([127, 0, 0, 1], 3001).into())?;
+    let flags = ["--port", "9090:3001", "--header", ALICE];
+    let mut cli = w.start(&w.alice, LOCAL, &flags)?;
+    let live = cli.wait_events("live", 2, SOON)?;
+    let mut ports: Vec<_> = live.iter().filter_map(|event| event["port"].as_u64()).collect();
+    ports.sort_unstable();
+    ensure!(ports == [8080, 9090], "{live:?}");
+    // What redir looked with.
+    drop(second.accept()?);
+    ensure!(w.get(Family::V4, &[ALICE])?.starts_with("blue"));
+    let mut client = w.client().namespace.connect(w.pod().at(Family::V4, 9090))?;
+    write(&mut client, redir_rig::http::request("GET", "/second", &[ALICE]))?;
+    let (mut matched, _) = second.accept()?;
+    ensure!(read_exactly(&mut matched, 11)? == b"GET /second");
+    // Each connection has its leg to the app, whoever gets its requests.
+    let (unused, _) = w.accept(&other, w.client(), Family::V4)?;
+    drop((client, matched, unused));
+    ensure!(cli.interrupt()? == 0);
+    ensure!(w.get(Family::V4, &[ALICE])?.starts_with("green"));
+    let mut client = w.client().namespace.connect(w.pod().at(Family::V4, 9090))?;
+    write(&mut client, redir_rig::http::request("GET", "/app", &[ALICE]))?;
+    let (mut app, _) = w.accept(&other, w.client(), Family::V4)?;
+    ensure!(read_exactly(&mut app, 8)? == b"GET /app");
     Ok(())
 });
 

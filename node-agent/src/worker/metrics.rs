@@ -239,6 +239,32 @@ impl Metrics {
 mod tests {
     use super::*;
 
+    /// The README's table names each figure by the name that Prometheus stores it under, and no other.
+    #[test]
+    fn the_readme_has_every_figure() {
+        let readme = include_str!("../../../README.md");
+        let table = readme.split("| metric | what |").nth(1).expect("the table of metrics");
+        let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+        let names = rows.flat_map(|row| row.split('|').nth(1).unwrap_or_default().split('`').skip(1).step_by(2));
+        let mut documented: Vec<&str> = names.map(|name| name.split('{').next().unwrap_or_default()).collect();
+        documented.sort_unstable();
+        let metrics = Metrics::new();
+        // A family without any member is not written.
+        metrics.closed("client").inc();
+        metrics.opaque("tls").inc();
+        metrics.set_datapath("web-1", &[(Reason::ALL[0], 7)]);
+        let text = metrics.text().unwrap();
+        let mut counted: Vec<String> = Vec::new();
+        for line in text.lines() {
+            let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) else {
+                continue;
+            };
+            counted.push(if kind == "counter" { format!("{name}_total") } else { name.to_owned() });
+        }
+        counted.sort_unstable();
+        assert_eq!(documented, counted);
+    }
+
     #[test]
     fn the_text_names_every_figure() {
         let metrics = Metrics::new();

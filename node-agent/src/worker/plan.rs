@@ -16,7 +16,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use redir_http::filter::{Key, Table};
-use redir_wire::{ClientTls, StreamHeader};
+use redir_wire::{ClientTls, ConnectionBytes, RequestOutcome, StreamHeader};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -140,6 +140,11 @@ impl Intercept {
         self.tunnel.report(self.id, &self.pod, event);
     }
 
+    /// Tells the developer that a connection which is not HTTP is open; it is reported once more when it ends.
+    pub(crate) fn report_open(&self, event: RequestEvent) {
+        self.tunnel.report(self.id, &self.pod, event);
+    }
+
     /// Whether the developer's tunnel is up.
     #[cfg(test)]
     pub(crate) fn alive(&self) -> bool {
@@ -152,19 +157,17 @@ impl Intercept {
         self.tunnel.ended().await;
     }
 
-    /// An intercept over a bare connection.
+    /// An intercept over a bare connection, with what is told to its developer.
     #[cfg(test)]
-    pub(crate) fn for_test(id: u64, pod: PodName, connection: quinn::Connection) -> Self {
-        Self {
-            id,
-            developer: "alice".into(),
-            pod,
-            to: "127.0.0.1:3000".into(),
-            tunnel: TunnelHandle::for_test(connection),
-            requests: Arc::default(),
-            bypassed: Arc::default(),
-            ending: Ending::default(),
-        }
+    pub(crate) fn for_test(
+        id: u64,
+        pod: PodName,
+        connection: quinn::Connection,
+    ) -> (Self, tokio::sync::mpsc::Receiver<redir_wire::RequestEvent>) {
+        let (tunnel, events) = TunnelHandle::new(connection, Arc::default());
+        let (developer, to) = ("alice".into(), "127.0.0.1:3000".into());
+        let (requests, bypassed) = (Arc::default(), Arc::default());
+        (Self { id, developer, pod, to, tunnel, requests, bypassed, ending: Ending::default() }, events)
     }
 }
 
@@ -219,6 +222,12 @@ pub(crate) struct RequestEvent {
     pub(crate) micros: u64,
     /// The client.
     pub(crate) client: SocketAddr,
+    /// Who answered, or why nobody did.
+    pub(crate) outcome: RequestOutcome,
+    /// The `grpc-status` of a gRPC answer.
+    pub(crate) grpc_status: Option<u32>,
+    /// What a connection that is not HTTP carried; `None` while it is open.
+    pub(crate) bytes: Option<ConnectionBytes>,
 }
 
 /// All plans, shared: written by the registry, read by every connection.

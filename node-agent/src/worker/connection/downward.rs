@@ -166,10 +166,7 @@ impl Exchange<'_> {
             return;
         }
         self.count_global();
-        if self.outstanding.oldest().is_some() {
-            self.outstanding.status(status(self.legs[index].down.unread()).unwrap_or_default());
-            self.outstanding.finished(self.route.client);
-        }
+        self.outstanding.opened(status(self.legs[index].down.unread()), self.route.client);
     }
 }
 

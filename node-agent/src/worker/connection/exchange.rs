@@ -6,11 +6,15 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
 };
 
 use redir_http::engine::{Engine, FirstHead, Options, Origin};
+use redir_wire::ConnectionBytes;
 use tokio::{
     net::TcpStream,
     time::{Instant, Sleep},
@@ -131,6 +135,8 @@ pub(super) struct Exchange<'c> {
     pub(super) whole_head: Option<Box<[u8]>>,
     /// How the client's side ends: as the app's did.
     pub(super) ending: Ending,
+    /// The client ended the connection, before all its answers were complete.
+    pub(super) client_left: bool,
     pub(super) active: Instant,
     /// Runs while a developer's answer that cannot be read says nothing more.
     pub(super) quiet_answer: Option<Pin<Box<Sleep>>>,
@@ -177,6 +183,7 @@ impl<'c> Exchange<'c> {
             upgrade: None,
             whole_head: None,
             ending: Ending::Whole,
+            client_left: false,
             active: Instant::now(),
             quiet_answer: None,
             client_heard_last: false,
@@ -343,6 +350,8 @@ pub(super) const TLS: &[u8] = &[0x16, 3];
 
 impl Drop for Exchange<'_> {
     fn drop(&mut self) {
-        self.outstanding.abandoned(self.route.client);
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let (received, sent) = (load(&self.access.tally.received), load(&self.access.tally.sent));
+        self.outstanding.abandoned(self.route.client, self.client_left, ConnectionBytes { received, sent });
     }
 }

@@ -182,7 +182,13 @@ impl Exchange<'_> {
                 self.answer_oldest(index, Asked { head: false, keep_alive: false });
                 Ok(())
             }
-            Some(LegEnd::Failed(error)) => Err(End::Reset(error.label())),
+            Some(LegEnd::Failed(error)) => {
+                // The client gets a reset and no sentence; the developer gets it.
+                if !error.is_reset() {
+                    self.outstanding.refused(0, error.to_string());
+                }
+                Err(End::Reset(error.label()))
+            }
             Some(LegEnd::Fin) | None => {
                 self.legs[index].end_told = true;
                 self.finish_client()
@@ -205,10 +211,16 @@ impl Exchange<'_> {
             Some(LegEnd::Failed(error)) => Some(error),
             Some(LegEnd::Fin) | None => None,
         };
+        // Many a service closes a connection whose client has ended it: then nobody waits for an answer.
+        let left = self.client_side != ClientSide::Open && error.is_none_or(LegError::is_reset);
         let intercept = self.outstanding.oldest().map(|oldest| &*oldest.intercept);
         let refused = refusal::answer(intercept, error, asked);
         self.access.refused();
-        self.outstanding.status(refused.status);
+        if left {
+            self.outstanding.client_left();
+        } else {
+            self.outstanding.refused(refused.status, refused.why);
+        }
         let leg = &mut self.legs[index];
         leg.down.clear();
         leg.down.append(refused.answer.as_bytes());

@@ -7,10 +7,12 @@ use std::{
     time::{Instant, SystemTime},
 };
 
+use redir_wire::{ConnectionBytes, RequestOutcome};
+
 use super::sent::Sent;
 use crate::worker::plan::{Intercept, RequestEvent};
 
-/// A request that went to a developer.
+/// A request that went to a developer, or a connection that is not HTTP.
 pub(in crate::worker) struct Matched {
     /// Whose.
     pub(in crate::worker) intercept: Arc<Intercept>,
@@ -20,6 +22,13 @@ pub(in crate::worker) struct Matched {
     path: String,
     status: u16,
     sent: Sent,
+    grpc_status: Option<u32>,
+    /// Until it is known: as if its answer broke off.
+    outcome: RequestOutcome,
+    /// It is not HTTP, and the developer was told that it is open.
+    opened: bool,
+    /// What it carried, once it has ended.
+    bytes: Option<ConnectionBytes>,
 }
 
 impl Matched {
@@ -33,6 +42,10 @@ impl Matched {
             path: String::from_utf8_lossy(path).into_owned(),
             status: 0,
             sent: Sent::default(),
+            grpc_status: None,
+            outcome: RequestOutcome::Cut,
+            opened: false,
+            bytes: None,
         }
     }
 
@@ -46,18 +59,58 @@ impl Matched {
         self.status = status;
     }
 
+    /// The `grpc-status` of its answer.
+    pub(in crate::worker) fn grpc_status(&mut self, status: u32) {
+        self.grpc_status = Some(status);
+    }
+
+    /// The agent answers itself, for this reason.
+    pub(in crate::worker) fn refused(&mut self, status: u16, why: String) {
+        self.status = status;
+        self.outcome = RequestOutcome::Refused(why);
+    }
+
+    /// The client has left before the answer was complete.
+    pub(in crate::worker) fn client_left(&mut self) {
+        self.end_as(RequestOutcome::ClientLeft);
+    }
+
+    /// The answer is complete.
+    pub(in crate::worker) fn complete(&mut self) {
+        self.end_as(RequestOutcome::Answered);
+    }
+
+    /// What is known already is not overwritten.
+    fn end_as(&mut self, outcome: RequestOutcome) {
+        if self.outcome == RequestOutcome::Cut {
+            self.outcome = outcome;
+        }
+    }
+
+    /// A connection that is not HTTP.
+    fn is_connection(&self) -> bool {
+        self.method.is_empty()
+    }
+
     /// Tells the developer how it went.
     pub(in crate::worker) fn report(self, client: SocketAddr) {
-        let micros = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        tracing::debug!(intercept = self.intercept.id, status = self.status, micros, "a matched request is through");
-        self.intercept.report(RequestEvent {
+        tracing::debug!(intercept = self.intercept.id, status = self.status, "a matched request is complete");
+        let intercept = self.intercept.clone();
+        intercept.report(self.into_event(client));
+    }
+
+    fn into_event(self, client: SocketAddr) -> RequestEvent {
+        RequestEvent {
             when: self.when,
+            micros: u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX),
             method: self.method,
             path: self.path,
             status: self.status,
-            micros,
             client,
-        });
+            outcome: self.outcome,
+            grpc_status: self.grpc_status,
+            bytes: self.bytes,
+        }
     }
 }
 
@@ -134,9 +187,24 @@ impl Outstanding {
         }
     }
 
-    /// The oldest request's answer is through.
+    /// The agent answers the oldest request itself, for this reason.
+    pub(super) fn refused(&mut self, status: u16, why: String) {
+        if let Some(Some(oldest)) = self.0.front_mut() {
+            oldest.refused(status, why);
+        }
+    }
+
+    /// The client has left without the oldest request's answer.
+    pub(super) fn client_left(&mut self) {
+        if let Some(Some(oldest)) = self.0.front_mut() {
+            oldest.client_left();
+        }
+    }
+
+    /// The oldest request's answer is complete.
     pub(super) fn finished(&mut self, client: SocketAddr) {
-        if let Some(Some(matched)) = self.0.pop_front() {
+        if let Some(Some(mut matched)) = self.0.pop_front() {
+            matched.complete();
             matched.report(client);
         }
         if self.0.is_empty() && self.0.capacity() > 16 {
@@ -144,10 +212,34 @@ impl Outstanding {
         }
     }
 
-    /// The connection ends: what is left had no complete answer.
-    pub(super) fn abandoned(&mut self, client: SocketAddr) {
-        while !self.0.is_empty() {
-            self.finished(client);
+    /// The first bytes came from a developer who has the whole connection: of HTTP, that is all that is told of it.
+    pub(super) fn opened(&mut self, status: Option<u16>, client: SocketAddr) {
+        let Some(Some(oldest)) = self.0.front_mut() else { return };
+        if !oldest.is_connection() {
+            oldest.answered(status.unwrap_or_default());
+            return self.finished(client);
+        }
+        if !std::mem::replace(&mut oldest.opened, true) {
+            let mut event = Matched::new(oldest.intercept.clone(), b"", b"").into_event(client);
+            event.when = oldest.when;
+            event.micros = u64::try_from(oldest.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+            event.outcome = RequestOutcome::Answered;
+            oldest.intercept.report_open(event);
+        }
+    }
+
+    /// The connection ends, after so many bytes: what is left had no complete answer, since the client left or for
+    /// another reason.
+    pub(super) fn abandoned(&mut self, client: SocketAddr, client_left: bool, bytes: ConnectionBytes) {
+        while let Some(entry) = self.0.pop_front() {
+            let Some(mut matched) = entry else { continue };
+            if matched.is_connection() {
+                matched.bytes = Some(bytes);
+                matched.complete();
+            } else if client_left {
+                matched.client_left();
+            }
+            matched.report(client);
         }
     }
 }

@@ -194,6 +194,7 @@ async fn exchange(
             }
         }
     };
+    exchange.note_end(&end);
     match end {
         End::Reset(_) => exchange.reset(),
         End::Closed(_) => exchange.close(),

@@ -33,6 +33,15 @@ impl Exchange<'_> {
         (between && nothing).then(|| self.active.elapsed())
     }
 
+    /// Notes whose end it was, for what is told of the requests without an answer.
+    pub(super) fn note_end(&mut self, end: &End) {
+        self.client_left = match end {
+            End::Reset(reason) => *reason == "client_reset",
+            End::Closed(_) => self.client_side != ClientSide::Open,
+            End::Relay(_) | End::Tls(_) | End::Http2(_) => false,
+        };
+    }
+
     /// Resets every leg.
     pub(super) fn reset(&mut self) {
         for leg in &mut self.legs {

@@ -7,6 +7,8 @@ use crate::worker::{developer_leg::DeveloperError, plan::Intercept};
 pub(super) struct Refused {
     /// 502 or 504.
     pub(super) status: u16,
+    /// What the developer is told.
+    pub(super) why: String,
     /// Everything that goes to the client.
     pub(super) answer: String,
 }
@@ -36,7 +38,7 @@ pub(super) fn answer(intercept: Option<&Intercept>, error: Option<&LegError>, as
         "HTTP/1.1 {status} {reason}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n{connection}\r\n",
         body.len()
     );
-    Refused { status, answer: if asked.head { head } else { head + &body } }
+    Refused { status, why: what, answer: if asked.head { head } else { head + &body } }
 }
 
 /// What went wrong, and whose intercept it was.

@@ -2,8 +2,8 @@
 //!
 //! Owns: both ends of the direction, and what lies between them. The sender's window opens again only when the receiver
 //! has room for what was sent: a slow receiver slows its own sender, and nobody else. It also keeps what was sent, up to a
-//! bound, as long as another receiver may have to get it. Must not: add, drop or look at bytes or trailers. Called by
-//! `stream`.
+//! bound, as long as another receiver may have to get it. Must not: add, drop or change bytes or trailers, or look at more
+//! of them than gRPC's status. Called by `stream`.
 
 use std::task::{Context, Poll};
 
@@ -11,7 +11,10 @@ use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
 use http::HeaderMap;
 
-use super::queue::{Queue, Waiting};
+use super::{
+    queue::{Queue, Waiting},
+    stream::grpc_status,
+};
 use crate::worker::relay::{self, Share};
 
 /// What follows the last byte.
@@ -86,12 +89,14 @@ pub(super) struct Copy {
     kept: Option<Box<Kept>>,
     /// So many of the queue's first bytes have opened the sender's window already.
     released: usize,
+    /// What the trailers say, for the developer's list.
+    grpc_status: Option<u32>,
 }
 
 impl Copy {
     /// Begins with nothing passed; what waits counts as `waiting`.
     pub(super) fn new(from: RecvStream, to: SendStream<Bytes>, waiting: Waiting) -> Self {
-        Copy { from, to, queue: Queue::new(waiting), rest: Rest::Open, frames: 0, kept: None, released: 0 }
+        Copy { from, to, queue: Queue::new(waiting), rest: Rest::Open, frames: 0, kept: None, released: 0, grpc_status: None }
     }
 
     /// Begins with what another receiver has refused.
@@ -99,7 +104,7 @@ impl Copy {
         let empty = rewound.is_empty();
         let Rewound { from, queue, rest, released } = rewound;
         let rest = if empty { Rest::Sent } else { rest };
-        Copy { from, to, queue, rest, frames: 0, kept: None, released }
+        Copy { from, to, queue, rest, frames: 0, kept: None, released, grpc_status: None }
     }
 
     /// From now on what is sent is kept.
@@ -135,6 +140,11 @@ impl Copy {
     /// The sender had nothing to send, and has said so with its head.
     pub(super) fn ended(from: RecvStream, to: SendStream<Bytes>, waiting: Waiting) -> Self {
         Copy { rest: Rest::Sent, ..Copy::new(from, to, waiting) }
+    }
+
+    /// The `grpc-status` of the trailers that came.
+    pub(super) fn trailers_grpc_status(&self) -> Option<u32> {
+        self.grpc_status
     }
 
     /// Moves what can be moved.
@@ -177,7 +187,10 @@ impl Copy {
                 }
                 Poll::Ready(None) => match self.from.poll_trailers(cx)? {
                     Poll::Pending => return Ok(()),
-                    Poll::Ready(Some(trailers)) => self.rest = Rest::Trailers(trailers),
+                    Poll::Ready(Some(trailers)) => {
+                        self.grpc_status = grpc_status(&trailers);
+                        self.rest = Rest::Trailers(trailers);
+                    }
                     Poll::Ready(None) => self.rest = Rest::End,
                 },
             }

@@ -14,12 +14,14 @@ use crate::worker::{
 };
 
 /// gRPC's UNAVAILABLE.
-const UNAVAILABLE: HeaderValue = HeaderValue::from_static("14");
+const UNAVAILABLE: u32 = 14;
 
 /// Why a developer's side did not answer.
 pub(super) struct Refusal {
     /// 502 or 504.
     pub(super) status: StatusCode,
+    /// What the developer is told.
+    pub(super) why: String,
     sentence: String,
 }
 
@@ -62,19 +64,27 @@ impl Refusal {
                 },
             ),
         };
-        Refusal { status, sentence: refusal::sentence(&what, Some(intercept)) }
+        Refusal::new(status, what, intercept)
     }
 
     /// The leg could not be opened.
     pub(super) fn unopened(intercept: &Intercept, error: OpenError) -> Self {
-        let sentence = refusal::sentence(&error.to_string(), Some(intercept));
-        Refusal { status: StatusCode::GATEWAY_TIMEOUT, sentence }
+        Refusal::new(StatusCode::GATEWAY_TIMEOUT, error.to_string(), intercept)
     }
 
     /// The service does not take WebSockets over HTTP/2, which the app does.
     pub(super) fn no_extended_connect(intercept: &Intercept) -> Self {
         let what = "the developer's service does not take extended CONNECT (WebSocket over HTTP/2)";
-        Refusal { status: StatusCode::BAD_GATEWAY, sentence: refusal::sentence(what, Some(intercept)) }
+        Refusal::new(StatusCode::BAD_GATEWAY, what.to_owned(), intercept)
+    }
+
+    fn new(status: StatusCode, why: String, intercept: &Intercept) -> Self {
+        Refusal { status, sentence: refusal::sentence(&why, Some(intercept)), why }
+    }
+
+    /// The `grpc-status` of the answer, to a gRPC client.
+    pub(super) fn grpc_status(asked: &Asked) -> Option<u32> {
+        asked.grpc.is_some().then_some(UNAVAILABLE)
     }
 
     /// The answer's head, and its body if it has one.
@@ -83,7 +93,7 @@ impl Refusal {
         let headers = response.headers_mut();
         if let Some(content_type) = &asked.grpc {
             headers.insert(header::CONTENT_TYPE, content_type.clone());
-            headers.insert("grpc-status", UNAVAILABLE);
+            headers.insert("grpc-status", UNAVAILABLE.into());
             if let Ok(message) = HeaderValue::try_from(percent_encoded(&self.sentence)) {
                 headers.insert("grpc-message", message);
             }
@@ -122,7 +132,7 @@ mod tests {
     }
 
     fn refused() -> Refusal {
-        Refusal { status: StatusCode::BAD_GATEWAY, sentence: "redir: 100% gone, für immer".into() }
+        Refusal { status: StatusCode::BAD_GATEWAY, why: String::new(), sentence: "redir: 100% gone, für immer".into() }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use h2::{Reason, client::ResponseFuture, server::SendResponse};
+use http::HeaderMap;
 
 use super::{
     copy::{Copy, Moved},
@@ -42,10 +43,10 @@ impl Report {
         self.matched.as_ref().map(|matched| &matched.intercept)
     }
 
-    /// It was answered with this status.
-    pub(super) fn status(&mut self, status: u16) {
+    /// What is known of its answer.
+    fn note(&mut self, note: impl FnOnce(&mut Matched)) {
         if let Some(matched) = &mut self.matched {
-            matched.answered(status);
+            note(matched);
         }
     }
 
@@ -155,7 +156,9 @@ impl Stream {
         match moved {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Moved::Through) => {
+                let grpc_status = copy.trailers_grpc_status();
                 self.answer = Answer::Through;
+                self.complete(grpc_status);
                 Poll::Pending
             }
             Poll::Ready(Moved::From(error)) => {
@@ -197,20 +200,37 @@ impl Stream {
             request.forget();
         }
         if let Some(report) = &mut self.report {
-            report.status(head.status.as_u16());
+            report.note(|matched| matched.answered(head.status.as_u16()));
         }
         let ends = body.is_end_stream();
+        // Without a body, trailers alone: what they say is in the head.
+        let grpc_status = grpc_status(&head.headers).filter(|_| ends);
         self.guard.worked(1);
         let Ok(to) = respond.send_response(http::Response::from_parts(head, ()), ends) else {
             return Err(self.client_gone(None));
         };
         self.answer =
             if ends { Answer::Through } else { Answer::Body(Copy::new(body, to, self.origin.held().clone())) };
+        if ends {
+            self.complete(grpc_status);
+        }
         Ok(())
+    }
+
+    /// The answer is with the client's connection.
+    fn complete(&mut self, grpc_status: Option<u32>) {
+        let Some(report) = &mut self.report else { return };
+        report.note(|matched| {
+            grpc_status.into_iter().for_each(|status| matched.grpc_status(status));
+            matched.complete();
+        });
     }
 
     /// The client has ended the stream, or its connection.
     fn client_gone(&mut self, reason: Option<Reason>) -> Done {
+        if let Some(report) = &mut self.report {
+            report.note(Matched::client_left);
+        }
         if let Some(request) = &mut self.request {
             request.reset(reason.unwrap_or(Reason::CANCEL));
         }
@@ -287,13 +307,21 @@ impl Future for Stream {
 pub(super) fn refuse(respond: &mut SendResponse<Bytes>, refusal: &Refusal, asked: &Asked, report: Option<&mut Report>) {
     let (head, body) = refusal.answer(asked);
     if let Some(report) = report {
-        report.status(refusal.status.as_u16());
+        report.note(|matched| {
+            matched.refused(head.status().as_u16(), refusal.why.clone());
+            Refusal::grpc_status(asked).into_iter().for_each(|status| matched.grpc_status(status));
+        });
     }
     // Both fail only on a stream that the client has ended.
     let Ok(mut to) = respond.send_response(head, body.is_none()) else { return };
     if let Some(body) = body {
         let _ = to.send_data(body, true);
     }
+}
+
+/// The `grpc-status` of trailers, or of a head that is trailers alone.
+pub(super) fn grpc_status(fields: &HeaderMap) -> Option<u32> {
+    fields.get("grpc-status")?.to_str().ok()?.parse().ok()
 }
 
 /// Whether an origin that is going away has certainly not begun with the request.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use redir_tunnel::{Budget, Patience};
-use redir_wire::{UnixMillis, limits};
+use redir_wire::{RequestOutcome, UnixMillis, limits};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -82,11 +82,14 @@ impl TunnelHandle {
             status: event.status,
             micros: event.micros,
             pod: pod.bare().to_owned(),
-            client: event.client.to_string(),
+            client: redir_tunnel::canonical(event.client).to_string(),
             missed,
-            outcome: redir_wire::RequestOutcome::Answered,
-            grpc_status: None,
-            bytes: None,
+            outcome: match event.outcome {
+                RequestOutcome::Refused(why) => RequestOutcome::Refused(cut(why, limits::SENTENCE)),
+                other => other,
+            },
+            grpc_status: event.grpc_status,
+            bytes: event.bytes,
         };
         if self.0.events.try_send(event).is_err() {
             self.0.missed.fetch_add(missed + 1, Ordering::Relaxed);
@@ -142,12 +145,6 @@ impl TunnelHandle {
     #[cfg(test)]
     pub(crate) fn stalled(&self) -> usize {
         self.0.budget.stalled()
-    }
-
-    /// A tunnel over a bare connection, without a session.
-    #[cfg(test)]
-    pub(crate) fn for_test(connection: quinn::Connection) -> Self {
-        Self::new(connection, Arc::default()).0
     }
 }
 

@@ -316,7 +316,7 @@ impl Hub {
             let stats = connection.stats();
             let (streams, streams_total) = session.joined.handle.streams();
             TunnelStatus {
-                address: connection.remote_address().to_string(),
+                address: redir_tunnel::canonical(connection.remote_address()).to_string(),
                 user: session.joined.user.clone(),
                 since: report::millis(session.since),
                 rtt_micros: u64::try_from(connection.rtt().as_micros()).unwrap_or(u64::MAX),

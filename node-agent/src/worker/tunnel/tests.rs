@@ -11,8 +11,8 @@ use std::{
 use redir_http::filter::{Condition, Key, Mode, Subject, Test};
 use redir_tunnel::{Dialled, Identity, Lost, Pin, dial};
 use redir_wire::{
-    Filter, InterceptState, Liveness, Owner, Probes, Refused, RefusedCode, Selector, Takes, TlsFate, ToAgent,
-    ToDeveloper, Token, Which, Wish,
+    Filter, InterceptState, Liveness, Owner, Probes, Refused, RefusedCode, RequestOutcome, Selector, Takes, TlsFate,
+    ToAgent, ToDeveloper, Token, Which, Wish,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -228,6 +228,9 @@ fn event(path: &str) -> RequestEvent {
         status: 200,
         micros: 1500,
         client: "192.0.2.1:4000".parse().unwrap(),
+        outcome: RequestOutcome::Answered,
+        grpc_status: None,
+        bytes: None,
     }
 }
 

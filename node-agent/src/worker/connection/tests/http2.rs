@@ -7,8 +7,8 @@ use std::{
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, client, ext::Protocol, server};
-use http::{Method, Request, Response};
-use redir_wire::{CloseCode, StreamCode};
+use http::{HeaderName, HeaderValue, Method, Request, Response};
+use redir_wire::{CloseCode, RequestOutcome, StreamCode};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -18,6 +18,8 @@ use tokio::{
 
 use super::rig::{Behaviour, Developer, Rig, soon};
 use crate::worker::{access::Access, http2::preface::PREFACE};
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// An HTTP/2 service on a loopback socket: answers with its name and the path; echoes `/echo`; holds `/hold` until it is
 /// told to answer; closes with GOAWAY after `/goaway`, without it after `/close`; resets `/reset`.
@@ -70,6 +72,15 @@ async fn talk(
         match &*path {
             "/hold" => held.send(respond).unwrap(),
             "/reset" => respond.send_reset(Reason::ENHANCE_YOUR_CALM),
+            "/grpc" => {
+                let mut to = respond.send_response(Response::new(()), false).unwrap();
+                to.send_data("body".into(), false).unwrap();
+                to.send_trailers([(GRPC_STATUS, HeaderValue::from(5))].into_iter().collect()).unwrap();
+            }
+            "/trailers-only" => {
+                let head = Response::builder().header(GRPC_STATUS, 7).body(()).unwrap();
+                respond.send_response(head, true).unwrap();
+            }
             "/echo" => {
                 let to = respond.send_response(Response::new(()), false).unwrap();
                 streams.spawn(echo(request.into_body(), to));
@@ -134,6 +145,12 @@ impl Client {
     pub(super) async fn ask(&mut self, path: &str, user: Option<&str>) -> (u16, String) {
         let (response, _) = self.send(Self::request(path, user), true).await;
         answer(response).await
+    }
+
+    /// A request that is reset.
+    async fn ask_reset(&mut self, path: &str, user: &str) {
+        let (response, _) = self.send(Self::request(path, Some(user)), true).await;
+        assert!(soon(response).await.unwrap_err().is_reset());
     }
 
     /// Ends in order; what the agent counted.
@@ -253,11 +270,36 @@ async fn a_reset_of_a_developers_service_is_passed_on() {
 }
 
 #[tokio::test]
+async fn the_developer_is_told_of_grpcs_status_and_who_ended_a_stream() {
+    let (_rig, _app, mut blue, mut alice, mut client) = {
+        let (rig, app, blue, alice) = world().await;
+        let client = Client::new(&rig).await;
+        (rig, app, blue, alice, client)
+    };
+    for (path, status) in [("/grpc", Some(5)), ("/trailers-only", Some(7)), ("/plain", None)] {
+        client.ask(path, Some("alice")).await;
+        let event = alice.told().await;
+        assert_eq!((event.path.as_str(), event.status, event.grpc_status), (path, 200, status));
+        assert_eq!(event.outcome, RequestOutcome::Answered, "{path}");
+    }
+    let (response, mut up) = client.send(Client::request("/hold", Some("alice")), false).await;
+    let _held = soon(blue.held.recv()).await.unwrap();
+    up.send_reset(Reason::CANCEL);
+    drop((response, up));
+    let event = alice.told().await;
+    assert_eq!((event.path.as_str(), event.status, event.outcome), ("/hold", 0, RequestOutcome::ClientLeft));
+    client.ask_reset("/reset", "alice").await;
+    let event = alice.told().await;
+    assert_eq!((event.path.as_str(), event.status, event.outcome), ("/reset", 0, RequestOutcome::Cut));
+    client.done().await;
+}
+
+#[tokio::test]
 async fn a_developers_service_that_is_down_is_told_in_the_clients_own_words() {
     let mut rig = Rig::new().await;
     let app = Service::start("green").await;
     rig.app.address = app.address;
-    let alice = Developer::new(1, "unused", Behaviour::Refuse(StreamCode::Refused)).await;
+    let mut alice = Developer::new(1, "unused", Behaviour::Refuse(StreamCode::Refused)).await;
     rig.plan(&[("alice", &alice)], None);
     let mut client = Client::new(&rig).await;
     let sentence = "redir: the developer's service refused the connection (intercept of alice to 127.0.0.1:3000)";
@@ -270,6 +312,11 @@ async fn a_developers_service_that_is_down_is_told_in_the_clients_own_words() {
     assert_eq!(head.headers["content-type"], "application/grpc");
     assert_eq!(head.headers["grpc-status"], "14");
     assert_eq!(head.headers["grpc-message"], sentence);
+    let refused = RequestOutcome::Refused("the developer's service refused the connection".to_owned());
+    for (status, grpc_status) in [(502, None), (200, Some(14))] {
+        let event = alice.told().await;
+        assert_eq!((event.status, event.grpc_status, event.outcome), (status, grpc_status, refused.clone()));
+    }
     // The rest of the request is not wanted, and that is no error.
     assert_eq!(soon(std::future::poll_fn(|cx| up.poll_reset(cx))).await.unwrap(), Reason::NO_ERROR);
     drop((up, body));

@@ -10,3 +10,4 @@ mod requests;
 mod rig;
 mod slow;
 mod tls;
+mod told;

@@ -13,7 +13,7 @@ use std::{
 
 use redir_http::filter::{Condition, Filter, Key, Mode, Subject, Table, Test};
 use redir_tunnel::{AgentControl, AgentEndpoint, Authorised, Identity, Tunnel, dial};
-use redir_wire::{ClientTls, StreamCode};
+use redir_wire::{ClientTls, RequestEvent, StreamCode};
 use rustls::{ClientConfig, ServerConfig};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -396,6 +396,8 @@ pub(super) struct Developer {
     pub(super) streams: tokio::sync::watch::Receiver<usize>,
     /// What the newest stream's header says of TLS.
     pub(super) header: Arc<Mutex<Option<ClientTls>>>,
+    /// What the developer is told.
+    events: tokio::sync::mpsc::Receiver<RequestEvent>,
     _endpoint: AgentEndpoint,
     _tasks: JoinSet<()>,
 }
@@ -441,8 +443,22 @@ impl Developer {
             let _controls = controls;
             std::future::pending::<()>().await;
         });
-        let intercept = Arc::new(Intercept::for_test(id, PodName::new("web-1").unwrap(), connection));
-        Developer { intercept, service, tunnel: dialled.tunnel, streams, header, _endpoint: endpoint, _tasks: tasks }
+        let (intercept, events) = Intercept::for_test(id, PodName::new("web-1").unwrap(), connection);
+        Developer {
+            intercept: Arc::new(intercept),
+            events,
+            service,
+            tunnel: dialled.tunnel,
+            streams,
+            header,
+            _endpoint: endpoint,
+            _tasks: tasks,
+        }
+    }
+
+    /// The next request or connection that the developer is told of.
+    pub(super) async fn told(&mut self) -> RequestEvent {
+        soon(self.events.recv()).await.expect("the intercept lives")
     }
 
     /// Waits until this many streams have arrived.
