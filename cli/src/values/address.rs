@@ -7,6 +7,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
+use redir_wire::limits;
+
 use crate::wording::values as say;
 
 /// `HOST:PORT` of an agent; the host may be a name, an IPv4 address or an IPv6 address in brackets.
@@ -80,6 +82,10 @@ impl FromStr for ServiceAddress {
             Err(AddressFault::Port(port)) => return Err(say::service_port(text, port)),
             Err(AddressFault::Brackets) => return Err(say::service_brackets(text)),
         };
+        // What agents show of it is bounded.
+        if text.len() > limits::NAME {
+            return Err(say::service_address(text));
+        }
         match host.parse::<IpAddr>() {
             Ok(address) if address.is_unspecified() => Err(say::service_anywhere(text)),
             Ok(_) | Err(_) => Ok(Self { host: host.to_owned(), port }),
