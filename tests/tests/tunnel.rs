@@ -189,6 +189,44 @@ once!(who_answered_is_told, USUAL, |w| {
     cli.leave()
 });
 
+// What a name leads to may change while the intercept lives: here in a hosts file of redir's own.
+once!(a_name_behind_to_is_looked_up_for_each_connection, USUAL, |w| {
+    let _green = w.green()?;
+    let developer = &w.topology.developer.namespace;
+    let folder = tempfile::tempdir()?;
+    let hosts = folder.path().join("hosts");
+    std::fs::write(&hosts, "127.0.0.2 service.test\n")?;
+    let services = [2, 3].map(|last| Listener::new(developer, ([127, 0, 0, last], LOCAL).into()));
+    let [first, second] = services;
+    let (first, second) = (first?, second?);
+    let redir = w.alice.command()?;
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--mount", "sh", "-c", "mount --bind \"$0\" /etc/hosts && exec \"$@\""]).arg(&hosts);
+    command.arg(redir.get_program()).args(redir.get_args()).args(["intercept", "web-1", "--port", "8080"]);
+    command.args(["--to", &format!("service.test:{LOCAL}"), "--header", ALICE]).args(w.agent_flags());
+    for (name, value) in redir.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let mut process = developer.spawn("redir intercept", &mut command)?;
+    process.wait_for_line(&format!("-> service.test:{LOCAL}"), SOON)?;
+    // What redir looked with.
+    drop(first.accept()?);
+    for (service, next) in [(&first, "127.0.0.3 service.test\n"), (&second, "")] {
+        let mut client = w.connect(w.client(), Family::V4)?;
+        write(&mut client, redir_rig::http::request("GET", "/named", &[ALICE]))?;
+        let (mut matched, _) = service.accept()?;
+        ensure!(read_exactly(&mut matched, 10)? == b"GET /named");
+        // In place: the mount is of this very file.
+        std::fs::write(&hosts, next)?;
+    }
+    process.signal(nix::sys::signal::Signal::SIGINT)?;
+    process.wait(SOON)?;
+    Ok(())
+});
+
 // Two ports of a pod, each to a service of its own, with one command.
 once!(several_ports_end_together, BOB_ELSEWHERE, |w| {
     let _green = w.green()?;
