@@ -225,7 +225,8 @@ mod tests {
     }
 
     fn line(mode: Mode, conditions: Vec<Condition>) -> Option<String> {
-        curl(Some(&Filter { mode, conditions, preflights: false }), false, "10.0.0.2", 8080).map(|line| line.shown(Charset::Ascii))
+        curl(Some(&Filter { mode, conditions, preflights: false }), false, "10.0.0.2", 8080)
+            .map(|line| line.shown(Charset::Ascii))
     }
 
     #[test]
@@ -310,7 +311,8 @@ mod tests {
     #[test]
     fn a_terminal_that_shows_it_gets_it_as_it_is_written() {
         let conditions = vec![header("x-user", Test::Exact("zo\u{eb}".into()))];
-        let line = curl(Some(&Filter { mode: Mode::All, conditions }), false, "10.0.0.2", 5432).unwrap();
+        let line =
+            curl(Some(&Filter { mode: Mode::All, conditions, preflights: false }), false, "10.0.0.2", 5432).unwrap();
         assert_eq!(line.shown(Charset::Utf8), "curl -H 'x-user: zo\u{eb}' http://10.0.0.2:5432/");
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use redir_wire::{ConnectionBytes, PodTls, RequestEvent, UnixMillis};
+use redir_wire::{ConnectionBytes, EarlierConnections, PodFlush, PodTls, RequestEvent, UnixMillis};
 
 use super::*;
 use crate::events::Live;
@@ -21,6 +21,8 @@ fn is_of_intercept(event: &Event) -> bool {
         | Event::Recreated { .. }
         | Event::Live(_)
         | Event::Tls { .. }
+        | Event::Flushed { .. }
+        | Event::Probe { .. }
         | Event::NotLive { .. }
         | Event::Refused { .. }
         | Event::Conflict(_)
@@ -32,6 +34,7 @@ fn is_of_intercept(event: &Event) -> bool {
         | Event::NobodyAnswers { .. }
         | Event::Lost { .. }
         | Event::Restored { .. }
+        | Event::Bypassed { .. }
         | Event::Command(_)
         | Event::Ended { .. } => true,
         Event::Wish(_)
@@ -82,6 +85,7 @@ fn samples() -> Vec<Event> {
         filter: None,
         addresses: Vec::new(),
         earlier_connections: 0,
+        earlier: EarlierConnections::Stay,
         after_ms: 1,
         curl: None,
         first: true,
@@ -99,6 +103,8 @@ fn samples() -> Vec<Event> {
         Event::Recreated { intercept: text() },
         Event::Live(live),
         Event::Tls { agent: text(), pod: text(), port: 80, tls, local: None },
+        Event::Flushed { agent: text(), pod: text(), port: 80, flushed: PodFlush::default() },
+        Event::Probe { agent: text(), pod: text(), port: 80, sentence: text() },
         Event::NotLive { agent: text(), pod: text(), state: Liveness::Lost, reason: text() },
         Event::Refused { agent: text(), reason: text() },
         Event::Conflict(clash.clone()),
@@ -110,6 +116,7 @@ fn samples() -> Vec<Event> {
         Event::NobodyAnswers { to: text() },
         Event::Lost { agent: text(), reason: text() },
         Event::Restored { agent: text(), pods: Vec::new(), after_ms: 1 },
+        Event::Bypassed { agent: text(), id: 7, requests: 1 },
         Event::Ended { reason: text() },
     ];
     samples.extend(command.map(Event::Command));

@@ -117,7 +117,7 @@ impl Shown {
         if self.flushed.insert(pod.pod.clone(), flushed.clone()).as_ref() == Some(&flushed) {
             return None;
         }
-        Some(Event::Flushed { agent: agent.to_owned(), pod: pod.pod.clone(), port: wanted.ports.pod.get(), flushed })
+        Some(Event::Flushed { agent: agent.to_owned(), pod: pod.pod.clone(), port: wanted.port.get(), flushed })
     }
 
     /// What is new about probes. Pods of one workload have the same: one word is enough.
@@ -126,7 +126,7 @@ impl Shown {
         let told = |sentence: &String| Event::Probe {
             agent: agent.to_owned(),
             pod: pod.pod.clone(),
-            port: wanted.ports.pod.get(),
+            port: wanted.port.get(),
             sentence: sentence.clone(),
         };
         new.map(told).collect()

@@ -5,8 +5,8 @@ use crate::code::CloseCode;
 use crate::error::Malformed;
 use crate::message::{
     Bye, Conflict, ConnectionBytes, Ended, InterceptEntry, InterceptState, Left, LeftIntercept, Listing, Liveness,
-    Owner, PodEntry, PodFlush, PodState, Refused, RefusedCode, RequestEvent, RequestOutcome, StatusReport, Takes, ToDeveloper,
-    TunnelStatus, UnixMillis, Welcome,
+    Owner, PodEntry, PodFlush, PodState, Refused, RefusedCode, RequestEvent, RequestOutcome, StatusReport, Takes,
+    ToDeveloper, TunnelStatus, UnixMillis, Welcome,
 };
 use crate::{limits, proto};
 

@@ -110,7 +110,10 @@ fn every_question_comes_through() {
             earlier: EarlierConnections::Stay,
             ..wish()
         }),
-        ToAgent::Intercept(Wish { filter: Some(Filter { mode: Mode::All, conditions: some_conditions, preflights: false }), ..wish() }),
+        ToAgent::Intercept(Wish {
+            filter: Some(Filter { mode: Mode::All, conditions: some_conditions, preflights: false }),
+            ..wish()
+        }),
         ToAgent::Leave(Which::Token(Token([9; 16]))),
         ToAgent::Leave(Which::Id(3)),
         ToAgent::Leave(Which::Selector(selector.clone(), None)),

@@ -96,7 +96,16 @@ pub(super) struct Copy {
 impl Copy {
     /// Begins with nothing passed; what waits counts as `waiting`.
     pub(super) fn new(from: RecvStream, to: SendStream<Bytes>, waiting: Waiting) -> Self {
-        Copy { from, to, queue: Queue::new(waiting), rest: Rest::Open, frames: 0, kept: None, released: 0, grpc_status: None }
+        Copy {
+            from,
+            to,
+            queue: Queue::new(waiting),
+            rest: Rest::Open,
+            frames: 0,
+            kept: None,
+            released: 0,
+            grpc_status: None,
+        }
     }
 
     /// Begins with what another receiver has refused.

@@ -15,8 +15,8 @@ use std::{
 use redir_http::filter::{Filter, Key, Table};
 use redir_tunnel::{Authorised, Pin};
 use redir_wire::{
-    Bye, EarlierConnections, InterceptState, PodFlush, Probes, Refused, RefusedCode, StatusReport, ToAgent, ToDeveloper,
-    TunnelStatus, Wish,
+    Bye, EarlierConnections, InterceptState, PodFlush, Probes, Refused, RefusedCode, StatusReport, ToAgent,
+    ToDeveloper, TunnelStatus, Wish,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
