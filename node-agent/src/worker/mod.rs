@@ -214,7 +214,12 @@ fn scrape(
             if pods_come_and_go {
                 metrics.forget_datapaths();
             }
+            let hung = broker.guardian_hangs();
             for pod in captures.pods() {
+                // Each would be waited for in vain: the other figures are wanted just then.
+                if *hung.borrow() {
+                    break;
+                }
                 match broker.stats(&pod).await {
                     Ok(counts) => metrics.set_datapath(&pod.to_string(), &counts),
                     Err(error) => tracing::debug!(%pod, %error, "no counts of the pod's programs"),

@@ -58,8 +58,9 @@ const CANDIDATES: usize = 8;
 /// Sockets left in a pool that has to wait for the guardian, from which on new connections pass to the app: for those that
 /// are under way to the listener.
 const RESERVE: usize = 24;
-/// How long such a pool waits before; no quick request waits longer behind the guardian's slow work.
-const SLOW: Duration = Duration::from_millis(50);
+/// How long such a pool waits before. Slow work keeps no quick request waiting for a quarter of that, but a busy machine may:
+/// what passes to the app passes by its developer, and who is accepted meanwhile waits for a socket and loses nothing.
+const SLOW: Duration = Duration::from_millis(200);
 /// How long an accepted connection waits for a socket: as long as a client's SYN would be repeated (tcp_syn_retries).
 const CLIENT_PATIENCE: Duration = Duration::from_secs(120);
 /// Addresses whose pools are filled ahead: a pod with more of them waits for the guardian once for each of the others.

@@ -51,11 +51,13 @@ struct Address {
     /// How many were taken since `since`.
     taken: usize,
     since: Instant,
+    /// It has had sockets: from then on it can run dry.
+    filled: bool,
 }
 
 impl Address {
     fn new(bind: SocketAddr) -> Self {
-        Address { bind, sockets: VecDeque::new(), level: LEAST, taken: 0, since: Instant::now() }
+        Address { bind, sockets: VecDeque::new(), level: LEAST, taken: 0, since: Instant::now(), filled: false }
     }
 
     /// A batch is missing.
@@ -116,9 +118,9 @@ impl Pool {
         taken
     }
 
-    /// The number of sockets in the pool that has the fewest.
+    /// The number of sockets in the pool that has the fewest, without those that are being filled for the first time.
     pub(super) fn fewest(&self) -> Option<usize> {
-        self.lock().values().map(|pool| pool.sockets.len()).min()
+        self.lock().values().filter(|pool| pool.filled).map(|pool| pool.sockets.len()).min()
     }
 
     /// Adds what the guardian could bind. If that is nothing, the pool is given up until it is wanted again: the address
@@ -141,6 +143,7 @@ impl Pool {
             pools.remove(&key(bind));
             return 0;
         }
+        pool.filled = true;
         pool.follow_demand(Instant::now());
         bound
     }
