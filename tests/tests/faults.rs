@@ -247,7 +247,7 @@ both!(further_ports_of_a_live_pod_come_and_go_without_a_reset, UNDER_LOAD, |w| {
     let loads = FURTHER
         .iter()
         .zip(FAMILIES)
-        .map(|(port, family)| Load::start(&w.client().namespace, w.pod().at(family, *port), RATE, "/", &[]));
+        .map(|(port, family)| Load::start(&w.client().namespace, w.pod().at(family, *port), RATE / 2, "/", &[]));
     let loads = loads.collect::<Result<Vec<_>>>()?;
     let mut first = Some(first);
     for round in 0..4 {
