@@ -73,7 +73,7 @@ pub(crate) struct PodDatapath {
 pub(crate) fn prepare() -> Result<(), DatapathError> {
     let mut ebpf = object::load()?;
     for name in program::CLASSIFIERS {
-        object::classifier(&mut ebpf, name)?;
+        object::classifier(&mut ebpf, name, &mut || {})?;
     }
     Ok(())
 }
@@ -97,16 +97,16 @@ impl PodDatapath {
         for device in spec.devices {
             for name in [object::reflect_for(device), object::steer_for(device)] {
                 pause();
-                object::classifier(&mut ebpf, name)?;
+                object::classifier(&mut ebpf, name, pause)?;
             }
         }
         pause();
-        object::classifier(&mut ebpf, program::REFLECT_LO)?;
+        object::classifier(&mut ebpf, program::REFLECT_LO, pause)?;
         pause();
-        object::classifier(&mut ebpf, program::STEER_LO)?;
+        object::classifier(&mut ebpf, program::STEER_LO, pause)?;
         pause();
         let has_companion = match maps.set_listeners(spec.listener_v4, spec.listener_v6) {
-            Ok(()) => match object::companion(&mut ebpf) {
+            Ok(()) => match object::companion(&mut ebpf, pause) {
                 Ok(_) => true,
                 // Says nothing about the kernel, and must not decide how this pod is steered.
                 Err(e @ DatapathError::Interrupted { .. }) => return Err(e),
@@ -317,7 +317,7 @@ impl PodDatapath {
     }
 
     fn attach_companion(&mut self) -> Result<OwnedFd, DatapathError> {
-        let fd = object::companion(&mut self.ebpf)?
+        let fd = object::companion(&mut self.ebpf, &mut || {})?
             .fd()
             .map_err(|e| DatapathError::Load { program: program::TIME_WAIT, detail: object::chain(&e) })?;
         link::create(fd.as_fd(), Hook::SkLookup(self.netns.as_fd())).map_err(|source| DatapathError::Attach {
@@ -362,7 +362,7 @@ impl PodDatapath {
     }
 
     fn program_fd(&mut self, name: &'static str) -> Result<BorrowedFd<'_>, DatapathError> {
-        let program = object::classifier(&mut self.ebpf, name)?;
+        let program = object::classifier(&mut self.ebpf, name, &mut || {})?;
         program.fd().map(AsFd::as_fd).map_err(|e| DatapathError::Load { program: name, detail: object::chain(&e) })
     }
 

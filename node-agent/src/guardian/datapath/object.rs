@@ -14,7 +14,7 @@ use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use redir_abi::{map, program};
 
-use super::{DatapathError, Device, Framing, storage};
+use super::{DatapathError, Device, Framing, Pause, storage};
 
 /// What `build.rs` has built.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/redir-ebpf"));
@@ -74,50 +74,63 @@ pub(super) fn reflect_for(device: &Device) -> &'static str {
 }
 
 /// The named classifier, loaded into the kernel on first use.
-pub(super) fn classifier<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SchedClassifier, DatapathError> {
+pub(super) fn classifier<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+    pause: Pause<'_>,
+) -> Result<&'a mut SchedClassifier, DatapathError> {
     let program =
         ebpf.program_mut(name).ok_or(DatapathError::Load { program: name, detail: "not in the object".into() })?;
     let program: &mut SchedClassifier = program.try_into().map_err(|e| refused_program(name, &e))?;
     if program.fd().is_err() {
-        load_patiently(name, || program.load())?;
+        load_patiently(name, || program.load(), pause)?;
     }
     Ok(program)
 }
 
 /// The companion, loaded into the kernel on first use.
-pub(super) fn companion(ebpf: &mut Ebpf) -> Result<&mut SkLookup, DatapathError> {
+pub(super) fn companion<'a>(ebpf: &'a mut Ebpf, pause: Pause<'_>) -> Result<&'a mut SkLookup, DatapathError> {
     let name = program::TIME_WAIT;
     let program =
         ebpf.program_mut(name).ok_or(DatapathError::Load { program: name, detail: "not in the object".into() })?;
     let program: &mut SkLookup = program.try_into().map_err(|e| refused_program(name, &e))?;
     if program.fd().is_err() {
-        load_patiently(name, || program.load())?;
+        load_patiently(name, || program.load(), pause)?;
     }
     Ok(program)
 }
 
 /// Loads a program. The verifier gives up with EAGAIN when a signal is pending for the thread, which says nothing about the
 /// program: then it is tried again, for some two seconds.
-fn load_patiently(name: &'static str, load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), DatapathError> {
+fn load_patiently(
+    name: &'static str,
+    load: impl FnMut() -> Result<(), ProgramError>,
+    pause: Pause<'_>,
+) -> Result<(), DatapathError> {
     let interrupted = |error: &ProgramError| {
         let met = matches!(error, ProgramError::LoadError { io_error, .. } if is_interruption(io_error));
         #[cfg(test)]
         INTERRUPTED.fetch_add(u32::from(met), std::sync::atomic::Ordering::Relaxed);
         met
     };
-    match repeat(load, interrupted) {
+    match repeat(load, interrupted, pause) {
         Some(loaded) => loaded.map_err(|e| refused_program(name, &e)),
         None => Err(DatapathError::Interrupted { program: name }),
     }
 }
 
 /// Tries until a try is not interrupted; None if all of [`TRIES`] were.
-fn repeat<E>(mut attempt: impl FnMut() -> Result<(), E>, interrupted: impl Fn(&E) -> bool) -> Option<Result<(), E>> {
+fn repeat<E>(
+    mut attempt: impl FnMut() -> Result<(), E>,
+    interrupted: impl Fn(&E) -> bool,
+    pause: Pause<'_>,
+) -> Option<Result<(), E>> {
     for number in 0..TRIES {
         match attempt() {
             Err(error) if interrupted(&error) => {
                 tracing::debug!(number, "a signal interrupted the verifier");
                 thread::sleep(pause_after(number));
+                pause();
             }
             done => return Some(done),
         }

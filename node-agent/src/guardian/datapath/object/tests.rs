@@ -31,7 +31,7 @@ fn section(elf: &[u8], name: &str) -> usize {
 /// The one refusal among the programs of such an object.
 fn refusal(instruction: [u8; 8]) -> DatapathError {
     let mut ebpf = load_object(&beginning_with(instruction)).expect("the maps are good");
-    let refused = program::CLASSIFIERS.into_iter().filter_map(|name| classifier(&mut ebpf, name).err());
+    let refused = program::CLASSIFIERS.into_iter().filter_map(|name| classifier(&mut ebpf, name, &mut || {}).err());
     let mut refused: Vec<_> = refused.collect();
     assert_eq!(refused.len(), 1, "{refused:?}");
     refused.remove(0)
@@ -68,9 +68,10 @@ fn an_interrupted_load_is_repeated_and_not_for_ever() {
             if left > 0 { Err(io::Error::from_raw_os_error(libc::EAGAIN)) } else { Ok(()) }
         },
         interrupted,
+        &mut || {},
     );
     assert!(matches!(done, Some(Ok(()))) && left == 0);
-    let refused = repeat(|| Err(io::Error::from_raw_os_error(libc::EINVAL)), interrupted);
+    let refused = repeat(|| Err(io::Error::from_raw_os_error(libc::EINVAL)), interrupted, &mut || {});
     assert!(matches!(refused, Some(Err(_))), "a refusal is not repeated");
     let mut tries = 0;
     let done = repeat(
@@ -79,6 +80,7 @@ fn an_interrupted_load_is_repeated_and_not_for_ever() {
             Err(io::Error::from_raw_os_error(libc::EAGAIN))
         },
         interrupted,
+        &mut || {},
     );
     assert!(done.is_none());
     assert_eq!(tries, TRIES);

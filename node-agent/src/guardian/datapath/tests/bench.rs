@@ -65,7 +65,7 @@ impl Bench {
         let mut ctx_in = [0; 12];
         ctx_in[8..].copy_from_slice(&mark.to_ne_bytes());
         let (mut bytes, mut ctx_out) = (vec![0; 512], [0; 256]);
-        let program = object::classifier(&mut self.datapath.ebpf, program).unwrap();
+        let program = object::classifier(&mut self.datapath.ebpf, program, &mut || {}).unwrap();
         let options = TestRunOptions {
             data_in: Some(frame),
             data_out: Some(&mut bytes),

@@ -37,7 +37,7 @@ impl Pod {
         let device = self.pair.pod.index_of("eth0");
         self.pair.pod.run(|| {
             let mut ebpf = object::load().unwrap();
-            let program = object::classifier(&mut ebpf, program::STEER).unwrap();
+            let program = object::classifier(&mut ebpf, program::STEER, &mut || {}).unwrap();
             netlink::add_filter(device, direction, priority, name, program.fd().unwrap().as_fd()).unwrap();
         });
     }
