@@ -1,8 +1,8 @@
 //! Sockets of one pod that the guardian has bound already, so that a connection needs no round trip to it.
 //!
 //! Keyed by the address they are bound to. A pool is made when an address is first wanted and refilled in the
-//! background. It holds what was taken from it within a second, within bounds: so much lasts until a guardian that hangs
-//! is noticed. The oldest go first.
+//! background. It holds twice what was taken from it within a second, within bounds: so much lasts until a guardian that
+//! hangs is noticed, on a machine that is late with everything. The oldest go first.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -28,7 +28,7 @@ const BATCH: usize = 32;
 const SPARE: usize = 64;
 /// Addresses with a pool: the pod's own and the loopback ones; a client that walks through 127/8 displaces another.
 const ADDRESSES: usize = 16;
-/// What is taken from a pool within this time is its level; without takers the level is halved as often.
+/// Twice what is taken from a pool within this time is its level; without takers the level is halved as often.
 const WINDOW: Duration = Duration::from_secs(1);
 
 /// A socket of the pool.
@@ -67,11 +67,12 @@ impl Address {
 
     /// The level follows the demand: up at once, down by half a window.
     fn follow_demand(&mut self, now: Instant) {
-        self.level = self.level.max(self.taken.min(MOST));
+        let demand = (2 * self.taken).clamp(LEAST, MOST);
+        self.level = self.level.max(demand);
         let windows = now.saturating_duration_since(self.since).as_millis() / WINDOW.as_millis();
         if windows > 0 {
             let halved = self.level >> windows.min(16);
-            self.level = halved.max(self.taken.min(MOST)).max(LEAST);
+            self.level = halved.max(demand);
             (self.taken, self.since) = (0, now);
         }
         while self.sockets.len() > self.level + SPARE {
@@ -230,10 +231,11 @@ mod tests {
     async fn the_level_follows_what_is_taken_within_a_second_and_settles() {
         let pool = Pool::default();
         pool.want(BIND);
+        assert_eq!(pool.fewest(), None, "it is filled for the first time");
         assert_eq!(busy_window(&pool, 10), LEAST);
-        assert_eq!(busy_window(&pool, 290), 300);
+        assert_eq!(busy_window(&pool, 90), 200);
         tokio::time::advance(WINDOW).await;
-        assert_eq!(busy_window(&pool, 1), 301, "half the level is less than what was taken");
+        assert_eq!(busy_window(&pool, 1), 202, "half the level is less than what was taken");
         assert_eq!(busy_window(&pool, 10 * MOST), MOST);
         // Refilled as long as a batch is missing, and no further.
         while let Ok((bind, batch)) = tokio::time::timeout(Duration::ZERO, pool.wanting()).await {
