@@ -20,6 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::future::try_join_all;
 use tokio::{
     net::{TcpSocket, TcpStream},
     sync::{mpsc, watch},
@@ -27,7 +28,7 @@ use tokio::{
 };
 
 use self::{
-    pool::{Pool, Pooled},
+    pool::{BATCH, Pool, Pooled},
     ports::{BYPASS, Ports, Ranges},
     turned::{Note, Turned},
 };
@@ -221,11 +222,15 @@ impl Upstream {
             let (bind, missing) = shared.pool.wanting().await;
             let wanted = lock(&shared.ports).batch(missing);
             self.waits(Some(tokio::time::Instant::now()));
-            let given = self.until_answered(bind, &wanted).await;
+            let batches = wanted.chunks(BATCH).map(|ports| async {
+                let sockets = self.until_answered(bind, ports).await?;
+                Ok::<_, BrokerError>(shared.pool.put(bind, ports.iter().copied().zip(sockets)))
+            });
+            let bound = try_join_all(batches).await;
             self.waits(None);
-            match given {
-                Ok(sockets) => {
-                    if shared.pool.put(bind, wanted.into_iter().zip(sockets)) == 0 {
+            match bound {
+                Ok(bound) => {
+                    if bound.iter().sum::<usize>() == 0 {
                         // Without descriptors or free ports a pool that is low must not keep the guardian busy.
                         tokio::time::sleep(NO_ANSWER).await;
                     }

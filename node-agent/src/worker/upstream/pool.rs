@@ -23,7 +23,9 @@ const LEAST: usize = 64;
 /// A pool's highest level; a socket costs some 3 KiB of kernel memory and a descriptor.
 const MOST: usize = 512;
 /// The guardian gives at most this many at once.
-const BATCH: usize = 32;
+pub(super) const BATCH: usize = 32;
+/// How many are asked for at the same time: on a busy machine an answer takes a tenth of a second.
+const AT_ONCE: usize = 4 * BATCH;
 /// Beyond the level, those that were asked for a certain client and not used.
 const SPARE: usize = 64;
 /// Addresses with a pool: the pod's own and the loopback ones; a client that walks through 127/8 displaces another.
@@ -166,7 +168,7 @@ impl Pool {
                 pools.values_mut().for_each(|pool| pool.follow_demand(now));
                 let low = pools.values().filter(|pool| pool.is_low()).min_by_key(|pool| pool.sockets.len());
                 if let Some(low) = low {
-                    return (low.bind, BATCH);
+                    return (low.bind, (low.level - low.sockets.len()).min(AT_ONCE));
                 }
                 if pools.values().any(|pool| pool.level > LEAST) {
                     settles = Some(now + WINDOW);
