@@ -139,7 +139,8 @@ fn repeat<E>(
 }
 
 fn is_interruption(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR))
+    // ENOSPC: the first try was interrupted, and the log of aya's second, which is accepted, does not fit.
+    matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR | libc::ENOSPC))
 }
 
 /// 1 ms, 2 ms, … up to [`LONGEST_PAUSE`], and up to half of that more: signals that come at fixed times are not met each time.

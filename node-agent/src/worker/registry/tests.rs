@@ -646,3 +646,42 @@ fn a_replaced_pod_with_nothing_armed_is_armed_once() {
     assert_eq!(arming.next(now), []);
     assert!(matches!(arming.status(&port.0, 80), PortStatus::Live { .. }));
 }
+
+#[test]
+fn a_pod_whose_way_breaks_is_lost_and_tried_again_less_and_less_often() {
+    let mut arming = Arming::default();
+    let (mut now, clock) = (Instant::now(), SystemTime::now());
+    let (low, high) = ((pod_name("a"), 80), (pod_name("a"), 81));
+    let armed = || Outcome::Armed { earlier: 0, addresses: vec![] };
+    arming.broken(&low.0, "nobody there".into(), now);
+    arming.want([&low, &high].into_iter());
+    for seconds in [5, 10, 20, 40, 80, 160, 320, 320] {
+        for port in [80, 81] {
+            assert_eq!(arming.next(now), [Op::Arm(low.0.clone(), port)]);
+            arming.done(&Op::Arm(low.0.clone(), port), armed(), clock, now);
+        }
+        arming.broken(&low.0, "the firewall".into(), now);
+        arming.broken(&low.0, "said twice".into(), now);
+        for port in [80, 81] {
+            assert_eq!(arming.next(now), [Op::Disarm(low.0.clone(), port)]);
+            arming.done(&Op::Disarm(low.0.clone(), port), Outcome::Disarmed, clock, now);
+            let status = arming.status(&low.0, port);
+            assert!(matches!(&status, PortStatus::Lost { reason, .. } if reason == "the firewall"), "{status:?}");
+        }
+        let pause = Duration::from_secs(seconds);
+        assert_eq!((arming.next(now), arming.retry_at()), (vec![], Some(now + pause)));
+        now += pause;
+    }
+    // After a calm while it begins anew.
+    for port in [80, 81] {
+        assert_eq!(arming.next(now), [Op::Arm(low.0.clone(), port)]);
+        arming.done(&Op::Arm(low.0.clone(), port), armed(), clock, now);
+    }
+    now += Duration::from_secs(601);
+    arming.broken(&low.0, "again".into(), now);
+    for port in [80, 81] {
+        arming.next(now);
+        arming.done(&Op::Disarm(low.0.clone(), port), Outcome::Disarmed, clock, now);
+    }
+    assert_eq!(arming.retry_at(), Some(now + Duration::from_secs(5)));
+}

@@ -8,7 +8,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -92,10 +92,15 @@ pub(super) async fn run(shared: &Arc<Shared>, port: u16) -> Result<Through, Stri
     }
     let tried = trials.join_all().await;
     let through = judge(&tried, port);
-    if through.is_err() && rerouted(shared).await > rerouted_before {
-        return Err(redirected(port));
+    let rerouted = rerouted(shared).await;
+    if through.is_ok() || rerouted == rerouted_before {
+        return through;
     }
-    through
+    // A mesh redirects what leaves the pod, and as a rule what comes to it: clients then come over `lo`, from its proxy. One
+    // that comes otherwise shows by its leg that it has no way.
+    shared.rerouted.store(rerouted, Ordering::Relaxed);
+    let inside: Vec<_> = tried.into_iter().filter(|(way, ..)| way.name == LO).collect();
+    judge(&inside, port).map_err(|_lost_too| redirected(port))
 }
 
 /// Answers every leg that arrives, byte for byte.
@@ -121,7 +126,7 @@ fn ways(shared: &Shared) -> Vec<Way> {
     let reflected = [v4, v6].into_iter().flatten().filter(|_| shared.first_hand == FirstHand::App);
     let reflected = reflected.map(|(bind, name)| Way { bind, target: nobody(&own, bind.is_ipv4()), name });
     let inside = IpAddr::from(Ipv4Addr::LOCALHOST);
-    reflected.chain([Way { bind: inside, target: inside, name: "lo" }]).collect()
+    reflected.chain([Way { bind: inside, target: inside, name: LO }]).collect()
 }
 
 /// An address for documentation (RFC 5737, RFC 3849), and none beside the pod's own.
@@ -260,6 +265,8 @@ pub(super) fn redirected(port: u16) -> String {
     )
 }
 
+/// The way of clients inside the pod.
+const LO: &str = "lo";
 /// Source ports asked for: some may be in use.
 const CANDIDATES: usize = 8;
 /// For one leg's connect, and for its answer: two SYNs, and time for a gateway to be found missing (three seconds).
