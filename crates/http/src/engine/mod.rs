@@ -32,10 +32,10 @@ mod tests;
 pub use probe::{First, FirstHead};
 pub use step::{Begins, ClientEnd, OriginEnd, Refusal, Reply, Step};
 
+use crate::OpaqueReason;
 use crate::filter::Key;
 use crate::framing::Body;
 use crate::head::{RequestHead, ResponseHead};
-use crate::{Ambiguity, OpaqueReason};
 
 /// Who answers a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -2,6 +2,7 @@
 //! (Whole connections at every split are in `tests/connection.rs`.)
 
 use super::*;
+use crate::Ambiguity;
 use crate::filter::{Condition, Filter, Mode, Subject, Table, Test};
 
 const DEV: Origin = Origin::Developer(Key(7));
