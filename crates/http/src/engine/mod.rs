@@ -82,8 +82,9 @@ pub struct Engine {
     opaque: Option<OpaqueReason>,
     /// Why no request follows the answer that is being read.
     closing: Option<OpaqueReason>,
-    /// What made a developer's answer unreadable: it goes on until the leg ends.
-    unreadable: Option<Ambiguity>,
+    /// A developer's answer cannot be read and goes on until the leg ends; so many bytes are most likely left of it,
+    /// `u64::MAX` where that is not known.
+    unreadable: Option<u64>,
     probes_to_app: bool,
     /// A request was begun.
     began: bool,
@@ -177,10 +178,16 @@ impl Engine {
         self.ending
     }
 
-    /// Whether a developer's answer cannot be read: it goes on until its leg ends, or says nothing for a while.
+    /// Whether a developer's answer cannot be read: it goes on until its leg ends.
     #[must_use]
     pub fn is_unreadable(&self) -> bool {
         self.unreadable.is_some()
+    }
+
+    /// Whether such an answer is whole by its likely length. Its client takes the connection for unused then.
+    #[must_use]
+    pub fn is_likely_whole(&self) -> bool {
+        self.unreadable == Some(0)
     }
 
     /// Whether `leg` can close, or be opened again, without anyone noticing.

@@ -8,6 +8,32 @@ use crate::framing::{Asked, Body};
 use crate::head::{Progress, ResponseHead};
 use crate::{Ambiguity, OpaqueReason};
 
+/// How long an answer most likely is, head and body, that two clients could read differently: as most of them read it. `None`:
+/// until its leg ends, as far as can be seen.
+fn likely_length(answer: &[u8]) -> Option<u64> {
+    let mut head = 0;
+    let mut body = None;
+    for line in answer.split_inclusive(|&byte| byte == b'\n') {
+        head += line.len() as u64;
+        let line = line.strip_suffix(b"\n")?.trim_ascii();
+        if line.is_empty() {
+            return head.checked_add(body?);
+        }
+        if line.starts_with(b"HTTP/1.1 205") {
+            body = Some(0);
+        }
+        let Some(colon) = line.iter().position(|&byte| byte == b':') else { continue };
+        let (name, value) = line.split_at(colon);
+        if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            return None;
+        }
+        if name.eq_ignore_ascii_case(b"content-length") {
+            body = Some(std::str::from_utf8(value.get(1..)?.trim_ascii()).ok()?.parse().ok()?);
+        }
+    }
+    None
+}
+
 impl Engine {
     /// What to do with the unread bytes of the leg to `from`, all of them in one slice.
     pub fn response(&mut self, from: Origin, unread: &[u8]) -> Reply {
@@ -23,12 +49,12 @@ impl Engine {
         match &mut self.outbound {
             Outbound::Body(body) => match body.advance(unread) {
                 Ok(len) => self.answered(len, None),
-                Err(why) => self.unreadable(why, unread.len()),
+                Err(why) => self.unreadable(why, unread),
             },
             Outbound::Head(head) => match head.advance(unread) {
                 Ok(Progress::Partial) => Reply::NeedMore,
-                Ok(Progress::Complete) => self.answer(unread).unwrap_or_else(|why| self.unreadable(why, unread.len())),
-                Err(why) => self.unreadable(why, unread.len()),
+                Ok(Progress::Complete) => self.answer(unread).unwrap_or_else(|why| self.unreadable(why, unread)),
+                Err(why) => self.unreadable(why, unread),
             },
         }
     }
@@ -117,6 +143,9 @@ impl Engine {
     fn answered(&mut self, len: usize, status: Option<u16>) -> Reply {
         let finished = matches!(&self.outbound, Outbound::Body(body) if body.is_done());
         let ends = self.closing.is_some() && self.current != Origin::App;
+        if let Some(left) = self.unreadable.as_mut().filter(|left| **left != u64::MAX) {
+            *left = left.saturating_sub(len as u64);
+        }
         if finished {
             self.finish();
         }
@@ -132,13 +161,15 @@ impl Engine {
 
     /// An answer that two clients could read differently. The app's: its client reads it alone from here. A developer's:
     /// it goes on until the leg ends or is quiet, and the client connection ends with it.
-    fn unreadable(&mut self, why: Ambiguity, len: usize) -> Reply {
+    fn unreadable(&mut self, why: Ambiguity, unread: &[u8]) -> Reply {
         if self.current == Origin::App {
             let why = OpaqueReason::Ambiguous(why);
             self.give(why);
             return Reply::Opaque { to: Origin::App, why };
         }
-        self.unreadable = Some(why);
+        let len = unread.len();
+        let length = if matches!(self.outbound, Outbound::Head(_)) { likely_length(unread) } else { None };
+        self.unreadable = Some(length.map_or(u64::MAX, |length| length.saturating_sub(len as u64)));
         self.closing = Some(OpaqueReason::Ambiguous(why));
         self.outbound = Outbound::Body(Body::UntilClose);
         Reply::Forward { len, status: None, finished: false, ends: true }

@@ -267,7 +267,9 @@ fn an_unreadable_answer_of_a_developer_goes_on_until_its_end() {
     let mut engine = engine();
     send(&mut engine, MATCHED, DEV);
     assert_eq!(answer(&mut engine, DEV, b"HTTP/1.1 200 OK\nContent-Length: 5\n\nhe"), (false, true));
+    assert!(engine.is_unreadable() && !engine.is_likely_whole());
     assert_eq!(answer(&mut engine, DEV, b"llo"), (false, true));
+    assert!(engine.is_likely_whole());
     assert_eq!(engine.client(b"", &table()), Step::NeedMore);
     assert_eq!(engine.origin_eof(DEV), OriginEnd::Finished);
     assert_eq!(engine.client(GET, &table()), Step::Wait);
@@ -277,6 +279,28 @@ fn an_unreadable_answer_of_a_developer_goes_on_until_its_end() {
     assert!(engine.is_unreadable());
     assert_eq!(engine.client(GET, &table()), Step::Wait);
     assert_eq!(answer(&mut engine, DEV, b"llo"), (false, true));
+}
+
+#[test]
+fn where_an_unreadable_answer_most_likely_ends() {
+    for (wire, whole) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok", true),
+        ("HTTP/1.1 200 OK\nContent-Length: 2\n\nok", true),
+        ("HTTP/1.1 200 OK\nContent-Length: 3\n\nok", false),
+        ("HTTP/1.1 205 Reset Content\r\n\r\n", true),
+        ("HTTP/1.1 205 Reset Content\r\nContent-Length: 2\r\n\r\nok", true),
+        ("HTTP/1.1 200 OK\n\ndata: 1\n\n", false),
+        ("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n0\n\n", false),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 9223372036854775807\r\n\r\nok", false),
+        ("HTTP/1.1 200 OK\n", false),
+        ("hello", false),
+    ] {
+        let mut engine = engine();
+        send(&mut engine, MATCHED, DEV);
+        answer(&mut engine, DEV, wire.as_bytes());
+        assert!(engine.is_unreadable(), "{wire}");
+        assert_eq!(engine.is_likely_whole(), whole, "{wire}");
+    }
 }
 
 #[test]

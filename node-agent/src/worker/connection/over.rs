@@ -81,9 +81,13 @@ impl Exchange<'_> {
         Ok(())
     }
 
-    /// Where a developer's answer ends that cannot be read is not known: when nothing more comes, the connection ends.
+    /// Where a developer's answer ends that cannot be read is not known. Its client knows: when that goes on, or the answer
+    /// is whole by its likely length, and nothing more comes, the connection ends. A stream of events is left alone.
     fn wait_for_unreadable(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
-        let answered = |engine: &Engine| engine.is_unreadable() && engine.sending_to().is_none();
+        let goes_on = !self.up.is_empty();
+        let answered = |engine: &Engine| {
+            engine.is_unreadable() && engine.sending_to().is_none() && (goes_on || engine.is_likely_whole())
+        };
         if self.writing.is_some() || !matches!(&self.judge, Judge::Http(engine) if answered(engine)) {
             return Ok(());
         }
