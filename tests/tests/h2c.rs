@@ -122,8 +122,11 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Reads frames up to one of this kind and stream; the kinds and streams of all, and its payload.
-fn read_to(socket: &mut TcpStream, kind: u8, stream: u32) -> Result<(Vec<(u8, u32)>, Vec<u8>)> {
+/// Kinds and streams of frames, and the last one's payload.
+type Frames = (Vec<(u8, u32)>, Vec<u8>);
+
+/// Reads frames up to one of this kind and stream.
+fn read_to(socket: &mut TcpStream, kind: u8, stream: u32) -> Result<Frames> {
     let mut seen = Vec::new();
     loop {
         let head = read_exactly(socket, 9)?;

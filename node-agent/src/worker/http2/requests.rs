@@ -44,7 +44,7 @@ pub(super) enum Body {
     /// Nothing of it was read.
     New(RecvStream),
     /// It was sent before, and refused.
-    Again(Rewound),
+    Again(Box<Rewound>),
 }
 
 impl Body {
@@ -225,7 +225,7 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
                 let copy = match body {
                     Body::New(body) if ends => Copy::ended(body, to, held.clone()),
                     Body::New(body) => Copy::new(body, to, held.clone()),
-                    Body::Again(body) => Copy::again(body, to),
+                    Body::Again(body) => Copy::again(*body, to),
                 };
                 let request = if repeat.is_some() { copy.keep() } else { copy };
                 let parts = stream::Parts { respond, response, request, origin, guard, asked, report, repeat, held };

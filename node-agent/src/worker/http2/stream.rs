@@ -244,7 +244,7 @@ impl Stream {
         let Answer::Awaited { respond, .. } = std::mem::replace(&mut self.answer, Answer::Through) else { return None };
         let (asked, report) = (std::mem::take(&mut self.asked), self.report.take());
         let (head, tries) = repeat.once_more();
-        Some(Box::new(Request { head, body: Body::Again(body), respond, asked, report, tries }))
+        Some(Box::new(Request { head, body: Body::Again(Box::new(body)), respond, asked, report, tries }))
     }
 
     /// The origin gave no answer.
