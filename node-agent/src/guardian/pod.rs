@@ -291,8 +291,9 @@ impl ArmedPod {
         };
         let adapted = self.datapath.adapt(&survey.devices, pause);
         // Programs first: what is steered from a new device must be turned round there.
-        let adapted =
-            adapted.and_then(|adapted| self.datapath.readdress(&survey.steered_addresses()).map(|()| adapted));
+        // A device that takes none must not keep the addresses of the others back.
+        let readdressed = self.datapath.readdress(&survey.steered_addresses());
+        let adapted = adapted.and_then(|adapted| readdressed.map(|()| adapted));
         let changed = survey != self.survey;
         self.survey = survey;
         (changed, adapted.map_err(|error| error.to_string()))
@@ -394,8 +395,8 @@ fn from_before(connection: &Connection) -> bool {
     !is_reserved(connection.peer_port)
 }
 
-/// The listeners, the heartbeat, and the links of `lo` and of the companion.
-const LINKS: usize = 5;
+/// The listeners, the two maps, and the links of `lo` (both ways) and of the companion.
+const LINKS: usize = 7;
 
 fn unusable(sentence: String) -> Refusal {
     Refusal::new(RefusedCode::Namespace, sentence)

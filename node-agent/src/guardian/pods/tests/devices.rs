@@ -127,8 +127,8 @@ fn devices_and_addresses_that_come_later_are_taken_and_those_that_go_are_forgott
             told.has("10.8.0.2") && told.has("fd08::2") && Rig::both_on(programs, "net1")
         });
         assert!(told.has(&rig.address().to_string()), "the first device's stays: {told:?}");
-        // Both ends are devices of the pod here: eth0, net1, far0, with lo and the companion.
-        assert_eq!(told.links, if attach == Attach::Tcx { 8 } else { 1 }, "{told:?}");
+        // Both ends are devices of the pod here: eth0, net1, far0, with lo (both ways) and the companion.
+        assert_eq!(told.links, if attach == Attach::Tcx { 9 } else { 1 }, "{told:?}");
 
         // An address more on a device that is there, and a device without address, which a route may take.
         rig.ip("addr add 10.210.1.99/24 dev eth0\nlink add route0 type veth peer name route1\nlink set route0 up");
@@ -178,12 +178,12 @@ fn a_hundred_devices_are_taken_at_the_start_and_later() {
     assert!(told.pod_addresses.len() > crate::ipc::MAX_ADDRESSES, "more than an answer holds");
     assert_eq!(fds.len(), crate::ipc::MAX_FDS);
     let told = rig.look_until("the rest to be told", |told, _| told.has("10.100.59.1"));
-    assert_eq!(told.links, 2 * 61 + 2, "{told:?}");
+    assert_eq!(told.links, 2 * 61 + 3, "{told:?}");
     rig.ip(&some(60..110));
     let told = rig.look_until("all to be taken", |told, programs| {
         told.has("10.100.109.1") && (0..110).all(|n| Rig::both_on(programs, &format!("m{n}")))
     });
-    assert_eq!(told.links, 2 * 111 + 2, "{} messages", told.messages);
+    assert_eq!(told.links, 2 * 111 + 3, "{} messages", told.messages);
     rig.ask(Request::Disarm { pod: web(), port: 8080 }).expect("disarmed");
     assert!(!rig.programs().contains("redir_steer"));
     rig.ask(Request::Release { pod: web() }).expect("released");
