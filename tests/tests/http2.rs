@@ -340,31 +340,6 @@ once!(a_stream_that_the_developers_service_refuses_is_sent_again, USUAL, |w| {
     Ok(())
 });
 
-once!(long_lists_of_headers_pass_and_longer_ones_cost_only_themselves, USUAL, |w| {
-    let (green, blue) = (green(w)?, blue(w)?);
-    let _cli = w.alice()?;
-    let to = app(w);
-    client(w, async move {
-        let mut client = Client::connect(to).await?;
-        for (user, version) in WHO {
-            for bytes in [300_000, 900_000] {
-                let response = client.get_long("/", user, bytes).await?;
-                let answer = whole(response).await.with_context(|| format!("{bytes} bytes of {user}'s"))?;
-                ensure!(answer.version() == version, "{bytes} bytes of {user}'s: {:?}", answer.head);
-            }
-            let too_long = client.get_long("/", user, 1_200_000).await?;
-            ensure!(whole(too_long).await?.head.status() == 431);
-            ensure!(client.fetch("/", user).await?.version() == version, "the connection goes on");
-        }
-        Ok(())
-    })?;
-    for origin in [green, blue] {
-        let fields: Vec<_> = origin.seen().iter().map(|seen| seen.headers.len()).collect();
-        ensure!(fields == [76, 226, 1], "{fields:?}");
-    }
-    Ok(())
-});
-
 once!(floods_end_their_own_connection_alone, Scenario { limit: Duration::from_secs(120), ..USUAL }, |w| {
     let _origins = (green(w)?, blue(w)?);
     let _cli = w.alice()?;

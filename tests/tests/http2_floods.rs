@@ -1,11 +1,15 @@
-//! What clients of HTTP/2 can make the agent hold, measured at the real worker.
+//! Long lists of headers in HTTP/2: what passes, and what clients can make the agent hold, measured at the real worker.
 #![cfg(target_os = "linux")]
 
 use std::{fs, io::Write, net::TcpStream, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use redir_rig::topology::Family;
-use redir_tests::{LOCAL, PORT, Scenario, USUAL, http2::Origin, once};
+use redir_tests::{
+    LOCAL, PORT, Scenario, USUAL, World,
+    http2::{Client, LIMIT, Origin, whole},
+    once,
+};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HEADERS: u8 = 1;
@@ -13,7 +17,7 @@ const SETTINGS: u8 = 4;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
-/// What FAULTS allows a flood, in KiB.
+/// What a flood may cost in memory, in KiB.
 const MOST: u64 = 20 * 1024;
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -60,9 +64,40 @@ fn pour(client: &mut TcpStream, fields: usize, lists: u32) -> Result<()> {
     reader.join().map_err(|_| anyhow::anyhow!("it panicked"))
 }
 
+/// The app's version and the developer's.
+fn origins(w: &World) -> Result<(Origin, Origin)> {
+    let green = Origin::start(&w.pod().namespace, ([0u16; 8], PORT).into(), "green", None)?;
+    let blue = Origin::start(&w.topology.developer.namespace, ([127, 0, 0, 1], LOCAL).into(), "blue", None)?;
+    Ok((green, blue))
+}
+
+once!(long_lists_of_headers_pass_and_longer_ones_cost_only_themselves, USUAL, |w| {
+    let (green, blue) = origins(w)?;
+    let _cli = w.alice()?;
+    let to = w.pod().at(Family::V4, PORT);
+    w.client().namespace.block_on(LIMIT, async move {
+        let mut client = Client::connect(to).await?;
+        for (user, version) in [("alice", "blue"), ("bob", "green")] {
+            for bytes in [300_000, 900_000] {
+                let response = client.get_long("/", user, bytes).await?;
+                let answer = whole(response).await.with_context(|| format!("{bytes} bytes of {user}'s"))?;
+                ensure!(answer.version() == version, "{bytes} bytes of {user}'s: {:?}", answer.head);
+            }
+            let too_long = client.get_long("/", user, 1_200_000).await?;
+            ensure!(whole(too_long).await?.head.status() == 431);
+            ensure!(client.fetch("/", user).await?.version() == version, "the connection goes on");
+        }
+        anyhow::Ok(())
+    })??;
+    for origin in [green, blue] {
+        let fields: Vec<_> = origin.seen().iter().map(|seen| seen.headers.len()).collect();
+        ensure!(fields == [76, 226, 1], "{fields:?}");
+    }
+    Ok(())
+});
+
 once!(lists_of_many_fields_are_held_a_few_at_a_time, Scenario { limit: Duration::from_secs(180), ..USUAL }, |w| {
-    let _green = Origin::start(&w.pod().namespace, ([0u16; 8], PORT).into(), "green", None)?;
-    let _blue = Origin::start(&w.topology.developer.namespace, ([127, 0, 0, 1], LOCAL).into(), "blue", None)?;
+    let _origins = origins(w)?;
     let _cli = w.alice()?;
     let worker = w.agent.worker()?;
     // The first connection makes what every later one uses.

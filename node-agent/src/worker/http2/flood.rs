@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::frames::{CONTINUATION, DATA, HEADERS, Head, RST_STREAM, SETTINGS};
+use super::limits;
 
 /// Frames that carry nothing. A keep-alive PING comes every ten seconds or more; a client that opens a thousand streams
 /// may send a PRIORITY or a WINDOW_UPDATE with each.
@@ -47,6 +48,8 @@ pub(super) enum Flooded {
     Resets,
     /// Streams that cannot be taken.
     Bad,
+    /// Long lists of headers out of a few bytes.
+    Expansion,
 }
 
 impl Flooded {
@@ -56,8 +59,17 @@ impl Flooded {
             Flooded::Control => "frames that carry nothing",
             Flooded::Resets => "streams that are reset",
             Flooded::Bad => "requests that cannot be taken",
+            Flooded::Expansion => "lists of headers that are far longer than what was sent",
         }
     }
+}
+
+/// Long lists, in bytes, that may come out of so many bytes of header blocks in the whole life of a connection: eight times
+/// as many, and four of the longest. A table of 4 KiB makes long values hardly shorter; only one value that is named again
+/// and again is.
+pub(super) fn expansion(decoded: u64, blocks: u64) -> Result<(), Flooded> {
+    let most = 4 * u64::from(limits::HEADER_LIST) + 8 * blocks;
+    if decoded <= most { Ok(()) } else { Err(Flooded::Expansion) }
 }
 
 /// What one client may still send.

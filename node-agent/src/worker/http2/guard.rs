@@ -11,8 +11,8 @@ use std::sync::{
 use tokio::time::Instant;
 
 use super::{
-    flood::{Flood, Flooded},
-    frames::{DATA, Fate, HEADERS, Head, Watch},
+    flood::{self, Flood, Flooded},
+    frames::{CONTINUATION, DATA, Fate, HEADERS, Head, Watch},
     wire::Passing,
 };
 
@@ -46,6 +46,9 @@ struct State {
     newest: u32,
     opened: u64,
     idle_data: u32,
+    /// Bytes of header blocks as they came, and of the long lists that they were decoded to.
+    blocks: u64,
+    decoded: u64,
     /// Between HEADERS and the last of its CONTINUATIONs nothing else may be: not even what says nothing is taken out.
     in_block: bool,
     now: Instant,
@@ -55,8 +58,17 @@ impl Guard {
     /// Of a client that has sent nothing.
     pub(super) fn new() -> Self {
         let now = Instant::now();
-        let state =
-            State { flood: Flood::new(now), flooded: None, newest: 0, opened: 0, idle_data: 0, in_block: false, now };
+        let state = State {
+            flood: Flood::new(now),
+            flooded: None,
+            newest: 0,
+            opened: 0,
+            idle_data: 0,
+            blocks: 0,
+            decoded: 0,
+            in_block: false,
+            now,
+        };
         Guard(Arc::new(Shared {
             state: Mutex::new(state),
             held: AtomicBool::new(false),
@@ -82,6 +94,15 @@ impl Guard {
     pub(super) fn bad(&self, streams: u32) {
         let mut state = self.lock();
         if let Err(flooded) = state.flood.bad(streams, Instant::now()) {
+            state.flooded.get_or_insert(flooded);
+        }
+    }
+
+    /// A long list of headers was decoded, of so many bytes.
+    pub(super) fn decoded(&self, list: usize) {
+        let mut state = self.lock();
+        state.decoded += list as u64;
+        if let Err(flooded) = flood::expansion(state.decoded, state.blocks) {
             state.flooded.get_or_insert(flooded);
         }
     }
@@ -156,6 +177,9 @@ impl Watch for Guard {
         if head.kind == HEADERS && head.stream > state.newest {
             state.newest = head.stream;
             state.opened += 1;
+        }
+        if matches!(head.kind, HEADERS | CONTINUATION) {
+            state.blocks += head.len as u64;
         }
         let in_block = std::mem::replace(&mut state.in_block, head.is_continued());
         if head.kind == DATA && head.is_idle_data() && !in_block {

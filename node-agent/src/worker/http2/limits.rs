@@ -32,7 +32,7 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// comes in more than 80 frames of 16 KiB, ends the connection. An app that takes less has said so: the client is told
 /// (`wire`), and the app judges a client that does not keep to it.
 pub(super) const HEADER_LIST: u32 = 1024 * 1024;
-/// The same while slow readers hold the agent's budget.
+/// The same while slow readers hold the agent's budget; a longer one counts for `flood`.
 pub(super) const HEADER_LIST_SCARCE: usize = 64 * 1024;
 /// Streams that are reset before they were looked at. A turn of the connection's task may bring half as many as
 /// `wire` has frames in a turn, from a client that cancels everything at once; what comes turn by turn is `flood`'s.

@@ -93,8 +93,12 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
             // The client has ended it already: there is nobody to answer.
             return;
         }
-        if !relay::within_budget() && header_list(&head.headers) > limits::HEADER_LIST_SCARCE {
-            return too_large(respond);
+        let list = header_list(&head.headers);
+        if list > limits::HEADER_LIST_SCARCE {
+            self.guard.decoded(list);
+            if !relay::within_budget() || self.guard.flooded().is_some() {
+                return too_large(respond);
+            }
         }
         if let Some((sent, origin)) = upgraded {
             return self.send_on(body, respond, sent, origin);
