@@ -378,3 +378,52 @@ const HEARD: usize = 1024;
 const NOTICES: usize = 256;
 /// Until a status that could not be written is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use redir_api::Intercept;
+    use serde_json::json;
+
+    use super::*;
+    use crate::worker::control::kubernetes::{facts::InterceptFacts, world::Change};
+
+    /// A world with one Intercept, and what this agent has to say of it.
+    fn one_to_write() -> (World, BTreeMap<Token, AgentStatus>) {
+        let pin = redir_tunnel::Pin::of_spki(&[1]).to_string();
+        let intercept: Intercept = serde_json::from_value(json!({
+            "apiVersion": "redir.dev/v1alpha1", "kind": "Intercept",
+            "metadata": {
+                "namespace": "shop", "name": "i1", "uid": "00000000-0000-4000-8000-000000000001", "generation": 1,
+                "resourceVersion": "7", "creationTimestamp": "2026-01-01T00:00:00Z",
+            },
+            "spec": {"port": "8080", "developerKey": pin, "user": "alice", "to": "127.0.0.1:3000",
+                     "target": {"kind": "Deployment", "name": "web"}},
+        }))
+        .unwrap();
+        let facts = InterceptFacts::read(&intercept, "n1").unwrap();
+        let token = facts.token;
+        let mut world = World::default();
+        world.take(Change::Intercepts(vec![facts]));
+        let entry = json!({"node": "n1", "key": "k", "software": "redir", "protocol": 1, "state": "Live"});
+        let entry = serde_json::from_value(entry).unwrap();
+        (world, BTreeMap::from([(token, entry)]))
+    }
+
+    #[test]
+    fn a_status_that_could_not_be_written_is_written_again() {
+        let (world, entries) = one_to_write();
+        let (mut writes, mut now) = (Writes::default(), Instant::now());
+        for error in [WriteError::Failed("no".into()), WriteError::Outdated] {
+            let due = writes.due(&world, &entries, now);
+            let [(token, _, entry)] = &due[..] else { panic!("{error:?}: {} are due", due.len()) };
+            assert!(writes.due(&world, &entries, now).is_empty(), "one call at a time");
+            writes.done(*token, entry.clone(), &Err(error), now);
+            assert!(writes.due(&world, &entries, now).is_empty(), "not at once");
+            now = writes.next().expect("it is tried again");
+        }
+        let due = writes.due(&world, &entries, now);
+        let [(token, _, entry)] = &due[..] else { panic!("{} are due", due.len()) };
+        writes.done(*token, entry.clone(), &Ok(()), now);
+        assert!(writes.due(&world, &entries, now + RETRY).is_empty() && writes.next().is_none(), "it is written");
+    }
+}

@@ -108,3 +108,61 @@ fn event(Notice { workload, intercept, kind, note }: &Notice) -> (Event, ObjectR
 const CALL: Duration = Duration::from_secs(10);
 /// Bytes of an Event's note; Kubernetes allows 1024.
 const NOTE: usize = 1000;
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        convert::Infallible,
+        sync::{Arc, Mutex},
+    };
+
+    use http::{Request, Response};
+    use http_body_util::BodyExt as _;
+    use kube::client::Body;
+    use serde_json::Value;
+
+    use super::*;
+
+    /// A client whose requests are kept, and answered with this status code.
+    fn client(code: u16) -> (Client, Arc<Mutex<Vec<(String, Value)>>>) {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let kept = seen.clone();
+        let answer = move |request: Request<Body>| {
+            let kept = kept.clone();
+            async move {
+                let line = format!("{} {}", request.method(), request.uri().path());
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                kept.lock().unwrap().push((line, serde_json::from_slice(&body).unwrap()));
+                let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "code": code});
+                let body = http_body_util::Full::new(bytes::Bytes::from(status.to_string()));
+                Ok::<_, Infallible>(Response::builder().status(code).body(body).unwrap())
+            }
+        };
+        (Client::new(tower::service_fn(answer), "default"), seen)
+    }
+
+    fn id() -> ObjectId {
+        ObjectId { namespace: "shop".into(), name: "i1".into(), uid: "u1".into() }
+    }
+
+    #[tokio::test]
+    async fn only_the_intercept_that_was_not_renewed_is_deleted() {
+        let (client, seen) = client(200);
+        delete(client, &id(), Some("7".into())).await.unwrap();
+        let seen = seen.lock().unwrap();
+        let [(line, body)] = &seen[..] else { panic!("{seen:?}") };
+        assert_eq!(line, "DELETE /apis/redir.dev/v1alpha1/namespaces/shop/intercepts/i1");
+        // Renewed in the last moment it has another version; made anew under the same name, another UID.
+        assert_eq!(body["preconditions"], json!({"uid": "u1", "resourceVersion": "7"}));
+    }
+
+    #[tokio::test]
+    async fn an_intercept_that_has_changed_is_decided_anew() {
+        for code in [404, 409] {
+            let deleted = delete(client(code).0, &id(), Some("7".into())).await;
+            assert!(matches!(deleted, Err(WriteError::Outdated)), "{code}: {deleted:?}");
+        }
+        let deleted = delete(client(403).0, &id(), Some("7".into())).await;
+        assert!(matches!(deleted, Err(WriteError::Failed(_))), "{deleted:?}");
+    }
+}
