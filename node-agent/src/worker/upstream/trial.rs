@@ -6,9 +6,11 @@
 //! out, nothing is tried, and the notes of the legs themselves must do.
 
 use std::{
+    future::{Future, poll_fn},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, atomic::Ordering},
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -171,7 +173,14 @@ async fn attempt(shared: &Shared, way: Way, range: Range, port: u16) -> Tried {
 /// None: this source port is taken, another may do.
 async fn connect(shared: &Shared, socket: TcpSocket, number: u64, target: SocketAddr) -> Option<Tried> {
     let started = Instant::now();
-    let connected = timeout(LIMIT, socket.connect(target)).await;
+    let connecting = socket.connect(target);
+    tokio::pin!(connecting);
+    let connected = match poll_fn(|context| Poll::Ready(connecting.as_mut().poll(context))).await {
+        // Without a route the call itself fails; whatever says so later is on the way.
+        Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::NetworkUnreachable => return Some(Tried::NoSuchWay),
+        Poll::Ready(done) => Ok(done),
+        Poll::Pending => timeout(LIMIT, connecting).await,
+    };
     let note = shared.turned.note(number);
     let fault = match connected {
         Ok(Ok(_)) if note != Note::Turned => Fault::LeftThePod,
@@ -183,15 +192,19 @@ async fn connect(shared: &Shared, socket: TcpSocket, number: u64, target: Socket
         Err(_) => Fault::LostOnTheWayOut,
         Ok(Err(error)) => match error.kind() {
             io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable => return None,
-            io::ErrorKind::NetworkUnreachable => return Some(Tried::NoSuchWay),
-            // No gateway: it takes the kernel a while to be sure, and a firewall none.
+            // No gateway: the kernel asks for it three times, a second each.
             io::ErrorKind::HostUnreachable if note == Note::Missing && started.elapsed() > NO_GATEWAY => {
                 return Some(Tried::NoSuchWay);
             }
-            io::ErrorKind::ConnectionRefused | io::ErrorKind::HostUnreachable | io::ErrorKind::ConnectionReset => {
-                Fault::Rejected
+            // Said outside the pod, or by its firewall.
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable if note == Note::Missing => {
+                Fault::LostOnTheWayOut
             }
             io::ErrorKind::PermissionDenied => Fault::LostOnTheWayOut,
+            io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable => Fault::Rejected,
             _ => Fault::Other(format!("connect to the app: {error}")),
         },
     };
@@ -271,8 +284,8 @@ const LO: &str = "lo";
 const CANDIDATES: usize = 8;
 /// For one leg's connect, and for its answer: two SYNs, and time for a gateway to be found missing (three seconds).
 const LIMIT: Duration = Duration::from_millis(3500);
-/// A firewall rejects at once.
-const NO_GATEWAY: Duration = Duration::from_millis(900);
+/// What answers a SYN answers the first or the second.
+const NO_GATEWAY: Duration = Duration::from_millis(2500);
 
 #[cfg(test)]
 mod tests {
