@@ -234,4 +234,13 @@ mod tests {
         assert_eq!(flood.bad(1, now), Err(Flooded::Bad));
         flood.bad(50, now + Duration::from_secs(1)).unwrap();
     }
+
+    #[test]
+    fn lists_may_be_longer_than_what_was_sent_only_so_far() {
+        expansion(4 << 20, 0).unwrap();
+        assert_eq!(expansion((4 << 20) + 1, 0), Err(Flooded::Expansion));
+        expansion((4 << 20) + 8_000, 1_000).unwrap();
+        // Long values that are sent again each time, as Huffman makes them shorter, for ever.
+        expansion(1 << 40, 1 << 39).unwrap();
+    }
 }
