@@ -18,23 +18,29 @@ pub fn run(skb: Skb) -> Reason {
 
 #[inline(always)]
 fn watch<const V6: bool>(skb: Skb) -> Reason {
-    match packet::glance::<V6, { crate::ETHERNET }>(skb) {
-        Glance::Syn { source, .. } if is_reserved(source) => {}
+    let source = match packet::glance::<V6, { crate::ETHERNET }>(skb) {
+        Glance::Syn { source, .. } | Glance::Tcp { source, .. } => source,
         _ => return Reason::ReflectOther,
+    };
+    if !is_reserved(source) {
+        return Reason::ReflectOther;
     }
     let Sender::Leg(number) = skb.sender(maps::leg_sockets()) else { return Reason::ReflectOther };
     let Ok(segment) = packet::segment::<V6>(skb) else { return Reason::ReflectBroken };
     let destination = segment.destination::<V6>();
-    if !maps::port(segment.destination_port()).reflected || !skb.sender_connects_to::<V6>(&destination) {
-        return rerouted(number);
+    if segment.opens() {
+        if !maps::port(segment.destination_port()).reflected || !skb.sender_connects_to::<V6>(&destination) {
+            return rerouted(number);
+        }
+        maps::note_turned(number);
     }
+    // As in `reflect`: at the SYN, and with cookies at the ACK.
     if number & TRIAL != 0 {
-        let opening = Record { client: segment.source::<V6>(), pod: destination, ports: segment.tcp[0] };
-        if !maps::record(&opening, Taker::Trial) {
+        let leg = Record { client: segment.source::<V6>(), pod: destination, ports: segment.tcp[0] };
+        if !maps::record(&leg, Taker::Trial) {
             return Reason::ReflectWriteFailed;
         }
     }
-    maps::note_turned(number);
     Reason::ReflectLoopback
 }
 

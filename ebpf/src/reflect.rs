@@ -92,21 +92,21 @@ fn decide<const V6: bool>(skb: Skb, segment: &Segment) -> Reason {
 /// Agent to app.
 #[inline(always)]
 fn outward<const V6: bool>(skb: Skb, segment: &Segment, number: u64) -> Reason {
-    if !segment.opens() {
-        return Reason::ReflectOut;
+    if segment.opens() {
+        if !skb.sender_connects_to::<V6>(&segment.destination::<V6>()) {
+            return loopback::rerouted(number);
+        }
+        match socket::state::<V6>(skb, &segment.swapped_tuple::<V6>()) {
+            NONE | LISTEN | TIME_WAIT | NEW_SYN_RECV => {}
+            // The client itself has this very connection with the app: a second SYN in it would break it.
+            _ => return Reason::ReflectTupleTaken,
+        }
+        maps::note_turned(number);
     }
-    if !skb.sender_connects_to::<V6>(&segment.destination::<V6>()) {
-        return loopback::rerouted(number);
-    }
-    match socket::state::<V6>(skb, &segment.swapped_tuple::<V6>()) {
-        NONE | LISTEN | TIME_WAIT | NEW_SYN_RECV => {}
-        // The client itself has this very connection with the app: a second SYN in it would break it.
-        _ => return Reason::ReflectTupleTaken,
-    }
+    // The stack looks for a listener at the SYN and, where it answers with a cookie, again at the ACK.
     if number & TRIAL != 0 && !maps::record(&leg::<V6>(segment, true), Taker::Trial) {
         return Reason::ReflectWriteFailed;
     }
-    maps::note_turned(number);
     Reason::ReflectOut
 }
 

@@ -123,3 +123,48 @@ both!(a_way_that_breaks_later_is_told_and_left_and_taken_again, USUAL, |w| {
         Ok(w.get(FAMILIES[0], &[ALICE])?.starts_with("blue").then_some(()))
     })
 });
+
+/// The rule takes what ends a leg as well: the app ends its side when nobody is there to turn it.
+const UNWATCHED: Scenario = Scenario { sniff: false, ..USUAL };
+
+both!(where_low_source_ports_are_dropped_later_the_next_try_is_from_a_high_one, UNWATCHED, |w| {
+    let (_green, _blue) = (w.green()?, w.local(LOCAL, "blue")?);
+    let _cli = w.alice()?;
+    intercepted(w)?;
+    nft(
+        &w.topology,
+        "table inet z { chain i { type filter hook input priority 0; iifname eth0 tcp sport < 1024 drop; }\n}\n",
+    )?;
+    // Not one connection is lost, and none goes past the agent.
+    intercepted(w)?;
+    intercepted(w)?;
+    nft(&w.topology, "delete table inet z\n")
+});
+
+const FOREIGN_FILTER: Scenario = Scenario {
+    before: |t| {
+        t.pod().namespace.output(&["tc", "qdisc", "add", "dev", "eth0", "clsact"])?;
+        let filter = "tc filter add dev eth0 egress pref 1 protocol all u32 match u32 0 0 flowid 1:1";
+        t.pod().namespace.output(&filter.split(' ').collect::<Vec<_>>()).map(drop)
+    },
+    ..USUAL
+};
+
+mod a_filter_of_somebody_else_ends_the_chain {
+    use super::*;
+
+    #[test]
+    fn behind_ours() -> Result<()> {
+        redir_tests::run("tcx", FOREIGN_FILTER, |w| {
+            let (_green, _blue) = (w.green()?, w.local(LOCAL, "blue")?);
+            let _cli = w.alice()?;
+            intercepted(w)
+        })
+    }
+
+    /// Its SYN to an address that nobody has leaves the pod, which the watch on the device must not mind.
+    #[test]
+    fn before_ours() -> Result<()> {
+        redir_tests::run("clsact", Scenario { sniff: false, ..FOREIGN_FILTER }, |w| refused(w, "another program"))
+    }
+}

@@ -122,7 +122,7 @@ reasons! {
     ReflectTupleTaken = "tuple_in_use", Reflect, Drop;
     /// A SYN of the agent to the app that the pod sends elsewhere (a mesh takes what leaves it): dropped.
     ReflectRerouted = "own_syn_rerouted", Reflect, Drop;
-    /// A SYN of the agent to an address of the pod itself, on `lo`, where nothing is turned.
+    /// Of the agent to an address of the pod itself, on `lo`, where nothing is turned.
     ReflectLoopback = "loopback", Reflect, Next;
     /// From a socket of the agent, but no whole TCP packet: dropped, it must not reach a client.
     ReflectBroken = "own_broken", Reflect, Drop;

@@ -70,11 +70,23 @@ impl Qdisc {
         fd: BorrowedFd<'_>,
     ) -> Result<Filter, DatapathError> {
         let add = |priority| netlink::add_filter(self.place.device, direction, priority, program, fd);
-        add(FIRST).or_else(|_taken| add(0)).map_err(|source| DatapathError::Attach {
+        let filter = add(FIRST).or_else(|_taken| add(0)).map_err(|source| DatapathError::Attach {
             program,
             device: self.name.clone(),
             source,
-        })
+        })?;
+        self.tell_what_comes_first(&filter);
+        Ok(filter)
+    }
+
+    /// Another's filter may end the chain before ours is run. The notes of turned SYNs show it where it does.
+    fn tell_what_comes_first(&self, ours: &Filter) {
+        let filters = netlink::filters(self.place.device, ours.direction).unwrap_or_default();
+        for first in filters.iter().filter(|filter| filter.priority < ours.priority) {
+            let (device, priority, name) =
+                (&self.name, first.priority, first.name.as_deref().unwrap_or("without a name"));
+            tracing::warn!(%device, direction = ?ours.direction, priority, name, "a filter of somebody else comes before redir's");
+        }
     }
 
     /// Lets go; the last user deletes the qdisc if it was made here and holds nobody's filter.

@@ -47,8 +47,6 @@ const ATTEMPTS: u32 = 64;
 const NO_ANSWER: Duration = Duration::from_millis(300);
 /// How many times.
 const NO_ANSWER_RETRIES: u32 = 3;
-/// After so many the way itself is suspected: both ranges had their turn.
-const SUSPICIOUS: u32 = 2;
 /// How often a suspected way is tried at most.
 const SUSPECT_AGAIN: Duration = Duration::from_secs(5);
 /// The last try waits as long as a client of the app itself would: an app with a full backlog takes no SYN, and the kernel
@@ -292,10 +290,9 @@ impl Upstream {
                 },
                 Err(_) if unanswered == NO_ANSWER_RETRIES => return Err(UpstreamError::NoAnswer),
                 Err(_) => {
+                    // A busy app, or a range that does not get through any more: the other one's turn.
+                    self.suspect(target.port());
                     unanswered += 1;
-                    if unanswered == SUSPICIOUS {
-                        self.suspect(target.port());
-                    }
                 }
             }
             self.0.metrics.upstream_retries.inc();

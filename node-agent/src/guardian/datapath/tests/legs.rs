@@ -10,7 +10,7 @@ use aya::maps::HashMap;
 use redir_abi::{MARK, Reason, map};
 use socket2::{Domain, Socket, Type};
 
-use super::super::PodDatapath;
+use super::super::{Attach, PodDatapath};
 use super::intercepted::*;
 use super::rig::*;
 use super::wire::join;
@@ -275,6 +275,33 @@ fn only_what_was_turned_round_is_noted() {
         pod.pair.pod.run(|| socket.connect_timeout(&to.into(), PATIENCE)).unwrap();
         accept(&stranger);
         assert_eq!(noted(&pod.datapath, number), 0, "a stranger has answered");
+    }
+}
+
+#[test]
+fn a_filter_that_ends_the_chain_before_ours_shows_by_the_note() {
+    let pair = Pair::new();
+    pair.pod.sh(
+        "tc qdisc add dev eth0 clsact; tc filter add dev eth0 egress pref 1 protocol all u32 match u32 0 0 flowid 1:1",
+    );
+    let devices = pair.devices();
+    let pod = Intercepted::on(pair, &devices, Attach::Clsact);
+    for (address, client) in FAMILIES {
+        let stranger = pod.pair.client.run(|| plain_listener(SocketAddr::new(client, APP_PORT)));
+        let (socket, number) = leg_socket(&pod, address, 618);
+        pod.pair.pod.run(|| socket.connect_timeout(&SocketAddr::new(client, APP_PORT).into(), PATIENCE)).unwrap();
+        accept(&stranger);
+        assert_eq!(noted(&pod.datapath, number), 0, "a stranger has answered");
+    }
+    // Where the kernel has TCX, ours comes before every filter.
+    let pair = Pair::new();
+    pair.pod.sh(
+        "tc qdisc add dev eth0 clsact; tc filter add dev eth0 egress pref 1 protocol all u32 match u32 0 0 flowid 1:1",
+    );
+    let devices = pair.devices();
+    let pod = Intercepted::on(pair, &devices, Attach::Tcx);
+    for (address, client) in FAMILIES {
+        pod.reflected(619, address, client);
     }
 }
 
