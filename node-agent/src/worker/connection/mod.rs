@@ -49,6 +49,8 @@ const QUIET: Duration = Duration::from_secs(1);
 /// How long a client that was answered, and sends on, may do so before the rest is reset, which could cost it the answer:
 /// as nginx's `lingering_time`.
 const LINGER: Duration = Duration::from_secs(30);
+/// The same after HTTP/2, whose client has heard GOAWAY: one that sends on floods.
+const LINGER_HTTP2: Duration = Duration::from_secs(2);
 /// How long it may say nothing meanwhile: as nginx's `lingering_timeout`.
 const LINGER_QUIET: Duration = Duration::from_secs(5);
 /// How long it has while the agent drains.
@@ -109,7 +111,9 @@ async fn run(client: &TcpStream, route: &mut Route, outside: &Outside, access: &
         // Boxed: a connection in clear shall not be larger for it.
         (end, session) = Box::pin(tls(client, *greeting, route, outside, access)).await;
     }
+    let mut most = LINGER;
     if let End::Http2(both) = end {
+        most = LINGER_HTTP2;
         // What it says last through a session is with the kernel when it has ended.
         let client = Transport::new(client, session.take());
         end = Box::pin(http2::serve(client, both, route, outside, access)).await;
@@ -124,7 +128,7 @@ async fn run(client: &TcpStream, route: &mut Route, outside: &Outside, access: &
         }
         End::Closed(reason) => {
             access.ended(reason);
-            linger(Transport::new(client, session), outside).await;
+            linger(Transport::new(client, session), most, outside).await;
         }
         // A relay and HTTP/2 do not end as what they are, and TLS is met once.
         End::Relay(_) | End::Http2(_) | End::Tls(_) => {}
@@ -228,7 +232,7 @@ fn reset_label(error: &io::Error) -> &'static str {
 
 /// The FIN is sent: reads on for a while (not while the agent ends at once), since closing with unread bytes would reset
 /// what the client has not read yet.
-async fn linger(mut transport: Transport<&TcpStream>, outside: &Outside) {
+async fn linger(mut transport: Transport<&TcpStream>, most: Duration, outside: &Outside) {
     if outside.abort.is_cancelled() {
         return;
     }
@@ -252,7 +256,7 @@ async fn linger(mut transport: Transport<&TcpStream>, outside: &Outside) {
     };
     tokio::select! {
         // Whether the client was done or slow, the socket is dropped now.
-        _ = timeout(LINGER, rest) => {}
+        _ = timeout(most, rest) => {}
         () = outside.abort.cancelled() => {}
         () = async { outside.draining.cancelled().await; sleep(LINGER_DRAINING).await } => {}
     }
