@@ -79,8 +79,24 @@ pub struct World {
     before: Vec<Snapshot>,
 }
 
-/// Runs a test in a world of its own, and looks at what it leaves behind.
+/// Runs a test in a world of its own, and looks at what it leaves behind; as often as `cargo xtask test --rounds` says, each
+/// time in a new world.
 pub fn run(attach: &str, scenario: Scenario, body: fn(&mut World) -> Result<()>) -> Result<()> {
+    let rounds = rounds()?;
+    for round in 1..=rounds {
+        once_in_a_world(attach, scenario, body).with_context(|| format!("round {round} of {rounds}"))?;
+    }
+    Ok(())
+}
+
+fn rounds() -> Result<usize> {
+    match std::env::var("REDIR_ROUNDS") {
+        Ok(rounds) => rounds.parse().with_context(|| format!("REDIR_ROUNDS is no number: {rounds}")),
+        Err(_) => Ok(1),
+    }
+}
+
+fn once_in_a_world(attach: &str, scenario: Scenario, body: fn(&mut World) -> Result<()>) -> Result<()> {
     let prefix = unique_prefix("t");
     let (name, attach) = (prefix.clone(), attach.to_owned());
     bounded::run(&prefix, scenario.limit, move || {

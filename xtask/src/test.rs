@@ -24,6 +24,12 @@ pub(crate) struct Options {
     package: Vec<String>,
     /// Only tests whose path contains this
     filter: Option<String>,
+    /// Only this file of a package's tests (e.g. faults); may be repeated
+    #[arg(long = "test", value_name = "FILE")]
+    files: Vec<String>,
+    /// Play each end-to-end test so often, each time in a new world: what fails once in a while shows itself
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
     /// Show every test's name, not only what failed
     #[arg(short, long)]
     verbose: bool,
@@ -31,8 +37,8 @@ pub(crate) struct Options {
 
 /// The package whose tests start an API server.
 const KUBERNETES: &str = "redir-node-agent";
-/// The whole suite takes a few minutes; a run that hangs must end by itself long before CI gives up on it.
-const LIMIT: Duration = Duration::from_secs(25 * 60);
+/// The whole suite takes ten minutes on two cores; a run that hangs must end by itself long before CI gives up on it.
+const LIMIT: Duration = Duration::from_secs(35 * 60);
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::run(setup::Say::OnlyWork)?;
@@ -81,6 +87,9 @@ impl Places {
         if options.package.is_empty() || options.package.iter().any(|name| name == KUBERNETES) {
             places.push(("REDIR_KUBERNETES_BIN", cluster::programs()?));
         }
+        if options.rounds > 1 {
+            places.push(("REDIR_ROUNDS", options.rounds.to_string().into()));
+        }
         Ok(Places(places))
     }
 }
@@ -107,7 +116,8 @@ fn run_tests(options: &Options, places: &Places, privilege: Privilege) -> Result
         command.args(["--", filter]);
     }
     let mut tally = Tally::new(options.verbose);
-    let end = child::lines(&mut command, Instant::now() + LIMIT, |line| {
+    let limit = LIMIT * options.rounds;
+    let end = child::lines(&mut command, Instant::now() + limit, |line| {
         if let Some(line) = line {
             let _ = writeln!(file, "{line}");
         }
@@ -116,7 +126,7 @@ fn run_tests(options: &Options, places: &Places, privilege: Privilege) -> Result
     let left_at = match end {
         End::Exited(status) if status.success() => None,
         End::Exited(_) => Some("ended without a result".to_owned()),
-        End::Late => Some(format!("was still running after {}, stopped", ui::spoken(LIMIT))),
+        End::Late => Some(format!("was still running after {}, stopped", ui::spoken(limit))),
     };
     tally.finish(left_at.as_deref());
     Ok(tally)
@@ -130,6 +140,9 @@ fn cargo_test(options: &Options, places: &Places, privilege: Privilege) -> Resul
     }
     for package in &options.package {
         command.args(["--package", package]);
+    }
+    for file in &options.files {
+        command.args(["--test", file]);
     }
     command.envs(places.0.iter().map(|(name, place)| (name, place)));
     if privilege == Privilege::Sudo {
