@@ -120,6 +120,8 @@ pub(crate) enum Request {
     /// Close the connections that the app had on an armed port before, once they are idle. → `Flushed`, up to half a
     /// minute later
     Flush { pod: PodName, port: u16 },
+    /// Whether the app listens on this port. → `Listening`
+    Listening { pod: PodName, port: u16 },
 }
 
 /// Guardian → worker.
@@ -145,6 +147,9 @@ pub(crate) enum Reply {
     /// Answer to `TrialListeners`, with [listener4, listener6 if there is one]; or nothing, where the kernel has no companion
     /// that could give them connections.
     TrialListeners(Handed),
+    /// Answer to `Listening`; `None`: the kernel does not tell. `redirected`: clients that dialled another port or address
+    /// have reached the app on this one.
+    Listening { app: Option<AppListening>, redirected: bool },
     /// Answer to anything: no, and why.
     Refused { code: RefusedCode, sentence: String },
     /// Answer to `Flush`: how many connections were closed, and how many were in use all the time.
@@ -200,12 +205,25 @@ impl PodNetwork {
 pub(crate) struct Armed {
     /// The app's connections on the armed port, which stay with the app.
     pub(crate) earlier: u32,
+    /// Whether the app listens on it; `None`: the kernel does not tell.
+    pub(crate) app: Option<AppListening>,
     /// The addresses on the pod's devices; at most [`MAX_ADDRESSES`].
     pub(crate) pod_addresses: Vec<IpAddr>,
     /// The addresses on `lo`; at most [`MAX_ADDRESSES`].
     pub(crate) loopback_addresses: Vec<IpAddr>,
     /// Which descriptors come with it.
     pub(crate) handed: Handed,
+}
+
+/// Where the app listens on a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AppListening {
+    /// On an address that clients can reach.
+    Yes,
+    /// Nowhere.
+    Nobody,
+    /// On a loopback address alone.
+    LoopbackOnly,
 }
 
 /// Which descriptors come with an armed port.
@@ -288,6 +306,7 @@ impl Request {
             }
             Self::TrialListeners { pod } => w.u8(10).text(pod.key()),
             Self::Flush { pod, port } => w.u8(11).text(pod.key()).u16(*port),
+            Self::Listening { pod, port } => w.u8(12).text(pod.key()).u16(*port),
         };
         w.finish()
     }
@@ -314,6 +333,7 @@ impl Request {
             9 => Self::Steer { pod: pod(&mut r)?, port: port(&mut r)?, gate: gate(&mut r)? },
             10 => Self::TrialListeners { pod: pod(&mut r)? },
             11 => Self::Flush { pod: pod(&mut r)?, port: port(&mut r)? },
+            12 => Self::Listening { pod: pod(&mut r)?, port: port(&mut r)? },
             _ => return Err(Malformed),
         };
         r.finish()?;
@@ -329,6 +349,7 @@ impl Request {
             | Self::Sockets { .. }
             | Self::Bypass { .. }
             | Self::Stats { .. }
+            | Self::Listening { .. }
             | Self::Steer { .. }
             | Self::TrialListeners { .. } => false,
         }
@@ -345,6 +366,7 @@ impl Request {
             | Self::Bypass { pod, .. }
             | Self::Flush { pod, .. }
             | Self::Stats { pod }
+            | Self::Listening { pod, .. }
             | Self::Steer { pod, .. }
             | Self::TrialListeners { pod } => Some(pod),
         }
@@ -428,7 +450,7 @@ impl Reply {
             Self::Shutdown { drain } => w.u8(3).u32(u32::try_from(drain.as_millis()).unwrap_or(u32::MAX)),
             Self::PodGone { pod } => w.u8(4).text(pod.key()),
             Self::Armed(armed) => {
-                w.u8(5).u32(armed.earlier).u8(handed_to(armed.handed));
+                w.u8(5).u32(armed.earlier).u8(listening_number(armed.app)).u8(handed_to(armed.handed));
                 addresses_to(&mut w, &armed.pod_addresses, MAX_ADDRESSES);
                 addresses_to(&mut w, &armed.loopback_addresses, MAX_ADDRESSES)
             }
@@ -441,6 +463,7 @@ impl Reply {
                 w.u8(8).count(counters.len());
                 counters.iter().fold(&mut w, |w, counter| w.u64(*counter))
             }
+            Self::Listening { app, redirected } => w.u8(13).u8(listening_number(*app)).u8(u8::from(*redirected)),
             Self::Refused { code, sentence } => {
                 let code = CODES.iter().position(|known| known == code).expect("every code is in the table");
                 w.u8(9).count(code).text(truncated(sentence))
@@ -485,6 +508,7 @@ impl Reply {
             10 => Self::TrialListeners(handed(&mut r)?),
             11 => Self::Network(network(&mut r)?),
             12 => Self::Flushed { closed: r.u32()?, left: r.u32()? },
+            13 => Self::Listening { app: listening(&mut r)?, redirected: r.u8()? != 0 },
             _ => return Err(Malformed),
         };
         r.finish()?;
@@ -499,10 +523,10 @@ fn addresses_to<'a>(w: &'a mut Writer<REPLY_LEN>, addresses: &[IpAddr], most: us
 }
 
 fn armed(r: &mut Reader<'_>) -> Result<Armed, Malformed> {
-    let earlier = r.u32()?;
+    let (earlier, app) = (r.u32()?, listening(r)?);
     let handed = handed(r)?;
     let (pod_addresses, loopback_addresses) = (addresses(r, MAX_ADDRESSES)?, addresses(r, MAX_ADDRESSES)?);
-    Ok(Armed { earlier, handed, pod_addresses, loopback_addresses })
+    Ok(Armed { earlier, app, handed, pod_addresses, loopback_addresses })
 }
 
 fn handed_to(handed: Handed) -> u8 {
@@ -526,6 +550,25 @@ fn network(r: &mut Reader<'_>) -> Result<PodNetwork, Malformed> {
     let (pod, first, last) = (pod(r)?, yes_or_no(r)?, yes_or_no(r)?);
     let most = MAX_PART_ADDRESSES;
     Ok(PodNetwork { pod, first, last, pod_addresses: addresses(r, most)?, loopback_addresses: addresses(r, most)? })
+}
+
+const fn listening_number(app: Option<AppListening>) -> u8 {
+    match app {
+        None => 0,
+        Some(AppListening::Yes) => 1,
+        Some(AppListening::Nobody) => 2,
+        Some(AppListening::LoopbackOnly) => 3,
+    }
+}
+
+fn listening(r: &mut Reader<'_>) -> Result<Option<AppListening>, Malformed> {
+    Ok(match r.u8()? {
+        0 => None,
+        1 => Some(AppListening::Yes),
+        2 => Some(AppListening::Nobody),
+        3 => Some(AppListening::LoopbackOnly),
+        _ => return Err(Malformed),
+    })
 }
 
 fn addresses(r: &mut Reader<'_>, most: usize) -> Result<Vec<IpAddr>, Malformed> {

@@ -7,7 +7,7 @@ use redir_tunnel::Identity;
 use super::{
     datapath,
     devices::Survey,
-    netns::Home,
+    netns::{Home, NetnsId},
     preflight::{Machine, Place},
     reload::ConfigFile,
     tls_files,
@@ -41,6 +41,7 @@ pub(crate) fn check(config_file: &Path) -> anyhow::Result<bool> {
     }
     let home = Home::new()?;
     config.pods.iter().for_each(|pod| println!("{}", describe(&home, pod)));
+    twins(&config.pods);
     unauthorised(config);
     Ok(good)
 }
@@ -85,6 +86,21 @@ fn describe(home: &Home, pod: &Pod) -> String {
             format!("pod {}: {} on {}", pod.name, addresses.join(" "), devices.join(" "))
         }
         Err(sentence) => format!("pod {}: not now: {sentence}", pod.name),
+    }
+}
+
+/// Two names for one namespace: only one of them can be intercepted at a time.
+fn twins(pods: &[Pod]) {
+    for (index, pod) in pods.iter().enumerate() {
+        let Ok(id) = NetnsId::of(&pod.netns) else { continue };
+        let twin = pods[..index].iter().find(|other| NetnsId::of(&other.netns).is_ok_and(|other| other == id));
+        if let Some(twin) = twin {
+            println!(
+                "warning: pods {} and {} have the same network namespace: only one of them can be intercepted at a time; \
+                 leave one of the two out",
+                twin.name, pod.name
+            );
+        }
     }
 }
 

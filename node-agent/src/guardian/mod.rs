@@ -9,6 +9,7 @@ mod child;
 mod connections;
 mod control;
 mod datapath;
+mod detours;
 mod devices;
 mod flush;
 mod linger;

@@ -49,7 +49,7 @@ mod tests {
     #[test]
     fn only_reserved_ports_are_noted_and_what_has_gone_is_free() {
         let mut orphans = Orphans::default();
-        let connection = |peer_port| Connection { peer_port, uid: 0 };
+        let connection = |peer_port| Connection { peer: None, peer_port, uid: 0, is_accepted: true };
         // Nothing is connected to port 1 of this machine: what is noted there is found gone.
         orphans.note(1, &[connection(700), connection(40_000), connection(20_000)]);
         assert_eq!(orphans.held.len(), 2);

@@ -3,7 +3,7 @@
 //! Owns what is attached in the pod; dropping it detaches everything. Called by `pods`.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::IpAddr,
     os::fd::{AsFd, OwnedFd},
@@ -15,6 +15,7 @@ use redir_abi::{Reason, is_reserved};
 use super::{
     connections::{self, Connection},
     datapath::{self, Adapted, DatapathError, Pause, PodDatapath, PodSpec},
+    detours::{Detours, lets_pass},
     devices::Survey,
     flush::{Flush, Flushed},
     listeners::{self, Listeners},
@@ -26,7 +27,10 @@ use super::{
 };
 use crate::{
     config::{self, PodName},
-    ipc::{Armed, BindAddress, FirstHand, Gate, Handed, MAX_ADDRESSES, MAX_FDS, PodNetwork, RefusedCode, Whereabouts},
+    ipc::{
+        AppListening, Armed, BindAddress, FirstHand, Gate, Handed, MAX_ADDRESSES, MAX_FDS, PodNetwork, RefusedCode,
+        Whereabouts,
+    },
 };
 
 /// Why a wish of the worker is not granted.
@@ -65,6 +69,8 @@ pub(super) struct ArmedPod {
     user: u32,
     orphans: Orphans,
     at: Whereabouts,
+    /// What was seen on each armed port of clients that dialled another one.
+    detours: BTreeMap<u16, Detours>,
 }
 
 /// What is the same for all pods.
@@ -93,7 +99,7 @@ impl ArmedPod {
         let inside = netns.within(common.home, || look_and_listen(ports, port)).map_err(|error| {
             unusable(format!("cannot enter the pod's network namespace: {error}; run the agent as root"))
         })?;
-        let Inside { monitor, survey, listeners, connections } = inside.map_err(unusable)?;
+        let Inside { monitor, survey, listeners, connections, app } = inside.map_err(unusable)?;
         let spec = PodSpec {
             netns: netns.as_fd(),
             devices: &survey.devices,
@@ -116,14 +122,25 @@ impl ArmedPod {
         let mut orphans = Orphans::default();
         orphans.note(port, &connections);
         let user = common.user;
-        let (failing, untold) = (None, false);
-        let mut armed = Self { netns, datapath, agent_port, survey, monitor, failing, untold, user, orphans, at };
+        let mut armed = Self {
+            netns,
+            datapath,
+            agent_port,
+            survey,
+            monitor,
+            failing: None,
+            untold: false,
+            user,
+            orphans,
+            at,
+            detours: BTreeMap::new(),
+        };
         let handed = if listeners.v6.is_some() { Handed::Both } else { Handed::Ipv4 };
         let fds = armed.handover(listeners).map_err(|error| {
             let sentence = format!("cannot hand descriptors over: {error}; raise the agent's RLIMIT_NOFILE");
             Refusal::new(RefusedCode::Datapath, sentence)
         })?;
-        let told = armed.told(count(&connections, from_before), handed);
+        let told = armed.told(count(&connections, from_before), armed.reached(app), handed);
         if armed.is_long() {
             armed.untold = true;
             armed.monitor.look_anyway();
@@ -133,7 +150,8 @@ impl ArmedPod {
 
     /// Lets legs to one more port pass; nothing is steered there yet.
     pub(super) fn arm(&mut self, home: &Home, port: u16, pause: Pause<'_>) -> Result<Armed, Refusal> {
-        let connections = self.netns.within(home, || connections_of(port)).unwrap_or_default();
+        let look = || (connections_of(port), listening_on(port));
+        let (connections, app) = self.netns.within(home, look).unwrap_or_default();
         self.orphans.note(port, &connections);
         // What the agent itself has accepted on this port before is not the app's; an app of the worker's uid is not
         // told apart from it, and counted short.
@@ -141,7 +159,33 @@ impl ArmedPod {
         self.datapath.reflect(port)?;
         // Steering was detached if no port was armed for a while.
         self.datapath.attach(pause).inspect_err(|_| self.disarm(port, pause))?;
-        Ok(self.told(earlier, Handed::Nothing))
+        Ok(self.told(earlier, self.reached(app), Handed::Nothing))
+    }
+
+    /// Whether the app listens on a port (`None` where the kernel does not tell), and whether clients reach it there that
+    /// dialled another one.
+    pub(super) fn app_on(&mut self, home: &Home, port: u16) -> (Option<AppListening>, bool) {
+        let look = || (connections_of(port), listening_on(port));
+        let Ok((connections, app)) = self.netns.within(home, look) else { return (None, false) };
+        let app = self.reached(app);
+        if !self.datapath.armed_ports().contains(&port) {
+            return (app, false);
+        }
+        let Ok(counters) = self.datapath.stats() else { return (app, false) };
+        let direct = connections.iter().filter(|connection| from_before(connection) && connection.uid != self.user);
+        // One of the agent's own that it has not accepted yet does not show whose it is.
+        let direct = direct.filter(|connection| connection.is_accepted);
+        let direct = direct.filter_map(|connection| Some((connection.peer?, connection.peer_port))).collect();
+        let passed = counters.iter().filter(|(reason, _)| lets_pass(*reason)).map(|(_, count)| count).sum();
+        (app, self.detours.entry(port).or_default().saw(direct, passed))
+    }
+
+    /// A proxy inside the pod reaches the app on `lo`, too.
+    fn reached(&self, app: Option<AppListening>) -> Option<AppListening> {
+        match (app, self.at.first) {
+            (Some(AppListening::LoopbackOnly), FirstHand::Proxy) => Some(AppListening::Yes),
+            _ => app,
+        }
     }
 
     /// Steers an armed port: the way to the app was tried.
@@ -166,9 +210,10 @@ impl ArmedPod {
         Ok(Some(listeners))
     }
 
-    fn told(&self, earlier: u32, handed: Handed) -> Armed {
+    fn told(&self, earlier: u32, app: Option<AppListening>, handed: Handed) -> Armed {
         Armed {
             earlier,
+            app,
             pod_addresses: self.survey.pod_addresses.clone(),
             loopback_addresses: self.survey.loopback_addresses.clone(),
             handed,
@@ -194,6 +239,7 @@ impl ArmedPod {
 
     /// Leaves the port's new connections to the app; with the last port steering is detached.
     pub(super) fn disarm(&mut self, port: u16, pause: Pause<'_>) {
+        self.detours.remove(&port);
         if let Err(error) = self.datapath.disarm(port) {
             tracing::error!(%error, port, "disarming a port failed");
         }
@@ -365,6 +411,7 @@ struct Inside {
     survey: Survey,
     listeners: Listeners,
     connections: Vec<Connection>,
+    app: Option<AppListening>,
 }
 
 fn look_and_listen(ports: Option<&BTreeSet<u16>>, port: u16) -> Result<Inside, String> {
@@ -375,7 +422,7 @@ fn look_and_listen(ports: Option<&BTreeSet<u16>>, port: u16) -> Result<Inside, S
     let survey = Survey::of_intercepted()?;
     let listeners = listeners::listen(|agent_port| !taken(agent_port))
         .map_err(|error| format!("cannot listen in the pod's network namespace: {error}; free some ports there"))?;
-    Ok(Inside { monitor, survey, listeners, connections: connections_of(port) })
+    Ok(Inside { monitor, survey, listeners, connections: connections_of(port), app: listening_on(port) })
 }
 
 /// None where the kernel does not tell: they are a number for people and a precaution.
@@ -384,6 +431,12 @@ fn connections_of(port: u16) -> Vec<Connection> {
         tracing::debug!(%error, port, "the kernel does not tell which connections the port has");
         Vec::new()
     })
+}
+
+/// None where the kernel does not tell.
+fn listening_on(port: u16) -> Option<AppListening> {
+    let listening = connections::listening(port);
+    listening.inspect_err(|error| tracing::debug!(%error, port, "the kernel does not tell who listens")).ok()
 }
 
 fn count(connections: &[Connection], counts: impl Fn(&Connection) -> bool) -> u32 {

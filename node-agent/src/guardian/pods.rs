@@ -118,6 +118,9 @@ impl Pods {
         }
         let netns = self.open(config, name, at, meanwhile);
         let netns = netns.map_err(|sentence| Refusal::new(RefusedCode::Namespace, sentence))?;
+        if let Some((other, _)) = self.armed.iter().find(|(_, armed)| armed.netns_id() == netns.id()) {
+            return Err(Refusal::new(RefusedCode::Namespace, same_namespace(name, other)));
+        }
         let common = Common { home: &self.home, attach: self.attach, user: self.user };
         let ports = config.pod(name).and_then(|pod| pod.ports.as_ref());
         let mut pause = || meanwhile(&self.home, &mut self.armed);
@@ -313,6 +316,10 @@ pub(super) fn serve_quick(home: &Home, armed: &mut Armed, request: Request) -> O
         Request::Stats { pod: name } => find(armed, &name)
             .and_then(|armed| armed.counters())
             .map(|counters| (Reply::Stats { counters }, Vec::new())),
+        Request::Listening { pod: name, port } => find(armed, &name).map(|armed| {
+            let (app, redirected) = armed.app_on(home, port);
+            (Reply::Listening { app, redirected }, Vec::new())
+        }),
         Request::Ready
         | Request::Alive
         | Request::Arm { .. }
@@ -345,6 +352,14 @@ fn allowed(config: &Config, name: &PodName, port: u16) -> Result<(), Refusal> {
 
 fn no_such_pod(name: &PodName) -> String {
     format!("there is no pod {name} in the agent's configuration; `redir list` names those there are")
+}
+
+/// A second set of programs behind the first would never see a connection.
+fn same_namespace(name: &PodName, other: &PodName) -> String {
+    format!(
+        "{name} has the same network namespace as {other}, which is intercepted already; intercept {other}, or leave one of \
+         the two out of the agent's configuration"
+    )
 }
 
 fn current(netns: &Path) -> Option<NetnsId> {

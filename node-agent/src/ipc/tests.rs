@@ -33,13 +33,15 @@ fn requests() -> Vec<Request> {
         },
         Request::Bypass { pod: pod.clone(), client: v6, how_long: Duration::from_millis(600_000) },
         Request::Stats { pod: pod.clone() },
+        Request::Listening { pod: pod.clone(), port: 65_535 },
         Request::Flush { pod, port: 65_535 },
     ]
 }
 
 fn armed(addresses: usize, handed: Handed) -> Armed {
     let addresses = vec!["2001:db8::1".parse().expect("address"); addresses];
-    Armed { earlier: u32::MAX, pod_addresses: addresses.clone(), loopback_addresses: addresses, handed }
+    let app = Some(AppListening::LoopbackOnly);
+    Armed { earlier: u32::MAX, app, pod_addresses: addresses.clone(), loopback_addresses: addresses, handed }
 }
 
 fn replies() -> Vec<Reply> {
@@ -63,6 +65,9 @@ fn replies() -> Vec<Reply> {
             pod_addresses: armed(MAX_PART_ADDRESSES, Handed::Nothing).pod_addresses,
             loopback_addresses: armed(MAX_PART_ADDRESSES, Handed::Nothing).loopback_addresses,
         }),
+        Reply::Listening { app: None, redirected: false },
+        Reply::Listening { app: Some(AppListening::Yes), redirected: true },
+        Reply::Listening { app: Some(AppListening::Nobody), redirected: false },
         Reply::Refused { code: RefusedCode::PortNotReserved, sentence: "no; do this".into() },
     ]
 }
@@ -124,7 +129,7 @@ fn values_outside_their_limits_are_malformed() {
     message[REQUEST_LEN - 1] = 1;
     assert_eq!(Request::decode(&message), Err(Malformed), "something follows the last field");
     let mut message = Request::Ready.encode(1);
-    for kind in (0..=255).filter(|kind| !(1..=10).contains(kind)) {
+    for kind in (0..=255).filter(|kind| !(1..=12).contains(kind)) {
         message[4] = kind;
         assert_eq!(Request::decode(&message), Err(Malformed), "kind {kind}");
     }

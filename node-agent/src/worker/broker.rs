@@ -32,7 +32,7 @@ use crate::{
     ipc::{self, FirstHand, Handed, PodNetwork, Reply, Request, Whereabouts},
 };
 
-pub(crate) use crate::ipc::{Gate, RefusedCode};
+pub(crate) use crate::ipc::{AppListening, Gate, RefusedCode};
 pub(crate) use driver::Driver;
 pub(crate) use network::PodAddresses;
 use network::ToldNetwork;
@@ -78,6 +78,8 @@ pub(crate) enum Event {
 pub(crate) struct Armed {
     /// The app's connections on the port from before, which stay with the app.
     pub(crate) earlier_connections: u32,
+    /// Whether the app listens on the port; `None`: the kernel does not tell.
+    pub(crate) app: Option<AppListening>,
     /// The pod's own addresses, without those on `lo`.
     pub(crate) pod_addresses: Vec<IpAddr>,
     /// With the pod's first port since the start or its release.
@@ -227,10 +229,10 @@ impl Broker {
             asked => asked?,
         };
         let Reply::Armed(told) = reply else { return Err(unexpected(&reply)) };
-        let (earlier_connections, pod_addresses) = (told.earlier, told.pod_addresses.clone());
+        let (earlier_connections, app, pod_addresses) = (told.earlier, told.app, told.pod_addresses.clone());
         let first = self.adopt(pod, told, first_hand, fds)?;
         undo.defuse();
-        Ok(Armed { earlier_connections, pod_addresses, first })
+        Ok(Armed { earlier_connections, app, pod_addresses, first })
     }
 
     /// Steers new connections of an armed port, once the way to the app was tried.
@@ -304,6 +306,19 @@ impl Broker {
     pub(crate) async fn flush(&self, pod: &PodName, port: u16) -> Result<(u32, u32), BrokerError> {
         match self.ask(Request::Flush { pod: pod.clone(), port }, FLUSH_TIMEOUT).await?.reply {
             Reply::Flushed { closed, left } => Ok((closed, left)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Whether the app listens on an armed pod's port (`None`: the kernel does not tell), and whether clients reach it there
+    /// that dialled another one.
+    pub(crate) async fn listening(
+        &self,
+        pod: &PodName,
+        port: u16,
+    ) -> Result<(Option<AppListening>, bool), BrokerError> {
+        match self.ask(Request::Listening { pod: pod.clone(), port }, TIMEOUT).await?.reply {
+            Reply::Listening { app, redirected } => Ok((app, redirected)),
             other => Err(unexpected(&other)),
         }
     }

@@ -51,7 +51,7 @@ fn pod() -> PodName {
 fn armed(earlier: u32, handed: Handed) -> Reply {
     let address = |text: &str| vec![text.parse().expect("address")];
     let (pod_addresses, loopback_addresses) = (address("10.0.0.2"), address("127.0.0.1"));
-    Reply::Armed(ipc::Armed { earlier, pod_addresses, loopback_addresses, handed })
+    Reply::Armed(ipc::Armed { earlier, app: None, pod_addresses, loopback_addresses, handed })
 }
 
 fn listener() -> OwnedFd {

@@ -204,7 +204,13 @@ mod tests {
 
     fn armed() -> Reply {
         let pod_addresses = vec!["10.0.0.2".parse().expect("an address")];
-        Reply::Armed(ipc::Armed { earlier: 3, pod_addresses, loopback_addresses: vec![], handed: Handed::Nothing })
+        Reply::Armed(ipc::Armed {
+            earlier: 3,
+            app: None,
+            pod_addresses,
+            loopback_addresses: vec![],
+            handed: Handed::Nothing,
+        })
     }
 
     #[tokio::test]
