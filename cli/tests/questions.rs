@@ -43,6 +43,7 @@ fn entry(owner: Owner) -> InterceptEntry {
         reason: String::new(),
         requests: 12,
         tls: None,
+        listening: None,
     }
 }
 

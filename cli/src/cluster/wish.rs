@@ -58,6 +58,8 @@ impl ObjectWish {
                     Probes::Developer => ProbesSpec::Developer,
                 },
                 flush: self.earlier == EarlierConnections::Close,
+                even_if_down: false,
+                forwarded: false,
                 developer_key: self.key.to_string(),
                 to: self.to.clone(),
                 user: self.user.clone(),

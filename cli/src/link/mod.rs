@@ -66,6 +66,8 @@ impl Wanted {
     fn wish(&self) -> Wish {
         Wish {
             earlier: self.earlier,
+            even_if_down: false,
+            forwarded: false,
             token: self.token,
             selector: selector(&self.target),
             port: self.port.get(),

@@ -248,6 +248,8 @@ mod tests {
             since: UnixMillis(0),
             tls: None,
             probes: Vec::new(),
+            listening: None,
+            misses: Vec::new(),
         };
         // `bob` takes from us, and from `-bob` we take; `bob 9` has a number.
         let conflict = |text: &&str| {
@@ -270,6 +272,8 @@ mod tests {
             conflicts: conflicts.iter().map(conflict).collect(),
             overlaps: overlaps.iter().map(conflict).collect(),
             bypassed: 0,
+            even_if_down: false,
+            forwarded: false,
         }
     }
 

@@ -191,8 +191,20 @@ pub(crate) fn state(wish: &Wish, id: u64, pods: &[(&str, Liveness, &str)]) -> In
         since: UnixMillis(0),
         tls: None,
         probes: Vec::new(),
+        listening: None,
+        misses: Vec::new(),
     };
     let pods = pods.iter().map(pod).collect();
     let (conflicts, overlaps) = (Vec::new(), Vec::new());
-    InterceptState { id, token: wish.token, since: UnixMillis(0), pods, conflicts, overlaps, bypassed: 0 }
+    InterceptState {
+        id,
+        token: wish.token,
+        since: UnixMillis(0),
+        pods,
+        conflicts,
+        overlaps,
+        bypassed: 0,
+        even_if_down: wish.even_if_down,
+        forwarded: wish.forwarded,
+    }
 }

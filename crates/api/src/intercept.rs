@@ -51,6 +51,13 @@ pub struct InterceptSpec {
     /// connect anew. With a filter this needs the verb `flush` on the target beside `intercept`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub flush: bool,
+    /// Whether connections go to the developer also while nobody listens on the port in a pod. Only without a filter.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub even_if_down: bool,
+    /// Whether the client's address is written into the HTTP requests that go to the developer: X-Forwarded-For and its
+    /// like.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forwarded: bool,
     /// The developer's public key: `sha256:` and the SHA-256 of its SubjectPublicKeyInfo in unpadded base64url. Only the
     /// tunnel of this key is given requests.
     #[schemars(regex(pattern = r"^sha256:[A-Za-z0-9_-]{43}$"))]

@@ -99,6 +99,9 @@ pub struct PodStatus {
     pub reason: String,
     /// Since when it is in this state, by the node's clock.
     pub since: Time,
+    /// Nobody listens on the port in the pod: clients are refused, as without redir. Absent also where it is not known.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub nobody_listens: bool,
 }
 
 /// Whether a pod's traffic is looked at.

@@ -23,6 +23,10 @@ pub struct Wanted {
     pub probes: ProbesSpec,
     /// Whether connections from before are closed once they are idle.
     pub flush: bool,
+    /// Whether connections go to the developer also while nobody listens on the port; never with a filter.
+    pub even_if_down: bool,
+    /// Whether the client's address is written into the developer's requests.
+    pub forwarded: bool,
     /// The developer's public key, as it is written: whoever compares keys reads it.
     pub developer_key: String,
     /// Where the developer's service listens, for people.
@@ -78,6 +82,8 @@ pub enum SpecError {
     Port,
     /// A filter that cannot be used.
     Filter(FilterSpecError),
+    /// `evenIfDown` beside a filter.
+    EvenIfDown,
 }
 
 impl fmt::Display for SpecError {
@@ -90,6 +96,10 @@ impl fmt::Display for SpecError {
             }
             Self::Port => f.write_str("its port is no port; delete it and give a number from 1 to 65535, or a name"),
             Self::Filter(error) => fmt::Display::fmt(error, f),
+            Self::EvenIfDown => f.write_str(
+                "it has evenIfDown and a filter, and a request that does not match would have nobody to go to while the \
+                 app is down; delete it and leave one of the two out",
+            ),
         }
     }
 }
@@ -113,6 +123,9 @@ impl Intercept {
             return Err(SpecError::Changed);
         }
         let spec = &self.spec;
+        if spec.even_if_down && spec.filter.is_some() {
+            return Err(SpecError::EvenIfDown);
+        }
         let target = match (&spec.target, &spec.selector) {
             (Some(target), None) => Target::Named(target.kind, target.name.clone()),
             (None, Some(selector)) if is_empty(selector) => return Err(SpecError::EmptySelector),
@@ -125,6 +138,8 @@ impl Intercept {
             filter: spec.filter.as_ref().map(Filter::try_from).transpose()?,
             probes: spec.probes,
             flush: spec.flush,
+            even_if_down: spec.even_if_down,
+            forwarded: spec.forwarded,
             developer_key: spec.developer_key.clone(),
             to: spec.to.clone(),
             user: spec.user.clone(),
@@ -179,6 +194,18 @@ mod tests {
         assert_eq!(wanted.target, Target::Named(TargetKind::Deployment, "web".into()));
         assert_eq!(wanted.port, PortRef::Name("http".into()));
         assert_eq!((wanted.filter, wanted.probes), (None, ProbesSpec::App));
+    }
+
+    #[test]
+    fn even_if_down_goes_without_a_filter_only() {
+        let wanted = intercept(1, &with("evenIfDown", json!(true))).wanted().expect("good");
+        assert!(wanted.even_if_down && !wanted.forwarded);
+        let mut both = with("evenIfDown", json!(true));
+        both["filter"] = json!({"all": [{"path": {"prefix": "/a"}}]});
+        assert_eq!(intercept(1, &both).wanted(), Err(SpecError::EvenIfDown));
+        both["evenIfDown"] = json!(false);
+        both["forwarded"] = json!(true);
+        assert!(intercept(1, &both).wanted().expect("good").forwarded);
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub const SENTENCE: usize = 2048;
 pub const ENTRIES: usize = 4096;
 /// The most probes and health checks of one pod that are told.
 pub const PROBES: usize = 16;
+/// Causes why an intercept misses connections of one pod.
+pub const CAUSES: usize = 64;
 /// Ports in one pod's entry.
 pub const PORTS: usize = 1024;
 /// Intercepts that one session may hold.

@@ -127,6 +127,10 @@ pub struct Wish {
     pub probes: Probes,
     /// What becomes of connections that the app has already.
     pub earlier: EarlierConnections,
+    /// Whether connections come to the developer also while nobody listens on the port in the pod. Only without a filter.
+    pub even_if_down: bool,
+    /// Whether the agent writes the client's address into matched HTTP requests (`X-Forwarded-For` and its like).
+    pub forwarded: bool,
 }
 
 /// What becomes of connections that the app accepted on the port before it was intercepted.
@@ -205,6 +209,10 @@ pub struct InterceptState {
     /// Matched requests and connections that went to the app so far, because the developer's machine did not answer the
     /// agent. Kept over redials; 0 from an agent that does not tell it.
     pub bypassed: u64,
+    /// The agent does what [`Wish::even_if_down`] asks for. An agent that does not know it leaves it false.
+    pub even_if_down: bool,
+    /// The agent does what [`Wish::forwarded`] asks for. An agent that does not know it leaves it false.
+    pub forwarded: bool,
 }
 
 /// The state of one intercept in one pod.
@@ -229,6 +237,10 @@ pub struct PodState {
     pub probes: Vec<String>,
     /// What came of closing earlier connections, once that is over.
     pub flushed: Option<PodFlush>,
+    /// Whether somebody listens on the port in the pod, as far as the agent knows.
+    pub listening: Option<Listening>,
+    /// Connections that the intercept does not reach, one for each cause that was seen.
+    pub misses: Vec<Miss>,
 }
 
 /// What came of closing connections from before the intercept ([`EarlierConnections::Close`]).
@@ -240,6 +252,26 @@ pub struct PodFlush {
     pub left: u32,
     /// Why it could not be done, and what to do; else empty.
     pub reason: String,
+}
+
+/// Whether somebody listens on an intercepted port in the pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Listening {
+    /// On an address that clients can reach.
+    Yes,
+    /// Nobody: the kernel refuses connections.
+    Nobody,
+    /// On a loopback address alone: only clients inside the pod can reach it.
+    LoopbackOnly,
+}
+
+/// Why an intercept does not reach some connections to its port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Miss {
+    /// For programs, such as `proxy_protocol`; a newer agent knows more of them.
+    pub cause: String,
+    /// For people: why, and what to do.
+    pub sentence: String,
 }
 
 /// What becomes of TLS on an intercepted port, for one intercept.
@@ -404,6 +436,8 @@ pub struct InterceptEntry {
     pub requests: u64,
     /// What becomes of TLS, as in [`PodState::tls`].
     pub tls: Option<PodTls>,
+    /// As in [`PodState::listening`].
+    pub listening: Option<Listening>,
 }
 
 /// Whose an intercept is, seen by who asks.

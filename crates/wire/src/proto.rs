@@ -52,6 +52,8 @@ messages! {
         #[prost(string, tag = "5")] to: String,
         #[prost(bool, tag = "6")] probes_to_developer: bool,
         #[prost(bool, tag = "20")] flush: bool,
+        #[prost(bool, tag = "7")] even_if_down: bool,
+        #[prost(bool, tag = "8")] forwarded: bool,
     }
     Filter {
         /// 1 all, 2 any.
@@ -86,6 +88,8 @@ messages! {
         /// Never in `conflicts`: whoever does not know these would take the winner for the loser.
         #[prost(message, repeated, tag = "6")] overlaps: Vec<Conflict>,
         #[prost(uint64, tag = "7")] bypassed: u64,
+        #[prost(bool, tag = "30")] even_if_down: bool,
+        #[prost(bool, tag = "31")] forwarded: bool,
     }
     PodState {
         #[prost(string, tag = "1")] pod: String,
@@ -97,11 +101,18 @@ messages! {
         #[prost(message, optional, tag = "20")] tls: Option<PodTls>,
         #[prost(string, repeated, tag = "23")] probes: Vec<String>,
         #[prost(message, optional, tag = "21")] flushed: Option<PodFlush>,
+        /// 1 yes, 2 nobody, 3 loopback only.
+        #[prost(uint32, tag = "30")] listening: u32,
+        #[prost(message, repeated, tag = "31")] misses: Vec<Miss>,
     }
     PodFlush {
         #[prost(uint32, tag = "1")] closed: u32,
         #[prost(uint32, tag = "2")] left: u32,
         #[prost(string, tag = "3")] reason: String,
+    }
+    Miss {
+        #[prost(string, tag = "1")] cause: String,
+        #[prost(string, tag = "2")] sentence: String,
     }
     PodTls {
         /// 1 unread, 2 passed, 3 decrypted, 4 clear.
@@ -159,6 +170,8 @@ messages! {
         #[prost(string, tag = "10")] reason: String,
         #[prost(uint64, tag = "11")] requests: u64,
         #[prost(message, optional, tag = "20")] tls: Option<PodTls>,
+        /// As in `PodState`.
+        #[prost(uint32, tag = "30")] listening: u32,
     }
     StatusReport {
         #[prost(string, tag = "1")] agent: String,

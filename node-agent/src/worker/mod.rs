@@ -11,9 +11,11 @@ mod capture;
 mod connection;
 pub(crate) mod control;
 mod developer_leg;
+mod forwarded;
 mod health_checks;
 mod http2;
 mod metrics;
+mod misses;
 mod plan;
 mod pulse;
 mod registry;
@@ -39,6 +41,7 @@ use self::{
     capture::{Captures, Limit},
     control::Plane,
     metrics::Metrics,
+    misses::Misses,
     plan::Plans,
     shutdown::Stop,
     tls::{GivenFor, Tls},
@@ -147,6 +150,7 @@ async fn start(
     let admin = admin::bind(parts.config.agent.admin).await?;
     let metrics = Arc::new(Metrics::new());
     let (stop, plans, readiness) = (Stop::default(), Plans::default(), Readiness::default());
+    let misses = Misses::default();
     let ranges = match parts.config.agent.upstream_ports {
         UpstreamPorts::Low => Ranges::LowFirst,
         UpstreamPorts::High => Ranges::HighOnly,
@@ -159,6 +163,7 @@ async fn start(
         ranges,
         broken,
         tls: parts.tls.clone(),
+        misses: misses.clone(),
         stop: stop.clone(),
     });
     let kubernetes = parts.config.kubernetes.clone();
@@ -173,6 +178,7 @@ async fn start(
         captures: captures.clone(),
         plans,
         tls: parts.tls.clone(),
+        misses,
     })
     .context("start the tunnel endpoint")?;
     let come_and_go = kubernetes.is_some();

@@ -40,6 +40,11 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// Whether requests are read and decided one by one, and not the connection as a whole.
+    pub(crate) fn is_read(&self) -> bool {
+        !self.filtered.is_empty() || self.global.as_ref().is_some_and(|global| global.forwarded)
+    }
+
     /// The intercept that a key of the table names.
     pub(crate) fn intercept(&self, key: Key) -> Option<&Arc<Intercept>> {
         self.filtered.iter().chain(&self.global).find(|intercept| intercept.id == key.0)
@@ -57,6 +62,8 @@ pub(crate) struct Intercept {
     pub(crate) pod: PodName,
     /// Where it goes on the developer's machine, for people.
     pub(crate) to: Arc<str>,
+    /// The client's address is written into its requests.
+    pub(crate) forwarded: bool,
     /// The developer's tunnel.
     pub(crate) tunnel: TunnelHandle,
     /// Requests or connections reported so far; outlives this value, which is made anew with each plan.
@@ -167,7 +174,8 @@ impl Intercept {
         let (tunnel, events) = TunnelHandle::new(connection, Arc::default());
         let (developer, to) = ("alice".into(), "127.0.0.1:3000".into());
         let (requests, bypassed) = (Arc::default(), Arc::default());
-        (Self { id, developer, pod, to, tunnel, requests, bypassed, ending: Ending::default() }, events)
+        let forwarded = false;
+        (Self { id, developer, pod, to, forwarded, tunnel, requests, bypassed, ending: Ending::default() }, events)
     }
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod flushes;
 mod handle;
 mod hands;
 mod hub;
+mod listening;
 mod liveness;
 mod looks;
 mod session;
@@ -18,6 +19,7 @@ mod session;
 mod tests;
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, UdpSocket},
     sync::Arc,
     time::Duration,
@@ -35,7 +37,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::PodName,
-    worker::{broker::Broker, capture::Captures, control::Plane, plan::Plans, registry::report::Standings, tls::Tls},
+    worker::{
+        broker::Broker, capture::Captures, control::Plane, misses::Misses, plan::Plans, registry::report::Standings,
+        tls::Tls,
+    },
 };
 
 use self::{
@@ -61,6 +66,8 @@ pub(crate) struct Parts {
     pub(crate) plans: Plans,
     /// What is known of TLS.
     pub(crate) tls: Tls,
+    /// Which connections are not read, and why.
+    pub(crate) misses: Misses,
 }
 
 /// The running tunnels.
@@ -77,12 +84,14 @@ pub(crate) struct Tunnels {
 
 /// Starts serving; inside a tokio runtime.
 pub(crate) fn start(parts: Parts) -> anyhow::Result<Tunnels> {
-    let Parts { udp, identity, plane, broker, captures, plans, tls } = parts;
+    let Parts { udp, identity, plane, broker, captures, plans, tls, misses } = parts;
     let (ops, requested) = mpsc::unbounded_channel();
     let (looks, unseen) = mpsc::unbounded_channel();
     let (flushes, to_flush) = mpsc::unbounded_channel();
-    let hands = Hands { ops, looks, flushes, standings: watch::Sender::new(Standings::new()) };
-    let mut tunnels = start_with(udp, &identity, plane.clone(), plans, tls.clone(), hands)?;
+    let (armed, watched) = watch::channel(BTreeSet::new());
+    let hands = Hands { ops, looks, flushes, armed, standings: watch::Sender::new(Standings::new()) };
+    let mut tunnels = start_with(udp, &identity, plane.clone(), plans, (tls.clone(), misses.clone()), hands)?;
+    tunnels.tasks.spawn(listening::run(broker.clone(), misses, watched, tunnels.hub.clone()));
     tunnels.tasks.spawn(flushes::run(broker.clone(), to_flush, tunnels.hub.clone()));
     tunnels.tasks.spawn(hands::run(broker, captures.clone(), plane, requested, tunnels.hub.clone()));
     tunnels.tasks.spawn(looks::run(captures, tls, unseen));
@@ -95,7 +104,7 @@ fn start_with(
     identity: &Identity,
     plane: watch::Receiver<Plane>,
     plans: Plans,
-    tls: Tls,
+    (tls, misses): (Tls, Misses),
     hands: Hands,
 ) -> anyhow::Result<Tunnels> {
     let authorised = Authorised::default();
@@ -108,7 +117,7 @@ fn start_with(
     let mut tasks = JoinSet::new();
     let about = session::About { agent: agent_name(), software: SOFTWARE };
     let standings = hands.standings.clone();
-    let hub_task = Hub::new(plane.clone(), authorised, plans, counters.clone(), hands, tls, about.clone());
+    let hub_task = Hub::new(plane.clone(), authorised, plans, counters.clone(), hands, (tls, misses), about.clone());
     tasks.spawn(hub_task.run(commands));
     let (closing, mut sessions) = (CancellationToken::new(), JoinSet::new());
     let accept = session::accept(endpoint.clone(), closing.clone(), plane, hub.clone(), counters.clone(), about);

@@ -65,6 +65,8 @@ async fn listen(mut dialled: Dialled, tokens: Vec<Token>, heard: Arc<Mutex<Vec<T
             filter: None,
             to: "127.0.0.1:3000".into(),
             probes: Probes::Developer,
+            even_if_down: false,
+            forwarded: false,
         };
         dialled.control.ask(&ToAgent::Intercept(wish)).expect("a good wish");
     }

@@ -117,7 +117,8 @@ impl Engine {
         let (path, _) = head.path_and_query(unread);
         let idempotent = unread.get(head.method()).is_some_and(is_idempotent);
         let (len, facts) = (head.len(), *head.facts());
-        let begins = Begins { method: head.method(), path, index, idempotent, h2c: facts.h2c().then_some(len) };
+        let begins =
+            Begins { method: head.method(), path, head: len, index, idempotent, h2c: facts.h2c().then_some(len) };
         // A developer does not get the offer, so a 101 would answer nothing.
         self.withdrawn = to != Origin::App && facts.only_h2c();
         self.hold = match asked {

@@ -46,6 +46,8 @@ pub struct Begins {
     pub method: Range<usize>,
     /// The path, without its query; empty for CONNECT.
     pub path: Range<usize>,
+    /// How many of the bytes are its head, from the request line to the empty line.
+    pub head: usize,
     /// Which filter of the table of this call it matched.
     pub index: Option<usize>,
     /// Whether sending it twice means the same as sending it once.

@@ -41,6 +41,8 @@ impl From<&ToAgent> for proto::ToAgentBody {
                 to: wish.to.clone(),
                 probes_to_developer: matches!(wish.probes, Probes::Developer),
                 flush: matches!(wish.earlier, EarlierConnections::Close),
+                even_if_down: wish.even_if_down,
+                forwarded: wish.forwarded,
             }),
             ToAgent::Leave(which) => Self::Leave(proto::Leave { kind: Some(which_to_proto(which)) }),
             ToAgent::List => Self::List(proto::Empty {}),
@@ -62,6 +64,8 @@ impl TryFrom<proto::Wish> for Wish {
             to: text(wish.to, "the developer's address", limits::NAME)?,
             probes: if wish.probes_to_developer { Probes::Developer } else { Probes::App },
             earlier: if wish.flush { EarlierConnections::Close } else { EarlierConnections::Stay },
+            even_if_down: wish.even_if_down,
+            forwarded: wish.forwarded,
         })
     }
 }

@@ -4,9 +4,9 @@ use super::{labels, labels_to_proto, list, named, port, text, token};
 use crate::code::CloseCode;
 use crate::error::Malformed;
 use crate::message::{
-    Bye, Conflict, ConnectionBytes, Ended, InterceptEntry, InterceptState, Left, LeftIntercept, Listing, Liveness,
-    Owner, PodEntry, PodFlush, PodState, Refused, RefusedCode, RequestEvent, RequestOutcome, StatusReport, Takes,
-    ToDeveloper, TunnelStatus, UnixMillis, Welcome,
+    Bye, Conflict, ConnectionBytes, Ended, InterceptEntry, InterceptState, Left, LeftIntercept, Listening, Listing,
+    Liveness, Miss, Owner, PodEntry, PodFlush, PodState, Refused, RefusedCode, RequestEvent, RequestOutcome,
+    StatusReport, Takes, ToDeveloper, TunnelStatus, UnixMillis, Welcome,
 };
 use crate::{limits, proto};
 
@@ -29,6 +29,8 @@ impl TryFrom<proto::ToDeveloperBody> for ToDeveloper {
                 conflicts: list(state.conflicts, "the number of conflicts", limits::ENTRIES, conflict)?,
                 overlaps: list(state.overlaps, "the number of overlaps", limits::ENTRIES, conflict)?,
                 bypassed: state.bypassed,
+                even_if_down: state.even_if_down,
+                forwarded: state.forwarded,
             }),
             proto::ToDeveloperBody::Request(event) => Self::Request(request(event)?),
             proto::ToDeveloperBody::Listing(listing) => Self::Listing(Listing {
@@ -119,6 +121,8 @@ fn pod_state(state: proto::PodState) -> Result<PodState, Malformed> {
         tls: state.tls.map(TryInto::try_into).transpose()?,
         probes: list(state.probes, "the number of probes", limits::PROBES, sentence)?,
         flushed: state.flushed.map(pod_flush).transpose()?,
+        listening: listening(state.listening),
+        misses: list(state.misses, "the number of causes", limits::CAUSES, miss)?,
     })
 }
 
@@ -128,6 +132,29 @@ fn pod_flush(flush: proto::PodFlush) -> Result<PodFlush, Malformed> {
 
 fn pod_flush_to_proto(flush: &PodFlush) -> proto::PodFlush {
     proto::PodFlush { closed: flush.closed, left: flush.left, reason: flush.reason.clone() }
+}
+
+fn miss(miss: proto::Miss) -> Result<Miss, Malformed> {
+    Ok(Miss { cause: named(miss.cause, "a cause", limits::NAME)?, sentence: sentence(miss.sentence)? })
+}
+
+fn listening(number: u32) -> Option<Listening> {
+    match number {
+        1 => Some(Listening::Yes),
+        2 => Some(Listening::Nobody),
+        3 => Some(Listening::LoopbackOnly),
+        // Not said, or a newer agent's.
+        _ => None,
+    }
+}
+
+fn listening_to_proto(listening: Option<Listening>) -> u32 {
+    match listening {
+        None => 0,
+        Some(Listening::Yes) => 1,
+        Some(Listening::Nobody) => 2,
+        Some(Listening::LoopbackOnly) => 3,
+    }
 }
 
 fn state_to_proto(state: &InterceptState) -> proto::InterceptState {
@@ -141,6 +168,8 @@ fn state_to_proto(state: &InterceptState) -> proto::InterceptState {
         tls: pod.tls.as_ref().map(Into::into),
         probes: pod.probes.clone(),
         flushed: pod.flushed.as_ref().map(pod_flush_to_proto),
+        listening: listening_to_proto(pod.listening),
+        misses: pod.misses.iter().map(miss_to_proto).collect(),
     });
     proto::InterceptState {
         id: state.id,
@@ -150,7 +179,13 @@ fn state_to_proto(state: &InterceptState) -> proto::InterceptState {
         conflicts: state.conflicts.iter().map(conflict_to_proto).collect(),
         overlaps: state.overlaps.iter().map(conflict_to_proto).collect(),
         bypassed: state.bypassed,
+        even_if_down: state.even_if_down,
+        forwarded: state.forwarded,
     }
+}
+
+fn miss_to_proto(miss: &Miss) -> proto::Miss {
+    proto::Miss { cause: miss.cause.clone(), sentence: miss.sentence.clone() }
 }
 
 fn conflict(conflict: proto::Conflict) -> Result<Conflict, Malformed> {
@@ -268,6 +303,7 @@ fn intercept_entry(entry: proto::InterceptEntry) -> Result<InterceptEntry, Malfo
         reason: sentence(entry.reason)?,
         requests: entry.requests,
         tls: entry.tls.map(TryInto::try_into).transpose()?,
+        listening: listening(entry.listening),
     })
 }
 
@@ -285,6 +321,7 @@ fn intercept_entry_to_proto(entry: &InterceptEntry) -> proto::InterceptEntry {
         reason: entry.reason.clone(),
         requests: entry.requests,
         tls: entry.tls.as_ref().map(Into::into),
+        listening: listening_to_proto(entry.listening),
     }
 }
 

@@ -47,6 +47,8 @@ fn wish() -> Wish {
         to: "127.0.0.1:3000".into(),
         probes: Probes::Developer,
         earlier: EarlierConnections::Close,
+        even_if_down: false,
+        forwarded: true,
     }
 }
 
@@ -91,6 +93,7 @@ fn entry() -> InterceptEntry {
         reason: String::new(),
         requests: 12,
         tls: None,
+        listening: Some(Listening::Nobody),
     }
 }
 
@@ -110,6 +113,7 @@ fn every_question_comes_through() {
             earlier: EarlierConnections::Stay,
             ..wish()
         }),
+        ToAgent::Intercept(Wish { filter: None, even_if_down: true, forwarded: false, ..wish() }),
         ToAgent::Intercept(Wish {
             filter: Some(Filter { mode: Mode::All, conditions: some_conditions, preflights: false }),
             ..wish()
@@ -153,7 +157,11 @@ fn every_answer_comes_through() {
         tls: Some(PodTls { fate: TlsFate::Unread, sentence: "no certificate; ask".into() }),
         probes: vec!["a probe comes to you; keep it away".into()],
         flushed: Some(PodFlush { closed: 12, left: 1, reason: "no module; load it".into() }),
+        listening: None,
+        misses: vec![Miss { cause: "proxy_protocol".into(), sentence: "a proxy is in front; ask".into() }],
     };
+    let listening = [Listening::Yes, Listening::Nobody, Listening::LoopbackOnly];
+    let listening = listening.map(|listening| PodState { listening: Some(listening), misses: vec![], ..pod.clone() });
     let conflict = Conflict {
         id: Some(7),
         pod: "web-1".into(),
@@ -195,10 +203,12 @@ fn every_answer_comes_through() {
             id: 3,
             token: Token([1; 16]),
             since: UnixMillis(9),
-            pods: vec![pod],
+            pods: [vec![pod], listening.into()].concat(),
             conflicts: vec![conflict],
             overlaps: vec![overlap],
             bypassed: 7,
+            even_if_down: true,
+            forwarded: true,
         }),
         ToDeveloper::Request(event.clone()),
         with(RequestOutcome::Answered),
@@ -511,6 +521,7 @@ fn answers_of_the_first_release_are_understood() {
             }
             ToDeveloper::Intercept(state) => {
                 assert!(state.conflicts[0].id.is_none() && state.overlaps.is_empty());
+                assert!(!state.even_if_down && !state.forwarded);
             }
             other => panic!("{other:?}"),
         }

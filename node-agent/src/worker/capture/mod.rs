@@ -25,6 +25,7 @@ pub(crate) use self::{
 use super::{
     broker::{ArmedPod, Broker},
     metrics::Metrics,
+    misses::Misses,
     plan::Plans,
     shutdown::Stop,
     tls::Tls,
@@ -48,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) broken: mpsc::Sender<BrokenWay>,
     /// What is known of TLS.
     pub(crate) tls: Tls,
+    /// Which connections are not read, and why.
+    pub(crate) misses: Misses,
     /// Draining and aborting.
     pub(crate) stop: Stop,
 }

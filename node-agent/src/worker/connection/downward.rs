@@ -86,6 +86,9 @@ impl Exchange<'_> {
     /// An answer is through: whoever waited for it is asked again.
     fn answered(&mut self, ends: bool) {
         self.outstanding.finished(self.route.client);
+        if self.outstanding.len() == 0 {
+            self.whole_head = None;
+        }
         self.held = false;
         self.ask = true;
         for leg in &mut self.legs {

@@ -93,6 +93,14 @@ pub(super) struct Sending {
     pub(super) left: usize,
 }
 
+/// A head as it came. What is sent of it to a developer stands in its place at the front of `up`: should nobody take it,
+/// the app gets what came.
+pub(super) struct WholeHead {
+    pub(super) whole: Box<[u8]>,
+    /// How many bytes stand in its place.
+    pub(super) sent: usize,
+}
+
 /// Bytes at the front of a leg's `down` that go to the client.
 #[derive(Clone, Copy)]
 pub(super) struct Writing {
@@ -131,8 +139,8 @@ pub(super) struct Exchange<'c> {
     pub(super) global: Option<Arc<Intercept>>,
     /// What the newest request to the app offers with `Upgrade: h2c`.
     pub(super) upgrade: Option<Box<Upgrade>>,
-    /// The head of the newest request as it came, where a developer gets it without such an offer.
-    pub(super) whole_head: Option<Box<[u8]>>,
+    /// The head of the newest request, where a developer gets another.
+    pub(super) whole_head: Option<WholeHead>,
     /// How the client's side ends: as the app's did.
     pub(super) ending: Ending,
     /// The client ended the connection, before all its answers were complete.
@@ -212,7 +220,7 @@ impl<'c> Exchange<'c> {
 
     /// Takes the judge that the plan asks for, and the leg that this one needs at once; another is closed.
     pub(super) fn follow(&mut self, plan: Option<&Plan>) {
-        self.global = plan.filter(|plan| plan.filtered.is_empty()).and_then(|plan| plan.global.clone());
+        self.global = plan.filter(|plan| !plan.is_read()).and_then(|plan| plan.global.clone());
         let needed = match (plan, &self.global) {
             (Some(plan), Some(global)) => {
                 let to = origin(global);

@@ -23,6 +23,7 @@ use super::{
 use crate::worker::{
     access::Access,
     http2::{self, AppIo, Around, Ended, First, Upgrade, preface},
+    misses::Cause,
     plan::Plan,
 };
 
@@ -57,7 +58,7 @@ impl Exchange<'_> {
 
     /// The app has answered 101 to `Upgrade: h2c`. False: nobody filters any more, or the offer was malformed.
     pub(super) fn begin_upgraded(&mut self, plan: Option<&Plan>) -> bool {
-        let filtered = plan.is_some_and(|plan| !plan.filtered.is_empty());
+        let filtered = plan.is_some_and(Plan::is_read);
         let Some(upgrade) = self.upgrade.take().filter(|_| filtered) else { return false };
         self.judge = Judge::Http2(Preface { to: Some(Origin::App), silence: None, upgrade: Some(upgrade) });
         (self.ask, self.held) = (!self.up.is_empty(), false);
@@ -80,7 +81,7 @@ impl Exchange<'_> {
         let filtered = || match (&self.judge, leg.origin) {
             // The kubelet's streams are the app's, whatever the intercept's developer says first.
             (Judge::First(_), Origin::Developer(_)) => true,
-            (Judge::Http(_), Origin::App) => self.route.plan().is_some_and(|plan| !plan.filtered.is_empty()),
+            (Judge::Http(_), Origin::App) => self.route.plan().is_some_and(|plan| plan.is_read()),
             _ => false,
         };
         fresh && server && preface::client(self.up.unread()) != preface::Told::Other && filtered()
@@ -130,6 +131,9 @@ impl Exchange<'_> {
             }
             preface::Told::NeedMore => Ok(false),
             preface::Told::Other => {
+                if waited_for {
+                    self.route.missed(Cause::Http2Unanswered);
+                }
                 self.not_http2(OpaqueReason::Http2);
                 Ok(true)
             }

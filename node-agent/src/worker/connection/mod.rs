@@ -83,6 +83,7 @@ pub(crate) fn serve(
         destination: local,
         connect: Box::new(connector(pod.upstream().clone(), peer, local)),
         tls: shared.tls.clone(),
+        misses: shared.misses.clone(),
         secured: None,
     };
     let outside = Outside { draining: shared.stop.draining.clone(), abort: pod.aborted().clone() };

@@ -25,6 +25,8 @@ use crate::{
     config::PodName,
     worker::{
         developer_leg::DeveloperLeg,
+        forwarded::Forwarded,
+        misses::{Cause, Misses},
         plan::{Intercept, Plan, Plans},
         tls::{Finding, Given, Tls},
         upstream::{AppLeg, UpstreamError},
@@ -48,6 +50,8 @@ pub(in crate::worker) struct Route {
     pub(super) connect: Box<dyn Fn() -> Connecting + Send + Sync>,
     /// What is known of TLS.
     pub(super) tls: Tls,
+    /// Which connections are not read, and why.
+    pub(super) misses: Misses,
     /// What was agreed, once the connection is decrypted.
     pub(super) secured: Option<Arc<Secured>>,
 }
@@ -71,6 +75,16 @@ impl Route {
         self.tls.found(&self.pod, self.destination.port(), finding);
     }
 
+    /// Notes why the connection is not read.
+    pub(super) fn missed(&self, cause: Cause) {
+        self.misses.saw(&self.pod, self.destination.port(), cause);
+    }
+
+    /// The client's address, for requests that are to tell it.
+    pub(in crate::worker) fn forwarded(&self) -> Forwarded {
+        Forwarded::new(self.client, self.secured.is_some())
+    }
+
     /// Where nothing is intercepted and the app is connected already.
     #[cfg(test)]
     pub(in crate::worker) fn for_test(client: SocketAddr) -> Self {
@@ -82,6 +96,7 @@ impl Route {
             destination: SocketAddr::from(([10, 0, 0, 1], 8080)),
             connect: Box::new(connect),
             tls: Tls::new(&Certificates::default(), GivenFor::Ports, true),
+            misses: Misses::default(),
             secured: None,
         }
     }

@@ -13,11 +13,11 @@ use redir_http::{
 
 use super::{
     decrypt::Greeting,
-    exchange::{AppGone, ClientSide, End, Exchange, Judge, Sending, TLS},
+    exchange::{AppGone, ClientSide, End, Exchange, Judge, Sending, TLS, WholeHead},
     matched::Matched,
     route::{origin, table},
 };
-use crate::worker::{http2::Upgrade, plan::Plan};
+use crate::worker::{http2::Upgrade, misses::Cause, plan::Plan};
 
 impl Exchange<'_> {
     /// One step; true if something moved or was decided. False only after a socket has said that it will wake the task,
@@ -145,18 +145,19 @@ impl Exchange<'_> {
                 // The rest of a message never opens a leg: there it would be read as a message of its own.
                 if let Some(begins) = begins {
                     self.begin(to, &begins, plan)?;
-                    len -= self.note_h2c(to, &begins);
+                    len = self.write_head(to, &begins, plan, len);
                     self.ensure_leg(to, plan);
                 }
                 self.sending = Some(Sending { to, left: len });
             }
             Step::NeedMore => {}
             Step::Wait => self.held = true,
-            Step::Opaque { why: OpaqueReason::Http2, .. } if plan.is_some_and(|plan| !plan.filtered.is_empty()) => {
+            Step::Opaque { why: OpaqueReason::Http2, .. } if plan.is_some_and(Plan::is_read) => {
                 self.begin_http2();
             }
             Step::Opaque { why: OpaqueReason::H2c, .. } if self.begin_upgraded(plan) => {}
             Step::Opaque { to, why } => {
+                self.note_miss(why, plan);
                 let to = self.opaque_target(to, why, plan);
                 self.go_opaque(to, plan);
             }
@@ -215,31 +216,46 @@ impl Exchange<'_> {
         Ok(())
     }
 
-    /// The offer to go on with HTTP/2, if the request makes one: the app may take it, and a developer does not see it.
-    /// How many bytes shorter the head is.
-    fn note_h2c(&mut self, to: Origin, begins: &Begins) -> usize {
+    /// What becomes of a request's head on its way. The app gets it as it came, and may take an offer to go on with HTTP/2;
+    /// a developer does not see the offer, and sees the client's address if he asked for it. `len` bytes were to be sent;
+    /// the result is how many there are now.
+    fn write_head(&mut self, to: Origin, begins: &Begins, plan: Option<&Plan>, len: usize) -> usize {
         (self.upgrade, self.whole_head) = (None, None);
-        let Some(head) = begins.h2c else { return 0 };
-        let whole = &self.up.unread()[..head];
-        if to == Origin::App {
-            self.upgrade = Upgrade::of(whole).map(Box::new);
-            return 0;
+        let whole = &self.up.unread()[..begins.head];
+        let Origin::Developer(key) = to else {
+            self.upgrade = begins.h2c.and_then(|head| Upgrade::of(&whole[..head])).map(Box::new);
+            return len;
+        };
+        let forwarded = plan.and_then(|plan| plan.intercept(key)).is_some_and(|intercept| intercept.forwarded);
+        if begins.h2c.is_none() && !forwarded {
+            return len;
         }
         let whole: Box<[u8]> = whole.into();
-        let without = h2c::withdraw(&whole);
-        self.up.replace(whole.len(), &without);
-        let shorter = whole.len() - without.len();
-        self.whole_head = Some(whole);
-        shorter
+        let mut sent = if begins.h2c.is_some() { h2c::withdraw(&whole) } else { whole.to_vec() };
+        if forwarded {
+            sent = self.route.forwarded().head(&sent);
+        }
+        self.up.replace(whole.len(), &sent);
+        let len = len - whole.len() + sent.len();
+        self.whole_head = Some(WholeHead { whole, sent: sent.len() });
+        len
     }
 
     /// The app gets a head that was a developer's, and gets it whole.
     pub(super) fn restore_head(&mut self) {
-        let Some(whole) = self.whole_head.take() else { return };
-        let without = h2c::withdraw(&whole).len();
-        self.up.replace(without, &whole);
+        let Some(WholeHead { whole, sent }) = self.whole_head.take() else { return };
+        self.up.replace(sent, &whole);
         if let Some(sending) = &mut self.sending {
-            sending.left += whole.len() - without;
+            sending.left = sending.left - sent + whole.len();
+        }
+    }
+
+    /// The port's developers are told what they could do something about.
+    fn note_miss(&self, why: OpaqueReason, plan: Option<&Plan>) {
+        let first = self.access.app_requests == 0 && self.access.developer_requests == 0;
+        let is_missed = plan.is_some_and(Plan::is_read);
+        if let Some(cause) = Cause::of(why, self.up.unread(), first).filter(|_| is_missed) {
+            self.route.missed(cause);
         }
     }
 

@@ -25,6 +25,9 @@ impl ControlPlane for Config {
         };
         self.check_pods(developer, &wish)?;
         check_flush(developer, &wish)?;
+        if wish.even_if_down && wish.filter.is_some() {
+            return Err(even_if_down_with_filter());
+        }
         let filter = wish.filter.as_ref().map(filter::compile).transpose()?;
         Ok(Grant {
             looks_at: filter.as_ref().map_or_else(String::new, filter::describe),
@@ -113,6 +116,12 @@ fn selects(selector: &Selector, pod: &Pod) -> bool {
         Selector::Pod(name) => pod.name.key() == name,
         Selector::Labels(labels) => labels.iter().all(|(key, value)| pod.labels.0.get(key) == Some(value)),
     }
+}
+
+fn even_if_down_with_filter() -> Refused {
+    let sentence = "an intercept with conditions cannot answer while the app is down, since a request that does not match \
+                    would have nobody to go to; leave the conditions out, or --even-if-down";
+    Refused { code: RefusedCode::Unsupported, sentence: sentence.to_owned() }
 }
 
 fn port_not_allowed(pod: &Pod, port: u16) -> String {

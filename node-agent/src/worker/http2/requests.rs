@@ -218,6 +218,10 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
         let Some((mut requests, origin)) = way else { return request.reset(Reason::REFUSED_STREAM) };
         let Request { mut head, body, mut respond, asked, report, tries } = request;
         let repeat = report.as_ref().and_then(|_| Repeat::of(&head, tries)).map(Box::new);
+        if report.as_ref().and_then(Report::intercept).is_some_and(|intercept| intercept.forwarded) {
+            // Behind the copy for another try, which writes them anew.
+            self.route.forwarded().parts(&mut head);
+        }
         if head.uri.authority().is_none() {
             // What the h2 crate asks for to send a request without `:authority`.
             head.version = Version::HTTP_11;

@@ -3,12 +3,15 @@
 //! Pure: the caller performs each [`Op`] and reports its result.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::IpAddr,
     time::{Duration, Instant, SystemTime},
 };
 
-use crate::config::PodName;
+use crate::{
+    config::PodName,
+    ipc::{AppListening, Gate},
+};
 
 /// All pods that have, had or should have an armed port.
 #[derive(Debug, Default)]
@@ -19,7 +22,7 @@ pub(crate) struct Arming {
 
 #[derive(Debug, Default)]
 struct Pod {
-    wanted: BTreeSet<u16>,
+    wanted: BTreeMap<u16, Gate>,
     ports: BTreeMap<u16, Port>,
     addresses: Vec<IpAddr>,
     /// An operation is under way.
@@ -57,17 +60,46 @@ impl Breaks {
 /// A port that is or was armed, or could not be.
 #[derive(Debug)]
 enum Port {
-    Live { since: SystemTime, earlier: u32 },
-    Failed { since: SystemTime, reason: String, retry: Instant, pause: Duration, was_live: bool },
+    /// Without a gate it is not known which it has: changing it has failed, and it is disarmed first.
+    Live {
+        since: SystemTime,
+        earlier: u32,
+        gate: Option<Gate>,
+    },
+    Failed {
+        since: SystemTime,
+        reason: String,
+        retry: Instant,
+        pause: Duration,
+        was_live: bool,
+    },
 }
 
 /// Something to do in one pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Op {
-    /// Steer this port.
-    Arm(PodName, u16),
+    /// Steer this port, with this gate.
+    Arm(PodName, u16, Gate),
+    /// Let a port that is steered have another gate.
+    Regate(PodName, u16, Gate),
     /// Steer it no longer.
     Disarm(PodName, u16),
+}
+
+impl Op {
+    /// The pod that it is done in.
+    pub(crate) fn pod(&self) -> &PodName {
+        match self {
+            Self::Arm(pod, ..) | Self::Regate(pod, ..) | Self::Disarm(pod, _) => pod,
+        }
+    }
+
+    fn gate(&self) -> Option<Gate> {
+        match self {
+            Self::Arm(_, _, gate) | Self::Regate(_, _, gate) => Some(*gate),
+            Self::Disarm(..) => None,
+        }
+    }
 }
 
 /// How an operation went.
@@ -79,7 +111,11 @@ pub(crate) enum Outcome {
         earlier: u32,
         /// The pod's own addresses.
         addresses: Vec<IpAddr>,
+        /// Whether the app listens there, as far as it is known.
+        app: Option<AppListening>,
     },
+    /// The port has the gate that was asked for.
+    Regated,
     /// The port is not armed any more.
     Disarmed,
     /// It could not be done, and may be tried again after this time.
@@ -121,16 +157,16 @@ pub(crate) enum PortStatus {
 
 impl Arming {
     /// Sets which ports should be armed.
-    pub(crate) fn want<'a>(&mut self, ports: impl Iterator<Item = &'a (PodName, u16)>) {
+    pub(crate) fn want<'a>(&mut self, ports: impl Iterator<Item = (&'a (PodName, u16), Gate)>) {
         for pod in self.pods.values_mut() {
             pod.wanted.clear();
         }
-        for (pod, port) in ports {
-            self.pods.entry(pod.clone()).or_default().wanted.insert(*port);
+        for ((pod, port), gate) in ports {
+            self.pods.entry(pod.clone()).or_default().wanted.insert(*port, gate);
         }
         for pod in self.pods.values_mut() {
             let wanted = &pod.wanted;
-            pod.ports.retain(|port, state| matches!(state, Port::Live { .. }) || wanted.contains(port));
+            pod.ports.retain(|port, state| matches!(state, Port::Live { .. }) || wanted.contains_key(port));
         }
         self.pods.retain(|_, pod| pod.busy || !pod.wanted.is_empty() || !pod.ports.is_empty());
     }
@@ -179,7 +215,7 @@ impl Arming {
                 pod.busy = true;
                 pod.leaving = match op {
                     Op::Disarm(_, port) => Some(port),
-                    Op::Arm(..) => None,
+                    Op::Arm(..) | Op::Regate(..) => None,
                 };
                 ops.push(op);
             }
@@ -189,21 +225,26 @@ impl Arming {
 
     /// An operation's result.
     pub(crate) fn done(&mut self, op: &Op, outcome: Outcome, clock: SystemTime, now: Instant) {
-        let (Op::Arm(name, port) | Op::Disarm(name, port)) = op;
+        let (Op::Arm(name, port, _) | Op::Regate(name, port, _) | Op::Disarm(name, port)) = op;
         let Some(pod) = self.pods.get_mut(name) else { return };
         pod.busy = false;
         pod.leaving = None;
         match (op, outcome) {
-            (_, Outcome::Armed { earlier, addresses }) => {
-                pod.ports.insert(*port, Port::Live { since: clock, earlier });
+            (_, Outcome::Armed { earlier, addresses, .. }) => {
+                pod.ports.insert(*port, Port::Live { since: clock, earlier, gate: op.gate() });
                 pod.addresses = addresses;
             }
-            (_, Outcome::Disarmed) if pod.stale && pod.wanted.contains(port) => {
+            (_, outcome @ Outcome::Regated) | (Op::Regate(..), outcome) => {
+                if let Some(Port::Live { gate, .. }) = pod.ports.get_mut(port) {
+                    *gate = op.gate().filter(|_| outcome == Outcome::Regated);
+                }
+            }
+            (_, Outcome::Disarmed) if pod.stale && pod.wanted.contains_key(port) => {
                 let reason = "the pod has another network namespace now; it is taken up again".to_owned();
                 let pause = Duration::ZERO;
                 pod.ports.insert(*port, Port::Failed { since: clock, reason, retry: now, pause, was_live: true });
             }
-            (_, Outcome::Disarmed) if pod.broken.is_some() && pod.wanted.contains(port) => {
+            (_, Outcome::Disarmed) if pod.broken.is_some() && pod.wanted.contains_key(port) => {
                 let (reason, pause) = (pod.broken.clone().unwrap_or_default(), pod.pause);
                 let retry = now + pause;
                 pod.ports.insert(*port, Port::Failed { since: clock, reason, retry, pause, was_live: true });
@@ -254,7 +295,7 @@ impl Arming {
                 PortStatus::Lost { since: SystemTime::UNIX_EPOCH, reason: "the agent is shutting down".into() }
             }
             None => PortStatus::Pending,
-            Some(Port::Live { since, earlier }) => PortStatus::Live { since: *since, earlier: *earlier },
+            Some(Port::Live { since, earlier, .. }) => PortStatus::Live { since: *since, earlier: *earlier },
             Some(Port::Failed { since, reason, was_live: false, .. }) => {
                 PortStatus::Refused { since: *since, reason: reason.clone() }
             }
@@ -296,7 +337,7 @@ const CALM: Duration = Duration::from_secs(600);
 impl Pod {
     /// Nothing is tried before `not_before`, whatever could be.
     fn retry_at(&self) -> Option<Instant> {
-        let failed = self.ports.iter().filter(|(port, _)| self.wanted.contains(port));
+        let failed = self.ports.iter().filter(|(port, _)| self.wanted.contains_key(port));
         let failed = failed.filter_map(|(_, port)| match port {
             Port::Failed { retry, .. } => Some(*retry),
             Port::Live { .. } => None,
@@ -305,17 +346,20 @@ impl Pod {
     }
 
     fn next(&self, name: &PodName, now: Instant) -> Option<Op> {
-        let unwanted = self.ports.iter().find(|(port, state)| {
-            matches!(state, Port::Live { .. }) && (self.stale || self.broken.is_some() || !self.wanted.contains(port))
+        let unwanted = self.ports.iter().find(|(port, state)| match state {
+            Port::Live { gate, .. } => {
+                self.stale || self.broken.is_some() || gate.is_none() || !self.wanted.contains_key(port)
+            }
+            Port::Failed { .. } => false,
         });
         if let Some((port, _)) = unwanted {
             return Some(Op::Disarm(name.clone(), *port));
         }
-        let missing = self.wanted.iter().find(|port| match self.ports.get(port) {
-            None => true,
-            Some(Port::Failed { retry, .. }) => *retry <= now,
-            Some(Port::Live { .. }) => false,
-        });
-        missing.map(|port| Op::Arm(name.clone(), *port))
+        self.wanted.iter().find_map(|(port, wanted)| match self.ports.get(port) {
+            Some(Port::Live { gate, .. }) if *gate == Some(*wanted) => None,
+            Some(Port::Live { .. }) => Some(Op::Regate(name.clone(), *port, *wanted)),
+            Some(Port::Failed { retry, .. }) if *retry > now => None,
+            Some(Port::Failed { .. }) | None => Some(Op::Arm(name.clone(), *port, *wanted)),
+        })
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use redir_http::filter::{Overlap, overlap};
 use redir_wire::{Conflict, Takes};
 
-use crate::{config::PodName, worker::control::Place};
+use crate::{config::PodName, ipc::Gate, worker::control::Place};
 
 use super::{Registered, Registry, report::millis};
 
@@ -19,6 +19,8 @@ pub(crate) struct Contest {
     pub(crate) filtered: Vec<u64>,
     /// Without: the first alone gets anything.
     pub(crate) globals: Vec<u64>,
+    /// The first of those without wants connections also while the app does not listen.
+    pub(crate) even_if_down: bool,
     /// Those with a filter, to be asked for.
     members: BTreeSet<u64>,
 }
@@ -85,6 +87,9 @@ impl Registry {
                     contest.filtered.push(wish.id);
                     contest.members.insert(wish.id);
                 } else {
+                    if contest.globals.is_empty() {
+                        contest.even_if_down = wish.grant.wish.even_if_down;
+                    }
                     contest.globals.push(wish.id);
                 }
             }
@@ -161,6 +166,11 @@ impl Registry {
 }
 
 impl Contest {
+    /// Whether the app must listen for a connection to be steered.
+    pub(crate) fn gate(&self) -> Gate {
+        if self.even_if_down { Gate::Always } else { Gate::AppListening }
+    }
+
     fn has_filtered(&self, id: u64) -> bool {
         self.members.contains(&id)
     }

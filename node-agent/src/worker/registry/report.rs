@@ -8,15 +8,17 @@ use std::{
 
 use redir_tunnel::Pin;
 use redir_wire::{
-    Conflict, InterceptEntry, InterceptState, Listing, Liveness, Owner, PodState, PodTls, Probes, Token, UnixMillis,
-    limits,
+    Conflict, InterceptEntry, InterceptState, Listening, Listing, Liveness, Miss, Owner, PodState, PodTls, Probes,
+    Token, UnixMillis, limits,
 };
 
 use crate::{
     config::PodName,
+    ipc::AppListening,
     worker::{
         control::{Obstacle, Place},
         health_checks::{self, Taken},
+        misses::Misses,
         tls::{Tls, Wants},
     },
 };
@@ -37,6 +39,10 @@ pub(crate) struct Ports<'a> {
     pub(crate) tls: &'a Tls,
     /// Whose earlier connections were closed.
     pub(crate) flushes: &'a Flushes,
+    /// On which somebody listens.
+    pub(crate) apps: &'a BTreeMap<(PodName, u16), AppListening>,
+    /// On which some connections are not read.
+    pub(crate) misses: &'a Misses,
 }
 
 impl Ports<'_> {
@@ -46,6 +52,24 @@ impl Ports<'_> {
         let live = standing.state == Liveness::Live;
         let known = if live { self.tls.finding(pod, standing.port) } else { None };
         known.map(|(finding, means)| finding.told(means, wants))
+    }
+}
+
+impl Ports<'_> {
+    /// What an intercept's developer is told of connections that are not read: whoever wants requests to be read.
+    fn misses(self, wish: &Registered, pod: &PodName, standing: &PodStanding) -> Vec<Miss> {
+        let wants = wish.grant.filter.is_some() || wish.grant.wish.forwarded;
+        if standing.state == Liveness::Live { self.misses.of(pod, standing.port, wants) } else { Vec::new() }
+    }
+
+    /// Whether the app listens on a port that is steered.
+    fn listening(self, pod: &PodName, standing: &PodStanding) -> Option<Listening> {
+        let known = self.apps.get(&(pod.clone(), standing.port)).filter(|_| standing.state == Liveness::Live);
+        known.map(|app| match app {
+            AppListening::Yes => Listening::Yes,
+            AppListening::Nobody => Listening::Nobody,
+            AppListening::LoopbackOnly => Listening::LoopbackOnly,
+        })
     }
 }
 
@@ -80,6 +104,8 @@ impl Registry {
                 tls: ports.tls(wish, pod, &standing),
                 flushed: ports.flushes.outcome(wish.id, pod).cloned(),
                 probes: self.probes(wish, pod, &standing, ports.tls),
+                listening: ports.listening(pod, &standing),
+                misses: ports.misses(wish, pod, &standing),
                 pod: pod.bare().to_owned(),
                 addresses: ports.arming.addresses(pod).iter().map(ToString::to_string).collect(),
                 state: standing.state,
@@ -96,6 +122,8 @@ impl Registry {
             conflicts: self.conflicts(wish, contests),
             overlaps: self.overlaps(wish, contests),
             bypassed: wish.bypassed.load(Ordering::Relaxed),
+            even_if_down: wish.grant.wish.even_if_down,
+            forwarded: wish.grant.wish.forwarded,
         }
     }
 
@@ -143,6 +171,7 @@ impl Registry {
             let standing = self.standing(wish, pod, &places, ports.arming);
             InterceptEntry {
                 tls: ports.tls(wish, pod, &standing),
+                listening: ports.listening(pod, &standing),
                 id: wish.id,
                 developer: self.developer_name(wish),
                 owner: if yours { Owner::You } else { Owner::Other },

@@ -1,7 +1,7 @@
 //! The desired state against hand-written cases and generated orders of events; the arming against a made-up guardian.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::Path,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -16,7 +16,11 @@ use redir_wire::{
 use crate::{
     certificates::Certificates,
     config::{Config, PodName},
-    worker::tls::{GivenFor, Tls},
+    ipc::{AppListening, Gate},
+    worker::{
+        misses::Misses,
+        tls::{GivenFor, Tls},
+    },
 };
 
 use super::{
@@ -35,6 +39,8 @@ struct World {
     arming: Arming,
     tls: Tls,
     flushes: Flushes,
+    apps: BTreeMap<(PodName, u16), AppListening>,
+    misses: Misses,
 }
 
 impl World {
@@ -51,6 +57,8 @@ impl World {
             arming,
             tls,
             flushes: Flushes::default(),
+            apps: BTreeMap::new(),
+            misses: Misses::default(),
         }
     }
 
@@ -94,7 +102,7 @@ impl World {
     }
 
     fn ports(&self) -> Ports<'_> {
-        Ports { arming: &self.arming, tls: &self.tls, flushes: &self.flushes }
+        Ports { arming: &self.arming, tls: &self.tls, flushes: &self.flushes, apps: &self.apps, misses: &self.misses }
     }
 }
 
@@ -139,6 +147,8 @@ fn wish(token: u8, pod: &str) -> Wish {
         filter: None,
         to: "127.0.0.1:3000".into(),
         probes: Probes::App,
+        even_if_down: false,
+        forwarded: false,
     }
 }
 
@@ -492,38 +502,48 @@ fn arming_ends_where_it_should() {
         let mut dice = Dice(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed));
         let mut arming = Arming::default();
         let (mut now, clock) = (Instant::now(), SystemTime::now());
-        let mut armed: BTreeSet<(PodName, u16)> = BTreeSet::new();
-        let mut wanted = BTreeSet::new();
+        let mut armed: BTreeMap<(PodName, u16), Gate> = BTreeMap::new();
+        let mut wanted = BTreeMap::new();
         let mut running: Vec<Op> = Vec::new();
         for step in 0..200 {
             let last = step >= 150;
             if !last && dice.roll(4) == 0 {
                 wanted = (0..dice.roll(5))
                     .map(|_| {
-                        (pods[usize::try_from(dice.roll(2)).unwrap()].clone(), u16::try_from(1 + dice.roll(3)).unwrap())
+                        let pod = pods[usize::try_from(dice.roll(2)).unwrap()].clone();
+                        let gate = if dice.roll(2) == 0 { Gate::Always } else { Gate::AppListening };
+                        ((pod, u16::try_from(1 + dice.roll(3)).unwrap()), gate)
                     })
                     .collect();
             }
             if !last && dice.roll(12) == 0 {
                 arming.renew(&pods[usize::try_from(dice.roll(2)).unwrap()]);
             }
-            arming.want(wanted.iter());
+            arming.want(wanted.iter().map(|(port, gate)| (port, *gate)));
             running.extend(arming.next(now));
             for pod in &pods {
-                let of_pod = |op: &&Op| matches!(op, Op::Arm(name, _) | Op::Disarm(name, _) if name == pod);
-                assert!(running.iter().filter(of_pod).count() <= 1, "seed {seed}: two at once");
+                assert!(running.iter().filter(|op| op.pod() == pod).count() <= 1, "seed {seed}: two at once");
             }
             if !running.is_empty() && (last || dice.roll(2) == 0) {
                 let op = running.swap_remove(usize::try_from(dice.roll(running.len() as u64)).unwrap());
                 let fails = !last && dice.roll(3) == 0;
                 let outcome = match &op {
                     _ if fails => Outcome::Failed { reason: "no".into(), retry: Duration::from_secs(1) },
-                    Op::Arm(pod, port) => {
-                        assert!(armed.insert((pod.clone(), *port)), "seed {seed}: armed twice");
-                        Outcome::Armed { earlier: 3, addresses: vec![] }
+                    Op::Arm(pod, port, gate) => {
+                        let before = armed.insert((pod.clone(), *port), *gate);
+                        assert!(before.is_none(), "seed {seed}: armed twice");
+                        Outcome::Armed { earlier: 3, addresses: vec![], app: None }
+                    }
+                    Op::Regate(pod, port, gate) => {
+                        let before = armed.insert((pod.clone(), *port), *gate);
+                        assert!(
+                            before.is_some_and(|before| before != *gate),
+                            "seed {seed}: steered without being armed"
+                        );
+                        Outcome::Regated
                     }
                     Op::Disarm(pod, port) => {
-                        assert!(armed.remove(&(pod.clone(), *port)), "seed {seed}: disarmed twice");
+                        assert!(armed.remove(&(pod.clone(), *port)).is_some(), "seed {seed}: disarmed twice");
                         Outcome::Disarmed
                     }
                 };
@@ -533,10 +553,56 @@ fn arming_ends_where_it_should() {
         }
         assert_eq!(armed, wanted, "seed {seed}");
         assert!(running.is_empty() && arming.retry_at().is_none(), "seed {seed}");
-        for (pod, port) in &wanted {
+        for (pod, port) in wanted.keys() {
             assert!(matches!(arming.status(pod, *port), PortStatus::Live { earlier: 3, .. }));
         }
     }
+}
+
+fn gated<'a>(ports: impl IntoIterator<Item = &'a (PodName, u16)>) -> impl Iterator<Item = (&'a (PodName, u16), Gate)> {
+    ports.into_iter().map(|port| (port, Gate::AppListening))
+}
+
+#[test]
+fn another_gate_is_set_in_place_and_changes_nothing_else() {
+    let mut arming = Arming::default();
+    let (now, clock) = (Instant::now(), SystemTime::now());
+    let port = (pod_name("a"), 80);
+    arming.want(gated([&port]));
+    let op = arming.next(now).remove(0);
+    arming.done(&op, Outcome::Armed { earlier: 3, addresses: vec![], app: None }, clock, now);
+    let live = arming.status(&port.0, 80);
+    arming.want([(&port, Gate::Always)].into_iter());
+    let op = arming.next(now).remove(0);
+    assert_eq!(op, Op::Regate(port.0.clone(), 80, Gate::Always));
+    assert_eq!(arming.status(&port.0, 80), live);
+    arming.done(&op, Outcome::Regated, clock + Duration::from_secs(9), now);
+    assert_eq!((arming.status(&port.0, 80), arming.next(now)), (live.clone(), vec![]));
+    // Nobody knows what it has after a change that failed: it begins anew.
+    arming.want(gated([&port]));
+    let op = arming.next(now).remove(0);
+    arming.done(&op, Outcome::Failed { reason: "no".into(), retry: Duration::from_secs(1) }, clock, now);
+    assert_eq!(arming.next(now), [Op::Disarm(port.0.clone(), 80)]);
+    arming.done(&Op::Disarm(port.0.clone(), 80), Outcome::Disarmed, clock, now);
+    assert_eq!(arming.next(now), [Op::Arm(port.0.clone(), 80, Gate::AppListening)]);
+}
+
+#[test]
+fn only_the_global_intercept_that_gets_the_port_says_whether_the_app_must_listen() {
+    let mut world = World::new();
+    let (alice, bob) = (world.alice, world.bob);
+    let gate = |world: &World| world.registry.contests()[&(pod_name("web-1"), 8080)].gate();
+    let both = Wish { even_if_down: true, ..filtered(9, "web-1", "alice") };
+    assert_eq!(world.register(1, alice, both), Err(RefusedCode::Unsupported));
+    world.register(1, alice, filtered(1, "web-1", "alice")).unwrap();
+    assert_eq!(gate(&world), Gate::AppListening);
+    let id = world.register(2, bob, Wish { even_if_down: true, ..wish(2, "web-1") }).unwrap();
+    assert_eq!(gate(&world), Gate::Always);
+    assert!(world.state(id).even_if_down);
+    world.register(1, alice, wish(3, "web-1")).unwrap();
+    assert_eq!(gate(&world), Gate::Always, "a younger one gets nothing");
+    world.registry.leave(&bob, &Which::All).unwrap();
+    assert_eq!(gate(&world), Gate::AppListening);
 }
 
 #[test]
@@ -544,25 +610,26 @@ fn a_port_that_cannot_be_armed_says_why_and_is_tried_again() {
     let mut arming = Arming::default();
     let (now, clock) = (Instant::now(), SystemTime::now());
     let port = (pod_name("a"), 80);
-    arming.want([&port].into_iter());
+    arming.want(gated([&port]));
     let op = arming.next(now).remove(0);
     let retry = Duration::from_secs(1);
     arming.done(&op, Outcome::Failed { reason: "no such namespace".into(), retry }, clock, now);
     assert!(matches!(arming.status(&port.0, 80), PortStatus::Refused { reason, .. } if reason == "no such namespace"));
     assert_eq!(arming.next(now), []);
     assert_eq!(arming.retry_at(), Some(now + retry));
-    assert_eq!(arming.next(now + retry), [Op::Arm(port.0.clone(), 80)]);
-    arming.done(&op, Outcome::Armed { earlier: 0, addresses: vec![] }, clock, now);
+    assert_eq!(arming.next(now + retry), [Op::Arm(port.0.clone(), 80, Gate::AppListening)]);
+    arming.done(&op, Outcome::Armed { earlier: 0, addresses: vec![], app: None }, clock, now);
     assert!(!arming.is_idle());
     arming.renew(&port.0);
     let op = arming.next(now).remove(0);
     assert_eq!(op, Op::Disarm(port.0.clone(), 80));
     arming.done(&op, Outcome::Disarmed, clock, now);
     assert!(matches!(arming.status(&port.0, 80), PortStatus::Lost { .. }));
-    assert_eq!(arming.next(now), [Op::Arm(port.0.clone(), 80)], "at once: the namespace is new");
-    arming.done(&Op::Arm(port.0.clone(), 80), Outcome::Armed { earlier: 0, addresses: vec![] }, clock, now);
+    assert_eq!(arming.next(now), [Op::Arm(port.0.clone(), 80, Gate::AppListening)], "at once: the namespace is new");
+    let again = Op::Arm(port.0.clone(), 80, Gate::AppListening);
+    arming.done(&again, Outcome::Armed { earlier: 0, addresses: vec![], app: None }, clock, now);
     arming.stop();
-    arming.want([].into_iter());
+    arming.want(gated([]));
     let op = arming.next(now).remove(0);
     arming.done(&op, Outcome::Disarmed, clock, now);
     assert!(arming.is_idle());
@@ -574,13 +641,13 @@ fn a_port_that_is_being_disarmed_is_not_live_for_a_new_wish() {
     let mut arming = Arming::default();
     let (now, clock) = (Instant::now(), SystemTime::now());
     let port = (pod_name("a"), 80);
-    let armed = || Outcome::Armed { earlier: 0, addresses: vec![] };
-    arming.want([&port].into_iter());
+    let armed = || Outcome::Armed { earlier: 0, addresses: vec![], app: None };
+    arming.want(gated([&port]));
     let arm = arming.next(now).remove(0);
     arming.done(&arm, armed(), clock, now);
-    arming.want([].into_iter());
+    arming.want(gated([]));
     let disarm = arming.next(now).remove(0);
-    arming.want([&port].into_iter());
+    arming.want(gated([&port]));
     assert_eq!(arming.status(&port.0, 80), PortStatus::Pending);
     arming.done(&disarm, Outcome::Disarmed, clock, now);
     assert_eq!(arming.next(now), std::slice::from_ref(&arm));
@@ -595,13 +662,13 @@ fn nothing_is_due_before_the_pod_may_be_touched() {
     let (clock, now) = (SystemTime::now(), Instant::now());
     let mut arming = Arming::default();
     let ports = [(pod_name("web-1"), 8080), (pod_name("web-1"), 9090)];
-    arming.want(ports.iter());
+    arming.want(gated(&ports));
     let failed = |retry| Outcome::Failed { reason: "no".into(), retry: Duration::from_secs(retry) };
     let armed = arming.next(now).remove(0);
-    arming.done(&armed, Outcome::Armed { earlier: 0, addresses: vec![] }, clock, now);
+    arming.done(&armed, Outcome::Armed { earlier: 0, addresses: vec![], app: None }, clock, now);
     let refused = arming.next(now).remove(0);
     arming.done(&refused, failed(1), clock, now);
-    arming.want(ports[1..].iter());
+    arming.want(gated(&ports[1..]));
     let disarm = arming.next(now).remove(0);
     assert!(matches!(disarm, Op::Disarm(_, 8080)));
     arming.done(&disarm, failed(10), clock, now);
@@ -615,7 +682,7 @@ fn what_is_busy_is_asked_for_less_and_less_often() {
     let (clock, mut now) = (SystemTime::now(), Instant::now());
     let mut arming = Arming::default();
     let port = (pod_name("a"), 80);
-    arming.want([&port].into_iter());
+    arming.want(gated([&port]));
     let mut fail = |reason: &str, millis| {
         let op = arming.next(now).remove(0);
         let outcome = Outcome::Failed { reason: reason.into(), retry: Duration::from_millis(millis) };
@@ -637,12 +704,12 @@ fn a_replaced_pod_with_nothing_armed_is_armed_once() {
     let (clock, now) = (SystemTime::now(), Instant::now());
     let mut arming = Arming::default();
     let port = (pod_name("a"), 80);
-    arming.want([&port].into_iter());
+    arming.want(gated([&port]));
     let arm = arming.next(now).remove(0);
     arming.done(&arm, Outcome::Failed { reason: "no".into(), retry: Duration::ZERO }, clock, now);
     arming.renew(&port.0);
     assert_eq!(arming.next(now), std::slice::from_ref(&arm));
-    arming.done(&arm, Outcome::Armed { earlier: 0, addresses: vec![] }, clock, now);
+    arming.done(&arm, Outcome::Armed { earlier: 0, addresses: vec![], app: None }, clock, now);
     assert_eq!(arming.next(now), []);
     assert!(matches!(arming.status(&port.0, 80), PortStatus::Live { .. }));
 }
@@ -652,13 +719,14 @@ fn a_pod_whose_way_breaks_is_lost_and_tried_again_less_and_less_often() {
     let mut arming = Arming::default();
     let (mut now, clock) = (Instant::now(), SystemTime::now());
     let (low, high) = ((pod_name("a"), 80), (pod_name("a"), 81));
-    let armed = || Outcome::Armed { earlier: 0, addresses: vec![] };
+    let armed = || Outcome::Armed { earlier: 0, addresses: vec![], app: None };
+    let arm = |port| Op::Arm(pod_name("a"), port, Gate::AppListening);
     arming.broken(&low.0, "nobody there".into(), now);
-    arming.want([&low, &high].into_iter());
+    arming.want(gated([&low, &high]));
     for seconds in [5, 10, 20, 40, 80, 160, 320, 320] {
         for port in [80, 81] {
-            assert_eq!(arming.next(now), [Op::Arm(low.0.clone(), port)]);
-            arming.done(&Op::Arm(low.0.clone(), port), armed(), clock, now);
+            assert_eq!(arming.next(now), [arm(port)]);
+            arming.done(&arm(port), armed(), clock, now);
         }
         arming.broken(&low.0, "the firewall".into(), now);
         arming.broken(&low.0, "said twice".into(), now);
@@ -674,8 +742,8 @@ fn a_pod_whose_way_breaks_is_lost_and_tried_again_less_and_less_often() {
     }
     // After a calm while it begins anew.
     for port in [80, 81] {
-        assert_eq!(arming.next(now), [Op::Arm(low.0.clone(), port)]);
-        arming.done(&Op::Arm(low.0.clone(), port), armed(), clock, now);
+        assert_eq!(arming.next(now), [arm(port)]);
+        arming.done(&arm(port), armed(), clock, now);
     }
     now += Duration::from_secs(601);
     arming.broken(&low.0, "again".into(), now);

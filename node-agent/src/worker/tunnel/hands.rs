@@ -36,8 +36,7 @@ pub(super) async fn run(
             op = ops.recv() => match op {
                 Some(op) => {
                     let (broker, captures) = (broker.clone(), captures.clone());
-                    let (Op::Arm(pod, _) | Op::Disarm(pod, _)) = &op;
-                    let whereabouts = plane.borrow().whereabouts(pod);
+                    let whereabouts = plane.borrow().whereabouts(op.pod());
                     running.spawn(async move {
                         let outcome = perform(&broker, &captures, &op, whereabouts).await;
                         (op, outcome)
@@ -57,17 +56,28 @@ pub(super) async fn run(
 
 async fn perform(broker: &Broker, captures: &Captures, op: &Op, at: Whereabouts) -> Outcome {
     match op {
-        Op::Arm(pod, port) => match arm(broker, captures, pod, *port, at).await {
+        Op::Arm(pod, port, gate) => match arm(broker, captures, pod, *port, at).await {
             Ok(mut armed) => {
                 captures.armed(pod, *port, armed.first.take());
-                if let Err(outcome) = steer(broker, captures, pod, *port).await {
+                if let Err(outcome) = steer(broker, captures, pod, *port, *gate).await {
                     return outcome;
                 }
                 tracing::info!(%pod, port, "new connections are looked at");
-                Outcome::Armed { earlier: armed.earlier_connections, addresses: armed.pod_addresses }
+                let (earlier, app) = (armed.earlier_connections, armed.app);
+                Outcome::Armed { earlier, app, addresses: armed.pod_addresses }
             }
             // The hub says so where it is news.
             Err(error) => Outcome::Failed { reason: error.to_string(), retry: retry(&error) },
+        },
+        Op::Regate(pod, port, gate) => match broker.steer(pod, *port, *gate).await {
+            Ok(()) => {
+                tracing::info!(%pod, port, ?gate, "new connections have another gate");
+                Outcome::Regated
+            }
+            Err(error) => {
+                tracing::warn!(%pod, port, %error, "the gate of a port could not be changed; it is armed anew");
+                Outcome::Failed { reason: error.to_string(), retry: retry(&error) }
+            }
         },
         Op::Disarm(pod, port) => match broker.disarm(pod, *port).await {
             Ok(()) => {
@@ -84,13 +94,13 @@ async fn perform(broker: &Broker, captures: &Captures, op: &Op, at: Whereabouts)
 }
 
 /// Steers an armed port if the way to the app works; else it is disarmed again.
-async fn steer(broker: &Broker, captures: &Captures, pod: &PodName, port: u16) -> Result<(), Outcome> {
+async fn steer(broker: &Broker, captures: &Captures, pod: &PodName, port: u16, gate: Gate) -> Result<(), Outcome> {
     let tried = match captures.upstream(pod) {
         Some(upstream) => upstream.try_way(port).await,
         None => Err("the pod's listeners could not be taken over; see the agent's log".to_owned()),
     };
     let error = match tried {
-        Ok(()) => match broker.steer(pod, port, Gate::AppListening).await {
+        Ok(()) => match broker.steer(pod, port, gate).await {
             Ok(()) => return Ok(()),
             Err(error) => error.to_string(),
         },
@@ -154,6 +164,7 @@ mod tests {
             broker,
             capture::{self, Limit},
             metrics::Metrics,
+            misses::Misses,
             plan::Plans,
             shutdown::Stop,
             tls::{GivenFor, Tls},
@@ -173,6 +184,7 @@ mod tests {
             limit: Limit::of_process(),
             ranges: Ranges::LowFirst,
             broken: tokio::sync::mpsc::channel(1).0,
+            misses: Misses::default(),
             tls: Tls::new(&Certificates::default(), GivenFor::Ports, true),
             stop: Stop::default(),
         })
@@ -220,7 +232,7 @@ mod tests {
         let _driver = tokio::spawn(driver.run());
         let replies = vec![busy(), Reply::Done, Reply::Done, armed(), Reply::Done, busy(), Reply::Done, busy()];
         let played = tokio::spawn(answer(guardian, replies));
-        let (captures, op) = (captures(&broker), Op::Arm(pod(), 80));
+        let (captures, op) = (captures(&broker), Op::Arm(pod(), 80, Gate::AppListening));
         let outcome = perform(&broker, &captures, &op, Whereabouts::default()).await;
         // The guardian has given no listeners with it, so nothing may be steered.
         let Outcome::Failed { reason, .. } = outcome else { panic!("{outcome:?}") };

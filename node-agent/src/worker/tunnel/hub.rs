@@ -6,7 +6,7 @@
 mod ending;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Instant, SystemTime},
@@ -22,8 +22,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     config::PodName,
+    ipc::AppListening,
     worker::{
         control::Plane,
+        misses::Misses,
         plan::{Ending, Intercept, Plan, PlanMap, Plans},
         registry::{
             Contests, Registry, SessionId,
@@ -58,6 +60,8 @@ pub(crate) enum Command {
     Done(Op, Outcome),
     /// Earlier connections have been closed, or not.
     Flushed(FlushRequest, PodFlush),
+    /// Whether the app listens on an armed port.
+    Listening(PodName, u16, AppListening),
     /// A pod has another network namespace.
     Rearm(PodName),
     /// The pod's app cannot be reached through the agent, for this reason.
@@ -96,6 +100,8 @@ pub(super) struct Hands {
     pub(super) looks: mpsc::UnboundedSender<(PodName, u16)>,
     /// To close connections from before an intercept.
     pub(super) flushes: mpsc::UnboundedSender<FlushRequest>,
+    /// To watch whether apps listen: the ports that are armed.
+    pub(super) armed: watch::Sender<BTreeSet<(PodName, u16)>>,
     /// To say how the intercepts stand.
     pub(super) standings: watch::Sender<Standings>,
 }
@@ -123,6 +129,9 @@ pub(crate) struct Hub {
     hands: Hands,
     flushes: Flushes,
     tls: Tls,
+    misses: Misses,
+    /// Whether the apps listen on the armed ports, as far as it is known.
+    apps: BTreeMap<(PodName, u16), AppListening>,
     about: About,
     stopping: Vec<oneshot::Sender<()>>,
     stopped: bool,
@@ -135,7 +144,7 @@ impl Hub {
         plans: Plans,
         counters: Arc<Counters>,
         hands: Hands,
-        tls: Tls,
+        (tls, misses): (Tls, Misses),
         about: About,
     ) -> Self {
         let registry = Registry::new(plane.borrow().clone());
@@ -153,6 +162,8 @@ impl Hub {
             hands,
             flushes: Flushes::default(),
             tls,
+            misses,
+            apps: BTreeMap::new(),
             about,
             stopping: Vec::new(),
             stopped: false,
@@ -162,7 +173,7 @@ impl Hub {
     /// Runs until nobody can tell it anything any more.
     pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut plane_ended = false;
-        let mut tls = self.tls.news();
+        let (mut tls, mut misses) = (self.tls.news(), self.misses.news());
         loop {
             let retry = self.arming.retry_at();
             tokio::select! {
@@ -174,8 +185,9 @@ impl Hub {
                     Ok(()) => self.reconfigure(),
                     Err(_) => plane_ended = true,
                 },
-                // Its sender is this hub's own.
+                // Their senders are this hub's own.
                 _ = tls.changed() => {}
+                _ = misses.changed() => {}
                 () = until(retry) => {}
             }
             self.settle();
@@ -201,7 +213,10 @@ impl Hub {
             // Whatever has changed is told after each command.
             Command::Answers => {}
             Command::Done(op, outcome) => {
-                if let (Op::Arm(pod, port), Outcome::Failed { reason, .. }) = (&op, &outcome) {
+                if let (Op::Arm(pod, port, _), Outcome::Armed { app: Some(app), .. }) = (&op, &outcome) {
+                    self.apps.insert((pod.clone(), *port), *app);
+                }
+                if let (Op::Arm(pod, port, _), Outcome::Failed { reason, .. }) = (&op, &outcome) {
                     self.counters.arms_failed.add(1);
                     if self.arming.failing(pod, *port) != Some(reason) {
                         tracing::warn!(%pod, port, %reason, "cannot be intercepted");
@@ -212,6 +227,7 @@ impl Hub {
             Command::Flushed(FlushRequest { intercept, pod, .. }, outcome) => {
                 self.flushes.done(intercept, pod, outcome);
             }
+            Command::Listening(pod, port, app) => self.app_listens(&pod, port, app),
             Command::Rearm(pod) => {
                 self.flushes.retain(|_, name| *name != pod);
                 self.arming.renew(&pod);
@@ -233,6 +249,21 @@ impl Hub {
                     session.joined.outbox.try_send(Outgoing::End(bye.clone())).ok();
                 }
             }
+        }
+    }
+
+    fn app_listens(&mut self, pod: &PodName, port: u16, app: AppListening) {
+        // It was disarmed meanwhile.
+        if !self.hands.armed.borrow().contains(&(pod.clone(), port)) {
+            return;
+        }
+        let before = self.apps.insert((pod.clone(), port), app);
+        if before != Some(app) {
+            tracing::info!(%pod, port, ?app, "whether the app listens has changed");
+        }
+        if app == AppListening::Yes && before.is_some_and(|before| before != app) {
+            // Nobody was there to be looked at, or another app.
+            self.tls.forget(|name, armed| (name, armed) == (pod, port));
         }
     }
 
@@ -340,13 +371,14 @@ impl Hub {
         loop {
             self.publish();
             let contests = self.contests();
-            self.arming.want(contests.keys());
+            self.arming.want(contests.iter().map(|(port, contest)| (port, contest.gate())));
             for op in self.arming.next(Instant::now()) {
                 // The hands end with the worker.
                 self.hands.ops.send(op).ok();
             }
             self.look(&contests);
             self.flush(&contests);
+            self.watch_apps(&contests);
             self.inform(&contests);
             self.publish_standings(&contests);
             // Telling a session that does not keep up ends it.
@@ -366,6 +398,7 @@ impl Hub {
     /// client to hear that it speaks TLS.
     fn look(&self, contests: &Contests) {
         self.tls.forget(|pod, port| !contests.contains_key(&(pod.clone(), port)));
+        self.misses.forget(|pod, port| !contests.contains_key(&(pod.clone(), port)));
         for ((pod, port), contest) in contests {
             let armed = matches!(self.arming.status(pod, *port), PortStatus::Live { .. });
             if armed && !contest.filtered.is_empty() && self.tls.begin_probe(pod, *port) {
@@ -394,8 +427,21 @@ impl Hub {
         }
     }
 
+    /// Has the apps watched on the ports that are armed.
+    fn watch_apps(&mut self, contests: &Contests) {
+        let is_armed =
+            |(pod, port): &&(PodName, u16)| matches!(self.arming.status(pod, *port), PortStatus::Live { .. });
+        let armed: BTreeSet<_> = contests.keys().filter(is_armed).cloned().collect();
+        self.apps.retain(|port, _| armed.contains(port));
+        self.hands.armed.send_if_modified(|before| {
+            let is_other = *before != armed;
+            *before = armed;
+            is_other
+        });
+    }
+
     fn ports(&self) -> Ports<'_> {
-        Ports { arming: &self.arming, tls: &self.tls, flushes: &self.flushes }
+        Ports { arming: &self.arming, tls: &self.tls, flushes: &self.flushes, apps: &self.apps, misses: &self.misses }
     }
 
     /// The desired state; empty once the agent stops.
@@ -455,6 +501,7 @@ impl Hub {
             developer: self.developer(&wish.pin).into(),
             pod: pod.clone(),
             to: wish.grant.wish.to.as_str().into(),
+            forwarded: wish.grant.wish.forwarded,
             tunnel: session.joined.handle.clone(),
             requests: wish.requests.clone(),
             bypassed: wish.bypassed.clone(),

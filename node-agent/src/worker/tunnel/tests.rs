@@ -25,6 +25,7 @@ use crate::{
     config::{Config, PodName},
     worker::{
         control::Plane,
+        misses::Misses,
         plan::{OpenError, Plan, Plans, RequestEvent},
         registry::arming::{Op, Outcome},
         tls::{Finding, GivenFor, Means, Tls},
@@ -60,8 +61,15 @@ impl World {
         let (looks, unseen) = mpsc::unbounded_channel();
         let tls = Tls::new(&Certificates::default(), GivenFor::Ports, true);
         let (flushes, to_flush) = mpsc::unbounded_channel();
-        let hands = Hands { ops, looks, flushes, standings: watch::Sender::new(BTreeMap::new()) };
-        let tunnels = start_with(udp, &identity, receiver, plans.clone(), tls.clone(), hands).unwrap();
+        let hands = Hands {
+            ops,
+            looks,
+            flushes,
+            armed: watch::Sender::new(BTreeSet::new()),
+            standings: watch::Sender::new(BTreeMap::new()),
+        };
+        let tunnels =
+            start_with(udp, &identity, receiver, plans.clone(), (tls.clone(), Misses::default()), hands).unwrap();
         let (armed, watching) = watch::channel(BTreeSet::new());
         let guardian = tokio::spawn(guardian(asked, tunnels.hub.clone(), armed));
         let address = tunnels.address().unwrap();
@@ -114,10 +122,11 @@ async fn guardian(
 ) {
     while let Some(op) = asked.recv().await {
         let outcome = match op.clone() {
-            Op::Arm(pod, port) => {
+            Op::Arm(pod, port, _) => {
                 armed.send_modify(|armed| assert!(armed.insert((pod, port))));
-                Outcome::Armed { earlier: 5, addresses: vec!["10.0.0.1".parse().unwrap()] }
+                Outcome::Armed { earlier: 5, addresses: vec!["10.0.0.1".parse().unwrap()], app: None }
             }
+            Op::Regate(..) => Outcome::Regated,
             Op::Disarm(pod, port) => {
                 armed.send_modify(|armed| assert!(armed.remove(&(pod, port))));
                 Outcome::Disarmed
@@ -211,6 +220,8 @@ fn wish(token: u8) -> Wish {
         filter: None,
         to: "127.0.0.1:3000".into(),
         probes: Probes::App,
+        even_if_down: false,
+        forwarded: false,
     }
 }
 

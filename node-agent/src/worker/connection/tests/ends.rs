@@ -129,6 +129,47 @@ async fn a_request_that_met_the_end_of_an_intercept_too_is_sent_to_the_app() {
     }
 }
 
+/// As it came to the app, and with one address to the developer, however often it is sent there.
+#[tokio::test]
+async fn a_request_that_is_sent_again_tells_the_clients_address_once() {
+    let offer = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n";
+    for offer in ["", offer] {
+        let rig = Rig::new().await;
+        let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let alice = Developer::at(1, service.local_addr().unwrap()).await.forwarding();
+        rig.plan(&[("alice", &alice)], None);
+        let mut client = rig.client().await;
+        let asked = format!("GET / HTTP/1.1\r\nHost: web\r\n{offer}X-User: alice\r\n\r\n");
+        let expected = "GET / HTTP/1.1\r\nHost: web\r\nX-User: alice\r\nX-Forwarded-For: 127.0.0.1\r\n\
+                        X-Forwarded-Proto: http\r\nX-Forwarded-Host: web\r\n\r\n";
+        let mut heard = vec![0; expected.len()];
+        client.send(&asked).await;
+        let (mut served, _) = soon(service.accept()).await.unwrap();
+        for _ in 0..2 {
+            soon(served.read_exact(&mut heard)).await.unwrap();
+            assert_eq!(String::from_utf8_lossy(&heard), expected);
+            served.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nblue").await.unwrap();
+            assert_eq!(client.answer().await.text(), "blue");
+            client.send(&asked).await;
+            soon(served.read_exact(&mut heard)).await.unwrap();
+            // It is closed just when it is used again.
+            drop(served);
+            served = soon(service.accept()).await.unwrap().0;
+        }
+        soon(served.read_exact(&mut heard)).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&heard), expected);
+        served.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nblue").await.unwrap();
+        assert_eq!(client.answer().await.text(), "blue");
+        client.send(&asked).await;
+        soon(served.read_exact(&mut heard)).await.unwrap();
+        rig.no_plan();
+        drop(served);
+        assert_eq!(client.answer().await.text(), "green");
+        assert_eq!(rig.app.seen(), asked);
+        client.done().await;
+    }
+}
+
 #[tokio::test]
 async fn the_apps_end_closes_the_client() {
     let rig = Rig::new().await;

@@ -252,3 +252,81 @@ async fn what_is_not_http_goes_to_the_app_as_it_is() {
     let access = client.done().await;
     assert!(access.opaque.is_some());
 }
+
+#[tokio::test]
+async fn only_what_a_developer_gets_tells_the_clients_address() {
+    let rig = Rig::new().await;
+    let alice = Developer::new(1, "blue", Behaviour::Serve).await.forwarding();
+    rig.plan(&[("alice", &alice)], None);
+    let mut client = rig.client().await;
+    let matched =
+        "POST /a HTTP/1.1\r\nHost: web\r\nX-User: alice\r\nX-Forwarded-For: 10.1.1.1\r\nContent-Length: 5\r\n\r\nbytes";
+    let other = matched.replace("alice", "bob");
+    for _ in 0..2 {
+        // In one piece and in many: what the client sends behind a head is not part of it.
+        client.send(matched).await;
+        assert_eq!(client.answer().await.text(), "bytes");
+        client.send(&other).await;
+        assert_eq!(client.answer().await.text(), "bytes");
+        for byte in matched.as_bytes() {
+            client.send([*byte]).await;
+        }
+        assert_eq!(client.answer().await.text(), "bytes");
+    }
+    let head = "POST /a HTTP/1.1\r\nHost: web\r\nX-User: alice\r\nContent-Length: 5\r\nX-Forwarded-For: 10.1.1.1, 127.0.0.1\r\n\
+                X-Forwarded-Proto: http\r\nX-Forwarded-Host: web\r\n\r\n";
+    assert_eq!(alice.service.seen().matches(head).count(), 4, "{}", alice.service.seen());
+    assert_eq!(rig.app.seen().replace("bytes", ""), other.replace("bytes", "").repeat(2));
+    client.done().await;
+}
+
+#[tokio::test]
+async fn a_request_that_falls_back_reaches_the_app_as_it_came() {
+    let rig = Rig::new().await;
+    let alice = Developer::new(1, "blue", Behaviour::Serve).await.forwarding();
+    rig.plan(&[("alice", &alice)], None);
+    alice.tunnel.close(CloseCode::Done).await;
+    soon(alice.intercept.ended()).await;
+    let mut client = rig.client().await;
+    assert_eq!(client.ask("/", Some("alice")).await.text(), "green");
+    assert_eq!(rig.app.seen(), request("/", Some("alice")));
+    client.done().await;
+}
+
+#[tokio::test]
+async fn a_global_intercept_that_tells_addresses_reads_every_request() {
+    let rig = Rig::new().await;
+    let alice = Developer::new(1, "blue", Behaviour::Serve).await.forwarding();
+    rig.plan(&[], Some(&alice));
+    let mut client = rig.client().await;
+    for _ in 0..3 {
+        assert_eq!(client.ask("/", None).await.text(), "blue");
+    }
+    let probe = "GET /healthz HTTP/1.1\r\nHost: web\r\nUser-Agent: kube-probe/1.30\r\n\r\n";
+    client.send(probe).await;
+    assert_eq!(client.answer().await.text(), "green");
+    assert_eq!(rig.app.seen(), probe);
+    assert_eq!(alice.service.seen().matches("X-Forwarded-For: 127.0.0.1\r\n").count(), 3, "{}", alice.service.seen());
+    client.done().await;
+}
+
+#[tokio::test]
+async fn what_a_proxy_in_front_says_first_is_told_and_goes_to_the_app() {
+    for first in [&b"PROXY TCP4 192.0.2.1 10.0.0.1 1 2\r\n"[..], b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c123456789012"] {
+        let mut rig = Rig::new().await;
+        let sink = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        rig.app.address = sink.local_addr().unwrap();
+        let alice = Developer::new(1, "blue", Behaviour::Serve).await;
+        rig.plan(&[("alice", &alice)], None);
+        let mut client = rig.client().await;
+        let (mut app, _) = soon(sink.accept()).await.unwrap();
+        let sent = [first, request("/", Some("alice")).as_bytes()].concat();
+        client.send(&sent).await;
+        let mut got = vec![0; sent.len()];
+        soon(tokio::io::AsyncReadExt::read_exact(&mut app, &mut got)).await.unwrap();
+        assert_eq!(got, sent);
+        let told: Vec<_> = rig.misses.of(&rig.pod, 8080, true).into_iter().map(|miss| miss.cause).collect();
+        assert_eq!(told, ["proxy_protocol"]);
+        drop(app);
+    }
+}

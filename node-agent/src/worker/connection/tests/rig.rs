@@ -31,6 +31,7 @@ use crate::{
     worker::{
         access::Access,
         metrics::Metrics,
+        misses::Misses,
         plan::{Intercept, Plan, Plans},
         tls::{self, Finding, GivenFor, Tls},
         upstream::{AppLeg, UpstreamError},
@@ -54,6 +55,7 @@ pub(super) struct Rig {
     pub(super) pod: PodName,
     pub(super) metrics: Arc<Metrics>,
     pub(super) tls: Tls,
+    pub(super) misses: Misses,
     pub(super) draining: CancellationToken,
     pub(super) abort: CancellationToken,
 }
@@ -67,6 +69,7 @@ impl Rig {
             pod: PodName::new("web-1").unwrap(),
             metrics: Arc::new(Metrics::new()),
             tls: Tls::new(&Certificates::default(), GivenFor::Ports, true),
+            misses: Misses::default(),
             draining: CancellationToken::new(),
             abort: CancellationToken::new(),
         }
@@ -134,6 +137,7 @@ impl Rig {
             destination: SocketAddr::from(([10, 0, 0, 1], PORT)),
             connect: Box::new(connect),
             tls: self.tls.clone(),
+            misses: self.misses.clone(),
             secured: None,
         };
         let outside = Outside { draining: self.draining.clone(), abort: self.abort.clone() };
@@ -459,6 +463,12 @@ impl Developer {
     /// The next request or connection that the developer is told of.
     pub(super) async fn told(&mut self) -> RequestEvent {
         soon(self.events.recv()).await.expect("the intercept lives")
+    }
+
+    /// Its requests tell the client's address.
+    pub(super) fn forwarding(mut self) -> Self {
+        Arc::get_mut(&mut self.intercept).expect("no plan has it yet").forwarded = true;
+        self
     }
 
     /// Waits until this many streams have arrived.

@@ -61,6 +61,8 @@ pub(crate) struct Granted {
     pub(crate) filter: Option<Filter>,
     pub(crate) probes: ProbesSpec,
     pub(crate) flush: bool,
+    pub(crate) even_if_down: bool,
+    pub(crate) forwarded: bool,
     pub(crate) to: String,
 }
 
@@ -129,6 +131,8 @@ fn resolution(world: &World, intercept: &InterceptFacts, needs: &mut Needs) -> R
             filter: wanted.filter,
             probes: wanted.probes,
             flush: wanted.flush,
+            even_if_down: wanted.even_if_down,
+            forwarded: wanted.forwarded,
             to: wanted.to,
         }),
         places,
@@ -325,7 +329,15 @@ impl ControlPlane for Resolved {
         let mut to = if granted.to.is_empty() { wish.to.clone() } else { granted.to.clone() };
         to.truncate(to.floor_char_boundary(limits::NAME));
         Ok(Grant {
-            wish: Wish { filter: None, probes, earlier, to, ..wish },
+            wish: Wish {
+                filter: None,
+                probes,
+                earlier,
+                even_if_down: granted.even_if_down,
+                forwarded: granted.forwarded,
+                to,
+                ..wish
+            },
             filter: granted.filter.clone(),
             looks_at: granted.filter.as_ref().map_or_else(String::new, filter::describe),
             what: format!("{}/{}", resolution.id.namespace, resolution.what),

@@ -9,7 +9,7 @@ use std::{
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use redir_api::{AgentState, AgentStatus, ConflictStatus, Endpoint, PodState, PodStatus};
-use redir_wire::{Liveness, Takes, Token, UnixMillis};
+use redir_wire::{Listening, Liveness, Takes, Token, UnixMillis};
 
 use super::resolve::{Resolution, Resolved, Workload};
 use crate::worker::{
@@ -76,6 +76,8 @@ fn pod(resolution: &Resolution, Place { pod, port }: &Place, standing: Option<&S
         state,
         reason,
         since: time(since),
+        nobody_listens: told
+            .is_some_and(|(_, told)| told.listening.is_some_and(|listening| listening != Listening::Yes)),
     }
 }
 

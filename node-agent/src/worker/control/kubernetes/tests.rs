@@ -283,6 +283,8 @@ fn wish(token: Token) -> Wish {
         filter: None,
         to: "mine".into(),
         probes: Probes::Developer,
+        even_if_down: false,
+        forwarded: true,
     }
 }
 
@@ -305,7 +307,8 @@ fn a_tunnel_gets_exactly_the_intercepts_that_name_its_key() {
     assert_eq!((resolved.name_of(&key(1)), resolved.name_of(&key(2))), (Some("alice"), Some("bob\u{fffd}")));
     assert_eq!(resolved.name_of(&key(3)), None);
     let grant = resolved.grant(&key(1), wish(token(50))).unwrap();
-    // Pods, port, filter and probes are the object's, not the wish's.
+    // Pods, port, filter, probes and what else decides are the object's, not the wish's.
+    assert!(!grant.wish.forwarded && !grant.wish.even_if_down);
     assert_eq!(grant.filter.as_ref().map(ToString::to_string).as_deref(), Some("header x-user = secret"));
     assert_eq!(grant.looks_at, "header x-user (exact)");
     assert_eq!((grant.wish.probes, &*grant.wish.to), (Probes::App, "127.0.0.1:3000"));
@@ -344,6 +347,8 @@ fn standing(resolved: &Resolved, states: &[(u64, Liveness, &str)]) -> Standings 
             flushed: None,
             tls: None,
             probes: vec![],
+            listening: None,
+            misses: Vec::new(),
             pod: "x".into(),
             addresses: vec!["10.0.0.1".into()],
             state: *state,
