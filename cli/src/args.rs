@@ -11,6 +11,7 @@ use clap_complete::Shell;
 use redir_tunnel::Pin;
 
 use crate::conditions::Conditions;
+use crate::link::ProxyProtocol;
 use crate::values::{self, AgentAddress, LabelSet, PortWish, Seconds, ServiceAddress, Target, Which};
 use crate::wording::help;
 
@@ -76,8 +77,15 @@ pub(crate) struct Intercept {
     pub(crate) probes: bool,
     #[arg(long, help = help::FLUSH)]
     pub(crate) flush: bool,
+    #[arg(long, help = help::EVEN_IF_DOWN)]
+    pub(crate) even_if_down: bool,
     #[arg(long, help = help::LOCAL_TLS)]
     pub(crate) local_tls: bool,
+    #[arg(long, help = help::FORWARDED)]
+    pub(crate) forwarded: bool,
+    #[arg(long, value_enum, value_name = "VERSION", help = help::PROXY_PROTOCOL)]
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "v1")]
+    pub(crate) proxy_protocol: Option<ProxyProtocol>,
     #[arg(long, value_name = "SECONDS", help = help::WAIT)]
     pub(crate) wait: Option<Seconds>,
     #[command(flatten)]

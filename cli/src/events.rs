@@ -6,8 +6,8 @@
 use std::net::SocketAddr;
 
 use redir_wire::{
-    EarlierConnections, Filter, InterceptEntry, Liveness, Owner, PodEntry, PodFlush, PodTls, RequestEvent, Takes,
-    TunnelStatus, UnixMillis,
+    EarlierConnections, Filter, InterceptEntry, Listening, Liveness, Miss, Owner, PodEntry, PodFlush, PodTls,
+    RequestEvent, Takes, TunnelStatus, UnixMillis,
 };
 
 use crate::cluster::diagnosis::Check;
@@ -41,6 +41,10 @@ pub(crate) enum Event {
     Flushed { agent: String, pod: String, port: u16, flushed: PodFlush },
     /// A probe or a health check comes to the developer, and how to keep it away.
     Probe { agent: String, pod: String, port: u16, sentence: String },
+    /// Whether somebody listens on the port in the pod has changed.
+    App(App),
+    /// Some connections of the port are not intercepted.
+    NotIntercepted { agent: String, pod: String, port: u16, miss: Miss },
     /// A pod could not be intercepted, or no longer is.
     NotLive { agent: String, pod: String, state: Liveness, reason: String },
     /// An agent refused the whole wish.
@@ -116,10 +120,29 @@ pub(crate) struct Live {
     pub(crate) earlier: EarlierConnections,
     /// From asking to steering.
     pub(crate) after_ms: u64,
-    /// A request to try, if one is known that the filter matches.
+    /// Whether somebody listens on the port in the pod, as far as the agent knows.
+    pub(crate) listening: Option<Listening>,
+    /// The service answers also while nobody does.
+    pub(crate) even_if_down: bool,
+    /// A request to try, if one is known that the filter matches and somebody answers it.
     pub(crate) curl: Option<CurlLine>,
     /// The first one that is live: people are shown one `curl` line, not one for each pod.
     pub(crate) first: bool,
+}
+
+/// Whether somebody listens on an intercepted port in its pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct App {
+    pub(crate) agent: String,
+    pub(crate) pod: String,
+    pub(crate) port: u16,
+    pub(crate) listening: Listening,
+    /// The developer's service answers also while nobody does.
+    pub(crate) even_if_down: bool,
+    /// It has conditions, and cannot answer for an app that is down.
+    pub(crate) filtered: bool,
+    /// A request to try, where none was shown before.
+    pub(crate) curl: Option<CurlLine>,
 }
 
 /// What the developer's service gets.

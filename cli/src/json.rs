@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 
-use redir_wire::{InterceptEntry, Liveness, Owner, RequestOutcome, Takes, TlsFate};
+use redir_wire::{InterceptEntry, Listening, Liveness, Owner, RequestOutcome, Takes, TlsFate};
 use serde_json::{Value, json};
 
 use crate::cluster::diagnosis::Finding;
@@ -12,6 +12,7 @@ use crate::cluster::objects::Row;
 use crate::escape::{Charset, escape, escape_sentence};
 use crate::events::{Clash, CommandState, Event, Local};
 use crate::when::rfc3339;
+use crate::wording::events::app_sentence;
 
 /// One line, ASCII only, without its newline. What is about one intercepted port names it.
 pub(crate) fn line(event: &Event, port: Option<u16>) -> String {
@@ -49,7 +50,7 @@ fn value(event: &Event) -> Value {
         Event::Recreated { intercept } => json!({"event": "recreated", "intercept": intercept}),
         Event::Live(live) => json!({
             "event": "live", "agent": live.agent, "id": live.id, "pod": live.pod, "port": live.port, "to": live.to,
-            "local": local(live.local), "addresses": live.addresses, "earlier_connections": live.earlier_connections, "after_ms": live.after_ms,
+            "local": local(live.local), "app": live.listening.map(listening), "addresses": live.addresses, "earlier_connections": live.earlier_connections, "after_ms": live.after_ms,
             "curl": live.curl.as_ref().map(|line| line.shown(Charset::Ascii)),
         }),
         Event::Tls { agent, pod, port, tls, local: gets } => json!({
@@ -62,6 +63,15 @@ fn value(event: &Event) -> Value {
         }),
         Event::Probe { agent, pod, port, sentence } => json!({
             "event": "probe", "agent": agent, "pod": pod, "port": port, "reason": escape_sentence(sentence),
+        }),
+        Event::App(app) => json!({
+            "event": "app", "agent": app.agent, "pod": app.pod, "port": app.port, "state": listening(app.listening),
+            "reason": escape_sentence(&app_sentence(app)),
+            "curl": app.curl.as_ref().map(|line| line.shown(Charset::Ascii)),
+        }),
+        Event::NotIntercepted { agent, pod, port, miss } => json!({
+            "event": "not_intercepted", "agent": agent, "pod": pod, "port": port, "cause": miss.cause,
+            "reason": escape_sentence(&miss.sentence),
         }),
         Event::NotLive { agent, pod, state, reason } => json!({
             "event": "refused", "agent": agent, "pod": pod, "state": liveness(*state), "reason": escape_sentence(reason),
@@ -160,7 +170,7 @@ fn intercept(agent: &str, entry: &InterceptEntry) -> Value {
         "yours": entry.owner == Owner::You, "pod": entry.pod, "port": entry.port, "filter": entry.filter,
         "to": (!entry.to.is_empty()).then_some(&entry.to), "since": rfc3339(entry.since),
         "state": liveness(entry.state), "reason": escape_sentence(&entry.reason), "requests": entry.requests,
-        "tls": entry.tls.as_ref().map(|tls| fate(tls.fate)),
+        "tls": entry.tls.as_ref().map(|tls| fate(tls.fate)), "app": entry.listening.map(listening),
     })
 }
 
@@ -169,6 +179,14 @@ fn local(local: Local) -> &'static str {
         Local::Plaintext => "plaintext",
         Local::Tls => "tls",
         Local::AsSent => "as_sent",
+    }
+}
+
+fn listening(listening: Listening) -> &'static str {
+    match listening {
+        Listening::Yes => "listening",
+        Listening::Nobody => "nobody",
+        Listening::LoopbackOnly => "loopback_only",
     }
 }
 
@@ -197,7 +215,7 @@ fn wish(row: &Row) -> Value {
         .map(|pod| {
             json!({
                 "node": pod.node, "pod": pod.pod, "addresses": pod.addresses, "port": pod.port, "state": pod.state,
-                "reason": escape_sentence(&pod.reason),
+                "reason": escape_sentence(&pod.reason), "nobody_listens": pod.nobody_listens,
             })
         })
         .collect();

@@ -6,12 +6,14 @@ mod common;
 
 use std::net::SocketAddr;
 
-use common::agent::{Agent, Session, left, soon};
+use common::agent::{Agent, Session, left, soon, state};
 use common::process::Redir;
 use common::scene::{Scene, let_go, reset};
 use common::{Home, assert_one_sentence};
 use redir_http::filter::{Condition, Mode, Subject, Test};
-use redir_wire::{CloseCode, Ended, Liveness, Refused, RefusedCode, StreamCode, ToAgent, ToDeveloper, Which};
+use redir_wire::{
+    CloseCode, Ended, Listening, Liveness, Miss, Refused, RefusedCode, StreamCode, ToAgent, ToDeveloper, Which,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 #[tokio::test]
@@ -416,4 +418,63 @@ async fn a_service_that_does_not_answer_is_told_once_requests_come() {
     session.grant(seq, &wish, 7, &[("web-1", Liveness::Live, "")]).await;
     let line = redir.error_line().await;
     assert!(line.contains("nothing answers on 127.0.0.1:") && line.contains("502"), "{line}");
+}
+
+#[tokio::test]
+async fn an_app_that_is_not_there_is_an_event_and_so_is_what_is_missed() {
+    let mut scene = Scene::new().await;
+    let mut redir = scene.intercept(&["-o", "json", "--header", "x-user: alice"]);
+    let mut session = scene.agent.accept().await;
+    let (seq, wish) = session.wish().await;
+    assert!(!wish.even_if_down && !wish.forwarded);
+    let with = |listening, miss: Option<&str>| {
+        let mut state = state(&wish, 7, &[("web-1", Liveness::Live, "")]);
+        state.pods[0].earlier_connections = 0;
+        state.pods[0].listening = listening;
+        let miss = miss.map(|cause| Miss { cause: cause.into(), sentence: "so it is\u{1b}; do that".into() });
+        state.pods[0].misses.extend(miss);
+        ToDeveloper::Intercept(state)
+    };
+    session.say(seq, &with(Some(Listening::Nobody), None)).await;
+    let live = redir.event("live").await;
+    assert_eq!((&live["app"], live["curl"].is_null()), (&"nobody".into(), true));
+    session.say(0, &with(Some(Listening::Yes), Some("newer_cause"))).await;
+    let app = redir.event("app").await;
+    assert_eq!((&app["state"], &app["port"], &app["pod"]), (&"listening".into(), &8080.into(), &"web-1".into()));
+    assert_eq!(app["curl"], "curl -H 'x-user: alice' http://10.0.0.2:8080/");
+    let missed = redir.event("not_intercepted").await;
+    assert_eq!((&missed["cause"], &missed["reason"]), (&"newer_cause".into(), &"so it is\\x1b; do that".into()));
+}
+
+#[tokio::test]
+async fn an_agent_that_does_not_know_what_is_asked_for_is_told_of() {
+    let mut scene = Scene::new().await;
+    let mut redir = scene.intercept(&["--forwarded"]);
+    let mut session = scene.agent.accept().await;
+    let (seq, wish) = session.wish().await;
+    assert!(wish.forwarded);
+    let mut older = state(&wish, 7, &[("web-1", Liveness::Live, "")]);
+    older.forwarded = false;
+    session.say(seq, &ToDeveloper::Intercept(older)).await;
+    let told = redir.error_line().await;
+    assert!(told.contains("node-1") && told.contains("does not know --forwarded"), "{told}");
+}
+
+#[tokio::test]
+async fn each_connection_to_the_service_begins_with_the_clients_address() {
+    for (flag, header) in [
+        ("--proxy-protocol", &b"PROXY TCP4 10.0.0.9 10.0.0.2 4000 8080\r\n"[..]),
+        ("--proxy-protocol=v2", b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\x0a\0\0\x09\x0a\0\0\x02\x0f\xa0\x1f\x90"),
+    ] {
+        let mut scene = Scene::new().await;
+        let (_redir, session, _) = scene.live(&[flag]).await;
+        for _ in 0..2 {
+            let (mut send, _receive) = session.open(7).await;
+            send.write_all(b"ping").await.unwrap();
+            let mut connection = scene.connection().await;
+            let mut bytes = vec![0; header.len() + 4];
+            soon("the header", connection.read_exact(&mut bytes)).await.unwrap();
+            assert_eq!(bytes, [header, b"ping"].concat(), "{}", bytes.escape_ascii());
+        }
+    }
 }

@@ -19,8 +19,8 @@ async fn text_is_for_people() {
     session.grant(seq, &wish, 7, &pods).await;
     let live = redir.line_with("live").await;
     assert!(live.contains("web-1:8080 -> 127.0.0.1:") && live.contains("header x-user: alice"), "{live}");
-    redir.line_with("3 connections opened before stay with the app").await;
     redir.line_with("curl -H 'x-user: alice' http://10.0.0.2:8080/").await;
+    redir.line_with("missed  web-1:8080: 3 connections opened before stay with the app").await;
     redir.line_with("refused  web-2 on node-1: the app does not listen").await;
     session.say(0, &ToDeveloper::Request(request("/a\u{1b}[2J", 200))).await;
     let line = redir.line_with("GET").await;

@@ -38,6 +38,8 @@ pub(crate) struct PodRow {
     pub(crate) port: Option<u16>,
     pub(crate) state: &'static str,
     pub(crate) reason: String,
+    /// Nobody listens on the port in it.
+    pub(crate) nobody_listens: bool,
 }
 
 impl Row {
@@ -94,6 +96,7 @@ fn pods(agent: &AgentStatus) -> impl Iterator<Item = PodRow> {
         port: pod.port,
         state: state(pod.state),
         reason: pod.reason.clone(),
+        nobody_listens: pod.nobody_listens,
     })
 }
 

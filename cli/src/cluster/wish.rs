@@ -25,6 +25,8 @@ pub(crate) struct ObjectWish {
     pub(crate) filter: Option<Filter>,
     pub(crate) probes: Probes,
     pub(crate) earlier: EarlierConnections,
+    pub(crate) even_if_down: bool,
+    pub(crate) forwarded: bool,
     pub(crate) key: Pin,
     /// `127.0.0.1:3000`
     pub(crate) to: String,
@@ -58,8 +60,8 @@ impl ObjectWish {
                     Probes::Developer => ProbesSpec::Developer,
                 },
                 flush: self.earlier == EarlierConnections::Close,
-                even_if_down: false,
-                forwarded: false,
+                even_if_down: self.even_if_down,
+                forwarded: self.forwarded,
                 developer_key: self.key.to_string(),
                 to: self.to.clone(),
                 user: self.user.clone(),
@@ -102,6 +104,8 @@ mod tests {
             filter: None,
             probes: Probes::App,
             earlier: EarlierConnections::Stay,
+            even_if_down: false,
+            forwarded: false,
             key: "sha256:47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU".parse().unwrap(),
             to: "127.0.0.1:3000".into(),
             user: "alice@laptop".into(),
@@ -128,6 +132,14 @@ mod tests {
         let object = wish.object().unwrap();
         assert_eq!(object.metadata.generate_name.as_deref(), Some("web-"));
         assert!(object.metadata.annotations.unwrap().contains_key(names::RENEWED));
+    }
+
+    #[test]
+    fn what_is_asked_for_beside_is_written_only_then() {
+        let plain = spec(&wish("deploy/web"));
+        assert!(plain.get("evenIfDown").is_none() && plain.get("forwarded").is_none());
+        let asked = spec(&ObjectWish { even_if_down: true, forwarded: true, ..wish("deploy/web") });
+        assert_eq!((&asked["evenIfDown"], &asked["forwarded"]), (&json!(true), &json!(true)));
     }
 
     #[test]

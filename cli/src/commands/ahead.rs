@@ -129,6 +129,9 @@ mod tests {
             filter: None,
             probes: Probes::App,
             earlier: EarlierConnections::Stay,
+            even_if_down: false,
+            forwarded: false,
+            proxy: None,
             speaks: Speaks::Plaintext,
         };
         let labels = [("app".to_owned(), "web".to_owned()), ("tier".to_owned(), "front".to_owned())].into();

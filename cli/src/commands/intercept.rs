@@ -43,6 +43,9 @@ pub(crate) fn run(mut args: args::Intercept) -> Outcome {
     check_command(&args)?;
     let routes = port_routes(&args.port, &args.to).map_err(Trouble::Usage)?;
     let filter = args.conditions.clone().filter()?;
+    if args.even_if_down && filter.is_some() {
+        return Err(Trouble::Usage(say_value::even_if_down_with_conditions()));
+    }
     let selector = args.selector.take();
     let signs = Signs {
         target: args.target.as_ref(),
@@ -73,6 +76,9 @@ fn on_static_agents(args: args::Intercept, routes: &[PortRoute], filter: Option<
             filter: filter.clone(),
             probes: probes(args.probes),
             earlier: earlier(args.flush),
+            even_if_down: args.even_if_down,
+            forwarded: args.forwarded,
+            proxy: args.proxy_protocol,
             speaks: speaks(args.local_tls),
         });
     }
@@ -136,6 +142,9 @@ fn in_cluster(
                 filter: filter.clone(),
                 probes: probes(args.probes),
                 earlier: earlier(args.flush),
+                even_if_down: args.even_if_down,
+                forwarded: args.forwarded,
+                proxy: args.proxy_protocol,
                 speaks: speaks(args.local_tls),
             };
             // What was made already is not left behind.
@@ -185,6 +194,8 @@ async fn begin(
         filter: wanted.filter.clone(),
         probes: wanted.probes,
         earlier: wanted.earlier,
+        even_if_down: wanted.even_if_down,
+        forwarded: wanted.forwarded,
         key: identity.pin(),
         to: wanted.to.clone(),
         user: user::at_machine(),

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use redir_wire::{ConnectionBytes, EarlierConnections, PodFlush, PodTls, RequestEvent, UnixMillis};
+use redir_wire::{ConnectionBytes, EarlierConnections, Listening, Miss, PodFlush, PodTls, RequestEvent, UnixMillis};
 
 use super::*;
-use crate::events::Live;
+use crate::events::{App, Live};
 use crate::wording::help;
 
 const README: &str = include_str!("../../../README.md");
@@ -22,6 +22,8 @@ fn is_of_intercept(event: &Event) -> bool {
         | Event::Live(_)
         | Event::Tls { .. }
         | Event::Flushed { .. }
+        | Event::App(_)
+        | Event::NotIntercepted { .. }
         | Event::Probe { .. }
         | Event::NotLive { .. }
         | Event::Refused { .. }
@@ -87,9 +89,21 @@ fn samples() -> Vec<Event> {
         earlier_connections: 0,
         earlier: EarlierConnections::Stay,
         after_ms: 1,
+        listening: None,
+        even_if_down: false,
         curl: None,
         first: true,
     };
+    let app = App {
+        agent: text(),
+        pod: text(),
+        port: 80,
+        listening: Listening::Nobody,
+        even_if_down: false,
+        filtered: false,
+        curl: None,
+    };
+    let miss = Miss { cause: text(), sentence: text() };
     let tls = PodTls { fate: TlsFate::Unread, sentence: text() };
     let command = [
         CommandState::Started { pid: 1 },
@@ -102,6 +116,8 @@ fn samples() -> Vec<Event> {
         Event::Standing { live: 1, pods: 1, missing: Vec::new() },
         Event::Recreated { intercept: text() },
         Event::Live(live),
+        Event::App(app),
+        Event::NotIntercepted { agent: text(), pod: text(), port: 80, miss },
         Event::Tls { agent: text(), pod: text(), port: 80, tls, local: None },
         Event::Flushed { agent: text(), pod: text(), port: 80, flushed: PodFlush::default() },
         Event::Probe { agent: text(), pod: text(), port: 80, sentence: text() },

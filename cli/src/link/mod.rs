@@ -6,6 +6,7 @@
 pub(crate) mod backoff;
 pub(crate) mod clock;
 mod local_tls;
+mod proxy_protocol;
 mod session;
 mod shown;
 mod streams;
@@ -24,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::backoff::Backoff;
 use self::clock::ClockWatch;
+pub(crate) use self::proxy_protocol::ProxyProtocol;
 use self::session::{Session, SessionEnd};
 use self::shown::Shown;
 use self::tunnel::Gone;
@@ -58,6 +60,12 @@ pub(crate) struct Wanted {
     pub(crate) probes: Probes,
     /// What becomes of connections that the app has already.
     pub(crate) earlier: EarlierConnections,
+    /// Connections come also while the app does not listen.
+    pub(crate) even_if_down: bool,
+    /// The agent writes the client's address into the requests.
+    pub(crate) forwarded: bool,
+    /// Each connection to the service begins with the client's address.
+    pub(crate) proxy: Option<ProxyProtocol>,
     /// What the developer's service speaks.
     pub(crate) speaks: Speaks,
 }
@@ -66,14 +74,14 @@ impl Wanted {
     fn wish(&self) -> Wish {
         Wish {
             earlier: self.earlier,
-            even_if_down: false,
-            forwarded: false,
             token: self.token,
             selector: selector(&self.target),
             port: self.port.get(),
             filter: self.filter.clone(),
             to: self.to.clone(),
             probes: self.probes,
+            even_if_down: self.even_if_down,
+            forwarded: self.forwarded,
         }
     }
 }

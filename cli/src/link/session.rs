@@ -70,6 +70,8 @@ pub(crate) struct Session<'a> {
     /// Pods that are not live, until it is known whether others are.
     held: Vec<Event>,
     watch: ClockWatch,
+    /// The agent was said not to know something that was asked for.
+    outdated: bool,
     /// When the agent was asked last, and until when it must have answered after a sleep.
     pinged: Instant,
     pong: Option<Instant>,
@@ -87,6 +89,7 @@ impl<'a> Session<'a> {
             own: watch::Sender::new(BTreeSet::new()),
             streams: JoinSet::new(),
             held: Vec::new(),
+            outdated: false,
             watch: ClockWatch::new(SystemTime::now(), std::time::Instant::now()),
             pinged: Instant::now(),
             pong: None,
@@ -184,6 +187,11 @@ impl<'a> Session<'a> {
         self.own.send_if_modified(|own| own.insert(state.id));
         let after_ms = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
         let wanted = self.link.wanted.clone();
+        let unknown = (wanted.forwarded && !state.forwarded).then_some("--forwarded");
+        let unknown = unknown.or((wanted.even_if_down && !state.even_if_down).then_some("--even-if-down"));
+        if let Some(flag) = unknown.filter(|_| !std::mem::replace(&mut self.outdated, true)) {
+            self.link.screen.note(say::agent_is_older(&self.link.agent.name, flag));
+        }
         for event in self.shown.changes(&self.link.agent.name, &wanted, state, after_ms) {
             match event {
                 Event::NotLive { .. } if self.link.verdict.is_some() => self.held.push(event),

@@ -4,12 +4,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use redir_wire::{Conflict, InterceptState, Liveness, Owner, PodFlush, PodState, PodTls, TlsFate};
+use redir_wire::{
+    Conflict, EarlierConnections, InterceptState, Listening, Liveness, Miss, Owner, PodFlush, PodState, PodTls, TlsFate,
+};
 
-use crate::curl::curl;
-use crate::events::{Clash, Event, Live, Local};
+use crate::curl::{CurlLine, curl};
+use crate::events::{App, Clash, Event, Live, Local};
 use crate::link::Wanted;
 use crate::service::Speaks;
+use crate::wording::events::earlier_connections;
 
 /// Which conflict: pod, developer, and the other intercept's number, as far as the agent tells it.
 type Key = (String, String, Option<u64>);
@@ -25,6 +28,8 @@ pub(crate) struct Shown {
     tls: BTreeMap<String, PodTls>,
     flushed: BTreeMap<String, PodFlush>,
     probes: BTreeSet<String>,
+    apps: BTreeMap<String, Listening>,
+    misses: BTreeSet<(String, String)>,
     conflicts: BTreeMap<Key, Clash>,
     overlaps: BTreeMap<Key, Clash>,
     lost: BTreeSet<String>,
@@ -69,11 +74,15 @@ impl Shown {
         let mut events = Vec::new();
         let mut restored = Vec::new();
         // After what is live.
-        let mut tls = Vec::new();
+        let (mut tls, mut apps) = (Vec::new(), Vec::new());
         for pod in &state.pods {
             tls.extend(self.tls(agent, wanted, pod));
             tls.extend(self.flushed(agent, wanted, pod));
             tls.extend(self.probes(agent, wanted, pod));
+            let live_anew = pod.state == Liveness::Live && self.pods.get(&pod.pod) != Some(&Liveness::Live);
+            let told_with_it = live_anew && !self.lost.contains(&pod.pod);
+            apps.extend(self.app(agent, wanted, pod, told_with_it));
+            apps.extend(self.misses(agent, wanted, pod, told_with_it));
             let before = self.pods.insert(pod.pod.clone(), pod.state);
             if before == Some(pod.state) {
                 continue;
@@ -89,6 +98,7 @@ impl Shown {
             events.insert(0, Event::Restored { agent: agent.to_owned(), pods: restored, after_ms });
         }
         events.extend(tls);
+        events.extend(apps);
         // A pod that the agent no longer names is told anew when it comes back.
         self.pods.retain(|name, _| state.pods.iter().any(|pod| pod.pod == *name));
         self.clashes(agent, state, &mut events);
@@ -132,6 +142,51 @@ impl Shown {
         new.map(told).collect()
     }
 
+    /// What is new about whoever listens in the pod; `told`: it is told otherwise.
+    fn app(&mut self, agent: &str, wanted: &Wanted, pod: &PodState, told: bool) -> Option<Event> {
+        let listening = pod.listening?;
+        let before = self.apps.insert(pod.pod.clone(), listening);
+        let is_news = before.map_or(listening != Listening::Yes, |before| before != listening);
+        if told || !is_news {
+            return None;
+        }
+        let tls = pod.tls.as_ref().is_some_and(|tls| tls.fate != TlsFate::Clear);
+        Some(Event::App(App {
+            agent: agent.to_owned(),
+            pod: pod.pod.clone(),
+            port: wanted.port.get(),
+            listening,
+            even_if_down: wanted.even_if_down,
+            filtered: wanted.filter.is_some(),
+            curl: self.to_try(wanted, pod, tls).filter(|_| !std::mem::replace(&mut self.tried, true)),
+        }))
+    }
+
+    /// Connections that are not intercepted, each cause once; those from before as often as a pod is `live_anew`.
+    fn misses(&mut self, agent: &str, wanted: &Wanted, pod: &PodState, live_anew: bool) -> Vec<Event> {
+        let event = |miss| Event::NotIntercepted {
+            agent: agent.to_owned(),
+            pod: pod.pod.clone(),
+            port: wanted.port.get(),
+            miss,
+        };
+        // Those that are closed come to us soon.
+        let stay = live_anew && pod.earlier_connections > 0 && wanted.earlier == EarlierConnections::Stay;
+        let earlier = stay.then(|| Miss {
+            cause: "earlier_connections".to_owned(),
+            sentence: earlier_connections(pod.earlier_connections),
+        });
+        let seen = pod.misses.iter().filter(|miss| self.misses.insert((pod.pod.clone(), miss.cause.clone())));
+        earlier.into_iter().chain(seen.cloned()).map(event).collect()
+    }
+
+    /// A request to try, where somebody answers it.
+    fn to_try(&self, wanted: &Wanted, pod: &PodState, tls: bool) -> Option<CurlLine> {
+        let is_answered = wanted.even_if_down || pod.listening.is_none_or(|listening| listening == Listening::Yes);
+        let host = pod.addresses.first().map_or(pod.pod.as_str(), String::as_str);
+        is_answered.then(|| curl(wanted.filter.as_ref(), tls, host, wanted.port.get())).flatten()
+    }
+
     fn told_live(
         &mut self,
         agent: &str,
@@ -140,8 +195,8 @@ impl Shown {
         pod: &PodState,
         after_ms: u64,
     ) -> Live {
-        let host = pod.addresses.first().map_or(pod.pod.as_str(), String::as_str);
         let tls = pod.tls.as_ref().filter(|tls| tls.fate != TlsFate::Clear);
+        let to_try = self.to_try(wanted, pod, tls.is_some());
         Live {
             agent: agent.to_owned(),
             id: state.id,
@@ -155,8 +210,10 @@ impl Shown {
             earlier_connections: pod.earlier_connections,
             earlier: wanted.earlier,
             after_ms,
-            curl: curl(wanted.filter.as_ref(), tls.is_some(), host, wanted.port.get()),
-            first: !std::mem::replace(&mut self.tried, true),
+            listening: pod.listening,
+            even_if_down: wanted.even_if_down,
+            first: to_try.is_some() && !std::mem::replace(&mut self.tried, true),
+            curl: to_try,
         }
     }
 
@@ -218,7 +275,7 @@ pub(crate) fn settled(state: &InterceptState) -> bool {
 #[cfg(test)]
 mod tests {
     use redir_http::filter::{Condition, Mode, Subject, Test};
-    use redir_wire::{EarlierConnections, Probes, Takes, Token, UnixMillis};
+    use redir_wire::{Probes, Takes, Token, UnixMillis};
 
     use super::*;
     use crate::service::Service;
@@ -233,6 +290,9 @@ mod tests {
             filter: None,
             probes: Probes::App,
             earlier: EarlierConnections::Stay,
+            even_if_down: false,
+            forwarded: false,
+            proxy: None,
             speaks: Speaks::Plaintext,
         }
     }
@@ -292,6 +352,8 @@ mod tests {
             Event::OverlapOver(clash) => format!("overlap over {}", who(&clash)),
             Event::Flushed { pod, flushed, .. } => format!("flushed {pod} {}/{}", flushed.closed, flushed.left),
             Event::Bypassed { requests, .. } => format!("bypassed {requests}"),
+            Event::App(app) => format!("app {} {:?} {:?}", app.pod, app.listening, app.curl.is_some()),
+            Event::NotIntercepted { pod, miss, .. } => format!("missed {pod} {}", miss.cause),
             Event::Tls { pod, tls, local, .. } => format!("tls {pod} {:?} {local:?}", tls.fate),
             other => panic!("{other:?}"),
         };
@@ -327,6 +389,55 @@ mod tests {
         assert_eq!(kinds(&mut shown, &refused), ["Refused a", "conflict bob"]);
         assert!(kinds(&mut shown, &refused).is_empty());
         assert_eq!(kinds(&mut shown, &state(&[("a", Live), ("b", Lost)], &[])), ["live a false", "Lost b", "over bob"]);
+    }
+
+    #[test]
+    fn an_app_that_is_not_there_is_told_and_tried_when_it_is() {
+        use Liveness::{Live, Pending};
+        let mut shown = Shown::default();
+        let with = |liveness, listening| {
+            let mut state = state(&[("a", liveness)], &[]);
+            state.pods[0].listening = listening;
+            state
+        };
+        assert!(kinds(&mut shown, &with(Pending, None)).is_empty());
+        assert_eq!(
+            kinds(&mut shown, &with(Live, Some(Listening::Nobody))),
+            ["live a false"],
+            "told with it, no line to try"
+        );
+        assert!(kinds(&mut shown, &with(Live, Some(Listening::Nobody))).is_empty());
+        assert_eq!(kinds(&mut shown, &with(Live, Some(Listening::LoopbackOnly))), ["app a LoopbackOnly false"]);
+        assert_eq!(kinds(&mut shown, &with(Live, Some(Listening::Yes))), ["app a Yes true"]);
+        assert_eq!(kinds(&mut shown, &with(Live, Some(Listening::Nobody))), ["app a Nobody false"]);
+        assert_eq!(kinds(&mut shown, &with(Live, Some(Listening::Yes))), ["app a Yes false"], "one line to try");
+        shown.tunnel_lost();
+        assert_eq!(kinds(&mut shown, &with(Live, Some(Listening::Yes))), ["restored a"]);
+        shown.tunnel_lost();
+        assert_eq!(kinds(&mut shown, &with(Live, Some(Listening::Nobody))), ["restored a", "app a Nobody false"]);
+    }
+
+    #[test]
+    fn an_agent_that_does_not_tell_is_taken_as_before() {
+        let mut shown = Shown::default();
+        let told = state(&[("a", Liveness::Live)], &[]);
+        assert_eq!(kinds(&mut shown, &told), ["live a true"]);
+    }
+
+    #[test]
+    fn each_cause_is_told_once_for_a_pod() {
+        let mut shown = Shown::default();
+        let with = |causes: &[&str], earlier| {
+            let mut state = state(&[("a", Liveness::Live)], &[]);
+            let miss = |cause: &&str| Miss { cause: (*cause).to_owned(), sentence: "so; do".into() };
+            state.pods[0].misses = causes.iter().map(miss).collect();
+            state.pods[0].earlier_connections = earlier;
+            state
+        };
+        assert_eq!(kinds(&mut shown, &with(&[], 2)), ["live a true", "missed a earlier_connections"]);
+        assert_eq!(kinds(&mut shown, &with(&["x"], 2)), ["missed a x"]);
+        assert_eq!(kinds(&mut shown, &with(&["x", "y"], 2)), ["missed a y"]);
+        assert!(kinds(&mut shown, &with(&["x"], 2)).is_empty());
     }
 
     #[test]

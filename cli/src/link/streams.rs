@@ -10,11 +10,12 @@ use std::time::Duration;
 use redir_tunnel::{Arrival, DataStream, Tunnel, relay};
 use redir_wire::StreamCode;
 use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::{Wanted, local_tls};
-use crate::service::{Service, Speaks};
+use crate::service::Speaks;
 
 /// A stream may overtake the message that tells of its intercept, by a lost packet or two.
 const OVERTAKEN: Duration = Duration::from_secs(2);
@@ -34,26 +35,39 @@ pub(crate) async fn serve(arrival: Arrival, tunnel: Tunnel, own: watch::Receiver
         return stream.refuse(StreamCode::NotMine);
     }
     match wanted.speaks {
-        Speaks::Plaintext => match wanted.service.connect().await {
+        Speaks::Plaintext => match connect(&wanted, &stream).await {
             Err(code) => stream.refuse(code),
             // How it ended was told to both sides by the copy itself; the agent counts it.
             Ok(connection) => {
                 relay(connection, stream.send, stream.recv, tunnel.budget()).await;
             }
         },
-        Speaks::Tls => serve_tls(stream, &tunnel, &wanted.service).await,
+        Speaks::Tls => serve_tls(stream, &tunnel, &wanted).await,
     }
 }
 
+/// A connection to the service. It begins with the client's address where the service wants to read it there.
+async fn connect(wanted: &Wanted, stream: &DataStream) -> Result<TcpStream, StreamCode> {
+    let mut tcp = wanted.service.connect().await?;
+    if let Some(version) = wanted.proxy {
+        let header = version.header(stream.header.client, stream.header.destination);
+        match timeout(PATIENCE, tcp.write_all(&header)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => return Err(StreamCode::Reset),
+        }
+    }
+    Ok(tcp)
+}
+
 /// Encrypts what comes, unless it is the client's own TLS that nobody has decrypted.
-async fn serve_tls(mut stream: DataStream, tunnel: &Tunnel, service: &Service) {
+async fn serve_tls(mut stream: DataStream, tunnel: &Tunnel, wanted: &Wanted) {
     let mut first = Vec::new();
     if stream.header.tls.is_none() {
         // Its end or its reset is told to whoever reads it next.
         let chunk = stream.recv.read_chunk(FIRST, true).await.ok().flatten();
         first.extend_from_slice(chunk.as_ref().map_or(&[], |chunk| &chunk.bytes));
     }
-    let mut tcp = match service.connect().await {
+    let mut tcp = match connect(wanted, &stream).await {
         Ok(tcp) => tcp,
         Err(code) => return stream.refuse(code),
     };

@@ -6,13 +6,14 @@ use std::net::SocketAddr;
 
 use redir_http::filter::{Condition, Mode, Subject, Test};
 use redir_wire::{
-    EarlierConnections, Filter, InterceptEntry, Liveness, Owner, PodFlush, PodTls, Takes, TlsFate, UnixMillis,
+    EarlierConnections, Filter, InterceptEntry, Listening, Liveness, Owner, PodFlush, PodTls, Takes, TlsFate,
+    UnixMillis,
 };
 
 use crate::cluster::diagnosis::Finding;
 use crate::cluster::objects::Row;
 use crate::escape::{Charset, escape, escape_own, escape_sentence};
-use crate::events::{Clash, CommandState, Event, Live, Local};
+use crate::events::{App, Clash, CommandState, Event, Live, Local};
 use crate::screen::{Colour, Paint};
 use crate::values::join_labels;
 use crate::when;
@@ -36,6 +37,10 @@ pub(crate) fn lines(event: &Event, paint: Paint, charset: Charset, now: UnixMill
         Event::Probe { agent: _, pod, port, sentence } => {
             let word = paint.with(Colour::Yellow, "probe");
             vec![format!("{word} {}:{port}: {}", escape(pod), escape_sentence(sentence))]
+        }
+        Event::App(app) => app_lines(app, paint, charset),
+        Event::NotIntercepted { agent: _, pod, port, miss } => {
+            warn("missed", format!("{}:{port}: {}", escape(pod), escape_sentence(&miss.sentence)))
         }
         Event::NotLive { agent, pod, state, reason } => {
             let word = match state {
@@ -135,15 +140,24 @@ fn live_lines(live: &Live, paint: Paint, charset: Charset) -> Vec<String> {
         when::duration(live.after_ms.saturating_mul(1000)),
     )];
     match (live.earlier_connections, live.earlier) {
-        (0, _) => (),
-        (1, EarlierConnections::Stay) => lines.push("      1 connection opened before stays with the app".to_owned()),
-        (many, EarlierConnections::Stay) => {
-            lines.push(format!("      {many} connections opened before stay with the app"));
-        }
+        // Told as what is missed.
+        (_, EarlierConnections::Stay) | (0, _) => (),
         (1, EarlierConnections::Close) => lines.push("      1 connection opened before is closed once idle".to_owned()),
         (many, EarlierConnections::Close) => {
             lines.push(format!("      {many} connections opened before are closed once idle"));
         }
+    }
+    if let Some(listening) = live.listening.filter(|listening| *listening != Listening::Yes) {
+        let app = App {
+            agent: live.agent.clone(),
+            pod: live.pod.clone(),
+            port: live.port,
+            listening,
+            even_if_down: live.even_if_down,
+            filtered: live.filter.is_some(),
+            curl: None,
+        };
+        lines.push(format!("      {}", paint.with(Colour::Yellow, &app_sentence(&app))));
     }
     if let (true, Some(curl)) = (live.first, &live.curl) {
         lines.push(format!("try   {}", curl.shown(charset)));
@@ -170,6 +184,50 @@ fn flushed_line(pod: &str, port: u16, flushed: &PodFlush, paint: Paint) -> Strin
         }
     };
     format!("{} {}:{port}: {text}", paint.with(colour, "flush"), escape(pod))
+}
+
+fn app_lines(app: &App, paint: Paint, charset: Charset) -> Vec<String> {
+    let colour = if app.listening == Listening::Yes { Colour::Green } else { Colour::Yellow };
+    let mut lines = vec![format!("{}   {}", paint.with(colour, "app"), app_sentence(app))];
+    lines.extend(app.curl.iter().map(|curl| format!("try   {}", curl.shown(charset))));
+    lines
+}
+
+/// Connections from before an intercept, which pools of clients hold on to.
+pub(crate) fn earlier_connections(count: u32) -> String {
+    let what = match count {
+        1 => "1 connection opened before stays with the app, and its requests with it".to_owned(),
+        many => format!("{many} connections opened before stay with the app, and their requests with them"),
+    };
+    format!(
+        "{what}; clients that keep connections open come to you when they open new ones: restart them, wait for their idle limit, or close them with --flush"
+    )
+}
+
+/// Whether somebody listens in the pod, and what becomes of requests.
+pub(crate) fn app_sentence(app: &App) -> String {
+    let (port, pod) = (app.port, escape(&app.pod));
+    let who = match app.listening {
+        Listening::Yes => return format!("the app listens on port {port} of {pod} now"),
+        Listening::Nobody => format!("nobody listens on port {port} of {pod}"),
+        Listening::LoopbackOnly => {
+            format!(
+                "the app listens on port {port} of {pod} on a loopback address alone, where only the pod itself reaches it"
+            )
+        }
+    };
+    match (app.even_if_down, app.listening, app.filtered) {
+        (true, _, _) => format!("{who}: your service answers all the same"),
+        (false, Listening::LoopbackOnly, _) => {
+            format!("{who}: requests are refused, as without redir; let it listen on 0.0.0.0 or [::]")
+        }
+        (false, _, true) => format!("{who}: requests are refused, as without redir; start the app"),
+        (false, _, false) => {
+            format!(
+                "{who}: requests are refused, as without redir; start the app, or answer for it with --even-if-down"
+            )
+        }
+    }
 }
 
 fn tls_line(pod: &str, port: u16, tls: &PodTls, local: Option<Local>, paint: Paint) -> String {
@@ -315,7 +373,10 @@ pub(crate) fn intercepts(events: &[Event], now: UnixMillis) -> Vec<Vec<String>> 
         Event::Intercept { agent, entry } => Some(intercept(agent, entry, now)),
         _ => None,
     });
-    with_heading(&["NUMBER", "POD", "PORT", "DEVELOPER", "SINCE", "MATCHES", "TO", "REQUESTS", "STATE", "AGENT"], rows)
+    with_heading(
+        &["NUMBER", "POD", "PORT", "DEVELOPER", "SINCE", "MATCHES", "TO", "REQUESTS", "APP", "STATE", "AGENT"],
+        rows,
+    )
 }
 
 fn intercept(agent: &str, entry: &InterceptEntry, now: UnixMillis) -> Vec<String> {
@@ -338,9 +399,20 @@ fn intercept(agent: &str, entry: &InterceptEntry, now: UnixMillis) -> Vec<String
         if entry.filter.is_empty() { "every request".to_owned() } else { escape_sentence(&entry.filter) },
         dash(escape(&entry.to)),
         entry.requests.to_string(),
+        dash(listening(entry.listening).to_owned()),
         state,
         escape(agent),
     ]
+}
+
+/// Whether somebody listens in the pod.
+fn listening(listening: Option<Listening>) -> &'static str {
+    match listening {
+        None => "",
+        Some(Listening::Yes) => "listens",
+        Some(Listening::Nobody) => "nobody listens",
+        Some(Listening::LoopbackOnly) => "on loopback only",
+    }
 }
 
 /// Behind `live`.
@@ -404,6 +476,11 @@ fn standing_of(row: &Row) -> String {
         1 => format!("live in {} of 1 pod", row.live()),
         many => format!("live in {} of {many} pods", row.live()),
     };
+    let nobody = row.pods.iter().find(|pod| pod.nobody_listens).map(|pod| &pod.pod);
+    let state = match nobody {
+        Some(pod) => format!("{state}; nobody listens on its port in {}", escape(pod)),
+        None => state,
+    };
     match why {
         Some((what, why)) => format!("{state}; {}: {}", escape(what), escape_sentence(why)),
         None => state,
@@ -421,11 +498,12 @@ pub(crate) fn wish_pods(events: &[Event]) -> Vec<Vec<String>> {
                 dash(escape(pod.addresses.join(","))),
                 pod.port.map_or_else(|| "-".to_owned(), |port| port.to_string()),
                 pod.state.to_owned(),
+                if pod.nobody_listens { "nobody listens".to_owned() } else { dash(String::new()) },
                 dash(escape_sentence(&pod.reason)),
             ]
         })
     });
-    with_heading(&["INTERCEPT", "NODE", "POD", "ADDRESS", "PORT", "STATE", "WHY"], rows)
+    with_heading(&["INTERCEPT", "NODE", "POD", "ADDRESS", "PORT", "STATE", "APP", "WHY"], rows)
 }
 
 /// One intercept, a field a line.
@@ -532,9 +610,28 @@ mod tests {
             earlier_connections,
             earlier: EarlierConnections::Stay,
             after_ms: 41,
+            listening: None,
+            even_if_down: false,
             curl: Some(CurlLine::of(&["curl", "-H", "x-user: alice", "http://10.0.0.2:8080/api"])),
             first,
         })
+    }
+
+    #[test]
+    fn an_app_that_does_not_listen() {
+        let app = |listening, even_if_down, filtered| {
+            let (agent, pod) = ("node-1".to_owned(), "web-1".to_owned());
+            app_sentence(&App { agent, pod, port: 8099, listening, even_if_down, filtered, curl: None })
+        };
+        let nobody = "nobody listens on port 8099 of web-1";
+        assert_eq!(app(Listening::Nobody, true, false), format!("{nobody}: your service answers all the same"));
+        let refused = format!("{nobody}: requests are refused, as without redir; start the app");
+        assert_eq!(app(Listening::Nobody, false, true), refused);
+        assert_eq!(app(Listening::Nobody, false, false), format!("{refused}, or answer for it with --even-if-down"));
+        assert!(
+            app(Listening::LoopbackOnly, false, true).ends_with("as without redir; let it listen on 0.0.0.0 or [::]")
+        );
+        assert_eq!(app(Listening::Yes, false, true), "the app listens on port 8099 of web-1 now");
     }
 
     #[test]
@@ -543,7 +640,6 @@ mod tests {
             plain(&live(3, true)),
             [
                 "live  web-1:8080 -> 127.0.0.1:3000, requests with header x-user: alice and path /api... (agent node-1, 41.0 ms)",
-                "      3 connections opened before stay with the app",
                 "try   curl -H 'x-user: alice' http://10.0.0.2:8080/api",
             ]
         );

@@ -70,8 +70,15 @@ Examples:
 
 With -o json each line is an object with an `event`:
   connected   agent, address, developer
-  live        agent, id, pod, port, to, local, addresses, earlier_connections,
-              after_ms, curl
+  live        agent, id, pod, port, to, local, app, addresses,
+              earlier_connections, after_ms, curl
+  app         agent, pod, port, state (listening, nobody, loopback_only),
+              reason, curl; whether somebody listens on the port in the pod,
+              where that changes
+  not_intercepted
+              agent, pod, port, cause (earlier_connections, proxy_protocol,
+              head_too_long, redirected, http2_unanswered), reason;
+              connections of the port that do not come to you, each cause once
   flushed     agent, pod, port, closed, left, reason (null, or why it could not
               be done)
   tls         agent, pod, port, state (unread, passed, decrypted, clear,
@@ -105,7 +112,7 @@ With -o json each line is an object with an `event`:
 
 What is about one intercept also has its port in the pod. `redir list` and `redir status` print pod, intercept and \
 tunnel, `redir leave` prints left (agent, what, count, ids). What is not known is null: curl where no request to try was \
-found, id and status. `local` is what your service gets: plaintext, tls (--local-tls), as_sent (what the client sends), \
+found or nobody listens, app, id and status. `local` is what your service gets: plaintext, tls (--local-tls), as_sent (what the client sends), \
 null (nothing). Times are RFC 3339 in UTC. COMMAND's own standard output goes to standard error then. In paths every \
 byte that is not printable ASCII is written \\xNN.";
 
@@ -139,6 +146,9 @@ pub(crate) const ANY: &str = "One of the conditions is enough; without this flag
 pub(crate) const PREFLIGHT: &str = "Take the CORS preflights too that ask for the headers of your conditions: browsers send them without the headers' values";
 pub(crate) const PROBES: &str = "Take the kubelet's probes too; without this flag they go to the app";
 pub(crate) const FLUSH: &str = "Close connections that the app has already, once they are idle, so that their clients connect anew; beside a filter this needs a right of its own";
+pub(crate) const EVEN_IF_DOWN: &str = "Answer also while nobody listens on the port in the pod; only without conditions (the kubelet's HTTP probes fail then as without redir, its TCP probes succeed)";
+pub(crate) const FORWARDED: &str = "Have the agent write the client's address into the HTTP requests that come to you: X-Forwarded-For, behind what is there, and X-Forwarded-Proto and -Host where there is none";
+pub(crate) const PROXY_PROTOCOL: &str = "Begin each connection to your service with the client's address, in the PROXY protocol's header [without a version: v1]";
 pub(crate) const LOCAL_TLS: &str =
     "Your service speaks TLS, with any certificate; without this flag it gets plaintext, also where the app speaks TLS";
 pub(crate) const WAIT: &str = "How many seconds COMMAND may take until it answers on your port [default: 120]";

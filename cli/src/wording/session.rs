@@ -177,3 +177,8 @@ pub(crate) fn nothing_to_leave(which: Option<&Which>) -> String {
     };
     format!("{what}: `redir list` shows what there is")
 }
+
+/// An agent of an earlier release.
+pub(crate) fn agent_is_older(agent: &str, flag: &str) -> String {
+    format!("{} is of an earlier release and does not know {flag}: it goes on without; have it updated", escape(agent))
+}

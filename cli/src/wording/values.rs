@@ -13,6 +13,12 @@ pub(crate) fn port(part: &str) -> String {
     )
 }
 
+pub(crate) fn even_if_down_with_conditions() -> String {
+    "--even-if-down goes without conditions only: while the app is down, a request that does not meet them would have \
+     nobody to go to. Leave the conditions out, or --even-if-down"
+        .to_owned()
+}
+
 pub(crate) fn named_port(name: &str) -> String {
     format!("a static pod's ports have no names such as `{}`: write its number", escape(name))
 }
