@@ -22,7 +22,7 @@ const SERVED: [u16; 20] =
 /// How long a client's new connections pass to the app once it is crowded.
 pub(crate) const BYPASS: Duration = Duration::from_secs(5);
 /// Live connections of one client address from which its next ones pass to the app: what the ranges hold, less a
-/// margin for connections that were already steered when the bypass is set.
+/// margin for connections that were already steered when the bypass is set; of few ports no more than a quarter.
 const CROWDED_MARGIN: usize = 1024;
 
 /// Whether the ports below 1024 may be used at all (they look privileged to NFS and rsh).
@@ -217,7 +217,8 @@ impl Ports {
     /// half of the bypass is over.
     pub(crate) fn bypass_due(&mut self, client: IpAddr, now: Instant) -> bool {
         let Some(entry) = self.clients.get_mut(&client) else { return false };
-        let crowded = entry.held.len() + CROWDED_MARGIN >= self.ranges.capacity();
+        let capacity = self.ranges.capacity();
+        let crowded = entry.held.len() + CROWDED_MARGIN.min(capacity / 4) >= capacity;
         let asked = entry.bypassed.is_some_and(|asked| now.saturating_duration_since(asked) < BYPASS / 2);
         if crowded && !asked {
             entry.bypassed = Some(now);
@@ -344,6 +345,17 @@ mod tests {
         assert!(!ports.bypass_due(CLIENT, start + Duration::from_secs(1)));
         assert!(ports.bypass_due(CLIENT, start + Duration::from_secs(3)));
         assert!(!ports.bypass_due(OTHER, start));
+    }
+
+    #[test]
+    fn a_client_of_the_low_range_alone_is_crowded_after_three_quarters() {
+        let mut ports = Ports::new(Ranges::LowOnly, 3);
+        let (start, capacity) = (Instant::now(), Ranges::LowOnly.capacity());
+        for held in 0..capacity - capacity / 4 {
+            assert!(!ports.bypass_due(CLIENT, start), "after {held}");
+            hold_next(&mut ports, CLIENT).unwrap();
+        }
+        assert!(ports.bypass_due(CLIENT, start));
     }
 
     #[test]
