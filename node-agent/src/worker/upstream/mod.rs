@@ -261,7 +261,7 @@ impl Upstream {
     pub(crate) async fn connect(&self, client: SocketAddr, destination: SocketAddr) -> Result<AppLeg, UpstreamError> {
         let (bind, target) = self.ends(client, destination);
         self.bypass_if_crowded(client.ip());
-        let mut unanswered = 0;
+        let (mut unanswered, mut missing) = (0, 0);
         for _ in 0..ATTEMPTS {
             // A firewall may let only one of the ranges pass: they take turns.
             let second = if unanswered % 2 == 1 { self.second_choice(client.ip(), bind).await } else { None };
@@ -274,6 +274,11 @@ impl Upstream {
             match timeout(patience, socket.connect(target)).await {
                 Ok(Ok(stream)) => match self.0.turned.note(number) {
                     Note::Turned => return Ok(AppLeg { stream, _held: Some(held) }),
+                    // An older leg's SYN may have come after, and taken the place of the note.
+                    Note::Missing if missing == 0 => {
+                        self.suspect(target.port());
+                        missing += 1;
+                    }
                     Note::Missing => {
                         self.broken(trial::left_the_pod(target.port()));
                         return Err(UpstreamError::NotTurned);

@@ -152,12 +152,17 @@ async fn attempt(shared: &Shared, way: Way, range: Range, port: u16) -> Tried {
         Ok(given) => given,
         Err(error) => return Tried::Failed(Fault::Other(error.to_string())),
     };
-    let mut last = Tried::NoSuchWay;
+    let (mut last, mut missing) = (Tried::NoSuchWay, false);
     for leg in given {
         match leg {
             Ok(LegSocket { socket, number }) => {
                 let socket = TcpSocket::from_std_stream(socket.into());
                 match connect(shared, socket, number, SocketAddr::new(way.target, port)).await {
+                    // Believed of the second one.
+                    Some(Tried::Failed(Fault::LeftThePod)) if !missing => {
+                        missing = true;
+                        last = Tried::Failed(Fault::Other("one leg seems to leave the pod".to_owned()));
+                    }
                     Some(tried) => return tried,
                     None => continue,
                 }

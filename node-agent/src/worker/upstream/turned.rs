@@ -30,7 +30,8 @@ pub(crate) struct Turned {
 pub(super) enum Note {
     /// Its SYN was turned round, or seen on `lo`, where the pod itself answers.
     Turned,
-    /// It was not: somebody else has answered.
+    /// It was not, and somebody else has answered; or an older leg, which was slow or waited in another pool, has taken
+    /// the slot since. Only believed of two legs in a row.
     Missing,
     /// A much later leg has taken the slot: nothing is known.
     Overwritten,
@@ -101,5 +102,8 @@ mod tests {
         write((5 + slots) | TRIAL);
         assert_eq!(turned.note(5), Note::Overwritten);
         assert_eq!(turned.note((5 + slots) | TRIAL), Note::Turned);
+        // An older leg comes late: the newer one looks as if it had left.
+        write(5);
+        assert_eq!(turned.note(5 + slots), Note::Missing);
     }
 }
