@@ -22,7 +22,7 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use aya::Ebpf;
@@ -66,7 +66,7 @@ pub(crate) struct PodDatapath {
     has_companion: bool,
     armed: BTreeSet<u16>,
     /// The number of the last leg.
-    legs: AtomicU64,
+    legs: Mutex<u64>,
 }
 
 /// Loads every program once and lets it go: shows at start, and not with the first intercept, what the kernel refuses.
@@ -132,7 +132,7 @@ impl PodDatapath {
             steering: Vec::new(),
             has_companion,
             armed: BTreeSet::new(),
-            legs: AtomicU64::new(0),
+            legs: Mutex::new(0),
         })
     }
 
@@ -163,9 +163,13 @@ impl PodDatapath {
     /// Makes a socket, which is not connected yet, a leg's: the programs know it by that. `trial`: the leg only tries the
     /// way, and never reaches the app. The result is its number, by which its note of a turned SYN is found.
     pub(crate) fn make_leg(&self, socket: BorrowedFd<'_>, trial: bool) -> io::Result<u64> {
-        let count = self.legs.fetch_add(1, Ordering::Relaxed) + 1;
+        let mut legs = self.legs.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = *legs + 1;
         let number = if trial { count | TRIAL } else { count };
-        self.maps.put_leg(socket, number).map(|()| number)
+        self.maps.put_leg(socket, number)?;
+        // Only now: who asks for many is told the first number, and counts on from there.
+        *legs = count;
+        Ok(number)
     }
 
     /// The listeners that take the legs which only try the way, until they are closed.

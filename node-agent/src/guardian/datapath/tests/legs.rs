@@ -305,6 +305,16 @@ fn a_filter_that_ends_the_chain_before_ours_shows_by_the_note() {
     }
 }
 
+#[test]
+fn what_is_no_socket_takes_no_number() {
+    let pod = Intercepted::new(Attach::Tcx);
+    let (_first, first) = leg_socket(&pod, FAMILIES[0].0, 620);
+    let other = std::fs::File::open("/dev/null").unwrap();
+    pod.datapath.make_leg(other.as_fd(), false).unwrap_err();
+    let (_second, second) = leg_socket(&pod, FAMILIES[0].0, 621);
+    assert_eq!(second, first + 1, "who asked for both counts on from the first");
+}
+
 fn leg_socket(pod: &Intercepted, address: IpAddr, port: u16) -> (Socket, u64) {
     let datapath = &pod.datapath;
     pod.pair.pod.run(|| {
