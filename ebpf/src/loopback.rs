@@ -4,7 +4,7 @@
 use redir_abi::{Reason, TRIAL, is_reserved};
 
 use crate::maps::{self, Record, Taker};
-use crate::packet::{self, Family, Glance};
+use crate::packet::{self, Family, Glance, Segment};
 use crate::raw::{Sender, Skb};
 
 #[inline(always)]
@@ -35,21 +35,34 @@ fn watch<const V6: bool>(skb: Skb) -> Reason {
         maps::note_turned(number);
     }
     // As in `reflect`: at the SYN, and with cookies at the ACK.
-    if number & TRIAL != 0 {
+    if number & TRIAL != 0 || segment.opens() {
         let leg = Record { client: segment.source::<V6>(), pod: destination, ports: segment.tcp[0] };
-        if !maps::record(&leg, Taker::Trial) {
-            return Reason::ReflectWriteFailed;
+        if !give_trial(number, &segment, &leg) {
+            return Reason::ReflectTrialLost;
         }
     }
     Reason::ReflectLoopback
+}
+
+/// Has the companion give a leg that only tries the way to its listener; false if that cannot be. What is left recorded of one
+/// that has ended (it ends with a reset) must not catch another connection, least of all a leg to the app.
+#[inline(always)]
+pub fn give_trial(number: u64, segment: &Segment, leg: &Record) -> bool {
+    let trial = number & TRIAL != 0;
+    if trial && (segment.opens() || !segment.has_syn_or_rst()) {
+        return maps::has_companion() && maps::record(leg, Taker::Trial);
+    }
+    maps::forget_record(leg);
+    true
 }
 
 /// A leg's SYN goes where it must not arrive: the app would never get it. No further connection is steered, unless this one
 /// was to find that out.
 #[inline(always)]
 pub fn rerouted(number: u64) -> Reason {
-    if number & TRIAL == 0 {
-        maps::set_diverted();
+    if number & TRIAL != 0 {
+        return Reason::ReflectTrialRerouted;
     }
+    maps::set_diverted();
     Reason::ReflectRerouted
 }

@@ -31,6 +31,8 @@ const NEXT: i32 = -1;
 const DROP: i32 = 2;
 /// `SK_PASS`: the lookup goes on, with the socket that was selected if there is one.
 const PASS: u32 = 1;
+/// `SK_DROP`: the lookup finds nothing.
+const REFUSE: u32 = 0;
 
 /// Length of an Ethernet header, and of none.
 const ETHERNET: usize = 14;
@@ -70,8 +72,12 @@ pub fn redir_refl_lo(ctx: TcContext) -> i32 {
 
 #[sk_lookup]
 pub fn redir_time_wait(ctx: SkLookupContext) -> u32 {
-    maps::count(time_wait::run(&ctx));
-    PASS
+    let reason = time_wait::run(&ctx);
+    maps::count(reason);
+    match reason.verdict() {
+        Verdict::Drop => REFUSE,
+        Verdict::Next | Verdict::Redirect => PASS,
+    }
 }
 
 /// Neither steering nor `lo` turns a packet: the stack finds the socket by itself.

@@ -167,15 +167,28 @@ pub fn record(record: &Record, taker: Taker) -> bool {
     RECORDED.insert(record, raw::monotonic_nanos() | trial, 0).is_ok()
 }
 
-/// Takes a record back; None if there is none, or none young enough to be of the packet under way.
 #[inline(always)]
-pub fn take(record: &Record) -> Option<Taker> {
+pub fn forget_record(record: &Record) {
+    let _unknown = RECORDED.remove(record);
+}
+
+/// A record that was taken back.
+#[derive(Clone, Copy)]
+pub struct Taken {
+    pub taker: Taker,
+    /// Too old to be of the packet under way.
+    pub late: bool,
+}
+
+/// Takes a record back, if there is one.
+#[inline(always)]
+pub fn take(record: &Record) -> Option<Taken> {
     let at = raw::value(RECORDED.get_ptr(record))?;
     // Once for each record: if it is gone already, another lookup has taken it.
     let taken = RECORDED.remove(record).is_ok();
-    let young = raw::monotonic_nanos().wrapping_sub(at & !abi::TRIAL) <= abi::RECORD_NANOS;
+    let late = raw::monotonic_nanos().wrapping_sub(at & !abi::TRIAL) > abi::RECORD_NANOS;
     let taker = if at & abi::TRIAL == 0 { Taker::Agent } else { Taker::Trial };
-    (taken && young).then_some(taker)
+    taken.then_some(Taken { taker, late })
 }
 
 /// Notes that a packet has opened or ended a leg, or came late for one.

@@ -7,7 +7,7 @@ use redir_abi::{MARK, Reason, TRIAL, Verdict, is_reserved};
 
 use crate::icmp;
 use crate::loopback;
-use crate::maps::{self, Record, Taker};
+use crate::maps::{self, Record};
 use crate::packet::{self, Family, Glance, NotTcp, Segment};
 use crate::raw::{Sender, Skb, Start};
 use crate::socket::{self, LISTEN, NEW_SYN_RECV, NONE, Owner, SYN_SENT, TIME_WAIT};
@@ -104,8 +104,8 @@ fn outward<const V6: bool>(skb: Skb, segment: &Segment, number: u64) -> Reason {
         maps::note_turned(number);
     }
     // The stack looks for a listener at the SYN and, where it answers with a cookie, again at the ACK.
-    if number & TRIAL != 0 && !maps::record(&leg::<V6>(segment, true), Taker::Trial) {
-        return Reason::ReflectWriteFailed;
+    if (number & TRIAL != 0 || segment.opens()) && !loopback::give_trial(number, segment, &leg::<V6>(segment, true)) {
+        return Reason::ReflectTrialLost;
     }
     Reason::ReflectOut
 }

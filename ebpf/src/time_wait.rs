@@ -8,7 +8,7 @@
 use aya_ebpf::programs::SkLookupContext;
 use redir_abi::Reason;
 
-use crate::maps::{self, Key, Record};
+use crate::maps::{self, Key, Record, Taker};
 use crate::packet::{self, TCP};
 use crate::raw::Lookup;
 
@@ -23,9 +23,14 @@ pub fn run(ctx: &SkLookupContext) -> Reason {
     if lookup.protocol != u32::from(TCP) {
         return Reason::TimeWaitOther;
     }
-    let Some(taker) = maps::take(&Record { client, pod, ports }) else { return Reason::TimeWaitOther };
-    if maps::select_listener(ctx, lookup.family == AF_INET6, taker) {
+    let Some(taken) = maps::take(&Record { client, pod, ports }) else { return Reason::TimeWaitOther };
+    if taken.late {
+        // Of whom it is now, is not known.
+        Reason::TimeWaitLate
+    } else if maps::select_listener(ctx, lookup.family == AF_INET6, taken.taker) {
         Reason::TimeWaitAssigned
+    } else if taken.taker == Taker::Trial {
+        Reason::TimeWaitTrialLost
     } else {
         Reason::TimeWaitAssignFailed
     }

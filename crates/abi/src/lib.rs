@@ -39,9 +39,9 @@ pub const HEARTBEAT_LIMIT_NANOS: u64 = 2_000_000_000;
 /// How often the worker writes its heartbeat, in milliseconds: eight beats may be lost before the limit.
 pub const HEARTBEAT_EVERY_MILLIS: u64 = 250;
 
-/// How long a tuple recorded by `steer` stays good for the `sk_lookup` companion, in nanoseconds. The companion runs in
-/// the same softirq, microseconds later; a record that outlives its packet must not catch a later one.
-pub const RECORD_NANOS: u64 = 10_000_000;
+/// How long a tuple that was recorded stays good for the `sk_lookup` companion, in nanoseconds. It runs microseconds later,
+/// unless the CPU is taken away meanwhile: then a second is little. A record is of one tuple and is taken once.
+pub const RECORD_NANOS: u64 = 1_000_000_000;
 
 /// Tuples that can be recorded at a time: more than all CPUs have under way; those whose packet went elsewhere give way.
 pub const RECORD_ENTRIES: u32 = 4096;

@@ -122,6 +122,10 @@ reasons! {
     ReflectTupleTaken = "tuple_in_use", Reflect, Drop;
     /// A SYN of the agent to the app that the pod sends elsewhere (a mesh takes what leaves it): dropped.
     ReflectRerouted = "own_syn_rerouted", Reflect, Drop;
+    /// The same of a leg that was only to find that out: dropped.
+    ReflectTrialRerouted = "trial_syn_rerouted", Reflect, Drop;
+    /// Of a leg that only tries the way, while nothing could give it to its listener: dropped, the app must not get it.
+    ReflectTrialLost = "trial_lost", Reflect, Drop;
     /// Of the agent to an address of the pod itself, on `lo`, where nothing is turned.
     ReflectLoopback = "loopback", Reflect, Next;
     /// From a socket of the agent, but no whole TCP packet: dropped, it must not reach a client.
@@ -144,6 +148,10 @@ reasons! {
     TimeWaitAssigned = "steered", TimeWait, Next;
     /// The kernel refused the assignment, or the listener is gone: left to the app.
     TimeWaitAssignFailed = "assign_failed", TimeWait, Next;
+    /// Recorded too long ago: left to the app.
+    TimeWaitLate = "late", TimeWait, Next;
+    /// A leg that only tries the way, whose listener is gone: refused, the app must not get it.
+    TimeWaitTrialLost = "trial_lost", TimeWait, Drop;
 }
 
 /// Number of counters.

@@ -276,6 +276,11 @@ impl ArmedPod {
                 format!("port {port} is not one of the agent's source ports; take one of 512-1023 or 10000-29999"),
             ));
         }
+        if for_trial && !self.datapath.looks_up() {
+            // Nothing would keep such a leg from the app.
+            let sentence = "nothing is steered in the pod, so the way to its app cannot be tried; arm a port first";
+            return Err(Refusal::new(RefusedCode::NotArmed, sentence));
+        }
         let orphans = &mut self.orphans;
         let make = || {
             let occupied = orphans.among(ports);

@@ -237,19 +237,21 @@ impl PodDatapath {
     }
 
     /// Whether connections are taken where the stack looks for a listener, after netfilter: what is redirected to a proxy
-    /// in the pod stays the proxy's. Known once attached.
+    /// in the pod stays the proxy's. Only while steering is attached.
     pub(crate) fn looks_up(&self) -> bool {
-        self.has_companion
+        self.has_companion && self.steering.iter().any(|attachment| attachment.device() == NO_DEVICE)
     }
 
     /// Stops steering; what was steered goes on being reflected.
     pub(crate) fn detach_steer(&mut self, pause: Pause<'_>) -> Result<(), DatapathError> {
-        self.detach_each(|this| &mut this.steering, pause)
+        let detached = self.detach_each(|this| &mut this.steering, pause);
+        // Only now: until then a program that steers must not assign by itself.
+        detached.and(self.maps.set_companion(false))
     }
 
     /// Detaches everything, also links that others hold duplicates of. Goes on after an error and returns the first.
     pub(crate) fn detach_all(&mut self, pause: Pause<'_>) -> Result<(), DatapathError> {
-        let mut result = self.detach_each(|this| &mut this.steering, pause);
+        let mut result = self.detach_steer(pause);
         result = result.and(self.detach_each(|this| &mut this.reflecting, pause));
         if self.qdiscs.is_empty() {
             return result;

@@ -239,6 +239,19 @@ fn where_a_mesh_takes_what_leaves_the_pod_nothing_goes_astray_and_the_app_keeps_
 }
 
 #[test]
+fn the_companion_is_known_to_be_gone_while_steering_is_detached() {
+    for attach in BOTH {
+        let mut pod = Intercepted::new(attach);
+        assert!(pod.datapath.looks_up());
+        pod.datapath.detach_steer(&mut || {}).unwrap();
+        assert!(!pod.datapath.looks_up());
+        pod.datapath.attach(&mut || {}).unwrap();
+        assert!(pod.datapath.looks_up());
+        pod.all_are_steered();
+    }
+}
+
+#[test]
 fn on_a_kernel_without_the_companion_steer_assigns_by_itself() {
     for attach in BOTH {
         let mut pod = Intercepted::new(attach);
