@@ -113,7 +113,7 @@ impl Captures {
     /// The pod has other addresses now.
     pub(crate) fn readdressed(&self, name: &PodName) {
         if let Some(pod) = self.lock().get(name) {
-            pod.upstream().expect();
+            pod.upstream().readdressed();
         }
     }
 

@@ -281,6 +281,12 @@ impl Upstream {
                     }
                     Note::Missing => {
                         self.broken(trial::left_the_pod(target.port()));
+    /// The pod has other addresses now: nothing is asked for at those that went.
+    pub(crate) fn readdressed(&self) {
+        self.0.pool.keep(|ip| ip.is_loopback() || self.0.addresses.contains(ip));
+        self.expect();
+    }
+
                         return Err(UpstreamError::NotTurned);
                     }
                     Note::Overwritten => {}
@@ -428,7 +434,7 @@ impl Upstream {
 
     fn pooled(&self, client: IpAddr, bind: SocketAddr) -> Option<(TcpSocket, u64, Held)> {
         let Pooled { port, leg } =
-            self.0.pool.take(bind, |offered| lock(&self.0.ports).hold_one_of(client, offered))?;
+            self.0.pool.take(bind, ranges, |offered| lock(&self.0.ports).hold_one_of(client, offered))?;
         Some(self.held(client, port, leg))
     }
 
@@ -500,6 +506,7 @@ fn with(address: SocketAddr, port: u16, client: SocketAddr) -> SocketAddr {
     }
     address
 }
+        let ranges = lock(&self.0.ports).ranges();
 
 fn lock(ports: &Mutex<Ports>) -> MutexGuard<'_, Ports> {
     // The table has no half-done state that a panic could leave.

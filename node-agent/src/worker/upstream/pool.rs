@@ -16,6 +16,7 @@ use tokio::{
     time::{Duration, Instant, sleep_until},
 };
 
+use super::ports::Ranges;
 use crate::worker::broker::LegSocket;
 
 /// A pool's least level: two batches, a burst of new connections while one batch is on its way.
@@ -100,8 +101,9 @@ impl Pool {
         self.wanting.notify_one();
     }
 
-    /// Takes the socket that `choose` picks among the ports on offer.
-    pub(super) fn take<C>(&self, bind: SocketAddr, choose: C) -> Option<Pooled>
+    /// Takes the socket that `choose` picks among the ports on offer. Those outside the ranges, which were under way when
+    /// the ranges changed, are let go.
+    pub(super) fn take<C>(&self, bind: SocketAddr, ranges: Ranges, choose: C) -> Option<Pooled>
     where
         C: FnOnce(&mut dyn Iterator<Item = u16>) -> Option<usize>,
     {
@@ -111,6 +113,7 @@ impl Pool {
             self.want(bind);
             return None;
         };
+        pool.sockets.retain(|pooled| ranges.contains(pooled.port));
         let chosen = choose(&mut pool.sockets.iter().map(|pooled| pooled.port));
         let taken = chosen.and_then(|index| pool.sockets.remove(index));
         pool.taken += usize::from(taken.is_some());
@@ -126,29 +129,37 @@ impl Pool {
         self.lock().values().filter(|pool| pool.filled).map(|pool| pool.sockets.len()).min()
     }
 
-    /// Adds what the guardian could bind. If that is nothing, the pool is given up until it is wanted again: the address
-    /// may have gone. Tells how many there were.
+    /// Adds what the guardian could bind. If the pool has nothing, or the address has gone, it is given up until it is wanted
+    /// again. Tells how many there were.
     pub(super) fn put(&self, bind: SocketAddr, sockets: impl Iterator<Item = (u16, io::Result<LegSocket>)>) -> usize {
         let mut pools = self.lock();
         make_room(&mut pools, key(bind));
         let pool = pools.entry(key(bind)).or_insert_with(|| Address::new(bind));
-        let mut bound = 0;
+        let (mut bound, mut gone) = (0, false);
         for (port, socket) in sockets {
             match socket {
                 Ok(leg) => {
                     bound += 1;
                     pool.sockets.push_back(Pooled { port, leg });
                 }
-                Err(error) => tracing::trace!(%bind, port, %error, "the guardian could not bind a port"),
+                Err(error) => {
+                    gone |= error.kind() == io::ErrorKind::AddrNotAvailable;
+                    tracing::trace!(%bind, port, %error, "the guardian could not bind a port");
+                }
             }
         }
-        if pool.sockets.is_empty() {
+        if pool.sockets.is_empty() || bound == 0 && gone {
             pools.remove(&key(bind));
             return 0;
         }
         pool.filled = true;
         pool.follow_demand(Instant::now());
         bound
+    }
+
+    /// Gives up the pools of other addresses than these.
+    pub(super) fn keep(&self, is_used: impl Fn(&IpAddr) -> bool) {
+        self.lock().retain(|(ip, _), _| is_used(ip));
     }
 
     /// Lets all sockets go: their ports are not to be used any more.
@@ -222,11 +233,33 @@ mod tests {
     /// Takes as often as there are connections, and refills as the guardian would; the level at the end.
     fn busy_window(pool: &Pool, connections: usize) -> usize {
         for _ in 0..connections {
-            while pool.take(BIND, |offered| offered.next().map(|_| 0)).is_none() {
+            while pool.take(BIND, Ranges::LowFirst, |offered| offered.next().map(|_| 0)).is_none() {
                 fill(pool, BATCH);
             }
         }
         pool.lock()[&key(BIND)].level
+    }
+
+    #[tokio::test]
+    async fn sockets_outside_the_ranges_are_let_go() {
+        let pool = Pool::default();
+        fill(&pool, 1);
+        pool.put(BIND, std::iter::once((10_000, socket())));
+        let taken = pool.take(BIND, Ranges::HighOnly, |offered| offered.next().map(|_| 0));
+        assert_eq!((taken.map(|taken| taken.port), pool.fewest()), (Some(10_000), Some(0)));
+    }
+
+    #[tokio::test]
+    async fn a_pool_whose_address_has_gone_is_given_up() {
+        let pool = Pool::default();
+        fill(&pool, 1);
+        pool.put(BIND, std::iter::once((701, Err(io::ErrorKind::AddrInUse.into()))));
+        assert_eq!(pool.fewest(), Some(1));
+        pool.put(BIND, std::iter::once((701, Err(io::ErrorKind::AddrNotAvailable.into()))));
+        assert_eq!(pool.fewest(), None);
+        fill(&pool, 1);
+        pool.keep(|ip| *ip != BIND.ip());
+        assert_eq!(pool.fewest(), None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -45,6 +45,15 @@ impl Ranges {
         }
     }
 
+    /// Whether a port may be used.
+    pub(super) fn contains(self, port: u16) -> bool {
+        match self {
+            Ranges::LowFirst => LOW.contains(&port) || HIGH.contains(&port),
+            Ranges::HighOnly => HIGH.contains(&port),
+            Ranges::LowOnly => LOW.contains(&port),
+        }
+    }
+
     /// What may be used of these when only the low or only the high ports get through.
     pub(super) fn narrowed(self, low: bool, high: bool) -> Self {
         match self {
@@ -93,9 +102,14 @@ impl Ports {
         Ports { ranges, clients: HashMap::new(), random, cursor }
     }
 
-    /// Changes which ranges are used from now on.
-    pub(crate) fn set_ranges(&mut self, ranges: Ranges) {
-        self.ranges = ranges;
+    /// Changes which ranges are used from now on; false if these were used already.
+    pub(crate) fn set_ranges(&mut self, ranges: Ranges) -> bool {
+        std::mem::replace(&mut self.ranges, ranges) != ranges
+    }
+
+    /// Which are used.
+    pub(super) fn ranges(&self) -> Ranges {
+        self.ranges
     }
 
     /// Up to `count` ports, free for the client, of the range that is not the first choice; none where there is one only.
@@ -153,9 +167,10 @@ impl Ports {
 
     /// Holds the first of `offered` that is free for the client (sockets that are bound already); tells its index.
     pub(crate) fn hold_one_of(&mut self, client: IpAddr, offered: impl Iterator<Item = u16>) -> Option<usize> {
+        let ranges = self.ranges;
         let entry = entry(&mut self.clients, &mut self.random, client);
         for (index, port) in offered.enumerate() {
-            if entry.free(port) {
+            if ranges.contains(port) && entry.free(port) {
                 entry.held.insert(port);
                 return Some(index);
             }
@@ -318,6 +333,14 @@ mod tests {
         for _ in 0..1000 {
             assert!(HIGH.contains(&hold_next(&mut ports, CLIENT).unwrap()));
         }
+    }
+
+    #[test]
+    fn a_socket_from_before_the_ranges_were_narrowed_is_not_held() {
+        let mut ports = Ports::new(Ranges::LowFirst, 3);
+        assert!(!ports.set_ranges(Ranges::LowFirst), "as before");
+        assert!(ports.set_ranges(Ranges::HighOnly));
+        assert_eq!(ports.hold_one_of(CLIENT, [600, 10_000].into_iter()), Some(1));
     }
 
     #[test]
