@@ -143,10 +143,12 @@ impl Pod {
     }
 
     pub(super) fn abort(&self) {
+        self.upstream.end();
         self.abort.cancel();
     }
 
     pub(super) fn end(&self) {
+        self.upstream.end();
         self.ended.cancel();
     }
 

@@ -18,6 +18,7 @@ use crate::worker::{
     capture::Captures,
     control::Plane,
     registry::arming::{Op, Outcome},
+    upstream::NotThrough,
 };
 
 use super::hub::Command;
@@ -96,7 +97,7 @@ async fn perform(broker: &Broker, captures: &Captures, op: &Op, at: Whereabouts)
 /// Steers an armed port if the way to the app works; else it is disarmed again.
 async fn steer(broker: &Broker, captures: &Captures, pod: &PodName, port: u16, gate: Gate) -> Result<(), Outcome> {
     let tried = match captures.upstream(pod) {
-        Some(upstream) => upstream.try_way(port).await,
+        Some(upstream) => upstream.try_way(port).await.map_err(NotThrough::reason),
         None => Err("the pod's listeners could not be taken over; see the agent's log".to_owned()),
     };
     let error = match tried {

@@ -15,7 +15,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -27,6 +27,7 @@ use tokio::{
     time::timeout,
 };
 
+pub(crate) use self::trial::NotThrough;
 use self::{
     pool::{BATCH, Pool, Pooled},
     ports::{BYPASS, Ports, Ranges},
@@ -176,11 +177,37 @@ struct Shared {
     first_hand: FirstHand,
     /// Who hears that the way to the app is broken.
     broken: mpsc::Sender<BrokenWay>,
-    /// When the way was last suspected to be broken.
-    suspected: Mutex<Option<Instant>>,
-    /// How many legs the pod had sent elsewhere by then.
+    suspicion: Mutex<Suspicion>,
+    /// How many legs the pod had sent elsewhere when that was last asked.
     rerouted: AtomicU64,
+    /// The pod has one pair of listeners for trials.
+    trying: tokio::sync::Mutex<()>,
+    /// The capture has ended: nothing is said of the way any more.
+    ended: AtomicBool,
     metrics: Arc<Metrics>,
+}
+
+/// That the way to the app may be broken.
+#[derive(Default)]
+struct Suspicion {
+    /// When it was last tried for that.
+    tried: Option<Instant>,
+    /// It is tried once more when it may be: there was a suspicion since.
+    again: bool,
+}
+
+impl Suspicion {
+    /// A suspicion at this time: how long to wait with a trial, or None if one waits already.
+    fn raise(&mut self, now: Instant) -> Option<Duration> {
+        let since = self.tried.map(|tried| now.saturating_duration_since(tried));
+        let wait = since.map_or(Duration::ZERO, |since| SUSPECT_AGAIN.saturating_sub(since));
+        if self.again {
+            return None;
+        }
+        self.tried = Some(now + wait);
+        self.again = !wait.is_zero();
+        Some(wait)
+    }
 }
 
 impl Upstream {
@@ -201,8 +228,10 @@ impl Upstream {
             turned,
             first_hand,
             broken,
-            suspected: Mutex::default(),
+            suspicion: Mutex::default(),
             rerouted: AtomicU64::new(0),
+            trying: tokio::sync::Mutex::default(),
+            ended: AtomicBool::new(false),
             metrics,
         }))
     }
@@ -252,6 +281,12 @@ impl Upstream {
         addresses.into_iter()
     }
 
+    /// The pod has other addresses now: nothing is asked for at those that went.
+    pub(crate) fn readdressed(&self) {
+        self.0.pool.keep(|ip| ip.is_loopback() || self.0.addresses.contains(ip));
+        self.expect();
+    }
+
     /// Fills the pools of the first addresses that clients dial before their first connections need them.
     pub(crate) fn expect(&self) {
         self.dialled().take(EXPECTED).for_each(|local| self.0.pool.want(SocketAddr::new(local, 0)));
@@ -281,12 +316,6 @@ impl Upstream {
                     }
                     Note::Missing => {
                         self.broken(trial::left_the_pod(target.port()));
-    /// The pod has other addresses now: nothing is asked for at those that went.
-    pub(crate) fn readdressed(&self) {
-        self.0.pool.keep(|ip| ip.is_loopback() || self.0.addresses.contains(ip));
-        self.expect();
-    }
-
                         return Err(UpstreamError::NotTurned);
                     }
                     Note::Overwritten => {}
@@ -326,44 +355,82 @@ impl Upstream {
     }
 
     fn broken(&self, reason: String) {
-        let Shared { pod, broken, .. } = &*self.0;
+        let Shared { pod, broken, ended, .. } = &*self.0;
+        if ended.load(Ordering::Acquire) {
+            return;
+        }
         // Full: it is heard of already.
         broken.try_send(BrokenWay { pod: pod.clone(), reason }).ok();
     }
 
+    /// The capture ends: what a trial that is under way finds is of no pod any more.
+    pub(crate) fn end(&self) {
+        self.0.ended.store(true, Ordering::Release);
+    }
+
+    fn suspicion(&self) -> MutexGuard<'_, Suspicion> {
+        // Two plain values: no half-done state that a panic could leave.
+        self.0.suspicion.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The way to the app may be broken, or the app be busy: it is tried, at most once in a while, without the app.
     fn suspect(&self, port: u16) {
-        let mut suspected = self.0.suspected.lock().unwrap_or_else(PoisonError::into_inner);
-        if suspected.is_some_and(|since| since.elapsed() < SUSPECT_AGAIN) {
-            return;
-        }
-        *suspected = Some(Instant::now());
-        drop(suspected);
+        let Some(wait) = self.suspicion().raise(Instant::now()) else { return };
         let upstream = self.clone();
         // Not awaited by the connection; it ends with its own limits.
         tokio::spawn(async move {
-            let before = upstream.0.rerouted.load(Ordering::Relaxed);
-            let rerouted = trial::rerouted(&upstream.0).await;
-            upstream.0.rerouted.store(rerouted, Ordering::Relaxed);
-            match upstream.try_way(port).await {
-                Err(reason) => upstream.broken(reason),
-                // Not all of them are: the program has left everything to the app since the first one.
-                Ok(()) if rerouted > before => upstream.broken(trial::redirected(port)),
-                Ok(()) => {}
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+                upstream.suspicion().again = false;
+            }
+            if !upstream.0.ended.load(Ordering::Acquire) {
+                upstream.look_into(port).await;
             }
         });
     }
 
-    /// Tries the way to the app's port and back without the app, from both ranges of source ports, and keeps to those that
-    /// get through. The error is for the developers, and names the next step.
-    pub(crate) async fn try_way(&self, port: u16) -> Result<(), String> {
+    /// Tries a way that is suspected to be broken.
+    async fn look_into(&self, port: u16) {
+        let rerouted = self.note_rerouted().await;
+        match self.tried(port).await {
+            Err(NotThrough::Broken(reason)) => self.broken(reason),
+            Err(NotThrough::Untried(reason)) => {
+                tracing::debug!(pod = %self.0.pod, port, %reason, "a suspected way could not be tried");
+            }
+            // Not all of them are: the program has left everything to the app since the first one.
+            Ok(()) if rerouted => self.broken(trial::redirected(port)),
+            Ok(()) => {}
+        }
+    }
+
+    /// Whether the pod has sent legs elsewhere since this was last asked; not if the guardian does not say.
+    async fn note_rerouted(&self) -> bool {
+        let Some(rerouted) = trial::rerouted(&self.0).await else { return false };
+        rerouted > self.0.rerouted.swap(rerouted, Ordering::Relaxed)
+    }
+
+    /// Tries the way to the app's port and back without the app, before it is steered: see [`Self::tried`]. What the pod has
+    /// sent elsewhere until now is over.
+    pub(crate) async fn try_way(&self, port: u16) -> Result<(), NotThrough> {
+        self.tried(port).await?;
+        self.note_rerouted().await;
+        Ok(())
+    }
+
+    /// Tries the way from both ranges of source ports, and keeps to those that get through.
+    async fn tried(&self, port: u16) -> Result<(), NotThrough> {
         let shared = &self.0;
-        let through = trial::run(shared, port).await?;
+        let _one_at_a_time = shared.trying.lock().await;
+        let Some(through) = trial::run(shared, port).await? else { return Ok(()) };
         let ranges = shared.ranges.narrowed(through.low, through.high);
-        lock(&shared.ports).set_ranges(ranges);
-        if ranges != shared.ranges {
+        if !lock(&shared.ports).set_ranges(ranges) {
+            return Ok(());
+        }
+        shared.pool.empty();
+        if ranges == shared.ranges {
+            tracing::info!(pod = %shared.pod, ?ranges, "the pod lets all source ports pass again");
+        } else {
             tracing::warn!(pod = %shared.pod, ?ranges, "the pod lets only some source ports pass: the others are not used");
-            shared.pool.empty();
         }
         Ok(())
     }
@@ -433,6 +500,7 @@ impl Upstream {
     }
 
     fn pooled(&self, client: IpAddr, bind: SocketAddr) -> Option<(TcpSocket, u64, Held)> {
+        let ranges = lock(&self.0.ports).ranges();
         let Pooled { port, leg } =
             self.0.pool.take(bind, ranges, |offered| lock(&self.0.ports).hold_one_of(client, offered))?;
         Some(self.held(client, port, leg))
@@ -506,7 +574,6 @@ fn with(address: SocketAddr, port: u16, client: SocketAddr) -> SocketAddr {
     }
     address
 }
-        let ranges = lock(&self.0.ports).ranges();
 
 fn lock(ports: &Mutex<Ports>) -> MutexGuard<'_, Ports> {
     // The table has no half-done state that a panic could leave.
@@ -542,6 +609,19 @@ mod tests {
             metrics: Arc::new(Metrics::new()),
             broken: mpsc::channel(1).0,
         })
+    }
+
+    #[test]
+    fn a_suspicion_that_comes_too_soon_is_looked_into_once_more() {
+        let (mut suspicion, start) = (Suspicion::default(), Instant::now());
+        assert_eq!(suspicion.raise(start), Some(Duration::ZERO));
+        let second = Duration::from_secs(1);
+        assert_eq!(suspicion.raise(start + second), Some(SUSPECT_AGAIN - second));
+        assert_eq!(suspicion.raise(start + 2 * second), None, "one waits already");
+        suspicion.again = false;
+        assert_eq!(suspicion.raise(start + SUSPECT_AGAIN + second), Some(SUSPECT_AGAIN - second));
+        suspicion.again = false;
+        assert_eq!(suspicion.raise(start + 4 * SUSPECT_AGAIN), Some(Duration::ZERO));
     }
 
     /// Says that every port is in use.

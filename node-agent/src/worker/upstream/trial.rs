@@ -9,7 +9,7 @@ use std::{
     future::{Future, poll_fn},
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     task::Poll,
     time::{Duration, Instant},
 };
@@ -70,20 +70,38 @@ enum Fault {
     Other(String),
 }
 
-/// Tries every way from both ranges at once. The error names the next step.
-pub(super) async fn run(shared: &Arc<Shared>, port: u16) -> Result<Through, String> {
-    let listeners = shared.broker.trial_listeners(&shared.pod).await.map_err(|error| error.to_string())?;
+/// Why the app's port was not found to be reached. Each names the next step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NotThrough {
+    /// It could not be tried (no socket, no answer of the guardian's): nothing is known of the way.
+    Untried(String),
+    /// It was tried, and there is no way.
+    Broken(String),
+}
+
+impl NotThrough {
+    /// For the developers.
+    pub(crate) fn reason(self) -> String {
+        match self {
+            NotThrough::Untried(reason) | NotThrough::Broken(reason) => reason,
+        }
+    }
+}
+
+/// Tries every way from both ranges at once; None where nothing can be tried.
+pub(super) async fn run(shared: &Arc<Shared>, port: u16) -> Result<Option<Through>, NotThrough> {
+    let listeners = shared.broker.trial_listeners(&shared.pod).await;
+    let listeners = listeners.map_err(|error| NotThrough::Untried(error.to_string()))?;
     if listeners.is_empty() {
-        tracing::info!(pod = %shared.pod, "this kernel cannot try the way to the app: the first connections will show it");
-        return Ok(Through { low: true, high: true });
+        tracing::info!(pod = %shared.pod, "the way to the app cannot be tried here: the first connections will show it");
+        return Ok(None);
     }
     let mut answering = JoinSet::new();
     for listener in listeners {
-        let listener =
-            TcpListener::from_std(listener).map_err(|error| format!("use a listener of the pod: {error}"))?;
-        answering.spawn(answer(listener));
+        let unusable = |error| NotThrough::Untried(format!("use a listener of the pod: {error}; try again"));
+        answering.spawn(answer(TcpListener::from_std(listener).map_err(unusable)?));
     }
-    let rerouted_before = rerouted(shared).await;
+    let rerouted_before = counted(shared, Reason::ReflectTrialRerouted).await;
     let mut trials = JoinSet::new();
     let ranges: &[Range] = if shared.ranges == Ranges::HighOnly { &[Range::High] } else { &[Range::Low, Range::High] };
     for way in ways(shared) {
@@ -94,15 +112,18 @@ pub(super) async fn run(shared: &Arc<Shared>, port: u16) -> Result<Through, Stri
     }
     let tried = trials.join_all().await;
     let through = judge(&tried, port);
-    let rerouted = rerouted(shared).await;
-    if through.is_ok() || rerouted == rerouted_before {
-        return through;
+    let rerouted = counted(shared, Reason::ReflectTrialRerouted).await;
+    let sent_elsewhere = rerouted_before.zip(rerouted).is_some_and(|(before, now)| now > before);
+    if through.is_ok() || !sent_elsewhere {
+        return through.map(Some);
     }
     // A mesh redirects what leaves the pod, and as a rule what comes to it: clients then come over `lo`, from its proxy. One
     // that comes otherwise shows by its leg that it has no way.
-    shared.rerouted.store(rerouted, Ordering::Relaxed);
     let inside: Vec<_> = tried.into_iter().filter(|(way, ..)| way.name == LO).collect();
-    judge(&inside, port).map_err(|_lost_too| redirected(port))
+    judge(&inside, port).map(Some).map_err(|lost_too| match lost_too {
+        NotThrough::Broken(_) => NotThrough::Broken(redirected(port)),
+        NotThrough::Untried(reason) => NotThrough::Untried(reason),
+    })
 }
 
 /// Answers every leg that arrives, byte for byte.
@@ -221,27 +242,43 @@ async fn exchange(mut leg: TcpStream) -> io::Result<()> {
     leg.read_exact(&mut [0]).await.map(drop)
 }
 
-/// How many SYNs of the agent the pod has sent elsewhere.
-pub(super) async fn rerouted(shared: &Shared) -> u64 {
-    let stats = shared.broker.stats(&shared.pod).await.unwrap_or_default();
-    stats.iter().find(|(reason, _)| *reason == Reason::ReflectRerouted).map_or(0, |(_, count)| *count)
+/// How many SYNs of the agent's legs the pod has sent elsewhere; None if the guardian does not say.
+pub(super) async fn rerouted(shared: &Shared) -> Option<u64> {
+    counted(shared, Reason::ReflectRerouted).await
 }
 
-/// A range gets through if no way has lost a leg from it.
-fn judge(tried: &[(Way, Range, Tried)], port: u16) -> Result<Through, String> {
-    let fault = |of: Range| {
+async fn counted(shared: &Shared, reason: Reason) -> Option<u64> {
+    let stats = shared.broker.stats(&shared.pod).await.ok()?;
+    stats.iter().find(|(counted, _)| *counted == reason).map(|(_, count)| *count)
+}
+
+/// A range gets through if no way has lost a leg from it. What could not be tried says nothing of it.
+fn judge(tried: &[(Way, Range, Tried)], port: u16) -> Result<Through, NotThrough> {
+    let failed = |of: Range, untried: bool| {
         tried.iter().find_map(|(way, range, tried)| match tried {
-            Tried::Failed(fault) if *range == of => Some((way, fault)),
+            Tried::Failed(fault) if *range == of && matches!(fault, Fault::Other(_)) == untried => {
+                Some(sentence(way.name, fault, port))
+            }
             _ => None,
         })
     };
-    let passed = tried.iter().any(|(_, _, tried)| *tried == Tried::Passed);
+    let (lost, untried) = (|of| failed(of, false), |of| failed(of, true));
+    let passed = |of| tried.iter().any(|(_, range, tried)| *range == of && *tried == Tried::Passed);
     let none_of = |of| !tried.iter().any(|(_, range, _)| *range == of);
-    match (fault(Range::Low), fault(Range::High)) {
-        (None, None) => Ok(Through { low: !none_of(Range::Low), high: !none_of(Range::High) }),
-        (Some(_), None) if passed => Ok(Through { low: false, high: true }),
-        (None, Some(_)) if passed && !none_of(Range::Low) => Ok(Through { low: true, high: false }),
-        (Some((way, fault)), _) | (None, Some((way, fault))) => Err(sentence(way.name, fault, port)),
+    // One range is lost: the other one must be known to get through.
+    let other = |other, fault| match untried(other) {
+        _ if passed(other) => Ok(Through { low: other == Range::Low, high: other == Range::High }),
+        Some(reason) => Err(NotThrough::Untried(reason)),
+        None => Err(NotThrough::Broken(fault)),
+    };
+    match (lost(Range::Low), lost(Range::High)) {
+        (None, None) => match untried(Range::Low).or_else(|| untried(Range::High)) {
+            Some(reason) if !passed(Range::Low) && !passed(Range::High) => Err(NotThrough::Untried(reason)),
+            _ => Ok(Through { low: !none_of(Range::Low), high: !none_of(Range::High) }),
+        },
+        (Some(fault), None) => other(Range::High, fault),
+        (None, Some(fault)) => other(Range::Low, fault),
+        (Some(fault), Some(_)) => Err(NotThrough::Broken(fault)),
     }
 }
 
@@ -296,7 +333,7 @@ const NO_GATEWAY: Duration = Duration::from_millis(2500);
 mod tests {
     use super::*;
 
-    fn tried(results: &[(&'static str, Range, Tried)]) -> Result<Through, String> {
+    fn tried(results: &[(&'static str, Range, Tried)]) -> Result<Through, NotThrough> {
         let ip = IpAddr::from(Ipv4Addr::LOCALHOST);
         let way = |name| Way { bind: ip, target: ip, name };
         let tried: Vec<_> = results.iter().map(|(name, range, tried)| (way(name), *range, tried.clone())).collect();
@@ -320,8 +357,24 @@ mod tests {
         assert_eq!(tried(&[("IPv4", Low, Passed), ("IPv4", High, lost())]), Ok(low));
         let error =
             tried(&[("IPv4", Low, lost()), ("IPv4", High, Passed), ("IPv6", Low, Passed), ("IPv6", High, lost())]);
-        assert!(error.unwrap_err().contains("(IPv4, INPUT)"));
+        assert!(matches!(error, Err(NotThrough::Broken(reason)) if reason.contains("(IPv4, INPUT)")));
         assert_eq!(tried(&[("IPv4", High, Passed)]), Ok(high), "as configured");
+    }
+
+    #[test]
+    fn what_could_not_be_tried_is_not_broken() {
+        use Range::{High, Low};
+        use Tried::{NoSuchWay, Passed};
+        let (lost, untried) = (|| failed(Fault::Rejected), || failed(Fault::Other("too many open files".into())));
+        let is_untried = |result: Result<Through, NotThrough>| matches!(result, Err(NotThrough::Untried(reason)) if reason.contains("too many open files"));
+        assert!(is_untried(tried(&[("IPv4", Low, untried()), ("IPv4", High, untried()), ("lo", Low, NoSuchWay)])));
+        assert!(is_untried(tried(&[("IPv4", Low, lost()), ("IPv4", High, untried())])));
+        let both = Through { low: true, high: true };
+        assert_eq!(tried(&[("IPv4", Low, Passed), ("IPv4", High, untried())]), Ok(both));
+        let high = Through { low: false, high: true };
+        assert_eq!(tried(&[("IPv4", Low, lost()), ("IPv4", High, Passed), ("lo", Low, untried())]), Ok(high));
+        let broken = tried(&[("IPv4", Low, lost()), ("IPv4", High, lost()), ("lo", High, untried())]);
+        assert!(matches!(broken, Err(NotThrough::Broken(_))), "{broken:?}");
     }
 
     #[test]
