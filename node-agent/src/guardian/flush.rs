@@ -47,6 +47,11 @@ impl Flush {
         Self { port, agent_user, targets: None, idle: Vec::new(), closed: 0, until: now + PATIENCE, next: now }
     }
 
+    /// Whose connections.
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// When the next step is due.
     pub(super) fn next(&self) -> Instant {
         self.next

@@ -258,9 +258,9 @@ impl Pods {
         let at = self.flushes.iter().enumerate().min_by_key(|(_, one)| one.flush.next()).map(|(at, _)| at)?;
         let PodFlush { pod, flush, .. } = &mut self.flushes[at];
         let outcome = match self.armed.get(pod) {
-            Some(armed) => armed.flush(&self.home, flush, now),
-            // Released, or disarmed with its pod.
-            None => Ok(Some(flush.so_far())),
+            Some(armed) if armed.ports().contains(&flush.port()) => armed.flush(&self.home, flush, now),
+            // Disarmed, or released: the app's connections are nobody's business any more.
+            Some(_) | None => Ok(Some(flush.so_far())),
         };
         self.flush_again = Some(Instant::now() + now.elapsed() * FLUSH_SHARE);
         let over = outcome.transpose()?;
