@@ -186,14 +186,15 @@ impl Arming {
     }
 
     /// The pod's app cannot be reached through the agent: its ports are lost, and armed anew after a while, which grows.
-    pub(crate) fn broken(&mut self, name: &PodName, reason: String, now: Instant) {
-        if let Some(pod) = self.pods.get_mut(name)
-            && pod.broken.is_none()
-            && pod.ports.values().any(|port| matches!(port, Port::Live { .. }))
-        {
-            pod.broken = Some(reason);
+    /// False if that is no news: it is known, or nothing of the pod is live.
+    pub(crate) fn broken(&mut self, name: &PodName, reason: &str, now: Instant) -> bool {
+        let Some(pod) = self.pods.get_mut(name) else { return false };
+        let news = pod.broken.is_none() && pod.ports.values().any(|port| matches!(port, Port::Live { .. }));
+        if news {
+            pod.broken = Some(reason.to_owned());
             pod.pause = pod.breaks.pause(now);
         }
+        news
     }
 
     /// The pod's addresses are these from now on.

@@ -721,15 +721,15 @@ fn a_pod_whose_way_breaks_is_lost_and_tried_again_less_and_less_often() {
     let (low, high) = ((pod_name("a"), 80), (pod_name("a"), 81));
     let armed = || Outcome::Armed { earlier: 0, addresses: vec![], app: None };
     let arm = |port| Op::Arm(pod_name("a"), port, Gate::AppListening);
-    arming.broken(&low.0, "nobody there".into(), now);
+    assert!(!arming.broken(&low.0, "nobody there", now));
     arming.want(gated([&low, &high]));
     for seconds in [5, 10, 20, 40, 80, 160, 320, 320] {
         for port in [80, 81] {
             assert_eq!(arming.next(now), [arm(port)]);
             arming.done(&arm(port), armed(), clock, now);
         }
-        arming.broken(&low.0, "the firewall".into(), now);
-        arming.broken(&low.0, "said twice".into(), now);
+        assert!(arming.broken(&low.0, "the firewall", now));
+        assert!(!arming.broken(&low.0, "said twice", now));
         for port in [80, 81] {
             assert_eq!(arming.next(now), [Op::Disarm(low.0.clone(), port)]);
             arming.done(&Op::Disarm(low.0.clone(), port), Outcome::Disarmed, clock, now);
@@ -746,7 +746,7 @@ fn a_pod_whose_way_breaks_is_lost_and_tried_again_less_and_less_often() {
         arming.done(&arm(port), armed(), clock, now);
     }
     now += Duration::from_secs(601);
-    arming.broken(&low.0, "again".into(), now);
+    assert!(arming.broken(&low.0, "again", now));
     for port in [80, 81] {
         arming.next(now);
         arming.done(&Op::Disarm(low.0.clone(), port), Outcome::Disarmed, clock, now);

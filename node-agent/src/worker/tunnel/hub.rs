@@ -178,6 +178,12 @@ impl Hub {
             let retry = self.arming.retry_at();
             tokio::select! {
                 command = commands.recv() => match command {
+                    // Every connection reports it until the pod is disarmed.
+                    Some(Command::Broken(pod, reason)) => {
+                        if !self.broken(&pod, &reason) {
+                            continue;
+                        }
+                    }
                     Some(command) => self.obey(command),
                     None => return,
                 },
@@ -234,8 +240,7 @@ impl Hub {
                 self.tls.forget(|name, _| *name == pod);
             }
             Command::Broken(pod, reason) => {
-                tracing::warn!(%pod, %reason, "the app cannot be reached through the agent: everything goes to it directly");
-                self.arming.broken(&pod, reason, Instant::now());
+                self.broken(&pod, &reason);
             }
             Command::Readdress(pod, addresses) => self.arming.readdress(&pod, addresses),
             Command::StopNew(done) => {
@@ -265,6 +270,15 @@ impl Hub {
             // Nobody was there to be looked at, or another app.
             self.tls.forget(|name, armed| (name, armed) == (pod, port));
         }
+    }
+
+    /// False if it is no news.
+    fn broken(&mut self, pod: &PodName, reason: &str) -> bool {
+        let news = self.arming.broken(pod, reason, Instant::now());
+        if news {
+            tracing::warn!(%pod, %reason, "the app cannot be reached through the agent: everything goes to it directly");
+        }
+        news
     }
 
     fn join(&mut self, joined: Joined) {
