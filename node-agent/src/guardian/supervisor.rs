@@ -235,7 +235,7 @@ impl Supervisor {
         let Some(changed) = pods.next_changed(Instant::now()) else { return };
         let mut deferred = Vec::new();
         let mut meanwhile = |home: &Home, armed: &mut Armed| {
-            deferred.extend(serve_meanwhile(worker, served, Some(&changed), home, armed));
+            serve_meanwhile(worker, served, Some(&changed), &mut deferred, home, armed);
         };
         let news = pods.look(&changed, Instant::now(), &mut meanwhile);
         for (news, fds) in news {
@@ -323,7 +323,7 @@ impl Supervisor {
         note_ready(&request, served);
         let mut deferred = Vec::new();
         let mut meanwhile = |home: &Home, armed: &mut Armed| {
-            deferred.extend(serve_meanwhile(worker, served, busy.as_ref(), home, armed));
+            serve_meanwhile(worker, served, busy.as_ref(), &mut deferred, home, armed);
         };
         let answer = match request {
             // Answered when it is over.
@@ -343,22 +343,26 @@ impl Supervisor {
         self.pods.expire(now, &mut |home, armed| {
             if let Some(worker) = worker {
                 // No pod is worked on that a request could name.
-                drop(serve_meanwhile(worker, served, None, home, armed));
+                serve_meanwhile(worker, served, None, &mut Vec::new(), home, armed);
             }
         });
     }
 }
 
-/// Answers the quick wishes that wait, but for those about the pod that is `busy`, which are given back.
+/// Answers the quick wishes that wait, but for those about the pod that is `busy`, which are put off: as many as there may be
+/// in all pauses of one work, then none is taken any more.
 fn serve_meanwhile(
     worker: &mut Worker,
     served: &mut bool,
     busy: Option<&PodName>,
+    deferred: &mut Vec<(u32, Request)>,
     home: &Home,
     armed: &mut Armed,
-) -> Vec<(u32, Request)> {
-    let mut deferred = Vec::new();
+) {
     for _ in 0..BATCH {
+        if deferred.len() >= MOST_DEFERRED {
+            return;
+        }
         let Some((seq, quick)) = worker.next_quick(Instant::now()) else { break };
         note_ready(&quick, served);
         if quick.pod().is_some() && quick.pod() == busy {
@@ -367,7 +371,6 @@ fn serve_meanwhile(
             reply(&mut worker.control, seq, pods::serve_quick(home, armed, quick));
         }
     }
-    deferred
 }
 
 fn note_ready(request: &Request, served: &mut bool) {
@@ -394,5 +397,7 @@ const GRACE: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(1);
 /// Requests between two looks at signals and the clock.
 const BATCH: usize = 64;
+/// Requests about a pod that is worked on, which wait for the end of that.
+const MOST_DEFERRED: usize = 4 * BATCH;
 /// The exit code for a wrong configuration: a restart would not help.
 const USAGE: u8 = 2;
