@@ -66,7 +66,7 @@ impl PodDatapath {
             !attachments.iter().any(|attachment| attachment.device() == device.index)
         };
         let (mut left, mut result) = (STEP, Ok(Adapted::Whole));
-        for device in self.devices.clone() {
+        for device in after(&self.devices, self.last_failed) {
             let reflect = lacks(&self.reflecting, &device);
             let steer = steers && lacks(&self.steering, &device);
             if !reflect && !steer {
@@ -78,7 +78,10 @@ impl PodDatapath {
             left -= 1;
             pause();
             match self.inside(|this| this.reach(&device, reflect, steer)) {
-                Err(error) if !error.is_of_a_device_that_went() => result = result.and(Err(error)),
+                Err(error) if !error.is_of_a_device_that_went() => {
+                    self.last_failed = Some(device.index);
+                    result = result.and(Err(error));
+                }
                 Ok(()) | Err(_) => {}
             }
         }
@@ -99,5 +102,31 @@ impl PodDatapath {
     }
 }
 
+/// The devices, those behind the one that failed last first: as many as a step takes must not keep it from the others.
+fn after(devices: &[Device], last_failed: Option<u32>) -> Vec<Device> {
+    let mut devices = devices.to_vec();
+    if let Some(at) = devices.iter().position(|device| Some(device.index) == last_failed) {
+        devices.rotate_left(at + 1);
+    }
+    devices
+}
+
 /// Devices that are given programs in one step: with clsact it takes about a millisecond each.
 const STEP: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::super::Framing;
+    use super::*;
+
+    #[test]
+    fn a_step_begins_behind_the_device_that_failed_last() {
+        let device = |index| Device { index, name: format!("eth{index}"), framing: Framing::Ethernet };
+        let devices: Vec<_> = (1..=4).map(device).collect();
+        let order = |failed| after(&devices, failed).iter().map(|device| device.index).collect::<Vec<_>>();
+        assert_eq!(order(None), [1, 2, 3, 4]);
+        assert_eq!(order(Some(2)), [3, 4, 1, 2]);
+        assert_eq!(order(Some(4)), [1, 2, 3, 4]);
+        assert_eq!(order(Some(9)), [1, 2, 3, 4], "it is gone");
+    }
+}

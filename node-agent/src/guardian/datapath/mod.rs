@@ -57,6 +57,8 @@ pub(crate) struct PodDatapath {
     maps: Maps,
     netns: OwnedFd,
     devices: Vec<Device>,
+    /// The last device that could not be given its programs.
+    last_failed: Option<u32>,
     /// What the next attach uses; `Auto` until the first has shown what the kernel can.
     attach: Attach,
     qdiscs: Vec<(u32, Qdisc)>,
@@ -126,6 +128,7 @@ impl PodDatapath {
             maps,
             netns,
             devices: spec.devices.to_vec(),
+            last_failed: None,
             attach: spec.attach,
             qdiscs: Vec::new(),
             reflecting: Vec::new(),
