@@ -64,7 +64,7 @@ fn types() -> Vec<u8> {
     const KIND_INT: u32 = 1 << 24;
     const SIGNED: u32 = 1 << 24;
     const TYPES: u32 = 32;
-    let words = [0x0001_eb9f, 24, 0, TYPES, TYPES, NAMES.len() as u32]
+    let words = [0x0001_eb9f, 24, 0, TYPES, TYPES, NAMES_LENGTH]
         .into_iter()
         .chain([1, KIND_INT, 4, SIGNED | 32])
         .chain([5, KIND_INT, 8, 64]);
@@ -74,7 +74,9 @@ fn types() -> Vec<u8> {
 }
 
 const NAMES: &[u8; 9] = b"\0int\0u64\0";
-const LENGTH: u32 = 24 + 32 + 9;
+const NAMES_LENGTH: u32 = 9;
+const _: () = assert!(NAMES.len() == 9);
+const LENGTH: u32 = 24 + 32 + NAMES_LENGTH;
 const INT: u32 = 1;
 const U64: u32 = 2;
 

@@ -18,7 +18,7 @@ impl Rig {
         let mut told = Told::default();
         wait::until_true(what, SOON, || {
             for (reply, links) in look(&mut self.pods) {
-                told.take(reply, links);
+                told.take(reply, &links);
             }
             Ok(done(&told, &self.programs()))
         })
@@ -59,7 +59,7 @@ struct Told {
 }
 
 impl Told {
-    fn take(&mut self, reply: Reply, links: Vec<OwnedFd>) {
+    fn take(&mut self, reply: Reply, links: &[OwnedFd]) {
         let Reply::Network(PodNetwork { pod, first, pod_addresses, .. }) = reply else { panic!("{reply:?}") };
         assert_eq!(pod, web());
         if first {
