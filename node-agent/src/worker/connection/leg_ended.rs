@@ -35,10 +35,11 @@ impl Exchange<'_> {
                 Ok(())
             }
             Judge::Http(engine) => {
+                let answering = engine.outstanding() > 0;
                 let end = engine.origin_eof(origin);
                 match origin {
                     Origin::App => self.app_ended(index, end),
-                    Origin::Developer(_) => self.developer_ended(index, end),
+                    Origin::Developer(_) => self.developer_ended(index, end, answering),
                 }
             }
             Judge::First(_) => {
@@ -113,7 +114,8 @@ impl Exchange<'_> {
         Ok(())
     }
 
-    fn developer_ended(&mut self, index: usize, end: OriginEnd) -> Result<(), End> {
+    /// `answering`: an answer was not through before this end.
+    fn developer_ended(&mut self, index: usize, end: OriginEnd, answering: bool) -> Result<(), End> {
         let failed = self.legs[index].failed();
         match end {
             OriginEnd::Idle => self.legs[index].discard(),
@@ -121,6 +123,8 @@ impl Exchange<'_> {
                 self.closing = Some("developer_closed");
                 self.write_rest(index);
             }
+            // Where the answer goes on until the end, a failure may have cut it.
+            OriginEnd::Early if failed && answering => return Err(End::Reset("developer_cut")),
             // The answer is whole, and the rest of the body goes nowhere: the client may still read.
             OriginEnd::Early if failed => self.closing = Some("developer_closed"),
             OriginEnd::Early => return self.finish_client(),

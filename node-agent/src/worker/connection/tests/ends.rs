@@ -170,6 +170,29 @@ async fn a_request_that_is_sent_again_tells_the_clients_address_once() {
     }
 }
 
+/// An answer without a length that is cut must not look like a whole one, also while its request is still being sent.
+#[tokio::test]
+async fn an_answer_until_the_end_that_is_cut_before_its_requests_end_is_a_reset() {
+    let rig = Rig::new().await;
+    let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let alice = Developer::at(1, service.local_addr().unwrap()).await;
+    rig.plan(&[("alice", &alice)], None);
+    let head = "POST / HTTP/1.1\r\nHost: web\r\nX-User: alice\r\nContent-Length: 10\r\n\r\n";
+    let sent = head.to_owned() + "01234";
+    let mut client = rig.client().await;
+    client.send(&sent).await;
+    let (mut served, _) = soon(service.accept()).await.unwrap();
+    let mut heard = vec![0; sent.len()];
+    soon(served.read_exact(&mut heard)).await.unwrap();
+    let part = "HTTP/1.0 200 OK\r\n\r\npart";
+    served.write_all(part.as_bytes()).await.unwrap();
+    client.read_at_least(part.len()).await;
+    relay::reset(&served);
+    drop(served);
+    client.expect_reset().await;
+    client.done().await;
+}
+
 #[tokio::test]
 async fn the_apps_end_closes_the_client() {
     let rig = Rig::new().await;
