@@ -209,6 +209,29 @@ async fn a_developers_connection_close_is_honoured() {
     client.done().await;
 }
 
+/// Without its offer of h2c this head is longer than with it, since its lists are written anew.
+#[tokio::test]
+async fn an_offer_of_h2c_in_a_long_list_is_withdrawn_and_given_back() {
+    let rig = Rig::new().await;
+    let alice = Developer::new(1, "blue", Behaviour::Serve).await;
+    rig.plan(&[("alice", &alice)], None);
+    let head = "POST / HTTP/1.1\r\nHost: web\r\nX-User: alice\r\nConnection: Upgrade\r\n\
+                Upgrade:h2c,a,b,c,d,e,f,g\r\nContent-Length: 4\r\n\r\n";
+    let mut client = rig.client().await;
+    client.send(head.to_owned() + "body").await;
+    assert_eq!(client.answer().await.text(), "body");
+    assert!(alice.service.seen().contains("\r\nUpgrade: a, b, c, d, e, f, g\r\n"), "{}", alice.service.seen());
+    // Who cannot be reached leaves it to the app, as it came.
+    alice.tunnel.close(CloseCode::Done).await;
+    soon(alice.intercept.ended()).await;
+    let mut other = rig.client().await;
+    other.send(head.to_owned() + "more").await;
+    assert_eq!(other.answer().await.text(), "more");
+    assert_eq!(rig.app.seen(), head.to_owned() + "more");
+    drop(client);
+    other.done().await;
+}
+
 #[tokio::test]
 async fn an_intercept_that_ends_leaves_the_next_request_to_the_app() {
     let rig = Rig::new().await;
