@@ -248,6 +248,7 @@ impl Exchange<'_> {
         if let Some(sending) = &mut self.sending {
             sending.left = sending.left - sent + whole.len();
         }
+        self.upgrade = Upgrade::of(&whole).map(Box::new);
     }
 
     /// The port's developers are told what they could do something about.
