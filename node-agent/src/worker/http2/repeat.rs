@@ -9,10 +9,14 @@ use h2::Reason;
 use http::{Method, request::Parts};
 
 use super::{
+    leg::header_list,
     origin::{Cause, Origin},
     stream::unprocessed,
 };
-use crate::worker::developer_leg::DeveloperError;
+use crate::worker::{
+    developer_leg::DeveloperError,
+    relay::{Share, within_budget},
+};
 
 /// How often a request is sent at most: a service that refuses the third time means it.
 const TRIES: u8 = 3;
@@ -23,13 +27,20 @@ const KEEP: usize = 16 * 1024;
 pub(super) struct Repeat {
     head: Parts,
     tries: u8,
+    /// What the head takes of the agent's budget.
+    _share: Share,
 }
 
 impl Repeat {
-    /// Of a request that was sent so often before.
+    /// Of a request that was sent so often before, if there is room for its head.
     pub(super) fn of(head: &Parts, tries: u8) -> Option<Self> {
-        let len: usize = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-        (tries + 1 < TRIES && len <= KEEP).then(|| Repeat { head: head.clone(), tries: tries + 1 })
+        let len = header_list(&head.headers) + head.uri.path_and_query().map_or(0, |path| path.as_str().len());
+        if tries + 1 >= TRIES || len > KEEP || !within_budget() {
+            return None;
+        }
+        let mut share = Share::default();
+        share.set(len);
+        Some(Repeat { head: head.clone(), tries: tries + 1, _share: share })
     }
 
     pub(super) fn head(&self) -> &Parts {
@@ -59,4 +70,20 @@ pub(super) fn may_repeat(error: &h2::Error, origin: &Origin, head: &Parts) -> bo
 /// RFC 9110, 9.2.2.
 fn is_idempotent(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    #[test]
+    fn a_short_head_is_kept_twice_and_a_long_one_never() {
+        let head = |len: usize| Request::get("/a").header("x", "v".repeat(len)).body(()).unwrap().into_parts().0;
+        let (kept, tries) = Repeat::of(&head(100), 0).unwrap().once_more();
+        assert_eq!((kept.uri.path(), tries), ("/a", 1));
+        assert!(Repeat::of(&head(100), 1).is_some() && Repeat::of(&head(100), 2).is_none());
+        assert!(Repeat::of(&head(KEEP), 0).is_none());
+    }
 }
