@@ -205,6 +205,12 @@ pub(crate) fn within_budget() -> bool {
     HELD.load(Ordering::Relaxed) < HELD_BUDGET
 }
 
+/// Whether copies may be kept of what has gone its way already: of requests that may have to be sent again. They leave the
+/// most part of the budget to slow readers, who cannot do without.
+pub(crate) fn may_keep() -> bool {
+    HELD.load(Ordering::Relaxed) < HELD_BUDGET / 4
+}
+
 /// A share of the budget; given back when it is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Share(usize);
@@ -466,6 +472,8 @@ mod tests {
             assert!(taken > passed, "within the budget the rest of a read is held: {taken} of {passed}");
             assert_eq!(HELD.load(Ordering::Relaxed), 0, "it is given back");
             let mut others = Share::default();
+            others.set(HELD_BUDGET / 4);
+            assert!(!may_keep() && within_budget(), "copies leave room for slow readers");
             others.set(HELD_BUDGET);
             let (taken, passed) = stalled().await;
             assert_eq!(taken, passed, "bytes stay in the kernel");

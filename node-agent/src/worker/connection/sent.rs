@@ -3,7 +3,7 @@
 //! Owns the copy and its bounds. Must not decide whether a request may be sent twice: the engine does. Only requests that
 //! met a leg that was used before are kept: a server may close such a connection just when it is used again.
 
-use crate::worker::relay::{Share, within_budget};
+use crate::worker::relay::{Share, may_keep};
 
 /// The most that one connection keeps, in bytes: heads with all their cookies, and small bodies.
 const KEPT_MAX: usize = 64 * 1024;
@@ -38,7 +38,7 @@ impl Sent {
         if let Sent::Nothing { keep: true } = self {
             *self = Sent::Kept { bytes: Vec::new(), share: Share::default() };
         }
-        let fits = connection + more.len() <= KEPT_MAX && within_budget();
+        let fits = connection + more.len() <= KEPT_MAX && may_keep();
         match self {
             Sent::Kept { bytes, share } if fits => {
                 bytes.extend_from_slice(more);

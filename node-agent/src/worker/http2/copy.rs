@@ -43,7 +43,7 @@ const KEEP: usize = 64 * 1024;
 impl Kept {
     /// False: it is more than may be kept.
     fn add(&mut self, bytes: &[u8]) -> bool {
-        if self.bytes.len() + bytes.len() > KEEP || !relay::within_budget() {
+        if self.bytes.len() + bytes.len() > KEEP || !relay::may_keep() {
             return false;
         }
         self.bytes.extend_from_slice(bytes);

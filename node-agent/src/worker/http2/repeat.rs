@@ -15,7 +15,7 @@ use super::{
 };
 use crate::worker::{
     developer_leg::DeveloperError,
-    relay::{Share, within_budget},
+    relay::{Share, may_keep},
 };
 
 /// How often a request is sent at most: a service that refuses the third time means it.
@@ -35,7 +35,7 @@ impl Repeat {
     /// Of a request that was sent so often before, if there is room for its head.
     pub(super) fn of(head: &Parts, tries: u8) -> Option<Self> {
         let len = header_list(&head.headers) + head.uri.path_and_query().map_or(0, |path| path.as_str().len());
-        if tries + 1 >= TRIES || len > KEEP || !within_budget() {
+        if tries + 1 >= TRIES || len > KEEP || !may_keep() {
             return None;
         }
         let mut share = Share::default();
