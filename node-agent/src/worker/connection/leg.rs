@@ -139,7 +139,7 @@ impl Leg {
     /// Writes some of the client's bytes. A failed write ends the leg; then the bytes are taken as written.
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<usize> {
         // What the end of a leg means that never was open decides where they go.
-        let undecided = !self.end_told && matches!(self.end, Some(LegEnd::Failed(LegError::Unopened(_))));
+        let undecided = !self.end_told && self.is_unopened();
         let written = match &mut self.state {
             State::Opening(_) => return Poll::Pending,
             State::Closed if undecided => return Poll::Pending,
@@ -290,6 +290,11 @@ impl Leg {
     /// True when it ended with an error.
     pub(super) fn failed(&self) -> bool {
         matches!(self.end, Some(LegEnd::Failed(_)))
+    }
+
+    /// True when it could not be opened.
+    pub(super) fn is_unopened(&self) -> bool {
+        matches!(self.end, Some(LegEnd::Failed(LegError::Unopened(_))))
     }
 
     fn readable(&self) -> bool {

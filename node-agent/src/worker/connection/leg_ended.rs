@@ -53,13 +53,16 @@ impl Exchange<'_> {
         }
     }
 
-    /// Nothing was sent to a developer whose leg could not be opened: the app gets it, as without the intercept.
+    /// Nothing was sent to a developer whose leg could not be opened: the app gets it, as without the intercept. What was
+    /// sent on another leg before goes there only if that changes nothing.
     fn fall_back(&mut self, index: usize) -> bool {
         let origin = self.legs[index].origin;
         let possible = match &mut self.judge {
             // Then there is no app to fall back to on this connection.
             Judge::Http(_) if self.app_gone.is_some() => false,
-            Judge::Http(engine) => engine.outstanding() > 0 && engine.fall_back(),
+            Judge::Http(engine) => {
+                engine.outstanding() > 0 && self.outstanding.newest_may_go_elsewhere() && engine.fall_back()
+            }
             Judge::Hello(_) | Judge::First(_) => true,
             // Nobody has got a request yet, and without this leg they find their way.
             Judge::Http2(_) => false,
@@ -137,6 +140,10 @@ impl Exchange<'_> {
                     self.closing = Some("developer_closed");
                 }
             }
+            // The new leg could not be opened on which it was to be sent again.
+            OriginEnd::Unanswered if self.legs[index].is_unopened() && self.outstanding.any_sent() => {
+                self.closing = Some("developer_closed");
+            }
             OriginEnd::Unanswered => self.refuse(index),
         }
         Ok(())
@@ -160,7 +167,8 @@ impl Exchange<'_> {
         };
         let plan = self.route.plan();
         let intercept = plan.as_deref().and_then(|plan| plan.intercept(key));
-        if !engine.may_resend(self.outstanding.newest_unsent()) || (intercept.is_none() && engine.outstanding() > 1) {
+        let to_app = engine.outstanding() == 1 && self.outstanding.newest_may_go_elsewhere();
+        if !engine.may_resend(self.outstanding.newest_unsent()) || (intercept.is_none() && !to_app) {
             return false;
         }
         let Some(sent) = self.outstanding.take_sent() else { return false };

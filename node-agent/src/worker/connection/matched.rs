@@ -75,6 +75,12 @@ impl Matched {
         self.end_as(RequestOutcome::ClientLeft);
     }
 
+    /// Whether nothing of it was written to its developer, or its method changes nothing (RFC 9110, 9.2.1): somebody else
+    /// may get it as well.
+    fn may_go_elsewhere(&self) -> bool {
+        matches!(self.sent, Sent::Nothing { .. }) || matches!(&*self.method, "GET" | "HEAD" | "OPTIONS" | "TRACE")
+    }
+
     /// The answer is complete.
     pub(in crate::worker) fn complete(&mut self) {
         self.end_as(RequestOutcome::Answered);
@@ -166,11 +172,26 @@ impl Outstanding {
         matches!(self.0.back(), Some(Some(newest)) if matches!(newest.sent, Sent::Nothing { .. }))
     }
 
+    /// Whether the newest request may go to the app after all.
+    pub(super) fn newest_may_go_elsewhere(&self) -> bool {
+        !matches!(self.0.back(), Some(Some(newest)) if !newest.may_go_elsewhere())
+    }
+
+    /// Whether a developer may have begun with any of them.
+    pub(super) fn any_sent(&self) -> bool {
+        self.0.iter().flatten().any(|matched| !matches!(matched.sent, Sent::Nothing { .. }))
+    }
+
     /// Everything that was written of the requests, if it was kept. It is not kept again.
     pub(super) fn take_sent(&mut self) -> Option<Vec<u8>> {
         let mut all = Vec::new();
         for matched in &mut self.0 {
-            all.extend(std::mem::replace(&mut matched.as_mut()?.sent, Sent::Forgotten).take()?);
+            let sent = &mut matched.as_mut()?.sent;
+            let then = match sent {
+                Sent::Nothing { .. } => Sent::Nothing { keep: false },
+                Sent::Kept { .. } | Sent::Forgotten => Sent::Forgotten,
+            };
+            all.extend(std::mem::replace(sent, then).take()?);
         }
         Some(all)
     }

@@ -128,15 +128,13 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
     }
 
     /// Nothing was sent to a developer whose leg could not be opened: the app gets it, as without the intercept.
-    fn fall_back(&mut self, mut request: Request, intercept: &Intercept, error: OpenError) {
+    fn fall_back(&mut self, request: Request, intercept: &Intercept, error: OpenError) {
         if let App::Gone = self.app {
             request.refuse(&Refusal::unopened(intercept, error));
             self.access.refused();
             return;
         }
-        request.back_to_app();
-        self.access.back_to_app();
-        self.ask_app(request);
+        self.back_to_app(request);
     }
 }
 

@@ -27,36 +27,48 @@ const KEEP: usize = 16 * 1024;
 pub(super) struct Repeat {
     head: Parts,
     tries: u8,
+    /// A developer's service may have begun with it before.
+    begun: bool,
     /// What the head takes of the agent's budget.
     _share: Share,
 }
 
 impl Repeat {
     /// Of a request that was sent so often before, if there is room for its head.
-    pub(super) fn of(head: &Parts, tries: u8) -> Option<Self> {
+    pub(super) fn of(head: &Parts, tries: u8, begun: bool) -> Option<Self> {
         let len = header_list(&head.headers) + head.uri.path_and_query().map_or(0, |path| path.as_str().len());
         if tries + 1 >= TRIES || len > KEEP || !may_keep() {
             return None;
         }
         let mut share = Share::default();
         share.set(len);
-        Some(Repeat { head: head.clone(), tries: tries + 1, _share: share })
+        Some(Repeat { head: head.clone(), tries: tries + 1, begun, _share: share })
     }
 
     pub(super) fn head(&self) -> &Parts {
         &self.head
     }
 
-    /// The head, and how often it was sent.
-    pub(super) fn once_more(self) -> (Parts, u8) {
-        (self.head, self.tries)
+    /// The head, how often it was sent, and whether a service may have begun with it, after this error.
+    pub(super) fn once_more(self, error: &h2::Error) -> (Parts, u8, bool) {
+        (self.head, self.tries, self.begun || !unbegun(error))
     }
+}
+
+/// Whether the service has said that it has not begun with the request.
+fn unbegun(error: &h2::Error) -> bool {
+    let refused = error.is_reset() && error.is_remote() && error.reason() == Some(Reason::REFUSED_STREAM);
+    refused || unprocessed(error)
+}
+
+/// Whether a request may go to the app as well as to a service that may have begun with it (RFC 9110, 9.2.1).
+pub(super) fn is_safe(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE)
 }
 
 /// Whether a request that failed so on this leg may be sent again.
 pub(super) fn may_repeat(error: &h2::Error, origin: &Origin, head: &Parts) -> bool {
-    let refused = error.is_reset() && error.is_remote() && error.reason() == Some(Reason::REFUSED_STREAM);
-    if refused || unprocessed(error) {
+    if unbegun(error) {
         return true;
     }
     let closed = match origin.cause() {
@@ -69,7 +81,7 @@ pub(super) fn may_repeat(error: &h2::Error, origin: &Origin, head: &Parts) -> bo
 
 /// RFC 9110, 9.2.2.
 fn is_idempotent(method: &Method) -> bool {
-    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE)
+    is_safe(method) || matches!(*method, Method::PUT | Method::DELETE)
 }
 
 #[cfg(test)]
@@ -81,9 +93,10 @@ mod tests {
     #[test]
     fn a_short_head_is_kept_twice_and_a_long_one_never() {
         let head = |len: usize| Request::get("/a").header("x", "v".repeat(len)).body(()).unwrap().into_parts().0;
-        let (kept, tries) = Repeat::of(&head(100), 0).unwrap().once_more();
+        let unbegun = h2::Error::from(Reason::REFUSED_STREAM);
+        let (kept, tries, _) = Repeat::of(&head(100), 0, false).unwrap().once_more(&unbegun);
         assert_eq!((kept.uri.path(), tries), ("/a", 1));
-        assert!(Repeat::of(&head(100), 1).is_some() && Repeat::of(&head(100), 2).is_none());
-        assert!(Repeat::of(&head(KEEP), 0).is_none());
+        assert!(Repeat::of(&head(100), 1, false).is_some() && Repeat::of(&head(100), 2, false).is_none());
+        assert!(Repeat::of(&head(KEEP), 0, false).is_none());
     }
 }

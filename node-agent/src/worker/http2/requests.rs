@@ -16,7 +16,7 @@ use super::{
     limits,
     origin::Origin,
     refusal::{Asked, Refusal},
-    repeat::Repeat,
+    repeat::{Repeat, is_safe},
     serving::{App, Serving, ToApp, ToDeveloper},
     stream::{self, Report, Stream, reason_after_head, refuse},
 };
@@ -37,6 +37,8 @@ pub(super) struct Request {
     pub(super) report: Option<Report>,
     /// How often it was sent.
     pub(super) tries: u8,
+    /// A developer's service may have begun with it.
+    pub(super) begun: bool,
 }
 
 /// What follows a request's head.
@@ -106,24 +108,20 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
         let plan = self.route.plan();
         self.retire_ended_intercepts(plan.as_deref());
         let to = decide(plan.as_deref(), &head);
-        let asked = Asked::of(&head);
         match to {
             To::App => {
                 self.access.count_app();
-                self.ask_app(Request { head, body: Body::New(body), respond, asked, report: None, tries: 0 });
+                self.ask_app(Request::new(head, body, respond, None));
             }
             To::Developer(intercept) if intercept.is_unanswered() && !matches!(self.app, App::Gone) => {
                 intercept.bypass();
                 self.access.count_app();
-                self.ask_app(Request { head, body: Body::New(body), respond, asked, report: None, tries: 0 });
+                self.ask_app(Request::new(head, body, respond, None));
             }
             To::Developer(intercept) => {
                 self.access.count_developer();
                 let report = Some(Report::new(intercept.clone(), &head, self.route.client));
-                self.ask_developer(
-                    Request { head, body: Body::New(body), respond, asked, report, tries: 0 },
-                    &intercept,
-                );
+                self.ask_developer(Request::new(head, body, respond, report), &intercept);
             }
         }
     }
@@ -194,7 +192,7 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
     }
 
     /// Sends a request again that this leg has not begun with.
-    pub(super) fn ask_again(&mut self, mut request: Request, refused: &Origin) {
+    pub(super) fn ask_again(&mut self, request: Request, refused: &Origin) {
         if let Some(to) = self.developers.iter_mut().find(|to| to.leg.origin.is(refused)) {
             to.retired = true;
             to.leg.retire();
@@ -205,19 +203,25 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
         match wanted {
             Some(intercept) => self.ask_developer(request, &intercept),
             // Meanwhile it is nobody's.
-            None => {
-                request.back_to_app();
-                self.access.back_to_app();
-                self.ask_app(request);
-            }
+            None => self.back_to_app(request),
         }
+    }
+
+    /// A request is the app's after all, unless a developer may have begun with it and it would have its effect twice.
+    pub(super) fn back_to_app(&mut self, mut request: Request) {
+        if request.begun && !is_safe(&request.head.method) {
+            return request.reset(Reason::INTERNAL_ERROR);
+        }
+        request.forget_developer();
+        self.access.back_to_app();
+        self.ask_app(request);
     }
 
     /// Sends a request. Without a way it was certainly not begun with: the client may try again.
     fn send(&mut self, request: Request, way: Option<(SendRequest<Bytes>, Origin)>) {
         let Some((mut requests, origin)) = way else { return request.reset(Reason::REFUSED_STREAM) };
-        let Request { mut head, body, mut respond, asked, report, tries } = request;
-        let repeat = report.as_ref().and_then(|_| Repeat::of(&head, tries)).map(Box::new);
+        let Request { mut head, body, mut respond, asked, report, tries, begun } = request;
+        let repeat = report.as_ref().and_then(|_| Repeat::of(&head, tries, begun)).map(Box::new);
         if report.as_ref().and_then(Report::intercept).is_some_and(|intercept| intercept.forwarded) {
             // Behind the copy for another try, which writes them anew.
             self.route.forwarded().parts(&mut head);
@@ -305,6 +309,12 @@ pub(super) fn into_io(error: h2::Error) -> io::Error {
 }
 
 impl Request {
+    /// Nothing of it was sent.
+    fn new(head: Parts, body: RecvStream, respond: SendResponse<Bytes>, report: Option<Report>) -> Self {
+        let asked = Asked::of(&head);
+        Request { head, body: Body::New(body), respond, asked, report, tries: 0, begun: false }
+    }
+
     /// What a leg does with it now. Extended CONNECT may be sent only to whoever has announced to take it (RFC 8441, 3).
     fn now<T: Transport, E>(&self, leg: &Leg<'_, T, E, Request>) -> Now {
         let extended = self.head.extensions.get::<Protocol>().is_some();
@@ -339,7 +349,7 @@ impl Request {
     }
 
     /// It is the app's after all.
-    pub(super) fn back_to_app(&mut self) {
+    pub(super) fn forget_developer(&mut self) {
         if let Some(report) = self.report.take() {
             report.forget();
         }

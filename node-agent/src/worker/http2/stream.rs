@@ -243,8 +243,8 @@ impl Stream {
         let body = self.request.take()?.rewind(self.held.clone())?;
         let Answer::Awaited { respond, .. } = std::mem::replace(&mut self.answer, Answer::Through) else { return None };
         let (asked, report) = (std::mem::take(&mut self.asked), self.report.take());
-        let (head, tries) = repeat.once_more();
-        Some(Box::new(Request { head, body: Body::Again(Box::new(body)), respond, asked, report, tries }))
+        let (head, tries, begun) = repeat.once_more(error);
+        Some(Box::new(Request { head, body: Body::Again(Box::new(body)), respond, asked, report, tries, begun }))
     }
 
     /// The origin gave no answer.

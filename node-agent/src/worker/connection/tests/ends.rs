@@ -193,6 +193,31 @@ async fn an_answer_until_the_end_that_is_cut_before_its_requests_end_is_a_reset(
     client.done().await;
 }
 
+/// It may have had its effect there, and would have it at the app as well.
+#[tokio::test]
+async fn a_request_with_an_effect_is_not_sent_to_the_app_after_a_developer_had_it() {
+    let rig = Rig::new().await;
+    let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let alice = Developer::at(1, service.local_addr().unwrap()).await;
+    rig.plan(&[("alice", &alice)], None);
+    let mut client = rig.client().await;
+    let asked = request("/", Some("alice")).replace("GET", "DELETE");
+    client.send(&asked).await;
+    let (mut served, _) = soon(service.accept()).await.unwrap();
+    let mut heard = vec![0; asked.len()];
+    soon(served.read_exact(&mut heard)).await.unwrap();
+    served.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nblue").await.unwrap();
+    assert_eq!(client.answer().await.text(), "blue");
+    client.send(&asked).await;
+    soon(served.read_exact(&mut heard)).await.unwrap();
+    rig.no_plan();
+    drop(served);
+    assert_eq!(client.rest().await, b"", "the client may try again");
+    let access = client.done().await;
+    assert_eq!((access.app_requests, access.developer_requests), (0, 2));
+    assert_eq!(rig.app.seen(), "");
+}
+
 #[tokio::test]
 async fn the_apps_end_closes_the_client() {
     let rig = Rig::new().await;

@@ -230,6 +230,39 @@ async fn a_connection_that_just_ended_is_repeated_where_that_changes_nothing() {
     assert!(app.seen().is_empty());
 }
 
+/// The intercept ends meanwhile: what has an effect is not sent to the app after the developer may have had it.
+#[tokio::test]
+async fn what_a_developer_may_have_begun_with_is_the_apps_only_where_that_changes_nothing() {
+    for (method, expected) in [(Method::GET, Ok(200)), (Method::DELETE, Err(Some(Reason::INTERNAL_ERROR)))] {
+        let mut rig = Rig::new().await;
+        let (app, service) = (Service::start("green").await, TcpListener::bind("127.0.0.1:0").await.unwrap());
+        rig.app.address = app.address;
+        let alice = Developer::at(1, service.local_addr().unwrap()).await;
+        rig.plan(&[("alice", &alice)], None);
+        let mut client = Client::new(&rig).await;
+        let ask = || Client::request("/a", Some("alice")).method(method.clone());
+        let (first, _) = client.send(ask(), true).await;
+        let (socket, _) = soon(service.accept()).await.unwrap();
+        let mut blue = soon(h2::server::handshake(socket)).await.unwrap();
+        let (_, mut respond) = soon(blue.accept()).await.unwrap().unwrap();
+        respond.send_response(http::Response::new(()), true).unwrap();
+        let (second, _) = tokio::select! {
+            first = soon(first) => {
+                assert_eq!(first.unwrap().status(), 200);
+                client.send(ask(), true).await
+            }
+            _ = blue.accept() => panic!("there is no second request yet"),
+        };
+        let _second = soon(blue.accept()).await.unwrap().unwrap();
+        rig.no_plan();
+        drop(blue);
+        let got = soon(second).await.map(|answer| answer.status().as_u16()).map_err(|error| error.reason());
+        assert_eq!(got, expected, "{method}");
+        assert_eq!(app.seen().len(), usize::from(expected.is_ok()));
+        client.done().await;
+    }
+}
+
 /// The kubelet's gRPC probes, by the user agent of its library.
 #[tokio::test]
 async fn a_global_intercept_leaves_probes_to_the_app() {
