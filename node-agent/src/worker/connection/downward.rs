@@ -169,12 +169,38 @@ impl Exchange<'_> {
             return;
         }
         self.count_global();
+        self.framed.get_or_insert_with(|| says_its_end(self.legs[index].down.unread()));
         self.outstanding.opened(status(self.legs[index].down.unread()), self.route.client);
     }
+}
+
+/// Whether an HTTP/1 answer begins with a whole head that names a length or chunks.
+fn says_its_end(answer: &[u8]) -> bool {
+    let Some(end) = answer.windows(4).position(|window| window == b"\r\n\r\n") else { return false };
+    let named = |line: &[u8]| {
+        let name = line.split(|&byte| byte == b':').next().unwrap_or_default();
+        [&b"content-length"[..], b"transfer-encoding"].iter().any(|known| name.eq_ignore_ascii_case(known))
+    };
+    answer.starts_with(b"HTTP/1.1 ") && answer[..end].split(|&byte| byte == b'\n').any(named)
 }
 
 /// The status of an HTTP/1 answer, if the bytes begin with one.
 fn status(answer: &[u8]) -> Option<u16> {
     let code = answer.strip_prefix(b"HTTP/1.")?.get(2..5)?;
     std::str::from_utf8(code).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_says_its_end_by_a_length_or_by_chunks() {
+        for answer in ["HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbl", "HTTP/1.1 200\r\ntransfer-encoding:chunked\r\n\r\n"] {
+            assert!(says_its_end(answer.as_bytes()), "{answer}");
+        }
+        for other in ["HTTP/1.1 200 OK\r\n\r\nContent-Length: 4\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n", "220 hi\r\n"] {
+            assert!(!says_its_end(other.as_bytes()), "{other}");
+        }
+    }
 }

@@ -150,6 +150,8 @@ pub(super) struct Exchange<'c> {
     pub(super) quiet_answer: Option<Pin<Box<Sleep>>>,
     /// The last bytes that moved went to the client.
     pub(super) client_heard_last: bool,
+    /// Whether the first answer of a developer who has the whole connection says where it ends; `None` before it.
+    pub(super) framed: Option<bool>,
     /// A developer leaves who has the whole connection: until when it must have been quiet.
     pub(super) leaving: Option<Pin<Box<Sleep>>>,
 }
@@ -195,6 +197,7 @@ impl<'c> Exchange<'c> {
             active: Instant::now(),
             quiet_answer: None,
             client_heard_last: false,
+            framed: None,
             leaving: None,
             global: None,
         };

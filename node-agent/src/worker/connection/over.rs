@@ -19,7 +19,7 @@ use super::{
 const QUIET_ANSWER: Duration = Duration::from_millis(500);
 /// How long a connection that is not read must have been quiet to count as being between requests: longer than a service
 /// thinks in the middle of an answer, shorter than its leaving developer waits.
-const QUIET: Duration = Duration::from_millis(500);
+const QUIET: Duration = Duration::from_millis(1500);
 
 impl Exchange<'_> {
     /// For how long nothing has moved, if nothing is on its way.
@@ -96,11 +96,12 @@ impl Exchange<'_> {
     }
 
     /// A connection that is wholly a developer's cannot go on without him: once he leaves, it ends when it is quiet behind an
-    /// answer, as a server ends a connection that is kept alive. Otherwise it is cut when his tunnel is closed.
+    /// answer, as a server ends a connection that is kept alive. Otherwise it is cut when his tunnel is closed: also where an
+    /// answer has no length of its own, since half of it would look whole.
     fn wait_until_quiet(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
         let Judge::Opaque(Origin::Developer(_)) = self.judge else { return Ok(()) };
         let last = self.legs.iter().any(|leg| leg.last && leg.end.is_none() && leg.down.is_empty());
-        if !last || !self.client_heard_last || self.writing.is_some() || !self.up.is_empty() {
+        if !last || self.framed != Some(true) || !self.client_heard_last || self.writing.is_some() || !self.up.is_empty() {
             return Ok(());
         }
         let until = self.active + QUIET;
