@@ -273,7 +273,7 @@ impl<'c> Exchange<'c> {
         }
         moved |= self.downward(cx)?;
         moved |= self.upward(cx)?;
-        self.close_last_legs();
+        moved |= self.close_last_legs();
         if self.sending.is_none() {
             self.legs.iter_mut().for_each(Leg::send_fin);
         }

@@ -6,13 +6,18 @@ use std::{
     time::Duration,
 };
 
-use redir_http::engine::{Engine, Origin};
+use redir_http::{
+    engine::{Engine, Origin},
+    filter::Key,
+};
 use tokio::time::{sleep, sleep_until};
 
 use super::{
     exchange::{AppGone, ClientSide, End, Exchange, Judge},
     leg::{Leg, LegEnd},
+    route::origin,
 };
+use crate::worker::plan::Plan;
 
 /// How long a developer's answer that cannot be read may say nothing before it is taken to be over: some round trips of a
 /// tunnel that loses packets. Pools that take it for whole then see the connection end, before they use it again.
@@ -57,14 +62,32 @@ impl Exchange<'_> {
     }
 
     /// Legs of intercepts that have ended are closed as soon as nothing is on them: their developer waits for that.
-    pub(super) fn close_last_legs(&mut self) {
-        let Judge::Http(engine) = &self.judge else { return };
+    /// True if another leg is needed then.
+    pub(super) fn close_last_legs(&mut self) -> bool {
+        if self.is_left_unused() {
+            let plan = self.route.plan();
+            self.follow(plan.as_deref());
+            return true;
+        }
+        let Judge::Http(engine) = &self.judge else { return false };
         let writing = self.writing.map(|writing| writing.from);
         for leg in self.legs.iter_mut().filter(|leg| leg.last && !leg.end_told) {
             if engine.leg_idle(leg.origin) && leg.down.is_empty() && writing != Some(leg.origin) {
                 leg.discard();
             }
         }
+        false
+    }
+
+    /// Whether the connection is wholly a developer's who leaves, and nothing was sent on it: it goes on as one that opens
+    /// now.
+    fn is_left_unused(&self) -> bool {
+        // What goes either way is counted as his first.
+        let (Some(global), ClientSide::Open, None) = (&self.global, self.client_side, self.sending) else { return false };
+        let (Judge::First(_) | Judge::Opaque(Origin::Developer(_))) = &self.judge else { return false };
+        let his = |leg: &Leg| leg.origin == origin(global) && leg.last && leg.end.is_none() && leg.down.is_empty();
+        let goes_on = |plan: &Plan| plan.intercept(Key(global.id)).is_some();
+        self.writing.is_none() && self.legs.iter().any(his) && !self.route.plan().as_deref().is_some_and(goes_on)
     }
 
     /// Nothing moves: bytes of a developer that wait for the client hold a part of the tunnel's window.

@@ -76,6 +76,25 @@ async fn a_connection_that_is_wholly_a_developers_ends_between_requests_when_he_
 }
 
 #[tokio::test]
+async fn a_connection_on_which_nothing_was_said_is_not_the_developers_who_left() {
+    for probes_to_app in [true, false] {
+        let rig = Rig::new().await;
+        let alice = Developer::new(1, "blue", Behaviour::Serve).await;
+        let mut plan = rig.planned(&[], Some(&alice));
+        plan.probes_to_app = probes_to_app;
+        rig.set(plan);
+        let mut silent = rig.client().await;
+        streams_become(&alice, 1).await;
+        rig.no_plan();
+        alice.intercept.ending.begin();
+        streams_become(&alice, 0).await;
+        assert_eq!(silent.ask("/", None).await.text(), "green");
+        let access = silent.done().await;
+        assert_eq!((access.app_requests, access.developer_requests), (1, 0));
+    }
+}
+
+#[tokio::test]
 async fn who_does_not_answer_gets_no_new_request() {
     let rig = Rig::new().await;
     let alice = Developer::new(1, "blue", Behaviour::Serve).await;

@@ -77,6 +77,16 @@ impl Rig {
 
     /// The port's plan from now on; a filter is a value of the header x-user.
     pub(super) fn plan(&self, filtered: &[(&str, &Developer)], global: Option<&Developer>) {
+        self.set(self.planned(filtered, global));
+    }
+
+    /// The port's plan from now on.
+    pub(super) fn set(&self, plan: Plan) {
+        self.plans.replace(HashMap::from([(self.pod.clone(), vec![Arc::new(plan)])]));
+    }
+
+    /// The plan that [`Rig::plan`] sets.
+    pub(super) fn planned(&self, filtered: &[(&str, &Developer)], global: Option<&Developer>) -> Plan {
         let mut table = Vec::new();
         let mut intercepts = Vec::new();
         for (user, developer) in filtered {
@@ -88,14 +98,13 @@ impl Rig {
         if let Some(developer) = global {
             table.push((Key(developer.intercept.id), Filter::everything()));
         }
-        let plan = Plan {
+        Plan {
             port: PORT,
             table: Table::new(table),
             filtered: intercepts,
             global: global.map(|developer| developer.intercept.clone()),
             probes_to_app: true,
-        };
-        self.plans.replace(HashMap::from([(self.pod.clone(), vec![Arc::new(plan)])]));
+        }
     }
 
     /// Nothing is intercepted any more.
