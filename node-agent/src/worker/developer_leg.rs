@@ -67,6 +67,14 @@ impl DeveloperLeg {
         Poll::Ready(())
     }
 
+    /// Resolves when the intercept ends, at once if that was told already; not told by [`DeveloperLeg::poll_ending`] then.
+    pub(crate) fn take_ending(&mut self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        match self.ending.take() {
+            Some(ending) => ending,
+            None => Box::pin(std::future::ready(())),
+        }
+    }
+
     /// Writes some of the bytes.
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize, DeveloperError>> {
         Pin::new(&mut self.send).poll_write(cx, bytes).map_err(|error| match error {

@@ -199,15 +199,14 @@ impl<'a, A: Transport + 'a> Legs<'a, A> {
                 });
                 legs.app = App::Leg(Box::new(Leg::new(opening, origin, limits::APP_CONNECTION)));
             }
-            First::Developer(id, leg, heard) => {
+            First::Developer(id, mut leg, heard) => {
+                let ending = leg.take_ending();
                 let (io, told) = (DeveloperIo::new(leg, origin.clone()), origin.clone());
                 let opening: Opening<'a, DeveloperIo, Unopened> = Box::pin(async move {
                     let greeted = greet(limits::towards_developer(), io, told, heard, written).await;
                     greeted.map_err(Unopened::Stream)
                 });
                 let leg = Leg::new(opening, origin, limits::DEVELOPER_CONNECTION);
-                // It was there before the first request: the plan tells of its end.
-                let ending = Box::pin(std::future::pending());
                 legs.developers.push(ToDeveloper { id, leg, retired: false, ending, last: false });
             }
             First::Missing => {}

@@ -156,3 +156,17 @@ async fn over_http2_a_leg_without_streams_is_closed_when_its_intercept_ends() {
     assert_eq!(client.ask("/b", Some("alice")).await, (200, "green /b".into()));
     client.done().await;
 }
+
+#[tokio::test]
+async fn over_http2_the_leg_of_a_global_intercept_is_closed_when_that_ends() {
+    let (rig, _app, _blue, alice) = http2::world().await;
+    rig.plan(&[], Some(&alice));
+    let mut client = http2::Client::new(&rig).await;
+    assert_eq!(client.ask("/a", None).await, (200, "blue /a".into()));
+    streams_become(&alice, 1).await;
+    rig.no_plan();
+    alice.intercept.ending.begin();
+    streams_become(&alice, 0).await;
+    assert_eq!(client.ask("/b", None).await, (200, "green /b".into()));
+    client.done().await;
+}
