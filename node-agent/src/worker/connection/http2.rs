@@ -31,6 +31,9 @@ use crate::worker::{
 /// client's preface, its SETTINGS, which it then gets; such servers are rare, those that are known answer the first 24
 /// bytes or the connection itself. A client that does waits for the server, which is not HTTP/2.
 const SILENCE: Duration = Duration::from_secs(1);
+/// How long a client may leave its preface out after the app's 101, before the connection is the app's alone: meanwhile the
+/// app is not read, and its end not seen.
+const SILENCE_UPGRADED: Duration = Duration::from_secs(5);
 
 /// What is known of both ends' HTTP/2.
 pub(super) struct Preface {
@@ -169,15 +172,20 @@ impl Exchange<'_> {
     pub(super) fn wait_for_http2(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
         let heard = self.legs.iter().any(|leg| !leg.down.is_empty());
         let sending = self.sending.is_some();
-        let Judge::Http2(Preface { to, silence, upgrade: None }) = &mut self.judge else { return Ok(()) };
-        let waits = if to.is_some() { !sending } else { heard };
-        if !waits || silence.get_or_insert_with(|| Box::pin(sleep(SILENCE))).as_mut().poll(cx).is_pending() {
+        let Judge::Http2(Preface { to, silence, upgrade }) = &mut self.judge else { return Ok(()) };
+        let upgraded = upgrade.is_some();
+        let (waits, most) = match to {
+            _ if upgraded => (true, SILENCE_UPGRADED),
+            Some(_) => (!sending, SILENCE),
+            None => (heard, SILENCE),
+        };
+        if !waits || silence.get_or_insert_with(|| Box::pin(sleep(most))).as_mut().poll(cx).is_pending() {
             return Ok(());
         }
-        if to.is_some() {
+        if to.is_some() && !upgraded {
             return Err(self.hand_over());
         }
-        self.not_http2(OpaqueReason::ServerFirst);
+        self.not_http2(if upgraded { OpaqueReason::Upgraded } else { OpaqueReason::ServerFirst });
         // There is something to pass on now.
         cx.waker().wake_by_ref();
         Ok(())

@@ -219,6 +219,32 @@ async fn a_request_with_an_effect_is_not_sent_to_the_app_after_a_developer_had_i
 }
 
 #[tokio::test]
+async fn a_client_that_does_not_go_on_after_101_is_the_apps() {
+    let mut rig = Rig::new().await;
+    let alice = Developer::new(1, "blue", Behaviour::Serve).await;
+    rig.plan(&[("alice", &alice)], None);
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    rig.app.address = server.local_addr().unwrap();
+    let mut client = rig.client().await;
+    let asked = "GET / HTTP/1.1\r\nHost: web\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\
+                 HTTP2-Settings: AAMAAABk\r\n\r\n";
+    client.send(asked).await;
+    let (mut app, _) = soon(server.accept()).await.unwrap();
+    let mut heard = vec![0; asked.len()];
+    soon(app.read_exact(&mut heard)).await.unwrap();
+    let switched = [&b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"[..], &SETTINGS];
+    let switched = switched.concat();
+    app.write_all(&switched).await.unwrap();
+    drop(app);
+    assert!(client.rest().await == switched, "the app's last words, and its end");
+    let access = client.done().await;
+    assert_eq!(access.opaque, Some("upgraded"));
+}
+
+/// Empty.
+const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+
+#[tokio::test]
 async fn the_apps_end_closes_the_client() {
     let rig = Rig::new().await;
     let alice = Developer::new(1, "blue", Behaviour::Serve).await;
