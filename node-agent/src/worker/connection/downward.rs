@@ -196,10 +196,16 @@ mod tests {
 
     #[test]
     fn an_answer_says_its_end_by_a_length_or_by_chunks() {
-        for answer in ["HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbl", "HTTP/1.1 200\r\ntransfer-encoding:chunked\r\n\r\n"] {
+        for answer in
+            ["HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbl", "HTTP/1.1 200\r\ntransfer-encoding:chunked\r\n\r\n"]
+        {
             assert!(says_its_end(answer.as_bytes()), "{answer}");
         }
-        for other in ["HTTP/1.1 200 OK\r\n\r\nContent-Length: 4\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n", "220 hi\r\n"] {
+        for other in [
+            "HTTP/1.1 200 OK\r\n\r\nContent-Length: 4\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n",
+            "220 hi\r\n",
+        ] {
             assert!(!says_its_end(other.as_bytes()), "{other}");
         }
     }

@@ -83,7 +83,9 @@ impl Exchange<'_> {
     /// now.
     fn is_left_unused(&self) -> bool {
         // What goes either way is counted as his first.
-        let (Some(global), ClientSide::Open, None) = (&self.global, self.client_side, self.sending) else { return false };
+        let (Some(global), ClientSide::Open, None) = (&self.global, self.client_side, self.sending) else {
+            return false;
+        };
         let (Judge::First(_) | Judge::Opaque(Origin::Developer(_))) = &self.judge else { return false };
         let his = |leg: &Leg| leg.origin == origin(global) && leg.last && leg.end.is_none() && leg.down.is_empty();
         let goes_on = |plan: &Plan| plan.intercept(Key(global.id)).is_some();
@@ -124,7 +126,12 @@ impl Exchange<'_> {
     fn wait_until_quiet(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
         let Judge::Opaque(Origin::Developer(_)) = self.judge else { return Ok(()) };
         let last = self.legs.iter().any(|leg| leg.last && leg.end.is_none() && leg.down.is_empty());
-        if !last || self.framed != Some(true) || !self.client_heard_last || self.writing.is_some() || !self.up.is_empty() {
+        if !last
+            || self.framed != Some(true)
+            || !self.client_heard_last
+            || self.writing.is_some()
+            || !self.up.is_empty()
+        {
             return Ok(());
         }
         let until = self.active + QUIET;

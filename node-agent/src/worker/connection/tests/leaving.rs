@@ -2,6 +2,12 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    time::timeout,
+};
+
 use super::{
     http2,
     rig::{Behaviour, Developer, Rig, request, soon},
@@ -73,6 +79,30 @@ async fn a_connection_that_is_wholly_a_developers_ends_between_requests_when_he_
     assert_eq!(busy.rest().await, b"");
     busy.done().await;
     streams_become(&alice, 0).await;
+}
+
+/// Its end is the connection's: a FIN in its middle would make half of it look whole.
+#[tokio::test]
+async fn a_leaving_developers_answer_without_a_length_is_not_ended_where_it_pauses() {
+    let rig = Rig::new().await;
+    let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let alice = Developer::at(1, service.local_addr().unwrap()).await;
+    rig.plan(&[], Some(&alice));
+    let mut client = rig.client().await;
+    client.send(request("/", None)).await;
+    let (mut served, _) = soon(service.accept()).await.unwrap();
+    let mut asked = vec![0; request("/", None).len()];
+    soon(served.read_exact(&mut asked)).await.unwrap();
+    served.write_all(b"HTTP/1.1 200 OK\r\n\r\nha").await.unwrap();
+    client.read_at_least(21).await;
+    rig.no_plan();
+    alice.intercept.ending.begin();
+    // Longer than what is taken for the end of an answer that says its own.
+    assert!(timeout(Duration::from_secs(2), client.socket.read_u8()).await.is_err(), "nothing, and no end");
+    served.write_all(b"lves").await.unwrap();
+    drop(served);
+    assert_eq!(client.rest().await, b"HTTP/1.1 200 OK\r\n\r\nhalves");
+    client.done().await;
 }
 
 #[tokio::test]
