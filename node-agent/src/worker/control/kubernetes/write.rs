@@ -123,9 +123,12 @@ mod tests {
 
     use super::*;
 
+    /// Method, path and body of each request.
+    type Seen = Arc<Mutex<Vec<(String, Value)>>>;
+
     /// A client whose requests are kept, and answered with this status code.
-    fn client(code: u16) -> (Client, Arc<Mutex<Vec<(String, Value)>>>) {
-        let seen = Arc::new(Mutex::new(Vec::new()));
+    fn client(code: u16) -> (Client, Seen) {
+        let seen = Seen::default();
         let kept = seen.clone();
         let answer = move |request: Request<Body>| {
             let kept = kept.clone();
