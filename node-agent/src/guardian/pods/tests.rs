@@ -1,7 +1,7 @@
 //! Wishes of a worker, granted and refused, in real namespaces with the real programs. Needs root.
 
 use std::{
-    net::{IpAddr, SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     os::fd::AsFd,
     time::Duration,
 };
@@ -118,6 +118,9 @@ fn a_pod_is_armed_disarmed_and_released_without_a_trace() {
             rig.ask(Request::Disarm { pod: web(), port }).expect("disarmed");
         }
         assert!(!rig.programs().contains("redir_steer") && rig.programs().contains("redir_reflect"));
+        let (bind, ports) = (BindAddress { ip: rig.address(), scope: 0 }, vec![700]);
+        let refused = rig.ask(Request::Sockets { pod: web(), bind, ports, for_trial: true }).expect_err("no companion");
+        assert_eq!(refused.code, RefusedCode::NotArmed, "such a leg would reach the app");
         rig.arm(8080).expect("armed again while draining");
         assert!(rig.programs().contains("redir_steer"));
         rig.ask(Request::Disarm { pod: web(), port: 8080 }).expect("disarmed");
@@ -330,4 +333,22 @@ fn the_guardian_is_home_again_after_every_wish() {
     let (_, fds) = rig.sockets(ip, &[700]).expect("granted");
     assert_eq!(own(), before);
     assert!(fds[0].as_fd().try_clone_to_owned().is_ok());
+}
+
+#[test]
+fn a_flush_ends_with_its_port_though_the_pod_stays_armed() {
+    let mut rig = Rig::new(Attach::Auto);
+    let at = SocketAddr::new(rig.address(), 8080);
+    let connect = || {
+        let app = TcpListener::bind(at)?;
+        let client = TcpStream::connect(at)?;
+        Ok::<_, io::Error>((client, app.accept()?, app))
+    };
+    let _connection = rig.topology.pod().namespace.run(connect).expect("inside").expect("connected");
+    rig.arm(8080).expect("armed");
+    rig.arm(8081).expect("armed");
+    rig.pods.begin_flush(7, web(), 8080, Instant::now()).expect("begun");
+    rig.ask(Request::Disarm { pod: web(), port: 8080 }).expect("disarmed");
+    let (seq, answer) = rig.pods.flush(Instant::now()).expect("over at once");
+    assert!(matches!((seq, answer), (7, Ok((Reply::Flushed { closed: 0, left: 0 }, _)))));
 }
