@@ -35,6 +35,30 @@ const RELEASE_AFTER: Duration = Duration::from_millis(1200);
 /// for the agent's sockets, and would reach the client unreflected.
 const LATE: Duration = Duration::from_millis(300);
 
+/// How far a capture is from its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CaptureEnd {
+    /// A connection that was steered may still arrive.
+    Steered,
+    /// None will, but some are there, or were a moment ago.
+    Settled,
+    /// Nothing of the pod's needs the agent any more.
+    Releasable,
+}
+
+impl CaptureEnd {
+    /// For how long no port was armed, and for how long there was no connection; None where that is not so.
+    fn of(disarmed_for: Option<Duration>, empty_for: Option<Duration>) -> Self {
+        if disarmed_for.is_none_or(|time| time < RELEASE_AFTER) {
+            Self::Steered
+        } else if empty_for.is_none_or(|time| time < LATE) {
+            Self::Settled
+        } else {
+            Self::Releasable
+        }
+    }
+}
+
 /// A pod's listening sockets.
 pub(super) struct Listeners {
     v4: TcpListener,
@@ -258,14 +282,12 @@ impl<'p> Loop<'p> {
                 self.beat();
             }
             empty_since = (self.pod.connections() == 0).then(|| empty_since.unwrap_or_else(Instant::now));
-            if self.pod.disarmed_for().is_none_or(|time| time < RELEASE_AFTER) {
-                continue;
-            }
+            let end = CaptureEnd::of(self.pod.disarmed_for(), empty_since.map(|since| since.elapsed()));
             // Nothing is steered here any more, and while draining nothing will be.
-            if self.pod.shared.stop.draining.is_cancelled() {
+            if end != CaptureEnd::Steered && self.pod.shared.stop.draining.is_cancelled() {
                 self.listeners = None;
             }
-            if empty_since.is_some_and(|since| since.elapsed() >= LATE) && release(self.pod).await {
+            if end == CaptureEnd::Releasable && release(self.pod).await {
                 return;
             }
         }
@@ -361,5 +383,25 @@ async fn release(pod: &Pod) -> bool {
             matches!(error, BrokerError::GuardianGone) && pod.abort.is_cancelled()
                 || pod.shared.stop.abort.is_cancelled()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_is_released_only_when_nothing_can_come_late() {
+        let [short, late, long] = [0, 300, 1200].map(Duration::from_millis);
+        let almost = |time: Duration| Some(time.saturating_sub(Duration::from_millis(1)));
+        // A handshake that was steered just before the port was disarmed still finds its listener.
+        for disarmed in [None, Some(short), almost(long)] {
+            assert_eq!(CaptureEnd::of(disarmed, Some(10 * long)), CaptureEnd::Steered, "{disarmed:?}");
+        }
+        // The app's last segments still find the agent's sockets, and reflect.
+        for empty in [None, Some(short), almost(late)] {
+            assert_eq!(CaptureEnd::of(Some(10 * long), empty), CaptureEnd::Settled, "{empty:?}");
+        }
+        assert_eq!(CaptureEnd::of(Some(long), Some(late)), CaptureEnd::Releasable);
     }
 }
