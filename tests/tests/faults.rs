@@ -167,7 +167,7 @@ both!(connections_inside_a_killed_agent_are_reset_on_both_sides, UNDER_LOAD, |w|
         w.agent.wait_ready(&w.topology.node.namespace)?;
         wait::until_true("steering again", SOON, || {
             let client = w.connect(w.client(), family)?;
-            let (_end, peer) = app.accept()?;
+            let (_end, peer) = w.accept(&app, w.client(), family)?;
             Ok(peer.port() != client.local_addr()?.port())
         })?;
     }

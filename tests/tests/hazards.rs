@@ -492,7 +492,7 @@ both!(clients_may_use_ports_of_the_reserved_range, HIGH_PORTS, |w| {
             }
             let from = (w.client().ip(family), port).into();
             let client = w.client().namespace.connect_from(from, w.pod().at(family, PORT))?;
-            let (app, peer) = app.accept()?;
+            let (app, peer) = w.accept(&app, w.client(), family)?;
             ensure!(peer.ip() == w.client().ip(family) && reserved(peer.port()), "{peer}");
             open.push(Pair { client, app, peer });
         }
@@ -550,7 +550,7 @@ both!(a_client_port_that_is_a_live_leg_only_waits, HIGH_PORTS, |w| {
         drop(pair.client);
         // Once it is gone, the client gets its port.
         let mut client = w.client().namespace.connect_from(from, w.pod().at(family, PORT))?;
-        let (mut end, _) = app.accept()?;
+        let (mut end, _) = w.accept(&app, w.client(), family)?;
         write(&mut client, b"now\n")?;
         ensure!(read_exactly(&mut end, 4)? == b"now\n");
     }
