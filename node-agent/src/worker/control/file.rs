@@ -107,7 +107,7 @@ fn check_flush(developer: &Developer, wish: &Wish) -> Result<(), Refused> {
     if wish.earlier == EarlierConnections::Stay || wish.filter.is_none() || developer.flush {
         return Ok(());
     }
-    let sentence = "--flush closes other people's connections, which your key may not do beside a filter; ask the                     agent's administrator for `flush = true` in your [[developer]] table, or leave --flush out";
+    let sentence = "--flush closes other people's connections, which your key may not do beside a filter; ask the agent's administrator for `flush = true` in your [[developer]] table, or leave --flush out";
     Err(Refused { code: RefusedCode::FlushNotAllowed, sentence: sentence.to_owned() })
 }
 
