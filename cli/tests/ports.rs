@@ -188,3 +188,24 @@ async fn every_port_is_asked_for_before_the_command_is_started() {
     assert_one_sentence(&text);
     assert!(text.contains("port 80: ") && text.contains("allowed are: 8080"), "{text}");
 }
+
+/// What it asks for would match there again, and come back.
+#[tokio::test]
+async fn the_intercepted_port_itself_is_no_service() {
+    let mut scene = Scene::new().await;
+    let (_redir, session, _) = scene.live(&[]).await;
+    let itself = (std::net::Ipv4Addr::LOCALHOST, scene.port()).into();
+    let (_send, mut receive) = soon("a stream", session.try_open_to(itself, 7, None)).await.unwrap();
+    assert_eq!(reset(&mut receive).await, StreamCode::Looped);
+    reaches_again(&scene, &session).await;
+}
+
+/// Another port of the pod is one like any other.
+async fn reaches_again(scene: &Scene, session: &Session) {
+    let (mut send, _receive) = session.open(7).await;
+    send.write_all(b"ping").await.unwrap();
+    let mut connection = scene.connection().await;
+    let mut request = [0; 4];
+    soon("the request", connection.read_exact(&mut request)).await.unwrap();
+    assert_eq!(&request, b"ping");
+}

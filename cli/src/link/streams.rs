@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redir_tunnel::{Arrival, DataStream, Tunnel, relay};
+use redir_tunnel::{Arrival, DataStream, Tunnel, canonical, relay};
 use redir_wire::StreamCode;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -49,6 +49,10 @@ pub(crate) async fn serve(arrival: Arrival, tunnel: Tunnel, own: watch::Receiver
 /// A connection to the service. It begins with the client's address where the service wants to read it there.
 async fn connect(wanted: &Wanted, stream: &DataStream) -> Result<TcpStream, StreamCode> {
     let mut tcp = wanted.service.connect().await?;
+    // Nothing was sent yet. What this request asks for would match again there, and come back here.
+    if tcp.peer_addr().is_ok_and(|peer| canonical(peer) == canonical(stream.header.destination)) {
+        return Err(StreamCode::Looped);
+    }
     if let Some(version) = wanted.proxy {
         let header = version.header(stream.header.client, stream.header.destination);
         match timeout(PATIENCE, tcp.write_all(&header)).await {

@@ -159,15 +159,19 @@ impl Session {
         intercept: u64,
         tls: Option<ClientTls>,
     ) -> Result<(SendStream, RecvStream), quinn::WriteError> {
+        self.try_open_to("10.0.0.2:8080".parse().unwrap(), intercept, tls).await
+    }
+
+    /// A stream of a client that has dialled this address of the pod.
+    pub(crate) async fn try_open_to(
+        &self,
+        destination: SocketAddr,
+        intercept: u64,
+        tls: Option<ClientTls>,
+    ) -> Result<(SendStream, RecvStream), quinn::WriteError> {
         let (mut send, receive) = self.connection.open_bi().await?;
-        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
-        let header = StreamHeader {
-            intercept,
-            pod: "web-1".into(),
-            client: address("10.0.0.9:4000"),
-            destination: address("10.0.0.2:8080"),
-            tls,
-        };
+        let header =
+            StreamHeader { intercept, pod: "web-1".into(), client: "10.0.0.9:4000".parse().unwrap(), destination, tls };
         send.write_all(&header.encode().unwrap()).await?;
         Ok((send, receive))
     }

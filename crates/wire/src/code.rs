@@ -23,6 +23,8 @@ pub enum StreamCode {
     Gone,
     /// The developer's service was to speak TLS, and did not complete the handshake.
     NoTls,
+    /// The developer's service is the intercepted port itself: each request would come back, for ever.
+    Looped,
     /// A code that this version does not know.
     Other(u64),
 }
@@ -40,6 +42,7 @@ impl StreamCode {
             Self::Slow => 6,
             Self::Gone => 7,
             Self::NoTls => 20,
+            Self::Looped => 21,
             Self::Other(number) => number,
         }
     }
@@ -56,6 +59,7 @@ impl StreamCode {
             6 => Self::Slow,
             7 => Self::Gone,
             20 => Self::NoTls,
+            21 => Self::Looped,
             other => Self::Other(other),
         }
     }
@@ -75,6 +79,7 @@ impl fmt::Display for StreamCode {
             Self::NoTls => {
                 f.write_str("the developer's service did not complete a TLS handshake, which --local-tls asks for")
             }
+            Self::Looped => f.write_str("the developer's service is this very port of the pod; --to must name another"),
             Self::Other(number) => write!(f, "the connection ended with code {number}"),
         }
     }

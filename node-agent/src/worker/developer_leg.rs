@@ -27,8 +27,8 @@ pub(crate) enum DeveloperError {
 impl DeveloperError {
     /// Whether the developer's side refused the connection before any byte went through it.
     pub(crate) fn refused(&self) -> bool {
-        use StreamCode::{NoTls, NotMine, Refused, Timeout, Unreachable};
-        matches!(self, DeveloperError::Code(Refused | Timeout | Unreachable | NotMine | NoTls))
+        use StreamCode::{Looped, NoTls, NotMine, Refused, Timeout, Unreachable};
+        matches!(self, DeveloperError::Code(Refused | Timeout | Unreachable | NotMine | NoTls | Looped))
     }
 }
 
