@@ -364,8 +364,8 @@ const TABLES: Scenario = Scenario {
 
 both!(an_icmp_reject_in_the_pod_ends_the_leg_at_once, TABLES, |w| {
     let _apps = both_apps(w)?;
-    let _cli = w.alice()?;
-    for (family, iptables) in [(Family::V4, "iptables-legacy"), (Family::V6, "ip6tables-legacy")] {
+    let mut cli = w.alice()?;
+    for (time, (family, iptables)) in (1..).zip([(Family::V4, "iptables-legacy"), (Family::V6, "ip6tables-legacy")]) {
         // The agent's legs come from these, the client's own packets do not.
         let rule = "INPUT -p tcp --dport 8080 -m multiport --sports 512:1023,10000:29999 -j REJECT";
         let command = |action| [iptables, action].into_iter().chain(rule.split(' ')).collect::<Vec<_>>();
@@ -375,9 +375,10 @@ both!(an_icmp_reject_in_the_pod_ends_the_leg_at_once, TABLES, |w| {
         let ended = w.connect(w.client(), family).and_then(|mut client| read_all(&mut client));
         ensure!(ended.is_err() || ended.is_ok_and(|b| b.is_empty()));
         ensure!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+        // The way is found broken; not before may it be whole again, or the port would be taken back later.
+        cli.wait_events("refused", time, SOON)?;
         w.pod().namespace.output(&command("-D"))?;
         ensure!(w.get(family, &[])?.starts_with("green"));
-        // The way was found broken, and is found whole again.
         wait::until_true("the port is intercepted again", SOON * 3, || {
             Ok(w.get(family, &[ALICE])?.starts_with("blue"))
         })?;

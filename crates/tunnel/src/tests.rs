@@ -47,7 +47,10 @@ impl TestAgent {
 }
 
 async fn greet(handshake: Handshake) -> (quinn::Connection, Pin, AgentControl) {
-    let (connection, pin) = handshake.finish().await.unwrap();
+    greet_finished(handshake.finish().await.unwrap()).await
+}
+
+async fn greet_finished((connection, pin): (quinn::Connection, Pin)) -> (quinn::Connection, Pin, AgentControl) {
     let mut control = AgentControl::accept(&connection).await.unwrap();
     let hello = control.next().await.unwrap().unwrap();
     assert!(matches!(hello.message, ToAgent::Hello(_)));
