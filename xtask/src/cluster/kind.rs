@@ -11,7 +11,8 @@ use redir_rig::namespace::checked;
 use redir_rig::wait;
 
 use super::kubectl::Kubectl;
-use super::{Node, Piece, Provider};
+use super::version::KubernetesVersion;
+use super::{Node, Piece, Provider, ProxyMode};
 use crate::{child, paths};
 
 /// What kind calls the cluster, and its machines after it.
@@ -38,8 +39,12 @@ pub(super) fn found() -> Result<Option<Kind>> {
     Ok(Some(Kind { kubectl: Kubectl::new("kubectl", kubeconfig()?) }))
 }
 
-/// Makes it and waits until its nodes are ready. `version` is Kubernetes', without a leading v; kind's own without.
-pub(super) fn up(nodes: u8, version: Option<&str>) -> Result<Kind> {
+/// Makes it and waits until its nodes are ready; kind chooses what is not given.
+pub(super) fn up(nodes: u8, version: Option<KubernetesVersion>, proxy: Option<ProxyMode>) -> Result<Kind> {
+    ensure!(
+        proxy != Some(ProxyMode::Both),
+        "kind has one kube-proxy for all nodes: say `--proxy nftables` or `iptables`"
+    );
     for program in ["kind", "docker", "kubectl"] {
         ensure!(
             paths::program(program).is_some(),
@@ -49,7 +54,8 @@ pub(super) fn up(nodes: u8, version: Option<&str>) -> Result<Kind> {
     let folder = folder()?;
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let description = folder.join("cluster.yaml");
-    fs::write(&description, describe(nodes)).with_context(|| format!("cannot write {}", description.display()))?;
+    fs::write(&description, describe(nodes, proxy))
+        .with_context(|| format!("cannot write {}", description.display()))?;
     child::show(&mut create(&description, &kubeconfig()?, version))?;
     found()?.context("kind made a cluster, but does not list it: `kind get clusters` should")
 }
@@ -65,7 +71,7 @@ pub(super) fn down() -> Result<bool> {
     Ok(true)
 }
 
-fn create(description: &Path, kubeconfig: &Path, version: Option<&str>) -> Command {
+fn create(description: &Path, kubeconfig: &Path, version: Option<KubernetesVersion>) -> Command {
     let mut command = Command::new("kind");
     command.args(["create", "cluster", "--name", NAME, "--wait", "5m", "--config"]).arg(description);
     command.arg("--kubeconfig").arg(kubeconfig);
@@ -75,10 +81,14 @@ fn create(description: &Path, kubeconfig: &Path, version: Option<&str>) -> Comma
     command
 }
 
-/// Pods run on workers only, as with the local cluster.
-fn describe(nodes: u8) -> String {
+/// Pods run on workers only, and have addresses of both families, as with the local cluster.
+fn describe(nodes: u8, proxy: Option<ProxyMode>) -> String {
     let workers = "- role: worker\n".repeat(nodes.into());
-    format!("kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\nnodes:\n- role: control-plane\n{workers}")
+    let proxy = proxy.map(|mode| format!("  kubeProxyMode: {}\n", mode.name())).unwrap_or_default();
+    format!(
+        "kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\nnetworking:\n  ipFamily: dual\n{proxy}\
+         nodes:\n- role: control-plane\n{workers}"
+    )
 }
 
 fn folder() -> Result<PathBuf> {
@@ -176,14 +186,19 @@ mod tests {
 
     #[test]
     fn two_nodes_are_two_workers_beside_the_control_plane() {
-        let lines = ["kind: Cluster", "apiVersion: kind.x-k8s.io/v1alpha4", "nodes:", "- role: control-plane"];
-        let workers = ["- role: worker", "- role: worker"];
-        assert_eq!(describe(2).lines().collect::<Vec<_>>(), [&lines[..], &workers[..]].concat());
+        let head = ["kind: Cluster", "apiVersion: kind.x-k8s.io/v1alpha4", "networking:", "  ipFamily: dual"];
+        let nodes = ["nodes:", "- role: control-plane", "- role: worker", "- role: worker"];
+        assert_eq!(describe(2, None).lines().collect::<Vec<_>>(), [&head[..], &nodes].concat());
+        let with_proxy = [&head[..], &["  kubeProxyMode: nftables"], &nodes].concat();
+        assert_eq!(describe(2, Some(ProxyMode::Nftables)).lines().collect::<Vec<_>>(), with_proxy);
     }
 
     #[test]
     fn a_version_chooses_the_image() {
-        let spelled = |version| child::spelled(&create(Path::new("/c.yaml"), Path::new("/k"), version));
+        let spelled = |version: Option<&str>| {
+            let version = version.map(|version| version.parse().unwrap());
+            child::spelled(&create(Path::new("/c.yaml"), Path::new("/k"), version))
+        };
         let common = "kind create cluster --name redir --wait 5m --config /c.yaml --kubeconfig /k";
         assert_eq!(spelled(None), common);
         assert_eq!(spelled(Some("1.34.0")), format!("{common} --image kindest/node:v1.34.0"));

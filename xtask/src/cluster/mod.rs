@@ -9,6 +9,7 @@ pub(crate) mod kubectl;
 mod local;
 mod status;
 mod users;
+mod version;
 
 use std::ffi::{OsStr, OsString};
 use std::net::IpAddr;
@@ -17,11 +18,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::{child, paths, privilege, ui};
 use kubectl::Kubectl;
+use version::KubernetesVersion;
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -69,8 +71,12 @@ enum Action {
         /// As `status` names it
         component: String,
     },
-    /// Only the set-up: packages, and Kubernetes itself, compiled from Debian's source
-    Setup,
+    /// Only the set-up: packages, and Kubernetes itself, compiled from its source
+    Setup {
+        /// Another version than the one that `up` takes by itself
+        #[arg(long, value_name = "VERSION")]
+        kubernetes_version: Option<KubernetesVersion>,
+    },
 }
 
 #[derive(Args)]
@@ -81,9 +87,51 @@ pub(crate) struct Up {
     /// What makes the cluster
     #[arg(long, value_enum, default_value_t = ProviderName::Local)]
     provider: ProviderName,
-    /// Another version of Kubernetes, e.g. 1.34.0; only with kind
+    /// Another version of Kubernetes, e.g. 1.34.4: compiled if the Go module proxy has it; with kind, what kind has
     #[arg(long, value_name = "VERSION")]
-    kubernetes_version: Option<String>,
+    kubernetes_version: Option<KubernetesVersion>,
+    /// How kube-proxy brings connections to Services; kind's own choice with kind, else `both`
+    #[arg(long, value_enum)]
+    proxy: Option<ProxyMode>,
+}
+
+impl Up {
+    /// What a local cluster is asked to be.
+    fn shape(&self) -> Shape {
+        Shape {
+            nodes: self.nodes,
+            version: self.kubernetes_version.unwrap_or_else(KubernetesVersion::in_tree),
+            proxy: self.proxy.unwrap_or(ProxyMode::Both),
+        }
+    }
+}
+
+/// What kube-proxy writes its rules with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum ProxyMode {
+    Nftables,
+    Iptables,
+    /// By turns: nftables on node-1, iptables on node-2; only with the local provider
+    Both,
+}
+
+impl ProxyMode {
+    /// As a person writes it, and Kubernetes too but for `both`.
+    fn name(self) -> &'static str {
+        match self {
+            ProxyMode::Nftables => "nftables",
+            ProxyMode::Iptables => "iptables",
+            ProxyMode::Both => "both",
+        }
+    }
+}
+
+/// What tells one local cluster from another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Shape {
+    nodes: u8,
+    version: KubernetesVersion,
+    proxy: ProxyMode,
 }
 
 /// Who makes a cluster.
@@ -147,7 +195,7 @@ impl Cluster {
         let (provider, how): (Box<dyn Provider>, _) = match options.provider {
             ProviderName::Local => {
                 ensure!(kind::found()?.is_none(), "a cluster of kind's is up: `cargo xtask cluster down` ends it");
-                let (local, was) = local::up(options.nodes)?;
+                let (local, was) = local::up(options.shape())?;
                 let how = match was {
                     local::Was::Down => "up",
                     local::Was::Incomplete => "up again, all of it",
@@ -159,7 +207,7 @@ impl Cluster {
                 ensure!(local::found()?.is_none(), "a local cluster is up: `cargo xtask cluster down` ends it");
                 match kind::found()? {
                     Some(kind) => (Box::new(kind), "up already"),
-                    None => (Box::new(kind::up(options.nodes, options.kubernetes_version.as_deref())?), "up"),
+                    None => (Box::new(kind::up(options.nodes, options.kubernetes_version, options.proxy)?), "up"),
                 }
             }
         };
@@ -249,23 +297,22 @@ pub(crate) fn prepare(up: &Up) -> Result<()> {
     if up.provider == ProviderName::Kind {
         return Ok(());
     }
-    if let Some(version) = &up.kubernetes_version {
-        bail!("the local cluster is Kubernetes {} and no other; {version} needs `--provider kind`", local::KUBERNETES);
-    }
-    local::set_up()?;
+    local::set_up(up.shape().version)?;
     as_root("making network namespaces and cgroups for a cluster")
 }
 
 /// The folder of a local cluster's programs, which are made if they are not there.
 pub(crate) fn programs() -> Result<PathBuf> {
-    local::set_up()?;
-    local::programs()
+    let version = KubernetesVersion::in_tree();
+    local::set_up(version)?;
+    local::programs(version)
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
     match &options.action {
-        Action::Setup => {
-            let did = if local::set_up()? { "done" } else { "nothing to do" };
+        Action::Setup { kubernetes_version } => {
+            let version = kubernetes_version.unwrap_or_else(KubernetesVersion::in_tree);
+            let did = if local::set_up(version)? { "done" } else { "nothing to do" };
             println!("{} {did}: `cargo xtask cluster up` will work now", ui::green("set up,"));
             Ok(())
         }

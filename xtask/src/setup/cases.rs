@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::{packages, tools};
+use super::{pip, tools};
 use crate::paths;
 use crate::step::{log_file, quietly};
 
@@ -79,7 +79,7 @@ fn remove(folder: &Path) -> Result<()> {
 fn gunicorn(into: &Path) -> Result<()> {
     let download = into.join("download");
     let options = ["download", "--no-binary", ":all:", "--dest"];
-    pip(into, GUNICORN, &options, &download, "downloading the requests of gunicorn's tests with pip")?;
+    pip::pinned(into, GUNICORN, &options, &download, "downloading the requests of gunicorn's tests with pip")?;
     let archive = only_file(&download)?;
     let mut command = Command::new("tar");
     command.arg("--extract").arg("--file").arg(&archive).arg("--directory").arg(into);
@@ -91,24 +91,7 @@ fn gunicorn(into: &Path) -> Result<()> {
 /// The wheel is of Debian 12's Python.
 fn grpcio(into: &Path) -> Result<()> {
     let options = ["install", "--only-binary", ":all:", "--python-version", "3.11", "--target"];
-    pip(into, GRPCIO, &options, into, "downloading grpcio with pip, which gRPC is tested with")
-}
-
-/// Runs pip with pinned requirements; the last option takes a folder.
-fn pip(work: &Path, pinned: &str, options: &[&str], folder: &Path, line: &str) -> Result<()> {
-    let pip = match paths::program("pip3") {
-        Some(pip) => pip,
-        None => {
-            packages::install_missing(packages::PIP)?;
-            paths::program("pip3").context("python3-pip is installed, but pip3 is nowhere in PATH")?
-        }
-    };
-    let requirements = work.join("requirements.txt");
-    fs::write(&requirements, pinned).with_context(|| format!("cannot write {}", requirements.display()))?;
-    let mut command = Command::new(pip);
-    command.args(options).arg(folder).arg("--requirement").arg(&requirements);
-    command.args(["--require-hashes", "--no-deps", "--disable-pip-version-check"]);
-    quietly(&mut command, line.into(), &log_file("pip.log")?)
+    pip::pinned(into, GRPCIO, &options, into, "downloading grpcio with pip, which gRPC is tested with")
 }
 
 fn only_file(folder: &Path) -> Result<PathBuf> {

@@ -3,11 +3,14 @@
 //! When nothing is missing it only looks at a few files: no network, no other program, well under a second.
 
 mod cases;
+mod go;
 mod packages;
 mod peers;
+mod pip;
 mod tools;
 
 use std::fs::File;
+use std::path::PathBuf;
 
 use anyhow::Result;
 use nix::fcntl::Flock;
@@ -40,6 +43,13 @@ pub(crate) fn run(say: Say) -> Result<()> {
 pub(crate) fn with_cases() -> Result<()> {
     let _lock = lock()?;
     cases::install().map(drop)
+}
+
+/// What only compiling Kubernetes needs, beside everything else; a `go` of at least this version.
+pub(crate) fn with_go(wanted: &str) -> Result<PathBuf> {
+    let _lock = lock()?;
+    packages::install_missing(packages::KUBERNETES)?;
+    go::program(wanted)
 }
 
 /// What only `fuzz` needs, beside everything else.

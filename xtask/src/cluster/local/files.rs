@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 
 use super::pki::Pki;
 use super::plan::{CONTAINERD_SOCKET, FILES_IN_NODE, Machine, NAME, api_url, audit_policy, node_script};
+use crate::cluster::Shape;
+use crate::cluster::version::KubernetesVersion;
 
 /// What the components read.
 pub(super) struct Files<'a> {
@@ -20,17 +22,17 @@ pub(super) struct Files<'a> {
 }
 
 impl Files<'_> {
-    pub(super) fn write(&self, nodes: u8) -> Result<()> {
+    pub(super) fn write(&self, shape: Shape) -> Result<()> {
         make_folder(&Machine::Control.folder())?;
         for name in ["kube-controller-manager", "kube-scheduler"] {
             self.pki.kubeconfig(name, &api_url(), &Machine::Control.kubeconfig(name))?;
         }
         write(&audit_policy(), &unaudited().to_string())?;
         write(&node_script(), include_str!("node.sh"))?;
-        Machine::nodes(nodes).zip(1..).try_for_each(|(node, number)| self.write_node(node, number))
+        Machine::nodes(shape.nodes).zip(1..).try_for_each(|(node, number)| self.write_node(node, number, shape.version))
     }
 
-    fn write_node(&self, node: Machine, number: u8) -> Result<()> {
+    fn write_node(&self, node: Machine, number: u8, version: KubernetesVersion) -> Result<()> {
         let var = node.var();
         for folder in ["lib/cni", "lib/containerd", "lib/kubelet", "lib/redir/net.d", "log", "opt/kubernetes", "tmp"] {
             make_folder(&var.join(folder))?;
@@ -46,7 +48,7 @@ impl Files<'_> {
         }
         self.pki.kubeconfig(&node.to_string(), &api_url(), &own.join("kubelet.kubeconfig"))?;
         self.pki.kubeconfig("kube-proxy", &api_url(), &own.join("kube-proxy.kubeconfig"))?;
-        write(&own.join("kubelet.json"), &kubelet(node).to_string())?;
+        write(&own.join("kubelet.json"), &kubelet(node, version).to_string())?;
         write(&own.join("resolv.conf"), "")?;
         write(&own.join("net.d/redir.conflist"), &network(number).to_string())?;
         write(&own.join("containerd.toml"), &self.containerd())
@@ -54,41 +56,50 @@ impl Files<'_> {
 
     fn containerd(&self) -> String {
         let (snapshotter, pause) = (self.snapshotter, self.pause);
+        let snapshotters =
+            ["btrfs", "devmapper", "zfs", "erofs", "blockfile"].map(|name| format!("snapshotter.v1.{name}"));
+        let others = ["nri.v1.nri", "tracing.processor.v1.otlp"].map(str::to_owned);
+        let unused = [&snapshotters[..], &others].concat();
+        let unused: Vec<String> = unused.iter().map(|plugin| format!("io.containerd.{plugin}")).collect();
         format!(
-            r#"version = 2
+            r#"version = 3
 root = "/var/lib/containerd"
 state = "/run/containerd"
-disabled_plugins = ["io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.aufs"]
+disabled_plugins = {unused:?}
 
 [grpc]
 address = "{CONTAINERD_SOCKET}"
 
-[plugins."io.containerd.grpc.v1.cri"]
-sandbox_image = "{pause}"
-# Where CAP_SYS_RESOURCE is missing, no process may be made less likely to be killed than its parent.
-restrict_oom_score_adj = true
-
 [plugins."io.containerd.internal.v1.opt"]
 path = "/var/lib/containerd/opt"
 
-[plugins."io.containerd.grpc.v1.cri".cni]
-bin_dir = "/var/opt/kubernetes/cni"
-conf_dir = "{}/net.d"
-
-[plugins."io.containerd.grpc.v1.cri".containerd]
+[plugins."io.containerd.cri.v1.images"]
 snapshotter = "{snapshotter}"
 
-[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+[plugins."io.containerd.cri.v1.images".pinned_images]
+sandbox = "{pause}"
+
+[plugins."io.containerd.cri.v1.runtime"]
+# Where CAP_SYS_RESOURCE is missing, no process may be made less likely to be killed than its parent.
+restrict_oom_score_adj = true
+
+[plugins."io.containerd.cri.v1.runtime".cni]
+bin_dirs = ["/var/opt/kubernetes/cni"]
+conf_dir = "{FILES_IN_NODE}/net.d"
+
+[plugins."io.containerd.cri.v1.runtime".containerd]
+default_runtime_name = "runc"
+
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
 runtime_type = "io.containerd.runc.v2"
-"#,
-            FILES_IN_NODE
+"#
         )
     }
 }
 
-fn kubelet(node: Machine) -> Value {
+fn kubelet(node: Machine, version: KubernetesVersion) -> Value {
     let file = |name: &str| format!("{}/{name}", FILES_IN_NODE);
-    json!({
+    let mut configuration = json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "authentication": {
@@ -101,6 +112,7 @@ fn kubelet(node: Machine) -> Value {
         "tlsPrivateKeyFile": file("kubelet.key"),
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": format!("/{NAME}/{node}"),
+        "containerRuntimeEndpoint": format!("unix://{CONTAINERD_SOCKET}"),
         "failSwapOn": false,
         "resolvConf": file("resolv.conf"),
         "oomScoreAdj": 0,
@@ -109,12 +121,18 @@ fn kubelet(node: Machine) -> Value {
         // The disk is the developer's own, and how full it is no reason to evict anything or to drop loaded images.
         "imageGCHighThresholdPercent": 100,
         "evictionHard": { "nodefs.available": "0%", "nodefs.inodesFree": "0%", "imagefs.available": "0%" },
-    })
+    });
+    // A machine with cgroups of version 1, which this one may be, is refused since 1.35 unless this is said, and it can be
+    // said since 1.31.
+    if version.minor >= 31 {
+        configuration["failCgroupV1"] = false.into();
+    }
+    configuration
 }
 
 fn network(number: u8) -> Value {
     json!({
-        "cniVersion": "0.4.0",
+        "cniVersion": "1.0.0",
         "name": "redir",
         "plugins": [
             {
@@ -126,8 +144,8 @@ fn network(number: u8) -> Value {
                 "ipMasq": false,
                 "ipam": {
                     "type": "host-local",
-                    "ranges": [[{ "subnet": Machine::pods(number).to_string() }]],
-                    "routes": [{ "dst": "0.0.0.0/0" }],
+                    "ranges": Machine::pods(number).map(|network| [json!({ "subnet": network.to_string() })]),
+                    "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }],
                     "dataDir": "/var/lib/cni",
                 },
             },

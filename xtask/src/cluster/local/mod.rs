@@ -12,9 +12,11 @@ mod pki;
 mod plan;
 mod process;
 mod programs;
+mod progress;
 mod ready;
 
 use std::fs::{self, Permissions};
+use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,24 +24,27 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use clap::ValueEnum;
 use nix::sys::signal::Signal;
 use redir_rig::namespace::checked;
 use redir_rig::wait;
 use serde_json::{Value, json};
 
 use super::kubectl::Kubectl;
-use super::{Node, Piece, Provider};
+use super::version::KubernetesVersion;
+use super::{Node, Piece, Provider, ProxyMode, Shape};
 use crate::{lock, paths, setup, signals, ui};
 use cgroup::Cgroups;
 use components::{Component, Kind};
 use files::Files;
 use pki::Pki;
 use plan::{LOCK, Machine, STATE};
-pub(super) use programs::KUBERNETES;
+use programs::Programs;
 
 /// A local cluster that was started, by this process or another.
 pub(super) struct Local {
-    nodes: u8,
+    shape: Shape,
+    programs: Programs,
     cgroups: Cgroups,
     kubectl: Kubectl,
 }
@@ -54,42 +59,51 @@ pub(super) enum Was {
 }
 
 /// Everything that needs no root: packages, and the programs.
-pub(super) fn set_up() -> Result<bool> {
+pub(super) fn set_up(version: KubernetesVersion) -> Result<bool> {
     setup::run(setup::Say::OnlyWork)?;
-    programs::install()
+    Programs::of(version)?.install()
 }
 
 /// Where they are.
-pub(super) fn programs() -> Result<PathBuf> {
-    Ok(programs::folder()?.join("bin"))
+pub(super) fn programs(version: KubernetesVersion) -> Result<PathBuf> {
+    Ok(Programs::of(version)?.folder().join("bin"))
 }
 
 /// The cluster on this machine, in whatever state it is.
 pub(super) fn found() -> Result<Option<Local>> {
     let Ok(text) = fs::read_to_string(record()) else { return Ok(None) };
-    let record: Value =
-        serde_json::from_str(&text).with_context(|| format!("cannot read {}", self::record().display()))?;
-    let nodes =
-        record["nodes"].as_u64().and_then(|nodes| u8::try_from(nodes).ok()).context("a cluster without nodes")?;
-    let programs = Path::new(record["programs"].as_str().unwrap_or_default());
-    let kubectl = Kubectl::new(programs.join("bin/kubectl"), admin_kubeconfig());
-    Ok(Some(Local { nodes, cgroups: Cgroups::find()?, kubectl }))
+    let read = |text: &str| {
+        let record: Value = serde_json::from_str(text).ok()?;
+        let shape = Shape {
+            nodes: record["nodes"].as_u64().and_then(|nodes| u8::try_from(nodes).ok())?,
+            version: record["kubernetes"].as_str()?.parse().ok()?,
+            proxy: ProxyMode::from_str(record["proxy"].as_str()?, false).ok()?,
+        };
+        Some((shape, Programs::in_folder(shape.version, record["programs"].as_str()?)))
+    };
+    let (shape, programs) = read(&text).with_context(|| {
+        format!("cannot read {}: `cargo xtask cluster down` removes what is there", self::record().display())
+    })?;
+    let kubectl = Kubectl::new(programs.program("kubectl"), admin_kubeconfig());
+    Ok(Some(Local { shape, programs, cgroups: Cgroups::find()?, kubectl }))
 }
 
 /// Starts a cluster, or what does not run of the one that is there, and waits until everything works. Needs root.
-pub(super) fn up(nodes: u8) -> Result<(Local, Was)> {
+pub(super) fn up(shape: Shape) -> Result<(Local, Was)> {
     let _lock = lock::exclusive(Path::new(LOCK), "`cargo xtask cluster`")?;
     if let Some(local) = found()?.filter(Local::holds_together) {
+        let Shape { nodes, version, proxy } = local.shape;
         ensure!(
-            local.nodes == nodes && fs::read_to_string(record()).ok() == Some(recorded(nodes)?),
-            "another cluster is up, made with `--nodes {}`: `cargo xtask cluster down` ends it",
-            local.nodes
+            local.shape == shape && local.programs == Programs::of(shape.version)?,
+            "another cluster is up, made with `--nodes {nodes} --kubernetes-version {version} --proxy {}`: `cargo xtask \
+             cluster down` ends it",
+            proxy.name()
         );
         let was = local.complete()?;
         return Ok((local, was));
     }
     remove(Log::Goes)?;
-    let local = start(nodes).inspect_err(|_| {
+    let local = start(shape).inspect_err(|_| {
         // What it said stays, until the next `up` or `down`.
         if let Err(error) = remove(Log::Stays) {
             eprintln!("{} {error:#}", ui::red("error:"));
@@ -136,9 +150,9 @@ fn discard(path: &Path) -> Result<()> {
     checked(command.args(["--recursive", "--force", "--one-file-system", "--"]).arg(path), None).map(drop)
 }
 
-fn start(nodes: u8) -> Result<Local> {
+fn start(shape: Shape) -> Result<Local> {
     let line = ui::Line::start("network, keys and files");
-    let prepared = prepare(nodes);
+    let prepared = prepare(shape);
     line.end(if prepared.is_ok() { "made" } else { "failed" });
     prepared?;
     let local = found()?.expect("the record was written");
@@ -146,7 +160,8 @@ fn start(nodes: u8) -> Result<Local> {
 }
 
 /// All that is there before the first process.
-fn prepare(nodes: u8) -> Result<()> {
+fn prepare(shape: Shape) -> Result<()> {
+    let (nodes, programs) = (shape.nodes, Programs::of(shape.version)?);
     let mut private = fs::DirBuilder::new();
     private.recursive(true).mode(0o700);
     for folder in [Machine::Control.folder(), Path::new(STATE).join("pki")] {
@@ -158,12 +173,12 @@ fn prepare(nodes: u8) -> Result<()> {
     open().with_context(|| format!("cannot open {} to everyone", state.display()))?;
     give_kubeconfigs_to_the_person()?;
     // First of all, so that whatever else fails is found.
-    fs::write(record(), recorded(nodes)?).with_context(|| format!("cannot write {}", record().display()))?;
+    fs::write(record(), recorded(shape, &programs)).with_context(|| format!("cannot write {}", record().display()))?;
     let cgroups = Cgroups::find()?;
     Machine::all(nodes).into_iter().try_for_each(|machine| cgroups.prepare(machine))?;
     network::make(nodes)?;
     let pki = Pki::make(nodes)?;
-    Files { pki: &pki, snapshotter: snapshotter()?, pause: programs::PAUSE }.write(nodes)?;
+    Files { pki: &pki, snapshotter: snapshotter()?, pause: &programs.pause_image() }.write(shape)?;
     // Last of all: who finds it finds all the others.
     pki.kubeconfig("admin", &plan::api_url(), &admin_kubeconfig())
 }
@@ -187,9 +202,16 @@ fn record() -> PathBuf {
     Path::new(STATE).join("cluster.json")
 }
 
-/// What tells whether a running cluster is the wanted one.
-fn recorded(nodes: u8) -> Result<String> {
-    Ok(json!({ "nodes": nodes, "programs": programs::folder()? }).to_string())
+/// What `found` reads.
+fn recorded(shape: Shape, programs: &Programs) -> String {
+    let Shape { nodes, version, proxy } = shape;
+    json!({
+        "nodes": nodes,
+        "kubernetes": version.to_string(),
+        "proxy": proxy.name(),
+        "programs": programs.folder(),
+    })
+    .to_string()
 }
 
 fn kubeconfigs() -> PathBuf {
@@ -203,16 +225,17 @@ fn admin_kubeconfig() -> PathBuf {
 impl Local {
     /// Whether the machines are there, so that only components could be missing. What a reboot or a killed `up` left is not.
     fn holds_together(&self) -> bool {
-        self.kubectl.kubeconfig().exists() && Machine::nodes(self.nodes).all(|machine| self.init(machine).is_ok())
+        self.kubectl.kubeconfig().exists() && Machine::nodes(self.shape.nodes).all(|machine| self.init(machine).is_ok())
     }
 
     /// Starts what does not run, in order, and waits until all of it works.
     fn complete(&self) -> Result<Was> {
-        let missing: Vec<Component> = Component::all(self.nodes).filter(|component| !self.runs(*component)).collect();
+        let missing: Vec<Component> =
+            Component::all(self.shape.nodes).filter(|component| !self.runs(*component)).collect();
         if missing.is_empty() && self.wanting().is_none() {
             return Ok(Was::Up);
         }
-        let all = missing.len() == Component::all(self.nodes).count();
+        let all = missing.len() == Component::all(self.shape.nodes).count();
         let start = |kinds: &[Kind]| {
             let mut wanted = missing.iter().filter(|component| kinds.contains(&component.kind));
             wanted.try_for_each(|component| self.start_component(*component))
@@ -223,7 +246,7 @@ impl Local {
         self.wait("etcd and the API server", &[Kind::Etcd, Kind::ApiServer])?;
         start(&[Kind::ControllerManager, Kind::Scheduler])?;
         for kubelet in missing.iter().filter(|component| component.kind == Kind::Kubelet) {
-            self.import(kubelet.machine, &programs::folder()?.join("pause.tar"))?;
+            self.import(kubelet.machine, &self.programs.pause_archive())?;
         }
         self.register()?;
         start(&[Kind::Kubelet, Kind::Proxy])?;
@@ -234,19 +257,17 @@ impl Local {
 
     /// Makes the nodes' objects, which a kubelet would make too, but without the range of its pods, for which it then waits.
     fn register(&self) -> Result<()> {
-        for (node, number) in Machine::nodes(self.nodes).zip(1..) {
-            let pods = Machine::pods(number).to_string();
+        for (node, number) in Machine::nodes(self.shape.nodes).zip(1..) {
+            let pods = Machine::pods(number).map(|network| network.to_string());
+            let addresses = [IpAddr::from(node.address()), node.address6().into()];
+            let addresses = addresses.map(|address| json!({ "type": "InternalIP", "address": address }));
             let object = json!({
                 "apiVersion": "v1",
                 "kind": "Node",
                 "metadata": { "name": node.to_string() },
-                "spec": { "podCIDR": pods, "podCIDRs": [pods] },
-                // A kubelet of this version panics over a node without a capacity; the proxy takes its address from here.
-                "status": {
-                    "capacity": { "pods": "110" },
-                    "allocatable": { "pods": "110" },
-                    "addresses": [{ "type": "InternalIP", "address": node.address() }],
-                },
+                "spec": { "podCIDR": pods[0], "podCIDRs": pods },
+                // The proxy takes its addresses from here.
+                "status": { "addresses": addresses },
             });
             self.kubectl.output_with(&["apply", "--filename=-"], &object)?;
         }
@@ -255,7 +276,7 @@ impl Local {
 
     fn wait_for_nodes_to_be_made(&self) -> Result<()> {
         const LIMIT: Duration = Duration::from_secs(30);
-        for node in Machine::nodes(self.nodes) {
+        for node in Machine::nodes(self.shape.nodes) {
             let made = wait::until_true(format!("{node} to be made"), LIMIT, || Ok(self.init(node).is_ok()));
             made.map_err(|error| self.blame(Component { machine: node, kind: Kind::Node }, &format!("{error:#}")))?;
         }
@@ -265,7 +286,7 @@ impl Local {
     /// Waits until all components of these kinds work.
     fn wait(&self, what: &str, kinds: &[Kind]) -> Result<()> {
         let line = ui::Line::start(what);
-        let mut components = Component::all(self.nodes).filter(|component| kinds.contains(&component.kind));
+        let mut components = Component::all(self.shape.nodes).filter(|component| kinds.contains(&component.kind));
         let result = components.try_for_each(|component| self.wait_for(component, &line));
         line.end(if result.is_ok() { "ready" } else { "failed" });
         result
@@ -304,12 +325,12 @@ impl Local {
     }
 
     fn machine(&self, name: &str) -> Result<Machine> {
-        let found = Machine::nodes(self.nodes).find(|node| node.to_string() == name);
-        found.with_context(|| format!("no node is called {name}: there are node-1 to node-{}", self.nodes))
+        let found = Machine::nodes(self.shape.nodes).find(|node| node.to_string() == name);
+        found.with_context(|| format!("no node is called {name}: there are node-1 to node-{}", self.shape.nodes))
     }
 
     fn component(&self, name: &str) -> Result<Component> {
-        let found = Component::all(self.nodes).filter(|component| component.kind != Kind::Node);
+        let found = Component::all(self.shape.nodes).filter(|component| component.kind != Kind::Node);
         let found = found.into_iter().find(|component| component.name() == name);
         found.with_context(|| format!("no component is called {name}: `cargo xtask cluster status` names them"))
     }
@@ -330,7 +351,7 @@ impl Provider for Local {
 
     fn nodes(&self) -> Result<Vec<Node>> {
         let node = |machine: Machine| Node { name: machine.to_string(), address: machine.address().into() };
-        Ok(Machine::nodes(self.nodes).map(node).collect())
+        Ok(Machine::nodes(self.shape.nodes).map(node).collect())
     }
 
     fn enter(&self, node: &str) -> Result<Command> {
@@ -338,7 +359,7 @@ impl Provider for Local {
     }
 
     fn load(&self, archive: &Path) -> Result<()> {
-        for node in Machine::nodes(self.nodes) {
+        for node in Machine::nodes(self.shape.nodes) {
             let words = self.import(node, archive)?;
             // `unpacking NAME (DIGEST)...done`
             let images = words.lines().filter_map(|line| line.strip_prefix("unpacking ")?.split(' ').next());
@@ -367,20 +388,20 @@ impl Provider for Local {
 
     fn pieces(&self) -> Result<Vec<Piece>> {
         let piece = |component: Component| {
-            let package = component.kind.package().map(programs::version).transpose()?;
+            let part = component.kind.part().map(|part| self.programs.version_of(part)).transpose()?;
             Ok(Piece {
                 name: component.name(),
-                version: package.unwrap_or_else(|| KUBERNETES.to_owned()),
+                version: part.unwrap_or_else(|| self.shape.version.to_string()),
                 endpoint: component.endpoint(),
                 processes: self.processes(component),
                 log: component.log(),
             })
         };
-        Component::all(self.nodes).filter(|component| component.kind != Kind::Node).map(piece).collect()
+        Component::all(self.shape.nodes).filter(|component| component.kind != Kind::Node).map(piece).collect()
     }
 
     fn wanting(&self) -> Option<String> {
-        let mut components = Component::all(self.nodes);
+        let mut components = Component::all(self.shape.nodes);
         let (component, lack) = components.find_map(|component| Some((component, self.lacks(component)?)))?;
         Some(format!("{}: {lack}; its log is {}", component.name(), component.log().display()))
     }

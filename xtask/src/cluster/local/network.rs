@@ -4,14 +4,16 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
+use ipnet::IpNet;
 use redir_rig::cleanup::NETNS_DIR;
 use redir_rig::namespace::checked;
 
-use super::plan::{HOST_ADDRESS, Machine, NAME, NODE_NETWORK, Network, POD_NETWORK, SERVICE_NETWORK};
+use super::plan::{HOST_ADDRESS, HOST_ADDRESS6, Machine, NAME, NODE_NETWORKS, POD_NETWORKS, SERVICE_NETWORKS};
 
 /// Makes all of it.
 pub(super) fn make(nodes: u8) -> Result<()> {
@@ -21,9 +23,10 @@ pub(super) fn make(nodes: u8) -> Result<()> {
         checked(Command::new("ip").args(["netns", "add", &machine.namespace()]), None)?;
         ip(Some(machine), "link set lo up\n")?;
         set(machine, "ipv4/ip_forward")?;
+        set(machine, "ipv6/conf/all/forwarding")?;
     }
     ip(Some(Machine::Control), &control_links(nodes)?)?;
-    ip(None, &host_link(nodes)?)?;
+    make_host_link(nodes)?;
     ip(Some(Machine::Control), "link set host master br0 up\n")?;
     Machine::nodes(nodes).try_for_each(|node| make_node(node, nodes))
 }
@@ -67,30 +70,33 @@ fn load_modules() {
 /// A route to a part of the cluster's addresses would be taken from whoever has it now; a wider one, a VPN's `10.0.0.0/8`
 /// say, only lends them.
 fn refuse_overlaps() -> Result<()> {
-    let routes = checked(Command::new("ip").args(["-json", "-4", "route", "show", "table", "all"]), None)?;
-    let routes: serde_json::Value = serde_json::from_str(&routes).context("cannot read the machine's routes")?;
-    let routes = routes.as_array().into_iter().flatten();
-    for (destination, device) in routes.filter_map(|route| Some((route["dst"].as_str()?, route["dev"].as_str()))) {
-        let taken = |network: &Network| Network::parse(destination).is_some_and(|route| network.holds(route));
-        if let Some(network) = [NODE_NETWORK, POD_NETWORK, SERVICE_NETWORK].iter().find(|network| taken(network)) {
-            bail!(
-                "the cluster's network {network} is taken: this machine has a route to {destination} ({}); \
-                 end what uses it, then try again",
-                device.unwrap_or("no device")
-            );
+    for family in ["-4", "-6"] {
+        let routes = checked(Command::new("ip").args(["-json", family, "route", "show", "table", "all"]), None)?;
+        let routes: serde_json::Value = serde_json::from_str(&routes).context("cannot read the machine's routes")?;
+        for route in routes.as_array().into_iter().flatten() {
+            let destination = route["dst"].as_str().unwrap_or_default();
+            if let Some(network) = taken_by(destination) {
+                bail!(
+                    "the cluster's network {network} is taken: this machine has a route to {destination} ({}); \
+                     end what uses it, then try again",
+                    route["dev"].as_str().unwrap_or("no device")
+                );
+            }
         }
     }
     Ok(())
 }
 
+/// The network that a route's destination (`10.0.0.0/8`, an address, `default`) is a part of, or the whole.
+fn taken_by(destination: &str) -> Option<IpNet> {
+    let route = destination.parse().or_else(|_| destination.parse::<IpAddr>().map(IpNet::from)).ok()?;
+    [NODE_NETWORKS, POD_NETWORKS, SERVICE_NETWORKS].into_iter().flatten().find(|network| network.contains(&route))
+}
+
 fn control_links(nodes: u8) -> Result<String> {
-    let address = Machine::Control.address();
-    let mut batch = format!(
-        "link add br0 type bridge forward_delay 0 mcast_snooping 0\n\
-         address add {address}/{} dev br0\n\
-         link set br0 up\n",
-        NODE_NETWORK.bits
-    );
+    let mut batch = String::from("link add br0 type bridge forward_delay 0 mcast_snooping 0\n");
+    batch += &addresses(Machine::Control.address(), Machine::Control.address6(), "br0");
+    batch += "link set br0 up\n";
     for node in Machine::nodes(nodes) {
         let namespace = node.namespace();
         writeln!(batch, "link add {node} type veth peer name eth0 netns {namespace}")?;
@@ -100,29 +106,31 @@ fn control_links(nodes: u8) -> Result<String> {
     Ok(batch)
 }
 
-fn host_link(nodes: u8) -> Result<String> {
+fn make_host_link(nodes: u8) -> Result<()> {
     let control = Machine::Control.namespace();
-    Ok(format!(
-        "link add {NAME} type veth peer name host netns {control}\n\
-         address add {HOST_ADDRESS}/{} dev {NAME}\n\
-         link set {NAME} up\n{}",
-        NODE_NETWORK.bits,
-        routes(nodes, None)?
-    ))
+    ip(None, &format!("link add {NAME} type veth peer name host netns {control}\n"))?;
+    // The machine may have no IPv6 of its own, as a container often has none.
+    let switch = format!("/proc/sys/net/ipv6/conf/{NAME}/disable_ipv6");
+    fs::write(&switch, "0").with_context(|| format!("cannot switch IPv6 on by {switch}"))?;
+    let addresses = addresses(HOST_ADDRESS, HOST_ADDRESS6, NAME);
+    ip(None, &format!("{addresses}link set {NAME} up\n{}", routes(nodes, None)?))
+}
+
+/// Both addresses on a link of the nodes' network; IPv6 without a second's wait for somebody who has the same.
+fn addresses(v4: Ipv4Addr, v6: Ipv6Addr, link: &str) -> String {
+    let [bits, bits6] = NODE_NETWORKS.map(|network| network.prefix_len());
+    format!("address add {v4}/{bits} dev {link}\naddress add {v6}/{bits6} dev {link} nodad\n")
 }
 
 fn make_node(node: Machine, nodes: u8) -> Result<()> {
+    let addresses = addresses(node.address(), node.address6(), "eth0");
     // Only for Services of whoever is on the node itself: the control plane's machine leads nowhere, and says so.
-    let default = Machine::Control.address();
-    let batch = format!(
-        "address add {}/{} dev eth0\nlink set eth0 up\nroute add default via {default}\n{}",
-        node.address(),
-        NODE_NETWORK.bits,
-        routes(nodes, Some(node))?
-    );
-    ip(Some(node), &batch)?;
+    let (default, default6) = (Machine::Control.address(), Machine::Control.address6());
+    let defaults = format!("route add default via {default}\nroute add default via {default6}\n");
+    ip(Some(node), &format!("{addresses}link set eth0 up\n{defaults}{}", routes(nodes, Some(node))?))?;
     // What pods of one node say to each other passes the bridge, and must meet the rules for Services all the same.
-    set(node, "bridge/bridge-nf-call-iptables")
+    set(node, "bridge/bridge-nf-call-iptables")?;
+    set(node, "bridge/bridge-nf-call-ip6tables")
 }
 
 /// Switches a setting of a machine's network on.
@@ -135,11 +143,15 @@ fn set(machine: Machine, setting: &str) -> Result<()> {
 /// To the pods of every node but the one that asks; who is no node reaches Services through the first.
 fn routes(nodes: u8, of: Option<Machine>) -> Result<String> {
     let mut batch = String::new();
+    let mut add = |networks: [IpNet; 2], via: Machine| {
+        let [v4, v6] = networks;
+        writeln!(batch, "route add {v4} via {}\nroute add {v6} via {}", via.address(), via.address6())
+    };
     for (number, node) in (1..=nodes).zip(Machine::nodes(nodes)).filter(|(_, node)| Some(*node) != of) {
-        writeln!(batch, "route add {} via {}", Machine::pods(number), node.address())?;
+        add(Machine::pods(number), node)?;
     }
     if of.is_none() {
-        writeln!(batch, "route add {SERVICE_NETWORK} via {}", Machine::Node(1).address())?;
+        add(SERVICE_NETWORKS, Machine::Node(1))?;
     }
     Ok(batch)
 }
@@ -151,4 +163,19 @@ fn ip(machine: Option<Machine>, batch: &str) -> Result<()> {
         command.args(["-netns", &machine.namespace()]);
     }
     checked(command.args(["-batch", "-"]), Some(batch)).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_route_to_a_part_of_the_cluster_takes_it() {
+        for part in ["10.212.0.0/16", "10.212.3.0/24", "10.213.255.255", "fd00:10:212:3::/64", "fd00:10:211::12"] {
+            assert!(taken_by(part).is_some(), "{part}");
+        }
+        for other in ["default", "10.0.0.0/8", "0.0.0.0/0", "10.214.0.0/16", "fd00::/16", "fe80::/64", ""] {
+            assert_eq!(taken_by(other), None, "{other}");
+        }
+    }
 }

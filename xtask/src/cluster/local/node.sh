@@ -20,6 +20,9 @@ for setting in vm/overcommit_memory=1 vm/panic_on_oom=0 kernel/panic=10 kernel/p
     echo "${setting#*=}" >"$file"
     mount --bind "$file" "/proc/sys/${setting%=*}"
 done
+# Whoever is in a user namespace (a pod with `hostUsers: false`) may mount a /proc only where one is seen without anything on it.
+mkdir -p /run/proc
+mount -t proc proc /run/proc
 # Pods may ask for mounts that travel between them and the node.
 mount --make-rshared /
 exec /var/opt/kubernetes/bin/pause

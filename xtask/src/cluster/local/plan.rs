@@ -7,8 +7,10 @@
 //! ```
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// The machine's own link into the cluster, the cgroup of everything, and what namespaces' names begin with.
 pub(super) const NAME: &str = "redir-cluster";
@@ -17,13 +19,14 @@ pub(super) const STATE: &str = "/var/lib/redir-cluster";
 /// Held by `up` and `down` while they work.
 pub(super) const LOCK: &str = "/run/lock/redir-cluster.lock";
 
-/// Nodes, control plane and the machine itself.
-pub(super) const NODE_NETWORK: Network = Network { address: Ipv4Addr::new(10, 211, 0, 0), bits: 24 };
-/// A /24 of it for each node.
-pub(super) const POD_NETWORK: Network = Network { address: Ipv4Addr::new(10, 212, 0, 0), bits: 16 };
-pub(super) const SERVICE_NETWORK: Network = Network { address: Ipv4Addr::new(10, 213, 0, 0), bits: 16 };
+/// Nodes, control plane and the machine itself. Each network has both families.
+pub(super) const NODE_NETWORKS: [IpNet; 2] = networks(211, 24, 64);
+/// A /24 and a /64 of it for each node.
+pub(super) const POD_NETWORKS: [IpNet; 2] = networks(212, 16, 48);
+pub(super) const SERVICE_NETWORKS: [IpNet; 2] = networks(213, 16, 112);
 /// Where the machine itself is in the cluster's network.
 pub(super) const HOST_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 211, 0, 254);
+pub(super) const HOST_ADDRESS6: Ipv6Addr = node_address6(0xfe);
 /// The Service `kubernetes`, the first address of the network by Kubernetes' own rule.
 pub(super) const API_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 1);
 pub(super) const API_PORT: u16 = 6443;
@@ -58,32 +61,25 @@ pub(super) fn node_script() -> PathBuf {
     Path::new(STATE).join("node.sh")
 }
 
-/// An IPv4 network.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Network {
-    pub(super) address: Ipv4Addr,
-    pub(super) bits: u8,
+/// `10.SECOND.0.0` and `fd00:10:SECOND::`, with so many bits.
+const fn networks(second: u8, bits: u8, bits6: u8) -> [IpNet; 2] {
+    let (address, address6) = (Ipv4Addr::new(10, second, 0, 0), address6(second, [0; 4], 0));
+    [IpNet::V4(Ipv4Net::new_assert(address, bits)), IpNet::V6(Ipv6Net::new_assert(address6, bits6))]
 }
 
-impl Network {
-    /// Reads `10.0.0.0/8`, or a single address.
-    pub(super) fn parse(text: &str) -> Option<Network> {
-        let (address, bits) = text.split_once('/').unwrap_or((text, "32"));
-        let network = Network { address: address.parse().ok()?, bits: bits.parse().ok()? };
-        (network.bits <= 32).then_some(network)
-    }
-
-    /// Whether the other is a part of it, or the whole.
-    pub(super) fn holds(self, other: Network) -> bool {
-        let mask = u32::MAX.checked_shl(32 - u32::from(self.bits)).unwrap_or(0);
-        other.bits >= self.bits && u32::from(self.address) & mask == u32::from(other.address) & mask
-    }
+/// As in `fd00:10:211::1`; the second part is written as in the IPv4 address, which makes it hexadecimal here.
+const fn address6(second: u8, [a, b, c, d]: [u16; 4], last: u16) -> Ipv6Addr {
+    let second = (second / 100) as u16 * 0x100 + (second / 10 % 10) as u16 * 0x10 + (second % 10) as u16;
+    Ipv6Addr::new(0xfd00, 0x10, second, a, b, c, d, last)
 }
 
-impl fmt::Display for Network {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.bits)
-    }
+const fn node_address6(last: u16) -> Ipv6Addr {
+    address6(211, [0; 4], last)
+}
+
+/// As the components take them: `10.212.0.0/16,fd00:10:212::/48`.
+pub(super) fn both([v4, v6]: [IpNet; 2]) -> String {
+    format!("{v4},{v6}")
 }
 
 /// A network namespace with its processes.
@@ -117,9 +113,17 @@ impl Machine {
         }
     }
 
-    /// The addresses of a node's pods.
-    pub(super) fn pods(number: u8) -> Network {
-        Network { address: Ipv4Addr::new(10, 212, number, 0), bits: 24 }
+    pub(super) fn address6(self) -> Ipv6Addr {
+        match self {
+            Machine::Control => node_address6(1),
+            Machine::Node(number) => node_address6(0x10 + u16::from(number)),
+        }
+    }
+
+    /// The addresses of a node's pods, in both families.
+    pub(super) fn pods(number: u8) -> [IpNet; 2] {
+        let (address, address6) = (Ipv4Addr::new(10, 212, number, 0), address6(212, [number.into(), 0, 0, 0], 0));
+        [Ipv4Net::new_assert(address, 24).into(), Ipv6Net::new_assert(address6, 64).into()]
     }
 
     /// What it stores.
@@ -152,20 +156,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_network_holds_its_parts() {
-        let holds = |text| POD_NETWORK.holds(Network::parse(text).unwrap());
-        assert!(holds("10.212.0.0/16"));
-        assert!(holds("10.212.3.0/24"));
-        assert!(holds("10.212.255.255"));
-        assert!(!holds("10.0.0.0/8"));
-        assert!(!holds("0.0.0.0/0"));
-        assert!(!holds("10.213.0.0/16"));
-    }
-
-    #[test]
-    fn what_is_no_network_is_not_read_as_one() {
-        for text in ["default", "10.0.0.0/33", "fd00::/64", ""] {
-            assert_eq!(Network::parse(text), None, "{text}");
+    fn a_node_has_its_part_of_both_families() {
+        let written = |networks: [IpNet; 2]| both(networks);
+        assert_eq!(written(NODE_NETWORKS), "10.211.0.0/24,fd00:10:211::/64");
+        assert_eq!(written(POD_NETWORKS), "10.212.0.0/16,fd00:10:212::/48");
+        assert_eq!(written(SERVICE_NETWORKS), "10.213.0.0/16,fd00:10:213::/112");
+        assert_eq!(written(Machine::pods(3)), "10.212.3.0/24,fd00:10:212:3::/64");
+        assert_eq!(Machine::Node(2).address6().to_string(), "fd00:10:211::12");
+        for (whole, part) in POD_NETWORKS.iter().zip(Machine::pods(9)) {
+            assert!(whole.contains(&part), "{whole} {part}");
         }
     }
 }

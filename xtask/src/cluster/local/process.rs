@@ -11,9 +11,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use redir_rig::{cleanup::NETNS_DIR, wait};
 
+use super::Local;
 use super::components::{Component, Kind};
 use super::plan::{self, CONTAINERD_SOCKET, Machine};
-use super::{Local, programs};
 
 /// What a component may take to end by itself: etcd and the API server close what they have open.
 const GRACE: Duration = Duration::from_secs(10);
@@ -57,8 +57,6 @@ impl Local {
         if component.machine != Machine::Control {
             command.env("PATH", format!("{PROGRAMS_IN_NODE}:{SYSTEM_PATH}"));
         }
-        // The kubelet asks whether it is in that cloud, and waits 4 s for an answer that no node can get.
-        command.env("AWS_EC2_METADATA_DISABLED", "true");
         let name = component.name();
         let errors = log.try_clone().context("cannot copy a descriptor")?;
         let started = command.stdin(Stdio::null()).stdout(log).stderr(errors).spawn();
@@ -81,13 +79,13 @@ impl Local {
             kind => {
                 let namespace = format!("--net={NETNS_DIR}/{}", component.machine.namespace());
                 let program =
-                    if kind == Kind::Node { becoming_a_node() } else { vec![path(&programs::program(name)?)] };
+                    if kind == Kind::Node { becoming_a_node() } else { vec![path(&self.programs.program(name))] };
                 [vec!["nsenter".into(), namespace, "--".into()], program].concat()
             }
         };
-        words.extend(component.arguments());
+        words.extend(component.arguments(self.shape.proxy));
         if component.kind == Kind::Node {
-            words.push(path(&programs::folder()?));
+            words.push(path(self.programs.folder()));
         }
         Ok(words)
     }
@@ -124,7 +122,9 @@ impl Local {
         wait::until_true("containerd to answer", LIMIT, answers)
             .map_err(|error| self.blame(containerd, &format!("{error:#}")))?;
         let file = File::open(archive).with_context(|| format!("cannot read {}", archive.display()))?;
-        let output = self.ctr(node, &["images", "import", "-"])?.stdin(file).output().context("cannot start ctr")?;
+        // Without containerd's transfer service it names each image as it unpacks it.
+        let mut import = self.ctr(node, &["images", "import", "--local", "-"])?;
+        let output = import.stdin(file).output().context("cannot start ctr")?;
         let words = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "{node} does not take {}: {}", archive.display(), words.trim());
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
