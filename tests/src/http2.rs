@@ -18,7 +18,7 @@ use h2::{
     server::{self, SendResponse},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version};
-use redir_rig::{Namespace, tls};
+use redir_rig::{Namespace, tls, wait};
 use rustls::{ClientConfig, ServerConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -353,7 +353,7 @@ impl Client {
     pub async fn ended(self) -> Result<Result<(), h2::Error>> {
         // A client that can begin no more requests would leave by itself.
         let _stays = self.requests;
-        Ok(timeout(LIMIT, self.ended).await.context("the connection goes on")??)
+        Ok(timeout(wait::scaled(LIMIT), self.ended).await.context("the connection goes on")??)
     }
 }
 

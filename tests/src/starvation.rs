@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
+use redir_rig::wait;
 
 /// Watches from its start until it is dropped.
 #[derive(Debug)]
@@ -41,7 +42,7 @@ impl Starvation {
     /// What was promised within `limit` took so long.
     pub fn promise(&self, what: &str, took: Duration, limit: Duration) -> Result<()> {
         let worst = Duration::from_micros(self.worst.load(Ordering::Relaxed));
-        let allowed = limit + worst * STEPS;
+        let allowed = wait::scaled(limit) + worst * STEPS;
         eprintln!(
             "{what}: {took:.2?}, promised within {limit:?}; this machine woke a thread up {worst:.1?} late at worst"
         );

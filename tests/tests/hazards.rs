@@ -216,7 +216,7 @@ both!(time_wait_from_before_the_intercept, USUAL, |w| {
         let begin = Instant::now();
         let text = close(family, ALICE)?;
         ensure!(text.starts_with("blue") || text.starts_with("green"), "{text}");
-        ensure!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+        ensure!(begin.elapsed() < wait::scaled(Duration::from_secs(3)), "{:?}", begin.elapsed());
     }
     Ok(())
 });
@@ -374,7 +374,7 @@ both!(an_icmp_reject_in_the_pod_ends_the_leg_at_once, TABLES, |w| {
         // The reset may come before the client has looked at its new connection.
         let ended = w.connect(w.client(), family).and_then(|mut client| read_all(&mut client));
         ensure!(ended.is_err() || ended.is_ok_and(|b| b.is_empty()));
-        ensure!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+        ensure!(begin.elapsed() < wait::scaled(Duration::from_secs(3)), "{:?}", begin.elapsed());
         // The way is found broken; not before may it be whole again, or the port would be taken back later.
         cli.wait_events("refused", time, SOON)?;
         w.pod().namespace.output(&command("-D"))?;

@@ -12,6 +12,7 @@ use redir_rig::{
     listener::reset,
     pattern::Pattern,
     topology::{FAMILIES, Family},
+    wait,
 };
 use redir_tests::{LOCAL, PORT, SOON, Scenario, USUAL, World, both, once, read_all, read_exactly, reserved, write};
 
@@ -336,7 +337,7 @@ both!(an_app_that_does_not_listen_refuses_as_ever, USUAL, |w| {
             let begin = Instant::now();
             let refused = w.connect(host, family).expect_err("nobody listens");
             assert!(format!("{refused:#}").contains("refused"), "{refused:#}");
-            assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+            assert!(begin.elapsed() < wait::scaled(Duration::from_secs(1)), "{:?}", begin.elapsed());
         }
     }
     w.counted("steer", "app_not_listening", 4.0)?;
@@ -367,7 +368,7 @@ both!(a_server_that_speaks_first_is_not_delayed, USUAL, |w| {
         write(&mut pair.app, b"220 ready\r\n")?;
         assert_eq!(read_exactly(&mut pair.client, 11)?, b"220 ready\r\n");
         // No detection timeout: those are whole seconds elsewhere.
-        assert!(begin.elapsed() < Duration::from_millis(300), "{:?}", begin.elapsed());
+        assert!(begin.elapsed() < wait::scaled(Duration::from_millis(300)), "{:?}", begin.elapsed());
         // Opaque from then on, even if the client's words look like a matching request.
         let text = request("GET", "/", &[ALICE]);
         write(&mut pair.client, &text)?;

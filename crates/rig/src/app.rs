@@ -30,6 +30,7 @@ use crate::{
     http,
     namespace::{Namespace, PATIENCE},
     pattern::Pattern,
+    wait,
 };
 
 /// A running service. Drop (or [`App::stop`]) closes its listeners and connections.
@@ -171,7 +172,7 @@ impl App {
         self.tasks.drain(..).for_each(|task| task.abort());
         for gone in self.gone.drain(..) {
             // Nothing is ever sent: this returns when the task is dropped.
-            let _ = gone.recv_timeout(Duration::from_secs(5));
+            let _ = gone.recv_timeout(wait::scaled(Duration::from_secs(5)));
         }
     }
 }

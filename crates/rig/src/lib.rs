@@ -28,6 +28,8 @@ pub mod tls;
 pub mod topology;
 pub mod wait;
 
+use std::io::Write;
+
 pub use agent::{Agent, AgentConfig, Developer, PodEntry};
 pub use app::App;
 pub use cli::Cli;
@@ -40,3 +42,18 @@ pub use snapshot::Snapshot;
 pub use sniff::Sniff;
 pub use tls::Certificate;
 pub use topology::{Host, Topology};
+
+/// What a test says for a part of it that cannot be tried here: what, and why. `cargo xtask test` collects these lines and
+/// shows them at the end, so that nothing is left out silently. It goes past the test harness's capture, which keeps the words
+/// of tests that pass.
+#[track_caller]
+pub fn left_out(what: &str) {
+    let thread = std::thread::current();
+    // A test that runs alone has the main thread, one in a world of its own a thread that is named after it.
+    let test = match thread.name() {
+        Some(name) if name != "main" && !name.starts_with("redir-") => name.to_owned(),
+        _ => std::panic::Location::caller().to_string(),
+    };
+    // One write, so that the lines of other threads stay whole.
+    let _ = std::io::stderr().write_all(format!("left out: {test}: {what}\n").as_bytes());
+}

@@ -14,7 +14,10 @@ use nix::{
 use socket2::{Domain, Protocol, Socket, Type};
 use std::os::fd::AsFd;
 
-use crate::namespace::{Namespace, PATIENCE};
+use crate::{
+    namespace::{Namespace, PATIENCE},
+    wait,
+};
 
 /// A listening socket in a namespace, accepted from by hand.
 #[derive(Debug)]
@@ -48,14 +51,14 @@ impl Listener {
         let (stream, peer) = self.inner.accept().with_context(|| format!("no connection within {limit:?}"))?;
         stream.set_nonblocking(false)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(wait::scaled(PATIENCE)))?;
+        stream.set_write_timeout(Some(wait::scaled(PATIENCE)))?;
         Ok((stream, peer))
     }
 
     /// The next connection and its client.
     pub fn accept(&self) -> Result<(TcpStream, SocketAddr)> {
-        self.accept_within(PATIENCE)
+        self.accept_within(wait::scaled(PATIENCE))
     }
 }
 

@@ -99,7 +99,7 @@ impl Load {
     pub fn stop(self) -> Result<LoadReport> {
         self.stop.store(true, Ordering::Release);
         // Nothing is sent: the channel closes when the stream's task ends.
-        let ended = self.ended.recv_timeout(PATIENCE + Duration::from_secs(5));
+        let ended = self.ended.recv_timeout(wait::scaled(PATIENCE + Duration::from_secs(5)));
         ensure!(ended == Err(std::sync::mpsc::RecvTimeoutError::Disconnected), "requests did not end in time");
         let outcomes = std::mem::take(&mut *self.outcomes.lock().unwrap_or_else(PoisonError::into_inner));
         Ok(LoadReport { outcomes })
@@ -154,11 +154,11 @@ impl LoadReport {
 }
 
 async fn one(to: SocketAddr, request: &str) -> Outcome {
-    let syn = Instant::now();
-    let result = match time::timeout(PATIENCE, exchange(to, request)).await {
+    let (syn, limit) = (Instant::now(), wait::scaled(PATIENCE));
+    let result = match time::timeout(limit, exchange(to, request)).await {
         Ok(Ok(body)) => Ok(body),
         Ok(Err(e)) => Err(format!("{e:#}")),
-        Err(_) => Err(format!("no answer in {PATIENCE:?}")),
+        Err(_) => Err(format!("no answer in {limit:?}")),
     };
     Outcome { syn, took: syn.elapsed(), result }
 }

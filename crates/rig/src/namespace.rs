@@ -20,7 +20,7 @@ use tokio::{runtime::Handle, sync::oneshot};
 
 use crate::{cleanup, process::Process, wait};
 
-/// How long clients of the rig wait for anything before they call it failed.
+/// How long clients of the rig wait for anything before they call it failed; [`wait::scaled`] where it is applied.
 pub const PATIENCE: Duration = Duration::from_secs(15);
 
 /// How long the kernel may hold an address whose last FIN is not acknowledged.
@@ -114,13 +114,13 @@ impl Namespace {
         Ok(handle)
     }
 
-    /// Runs a future inside the namespace to its end, at most `limit`.
+    /// Runs a future inside the namespace to its end, at most `limit` ([`wait::scaled`]).
     pub fn block_on<T: Send + 'static>(
         &self,
         limit: Duration,
         future: impl Future<Output = T> + Send + 'static,
     ) -> Result<T> {
-        let (send, receive) = mpsc::channel();
+        let (limit, (send, receive)) = (wait::scaled(limit), mpsc::channel());
         let task = self.handle()?.spawn(async move { send.send(future.await) });
         receive.recv_timeout(limit).map_err(|_| {
             task.abort();
@@ -166,14 +166,14 @@ impl Namespace {
 
     /// Connects from the namespace, with [`PATIENCE`] for the handshake, reads and writes.
     pub fn connect(&self, to: SocketAddr) -> Result<TcpStream> {
-        self.connect_with(to, PATIENCE, |_| Ok(()))
+        self.connect_with(to, wait::scaled(PATIENCE), |_| Ok(()))
     }
 
     /// Connects from a given address or port (0 = any). Where the last connection from there is still waiting for the
     /// acknowledgement of its FIN, it waits for that.
     pub fn connect_from(&self, from: SocketAddr, to: SocketAddr) -> Result<TcpStream> {
         wait::until(format!("{from} to be free"), LAST_ACK, || {
-            let connected = self.connect_with(to, PATIENCE, |socket| {
+            let connected = self.connect_with(to, wait::scaled(PATIENCE), |socket| {
                 socket.set_reuse_address(true)?;
                 socket.bind(&from.into())
             });
@@ -197,8 +197,8 @@ impl Namespace {
             socket.connect_timeout(&to.into(), limit)?;
             let stream = TcpStream::from(socket);
             stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            stream.set_write_timeout(Some(PATIENCE))?;
+            stream.set_read_timeout(Some(wait::scaled(PATIENCE)))?;
+            stream.set_write_timeout(Some(wait::scaled(PATIENCE)))?;
             Ok(stream)
         };
         self.run(connect)?.with_context(|| format!("connect to {to} from {}", self.name))
@@ -247,7 +247,7 @@ fn start_runtime(name: &str, file: File) -> Result<RuntimeThread> {
             Err(e) => drop(send.send(Err(e))),
         }
     })?;
-    let handle = receive.recv_timeout(PATIENCE).context("the namespace's runtime did not start")??;
+    let handle = receive.recv_timeout(wait::scaled(PATIENCE)).context("the namespace's runtime did not start")??;
     Ok(RuntimeThread { handle, stop, thread })
 }
 

@@ -132,7 +132,7 @@ impl Bench {
                 datapath.make_leg(socket.as_fd(), false).unwrap();
             }
             socket.bind(&SocketAddr::new(address, from).into()).unwrap();
-            socket.connect_timeout(&to.into(), PATIENCE).unwrap();
+            socket.connect_timeout(&to.into(), patience()).unwrap();
             TcpStream::from(socket)
         });
         let (accepted, _) = accept(self.app.as_ref().unwrap().of(address));
@@ -173,7 +173,7 @@ impl Bench {
             if outcome.reasons == [expected] {
                 return;
             }
-            assert!(start.elapsed() < PATIENCE, "{:?} instead of {expected:?}", outcome.reasons);
+            assert!(start.elapsed() < patience(), "{:?} instead of {expected:?}", outcome.reasons);
             std::thread::yield_now();
         }
     }

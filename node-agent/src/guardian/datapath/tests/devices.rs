@@ -99,7 +99,7 @@ fn a_tagged_frame_is_not_the_pods() {
         wire::send(&pod.pair.client, "eth0", &syn.bytes());
         let start = Instant::now();
         while since.count(&pod.datapath, Reason::SteerNotIp) == 0 {
-            assert!(start.elapsed() < PATIENCE, "{:?}", since.moved(&pod.datapath));
+            assert!(start.elapsed() < patience(), "{:?}", since.moved(&pod.datapath));
         }
         assert_eq!(since.count(&pod.datapath, Reason::SteerAssigned), 0);
     }
@@ -109,6 +109,6 @@ fn a_tagged_frame_is_not_the_pods() {
 fn until_not_tentative(pair: &Pair) {
     let start = Instant::now();
     while [&pair.pod, &pair.client].iter().any(|net| !net.sh("ip -6 -o addr show tentative").is_empty()) {
-        assert!(start.elapsed() < PATIENCE, "an address is still tentative");
+        assert!(start.elapsed() < patience(), "an address is still tentative");
     }
 }

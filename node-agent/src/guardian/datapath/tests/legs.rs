@@ -47,7 +47,7 @@ fn vanish(pod: &Net, leg: TcpStream, port: u16) {
     drop(leg);
     let start = Instant::now();
     while !pod.sh(&format!("ss -Htan 'src {from}'")).is_empty() {
-        assert!(start.elapsed() < PATIENCE, "the agent's socket is still there");
+        assert!(start.elapsed() < patience(), "the agent's socket is still there");
     }
     pod.sh(&format!("nft delete table {lost}"));
 }
@@ -94,7 +94,7 @@ fn the_answers_of_time_wait_stay_in_the_pod_whatever_netfilter_does_to_marks() {
 fn until_gone(pod: &Net, peer: SocketAddr) {
     let start = Instant::now();
     while !pod.sh(&format!("ss -Htan 'dst {peer}'")).is_empty() {
-        assert!(start.elapsed() < PATIENCE, "the app's end is still there");
+        assert!(start.elapsed() < patience(), "the app's end is still there");
     }
 }
 
@@ -110,7 +110,7 @@ fn a_client_that_takes_a_legs_port_gets_its_own_answers() {
                 reset_on_close(&up);
                 drop((up, app));
                 until_gone(&pod.pair.pod, from);
-                pod.datapath.bypass(client, if steered { Duration::ZERO } else { PATIENCE * 10 }).unwrap();
+                pod.datapath.bypass(client, if steered { Duration::ZERO } else { patience() * 10 }).unwrap();
                 let stream = pod.connect(Some(from), address).unwrap();
                 let (accepted, peer) = accept(if steered { pod.listeners.of(address) } else { pod.app.of(address) });
                 assert_eq!(peer, from);
@@ -213,7 +213,7 @@ fn a_forged_mark_neither_reaches_the_app_as_a_client_nor_stops_the_steering() {
                     socket.set_mark(MARK).unwrap();
                     socket.set_reuse_address(true).unwrap();
                     socket.bind(&SocketAddr::new(address, from).into()).unwrap();
-                    socket.connect_timeout(&to.into(), PATIENCE).map(|()| TcpStream::from(socket))
+                    socket.connect_timeout(&to.into(), patience()).map(|()| TcpStream::from(socket))
                 })
             };
             // Out to the client's host, where it wanted to go.
@@ -236,7 +236,7 @@ fn a_syn_into_a_live_connection_of_the_client_is_dropped() {
     for attach in BOTH {
         let mut pod = Intercepted::new(attach);
         for (address, client) in FAMILIES {
-            pod.datapath.bypass(client, PATIENCE * 10).unwrap();
+            pod.datapath.bypass(client, patience() * 10).unwrap();
             let own = pod.connect(Some(SocketAddr::new(client, 614)), address).unwrap();
             let (app, _) = accept(pod.app.of(address));
             let since = Since::now(&pod.datapath);
@@ -255,12 +255,15 @@ fn only_what_was_turned_round_is_noted() {
         for (address, client) in FAMILIES {
             let (socket, number) = leg_socket(&pod, address, 615);
             assert_eq!(noted(&pod.datapath, number), 0);
-            pod.pair.pod.run(|| socket.connect_timeout(&SocketAddr::new(client, APP_PORT).into(), PATIENCE)).unwrap();
+            pod.pair.pod.run(|| socket.connect_timeout(&SocketAddr::new(client, APP_PORT).into(), patience())).unwrap();
             assert_eq!(noted(&pod.datapath, number), number);
             accept(pod.app.of(address));
             // To the pod itself it goes by `lo`, where nothing is turned.
             let (socket, number) = leg_socket(&pod, address, 616);
-            pod.pair.pod.run(|| socket.connect_timeout(&SocketAddr::new(address, APP_PORT).into(), PATIENCE)).unwrap();
+            pod.pair
+                .pod
+                .run(|| socket.connect_timeout(&SocketAddr::new(address, APP_PORT).into(), patience()))
+                .unwrap();
             assert_eq!(noted(&pod.datapath, number), number);
             assert_eq!(accept(pod.app.of(address)).1, SocketAddr::new(address, 616));
         }
@@ -272,7 +275,7 @@ fn only_what_was_turned_round_is_noted() {
         let (socket, number) = leg_socket(&pod, POD_V4, 617);
         let to = SocketAddr::new([10, 88, 0, 1].into(), APP_PORT);
         pod.pair.client.sh("ip route add 10.77.0.2/32 dev late0 via 10.88.0.2 || true");
-        pod.pair.pod.run(|| socket.connect_timeout(&to.into(), PATIENCE)).unwrap();
+        pod.pair.pod.run(|| socket.connect_timeout(&to.into(), patience())).unwrap();
         accept(&stranger);
         assert_eq!(noted(&pod.datapath, number), 0, "a stranger has answered");
     }
@@ -289,7 +292,7 @@ fn a_filter_that_ends_the_chain_before_ours_shows_by_the_note() {
     for (address, client) in FAMILIES {
         let stranger = pod.pair.client.run(|| plain_listener(SocketAddr::new(client, APP_PORT)));
         let (socket, number) = leg_socket(&pod, address, 618);
-        pod.pair.pod.run(|| socket.connect_timeout(&SocketAddr::new(client, APP_PORT).into(), PATIENCE)).unwrap();
+        pod.pair.pod.run(|| socket.connect_timeout(&SocketAddr::new(client, APP_PORT).into(), patience())).unwrap();
         accept(&stranger);
         assert_eq!(noted(&pod.datapath, number), 0, "a stranger has answered");
     }

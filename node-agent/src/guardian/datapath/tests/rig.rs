@@ -15,13 +15,17 @@ use aya::programs::{SchedClassifier, TcAttachType};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use redir_abi::Reason;
+use redir_rig::wait;
 use socket2::{Domain, SockRef, Socket, Type};
 
 use super::super::maps::monotonic_nanos;
 use super::super::{Attach, Device, Framing, PodDatapath, PodSpec};
 
 pub(super) const APP_PORT: u16 = 8080;
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// How long anything may take here.
+pub(super) fn patience() -> Duration {
+    wait::scaled(Duration::from_secs(5))
+}
 
 /// A network namespace with `lo` up.
 pub(super) struct Net {
@@ -272,9 +276,9 @@ pub(super) fn connect(net: &Net, from: Option<SocketAddr>, to: SocketAddr) -> st
             socket.set_reuse_address(true)?;
             socket.bind(&from.into())?;
         }
-        socket.connect_timeout(&to.into(), PATIENCE)?;
+        socket.connect_timeout(&to.into(), patience())?;
         let stream: TcpStream = socket.into();
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(patience()))?;
         Ok(stream)
     })
 }
@@ -302,9 +306,9 @@ pub(super) fn upstream_between(
         datapath.make_leg(socket.as_fd(), false)?;
         socket.set_reuse_address(true)?;
         socket.bind(&from.into())?;
-        socket.connect_timeout(&to.into(), Duration::from_secs(2))?;
+        socket.connect_timeout(&to.into(), wait::scaled(Duration::from_secs(2)))?;
         let stream: TcpStream = socket.into();
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(patience()))?;
         Ok(stream)
     })
 }
@@ -313,10 +317,10 @@ pub(super) fn upstream_between(
 pub(super) fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     let readable = nix::poll::PollFlags::POLLIN;
     let mut fds = [nix::poll::PollFd::new(listener.as_fd(), readable)];
-    let ready = nix::poll::poll(&mut fds, nix::poll::PollTimeout::try_from(PATIENCE).unwrap()).unwrap();
-    assert_eq!(ready, 1, "nobody connected within {PATIENCE:?}");
+    let ready = nix::poll::poll(&mut fds, nix::poll::PollTimeout::try_from(patience()).unwrap()).unwrap();
+    assert_eq!(ready, 1, "nobody connected within {:?}", patience());
     let (stream, peer) = listener.accept().unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(patience())).unwrap();
     (stream, peer)
 }
 
@@ -324,7 +328,7 @@ pub(super) fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
 pub(super) fn until_closed(net: &Net, port: u16) {
     let start = Instant::now();
     while !net.sh(&format!("ss -Hltn 'sport = :{port}'")).is_empty() {
-        assert!(start.elapsed() < PATIENCE, "somebody still listens on {port}");
+        assert!(start.elapsed() < patience(), "somebody still listens on {port}");
     }
 }
 

@@ -72,7 +72,7 @@ fn late_segments_for_a_leg_in_time_wait_do_not_reach_the_client() {
             let since = Since::now(&pod.datapath);
             let start = Instant::now();
             while app.write_all(b"into the void").is_ok() {
-                assert!(start.elapsed() < PATIENCE, "the app is not told that nobody reads");
+                assert!(start.elapsed() < patience(), "the app is not told that nobody reads");
             }
             // Both happen: the agent's socket is in FIN_WAIT2 until the kernel trades it for a TIME_WAIT one.
             let turned = since.count(&pod.datapath, Reason::ReflectReplyTimeWait)
@@ -140,7 +140,7 @@ fn a_tuple_in_time_wait_is_steered_by_the_companion() {
 fn until_time_wait(pod: &Net, peer: SocketAddr) {
     let start = Instant::now();
     while !pod.sh("ss -Htan state time-wait").contains(&peer.to_string()) {
-        assert!(start.elapsed() < PATIENCE, "no TIME_WAIT for {peer}");
+        assert!(start.elapsed() < patience(), "no TIME_WAIT for {peer}");
     }
 }
 
@@ -333,7 +333,7 @@ fn whatever_stops_the_agent_new_connections_reach_the_app() {
         pod.all_are_steered();
         // A client has no upstream port left.
         for (address, client) in FAMILIES {
-            pod.datapath.bypass(client, PATIENCE * 10).unwrap();
+            pod.datapath.bypass(client, patience() * 10).unwrap();
             pod.reaches_app(address);
             pod.datapath.bypass(client, Duration::ZERO).unwrap();
             pod.steered(None, address);
