@@ -12,6 +12,8 @@ pub(crate) struct Tally {
     skipped: usize,
     /// `program: test`, for the closing lines.
     pub(crate) failures: Vec<String>,
+    /// What tests said that they left out, and why; each once.
+    pub(crate) left_out: Vec<String>,
     verbose: bool,
     current: Option<Program>,
 }
@@ -35,7 +37,7 @@ impl Program {
 
 impl Tally {
     pub(crate) fn new(verbose: bool) -> Tally {
-        Tally { passed: 0, failed: 0, skipped: 0, failures: Vec::new(), verbose, current: None }
+        Tally { passed: 0, failed: 0, skipped: 0, failures: Vec::new(), left_out: Vec::new(), verbose, current: None }
     }
 
     /// Takes one line of output, or `None` when a second went by without one.
@@ -59,6 +61,24 @@ impl Tally {
         }
     }
 
+    /// Notes what was not tried.
+    pub(crate) fn leave_out(&mut self, what: &str) {
+        if self.left_out.iter().all(|there| there != what) {
+            self.left_out.push(what.to_owned());
+        }
+    }
+
+    /// Adds a finished account to this one; `place` tells where its tests ran.
+    pub(crate) fn add(&mut self, other: Tally, place: &str) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+        self.failures.extend(other.failures.iter().map(|failure| format!("{place}: {failure}")));
+        for what in other.left_out {
+            self.leave_out(&format!("{place}: {what}"));
+        }
+    }
+
     /// Closes the account; `left_at` says what became of a program that never told its result.
     pub(crate) fn finish(&mut self, left_at: Option<&str>) {
         if let Some(reason) = left_at
@@ -74,6 +94,12 @@ impl Tally {
     fn output(&mut self, line: &str) {
         if self.verbose {
             println!("{line}");
+        }
+        // A test that runs alone has the beginning of its own line before it.
+        if let Some((before, what)) = line.split_once("left out: ")
+            && (before.is_empty() || before.ends_with(" ... "))
+        {
+            self.leave_out(what);
         }
         let Some(program) = &mut self.current else { return };
         program.output.push(line.to_owned());
