@@ -250,6 +250,17 @@ impl Cluster {
         local::down().map(|()| true)
     }
 
+    /// As `--provider` takes it.
+    pub(crate) fn provider_name(&self) -> &'static str {
+        self.provider.name()
+    }
+
+    /// The version of a component, where this machine can tell it.
+    pub(crate) fn version_of(&self, component: &str) -> Result<Option<String>> {
+        let pieces = self.provider.pieces()?;
+        Ok(pieces.into_iter().find(|piece| piece.name == component).map(|piece| piece.version))
+    }
+
     /// As the administrator.
     pub(crate) fn kubectl(&self) -> &Kubectl {
         self.provider.kubectl()

@@ -84,7 +84,12 @@ impl Story {
         }
     }
 
-    /// How many answers were looked at, and whether all were right.
+    /// How many answers were looked at.
+    pub(crate) fn answers(&self) -> usize {
+        self.answers
+    }
+
+    /// Whether all were right.
     pub(crate) fn verdict(&self) -> Result<()> {
         if self.wrong.is_empty() {
             return Ok(());

@@ -10,7 +10,8 @@ fn main() {
     let name = arguments.next().expect("NAME");
     let port: u16 = arguments.next().and_then(|port| port.parse().ok()).expect("PORT");
     let pod = env::var("HOSTNAME").unwrap_or_default();
-    let listener = TcpListener::bind(("0.0.0.0", port)).expect("the port is free");
+    // Both families, as most programs do.
+    let listener = TcpListener::bind(("::", port)).expect("the port is free, and there is IPv6");
     for stream in listener.incoming().flatten() {
         let line = format!("{name} {pod}");
         thread::spawn(move || serve(&stream, &line));
@@ -19,7 +20,7 @@ fn main() {
 
 /// Requests without a body, one after the other.
 fn serve(stream: &TcpStream, line: &str) -> Option<()> {
-    let client = stream.peer_addr().ok()?.ip();
+    let client = stream.peer_addr().ok()?.ip().to_canonical();
     let mut reader = BufReader::new(stream);
     loop {
         let mut head = String::new();

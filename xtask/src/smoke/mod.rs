@@ -1,11 +1,12 @@
 //! `cargo xtask smoke`: everything an admin and a developer do, on a real cluster, with the real programs and images.
 //!
 //! Owns: the order of the scenes, and the verdict. What there is to act on is in `world`, the scenes in `scenes`, `rights`
-//! and `faults`, the figures in `figures` and `joins`. Works on whatever `cluster` can bring up.
+//! and `faults`, the figures in `figures` and `joins`, what it was run on in `record`. Works on whatever `cluster` can bring up.
 
 mod faults;
 mod figures;
 mod joins;
+mod record;
 mod rights;
 mod scenes;
 mod world;
@@ -29,6 +30,9 @@ pub(crate) struct Options {
     /// Leave the cluster up
     #[arg(long)]
     keep: bool,
+    /// Note in `docs` what it was run on, if all is well
+    #[arg(long)]
+    record: bool,
 }
 
 pub(crate) fn run(options: &Options) -> Result<()> {
@@ -38,7 +42,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let programs = world::Programs::build(options.debug)?;
     cluster::prepare(&options.cluster)?;
     let cluster = cluster::Cluster::up(&options.cluster)?;
-    let result = play(&cluster, &programs);
+    let result = play(&cluster, &programs, options.record);
     if result.is_err() {
         redir_rig::process::ended_logs().iter().for_each(|log| eprintln!("{log}"));
     }
@@ -49,7 +53,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     result
 }
 
-fn play(cluster: &cluster::Cluster, programs: &world::Programs) -> Result<()> {
+fn play(cluster: &cluster::Cluster, programs: &world::Programs, record: bool) -> Result<()> {
     let mut story = Story::begin();
     let mut figures = Figures::default();
     // A cluster that was kept may have an older redir in it.
@@ -65,5 +69,7 @@ fn play(cluster: &cluster::Cluster, programs: &world::Programs) -> Result<()> {
     figures.memory(&world)?;
     faults::uninstall(&mut story, &world, cluster, &before)?;
     figures.print(&mut story);
-    story.end()
+    let entry = record::entry(&world, story.answers())?;
+    story.end()?;
+    if record { record::write(entry) } else { Ok(()) }
 }

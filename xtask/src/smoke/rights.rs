@@ -1,9 +1,9 @@
 //! What must be refused: users without the right, users of another namespace, and objects that were tampered with.
 
 use anyhow::Result;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::world::{HEADER, LONG, PORT, SHOP, World, answered, node};
+use super::world::{HEADER, PORT, SHOP, World, answered, node};
 use crate::demo::story::Story;
 
 /// Neither a user who may nothing nor one who may elsewhere gets anything.
@@ -49,17 +49,14 @@ pub(super) fn tampering(story: &mut Story, world: &World<'_>) -> Result<()> {
     let tick = story.must(kept, &format!("the status is the agents' still: {agents}"));
     story.say(&format!("{tick} what she writes into it besides is dropped"));
     // Her header's requests become everybody's: what she might make, but did not.
-    let changed =
-        alice.output(&["-n", SHOP, "patch", "intercept", &name, "--type=merge", "-p", r#"{"spec":{"filter":null}}"#]);
-    match changed {
-        Err(error) => story.say(&format!("the server refuses a changed spec: {error:#}")),
-        Ok(_) => {
-            let code = intercept.process.exit_code(LONG)?;
-            let tick =
-                story.must(code == 1, &format!("redir ends with 1, not with {code}: {}", intercept.process.log()));
-            story.say(&format!("{tick} the agents refuse an Intercept that was changed, and her redir says so"));
-        }
-    }
+    let change = ["-n", SHOP, "patch", "intercept", &name, "--type=merge", "-p", r#"{"spec":{"filter":null}}"#];
+    let refused = alice.output(&change).err().map(|error| format!("{error:#}")).unwrap_or_default();
+    let tick = story.must(
+        refused.contains("an Intercept is never changed"),
+        &format!("the server refuses a changed spec, and says why: {refused:?}"),
+    );
+    story.say(&format!("{tick} the server refuses a changed spec"));
+    policy_holds(story, world, &alice.get(&["-n", SHOP, "intercept", &name])?)?;
     let mut rows = Vec::new();
     for pod in world.pods(SHOP)? {
         let from = node(&world.nodes, &pod.node)?;
@@ -72,5 +69,27 @@ pub(super) fn tampering(story: &mut Story, world: &World<'_>) -> Result<()> {
     story.table(&["after the change", "without the header"], &rows);
     drop(intercept);
     world.cluster.kubectl().output(&["-n", SHOP, "delete", "intercept", &name, "--ignore-not-found"])?;
+    Ok(())
+}
+
+/// Creating Intercepts is not enough: the right on the target itself is asked for by an admission policy.
+fn policy_holds(story: &mut Story, world: &World<'_>, of_alice: &Value) -> Result<()> {
+    let carol = world.cluster.user("carol", &[])?;
+    let admin = world.cluster.kubectl();
+    admin.output(&["-n", SHOP, "create", "role", "carol", "--verb=*", "--resource=intercepts.redir.dev"])?;
+    admin.output(&["-n", SHOP, "create", "rolebinding", "carol", "--role=carol", "--user=carol"])?;
+    let intercept = json!({
+        "apiVersion": of_alice["apiVersion"],
+        "kind": of_alice["kind"],
+        "metadata": {"name": "carols", "namespace": SHOP},
+        "spec": of_alice["spec"],
+    });
+    let refused = admin.with(&carol).output_with(&["create", "-f", "-"], &intercept).err();
+    let refused = refused.map(|error| format!("{error:#}")).unwrap_or_default();
+    let tick = story.must(
+        refused.contains("ValidatingAdmissionPolicy") && refused.contains("denied request"),
+        &format!("carol, who may create intercepts but not intercept deploy/web, is refused by the policy: {refused:?}"),
+    );
+    story.say(&format!("{tick} carol may create intercepts, but none of deploy/web: the admission policy refuses it"));
     Ok(())
 }

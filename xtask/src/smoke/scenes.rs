@@ -12,6 +12,9 @@ use super::world::{
 use crate::cluster::Cluster;
 use crate::demo::story::{Story, precise};
 
+/// In the order in which addresses of both are listed.
+const FAMILIES: [&str; 2] = ["IPv4", "IPv6"];
+
 /// How long an intercept may outlive its object.
 const END: Duration = Duration::from_secs(2);
 
@@ -81,17 +84,20 @@ fn every_way(story: &mut Story, world: &World<'_>) -> Result<()> {
         rows.push((name, vec![matched, unmatched]));
     };
     for from in &world.nodes {
-        row(story, format!("ClusterIP from {}", from.name), &|header| {
-            world.ask(from, &world.cluster_ip, SERVICE_PORT, header)
-        });
-        for pod in world.pods(SHOP)? {
-            let name = format!("{} on {} from {}", pod.name, pod.node, from.name);
-            row(story, name, &|header| world.ask(from, &pod.address, PORT, header));
+        for (ip, family) in world.cluster_ips.iter().zip(FAMILIES) {
+            let name = format!("ClusterIP ({family}) from {}", from.name);
+            row(story, name, &|header| world.ask(from, ip, SERVICE_PORT, header));
         }
-        let address = from.address.to_string();
-        row(story, format!("NodePort of {}", from.name), &|header| {
-            world.ask_from_here(&address, world.node_port, header)
-        });
+        for pod in world.pods(SHOP)? {
+            for (address, family) in pod.addresses.iter().zip(FAMILIES) {
+                let name = format!("{} on {} ({family}) from {}", pod.name, pod.node, from.name);
+                row(story, name, &|header| world.ask(from, address, PORT, header));
+            }
+        }
+        for (address, family) in world.addresses(from)?.iter().zip(FAMILIES) {
+            let name = format!("NodePort of {} ({family})", from.name);
+            row(story, name, &|header| world.ask_from_here(address, world.node_port, header));
+        }
     }
     let (forward, port) = world.port_forward()?;
     row(story, "kubectl port-forward".into(), &|header| world.ask_from_here("127.0.0.1", port, header));
@@ -150,8 +156,11 @@ pub(super) fn everything(story: &mut Story, world: &mut World<'_>) -> Result<()>
     intercept.standing()?;
     let mut rows = Vec::new();
     for from in &world.nodes {
-        let cell = story.check("ClusterIP", &world.ask(from, &world.cluster_ip, SERVICE_PORT, None), "blue");
-        rows.push((format!("ClusterIP from {}", from.name), vec![cell]));
+        for (ip, family) in world.cluster_ips.iter().zip(FAMILIES) {
+            let name = format!("ClusterIP ({family}) from {}", from.name);
+            let cell = story.check(&name, &world.ask(from, ip, SERVICE_PORT, None), "blue");
+            rows.push((name, vec![cell]));
+        }
     }
     story.table(&["way", "any request"], &rows);
     let name = intercept.name()?;
@@ -165,7 +174,7 @@ pub(super) fn everything(story: &mut Story, world: &mut World<'_>) -> Result<()>
     let tick = story.must(code == 0, &format!("redir leave ended with {code}: {said}"));
     story.say(&format!("{tick} {}", said.trim_end()));
     let from = world.nodes.first().context("no node")?;
-    let ask = || world.ask(from, &world.cluster_ip, SERVICE_PORT, None);
+    let ask = || world.ask(from, &world.cluster_ips[0], SERVICE_PORT, None);
     let took = answered("the app has its requests back", "green", ask)?;
     let tick = story.must(took <= END, &format!("the app had its requests back only after {}", precise(took)));
     story.say(&format!("{tick} the app had its requests back within {}", precise(END)));

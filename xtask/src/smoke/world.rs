@@ -77,7 +77,8 @@ pub(super) struct World<'a> {
     _blue: Process,
     pub(super) own_port: u16,
     pub(super) node_port: u16,
-    pub(super) cluster_ip: String,
+    /// The Service's address of each family, as in a URL.
+    pub(super) cluster_ips: Vec<String>,
 }
 
 impl<'a> World<'a> {
@@ -132,7 +133,7 @@ impl<'a> World<'a> {
             _blue: blue,
             own_port,
             node_port: node_port.context("the Service has no NodePort")?,
-            cluster_ip: found["spec"]["clusterIP"].as_str().context("the Service has no ClusterIP")?.to_owned(),
+            cluster_ips: of_both_families(&found["spec"]["clusterIPs"]).context("the Service")?,
         })
     }
 
@@ -167,13 +168,19 @@ impl<'a> World<'a> {
             is_ready && pod["metadata"]["deletionTimestamp"].is_null()
         };
         let pods = list["items"].as_array().context("kubectl listed no pods")?;
-        let pod = |pod: &Value| Pod {
-            name: text(&pod["metadata"]["name"]),
-            node: text(&pod["spec"]["nodeName"]),
-            address: text(&pod["status"]["podIP"]),
-            uid: text(&pod["metadata"]["uid"]),
+        let pod = |pod: &Value| {
+            let name = text(&pod["metadata"]["name"]);
+            let ips: Value =
+                pod["status"]["podIPs"].as_array().into_iter().flatten().map(|ip| ip["ip"].clone()).collect();
+            Ok(Pod {
+                node: text(&pod["spec"]["nodeName"]),
+                address: text(&pod["status"]["podIP"]),
+                addresses: of_both_families(&ips).with_context(|| format!("the pod {name}"))?,
+                uid: text(&pod["metadata"]["uid"]),
+                name,
+            })
         };
-        Ok(pods.iter().filter(ready).map(pod).collect())
+        pods.iter().filter(ready).map(pod).collect()
     }
 
     /// A request from a node, with alice's header or without; the answer's first line.
@@ -181,6 +188,15 @@ impl<'a> World<'a> {
         let mut curl = self.cluster.enter(&node.name)?;
         curl.arg("curl");
         asked(&mut curl, &format!("http://{host}:{port}/"), header)
+    }
+
+    /// A node's addresses of both families, as in a URL.
+    pub(super) fn addresses(&self, node: &Node) -> Result<Vec<String>> {
+        let object = self.cluster.kubectl().get(&["node", &node.name])?;
+        let addresses = object["status"]["addresses"].as_array().into_iter().flatten();
+        let internal =
+            addresses.filter(|address| address["type"] == "InternalIP").map(|address| address["address"].clone());
+        of_both_families(&internal.collect()).with_context(|| node.name.clone())
     }
 
     /// A request from this machine.
@@ -206,8 +222,19 @@ pub(super) struct Pod {
     pub(super) name: String,
     pub(super) node: String,
     pub(super) address: String,
+    /// Of each family, as in a URL.
+    pub(super) addresses: Vec<String>,
     /// As it stands in the names of its control groups.
     pub(super) uid: String,
+}
+
+/// A list of an IPv4 and an IPv6 address, the latter in brackets.
+fn of_both_families(list: &Value) -> Result<Vec<String>> {
+    let texts = list.as_array().into_iter().flatten().filter_map(Value::as_str);
+    let in_url = |ip: &str| if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
+    let addresses: Vec<String> = texts.map(in_url).collect();
+    ensure!(addresses.len() == 2, "has not an address of both families, but {list}");
+    Ok(addresses)
 }
 
 fn asked(curl: &mut Command, url: &str, header: Option<&str>) -> Answer {
@@ -348,7 +375,7 @@ fn service() -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "web", "namespace": SHOP},
         "spec": {
-            "type": "NodePort", "selector": {"app": "web"},
+            "type": "NodePort", "selector": {"app": "web"}, "ipFamilyPolicy": "RequireDualStack",
             "ports": [{"name": "web", "port": SERVICE_PORT, "targetPort": "http"}],
         },
     })

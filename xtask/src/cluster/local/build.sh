@@ -21,7 +21,7 @@ runc_tags="seccomp netgo osusergo urfave_cli_no_docs"
 
 # Each package that the commands consist of, once for each version of it.
 packages() {
-    go list -deps "$@" -f '{{.ImportPath}}@{{with .Module}}{{with .Replace}}{{.Version}}{{else}}{{.Version}}{{end}}{{end}}'
+    go list -deps -f '{{.ImportPath}}@{{with .Module}}{{with .Replace}}{{.Version}}{{else}}{{.Version}}{{end}}{{end}}' "$@"
 }
 
 # The version of a module of `parts`, without its v.
