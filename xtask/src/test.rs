@@ -37,6 +37,8 @@ pub(crate) struct Options {
 
 /// The package whose tests start an API server.
 const KUBERNETES: &str = "redir-node-agent";
+/// Those files of its tests that start none.
+const WITHOUT_API_SERVER: [&str; 2] = ["bad_environment", "processes"];
 /// The whole suite takes ten minutes on two cores; a run that hangs must end by itself long before CI gives up on it.
 const LIMIT: Duration = Duration::from_secs(35 * 60);
 
@@ -84,7 +86,7 @@ struct Places(Vec<(&'static str, PathBuf)>);
 impl Places {
     fn find(options: &Options) -> Result<Places> {
         let mut places = vec![("REDIR_BIN_DIR", paths::target()?.join("debug")), ("REDIR_CASES", paths::cases()?)];
-        if options.package.is_empty() || options.package.iter().any(|name| name == KUBERNETES) {
+        if starts_an_api_server(options) {
             places.push(("REDIR_KUBERNETES_BIN", cluster::programs()?));
         }
         if options.rounds > 1 {
@@ -92,6 +94,13 @@ impl Places {
         }
         Ok(Places(places))
     }
+}
+
+/// Whether a test may, for which Kubernetes may have to be compiled.
+fn starts_an_api_server(options: &Options) -> bool {
+    let in_package = options.package.is_empty() || options.package.iter().any(|name| name == KUBERNETES);
+    let in_file = |file: &String| !WITHOUT_API_SERVER.contains(&file.as_str());
+    in_package && (options.files.is_empty() || options.files.iter().any(in_file))
 }
 
 /// All programs, since the end-to-end tests start them as a person would, and the tests themselves.

@@ -69,6 +69,12 @@ mod tests {
         assert!("1.29.6".parse::<KubernetesVersion>().unwrap_err().contains("1.30"));
     }
 
+    #[test]
+    fn the_document_names_the_version_in_the_tree() {
+        let page = include_str!("../../../CONTRIBUTING.md");
+        assert!(page.contains(&format!("compiles Kubernetes\n{},", KubernetesVersion::in_tree())));
+    }
+
     /// Kubernetes' own parts are published with the same minor and patch.
     #[test]
     fn every_part_in_the_tree_has_the_version_of_the_whole() {

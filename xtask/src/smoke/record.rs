@@ -127,7 +127,6 @@ mod tests {
     #[test]
     fn the_page_shows_what_the_file_holds() {
         let entries: Vec<Value> = serde_json::from_str(include_str!("../../../docs/kubernetes-tested.json")).unwrap();
-        assert!(!entries.is_empty(), "the smoke test has been run on something");
         let page = include_str!("../../../docs/tested.md");
         assert_eq!(
             with_table(page, &table(&entries)).as_deref(),

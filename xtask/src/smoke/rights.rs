@@ -88,7 +88,9 @@ fn policy_holds(story: &mut Story, world: &World<'_>, of_alice: &Value) -> Resul
     let refused = refused.map(|error| format!("{error:#}")).unwrap_or_default();
     let tick = story.must(
         refused.contains("ValidatingAdmissionPolicy") && refused.contains("denied request"),
-        &format!("carol, who may create intercepts but not intercept deploy/web, is refused by the policy: {refused:?}"),
+        &format!(
+            "carol, who may create intercepts but not intercept deploy/web, is refused by the policy: {refused:?}"
+        ),
     );
     story.say(&format!("{tick} carol may create intercepts, but none of deploy/web: the admission policy refuses it"));
     Ok(())

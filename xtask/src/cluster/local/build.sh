@@ -11,22 +11,45 @@ export GOPROXY="${GOPROXY:-https://proxy.golang.org}"
 # Both go with the workshop, unless a person wants them elsewhere.
 export GOMODCACHE="${GOMODCACHE:-$here/gomod}" GOCACHE="${GOCACHE:-$here/gocache}"
 
-programs="kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl"
-commands=$(for program in $programs; do echo "k8s.io/kubernetes/cmd/$program"; done)
 containerd=github.com/containerd/containerd/v2
 etcd=go.etcd.io/etcd/server/v3
-plugins=github.com/containernetworking/plugins/plugins
+plugins=github.com/containernetworking/plugins
 runc=github.com/opencontainers/runc
-runc_tags="seccomp netgo osusergo urfave_cli_no_docs"
+commands=$(for name in -apiserver -controller-manager -scheduler let -proxy ctl; do echo "k8s.io/kubernetes/cmd/kube$name"; done)
+parts="Kubernetes containerd etcd network-plugins runc"
 
-# Each package that the commands consist of, once for each version of it.
-packages() {
-    go list -deps -f '{{.ImportPath}}@{{with .Module}}{{with .Replace}}{{.Version}}{{else}}{{.Version}}{{end}}{{end}}' "$@"
+# Says in which folder a part's modules are, what it consists of, how it is compiled, and where it goes.
+describe() {
+    folder=parts cgo=0 tags='' flags='-s -w' into=$here/compiled/
+    case $1 in
+    Kubernetes)
+        folder=kubernetes packages=$commands
+        # The version that the programs tell, in the variables that Kubernetes' own build sets (hack/lib/version.sh).
+        rest=${version#*.}
+        for value in gitVersion="v$version" gitMajor="${version%%.*}" gitMinor="${rest%%.*}" gitTreeState=archive; do
+            flags="$flags -X k8s.io/component-base/version.$value"
+        done
+        ;;
+    containerd)
+        packages=$(for name in containerd containerd-shim-runc-v2 ctr; do echo "$containerd/cmd/$name"; done)
+        flags="$flags -X $containerd/version.Version=$(version_of $containerd)"
+        ;;
+    etcd) packages=$etcd into=$here/compiled/etcd ;;
+    network-plugins)
+        packages=$(for name in main/bridge main/loopback ipam/host-local meta/portmap; do echo "$plugins/plugins/$name"; done)
+        into=$here/compiled/cni/
+        ;;
+    runc)
+        # Its first steps are C, and the profile of system calls is libseccomp's.
+        packages=$runc cgo=1 tags='seccomp netgo osusergo urfave_cli_no_docs' into=$here/compiled/runc
+        flags="$flags -linkmode external -extldflags -static"
+        ;;
+    esac
 }
 
-# The version of a module of `parts`, without its v.
-part() {
-    go list -m -f '{{.Version}}' "$1" | cut -c 2-
+# The version of a module among the parts, without its v.
+version_of() {
+    (cd "$here/parts" && go list -m -f '{{.Version}}' "$1") | cut -c 2-
 }
 
 case $stage in
@@ -58,38 +81,25 @@ fetch)
     ;;
 compile)
     mkdir -p compiled/cni
-    {
-        (cd kubernetes && CGO_ENABLED=0 packages $commands)
-        (cd parts && CGO_ENABLED=0 packages $containerd/cmd/containerd $containerd/cmd/containerd-shim-runc-v2 \
-            $containerd/cmd/ctr $etcd $plugins/main/bridge $plugins/main/loopback $plugins/ipam/host-local $plugins/meta/portmap)
-        (cd parts && CGO_ENABLED=1 packages -tags "$runc_tags" $runc)
-    } >packages
-    # Read by whoever shows the progress, as are the lines that name a part.
-    echo "packages: $(sort -u packages | wc -l)"
-
-    echo "part: Kubernetes"
-    cd "$here/kubernetes"
-    # The version that the programs tell, in the variables that Kubernetes' own build sets (hack/lib/version.sh).
-    rest=${version#*.}
-    at=k8s.io/component-base/version
-    CGO_ENABLED=0 go build -v -trimpath -o "$here/compiled/" -ldflags "-s -w -X $at.gitVersion=v$version \
-        -X $at.gitMajor=${version%%.*} -X $at.gitMinor=${rest%%.*} -X $at.gitTreeState=archive" $commands
-
-    cd "$here/parts"
-    echo "part: containerd"
-    CGO_ENABLED=0 go build -v -trimpath -ldflags "-s -w -X $containerd/version.Version=$(part $containerd)" \
-        -o "$here/compiled/" $containerd/cmd/containerd $containerd/cmd/containerd-shim-runc-v2 $containerd/cmd/ctr
-    echo "part: etcd"
-    CGO_ENABLED=0 go build -v -trimpath -ldflags "-s -w" -o "$here/compiled/etcd" $etcd
-    echo "part: network plugins"
-    CGO_ENABLED=0 go build -v -trimpath -ldflags "-s -w" -o "$here/compiled/cni/" \
-        $plugins/main/bridge $plugins/main/loopback $plugins/ipam/host-local $plugins/meta/portmap
-    echo "part: runc"
-    # Its first steps are C, and the profile of system calls is libseccomp's, which is where every compiler looks.
-    printf '#!/bin/sh\ncase "$*" in *--libs*) echo -lseccomp ;; esac\n' >"$here/pkg-config"
-    chmod +x "$here/pkg-config"
-    PKG_CONFIG="$here/pkg-config" CGO_ENABLED=1 go build -v -trimpath -tags "$runc_tags" \
-        -ldflags "-s -w -linkmode external -extldflags -static" -o "$here/compiled/runc" $runc
+    # libseccomp is where every compiler looks.
+    printf '#!/bin/sh\ncase "$*" in *--libs*) echo -lseccomp ;; esac\n' >pkg-config
+    chmod +x pkg-config
+    export PKG_CONFIG="$here/pkg-config"
+    # Each package once for each version of it.
+    format='{{.ImportPath}}@{{with .Module}}{{with .Replace}}{{.Version}}{{else}}{{.Version}}{{end}}{{end}}'
+    for part in $parts; do
+        describe "$part"
+        (cd "$folder" && CGO_ENABLED=$cgo go list -deps -tags "$tags" -f "$format" $packages) >"packages-$part"
+    done
+    # These lines, and the names that the compiler prints, are read by whoever shows the progress.
+    echo "packages: $(sort -u packages-* | wc -l)"
+    before=
+    for part in $parts; do
+        echo "part: $(cat /dev/null $before | sort -u | wc -l) $part"
+        before="$before packages-$part"
+        describe "$part"
+        (cd "$folder" && CGO_ENABLED=$cgo go build -v -trimpath -tags "$tags" -ldflags "$flags" -o "$into" $packages)
+    done
     ;;
 assemble)
     rm -rf done
@@ -101,13 +111,12 @@ assemble)
     # The process that holds a pod's namespaces, and a node's: Kubernetes' own.
     source=$(cd kubernetes && go list -m -f '{{.Dir}}' k8s.io/kubernetes)
     gcc -static -Os -s -DVERSION="$version" -o done/bin/pause "$source/build/pause/linux/pause.c"
-    cd parts
     {
-        echo "etcd $(part $etcd)"
-        echo "containerd $(part $containerd)"
-        echo "runc $(part $runc)"
-        echo "network-plugins $(part ${plugins%/plugins})"
-    } >../done/versions
+        echo "etcd $(version_of $etcd)"
+        echo "containerd $(version_of $containerd)"
+        echo "runc $(version_of $runc)"
+        echo "network-plugins $(version_of $plugins)"
+    } >done/versions
     ;;
 *)
     echo "no such stage: $stage" >&2

@@ -239,5 +239,7 @@ mod tests {
         let numbers = |text: &str| text.split('.').map(|part| part.parse().unwrap()).collect::<Vec<u32>>();
         let kubernetes = KUBERNETES[0].1.lines().find_map(|line| line.strip_prefix("go ")).unwrap();
         assert!(numbers(newest_go_wanted()) >= numbers(kubernetes));
+        let page = include_str!("../../../../CONTRIBUTING.md");
+        assert!(page.contains(&format!("a `go` of {} or newer", newest_go_wanted())));
     }
 }

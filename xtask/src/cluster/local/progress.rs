@@ -15,6 +15,8 @@ pub(super) struct Progress {
     /// The same, for the next run.
     record: File,
     total: usize,
+    /// How many belong to the parts that are done.
+    compiled: usize,
     part: String,
 }
 
@@ -24,14 +26,16 @@ impl Progress {
         let begun = fs::read_to_string(record).unwrap_or_default().lines().map(str::to_owned).collect();
         let file = File::options().create(true).append(true).open(record);
         let file = file.with_context(|| format!("cannot write {}", record.display()))?;
-        Ok(Progress { begun, record: file, total: 0, part: String::new() })
+        Ok(Progress { begun, record: file, total: 0, compiled: 0, part: String::new() })
     }
 
     /// Takes a line; how far it is.
     pub(super) fn line(&mut self, line: &str) -> String {
         if let Some(total) = line.strip_prefix("packages: ").and_then(|total| total.trim().parse().ok()) {
             self.total = total;
-        } else if let Some(part) = line.strip_prefix("part: ") {
+        } else if let Some((before, part)) = line.strip_prefix("part: ").and_then(|rest| rest.split_once(' ')) {
+            // All that the parts before it consist of: what was in Go's cache is not named.
+            self.compiled = before.parse().unwrap_or(0);
             part.clone_into(&mut self.part);
         } else if is_package(line) {
             let begun = format!("{} {line}", self.part);
@@ -47,7 +51,7 @@ impl Progress {
             return "counting packages".into();
         }
         // The C library's variants of a few packages are compiled twice, and counted once.
-        let begun = self.begun.len().min(self.total);
+        let begun = self.begun.len().max(self.compiled).min(self.total);
         format!("{begun} of {} packages, {} % ({})", self.total, begun * 100 / self.total, self.part)
     }
 }
@@ -69,7 +73,7 @@ mod tests {
         let mut progress = Progress::resume(&record).unwrap();
         assert_eq!(progress.line("go: downloading k8s.io/api v0.37.2"), "counting packages");
         assert_eq!(progress.line("packages: 4"), "0 of 4 packages, 0 % ()");
-        progress.line("part: Kubernetes");
+        progress.line("part: 0 Kubernetes");
         assert_eq!(progress.line("internal/abi"), "1 of 4 packages, 25 % (Kubernetes)");
         assert_eq!(progress.line("k8s.io/api/core/v1"), "2 of 4 packages, 50 % (Kubernetes)");
         assert_eq!(progress.line("# k8s.io/api/core/v1"), "2 of 4 packages, 50 % (Kubernetes)");
@@ -77,11 +81,12 @@ mod tests {
 
         let mut progress = Progress::resume(&record).unwrap();
         progress.line("packages: 4");
-        progress.line("part: Kubernetes");
+        progress.line("part: 0 Kubernetes");
         assert_eq!(progress.line("k8s.io/api/core/v1"), "2 of 4 packages, 50 % (Kubernetes)");
-        progress.line("part: etcd");
+        assert_eq!(progress.line("part: 3 etcd"), "3 of 4 packages, 75 % (etcd)");
         assert_eq!(progress.line("google.golang.org/grpc"), "3 of 4 packages, 75 % (etcd)");
         progress.line("go.etcd.io/bbolt");
+        progress.line("go.etcd.io/raft/v3");
         assert_eq!(progress.line("go.etcd.io/etcd/server/v3"), "4 of 4 packages, 100 % (etcd)");
     }
 }
