@@ -85,6 +85,11 @@ impl Values {
     pub fn set(&mut self, name: &str, value: Value) -> Result<(), ValuesError> {
         match self.0.get_mut(name) {
             None => Err(ValuesError::Unknown(name.to_owned(), self.0.keys().cloned().collect())),
+            // Kubernetes' IntOrString.
+            Some(old) if old.is_number() && is_share(&value) => {
+                *old = value;
+                Ok(())
+            }
             Some(old) if std::mem::discriminant(old) != std::mem::discriminant(&value) => {
                 Err(ValuesError::Kind(name.to_owned(), kind(old)))
             }
@@ -99,6 +104,17 @@ impl Values {
     pub fn image(&self) -> &str {
         self.0.get("image").and_then(Value::as_str).unwrap_or_default()
     }
+}
+
+/// `25%`
+fn is_share(value: &Value) -> bool {
+    value.as_str().and_then(|text| text.strip_suffix('%')).is_some_and(|number| number.parse::<u8>().is_ok())
+}
+
+/// The examples in the comments of `chart/values.yaml`, each a YAML text of one value: tests hold the templates and the
+/// agent to them.
+pub fn value_examples() -> Vec<&'static str> {
+    VALUES.lines().filter_map(|line| line.strip_prefix("#   ")).collect()
 }
 
 fn kind(value: &Value) -> &'static str {

@@ -1,7 +1,7 @@
 //! The little of Helm's template language that the chart uses, rendered as Helm would.
 //!
-//! Owns: `{{ .Values.NAME }}`, also `| toJson`; `{{ .Release.Namespace }}`; and, on lines of their own,
-//! `{{- if semverCompare "OP1.N-0" .Capabilities.KubeVersion.Version }}` … `{{- end }}`, not nested. Must not know what is
+//! Owns: `{{ .Values.NAME | toJson }}`, `{{ .Values.NAME | quote }}` and `{{ .Release.Namespace | quote }}`; and, on lines of
+//! their own, `{{- if semverCompare "OP1.N-0" .Capabilities.KubeVersion.Version }}` … `{{- end }}`, not nested. Must not know what is
 //! rendered. Called by: `render_text`.
 
 use std::fmt;
@@ -92,21 +92,34 @@ fn substitute(line: &str, context: &Context<'_>, out: &mut String) -> Result<(),
 }
 
 fn value(directive: &str, context: &Context<'_>) -> Result<String, TemplateError> {
-    if directive == ".Release.Namespace" {
-        return Ok(context.namespace.to_owned());
-    }
     let unknown = || TemplateError::Directive(directive.to_owned());
-    let (name, as_json) = match directive.strip_suffix(" | toJson") {
-        Some(name) => (name, true),
-        None => (directive, false),
+    let (name, function) = directive.split_once(" | ").ok_or_else(unknown)?;
+    let namespace = Value::String(context.namespace.to_owned());
+    let value = match name.strip_prefix(".Values.") {
+        Some(name) => context.values.get(name).ok_or_else(unknown)?,
+        None if name == ".Release.Namespace" => &namespace,
+        None => return Err(unknown()),
     };
-    let value = name.strip_prefix(".Values.").and_then(|name| context.values.get(name)).ok_or_else(unknown)?;
-    match value {
-        Value::String(text) if !as_json => Ok(text.clone()),
-        Value::Number(number) => Ok(number.to_string()),
-        _ if as_json => Ok(value.to_string()),
+    match (function, value) {
+        // What may be anything is never put in as it is: a text could be YAML of another kind (`true`, `a: b`).
+        ("toJson", value) | ("quote", value @ Value::String(_)) => Ok(for_yaml(&value.to_string())),
+        ("quote", Value::Number(_) | Value::Bool(_)) => Ok(format!("\"{value}\"")),
         _ => Err(unknown()),
     }
+}
+
+/// JSON that is YAML too: what YAML takes for the end of a line, or does not take at all, is escaped.
+fn for_yaml(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for character in json.chars() {
+        match character {
+            '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}' => {
+                out.push_str(&format!("\\u{:04x}", u32::from(character)));
+            }
+            _ => out.push(character),
+        }
+    }
+    out
 }
 
 #[cfg(test)]
@@ -123,9 +136,9 @@ mod tests {
 
     #[test]
     fn values_are_put_in() {
-        let template =
-            "a: {{ .Values.image }}\nb: {{ .Values.list | toJson }} # {{ .Values.n }}\nc: [{{ .Release.Namespace }}]\n";
-        let expected = "a: a/b:1\nb: [{\"operator\":\"Exists\"}] # 1\nc: [redir-system]\n";
+        let template = "a: {{ .Values.image | quote }}\nb: {{ .Values.list | toJson }} # {{ .Values.n | toJson }}\n\
+                        c: [{{ .Release.Namespace | quote }}, {{ .Values.n | quote }}]\n";
+        let expected = "a: \"a/b:1\"\nb: [{\"operator\":\"Exists\"}] # 1\nc: [\"redir-system\", \"1\"]\n";
         assert_eq!(rendered(template, 30).as_deref(), Ok(expected));
     }
 
@@ -141,8 +154,16 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        for bad in ["{{ .Values.other }}", "{{ .Values.list }}", "{{ .Chart.Name }}", "{{ .Values.image", "{{- end }}"]
-        {
+        for bad in [
+            "{{ .Values.other | quote }}",
+            "{{ .Values.image }}",
+            "{{ .Release.Namespace }}",
+            "{{ .Values.list | quote }}",
+            "{{ .Values.image | upper }}",
+            "{{ .Chart.Name | quote }}",
+            "{{ .Values.image | quote",
+            "{{- end }}",
+        ] {
             assert!(rendered(bad, 30).is_err(), "{bad}");
         }
         let open = "{{- if semverCompare \">=1.30-0\" .Capabilities.KubeVersion.Version }}";

@@ -209,10 +209,145 @@ fn values_reach_the_agent_and_wrong_ones_are_named() {
     let objects = render(&Options { values: values.clone(), ..Options::default() }).unwrap();
     let pod = find(&objects, "DaemonSet", names::AGENT)["spec"]["template"]["spec"].clone();
     assert_eq!((&pod["containers"][0]["image"], &pod["tolerations"]), (&json!("registry.local/agent:7"), &json!([])));
-    for (text, named) in [("imgae: a", "imgae"), ("image: 3", "image"), ("- a", "map"), ("a: [", "YAML")] {
+    for (text, named) in [
+        ("imgae: a", "imgae"),
+        ("image: 3", "image"),
+        ("log: true", "log"),
+        ("maxUnavailable: many", "number"),
+        ("- a", "map"),
+        ("a: [", "YAML"),
+    ] {
         let error = values.merge(text).unwrap_err().to_string();
         assert!(error.contains(named), "{error}");
     }
+}
+
+/// The container, and everything else that is rendered, with this value.
+fn with_value(yaml: &str) -> (Value, Vec<Value>) {
+    let mut values = Values::default();
+    values.merge(yaml).unwrap_or_else(|error| panic!("{yaml}: {error}"));
+    let objects = render(&Options { values, ..Options::default() }).unwrap_or_else(|error| panic!("{yaml}: {error}"));
+    (find(&objects, "DaemonSet", names::AGENT), objects)
+}
+
+/// Where a value arrives in the DaemonSet.
+fn arrived(agent: &Value, name: &str) -> Value {
+    let pod = &agent["spec"]["template"]["spec"];
+    let container = &pod["containers"][0];
+    let argument = |flag: &str| {
+        let words = container["args"].as_array().unwrap();
+        words[1 + words.iter().position(|word| word == flag).unwrap()].clone()
+    };
+    match name {
+        "image" | "imagePullPolicy" | "resources" => container[name].clone(),
+        "log" => argument("--log"),
+        "logFormat" => argument("--log-format"),
+        "maxUnavailable" => agent["spec"]["updateStrategy"]["rollingUpdate"][name].clone(),
+        _ => pod[name].clone(),
+    }
+}
+
+#[test]
+fn every_value_has_an_example_and_each_arrives_as_it_is_written() {
+    let (defaults, everything) = with_value("");
+    let mut shown = BTreeSet::new();
+    for example in redir_manifests::value_examples() {
+        let parsed = redir_manifests::parse(example).unwrap().remove(0);
+        for (name, value) in parsed.as_object().unwrap() {
+            let (agent, objects) = with_value(example);
+            assert_eq!(arrived(&agent, name), *value, "{example}");
+            assert_ne!(arrived(&defaults, name), *value, "{example} shows the default");
+            assert_eq!(objects.len(), everything.len(), "{example}");
+            shown.insert(name.clone());
+        }
+    }
+    let values = redir_manifests::parse(include_str!("../chart/values.yaml")).unwrap().remove(0);
+    for (name, value) in values.as_object().unwrap() {
+        assert_eq!(arrived(&defaults, name), *value, "{name}");
+    }
+    assert_eq!(shown, values.as_object().unwrap().keys().cloned().collect(), "each value has an example");
+}
+
+/// What YAML would take for something else, or what would end the text and begin something of its own.
+const HOSTILE: [&str; 24] = [
+    "redir_agent::worker=debug,info",
+    "true",
+    "null",
+    "~",
+    "",
+    "1e3",
+    "0x1",
+    "007",
+    "1_000",
+    ".inf",
+    "2026-11-30",
+    "a: b",
+    "a #b",
+    "'",
+    "\"",
+    "\\",
+    "}} {{",
+    "[a, {b: c}]",
+    "&a *b !c %d @e `f`",
+    "- a",
+    "a\nkind: Secret\n---\nkind: Secret",
+    "\u{7f}\u{85}\u{2028}\u{feff}",
+    " a ",
+    "\u{1f600} \t\r\u{0}",
+];
+
+#[test]
+fn hostile_text_stays_the_text_of_its_value() {
+    let count = objects(POLICIES).len();
+    for text in HOSTILE {
+        let texts = ["image", "imagePullPolicy", "log", "logFormat", "priorityClassName"];
+        let mut values = Values::default();
+        for name in texts {
+            values.set(name, json!(text)).unwrap();
+        }
+        values.set("nodeSelector", json!({text: text})).unwrap();
+        values.set("imagePullSecrets", json!([{"name": text}])).unwrap();
+        let rendered = render(&Options { values, ..Options::default() }).unwrap();
+        assert_eq!(rendered.len(), count, "{text:?}");
+        let agent = find(&rendered, "DaemonSet", names::AGENT);
+        for name in texts {
+            assert_eq!(arrived(&agent, name), text, "{name}");
+        }
+        assert_eq!(arrived(&agent, "nodeSelector"), json!({text: text}));
+        assert_eq!(arrived(&agent, "imagePullSecrets"), json!([{"name": text}]));
+        let elsewhere = render(&Options { namespace: text.to_owned(), ..Options::default() }).unwrap();
+        assert_eq!(find(&elsewhere, "DaemonSet", names::AGENT)["metadata"]["namespace"], text);
+        assert_eq!(find(&elsewhere, "ClusterRoleBinding", names::AGENT)["subjects"][0]["namespace"], text);
+        find(&elsewhere, "Namespace", text);
+    }
+}
+
+/// `--image REF` and `--set NAME=VALUE` of the documents, and what `redir install --help` shows.
+#[test]
+fn what_documents_show_is_rendered() {
+    let documents = [
+        include_str!("../../README.md"),
+        include_str!("../../CONTRIBUTING.md"),
+        include_str!("../../cli/src/wording/help.rs"),
+    ];
+    let mut shown = 0;
+    for text in documents {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        for pair in words.windows(2) {
+            let (name, value) = match pair {
+                ["--image", image] if image.contains('/') => ("image", *image),
+                ["--set", assignment] => assignment.split_once('=').unwrap(),
+                _ => continue,
+            };
+            let value = value.trim_matches(['`', '"', '\'']);
+            let mut values = Values::default();
+            values.set(name, json!(value)).unwrap();
+            let agent = find(&render(&Options { values, ..Options::default() }).unwrap(), "DaemonSet", names::AGENT);
+            assert_eq!(arrived(&agent, name), value);
+            shown += 1;
+        }
+    }
+    assert!(shown >= 2, "{shown}");
 }
 
 #[test]

@@ -216,6 +216,23 @@ mod tests {
     }
 
     #[test]
+    fn what_the_chart_starts_is_understood_with_every_example_of_its_values() {
+        let examples = redir_manifests::value_examples();
+        assert!(examples.iter().any(|example| example.starts_with("log:")), "{examples:?}");
+        for example in examples {
+            let mut options = redir_manifests::Options::default();
+            options.values.merge(example).unwrap();
+            let objects = redir_manifests::render(&options).unwrap();
+            let agent = objects.iter().find(|object| object["kind"] == "DaemonSet").unwrap();
+            let words = agent["spec"]["template"]["spec"]["containers"][0]["args"].as_array().unwrap();
+            let words = words.iter().map(|word| word.as_str().unwrap());
+            let cli = Cli::try_parse_from(["redir-agent"].into_iter().chain(words)).unwrap();
+            let filter = cli.log.filter.unwrap();
+            tracing_subscriber::EnvFilter::try_new(&filter).unwrap_or_else(|error| panic!("{filter}: {error}"));
+        }
+    }
+
+    #[test]
     fn wrong_usage_ends_with_2() {
         for args in [&["redir-agent"][..], &["redir-agent", "run", "--cfg", "x"], &["redir-agent", "keygen"]] {
             assert_eq!(Cli::try_parse_from(args).expect_err("wrong").exit_code(), 2, "{args:?}");
