@@ -1,15 +1,44 @@
 //! The CustomResourceDefinition, for servers with and without validation rules.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSONSchemaProps, ValidationRule,
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool, ValidationRule,
 };
 use kube::CustomResourceExt;
 
 use crate::Intercept;
 
+/// Rust's integers that Kubernetes has no name for: the format that it has, and the largest value. It warns of others.
+const INTEGERS: [(&str, &str, f64); 3] =
+    [("uint8", "int32", 255.0), ("uint16", "int32", 65_535.0), ("uint32", "int64", 4_294_967_295.0)];
+
 /// For every server that has `apiextensions.k8s.io/v1` (1.16 and newer).
 pub fn definition() -> CustomResourceDefinition {
-    Intercept::crd()
+    let mut definition = Intercept::crd();
+    for version in &mut definition.spec.versions {
+        if let Some(schema) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) {
+            make_plain(schema);
+        }
+    }
+    definition
+}
+
+/// Gives every integer a format that the server knows, and the bounds that its own format implied. And takes no null for a
+/// value: the server drops it then, and neither `oneOf` nor a policy's `has()` sees a field that is not there.
+fn make_plain(schema: &mut JSONSchemaProps) {
+    schema.nullable = None;
+    let format = schema.format.as_deref();
+    if let Some((_, known, largest)) = INTEGERS.into_iter().find(|(unknown, ..)| format == Some(unknown)) {
+        schema.format = Some(known.to_owned());
+        schema.minimum = schema.minimum.or(Some(0.0));
+        schema.maximum = schema.maximum.or(Some(largest));
+    }
+    schema.properties.iter_mut().flat_map(|properties| properties.values_mut()).for_each(make_plain);
+    if let Some(JSONSchemaPropsOrArray::Schema(items)) = &mut schema.items {
+        make_plain(items);
+    }
+    if let Some(JSONSchemaPropsOrBool::Schema(values)) = &mut schema.additional_properties {
+        make_plain(values);
+    }
 }
 
 /// For servers that check CEL rules (on by default since 1.25; older ones refuse the field): a spec never changes.
@@ -73,6 +102,36 @@ mod tests {
     #[test]
     fn the_schema_is_structural() {
         structural(&schema(), "");
+    }
+
+    /// Every `format` of a schema, with what stands beside it.
+    fn formats(schema: &Value, found: &mut Vec<Value>) {
+        match schema {
+            Value::Object(fields) => {
+                found.extend(fields.get("format").filter(|format| format.is_string()).map(|_| schema.clone()));
+                fields.values().for_each(|field| formats(field, found));
+            }
+            Value::Array(entries) => entries.iter().for_each(|entry| formats(entry, found)),
+            _ => (),
+        }
+    }
+
+    #[test]
+    fn every_format_is_one_that_servers_know_and_no_range_is_lost() {
+        let mut found = Vec::new();
+        formats(&schema(), &mut found);
+        let known = ["int32", "int64", "date-time"];
+        assert!(found.iter().all(|one| known.iter().any(|known| one["format"] == *known)), "{found:?}");
+        let agent = &schema()["properties"]["status"]["properties"]["agents"]["items"]["properties"];
+        let bounds = |number: &Value| (number["format"].clone(), number["minimum"].clone(), number["maximum"].clone());
+        assert_eq!(bounds(&agent["protocol"]), (json!("int64"), json!(0.0), json!(4_294_967_295.0)));
+        let port = &agent["pods"]["items"]["properties"]["port"];
+        assert_eq!(bounds(port), (json!("int32"), json!(0.0), json!(65_535.0)));
+    }
+
+    #[test]
+    fn no_null_is_a_value() {
+        assert!(!schema().to_string().contains("nullable"));
     }
 
     #[test]
