@@ -8,7 +8,7 @@ use super::plan::{
     API_PORT, CONTAINERD_SOCKET, FILES_IN_NODE, Machine, POD_NETWORKS, PROXY_HEALTH_PORT, SERVICE_NETWORKS, audit_log,
     audit_policy, both, logs,
 };
-use crate::cluster::ProxyMode;
+use crate::cluster::{ProxyMode, Shape};
 
 /// A process of the cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -96,7 +96,7 @@ impl Component {
     }
 
     /// Its arguments, the program's own name not among them.
-    pub(super) fn arguments(self, proxy: ProxyMode) -> Vec<String> {
+    pub(super) fn arguments(self, shape: Shape) -> Vec<String> {
         let pki = Pki::place();
         let kubeconfig = |name: &str| format!("--kubeconfig={}", self.machine.kubeconfig(name).display());
         let (address, machine) = (self.machine.address(), self.machine);
@@ -131,21 +131,32 @@ impl Component {
                 format!("--hostname-override={machine}"),
                 format!("--node-ip={address},{}", machine.address6()),
             ],
-            Kind::Proxy => vec![
-                format!("--kubeconfig={}/kube-proxy.kubeconfig", FILES_IN_NODE),
-                format!("--hostname-override={machine}"),
-                format!("--proxy-mode={}", proxy.on(machine).name()),
-                format!("--cluster-cidr={}", both(POD_NETWORKS)),
-                format!("--healthz-bind-address={address}:{PROXY_HEALTH_PORT}"),
-                "--oom-score-adj=0".into(),
-                // These settings of connection tracking belong to the whole machine.
-                "--conntrack-max-per-core=0".into(),
-                "--conntrack-tcp-timeout-established=0".into(),
-                "--conntrack-tcp-timeout-close-wait=0".into(),
-                "--conntrack-udp-timeout=0".into(),
-                "--conntrack-udp-timeout-stream=0".into(),
-            ],
+            Kind::Proxy => self.proxy(shape),
         }
+    }
+
+    fn proxy(self, shape: Shape) -> Vec<String> {
+        let (address, machine) = (self.machine.address(), self.machine);
+        let mode = shape.proxy.on(machine);
+        let mut arguments = vec![
+            format!("--kubeconfig={}/kube-proxy.kubeconfig", FILES_IN_NODE),
+            format!("--hostname-override={machine}"),
+            format!("--proxy-mode={}", mode.name()),
+            format!("--cluster-cidr={}", both(POD_NETWORKS)),
+            format!("--healthz-bind-address={address}:{PROXY_HEALTH_PORT}"),
+            "--oom-score-adj=0".into(),
+            // These settings of connection tracking belong to the whole machine.
+            "--conntrack-max-per-core=0".into(),
+            "--conntrack-tcp-timeout-established=0".into(),
+            "--conntrack-tcp-timeout-close-wait=0".into(),
+            "--conntrack-udp-timeout=0".into(),
+            "--conntrack-udp-timeout-stream=0".into(),
+        ];
+        // Only there it is not on by itself.
+        if mode == ProxyMode::Nftables && shape.version.minor == 30 {
+            arguments.push("--feature-gates=NFTablesProxyMode=true".into());
+        }
+        arguments
     }
 }
 

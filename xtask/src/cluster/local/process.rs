@@ -83,7 +83,7 @@ impl Local {
                 [vec!["nsenter".into(), namespace, "--".into()], program].concat()
             }
         };
-        words.extend(component.arguments(self.shape.proxy));
+        words.extend(component.arguments(self.shape));
         if component.kind == Kind::Node {
             words.push(path(self.programs.folder()));
         }

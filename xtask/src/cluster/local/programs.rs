@@ -119,7 +119,8 @@ impl Programs {
         if self.version == KubernetesVersion::in_tree() {
             write(workshop, &KUBERNETES)?;
         } else {
-            self.ensure_served(workshop, &go)?;
+            // A version that nobody has leaves nothing behind.
+            self.ensure_served(workshop, &go).or_else(|error| remove(workshop).and(Err(error)))?;
             self.run(workshop, &go, MODULES_STAGE)?;
         }
         STAGES.into_iter().try_for_each(|stage| self.run(workshop, &go, stage))?;
