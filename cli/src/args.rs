@@ -52,7 +52,7 @@ pub(crate) enum Command {
     Upgrade(Install),
     #[command(about = help::UNINSTALL, long_about = help::UNINSTALL_LONG)]
     Uninstall(Uninstall),
-    #[command(about = help::DOCTOR, long_about = help::DOCTOR_LONG)]
+    #[command(about = help::DOCTOR, long_about = help::DOCTOR_LONG, after_help = help::DOCTOR_EXAMPLES)]
     Doctor(Doctor),
     #[command(about = help::COMPLETIONS, after_help = help::COMPLETIONS_EXAMPLES)]
     Completions(Completions),
@@ -186,6 +186,10 @@ pub(crate) struct Uninstall {
 /// `redir doctor`
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
+    #[arg(value_name = "TARGET", help = help::DOCTOR_TARGET)]
+    pub(crate) target: Option<Target>,
+    #[arg(long, short = 'l', value_name = "LABELS", help = help::SELECTOR, conflicts_with = "target")]
+    pub(crate) selector: Option<LabelSet>,
     #[command(flatten)]
     pub(crate) cluster: Cluster,
     #[arg(long, short, value_enum, default_value_t = Output::Text, help = help::OUTPUT)]

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::diagnosis::Finding;
 use crate::cluster::objects::Row;
+use crate::cluster::rights::Right;
 use crate::escape::{Charset, escape, escape_sentence};
 use crate::events::{Clash, CommandState, Event, Local};
 use crate::when::rfc3339;
@@ -39,7 +40,7 @@ fn value(event: &Event) -> Value {
         Event::Wish(row) => wish(row),
         Event::Check(check) => json!({
             "event": "check", "check": check.what, "finding": finding(check.finding),
-            "sentence": escape_sentence(&check.sentence),
+            "sentence": escape_sentence(&check.sentence), "missing": check.missing.iter().map(right).collect::<Vec<_>>(),
         }),
         Event::Workload(workload) => json!({
             "event": "workload", "namespace": workload.namespace, "target": workload.target, "ports": workload.ports,
@@ -206,6 +207,10 @@ fn finding(finding: Finding) -> &'static str {
         Finding::Note => "note",
         Finding::Problem => "problem",
     }
+}
+
+fn right(right: &Right) -> Value {
+    json!({"verb": right.verb, "group": right.group, "resource": right.resource, "name": right.name})
 }
 
 fn wish(row: &Row) -> Value {

@@ -13,6 +13,8 @@ pub(crate) enum Trouble {
     Usage(String),
     /// Something was tried and failed: exit code 1.
     Failed(String),
+    /// The same, because the API server said that it is not allowed: who knows what it was for may say which right is missing.
+    Forbidden(String),
 }
 
 /// What a command that did its work ends with; a developer's command passes its own on.
@@ -23,7 +25,7 @@ impl Trouble {
     pub(crate) fn code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Usage(_) => 2,
-            Self::Failed(_) => 1,
+            Self::Failed(_) | Self::Forbidden(_) => 1,
         })
     }
 }
@@ -31,7 +33,7 @@ impl Trouble {
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(sentence) | Self::Failed(sentence) => f.write_str(sentence),
+            Self::Usage(sentence) | Self::Failed(sentence) | Self::Forbidden(sentence) => f.write_str(sentence),
         }
     }
 }

@@ -10,8 +10,9 @@ use redir_api::{Intercept, names, node as api};
 use serde_json::Value;
 
 use super::agents::{AgentPod, Rollout};
-use crate::values::AgentAddress;
-use crate::wording::doctor as say;
+use super::rights::{Interceptable, Right};
+use crate::values::{AgentAddress, Target};
+use crate::wording::{doctor as say, rights as say_right};
 
 /// One line of the diagnosis.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub(crate) struct Check {
     pub(crate) finding: Finding,
     /// One sentence; of a problem it ends with the next step.
     pub(crate) sentence: String,
+    /// The rights that it is about, if some are missing.
+    pub(crate) missing: Vec<Right>,
 }
 
 /// How bad it is.
@@ -34,30 +37,55 @@ pub(crate) enum Finding {
 
 impl Check {
     pub(crate) fn good(what: &'static str, sentence: String) -> Self {
-        Self { what, finding: Finding::Good, sentence }
+        Self { what, finding: Finding::Good, sentence, missing: Vec::new() }
     }
 
     pub(crate) fn note(what: &'static str, sentence: String) -> Self {
-        Self { what, finding: Finding::Note, sentence }
+        Self { what, finding: Finding::Note, sentence, missing: Vec::new() }
+    }
+
+    /// With the rights that it is about.
+    fn about(self, missing: Vec<Right>) -> Self {
+        Self { missing, ..self }
     }
 
     pub(crate) fn problem(what: &'static str, sentence: String) -> Self {
-        Self { what, finding: Finding::Problem, sentence }
+        Self { what, finding: Finding::Problem, sentence, missing: Vec::new() }
     }
 }
 
-/// API group, resource and verbs that `redir intercept` needs in the namespace. Reading a target is asked of the commonest
-/// kind alone: nobody needs all of them.
-pub(crate) const NEEDED: &[(&str, &str, &[&str])] = &[
-    (redir_api::GROUP, redir_api::PLURAL, &["create", "get", "list", "watch", "patch", "delete"]),
-    ("apps", "deployments", &["get"]),
-    ("", "pods", &["list"]),
-];
-
-pub(crate) fn rights(namespace: &str, missing: &[String]) -> Check {
+/// What of a target's rights is missing.
+pub(crate) fn rights(target: &Target, namespace: &str, missing: Vec<Right>, user: Option<&str>) -> Check {
     match missing.is_empty() {
-        true => Check::good(say::RIGHTS, say::rights(namespace)),
-        false => Check::problem(say::RIGHTS, say::rights_missing(namespace, missing)),
+        true => Check::good(say::RIGHTS, say_right::may(target, namespace)),
+        false => Check::problem(say::RIGHTS, say_right::missing(target, namespace, &missing, user)).about(missing),
+    }
+}
+
+/// The same of those on Intercepts alone.
+pub(crate) fn own_rights(namespace: &str, missing: Vec<Right>, user: Option<&str>) -> Check {
+    match missing.is_empty() {
+        true => Check::good(say::RIGHTS, say::own_rights(namespace)),
+        false => {
+            Check::problem(say::RIGHTS, say_right::missing_on_intercepts(namespace, &missing, user)).about(missing)
+        }
+    }
+}
+
+/// `--flush` beside conditions is a right that few have: without it nothing is wrong.
+pub(crate) fn flush(target: &Target, namespace: &str, missing: Vec<Right>, user: Option<&str>) -> Check {
+    match missing.is_empty() {
+        true => Check::good(say::FLUSH, say_right::may_flush(target)),
+        false => Check::note(say::FLUSH, say_right::missing(target, namespace, &missing, user)).about(missing),
+    }
+}
+
+/// What may be intercepted in the namespace, as far as the server tells.
+pub(crate) fn interceptable(namespace: &str, found: &Interceptable, user: Option<&str>) -> Check {
+    match (say_right::interceptable(namespace, found), found.is_incomplete) {
+        (Some(sentence), _) => Check::good(say::TARGETS, sentence),
+        (None, true) => Check::note(say::TARGETS, say_right::unknown(namespace)),
+        (None, false) => Check::problem(say::TARGETS, say_right::nothing(namespace, user)),
     }
 }
 

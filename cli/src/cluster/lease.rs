@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::connect::Cluster;
+use super::rights;
 use super::trouble::{Doing, explain, is_code};
 use super::wish::{ObjectWish, renewed};
 use crate::link::backoff::Backoff;
@@ -64,7 +65,11 @@ impl Lease {
     pub(crate) async fn start(cluster: &Cluster, wish: ObjectWish) -> Result<(Self, Intercept), Trouble> {
         let api: Api<Intercept> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
         let right = Doing::Right("create", PLURAL, Some(&cluster.namespace));
-        let object = cluster.call(right, api.create(&PostParams::default(), &wish.object()?)).await?;
+        let made = cluster.call(right, api.create(&PostParams::default(), &wish.object()?)).await;
+        let object = match made {
+            Ok(object) => object,
+            Err(trouble) => return Err(why_not(cluster, &wish, trouble).await),
+        };
         let (sender, news) = mpsc::channel(QUEUE);
         let keeper = Keeper {
             cluster: cluster.clone(),
@@ -125,6 +130,11 @@ impl Drop for Lease {
     fn drop(&mut self) {
         self.keeper.abort();
     }
+}
+
+/// A refused object's trouble, with the right that is missing.
+async fn why_not(cluster: &Cluster, wish: &ObjectWish, trouble: Trouble) -> Trouble {
+    rights::explained(cluster, &wish.target, wish.flushes_beside_a_filter(), trouble).await
 }
 
 /// Why a watch is over.
@@ -272,7 +282,8 @@ impl Keeper {
                     return self.tell(News::Again(Box::new(object))).await.is_none();
                 }
                 Ok(Err(error @ kube::Error::Api(_))) => {
-                    return self.failed(explain(&self.cluster, &right, &error)).await;
+                    let trouble = explain(&self.cluster, &right, &error);
+                    return self.failed(why_not(&self.cluster, &self.wish, trouble).await).await;
                 }
                 // The network may come back later than the machine woke up.
                 Ok(Err(_)) | Err(_) => sleep(backoff.wait()).await,

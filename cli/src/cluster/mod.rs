@@ -12,6 +12,7 @@ pub(crate) mod mode;
 pub(crate) mod objects;
 pub(crate) mod ports;
 pub(crate) mod progress;
+pub(crate) mod rights;
 pub(crate) mod target;
 pub(crate) mod trouble;
 pub(crate) mod wish;

@@ -49,6 +49,15 @@ pub(crate) async fn find(cluster: &Cluster, target: &Target, port: &PortName) ->
     }
 }
 
+/// Whether the API server has it; of labels nothing is asked, since pods may come.
+pub(crate) async fn exists(cluster: &Cluster, target: &Target) -> Result<(), Trouble> {
+    match target {
+        Target::Labels(_) => Ok(()),
+        Target::Pod(name) => read(cluster, TargetKind::Pod, name).await.map(drop),
+        Target::Workload(kind, name) => read(cluster, *kind, name).await.map(drop),
+    }
+}
+
 async fn selected(cluster: &Cluster, labels: &BTreeMap<String, String>, port: &PortName) -> Result<Found, Trouble> {
     let selector: Selector = labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
     let pods = pods(cluster, &selector).await?;

@@ -22,6 +22,7 @@ pub(crate) enum Doing<'a> {
 /// One sentence with the next step.
 pub(crate) fn explain(cluster: &Cluster, doing: &Doing<'_>, error: &kube::Error) -> Trouble {
     Trouble::Failed(match error {
+        kube::Error::Api(status) if status.code == 403 => return Trouble::Forbidden(refused(doing, status)),
         kube::Error::Api(status) => refused(doing, status),
         kube::Error::Auth(why) => say::no_credentials(&chain(why)),
         kube::Error::SerdeError(why) => say::strange_answer(&cluster.server, &why.to_string()),
@@ -32,14 +33,22 @@ pub(crate) fn explain(cluster: &Cluster, doing: &Doing<'_>, error: &kube::Error)
 fn refused(doing: &Doing<'_>, status: &Status) -> String {
     match (status.code, doing) {
         (401, _) => say::unauthorized(),
-        (403, Doing::Right(verb, resource, namespace)) => say::forbidden(verb, resource, *namespace, &status.message),
-        (403, Doing::Admin(verb, resource)) => say::not_admin(verb, resource),
+        (403, Doing::Right(verb, resource, namespace)) if is_of_rbac(&status.message) => {
+            say::forbidden(verb, resource, *namespace)
+        }
+        (403, Doing::Admin(verb, resource)) if is_of_rbac(&status.message) => say::not_admin(verb, resource),
         (404, Doing::Right(_, resource, _)) if resource.starts_with(redir_api::PLURAL) => say::not_installed(),
         (_, Doing::Right(verb, resource, _) | Doing::Admin(verb, resource)) => {
             say::server_refused(&format!("{verb} {resource}"), &status.message)
         }
         (_, Doing::Reading(what)) => say::server_refused(&format!("read {what}"), &status.message),
     }
+}
+
+/// `… is forbidden: User "alice" cannot create resource "intercepts" in …`: a role helps. A policy, a webhook, a quota and a
+/// namespace that is ending answer with the same code, and there it does not.
+fn is_of_rbac(message: &str) -> bool {
+    message.contains("cannot ") && message.contains(" resource \"")
 }
 
 /// The last cause says it best: `connection refused` rather than `client error (Connect)`.
@@ -64,4 +73,35 @@ pub(crate) fn unless<T>(codes: &[u16], answer: Result<T, kube::Error>) -> Result
 /// Whether the server answered with this code.
 pub(crate) fn is_code(error: &kube::Error, code: u16) -> bool {
     matches!(error, kube::Error::Api(status) if status.code == code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(message: &str) -> String {
+        let status = Status { code: 403, message: message.to_owned(), ..Status::default() };
+        refused(&Doing::Right("create", "intercepts", Some("shop")), &status)
+    }
+
+    #[test]
+    fn a_role_is_advised_where_one_helps() {
+        let rbac = told(
+            "intercepts.redir.dev is forbidden: User \"bob\" cannot create resource \"intercepts\" in API group \"redir.dev\" in \
+             the namespace \"shop\"",
+        );
+        assert!(rbac.contains("--clusterrole=redir-developer"), "{rbac}");
+        for others in [
+            "intercepts.redir.dev \"web-x\" is forbidden: ValidatingAdmissionPolicy 'freeze' with binding 'freeze' denied \
+             request: not on Fridays",
+            "admission webhook \"guard.example.com\" denied the request: not on Fridays",
+            "intercepts.redir.dev \"web-x\" is forbidden: exceeded quota: few, requested: count/intercepts.redir.dev=1, used: \
+             count/intercepts.redir.dev=1, limited: count/intercepts.redir.dev=1",
+            "intercepts.redir.dev \"web-x\" is forbidden: unable to create new content in namespace shop because it is being \
+             terminated",
+        ] {
+            let told = told(others);
+            assert!(told.contains(others) && !told.contains("clusterrole"), "{told}");
+        }
+    }
 }

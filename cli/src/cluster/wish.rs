@@ -35,6 +35,11 @@ pub(crate) struct ObjectWish {
 }
 
 impl ObjectWish {
+    /// Whether connections of people who are not meant may be closed by it, which is a right of its own.
+    pub(crate) fn flushes_beside_a_filter(&self) -> bool {
+        self.earlier == EarlierConnections::Close && self.filter.is_some()
+    }
+
     /// A new object, to be named by the server.
     pub(crate) fn object(&self) -> Result<Intercept, Trouble> {
         let (target, selector) = match &self.target {

@@ -6,10 +6,9 @@
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Api;
-use kube::api::{ListParams, PostParams};
+use kube::api::ListParams;
 use redir_api::{Intercept, PLURAL, names};
 use redir_manifests::{Options, POLICIES};
 use redir_tunnel::{DialError, Identity};
@@ -22,11 +21,12 @@ use crate::cluster::Cluster;
 use crate::cluster::apply::manifests;
 use crate::cluster::diagnosis::{self, Check, Finding};
 use crate::cluster::trouble::{Doing, unless};
+use crate::cluster::{rights, target};
 use crate::events::Event;
 use crate::link::tunnel::{SOFTWARE, look_up};
 use crate::screen::{Screen, print};
 use crate::trouble::{Outcome, Trouble};
-use crate::values::AgentAddress;
+use crate::values::{AgentAddress, LabelSet, Target};
 use crate::wording::{doctor as say, events as show};
 
 /// A resolver's own limit is longer than anybody wants to wait here.
@@ -34,10 +34,12 @@ const LOOKUP: Duration = Duration::from_secs(3);
 
 /// Looks at everything. 1 if something is wrong.
 pub(crate) fn run(args: &args::Doctor) -> Outcome {
+    let labels = args.selector.clone().map(|LabelSet(labels)| Target::Labels(labels));
+    let wanted = args.target.clone().or(labels);
     super::with_runtime(args.output, async |screen| {
         let mut checks = vec![client()];
         match Cluster::connect(&args.cluster).await {
-            Ok(cluster) => examine(&cluster, &mut checks).await,
+            Ok(cluster) => examine(&cluster, wanted.as_ref(), &mut checks).await,
             Err(trouble) => checks.push(Check::problem(say::SERVER, trouble.to_string())),
         }
         show_all(&screen, checks)
@@ -58,7 +60,7 @@ fn client() -> Check {
     Check::good(say::CLIENT, say::client())
 }
 
-async fn examine(cluster: &Cluster, checks: &mut Vec<Check>) {
+async fn examine(cluster: &Cluster, wanted: Option<&Target>, checks: &mut Vec<Check>) {
     let minor = match server(cluster).await {
         Ok((minor, version)) => {
             checks.push(Check::good(say::SERVER, say::server(&cluster.server, &version)));
@@ -68,7 +70,13 @@ async fn examine(cluster: &Cluster, checks: &mut Vec<Check>) {
         Err(trouble) => return checks.push(Check::problem(say::SERVER, trouble.to_string())),
     };
     let installed = resource(cluster, checks).await;
-    checks.extend(rights(cluster).await);
+    match rights(cluster, wanted, minor >= POLICIES).await {
+        Ok(found) => checks.extend(found),
+        Err(trouble) => checks.push(Check::problem(say::RIGHTS, trouble.to_string())),
+    }
+    if let Some(wanted) = wanted {
+        checks.extend(existence(cluster, wanted).await);
+    }
     if !installed {
         return;
     }
@@ -103,35 +111,39 @@ async fn resource(cluster: &Cluster, checks: &mut Vec<Check>) -> bool {
     }
 }
 
-/// What a developer needs in the namespace.
-async fn rights(cluster: &Cluster) -> Vec<Check> {
-    let mut missing = Vec::new();
-    for (group, resource, verbs) in diagnosis::NEEDED {
-        for verb in *verbs {
-            match may(cluster, group, resource, verb).await {
-                Ok(true) => (),
-                Ok(false) => missing.push(format!("{verb} {resource}")),
-                Err(trouble) => return vec![Check::problem(say::RIGHTS, trouble.to_string())],
-            }
+/// Whether this user may intercept the target, or else what there is that they may.
+async fn rights(cluster: &Cluster, target: Option<&Target>, has_policies: bool) -> Result<Vec<Check>, Trouble> {
+    let namespace = cluster.namespace.as_str();
+    let mut needed = rights::on_intercepts();
+    needed.extend(target.iter().flat_map(|target| rights::on_target(target, has_policies)));
+    let missing = rights::missing(cluster, needed).await?;
+    // For the lines that an admin is given.
+    let user = rights::username(cluster).await;
+    let user = user.as_deref();
+    let Some(target) = target else {
+        let may_not_even_that = !missing.is_empty();
+        let mut checks = vec![diagnosis::own_rights(namespace, missing, user)];
+        if has_policies && !may_not_even_that {
+            checks.push(diagnosis::interceptable(namespace, &rights::interceptable(cluster).await?, user));
         }
+        return Ok(checks);
+    };
+    let mut checks = vec![diagnosis::rights(target, namespace, missing, user)];
+    if has_policies {
+        let missing = rights::missing(cluster, vec![rights::to_flush(target)]).await?;
+        checks.push(diagnosis::flush(target, namespace, missing, user));
     }
-    vec![diagnosis::rights(&cluster.namespace, &missing)]
+    Ok(checks)
 }
 
-async fn may(cluster: &Cluster, group: &str, resource: &str, verb: &str) -> Result<bool, Trouble> {
-    let api: Api<SelfSubjectAccessReview> = Api::all(cluster.client.clone());
-    let attributes = ResourceAttributes {
-        group: Some(group.to_owned()),
-        resource: Some(resource.to_owned()),
-        verb: Some(verb.to_owned()),
-        namespace: Some(cluster.namespace.clone()),
-        ..ResourceAttributes::default()
-    };
-    let spec = SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), ..Default::default() };
-    let review = SelfSubjectAccessReview { spec, ..Default::default() };
-    let parameters = PostParams::default();
-    let answered = cluster.call(Doing::Reading("your rights"), api.create(&parameters, &review)).await?;
-    Ok(answered.status.is_some_and(|status| status.allowed))
+/// Whether there is such a target, for whoever may read it.
+async fn existence(cluster: &Cluster, target: &Target) -> Option<Check> {
+    match target::exists(cluster, target).await {
+        Ok(()) => None,
+        // Among the rights already.
+        Err(Trouble::Forbidden(_)) => None,
+        Err(trouble) => Some(Check::problem(say::TARGETS, trouble.to_string())),
+    }
 }
 
 async fn policies(cluster: &Cluster) -> Check {

@@ -21,6 +21,7 @@ use crate::child::Child;
 use crate::cluster::Cluster;
 use crate::cluster::lease::Lease;
 use crate::cluster::mode::{self, Mode, Signs};
+use crate::cluster::rights;
 use crate::cluster::target::{self, PodAt};
 use crate::cluster::wish::ObjectWish;
 use crate::conditions;
@@ -119,7 +120,14 @@ fn in_cluster(
         warn_if_unlikely(&screen, filter.as_ref());
         let mut signals = listen()?;
         let cluster = Cluster::connect(&args.cluster).await?;
-        let found = find_ports(&cluster, &target, &routes).await?;
+        let found = match find_ports(&cluster, &target, &routes).await {
+            Ok(found) => found,
+            // All that is missing at once: what it would be refused next is no news that anybody wants one by one.
+            Err(trouble) => {
+                let flushes = args.flush && filter.is_some();
+                return Err(rights::explained(&cluster, &target, flushes, trouble).await);
+            }
+        };
         let services: Vec<Service> =
             routes.iter().zip(&found).map(|(route, found)| route.service(found.port)).collect();
         let (child, shown) = match ready(&screen, &mut signals, &services, &args.command, args.wait).await? {

@@ -96,15 +96,10 @@ pub(crate) fn unauthorized() -> String {
     "the API server does not know you: log in as for kubectl, and try again".to_owned()
 }
 
-pub(crate) fn forbidden(verb: &str, resource: &str, namespace: Option<&str>, message: &str) -> String {
+pub(crate) fn forbidden(verb: &str, resource: &str, namespace: Option<&str>) -> String {
     let place = match namespace {
         Some(namespace) => format!("in namespace {}", escape(namespace)),
         None => "in this cluster".to_owned(),
-    };
-    // A policy says by itself what is missing; RBAC only repeats the question.
-    let own_words = match message.contains("denied request") {
-        true => format!(" ({})", escape_sentence(message.rsplit("denied request: ").next().unwrap_or(message))),
-        false => String::new(),
     };
     let next = match namespace {
         Some(namespace) => format!(
@@ -114,7 +109,7 @@ pub(crate) fn forbidden(verb: &str, resource: &str, namespace: Option<&str>, mes
         ),
         None => "ask the cluster's admin for that right, or name one namespace with -n".to_owned(),
     };
-    format!("you may not {verb} {resource} {place}{own_words}: {next}")
+    format!("you may not {verb} {resource} {place}: {next}")
 }
 
 pub(crate) fn not_admin(verb: &str, resource: &str) -> String {

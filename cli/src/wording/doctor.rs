@@ -10,6 +10,8 @@ pub(crate) const CLIENT: &str = "redir";
 pub(crate) const SERVER: &str = "server";
 pub(crate) const RESOURCE: &str = "resource";
 pub(crate) const RIGHTS: &str = "rights";
+pub(crate) const TARGETS: &str = "targets";
+pub(crate) const FLUSH: &str = "flush";
 pub(crate) const POLICIES: &str = "policies";
 pub(crate) const AGENTS: &str = "agents";
 pub(crate) const VERSION: &str = "version";
@@ -32,17 +34,8 @@ pub(crate) fn resource() -> String {
     format!("the cluster has intercepts.{}", redir_api::GROUP)
 }
 
-pub(crate) fn rights(namespace: &str) -> String {
-    format!("you may intercept in namespace {}", escape(namespace))
-}
-
-pub(crate) fn rights_missing(namespace: &str, missing: &[String]) -> String {
-    format!(
-        "in namespace {0} you may not {1}: ask the admin for `kubectl -n {0} create rolebinding NAME --clusterrole={2} --user=YOU`",
-        escape(namespace),
-        missing.join(", "),
-        names::DEVELOPER_ROLE
-    )
+pub(crate) fn own_rights(namespace: &str) -> String {
+    format!("you may make intercepts in namespace {}", escape(namespace))
 }
 
 pub(crate) fn policies() -> String {

@@ -227,7 +227,20 @@ pub(crate) const UNINSTALL_WAIT: &str = "How many seconds it may take until ever
 pub(crate) const DOCTOR: &str = "Check a cluster, its agents and your own rights, and say what to do next";
 pub(crate) const DOCTOR_LONG: &str = "\
 Check a cluster, its agents and your own rights: one line each, with the next step where something is wrong. \
-Ends with 1 if something is. What you may not look at is said, and is no fault.";
+Ends with 1 if something is. What you may not look at is said, and is no fault.
+
+With a TARGET it says whether you may intercept just that one, and if not the line with which the cluster's admin grants \
+it; without, all that you may intercept in the namespace.";
+pub(crate) const DOCTOR_EXAMPLES: &str = "\
+Examples:
+  redir doctor -n shop               what you may intercept in namespace shop
+  redir doctor deploy/web -n shop    whether you may intercept this workload
+  redir doctor -l app=web            whether you may intercept by labels
+
+With -o json each line is an object with the event check: check, finding (good, note, problem), sentence, missing (rights \
+that you have not: verb, group, resource, name, null for all).";
+pub(crate) const DOCTOR_TARGET: &str =
+    "What you want to intercept: a workload (deploy/web), a pod's name, or labels (app=web)";
 
 #[cfg(test)]
 mod tests {
@@ -249,6 +262,7 @@ mod tests {
             UPGRADE_LONG,
             UNINSTALL_LONG,
             DOCTOR_LONG,
+            DOCTOR_EXAMPLES,
         ] {
             let mut before = "";
             for line in text.lines() {

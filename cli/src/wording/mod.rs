@@ -8,6 +8,7 @@ pub(crate) mod doctor;
 pub(crate) mod events;
 pub(crate) mod help;
 pub(crate) mod install;
+pub(crate) mod rights;
 pub(crate) mod session;
 pub(crate) mod tunnel;
 pub(crate) mod usage;

@@ -1,0 +1,270 @@
+//! What a developer may do in a namespace, as the API server itself says it.
+//!
+//! Owns: which rights an intercept needs (those that the admission policies check, among others), and the questions. Must
+//! not word the answers (`wording::rights`). Called by: `commands::intercept`, `commands::doctor`, `lease`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::future::try_join_all;
+use k8s_openapi::api::authentication::v1::SelfSubjectReview;
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, ResourceRule, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec, SelfSubjectRulesReview,
+    SelfSubjectRulesReviewSpec,
+};
+use kube::Api;
+use kube::api::PostParams;
+use redir_api::{GROUP, PLURAL, TargetKind};
+
+use super::connect::Cluster;
+use super::trouble::Doing;
+use crate::trouble::Trouble;
+use crate::values::{Target, short};
+use crate::wording::rights as say;
+
+/// The verb on a target that the policy on Intercepts checks.
+const INTERCEPT: &str = "intercept";
+/// The same beside a filter, with `--flush`.
+const FLUSH: &str = "flush";
+/// What `redir` does with its own Intercepts, and shows of others'.
+const VERBS: [&str; 6] = ["create", "get", "list", "watch", "patch", "delete"];
+
+/// One right as RBAC names it, in the namespace that is meant.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Right {
+    pub(crate) verb: &'static str,
+    /// Empty: the core group.
+    pub(crate) group: &'static str,
+    pub(crate) resource: &'static str,
+    /// `None`: every object of the resource.
+    pub(crate) name: Option<String>,
+}
+
+impl Right {
+    /// Whether it is one on Intercepts, which come together.
+    pub(crate) fn is_on_intercepts(&self) -> bool {
+        self.group == GROUP
+    }
+
+    pub(crate) fn is_flush(&self) -> bool {
+        self.verb == FLUSH
+    }
+
+    /// Whether it is one that only admission policies check (Kubernetes 1.30 and newer).
+    fn is_the_policies(&self) -> bool {
+        [INTERCEPT, FLUSH].contains(&self.verb)
+    }
+}
+
+/// The rights on Intercepts themselves.
+pub(crate) fn on_intercepts() -> Vec<Right> {
+    VERBS.map(|verb| Right { verb, group: GROUP, resource: PLURAL, name: None }).into()
+}
+
+/// What one intercept needs on its target, as the policies check it: of labels the right on all pods, since they may come
+/// to mean any.
+pub(crate) fn on_target(target: &Target, has_policies: bool) -> Vec<Right> {
+    let verbs: &[&str] = if matches!(target, Target::Labels(_)) { &[INTERCEPT] } else { &["get", INTERCEPT] };
+    let rights = verbs.iter().map(|verb| of_target(target, verb));
+    rights.filter(|right| has_policies || !right.is_the_policies()).collect()
+}
+
+/// What closing connections beside a filter needs.
+pub(crate) fn to_flush(target: &Target) -> Right {
+    of_target(target, FLUSH)
+}
+
+fn of_target(target: &Target, verb: &'static str) -> Right {
+    let (kind, name) = match target {
+        Target::Labels(_) => (TargetKind::Pod, None),
+        Target::Pod(name) => (TargetKind::Pod, Some(name.clone())),
+        Target::Workload(kind, name) => (*kind, Some(name.clone())),
+    };
+    Right { verb, group: kind.group(), resource: kind.plural(), name }
+}
+
+/// Those of the rights that this user has not.
+pub(crate) async fn missing(cluster: &Cluster, rights: Vec<Right>) -> Result<Vec<Right>, Trouble> {
+    let answers = try_join_all(rights.iter().map(|right| has(cluster, right))).await?;
+    Ok(rights.into_iter().zip(answers).filter(|(_, has)| !has).map(|(right, _)| right).collect())
+}
+
+async fn has(cluster: &Cluster, right: &Right) -> Result<bool, Trouble> {
+    let attributes = ResourceAttributes {
+        group: Some(right.group.to_owned()),
+        resource: Some(right.resource.to_owned()),
+        verb: Some(right.verb.to_owned()),
+        namespace: Some(cluster.namespace.clone()),
+        name: right.name.clone(),
+        ..ResourceAttributes::default()
+    };
+    let spec = SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), ..Default::default() };
+    let review = SelfSubjectAccessReview { spec, ..Default::default() };
+    let api: Api<SelfSubjectAccessReview> = Api::all(cluster.client.clone());
+    let parameters = PostParams::default();
+    let answered = cluster.call(Doing::Reading("your rights"), api.create(&parameters, &review)).await?;
+    Ok(answered.status.is_some_and(|status| status.allowed))
+}
+
+/// As whom the API server knows this user; `None` if it does not say (before Kubernetes 1.28).
+pub(crate) async fn username(cluster: &Cluster) -> Option<String> {
+    let api: Api<SelfSubjectReview> = Api::all(cluster.client.clone());
+    let (parameters, question) = (PostParams::default(), SelfSubjectReview::default());
+    let answered = cluster.call(Doing::Reading("your name"), api.create(&parameters, &question)).await.ok()?;
+    answered.status?.user_info?.username
+}
+
+/// A refused intercept's trouble in the words that help: which rights are missing, and how the admin grants those. Where
+/// none is (somebody else's policy, a quota), the server's own words stay.
+pub(crate) async fn explained(cluster: &Cluster, target: &Target, flushes: bool, trouble: Trouble) -> Trouble {
+    if !matches!(trouble, Trouble::Forbidden(_)) {
+        return trouble;
+    }
+    let needed = on_intercepts().into_iter().chain(on_target(target, true));
+    let needed = needed.chain(flushes.then(|| to_flush(target))).collect();
+    match missing(cluster, needed).await {
+        Ok(missing) if !missing.is_empty() => {
+            let user = username(cluster).await;
+            Trouble::Forbidden(say::missing(target, &cluster.namespace, &missing, user.as_deref()))
+        }
+        // Not to be asked, or it is nothing that RBAC grants.
+        Ok(_) | Err(_) => trouble,
+    }
+}
+
+/// What a user may intercept in a namespace, whatever the target.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Interceptable {
+    /// Every object of these kinds.
+    pub(crate) kinds: BTreeSet<TargetKind>,
+    /// These, as `deploy/web`.
+    pub(crate) named: BTreeSet<String>,
+    /// Whether there may be more: not every authorizer can list what it allows.
+    pub(crate) is_incomplete: bool,
+}
+
+/// Asks for the user's rules, and where those are not all for each kind.
+pub(crate) async fn interceptable(cluster: &Cluster) -> Result<Interceptable, Trouble> {
+    let spec = SelfSubjectRulesReviewSpec { namespace: Some(cluster.namespace.clone()) };
+    let question = SelfSubjectRulesReview { spec, ..Default::default() };
+    let api: Api<SelfSubjectRulesReview> = Api::all(cluster.client.clone());
+    let parameters = PostParams::default();
+    let answered = cluster.call(Doing::Reading("your rights"), api.create(&parameters, &question)).await?;
+    let status = answered.status.unwrap_or_default();
+    let (may, reads) = (of_rules(&status.resource_rules, INTERCEPT), of_rules(&status.resource_rules, "get"));
+    let mut found = may.and(&reads);
+    found.is_incomplete = status.incomplete;
+    if found.is_incomplete {
+        let of_kind = |kind: TargetKind, verb| Right { verb, group: kind.group(), resource: kind.plural(), name: None };
+        let both = |kind: TargetKind| [of_kind(kind, "get"), of_kind(kind, INTERCEPT)];
+        let missing = missing(cluster, TargetKind::ALL.into_iter().flat_map(both).collect()).await?;
+        let has = |kind: &TargetKind| !both(*kind).iter().any(|right| missing.contains(right));
+        found.kinds.extend(TargetKind::ALL.into_iter().filter(has));
+    }
+    Ok(found.without_doubles())
+}
+
+impl Interceptable {
+    /// What both say.
+    fn and(&self, other: &Self) -> Self {
+        let named = |one: &Self, other: &Self| -> BTreeSet<String> {
+            let has = |name: &&String| other.named.contains(*name) || other.has_kind_of(name);
+            one.named.iter().filter(has).cloned().collect()
+        };
+        Self {
+            kinds: self.kinds.intersection(&other.kinds).copied().collect(),
+            named: &named(self, other) | &named(other, self),
+            is_incomplete: false,
+        }
+    }
+
+    fn has_kind_of(&self, named: &str) -> bool {
+        self.kinds.iter().any(|kind| named.split('/').next() == Some(short(*kind)))
+    }
+
+    /// Without the names that a kind includes.
+    fn without_doubles(mut self) -> Self {
+        let named = std::mem::take(&mut self.named);
+        self.named = named.into_iter().filter(|named| !self.has_kind_of(named)).collect();
+        self
+    }
+}
+
+fn of_rules(rules: &[ResourceRule], verb: &str) -> Interceptable {
+    let has = |words: &[String], word: &str| words.iter().any(|one| one == word || one == "*");
+    let mut found = Interceptable::default();
+    for rule in rules.iter().filter(|rule| has(&rule.verbs, verb)) {
+        let (groups, resources) = (rule.api_groups.as_deref(), rule.resources.as_deref());
+        let of = |kind: &TargetKind| {
+            has(groups.unwrap_or_default(), kind.group()) && has(resources.unwrap_or_default(), kind.plural())
+        };
+        for kind in TargetKind::ALL.into_iter().filter(of) {
+            match rule.resource_names.as_deref().unwrap_or_default() {
+                [] => drop(found.kinds.insert(kind)),
+                names => found.named.extend(names.iter().map(|name| format!("{}/{name}", short(kind)))),
+            }
+        }
+    }
+    found
+}
+
+/// Rights by what they are on, each with all its verbs: a role of kubectl's for each.
+pub(crate) fn by_object(rights: &[Right]) -> BTreeMap<(&'static str, &'static str, Option<&str>), Vec<&'static str>> {
+    let mut objects: BTreeMap<_, Vec<&'static str>> = BTreeMap::new();
+    for right in rights {
+        objects.entry((right.group, right.resource, right.name.as_deref())).or_default().push(right.verb);
+    }
+    objects
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn asked(target: &str) -> Vec<(&'static str, String)> {
+        let rights = on_target(&target.parse().unwrap(), true);
+        rights
+            .into_iter()
+            .map(|right| (right.verb, format!("{}/{} {:?}", right.group, right.resource, right.name)))
+            .collect()
+    }
+
+    #[test]
+    fn a_target_is_asked_for_as_the_policy_does() {
+        let web = || "apps/deployments Some(\"web\")".to_owned();
+        assert_eq!(asked("deploy/web"), [("get", web()), ("intercept", web())]);
+        assert_eq!(asked("app=web"), [("intercept", "/pods None".to_owned())]);
+        assert_eq!(asked("web-1")[1], ("intercept", "/pods Some(\"web-1\")".to_owned()));
+        assert_eq!(asked("ro/web")[1].1, "argoproj.io/rollouts Some(\"web\")");
+        assert_eq!(on_target(&"deploy/web".parse().unwrap(), false).len(), 1, "no policy checks it there");
+    }
+
+    fn of(rules: Value) -> Interceptable {
+        let rules = serde_json::from_value::<Vec<ResourceRule>>(rules).unwrap();
+        of_rules(&rules, INTERCEPT).and(&of_rules(&rules, "get")).without_doubles()
+    }
+
+    #[test]
+    fn rules_say_what_may_be_intercepted() {
+        let found = of(json!([
+            {"verbs": ["get", "list"], "apiGroups": ["apps"], "resources": ["deployments", "statefulsets", "replicasets"]},
+            {"verbs": ["get"], "apiGroups": [""], "resources": ["pods"], "resourceNames": ["web-1"]},
+            {"verbs": ["intercept"], "apiGroups": ["apps", ""], "resources": ["statefulsets", "daemonsets", "pods"]},
+            {"verbs": ["intercept"], "apiGroups": ["apps"], "resources": ["deployments", "statefulsets", "daemonsets"],
+             "resourceNames": ["web", "api"]},
+            {"verbs": ["intercept"], "apiGroups": ["x.dev"], "resources": ["jobs"]},
+            {"verbs": ["*"], "apiGroups": ["batch"], "resources": ["*"]},
+        ]));
+        let named = ["deploy/api", "deploy/web", "pod/web-1"].map(str::to_owned).into();
+        let kinds = [TargetKind::StatefulSet, TargetKind::Job].into();
+        assert_eq!(found, Interceptable { kinds, named, is_incomplete: false });
+        let admin = of(json!([{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}]));
+        assert_eq!(admin.kinds.len(), TargetKind::ALL.len());
+        assert_eq!(of(json!([{"verbs": ["get"], "apiGroups": ["*"], "resources": ["*"]}])), Interceptable::default());
+        assert_eq!(
+            of(json!([{"verbs": ["intercept"], "apiGroups": ["*"], "resources": ["*"]}])),
+            Interceptable::default()
+        );
+    }
+}
