@@ -155,7 +155,7 @@ mod a_filter_of_somebody_else_ends_the_chain {
 
     #[test]
     fn behind_ours() -> Result<()> {
-        redir_tests::run("tcx", FOREIGN_FILTER, |w| {
+        redir_tests::run_by_tcx(FOREIGN_FILTER, |w| {
             let (_green, _blue) = (w.green()?, w.local(LOCAL, "blue")?);
             let _cli = w.alice()?;
             intercepted(w)

@@ -254,7 +254,11 @@ const LONG: Scenario = Scenario { limit: Duration::from_secs(100), ..USUAL };
 // The node says "too big" about such packets to a router that takes them no larger than 64 KiB.
 both!(big_tcp, Scenario { sniff: false, ..LONG }, |w| {
     for (namespace, device) in devices(&w.topology).into_iter().chain([(w.node(), "br0")]) {
-        namespace.ip(&format!("link set {device} gso_max_size 185000 gro_max_size 185000\n"))?;
+        let big = namespace.ip(&format!("link set {device} gso_max_size 185000 gro_max_size 185000\n"));
+        if let Err(error) = big {
+            redir_rig::left_out(&format!("BIG TCP: this kernel refuses it: {error:#}"));
+            return Ok(());
+        }
     }
     // The pod's own look was before: put back below.
     let _cli = w.alice()?;

@@ -23,7 +23,7 @@ pub mod pattern;
 pub mod process;
 pub mod snapshot;
 pub mod sniff;
-mod tcx;
+pub mod tcx;
 pub mod tls;
 pub mod topology;
 pub mod wait;

@@ -26,7 +26,11 @@ struct Rig {
     before: Snapshot,
 }
 
-const BOTH: [Attach; 2] = [Attach::Tcx, Attach::Clsact];
+/// The ways of attaching that this kernel has.
+fn hooks() -> Vec<Attach> {
+    let tcx = redir_rig::tcx::is_here().then_some(Attach::Tcx);
+    tcx.into_iter().chain([Attach::Clsact]).collect()
+}
 
 impl Rig {
     fn new(attach: Attach) -> Self {
@@ -88,7 +92,7 @@ fn web() -> PodName {
 
 #[test]
 fn a_pod_is_armed_disarmed_and_released_without_a_trace() {
-    for attach in BOTH {
+    for attach in hooks() {
         let mut rig = Rig::new(attach);
         let (reply, fds) = rig.arm(8080).expect("armed");
         let Reply::Armed(told @ ipc::Armed { earlier: 0, handed: Handed::Both, .. }) = reply else {
@@ -204,7 +208,7 @@ fn upstream_sockets_are_the_pods_and_only_on_reserved_ports() {
 
 #[test]
 fn quick_requests_about_other_pods_are_answered_between_the_steps_of_slow_work() {
-    for attach in BOTH {
+    for attach in hooks() {
         let mut rig = Rig::new(attach);
         let peer = rig.topology.peer.namespace.path().to_owned();
         let text = format!(
@@ -255,7 +259,7 @@ fn counters_and_bypass_are_the_pods() {
 
 #[test]
 fn after_the_workers_death_steering_ends_at_once_and_reflection_three_seconds_later() {
-    for attach in BOTH {
+    for attach in hooks() {
         let mut rig = Rig::new(attach);
         // As in life: the duplicates of the links die with the worker, which is before the guardian hears of it.
         drop(rig.arm(8080).expect("armed"));
@@ -278,7 +282,7 @@ fn after_the_workers_death_steering_ends_at_once_and_reflection_three_seconds_la
 
 #[test]
 fn dropping_the_guardians_state_leaves_nothing() {
-    for attach in BOTH {
+    for attach in hooks() {
         let mut rig = Rig::new(attach);
         let (_, held_by_the_worker) = rig.arm(8080).expect("armed");
         rig.pods = Pods::new(Home::new().expect("own namespace"), attach, 65534, None);

@@ -5,7 +5,12 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use super::super::{Attach, Device, Gate, PodDatapath};
 use super::rig::*;
 
-pub(super) const BOTH: [Attach; 2] = [Attach::Tcx, Attach::Clsact];
+/// The ways of attaching that this kernel has.
+pub(super) fn hooks() -> Vec<Attach> {
+    let tcx = redir_rig::tcx::is_here().then_some(Attach::Tcx);
+    tcx.into_iter().chain([Attach::Clsact]).collect()
+}
+
 pub(super) const MIB: usize = 1 << 20;
 
 /// A pod that is intercepted, with everything around it.

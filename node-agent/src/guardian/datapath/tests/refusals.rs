@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::thread;
 
 use super::super::{Attach, DatapathError, Device, Framing, PodDatapath, PodSpec, prepare};
+use super::intercepted::hooks;
 use super::rig::*;
 
 fn spec<'a>(pair: &'a Pair, listeners: &'a Listeners, devices: &'a [Device], addresses: &'a [IpAddr]) -> PodSpec<'a> {
@@ -64,7 +65,7 @@ fn a_device_that_went_meanwhile_is_passed_over() {
     let pair = Pair::new();
     let listeners = Listeners::new(&pair.pod);
     let before = pair.pod.footprint();
-    for attach in [Attach::Auto, Attach::Tcx, Attach::Clsact] {
+    for attach in hooks().into_iter().chain([Attach::Auto]) {
         let mut devices = pair.devices();
         devices.insert(0, Device { index: 999, name: "eth9".into(), framing: Framing::Ethernet });
         let spec = PodSpec { attach, ..spec(&pair, &listeners, &devices, &[POD_V4]) };
@@ -74,6 +75,27 @@ fn a_device_that_went_meanwhile_is_passed_over() {
         drop(datapath);
         assert_eq!(pair.pod.footprint(), before, "{attach:?}");
     }
+}
+
+/// The test asks the kernel by itself, and does not believe its version either.
+#[test]
+fn what_the_kernel_has_is_taken_and_what_it_lacks_is_refused() {
+    let pair = Pair::new();
+    let listeners = Listeners::new(&pair.pod);
+    let (before, devices) = (pair.pod.footprint(), pair.devices());
+    let attached = |attach| {
+        let spec = PodSpec { attach, ..spec(&pair, &listeners, &devices, &[POD_V4]) };
+        let mut datapath = PodDatapath::load(&spec, &mut || {}).unwrap();
+        datapath.attach(&mut || {}).map(|()| datapath.hook())
+    };
+    let exists = redir_rig::tcx::exists().unwrap();
+    assert_eq!(attached(Attach::Auto).unwrap(), if exists { Attach::Tcx } else { Attach::Clsact });
+    assert_eq!(attached(Attach::Clsact).unwrap(), Attach::Clsact);
+    match attached(Attach::Tcx) {
+        Ok(hook) => assert!(exists && hook == Attach::Tcx),
+        Err(error) => assert!(!exists && matches!(error, DatapathError::NoTcx), "{error}"),
+    }
+    assert_eq!(pair.pod.footprint(), before);
 }
 
 #[test]

@@ -64,9 +64,14 @@ impl Net {
 
     /// Runs a command line in this namespace and returns what it printed.
     pub(super) fn sh(&self, line: &str) -> String {
+        self.try_sh(line).unwrap_or_else(|error| panic!("{line}: {error}"))
+    }
+
+    /// The same where this kernel may refuse it; the error is what it said.
+    pub(super) fn try_sh(&self, line: &str) -> Result<String, String> {
         let done = self.run(|| Command::new("sh").args(["-ec", line]).output().unwrap());
-        assert!(done.status.success(), "{line}: {}", String::from_utf8_lossy(&done.stderr));
-        String::from_utf8(done.stdout).unwrap()
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        if done.status.success() { Ok(text(done.stdout)) } else { Err(text(done.stderr)) }
     }
 
     pub(super) fn index_of(&self, device: &str) -> u32 {
@@ -85,6 +90,9 @@ impl Net {
 /// What Debian 12's bpftool does not show yet: TCX programs of every device, and `sk_lookup` programs of the namespace.
 fn links() -> String {
     let mut text = String::new();
+    if !redir_rig::tcx::exists().unwrap() {
+        return text;
+    }
     for device in nix::net::if_::if_nameindex().unwrap().iter() {
         let device = device.name().to_str().unwrap();
         for side in [TcAttachType::Ingress, TcAttachType::Egress] {

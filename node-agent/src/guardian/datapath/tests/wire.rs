@@ -43,12 +43,17 @@ pub(super) struct Tunnel {
 }
 
 impl Tunnel {
-    pub(super) fn join(a: &Net, b: &Net) -> Self {
+    /// None where this kernel has no tun devices, which is said.
+    pub(super) fn join(a: &Net, b: &Net) -> Option<Self> {
+        if !std::fs::exists(TUN).unwrap() {
+            redir_rig::left_out(&format!("tun devices: there is no {TUN}"));
+            return None;
+        }
         let ends = [a.run(tun), b.run(tun)];
         let over = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&over);
         let thread = thread::spawn(move || carry(&ends, &seen));
-        Self { over, thread: Some(thread) }
+        Some(Self { over, thread: Some(thread) })
     }
 }
 
@@ -61,9 +66,11 @@ impl Drop for Tunnel {
     }
 }
 
+const TUN: &str = "/dev/net/tun";
+
 /// Makes `tun0` in the calling thread's namespace; it goes with the descriptor.
 fn tun() -> File {
-    let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open("/dev/net/tun").unwrap();
+    let file = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(TUN).unwrap();
     // SAFETY: all zeros is a valid request.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(b"tun0") {
