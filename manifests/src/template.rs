@@ -1,7 +1,8 @@
 //! The little of Helm's template language that the chart uses, rendered as Helm would.
 //!
 //! Owns: `{{ .Values.NAME | toJson }}`, `{{ .Values.NAME | quote }}` and `{{ .Release.Namespace | quote }}`; and, on lines of
-//! their own, `{{- if semverCompare "OP1.N-0" .Capabilities.KubeVersion.Version }}` … `{{- end }}`, not nested. Must not know what is
+//! their own, `{{- if semverCompare "OP1.N-0" .Capabilities.KubeVersion.Version }}` or `{{- if .Values.NAME }}` of a boolean …
+//! `{{- end }}`, not nested. Must not know what is
 //! rendered. Called by: `render_text`.
 
 use std::fmt;
@@ -50,7 +51,7 @@ pub(crate) fn render(template: &str, context: &Context<'_>) -> Result<String, Te
         let block = line.strip_prefix("{{- ").and_then(|rest| rest.strip_suffix(" }}"));
         shown = match (block, shown) {
             (Some("end"), Some(_)) => None,
-            (Some(condition), None) => Some(holds(condition, context.server)?),
+            (Some(condition), None) => Some(holds(condition, context)?),
             (Some(_), _) => return Err(TemplateError::Block),
             (None, shown) => {
                 if shown != Some(false) {
@@ -64,17 +65,20 @@ pub(crate) fn render(template: &str, context: &Context<'_>) -> Result<String, Te
     if shown.is_some() { Err(TemplateError::Block) } else { Ok(out) }
 }
 
-/// `if semverCompare ">=1.30-0" .Capabilities.KubeVersion.Version`
-fn holds(condition: &str, server: Minor) -> Result<bool, TemplateError> {
+/// `if semverCompare ">=1.30-0" .Capabilities.KubeVersion.Version` or `if .Values.NAME`
+fn holds(condition: &str, context: &Context<'_>) -> Result<bool, TemplateError> {
     let unknown = || TemplateError::Directive(condition.to_owned());
+    if let Some(name) = condition.strip_prefix("if .Values.") {
+        return context.values.get(name).and_then(Value::as_bool).ok_or_else(unknown);
+    }
     let range = condition
         .strip_prefix("if semverCompare \"")
         .and_then(|rest| rest.strip_suffix("-0\" .Capabilities.KubeVersion.Version"))
         .ok_or_else(unknown)?;
     let minor = |text: &str| text.parse().map(Minor).map_err(|_| unknown());
     match (range.strip_prefix(">=1."), range.strip_prefix("<1.")) {
-        (Some(text), _) => Ok(server >= minor(text)?),
-        (_, Some(text)) => Ok(server < minor(text)?),
+        (Some(text), _) => Ok(context.server >= minor(text)?),
+        (_, Some(text)) => Ok(context.server < minor(text)?),
         (None, None) => Err(unknown()),
     }
 }
@@ -129,7 +133,7 @@ mod tests {
     use super::*;
 
     fn rendered(template: &str, minor: u32) -> Result<String, TemplateError> {
-        let values = json!({"image": "a/b:1", "list": [{"operator": "Exists"}], "n": 1});
+        let values = json!({"image": "a/b:1", "list": [{"operator": "Exists"}], "n": 1, "yes": true, "no": false});
         let values = values.as_object().unwrap();
         render(template, &Context { namespace: "redir-system", server: Minor(minor), values })
     }
@@ -150,6 +154,12 @@ mod tests {
         let before = since.replace(">=", "<");
         assert_eq!(rendered(&before, 29).as_deref(), Ok("a\nb\nc\n"));
         assert_eq!(rendered(&before, 30).as_deref(), Ok("a\nc\n"));
+    }
+
+    #[test]
+    fn blocks_follow_a_boolean_value() {
+        assert_eq!(rendered("{{- if .Values.yes }}\nb\n{{- end }}\n", 30).as_deref(), Ok("b\n"));
+        assert_eq!(rendered("{{- if .Values.no }}\nb\n{{- end }}\n", 30).as_deref(), Ok(""));
     }
 
     #[test]

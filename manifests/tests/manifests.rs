@@ -88,6 +88,16 @@ fn the_agent_has_no_more_than_it_needs() {
     }
 }
 
+#[test]
+fn the_limit_of_locked_memory_costs_a_capability_only_where_it_is_asked_for() {
+    let mut options = Options::default();
+    options.values.merge("raiseMemlock: true").unwrap();
+    let agent = find(&render(&options).unwrap(), "DaemonSet", names::AGENT);
+    let added = agent["spec"]["template"]["spec"]["containers"][0]["securityContext"]["capabilities"]["add"].clone();
+    let added: BTreeSet<&str> = added.as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+    assert_eq!(added.difference(&needed()).copied().collect::<Vec<_>>(), ["SYS_RESOURCE"]);
+}
+
 /// What the agent's own preflight asks for; SYS_ADMIN includes BPF.
 fn needed() -> BTreeSet<&'static str> {
     let source = include_str!("../../node-agent/src/guardian/preflight.rs");

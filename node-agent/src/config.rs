@@ -79,7 +79,7 @@ pub(crate) enum UpstreamPorts {
 /// How programs are attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Attach {
-    /// TCX where the kernel has it (6.6), clsact otherwise.
+    /// TCX where the kernel has it, clsact otherwise.
     Auto,
     /// TCX or an error.
     Tcx,

@@ -157,6 +157,56 @@ fn keygen_prints_the_pin_and_never_overwrites() {
     assert_eq!(fs::read(&key).expect("readable"), before);
 }
 
+/// The test asks the kernel by itself: what is said is not its version's.
+#[test]
+fn a_way_of_attaching_that_the_kernel_lacks_ends_the_agent() {
+    let folder = Folder::new();
+    let text = fs::read_to_string(folder.path("agent.toml")).expect("readable");
+    folder.write(&text.replace("[agent]", "[agent]\nattach = \"tcx\""));
+    let output = agent(&["check", "--config", &folder.text("agent.toml")]);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    if redir_rig::tcx::exists().expect("root") {
+        assert!(output.status.success() && stdout.contains("attached by TCX"), "{output:?}");
+        redir_rig::left_out("a refused attach = \"tcx\": this kernel has TCX");
+    } else {
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(stdout.contains("problem: attach = \"tcx\": this kernel has no TCX"), "{stdout}");
+        assert_ends(&folder.run(), 1, &["this kernel has no TCX", "attach = \"auto\""]);
+    }
+}
+
+/// Some kernels count maps and programs against it, as 5.10 does; nothing is said of it where they do not.
+#[test]
+fn a_limit_of_locked_memory_that_is_too_low_is_named() {
+    let folder = Folder::new();
+    let with_little = |command: &str| {
+        let output = Command::new("prlimit")
+            .args([
+                "--memlock=65536:65536",
+                "setpriv",
+                "--bounding-set",
+                "-sys_resource",
+                "--inh-caps",
+                "-sys_resource",
+            ])
+            .args([AGENT, command, "--config"])
+            .arg(folder.path("agent.toml"))
+            .output();
+        output.expect("prlimit and setpriv")
+    };
+    let output = with_little("check");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    if output.status.success() {
+        assert!(stdout.contains("programs: all load"), "{stdout}");
+        redir_rig::left_out("RLIMIT_MEMLOCK: this kernel does not count maps against it");
+        return;
+    }
+    for words in ["RLIMIT_MEMLOCK, which is 64 KiB", "CAP_SYS_RESOURCE", "raiseMemlock"] {
+        assert!(stdout.contains(words), "{stdout}");
+    }
+    assert_ends(&with_little("run"), 1, &["RLIMIT_MEMLOCK, which is 64 KiB"]);
+}
+
 #[test]
 fn check_says_what_the_machine_can_do_and_changes_nothing() {
     let folder = Folder::new();
@@ -168,7 +218,11 @@ fn check_says_what_the_machine_can_do_and_changes_nothing() {
     let output = agent(&["check", "--config", &folder.text("agent.toml")]);
     let stdout = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{output:?}");
-    for word in ["good (2 pods", "kernel ", "TCX", "capabilities: all", "sha256:", "pod gone: not now", "hostNetwork"] {
+    let hook = if redir_rig::tcx::exists().expect("root") { "attached by TCX" } else { "attached by clsact" };
+    let companion = "companion (sk_lookup): attached";
+    for word in
+        ["good (2 pods", "kernel ", hook, companion, "capabilities: all", "sha256:", "pod gone: not now", "hostNetwork"]
+    {
         assert!(stdout.contains(word), "{stdout}");
     }
     fs::remove_file(folder.path("agent.key")).expect("removed");

@@ -102,11 +102,7 @@ pub(crate) fn capabilities_missing(missing: &[String]) -> String {
 
 pub(crate) fn kernels(seen: &BTreeMap<String, usize>) -> String {
     let seen: Vec<String> = seen.iter().map(|(kernel, nodes)| format!("Linux {} on {nodes}", escape(kernel))).collect();
-    seen.join(", ")
-}
-
-pub(crate) fn kernels_old(old: &[String]) -> String {
-    format!("redir needs Linux 5.10 or newer; update {}", old.iter().map(escape).collect::<Vec<_>>().join(", "))
+    format!("{}; each agent tries its own when it starts", seen.join(", "))
 }
 
 pub(crate) fn nothing_to_reach() -> String {

@@ -1,4 +1,4 @@
-//! What agents, and `redir` without them, make of a node: where its agent is dialled, and whether its kernel will do.
+//! What agents, and `redir` without them, make of a node: where its agent is dialled.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -6,16 +6,6 @@ use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 
 use crate::{Endpoint, EndpointKind, names};
-
-/// The oldest kernel that the agent runs on: `bpf_sk_assign` in TC, and clsact's direct action with links kept by
-/// descriptor.
-pub const OLDEST_KERNEL: (u32, u32) = (5, 10);
-
-/// The first two numbers of a kernel's release: `5.10.0-8-amd64` is 5.10.
-pub fn kernel(release: &str) -> (u32, u32) {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
-    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
-}
 
 /// The node's addresses of the families on which the agent listens, best first; `fallback` if the Node tells none.
 pub fn endpoints(node: Option<&Node>, listen: SocketAddr, fallback: Option<IpAddr>) -> Vec<Endpoint> {

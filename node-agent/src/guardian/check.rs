@@ -5,8 +5,8 @@ use std::path::Path;
 use redir_tunnel::Identity;
 
 use super::{
-    datapath,
     devices::Survey,
+    kernel::Kernel,
     netns::{Home, NetnsId},
     preflight::{Machine, Place},
     reload::ConfigFile,
@@ -25,8 +25,10 @@ pub(crate) fn check(config_file: &Path) -> anyhow::Result<bool> {
     let machine = Machine::look(Place::Host)?;
     machine.describe().iter().for_each(|line| println!("{line}"));
     let mut good = true;
-    let able = machine.verdict().and_then(|()| datapath::prepare().map_err(|error| error.to_string()));
-    for problem in [able.err(), key(config)].into_iter().flatten() {
+    let tried =
+        machine.verdict().and_then(|()| Kernel::try_out(config.agent.attach.into()).map_err(|error| error.to_string()));
+    tried.iter().flat_map(Kernel::describe).for_each(|line| println!("{line}"));
+    for problem in [tried.err(), key(config)].into_iter().flatten() {
         println!("problem: {problem}");
         good = false;
     }

@@ -12,6 +12,7 @@ mod datapath;
 mod detours;
 mod devices;
 mod flush;
+mod kernel;
 mod linger;
 mod listeners;
 mod memory;
@@ -40,6 +41,7 @@ use redir_tunnel::Identity;
 
 use self::{
     child::Launch,
+    kernel::Kernel,
     netns::Home,
     pods::Pods,
     preflight::{Machine, Place},
@@ -73,7 +75,7 @@ pub(crate) fn run(settings: Settings<'_>, worker_arguments: Vec<OsString>) -> an
     let agent = file.config().agent.clone();
     let identity = agent.key.as_deref().map_or_else(Identity::generate, Identity::load)?;
     let seeker = kubernetes.as_ref().map(|kubernetes| Seeker::new(&kubernetes.proc));
-    datapath::prepare()?;
+    Kernel::try_out(agent.attach.into())?.tell();
     // Before the first thread and the first child, so that both inherit the blocked signals.
     let signals = Signals::new().context("cannot take signals")?;
     raise_descriptor_limit();

@@ -114,8 +114,11 @@ impl ArmedPod {
         datapath.reflect(port)?;
         datapath.attach(pause)?;
         if at.first == FirstHand::Proxy && !datapath.looks_up() {
-            let sentence = "a mesh's proxy takes this pod's connections, and this kernel cannot steer behind it; \
-                            update the node to Linux 5.17 or newer";
+            let why = datapath.no_companion().unwrap_or("nothing is steered");
+            let sentence = format!(
+                "a mesh's proxy takes this pod's connections, and this kernel cannot steer behind it ({why}); use a kernel \
+                 with sk_lookup programs on this node"
+            );
             return Err(Refusal::new(RefusedCode::Datapath, sentence));
         }
         let agent_port = listeners.port;

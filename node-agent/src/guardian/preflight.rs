@@ -1,16 +1,14 @@
-//! What the agent needs of the process and the kernel it runs on, looked at before anything is touched.
+//! What the agent needs of the process it runs in, looked at before anything is touched. What the kernel can is tried
+//! (`kernel`).
 //!
 //! Owns the list of capabilities with their reasons. Changes nothing. Called by `run` and `check`.
 
 use std::{fs, io};
 
-use redir_api::node::{OLDEST_KERNEL, kernel};
-
-/// What this process and this kernel can do.
+/// What this process may do, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Machine {
     capabilities: u64,
-    kernel: (u32, u32),
     release: String,
     place: Place,
 }
@@ -28,17 +26,11 @@ impl Machine {
     pub(super) fn look(place: Place) -> io::Result<Self> {
         let status = fs::read_to_string("/proc/self/status")?;
         let release = fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
-        Ok(Self { capabilities: effective(&status), kernel: kernel(&release), release, place })
+        Ok(Self { capabilities: effective(&status), release, place })
     }
 
     /// Why the agent cannot run here, with the next step.
     pub(super) fn verdict(&self) -> Result<(), String> {
-        if self.kernel < OLDEST_KERNEL {
-            return Err(format!(
-                "the kernel {} is too old; redir needs Linux {}.{} or newer: update this node",
-                self.release, OLDEST_KERNEL.0, OLDEST_KERNEL.1
-            ));
-        }
         let lacking = self.lacking();
         if lacking.is_empty() {
             return Ok(());
@@ -51,16 +43,12 @@ impl Machine {
 
     /// For `redir-agent check`.
     pub(super) fn describe(&self) -> Vec<String> {
-        let has = |version| if self.kernel >= version { "yes" } else { "no" };
-        let mut lines =
-            vec![format!("kernel {}: TCX {}, sk_lookup for TIME_WAIT {}", self.release, has(TCX), has(SK_LOOKUP))];
         let lacking = self.lacking();
-        lines.push(if lacking.is_empty() {
-            "capabilities: all that the agent needs".into()
-        } else {
-            format!("capabilities: lacks {}", lacking.join(", "))
-        });
-        lines
+        let capabilities = match lacking.is_empty() {
+            true => "capabilities: all that the agent needs".into(),
+            false => format!("capabilities: lacks {}", lacking.join(", ")),
+        };
+        vec![format!("kernel {}", self.release), capabilities]
     }
 
     fn lacking(&self) -> Vec<String> {
@@ -75,6 +63,13 @@ impl Machine {
     }
 }
 
+/// Whether the calling thread has what loading programs and making maps takes.
+pub(super) fn may_load_programs() -> bool {
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    let has = |bit| effective(&status) >> bit & 1 == 1;
+    (has(CAP_BPF) && has(CAP_NET_ADMIN)) || has(CAP_SYS_ADMIN)
+}
+
 fn effective(status: &str) -> u64 {
     status
         .lines()
@@ -83,12 +78,13 @@ fn effective(status: &str) -> u64 {
         .unwrap_or(0)
 }
 
+const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_BPF: u32 = 39;
 /// Bit (`linux/capability.h`), name, what for.
 const NEEDED: [(u32, &str, &str); 7] = [
     (CAP_SYS_ADMIN, "CAP_SYS_ADMIN", "to enter pods' network namespaces"),
-    (12, "CAP_NET_ADMIN", "to attach programs and mark sockets"),
+    (CAP_NET_ADMIN, "CAP_NET_ADMIN", "to attach programs and mark sockets"),
     (CAP_BPF, "CAP_BPF", "to load programs"),
     (10, "CAP_NET_BIND_SERVICE", "for source ports below 1024"),
     (7, "CAP_SETUID", "to start the worker without privileges"),
@@ -98,47 +94,38 @@ const NEEDED: [(u32, &str, &str); 7] = [
 /// In Kubernetes besides: `/proc/PID/ns/net` of another user's process, or of one with more capabilities, is opened under
 /// PTRACE_MODE_READ_FSCREDS (ptrace(2)), also where the node's `/proc` is mounted into a container without hostPID.
 const TO_FIND_PODS: [(u32, &str, &str); 1] = [(19, "CAP_SYS_PTRACE", "to find pods' network namespaces")];
-const TCX: (u32, u32) = (6, 6);
-const SK_LOOKUP: (u32, u32) = (5, 17);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn machine(capabilities: u64, release: &str) -> Machine {
-        Machine { capabilities, kernel: kernel(release), release: release.into(), place: Place::Host }
+    fn machine(capabilities: u64) -> Machine {
+        Machine { capabilities, release: "6.18.0".into(), place: Place::Host }
     }
 
     #[test]
-    fn root_on_a_new_kernel_may_run() {
-        assert_eq!(machine(u64::MAX, "6.18.44-fc").verdict(), Ok(()));
-        assert_eq!(machine(!(1 << CAP_BPF), "5.10.0").verdict(), Ok(()), "CAP_SYS_ADMIN includes CAP_BPF");
+    fn root_may_run() {
+        assert_eq!(machine(u64::MAX).verdict(), Ok(()));
+        assert_eq!(machine(!(1 << CAP_BPF)).verdict(), Ok(()), "CAP_SYS_ADMIN includes CAP_BPF");
     }
 
     #[test]
     fn what_is_missing_is_named_with_its_reason() {
-        let nobody = machine(0, "6.18.0").verdict().expect_err("nothing");
+        let nobody = machine(0).verdict().expect_err("nothing");
         for (_, name, reason) in NEEDED {
             assert!(nobody.contains(&format!("{name} ({reason})")), "{nobody}");
         }
         assert!(nobody.contains("run it as root"), "{nobody}");
-        let one = machine(!(1 << 12), "6.18.0").verdict().expect_err("one");
+        let one = machine(!(1 << 12)).verdict().expect_err("one");
         assert!(one.contains("lacks CAP_NET_ADMIN (") && !one.contains("CAP_KILL"), "{one}");
     }
 
     #[test]
     fn a_kubernetes_node_needs_one_more() {
-        let without = machine(!(1 << 19), "6.18.0");
+        let without = machine(!(1 << 19));
         assert_eq!(without.verdict(), Ok(()));
         let verdict = Machine { place: Place::Kubernetes, ..without }.verdict().expect_err("one");
         assert!(verdict.contains("lacks CAP_SYS_PTRACE ("), "{verdict}");
-    }
-
-    #[test]
-    fn an_old_kernel_is_named() {
-        for release in ["4.19.0-21-amd64", "5.9.16", ""] {
-            assert!(machine(u64::MAX, release).verdict().expect_err("old").contains("5.10 or newer"));
-        }
     }
 
     #[test]

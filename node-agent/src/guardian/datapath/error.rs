@@ -11,6 +11,13 @@ pub(crate) enum DatapathError {
         /// What was tried.
         action: &'static str,
     },
+    /// The kernel counts maps and programs against a limit, which is used up.
+    LockedMemory {
+        /// What was tried.
+        action: &'static str,
+        /// `RLIMIT_MEMLOCK`, bytes.
+        limit: u64,
+    },
     /// The kernel has no eBPF, or lacks what a program needs.
     KernelTooOld {
         /// What the kernel said.
@@ -86,8 +93,13 @@ impl fmt::Display for DatapathError {
                     "this kernel cannot run redir's programs ({detail}); use Linux 5.10 or newer, built with CONFIG_BPF_SYSCALL"
                 )
             }
+            Self::LockedMemory { action, limit } => write!(
+                f,
+                "{action}: this kernel counts all of root's maps and programs against RLIMIT_MEMLOCK, which is {} KiB here; start redir-agent with a higher limit (`ulimit -l unlimited`, LimitMEMLOCK=infinity), or let it raise the limit itself by CAP_SYS_RESOURCE (in Kubernetes the chart's value raiseMemlock)",
+                limit / 1024
+            ),
             Self::NoTcx => f.write_str(
-                "attach = \"tcx\": this kernel has no TCX; use Linux 6.6 or newer, or set attach = \"auto\"",
+                "attach = \"tcx\": this kernel has no TCX; set attach = \"auto\", or use a kernel that has it",
             ),
             Self::Load { program, detail } => {
                 write!(f, "load {program}: {detail}; please report this with the output of `uname -r`")
@@ -130,6 +142,7 @@ impl std::error::Error for DatapathError {
                 Some(source)
             }
             Self::Permission { .. }
+            | Self::LockedMemory { .. }
             | Self::KernelTooOld { .. }
             | Self::NoTcx
             | Self::Load { .. }

@@ -9,14 +9,15 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 /// Where a program is attached, with the kernel's numbers (`enum bpf_attach_type`).
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Hook<'a> {
-    /// Ingress of a device, before every other program there (6.6).
+    /// Ingress of a device, before every other program there.
     TcxIngress(u32),
-    /// Egress of a device, before every other program there (6.6).
+    /// Egress of a device, before every other program there.
     TcxEgress(u32),
-    /// Socket lookups of a network namespace (5.9).
+    /// Socket lookups of a network namespace.
     SkLookup(BorrowedFd<'a>),
 }
 
+const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_DETACH: libc::c_long = 34;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
@@ -73,6 +74,14 @@ pub(super) fn create(program: BorrowedFd<'_>, hook: Hook<'_>) -> io::Result<Owne
     let fd = bpf(BPF_LINK_CREATE, &mut attributes)?;
     // SAFETY: the kernel has just made this descriptor for us (close-on-exec); nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Whether the system call itself is forbidden (by seccomp, or a security module), whatever is asked of it.
+pub(super) fn is_forbidden() -> bool {
+    /// No kernel has so many kinds of maps.
+    const UNKNOWN_KIND: [u32; 5] = [u32::MAX, 4, 4, 1, 0];
+    let answer = bpf(BPF_MAP_CREATE, &mut { UNKNOWN_KIND });
+    matches!(answer.map_err(|error| error.raw_os_error()), Err(Some(libc::EPERM | libc::EACCES | libc::ENOSYS)))
 }
 
 /// Takes the program off its hook; duplicates of the link stay open and do nothing.

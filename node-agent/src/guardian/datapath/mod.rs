@@ -64,20 +64,11 @@ pub(crate) struct PodDatapath {
     qdiscs: Vec<(u32, Qdisc)>,
     reflecting: Vec<Attachment>,
     steering: Vec<Attachment>,
-    /// Whether the companion can be attached: it needs its listeners.
-    has_companion: bool,
+    /// Why there is no companion, if so: it needs its listeners, and a kernel that has such programs.
+    no_companion: Option<String>,
     armed: BTreeSet<u16>,
     /// The number of the last leg.
     legs: Mutex<u64>,
-}
-
-/// Loads every program once and lets it go: shows at start, and not with the first intercept, what the kernel refuses.
-pub(crate) fn prepare() -> Result<(), DatapathError> {
-    let mut ebpf = object::load()?;
-    for name in program::CLASSIFIERS {
-        object::classifier(&mut ebpf, name, &mut || {})?;
-    }
-    Ok(())
 }
 
 impl PodDatapath {
@@ -107,21 +98,18 @@ impl PodDatapath {
         pause();
         object::classifier(&mut ebpf, program::STEER_LO, pause)?;
         pause();
-        let has_companion = match maps.set_listeners(spec.listener_v4, spec.listener_v6) {
+        let no_companion = match maps.set_listeners(spec.listener_v4, spec.listener_v6) {
             Ok(()) => match object::companion(&mut ebpf, pause) {
-                Ok(_) => true,
-                // Says nothing about the kernel, and must not decide how this pod is steered.
-                Err(e @ DatapathError::Interrupted { .. }) => return Err(e),
-                Err(e) => {
-                    tracing::info!("no companion, steer assigns by itself: {e}");
-                    false
-                }
+                Ok(_) => None,
+                // They say nothing about what the kernel has, and must not decide how this pod is steered.
+                Err(e @ (DatapathError::Interrupted { .. } | DatapathError::LockedMemory { .. })) => return Err(e),
+                Err(e) => Some(e.to_string()),
             },
-            Err(e) => {
-                tracing::info!("no companion, steer assigns by itself: {}", object::chain(&e));
-                false
-            }
+            Err(e) => Some(object::chain(&e)),
         };
+        if let Some(why) = &no_companion {
+            tracing::info!("no companion, steer assigns by itself: {why}");
+        }
         let netns = spec.netns.try_clone_to_owned().map_err(DatapathError::Netns)?;
         Ok(Self {
             ebpf,
@@ -133,10 +121,15 @@ impl PodDatapath {
             qdiscs: Vec::new(),
             reflecting: Vec::new(),
             steering: Vec::new(),
-            has_companion,
+            no_companion,
             armed: BTreeSet::new(),
             legs: Mutex::new(0),
         })
+    }
+
+    /// Loads what no device of this pod needs as well: shows what the kernel refuses.
+    pub(crate) fn load_all(&mut self) -> Result<(), DatapathError> {
+        object::all_classifiers(&mut self.ebpf)
     }
 
     /// Attaches what is not attached: reflect first, steer last. After an error nothing is attached but what was.
@@ -242,7 +235,12 @@ impl PodDatapath {
     /// Whether connections are taken where the stack looks for a listener, after netfilter: what is redirected to a proxy
     /// in the pod stays the proxy's. Only while steering is attached.
     pub(crate) fn looks_up(&self) -> bool {
-        self.has_companion && self.steering.iter().any(|attachment| attachment.device() == NO_DEVICE)
+        self.no_companion.is_none() && self.steering.iter().any(|attachment| attachment.device() == NO_DEVICE)
+    }
+
+    /// Why it is not so on this kernel.
+    pub(crate) fn no_companion(&self) -> Option<&str> {
+        self.no_companion.as_deref()
     }
 
     /// Stops steering; what was steered goes on being reflected.
@@ -303,17 +301,17 @@ impl PodDatapath {
     }
 
     fn attach_steer(&mut self, pause: Pause<'_>) -> Result<(), DatapathError> {
-        if self.has_companion {
+        if self.no_companion.is_none() {
             pause();
             match self.attach_companion() {
                 Ok(link) => self.steering.push(Attachment::Link(NO_DEVICE, link)),
                 Err(e) => {
                     tracing::info!("no companion, steer assigns by itself: {e}");
-                    self.has_companion = false;
+                    self.no_companion = Some(e.to_string());
                 }
             }
         }
-        self.maps.set_companion(self.has_companion)?;
+        self.maps.set_companion(self.no_companion.is_none())?;
         let devices = self.devices.clone().into_iter().map(|device| (object::steer_for(&device), device));
         for (program, device) in devices.chain([(program::STEER_LO, loopback())]) {
             pause();

@@ -11,10 +11,11 @@ use std::time::Duration;
 use aya::maps::{Map, MapError};
 use aya::programs::{ProgramError, SchedClassifier, SkLookup};
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
-use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use redir_abi::{map, program};
 
-use super::{DatapathError, Device, Framing, Pause, storage};
+use super::{DatapathError, Device, Framing, Pause, link, storage};
+use crate::guardian::preflight::may_load_programs;
 
 /// What `build.rs` has built.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/redir-ebpf"));
@@ -39,13 +40,13 @@ fn make_socket_storage(ebpf: &Ebpf) -> Result<(), DatapathError> {
     let Some(Map::Array(stand_in)) = ebpf.map(map::LEG_SOCKETS) else { return Err(map_missing(map::LEG_SOCKETS)) };
     let made = storage::create().and_then(|made| storage::take_place_of(stand_in.fd().as_fd(), &made));
     made.map_err(|error| match error.raw_os_error() {
-        Some(libc::EPERM) => DatapathError::Permission { action: "create the map of sockets" },
+        Some(libc::EPERM) => not_permitted("create the map of sockets"),
         _ => DatapathError::Map { name: map::LEG_SOCKETS, detail: error.to_string() },
     })
 }
 
 fn new_loader() -> EbpfLoader<'static> {
-    // Kernels before 5.11 count maps against this limit; where raising it is not permitted, the maps may still fit.
+    // Some kernels count maps and programs against this limit; where raising it is not permitted, they may still fit.
     let _may_fail = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
     let make = || {
         let mut loader = EbpfLoader::new();
@@ -86,6 +87,11 @@ pub(super) fn classifier<'a>(
         load_patiently(name, || program.load(), pause)?;
     }
     Ok(program)
+}
+
+/// Loads all of them: shows what the kernel refuses, whatever devices there are.
+pub(super) fn all_classifiers(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
+    program::CLASSIFIERS.iter().try_for_each(|name| classifier(ebpf, name, &mut || {}).map(drop))
 }
 
 /// The companion, loaded into the kernel on first use.
@@ -162,11 +168,22 @@ fn refused_object(error: EbpfError) -> DatapathError {
     let detail = chain(&error);
     match error {
         EbpfError::MapError(MapError::CreateError { io_error, .. }) => match io_error.raw_os_error() {
-            Some(libc::EPERM) => DatapathError::Permission { action: "create the maps" },
+            Some(libc::EPERM) => not_permitted("create the maps"),
             Some(libc::ENOSYS | libc::EINVAL) => DatapathError::KernelTooOld { detail },
             _ => DatapathError::Load { program: "the maps", detail },
         },
         _ => DatapathError::Load { program: "the object", detail },
+    }
+}
+
+/// EPERM has two causes: a lack of rights, and where maps and programs count against it a limit that is used up.
+fn not_permitted(action: &'static str) -> DatapathError {
+    let limit = getrlimit(Resource::RLIMIT_MEMLOCK).map_or(RLIM_INFINITY, |(soft, _)| soft);
+    // Whoever may not ask at all does not learn that the kind of map is unknown.
+    let refused_by_rights = !may_load_programs() || link::is_forbidden();
+    match limit == RLIM_INFINITY || refused_by_rights {
+        true => DatapathError::Permission { action },
+        false => DatapathError::LockedMemory { action, limit },
     }
 }
 
@@ -175,7 +192,7 @@ fn refused_program(program: &'static str, error: &ProgramError) -> DatapathError
         return DatapathError::Load { program, detail: chain(error) };
     };
     if io_error.raw_os_error() == Some(libc::EPERM) {
-        return DatapathError::Permission { action: "load the programs" };
+        return not_permitted("load the programs");
     }
     let said = last_words(&verifier_log.to_string());
     let unknown_function = said.contains("unknown func") || said.contains("invalid func");

@@ -26,11 +26,11 @@ pub(crate) enum Framing {
 /// How the programs are attached to a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Attach {
-    /// TCX where the kernel has it (6.6), else clsact.
+    /// TCX where the kernel has it, else clsact.
     Auto,
     /// TCX or nothing.
     Tcx,
-    /// A clsact filter, as on kernels before 6.6.
+    /// A clsact filter, as on kernels without TCX.
     Clsact,
 }
 

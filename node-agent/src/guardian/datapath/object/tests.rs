@@ -107,7 +107,7 @@ fn signals_while_the_verifier_reads_are_waited_out() {
         // SAFETY: gettid takes nothing.
         tell.send(unsafe { libc::gettid() }).expect("the test waits");
         for _ in 0..200 {
-            super::super::prepare()?;
+            all_classifiers(&mut load()?)?;
             if enough() {
                 break;
             }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::thread;
 
-use super::super::{Attach, DatapathError, Device, Framing, PodDatapath, PodSpec, prepare};
+use super::super::{Attach, DatapathError, Device, Framing, PodDatapath, PodSpec, object};
 use super::intercepted::hooks;
 use super::rig::*;
 
@@ -33,14 +33,14 @@ fn drop_capabilities() {
 
 #[test]
 fn every_program_loads_on_this_kernel() {
-    prepare().unwrap();
+    object::all_classifiers(&mut object::load().unwrap()).unwrap();
 }
 
 #[test]
 fn without_capabilities_the_admin_is_told_which() {
     let error = thread::spawn(|| {
         drop_capabilities();
-        prepare().unwrap_err()
+        object::load().unwrap_err()
     });
     let error = error.join().unwrap();
     assert!(matches!(error, DatapathError::Permission { .. }), "{error}");
@@ -105,6 +105,7 @@ fn every_error_ends_with_a_next_step() {
     let device = || "eth0".to_owned();
     let errors = [
         DatapathError::Permission { action: "load the programs" },
+        DatapathError::LockedMemory { action: "create the maps", limit: 65_536 },
         DatapathError::KernelTooOld { detail: detail() },
         DatapathError::NoTcx,
         DatapathError::Load { program: "redir_steer", detail: detail() },

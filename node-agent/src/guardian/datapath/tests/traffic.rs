@@ -256,7 +256,7 @@ fn on_a_kernel_without_the_companion_steer_assigns_by_itself() {
     for attach in hooks() {
         let mut pod = Intercepted::new(attach);
         pod.datapath.detach_steer(&mut || {}).unwrap();
-        pod.datapath.has_companion = false;
+        pod.datapath.no_companion = Some("none".into());
         pod.datapath.attach(&mut || {}).unwrap();
         let since = Since::now(&pod.datapath);
         pod.all_are_steered();
