@@ -252,6 +252,10 @@ fn arrived(agent: &Value, name: &str) -> Value {
         "image" | "imagePullPolicy" | "resources" => container[name].clone(),
         "log" => argument("--log"),
         "logFormat" => argument("--log-format"),
+        "raiseMemlock" => {
+            let rights = container["securityContext"]["capabilities"]["add"].as_array().unwrap();
+            rights.contains(&json!("SYS_RESOURCE")).into()
+        }
         "maxUnavailable" => agent["spec"]["updateStrategy"]["rollingUpdate"][name].clone(),
         _ => pod[name].clone(),
     }
