@@ -105,11 +105,11 @@ impl Programs {
 
     fn build(&self, workshop: &Path) -> Result<()> {
         println!(
-            "Kubernetes {} is not on this machine yet. It is compiled once: 15 minutes on two idle cores, and 8 GB of disk \
+            "Kubernetes {} is not on this machine yet. It is compiled once: about 12 minutes on two cores, and 9 GB of disk \
              meanwhile.\n{}",
             self.version,
             ui::dim(&format!(
-                "Then it is kept in {} (700 MB). Ctrl-C is safe: the next run goes on.",
+                "Then it is kept in {} (640 MB). Ctrl-C is safe: the next run goes on.",
                 self.folder.display()
             ))
         );
