@@ -1,6 +1,6 @@
 //! What is installed into a cluster, as documents: the Helm chart in `chart/` is the source, this crate renders it.
 //!
-//! Owns: the chart's templates and default values, and their rendering for a server's version. Must not talk to a
+//! Owns: the chart's templates and default values, and their rendering. Must not talk to a
 //! cluster. Called by: `redir install` and its siblings; the crate's own program, which writes `kustomize/` and the
 //! chart's CRD.
 
@@ -18,12 +18,10 @@ use crate::template::Context;
 
 /// The namespace that everything is installed into unless said otherwise.
 pub const NAMESPACE: &str = redir_api::names::NAMESPACE;
-/// The oldest server that redir is made for: `apps/v1`, CRDs v1 and server-side apply.
-pub const OLDEST: Minor = Minor(20);
-/// From here on admission policies are served, and AppArmor profiles are a field.
-pub const POLICIES: Minor = Minor(30);
+/// The oldest server that redir is made for: admission policies, which decide who may intercept what, are served from there on.
+pub const OLDEST: Minor = Minor(30);
 
-/// The `20` of Kubernetes 1.20.
+/// The `30` of Kubernetes 1.30.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Minor(pub u32);
 
@@ -42,8 +40,6 @@ const VALUES: &str = include_str!("../chart/values.yaml");
 pub struct Options {
     /// Where the agents run.
     pub namespace: String,
-    /// The server's version.
-    pub server: Minor,
     /// The chart's values.
     pub values: Values,
 }
@@ -51,7 +47,7 @@ pub struct Options {
 impl Default for Options {
     /// As in `kustomize/`.
     fn default() -> Self {
-        Self { namespace: NAMESPACE.to_owned(), server: POLICIES, values: Values::default() }
+        Self { namespace: NAMESPACE.to_owned(), values: Values::default() }
     }
 }
 
@@ -156,7 +152,7 @@ impl std::error::Error for ValuesError {}
 
 /// Everything to be applied, in this order, as text: one name and YAML for each template that has something to say.
 pub fn render_text(options: &Options) -> Result<Vec<(&'static str, String)>, TemplateError> {
-    let context = Context { namespace: &options.namespace, server: options.server, values: &options.values.0 };
+    let context = Context { namespace: &options.namespace, values: &options.values.0 };
     let crd = crd_template()?;
     let first = [("namespace", NAMESPACE_TEMPLATE), ("crd", crd.as_str())];
     let rendered = first.iter().chain(&TEMPLATES).map(|(name, text)| Ok((*name, template::render(text, &context)?)));
@@ -173,19 +169,16 @@ pub fn render(options: &Options) -> Result<Vec<Value>, TemplateError> {
     Ok(objects)
 }
 
-/// The files of `kustomize/`, rendered from the chart: for servers from 1.30 on, and for older ones.
+/// The files of `kustomize/`, rendered from the chart.
 pub fn kustomizations() -> Result<Vec<(String, String)>, TemplateError> {
     let mut files = Vec::new();
-    for (folder, server) in [("kustomize", POLICIES), ("kustomize/before-1.30", OLDEST)] {
-        let rendered = render_text(&Options { server, ..Options::default() })?;
-        let mut list = String::from(GENERATED);
-        list.push_str("apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n");
-        for (name, text) in rendered {
-            list.push_str(&format!("  - {name}.yaml\n"));
-            files.push((format!("{folder}/{name}.yaml"), format!("{GENERATED}{text}")));
-        }
-        files.push((format!("{folder}/kustomization.yaml"), list));
+    let mut list = String::from(GENERATED);
+    list.push_str("apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n");
+    for (name, text) in render_text(&Options::default())? {
+        list.push_str(&format!("  - {name}.yaml\n"));
+        files.push((format!("kustomize/{name}.yaml"), format!("{GENERATED}{text}")));
     }
+    files.push(("kustomize/kustomization.yaml".to_owned(), list));
     Ok(files)
 }
 

@@ -1,20 +1,16 @@
 //! The little of Helm's template language that the chart uses, rendered as Helm would.
 //!
 //! Owns: `{{ .Values.NAME | toJson }}`, `{{ .Values.NAME | quote }}` and `{{ .Release.Namespace | quote }}`; and, on lines of
-//! their own, `{{- if semverCompare "OP1.N-0" .Capabilities.KubeVersion.Version }}` or `{{- if .Values.NAME }}` of a boolean …
-//! `{{- end }}`, not nested. Must not know what is
-//! rendered. Called by: `render_text`.
+//! their own, `{{- if .Values.NAME }}` of a boolean … `{{- end }}`, not nested. Must not know what is rendered. Called by:
+//! `render_text`.
 
 use std::fmt;
 
 use serde_json::{Map, Value};
 
-use crate::Minor;
-
 /// What a template can speak of.
 pub(crate) struct Context<'a> {
     pub(crate) namespace: &'a str,
-    pub(crate) server: Minor,
     pub(crate) values: &'a Map<String, Value>,
 }
 
@@ -65,22 +61,10 @@ pub(crate) fn render(template: &str, context: &Context<'_>) -> Result<String, Te
     if shown.is_some() { Err(TemplateError::Block) } else { Ok(out) }
 }
 
-/// `if semverCompare ">=1.30-0" .Capabilities.KubeVersion.Version` or `if .Values.NAME`
+/// `if .Values.NAME`
 fn holds(condition: &str, context: &Context<'_>) -> Result<bool, TemplateError> {
-    let unknown = || TemplateError::Directive(condition.to_owned());
-    if let Some(name) = condition.strip_prefix("if .Values.") {
-        return context.values.get(name).and_then(Value::as_bool).ok_or_else(unknown);
-    }
-    let range = condition
-        .strip_prefix("if semverCompare \"")
-        .and_then(|rest| rest.strip_suffix("-0\" .Capabilities.KubeVersion.Version"))
-        .ok_or_else(unknown)?;
-    let minor = |text: &str| text.parse().map(Minor).map_err(|_| unknown());
-    match (range.strip_prefix(">=1."), range.strip_prefix("<1.")) {
-        (Some(text), _) => Ok(context.server >= minor(text)?),
-        (_, Some(text)) => Ok(context.server < minor(text)?),
-        (None, None) => Err(unknown()),
-    }
+    let value = condition.strip_prefix("if .Values.").and_then(|name| context.values.get(name));
+    value.and_then(Value::as_bool).ok_or_else(|| TemplateError::Directive(condition.to_owned()))
 }
 
 fn substitute(line: &str, context: &Context<'_>, out: &mut String) -> Result<(), TemplateError> {
@@ -132,10 +116,10 @@ mod tests {
 
     use super::*;
 
-    fn rendered(template: &str, minor: u32) -> Result<String, TemplateError> {
+    fn rendered(template: &str) -> Result<String, TemplateError> {
         let values = json!({"image": "a/b:1", "list": [{"operator": "Exists"}], "n": 1, "yes": true, "no": false});
         let values = values.as_object().unwrap();
-        render(template, &Context { namespace: "redir-system", server: Minor(minor), values })
+        render(template, &Context { namespace: "redir-system", values })
     }
 
     #[test]
@@ -143,23 +127,13 @@ mod tests {
         let template = "a: {{ .Values.image | quote }}\nb: {{ .Values.list | toJson }} # {{ .Values.n | toJson }}\n\
                         c: [{{ .Release.Namespace | quote }}, {{ .Values.n | quote }}]\n";
         let expected = "a: \"a/b:1\"\nb: [{\"operator\":\"Exists\"}] # 1\nc: [\"redir-system\", \"1\"]\n";
-        assert_eq!(rendered(template, 30).as_deref(), Ok(expected));
-    }
-
-    #[test]
-    fn blocks_follow_the_servers_version() {
-        let since = "a\n{{- if semverCompare \">=1.30-0\" .Capabilities.KubeVersion.Version }}\nb\n{{- end }}\nc\n";
-        assert_eq!(rendered(since, 30).as_deref(), Ok("a\nb\nc\n"));
-        assert_eq!(rendered(since, 29).as_deref(), Ok("a\nc\n"));
-        let before = since.replace(">=", "<");
-        assert_eq!(rendered(&before, 29).as_deref(), Ok("a\nb\nc\n"));
-        assert_eq!(rendered(&before, 30).as_deref(), Ok("a\nc\n"));
+        assert_eq!(rendered(template).as_deref(), Ok(expected));
     }
 
     #[test]
     fn blocks_follow_a_boolean_value() {
-        assert_eq!(rendered("{{- if .Values.yes }}\nb\n{{- end }}\n", 30).as_deref(), Ok("b\n"));
-        assert_eq!(rendered("{{- if .Values.no }}\nb\n{{- end }}\n", 30).as_deref(), Ok(""));
+        assert_eq!(rendered("{{- if .Values.yes }}\nb\n{{- end }}\n").as_deref(), Ok("b\n"));
+        assert_eq!(rendered("{{- if .Values.no }}\nb\n{{- end }}\n").as_deref(), Ok(""));
     }
 
     #[test]
@@ -174,11 +148,13 @@ mod tests {
             "{{ .Values.image | quote",
             "{{- end }}",
         ] {
-            assert!(rendered(bad, 30).is_err(), "{bad}");
+            assert!(rendered(bad).is_err(), "{bad}");
         }
-        let open = "{{- if semverCompare \">=1.30-0\" .Capabilities.KubeVersion.Version }}";
-        assert_eq!(rendered(open, 30), Err(TemplateError::Block));
-        assert_eq!(rendered(&format!("{open}\n{open}"), 30), Err(TemplateError::Block));
-        assert!(rendered("{{- if .Values.image }}\n{{- end }}", 30).is_err());
+        let open = "{{- if .Values.yes }}";
+        assert_eq!(rendered(open), Err(TemplateError::Block));
+        assert_eq!(rendered(&format!("{open}\n{open}")), Err(TemplateError::Block));
+        for bad in [".Values.image", ".Values.other", "semverCompare \">=1.30-0\" .Capabilities.KubeVersion.Version"] {
+            assert!(rendered(&format!("{{{{- if {bad} }}}}\n{{{{- end }}}}")).is_err(), "{bad}");
+        }
     }
 }

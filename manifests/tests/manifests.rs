@@ -6,13 +6,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use redir_api::names;
-use redir_manifests::{Minor, OLDEST, Options, POLICIES, Values, crd_template, kustomizations, render};
+use redir_manifests::{OLDEST, Options, Values, crd_template, kustomizations, render};
 use serde_json::{Value, json};
 
-const VERSIONS: [Minor; 4] = [OLDEST, Minor(25), Minor(29), POLICIES];
-
-fn objects(server: Minor) -> Vec<Value> {
-    render(&Options { server, ..Options::default() }).unwrap()
+fn objects() -> Vec<Value> {
+    render(&Options::default()).unwrap()
 }
 
 fn find(objects: &[Value], kind: &str, name: &str) -> Value {
@@ -20,8 +18,8 @@ fn find(objects: &[Value], kind: &str, name: &str) -> Value {
     objects.iter().find(is).unwrap_or_else(|| panic!("no {kind} {name}")).clone()
 }
 
-fn agent(server: Minor) -> Value {
-    find(&objects(server), "DaemonSet", names::AGENT)
+fn agent() -> Value {
+    find(&objects(), "DaemonSet", names::AGENT)
 }
 
 #[test]
@@ -37,55 +35,45 @@ fn generated_files_are_current() {
 
 #[test]
 fn the_agent_is_what_the_code_expects() {
-    for server in VERSIONS {
-        let agent = agent(server);
-        assert_eq!(agent["metadata"]["namespace"], names::NAMESPACE);
-        let labels = json!({names::APP_LABEL: names::AGENT});
-        assert_eq!(agent["spec"]["selector"]["matchLabels"], labels);
-        let pod = &agent["spec"]["template"];
-        assert_eq!(pod["metadata"]["labels"][names::APP_LABEL], names::AGENT);
-        assert_eq!(pod["spec"]["serviceAccountName"], names::AGENT);
-        let container = &pod["spec"]["containers"][0];
-        let port = json!({"name": "tunnel", "containerPort": names::PORT, "hostPort": names::PORT, "protocol": "UDP"});
-        assert_eq!(container["ports"], json!([port]));
-        for (probe, path) in [("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")] {
-            let get = json!({"host": "127.0.0.1", "port": names::ADMIN_PORT, "path": path});
-            assert_eq!(container[probe]["httpGet"], get);
-        }
-        let variables: BTreeSet<&str> =
-            container["env"].as_array().unwrap().iter().map(|env| env["name"].as_str().unwrap()).collect();
-        assert_eq!(variables, BTreeSet::from([names::ENV_NODE_NAME, names::ENV_NODE_IP]));
-        let mount = json!([{"name": "host-proc", "mountPath": names::HOST_PROC, "readOnly": true}]);
-        assert_eq!(container["volumeMounts"], mount);
+    let agent = agent();
+    assert_eq!(agent["metadata"]["namespace"], names::NAMESPACE);
+    let labels = json!({names::APP_LABEL: names::AGENT});
+    assert_eq!(agent["spec"]["selector"]["matchLabels"], labels);
+    let pod = &agent["spec"]["template"];
+    assert_eq!(pod["metadata"]["labels"][names::APP_LABEL], names::AGENT);
+    assert_eq!(pod["spec"]["serviceAccountName"], names::AGENT);
+    let container = &pod["spec"]["containers"][0];
+    let port = json!({"name": "tunnel", "containerPort": names::PORT, "hostPort": names::PORT, "protocol": "UDP"});
+    assert_eq!(container["ports"], json!([port]));
+    for (probe, path) in [("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")] {
+        let get = json!({"host": "127.0.0.1", "port": names::ADMIN_PORT, "path": path});
+        assert_eq!(container[probe]["httpGet"], get);
     }
+    let variables: BTreeSet<&str> =
+        container["env"].as_array().unwrap().iter().map(|env| env["name"].as_str().unwrap()).collect();
+    assert_eq!(variables, BTreeSet::from([names::ENV_NODE_NAME, names::ENV_NODE_IP]));
+    let mount = json!([{"name": "host-proc", "mountPath": names::HOST_PROC, "readOnly": true}]);
+    assert_eq!(container["volumeMounts"], mount);
 }
 
 #[test]
 fn the_agent_has_no_more_than_it_needs() {
-    for server in VERSIONS {
-        let agent = agent(server);
-        let pod = &agent["spec"]["template"]["spec"];
-        assert_eq!((&pod["hostNetwork"], &pod["hostPID"], &pod["hostIPC"]), (&json!(true), &Value::Null, &Value::Null));
-        let security = &pod["containers"][0]["securityContext"];
-        assert_eq!(security["privileged"], Value::Null);
-        assert_eq!(
-            (&security["readOnlyRootFilesystem"], &security["allowPrivilegeEscalation"]),
-            (&json!(true), &json!(false))
-        );
-        assert_eq!(security["capabilities"]["drop"], json!(["ALL"]));
-        let added: BTreeSet<&str> =
-            security["capabilities"]["add"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
-        assert_eq!(added, needed());
-        assert_eq!(security["seccompProfile"], json!({"type": "RuntimeDefault"}));
-        let unconfined = &agent["spec"]["template"]["metadata"]["annotations"]["container.apparmor.security.beta.kubernetes.io/agent"];
-        match server < POLICIES {
-            true => assert_eq!((unconfined, &security["appArmorProfile"]), (&json!("unconfined"), &Value::Null)),
-            false => {
-                assert_eq!((unconfined, &security["appArmorProfile"]["type"]), (&Value::Null, &json!("Unconfined")));
-            }
-        }
-        assert_eq!(pod["volumes"].as_array().unwrap().len(), 1);
-    }
+    let agent = agent();
+    let pod = &agent["spec"]["template"]["spec"];
+    assert_eq!((&pod["hostNetwork"], &pod["hostPID"], &pod["hostIPC"]), (&json!(true), &Value::Null, &Value::Null));
+    let security = &pod["containers"][0]["securityContext"];
+    assert_eq!(security["privileged"], Value::Null);
+    assert_eq!(
+        (&security["readOnlyRootFilesystem"], &security["allowPrivilegeEscalation"]),
+        (&json!(true), &json!(false))
+    );
+    assert_eq!(security["capabilities"]["drop"], json!(["ALL"]));
+    let added: BTreeSet<&str> =
+        security["capabilities"]["add"].as_array().unwrap().iter().map(|name| name.as_str().unwrap()).collect();
+    assert_eq!(added, needed());
+    assert_eq!(security["seccompProfile"], json!({"type": "RuntimeDefault"}));
+    assert_eq!(security["appArmorProfile"]["type"], "Unconfined");
+    assert_eq!(pod["volumes"].as_array().unwrap().len(), 1);
 }
 
 #[test]
@@ -124,7 +112,7 @@ fn rights(role: &Value) -> BTreeSet<String> {
 
 #[test]
 fn roles_are_small_and_apart() {
-    let objects = objects(POLICIES);
+    let objects = objects();
     let agent = rights(&find(&objects, "ClusterRole", names::AGENT));
     let developer = rights(&find(&objects, "ClusterRole", names::DEVELOPER_ROLE));
     for right in agent.iter().chain(&developer) {
@@ -147,57 +135,40 @@ fn roles_are_small_and_apart() {
 
 #[test]
 fn closing_connections_beside_a_filter_is_a_right_that_no_role_has() {
-    let policy = find(&objects(POLICIES), "ValidatingAdmissionPolicy", "redir-intercepts");
+    let policy = find(&objects(), "ValidatingAdmissionPolicy", "redir-intercepts");
     let validations = policy["spec"]["validations"].as_array().unwrap();
     let checks = |verb: &str| {
         let check = format!(".check('{verb}').allowed()");
         validations.iter().filter(|one| one["expression"].as_str().unwrap().matches(&check).count() == 2).count()
     };
     assert_eq!((checks("intercept"), checks("flush")), (1, 1));
-    let objects = objects(POLICIES);
+    let objects = objects();
     for role in objects.iter().filter(|object| object["kind"] == "ClusterRole") {
         assert!(!rights(role).iter().any(|right| right.ends_with(" flush")), "{role}");
-    }
-    // Where no policy checks it there is no such field.
-    for (server, there) in [(OLDEST, false), (Minor(29), false), (POLICIES, true)] {
-        let text = serde_json::to_string(&self::objects(server)).unwrap();
-        assert_eq!(text.contains("\"flush\":{"), there, "{server:?}");
     }
 }
 
 #[test]
 fn policies_name_every_kind_of_target() {
-    let policy = find(&objects(POLICIES), "ValidatingAdmissionPolicy", "redir-intercepts");
+    let policy = find(&objects(), "ValidatingAdmissionPolicy", "redir-intercepts");
     let kinds = policy["spec"]["variables"][0]["expression"].as_str().unwrap();
     for kind in redir_api::TargetKind::ALL {
         let entry = format!("'{}': ['{}', '{}']", kind.as_str(), kind.group(), kind.plural());
         assert!(kinds.contains(&entry), "{entry} is not in {kinds}");
     }
     assert_eq!(kinds.matches(':').count(), redir_api::TargetKind::ALL.len());
-    for object in objects(POLICIES).iter().filter(|object| object["kind"] == "ValidatingAdmissionPolicyBinding") {
-        find(&objects(POLICIES), "ValidatingAdmissionPolicy", object["spec"]["policyName"].as_str().unwrap());
+    for object in objects().iter().filter(|object| object["kind"] == "ValidatingAdmissionPolicyBinding") {
+        find(&objects(), "ValidatingAdmissionPolicy", object["spec"]["policyName"].as_str().unwrap());
     }
     let rule = &policy["spec"]["matchConstraints"]["resourceRules"][0];
     assert_eq!((&rule["apiGroups"], &rule["resources"]), (&json!([redir_api::GROUP]), &json!([redir_api::PLURAL])));
 }
 
 #[test]
-fn old_servers_get_nothing_that_they_refuse() {
-    let text = |server| serde_json::to_string(&objects(server)).unwrap();
-    assert!(!text(OLDEST).contains("x-kubernetes-validations") && text(Minor(25)).contains("x-kubernetes-validations"));
-    assert!(
-        !text(Minor(29)).contains("ValidatingAdmissionPolicy") && text(POLICIES).contains("ValidatingAdmissionPolicy")
-    );
-    let definition = |server| find(&objects(server), "CustomResourceDefinition", "intercepts.redir.dev");
-    let mut plain = serde_json::to_value(redir_api::crd::definition()).unwrap();
-    let mut rules = serde_json::to_value(redir_api::crd::definition_with_rules()).unwrap();
-    for definition in [&mut plain, &mut rules] {
-        definition["metadata"]["labels"] = json!({"app.kubernetes.io/part-of": "redir"});
-    }
-    // Who may have connections closed is checked by a policy alone.
-    let schema = &mut plain["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"];
-    schema.as_object_mut().unwrap().remove("flush").unwrap();
-    assert_eq!((definition(OLDEST), definition(POLICIES)), (plain, rules));
+fn the_definition_is_the_one_of_the_code() {
+    let mut expected = serde_json::to_value(redir_api::crd::definition_with_rules()).unwrap();
+    expected["metadata"]["labels"] = json!({"app.kubernetes.io/part-of": "redir"});
+    assert_eq!(find(&objects(), "CustomResourceDefinition", "intercepts.redir.dev"), expected);
 }
 
 #[test]
@@ -312,7 +283,7 @@ const HOSTILE: [&str; 24] = [
 
 #[test]
 fn hostile_text_stays_the_text_of_its_value() {
-    let count = objects(POLICIES).len();
+    let count = objects().len();
     for text in HOSTILE {
         let texts = ["image", "imagePullPolicy", "log", "logFormat", "priorityClassName"];
         let mut values = Values::default();

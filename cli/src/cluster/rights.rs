@@ -48,11 +48,6 @@ impl Right {
     pub(crate) fn is_flush(&self) -> bool {
         self.verb == FLUSH
     }
-
-    /// Whether it is one that only admission policies check (Kubernetes 1.30 and newer).
-    fn is_the_policies(&self) -> bool {
-        [INTERCEPT, FLUSH].contains(&self.verb)
-    }
 }
 
 /// The rights on Intercepts themselves.
@@ -62,10 +57,9 @@ pub(crate) fn on_intercepts() -> Vec<Right> {
 
 /// What one intercept needs on its target, as the policies check it: of labels the right on all pods, since they may come
 /// to mean any.
-pub(crate) fn on_target(target: &Target, has_policies: bool) -> Vec<Right> {
+pub(crate) fn on_target(target: &Target) -> Vec<Right> {
     let verbs: &[&str] = if matches!(target, Target::Labels(_)) { &[INTERCEPT] } else { &["get", INTERCEPT] };
-    let rights = verbs.iter().map(|verb| of_target(target, verb));
-    rights.filter(|right| has_policies || !right.is_the_policies()).collect()
+    verbs.iter().map(|verb| of_target(target, verb)).collect()
 }
 
 /// What closing connections beside a filter needs.
@@ -105,7 +99,7 @@ async fn has(cluster: &Cluster, right: &Right) -> Result<bool, Trouble> {
     Ok(answered.status.is_some_and(|status| status.allowed))
 }
 
-/// As whom the API server knows this user; `None` if it does not say (before Kubernetes 1.28).
+/// As whom the API server knows this user; `None` if it does not say.
 pub(crate) async fn username(cluster: &Cluster) -> Option<String> {
     let api: Api<SelfSubjectReview> = Api::all(cluster.client.clone());
     let (parameters, question) = (PostParams::default(), SelfSubjectReview::default());
@@ -119,7 +113,7 @@ pub(crate) async fn explained(cluster: &Cluster, target: &Target, flushes: bool,
     if !matches!(trouble, Trouble::Forbidden(_)) {
         return trouble;
     }
-    let needed = on_intercepts().into_iter().chain(on_target(target, true));
+    let needed = on_intercepts().into_iter().chain(on_target(target));
     let needed = needed.chain(flushes.then(|| to_flush(target))).collect();
     match missing(cluster, needed).await {
         Ok(missing) if !missing.is_empty() => {
@@ -223,7 +217,7 @@ mod tests {
     use super::*;
 
     fn asked(target: &str) -> Vec<(&'static str, String)> {
-        let rights = on_target(&target.parse().unwrap(), true);
+        let rights = on_target(&target.parse().unwrap());
         rights
             .into_iter()
             .map(|right| (right.verb, format!("{}/{} {:?}", right.group, right.resource, right.name)))
@@ -237,7 +231,6 @@ mod tests {
         assert_eq!(asked("app=web"), [("intercept", "/pods None".to_owned())]);
         assert_eq!(asked("web-1")[1], ("intercept", "/pods Some(\"web-1\")".to_owned()));
         assert_eq!(asked("ro/web")[1].1, "argoproj.io/rollouts Some(\"web\")");
-        assert_eq!(on_target(&"deploy/web".parse().unwrap(), false).len(), 1, "no policy checks it there");
     }
 
     fn of(rules: Value) -> Interceptable {

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::Api;
 use kube::api::ListParams;
 use redir_api::{Intercept, PLURAL, names};
-use redir_manifests::{Options, POLICIES};
+use redir_manifests::Options;
 use redir_tunnel::{DialError, Identity};
 use tokio::task::JoinSet;
 
@@ -61,16 +61,13 @@ fn client() -> Check {
 }
 
 async fn examine(cluster: &Cluster, wanted: Option<&Target>, checks: &mut Vec<Check>) {
-    let minor = match server(cluster).await {
-        Ok((minor, version)) => {
-            checks.push(Check::good(say::SERVER, say::server(&cluster.server, &version)));
-            minor
-        }
+    match server(cluster).await {
+        Ok(version) => checks.push(Check::good(say::SERVER, say::server(&cluster.server, &version))),
         // Without the server there is nothing else to look at.
         Err(trouble) => return checks.push(Check::problem(say::SERVER, trouble.to_string())),
-    };
+    }
     let installed = resource(cluster, checks).await;
-    match rights(cluster, wanted, minor >= POLICIES).await {
+    match rights(cluster, wanted).await {
         Ok(found) => checks.extend(found),
         Err(trouble) => checks.push(Check::problem(say::RIGHTS, trouble.to_string())),
     }
@@ -80,11 +77,8 @@ async fn examine(cluster: &Cluster, wanted: Option<&Target>, checks: &mut Vec<Ch
     if !installed {
         return;
     }
-    checks.push(match minor >= POLICIES {
-        true => policies(cluster).await,
-        false => Check::note(say::POLICIES, say::no_policies()),
-    });
-    let namespace = agents(cluster, minor, checks).await;
+    checks.push(policies(cluster).await);
+    let namespace = agents(cluster, checks).await;
     let nodes = nodes(cluster, checks).await;
     checks.extend(reachability(cluster, nodes.as_deref()).await);
     if let Some(namespace) = namespace {
@@ -112,10 +106,10 @@ async fn resource(cluster: &Cluster, checks: &mut Vec<Check>) -> bool {
 }
 
 /// Whether this user may intercept the target, or else what there is that they may.
-async fn rights(cluster: &Cluster, target: Option<&Target>, has_policies: bool) -> Result<Vec<Check>, Trouble> {
+async fn rights(cluster: &Cluster, target: Option<&Target>) -> Result<Vec<Check>, Trouble> {
     let namespace = cluster.namespace.as_str();
     let mut needed = rights::on_intercepts();
-    needed.extend(target.iter().flat_map(|target| rights::on_target(target, has_policies)));
+    needed.extend(target.iter().flat_map(|target| rights::on_target(target)));
     let missing = rights::missing(cluster, needed).await?;
     // For the lines that an admin is given.
     let user = rights::username(cluster).await;
@@ -123,16 +117,14 @@ async fn rights(cluster: &Cluster, target: Option<&Target>, has_policies: bool) 
     let Some(target) = target else {
         let may_not_even_that = !missing.is_empty();
         let mut checks = vec![diagnosis::own_rights(namespace, missing, user)];
-        if has_policies && !may_not_even_that {
+        if !may_not_even_that {
             checks.push(diagnosis::interceptable(namespace, &rights::interceptable(cluster).await?, user));
         }
         return Ok(checks);
     };
     let mut checks = vec![diagnosis::rights(target, namespace, missing, user)];
-    if has_policies {
-        let missing = rights::missing(cluster, vec![rights::to_flush(target)]).await?;
-        checks.push(diagnosis::flush(target, namespace, missing, user));
-    }
+    let missing = rights::missing(cluster, vec![rights::to_flush(target)]).await?;
+    checks.push(diagnosis::flush(target, namespace, missing, user));
     Ok(checks)
 }
 
@@ -164,7 +156,7 @@ async fn policies(cluster: &Cluster) -> Check {
 }
 
 /// The DaemonSet and its pods; gives their namespace if this user may see them.
-async fn agents(cluster: &Cluster, minor: redir_manifests::Minor, checks: &mut Vec<Check>) -> Option<String> {
+async fn agents(cluster: &Cluster, checks: &mut Vec<Check>) -> Option<String> {
     let namespace = names::NAMESPACE.to_owned();
     let sets: Api<DaemonSet> = Api::namespaced(cluster.client.clone(), &namespace);
     let set = async { unless(&[404], sets.get(names::AGENT).await) };
@@ -182,7 +174,7 @@ async fn agents(cluster: &Cluster, minor: redir_manifests::Minor, checks: &mut V
                 Ok((rollout, pods)) => checks.push(diagnosis::agents(rollout, &pods)),
                 Err(trouble) => checks.push(Check::note(say::AGENTS, trouble.to_string())),
             }
-            let options = Options { namespace: namespace.clone(), server: minor, ..Options::default() };
+            let options = Options { namespace: namespace.clone(), ..Options::default() };
             let ours = manifests(&options)
                 .ok()
                 .and_then(|all| all.into_iter().find(|manifest| manifest.kind() == "DaemonSet"));

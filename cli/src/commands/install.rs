@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::ListParams;
 use redir_api::names;
-use redir_manifests::{Minor, OLDEST, Options, POLICIES, Values};
+use redir_manifests::{Minor, OLDEST, Options, Values};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
@@ -43,16 +43,12 @@ pub(crate) fn run(args: &args::Install, before: Before) -> Outcome {
         let cluster = Cluster::connect(&args.cluster).await;
         // The namespace of a developer's work is no place for the agents: only -n names another one.
         let namespace = args.cluster.namespace.clone().unwrap_or_else(|| names::NAMESPACE.to_owned());
-        let mut options = Options { namespace, server: POLICIES, values };
+        let options = Options { namespace, values };
         if args.print {
-            match async { server(&cluster?).await }.await {
-                Ok((server, _)) => options.server = server,
-                Err(trouble) => screen.note(say::printed_for_newest(&trouble.to_string())),
-            }
             return print_all(&options);
         }
         let cluster = cluster?;
-        (options.server, _) = server(&cluster).await?;
+        server(&cluster).await?;
         apply_all(&screen, &cluster, &options, before, args).await
     })
 }
@@ -71,14 +67,14 @@ fn values(args: &args::Install) -> Result<Values, Trouble> {
     Ok(values)
 }
 
-/// The server's minor version, if it is one that redir can be installed on, and its name. Providers append to it: `27+`. A
-/// server that was built without one gets what every server takes.
-pub(super) async fn server(cluster: &Cluster) -> Result<(Minor, String), Trouble> {
+/// The name of the server's version, if it is one that redir can be installed on. Providers append to the minor number: `37+`.
+/// A server that was built without one is taken for new enough.
+pub(super) async fn server(cluster: &Cluster) -> Result<String, Trouble> {
     let version = cluster.version().await?;
     let digits: String = version.minor.chars().take_while(char::is_ascii_digit).collect();
     let minor = digits.parse().map_or(OLDEST, Minor);
     match minor >= OLDEST {
-        true => Ok((minor, version.git_version)),
+        true => Ok(version.git_version),
         false => Err(Trouble::Failed(say::old_server(&version.git_version))),
     }
 }

@@ -215,7 +215,7 @@ async fn begin(
         namespace: cluster.namespace.clone(),
         target: wanted.target.to_string(),
     };
-    // A server whose CRD is older drops the field.
+    // A CRD of an older redir drops the field.
     let is_dropped = wanted.earlier == EarlierConnections::Close && !object.spec.flush;
     let port = run.add(identity, Wanted { token, ..wanted }, seen);
     if is_dropped {

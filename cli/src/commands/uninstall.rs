@@ -12,7 +12,6 @@ use redir_api::{Intercept, PLURAL, names};
 use redir_manifests::Options;
 use tokio::time::{Instant, sleep};
 
-use super::install::server;
 use crate::args::{self, Output};
 use crate::cluster::Cluster;
 use crate::cluster::agents;
@@ -34,8 +33,7 @@ pub(crate) fn run(args: &args::Uninstall) -> Outcome {
     super::with_runtime(Output::Text, async |screen| {
         let cluster = Cluster::connect(&args.cluster).await?;
         let namespace = args.cluster.namespace.clone().unwrap_or_else(|| names::NAMESPACE.to_owned());
-        let (server, _) = server(&cluster).await?;
-        let options = Options { namespace, server, ..Options::default() };
+        let options = Options { namespace, ..Options::default() };
         let keep = if args.dry_run { Keep::DryRun } else { Keep::Yes };
         let deadline = Instant::now() + args.wait.map_or(WAIT, |wait| wait.0);
         let removal = Removal { screen: &screen, cluster: &cluster, keep, deadline };

@@ -11,8 +11,8 @@ use crate::values::{PortName, Target, join_labels, short};
 use crate::wording::config::show;
 
 pub(crate) fn no_flush() -> &'static str {
-    "--flush does nothing here: it needs an API server of 1.30 or newer, which checks who may close connections; restart \
-     clients that keep their connections"
+    "--flush does nothing here: the cluster has the resource of an older redir, which the admin's `redir upgrade` replaces; \
+     restart clients that keep their connections"
 }
 
 pub(crate) fn no_kubeconfig(path: Option<&Path>) -> String {

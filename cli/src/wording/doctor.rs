@@ -46,11 +46,6 @@ pub(crate) fn policies_missing(missing: &[String]) -> String {
     format!("{} is missing: the admin runs `redir upgrade`", missing.iter().map(escape).collect::<Vec<_>>().join(", "))
 }
 
-pub(crate) fn no_policies() -> String {
-    "this server has no admission policies (Kubernetes 1.30 and newer): whoever may create intercepts in a namespace may intercept each of its pods"
-        .to_owned()
-}
-
 pub(crate) fn not_yours_to_see(what: &str) -> String {
     format!("you may not look at {what}; the admin's `redir doctor` does")
 }

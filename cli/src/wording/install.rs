@@ -21,13 +21,10 @@ pub(crate) fn values_unreadable(path: &Path, error: &std::io::Error) -> String {
 }
 
 pub(crate) fn old_server(version: &str) -> String {
-    format!("the cluster runs Kubernetes {}, and redir needs 1.20 or newer: update the cluster first", escape(version))
-}
-
-pub(crate) fn printed_for_newest(why: &str) -> String {
+    let oldest = redir_manifests::OLDEST.0;
     format!(
-        "these manifests are for Kubernetes 1.30 and newer, since the server's version is not known ({})",
-        escape_sentence(why)
+        "the cluster runs Kubernetes {}, and redir needs 1.{oldest} or newer: update the cluster first",
+        escape(version)
     )
 }
 

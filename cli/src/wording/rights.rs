@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn one_missing_right_is_told_and_granted_by_itself() {
         let target = target("deploy/web");
-        let rights = vec![on_target(&target, true).remove(1)];
+        let rights = vec![on_target(&target).remove(1)];
         assert_eq!(
             missing(&target, "shop", &rights, Some("dave")),
             "you may not intercept deploy/web in namespace shop (it needs the verb intercept on deployments.apps/web): ask the \
@@ -180,7 +180,7 @@ mod tests {
              --resource=deployments.apps --resource-name=web && kubectl -n shop create rolebinding \
              redir-intercept-deployments-web-dave --role=redir-intercept-deployments-web-dave --user=dave`"
         );
-        let both = missing(&target, "shop", &on_target(&target, true), Some("dave"));
+        let both = missing(&target, "shop", &on_target(&target), Some("dave"));
         assert!(both.contains("not get deploy/web and not intercept deploy/web"), "{both}");
         assert!(both.contains("the verbs get, intercept on") && both.contains("--verb=get,intercept "), "{both}");
         assert!(!both.contains("redir-developer"), "{both}");
@@ -202,7 +202,7 @@ mod tests {
     fn a_newcomer_is_given_the_role_and_what_it_has_not() {
         let target = target("app=web");
         let mut rights = on_intercepts();
-        rights.extend(on_target(&target, true));
+        rights.extend(on_target(&target));
         let told = missing(&target, "shop", &rights, Some("alice"));
         let whole =
             "`kubectl -n shop create rolebinding redir-developer-alice --clusterrole=redir-developer --user=alice`";

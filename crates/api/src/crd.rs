@@ -1,4 +1,4 @@
-//! The CustomResourceDefinition, for servers with and without validation rules.
+//! The CustomResourceDefinition, with and without its validation rule.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool, ValidationRule,
@@ -11,7 +11,7 @@ use crate::Intercept;
 const INTEGERS: [(&str, &str, f64); 3] =
     [("uint8", "int32", 255.0), ("uint16", "int32", 65_535.0), ("uint32", "int64", 4_294_967_295.0)];
 
-/// For every server that has `apiextensions.k8s.io/v1` (1.16 and newer).
+/// Without the rule that a spec never changes: what is left for the agents to check.
 pub fn definition() -> CustomResourceDefinition {
     let mut definition = Intercept::crd();
     for version in &mut definition.spec.versions {
@@ -41,7 +41,7 @@ fn make_plain(schema: &mut JSONSchemaProps) {
     }
 }
 
-/// For servers that check CEL rules (on by default since 1.25; older ones refuse the field): a spec never changes.
+/// What is installed: the server itself refuses a changed spec.
 pub fn definition_with_rules() -> CustomResourceDefinition {
     let mut definition = definition();
     for version in &mut definition.spec.versions {

@@ -37,8 +37,8 @@ pub struct InterceptSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<LabelSelector>,
     /// Which port: of the Service if the target is one, else of the containers; its number (`"8080"`) or its name.
-    // Not an int-or-string: for a resource that has one, API servers before 1.21 merge no lists in server-side apply, and
-    // each agent's status would replace the others' (kubernetes/kubernetes#90902).
+    // Text for numbers too, as on the command line: one type for whoever reads it, and `kubectl get -o yaml` shows what was
+    // written.
     #[schemars(length(min = 1, max = 63))]
     pub port: String,
     /// Which requests. Without it every connection goes to the developer.
