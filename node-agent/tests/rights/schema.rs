@@ -1,0 +1,104 @@
+//! What the resource's own schema and rules refuse, a value for each; the rule on changes is in `intercepts`.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use crate::{
+    request::{Expected, Verb, Who, invalid},
+    world::{SHOP, World, deployment, intercept, intercepts},
+};
+use Expected::Allowed;
+
+const ONE_OF: &str = "must validate one and only one schema (oneOf)";
+
+pub(crate) fn tries(world: &World) -> Result<Vec<String>> {
+    let mut wrong = Vec::new();
+    let path = format!("{}?dryRun=All&fieldValidation=Strict", intercepts(SHOP));
+    for (fields, expected) in whole().into_iter().chain(filters()) {
+        let mut spec = if fields.get("target").is_some() { json!({}) } else { deployment("web") };
+        merge(&mut spec, &fields);
+        let answer = world.send(&Who::Admin, Verb::Post, &path, &intercept("", &spec))?;
+        wrong.extend(expected.judge(&short(&fields), &answer));
+        wrong.extend(answer.warnings.iter().map(|warning| format!("{}: {warning}", short(&fields))));
+    }
+    Ok(wrong)
+}
+
+fn short(fields: &Value) -> String {
+    fields.to_string().chars().take(120).collect()
+}
+
+fn merge(spec: &mut Value, fields: &Value) {
+    if let (Some(spec), Some(fields)) = (spec.as_object_mut(), fields.as_object()) {
+        spec.extend(fields.clone());
+    }
+}
+
+fn whole() -> Vec<(Value, Expected)> {
+    let labels = json!({"matchLabels": {"app": "web"}});
+    vec![
+        (json!({}), Allowed),
+        (json!({"selector": labels}), invalid(ONE_OF)),
+        // A null is no value.
+        (json!({"target": null}), invalid(ONE_OF)),
+        (json!({"target": null, "selector": labels}), Allowed),
+        (json!({"target": null, "selector": null}), invalid(ONE_OF)),
+        (json!({"selector": null, "filter": null, "flush": true}), Allowed),
+        (json!({"target": {"kind": "CronJob", "name": "web"}}), invalid("Unsupported value")),
+        (json!({"target": {"kind": "Deployment", "name": ""}}), invalid("should be at least 1 chars long")),
+        (json!({"target": {"kind": "Deployment", "name": "a".repeat(254)}}), invalid("may not be more than 253")),
+        (json!({"target": {"kind": "Deployment"}}), invalid("Required value")),
+        (json!({"target": {"name": "web"}}), invalid("Required value")),
+        (json!({"port": ""}), invalid("should be at least 1 chars long")),
+        (json!({"port": "a".repeat(64)}), invalid("may not be more than 63")),
+        (json!({"port": 80}), invalid("must be of type string")),
+        (json!({"port": null}), invalid("Required value")),
+        (json!({"developerKey": "sha256:short"}), invalid("should match")),
+        (json!({"developerKey": null}), invalid("Required value")),
+        (json!({"probes": "Nobody"}), invalid("Unsupported value")),
+        (json!({"probes": "Developer"}), Allowed),
+        (json!({"user": "a".repeat(254)}), invalid("may not be more than 253")),
+        (json!({"to": "a".repeat(254)}), invalid("may not be more than 253")),
+        (json!({"evenIfDown": "yes"}), invalid("must be of type boolean")),
+        (json!({"forwarded": 1}), invalid("must be of type boolean")),
+        (json!({"prot": "80"}), Expected::Refused(400, "unknown field".into())),
+    ]
+}
+
+fn filters() -> impl Iterator<Item = (Value, Expected)> {
+    let condition = |condition: Value| json!({"all": [condition]});
+    let header = |test: Value| {
+        let mut header = json!({"name": "x-user"});
+        merge(&mut header, &test);
+        json!({"all": [{"header": header}]})
+    };
+    let many = |count: usize| json!({"any": vec![json!({"method": "GET"}); count]});
+    let rows = vec![
+        (json!({}), invalid(ONE_OF)),
+        (json!({"all": [{"method": "GET"}], "any": [{"method": "GET"}]}), invalid(ONE_OF)),
+        (json!({"all": []}), invalid("should have at least 1 items")),
+        (json!({"any": []}), invalid("should have at least 1 items")),
+        (many(32), Allowed),
+        (many(33), invalid("must have at most 32 items")),
+        (condition(json!({})), invalid(ONE_OF)),
+        (condition(json!({"not": true})), invalid(ONE_OF)),
+        (condition(json!({"method": "GET", "path": {"exact": "/"}})), invalid(ONE_OF)),
+        (condition(json!({"method": ""})), invalid("should be at least 1 chars long")),
+        (condition(json!({"method": "A".repeat(257)})), invalid("may not be more than 256")),
+        (condition(json!({"path": {}})), invalid(ONE_OF)),
+        (condition(json!({"path": {"exact": "/", "prefix": "/"}})), invalid(ONE_OF)),
+        (condition(json!({"path": {"present": true}})), Expected::Refused(400, "unknown field".into())),
+        (condition(json!({"path": {"prefix": ""}})), invalid("should be at least 1 chars long")),
+        (header(json!({})), invalid(ONE_OF)),
+        (header(json!({"exact": "a", "regex": "a"})), invalid(ONE_OF)),
+        (header(json!({"present": false})), invalid("Unsupported value")),
+        (header(json!({"present": true})), Allowed),
+        (header(json!({"name": "", "present": true})), invalid("should be at least 1 chars long")),
+        (header(json!({"name": "a".repeat(257), "present": true})), invalid("may not be more than 256")),
+        (header(json!({"exact": "a".repeat(4097)})), invalid("may not be more than 4096")),
+        (header(json!({"prefix": "a".repeat(4097)})), invalid("may not be more than 4096")),
+        (header(json!({"regex": "a".repeat(1025)})), invalid("may not be more than 1024")),
+        (json!({"all": [{"cookie": {"exact": "a"}}]}), invalid("Required value")),
+    ];
+    rows.into_iter().map(|(filter, expected)| (json!({"filter": filter}), expected))
+}
