@@ -199,7 +199,7 @@ fn changes(world: &World) -> Result<Vec<String>> {
     let json_patch = |what: &str, patch: Value| {
         (DAVE, what.to_owned(), Verb::JsonPatch, "/mine".to_owned(), json!([patch]), invalid(CHANGED))
     };
-    let applied = || format!("/mine?fieldManager=other&force=true");
+    let applied = || "/mine?fieldManager=other&force=true".to_owned();
     let renewed = json!({"metadata": {"annotations": {"redir.dev/renewed": "2026-11-30T00:00:00Z"}}});
     let rows: Vec<Try> = vec![
         (DAVE, "PUT with another port".into(), Verb::Put, "/mine".into(), other_port, invalid(CHANGED)),
