@@ -147,9 +147,8 @@ pub(crate) enum Reply {
     /// Answer to `TrialListeners`, with [listener4, listener6 if there is one]; or nothing, where the kernel has no companion
     /// that could give them connections.
     TrialListeners(Handed),
-    /// Answer to `Listening`; `None`: the kernel does not tell. `redirected`: clients that dialled another port or address
-    /// have reached the app on this one.
-    Listening { app: Option<AppListening>, redirected: bool },
+    /// Answer to `Listening`; `app` is `None` where the kernel does not tell.
+    Listening { app: Option<AppListening>, detour: Option<Detour> },
     /// Answer to anything: no, and why.
     Refused { code: RefusedCode, sentence: String },
     /// Answer to `Flush`: how many connections were closed, and how many were in use all the time.
@@ -213,6 +212,15 @@ pub(crate) struct Armed {
     pub(crate) loopback_addresses: Vec<IpAddr>,
     /// Which descriptors come with it.
     pub(crate) handed: Handed,
+}
+
+/// How clients have reached the app on an armed port past the programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Detour {
+    /// They dialled another port or address.
+    Redirected,
+    /// The programs have not seen a packet of theirs.
+    Unseen,
 }
 
 /// Where the app listens on a port.
@@ -463,7 +471,7 @@ impl Reply {
                 w.u8(8).count(counters.len());
                 counters.iter().fold(&mut w, |w, counter| w.u64(*counter))
             }
-            Self::Listening { app, redirected } => w.u8(13).u8(listening_number(*app)).u8(u8::from(*redirected)),
+            Self::Listening { app, detour } => w.u8(13).u8(listening_number(*app)).u8(detour_number(*detour)),
             Self::Refused { code, sentence } => {
                 let code = CODES.iter().position(|known| known == code).expect("every code is in the table");
                 w.u8(9).count(code).text(truncated(sentence))
@@ -508,7 +516,7 @@ impl Reply {
             10 => Self::TrialListeners(handed(&mut r)?),
             11 => Self::Network(network(&mut r)?),
             12 => Self::Flushed { closed: r.u32()?, left: r.u32()? },
-            13 => Self::Listening { app: listening(&mut r)?, redirected: r.u8()? != 0 },
+            13 => Self::Listening { app: listening(&mut r)?, detour: detour(&mut r)? },
             _ => return Err(Malformed),
         };
         r.finish()?;
@@ -559,6 +567,23 @@ const fn listening_number(app: Option<AppListening>) -> u8 {
         Some(AppListening::Nobody) => 2,
         Some(AppListening::LoopbackOnly) => 3,
     }
+}
+
+const fn detour_number(detour: Option<Detour>) -> u8 {
+    match detour {
+        None => 0,
+        Some(Detour::Redirected) => 1,
+        Some(Detour::Unseen) => 2,
+    }
+}
+
+fn detour(r: &mut Reader<'_>) -> Result<Option<Detour>, Malformed> {
+    Ok(match r.u8()? {
+        0 => None,
+        1 => Some(Detour::Redirected),
+        2 => Some(Detour::Unseen),
+        _ => return Err(Malformed),
+    })
 }
 
 fn listening(r: &mut Reader<'_>) -> Result<Option<AppListening>, Malformed> {

@@ -7,7 +7,7 @@ use redir_rig::{
     Http, Process,
     topology::{FAMILIES, Family},
 };
-use redir_tests::{LOCAL, PORT, SOON, USUAL, World, both, reserved};
+use redir_tests::{LOCAL, PORT, SOON, Scenario, USUAL, World, both, once, reserved};
 
 const ALICE: &str = "x-user: alice";
 
@@ -136,3 +136,142 @@ both!(devices_that_come_later_are_intercepted, USUAL, |w| {
     w.pod().namespace.ip("link del net2")?;
     cli.leave()
 });
+
+/// Gives the pod a device of a kind that sits upon another one, whose place is the node; the client is at the other end of the
+/// wire. False where this kernel has no such kind, which is said.
+fn upon_a_parent(w: &World, kind: &str, net: u8) -> anyhow::Result<bool> {
+    let (client, node, pod) = (&w.client().namespace, w.node(), &w.pod().namespace);
+    client.ip(&format!("link add net1 type veth peer name par1 netns {}\n{}", node.name(), up("net1", net, 0)))?;
+    node.ip("link set par1 up\n")?;
+    if let Err(error) = node.ip(&format!("link add link par1 name net1 type {kind}\n")) {
+        client.ip("link del net1\n")?;
+        redir_rig::left_out(&format!("pods with {kind}: this kernel has none: {error:#}"));
+        return Ok(false);
+    }
+    node.ip(&format!("link set net1 netns {}\n", pod.name()))?;
+    pod.ip(&up("net1", net, 1))?;
+    if kind.starts_with("ipvlan") && !kind.ends_with("l2") {
+        routed_by(w, net)?;
+    }
+    Ok(true)
+}
+
+/// In an ipvlan's layer 3 nobody answers for the pod, and what the pod sends takes its parent's routes.
+fn routed_by(w: &World, net: u8) -> anyhow::Result<()> {
+    let shown = w.node().output(&["ip", "-j", "link", "show", "dev", "par1"])?;
+    let shown: serde_json::Value = serde_json::from_str(&shown)?;
+    let hardware = shown[0]["address"].as_str().unwrap_or_default().to_owned();
+    for family in FAMILIES {
+        let [client, pod] = ips(family, net);
+        w.client().namespace.ip(&format!("neigh replace {pod} lladdr {hardware} nud permanent dev net1\n"))?;
+        let length = if family == Family::V4 { 32 } else { 128 };
+        w.node().ip(&format!("route replace {client}/{length} dev par1\n"))?;
+    }
+    Ok(())
+}
+
+/// What is asked of the pod by such a device is intercepted, and what comes by the usual one as well.
+fn intercepted_upon_a_parent(w: &World, kind: &str) -> anyhow::Result<()> {
+    let _green = w.green()?;
+    let _blue = w.local(LOCAL, "blue")?;
+    if !upon_a_parent(w, kind, 6)? {
+        return Ok(());
+    }
+    let cli = w.alice()?;
+    intercepted(w, 6)?;
+    for family in FAMILIES {
+        assert!(w.get(family, &[ALICE])?.starts_with("blue"));
+    }
+    cli.leave()?;
+    w.pod().namespace.ip("link del net1\n")
+}
+
+both!(pods_with_a_macvlan_are_intercepted, USUAL, |w| intercepted_upon_a_parent(w, "macvlan mode bridge"));
+both!(pods_with_an_ipvlan_of_layer_2_are_intercepted, USUAL, |w| intercepted_upon_a_parent(w, "ipvlan mode l2"));
+both!(pods_with_an_ipvlan_of_layer_3_are_intercepted, USUAL, |w| intercepted_upon_a_parent(w, "ipvlan mode l3"));
+
+// Its packets come in past the programs: live, it would be an intercept that gets nothing.
+once!(pods_with_an_ipvlan_of_layer_3s_are_refused, USUAL, |w| {
+    let _green = w.green()?;
+    let _blue = w.local(LOCAL, "blue")?;
+    if !upon_a_parent(w, "ipvlan mode l3s", 6)? {
+        return Ok(());
+    }
+    let mut cli = w.start(&w.alice, LOCAL, &["--header", ALICE])?;
+    cli.process.wait_for_line("net1 is an ipvlan in mode l3s", SOON)?;
+    for family in FAMILIES {
+        assert!(w.get(family, &[ALICE])?.starts_with("green"));
+        assert!(ask(w, ips(family, 6)[1])?.1.starts_with("green"));
+    }
+    w.pod().namespace.ip("link del net1\n")
+});
+
+/// A pair of netkit devices, which the `ip` of Debian 12 does not know (linux/if_link.h). The argument is the mode.
+const NETKIT: &str = r#"
+import os, socket, struct, sys
+def attribute(kind, value):
+    return struct.pack("HH", 4 + len(value), kind) + value + b"\0" * (-len(value) % 4)
+peer = attribute(1, struct.pack("BxHiII", 0, 0, 0, 0, 0) + attribute(3, b"net1p\0"))
+data = peer + attribute(5, struct.pack("I", {"l2": 0, "l3": 1}[sys.argv[1]]))
+link = attribute(3, b"net1\0") + attribute(18, attribute(1, b"netkit\0") + attribute(2, data))
+body = struct.pack("BxHiII", 0, 0, 0, 0, 0) + link
+netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+netlink.send(struct.pack("IHHII", 16 + len(body), 16, 0x605, 1, 0) + body)
+error = struct.unpack_from("i", netlink.recv(65536), 16)[0]
+if error: sys.exit(os.strerror(-error))
+"#;
+
+fn intercepted_by_netkit(w: &World, mode: &str) -> anyhow::Result<()> {
+    let _green = w.green()?;
+    let _blue = w.local(LOCAL, "blue")?;
+    let (client, pod) = (&w.client().namespace, &w.pod().namespace);
+    if let Err(error) = client.output(&["python3", "-c", NETKIT, mode]) {
+        let told = format!("{error:#}");
+        let last = told.lines().last().unwrap_or_default().trim();
+        redir_rig::left_out(&format!("pods with netkit in mode {mode}: this kernel has none: {last}"));
+        return Ok(());
+    }
+    client.ip(&format!("link set net1p netns {}\n{}", pod.name(), up("net1", 6, 0)))?;
+    pod.ip(&up("net1p", 6, 1))?;
+    let cli = w.alice()?;
+    intercepted(w, 6)?;
+    cli.leave()?;
+    client.ip("link del net1\n")
+}
+
+both!(pods_with_netkit_of_layer_2_are_intercepted, USUAL, |w| intercepted_by_netkit(w, "l2"));
+both!(pods_with_netkit_of_layer_3_are_intercepted, USUAL, |w| intercepted_by_netkit(w, "l3"));
+
+/// Another program ends what comes in by the pod's device, before ours: nothing of it is seen, and clients reach the app.
+const FOREIGN_INGRESS: Scenario = Scenario {
+    before: |t| {
+        t.pod().namespace.output(&["tc", "qdisc", "add", "dev", "eth0", "clsact"])?;
+        let filter = "tc filter add dev eth0 ingress pref 1 protocol all u32 match u32 0 0 flowid 1:1";
+        t.pod().namespace.output(&filter.split(' ').collect::<Vec<_>>()).map(drop)
+    },
+    ..USUAL
+};
+
+#[test]
+fn clients_of_whom_no_packet_is_seen_are_told_of_once() -> anyhow::Result<()> {
+    redir_tests::run("clsact", FOREIGN_INGRESS, |w| {
+        let _green = w.green()?;
+        let mut cli = w.start(&w.alice, LOCAL, &[])?;
+        cli.wait_live()?;
+        let mut held = Vec::new();
+        let told = redir_rig::wait::until("the missing packets to be told", SOON * 3, || {
+            for family in FAMILIES {
+                let mut http = w.http(w.client(), family)?;
+                assert!(http.get("/", &[])?.text().starts_with("green"), "past the programs");
+                held.push(http);
+                if held.len() > 20 {
+                    held.remove(0);
+                }
+            }
+            Ok(cli.events("not_intercepted").first().cloned())
+        })?;
+        assert!(told["cause"] == "unseen" && told["port"] == PORT, "{told}");
+        drop(held);
+        cli.leave()
+    })
+}

@@ -77,7 +77,7 @@ With -o json each line is an object with an `event`:
               where that changes
   not_intercepted
               agent, pod, port, cause (earlier_connections, proxy_protocol,
-              head_too_long, redirected, http2_unanswered), reason;
+              head_too_long, redirected, unseen, http2_unanswered), reason;
               connections of the port that do not come to you, each cause once
   flushed     agent, pod, port, closed, left, reason (null, or why it could not
               be done)

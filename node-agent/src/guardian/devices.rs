@@ -21,7 +21,8 @@ pub(super) struct Survey {
     pub(super) pod_addresses: Vec<IpAddr>,
     /// The addresses on `lo`.
     pub(super) loopback_addresses: Vec<IpAddr>,
-    /// Why not all of the pod's connections can be steered: a device with an address whose frames redir does not know.
+    /// Why not all of the pod's connections can be steered: a device with an address that delivers past the programs, or whose
+    /// frames redir does not know.
     pub(super) unusable: Option<String>,
 }
 
@@ -76,6 +77,16 @@ impl Survey {
             let before = survey.pod_addresses.len();
             survey.pod_addresses.extend(own);
             let addressed = survey.pod_addresses.len() > before;
+            if link.delivers_past_programs {
+                if addressed {
+                    let sentence = format!(
+                        "the pod's device {} is an ipvlan in mode l3s, which delivers past the programs on it; use mode l2 or l3",
+                        link.name
+                    );
+                    survey.unusable.get_or_insert(sentence);
+                }
+                continue;
+            }
             match framing(link.hardware) {
                 Some(framing) if addressed || (link.up && !link.enslaved) => {
                     survey.devices.push(Device { index: link.index, name: link.name.clone(), framing });
@@ -105,6 +116,8 @@ struct Link {
     up: bool,
     /// It hands what it receives to another device: a bridge, a bond.
     enslaved: bool,
+    /// What comes in is the other device's until netfilter's input: no program on this one's ingress sees it.
+    delivers_past_programs: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -149,7 +162,19 @@ fn link(body: &[u8]) -> Option<Link> {
         loopback: flags & libc::IFF_LOOPBACK != 0,
         up: flags & libc::IFF_UP != 0,
         enslaved: attribute(attributes, libc::IFLA_MASTER).is_some(),
+        delivers_past_programs: ipvlan_mode(attributes) == Some(IPVLAN_MODE_L3S),
     })
+}
+
+/// The mode of an ipvlan device, from a link's attributes.
+fn ipvlan_mode(attributes: &[u8]) -> Option<u16> {
+    let info = attribute(attributes, libc::IFLA_LINKINFO)?;
+    let kind = attribute(info, libc::IFLA_INFO_KIND)?;
+    // Some kernels end the kind with a zero byte.
+    if kind.strip_suffix(b"\0").unwrap_or(kind) != b"ipvlan" {
+        return None;
+    }
+    u16_at(attribute(attribute(info, libc::IFLA_INFO_DATA)?, IFLA_IPVLAN_MODE)?, 0)
 }
 
 /// `struct ifaddrmsg` and its attributes. On a point-to-point device `IFA_ADDRESS` is the other end's.
@@ -177,6 +202,10 @@ fn framing(hardware: u16) -> Option<Framing> {
 
 /// `if_arp.h`; libc has no name for it.
 const ARPHRD_RAWIP: u16 = 519;
+/// linux/if_link.h
+const IFLA_IPVLAN_MODE: u16 = 1;
+/// linux/if_link.h
+const IPVLAN_MODE_L3S: u16 = 2;
 /// Bytes of `struct ifinfomsg`.
 const LINK_HEADER: usize = 16;
 /// Bytes of `struct ifaddrmsg`.
@@ -191,7 +220,16 @@ mod tests {
     use super::*;
 
     fn link(name: &str, index: u32, hardware: u16) -> Link {
-        Link { index, name: name.into(), hardware, loopback: hardware == 772, up: true, enslaved: false }
+        let name = name.into();
+        Link {
+            index,
+            name,
+            hardware,
+            loopback: hardware == 772,
+            up: true,
+            enslaved: false,
+            delivers_past_programs: false,
+        }
     }
 
     fn address(link: u32, ip: &str) -> Address {
@@ -234,6 +272,37 @@ mod tests {
         let sentence = survey.unusable.expect("GRE");
         assert!(sentence.contains("gre1") && sentence.contains("778"), "{sentence}");
         assert_eq!(Survey::of(&[link("gre1", 2, 778)], &[]).unusable, None, "without an address");
+    }
+
+    #[test]
+    fn a_device_that_delivers_past_programs_is_named() {
+        let l3s = Link { delivers_past_programs: true, ..link("ipvl0", 3, 1) };
+        let links = [link("eth0", 2, 1), l3s];
+        let survey = Survey::of(&links, &[address(2, "10.0.0.2"), address(3, "10.0.1.2")]);
+        let sentence = survey.unusable.expect("ipvlan");
+        assert!(sentence.contains("ipvl0") && sentence.contains("l3s") && sentence.contains("; use "), "{sentence}");
+        let survey = Survey::of(&links, &[address(2, "10.0.0.2")]);
+        assert_eq!((names(&survey).len(), survey.unusable), (1, None), "without an address");
+    }
+
+    #[test]
+    fn the_mode_of_an_ipvlan_is_read() {
+        let attribute = |kind: u16, value: &[u8]| {
+            let length = u16::try_from(4 + value.len()).expect("short");
+            let mut bytes = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+            bytes.extend(value);
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            bytes
+        };
+        let link = |kind: &[u8], mode: u16| {
+            let data = attribute(libc::IFLA_INFO_DATA, &attribute(IFLA_IPVLAN_MODE, &mode.to_ne_bytes()));
+            let info = [attribute(libc::IFLA_INFO_KIND, kind), data].concat();
+            [attribute(libc::IFLA_IFNAME, b"eth0\0"), attribute(libc::IFLA_LINKINFO, &info)].concat()
+        };
+        assert_eq!(ipvlan_mode(&link(b"ipvlan\0", 2)), Some(IPVLAN_MODE_L3S));
+        assert_eq!(ipvlan_mode(&link(b"ipvlan", 1)), Some(1));
+        assert_eq!(ipvlan_mode(&link(b"macvlan\0", 2)), None);
+        assert_eq!(ipvlan_mode(&attribute(libc::IFLA_IFNAME, b"eth0\0")), None);
     }
 
     #[test]

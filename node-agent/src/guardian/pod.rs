@@ -15,7 +15,7 @@ use redir_abi::{Reason, is_reserved};
 use super::{
     connections::{self, Connection},
     datapath::{self, Adapted, DatapathError, Pause, PodDatapath, PodSpec},
-    detours::{Detours, lets_pass},
+    detours::{Detours, Steered},
     devices::Survey,
     flush::{Flush, Flushed},
     listeners::{self, Listeners},
@@ -28,8 +28,8 @@ use super::{
 use crate::{
     config::{self, PodName},
     ipc::{
-        AppListening, Armed, BindAddress, FirstHand, Gate, Handed, MAX_ADDRESSES, MAX_FDS, PodNetwork, RefusedCode,
-        Whereabouts,
+        AppListening, Armed, BindAddress, Detour, FirstHand, Gate, Handed, MAX_ADDRESSES, MAX_FDS, PodNetwork,
+        RefusedCode, Whereabouts,
     },
 };
 
@@ -165,22 +165,21 @@ impl ArmedPod {
         Ok(self.told(earlier, self.reached(app), Handed::Nothing))
     }
 
-    /// Whether the app listens on a port (`None` where the kernel does not tell), and whether clients reach it there that
-    /// dialled another one.
-    pub(super) fn app_on(&mut self, home: &Home, port: u16) -> (Option<AppListening>, bool) {
+    /// Whether the app listens on a port (`None` where the kernel does not tell), and how clients reach it there past the
+    /// programs, if they do.
+    pub(super) fn app_on(&mut self, home: &Home, port: u16) -> (Option<AppListening>, Option<Detour>) {
         let look = || (connections_of(port), listening_on(port));
-        let Ok((connections, app)) = self.netns.within(home, look) else { return (None, false) };
+        let Ok((connections, app)) = self.netns.within(home, look) else { return (None, None) };
         let app = self.reached(app);
         if !self.datapath.armed_ports().contains(&port) {
-            return (app, false);
+            return (app, None);
         }
-        let Ok(counters) = self.datapath.stats() else { return (app, false) };
+        let Ok(counters) = self.datapath.stats() else { return (app, None) };
         let direct = connections.iter().filter(|connection| from_before(connection) && connection.uid != self.user);
         // One of the agent's own that it has not accepted yet does not show whose it is.
         let direct = direct.filter(|connection| connection.is_accepted);
         let direct = direct.filter_map(|connection| Some((connection.peer?, connection.peer_port))).collect();
-        let passed = counters.iter().filter(|(reason, _)| lets_pass(*reason)).map(|(_, count)| count).sum();
-        (app, self.detours.entry(port).or_default().saw(direct, passed))
+        (app, self.detours.entry(port).or_default().saw(direct, Steered::of(&counters)))
     }
 
     /// A proxy inside the pod reaches the app on `lo`, too.

@@ -317,8 +317,8 @@ pub(super) fn serve_quick(home: &Home, armed: &mut Armed, request: Request) -> O
             .and_then(|armed| armed.counters())
             .map(|counters| (Reply::Stats { counters }, Vec::new())),
         Request::Listening { pod: name, port } => find(armed, &name).map(|armed| {
-            let (app, redirected) = armed.app_on(home, port);
-            (Reply::Listening { app, redirected }, Vec::new())
+            let (app, detour) = armed.app_on(home, port);
+            (Reply::Listening { app, detour }, Vec::new())
         }),
         Request::Ready
         | Request::Alive

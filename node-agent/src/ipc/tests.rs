@@ -65,9 +65,9 @@ fn replies() -> Vec<Reply> {
             pod_addresses: armed(MAX_PART_ADDRESSES, Handed::Nothing).pod_addresses,
             loopback_addresses: armed(MAX_PART_ADDRESSES, Handed::Nothing).loopback_addresses,
         }),
-        Reply::Listening { app: None, redirected: false },
-        Reply::Listening { app: Some(AppListening::Yes), redirected: true },
-        Reply::Listening { app: Some(AppListening::Nobody), redirected: false },
+        Reply::Listening { app: None, detour: None },
+        Reply::Listening { app: Some(AppListening::Yes), detour: Some(Detour::Redirected) },
+        Reply::Listening { app: Some(AppListening::Nobody), detour: Some(Detour::Unseen) },
         Reply::Refused { code: RefusedCode::PortNotReserved, sentence: "no; do this".into() },
     ]
 }

@@ -29,7 +29,7 @@ use tokio::{
 use crate::{
     certificates::Certificates,
     config::{Config, PodName},
-    ipc::{self, FirstHand, Handed, PodNetwork, Reply, Request, Whereabouts},
+    ipc::{self, Detour, FirstHand, Handed, PodNetwork, Reply, Request, Whereabouts},
 };
 
 pub(crate) use crate::ipc::{AppListening, Gate, RefusedCode};
@@ -310,15 +310,15 @@ impl Broker {
         }
     }
 
-    /// Whether the app listens on an armed pod's port (`None`: the kernel does not tell), and whether clients reach it there
-    /// that dialled another one.
+    /// Whether the app listens on an armed pod's port (`None`: the kernel does not tell), and how clients reach it there past
+    /// the programs, if they do.
     pub(crate) async fn listening(
         &self,
         pod: &PodName,
         port: u16,
-    ) -> Result<(Option<AppListening>, bool), BrokerError> {
+    ) -> Result<(Option<AppListening>, Option<Detour>), BrokerError> {
         match self.ask(Request::Listening { pod: pod.clone(), port }, TIMEOUT).await?.reply {
-            Reply::Listening { app, redirected } => Ok((app, redirected)),
+            Reply::Listening { app, detour } => Ok((app, detour)),
             other => Err(unexpected(&other)),
         }
     }

@@ -13,7 +13,7 @@ use redir_http::{Ambiguity, OpaqueReason};
 use redir_wire::Miss;
 use tokio::sync::watch;
 
-use crate::config::PodName;
+use crate::{config::PodName, ipc::Detour};
 
 /// Why a connection is not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,8 +24,19 @@ pub(crate) enum Cause {
     HeadTooLong,
     /// Clients reach the app on the port that dialled another one.
     Redirected,
+    /// Clients reach the app on the port, and the programs see no packet.
+    Unseen,
     /// It speaks HTTP/2 with an app that does not answer like a server of HTTP/2.
     Http2Unanswered,
+}
+
+impl From<Detour> for Cause {
+    fn from(detour: Detour) -> Self {
+        match detour {
+            Detour::Redirected => Self::Redirected,
+            Detour::Unseen => Self::Unseen,
+        }
+    }
 }
 
 impl Cause {
@@ -46,6 +57,7 @@ impl Cause {
             Self::ProxyProtocol => "proxy_protocol",
             Self::HeadTooLong => "head_too_long",
             Self::Redirected => "redirected",
+            Self::Unseen => "unseen",
             Self::Http2Unanswered => "http2_unanswered",
         }
     }
@@ -63,6 +75,11 @@ impl Cause {
             Self::Redirected => {
                 "clients reach the app on this port although they dialled another port or address: a rule in the pod sends \
                  them there, and they are not intercepted; intercept the port that they dial, too"
+            }
+            Self::Unseen => {
+                "clients reach the app on this port, and no packet comes to redir's programs in the pod: another program on \
+                 its network device ends them before, or the device delivers past them; such connections are not \
+                 intercepted; the admin looks at `tc filter show` and `ip -d link` in the pod's network namespace"
             }
             Self::Http2Unanswered => {
                 "a client speaks HTTP/2 and the app does not answer it like a server of HTTP/2: such connections go to the \
@@ -102,7 +119,7 @@ impl Misses {
     pub(crate) fn of(&self, pod: &PodName, port: u16, reads: bool) -> Vec<Miss> {
         let seen = self.seen();
         let causes = seen.get(&(pod.clone(), port)).into_iter().flatten();
-        let causes = causes.filter(|cause| reads || **cause == Cause::Redirected);
+        let causes = causes.filter(|cause| reads || matches!(cause, Cause::Redirected | Cause::Unseen));
         causes.map(|cause| Miss { cause: cause.name().to_owned(), sentence: cause.sentence().to_owned() }).collect()
     }
 
@@ -155,11 +172,11 @@ mod tests {
         news.mark_unchanged();
         misses.saw(&pod, 80, Cause::ProxyProtocol);
         assert!(!news.has_changed().expect("open"));
-        for cause in [Cause::HeadTooLong, Cause::Http2Unanswered, Cause::Redirected] {
+        for cause in [Cause::HeadTooLong, Cause::Http2Unanswered, Cause::Redirected, Cause::Unseen] {
             misses.saw(&pod, 80, cause);
         }
         let told = misses.of(&pod, 80, true);
-        assert_eq!((told.len(), misses.of(&pod, 80, false).len()), (4, 1));
+        assert_eq!((told.len(), misses.of(&pod, 80, false).len()), (5, 2));
         assert!(
             told.iter().all(|miss| miss.sentence.contains("; ") && miss.sentence.len() < redir_wire::limits::SENTENCE)
         );

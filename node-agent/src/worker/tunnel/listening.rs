@@ -19,7 +19,7 @@ use crate::{
     config::PodName,
     worker::{
         broker::{AppListening, Broker},
-        misses::{Cause, Misses},
+        misses::Misses,
     },
 };
 
@@ -51,9 +51,9 @@ pub(super) async fn run(
             () = due => {
                 let Some((port, _)) = next else { continue };
                 // A pod that is being released, or a guardian that is busy: it is asked again.
-                let (seen, redirected) = broker.listening(&port.0, port.1).await.unwrap_or_default();
-                if redirected {
-                    misses.saw(&port.0, port.1, Cause::Redirected);
+                let (seen, detour) = broker.listening(&port.0, port.1).await.unwrap_or_default();
+                if let Some(detour) = detour {
+                    misses.saw(&port.0, port.1, detour.into());
                 }
                 let Some(watched) = watched.get_mut(&port) else { continue };
                 if let Some(app) = watched.saw(seen, Instant::now())
