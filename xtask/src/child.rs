@@ -35,6 +35,19 @@ pub(crate) fn show(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Runs a command to its success and gives its standard output; what it says on the other one is shown as it comes.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    let spelled = spelled(command);
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0).spawn();
+    let child = child.with_context(|| format!("cannot start `{spelled}`"))?;
+    let _guard = signals::guard(child.id());
+    let output = child.wait_with_output().with_context(|| format!("cannot read from `{spelled}`"))?;
+    if !output.status.success() {
+        bail!("`{spelled}` failed ({}): its own words are above", output.status);
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 /// Runs a command and hands every line of both its outputs to `line`, in order; `None` about once a second in between.
 /// At `deadline` the whole process group is stopped.
 pub(crate) fn lines(command: &mut Command, deadline: Instant, mut line: impl FnMut(Option<&str>)) -> Result<End> {

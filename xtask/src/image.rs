@@ -87,7 +87,7 @@ fn static_program(debug: bool) -> Result<PathBuf> {
 }
 
 /// Whether an ELF file names an interpreter (`PT_INTERP`).
-fn is_dynamic(elf: &[u8]) -> bool {
+pub(crate) fn is_dynamic(elf: &[u8]) -> bool {
     let number = |at: usize, size: usize| {
         let bytes = elf.get(at..at + size).unwrap_or_default();
         bytes.iter().rev().fold(0_usize, |number, byte| number << 8 | usize::from(*byte))

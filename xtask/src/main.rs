@@ -8,6 +8,7 @@ mod cluster;
 mod demo;
 mod fuzz;
 mod image;
+mod kernel;
 mod lock;
 mod paths;
 mod privilege;

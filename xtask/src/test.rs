@@ -5,7 +5,7 @@ mod tally;
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -14,8 +14,8 @@ use clap::Args;
 
 use crate::child::{self, End};
 use crate::privilege::{self, Privilege};
-use crate::{cluster, paths, setup, signals, ui};
-use tally::Tally;
+use crate::{cluster, kernel, paths, setup, signals, ui};
+pub(crate) use tally::Tally;
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -23,16 +23,33 @@ pub(crate) struct Options {
     #[arg(short, long, value_name = "NAME")]
     package: Vec<String>,
     /// Only tests whose path contains this
-    filter: Option<String>,
+    pub(crate) filter: Option<String>,
     /// Only this file of a package's tests (e.g. faults); may be repeated
     #[arg(long = "test", value_name = "FILE")]
     files: Vec<String>,
     /// Play each end-to-end test so often, each time in a new world: what fails once in a while shows itself
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+    /// Run them on other kernels, in virtual machines: a series that Debian has (5.10, 6.1, …), `newest`, or `all`. The
+    /// datapath's tests, unless a package, a file or a name chooses others (a name alone, among those of the agent)
+    #[arg(long = "kernel", value_name = "SERIES", value_delimiter = ',', value_parser = kernel::parse)]
+    pub(crate) kernels: Vec<String>,
+    /// The processor of those kernels; on arm64, the agent is built for it and tries there whether every program loads
+    #[arg(long = "arch", value_name = "NAME", value_enum, default_value = "amd64", requires = "kernels")]
+    pub(crate) architecture: kernel::Architecture,
+    /// Write into docs/ what passed on which kernel
+    #[arg(long, requires = "kernels", conflicts_with = "filter")]
+    pub(crate) record: bool,
     /// Show every test's name, not only what failed
     #[arg(short, long)]
-    verbose: bool,
+    pub(crate) verbose: bool,
+}
+
+impl Options {
+    /// Whether no test program was chosen.
+    pub(crate) fn names_no_program(&self) -> bool {
+        self.package.is_empty() && self.files.is_empty()
+    }
 }
 
 /// The package whose tests start an API server.
@@ -45,6 +62,11 @@ const LIMIT: Duration = Duration::from_secs(35 * 60);
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::run(setup::Say::OnlyWork)?;
     setup::with_cases()?;
+    if !options.kernels.is_empty() {
+        let by_hand = [format!("cargo xtask test --kernel {}", options.kernels.join(","))];
+        let privilege = privilege::obtain("sharing this machine's files with a virtual machine", &by_hand)?;
+        return kernel::run(options, privilege);
+    }
     let places = Places::find(options)?;
     // Asked before the build, so that nobody waits minutes for a question.
     let by_hand = ["cargo xtask test".to_owned()];
@@ -52,15 +74,23 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     build(options, &places)?;
     let tally = run_tests(options, &places, privilege)?;
     sweep_as(privilege)?;
+    conclude(&tally, &log()?)
+}
+
+/// Says what failed and what was left out, and ends with the sum; an error unless all is well. `output` is where to read on.
+pub(crate) fn conclude(tally: &Tally, output: &Path) -> Result<()> {
     if signals::interrupted() {
         bail!("interrupted");
+    }
+    for what in &tally.left_out {
+        println!("{} {what}", ui::bold("left out:"));
     }
     for name in &tally.failures {
         println!("{} {name}", ui::red("failed:"));
     }
     println!("{tally}");
     if tally.failed > 0 || tally.passed == 0 {
-        bail!("not every test passed: the whole output is in {}", log()?.display());
+        bail!("not every test passed: the whole output is in {}", output.display());
     }
     Ok(())
 }
@@ -81,18 +111,28 @@ fn sweep_as(privilege: Privilege) -> Result<()> {
 }
 
 /// Where tests find what is not theirs, by the name of the variable that says so.
-struct Places(Vec<(&'static str, PathBuf)>);
+pub(crate) struct Places(Vec<(&'static str, PathBuf)>);
 
 impl Places {
     fn find(options: &Options) -> Result<Places> {
-        let mut places = vec![("REDIR_BIN_DIR", paths::target()?.join("debug")), ("REDIR_CASES", paths::cases()?)];
+        let mut places = Places::without_kubernetes(options)?;
         if starts_an_api_server(options) {
-            places.push(("REDIR_KUBERNETES_BIN", cluster::programs()?));
+            places.0.push(("REDIR_KUBERNETES_BIN", cluster::programs()?));
         }
+        Ok(places)
+    }
+
+    /// Where no test starts an API server.
+    pub(crate) fn without_kubernetes(options: &Options) -> Result<Places> {
+        let mut places = vec![("REDIR_BIN_DIR", paths::target()?.join("debug")), ("REDIR_CASES", paths::cases()?)];
         if options.rounds > 1 {
             places.push(("REDIR_ROUNDS", options.rounds.to_string().into()));
         }
         Ok(Places(places))
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        self.0.iter().map(|(name, place)| (*name, place.as_path()))
     }
 }
 
@@ -106,14 +146,19 @@ fn starts_an_api_server(options: &Options) -> bool {
 /// All programs, since the end-to-end tests start them as a person would, and the tests themselves.
 fn build(options: &Options, places: &Places) -> Result<()> {
     println!("building the programs and their tests");
+    build_programs()?;
+    child::show(cargo_test(options, places, Privilege::Root)?.arg("--no-run"))
+}
+
+/// The programs that the end-to-end tests start.
+pub(crate) fn build_programs() -> Result<()> {
     child::show(Command::new(paths::cargo()).current_dir(paths::root()).args([
         "build",
         "--workspace",
         "--exclude",
         "xtask",
         "--bins",
-    ]))?;
-    child::show(cargo_test(options, places, Privilege::Root)?.arg("--no-run"))
+    ]))
 }
 
 fn run_tests(options: &Options, places: &Places, privilege: Privilege) -> Result<Tally> {
@@ -141,7 +186,8 @@ fn run_tests(options: &Options, places: &Places, privilege: Privilege) -> Result
     Ok(tally)
 }
 
-fn cargo_test(options: &Options, places: &Places, privilege: Privilege) -> Result<Command> {
+/// `cargo test` for what was chosen.
+pub(crate) fn cargo_test(options: &Options, places: &Places, privilege: Privilege) -> Result<Command> {
     let mut command = Command::new(paths::cargo());
     command.current_dir(paths::root()).arg("test");
     if options.package.is_empty() {

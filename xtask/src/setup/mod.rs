@@ -58,6 +58,18 @@ pub(crate) fn with_fuzzer() -> Result<()> {
     packages::install_missing(packages::FUZZER).map(drop)
 }
 
+/// What only `test --kernel` needs, beside everything else.
+pub(crate) fn with_emulator() -> Result<()> {
+    let _lock = lock()?;
+    packages::install_missing(packages::EMULATOR).map(drop)
+}
+
+/// What only `test --kernel … --arch arm64` needs, beside that.
+pub(crate) fn with_arm64() -> Result<()> {
+    let _lock = lock()?;
+    packages::install_missing(packages::ARM64).map(drop)
+}
+
 /// What only `bench` needs, beside everything else.
 pub(crate) fn with_callgrind() -> Result<()> {
     let _lock = lock()?;

@@ -48,6 +48,25 @@ pub(super) const FUZZER: &[Package] = &[Package { name: "g++", file: "/usr/bin/c
 pub(super) const CALLGRIND: &[Package] =
     &[Package { name: "valgrind", file: "/usr/bin/valgrind", why: "counts instructions for benchmarks" }];
 
+/// Only for tests on other kernels.
+pub(super) const EMULATOR: &[Package] = &[
+    Package { name: "qemu-system-x86", file: "/usr/bin/qemu-system-x86_64", why: "boots other kernels for tests" },
+    Package { name: "qemu-system-common", file: "/usr/lib/qemu/virtiofsd", why: "shares files with them" },
+    Package { name: "seabios", file: "/usr/share/seabios/bios.bin", why: "the firmware that they start from" },
+    Package { name: "busybox-static", file: "/bin/busybox", why: "their first process" },
+    Package { name: "cpio", file: "/usr/bin/cpio", why: "packs it for them" },
+    Package { name: "kmod", file: "/sbin/depmod", why: "tells which modules they need" },
+    Package { name: "xz-utils", file: "/usr/bin/xz", why: "unpacks those" },
+    Package { name: "util-linux", file: "/usr/bin/setpriv", why: "lets the machine end with its owner" },
+];
+
+/// Only for trying the agent on arm64 kernels.
+pub(super) const ARM64: &[Package] = &[
+    Package { name: "qemu-system-arm", file: "/usr/bin/qemu-system-aarch64", why: "boots arm64 kernels" },
+    Package { name: "gcc-aarch64-linux-gnu", file: "/usr/bin/aarch64-linux-gnu-gcc", why: "links the agent for them" },
+    Package { name: "libc6-dev-arm64-cross", file: "/usr/aarch64-linux-gnu/lib/libc.a", why: "the C library for that" },
+];
+
 /// What the bench compares with; each alone, since one that cannot be had is no reason to go without the rest.
 pub(super) const HAPROXY: &[Package] =
     &[Package { name: "haproxy", file: "/usr/sbin/haproxy", why: "a proxy that the bench compares with" }];

@@ -14,6 +14,8 @@ pub(crate) struct Tally {
     pub(crate) failures: Vec<String>,
     /// What tests said that they left out, and why; each once.
     pub(crate) left_out: Vec<String>,
+    /// Name and number of passed tests of each program in which none failed.
+    pub(crate) good: Vec<(String, usize)>,
     verbose: bool,
     current: Option<Program>,
 }
@@ -37,7 +39,16 @@ impl Program {
 
 impl Tally {
     pub(crate) fn new(verbose: bool) -> Tally {
-        Tally { passed: 0, failed: 0, skipped: 0, failures: Vec::new(), left_out: Vec::new(), verbose, current: None }
+        Tally {
+            passed: 0,
+            failed: 0,
+            skipped: 0,
+            failures: Vec::new(),
+            left_out: Vec::new(),
+            good: Vec::new(),
+            verbose,
+            current: None,
+        }
     }
 
     /// Takes one line of output, or `None` when a second went by without one.
@@ -116,6 +127,9 @@ impl Tally {
         self.failed += result.failed;
         self.skipped += result.ignored;
         let Some(mut program) = self.current.take() else { return };
+        if result.failed == 0 && result.passed > 0 {
+            self.good.push((program.name.clone(), result.passed));
+        }
         if result.failed > 0 {
             program.end(&ui::red(&format!("{} passed, {} failed", result.passed, result.failed)));
             show(&program.output);
