@@ -12,12 +12,14 @@ use redir_rig::wait;
 
 use super::kubectl::Kubectl;
 use super::version::KubernetesVersion;
-use super::{Node, Piece, Provider, ProxyMode};
+use super::{Cni, Node, Piece, Provider, ProxyMode};
 use crate::{child, paths};
 
 /// What kind calls the cluster, and its machines after it.
 const NAME: &str = "redir";
 const CONTROL: &str = "redir-control-plane";
+/// Cilium's chart and what it installs.
+const CILIUM: &str = "1.20.2";
 /// Where a kubelet looks for the control plane's pods.
 const MANIFESTS: &str = "/etc/kubernetes/manifests";
 /// The kubelet looks at its folder of pods each 20 s.
@@ -40,24 +42,42 @@ pub(super) fn found() -> Result<Option<Kind>> {
 }
 
 /// Makes it and waits until its nodes are ready; kind chooses what is not given.
-pub(super) fn up(nodes: u8, version: Option<KubernetesVersion>, proxy: Option<ProxyMode>) -> Result<Kind> {
+pub(super) fn up(
+    nodes: u8,
+    version: Option<KubernetesVersion>,
+    proxy: Option<ProxyMode>,
+    cni: Option<Cni>,
+) -> Result<Kind> {
     ensure!(
         proxy != Some(ProxyMode::Both),
         "kind has one kube-proxy for all nodes: say `--proxy nftables` or `iptables`"
     );
-    for program in ["kind", "docker", "kubectl"] {
+    ensure!(cni != Some(Cni::Flannel), "flannel is for `--provider local`: kind would need its images as well");
+    let cilium = cni.filter(|cni| cni.is_cilium());
+    for program in ["kind", "docker", "kubectl"].into_iter().chain(cilium.map(|_| "helm")) {
         ensure!(
             paths::program(program).is_some(),
-            "{program} is not on this machine: install it (https://kind.sigs.k8s.io), or use `--provider local`"
+            "{program} is not on this machine: install it (https://kind.sigs.k8s.io, https://helm.sh), or use `--provider local`"
         );
     }
     let folder = folder()?;
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let description = folder.join("cluster.yaml");
-    fs::write(&description, describe(nodes, proxy))
+    fs::write(&description, describe(nodes, proxy, cilium.is_some()))
         .with_context(|| format!("cannot write {}", description.display()))?;
-    child::show(&mut create(&description, &kubeconfig()?, version))?;
-    found()?.context("kind made a cluster, but does not list it: `kind get clusters` should")
+    child::show(&mut create(&description, &kubeconfig()?, version, cilium.is_none()))?;
+    let kind = found()?.context("kind made a cluster, but does not list it: `kind get clusters` should")?;
+    if let Some(cilium) = cilium {
+        child::show(&mut install_cilium(cilium, &kubeconfig()?))?;
+        child::show(kind.kubectl.command().args([
+            "wait",
+            "--for=condition=Ready",
+            "nodes",
+            "--all",
+            "--timeout=300s",
+        ]))?;
+    }
+    Ok(kind)
 }
 
 /// Removes it; whether there was one.
@@ -71,9 +91,14 @@ pub(super) fn down() -> Result<bool> {
     Ok(true)
 }
 
-fn create(description: &Path, kubeconfig: &Path, version: Option<KubernetesVersion>) -> Command {
+/// Nodes without a network are never ready, so nobody `waits` for them.
+fn create(description: &Path, kubeconfig: &Path, version: Option<KubernetesVersion>, waits: bool) -> Command {
     let mut command = Command::new("kind");
-    command.args(["create", "cluster", "--name", NAME, "--wait", "5m", "--config"]).arg(description);
+    command.args(["create", "cluster", "--name", NAME]);
+    if waits {
+        command.args(["--wait", "5m"]);
+    }
+    command.arg("--config").arg(description);
     command.arg("--kubeconfig").arg(kubeconfig);
     if let Some(version) = version {
         command.arg("--image").arg(format!("kindest/node:v{version}"));
@@ -81,12 +106,36 @@ fn create(description: &Path, kubeconfig: &Path, version: Option<KubernetesVersi
     command
 }
 
+/// Cilium by its own chart, in place of kube-proxy as well.
+fn install_cilium(cni: Cni, kubeconfig: &Path) -> Command {
+    let mode = if cni == Cni::CiliumNetkit { "netkit" } else { "veth" };
+    let mut command = Command::new("helm");
+    command.args(["install", "cilium", "cilium", "--repo", "https://helm.cilium.io"]);
+    command.args(["--version", CILIUM]);
+    command.args(["--namespace", "kube-system", "--wait", "--timeout", "10m", "--kubeconfig"]).arg(kubeconfig);
+    for value in [
+        "kubeProxyReplacement=true",
+        &format!("k8sServiceHost={CONTROL}"),
+        "k8sServicePort=6443",
+        "ipam.mode=kubernetes",
+        "ipv6.enabled=true",
+        "operator.replicas=1",
+        // Without iptables' part netkit devices are of use.
+        "bpf.masquerade=true",
+        &format!("bpf.datapathMode={mode}"),
+    ] {
+        command.args(["--set", value]);
+    }
+    command
+}
+
 /// Pods run on workers only, and have addresses of both families, as with the local cluster.
-fn describe(nodes: u8, proxy: Option<ProxyMode>) -> String {
+fn describe(nodes: u8, proxy: Option<ProxyMode>, cilium: bool) -> String {
     let workers = "- role: worker\n".repeat(nodes.into());
     let proxy = proxy.map(|mode| format!("  kubeProxyMode: {}\n", mode.name())).unwrap_or_default();
+    let network = if cilium { "  disableDefaultCNI: true\n  kubeProxyMode: none\n" } else { &proxy };
     format!(
-        "kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\nnetworking:\n  ipFamily: dual\n{proxy}\
+        "kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\nnetworking:\n  ipFamily: dual\n{network}\
          nodes:\n- role: control-plane\n{workers}"
     )
 }
@@ -188,16 +237,18 @@ mod tests {
     fn two_nodes_are_two_workers_beside_the_control_plane() {
         let head = ["kind: Cluster", "apiVersion: kind.x-k8s.io/v1alpha4", "networking:", "  ipFamily: dual"];
         let nodes = ["nodes:", "- role: control-plane", "- role: worker", "- role: worker"];
-        assert_eq!(describe(2, None).lines().collect::<Vec<_>>(), [&head[..], &nodes].concat());
+        assert_eq!(describe(2, None, false).lines().collect::<Vec<_>>(), [&head[..], &nodes].concat());
         let with_proxy = [&head[..], &["  kubeProxyMode: nftables"], &nodes].concat();
-        assert_eq!(describe(2, Some(ProxyMode::Nftables)).lines().collect::<Vec<_>>(), with_proxy);
+        assert_eq!(describe(2, Some(ProxyMode::Nftables), false).lines().collect::<Vec<_>>(), with_proxy);
+        let without_network = [&head[..], &["  disableDefaultCNI: true", "  kubeProxyMode: none"], &nodes].concat();
+        assert_eq!(describe(2, None, true).lines().collect::<Vec<_>>(), without_network);
     }
 
     #[test]
     fn a_version_chooses_the_image() {
         let spelled = |version: Option<&str>| {
             let version = version.map(|version| version.parse().unwrap());
-            child::spelled(&create(Path::new("/c.yaml"), Path::new("/k"), version))
+            child::spelled(&create(Path::new("/c.yaml"), Path::new("/k"), version, true))
         };
         let common = "kind create cluster --name redir --wait 5m --config /c.yaml --kubeconfig /k";
         assert_eq!(spelled(None), common);

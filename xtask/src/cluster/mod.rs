@@ -79,7 +79,7 @@ enum Action {
     },
 }
 
-#[derive(Args)]
+#[derive(Clone, Copy, Args)]
 pub(crate) struct Up {
     /// How many nodes run pods
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=9))]
@@ -93,6 +93,15 @@ pub(crate) struct Up {
     /// How kube-proxy brings connections to Services; kind's own choice with kind, else `both`
     #[arg(long, value_enum)]
     proxy: Option<ProxyMode>,
+    /// What connects pods; kind's own choice with kind, else `bridge`
+    #[arg(long, value_enum)]
+    cni: Option<Cni>,
+    /// Names for Services; kind always has them
+    #[arg(long)]
+    dns: bool,
+    /// Network policies that are enforced; kind and Cilium do so by themselves
+    #[arg(long)]
+    policy: bool,
 }
 
 impl Up {
@@ -102,7 +111,17 @@ impl Up {
             nodes: self.nodes,
             version: self.kubernetes_version.unwrap_or_else(KubernetesVersion::in_tree),
             proxy: self.proxy.unwrap_or(ProxyMode::Both),
+            network: self.network(),
         }
+    }
+
+    fn network(&self) -> Network {
+        Network { cni: self.cni.unwrap_or(Cni::Bridge), dns: self.dns, policy: self.policy }
+    }
+
+    /// The same with all that redir could get in the way of.
+    pub(crate) fn with_names_and_policies(self) -> Up {
+        Up { dns: true, policy: true, ..self }
     }
 }
 
@@ -126,12 +145,58 @@ impl ProxyMode {
     }
 }
 
+/// What connects pods.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Cni {
+    /// Kubernetes' own bridge plugin, and routes between the nodes
+    Bridge,
+    /// Flannel's VXLAN between bridges
+    Flannel,
+    /// Cilium, in place of kube-proxy as well; only with kind
+    Cilium,
+    /// The same with netkit devices instead of veth, which the kernel must have (6.7, CONFIG_NETKIT)
+    CiliumNetkit,
+}
+
+impl Cni {
+    /// As a person writes it.
+    fn name(self) -> &'static str {
+        match self {
+            Cni::Bridge => "bridge",
+            Cni::Flannel => "flannel",
+            Cni::Cilium => "cilium",
+            Cni::CiliumNetkit => "cilium-netkit",
+        }
+    }
+
+    fn is_cilium(self) -> bool {
+        matches!(self, Cni::Cilium | Cni::CiliumNetkit)
+    }
+}
+
+/// A cluster's network, and what it has for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Network {
+    cni: Cni,
+    /// CoreDNS.
+    dns: bool,
+    /// kube-router, which enforces network policies and nothing else.
+    policy: bool,
+}
+
+impl Network {
+    fn is_flannel(self) -> bool {
+        self.cni == Cni::Flannel
+    }
+}
+
 /// What tells one local cluster from another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Shape {
     nodes: u8,
     version: KubernetesVersion,
     proxy: ProxyMode,
+    network: Network,
 }
 
 /// Who makes a cluster.
@@ -207,7 +272,10 @@ impl Cluster {
                 ensure!(local::found()?.is_none(), "a local cluster is up: `cargo xtask cluster down` ends it");
                 match kind::found()? {
                     Some(kind) => (Box::new(kind), "up already"),
-                    None => (Box::new(kind::up(options.nodes, options.kubernetes_version, options.proxy)?), "up"),
+                    None => (
+                        Box::new(kind::up(options.nodes, options.kubernetes_version, options.proxy, options.cni)?),
+                        "up",
+                    ),
                 }
             }
         };
@@ -308,14 +376,16 @@ pub(crate) fn prepare(up: &Up) -> Result<()> {
     if up.provider == ProviderName::Kind {
         return Ok(());
     }
-    local::set_up(up.shape().version)?;
+    let shape = up.shape();
+    ensure!(!shape.network.cni.is_cilium(), "Cilium is for `--provider kind`, where its own chart installs it");
+    local::set_up(shape.version, Some(shape.network))?;
     as_root("making network namespaces and cgroups for a cluster")
 }
 
 /// The folder of a local cluster's programs, which are made if they are not there.
 pub(crate) fn programs() -> Result<PathBuf> {
     let version = KubernetesVersion::in_tree();
-    local::set_up(version)?;
+    local::set_up(version, None)?;
     local::programs(version)
 }
 
@@ -323,7 +393,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     match &options.action {
         Action::Setup { kubernetes_version } => {
             let version = kubernetes_version.unwrap_or_else(KubernetesVersion::in_tree);
-            let did = if local::set_up(version)? { "done" } else { "nothing to do" };
+            let did = if local::set_up(version, None)? { "done" } else { "nothing to do" };
             println!("{} {did}: `cargo xtask cluster up` will work now", ui::green("set up,"));
             Ok(())
         }

@@ -52,6 +52,12 @@ pub(crate) fn with_go(wanted: &str) -> Result<PathBuf> {
     go::program(wanted)
 }
 
+/// What only a cluster that enforces network policies needs, beside everything else.
+pub(crate) fn with_ipset() -> Result<()> {
+    let _lock = lock()?;
+    packages::install_missing(packages::IPSET).map(drop)
+}
+
 /// What only `fuzz` needs, beside everything else.
 pub(crate) fn with_fuzzer() -> Result<()> {
     let _lock = lock()?;

@@ -41,6 +41,10 @@ pub(super) const PACKAGES: &[Package] = &[
     Package { name: "openssl", file: "/usr/bin/openssl", why: "certificates of the cluster for tests" },
 ];
 
+/// Only for a cluster that enforces network policies.
+pub(super) const IPSET: &[Package] =
+    &[Package { name: "ipset", file: "/usr/sbin/ipset", why: "kube-router keeps the addresses of pods in sets" }];
+
 /// Only for fuzzing.
 pub(super) const FUZZER: &[Package] = &[Package { name: "g++", file: "/usr/bin/c++", why: "compiles libFuzzer" }];
 

@@ -1,12 +1,21 @@
 //! The app of the smoke test: a static program of std alone, compiled by `rustc` as it is and put into an image. It
-//! answers every HTTP/1.1 request with its name and the client's address as it sees it. `app NAME PORT`.
+//! answers every HTTP/1.1 request with its name and the client's address as it sees it. `app NAME PORT`. As a client it prints
+//! the body of an answer, or one word and what went wrong: `app get HOST PORT SECONDS [HEADER]`.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::time::Duration;
 use std::{env, thread};
 
 fn main() {
-    let mut arguments = env::args().skip(1);
+    let mut arguments = env::args().skip(1).peekable();
+    if arguments.next_if(|word| word == "get").is_some() {
+        let arguments: Vec<String> = arguments.collect();
+        let (host, port) = (&arguments[0], arguments[1].parse().expect("PORT"));
+        let limit = Duration::from_secs(arguments[2].parse().expect("SECONDS"));
+        println!("{}", get(host, port, limit, arguments.get(3).map(String::as_str)).unwrap_or_else(|error| error));
+        return;
+    }
     let name = arguments.next().expect("NAME");
     let port: u16 = arguments.next().and_then(|port| port.parse().ok()).expect("PORT");
     let pod = env::var("HOSTNAME").unwrap_or_default();
@@ -16,6 +25,35 @@ fn main() {
         let line = format!("{name} {pod}");
         thread::spawn(move || serve(&stream, &line));
     }
+}
+
+/// The body's line; what kept it from coming otherwise.
+fn get(host: &str, port: u16, limit: Duration, header: Option<&str>) -> Result<String, String> {
+    let mut addresses = (host.trim_matches(['[', ']']), port).to_socket_addrs().map_err(|error| format!("unnamed {error}"))?;
+    let address = addresses.next().ok_or("unnamed no address")?;
+    let mut stream = TcpStream::connect_timeout(&address, limit).map_err(|error| format!("denied {error}"))?;
+    let header = header.map(|header| format!("{header}\r\n")).unwrap_or_default();
+    let exchange = |stream: &mut TcpStream| {
+        stream.set_read_timeout(Some(limit))?;
+        write!(stream, "GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{header}\r\n")?;
+        let (mut reader, mut line, mut length) = (BufReader::new(stream), String::new(), 0);
+        while line != "\r\n" {
+            line.clear();
+            reader.read_line(&mut line)?;
+            if let Some((name, value)) = line.split_once(':') {
+                if name.eq_ignore_ascii_case("content-length") {
+                    length = value.trim().parse().unwrap_or(0);
+                }
+            }
+            if line.is_empty() {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body)?;
+        Ok(String::from_utf8_lossy(&body).trim_end().to_owned())
+    };
+    exchange(&mut stream).map_err(|error: std::io::Error| format!("broken {error}"))
 }
 
 /// Requests without a body, one after the other.

@@ -1,11 +1,13 @@
 //! `cargo xtask smoke`: everything an admin and a developer do, on a real cluster, with the real programs and images.
 //!
 //! Owns: the order of the scenes, and the verdict. What there is to act on is in `world`, the scenes in `scenes`, `rights`
-//! and `faults`, the figures in `figures` and `joins`, what it was run on in `record`. Works on whatever `cluster` can bring up.
+//! and `faults`, the figures in `figures` and `joins`, what it was run on in `record`; the short
+//! story of names and network policies in `network`. Works on whatever `cluster` can bring up.
 
 mod faults;
 mod figures;
 mod joins;
+mod network;
 mod record;
 mod rights;
 mod scenes;
@@ -27,6 +29,9 @@ pub(crate) struct Options {
     /// Build without optimisation: sooner done, and the figures mean less
     #[arg(long)]
     debug: bool,
+    /// Instead of the whole story a short one, of names and network policies on what `--cni` names
+    #[arg(long, conflicts_with = "record")]
+    network: bool,
     /// Leave the cluster up
     #[arg(long)]
     keep: bool,
@@ -40,9 +45,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     setup::run(Say::OnlyWork)?;
     // Before this process may become root: what is built belongs to the person.
     let programs = world::Programs::build(options.debug)?;
-    cluster::prepare(&options.cluster)?;
-    let cluster = cluster::Cluster::up(&options.cluster)?;
-    let result = play(&cluster, &programs, options.record);
+    let up = if options.network { options.cluster.with_names_and_policies() } else { options.cluster };
+    cluster::prepare(&up)?;
+    let cluster = cluster::Cluster::up(&up)?;
+    let result = match options.network {
+        true => network::play(&cluster, &programs),
+        false => play(&cluster, &programs, options.record),
+    };
     if result.is_err() {
         redir_rig::process::ended_logs().iter().for_each(|log| eprintln!("{log}"));
     }

@@ -30,7 +30,7 @@ pub(super) const HEADER: &str = "x-user: alice";
 
 /// Names that no registry has: the images are brought to the nodes.
 const AGENT_IMAGE: &str = "redir.test/redir-agent:smoke";
-const APP_IMAGE: &str = "redir.test/smoke-app:1";
+pub(super) const APP_IMAGE: &str = "redir.test/smoke-app:1";
 /// Pods on a busy machine.
 pub(super) const LONG: Duration = Duration::from_secs(180);
 /// A client behind an intercepted workload never waits longer.
@@ -159,7 +159,12 @@ impl<'a> World<'a> {
 
     /// What the app's pods of a namespace are: name, node and address of those that run and are ready.
     pub(super) fn pods(&self, namespace: &str) -> Result<Vec<Pod>> {
-        let list = self.cluster.kubectl().get(&["-n", namespace, "pods", "-l", "app=web"])?;
+        self.labelled(namespace, "app=web")
+    }
+
+    /// The same for the pods with a label.
+    pub(super) fn labelled(&self, namespace: &str, label: &str) -> Result<Vec<Pod>> {
+        let list = self.cluster.kubectl().get(&["-n", namespace, "pods", "-l", label])?;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let ready = |pod: &&Value| {
             let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
@@ -309,12 +314,31 @@ pub(super) fn nodes_state(cluster: &Cluster) -> Result<Vec<(String, String)>> {
         for command in
             [&["bpftool", "-j", "net", "show"][..], &["ip", "-brief", "link", "show", "type", "dummy"], &["ip", "rule"]]
         {
-            let words = checked(cluster.enter(&node.name)?.args(command), None);
-            state += &format!("{}: {}\n", command.join(" "), words.unwrap_or_else(|error| format!("{error:#}")));
+            let words =
+                checked(cluster.enter(&node.name)?.args(command), None).unwrap_or_else(|error| format!("{error:#}"));
+            state += &format!("{}: {}\n", command.join(" "), without_numbers(&words));
         }
         states.push((node.name, state));
     }
     Ok(states)
+}
+
+/// What `bpftool -j` says of programs, without the numbers that the kernel gives: a network that loads its own anew, as
+/// Cilium does when it feels like it, has others afterwards.
+fn without_numbers(words: &str) -> String {
+    fn strip(value: &mut Value) {
+        match value {
+            Value::Array(values) => values.iter_mut().for_each(strip),
+            Value::Object(fields) => {
+                fields.retain(|name, _| name != "id" && !name.ends_with("_id"));
+                fields.values_mut().for_each(strip);
+            }
+            _ => (),
+        }
+    }
+    let Ok(mut value) = serde_json::from_str::<Value>(words) else { return words.to_owned() };
+    strip(&mut value);
+    value.to_string()
 }
 
 /// What redir has left in a pod or on its node, in words; empty if nothing. An agent's links end with the processes that

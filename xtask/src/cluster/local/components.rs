@@ -3,12 +3,13 @@
 
 use std::path::PathBuf;
 
+use super::addons::Addon;
 use super::pki::Pki;
 use super::plan::{
-    API_PORT, CONTAINERD_SOCKET, FILES_IN_NODE, Machine, POD_NETWORKS, PROXY_HEALTH_PORT, SERVICE_NETWORKS, audit_log,
-    audit_policy, both, logs,
+    ADDON_KUBECONFIG, API_PORT, CONTAINERD_SOCKET, FILES_IN_NODE, FLANNEL_HEALTH_PORT, KUBE_ROUTER_HEALTH_PORT,
+    Machine, POD_NETWORKS, PROXY_HEALTH_PORT, SERVICE_NETWORKS, audit_log, audit_policy, both, logs,
 };
-use crate::cluster::{ProxyMode, Shape};
+use crate::cluster::{Network, ProxyMode, Shape};
 
 /// A process of the cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,6 +30,9 @@ pub(super) enum Kind {
     Containerd,
     Kubelet,
     Proxy,
+    /// Enforces network policies.
+    KubeRouter,
+    Flannel,
 }
 
 const OF_CONTROL: [Kind; 4] = [Kind::Etcd, Kind::ApiServer, Kind::ControllerManager, Kind::Scheduler];
@@ -46,6 +50,17 @@ impl Kind {
             Kind::Containerd => "containerd",
             Kind::Kubelet => "kubelet",
             Kind::Proxy => "kube-proxy",
+            Kind::KubeRouter => "kube-router",
+            Kind::Flannel => "flanneld",
+        }
+    }
+
+    /// What it is a program of, where that is no part of every cluster.
+    pub(super) fn addon(self) -> Option<Addon> {
+        match self {
+            Kind::KubeRouter => Some(Addon::KubeRouter),
+            Kind::Flannel => Some(Addon::Flannel),
+            _ => None,
         }
     }
 
@@ -61,10 +76,10 @@ impl Kind {
 
 impl Component {
     /// Everything, the control plane first.
-    pub(super) fn all(nodes: u8) -> impl Iterator<Item = Component> {
-        Machine::all(nodes).into_iter().flat_map(|machine| {
-            let kinds = if machine == Machine::Control { OF_CONTROL } else { OF_NODES };
-            kinds.map(|kind| Component { machine, kind })
+    pub(super) fn all(shape: Shape) -> impl Iterator<Item = Component> {
+        Machine::all(shape.nodes).into_iter().flat_map(move |machine| {
+            let kinds = if machine == Machine::Control { OF_CONTROL.to_vec() } else { of_nodes(shape.network) };
+            kinds.into_iter().map(move |kind| Component { machine, kind })
         })
     }
 
@@ -88,6 +103,8 @@ impl Component {
             Kind::Containerd => CONTAINERD_SOCKET.into(),
             Kind::Kubelet => format!("{address}:10250"),
             Kind::Proxy => format!("{address}:{PROXY_HEALTH_PORT}"),
+            Kind::KubeRouter => format!("{address}:{KUBE_ROUTER_HEALTH_PORT}"),
+            Kind::Flannel => format!("{address}:{FLANNEL_HEALTH_PORT}"),
         }
     }
 
@@ -132,6 +149,25 @@ impl Component {
                 format!("--node-ip={address},{}", machine.address6()),
             ],
             Kind::Proxy => self.proxy(shape),
+            Kind::KubeRouter => vec![
+                format!("--kubeconfig={ADDON_KUBECONFIG}"),
+                format!("--hostname-override={machine}"),
+                "--run-firewall=true".into(),
+                "--run-router=false".into(),
+                "--run-service-proxy=false".into(),
+                "--enable-ipv4=true".into(),
+                "--enable-ipv6=true".into(),
+                format!("--service-cluster-ip-range={}", both(SERVICE_NETWORKS)),
+                format!("--health-port={KUBE_ROUTER_HEALTH_PORT}"),
+            ],
+            Kind::Flannel => vec![
+                "--kube-subnet-mgr".into(),
+                format!("--kubeconfig-file={ADDON_KUBECONFIG}"),
+                format!("--net-config-path={FILES_IN_NODE}/flannel.json"),
+                "--iface=eth0".into(),
+                format!("--healthz-ip={address}"),
+                format!("--healthz-port={FLANNEL_HEALTH_PORT}"),
+            ],
         }
     }
 
@@ -158,6 +194,12 @@ impl Component {
         }
         arguments
     }
+}
+
+fn of_nodes(network: Network) -> Vec<Kind> {
+    let flannel = network.is_flannel().then_some(Kind::Flannel);
+    let policy = network.policy.then_some(Kind::KubeRouter);
+    OF_NODES.into_iter().chain(flannel).chain(policy).collect()
 }
 
 impl ProxyMode {

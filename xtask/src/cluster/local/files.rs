@@ -8,9 +8,11 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::pki::Pki;
-use super::plan::{CONTAINERD_SOCKET, FILES_IN_NODE, Machine, NAME, api_url, audit_policy, node_script};
-use crate::cluster::Shape;
-use crate::cluster::version::KubernetesVersion;
+use super::plan::{
+    ADDON_USER, CONTAINERD_SOCKET, DNS_DOMAIN, DNS_SERVICE, FILES_IN_NODE, Machine, NAME, POD_NETWORKS, api_url,
+    audit_policy, node_script,
+};
+use crate::cluster::{Network, Shape};
 
 /// What the components read.
 pub(super) struct Files<'a> {
@@ -29,12 +31,21 @@ impl Files<'_> {
         }
         write(&audit_policy(), &unaudited().to_string())?;
         write(&node_script(), include_str!("node.sh"))?;
-        Machine::nodes(shape.nodes).zip(1..).try_for_each(|(node, number)| self.write_node(node, number, shape.version))
+        Machine::nodes(shape.nodes).zip(1..).try_for_each(|(node, number)| self.write_node(node, number, shape))
     }
 
-    fn write_node(&self, node: Machine, number: u8, version: KubernetesVersion) -> Result<()> {
+    fn write_node(&self, node: Machine, number: u8, shape: Shape) -> Result<()> {
         let var = node.var();
-        for folder in ["lib/cni", "lib/containerd", "lib/kubelet", "lib/redir/net.d", "log", "opt/kubernetes", "tmp"] {
+        for folder in [
+            "lib/cni",
+            "lib/containerd",
+            "lib/kubelet",
+            "lib/redir/net.d",
+            "log",
+            "opt/addons",
+            "opt/kubernetes",
+            "tmp",
+        ] {
             make_folder(&var.join(folder))?;
         }
         symlink("/run", var.join("run")).with_context(|| format!("cannot link /var/run of {node}"))?;
@@ -48,9 +59,13 @@ impl Files<'_> {
         }
         self.pki.kubeconfig(&node.to_string(), &api_url(), &own.join("kubelet.kubeconfig"))?;
         self.pki.kubeconfig("kube-proxy", &api_url(), &own.join("kube-proxy.kubeconfig"))?;
-        write(&own.join("kubelet.json"), &kubelet(node, version).to_string())?;
+        self.pki.kubeconfig(ADDON_USER, &api_url(), &own.join("addons.kubeconfig"))?;
+        write(&own.join("kubelet.json"), &kubelet(node, shape).to_string())?;
         write(&own.join("resolv.conf"), "")?;
-        write(&own.join("net.d/redir.conflist"), &network(number).to_string())?;
+        write(&own.join("net.d/redir.conflist"), &pod_network(number, shape.network).to_string())?;
+        if shape.network.is_flannel() {
+            write(&own.join("flannel.json"), &flannel().to_string())?;
+        }
         write(&own.join("containerd.toml"), &self.containerd())
     }
 
@@ -97,7 +112,7 @@ runtime_type = "io.containerd.runc.v2"
     }
 }
 
-fn kubelet(node: Machine, version: KubernetesVersion) -> Value {
+fn kubelet(node: Machine, shape: Shape) -> Value {
     let file = |name: &str| format!("{}/{name}", FILES_IN_NODE);
     let mut configuration = json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -124,34 +139,48 @@ fn kubelet(node: Machine, version: KubernetesVersion) -> Value {
     });
     // A machine with cgroups of version 1, which this one may be, is refused since 1.35 unless this is said, and it can be
     // said since 1.31.
-    if version.minor >= 31 {
+    if shape.version.minor >= 31 {
         configuration["failCgroupV1"] = false.into();
+    }
+    if shape.network.dns {
+        configuration["clusterDNS"] = json!([DNS_SERVICE]);
+        configuration["clusterDomain"] = DNS_DOMAIN.into();
     }
     configuration
 }
 
-fn network(number: u8) -> Value {
+fn pod_network(number: u8, network: Network) -> Value {
+    let mut bridge = json!({
+        "type": "bridge",
+        "bridge": "cni0",
+        "isGateway": true,
+        "hairpinMode": true,
+        // Pods are routed; nobody may see another address than theirs.
+        "ipMasq": false,
+        "ipam": {
+            "type": "host-local",
+            "ranges": Machine::pods(number).map(|network| [json!({ "subnet": network.to_string() })]),
+            "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }],
+            "dataDir": "/var/lib/cni",
+        },
+    });
+    // Flannel's own plugin, which the module proxy has not, would write the same from what flanneld has found out.
+    if network.is_flannel() {
+        bridge["mtu"] = FLANNEL_MTU.into();
+    }
     json!({
         "cniVersion": "1.0.0",
         "name": "redir",
-        "plugins": [
-            {
-                "type": "bridge",
-                "bridge": "cni0",
-                "isGateway": true,
-                "hairpinMode": true,
-                // Pods are routed; nobody may see another address than theirs.
-                "ipMasq": false,
-                "ipam": {
-                    "type": "host-local",
-                    "ranges": Machine::pods(number).map(|network| [json!({ "subnet": network.to_string() })]),
-                    "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }],
-                    "dataDir": "/var/lib/cni",
-                },
-            },
-            { "type": "portmap", "capabilities": { "portMappings": true } },
-        ],
+        "plugins": [bridge, { "type": "portmap", "capabilities": { "portMappings": true } }],
     })
+}
+
+/// VXLAN in IPv6 takes 70 bytes of 1500.
+const FLANNEL_MTU: u32 = 1430;
+
+fn flannel() -> Value {
+    let [v4, v6] = POD_NETWORKS;
+    json!({ "Network": v4.to_string(), "EnableIPv6": true, "IPv6Network": v6.to_string(), "Backend": { "Type": "vxlan" } })
 }
 
 /// Who did what, without bodies. The cluster's own components talk without end and are left out.
@@ -162,7 +191,7 @@ fn unaudited() -> Value {
         "omitStages": ["RequestReceived"],
         "rules": [
             { "level": "None", "userGroups": ["system:nodes"] },
-            { "level": "None", "users": ["system:apiserver", "system:kube-controller-manager", "system:kube-scheduler", "system:kube-proxy"] },
+            { "level": "None", "users": ["system:apiserver", "system:kube-controller-manager", "system:kube-scheduler", "system:kube-proxy", ADDON_USER] },
             { "level": "None", "userGroups": ["system:serviceaccounts:kube-system"] },
             { "level": "Metadata" },
         ],

@@ -4,8 +4,10 @@
 //! A node is a network, mount, PID, UTS and IPC namespace, with a containerd, a kubelet and a kube-proxy; the control
 //! plane has a network namespace. All of it lives in one cgroup, and stores everything in one folder.
 
+mod addons;
 mod cgroup;
 mod components;
+mod dns;
 mod files;
 mod network;
 mod pki;
@@ -32,7 +34,7 @@ use serde_json::{Value, json};
 
 use super::kubectl::Kubectl;
 use super::version::KubernetesVersion;
-use super::{Node, Piece, Provider, ProxyMode, Shape};
+use super::{Cni, Network, Node, Piece, Provider, ProxyMode, Shape};
 use crate::{lock, paths, setup, signals, ui};
 use cgroup::Cgroups;
 use components::{Component, Kind};
@@ -59,9 +61,11 @@ pub(super) enum Was {
 }
 
 /// Everything that needs no root: packages, and the programs.
-pub(super) fn set_up(version: KubernetesVersion) -> Result<bool> {
+pub(super) fn set_up(version: KubernetesVersion, network: Option<Network>) -> Result<bool> {
     setup::run(setup::Say::OnlyWork)?;
-    Programs::of(version)?.install()
+    let programs = Programs::of(version)?.install()?;
+    let addons = network.map(addons::install).transpose()?;
+    Ok(programs || addons == Some(true))
 }
 
 /// Where they are.
@@ -78,6 +82,11 @@ pub(super) fn found() -> Result<Option<Local>> {
             nodes: record["nodes"].as_u64().and_then(|nodes| u8::try_from(nodes).ok())?,
             version: record["kubernetes"].as_str()?.parse().ok()?,
             proxy: ProxyMode::from_str(record["proxy"].as_str()?, false).ok()?,
+            network: Network {
+                cni: Cni::from_str(record["cni"].as_str()?, false).ok()?,
+                dns: record["dns"].as_bool()?,
+                policy: record["policy"].as_bool()?,
+            },
         };
         Some((shape, Programs::in_folder(shape.version, record["programs"].as_str()?)))
     };
@@ -92,12 +101,15 @@ pub(super) fn found() -> Result<Option<Local>> {
 pub(super) fn up(shape: Shape) -> Result<(Local, Was)> {
     let _lock = lock::exclusive(Path::new(LOCK), "`cargo xtask cluster`")?;
     if let Some(local) = found()?.filter(Local::holds_together) {
-        let Shape { nodes, version, proxy } = local.shape;
+        let Shape { nodes, version, proxy, network } = local.shape;
         ensure!(
             local.shape == shape && local.programs == Programs::of(shape.version)?,
-            "another cluster is up, made with `--nodes {nodes} --kubernetes-version {version} --proxy {}`: `cargo xtask \
-             cluster down` ends it",
-            proxy.name()
+            "another cluster is up, made with `--nodes {nodes} --kubernetes-version {version} --proxy {} --cni {}{}{}`: \
+             `cargo xtask cluster down` ends it",
+            proxy.name(),
+            network.cni.name(),
+            if network.dns { " --dns" } else { "" },
+            if network.policy { " --policy" } else { "" },
         );
         let was = local.complete()?;
         return Ok((local, was));
@@ -176,7 +188,7 @@ fn prepare(shape: Shape) -> Result<()> {
     fs::write(record(), recorded(shape, &programs)).with_context(|| format!("cannot write {}", record().display()))?;
     let cgroups = Cgroups::find()?;
     Machine::all(nodes).into_iter().try_for_each(|machine| cgroups.prepare(machine))?;
-    network::make(nodes)?;
+    network::make(nodes, shape.network.cni)?;
     let pki = Pki::make(nodes)?;
     Files { pki: &pki, snapshotter: snapshotter()?, pause: &programs.pause_image() }.write(shape)?;
     // Last of all: who finds it finds all the others.
@@ -204,11 +216,14 @@ fn record() -> PathBuf {
 
 /// What `found` reads.
 fn recorded(shape: Shape, programs: &Programs) -> String {
-    let Shape { nodes, version, proxy } = shape;
+    let Shape { nodes, version, proxy, network } = shape;
     json!({
         "nodes": nodes,
         "kubernetes": version.to_string(),
         "proxy": proxy.name(),
+        "cni": network.cni.name(),
+        "dns": network.dns,
+        "policy": network.policy,
         "programs": programs.folder(),
     })
     .to_string()
@@ -230,12 +245,11 @@ impl Local {
 
     /// Starts what does not run, in order, and waits until all of it works.
     fn complete(&self) -> Result<Was> {
-        let missing: Vec<Component> =
-            Component::all(self.shape.nodes).filter(|component| !self.runs(*component)).collect();
+        let missing: Vec<Component> = Component::all(self.shape).filter(|component| !self.runs(*component)).collect();
         if missing.is_empty() && self.wanting().is_none() {
             return Ok(Was::Up);
         }
-        let all = missing.len() == Component::all(self.shape.nodes).count();
+        let all = missing.len() == Component::all(self.shape).count();
         let start = |kinds: &[Kind]| {
             let mut wanted = missing.iter().filter(|component| kinds.contains(&component.kind));
             wanted.try_for_each(|component| self.start_component(*component))
@@ -249,9 +263,16 @@ impl Local {
             self.import(kubelet.machine, &self.programs.pause_archive())?;
         }
         self.register()?;
-        start(&[Kind::Kubelet, Kind::Proxy])?;
+        start(&[Kind::Kubelet, Kind::Proxy, Kind::KubeRouter, Kind::Flannel])?;
         self.wait("controllers and scheduler", &[Kind::ControllerManager, Kind::Scheduler])?;
+        let addons = [Kind::KubeRouter, Kind::Flannel];
+        if Component::all(self.shape).any(|component| addons.contains(&component.kind)) {
+            self.wait("network", &addons)?;
+        }
         self.wait("nodes", &[Kind::Containerd, Kind::Kubelet, Kind::Proxy])?;
+        if self.shape.network.dns {
+            self.start_dns()?;
+        }
         Ok(if all { Was::Down } else { Was::Incomplete })
     }
 
@@ -286,7 +307,7 @@ impl Local {
     /// Waits until all components of these kinds work.
     fn wait(&self, what: &str, kinds: &[Kind]) -> Result<()> {
         let line = ui::Line::start(what);
-        let mut components = Component::all(self.shape.nodes).filter(|component| kinds.contains(&component.kind));
+        let mut components = Component::all(self.shape).filter(|component| kinds.contains(&component.kind));
         let result = components.try_for_each(|component| self.wait_for(component, &line));
         line.end(if result.is_ok() { "ready" } else { "failed" });
         result
@@ -330,7 +351,7 @@ impl Local {
     }
 
     fn component(&self, name: &str) -> Result<Component> {
-        let found = Component::all(self.shape.nodes).filter(|component| component.kind != Kind::Node);
+        let found = Component::all(self.shape).filter(|component| component.kind != Kind::Node);
         let found = found.into_iter().find(|component| component.name() == name);
         found.with_context(|| format!("no component is called {name}: `cargo xtask cluster status` names them"))
     }
@@ -397,11 +418,11 @@ impl Provider for Local {
                 log: component.log(),
             })
         };
-        Component::all(self.shape.nodes).filter(|component| component.kind != Kind::Node).map(piece).collect()
+        Component::all(self.shape).filter(|component| component.kind != Kind::Node).map(piece).collect()
     }
 
     fn wanting(&self) -> Option<String> {
-        let mut components = Component::all(self.shape.nodes);
+        let mut components = Component::all(self.shape);
         let (component, lack) = components.find_map(|component| Some((component, self.lacks(component)?)))?;
         Some(format!("{}: {lack}; its log is {}", component.name(), component.log().display()))
     }

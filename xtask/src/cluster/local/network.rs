@@ -14,9 +14,10 @@ use redir_rig::cleanup::NETNS_DIR;
 use redir_rig::namespace::checked;
 
 use super::plan::{HOST_ADDRESS, HOST_ADDRESS6, Machine, NAME, NODE_NETWORKS, POD_NETWORKS, SERVICE_NETWORKS};
+use crate::cluster::Cni;
 
 /// Makes all of it.
-pub(super) fn make(nodes: u8) -> Result<()> {
+pub(super) fn make(nodes: u8, cni: Cni) -> Result<()> {
     load_modules();
     refuse_overlaps()?;
     for machine in Machine::all(nodes) {
@@ -28,7 +29,7 @@ pub(super) fn make(nodes: u8) -> Result<()> {
     ip(Some(Machine::Control), &control_links(nodes)?)?;
     make_host_link(nodes)?;
     ip(Some(Machine::Control), "link set host master br0 up\n")?;
-    Machine::nodes(nodes).try_for_each(|node| make_node(node, nodes))
+    Machine::nodes(nodes).try_for_each(|node| make_node(node, nodes, cni))
 }
 
 /// Removes whatever is there of it.
@@ -122,12 +123,14 @@ fn addresses(v4: Ipv4Addr, v6: Ipv6Addr, link: &str) -> String {
     format!("address add {v4}/{bits} dev {link}\naddress add {v6}/{bits6} dev {link} nodad\n")
 }
 
-fn make_node(node: Machine, nodes: u8) -> Result<()> {
+fn make_node(node: Machine, nodes: u8, cni: Cni) -> Result<()> {
     let addresses = addresses(node.address(), node.address6(), "eth0");
     // Only for Services of whoever is on the node itself: the control plane's machine leads nowhere, and says so.
     let (default, default6) = (Machine::Control.address(), Machine::Control.address6());
     let defaults = format!("route add default via {default}\nroute add default via {default6}\n");
-    ip(Some(node), &format!("{addresses}link set eth0 up\n{defaults}{}", routes(nodes, Some(node))?))?;
+    // Everything else makes its own way to the pods of other nodes.
+    let to_others = if cni == Cni::Bridge { routes(nodes, Some(node))? } else { String::new() };
+    ip(Some(node), &format!("{addresses}link set eth0 up\n{defaults}{to_others}"))?;
     // What pods of one node say to each other passes the bridge, and must meet the rules for Services all the same.
     set(node, "bridge/bridge-nf-call-iptables")?;
     set(node, "bridge/bridge-nf-call-ip6tables")

@@ -1,11 +1,12 @@
 #!/bin/sh
-# Becomes a node: `node.sh NAME VAR PROGRAMS`, as the first process of new mount, PID, UTS and IPC namespaces in the node's
+# Becomes a node: `node.sh NAME VAR PROGRAMS ADDONS`, as the first process of new mount, PID, UTS and IPC namespaces in the node's
 # network namespace. The node sees the machine's files, but /var and /run are its own, /proc and /sys tell of itself, and the
-# programs are in /var/opt/kubernetes. When this process ends, the kernel ends all of it and drops every mount.
+# programs are in /var/opt. When this process ends, the kernel ends all of it and drops every mount.
 set -eu
-name=$1 var=$2 programs=$3
+name=$1 var=$2 programs=$3 addons=$4
 hostname "$name"
 mount --bind "$programs" "$var/opt/kubernetes"
+mount --bind "$addons" "$var/opt/addons"
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -p /run/lock /run/cgroup /run/sysctl
 mount --rbind /sys/fs/cgroup /run/cgroup

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use redir_rig::namespace::checked;
 
-use super::plan::{API_SERVICE, Machine, STATE};
+use super::plan::{ADDON_USER, API_SERVICE, Machine, STATE};
 use crate::cluster::kubeconfig::{self, Identity};
 
 const OPENSSL_CONFIG: &str = include_str!("openssl.cnf");
@@ -52,6 +52,7 @@ impl Pki {
             ("kube-controller-manager", "/CN=system:kube-controller-manager"),
             ("kube-scheduler", "/CN=system:kube-scheduler"),
             ("kube-proxy", "/CN=system:kube-proxy"),
+            (ADDON_USER, "/O=system:masters/CN=addons"),
         ] {
             pki.issue(&Subject { file, name, alternatives: "DNS:localhost" })?;
         }

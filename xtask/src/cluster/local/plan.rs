@@ -29,11 +29,23 @@ pub(super) const HOST_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 211, 0, 254);
 pub(super) const HOST_ADDRESS6: Ipv6Addr = node_address6(0xfe);
 /// The Service `kubernetes`, the first address of the network by Kubernetes' own rule.
 pub(super) const API_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 1);
+/// The Service of the cluster's DNS.
+pub(super) const DNS_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 10);
+pub(super) const DNS_DOMAIN: &str = "cluster.local";
 pub(super) const API_PORT: u16 = 6443;
 pub(super) const PROXY_HEALTH_PORT: u16 = 10256;
+pub(super) const KUBE_ROUTER_HEALTH_PORT: u16 = 20244;
+pub(super) const FLANNEL_HEALTH_PORT: u16 = 10261;
+/// As whom the addons' programs come to the API server; where theirs would be RBAC and accounts of their own, they may
+/// everything here.
+pub(super) const ADDON_USER: &str = "addons";
+/// The same, in a node.
+pub(super) const ADDON_KUBECONFIG: &str = "/var/lib/redir/addons.kubeconfig";
 
 /// Where containerd is reached, in its node.
 pub(super) const CONTAINERD_SOCKET: &str = "/run/containerd/containerd.sock";
+/// Where the addons' programs are, in the node.
+pub(super) const ADDONS_IN_NODE: &str = "/var/opt/addons";
 /// What a node's components read, in the node.
 pub(super) const FILES_IN_NODE: &str = "/var/lib/redir";
 

@@ -11,9 +11,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use redir_rig::{cleanup::NETNS_DIR, wait};
 
-use super::Local;
 use super::components::{Component, Kind};
 use super::plan::{self, CONTAINERD_SOCKET, Machine};
+use super::{Local, addons};
 
 /// What a component may take to end by itself: etcd and the API server close what they have open.
 const GRACE: Duration = Duration::from_secs(10);
@@ -57,6 +57,8 @@ impl Local {
         if component.machine != Machine::Control {
             command.env("PATH", format!("{PROGRAMS_IN_NODE}:{SYSTEM_PATH}"));
         }
+        // By this flannel knows which node it is on.
+        command.env("NODE_NAME", component.machine.to_string());
         let name = component.name();
         let errors = log.try_clone().context("cannot copy a descriptor")?;
         let started = command.stdin(Stdio::null()).stdout(log).stderr(errors).spawn();
@@ -76,6 +78,10 @@ impl Local {
             Kind::Containerd | Kind::Kubelet | Kind::Proxy => {
                 [self.entering(component.machine)?, vec![format!("{PROGRAMS_IN_NODE}/{name}")]].concat()
             }
+            Kind::KubeRouter | Kind::Flannel => {
+                let addon = component.kind.addon().expect("each of these is an addon's");
+                [self.entering(component.machine)?, vec![addon.file_in_node(name)]].concat()
+            }
             kind => {
                 let namespace = format!("--net={NETNS_DIR}/{}", component.machine.namespace());
                 let program =
@@ -85,7 +91,7 @@ impl Local {
         };
         words.extend(component.arguments(self.shape));
         if component.kind == Kind::Node {
-            words.push(path(self.programs.folder()));
+            words.extend([path(self.programs.folder()), path(&addons::folder()?)]);
         }
         Ok(words)
     }

@@ -165,10 +165,16 @@ impl Programs {
     }
 }
 
-/// `build.sh` with these arguments, and with nothing of a person's own settings for Go.
+/// `build.sh` with these arguments.
 fn command(workshop: &Path, go: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new("sh");
     command.current_dir(workshop).arg("build.sh").args(arguments);
+    with_go(&mut command, go);
+    command
+}
+
+/// Lets a command use this Go, and nothing of a person's own settings for it.
+pub(super) fn with_go(command: &mut Command, go: &Path) {
     for (name, _) in std::env::vars_os() {
         let is_for_go = name.to_str().is_some_and(|name| name.starts_with("GO") || name.starts_with("CGO_"));
         if is_for_go && !GO_SETTINGS.iter().any(|setting| name == *setting) {
@@ -179,16 +185,15 @@ fn command(workshop: &Path, go: &Path, arguments: &[&str]) -> Command {
     path.push(":");
     path.push(std::env::var_os("PATH").unwrap_or_default());
     command.env("PATH", path);
-    command
 }
 
 /// The Go that the modules in the tree want, as in `go 1.26.8`; older versions of Kubernetes want an older one.
-fn newest_go_wanted() -> &'static str {
+pub(super) fn newest_go_wanted() -> &'static str {
     let wanted = |text: &'static str| text.lines().find_map(|line| line.strip_prefix("go "));
     wanted(PARTS[0].1).expect("go.mod names the Go that it wants")
 }
 
-fn write(workshop: &Path, files: &[(&str, &str)]) -> Result<()> {
+pub(super) fn write(workshop: &Path, files: &[(&str, &str)]) -> Result<()> {
     for (file, text) in files {
         let path = workshop.join(file);
         fs::create_dir_all(path.parent().expect("a file lies in a folder"))
@@ -198,7 +203,7 @@ fn write(workshop: &Path, files: &[(&str, &str)]) -> Result<()> {
     Ok(())
 }
 
-fn remove(folder: &Path) -> Result<()> {
+pub(super) fn remove(folder: &Path) -> Result<()> {
     fs::remove_dir_all(folder)
         .or_else(|error| if folder.exists() { Err(error) } else { Ok(()) })
         .with_context(|| format!("cannot remove {}", folder.display()))
@@ -217,7 +222,7 @@ fn is_outdated(name: &str) -> bool {
     numbers.and_then(|(_, recipe)| recipe.parse::<u32>().ok()).is_some_and(|recipe| recipe < RECIPE)
 }
 
-fn shelf() -> Result<PathBuf> {
+pub(super) fn shelf() -> Result<PathBuf> {
     Ok(paths::cache()?.join("cluster"))
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::Local;
 use super::components::{Component, Kind};
-use super::plan::{Machine, PROXY_HEALTH_PORT};
+use super::plan::{FLANNEL_HEALTH_PORT, KUBE_ROUTER_HEALTH_PORT, Machine, PROXY_HEALTH_PORT};
 
 impl Local {
     /// What a component still lacks; `None` if it works.
@@ -23,10 +23,9 @@ impl Local {
             Kind::ControllerManager => self.controller_manager_lacks(),
             Kind::Scheduler => self.unhealthy("scheduler"),
             Kind::Kubelet => self.kubelet_lacks(component.machine),
-            Kind::Proxy => {
-                let healthy = proxy_is_healthy((component.machine.address(), PROXY_HEALTH_PORT).into());
-                (!healthy).then(|| "is not healthy yet".into())
-            }
+            Kind::Proxy => unhealthy_at(component.machine, PROXY_HEALTH_PORT, "/healthz"),
+            Kind::KubeRouter => unhealthy_at(component.machine, KUBE_ROUTER_HEALTH_PORT, "/healthz"),
+            Kind::Flannel => unhealthy_at(component.machine, FLANNEL_HEALTH_PORT, "/readyz"),
         }
     }
 
@@ -77,11 +76,16 @@ fn reason(conditions: &Value) -> String {
     format!("is not Ready yet{}", message.map(|text| format!(" ({text})")).unwrap_or_default())
 }
 
-fn proxy_is_healthy(address: SocketAddr) -> bool {
+fn unhealthy_at(machine: Machine, port: u16, path: &str) -> Option<String> {
+    let healthy = answers((machine.address(), port).into(), path);
+    (!healthy).then(|| "is not healthy yet".into())
+}
+
+fn answers(address: SocketAddr, path: &str) -> bool {
     const LIMIT: Duration = Duration::from_secs(2);
     let Ok(stream) = TcpStream::connect_timeout(&address, LIMIT) else { return false };
     let limited = stream.set_read_timeout(Some(LIMIT)).is_ok();
-    limited && Http::new(stream).get("/healthz", &[]).is_ok_and(|response| response.status == 200)
+    limited && Http::new(stream).get(path, &[]).is_ok_and(|response| response.status == 200)
 }
 
 #[cfg(test)]
