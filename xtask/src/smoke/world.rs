@@ -433,3 +433,18 @@ pub(super) fn node<'a>(nodes: &'a [Node], name: &str) -> Result<&'a Node> {
         None => bail!("there is no node {name}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_compared_without_the_numbers_of_the_kernel() {
+        let shown = |id: u32, name: &str| {
+            format!(r#"[{{"tc":[{{"devname":"eth0","name":"{name}","prog_id":{id},"link_id":{id}}}]}}]"#)
+        };
+        assert_eq!(without_numbers(&shown(1, "a")), without_numbers(&shown(2, "a")));
+        assert_ne!(without_numbers(&shown(1, "a")), without_numbers(&shown(1, "b")));
+        assert_eq!(without_numbers("0: from all lookup local"), "0: from all lookup local");
+    }
+}
