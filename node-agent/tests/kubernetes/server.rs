@@ -91,22 +91,6 @@ impl Server {
         self.folder.path().join("agent.kubeconfig")
     }
 
-    /// How the admin acts as somebody else.
-    pub(crate) fn kubeconfig_as(&self, user: &str, groups: &[&str]) -> Result<PathBuf> {
-        let file = self.folder.path().join(format!("{user}.kubeconfig"));
-        let token = format!("token: {ADMIN}");
-        let other = format!("{token}, as: {user:?}, as-groups: {groups:?}");
-        fs::write(&file, kubeconfig(ADMIN).replace(&token, &other))?;
-        Ok(file)
-    }
-
-    /// The admin's shell, in which `kubectl` is that of this server's release: what a command line printed.
-    pub(crate) fn shell(&self, node: &Namespace, line: &str) -> Result<String> {
-        let path = format!("PATH={}:{}", self.programs.display(), env::var("PATH").unwrap_or_default());
-        let kubeconfig = format!("KUBECONFIG={}", self.folder.path().join("admin.kubeconfig").display());
-        node.output(&["env", &path, &kubeconfig, "sh", "-euc", line])
-    }
-
     /// An administrator's client, made inside `node`.
     pub(crate) fn client(&self, node: &Namespace) -> Result<Client> {
         let file = self.folder.path().join("admin.kubeconfig");
@@ -130,8 +114,8 @@ current-context: x
     )
 }
 
-/// Where etcd and kube-apiserver are.
-fn programs() -> Result<PathBuf> {
+/// Where etcd and kube-apiserver are, and kubectl.
+pub(crate) fn programs() -> Result<PathBuf> {
     let folder = env::var_os("REDIR_KUBERNETES_BIN");
     folder.map(PathBuf::from).context("REDIR_KUBERNETES_BIN names no folder: run the tests with `cargo xtask test`")
 }

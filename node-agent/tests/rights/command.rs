@@ -45,7 +45,7 @@ pub(crate) fn tries(world: &World) -> Result<Vec<String>> {
 
 impl People<'_> {
     fn run(&self, user: &str, groups: &[&str], arguments: &[&str]) -> Result<(i32, String)> {
-        let kubeconfig = self.world.server.kubeconfig_as(user, groups)?;
+        let kubeconfig = self.world.kubeconfig_as(user, groups)?;
         let mut arguments = arguments.to_vec();
         let kubeconfig = kubeconfig.display().to_string();
         arguments.extend(["-n", SHOP, "--kubeconfig", &kubeconfig]);
@@ -71,7 +71,7 @@ impl People<'_> {
     /// What the admin is asked for is done, as it is printed, and counts when the user has this right.
     fn grant(&self, said: &str, user: &str, right: &str) -> Result<()> {
         let line = said.split('`').nth(1).with_context(|| format!("no line for the admin in {said:?}"))?;
-        let shell = |line: &str| self.world.server.shell(&self.world.node, line);
+        let shell = |line: &str| self.world.shell(line);
         shell(line).with_context(|| format!("the line of {said:?}"))?;
         wait::until_true(format!("{user} to have {right}"), SOON, || {
             let answer = shell(&format!("kubectl -n {SHOP} auth can-i {right} --as {user} || true"))?;
@@ -81,7 +81,7 @@ impl People<'_> {
 
     /// The intercept is made, and ends with Ctrl-C.
     fn succeeds(&mut self, user: &str, arguments: &[&str]) -> Result<()> {
-        let kubeconfig = self.world.server.kubeconfig_as(user, &[])?.display().to_string();
+        let kubeconfig = self.world.kubeconfig_as(user, &[])?.display().to_string();
         let mut arguments = arguments[1..].to_vec();
         arguments.extend(["-n", SHOP, "--kubeconfig", &kubeconfig]);
         let mut cli = self.home.start(&self.world.node, &arguments)?;

@@ -63,14 +63,11 @@ fn agents(world: &World) -> Result<Agents> {
     let namespace = format!("/api/v1/namespaces/{}", names::NAMESPACE);
     world.make(&format!("{namespace}/serviceaccounts"), &json!({"metadata": {"name": "stranger"}}))?;
     // Even with the right to write a status, it is its node's entry alone.
-    world.server.shell(
-        &world.node,
-        &format!(
-            "kubectl create clusterrolebinding stranger --clusterrole={} --serviceaccount={}:stranger",
-            names::AGENT,
-            names::NAMESPACE
-        ),
-    )?;
+    world.shell(&format!(
+        "kubectl create clusterrolebinding stranger --clusterrole={} --serviceaccount={}:stranger",
+        names::AGENT,
+        names::NAMESPACE
+    ))?;
     for node in NODES {
         world.make("/api/v1/nodes", &json!({"metadata": {"name": node}}))?;
     }
@@ -344,7 +341,7 @@ fn secrets(world: &World, agents: &Agents) -> Result<Vec<String>> {
     let mut wrong = play(world, vec![get("web-tls", "a Secret that nobody granted", refused())])?;
     for words in documents::commands(README, "kubectl")? {
         if words.iter().any(|word| word.contains("redir-tls")) {
-            world.server.shell(&world.node, &format!("kubectl {}", words.join(" ")))?;
+            world.shell(&format!("kubectl {}", words.join(" ")))?;
         }
     }
     world.counts(&agents.one, &format!("{path}/web-tls"))?;

@@ -1,6 +1,6 @@
 //! The server with redir installed on it, two namespaces, and people with the rights that the documents speak of.
 
-use std::time::Duration;
+use std::{env, fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use kube::Client;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     request::{Answer, Expected, Verb, Who, send},
-    server::Server,
+    server::{Server, programs},
 };
 
 pub(crate) const README: &str = include_str!("../../../README.md");
@@ -71,6 +71,26 @@ impl World {
         send(&self.node, &self.client, who, verb, path, body)
     }
 
+    /// Where the server's kubeconfigs are.
+    fn file(&self, name: &str) -> PathBuf {
+        self.server.agent_kubeconfig().with_file_name(name)
+    }
+
+    /// How the admin acts as somebody else.
+    pub(crate) fn kubeconfig_as(&self, user: &str, groups: &[&str]) -> Result<PathBuf> {
+        let admin = fs::read_to_string(self.file("admin.kubeconfig"))?;
+        let file = self.file(&format!("{user}.kubeconfig"));
+        fs::write(&file, admin.replace("{token: ", &format!("{{as: {user:?}, as-groups: {groups:?}, token: ")))?;
+        Ok(file)
+    }
+
+    /// A line in the admin's shell, where `kubectl` is that of this server's release.
+    pub(crate) fn shell(&self, line: &str) -> Result<String> {
+        let path = format!("PATH={}:{}", programs()?.display(), env::var("PATH").unwrap_or_default());
+        let kubeconfig = format!("KUBECONFIG={}", self.file("admin.kubeconfig").display());
+        self.node.output(&["env", &path, &kubeconfig, "sh", "-euc", line])
+    }
+
     /// What the admin makes, so that there is something to try.
     pub(crate) fn make(&self, path: &str, object: &Value) -> Result<Value> {
         let answer = self.send(&Who::Admin, Verb::Post, path, object)?;
@@ -99,10 +119,8 @@ impl World {
         let shown = documents::commands(README, "kubectl")?;
         let line = shown.iter().find(|words| words.contains(&"redir-developers".to_owned()));
         let line = format!("kubectl {}", line.context("the README binds developers")?.join(" "));
-        self.server.shell(&self.node, &line)?;
-        self.server.shell(
-            &self.node,
-            &format!(
+        self.shell(&line)?;
+        self.shell(&format!(
                 "kubectl -n {BANK} create rolebinding developers --clusterrole=redir-developer --user=bob
                  kubectl -n {SHOP} create rolebinding view --clusterrole=system:aggregate-to-view --user=editor --user=owner
                  kubectl -n {SHOP} create rolebinding edit --clusterrole=system:aggregate-to-edit --user=editor --user=owner
