@@ -93,6 +93,15 @@ impl From<SocketAddr> for BindAddress {
     }
 }
 
+/// Which processes of a pod must have ended before its connections have nobody left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LastProcess {
+    /// Those of its containers: its deletion was asked for, so none of them is started again.
+    OfContainers,
+    /// The sandbox's as well: it is what shows that none is started again.
+    OfSandbox,
+}
+
 /// Worker → guardian.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Request {
@@ -122,6 +131,8 @@ pub(crate) enum Request {
     Flush { pod: PodName, port: u16 },
     /// Whether the app listens on this port. → `Listening`
     Listening { pod: PodName, port: u16 },
+    /// The pod is to end: say when its last process has. → `Done`, and later `PodEnded`
+    Ending { pod: PodName, last: LastProcess },
 }
 
 /// Guardian → worker.
@@ -135,6 +146,8 @@ pub(crate) enum Reply {
     Shutdown { drain: Duration },
     /// The pod's path names another network namespace now: the pod has been replaced.
     PodGone { pod: PodName },
+    /// The last process of a pod that is to end has ended; its link is there for some milliseconds more.
+    PodEnded { pod: PodName },
     /// Answer to `Arm`, with [listener4, listener6 if there is one, heartbeat, notes of turned SYNs, link duplicates…] if this is the pod's first port.
     Armed(Armed),
     /// Answer to `Disarm`, `Release`, `Bypass`, `Steer`.
@@ -315,6 +328,13 @@ impl Request {
             Self::TrialListeners { pod } => w.u8(10).text(pod.key()),
             Self::Flush { pod, port } => w.u8(11).text(pod.key()).u16(*port),
             Self::Listening { pod, port } => w.u8(12).text(pod.key()).u16(*port),
+            Self::Ending { pod, last } => {
+                let last = match last {
+                    LastProcess::OfContainers => 0,
+                    LastProcess::OfSandbox => 1,
+                };
+                w.u8(13).text(pod.key()).u8(last)
+            }
         };
         w.finish()
     }
@@ -342,6 +362,7 @@ impl Request {
             10 => Self::TrialListeners { pod: pod(&mut r)? },
             11 => Self::Flush { pod: pod(&mut r)?, port: port(&mut r)? },
             12 => Self::Listening { pod: pod(&mut r)?, port: port(&mut r)? },
+            13 => Self::Ending { pod: pod(&mut r)?, last: last_process(&mut r)? },
             _ => return Err(Malformed),
         };
         r.finish()?;
@@ -351,7 +372,11 @@ impl Request {
     /// Whether it changes what is attached, which takes the kernel milliseconds, in the worst case many; or begins what does.
     pub(crate) fn is_slow(&self) -> bool {
         match self {
-            Self::Arm { .. } | Self::Disarm { .. } | Self::Release { .. } | Self::Flush { .. } => true,
+            Self::Arm { .. }
+            | Self::Disarm { .. }
+            | Self::Release { .. }
+            | Self::Flush { .. }
+            | Self::Ending { .. } => true,
             Self::Ready
             | Self::Alive
             | Self::Sockets { .. }
@@ -376,6 +401,7 @@ impl Request {
             | Self::Stats { pod }
             | Self::Listening { pod, .. }
             | Self::Steer { pod, .. }
+            | Self::Ending { pod, .. }
             | Self::TrialListeners { pod } => Some(pod),
         }
     }
@@ -409,6 +435,14 @@ fn gate(r: &mut Reader<'_>) -> Result<Gate, Malformed> {
     match r.u8()? {
         0 => Ok(Gate::AppListening),
         1 => Ok(Gate::Always),
+        _ => Err(Malformed),
+    }
+}
+
+fn last_process(r: &mut Reader<'_>) -> Result<LastProcess, Malformed> {
+    match r.u8()? {
+        0 => Ok(LastProcess::OfContainers),
+        1 => Ok(LastProcess::OfSandbox),
         _ => Err(Malformed),
     }
 }
@@ -457,6 +491,7 @@ impl Reply {
             Self::Config => w.u8(2),
             Self::Shutdown { drain } => w.u8(3).u32(u32::try_from(drain.as_millis()).unwrap_or(u32::MAX)),
             Self::PodGone { pod } => w.u8(4).text(pod.key()),
+            Self::PodEnded { pod } => w.u8(14).text(pod.key()),
             Self::Armed(armed) => {
                 w.u8(5).u32(armed.earlier).u8(listening_number(armed.app)).u8(handed_to(armed.handed));
                 addresses_to(&mut w, &armed.pod_addresses, MAX_ADDRESSES);
@@ -516,7 +551,8 @@ impl Reply {
             10 => Self::TrialListeners(handed(&mut r)?),
             11 => Self::Network(network(&mut r)?),
             12 => Self::Flushed { closed: r.u32()?, left: r.u32()? },
-            13 => Self::Listening { app: listening(&mut r)?, detour: detour(&mut r)? },
+13 => Self::Listening { app: listening(&mut r)?, detour: detour(&mut r)? },
+            14 => Self::PodEnded { pod: pod(&mut r)? },
             _ => return Err(Malformed),
         };
         r.finish()?;

@@ -13,11 +13,13 @@ use std::{
 
 use super::{
     datapath::Pause,
+    endings::Endings,
     flush::{Flush, Flushed},
     linger::Linger,
     listeners::Listeners,
     monitor::DeviceMonitor,
     netns::{Home, Netns, NetnsId},
+    owners::Owners,
     pod::{ArmedPod, Common, Refusal},
     seek::Seeker,
 };
@@ -50,6 +52,8 @@ pub(super) struct Pods {
     flush_again: Option<Instant>,
     /// In Kubernetes: where the pods are, since no configuration says it.
     seeker: Option<Seeker>,
+    endings: Endings,
+    owners: Owners,
 }
 
 /// A flush under way, and who asked for it.
@@ -65,7 +69,8 @@ impl Pods {
     pub(super) fn new(home: Home, attach: Attach, user: u32, seeker: Option<Seeker>) -> Self {
         let (armed, lingering, told) = (BTreeMap::new(), Linger::default(), BTreeSet::new());
         let (flushes, flush_again) = (Vec::new(), None);
-        Self { home, attach, user, armed, lingering, told, flushes, flush_again, seeker }
+        let (endings, owners) = (Endings::default(), Owners::default());
+        Self { home, attach, user, armed, lingering, told, flushes, flush_again, seeker, endings, owners }
     }
 
     /// Answers a wish about a pod. `Ready` and `Alive` are not wishes and get no answer.
@@ -83,6 +88,13 @@ impl Pods {
                 Ok(done(()))
             }
             Request::Release { pod } => self.release(&pod, meanwhile).map(done),
+            Request::Ending { pod, last } => find(&mut self.armed, &pod).map(|armed| {
+                // Without Kubernetes the pod's path says it.
+                if self.seeker.is_some() {
+                    self.endings.watch(pod, armed.netns_id(), last, Instant::now());
+                }
+                done(())
+            }),
             quick => return serve_quick(&self.home, &mut self.armed, quick),
         })
     }
@@ -128,6 +140,9 @@ impl Pods {
         tracing::info!(pod = %name, port, agent_port = armed.agent_port(), hook = ?armed.hook(), "armed");
         self.told.remove(name);
         self.armed.insert(name.clone(), armed);
+        if let Some(pod) = config.pod(name) {
+            self.owners.watch(name, &pod.netns);
+        }
         Ok((Reply::Armed(told), fds))
     }
 
@@ -175,6 +190,8 @@ impl Pods {
         if let Some(armed) = self.armed.remove(name) {
             armed.detach(&mut || meanwhile(&self.home, &mut self.armed));
             self.seeker.iter_mut().for_each(|seeker| seeker.forget(name));
+            self.endings.forget(name);
+            self.owners.forget(name);
             tracing::info!(pod = %name, "released");
         }
         Ok(())
@@ -188,6 +205,8 @@ impl Pods {
         }
         self.told.clear();
         self.flushes.clear();
+        self.endings = Endings::default();
+        self.owners = Owners::default();
     }
 
     /// Detaches what has lingered long enough.
@@ -272,6 +291,27 @@ impl Pods {
         Some((seq, answer))
     }
 
+    /// When pods that are to end are to be looked at again.
+    pub(super) fn next_ending(&self) -> Option<Instant> {
+        self.endings.next()
+    }
+
+    /// Pods that were to end and whose last process has ended, each told once.
+    pub(super) fn ended(&mut self, now: Instant, meanwhile: Meanwhile<'_>) -> Vec<PodName> {
+        let Self { home, armed, seeker: Some(seeker), endings, .. } = self else { return Vec::new() };
+        endings.look(seeker.proc(), now, &mut || meanwhile(home, armed))
+    }
+
+    /// What to poll: the processes that pods of the file end with.
+    pub(super) fn owners(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.owners.descriptors()
+    }
+
+    /// One of them has ended: it is waited for no longer.
+    pub(super) fn forget_ended_owners(&mut self) {
+        self.owners.forget_ended();
+    }
+
     /// Takes back what a new configuration no longer allows; the worker hears of it by itself.
     pub(super) fn restrict(&mut self, config: &Config) {
         if self.seeker.is_some() {
@@ -325,6 +365,7 @@ pub(super) fn serve_quick(home: &Home, armed: &mut Armed, request: Request) -> O
         | Request::Arm { .. }
         | Request::Disarm { .. }
         | Request::Release { .. }
+        | Request::Ending { .. }
         | Request::Flush { .. } => return None,
     })
 }

@@ -33,6 +33,11 @@ impl Seeker {
         Self { proc: proc.to_owned(), found: BTreeMap::new() }
     }
 
+    /// The node's `/proc`.
+    pub(super) fn proc(&self) -> &Path {
+        &self.proc
+    }
+
     /// Opens the network namespace of a pod; the error ends with the next step.
     pub(super) fn open(
         &mut self,
@@ -152,7 +157,7 @@ impl Seeker {
 }
 
 /// The UID, which is the pod's key.
-fn uid(pod: &PodName) -> Result<&str, String> {
+pub(super) fn uid(pod: &PodName) -> Result<&str, String> {
     let key = pod.key();
     let plain = key.len() >= SHORTEST_UID && key.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
     if plain { Ok(key) } else { Err(format!("{key} is no UID of a pod; look at the agent's version on this node")) }
@@ -162,7 +167,7 @@ fn uid(pod: &PodName) -> Result<&str, String> {
 ///
 /// The kubelet's cgroupfs driver names the pod's cgroup `pod<uid>`, its systemd driver `kubepods-…-pod<uid>.slice` with
 /// `_` for `-`; containerd and CRI-O put the containers' below it, in every hierarchy of cgroup v1 as in v2.
-fn names(cgroup: &str, uid: &str) -> bool {
+pub(super) fn names(cgroup: &str, uid: &str) -> bool {
     let slice = uid.replace('-', "_");
     let whole = |name: &str| {
         [uid, slice.as_str()].into_iter().any(|uid| {
@@ -174,7 +179,7 @@ fn names(cgroup: &str, uid: &str) -> bool {
 }
 
 /// A small file of `/proc`.
-fn read(path: &Path) -> io::Result<String> {
+pub(super) fn read(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     File::open(path)?.take(MAX_FILE).read_to_string(&mut text)?;
     Ok(text)
@@ -191,7 +196,7 @@ fn unreadable(path: &Path, error: &io::Error) -> String {
 }
 
 /// Looked at in one step: some ten microseconds each.
-const PROCESSES: usize = 512;
+pub(super) const PROCESSES: usize = 512;
 /// Bytes; a process in a dozen hierarchies of cgroup v1 has some 2 KiB.
 const MAX_FILE: u64 = 64 << 10;
 /// A mirror pod's is 32 digits without dashes, any other's 36 characters.

@@ -58,6 +58,14 @@ pub(super) struct Life {
     next_look: Option<Instant>,
 }
 
+/// What the wait has brought, beside signals and wishes.
+struct Woken {
+    /// A process that a pod of the file ends with has ended.
+    owner_ended: bool,
+    /// A pod's devices or addresses may have changed.
+    devices_changed: bool,
+}
+
 struct Stopping {
     kill_at: Instant,
     at_once: bool,
@@ -77,15 +85,20 @@ impl Supervisor {
             self.start_if_due(now);
             self.look_around(now);
             let silence = self.judge_silence(now);
-            let changed = self.wait(now, silence);
+            let woken = self.wait(now, silence);
             while let Some(signal) = self.signals.next() {
                 self.signal(signal);
             }
             self.serve();
-            if changed {
+            if woken.owner_ended {
+                self.pods.forget_ended_owners();
+                self.life.next_look = None;
+            }
+            if woken.devices_changed {
                 self.look_at_devices();
             }
             self.flush();
+            self.look_at_endings();
         }
     }
 
@@ -191,13 +204,21 @@ impl Supervisor {
         Some(now + LOOK)
     }
 
-    /// True if a pod's devices or addresses may have changed.
-    fn wait(&self, now: Instant, silence: Option<Instant>) -> bool {
+    fn wait(&self, now: Instant, silence: Option<Instant>) -> Woken {
         let stop = self.life.stopping.as_ref().filter(|_| self.life.worker.is_some()).map(|stopping| stopping.kill_at);
         let restart = self.life.restart_at.filter(|_| self.life.worker.is_none() && self.life.exit.is_none());
         let look = self.pods.next_look(now);
-        let times =
-            [self.life.next_look, silence, restart, self.pods.next_expiry(), stop, look, self.pods.next_flush()];
+        let ending = self.pods.next_ending();
+        let times = [
+            self.life.next_look,
+            silence,
+            restart,
+            self.pods.next_expiry(),
+            stop,
+            look,
+            self.pods.next_flush(),
+            ending,
+        ];
         let next = times.into_iter().flatten().filter(|time| *time > now).min();
         let timeout = next.map_or(LOOK, |next| next.duration_since(now)).min(LOOK);
         // Rounded up: waking a moment too early would spin.
@@ -206,6 +227,8 @@ impl Supervisor {
         let worker = self.life.worker.as_ref();
         fds.extend(worker.and_then(|worker| Some(PollFd::new(worker.control.as_fd(), worker.interest()?))));
         let others = fds.len();
+        fds.extend(self.pods.owners().map(|process| PollFd::new(process, PollFlags::POLLIN)));
+        let monitors = fds.len();
         // A worker that does not read is told no news, which would pile up here.
         let listens = worker.is_some_and(|worker| worker.interest() == Some(PollFlags::POLLIN));
         if listens {
@@ -213,11 +236,13 @@ impl Supervisor {
         }
         let flush = self.pods.next_flush().is_some_and(|next| next <= now);
         let due = listens && look.is_some_and(|look| look <= now);
+        let flush = flush || ending.is_some_and(|next| next <= now);
         let timeout = if due || flush || worker.is_some_and(Worker::wishes_wait) { Duration::ZERO } else { timeout };
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::ZERO);
         // An interrupted wait is a short wait.
         poll(&mut fds, timeout).unwrap_or_default();
-        due || fds[others..].iter().any(|monitor| monitor.any().unwrap_or(true))
+        let any = |fds: &[PollFd<'_>]| fds.iter().any(|fd| fd.any().unwrap_or(true));
+        Woken { owner_ended: any(&fds[others..monitors]), devices_changed: due || any(&fds[monitors..]) }
     }
 
     /// One step of closing earlier connections, if one is due.
@@ -244,6 +269,18 @@ impl Supervisor {
         for (seq, quick) in deferred {
             let answer = pods.serve(file.config(), quick, &mut |_, _| {});
             reply(&mut worker.control, seq, answer);
+        }
+    }
+
+    /// Says which pods that are to end have no process left.
+    fn look_at_endings(&mut self) {
+        let Life { worker: Some(worker), served, .. } = &mut self.life else { return };
+        let mut meanwhile = |home: &Home, armed: &mut Armed| {
+            serve_meanwhile(worker, served, None, &mut Vec::new(), home, armed);
+        };
+        for pod in self.pods.ended(Instant::now(), &mut meanwhile) {
+            tracing::info!(%pod, "the pod's last process has ended");
+            worker.control.send(0, &Reply::PodEnded { pod }, Vec::new());
         }
     }
 

@@ -34,6 +34,8 @@ fn requests() -> Vec<Request> {
         Request::Bypass { pod: pod.clone(), client: v6, how_long: Duration::from_millis(600_000) },
         Request::Stats { pod: pod.clone() },
         Request::Listening { pod: pod.clone(), port: 65_535 },
+        Request::Ending { pod: pod.clone(), last: LastProcess::OfContainers },
+        Request::Ending { pod: pod.clone(), last: LastProcess::OfSandbox },
         Request::Flush { pod, port: 65_535 },
     ]
 }
@@ -50,6 +52,7 @@ fn replies() -> Vec<Reply> {
         Reply::Config,
         Reply::Shutdown { drain: Duration::from_secs(600) },
         Reply::PodGone { pod: longest() },
+        Reply::PodEnded { pod: longest() },
         Reply::Armed(armed(0, Handed::Nothing)),
         Reply::Armed(armed(1, Handed::Ipv4)),
         Reply::Armed(armed(MAX_ADDRESSES, Handed::Both)),

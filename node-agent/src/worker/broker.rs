@@ -32,7 +32,7 @@ use crate::{
     ipc::{self, Detour, FirstHand, Handed, PodNetwork, Reply, Request, Whereabouts},
 };
 
-pub(crate) use crate::ipc::{AppListening, Gate, RefusedCode};
+pub(crate) use crate::ipc::{AppListening, Gate, LastProcess, RefusedCode};
 pub(crate) use driver::Driver;
 pub(crate) use network::PodAddresses;
 use network::ToldNetwork;
@@ -67,6 +67,8 @@ pub(crate) enum Event {
     },
     /// The pod's path names another network namespace: reset its connections, release it, arm it again.
     PodGone(PodName),
+    /// The last process of a pod that is to end has ended: reset its connections while its link is there.
+    PodEnded(PodName),
     /// The pod has these addresses now, beside those on `lo`.
     Readdressed(PodName, Vec<IpAddr>),
     /// The guardian is dead: close listeners, reset connections, exit within a second.
@@ -321,6 +323,11 @@ impl Broker {
             Reply::Listening { app, detour } => Ok((app, detour)),
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// The pod is to end: [`Event::PodEnded`] says when its last process has.
+    pub(crate) async fn ending(&self, pod: &PodName, last: LastProcess) -> Result<(), BrokerError> {
+        self.done(Request::Ending { pod: pod.clone(), last }, ARM_TIMEOUT).await
     }
 
     async fn done(&self, request: Request, limit: Duration) -> Result<(), BrokerError> {

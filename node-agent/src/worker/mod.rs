@@ -115,6 +115,10 @@ async fn live(bootstrap: Bootstrap) -> anyhow::Result<()> {
                 worker.captures.abort(&pod);
                 worker.tunnels.rearm(&pod).await;
             }
+            Event::PodEnded(pod) => {
+                tracing::info!(%pod, "the pod's last process has ended: its connections are reset");
+                worker.captures.abort(&pod);
+            }
             Event::Readdressed(pod, addresses) => {
                 worker.captures.readdressed(&pod);
                 worker.tunnels.readdress(pod, addresses).await;

@@ -6,6 +6,7 @@
 //! Called by the worker's start and shutdown.
 
 pub(crate) mod counters;
+mod endings;
 mod farewell;
 pub(crate) mod flushes;
 mod handle;
@@ -89,9 +90,11 @@ pub(crate) fn start(parts: Parts) -> anyhow::Result<Tunnels> {
     let (looks, unseen) = mpsc::unbounded_channel();
     let (flushes, to_flush) = mpsc::unbounded_channel();
     let (armed, watched) = watch::channel(BTreeSet::new());
+    let captured = armed.subscribe();
     let hands = Hands { ops, looks, flushes, armed, standings: watch::Sender::new(Standings::new()) };
     let mut tunnels = start_with(udp, &identity, plane.clone(), plans, (tls.clone(), misses.clone()), hands)?;
     tunnels.tasks.spawn(listening::run(broker.clone(), misses, watched, tunnels.hub.clone()));
+    tunnels.tasks.spawn(endings::run(broker.clone(), captures.clone(), plane.clone(), captured));
     tunnels.tasks.spawn(flushes::run(broker.clone(), to_flush, tunnels.hub.clone()));
     tunnels.tasks.spawn(hands::run(broker, captures.clone(), plane, requested, tunnels.hub.clone()));
     tunnels.tasks.spawn(looks::run(captures, tls, unseen));

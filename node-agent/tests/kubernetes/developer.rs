@@ -1,4 +1,4 @@
-//! A developer's end of a tunnel: answers every connection with `blue`, and keeps what the agent says.
+//! A developer's end of a tunnel: answers every request with `blue`, but for `/hold`, and keeps what the agent says.
 
 use std::{
     net::SocketAddr,
@@ -81,7 +81,10 @@ async fn serve(tunnel: Tunnel) {
             let mut stream = arrival.header().await.ok()?;
             let mut buffer = [0; 4096];
             // One read is one request here: each is small and waits for its answer.
-            while stream.recv.read(&mut buffer).await.ok()?? > 0 {
+            while let length @ 1.. = stream.recv.read(&mut buffer).await.ok()?? {
+                if buffer[..length].starts_with(b"GET /hold ") {
+                    continue;
+                }
                 stream.send.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nblue\n").await.ok()?;
             }
             Some(())

@@ -4,6 +4,7 @@
 //! Only the kubelet is missing: the test writes the pods' status, and a folder that stands for the node's `/proc`.
 
 mod developer;
+mod ends;
 mod server;
 
 use std::{

@@ -81,6 +81,7 @@ impl Driver {
             },
             Reply::Shutdown { drain } => Event::Shutdown { drain },
             Reply::PodGone { pod } => Event::PodGone(pod),
+            Reply::PodEnded { pod } => Event::PodEnded(pod),
             Reply::Network(part) => {
                 let event = self.broker.state().network(part, fds);
                 let Some(event) = event else { return };

@@ -23,7 +23,7 @@ pub(crate) use self::{
     pod::{Live, Pod},
 };
 use super::{
-    broker::{ArmedPod, Broker},
+    broker::{ArmedPod, Broker, LastProcess},
     metrics::Metrics,
     misses::Misses,
     plan::Plans,
@@ -94,10 +94,26 @@ impl Captures {
         self.lock().keys().cloned().collect()
     }
 
-    /// The pod's netns is gone or another: its connections are reset and it is released.
+    /// The pod's netns is gone or another, or its last process has ended: its connections are reset and it is released.
     pub(crate) fn abort(&self, name: &PodName) {
         if let Some(pod) = self.lock().get(name) {
             pod.abort();
+        }
+    }
+
+    /// The captured pods that are to end, by what is known of each, and that are not watched for it yet. Asking counts as
+    /// watching.
+    pub(crate) fn endings(&self, ending: impl Fn(&PodName) -> Option<LastProcess>) -> Vec<(PodName, LastProcess)> {
+        let pods = self.lock();
+        let unwatched =
+            pods.values().filter_map(|pod| Some((pod.name().clone(), pod.watch_ending(ending(pod.name()))?)));
+        unwatched.collect()
+    }
+
+    /// The pod could not be watched for its end.
+    pub(crate) fn unwatched(&self, name: &PodName) {
+        if let Some(pod) = self.lock().get(name) {
+            pod.watch_ending(None);
         }
     }
 

@@ -23,7 +23,12 @@ use tokio_util::sync::CancellationToken;
 use super::{Shared, heartbeat::Heartbeat, limit::Place};
 use crate::{
     config::PodName,
-    worker::{broker::BrokerError, connection, relay::reset, upstream::Upstream},
+    worker::{
+        broker::{BrokerError, LastProcess},
+        connection,
+        relay::reset,
+        upstream::Upstream,
+    },
 };
 
 /// How often the heartbeat is written; the programs take two seconds for stale.
@@ -103,6 +108,8 @@ pub(crate) struct Pod {
     live: AtomicUsize,
     changed: Notify,
     abort: CancellationToken,
+    /// Which of its processes the guardian watches for the pod's end.
+    watched: Mutex<Option<LastProcess>>,
     /// Cancelled when the capture has ended: the pod is released.
     ended: CancellationToken,
 }
@@ -124,6 +131,7 @@ impl Pod {
             live: AtomicUsize::new(0),
             changed: Notify::new(),
             abort,
+            watched: Mutex::new(None),
             ended: CancellationToken::new(),
         }
     }
@@ -164,6 +172,14 @@ impl Pod {
 
     pub(super) fn connections(&self) -> usize {
         self.live.load(Ordering::Relaxed)
+    }
+
+    /// Notes which process the pod ends with; what the guardian is to be told of it, if that is news.
+    pub(super) fn watch_ending(&self, last: Option<LastProcess>) -> Option<LastProcess> {
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let news = last.filter(|last| *watched != Some(*last));
+        *watched = last;
+        news
     }
 
     pub(super) fn abort(&self) {

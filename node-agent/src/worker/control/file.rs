@@ -6,7 +6,7 @@ use redir_wire::{EarlierConnections, PodEntry, Refused, RefusedCode, Selector, T
 use super::{ControlPlane, Grant, Obstacle, Place};
 use crate::{
     config::{Config, Developer, Pod, PodName},
-    ipc::Whereabouts,
+    ipc::{LastProcess, Whereabouts},
     worker::{health_checks::HealthCheck, registry::filter},
 };
 
@@ -67,6 +67,11 @@ impl ControlPlane for Config {
 
     fn whereabouts(&self, _: &PodName) -> Whereabouts {
         Whereabouts::default()
+    }
+
+    /// The guardian knows by the pod's path.
+    fn ending(&self, _: &PodName) -> Option<LastProcess> {
+        None
     }
 
     /// The file says nothing of them.

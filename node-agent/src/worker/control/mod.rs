@@ -14,7 +14,10 @@ use redir_tunnel::Pin;
 use redir_wire::{PodEntry, Refused, Token, Wish};
 
 use super::health_checks::HealthCheck;
-use crate::{config::PodName, ipc::Whereabouts};
+use crate::{
+    config::PodName,
+    ipc::{LastProcess, Whereabouts},
+};
 
 /// A control plane as it stands.
 pub(crate) trait ControlPlane: fmt::Debug + Send + Sync {
@@ -41,6 +44,9 @@ pub(crate) trait ControlPlane: fmt::Debug + Send + Sync {
 
     /// How the guardian finds a pod.
     fn whereabouts(&self, pod: &PodName) -> Whereabouts;
+
+    /// Which process of a captured pod is its last; `None`: it is not known to end.
+    fn ending(&self, pod: &PodName) -> Option<LastProcess>;
 
     /// What asks for a pod's health, as far as it may reach a developer.
     fn health_checks(&self, pod: &PodName) -> &[HealthCheck];

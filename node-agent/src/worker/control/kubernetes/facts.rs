@@ -7,7 +7,7 @@ use std::{
 };
 
 use k8s_openapi::{
-    api::core::v1::{Container, Pod, Service},
+    api::core::v1::{Container, ContainerStatus, Pod, Service},
     apimachinery::pkg::{
         apis::meta::v1::{ObjectMeta, OwnerReference, Time},
         util::intstr::IntOrString,
@@ -19,7 +19,11 @@ use redir_tunnel::Pin;
 use redir_wire::{Token, limits};
 
 use super::{mesh::Mesh, probes::health_checks};
-use crate::{config::PodName, ipc::MAX_POD_IPS, worker::health_checks::HealthCheck};
+use crate::{
+    config::PodName,
+    ipc::{LastProcess, MAX_POD_IPS},
+    worker::health_checks::HealthCheck,
+};
 
 /// An object's place and identity.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -82,6 +86,8 @@ pub(crate) struct PodFacts {
     pub(crate) over: bool,
     /// When it was told to end, by the API server's clock.
     pub(crate) ends_since: Option<SystemTime>,
+    /// Which process is its last, if it is known to end.
+    pub(crate) ending: Option<LastProcess>,
     /// Who controls it.
     pub(crate) controller: Option<Controller>,
     /// Its containers' named TCP ports.
@@ -115,8 +121,9 @@ impl PodFacts {
             id,
             labels: pod.labels().clone(),
             ips,
-            over: matches!(phase, Some("Succeeded" | "Failed")),
+            over: phase.is_some_and(is_over),
             ends_since: ends_since(&pod.metadata),
+            ending: ending(pod),
             controller: Controller::of(&pod.metadata),
             ports: containers(pod).flat_map(named_ports).collect(),
             secrets: secrets(pod),
@@ -132,6 +139,40 @@ fn ends_since(meta: &ObjectMeta) -> Option<SystemTime> {
     let gone = system_time(meta.deletion_timestamp.as_ref()?);
     let grace = meta.deletion_grace_period_seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(0);
     Some(gone.checked_sub(Duration::from_secs(grace)).unwrap_or(gone))
+}
+
+/// Which process is a pod's last, if it is known to end: by its deletion, by its node (an eviction, a shutdown), or because its
+/// containers have done what they were for. That they are not started again is in the last case only likely: a container may
+/// have rules of its own.
+fn ending(pod: &Pod) -> Option<LastProcess> {
+    let status = pod.status.as_ref();
+    let mut conditions = status.into_iter().flat_map(|status| status.conditions.iter().flatten());
+    let by_its_node = conditions.any(|condition| {
+        condition.type_ == "DisruptionTarget"
+            && condition.status == "True"
+            && condition.reason.as_deref() == Some("TerminationByKubelet")
+    });
+    let over = status.and_then(|status| status.phase.as_deref()).is_some_and(is_over);
+    if pod.metadata.deletion_timestamp.is_some() || by_its_node || over {
+        return Some(LastProcess::OfContainers);
+    }
+    has_done_its_work(pod).then_some(LastProcess::OfSandbox)
+}
+
+fn is_over(phase: &str) -> bool {
+    matches!(phase, "Succeeded" | "Failed")
+}
+
+/// Whether all containers have ended and none is to be started again. Sidecars end after them.
+fn has_done_its_work(pod: &Pod) -> bool {
+    let (Some(spec), Some(status)) = (&pod.spec, &pod.status) else { return false };
+    let policy = spec.restart_policy.as_deref().unwrap_or("Always");
+    let ended = |container: &ContainerStatus| {
+        let ended = container.state.as_ref().and_then(|state| state.terminated.as_ref());
+        ended.is_some_and(|ended| policy == "Never" || policy == "OnFailure" && ended.exit_code == 0)
+    };
+    let statuses = status.container_statuses.as_deref().unwrap_or_default();
+    statuses.len() == spec.containers.len() && statuses.iter().all(ended)
 }
 
 /// The containers that run as long as the pod does.
@@ -276,4 +317,51 @@ impl InterceptFacts {
 fn system_time(time: &Time) -> SystemTime {
     let seconds = u64::try_from(time.0.as_second()).unwrap_or(0);
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn of(meta: &Value, policy: &str, status: &Value) -> Option<LastProcess> {
+        let spec = json!({"restartPolicy": policy, "containers": [{"name": "a"}, {"name": "b"}]});
+        let pod = json!({"metadata": meta, "spec": spec, "status": status});
+        ending(&serde_json::from_value(pod).expect("a pod"))
+    }
+
+    fn ended(codes: &[i32]) -> Value {
+        let status = |code: &i32| {
+            json!({"name": "a", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                   "state": {"terminated": {"exitCode": code}}})
+        };
+        json!({"phase": "Running", "containerStatuses": codes.iter().map(status).collect::<Vec<_>>()})
+    }
+
+    #[test]
+    fn a_pod_is_to_end_by_its_deletion_its_node_or_its_work() {
+        let (there, running) = (json!({}), json!({"phase": "Running"}));
+        assert_eq!(of(&there, "Always", &running), None);
+        let deleted = json!({"deletionTimestamp": "2026-01-01T00:00:00Z"});
+        assert_eq!(of(&deleted, "Always", &running), Some(LastProcess::OfContainers));
+        for (reason, expected) in
+            [("TerminationByKubelet", Some(LastProcess::OfContainers)), ("PreemptionByScheduler", None)]
+        {
+            let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": reason});
+            let status = json!({"phase": "Running", "conditions": [condition]});
+            assert_eq!(of(&there, "Always", &status), expected, "{reason}");
+        }
+        assert_eq!(of(&there, "Never", &json!({"phase": "Failed"})), Some(LastProcess::OfContainers));
+        // Some of it, or all of it; to be started again, or not.
+        for (policy, codes, expected) in [
+            ("Never", &[0][..], None),
+            ("Never", &[0, 1], Some(LastProcess::OfSandbox)),
+            ("OnFailure", &[0, 0], Some(LastProcess::OfSandbox)),
+            ("OnFailure", &[0, 1], None),
+            ("Always", &[0, 0], None),
+        ] {
+            assert_eq!(of(&there, policy, &ended(codes)), expected, "{policy} {codes:?}");
+        }
+    }
 }

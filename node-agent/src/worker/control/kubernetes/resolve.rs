@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     config::PodName,
-    ipc::{FirstHand, Whereabouts},
+    ipc::{FirstHand, LastProcess, Whereabouts},
     worker::{
         control::{ControlPlane, Grant, Obstacle, Place},
         health_checks::HealthCheck,
@@ -79,6 +79,7 @@ pub(crate) struct Workload {
 struct KnownPod {
     entry: PodEntry,
     at: Whereabouts,
+    ending: Option<LastProcess>,
     health_checks: Vec<HealthCheck>,
 }
 
@@ -283,6 +284,7 @@ fn known(pod: &PodFacts) -> KnownPod {
     KnownPod {
         entry: PodEntry { name: pod.id.name.clone(), labels, ports },
         at: Whereabouts { ips: pod.ips.clone(), first },
+        ending: pod.ending,
         health_checks: pod.health_checks.clone(),
     }
 }
@@ -373,6 +375,11 @@ impl ControlPlane for Resolved {
 
     fn whereabouts(&self, pod: &PodName) -> Whereabouts {
         self.pods.get(pod).map(|pod| pod.at.clone()).unwrap_or_default()
+    }
+
+    fn ending(&self, pod: &PodName) -> Option<LastProcess> {
+        // One that is gone from the API server was deleted without waiting for its node.
+        self.pods.get(pod).map_or(Some(LastProcess::OfContainers), |pod| pod.ending)
     }
 
     fn health_checks(&self, pod: &PodName) -> &[HealthCheck] {

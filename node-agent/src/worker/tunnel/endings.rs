@@ -1,0 +1,43 @@
+//! Has the guardian watch captured pods that are to end: what is held there must be reset while their links are there.
+//!
+//! Beside the hub, which never waits. Decides nothing: the control plane knows which pods are to end, the guardian when.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use tokio::{sync::watch, time::sleep};
+
+use crate::{
+    config::PodName,
+    worker::{broker::Broker, capture::Captures, control::Plane},
+};
+
+/// Runs until the hub or the plane ends. A pod that is captured has an armed port first.
+pub(super) async fn run(
+    broker: Broker,
+    captures: Captures,
+    mut plane: watch::Receiver<Plane>,
+    mut armed: watch::Receiver<BTreeSet<(PodName, u16)>>,
+) {
+    loop {
+        armed.borrow_and_update();
+        let known = plane.borrow_and_update().clone();
+        let mut failed = false;
+        for (pod, last) in captures.endings(|pod| known.ending(pod)) {
+            tracing::debug!(%pod, ?last, "the pod is to end");
+            // One that was released meanwhile is gone from the captures as well.
+            if let Err(error) = broker.ending(&pod, last).await {
+                tracing::debug!(%pod, %error, "the pod is not watched for its end");
+                captures.unwatched(&pod);
+                failed = true;
+            }
+        }
+        tokio::select! {
+            changed = plane.changed() => if changed.is_err() { return },
+            changed = armed.changed() => if changed.is_err() { return },
+            () = sleep(AGAIN), if failed => {}
+        }
+    }
+}
+
+/// After something that the guardian did not do.
+const AGAIN: Duration = Duration::from_millis(500);
