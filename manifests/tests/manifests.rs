@@ -51,7 +51,7 @@ fn the_agent_is_what_the_code_expects() {
     }
     let variables: BTreeSet<&str> =
         container["env"].as_array().unwrap().iter().map(|env| env["name"].as_str().unwrap()).collect();
-    assert_eq!(variables, BTreeSet::from([names::ENV_NODE_NAME, names::ENV_NODE_IP]));
+    assert_eq!(variables, BTreeSet::from([names::ENV_NODE_NAME, names::ENV_NODE_IP, names::ENV_API_SERVER]));
     let mount = json!([{"name": "host-proc", "mountPath": names::HOST_PROC, "readOnly": true}]);
     assert_eq!(container["volumeMounts"], mount);
 }
@@ -221,6 +221,10 @@ fn arrived(agent: &Value, name: &str) -> Value {
     };
     match name {
         "image" | "imagePullPolicy" | "resources" => container[name].clone(),
+        "apiServer" => {
+            let variables = container["env"].as_array().unwrap();
+            variables.iter().find(|variable| variable["name"] == names::ENV_API_SERVER).unwrap()["value"].clone()
+        }
         "log" => argument("--log"),
         "logFormat" => argument("--log-format"),
         "raiseMemlock" => {
@@ -285,7 +289,7 @@ const HOSTILE: [&str; 24] = [
 fn hostile_text_stays_the_text_of_its_value() {
     let count = objects().len();
     for text in HOSTILE {
-        let texts = ["image", "imagePullPolicy", "log", "logFormat", "priorityClassName"];
+        let texts = ["apiServer", "image", "imagePullPolicy", "log", "logFormat", "priorityClassName"];
         let mut values = Values::default();
         for name in texts {
             values.set(name, json!(text)).unwrap();

@@ -89,6 +89,9 @@ pub(crate) struct Kubernetes {
     /// Reach the API server by this file instead of the pod's service account
     #[arg(long, value_name = "FILE", requires = "enabled")]
     pub(crate) kubeconfig: Option<PathBuf>,
+    /// Where to ask the API server first, HOST:PORT; without it the environment's API_SERVER
+    #[arg(long, value_name = "ADDRESS", requires = "enabled")]
+    pub(crate) api_server: Option<String>,
     /// UDP address that developers dial
     #[arg(long, value_name = "ADDRESS", requires = "enabled")]
     pub(crate) listen: Option<SocketAddr>,
@@ -127,6 +130,7 @@ impl Kubernetes {
         put("address", self.node_ip.clone().or_else(|| environment(names::ENV_NODE_IP)));
         put("proc", Some(path(&self.proc)));
         put("kubeconfig", self.kubeconfig.as_ref().map(path));
+        put("api_server", self.api_server.clone().or_else(|| environment(names::ENV_API_SERVER)));
         let whole = [("agent", agent), ("kubernetes", kubernetes)];
         let whole: toml::Table = whole.into_iter().map(|(key, table)| (key.to_owned(), table.into())).collect();
         Ok(Some(whole.to_string()))

@@ -44,6 +44,8 @@ pub(crate) struct Kubernetes {
     pub(crate) proc: PathBuf,
     /// How to reach the API server; without it as a pod's service account.
     pub(crate) kubeconfig: Option<PathBuf>,
+    /// Where the API server is asked first.
+    pub(crate) api_server: Option<http::Uri>,
 }
 
 /// `[agent]`: takes effect at the start of the agent only.
@@ -320,12 +322,23 @@ fn kubernetes(mut section: Section<'_>) -> Result<Kubernetes, ConfigError> {
         address: section.optional("address").map(address).transpose()?,
         proc: section.optional("proc").map_or(Ok("/proc".into()), path)?,
         kubeconfig: section.optional("kubeconfig").map(path).transpose()?,
+        api_server: section.optional("api_server").map(api_server).transpose()?,
     };
     if kubernetes.node.is_empty() {
         return Err(node.error("is empty; write the Node's name, in a pod spec.nodeName"));
     }
-    section.finish("node, address, proc, kubeconfig")?;
+    section.finish("node, address, proc, kubeconfig, api_server")?;
     Ok(kubernetes)
+}
+
+/// `HOST:PORT`, also with `https://` before it.
+fn api_server(value: Value<'_>) -> Result<http::Uri, ConfigError> {
+    let text = value.text()?;
+    let address = text.strip_prefix("https://").unwrap_or(text).trim_end_matches('/');
+    let url = format!("https://{address}").parse::<http::Uri>().ok();
+    let is_address = |url: &http::Uri| url.port().is_some() && url.path() == "/" && !address.contains(['@', '?']);
+    url.filter(is_address)
+        .ok_or_else(|| value.error("is no address of an API server; write HOST:PORT, as in \"192.0.2.1:6443\""))
 }
 
 fn pod<'a>(mut section: Section<'a>, base: &Path) -> Result<Entry<'a, Pod>, ConfigError> {

@@ -551,7 +551,7 @@ impl Reply {
             10 => Self::TrialListeners(handed(&mut r)?),
             11 => Self::Network(network(&mut r)?),
             12 => Self::Flushed { closed: r.u32()?, left: r.u32()? },
-13 => Self::Listening { app: listening(&mut r)?, detour: detour(&mut r)? },
+            13 => Self::Listening { app: listening(&mut r)?, detour: detour(&mut r)? },
             14 => Self::PodEnded { pod: pod(&mut r)? },
             _ => return Err(Malformed),
         };

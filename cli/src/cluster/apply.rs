@@ -130,6 +130,8 @@ mod tests {
             "serviceaccounts",
             "clusterroles",
             "clusterrolebindings",
+            "roles",
+            "rolebindings",
             "clusterroles",
             "validatingadmissionpolicies",
             "validatingadmissionpolicybindings",
@@ -142,7 +144,8 @@ mod tests {
         let found: Vec<&str> = manifests.iter().map(|manifest| manifest.resource.plural.as_str()).collect();
         assert_eq!(found, plurals);
         for manifest in &manifests {
-            let is_namespaced = ["ServiceAccount", "DaemonSet", "ResourceQuota"].contains(&manifest.kind());
+            let is_namespaced =
+                ["ServiceAccount", "Role", "RoleBinding", "DaemonSet", "ResourceQuota"].contains(&manifest.kind());
             assert_eq!(manifest.namespace.is_some(), is_namespaced, "{}", manifest.spoken());
         }
     }

@@ -20,6 +20,8 @@ pub const ADMIN_PORT: u16 = 7448;
 pub const ENV_NODE_NAME: &str = "NODE_NAME";
 /// The agent's environment: its node's address (`status.hostIP`), told to developers if the Node cannot be read.
 pub const ENV_NODE_IP: &str = "NODE_IP";
+/// The agent's environment: where it asks the API server first, `HOST:PORT`; empty: at the cluster's own address for it.
+pub const ENV_API_SERVER: &str = "API_SERVER";
 /// Where the agent's pod has the node's `/proc`, read-only.
 pub const HOST_PROC: &str = "/host/proc";
 

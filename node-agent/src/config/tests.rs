@@ -73,6 +73,23 @@ fn defaults() {
     assert!(config.pods.is_empty() && config.developers.is_empty());
 }
 
+#[test]
+fn the_api_server_is_named_by_host_and_port() {
+    let read = |address: &str| {
+        let text = format!("[agent]\nlisten = \"[::]:7447\"\n[kubernetes]\nnode = \"n1\"\napi_server = \"{address}\"");
+        parse(&text).map(|config| config.kubernetes.and_then(|kubernetes| kubernetes.api_server))
+    };
+    for address in ["192.0.2.1:6443", "https://192.0.2.1:6443", "https://192.0.2.1:6443/"] {
+        assert_eq!(read(address).expect(address), Some(http::Uri::from_static("https://192.0.2.1:6443")));
+    }
+    assert!(read("[2001:db8::1]:443").is_ok() && read("api.example.com:443").is_ok());
+    for wrong in ["192.0.2.1", "http://192.0.2.1:80", "192.0.2.1:6443/path", "me@192.0.2.1:6443", "192.0.2.1:70000", ""]
+    {
+        let error = read(wrong).expect_err(wrong).to_string();
+        assert!(error.contains("api_server") && error.contains("write HOST:PORT"), "{error}");
+    }
+}
+
 /// (what to replace in the good file, by what, the beginning of the message after the file name, a word of the next step)
 const BAD: &[(&str, &str, &str, &str)] = &[
     ("[agent]", "[agent", ":1: not valid TOML", "correct this line"),

@@ -8,7 +8,7 @@ use std::{
     future::Future,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -18,7 +18,12 @@ use anyhow::Context;
 use http_body_util::Full;
 use hyper::{Method, Request, Response, StatusCode, body::Bytes, header, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet, time::timeout};
+use tokio::{
+    net::TcpListener,
+    sync::Semaphore,
+    task::JoinSet,
+    time::{Instant, timeout},
+};
 
 /// Connections served at once: a scraper, a prober and a person.
 const CONNECTIONS: usize = 16;
@@ -28,20 +33,45 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const HEAD_DEADLINE: Duration = Duration::from_secs(5);
 /// A pause after an accept that failed, so that exhausted file descriptors are no busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+const PLAIN: &str = "text/plain; charset=utf-8";
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Whether the agent is ready: its tunnel endpoint listens and its configuration is loaded.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Readiness(Arc<AtomicBool>);
+pub(crate) struct Readiness(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    ready: AtomicBool,
+    /// Since when the API server is not heard.
+    silent_since: Mutex<Option<Instant>>,
+}
 
 impl Readiness {
     /// Sets what `/readyz` answers.
     pub(crate) fn set(&self, ready: bool) {
-        self.0.store(ready, Ordering::Relaxed);
+        self.0.ready.store(ready, Ordering::Relaxed);
     }
 
-    fn ready(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    /// Says since when the API server is not heard; `None`: it is. The agent stays as ready as it is, since what is known
+    /// stays in force: a rollout must not end, nor an agent be taken for broken, because the API server is away.
+    pub(crate) fn set_api_server_silent_since(&self, since: Option<Instant>) {
+        *self.0.silent_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+
+    /// `/readyz`.
+    fn answer(&self) -> (StatusCode, String) {
+        let (status, mut text) = match self.0.ready.load(Ordering::Relaxed) {
+            true => (StatusCode::OK, "ready\n".to_owned()),
+            false => (StatusCode::SERVICE_UNAVAILABLE, "not ready: starting or shutting down\n".to_owned()),
+        };
+        if let Some(since) = *self.0.silent_since.lock().unwrap_or_else(PoisonError::into_inner) {
+            let seconds = since.elapsed().as_secs();
+            text.push_str(&format!(
+                "the API server has not been heard for {seconds} s; what is known stays in force\n"
+            ));
+        }
+        (status, text)
     }
 }
 
@@ -100,8 +130,10 @@ where
     }
     Ok(match request.uri().path() {
         "/healthz" => text(StatusCode::OK, "ok\n"),
-        "/readyz" if readiness.ready() => text(StatusCode::OK, "ready\n"),
-        "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: starting or shutting down\n"),
+        "/readyz" => {
+            let (status, body) = readiness.answer();
+            typed(status, body, PLAIN)
+        }
         "/metrics" => match scrape().await {
             Ok(metrics) => typed(StatusCode::OK, metrics, OPENMETRICS),
             Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be encoded\n"),
@@ -111,7 +143,7 @@ where
 }
 
 fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
-    typed(status, body, "text/plain; charset=utf-8")
+    typed(status, body, PLAIN)
 }
 
 fn typed(status: StatusCode, body: impl Into<Bytes>, kind: &'static str) -> Response<Full<Bytes>> {
@@ -153,6 +185,11 @@ mod tests {
         assert!(ask(address, "/readyz").await.starts_with("HTTP/1.1 503"));
         readiness.set(true);
         assert!(ask(address, "/readyz").await.starts_with("HTTP/1.1 200"));
+        readiness.set_api_server_silent_since(Some(Instant::now()));
+        let silent = ask(address, "/readyz").await;
+        assert!(silent.starts_with("HTTP/1.1 200") && silent.contains("has not been heard for 0 s"), "{silent}");
+        readiness.set_api_server_silent_since(None);
+        assert!(ask(address, "/readyz").await.ends_with("\r\n\r\nready\n"));
         assert!(ask(address, "/metrics").await.ends_with("figures\n"));
         assert!(ask(address, "/other").await.starts_with("HTTP/1.1 404"));
     }

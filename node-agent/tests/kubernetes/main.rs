@@ -3,6 +3,7 @@
 //!
 //! Only the kubelet is missing: the test writes the pods' status, and a folder that stands for the node's `/proc`.
 
+mod away;
 mod developer;
 mod ends;
 mod server;
@@ -66,7 +67,7 @@ struct World {
 impl World {
     fn new() -> Result<Self> {
         let topology = Topology::new(&unique_prefix("t"), 3).context("namespaces: run as root")?;
-        let server = Server::start(&topology.node.namespace)?;
+        let server = Server::start(&topology.node.namespace, topology.node.v4)?;
         let client = server.client(&topology.node.namespace)?;
         let proc = cleanup::directory("proc")?;
         let mut world = Self { agent: None, client, server, proc, topology, apps: Vec::new(), owner: Value::Null };
@@ -79,13 +80,23 @@ impl World {
     fn cluster(&mut self) -> Result<()> {
         let definition = redir_api::crd::definition();
         self.create_at_large::<CustomResourceDefinition>(&serde_json::to_value(definition)?)?;
-        let role = json!({"metadata": {"name": "redir-agent"}, "rules": role()?});
+        let role = json!({"metadata": {"name": "redir-agent"}, "rules": rules("ClusterRole")?});
         self.create_at_large::<ClusterRole>(&role)?;
         self.create_at_large::<ClusterRoleBinding>(&json!({
             "metadata": {"name": "redir-agent"},
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "redir-agent"},
             "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "agent"}],
         }))?;
+        let role = json!({"metadata": {"name": "redir-agent"}, "rules": rules("Role")?});
+        self.create::<Role>("default", &role)?;
+        self.create::<RoleBinding>(
+            "default",
+            &json!({
+                "metadata": {"name": "redir-agent"},
+                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "redir-agent"},
+                "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "agent"}],
+            }),
+        )?;
         for name in [SHOP, "bank"] {
             self.create_at_large::<KubeNamespace>(&json!({"metadata": {"name": name}}))?;
         }
@@ -295,9 +306,9 @@ trait KubeObject: Clone + Serialize + DeserializeOwned + std::fmt::Debug + Send 
 impl<K: Clone + Serialize + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static> KubeObject for K {}
 
 /// The agent's rights as they are installed: what it does without one shows here.
-fn role() -> Result<Value> {
+fn rules(kind: &str) -> Result<Value> {
     let objects = redir_manifests::render(&redir_manifests::Options::default()).context("the manifests")?;
-    let is = |object: &&Value| object["kind"] == "ClusterRole" && object["metadata"]["name"] == names::AGENT;
+    let is = |object: &&Value| object["kind"] == kind && object["metadata"]["name"] == names::AGENT;
     Ok(objects.iter().find(is).context("the agent has a role")?["rules"].clone())
 }
 

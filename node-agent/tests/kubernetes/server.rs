@@ -1,6 +1,13 @@
 //! A real API server with its etcd, in the node's network namespace, as `cargo xtask cluster setup` has built them.
 
-use std::{env, fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Command, time::Duration};
+use std::{
+    env, fs,
+    net::Ipv4Addr,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context, Result};
 use kube::{
@@ -13,6 +20,8 @@ use tempfile::TempDir;
 /// An API server needs half a minute on a busy machine.
 const START: Duration = Duration::from_secs(180);
 const ADMIN: &str = "admin-token";
+/// Where the agent is told to ask, as a pod is told the Service's: an address that can be taken away without the server.
+pub(crate) const CLUSTER_IP: &str = "127.0.0.2";
 const AGENT: &str = "agent-token";
 
 /// The two processes and their files.
@@ -21,10 +30,12 @@ pub(crate) struct Server {
     api: Option<Process>,
     folder: TempDir,
     programs: PathBuf,
+    address: Ipv4Addr,
 }
 
 impl Server {
-    pub(crate) fn start(node: &Namespace) -> Result<Self> {
+    /// `address` is what the Service's EndpointSlice tells: the node's, where somebody follows it.
+    pub(crate) fn start(node: &Namespace, address: Ipv4Addr) -> Result<Self> {
         let programs = programs()?;
         let folder = cleanup::directory("kubernetes")?;
         // The agent's worker reads its kubeconfig as nobody.
@@ -32,8 +43,8 @@ impl Server {
         let path = |name: &str| folder.path().join(name);
         let tokens = format!("{ADMIN},admin,admin,system:masters\n{AGENT},agent,agent\n");
         fs::write(path("tokens"), tokens)?;
-        fs::write(path("admin.kubeconfig"), kubeconfig(ADMIN))?;
-        fs::write(path("agent.kubeconfig"), kubeconfig(AGENT))?;
+        fs::write(path("admin.kubeconfig"), kubeconfig(ADMIN, "127.0.0.1", &path("certificates/apiserver.crt")))?;
+        fs::write(path("agent.kubeconfig"), kubeconfig(AGENT, CLUSTER_IP, &path("certificates/apiserver.crt")))?;
         node.output(&["openssl", "genrsa", "-out", &path("accounts.key").display().to_string(), "2048"])?;
         let mut etcd = Command::new(programs.join("etcd"));
         etcd.arg(format!("--data-dir={}", path("etcd").display())).args([
@@ -42,7 +53,7 @@ impl Server {
             "--listen-peer-urls=http://127.0.0.1:2380",
         ]);
         let etcd = node.spawn("etcd", &mut etcd)?;
-        let mut server = Self { _etcd: etcd, api: None, folder, programs };
+        let mut server = Self { _etcd: etcd, api: None, folder, programs, address };
         server.resume(node)?;
         Ok(server)
     }
@@ -53,9 +64,7 @@ impl Server {
         let mut api = Command::new(self.programs.join("kube-apiserver"));
         api.args([
             "--etcd-servers=http://127.0.0.1:2379",
-            "--bind-address=127.0.0.1",
-            // For Endpoints, which nobody here follows; without a default route it must be named.
-            "--advertise-address=192.0.2.1",
+            "--bind-address=0.0.0.0",
             "--secure-port=6443",
             "--authorization-mode=RBAC",
             // There is no controller that would make accounts and their tokens.
@@ -63,6 +72,7 @@ impl Server {
             "--service-cluster-ip-range=10.96.0.0/24",
             "--service-account-issuer=https://kubernetes.default.svc",
         ])
+        .arg(format!("--advertise-address={}", self.address))
         .arg(format!("--cert-dir={}", path("certificates")))
         .arg(format!("--token-auth-file={}", path("tokens")))
         .arg(format!("--service-account-key-file={}", path("accounts.key")))
@@ -102,11 +112,12 @@ impl Server {
     }
 }
 
-fn kubeconfig(token: &str) -> String {
+fn kubeconfig(token: &str, address: &str, authority: &Path) -> String {
+    let authority = authority.display();
     format!(
         "apiVersion: v1
 kind: Config
-clusters: [{{name: c, cluster: {{server: \"https://127.0.0.1:6443\", insecure-skip-tls-verify: true}}}}]
+clusters: [{{name: c, cluster: {{server: \"https://{address}:6443\", certificate-authority: {authority}, tls-server-name: kubernetes.default.svc}}}}]
 users: [{{name: u, user: {{token: {token}}}}}]
 contexts: [{{name: x, context: {{cluster: c, user: u}}}}]
 current-context: x

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use kube::{
-    Client, Config,
+    Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
 
 use crate::config::Kubernetes;
 
-/// Where a client comes from.
+/// Where that is written.
 pub(super) enum Source {
     /// The service account of the agent's pod; its token is read again as it is renewed.
     Pod(Box<Config>),
@@ -29,19 +29,18 @@ impl Source {
         Ok(Self::Pod(Box::new(config)))
     }
 
-    /// A client; no connection is made yet.
-    pub(super) async fn client(&self) -> anyhow::Result<Client> {
-        let config = match self {
-            Self::Pod(config) => Config::clone(config),
+    /// How to reach it; nothing is asked yet.
+    pub(super) async fn config(&self) -> anyhow::Result<Config> {
+        match self {
+            Self::Pod(config) => Ok(Config::clone(config)),
             Self::File(file) => {
                 let shown = file.display();
                 let kubeconfig = Kubeconfig::read_from(file).with_context(|| format!("cannot use {shown}"))?;
                 let options = KubeConfigOptions::default();
                 Config::from_custom_kubeconfig(kubeconfig, &options)
                     .await
-                    .with_context(|| format!("cannot use {shown}"))?
+                    .with_context(|| format!("cannot use {shown}"))
             }
-        };
-        Client::try_from(config).context("cannot make a client for the API server")
+        }
     }
 }

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Node;
 use kube::{Api, Client};
 use redir_api::{AgentStatus, node::endpoints};
@@ -20,6 +21,7 @@ use tokio::{
 
 use super::{
     Parts,
+    api_server::ApiServer,
     client::Source,
     facts::ObjectId,
     renewals::Renewals,
@@ -39,23 +41,27 @@ use crate::{
 
 /// Runs until it is aborted.
 pub(super) async fn run(parts: Parts, source: Source) {
-    let client = loop {
-        match source.client().await {
-            Ok(client) => break client,
+    let server = loop {
+        match server(&parts, &source).await {
+            Ok(server) => break server,
             Err(error) => tracing::error!("{error:#}; it is tried again"),
         }
         sleep(CLIENT_PAUSE).await;
     };
+    let client = server.client();
     let (heard, hearing) = mpsc::channel(HEARD);
     let node = parts.settings.node.clone();
     let (notices, telling) = mpsc::channel(NOTICES);
     let (found, addresses) = channel::channel(Vec::new());
     let mut listeners = JoinSet::new();
-    listeners.spawn(watch::pods(client.clone(), node.clone(), heard.clone()));
-    listeners.spawn(watch::intercepts(client.clone(), node.clone(), heard.clone()));
+    listeners.spawn(server.clone().look_for());
+    listeners.spawn(server.clone().follow_addresses(client.clone()));
+    listeners.spawn(watch::pods(client.clone(), server.clone(), node.clone(), heard.clone()));
+    listeners.spawn(watch::intercepts(client.clone(), server.clone(), node.clone(), heard.clone()));
     listeners.spawn(write::events(client.clone(), node.clone(), telling));
     listeners.spawn(look_at_node(
         client.clone(),
+        server.clone(),
         node.clone(),
         parts.config.agent.listen,
         parts.settings.address,
@@ -69,6 +75,7 @@ pub(super) async fn run(parts: Parts, source: Source) {
     };
     let driver = Driver {
         client,
+        server,
         heard,
         listeners,
         introduction,
@@ -93,6 +100,7 @@ pub(super) async fn run(parts: Parts, source: Source) {
 
 struct Driver {
     client: Client,
+    server: ApiServer,
     heard: mpsc::Sender<Heard>,
     listeners: JoinSet<()>,
     introduction: Introduction,
@@ -114,6 +122,12 @@ struct Driver {
     notices: mpsc::Sender<Notice>,
     writes: Writes,
     writing: JoinSet<Written>,
+}
+
+async fn server(parts: &Parts, source: &Source) -> anyhow::Result<ApiServer> {
+    let config = source.config().await?;
+    let server = ApiServer::new(config, parts.settings.api_server.as_ref(), parts.readiness.clone());
+    server.context("cannot make a client for the API server")
 }
 
 /// The end of one call.
@@ -237,7 +251,8 @@ impl Driver {
         });
         for named in &needs.services {
             if !self.services.contains_key(named) {
-                let listener = watch::service(self.client.clone(), named.clone(), self.heard.clone());
+                let listener =
+                    watch::service(self.client.clone(), self.server.clone(), named.clone(), self.heard.clone());
                 self.services.insert(named.clone(), self.listeners.spawn(listener));
             }
         }
@@ -252,7 +267,13 @@ impl Driver {
                 })),
                 None => {
                     let (sender, wanted) = channel::channel(names.clone());
-                    let listener = secrets::listen(self.client.clone(), namespace.clone(), wanted, self.heard.clone());
+                    let listener = secrets::listen(
+                        self.client.clone(),
+                        self.server.clone(),
+                        namespace.clone(),
+                        wanted,
+                        self.heard.clone(),
+                    );
                     self.listeners.spawn(listener);
                     self.secrets.insert(namespace.clone(), sender);
                 }
@@ -260,7 +281,8 @@ impl Driver {
         }
         for (uid, named) in &needs.owners {
             if self.asked.insert(uid.clone()) {
-                self.listeners.spawn(watch::owner(self.client.clone(), uid.clone(), named.clone(), self.heard.clone()));
+                let (client, server) = (self.client.clone(), self.server.clone());
+                self.listeners.spawn(watch::owner(client, server, uid.clone(), named.clone(), self.heard.clone()));
             }
         }
         self.asked.retain(|uid| needs.owners.contains_key(uid));
@@ -323,6 +345,7 @@ impl Writes {
 /// Reads the Node now and then: its addresses may change, and an administrator may write one to it.
 async fn look_at_node(
     client: Client,
+    server: ApiServer,
     name: String,
     listen: SocketAddr,
     fallback: Option<IpAddr>,
@@ -354,6 +377,7 @@ async fn look_at_node(
         };
         tokio::select! {
             () = sleep(pause) => {}
+            () = server.heard_again() => {}
             () = found.closed() => return,
         }
     }

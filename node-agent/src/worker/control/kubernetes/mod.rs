@@ -5,9 +5,11 @@
 //! it is read), [`status`] (what is said about it), [`renewals`] (which Intercepts are forgotten). While the API server is away the last known state stays in force; an
 //! agent that has never reached it lets nobody in. Called by `worker::start`.
 
+mod api_server;
 mod client;
 mod driver;
 mod facts;
+mod jitter;
 mod mesh;
 mod probes;
 mod renewals;

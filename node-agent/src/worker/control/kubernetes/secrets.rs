@@ -21,6 +21,7 @@ use tokio::{
 };
 
 use super::{
+    api_server::ApiServer,
     resolve::Resolved,
     watch::Heard,
     world::{Change, World},
@@ -45,6 +46,7 @@ pub(crate) fn certificates(world: &World, resolved: &Resolved) -> Certificates {
 /// Reads, again and again, those of the `wanted` Secrets of a namespace that are granted.
 pub(super) async fn listen(
     client: Client,
+    server: ApiServer,
     namespace: String,
     mut wanted: channel::Receiver<BTreeSet<String>>,
     heard: Sender<Heard>,
@@ -63,6 +65,7 @@ pub(super) async fn listen(
         }
         tokio::select! {
             () = sleep(AGAIN) => {}
+            () = server.heard_again() => {}
             changed = wanted.changed() => if changed.is_err() { return },
         }
     }

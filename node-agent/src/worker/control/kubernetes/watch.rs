@@ -19,7 +19,9 @@ use redir_api::Intercept;
 use tokio::{sync::mpsc::Sender, time::sleep};
 
 use super::{
+    api_server::ApiServer,
     facts::{Controller, InterceptFacts, PodFacts, ServiceFacts},
+    jitter::jittered,
     world::{Change, Named},
 };
 use crate::config::PodName;
@@ -34,7 +36,7 @@ pub(super) enum Heard {
 }
 
 /// Listens to the pods of a node.
-pub(super) async fn pods(client: Client, node: String, heard: Sender<Heard>) {
+pub(super) async fn pods(client: Client, server: ApiServer, node: String, heard: Sender<Heard>) {
     let config = watch_config().fields(&format!("spec.nodeName={node}"));
     let kind = Kind {
         what: "pods",
@@ -43,11 +45,11 @@ pub(super) async fn pods(client: Client, node: String, heard: Sender<Heard>) {
         gone: |pod: &Pod| Some(Change::PodGone(PodName::new(pod.metadata.uid.as_deref()?).ok()?)),
         all: Change::Pods,
     };
-    follow(watcher(Api::<Pod>::all(client), config), kind, heard).await;
+    follow(watcher(Api::<Pod>::all(client), config), kind, server, heard).await;
 }
 
 /// Listens to the Intercepts of all namespaces. One that cannot be read must not hide the others: each is read by itself.
-pub(super) async fn intercepts(client: Client, node: String, heard: Sender<Heard>) {
+pub(super) async fn intercepts(client: Client, server: ApiServer, node: String, heard: Sender<Heard>) {
     let resource = ApiResource::erase::<Intercept>(&());
     let api = Api::<DynamicObject>::all_with(client, &resource);
     let kind = Kind {
@@ -64,7 +66,7 @@ pub(super) async fn intercepts(client: Client, node: String, heard: Sender<Heard
         gone: |object: &DynamicObject| redir_api::token(object.metadata.uid.as_deref()?).map(Change::InterceptGone),
         all: Change::Intercepts,
     };
-    follow(watcher(api, watch_config()), kind, heard).await;
+    follow(watcher(api, watch_config()), kind, server, heard).await;
 }
 
 /// How one kind of object becomes known.
@@ -79,6 +81,7 @@ struct Kind<R, O, G, A> {
 async fn follow<K, T, R, O, G, A>(
     stream: impl Stream<Item = watcher::Result<Event<K>>>,
     kind: Kind<R, O, G, A>,
+    server: ApiServer,
     heard: Sender<Heard>,
 ) where
     R: Fn(&K) -> Option<T>,
@@ -88,7 +91,7 @@ async fn follow<K, T, R, O, G, A>(
 {
     let mut stream = std::pin::pin!(stream);
     let mut list = Vec::new();
-    let mut pause = Pause::new(kind.what);
+    let mut pause = Pause::new(kind.what, server);
     while let Some(event) = stream.next().await {
         let change = match event {
             Err(error) => {
@@ -119,10 +122,10 @@ async fn follow<K, T, R, O, G, A>(
 }
 
 /// Listens to one Service.
-pub(super) async fn service(client: Client, named: Named, heard: Sender<Heard>) {
+pub(super) async fn service(client: Client, server: ApiServer, named: Named, heard: Sender<Heard>) {
     let api = Api::<Service>::namespaced(client, &named.0);
     let mut stream = std::pin::pin!(watch_object(api, &named.1));
-    let mut pause = Pause::new("services");
+    let mut pause = Pause::new("services", server);
     while let Some(event) = stream.next().await {
         match event {
             Ok(service) => {
@@ -138,9 +141,15 @@ pub(super) async fn service(client: Client, named: Named, heard: Sender<Heard>) 
 }
 
 /// Asks who controls a ReplicaSet, until there is an answer.
-pub(super) async fn owner(client: Client, uid: String, (namespace, name): Named, heard: Sender<Heard>) {
+pub(super) async fn owner(
+    client: Client,
+    server: ApiServer,
+    uid: String,
+    (namespace, name): Named,
+    heard: Sender<Heard>,
+) {
     let api = Api::<ReplicaSet>::namespaced(client, &namespace);
-    let mut pause = Pause::new("replicasets");
+    let mut pause = Pause::new("replicasets", server);
     loop {
         let owner = match api.get_metadata_opt(&name).await {
             Ok(Some(set)) if set.metadata.uid.as_deref() == Some(&*uid) => Controller::of(&set.metadata),
@@ -157,31 +166,41 @@ pub(super) async fn owner(client: Client, uid: String, (namespace, name): Named,
     }
 }
 
-/// Time between tries, longer with each, and one log line for a row of failures.
+/// Time between tries, longer with each, and one log line for a row of failures. It begins anew once the API server is heard
+/// again, by whomever.
 struct Pause {
     what: &'static str,
+    server: ApiServer,
     next: Duration,
+    /// The server's, when the row of failures began.
+    returns: u64,
 }
 
 impl Pause {
-    fn new(what: &'static str) -> Self {
-        Self { what, next: FIRST_PAUSE }
+    fn new(what: &'static str, server: ApiServer) -> Self {
+        let returns = server.returns();
+        Self { what, server, next: FIRST_PAUSE, returns }
     }
 
     async fn after(&mut self, error: &impl std::fmt::Display) {
-        if self.next == FIRST_PAUSE {
-            tracing::warn!(what = self.what, %error, "the API server cannot be heard; what is known stays in force");
-        } else {
-            tracing::debug!(what = self.what, %error, "the API server cannot be heard yet");
+        // It may have come back while this try failed.
+        let returns = self.server.returns();
+        if std::mem::replace(&mut self.returns, returns) != returns {
+            self.next = FIRST_PAUSE;
         }
-        sleep(self.next).await;
-        self.next = (self.next * 2).min(LONGEST_PAUSE);
+        // That nothing at all is heard is told once, by the server.
+        if self.next == FIRST_PAUSE && self.server.is_heard() {
+            tracing::warn!(what = self.what, %error, "cannot be listed or watched; what is known stays in force");
+        } else {
+            tracing::debug!(what = self.what, %error, "cannot be listed or watched yet");
+        }
+        tokio::select! {
+            () = sleep(jittered(self.next)) => self.next = (self.next * 2).min(LONGEST_PAUSE),
+            () = self.server.heard_again() => self.next = FIRST_PAUSE,
+        }
     }
 
     fn over(&mut self) {
-        if self.next != FIRST_PAUSE {
-            tracing::info!(what = self.what, "the API server is heard again");
-        }
         self.next = FIRST_PAUSE;
     }
 }
@@ -193,5 +212,5 @@ fn watch_config() -> watcher::Config {
 /// How long a watch is held; a connection that has died silently is noticed five seconds later.
 const WATCH_SECONDS: u32 = 60;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// An API server that comes back is heard within this.
+/// Of a server that answers, and not what was asked for: one that does not answer at all is looked for more often.
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);

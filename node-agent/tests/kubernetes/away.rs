@@ -1,0 +1,81 @@
+//! An API server that goes away and comes back, at another address or without room.
+
+use k8s_openapi::api::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
+use redir_rig::namespace::Namespace;
+
+use super::*;
+
+/// Swallows what is sent to the address that the agent was told, as a Service does whose kube-proxy has not heard yet.
+fn swallow(node: &Namespace) -> Result<()> {
+    let address = server::CLUSTER_IP;
+    let rules = format!(
+        "table inet t {{ chain output {{ type filter hook output priority 0; ip daddr {address} tcp dport 6443 drop; }}; }}"
+    );
+    node.output_with(&["nft", "-f", "-"], Some(&rules)).map(drop)
+}
+
+/// How long after `since` an Intercept that is made now has been heard of.
+fn heard_of(world: &World, name: &str, since: Instant) -> Result<Duration> {
+    world.intercept(name, &Identity::generate()?, &filtered(name))?;
+    world.status(name, "told", |_| true)?;
+    Ok(since.elapsed())
+}
+
+/// `/readyz` of the agent, with what it says beside.
+fn readiness(world: &World) -> Result<String> {
+    let stream = world.topology.node.namespace.connect("127.0.0.1:7448".parse()?)?;
+    Ok(Http::new(stream).get("/readyz", &["connection: close"])?.text())
+}
+
+/// The address that it was told leads nowhere any more: it goes on with the one that it has read.
+#[test]
+fn the_api_server_is_found_at_its_own_address() -> Result<()> {
+    let mut world = World::new()?;
+    world.running_pod(0)?;
+    wait::until_true("the agent to be ready", SOON, || Ok(world.is_ready()))?;
+    world.agent().wait_for_line("the API server's addresses", SOON)?;
+    assert_eq!(readiness(&world)?, "ready\n");
+    for (number, lost) in [(1, false), (2, true)] {
+        if lost {
+            swallow(&world.topology.node.namespace)?;
+        }
+        world.server.stop()?;
+        wait::until_true("the silence to be told", SOON, || Ok(readiness(&world)?.contains("has not been heard")))?;
+        assert!(world.is_ready(), "what is known stays in force");
+        world.server.resume(&world.topology.node.namespace)?;
+        let took = heard_of(&world, &format!("late-{number}"), Instant::now())?;
+        eprintln!("an Intercept made after the outage is heard of after {took:?}, the first address lost: {lost}");
+        assert_eq!(readiness(&world)?, "ready\n");
+    }
+    Ok(())
+}
+
+/// It answers that it has no room (429): that is no reason to come back later and later.
+#[test]
+fn an_api_server_without_room_is_asked_again_soon() -> Result<()> {
+    let mut world = World::new()?;
+    world.running_pod(0)?;
+    wait::until_true("the agent to be ready", SOON, || Ok(world.is_ready()))?;
+    let level = json!({"metadata": {"name": "none"}, "spec": {
+        "type": "Limited", "limited": {"nominalConcurrencyShares": 0, "limitResponse": {"type": "Reject"}},
+    }});
+    world.create_at_large::<PriorityLevelConfiguration>(&level)?;
+    let rule = json!({
+        "subjects": [{"kind": "User", "user": {"name": "agent"}}],
+        "resourceRules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"], "clusterScope": true, "namespaces": ["*"]}],
+        "nonResourceRules": [{"nonResourceURLs": ["*"], "verbs": ["*"]}],
+    });
+    let schema = json!({"metadata": {"name": "no-room"}, "spec": {
+        "matchingPrecedence": 2, "priorityLevelConfiguration": {"name": "none"}, "rules": [rule],
+    }});
+    world.create_at_large::<FlowSchema>(&schema)?;
+    // Watches that are there go on: they must be asked for anew.
+    world.server.stop()?;
+    world.server.resume(&world.topology.node.namespace)?;
+    world.agent().wait_for_line("429", SOON)?;
+    let api = Api::<FlowSchema>::all(world.client.clone());
+    world.call(async move { api.delete("no-room", &DeleteParams::default()).await.map(drop) })?;
+    let took = heard_of(&world, "late", Instant::now())?;
+    eprintln!("an Intercept made once there is room is heard of after {took:?}");
+    Ok(())
+}
