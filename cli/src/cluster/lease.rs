@@ -47,8 +47,10 @@ pub(crate) enum News {
     Deleted,
     /// It has expired and cannot be made again; why.
     Failed(String),
-    /// For people: the API server comes and goes.
-    Note(String),
+    /// The API server does not answer; for people.
+    Away(String),
+    /// It answers again.
+    Back,
 }
 
 /// The object, for as long as it is wanted. Dropping it stops renewing and leaves the object to expire.
@@ -297,13 +299,13 @@ impl Keeper {
     }
 
     async fn tell_away(&mut self, why: Option<String>) {
-        let note = match (&why, self.is_away) {
-            (Some(why), false) => say::api_away(why),
-            (None, true) => say::api_back(),
+        let news = match (&why, self.is_away) {
+            (Some(why), false) => News::Away(say::api_away(why)),
+            (None, true) => News::Back,
             (Some(_), true) | (None, false) => return,
         };
         self.is_away = why.is_some();
-        self.tell(News::Note(note)).await;
+        self.tell(news).await;
     }
 
     async fn tell(&self, news: News) -> Option<End> {

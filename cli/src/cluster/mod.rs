@@ -13,6 +13,7 @@ pub(crate) mod objects;
 pub(crate) mod ports;
 pub(crate) mod progress;
 pub(crate) mod rights;
+pub(crate) mod silence;
 pub(crate) mod target;
 pub(crate) mod trouble;
 pub(crate) mod wish;

@@ -57,13 +57,13 @@ pub(crate) struct Standing {
     pub(crate) waiting: Vec<String>,
 }
 
-/// Puts together what the developer, the agents and the tunnels know. `patient`: a node whose agent has said nothing yet may
-/// still do so.
+/// Puts together what the developer, the agents and the tunnels know. `silent` says why nothing will come of a node whose agent has
+/// said nothing that is of use; `None`: something still may.
 pub(crate) fn standing(
     expected: Option<&[PodAt]>,
     intercept: &Intercept,
     tunnels: &BTreeMap<String, NodeTunnel>,
-    patient: bool,
+    silent: impl Fn(&str) -> Option<String>,
 ) -> Standing {
     let mut standing = Standing { live: 0, pods: 0, missing: Vec::new(), waiting: Vec::new() };
     let told: BTreeMap<&str, usize> = intercept
@@ -91,9 +91,13 @@ pub(crate) fn standing(
             (Some(NodeTunnel::Without(why)), _) => standing.missing.push((node.to_owned(), why.clone())),
             (_, Some(why)) => standing.missing.push((node.to_owned(), why)),
             (Some(NodeTunnel::Asked), None) => standing.waiting.push(node.to_owned()),
-            (None, None) if patient => standing.waiting.push(node.to_owned()),
-            (None, None) if told.contains_key(node) => standing.missing.push((node.to_owned(), say::no_endpoint())),
-            (None, None) => standing.missing.push((node.to_owned(), say::silent_agent(node))),
+            (None, None) => match silent(node) {
+                None => standing.waiting.push(node.to_owned()),
+                Some(why) => {
+                    let why = if told.contains_key(node) { say::no_endpoint() } else { why };
+                    standing.missing.push((node.to_owned(), why));
+                }
+            },
         }
     }
     standing
@@ -110,6 +114,14 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+
+    fn may_come(_: &str) -> Option<String> {
+        None
+    }
+
+    fn silent(_: &str) -> Option<String> {
+        Some("it says nothing".to_owned())
+    }
 
     const KEY: &str = "sha256:47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU";
 
@@ -164,13 +176,13 @@ mod tests {
             agent("n4", "Refused", &["e"]),
         ]);
         let expected = at(&[("a", "n1"), ("b", "n1"), ("c", "n2"), ("d", "n3"), ("e", "n4"), ("f", "n5"), ("g", "")]);
-        let early = standing(Some(&expected), &seen, &tunnels, true);
+        let early = standing(Some(&expected), &seen, &tunnels, may_come);
         assert_eq!((early.live, early.pods), (2, 7));
         assert_eq!(early.waiting, ["n3", "n5"]);
         let names = |standing: &Standing| standing.missing.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
         assert_eq!(names(&early), ["g", "n2", "n4"]);
         assert_eq!(early.missing[2].1, "its pods share the host's network");
-        let late = standing(Some(&expected), &seen, &tunnels, false);
+        let late = standing(Some(&expected), &seen, &tunnels, silent);
         assert_eq!(
             (late.waiting.as_slice(), names(&late)),
             (["n3".to_owned()].as_slice(), vec!["g".into(), "n2".into(), "n4".into(), "n5".into()])
@@ -181,9 +193,9 @@ mod tests {
     fn what_agents_count_is_newer() {
         let tunnels = BTreeMap::from([("n1".to_owned(), NodeTunnel::Live(3))]);
         let scaled =
-            standing(Some(&at(&[("a", "n1")])), &intercept(&[agent("n1", "Live", &["a", "b", "c"])]), &tunnels, false);
+            standing(Some(&at(&[("a", "n1")])), &intercept(&[agent("n1", "Live", &["a", "b", "c"])]), &tunnels, silent);
         assert_eq!((scaled.live, scaled.pods, scaled.missing.len()), (3, 3, 0));
-        let unknown = standing(None, &intercept(&[]), &BTreeMap::new(), true);
+        let unknown = standing(None, &intercept(&[]), &BTreeMap::new(), may_come);
         assert_eq!((unknown.pods, unknown.waiting.len()), (0, 0));
         assert_eq!(gone(&tunnels, &[]), ["n1"]);
     }

@@ -222,7 +222,7 @@ async fn begin(
         port.screen.note(cluster_say::no_flush().to_owned());
     }
     port.screen.tell(&created);
-    port.nodes = Some(Nodes::new(lease, pods, object));
+    port.nodes = Some(Nodes::new(cluster.clone(), lease, pods, object));
     Ok(())
 }
 

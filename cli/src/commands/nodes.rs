@@ -4,7 +4,7 @@
 //! judge (`progress`). Called by: `intercept`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use redir_api::Intercept;
@@ -14,8 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::port_intercept::PortIntercept;
 use super::run::Why;
+use crate::cluster::Cluster;
 use crate::cluster::lease::{Lease, News};
 use crate::cluster::progress::{self, NodeTunnel, Standing};
+use crate::cluster::silence::{self, PATIENT, SeenAgents};
 use crate::cluster::target::PodAt;
 use crate::config::Agent;
 use crate::events::Event;
@@ -23,9 +25,6 @@ use crate::link::{Verdict, Wanted};
 use crate::wording::cluster as say;
 use crate::wording::session;
 
-/// How long an agent may take until it is heard of. One that runs answers in milliseconds; one that is being replaced in
-/// seconds.
-const PATIENT: Duration = Duration::from_secs(10);
 /// How often that is looked at.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -37,12 +36,18 @@ pub(super) struct Nodes {
     object: Intercept,
     tunnels: BTreeMap<String, NodeTunnel>,
     links: BTreeMap<String, NodeLink>,
+    /// Since when agents may have heard of it.
     began: Instant,
+    cluster: Cluster,
+    /// The agents' pods, once somebody had to look at them.
+    agents: Arc<OnceLock<SeenAgents>>,
     look: Interval,
     /// Whether it was told how the intercept stands.
     is_told: bool,
     /// Whether it was told that there is no pod.
     is_empty_told: bool,
+    /// Whether it was told that agents have not heard of it.
+    is_silence_told: bool,
 }
 
 /// One agent's link.
@@ -69,7 +74,7 @@ pub(super) async fn news(nodes: &mut Option<Nodes>) -> NodeNews {
 }
 
 impl Nodes {
-    pub(super) fn new(lease: Lease, expected: Option<Vec<PodAt>>, object: Intercept) -> Self {
+    pub(super) fn new(cluster: Cluster, lease: Lease, expected: Option<Vec<PodAt>>, object: Intercept) -> Self {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
@@ -79,9 +84,12 @@ impl Nodes {
             tunnels: BTreeMap::new(),
             links: BTreeMap::new(),
             began: Instant::now(),
+            cluster,
+            agents: Arc::default(),
             look,
             is_told: false,
             is_empty_told: false,
+            is_silence_told: false,
         }
     }
 
@@ -96,8 +104,24 @@ impl Nodes {
     }
 
     fn standing(&self) -> Standing {
-        let patient = self.began.elapsed() < PATIENT;
-        progress::standing(self.expected.as_deref(), &self.object, &self.tunnels, patient)
+        let (silent, seen) = (self.began.elapsed(), self.agents.get());
+        let others_live = self.tunnels.values().any(|tunnel| matches!(tunnel, NodeTunnel::Live(_)));
+        let why = |node: &str| silence::verdict(node, silent, seen, others_live);
+        progress::standing(self.expected.as_deref(), &self.object, &self.tunnels, why)
+    }
+
+    /// Agents have said nothing for long: looks at their pods once, where the developer may. What to tell, once.
+    fn wonder(&mut self, waiting: &[String]) -> Option<String> {
+        let unheard = |node: &&String| !self.tunnels.contains_key(*node);
+        let nodes: Vec<String> = waiting.iter().filter(unheard).cloned().collect();
+        let is_late = self.began.elapsed() >= PATIENT && !nodes.is_empty();
+        if !is_late || std::mem::replace(&mut self.is_silence_told, true) {
+            return None;
+        }
+        let (cluster, agents) = (self.cluster.clone(), Arc::clone(&self.agents));
+        // Whoever ends meanwhile does not need it.
+        tokio::spawn(async move { agents.set(SeenAgents::look(&cluster).await).ok() });
+        Some(say::deaf_agents(&nodes))
     }
 }
 
@@ -118,8 +142,14 @@ impl PortIntercept {
             NodeNews::Object(News::Again(object)) => self.again(*object),
             NodeNews::Object(News::Deleted) => Some(Why::Elsewhere(say::deleted(nodes.lease.name()))),
             NodeNews::Object(News::Failed(why)) => Some(Why::Failed(why)),
-            NodeNews::Object(News::Note(line)) => {
+            NodeNews::Object(News::Away(line)) => {
                 self.screen.note(line);
+                None
+            }
+            NodeNews::Object(News::Back) => {
+                // The agents have not heard of anything meanwhile either.
+                nodes.began = Instant::now();
+                self.screen.note(say::api_back());
                 None
             }
         }
@@ -196,6 +226,9 @@ impl PortIntercept {
         let standing = nodes.standing();
         let comes_later = standing.missing.iter().all(|(_, why)| *why == say::not_scheduled());
         if !standing.waiting.is_empty() {
+            if let Some(line) = nodes.wonder(&standing.waiting) {
+                self.screen.note(line);
+            }
             return None;
         }
         if standing.live == 0 && comes_later {

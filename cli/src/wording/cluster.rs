@@ -186,9 +186,34 @@ pub(crate) fn no_endpoint() -> String {
 
 pub(crate) fn silent_agent(node: &str) -> String {
     format!(
-        "no agent there has taken the intercept up: see kubectl -n {} get pods -o wide --field-selector spec.nodeName={}",
-        names::NAMESPACE,
+        "no agent on {} has taken the intercept up: it has not heard from the API server, or does not run; the cluster's admin sees which with `redir doctor` and kubectl -n {} get pods -o wide",
+        escape(node),
+        names::NAMESPACE
+    )
+}
+
+pub(crate) fn deaf_agent(node: &str) -> String {
+    format!(
+        "the agent on {} runs and has not heard from the API server yet: its pods join once it has; ask the cluster's admin to look at its log if that lasts",
         escape(node)
+    )
+}
+
+pub(crate) fn no_agent(node: &str) -> String {
+    format!(
+        "no agent runs on {}: ask the cluster's admin to look at nodeSelector and tolerations in the values of `redir install`",
+        escape(node)
+    )
+}
+
+pub(crate) fn agent_not_ready(node: &str, why: &str) -> String {
+    format!("the agent on {} is not ready ({}): `redir doctor` says more", escape(node), escape_sentence(why))
+}
+
+pub(crate) fn deaf_agents(nodes: &[String]) -> String {
+    format!(
+        "the agents on {} have not heard from the API server yet, as happens after it was away: the intercept begins once they have",
+        listed(nodes)
     )
 }
 
