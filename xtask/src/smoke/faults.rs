@@ -1,14 +1,28 @@
 //! What breaks: the API server goes and comes back under an intercept, and redir is uninstalled under one.
 
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
 use anyhow::{Context, Result};
 
 use super::world::{self, HEADER, PORT, SHOP, World, answered, node, until};
 use crate::cluster::Cluster;
 use crate::demo::story::Story;
 
+/// How long the API server is away.
+const AWAY: Duration = Duration::from_secs(30);
+/// How soon agents act on what is made after it. kube-proxy may take half a minute until the Service leads there again.
+const HEARD: Duration = Duration::from_secs(8);
+const LATE_HEADER: &str = "x-user: late";
+
 /// Running intercepts do not need the API server.
 pub(super) fn api_server(story: &mut Story, world: &mut World<'_>) -> Result<()> {
-    story.scene("The API server is restarted", "what is intercepted stays so, and nothing flaps when it is back");
+    story.scene(
+        "The API server is away for 30 s",
+        "what is intercepted stays so, nothing flaps when it is back, and the agents hear of a new intercept at once",
+    );
     let port = format!("{PORT}:{}", world.own_port);
     let mut intercept = world.intercept(&world.alice, &["deploy/web", "--port", &port, "--header", HEADER])?;
     intercept.standing()?;
@@ -24,8 +38,17 @@ pub(super) fn api_server(story: &mut Story, world: &mut World<'_>) -> Result<()>
         rows.push((when.to_owned(), vec![matched, unmatched]));
     };
     ask(story, "while it is away");
+    // Long enough that everybody who follows it tries seldom.
+    thread::sleep(AWAY);
     world.cluster.start("kube-apiserver")?;
     until("the API server answers again", || Ok(world.pods(SHOP).ok()))?;
+    let back = Instant::now();
+    let mut late = world.intercept(&world.alice, &["deploy/web", "--port", &port, "--header", LATE_HEADER])?;
+    late.standing()?;
+    let heard = back.elapsed();
+    let tick = story.must(heard < HEARD, &format!("an intercept took {heard:.1?} after the API server was back"));
+    story.say(&format!("{tick} an intercept made then is live {heard:.1?} after the API server answers"));
+    late.leave()?;
     ask(story, "when it is back");
     story.table(&["", "with the header", "without"], &rows);
     let flapped = intercept.count("live") != live || intercept.count("lost") != lost;
