@@ -9,9 +9,15 @@ mod config;
 mod guardian;
 mod ipc;
 mod logging;
+mod output;
 mod worker;
 
-use std::{ffi::OsString, path::Path, process::ExitCode};
+use std::{
+    ffi::OsString,
+    io::{self, Write as _},
+    path::Path,
+    process::ExitCode,
+};
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
@@ -52,7 +58,8 @@ fn say(sentence: &str) {
             other => line.push(other),
         }
     }
-    eprintln!("redir-agent: {line}");
+    // Nothing can be told if this fails.
+    writeln!(io::stderr(), "redir-agent: {line}").ok();
 }
 
 fn run(command: Command, log: &Log) -> anyhow::Result<ExitCode> {
@@ -80,7 +87,7 @@ fn run(command: Command, log: &Log) -> anyhow::Result<ExitCode> {
 fn keygen(file: &Path) -> anyhow::Result<ExitCode> {
     let identity = redir_tunnel::Identity::generate()?;
     identity.save(file)?;
-    println!("{}", identity.pin());
+    output::line(format_args!("{}", identity.pin()))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -207,6 +207,26 @@ fn a_limit_of_locked_memory_that_is_too_low_is_named() {
     assert_ends(&with_little("run"), 1, &["RLIMIT_MEMLOCK, which is 64 KiB"]);
 }
 
+/// As behind `| head`, when that has enough. Nobody reads it, and nothing else is different.
+#[test]
+fn a_reader_that_left_is_no_failure() {
+    let folder = Folder::new();
+    let new_key = folder.text("other.key");
+    for arguments in [&["check", "--config", &folder.text("agent.toml")][..], &["keygen", &new_key], &["--help"]] {
+        let whole = agent(arguments);
+        fs::remove_file(&new_key).ok();
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = Command::new(AGENT).args(arguments).stdout(writer).output().expect("started");
+        assert_eq!(output.status.code(), whole.status.code(), "{arguments:?}: {output:?}");
+        assert_eq!(output.stderr, whole.stderr, "{arguments:?}: {output:?}");
+        fs::remove_file(&new_key).ok();
+    }
+    let full = fs::File::options().write(true).open("/dev/full").expect("a full disk");
+    let output = Command::new(AGENT).args(["keygen", &new_key]).stdout(full).output().expect("started");
+    assert_ends(&output, 1, &["standard output"]);
+}
+
 #[test]
 fn check_says_what_the_machine_can_do_and_changes_nothing() {
     let folder = Folder::new();

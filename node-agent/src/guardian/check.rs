@@ -15,47 +15,53 @@ use super::{
 use crate::{
     certificates::{Instant, Validity},
     config::{Config, Pod, TlsFiles},
+    output::line,
 };
 
 /// Prints what it finds. True when `run` would start here, and can use every file that the configuration names.
 pub(crate) fn check(config_file: &Path) -> anyhow::Result<bool> {
     let file = ConfigFile::read(config_file)?;
     let config = file.config();
-    println!("{}: good ({} pods, {} developers)", config_file.display(), config.pods.len(), config.developers.len());
+    let (file, pods, developers) = (config_file.display(), config.pods.len(), config.developers.len());
+    line(format_args!("{file}: good ({pods} pods, {developers} developers)"))?;
     let machine = Machine::look(Place::Host)?;
-    machine.describe().iter().for_each(|line| println!("{line}"));
+    for fact in machine.describe() {
+        line(format_args!("{fact}"))?;
+    }
     let mut good = true;
     let tried =
         machine.verdict().and_then(|()| Kernel::try_out(config.agent.attach.into()).map_err(|error| error.to_string()));
-    tried.iter().flat_map(Kernel::describe).for_each(|line| println!("{line}"));
-    for problem in [tried.err(), key(config)].into_iter().flatten() {
-        println!("problem: {problem}");
+    for fact in tried.iter().flat_map(Kernel::describe) {
+        line(format_args!("{fact}"))?;
+    }
+    for problem in [tried.err(), key(config)?].into_iter().flatten() {
+        line(format_args!("problem: {problem}"))?;
         good = false;
     }
     for (pod, files) in config.pods.iter().flat_map(|pod| pod.tls.iter().map(move |files| (pod, files))) {
         match certificate(pod, files) {
-            Ok(line) => println!("{line}"),
+            Ok(dates) => line(format_args!("{dates}"))?,
             Err(problem) => {
-                println!("problem: pod {} port {}: {problem}", pod.name, files.port);
+                line(format_args!("problem: pod {} port {}: {problem}", pod.name, files.port))?;
                 good = false;
             }
         }
     }
     let home = Home::new()?;
-    config.pods.iter().for_each(|pod| println!("{}", describe(&home, pod)));
-    twins(&config.pods);
-    unauthorised(config);
+    for pod in &config.pods {
+        line(format_args!("{}", describe(&home, pod)))?;
+    }
+    twins(&config.pods)?;
+    unauthorised(config)?;
     Ok(good)
 }
 
-fn key(config: &Config) -> Option<String> {
-    let file = config.agent.key.as_deref()?;
+/// What is wrong with the agent's key.
+fn key(config: &Config) -> anyhow::Result<Option<String>> {
+    let Some(file) = config.agent.key.as_deref() else { return Ok(None) };
     match Identity::load(file) {
-        Ok(identity) => {
-            println!("key {}: {}", file.display(), identity.pin());
-            None
-        }
-        Err(error) => Some(error.to_string()),
+        Ok(identity) => line(format_args!("key {}: {}", file.display(), identity.pin())).map(|()| None),
+        Err(error) => Ok(Some(error.to_string())),
     }
 }
 
@@ -92,24 +98,26 @@ fn describe(home: &Home, pod: &Pod) -> String {
 }
 
 /// Two names for one namespace: only one of them can be intercepted at a time.
-fn twins(pods: &[Pod]) {
+fn twins(pods: &[Pod]) -> anyhow::Result<()> {
     for (index, pod) in pods.iter().enumerate() {
         let Ok(id) = NetnsId::of(&pod.netns) else { continue };
         let twin = pods[..index].iter().find(|other| NetnsId::of(&other.netns).is_ok_and(|other| other == id));
         if let Some(twin) = twin {
-            println!(
+            line(format_args!(
                 "warning: pods {} and {} have the same network namespace: only one of them can be intercepted at a time; \
                  leave one of the two out",
                 twin.name, pod.name
-            );
+            ))?;
         }
     }
+    Ok(())
 }
 
-fn unauthorised(config: &Config) {
+fn unauthorised(config: &Config) -> anyhow::Result<()> {
     for developer in &config.developers {
         if !config.pods.iter().any(|pod| developer.may(pod)) {
-            println!("developer {}: no pod has these labels now", developer.name);
+            line(format_args!("developer {}: no pod has these labels now", developer.name))?;
         }
     }
+    Ok(())
 }
