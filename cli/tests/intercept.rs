@@ -74,6 +74,22 @@ async fn streams_reach_the_service_and_only_for_own_intercepts() {
     assert!(redir.child.try_wait().unwrap().is_none(), "a refused connection ended redir");
 }
 
+/// An agent ends its control stream first; the tunnel's close, which says the same, may come much later.
+#[tokio::test]
+async fn an_agent_that_ends_is_not_told_as_restarted() {
+    let mut scene = Scene::new().await;
+    let (mut redir, session, _) = scene.live(&[]).await;
+    let _open = session.bye(CloseCode::Shutdown).await;
+    let lost = redir.event("lost").await;
+    assert!(lost["reason"].as_str().unwrap().contains("shutting down"), "{lost}");
+
+    let mut scene = Scene::new().await;
+    let (mut redir, session, _) = scene.live(&[]).await;
+    let _open = session.bye(CloseCode::KeyRemoved).await;
+    let (code, said) = redir.end().await;
+    assert!(code == Some(1) && said.contains("no longer authorised"), "{code:?}: {said}");
+}
+
 #[tokio::test]
 async fn a_lost_tunnel_is_redialled_with_the_same_token() {
     let mut scene = Scene::new().await;

@@ -169,7 +169,7 @@ impl<'a> Session<'a> {
                 return Some(refusal(refused, self.link.was_decided()));
             }
             ToDeveloper::Pong(_) => self.pong = None,
-            // The connection's close follows and says the same.
+            // The end of the stream follows, for which it is remembered.
             ToDeveloper::Bye(_) => (),
             // Answers to questions that this session does not ask.
             ToDeveloper::Welcome(_)

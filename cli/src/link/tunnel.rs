@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use redir_tunnel::{ControlError, DeveloperControl, DialError, Dialled, Identity, Lost, Pin};
 use redir_wire::session::FromAgent;
-use redir_wire::{CloseCode, Refused, RefusedCode, SessionError, ToAgent, Welcome};
+use redir_wire::{Bye, CloseCode, Refused, RefusedCode, SessionError, ToAgent, ToDeveloper, Welcome};
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
@@ -141,22 +141,35 @@ pub(crate) async fn dial(agent: &Agent, identity: &Identity) -> Result<Tunnel, G
     }
     let dialled = redir_tunnel::dial(&addresses, identity, agent.key, SOFTWARE, &user::at_machine()).await?;
     let Dialled { tunnel, control, welcome } = dialled;
-    Ok(Tunnel { streams: tunnel, control: Control(control), welcome })
+    Ok(Tunnel { streams: tunnel, control: Control { stream: control, bye: None }, welcome })
 }
 
 /// Our end of the control stream.
-pub(crate) struct Control(DeveloperControl);
+pub(crate) struct Control {
+    stream: DeveloperControl,
+    /// What the agent said last, if that was why it ends.
+    bye: Option<Bye>,
+}
 
 impl Control {
     /// Asks; the answer carries the number given back.
     pub(crate) async fn ask(&mut self, question: &ToAgent) -> Result<u32, Gone> {
-        let number = self.0.ask(question).map_err(|why| Gone::NotRedir(SessionError::from(why).to_string()))?;
-        self.0.flush().await?;
+        let number = self.stream.ask(question).map_err(|why| Gone::NotRedir(SessionError::from(why).to_string()))?;
+        self.stream.flush().await?;
         Ok(number)
     }
 
     /// Waits for the next message. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Result<FromAgent, Gone> {
-        self.0.next().await?.ok_or(Gone::Lost(Lost::Restarted))
+        let Some(said) = self.stream.next().await? else {
+            // An agent ends the stream before it closes the tunnel, and has said why.
+            let (code, sentence) =
+                self.bye.take().map_or((CloseCode::Done, String::new()), |bye| (bye.code, bye.sentence));
+            return Err(Gone::Lost(Lost::Closed(code, sentence)));
+        };
+        if let ToDeveloper::Bye(bye) = &said.message {
+            self.bye = Some(bye.clone());
+        }
+        Ok(said)
     }
 }

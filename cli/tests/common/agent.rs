@@ -7,8 +7,8 @@ use quinn::{Connection, RecvStream, SendStream};
 use redir_tunnel::{AgentControl, AgentEndpoint, Authorised, Identity, Pin};
 use redir_wire::session::FromDeveloper;
 use redir_wire::{
-    ClientTls, CloseCode, InterceptState, Left, LeftIntercept, Liveness, PodState, StreamHeader, ToAgent, ToDeveloper,
-    UnixMillis, Wish,
+    Bye, ClientTls, CloseCode, InterceptState, Left, LeftIntercept, Liveness, PodState, StreamHeader, ToAgent,
+    ToDeveloper, UnixMillis, Wish,
 };
 
 /// Nothing here takes longer, also on a machine at load 30.
@@ -132,6 +132,13 @@ impl Session {
     pub(crate) async fn say(&mut self, answers: u32, message: &ToDeveloper) {
         self.control.say(answers, message).unwrap();
         self.control.flush().await.unwrap();
+    }
+
+    /// Says why it ends, as an agent does before it closes the tunnel.
+    pub(crate) async fn bye(mut self, code: CloseCode) -> Connection {
+        self.say(0, &ToDeveloper::Bye(Bye { code, sentence: code.to_string() })).await;
+        self.control.finish().await.unwrap();
+        self.connection
     }
 
     /// Grants a wish: these pods are in these states.
