@@ -65,12 +65,15 @@ impl Default for Values {
 }
 
 impl Values {
-    /// Replaces values by those of a YAML text, as `helm --values` does with a chart that has no nested defaults to merge.
+    /// Replaces values by those of a YAML text, as `helm --values` does: what a map does not name keeps its default.
     pub fn merge(&mut self, yaml: &str) -> Result<(), ValuesError> {
         for document in parse(yaml).map_err(ValuesError::Syntax)? {
             match document {
                 Value::Null => (),
-                Value::Object(map) => map.into_iter().try_for_each(|(name, value)| self.set(&name, value))?,
+                Value::Object(map) => map.into_iter().try_for_each(|(name, value)| {
+                    let value = self.0.get(&name).cloned().map_or(value.clone(), |old| merged(old, value));
+                    self.set(&name, value)
+                })?,
                 _ => return Err(ValuesError::NotAMap),
             }
         }
@@ -99,6 +102,22 @@ impl Values {
     /// The image that the agents run.
     pub fn image(&self) -> &str {
         self.0.get("image").and_then(Value::as_str).unwrap_or_default()
+    }
+}
+
+/// Maps are merged key by key, and null takes a key away; anything else is replaced.
+fn merged(old: Value, new: Value) -> Value {
+    match (old, new) {
+        (Value::Object(mut old), Value::Object(new)) => {
+            for (key, value) in new {
+                let before = old.remove(&key);
+                if !value.is_null() {
+                    old.insert(key, before.map_or(value.clone(), |before| merged(before, value)));
+                }
+            }
+            Value::Object(old)
+        }
+        (_, new) => new,
     }
 }
 

@@ -257,6 +257,19 @@ fn every_value_has_an_example_and_each_arrives_as_it_is_written() {
     assert_eq!(shown, values.as_object().unwrap().keys().cloned().collect(), "each value has an example");
 }
 
+/// Seen with Helm 4.3.2: maps are merged key by key, lists replaced.
+#[test]
+fn values_are_merged_as_helm_merges_them() {
+    let with = |yaml: &str, name: &str| arrived(&with_value(yaml).0, name);
+    let os = "kubernetes.io/os";
+    assert_eq!(with("nodeSelector: {pool: apps}", "nodeSelector"), json!({"pool": "apps", os: "linux"}));
+    assert_eq!(with("nodeSelector: {}", "nodeSelector"), json!({os: "linux"}));
+    assert_eq!(with("nodeSelector: {kubernetes.io/os: null}", "nodeSelector"), json!({}));
+    let resources = json!({"requests": {"cpu": "1", "memory": "64Mi"}, "limits": {"memory": "256Mi"}});
+    assert_eq!(with("resources: {requests: {cpu: '1'}}", "resources"), resources);
+    assert_eq!(with("tolerations: []", "tolerations"), json!([]));
+}
+
 /// What YAML would take for something else, or what would end the text and begin something of its own.
 const HOSTILE: [&str; 24] = [
     "redir_agent::worker=debug,info",
