@@ -166,8 +166,12 @@ pub(crate) struct Install {
     pub(crate) dry_run: bool,
     #[arg(long, help = help::PRINT, conflicts_with = "dry_run")]
     pub(crate) print: bool,
+    #[arg(long, short, help = help::INSTALL_YES)]
+    pub(crate) yes: bool,
     #[arg(long, value_name = "SECONDS", help = help::INSTALL_WAIT)]
     pub(crate) wait: Option<Seconds>,
+    #[arg(long, short, value_enum, default_value_t = Output::Text, help = help::OUTPUT)]
+    pub(crate) output: Output,
     #[command(flatten)]
     pub(crate) cluster: Cluster,
 }
@@ -177,8 +181,12 @@ pub(crate) struct Install {
 pub(crate) struct Uninstall {
     #[arg(long, help = help::DRY_RUN)]
     pub(crate) dry_run: bool,
+    #[arg(long, short, help = help::UNINSTALL_YES)]
+    pub(crate) yes: bool,
     #[arg(long, value_name = "SECONDS", help = help::UNINSTALL_WAIT)]
     pub(crate) wait: Option<Seconds>,
+    #[arg(long, short, value_enum, default_value_t = Output::Text, help = help::OUTPUT)]
+    pub(crate) output: Output,
     #[command(flatten)]
     pub(crate) cluster: Cluster,
 }

@@ -33,6 +33,8 @@ pub(crate) enum Event {
     Happened { at: UnixMillis, reason: String, object: String, node: String, message: String },
     /// `doctor`: one line.
     Check(Check),
+    /// `install`, `upgrade`, `uninstall`: a step of it.
+    Step(Step),
     /// A pod's traffic is steered.
     Live(Live),
     /// A pod's port speaks TLS, and what becomes of it.
@@ -81,6 +83,32 @@ pub(crate) enum Event {
     Tunnel { agent: String, software: String, tunnel: TunnelStatus },
     /// `leave`: what was ended, and the numbers of the intercepts that it was, as far as the agent tells them.
     Left { agent: String, what: String, count: usize, ids: Vec<u64> },
+}
+
+/// A step of `install`, `upgrade` or `uninstall`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Something was done with an object, or would be.
+    Object { action: Action, kind: String, name: String, namespace: Option<String>, is_dry_run: bool },
+    /// How many agents are ready, of how many.
+    Agents { ready: i32, wanted: i32 },
+    /// Why one is not, told once for all that say the same.
+    AgentNotReady { node: String, pod: String, reason: String },
+    /// Anything else that the admin should know.
+    Remark { sentence: String },
+    /// The command has done its work.
+    Done { sentence: String },
+}
+
+/// What is done with an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Action {
+    Create,
+    Apply,
+    Change,
+    Delete,
+    /// It stays, though one might expect otherwise.
+    Keep,
 }
 
 /// Two intercepts that want some of the same requests: what is known of the one that is not ours.

@@ -11,7 +11,7 @@ use crate::cluster::diagnosis::Finding;
 use crate::cluster::objects::Row;
 use crate::cluster::rights::Right;
 use crate::escape::{Charset, escape, escape_sentence};
-use crate::events::{Clash, CommandState, Event, Local};
+use crate::events::{Action, Clash, CommandState, Event, Local, Step};
 use crate::when::rfc3339;
 use crate::wording::events::app_sentence;
 
@@ -42,6 +42,7 @@ fn value(event: &Event) -> Value {
             "event": "check", "check": check.what, "finding": finding(check.finding),
             "sentence": escape_sentence(&check.sentence), "missing": check.missing.iter().map(right).collect::<Vec<_>>(),
         }),
+        Event::Step(step) => self::step(step),
         Event::Workload(workload) => json!({
             "event": "workload", "namespace": workload.namespace, "target": workload.target, "ports": workload.ports,
         }),
@@ -211,6 +212,31 @@ fn finding(finding: Finding) -> &'static str {
 
 fn right(right: &Right) -> Value {
     json!({"verb": right.verb, "group": right.group, "resource": right.resource, "name": right.name})
+}
+
+fn step(step: &Step) -> Value {
+    match step {
+        Step::Object { action, kind, name, namespace, is_dry_run } => json!({
+            "event": "object", "action": action_name(*action), "kind": kind, "name": name, "namespace": namespace,
+            "dry_run": is_dry_run,
+        }),
+        Step::Agents { ready, wanted } => json!({"event": "agents", "ready": ready, "wanted": wanted}),
+        Step::AgentNotReady { node, pod, reason } => json!({
+            "event": "agent_not_ready", "node": node, "pod": pod, "reason": escape_sentence(reason),
+        }),
+        Step::Remark { sentence } => json!({"event": "remark", "sentence": escape_sentence(sentence)}),
+        Step::Done { sentence } => json!({"event": "done", "sentence": escape_sentence(sentence)}),
+    }
+}
+
+fn action_name(action: Action) -> &'static str {
+    match action {
+        Action::Create => "create",
+        Action::Apply => "apply",
+        Action::Change => "change",
+        Action::Delete => "delete",
+        Action::Keep => "keep",
+    }
 }
 
 fn wish(row: &Row) -> Value {

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::Output;
 use crate::escape::Charset;
-use crate::events::Event;
+use crate::events::{Event, Step};
 use crate::throttle::Throttle;
 use crate::trouble::{Outcome, Trouble};
 use crate::wording;
@@ -98,6 +98,8 @@ pub(crate) fn print(text: &str) -> Outcome {
 enum Item {
     Out(String),
     Error(String),
+    /// The rest of the line is the reader's.
+    Question(String),
     End,
 }
 
@@ -203,6 +205,15 @@ impl Screen {
         }
     }
 
+    /// Tells a step of an admin's command: to people on standard error, but for the last one.
+    pub(crate) fn step(&self, step: &Step) {
+        match (self.output, step) {
+            (Output::Json, _) => self.send(Item::Out(json::line(&Event::Step(step.clone()), None))),
+            (Output::Text, Step::Done { .. }) => self.send(Item::Out(wording::install::step(step))),
+            (Output::Text, _) => self.note(wording::install::step(step)),
+        }
+    }
+
     /// Tells how many lines about connections were left out when none comes any more that would tell it.
     pub(crate) fn tick(&self) {
         if let Some(more) = self.throttle(Throttle::rest) {
@@ -218,6 +229,11 @@ impl Screen {
     /// Progress and warnings, for people, on standard error in both forms.
     pub(crate) fn note(&self, line: String) {
         self.send(Item::Error(line));
+    }
+
+    /// Asks somebody at the terminal, behind everything that was told before.
+    pub(crate) fn ask(&self, question: String) {
+        self.send(Item::Question(question));
     }
 
     fn send(&self, item: Item) {
@@ -247,6 +263,9 @@ fn write_all(
             // Nothing depends on standard error.
             Item::Error(line) => {
                 writeln!(error, "{line}").ok();
+            }
+            Item::Question(text) => {
+                write!(error, "{text}").and_then(|()| error.flush()).ok();
             }
             Item::End => break,
         }

@@ -103,6 +103,8 @@ fn a_workload_with_static_agents_alone_is_told_so() {
     refused(&home, &["intercept", "service/web", "--port", "80"], 2, &["service/web", "static agents", "redir list"]);
     refused(&home, &["leave", "svc/web"], 2, &["service/web", "static agents"]);
     refused(&home, &["list", "-A"], 2, &["--all-namespaces", "kubeconfig"]);
+    refused(&home, &["doctor"], 2, &["`redir doctor` is for Kubernetes", "static agents", "redir status"]);
+    refused(&home, &["describe", "web-1"], 2, &["`redir describe` is for Kubernetes", "static agents", "redir list"]);
 }
 
 /// A first `redir list` says what to do.
@@ -116,8 +118,29 @@ fn manifests_are_printed_without_a_server() {
     let output = Home::new().run(&["install", "--print", "--image", "registry.local/agent:7", "-n", "elsewhere"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).unwrap();
-    for words in ["kind: CustomResourceDefinition", "image: registry.local/agent:7", "namespace: elsewhere"] {
+    for words in ["kind: CustomResourceDefinition", "image: \"registry.local/agent:7\"", "namespace: \"elsewhere\""] {
         assert!(text.contains(words), "{words}");
+    }
+}
+
+/// As behind `| head`, when that has enough.
+#[test]
+fn a_reader_that_left_is_no_failure() {
+    let home = home(CONFIG);
+    for (arguments, code) in [
+        (&["completions", "bash"][..], 0),
+        (&["install", "--print"], 0),
+        (&["doctor"], 1),
+        (&["doctor", "-o", "json"], 1),
+        (&["keygen"], 0),
+        (&["intercept", "--help"], 0),
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = home.command(arguments).stdout(writer).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+        assert!(!said.contains("panicked"), "{arguments:?}: {said}");
     }
 }
 

@@ -1,10 +1,12 @@
 //! The agents of a cluster as their DaemonSet and pods tell of them.
 //!
-//! Owns: how many are ready, and why the others are not. Must not wait. Called by: `commands::install`, `commands::doctor`.
+//! Owns: how many are ready, why the others are not, and whether they can become so. Must not wait. Called by:
+//! `commands::rollout`, `commands::doctor`.
 
 use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use redir_api::names;
+use serde_json::Value;
 
 use crate::wording::install as say;
 
@@ -35,18 +37,66 @@ impl Rollout {
     }
 }
 
+/// An agent that ended so often does not come up by itself: by then its kubelet waits 80 s between two tries.
+const HOPELESS_RESTARTS: i32 = 3;
+/// What no wait mends.
+const HOPELESS: [&str; 3] = ["InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError"];
+/// The container runtime's waits between two tries: what they wait after says more, and their text counts seconds.
+const BACK_OFFS: [&str; 1] = ["CrashLoopBackOff"];
+/// Counts the changes of a DaemonSet's pods, on it and on each of them.
+const GENERATION: &str = "deprecated.daemonset.template.generation";
+const POD_GENERATION: &str = "pod-template-generation";
+/// Lines of what a container said last.
+const LAST_WORDS: usize = 3;
+/// Characters of such a line.
+const LINE: usize = 400;
+
 /// One agent's pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AgentPod {
+    pub(crate) name: String,
     pub(crate) node: String,
     pub(crate) image: String,
+    /// Whether it is what the DaemonSet says now; the others are about to be replaced.
+    pub(crate) is_new: bool,
     /// Why it is not ready; `None`: it is.
     pub(crate) trouble: Option<String>,
+    /// Whether it stays so.
+    pub(crate) outlook: Outlook,
+    /// What the pod's status does not say stands elsewhere.
+    pub(crate) more: MoreWords,
+}
+
+/// What is to be expected of an agent that is not ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outlook {
+    MayPass,
+    /// Not with this image and these values.
+    Hopeless,
+}
+
+/// Where more about a trouble is to be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MoreWords {
+    Nowhere,
+    /// In the log of the container that ended.
+    PreviousLog,
+    /// In the log of the container that runs.
+    Log,
+    /// In the pod's Events.
+    Events,
 }
 
 /// The pods that are not ending.
-pub(crate) fn pods(pods: &[Pod]) -> Vec<AgentPod> {
-    pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).map(agent_pod).collect()
+pub(crate) fn pods(set: &DaemonSet, pods: &[Pod]) -> Vec<AgentPod> {
+    let newest = set.metadata.annotations.as_ref().and_then(|annotations| annotations.get(GENERATION));
+    let staying = pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
+    staying
+        .map(|pod| {
+            let generation = pod.metadata.labels.as_ref().and_then(|labels| labels.get(POD_GENERATION));
+            AgentPod { is_new: newest.is_none() || generation == newest, ..agent_pod(pod) }
+        })
+        .collect()
 }
 
 /// Selects them.
@@ -62,42 +112,94 @@ fn agent_pod(pod: &Pod) -> AgentPod {
     let unscheduled =
         conditions.clone().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
     let trouble = match (container, unscheduled) {
-        (_, Some(condition)) => Some(condition.message.clone().unwrap_or_else(say::not_scheduled)),
+        (_, Some(condition)) => Some(Trouble::passing(condition.message.clone().unwrap_or_else(say::not_scheduled))),
         (Some(container), None) => of_container(container),
-        (None, None) => Some(status.message.unwrap_or_else(say::not_started)),
+        (None, None) => Some(Trouble {
+            more: MoreWords::Events,
+            ..Trouble::passing(status.message.unwrap_or_else(say::not_started))
+        }),
     };
+    let (outlook, more) =
+        trouble.as_ref().map_or((Outlook::MayPass, MoreWords::Nowhere), |trouble| (trouble.outlook, trouble.more));
     AgentPod {
+        name: pod.metadata.name.clone().unwrap_or_default(),
         node: spec.node_name.unwrap_or_default(),
         image: spec.containers.first().and_then(|container| container.image.clone()).unwrap_or_default(),
-        trouble,
+        is_new: true,
+        trouble: trouble.map(|trouble| trouble.sentence),
+        outlook,
+        more,
+    }
+}
+
+struct Trouble {
+    sentence: String,
+    outlook: Outlook,
+    more: MoreWords,
+}
+
+impl Trouble {
+    fn passing(sentence: String) -> Self {
+        Self { sentence, outlook: Outlook::MayPass, more: MoreWords::Nowhere }
     }
 }
 
 /// What the runtime says of a container that is not ready; what ended it last says most.
-fn of_container(container: &ContainerStatus) -> Option<String> {
+fn of_container(container: &ContainerStatus) -> Option<Trouble> {
     if container.ready {
         return None;
     }
     let state = container.state.clone().unwrap_or_default();
     let last = container.last_state.clone().unwrap_or_default();
+    let waiting = state.waiting.and_then(|waiting| Some((waiting.reason?, waiting.message)));
+    let is_back_off = waiting.as_ref().is_some_and(|(reason, _)| BACK_OFFS.contains(&reason.as_str()));
     let ended = state.terminated.or(last.terminated);
-    let waiting = state.waiting.and_then(|waiting| {
-        let reason = waiting.reason?;
-        Some(match waiting.message {
-            Some(message) => format!("{reason}: {message}"),
-            None => reason,
-        })
-    });
-    Some(match (waiting, ended) {
-        (waiting, Some(ended)) => say::ended(waiting.as_deref(), ended.exit_code, ended.message.as_deref()),
-        (Some(waiting), None) => waiting,
-        (None, None) => say::not_ready(),
+    let outlook = match &waiting {
+        Some((reason, _)) if HOPELESS.contains(&reason.as_str()) => Outlook::Hopeless,
+        _ if ended.is_some() && container.restart_count >= HOPELESS_RESTARTS => Outlook::Hopeless,
+        _ => Outlook::MayPass,
+    };
+    Some(match (waiting.filter(|_| !is_back_off), ended) {
+        (Some((reason, message)), _) => {
+            // Between two tries of old servers the reason is gone from the status.
+            let is_bare = message.as_ref().is_none_or(|message| reason.ends_with("BackOff") && !message.contains(": "));
+            let sentence =
+                message.map_or_else(|| reason.clone(), |message| format!("{reason}: {}", last_words(&message)));
+            Trouble { sentence, outlook, more: if is_bare { MoreWords::Events } else { MoreWords::Nowhere } }
+        }
+        (None, Some(ended)) => {
+            let words = ended.message.as_deref().map(last_words).filter(|words| !words.is_empty());
+            let more = if words.is_some() { MoreWords::Nowhere } else { MoreWords::PreviousLog };
+            Trouble { sentence: say::ended(ended.exit_code, ended.reason.as_deref(), words.as_deref()), outlook, more }
+        }
+        (None, None) => Trouble { sentence: say::not_ready(), outlook, more: MoreWords::Log },
     })
+}
+
+/// The end of what a container wrote, in one line; of its log's JSON only what was said, which is the same each time.
+pub(crate) fn last_words(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let last = &lines[lines.len().saturating_sub(LAST_WORDS)..];
+    let words: Vec<String> = last.iter().map(|line| said(line).chars().take(LINE).collect()).collect();
+    words.join(" / ")
+}
+
+/// `ERROR cannot read …` of `{"timestamp":…,"level":"ERROR","message":"cannot read …"}`
+fn said(line: &str) -> String {
+    let Ok(Value::Object(fields)) = serde_json::from_str::<Value>(line) else { return line.to_owned() };
+    let text = |name: &str| fields.get(name).and_then(Value::as_str);
+    match (text("message"), text("level")) {
+        (Some(message), Some(level)) => match text("error") {
+            Some(error) => format!("{level} {message}: {error}"),
+            None => format!("{level} {message}"),
+        },
+        _ => line.to_owned(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 
@@ -111,24 +213,80 @@ mod tests {
         )
     }
 
-    fn container(ready: bool, state: &Value, last: &Value) -> Value {
-        json!({"name": "agent", "image": "a", "imageID": "", "ready": ready, "restartCount": 0, "state": state, "lastState": last})
+    fn container(ready: bool, state: &Value, last: &Value, restarts: i32) -> Value {
+        json!({"name": "agent", "image": "a", "imageID": "", "ready": ready, "restartCount": restarts, "state": state, "lastState": last})
     }
 
     #[test]
     fn a_pod_says_why_it_is_not_ready() {
-        let ready = pod(&container(true, &json!({"running": {}}), &json!({})));
+        let none = json!({});
+        let ready = pod(&container(true, &json!({"running": {}}), &none, 9));
         assert_eq!((ready.node.as_str(), ready.image.as_str(), ready.trouble), ("n1", "a:1", None));
-        let pulling = json!({"waiting": {"reason": "ErrImageNeverPull", "message": "no image a:1"}});
+        let never = pod(&container(
+            false,
+            &json!({"waiting": {"reason": "ErrImageNeverPull", "message": "no image a:1"}}),
+            &none,
+            0,
+        ));
         assert_eq!(
-            pod(&container(false, &pulling, &json!({}))).trouble.as_deref(),
-            Some("ErrImageNeverPull: no image a:1")
+            (never.trouble.as_deref(), never.outlook),
+            (Some("ErrImageNeverPull: no image a:1"), Outlook::Hopeless)
         );
-        let crashed = json!({"terminated": {"exitCode": 1, "message": "lacks CAP_BPF"}});
-        let looping = json!({"waiting": {"reason": "CrashLoopBackOff"}});
-        let told = pod(&container(false, &looping, &crashed)).trouble.unwrap();
-        assert!(told.contains("CrashLoopBackOff") && told.contains("lacks CAP_BPF"), "{told}");
-        assert!(pod(&container(false, &json!({"running": {}}), &json!({}))).trouble.is_some());
+        let pulling = json!({"waiting": {"reason": "ErrImagePull", "message": "rpc error: code = NotFound desc = no such image"}});
+        let pulling = pod(&container(false, &pulling, &none, 0));
+        assert!(pulling.trouble.unwrap().contains("no such image"));
+        assert_eq!((pulling.outlook, pulling.more), (Outlook::MayPass, MoreWords::Nowhere));
+        let waits = json!({"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image \"a:1\""}});
+        assert_eq!(pod(&container(false, &waits, &none, 0)).more, MoreWords::Events);
+        let running = pod(&container(false, &json!({"running": {}}), &none, 0));
+        assert_eq!((running.trouble.is_some(), running.more), (true, MoreWords::Log));
+        assert_eq!(
+            pod(&container(false, &json!({"waiting": {"reason": "ContainerCreating"}}), &none, 0)).more,
+            MoreWords::Events
+        );
+    }
+
+    /// From one try to the next the times in it change, and how long the kubelet waits.
+    #[test]
+    fn an_agent_that_does_not_start_is_told_alike_at_each_try() {
+        let looping = |restarts: i32| {
+            let log = format!(
+                "{{\"timestamp\":\"2026-11-30T18:00:0{restarts}Z\",\"level\":\"ERROR\",\"message\":\"lacks CAP_BPF\"}}\nredir-agent: ends\n"
+            );
+            let crashed = json!({"terminated": {"exitCode": 1, "reason": "Error", "message": log}});
+            let waits = json!({"waiting": {"reason": "CrashLoopBackOff", "message": format!("back-off {}0s restarting", restarts)}});
+            pod(&container(false, &waits, &crashed, restarts))
+        };
+        let (first, third) = (looping(1), looping(3));
+        assert_eq!(first.trouble.as_deref(), Some("it ended with code 1: ERROR lacks CAP_BPF / redir-agent: ends"));
+        assert_eq!(first.trouble, third.trouble);
+        assert_eq!((first.outlook, third.outlook), (Outlook::MayPass, Outlook::Hopeless));
+        let silent = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
+        let silent = pod(&container(false, &silent, &json!({}), 0));
+        assert_eq!(
+            (silent.trouble.as_deref(), silent.more),
+            (Some("it ended with code 137 (OOMKilled)"), MoreWords::PreviousLog)
+        );
+    }
+
+    /// What the last release left behind says nothing of this one.
+    #[test]
+    fn pods_from_before_the_change_are_told_apart() {
+        let set = |generation: &str| -> DaemonSet {
+            serde_json::from_value(json!({"metadata": {"annotations": {GENERATION: generation}}})).unwrap()
+        };
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"labels": {POD_GENERATION: "1"}}})).unwrap();
+        let is_new = |set: &DaemonSet| pods(set, std::slice::from_ref(&pod))[0].is_new;
+        assert!(is_new(&set("1")) && !is_new(&set("2")) && is_new(&DaemonSet::default()));
+    }
+
+    #[test]
+    fn of_many_words_the_last_ones_are_told() {
+        assert_eq!(last_words("a\n\nb\nc\nd\n"), "b / c / d");
+        assert_eq!(last_words(&"x".repeat(5_000)).len(), LINE);
+        assert_eq!(last_words(" \n"), "");
+        assert_eq!(last_words("{\"level\":\"WARN\",\"message\":\"m\",\"error\":\"e\"}"), "WARN m: e");
+        assert_eq!(last_words("{\"a\":1}"), "{\"a\":1}");
     }
 
     #[test]

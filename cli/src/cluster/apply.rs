@@ -1,15 +1,16 @@
-//! Installed objects, one by one: applied, read, deleted.
+//! Installed objects, one by one: created, applied, changed, read, deleted.
 //!
 //! Owns: how an object of the manifests becomes a request. Must not know what is installed or in which order. Called by:
 //! `commands::install`, `commands::uninstall`, `commands::doctor`.
 
 use kube::Api;
-use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams};
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::Value;
 
 use super::connect::Cluster;
 use super::trouble::{Doing, unless};
+use crate::events::{Action, Step};
 use crate::trouble::Trouble;
 use crate::wording::install as say;
 
@@ -51,6 +52,17 @@ impl Manifest {
     /// `daemonset redir-agent`
     pub(crate) fn spoken(&self) -> String {
         format!("{} {}", self.resource.kind.to_lowercase(), self.name)
+    }
+
+    /// What is told of it.
+    pub(crate) fn step(&self, action: Action, keep: Keep) -> Step {
+        Step::Object {
+            action,
+            kind: self.resource.kind.clone(),
+            name: self.name.clone(),
+            namespace: self.namespace.clone(),
+            is_dry_run: keep == Keep::DryRun,
+        }
     }
 
     pub(crate) fn kind(&self) -> &str {
@@ -96,16 +108,45 @@ impl Manifest {
         cluster.call(self.right("patch"), api.patch(&self.name, &parameters, &Patch::Apply(&self.object))).await
     }
 
+    /// Makes it, if it is not there. `None`: it is, or has come meanwhile.
+    pub(crate) async fn create(&self, cluster: &Cluster, keep: Keep) -> Result<Option<DynamicObject>, Trouble> {
+        let object: DynamicObject = serde_json::from_value(self.object.clone())
+            .map_err(|error| Trouble::Failed(say::values(None, &error.to_string())))?;
+        let parameters = PostParams { dry_run: keep == Keep::DryRun, field_manager: Some(MANAGER.to_owned()) };
+        let api = self.api(cluster);
+        cluster.call(self.right("create"), async { unless(&[409], api.create(&parameters, &object).await) }).await
+    }
+
+    /// Changes these fields of the very object that was found.
+    pub(crate) async fn merge(
+        &self,
+        cluster: &Cluster,
+        uid: &str,
+        mut patch: Value,
+        keep: Keep,
+    ) -> Result<(), Trouble> {
+        patch["metadata"]["uid"] = uid.into();
+        let parameters = PatchParams {
+            dry_run: keep == Keep::DryRun,
+            field_manager: Some(MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let api = self.api(cluster);
+        let patch = Patch::Merge(patch);
+        cluster.call(self.right("patch"), api.patch(&self.name, &parameters, &patch)).await.map(drop)
+    }
+
     /// What is there; `None`: nothing.
     pub(crate) async fn read(&self, cluster: &Cluster) -> Result<Option<DynamicObject>, Trouble> {
         let api = self.api(cluster);
         cluster.call(self.right("get"), async { unless(&[404], api.get(&self.name).await) }).await
     }
 
-    /// Asks for its end; false: there is none.
-    pub(crate) async fn delete(&self, cluster: &Cluster, keep: Keep) -> Result<bool, Trouble> {
+    /// Asks for the end of the very object that was found; false: it is gone already.
+    pub(crate) async fn delete(&self, cluster: &Cluster, uid: Option<String>, keep: Keep) -> Result<bool, Trouble> {
         let api = self.api(cluster);
-        let parameters = DeleteParams { dry_run: keep == Keep::DryRun, ..DeleteParams::foreground() };
+        let preconditions = Some(Preconditions { uid, resource_version: None });
+        let parameters = DeleteParams { dry_run: keep == Keep::DryRun, preconditions, ..DeleteParams::foreground() };
         let gone = async { unless(&[404], api.delete(&self.name, &parameters).await) };
         Ok(cluster.call(self.right("delete"), gone).await?.is_some())
     }

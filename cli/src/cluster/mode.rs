@@ -50,6 +50,16 @@ pub(crate) fn of_question(args: &args::Ask) -> Result<Mode, Trouble> {
     of(&Signs { target: None, flag, cluster: &args.cluster }, &args.reach)
 }
 
+/// Refuses a command that only a cluster has, where there are static agents and nothing that leads to a cluster: its lack of a
+/// kubeconfig is not what is wrong.
+pub(crate) fn refuse_static(command: &str, instead: &str, flags: &args::Cluster) -> Result<(), Trouble> {
+    let names_cluster = flags.context.is_some() || flags.kubeconfig.is_some() || has_kubeconfig(flags);
+    match !names_cluster && reach::names_agents(&args::Reach::default()).unwrap_or(false) {
+        true => Err(Trouble::Usage(say::only_for_clusters(command, instead))),
+        false => Ok(()),
+    }
+}
+
 /// Decides, and reads `redir.toml` only where it decides.
 pub(crate) fn of(signs: &Signs<'_>, reach: &args::Reach) -> Result<Mode, Trouble> {
     let named = !reach.agent.is_empty() || !reach.agent_key.is_empty();

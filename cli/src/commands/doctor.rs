@@ -15,11 +15,13 @@ use redir_tunnel::{DialError, Identity};
 use tokio::task::JoinSet;
 
 use super::ask;
-use super::install::{look, server};
+use super::install::server;
+use super::rollout::look;
 use crate::args;
 use crate::cluster::Cluster;
 use crate::cluster::apply::manifests;
 use crate::cluster::diagnosis::{self, Check, Finding};
+use crate::cluster::mode::refuse_static;
 use crate::cluster::trouble::{Doing, unless};
 use crate::cluster::{rights, target};
 use crate::events::Event;
@@ -34,6 +36,7 @@ const LOOKUP: Duration = Duration::from_secs(3);
 
 /// Looks at everything. 1 if something is wrong.
 pub(crate) fn run(args: &args::Doctor) -> Outcome {
+    refuse_static("doctor", "`redir status` asks them, `redir-agent check` looks at their machine", &args.cluster)?;
     let labels = args.selector.clone().map(|LabelSet(labels)| Target::Labels(labels));
     let wanted = args.target.clone().or(labels);
     super::with_runtime(args.output, async |screen| {

@@ -1,33 +1,31 @@
 //! `redir install` and `redir upgrade`: the manifests, applied and waited for.
 //!
-//! Owns: the order, and when it is done. Must not know what the manifests say (`redir_manifests`). Called by: `commands`.
+//! Owns: the order, what is not touched because it is somebody else's, and when it is done. Must not know what the manifests
+//! say (`redir_manifests`). Called by: `commands`.
 
 use std::time::Duration;
 
-use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
 use kube::Api;
-use kube::api::ListParams;
+use kube::api::DynamicObject;
 use redir_api::names;
 use redir_manifests::{Minor, OLDEST, Options, Values};
 use serde_json::Value;
-use tokio::time::{Instant, sleep};
 
-use crate::args::{self, Output};
+use super::confirm::confirm;
+use super::rollout;
+use crate::args;
 use crate::cluster::Cluster;
-use crate::cluster::agents::{self, AgentPod, Rollout};
 use crate::cluster::apply::{Keep, Manifest, manifests};
-use crate::cluster::trouble::Doing;
+use crate::cluster::ownership::{self, Strict};
+use crate::cluster::trouble::{Doing, unless};
+use crate::events::{Action, Step};
 use crate::screen::{Screen, print};
 use crate::trouble::{Outcome, Trouble};
 use crate::wording::install as say;
 
 /// Pulling an image over a slow line, and one node after the other.
 const WAIT: Duration = Duration::from_secs(300);
-/// How often the agents are looked at.
-const LOOK: Duration = Duration::from_millis(500);
-/// How often that is told if nothing changes.
-const REMIND: Duration = Duration::from_secs(10);
 
 /// Whether there must be a redir already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,18 +37,22 @@ pub(crate) enum Before {
 /// Applies everything, and waits for the agents.
 pub(crate) fn run(args: &args::Install, before: Before) -> Outcome {
     let values = values(args)?;
-    super::with_runtime(Output::Text, async |screen| {
+    super::with_runtime(args.output, async |screen| {
         let cluster = Cluster::connect(&args.cluster).await;
-        // The namespace of a developer's work is no place for the agents: only -n names another one.
-        let namespace = args.cluster.namespace.clone().unwrap_or_else(|| names::NAMESPACE.to_owned());
-        let options = Options { namespace, values };
+        let options = Options { namespace: namespace(&args.cluster), values };
         if args.print {
             return print_all(&options);
         }
         let cluster = cluster?;
         server(&cluster).await?;
-        apply_all(&screen, &cluster, &options, before, args).await
+        let keep = if args.dry_run { Keep::DryRun } else { Keep::Yes };
+        Installation { screen: &screen, cluster: &cluster, options: &options, keep }.run(before, args).await
     })
+}
+
+/// The namespace of a developer's work is no place for the agents: only -n names another one.
+pub(super) fn namespace(flags: &args::Cluster) -> String {
+    flags.namespace.clone().unwrap_or_else(|| names::NAMESPACE.to_owned())
 }
 
 fn values(args: &args::Install) -> Result<Values, Trouble> {
@@ -86,74 +88,162 @@ fn print_all(options: &Options) -> Outcome {
     print(&texts.join("---\n"))
 }
 
-async fn apply_all(
-    screen: &Screen,
-    cluster: &Cluster,
-    options: &Options,
-    before: Before,
-    args: &args::Install,
-) -> Outcome {
-    let manifests = manifests(options)?;
-    let agent = find(&manifests, "DaemonSet");
-    if before == Before::Installed && agent.read(cluster).await?.is_none() {
-        return Err(Trouble::Failed(say::not_installed_yet(&options.namespace)));
+/// What is there of each object of the manifests.
+pub(super) struct Found(pub(super) Vec<(Manifest, Option<DynamicObject>)>);
+
+impl Found {
+    pub(super) async fn read(cluster: &Cluster, options: &Options) -> Result<Self, Trouble> {
+        let mut found = Vec::new();
+        for manifest in manifests(options)? {
+            let object = manifest.read(cluster).await?;
+            found.push((manifest, object));
+        }
+        Ok(Self(found))
     }
-    let keep = if args.dry_run { Keep::DryRun } else { Keep::Yes };
-    // The server cannot check what belongs into a namespace that does not exist.
-    let is_homeless = args.dry_run && find(&manifests, "Namespace").read(cluster).await?.is_none();
-    for manifest in &manifests {
-        match manifest.namespace() {
-            Some(_) if is_homeless => manifest.within("default").apply(cluster, keep).await?,
-            _ => manifest.apply(cluster, keep).await?,
-        };
-        screen.note(say::applied(&manifest.spoken(), args.dry_run));
+
+    /// The manifests hold one of each of these.
+    pub(super) fn of_kind(&self, kind: &str) -> &(Manifest, Option<DynamicObject>) {
+        self.0.iter().find(|(manifest, _)| manifest.kind() == kind).expect("the manifests hold one")
     }
-    if args.dry_run {
+
+    /// Two ways of installing would undo each other's work: what Helm has installed is Helm's.
+    pub(super) fn refuse_helm(&self, next: say::HelmStep) -> Result<(), Trouble> {
+        let release = self.0.iter().find_map(|(_, object)| ownership::helm_release(&object.as_ref()?.metadata));
+        release.map_or(Ok(()), |release| Err(Trouble::Failed(say::is_helm_s(&release, next))))
+    }
+
+    /// Whether something of ours has the name of somebody else's.
+    pub(super) fn foreign(&self) -> impl Iterator<Item = &Manifest> {
+        let is_foreign = |object: &DynamicObject| !ownership::is_part_of_redir(&object.metadata);
+        let named = self.0.iter().filter(|(manifest, _)| manifest.kind() != "Namespace");
+        named.filter(move |(_, object)| object.as_ref().is_some_and(is_foreign)).map(|(manifest, _)| manifest)
+    }
+}
+
+/// The namespace whose agents the cluster's one installation has, if they are in another one than this.
+pub(super) async fn refuse_elsewhere(cluster: &Cluster, options: &Options, command: &str) -> Result<(), Trouble> {
+    let bindings: Api<ClusterRoleBinding> = Api::all(cluster.client.clone());
+    let binding = async { unless(&[404], bindings.get(names::AGENT).await) };
+    let binding = cluster.call(Doing::Admin("get", "clusterrolebindings"), binding).await?;
+    let subjects = binding.into_iter().flat_map(|binding| binding.subjects.unwrap_or_default());
+    for namespace in subjects.filter_map(|subject| subject.namespace).filter(|name| *name != options.namespace) {
+        let there = Options { namespace: namespace.clone(), ..options.clone() };
+        let agent = manifests(&there)?.into_iter().find(|manifest| manifest.kind() == "DaemonSet");
+        let agent = agent.expect("the manifests hold one");
+        if agent.read(cluster).await?.is_some() {
+            return Err(Trouble::Failed(say::installed_elsewhere(&namespace, &options.namespace, command)));
+        }
+    }
+    Ok(())
+}
+
+/// What becomes of the namespace.
+enum NamespaceStep {
+    Create,
+    /// It exists and admits agents.
+    Leave,
+    /// It exists and would refuse agents.
+    LetAgentsIn(String, Strict),
+}
+
+struct Installation<'a> {
+    screen: &'a Screen,
+    cluster: &'a Cluster,
+    options: &'a Options,
+    keep: Keep,
+}
+
+impl Installation<'_> {
+    async fn run(&self, before: Before, args: &args::Install) -> Outcome {
+        let found = Found::read(self.cluster, self.options).await?;
+        if before == Before::Installed && found.of_kind("DaemonSet").1.is_none() {
+            return Err(Trouble::Failed(say::not_installed_yet(&self.options.namespace)));
+        }
+        found.refuse_helm(say::HelmStep::Upgrade)?;
+        let command = if before == Before::Installed { "upgrade" } else { "install" };
+        refuse_elsewhere(self.cluster, self.options, command).await?;
+        if let Some(manifest) = found.foreign().next() {
+            return Err(Trouble::Failed(say::is_foreign(manifest)));
+        }
+        let step = self.namespace_step(&found)?;
+        if let (NamespaceStep::LetAgentsIn(_, before), Keep::Yes) = (&step, self.keep) {
+            confirm(self.screen, &say::may_let_agents_in(&self.options.namespace, before), args.yes).await?;
+        }
+        self.apply(&found, &step).await?;
+        if self.keep == Keep::DryRun {
+            return self.done(say::checked());
+        }
+        let wait = args.wait.map_or(WAIT, |wait| wait.0);
+        let rollout = rollout::ready(self.screen, self.cluster, &self.options.namespace, wait).await?;
+        self.done(say::installed(rollout, self.options.values.image()))
+    }
+
+    fn done(&self, sentence: String) -> Outcome {
+        self.screen.step(&Step::Done { sentence });
+        Ok(0)
+    }
+
+    fn namespace_step(&self, found: &Found) -> Result<NamespaceStep, Trouble> {
+        let Some(object) = &found.of_kind("Namespace").1 else { return Ok(NamespaceStep::Create) };
+        if object.metadata.deletion_timestamp.is_some() {
+            return Err(Trouble::Failed(say::namespace_ends(&self.options.namespace)));
+        }
+        let uid = object.metadata.uid.clone().unwrap_or_default();
+        Ok(match ownership::strict_level(&object.metadata) {
+            None => NamespaceStep::Leave,
+            Some(before) => NamespaceStep::LetAgentsIn(uid, before),
+        })
+    }
+
+    async fn apply(&self, found: &Found, step: &NamespaceStep) -> Result<(), Trouble> {
+        // The server cannot check what belongs into a namespace that does not exist.
+        let is_homeless = self.keep == Keep::DryRun && matches!(step, NamespaceStep::Create);
+        for (manifest, _) in &found.0 {
+            match manifest.namespace() {
+                _ if manifest.kind() == "Namespace" => self.namespace(manifest, step).await?,
+                Some(_) if is_homeless => self.object(&manifest.within("default")).await?,
+                _ => self.object(manifest).await?,
+            }
+        }
         if is_homeless {
-            screen.note(say::checked_elsewhere(&options.namespace));
+            self.screen.step(&Step::Remark { sentence: say::checked_elsewhere(&self.options.namespace) });
         }
-        return print(&say::checked());
+        Ok(())
     }
-    let wait = args.wait.map_or(WAIT, |wait| wait.0);
-    let rollout = ready(screen, cluster, &options.namespace, wait).await?;
-    print(&say::installed(rollout, options.values.image()))
-}
 
-/// The manifests hold one of each of these.
-fn find<'a>(manifests: &'a [Manifest], kind: &str) -> &'a Manifest {
-    manifests.iter().find(|manifest| manifest.kind() == kind).expect("the manifests hold one")
-}
-
-/// Waits until every node's agent is ready.
-async fn ready(screen: &Screen, cluster: &Cluster, namespace: &str, wait: Duration) -> Result<Rollout, Trouble> {
-    let begin = Instant::now();
-    let mut told = (String::new(), begin);
-    loop {
-        let (rollout, pods) = look(cluster, namespace).await?;
-        if rollout.is_done() {
-            return Ok(rollout);
-        }
-        if begin.elapsed() > wait {
-            return Err(Trouble::Failed(match rollout.is_current && rollout.wanted == 0 {
-                true => say::no_node(),
-                false => say::never_ready(rollout, &pods, namespace, wait),
-            }));
-        }
-        let line = say::waiting(rollout, &pods);
-        if line != told.0 || told.1.elapsed() > REMIND {
-            screen.note(line.clone());
-            told = (line, Instant::now());
-        }
-        sleep(LOOK).await;
+    async fn object(&self, manifest: &Manifest) -> Result<(), Trouble> {
+        manifest.apply(self.cluster, self.keep).await?;
+        self.tell(Action::Apply, manifest);
+        Ok(())
     }
-}
 
-/// The agents as they are.
-pub(super) async fn look(cluster: &Cluster, namespace: &str) -> Result<(Rollout, Vec<AgentPod>), Trouble> {
-    let sets: Api<DaemonSet> = Api::namespaced(cluster.client.clone(), namespace);
-    let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
-    let set = cluster.call(Doing::Admin("get", "daemonsets"), sets.get(names::AGENT)).await?;
-    let parameters = ListParams::default().labels(&agents::selector());
-    let pods = cluster.call(Doing::Admin("list", "pods"), pods.list(&parameters)).await?;
-    Ok((Rollout::of(&set), agents::pods(&pods.items)))
+    /// A namespace is created or left alone, but for the one label that would keep agents out.
+    async fn namespace(&self, manifest: &Manifest, step: &NamespaceStep) -> Result<(), Trouble> {
+        match step {
+            NamespaceStep::Leave => (),
+            NamespaceStep::Create => match manifest.create(self.cluster, self.keep).await? {
+                Some(created) => {
+                    self.tell(Action::Create, manifest);
+                    if let (Keep::Yes, Some(uid)) = (self.keep, &created.metadata.uid) {
+                        manifest.merge(self.cluster, uid, ownership::created_mark(uid), self.keep).await?;
+                    }
+                }
+                None => return Err(Trouble::Failed(say::namespace_came(manifest.name()))),
+            },
+            NamespaceStep::LetAgentsIn(uid, before) => {
+                manifest.merge(self.cluster, uid, ownership::let_agents_in(before), self.keep).await?;
+                self.tell(Action::Change, manifest);
+                let sentence = match self.keep {
+                    Keep::Yes => say::level_changed(manifest.name(), before),
+                    Keep::DryRun => say::level_would_change(manifest.name(), before),
+                };
+                self.screen.step(&Step::Remark { sentence });
+            }
+        }
+        Ok(())
+    }
+
+    fn tell(&self, action: Action, manifest: &Manifest) {
+        self.screen.step(&manifest.step(action, self.keep));
+    }
 }

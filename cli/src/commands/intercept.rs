@@ -215,11 +215,17 @@ async fn begin(
         namespace: cluster.namespace.clone(),
         target: wanted.target.to_string(),
     };
-    // A CRD of an older redir drops the field.
+    // A server whose CRD is older drops the fields that it does not know: no agent ever hears of them.
     let is_dropped = wanted.earlier == EarlierConnections::Close && !object.spec.flush;
-    let port = run.add(identity, Wanted { token, ..wanted }, seen);
+    let (even_if_down, forwarded) = (object.spec.even_if_down, object.spec.forwarded);
+    let unknown =
+        [("--even-if-down", wanted.even_if_down && !even_if_down), ("--forwarded", wanted.forwarded && !forwarded)];
+    let port = run.add(identity, Wanted { token, even_if_down, forwarded, ..wanted }, seen);
     if is_dropped {
         port.screen.note(cluster_say::no_flush().to_owned());
+    }
+    for (flag, _) in unknown.into_iter().filter(|(_, is_unknown)| *is_unknown) {
+        port.screen.note(cluster_say::resource_is_older(flag));
     }
     port.screen.tell(&created);
     port.nodes = Some(Nodes::new(cluster.clone(), lease, pods, object));

@@ -5,6 +5,7 @@
 mod ahead;
 mod ask;
 mod completions;
+mod confirm;
 mod doctor;
 mod install;
 mod intercept;
@@ -15,6 +16,7 @@ mod nodes;
 mod objects;
 mod own;
 mod port_intercept;
+mod rollout;
 mod run;
 mod status;
 mod uninstall;

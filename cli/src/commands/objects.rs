@@ -10,6 +10,7 @@ use redir_api::{Intercept, PLURAL, TargetKind, names};
 use super::ask;
 use crate::args;
 use crate::cluster::Cluster;
+use crate::cluster::mode::refuse_static;
 use crate::cluster::objects::{self, Row, Workload};
 use crate::cluster::trouble::{Doing, unless};
 use crate::cluster::{ports, target};
@@ -114,6 +115,7 @@ fn is_of_this_login(row: &Row) -> bool {
 
 /// `redir describe`: everything about one.
 pub(super) fn describe(args: &args::Describe) -> Outcome {
+    refuse_static("describe", "`redir status` and `redir list` show their intercepts", &args.cluster)?;
     super::with_runtime(args.output, async |screen| {
         let cluster = Cluster::connect(&args.cluster).await?;
         let api: Api<Intercept> = Api::namespaced(cluster.client.clone(), &cluster.namespace);

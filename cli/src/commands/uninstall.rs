@@ -1,23 +1,30 @@
 //! `redir uninstall`: everything that was installed, in reverse, and waited for.
 //!
-//! Owns: the order: intercepts first, so that agents stop steering while they live; then the agents, so that they detach;
-//! then the rest. Called by: `commands`.
+//! Owns: what is removed and what stays, and the order: intercepts first, so that agents stop steering while they live; then
+//! the agents, so that they detach; then the rest. Called by: `commands`.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{DeleteParams, ListParams};
-use redir_api::{Intercept, PLURAL, names};
+use kube::core::ObjectMeta;
+use redir_api::{Intercept, PLURAL};
 use redir_manifests::Options;
 use tokio::time::{Instant, sleep};
 
-use crate::args::{self, Output};
+use super::confirm::confirm;
+use super::install::{Found, namespace, refuse_elsewhere, server};
+use crate::args;
 use crate::cluster::Cluster;
 use crate::cluster::agents;
-use crate::cluster::apply::{Keep, Manifest, manifests};
+use crate::cluster::apply::{Keep, Manifest};
+use crate::cluster::inventory::inventory;
+use crate::cluster::ownership;
 use crate::cluster::trouble::{Doing, unless};
-use crate::screen::{Screen, print};
+use crate::events::{Action, Step};
+use crate::screen::Screen;
 use crate::trouble::{Outcome, Trouble};
 use crate::wording::install as say;
 
@@ -25,80 +32,179 @@ use crate::wording::install as say;
 const WAIT: Duration = Duration::from_secs(120);
 /// How often it is looked whether something is gone.
 const LOOK: Duration = Duration::from_millis(250);
-/// How often that is told.
+/// When that is told: then after twice as long each time.
 const REMIND: Duration = Duration::from_secs(5);
 
 /// Removes everything.
 pub(crate) fn run(args: &args::Uninstall) -> Outcome {
-    super::with_runtime(Output::Text, async |screen| {
+    super::with_runtime(args.output, async |screen| {
         let cluster = Cluster::connect(&args.cluster).await?;
-        let namespace = args.cluster.namespace.clone().unwrap_or_else(|| names::NAMESPACE.to_owned());
-        let options = Options { namespace, ..Options::default() };
+        server(&cluster).await?;
+        let options = Options { namespace: namespace(&args.cluster), ..Options::default() };
         let keep = if args.dry_run { Keep::DryRun } else { Keep::Yes };
-        let deadline = Instant::now() + args.wait.map_or(WAIT, |wait| wait.0);
-        let removal = Removal { screen: &screen, cluster: &cluster, keep, deadline };
-        let anything = removal.run(&options).await?;
-        print(&match keep {
-            Keep::DryRun => say::checked(),
-            Keep::Yes => say::uninstalled(anything),
-        })
+        let wait = args.wait.map_or(WAIT, |wait| wait.0);
+        let removal = Removal { screen: &screen, cluster: &cluster, keep, wait };
+        let plan = removal.plan(&options).await?;
+        let sentence = match plan.is_empty() {
+            true => say::nothing_installed(),
+            false => {
+                if keep == Keep::Yes {
+                    removal.list(&plan);
+                    confirm(&screen, &say::may_remove(&cluster.server), args.yes).await?;
+                }
+                removal.run(&options.namespace, &plan).await?;
+                if keep == Keep::DryRun { say::checked() } else { say::uninstalled() }
+            }
+        };
+        screen.step(&Step::Done { sentence });
+        Ok(0)
     })
+}
+
+/// What there is to remove.
+struct Plan {
+    intercepts: usize,
+    /// The very objects, in the order in which they were applied.
+    objects: Vec<(Manifest, ObjectMeta)>,
+    namespace: Fate,
+}
+
+/// What becomes of the namespace.
+enum Fate {
+    /// There is none.
+    Absent,
+    /// `redir install` has made it, and nothing else is in it.
+    Goes(Manifest, ObjectMeta),
+    /// It is somebody else's, or holds what is: why.
+    Stays(Manifest, ObjectMeta, String),
+}
+
+impl Plan {
+    /// A namespace that stays is no redir.
+    fn is_empty(&self) -> bool {
+        self.intercepts == 0 && self.objects.is_empty() && !matches!(self.namespace, Fate::Goes(..))
+    }
 }
 
 struct Removal<'a> {
     screen: &'a Screen,
     cluster: &'a Cluster,
     keep: Keep,
-    deadline: Instant,
+    /// How long all of it may take, from when it begins.
+    wait: Duration,
 }
 
 impl Removal<'_> {
-    /// Whether there was anything.
-    async fn run(&self, options: &Options) -> Result<bool, Trouble> {
-        let mut anything = self.end_intercepts().await?;
-        let all = manifests(options)?;
-        let (agent, rest): (Vec<_>, Vec<_>) = all.iter().rev().partition(|manifest| manifest.kind() == "DaemonSet");
-        for manifest in agent {
-            anything |= self.delete(manifest).await?;
+    async fn plan(&self, options: &Options) -> Result<Plan, Trouble> {
+        let found = Found::read(self.cluster, options).await?;
+        found.refuse_helm(say::HelmStep::Uninstall)?;
+        refuse_elsewhere(self.cluster, options, "uninstall").await?;
+        for manifest in found.foreign() {
+            self.screen.step(&Step::Remark { sentence: say::stays_foreign(manifest) });
         }
-        if self.keep == Keep::Yes {
-            self.agents_gone(&options.namespace).await?;
-        }
-        let mut going = Vec::new();
-        for manifest in rest {
-            if manifest.kind() == "Namespace" && self.is_foreign(manifest).await? {
-                self.screen.note(say::foreign_namespace(manifest.name()));
-            } else if self.delete(manifest).await? {
-                anything = true;
-                going.push(manifest);
+        let foreign: Vec<String> = found.foreign().map(Manifest::spoken).collect();
+        let mut objects = Vec::new();
+        let mut namespace = None;
+        for (manifest, object) in found.0 {
+            match object {
+                Some(object) if manifest.kind() == "Namespace" => namespace = Some((manifest, object.metadata)),
+                Some(object) if !foreign.contains(&manifest.spoken()) => objects.push((manifest, object.metadata)),
+                _ => (),
             }
         }
-        self.gone(going).await?;
-        Ok(anything)
+        let namespace = match namespace {
+            None => Fate::Absent,
+            Some((manifest, meta)) => self.fate(manifest, meta, &objects).await,
+        };
+        Ok(Plan { intercepts: self.intercepts().await?.len(), objects, namespace })
     }
 
-    async fn delete(&self, manifest: &Manifest) -> Result<bool, Trouble> {
-        let found = manifest.delete(self.cluster, self.keep).await?;
-        if found {
-            self.screen.note(say::deleted(&manifest.spoken(), self.keep == Keep::DryRun));
+    /// Nothing is deleted with the namespace that redir did not make.
+    async fn fate(&self, manifest: Manifest, meta: ObjectMeta, objects: &[(Manifest, ObjectMeta)]) -> Fate {
+        if !ownership::is_created_by_redir(&meta) {
+            let why = say::foreign_namespace(manifest.name());
+            return Fate::Stays(manifest, meta, why);
         }
-        Ok(found)
+        match self.what_else(manifest.name(), objects).await {
+            None => Fate::Goes(manifest, meta),
+            Some(why) => Fate::Stays(manifest, meta, why),
+        }
     }
 
-    /// A namespace without our label was there before.
-    async fn is_foreign(&self, namespace: &Manifest) -> Result<bool, Trouble> {
-        let found = namespace.read(self.cluster).await?;
-        let labels = found.map(|object| object.metadata.labels.unwrap_or_default());
-        Ok(labels.is_some_and(|labels| labels.get("app.kubernetes.io/part-of").is_none_or(|part| part != "redir")))
+    async fn what_else(&self, namespace: &str, objects: &[(Manifest, ObjectMeta)]) -> Option<String> {
+        let known: BTreeSet<String> = objects.iter().filter_map(|(_, meta)| meta.uid.clone()).collect();
+        let inventory = inventory(self.cluster, namespace, &known).await;
+        (!inventory.is_empty()).then(|| say::shared_namespace(namespace, &inventory))
+    }
+
+    /// What will be removed, before anything is.
+    fn list(&self, plan: &Plan) {
+        let mut names: Vec<String> = plan.objects.iter().rev().map(|(manifest, _)| manifest.spoken()).collect();
+        if let Fate::Goes(manifest, _) = &plan.namespace {
+            names.push(manifest.spoken());
+        }
+        let sentence = say::will_remove(plan.intercepts, &names);
+        self.screen.step(&Step::Remark { sentence });
+        if let Fate::Stays(_, _, why) = &plan.namespace {
+            self.screen.step(&Step::Remark { sentence: why.clone() });
+        }
+    }
+
+    async fn run(&self, namespace: &str, plan: &Plan) -> Result<(), Trouble> {
+        let mut waiting = Patience::begin(self);
+        self.end_intercepts(&mut waiting).await?;
+        let (agent, rest): (Vec<_>, Vec<_>) =
+            plan.objects.iter().rev().partition(|(manifest, _)| manifest.kind() == "DaemonSet");
+        for (manifest, meta) in agent {
+            self.delete(manifest, meta).await?;
+        }
+        if self.keep == Keep::Yes {
+            self.agents_gone(namespace, &mut waiting).await?;
+        }
+        for (manifest, meta) in &rest {
+            self.delete(manifest, meta).await?;
+        }
+        let mut going: Vec<&Manifest> = rest.iter().map(|(manifest, _)| manifest).collect();
+        match &plan.namespace {
+            Fate::Absent => (),
+            Fate::Stays(manifest, meta, why) => self.leave_namespace(manifest, meta, why).await?,
+            // Agents took their time to end: something may have come meanwhile.
+            Fate::Goes(manifest, meta) => match self.what_else(manifest.name(), &plan.objects).await {
+                Some(why) => self.leave_namespace(manifest, meta, &why).await?,
+                None => {
+                    self.delete(manifest, meta).await?;
+                    going.push(manifest);
+                }
+            },
+        }
+        self.gone(going, &mut waiting).await
+    }
+
+    async fn leave_namespace(&self, manifest: &Manifest, meta: &ObjectMeta, why: &str) -> Result<(), Trouble> {
+        self.screen.step(&manifest.step(Action::Keep, self.keep));
+        self.screen.step(&Step::Remark { sentence: why.to_owned() });
+        if let (Some((patch, before)), Some(uid)) = (ownership::put_level_back(meta), &meta.uid) {
+            manifest.merge(self.cluster, uid, patch, self.keep).await?;
+            self.screen.step(&manifest.step(Action::Change, self.keep));
+            self.screen.step(&Step::Remark { sentence: say::level_put_back(manifest.name(), &before) });
+        }
+        Ok(())
+    }
+
+    async fn delete(&self, manifest: &Manifest, meta: &ObjectMeta) -> Result<(), Trouble> {
+        if manifest.delete(self.cluster, meta.uid.clone(), self.keep).await? {
+            self.screen.step(&manifest.step(Action::Delete, self.keep));
+        }
+        Ok(())
     }
 
     /// Deletes every Intercept of the cluster and waits until none is left. A cluster without the resource has none.
-    async fn end_intercepts(&self) -> Result<bool, Trouble> {
+    async fn end_intercepts(&self, waiting: &mut Patience<'_>) -> Result<(), Trouble> {
         let mut told = false;
         loop {
             let left = self.intercepts().await?;
             if !told && !left.is_empty() {
-                self.screen.note(say::intercepts_end(left.len()));
+                self.screen.step(&Step::Remark { sentence: say::intercepts_end(left.len()) });
                 told = true;
             }
             for intercept in &left {
@@ -110,9 +216,9 @@ impl Removal<'_> {
                 self.cluster.call(Doing::Admin("delete", PLURAL), gone).await?;
             }
             if left.is_empty() || self.keep == Keep::DryRun {
-                return Ok(told);
+                return Ok(());
             }
-            self.pause(&[PLURAL.to_owned()]).await?;
+            waiting.pause(&[PLURAL.to_owned()]).await?;
         }
     }
 
@@ -124,10 +230,9 @@ impl Removal<'_> {
     }
 
     /// Waits until no agent runs any more: until then something may be attached to pods.
-    async fn agents_gone(&self, namespace: &str) -> Result<(), Trouble> {
+    async fn agents_gone(&self, namespace: &str, waiting: &mut Patience<'_>) -> Result<(), Trouble> {
         let api: Api<Pod> = Api::namespaced(self.cluster.client.clone(), namespace);
         let parameters = ListParams::default().labels(&agents::selector());
-        let mut told = Instant::now();
         loop {
             let pods = self.cluster.call(Doing::Admin("list", "pods"), api.list(&parameters)).await?;
             if pods.items.is_empty() {
@@ -135,15 +240,13 @@ impl Removal<'_> {
             }
             let nodes = pods.items.iter().filter_map(|pod| pod.spec.as_ref()?.node_name.clone());
             let left: Vec<String> = nodes.map(|node| format!("the agent on {node}")).collect();
-            self.remind(&mut told, &left);
-            self.pause(&left).await?;
+            waiting.pause(&left).await?;
         }
     }
 
     /// Waits until these are gone.
-    async fn gone(&self, mut left: Vec<&Manifest>) -> Result<(), Trouble> {
-        let mut told = Instant::now();
-        while self.keep == Keep::Yes && !left.is_empty() {
+    async fn gone(&self, mut left: Vec<&Manifest>, waiting: &mut Patience<'_>) -> Result<(), Trouble> {
+        while self.keep == Keep::Yes {
             let mut still = Vec::new();
             for manifest in left {
                 if manifest.read(self.cluster).await?.is_some() {
@@ -151,26 +254,39 @@ impl Removal<'_> {
                 }
             }
             left = still;
-            let names: Vec<String> = left.iter().map(|manifest| manifest.spoken()).collect();
-            if !names.is_empty() {
-                self.remind(&mut told, &names);
-                self.pause(&names).await?;
+            if left.is_empty() {
+                return Ok(());
             }
+            let names: Vec<String> = left.iter().map(|manifest| manifest.spoken()).collect();
+            waiting.pause(&names).await?;
         }
         Ok(())
     }
+}
 
-    fn remind(&self, told: &mut Instant, left: &[String]) {
-        if told.elapsed() > REMIND {
-            *told = Instant::now();
-            self.screen.note(say::waiting_for_end(left));
-        }
+/// The pauses between two looks, what is told in them, and when there are enough of them.
+struct Patience<'a> {
+    screen: &'a Screen,
+    begin: Instant,
+    limit: Duration,
+    reminder: (Instant, Duration),
+}
+
+impl<'a> Patience<'a> {
+    fn begin(removal: &Removal<'a>) -> Self {
+        let begin = Instant::now();
+        Self { screen: removal.screen, begin, limit: removal.wait, reminder: (begin, REMIND) }
     }
 
     /// A moment, or the failure that it takes too long.
-    async fn pause(&self, left: &[String]) -> Result<(), Trouble> {
-        if Instant::now() > self.deadline {
-            return Err(Trouble::Failed(say::never_gone(left, WAIT)));
+    async fn pause(&mut self, left: &[String]) -> Result<(), Trouble> {
+        if self.begin.elapsed() > self.limit {
+            return Err(Trouble::Failed(say::never_gone(left, self.limit)));
+        }
+        let (at, pause) = self.reminder;
+        if at.elapsed() > pause {
+            self.reminder = (Instant::now(), pause.saturating_mul(2));
+            self.screen.step(&Step::Remark { sentence: say::waiting_for_end(left) });
         }
         sleep(LOOK).await;
         Ok(())

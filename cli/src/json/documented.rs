@@ -43,6 +43,7 @@ fn is_of_intercept(event: &Event) -> bool {
         | Event::Workload(_)
         | Event::Happened { .. }
         | Event::Check(_)
+        | Event::Step(_)
         | Event::Pod { .. }
         | Event::Intercept { .. }
         | Event::Tunnel { .. }

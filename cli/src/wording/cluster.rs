@@ -15,6 +15,19 @@ pub(crate) fn no_flush() -> &'static str {
      restart clients that keep their connections"
 }
 
+pub(crate) fn resource_is_older(flag: &str) -> String {
+    format!(
+        "the cluster's resource is of an earlier release and does not know {flag}: it goes on without; its admin runs `redir upgrade`"
+    )
+}
+
+/// Of a command that has no meaning for static agents.
+pub(crate) fn only_for_clusters(command: &str, instead: &str) -> String {
+    format!(
+        "`redir {command}` is for Kubernetes, and redir.toml names static agents: {instead} (or name a kubeconfig with --kubeconfig)"
+    )
+}
+
 pub(crate) fn no_kubeconfig(path: Option<&Path>) -> String {
     match path {
         Some(path) => format!(

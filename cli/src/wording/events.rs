@@ -92,6 +92,7 @@ pub(crate) fn lines(event: &Event, paint: Paint, charset: Charset, now: UnixMill
         | Event::Tunnel { .. }
         | Event::Wish(_)
         | Event::Check(_)
+        | Event::Step(_)
         | Event::Workload(_)
         | Event::Happened { .. } => Vec::new(),
         Event::Left { agent, what, count, ids: _ } => {

@@ -199,7 +199,12 @@ pub(crate) const INSTALL: &str = "Install redir into a Kubernetes cluster";
 pub(crate) const INSTALL_LONG: &str = "\
 Install redir into a Kubernetes cluster, as its admin: the resource, the roles, and an agent on every node. \
 Nothing is intercepted by it, no pod is restarted, no webhook is made. Waits until every node's agent is ready. \
-Running it again brings everything back to what this release installs.";
+Running it again brings everything back to what this release installs. A namespace that exists stays as it is, but for the \
+PodSecurity level that it enforces, which must admit the agents: that is asked for first, and put back by `redir uninstall`. \
+What Helm has installed is left to Helm.
+
+With -o json each step is an object: object (action, kind, name, namespace, dry_run), agents (ready, wanted), agent_not_ready \
+(node, pod, reason), remark (sentence), done (sentence).";
 pub(crate) const INSTALL_EXAMPLES: &str = "\
 Examples:
   redir install --dry-run
@@ -217,12 +222,16 @@ on one that has not. An agent that is replaced stops steering first and lets its
 pub(crate) const UNINSTALL: &str = "Remove redir from a Kubernetes cluster";
 pub(crate) const UNINSTALL_LONG: &str = "\
 Remove redir from a Kubernetes cluster, as its admin: every intercept first, then the agents, the roles, the resource \
-and the namespace. Nothing is left, and running intercepts go to their apps.";
+and the namespace. Nothing is left, and running intercepts go to their apps. What will be removed is listed, and asked for. \
+The namespace goes only if `redir install` has created it and nothing of anybody else is in it.";
 pub(crate) const IMAGE: &str = "The agent's image [default: the published one of this release]";
 pub(crate) const VALUES: &str = "A file with values of the Helm chart (manifests/chart/values.yaml); may be repeated";
 pub(crate) const DRY_RUN: &str = "Let the server check everything, and change nothing";
 pub(crate) const PRINT: &str = "Print the manifests for this server instead of applying them";
 pub(crate) const INSTALL_WAIT: &str = "How many seconds the agents may take until they are ready [default: 300]";
+pub(crate) const INSTALL_YES: &str =
+    "Change the namespace's PodSecurity level without asking, where it does not admit agents";
+pub(crate) const UNINSTALL_YES: &str = "Remove without asking";
 pub(crate) const UNINSTALL_WAIT: &str = "How many seconds it may take until everything is gone [default: 120]";
 pub(crate) const DOCTOR: &str = "Check a cluster, its agents and your own rights, and say what to do next";
 pub(crate) const DOCTOR_LONG: &str = "\

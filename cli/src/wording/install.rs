@@ -6,7 +6,11 @@ use std::time::Duration;
 use redir_api::names;
 
 use crate::cluster::agents::{AgentPod, Rollout};
+use crate::cluster::apply::Manifest;
+use crate::cluster::inventory::Inventory;
+use crate::cluster::ownership::{HelmRelease, Strict};
 use crate::escape::{escape, escape_sentence};
+use crate::events::{Action, Step};
 use crate::wording::config::show;
 
 pub(crate) fn values(path: Option<&Path>, why: &str) -> String {
@@ -36,16 +40,62 @@ pub(crate) fn checked_elsewhere(namespace: &str) -> String {
     format!("namespace {} does not exist yet: what belongs into it was checked in `default`", escape(namespace))
 }
 
-pub(crate) fn applied(what: &str, is_dry: bool) -> String {
-    if is_dry { format!("would apply {}", escape(what)) } else { format!("applied {}", escape(what)) }
+/// What is done with an object.
+fn object(action: Action, what: &str, is_dry: bool) -> String {
+    let (did, would) = match action {
+        Action::Create => ("created", "create"),
+        Action::Apply => ("applied", "apply"),
+        Action::Change => ("changed", "change"),
+        Action::Delete => ("deleted", "delete"),
+        Action::Keep => ("kept", "keep"),
+    };
+    if is_dry { format!("would {would} {}", escape(what)) } else { format!("{did} {}", escape(what)) }
 }
 
-pub(crate) fn deleted(what: &str, is_dry: bool) -> String {
-    if is_dry { format!("would delete {}", escape(what)) } else { format!("deleted {}", escape(what)) }
+/// A step as a line for people.
+pub(crate) fn step(step: &Step) -> String {
+    match step {
+        Step::Object { action, kind, name, is_dry_run, namespace: _ } => {
+            object(*action, &format!("{} {name}", kind.to_lowercase()), *is_dry_run)
+        }
+        Step::Agents { ready, wanted } => format!("agents: {ready} of {wanted} ready"),
+        Step::AgentNotReady { node, pod: _, reason } if node.is_empty() => {
+            format!("agent: {}", escape_sentence(reason))
+        }
+        Step::AgentNotReady { node, pod: _, reason } => {
+            format!("agent on {}: {}", escape(node), escape_sentence(reason))
+        }
+        Step::Remark { sentence } | Step::Done { sentence } => escape_lines(sentence),
+    }
 }
 
-pub(crate) fn waiting(rollout: Rollout, pods: &[AgentPod]) -> String {
-    format!("agents: {} of {} ready{}", rollout.ready, rollout.wanted, troubles(pods))
+/// Sentences of ours may have several lines.
+fn escape_lines(text: &str) -> String {
+    text.lines().map(escape_sentence).collect::<Vec<_>>().join("\n")
+}
+
+pub(crate) fn still_waiting(rollout: Rollout, since: Duration) -> String {
+    format!("agents: still {} of {} ready after {} s", rollout.ready, rollout.wanted, since.as_secs())
+}
+
+pub(crate) fn still_asking(why: &str) -> String {
+    format!("{why}; asking again")
+}
+
+pub(crate) fn and_said(trouble: &str, said: &str) -> String {
+    format!("{trouble}; it said: {said}")
+}
+
+/// Told once, whatever pod it was to be.
+pub(crate) const NO_POD: &str = "no pod";
+
+pub(crate) fn no_pod(why: &str) -> String {
+    format!("the cluster makes no pods for agents: {why}")
+}
+
+/// How many, and the first few reasons.
+fn summary(rollout: Rollout, pods: &[AgentPod]) -> String {
+    format!("{} of {} agents are ready{}", rollout.ready, rollout.wanted, troubles(pods))
 }
 
 fn troubles(pods: &[AgentPod]) -> String {
@@ -61,17 +111,132 @@ fn troubles(pods: &[AgentPod]) -> String {
     if more > 0 {
         told.push(format!("{more} more"));
     }
-    if told.is_empty() { String::new() } else { format!("; {}", told.join("; ")) }
+    if told.is_empty() { String::new() } else { format!(" ({})", told.join("; ")) }
 }
 
 pub(crate) fn never_ready(rollout: Rollout, pods: &[AgentPod], namespace: &str, limit: Duration) -> String {
     format!(
-        "{} within {} s: see kubectl -n {} logs -l app.kubernetes.io/name={}, or run `redir doctor`",
-        waiting(rollout, pods),
+        "{} within {} s: see kubectl -n {} logs -l {}={}, or run `redir doctor`",
+        summary(rollout, pods),
         limit.as_secs(),
         escape(namespace),
+        names::APP_LABEL,
         names::AGENT
     )
+}
+
+pub(crate) fn never_starts(rollout: Rollout, pods: &[AgentPod], namespace: &str) -> String {
+    format!(
+        "{}, and the others do not start as they are: correct --image or --values and run it again; everything that an \
+         agent said: kubectl -n {} logs -l {}={} --previous",
+        summary(rollout, pods),
+        escape(namespace),
+        names::APP_LABEL,
+        names::AGENT
+    )
+}
+
+pub(crate) fn question(question: &str) -> String {
+    format!("{question} [y/N] ")
+}
+
+pub(crate) fn nobody_to_ask(question: &str) -> String {
+    format!("{question} (nobody can be asked, since this is no terminal: add --yes)")
+}
+
+pub(crate) fn not_confirmed() -> String {
+    "nothing was changed: run it again and answer y, or add --yes".to_owned()
+}
+
+fn level(strict: &Strict) -> String {
+    match &strict.0 {
+        Some(level) => format!("the PodSecurity level `{}`", escape(level)),
+        None => "no PodSecurity level of its own".to_owned(),
+    }
+}
+
+pub(crate) fn may_let_agents_in(namespace: &str, before: &Strict) -> String {
+    format!(
+        "namespace {} exists and enforces {}, but agents need `privileged`, which then holds for every pod in it: change it?",
+        escape(namespace),
+        level(before)
+    )
+}
+
+pub(crate) fn level_changed(namespace: &str, before: &Strict) -> String {
+    format!(
+        "namespace {} enforces the PodSecurity level `privileged` from now on; before, it enforced {}; `redir uninstall` puts it back",
+        escape(namespace),
+        level(before)
+    )
+}
+
+pub(crate) fn level_would_change(namespace: &str, before: &Strict) -> String {
+    format!(
+        "namespace {} enforces {}; agents need `privileged`, which will be asked for, or say --yes",
+        escape(namespace),
+        level(before)
+    )
+}
+
+pub(crate) fn level_put_back(namespace: &str, before: &Strict) -> String {
+    format!("namespace {} enforces {} again, as before redir", escape(namespace), level(before))
+}
+
+pub(crate) fn namespace_ends(namespace: &str) -> String {
+    format!(
+        "namespace {} is being deleted: wait until `kubectl get namespace` shows it no more, and run it again",
+        escape(namespace)
+    )
+}
+
+pub(crate) fn namespace_came(namespace: &str) -> String {
+    format!("namespace {} was made by somebody else just now: run it again", escape(namespace))
+}
+
+/// What the admin wanted to do with what is Helm's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HelmStep {
+    Upgrade,
+    Uninstall,
+}
+
+pub(crate) fn is_helm_s(release: &HelmRelease, step: HelmStep) -> String {
+    let (name, namespace) = (escape(&release.name), escape(&release.namespace));
+    let next = match step {
+        HelmStep::Upgrade => {
+            format!("`helm upgrade {name} CHART -n {namespace}` with the chart of redir {}", env!("CARGO_PKG_VERSION"))
+        }
+        HelmStep::Uninstall => format!("`helm uninstall {name} -n {namespace}`"),
+    };
+    format!(
+        "Helm has installed redir here, as release {name} in namespace {namespace}, and keeps account of it: run {next}"
+    )
+}
+
+pub(crate) fn installed_elsewhere(there: &str, here: &str, command: &str) -> String {
+    let there = escape(there);
+    let next = match command {
+        "install" => format!("run `redir uninstall -n {there}` first, or `redir upgrade -n {there}`"),
+        command => format!("run `redir {command} -n {there}`"),
+    };
+    format!("the redir of this cluster is in namespace {there}, not in {}: {next}", escape(here))
+}
+
+pub(crate) fn is_foreign(manifest: &Manifest) -> String {
+    format!(
+        "there is a {} that is not redir's{}: delete or rename it, and run it again",
+        escape(manifest.spoken()),
+        within(manifest)
+    )
+}
+
+pub(crate) fn stays_foreign(manifest: &Manifest) -> String {
+    format!("{}{} is not redir's and stays", escape(manifest.spoken()), within(manifest))
+}
+
+fn within(manifest: &Manifest) -> String {
+    manifest.namespace().map(|namespace| format!(" in namespace {}", escape(namespace))).unwrap_or_default()
 }
 
 pub(crate) fn no_node() -> String {
@@ -82,7 +247,7 @@ pub(crate) fn installed(rollout: Rollout, image: &str) -> String {
     let agents = if rollout.ready == 1 { "1 agent is".to_owned() } else { format!("{} agents are", rollout.ready) };
     format!(
         "redir {} is installed: {agents} ready ({})\n\
-         next  kubectl -n NAMESPACE create rolebinding redir-developers --clusterrole={} --group=DEVELOPERS\n",
+         next  kubectl -n NAMESPACE create rolebinding redir-developers --clusterrole={} --group=DEVELOPERS",
         env!("CARGO_PKG_VERSION"),
         escape(image),
         names::DEVELOPER_ROLE
@@ -90,7 +255,7 @@ pub(crate) fn installed(rollout: Rollout, image: &str) -> String {
 }
 
 pub(crate) fn checked() -> String {
-    "the server would take everything; nothing was changed\n".to_owned()
+    "the server would take everything; nothing was changed".to_owned()
 }
 
 pub(crate) fn intercepts_end(count: usize) -> String {
@@ -112,16 +277,49 @@ pub(crate) fn never_gone(left: &[String], limit: Duration) -> String {
     )
 }
 
-pub(crate) fn foreign_namespace(namespace: &str) -> String {
-    format!("namespace {} was not made by redir and stays", escape(namespace))
+pub(crate) fn will_remove(intercepts: usize, names: &[String]) -> String {
+    let intercepts = match intercepts {
+        0 => String::new(),
+        1 => "\n  1 intercept".to_owned(),
+        many => format!("\n  {many} intercepts"),
+    };
+    let names: String = names.iter().map(|name| format!("\n  {}", escape(name))).collect();
+    format!("this will be removed:{intercepts}{names}")
 }
 
-pub(crate) fn uninstalled(anything: bool) -> String {
-    if anything {
-        "redir is gone from this cluster\n".to_owned()
-    } else {
-        "there was no redir in this cluster\n".to_owned()
-    }
+pub(crate) fn may_remove(server: &str) -> String {
+    format!("remove redir from {}?", escape(server))
+}
+
+pub(crate) fn foreign_namespace(namespace: &str) -> String {
+    format!("namespace {} was not made by `redir install` and stays", escape(namespace))
+}
+
+/// How many of its objects are named.
+const NAMED: usize = 5;
+
+pub(crate) fn shared_namespace(namespace: &str, inventory: &Inventory) -> String {
+    let namespace = escape(namespace);
+    let named = |names: &[String]| {
+        let more = names.len().saturating_sub(NAMED);
+        let first: Vec<String> = names.iter().take(NAMED).map(escape).collect();
+        if more > 0 { format!("{} and {more} more", first.join(", ")) } else { first.join(", ") }
+    };
+    let why = match inventory.others.is_empty() {
+        false => format!("holds what redir did not make ({})", named(&inventory.others)),
+        true => format!("may hold what redir did not make (not seen: {})", named(&inventory.unknown)),
+    };
+    format!(
+        "namespace {namespace} {why} and stays: if nothing in it is needed, run `kubectl delete namespace {namespace}`"
+    )
+}
+
+pub(crate) fn uninstalled() -> String {
+    "redir is gone from this cluster".to_owned()
+}
+
+pub(crate) fn nothing_installed() -> String {
+    "there was no redir in this cluster".to_owned()
 }
 
 pub(crate) fn not_scheduled() -> String {
@@ -136,8 +334,10 @@ pub(crate) fn not_ready() -> String {
     "it runs and is not ready yet".to_owned()
 }
 
-pub(crate) fn ended(waiting: Option<&str>, code: i32, message: Option<&str>) -> String {
-    let first = waiting.map(|waiting| format!("{waiting}, ")).unwrap_or_default();
-    let words = message.map(|message| format!(" ({})", message.trim())).unwrap_or_default();
-    format!("{first}it ended with code {code}{words}")
+pub(crate) fn ended(code: i32, reason: Option<&str>, words: Option<&str>) -> String {
+    // The others say no more than the code.
+    let reason = reason.filter(|reason| !["Error", "Completed"].contains(reason));
+    let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
+    let words = words.map(|words| format!(": {words}")).unwrap_or_default();
+    format!("it ended with code {code}{reason}{words}")
 }

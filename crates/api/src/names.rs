@@ -31,6 +31,12 @@ pub const RENEWED: &str = "redir.dev/renewed";
 /// Annotation of a Node: the address that developers dial instead of the node's own, as `HOST:PORT`.
 pub const ENDPOINT: &str = "redir.dev/endpoint";
 
+/// Annotation of a Namespace that `redir install` has created: its own UID, so that a copy of the annotation (a backup,
+/// a namespace that was made again) says nothing. What lacks it is never deleted.
+pub const CREATED: &str = "redir.dev/created";
+/// Annotation of a Namespace whose PodSecurity level `redir install` has raised: what it enforced before, empty for nothing.
+pub const ENFORCED_BEFORE: &str = "redir.dev/enforced-before";
+
 /// How often `redir` renews its Intercept.
 pub const RENEW_EVERY: Duration = Duration::from_secs(60);
 /// How long an agent lets one that is not renewed live, by its own monotonic clock.

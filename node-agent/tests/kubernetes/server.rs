@@ -79,7 +79,7 @@ impl Server {
         .arg(format!("--service-account-signing-key-file={}", path("accounts.key")));
         let mut api = node.spawn("kube-apiserver", &mut api)?;
         let kubectl = self.programs.join("kubectl").display().to_string();
-        let kubeconfig = path("admin.kubeconfig");
+        let kubeconfig = self.admin_kubeconfig().display().to_string();
         let ready = [&*kubectl, "--kubeconfig", &kubeconfig, "get", "--raw", "/readyz"];
         wait::until_true("the API server to be ready", START, || {
             if let Some(status) = api.exited()? {
@@ -101,9 +101,14 @@ impl Server {
         self.folder.path().join("agent.kubeconfig")
     }
 
+    /// How an administrator reaches it.
+    pub(crate) fn admin_kubeconfig(&self) -> PathBuf {
+        self.folder.path().join("admin.kubeconfig")
+    }
+
     /// An administrator's client, made inside `node`.
     pub(crate) fn client(&self, node: &Namespace) -> Result<Client> {
-        let file = self.folder.path().join("admin.kubeconfig");
+        let file = self.admin_kubeconfig();
         node.block_on(START, async move {
             let config = Kubeconfig::read_from(&file)?;
             let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;

@@ -71,8 +71,8 @@ pub(super) fn uninstall(
     let port = format!("{PORT}:{}", world.own_port);
     let mut intercept = world.intercept(&world.alice, &["deploy/web", "--port", &port])?;
     intercept.standing()?;
-    story.command("redir uninstall");
-    let said = world.as_admin(&["uninstall"])?;
+    story.command("redir uninstall --yes");
+    let said = world.as_admin(&["uninstall", "--yes"])?;
     said.lines().for_each(|line| story.say(line));
     let code = intercept.process.exit_code(world::LONG)?;
     let tick =

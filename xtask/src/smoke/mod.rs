@@ -66,7 +66,7 @@ fn play(cluster: &cluster::Cluster, programs: &world::Programs, record: bool) ->
     let mut story = Story::begin();
     let mut figures = Figures::default();
     // A cluster that was kept may have an older redir in it.
-    world::World::admin(cluster, programs, &["uninstall"])?;
+    world::World::admin(cluster, programs, &["uninstall", "--yes"])?;
     let before = world::nodes_state(cluster)?;
     let mut world = scenes::install(&mut story, cluster, programs)?;
     scenes::with_header(&mut story, &mut world, &mut figures)?;
