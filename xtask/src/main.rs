@@ -17,6 +17,7 @@ mod signals;
 mod smoke;
 mod step;
 mod test;
+mod tested;
 mod ui;
 
 use std::process::ExitCode;

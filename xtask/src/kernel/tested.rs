@@ -3,13 +3,12 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::store::Kernel;
-use crate::paths;
+use crate::{paths, tested};
 
 /// One thing that was run on one kernel, without a failure.
 pub(super) struct Record {
@@ -21,7 +20,6 @@ pub(super) struct Record {
 }
 
 const BEGIN: &str = "<!-- kernels-tested.json, by `cargo xtask test --kernel … --record` -->\n";
-const END: &str = "<!-- end -->\n";
 
 /// Adds results to the file, in the place of older ones of the same; a newer kernel of the series replaces all of its.
 pub(super) fn write(kernel: &Kernel, uname: &str, records: &[Record]) -> Result<()> {
@@ -29,12 +27,10 @@ pub(super) fn write(kernel: &Kernel, uname: &str, records: &[Record]) -> Result<
     let text = fs::read_to_string(&path).unwrap_or_else(|_| r#"{"kernels": []}"#.into());
     let mut all: Value = serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
     let entries = all["kernels"].as_array_mut().with_context(|| format!("{} has no list", path.display()))?;
-    put(entries, kernel, uname, &today()?, records);
+    put(entries, kernel, uname, &tested::today()?, records);
     let text = serde_json::to_string_pretty(&all)? + "\n";
     fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    let page = paths::root().join("docs/tested.md");
-    let there = fs::read_to_string(&page).with_context(|| format!("cannot read {}", page.display()))?;
-    fs::write(&page, with_table(&there, &all)?).with_context(|| format!("cannot write {}", page.display()))
+    tested::write(BEGIN, &table(&all))
 }
 
 fn file() -> PathBuf {
@@ -66,19 +62,6 @@ fn put(entries: &mut Vec<Value>, kernel: &Kernel, uname: &str, date: &str, recor
         let by_architecture = text(a, "architecture").cmp(&text(b, "architecture"));
         by_architecture.then_with(|| super::apt::by_version(&text(a, "kernel"), &text(b, "kernel")))
     });
-}
-
-fn today() -> Result<String> {
-    let output = Command::new("date").args(["--utc", "+%F"]).output().context("cannot start date")?;
-    ensure!(output.status.success(), "date does not tell the date");
-    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-}
-
-/// The page with the table of the file between its marks.
-fn with_table(page: &str, all: &Value) -> Result<String> {
-    let (before, rest) = page.split_once(BEGIN).context("docs/tested.md has lost the mark of the table's begin")?;
-    let (_, after) = rest.split_once(END).context("docs/tested.md has lost the mark of the table's end")?;
-    Ok(format!("{before}{BEGIN}{}{END}{after}", table(all)))
 }
 
 /// A row for each kernel, a column for each thing that was run on any.
@@ -124,7 +107,11 @@ mod tests {
     fn the_table_of_the_documents_is_that_of_the_file() {
         let all: Value = serde_json::from_str(include_str!("../../../docs/kernels-tested.json")).unwrap();
         let page = include_str!("../../../docs/tested.md");
-        assert_eq!(with_table(page, &all).unwrap(), page, "write it with `cargo xtask test --kernel … --record`");
+        assert_eq!(
+            tested::with_table(page, BEGIN, &table(&all)).unwrap(),
+            page,
+            "write it with `cargo xtask test --kernel … --record`"
+        );
     }
 
     #[test]

@@ -4,19 +4,16 @@
 //! Owns: what is asked of a cluster, the file and the table. Must not say anything of a run that failed.
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::{Context, Result};
 use redir_rig::namespace::checked;
 use serde_json::{Value, json};
 
 use super::world::World;
-use crate::paths;
+use crate::{paths, tested};
 
-/// The table stands between these lines.
-const BEGIN: &str = "<!-- kubernetes-tested.json, by `cargo xtask smoke --record` -->";
-const END: &str = "<!-- end -->";
+/// The line before the table.
+const BEGIN: &str = "<!-- kubernetes-tested.json, by `cargo xtask smoke --record` -->\n";
 
 /// A column's heading, and its place in an entry.
 const COLUMNS: [(&str, &str); 9] = [
@@ -46,7 +43,6 @@ pub(super) fn entry(world: &World<'_>, answers: usize) -> Result<Value> {
     let node = world.nodes.first().context("there is no node")?;
     let runc = checked(world.cluster.enter(&node.name)?.args(["runc", "--version"]), None)?;
     let info = kubectl.get(&["node", &node.name])?["status"]["nodeInfo"].clone();
-    let date = checked(Command::new("date").args(["--utc", "+%F"]), None)?;
     let plain = |text: Option<&str>| text.map(|text| text.trim_start_matches('v').to_owned());
     Ok(json!({
         "kubernetes": plain(server["gitVersion"].as_str()).context("the server names no version")?,
@@ -57,28 +53,20 @@ pub(super) fn entry(world: &World<'_>, answers: usize) -> Result<Value> {
         "etcd": world.cluster.version_of("etcd")?,
         "proxy": proxies.join(", "),
         "kernel": info["kernelVersion"],
-        "date": date.trim(),
+        "date": tested::today()?,
         "answers": answers,
     }))
 }
 
 /// Puts an entry into the file and the table, in place of an older one of the same version and provider.
 pub(super) fn write(entry: Value) -> Result<()> {
-    let file = documents().join("kubernetes-tested.json");
+    let file = paths::root().join("docs/kubernetes-tested.json");
     let text = fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
     let entries: Vec<Value> = serde_json::from_str(&text).with_context(|| format!("cannot read {}", file.display()))?;
     let entries = with(entries, entry);
     let text = serde_json::to_string_pretty(&entries).context("cannot write JSON")? + "\n";
     fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
-    let page = documents().join("tested.md");
-    let text = fs::read_to_string(&page).with_context(|| format!("cannot read {}", page.display()))?;
-    let text =
-        with_table(&text, &table(&entries)).with_context(|| format!("{} has no place for it", page.display()))?;
-    fs::write(&page, text).with_context(|| format!("cannot write {}", page.display()))
-}
-
-fn documents() -> PathBuf {
-    paths::root().join("docs")
+    tested::write(BEGIN, &table(&entries))
 }
 
 /// The newest version first.
@@ -105,12 +93,6 @@ fn table(entries: &[Value]) -> String {
     table
 }
 
-fn with_table(page: &str, table: &str) -> Option<String> {
-    let (before, rest) = page.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n\n{table}\n{END}{after}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,10 +110,7 @@ mod tests {
     fn the_page_shows_what_the_file_holds() {
         let entries: Vec<Value> = serde_json::from_str(include_str!("../../../docs/kubernetes-tested.json")).unwrap();
         let page = include_str!("../../../docs/tested.md");
-        assert_eq!(
-            with_table(page, &table(&entries)).as_deref(),
-            Some(page),
-            "`cargo xtask smoke --record` writes both"
-        );
+        let written = tested::with_table(page, BEGIN, &table(&entries)).unwrap();
+        assert_eq!(written, page, "`cargo xtask smoke --record` writes both");
     }
 }
