@@ -322,7 +322,7 @@ fn kubernetes(mut section: Section<'_>) -> Result<Kubernetes, ConfigError> {
         address: section.optional("address").map(address).transpose()?,
         proc: section.optional("proc").map_or(Ok("/proc".into()), path)?,
         kubeconfig: section.optional("kubeconfig").map(path).transpose()?,
-        api_server: section.optional("api_server").map(api_server).transpose()?,
+        api_server: section.optional("api_server").map(|value| api_server(&value)).transpose()?,
     };
     if kubernetes.node.is_empty() {
         return Err(node.error("is empty; write the Node's name, in a pod spec.nodeName"));
@@ -332,7 +332,7 @@ fn kubernetes(mut section: Section<'_>) -> Result<Kubernetes, ConfigError> {
 }
 
 /// `HOST:PORT`, also with `https://` before it.
-fn api_server(value: Value<'_>) -> Result<http::Uri, ConfigError> {
+fn api_server(value: &Value<'_>) -> Result<http::Uri, ConfigError> {
     let text = value.text()?;
     let address = text.strip_prefix("https://").unwrap_or(text).trim_end_matches('/');
     let url = format!("https://{address}").parse::<http::Uri>().ok();

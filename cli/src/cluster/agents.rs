@@ -90,8 +90,7 @@ pub(crate) enum MoreWords {
 /// The pods that are not ending.
 pub(crate) fn pods(set: &DaemonSet, pods: &[Pod]) -> Vec<AgentPod> {
     let newest = set.metadata.annotations.as_ref().and_then(|annotations| annotations.get(GENERATION));
-    let staying = pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none());
-    staying
+    staying(pods)
         .map(|pod| {
             let generation = pod.metadata.labels.as_ref().and_then(|labels| labels.get(POD_GENERATION));
             AgentPod { is_new: newest.is_none() || generation == newest, ..agent_pod(pod) }
@@ -104,7 +103,13 @@ pub(crate) fn selector() -> String {
     format!("{}={}", names::APP_LABEL, names::AGENT)
 }
 
-fn agent_pod(pod: &Pod) -> AgentPod {
+/// Those that nobody has asked to end.
+pub(crate) fn staying(pods: &[Pod]) -> impl Iterator<Item = &Pod> {
+    pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none())
+}
+
+/// What one pod's status says.
+pub(crate) fn agent_pod(pod: &Pod) -> AgentPod {
     let spec = pod.spec.clone().unwrap_or_default();
     let status = pod.status.clone().unwrap_or_default();
     let container = status.container_statuses.iter().flatten().next();

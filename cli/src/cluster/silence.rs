@@ -39,7 +39,8 @@ impl SeenAgents {
         let api: Api<Pod> = Api::namespaced(cluster.client.clone(), names::NAMESPACE);
         match timeout(LOOK, api.list(&ListParams::default().labels(&agents::selector()))).await {
             Ok(Ok(pods)) if !pods.items.is_empty() => {
-                Self::Pods(agents::pods(&pods.items).into_iter().map(|pod| (pod.node, pod.trouble)).collect())
+                let pods = agents::staying(&pods.items).map(agents::agent_pod);
+                Self::Pods(pods.map(|pod| (pod.node, pod.trouble)).collect())
             }
             // With none at all they may be in another namespace.
             _ => Self::Hidden,

@@ -246,7 +246,10 @@ impl Removal<'_> {
 
     /// Waits until these are gone.
     async fn gone(&self, mut left: Vec<&Manifest>, waiting: &mut Patience<'_>) -> Result<(), Trouble> {
-        while self.keep == Keep::Yes {
+        if self.keep == Keep::DryRun {
+            return Ok(());
+        }
+        loop {
             let mut still = Vec::new();
             for manifest in left {
                 if manifest.read(self.cluster).await?.is_some() {
@@ -260,7 +263,6 @@ impl Removal<'_> {
             let names: Vec<String> = left.iter().map(|manifest| manifest.spoken()).collect();
             waiting.pause(&names).await?;
         }
-        Ok(())
     }
 }
 

@@ -246,7 +246,7 @@ impl ApiServer {
         });
         match silence {
             Some(error) if news => {
-                tracing::warn!(%error, "the API server cannot be heard; what is known stays in force")
+                tracing::warn!(%error, "the API server cannot be heard; what is known stays in force");
             }
             None if news => tracing::info!("the API server is heard again"),
             _ => {}
@@ -339,20 +339,20 @@ mod tests {
 
     use super::*;
 
-    fn slice(endpoints: serde_json::Value) -> EndpointSlice {
+    fn slice(endpoints: &serde_json::Value) -> EndpointSlice {
         let whole = json!({"addressType": "IPv4", "metadata": {}, "ports": [{"name": "https", "port": 6443}], "endpoints": endpoints});
         serde_json::from_value(whole).expect("an EndpointSlice")
     }
 
     #[test]
     fn the_addresses_of_servers_that_are_ready_are_taken() {
-        let read = addresses(&slice(json!([
+        let read = addresses(&slice(&json!([
             {"addresses": ["192.0.2.1"]},
             {"addresses": ["192.0.2.2"], "conditions": {"ready": false}},
             {"addresses": ["2001:db8::3", "no address"], "conditions": {"ready": true}},
         ])));
         assert_eq!(read, ["https://192.0.2.1:6443", "https://[2001:db8::3]:6443"].map(Uri::from_static));
-        assert_eq!(addresses(&slice(json!([]))), [] as [Uri; 0]);
+        assert_eq!(addresses(&slice(&json!([]))), [] as [Uri; 0]);
     }
 
     #[tokio::test]
