@@ -17,6 +17,7 @@ pub(crate) mod progress;
 pub(crate) mod rights;
 pub(crate) mod silence;
 pub(crate) mod target;
+pub(crate) mod target_watch;
 pub(crate) mod trouble;
 pub(crate) mod wish;
 

@@ -126,7 +126,7 @@ async fn read(cluster: &Cluster, kind: TargetKind, name: &str) -> Result<Dynamic
 }
 
 /// The target's pods; `None` if this user may not list pods.
-async fn pods(cluster: &Cluster, selector: &Selector) -> Result<Option<Vec<Pod>>, Trouble> {
+pub(super) async fn pods(cluster: &Cluster, selector: &Selector) -> Result<Option<Vec<Pod>>, Trouble> {
     let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
     let right = Doing::Right("list", "pods", Some(&cluster.namespace));
     let listed = async { unless(&[403], api.list(&ListParams::default().labels_from(selector)).await) };
@@ -139,7 +139,7 @@ fn containers(pod: &Pod) -> Vec<ports::Declared> {
 }
 
 /// Those that run or will: not what has ended or is ending.
-fn places(pods: &[Pod]) -> Vec<PodAt> {
+pub(super) fn places(pods: &[Pod]) -> Vec<PodAt> {
     let lives = |pod: &&Pod| {
         let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
         pod.metadata.deletion_timestamp.is_none() && !matches!(phase, Some("Succeeded" | "Failed"))

@@ -23,6 +23,7 @@ use crate::cluster::lease::Lease;
 use crate::cluster::mode::{self, Mode, Signs};
 use crate::cluster::rights;
 use crate::cluster::target::{self, PodAt};
+use crate::cluster::target_watch::TargetWatch;
 use crate::cluster::wish::ObjectWish;
 use crate::conditions;
 use crate::events::Event;
@@ -220,6 +221,7 @@ async fn begin(
     let (even_if_down, forwarded) = (object.spec.even_if_down, object.spec.forwarded);
     let unknown =
         [("--even-if-down", wanted.even_if_down && !even_if_down), ("--forwarded", wanted.forwarded && !forwarded)];
+    let watch = TargetWatch::new(cluster, &wanted.target);
     let port = run.add(identity, Wanted { token, even_if_down, forwarded, ..wanted }, seen);
     if is_dropped {
         port.screen.note(cluster_say::no_flush().to_owned());
@@ -228,7 +230,7 @@ async fn begin(
         port.screen.note(cluster_say::resource_is_older(flag));
     }
     port.screen.tell(&created);
-    port.nodes = Some(Nodes::new(cluster.clone(), lease, pods, object));
+    port.nodes = Some(Nodes::new(cluster.clone(), lease, pods, watch, object));
     Ok(())
 }
 

@@ -19,6 +19,7 @@ use crate::cluster::lease::{Lease, News};
 use crate::cluster::progress::{self, NodeTunnel, Standing};
 use crate::cluster::silence::{self, PATIENT, SeenAgents};
 use crate::cluster::target::PodAt;
+use crate::cluster::target_watch::{TargetState, TargetWatch};
 use crate::config::Agent;
 use crate::events::Event;
 use crate::link::{Verdict, Wanted};
@@ -33,6 +34,8 @@ pub(super) struct Nodes {
     lease: Lease,
     /// The pods when it was made.
     expected: Option<Vec<PodAt>>,
+    /// Asks for the target while no agent has a pod of it.
+    target: TargetWatch,
     object: Intercept,
     tunnels: BTreeMap<String, NodeTunnel>,
     links: BTreeMap<String, NodeLink>,
@@ -62,6 +65,8 @@ pub(super) enum NodeNews {
     Object(News),
     /// Time passed.
     Look,
+    /// To a target of which no agent has a pod.
+    Target(TargetState),
 }
 
 /// Waits for news from the cluster, if there is one.
@@ -70,16 +75,24 @@ pub(super) async fn news(nodes: &mut Option<Nodes>) -> NodeNews {
     tokio::select! {
         news = nodes.lease.next() => NodeNews::Object(news),
         _ = nodes.look.tick(), if !nodes.is_told => NodeNews::Look,
+        state = nodes.target.next() => NodeNews::Target(state),
     }
 }
 
 impl Nodes {
-    pub(super) fn new(cluster: Cluster, lease: Lease, expected: Option<Vec<PodAt>>, object: Intercept) -> Self {
+    pub(super) fn new(
+        cluster: Cluster,
+        lease: Lease,
+        expected: Option<Vec<PodAt>>,
+        target: TargetWatch,
+        object: Intercept,
+    ) -> Self {
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             lease,
             expected,
+            target,
             object,
             tunnels: BTreeMap::new(),
             links: BTreeMap::new(),
@@ -101,6 +114,15 @@ impl Nodes {
     /// Nodes that are still waited for.
     pub(super) fn waiting(&self) -> Vec<String> {
         if self.is_told { Vec::new() } else { self.standing().waiting }
+    }
+
+    /// Notices whether an agent has a pod of it.
+    fn follow_pods(&mut self) {
+        let has_pods = self.object.status.iter().flat_map(|status| &status.agents).any(|agent| !agent.pods.is_empty());
+        self.target.agents_have_pods(has_pods);
+        if has_pods {
+            self.is_empty_told = false;
+        }
     }
 
     fn standing(&self) -> Standing {
@@ -136,9 +158,11 @@ impl PortIntercept {
                     return Some(Why::Failed(say::refused(nodes.lease.name(), &why.to_string())));
                 }
                 nodes.object = *object;
+                nodes.follow_pods();
                 self.follow_agents();
                 self.judge()
             }
+            NodeNews::Target(state) => self.target_state(state),
             NodeNews::Object(News::Again(object)) => self.again(*object),
             NodeNews::Object(News::Deleted) => Some(Why::Elsewhere(say::deleted(nodes.lease.name()))),
             NodeNews::Object(News::Failed(why)) => Some(Why::Failed(why)),
@@ -197,8 +221,26 @@ impl PortIntercept {
         self.wanted = Arc::new(Wanted { token, ..Wanted::clone(&self.wanted) });
         self.screen.tell(&Event::Recreated { intercept: nodes.lease.name().to_owned() });
         nodes.object = object;
+        nodes.follow_pods();
         self.follow_agents();
         None
+    }
+
+    /// No agent has a pod of the target: that is told once something was live, and a target that has ended ends it all.
+    fn target_state(&mut self, state: TargetState) -> Option<Why> {
+        let nodes = self.nodes.as_mut()?;
+        match state {
+            TargetState::HasPods => None,
+            TargetState::Ended(why) if nodes.is_told => Some(Why::Elsewhere(why)),
+            TargetState::Ended(why) => Some(Why::Failed(why)),
+            TargetState::NoPods => {
+                // Before, `judge` says so.
+                if nodes.is_told && !std::mem::replace(&mut nodes.is_empty_told, true) {
+                    self.screen.note(say::no_pods_yet(&self.wanted.target));
+                }
+                None
+            }
+        }
     }
 
     /// One agent's first answer.

@@ -235,7 +235,18 @@ pub(crate) fn waiting_for_nodes(nodes: &[String]) -> String {
 }
 
 pub(crate) fn no_pods_yet(target: &Target) -> String {
-    format!("{} has no pod now: it is intercepted as soon as there is one", escape(target.to_string()))
+    let shown = escape(target.to_string());
+    match target {
+        Target::Pod(_) | Target::Workload(TargetKind::Pod, _) => {
+            format!("{shown} is not there now: it is intercepted as soon as there is a pod of that name")
+        }
+        _ => format!("{shown} has no pod now: it is intercepted as soon as there is one"),
+    }
+}
+
+/// `how`: `is complete`.
+pub(crate) fn target_ended(target: &str, how: &str) -> String {
+    format!("{} {how}: nothing of it is left to intercept", escape(target))
 }
 
 /// Every agent says so.
