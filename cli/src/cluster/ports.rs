@@ -29,10 +29,11 @@ impl std::fmt::Display for Declared {
     }
 }
 
-/// The TCP ports that the containers of a pod's spec declare; a sidecar among the init containers counts.
+/// The TCP ports that the containers of a pod's spec declare. Of the init containers only sidecars count: the others have
+/// ended when the pod is there.
 pub(crate) fn of_containers(pod_spec: &Value) -> Vec<Declared> {
-    let containers = ["containers", "initContainers"].into_iter().flat_map(|field| list(pod_spec, field));
-    let ports = containers.flat_map(|container| list(container, "ports"));
+    let sidecars = list(pod_spec, "initContainers").filter(|container| container["restartPolicy"] == "Always");
+    let ports = list(pod_spec, "containers").chain(sidecars).flat_map(|container| list(container, "ports"));
     ports.filter(is_tcp).filter_map(|port| declared(port, "containerPort")).collect()
 }
 
@@ -115,7 +116,12 @@ mod tests {
 
     fn pod() -> Vec<Declared> {
         of_containers(&json!({
-            "initContainers": [{"name": "proxy", "ports": [{"containerPort": 15001}]}],
+            "initContainers": [
+                {"name": "proxy", "restartPolicy": "Always", "ports": [
+                    {"containerPort": 15001}, {"name": "http", "containerPort": 15002}, {"name": "side", "containerPort": 15003},
+                ]},
+                {"name": "migration", "ports": [{"name": "setup", "containerPort": 7001}]},
+            ],
             "containers": [{"name": "web", "ports": [
                 {"name": "http", "containerPort": 8080},
                 {"name": "dns", "containerPort": 53, "protocol": "UDP"},
@@ -130,14 +136,16 @@ mod tests {
 
     #[test]
     fn containers_declare_tcp_ports() {
-        assert_eq!(shown(&pod()), ["8080 (http)", "9090", "15001"]);
+        assert_eq!(shown(&pod()), ["8080 (http)", "9090", "15001", "15002 (http)", "15003 (side)"]);
         assert!(of_containers(&Value::Null).is_empty());
     }
 
     #[test]
     fn workloads_take_any_number_and_declared_names() {
         let port = |text: &str| in_workload(&text.parse().unwrap(), &pod(), "deploy/web");
-        assert_eq!(port("http"), Ok(number("8080")));
+        assert_eq!(port("http"), Ok(number("8080")), "the first of that name");
+        assert_eq!(port("side"), Ok(number("15003")));
+        assert!(port("setup").is_err(), "its container has ended");
         assert_eq!(port("7000"), Ok(number("7000")));
         let refused = port("grpc").unwrap_err();
         assert!(

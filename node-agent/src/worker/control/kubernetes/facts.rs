@@ -125,7 +125,7 @@ impl PodFacts {
             ends_since: ends_since(&pod.metadata),
             ending: ending(pod),
             controller: Controller::of(&pod.metadata),
-            ports: containers(pod).flat_map(named_ports).collect(),
+            ports: ports(pod),
             secrets: secrets(pod),
             unfit: unfit(pod),
             mesh: Mesh::of(pod),
@@ -193,6 +193,15 @@ fn secrets(pod: &Pod) -> BTreeSet<String> {
         alone.chain(sources.filter_map(|source| Some(source.secret.as_ref()?.name.clone())))
     });
     names.collect()
+}
+
+/// Where several containers use a name, the first one's counts, as behind a Service.
+fn ports(pod: &Pod) -> BTreeMap<String, u16> {
+    let mut ports = BTreeMap::new();
+    for (name, number) in containers(pod).flat_map(named_ports) {
+        ports.entry(name).or_insert(number);
+    }
+    ports
 }
 
 fn named_ports(container: &Container) -> impl Iterator<Item = (String, u16)> {

@@ -236,6 +236,22 @@ fn a_service_selects_and_names_ports() {
 }
 
 #[test]
+fn a_port_s_name_means_the_first_container_that_has_it_and_sidecars_come_last() {
+    let container = |name: &str, port: &str, number: u16, policy: Option<&str>| json!({"name": name, "restartPolicy": policy, "ports": [{"name": port, "containerPort": number}]});
+    let spec = json!({
+        "containers": [container("app", "http", 8080, None), container("more", "http", 8081, None)],
+        "initContainers": [
+            container("sidecar", "http", 8082, Some("Always")),
+            container("side", "side", 8083, Some("Always")),
+            container("migration", "setup", 8084, None),
+        ],
+    });
+    let ports = pod(1, "web-1", &json!({"spec": spec})).ports;
+    let expected = [("http", 8080), ("side", 8083)].map(|(name, number)| (name.to_owned(), number));
+    assert_eq!(ports.into_iter().collect::<Vec<_>>(), expected);
+}
+
+#[test]
 fn only_its_own_namespace_is_looked_at_and_what_is_over_is_not() {
     let elsewhere = pod(2, "b", &json!({"metadata": {"namespace": "bank"}}));
     let over = pod(3, "c", &json!({"status": {"phase": "Succeeded"}}));
