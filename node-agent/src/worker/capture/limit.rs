@@ -3,7 +3,7 @@
 //! Pure but for reading the process's own limits at start. Called by the captures.
 
 use std::{
-    fs,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -11,6 +11,8 @@ use std::{
 };
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use super::memory_ceiling::memory_ceiling;
 
 /// Descriptors that are not connections: pools and listeners of the pods, tunnel, admin, control, logs.
 const DESCRIPTORS_ASIDE: u64 = 1024;
@@ -34,7 +36,7 @@ impl Limit {
     /// From the process's descriptor limit (raised as far as it may be) and its cgroup's memory ceiling.
     pub(crate) fn of_process() -> Self {
         let descriptors = raise_descriptors();
-        let memory = memory_ceiling();
+        let memory = memory_ceiling(Path::new("/proc/self"));
         let limit = Limit::new(descriptors, memory);
         tracing::info!(connections = limit.most, descriptors, memory, "connections beyond the limit pass to the app");
         limit
@@ -77,21 +79,6 @@ fn raise_descriptors() -> u64 {
         return hard;
     }
     soft
-}
-
-/// The lowest memory.max on the way from this process's cgroup (v2) to the root.
-fn memory_ceiling() -> Option<u64> {
-    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
-    let path = own.lines().find_map(|line| line.strip_prefix("0::"))?;
-    let mut directory = std::path::PathBuf::from(format!("/sys/fs/cgroup{path}"));
-    let mut lowest: Option<u64> = None;
-    loop {
-        let max = fs::read_to_string(directory.join("memory.max")).ok().and_then(|text| text.trim().parse().ok());
-        lowest = [lowest, max].into_iter().flatten().min();
-        if directory.as_os_str() == "/sys/fs/cgroup" || !directory.pop() {
-            return lowest;
-        }
-    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 mod heartbeat;
 mod limit;
+mod memory_ceiling;
 mod pod;
 
 use std::{
