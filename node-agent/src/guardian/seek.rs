@@ -212,4 +212,6 @@ const SANDBOXES: [(&str, &str); 6] = [
 ];
 
 #[cfg(test)]
+mod cgroup_tests;
+#[cfg(test)]
 mod tests;
