@@ -1,11 +1,12 @@
 //! The app of the smoke test: a static program of std alone, compiled by `rustc` as it is and put into an image. It
-//! answers every HTTP/1.1 request with its name and the client's address as it sees it. `app NAME PORT`. As a client it prints
-//! the body of an answer, or one word and what went wrong: `app get HOST PORT SECONDS [HEADER]`.
+//! answers every HTTP/1.1 request with its name and the client's address as it sees it, and ends when it is asked for `/end`:
+//! `app NAME PORT`. As a client it prints the body of an answer, or one word and what went wrong: `app get HOST PORT SECONDS
+//! [HEADER]`; `app ask PORT HEADER` asks over the loopback device, with the header and without, in both families.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs};
 use std::time::Duration;
-use std::{env, thread};
+use std::{env, process, thread};
 
 fn main() {
     let mut arguments = env::args().skip(1).peekable();
@@ -18,6 +19,9 @@ fn main() {
     }
     let name = arguments.next().expect("NAME");
     let port: u16 = arguments.next().and_then(|port| port.parse().ok()).expect("PORT");
+    if name == "ask" {
+        return ask(port, &arguments.next().expect("HEADER"));
+    }
     let pod = env::var("HOSTNAME").unwrap_or_default();
     // Both families, as most programs do.
     let listener = TcpListener::bind(("::", port)).expect("the port is free, and there is IPv6");
@@ -70,5 +74,17 @@ fn serve(stream: &TcpStream, line: &str) -> Option<()> {
         let body = format!("{line} {client}\n");
         let answer = format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n{body}", body.len());
         (&mut &*stream).write_all(answer.as_bytes()).ok()?;
+        if head.starts_with("GET /end ") {
+            process::exit(0);
+        }
+    }
+}
+
+/// Prints an answer a line.
+fn ask(port: u16, header: &str) {
+    for host in ["127.0.0.1", "::1"] {
+        for header in [Some(header), None] {
+            println!("{}", get(host, port, Duration::from_secs(15), header).unwrap_or_else(|error| error));
+        }
     }
 }

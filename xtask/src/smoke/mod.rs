@@ -1,12 +1,13 @@
 //! `cargo xtask smoke`: everything an admin and a developer do, on a real cluster, with the real programs and images.
 //!
-//! Owns: the order of the scenes, and the verdict. What there is to act on is in `world`, the scenes in `scenes`, `rights`
-//! and `faults`, the figures in `figures` and `joins`, what it was run on in `record`; the short
-//! story of names and network policies in `network`. Works on whatever `cluster` can bring up.
+//! Owns: the order of the scenes, and the verdict. What there is to act on is in `world`, the scenes in `scenes`, `rights`,
+//! `kinds` and `faults`, the figures in `figures` and `joins`, what it was run on in `record`; the short story of names and
+//! network policies in `network`. Works on whatever `cluster` can bring up.
 
 mod faults;
 mod figures;
 mod joins;
+mod kinds;
 mod network;
 mod record;
 mod rights;
@@ -69,11 +70,13 @@ fn play(cluster: &cluster::Cluster, programs: &world::Programs, record: bool) ->
     world::World::admin(cluster, programs, &["uninstall", "--yes"])?;
     let before = world::nodes_state(cluster)?;
     let mut world = scenes::install(&mut story, cluster, programs)?;
+    kinds::start(cluster)?;
     scenes::with_header(&mut story, &mut world, &mut figures)?;
     scenes::rollout_and_scale(&mut story, &mut world, &mut figures)?;
     scenes::everything(&mut story, &mut world)?;
     rights::refusals(&mut story, &world)?;
     rights::tampering(&mut story, &world)?;
+    kinds::play(&mut story, &world)?;
     faults::api_server(&mut story, &mut world)?;
     figures.memory(&world)?;
     faults::uninstall(&mut story, &world, cluster, &before)?;

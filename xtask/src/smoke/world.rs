@@ -139,9 +139,14 @@ impl<'a> World<'a> {
 
     /// Starts `redir intercept` as this user.
     pub(super) fn intercept(&self, user: &Path, arguments: &[&str]) -> Result<Intercepting> {
+        self.intercept_in(SHOP, user, arguments)
+    }
+
+    /// The same in any namespace.
+    pub(super) fn intercept_in(&self, namespace: &str, user: &Path, arguments: &[&str]) -> Result<Intercepting> {
         go_on()?;
         let mut command = redir(&self.programs.redir, user);
-        command.args(["intercept", "-o", "json", "-n", SHOP]).args(arguments);
+        command.args(["intercept", "-o", "json", "-n", namespace]).args(arguments);
         Ok(Intercepting { process: Process::spawn("redir intercept", &mut command)? })
     }
 
@@ -242,7 +247,8 @@ fn of_both_families(list: &Value) -> Result<Vec<String>> {
     Ok(addresses)
 }
 
-fn asked(curl: &mut Command, url: &str, header: Option<&str>) -> Answer {
+/// A request of a `curl` that is begun, with a header or without; the answer's first line.
+pub(super) fn asked(curl: &mut Command, url: &str, header: Option<&str>) -> Answer {
     curl.args(["--silent", "--show-error", "--noproxy", "*", "--max-time", CURL_SECONDS]);
     if let Some(header) = header {
         curl.args(["--header", header]);
@@ -347,17 +353,25 @@ fn without_numbers(words: &str) -> String {
 pub(super) fn left_in(cluster: &Cluster, pod: &Pod) -> Result<String> {
     let script = "\
         own=$(readlink /proc/self/ns/net)
-        for pid in $(pidof redir-agent); do
-            [ \"$(readlink /proc/$pid/ns/net)\" = \"$own\" ] && echo \"redir-agent still runs: $pid\"
+        for agent in $(pidof redir-agent); do
+            [ \"$(readlink /proc/$agent/ns/net)\" = \"$own\" ] && echo \"redir-agent still runs: $agent\"
         done
         ls /sys/fs/bpf 2>/dev/null | grep redir
-        pid=$(grep -l \"$1\" /proc/[0-9]*/cgroup 2>/dev/null | head -n 1 | cut -d / -f 3)
         [ -n \"$pid\" ] || { echo \"no process of the pod was found\"; exit 0; }
         nsenter --net=/proc/$pid/ns/net bpftool net show | grep redir
         nsenter --net=/proc/$pid/ns/net tc qdisc show | grep clsact
         nsenter --net=/proc/$pid/ns/net ip rule | grep -v -e 'lookup local' -e 'lookup main' -e 'lookup default'
         true";
-    checked(cluster.enter(&pod.node)?.args(["sh", "-c", script, "sh", &pod.uid]), None)
+    beside(cluster, pod, script)
+}
+
+/// Runs a script on a pod's node; `$pid` is one of the pod's processes there, or empty.
+pub(super) fn beside(cluster: &Cluster, pod: &Pod, script: &str) -> Result<String> {
+    // The kubelet's systemd driver writes `_` for the `-` of a UID.
+    let find = "\
+        pod=pod$(echo \"$1\" | tr - .)
+        pid=$(grep -l \"$pod\" /proc/[0-9]*/cgroup 2>/dev/null | head -n 1 | cut -d / -f 3)";
+    checked(cluster.enter(&pod.node)?.args(["sh", "-c", &format!("{find}\n{script}"), "sh", &pod.uid]), None)
 }
 
 /// Two replicas on two nodes. Its answers begin with `green`.
@@ -371,10 +385,7 @@ fn deployment(namespace: &str) -> Value {
                 "metadata": {"labels": labels},
                 "spec": {
                     "terminationGracePeriodSeconds": 1,
-                    "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{
-                        "weight": 100,
-                        "podAffinityTerm": {"labelSelector": {"matchLabels": labels}, "topologyKey": "kubernetes.io/hostname"},
-                    }]}},
+                    "affinity": spread("web"),
                     "containers": [{
                         "name": "web", "image": APP_IMAGE, "imagePullPolicy": "Never", "args": ["green", PORT.to_string()],
                         "ports": [{"name": "http", "containerPort": PORT}],
@@ -386,7 +397,15 @@ fn deployment(namespace: &str) -> Value {
     })
 }
 
-fn may_intercept(user: &str, namespace: &str) -> Value {
+/// Pods with this label `app` go to different nodes.
+pub(super) fn spread(app: &str) -> Value {
+    json!({"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{
+        "weight": 100,
+        "podAffinityTerm": {"labelSelector": {"matchLabels": {"app": app}}, "topologyKey": "kubernetes.io/hostname"},
+    }]}})
+}
+
+pub(super) fn may_intercept(user: &str, namespace: &str) -> Value {
     let group = "rbac.authorization.k8s.io";
     json!({
         "apiVersion": format!("{group}/v1"), "kind": "RoleBinding", "metadata": {"name": user, "namespace": namespace},
