@@ -10,6 +10,7 @@ mod packets;
 mod reflect;
 mod refusals;
 mod rig;
+mod steal;
 mod steer;
 mod traffic;
 mod wire;
