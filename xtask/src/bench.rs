@@ -105,7 +105,7 @@ fn parser(quick: bool) -> Result<()> {
     }
     build(&["--package", "redir-bench", "--bin", "redir-bench"])?;
     if !quick {
-        let mut criterion = Command::new(paths::cargo());
+        let mut criterion = paths::cargo();
         criterion.current_dir(paths::root()).args(["bench", "--package", "redir-bench", "--bench", "parser"]);
         child::show(&mut criterion)?;
     }
@@ -122,7 +122,7 @@ fn parser(quick: bool) -> Result<()> {
 
 fn build(packages: &[&str]) -> Result<()> {
     println!("building as it is shipped (a first build takes minutes)");
-    child::show(Command::new(paths::cargo()).current_dir(paths::root()).args(["build", "--release"]).args(packages))
+    child::show(paths::cargo().current_dir(paths::root()).args(["build", "--release"]).args(packages))
 }
 
 fn binary() -> Result<PathBuf> {

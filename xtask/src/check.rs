@@ -33,7 +33,7 @@ pub(crate) fn run() -> Result<()> {
 
 fn steps(root: &Path) -> Result<Vec<(&'static str, Command)>> {
     let cargo = |words: &str| {
-        let mut command = Command::new(paths::cargo());
+        let mut command = paths::cargo();
         command.args(words.split(' '));
         command
     };

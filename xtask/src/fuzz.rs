@@ -120,7 +120,7 @@ fn build() -> Result<PathBuf> {
     if checked {
         flags += " -Zsanitizer=address";
     }
-    let mut command = Command::new(paths::cargo());
+    let mut command = paths::cargo();
     command.current_dir(paths::root()).args(["build", "--release", "--locked", "--bins", "--target", &host]);
     command.args(["--manifest-path", "crates/http/fuzz/Cargo.toml", "--target-dir"]).arg(&folder);
     // The sanitizer is behind an unstable flag, and its runtime comes with the stable compiler all the same.

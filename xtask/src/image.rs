@@ -68,7 +68,7 @@ pub(crate) fn build(name: &str, debug: bool, output: Option<&Path>) -> Result<Pa
 fn static_program(debug: bool) -> Result<PathBuf> {
     let target = host()?;
     let profile = if debug { "dev" } else { "release" };
-    let mut command = Command::new(paths::cargo());
+    let mut command = paths::cargo();
     command.current_dir(paths::root());
     command.args(["build", "--package", "redir-node-agent", "--bin", "redir-agent", "--profile", profile]);
     command.args(["--target", &target]).env("RUSTFLAGS", "-C target-feature=+crt-static");

@@ -55,9 +55,19 @@ pub(crate) fn program(name: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// The cargo that runs this very command, so that an override such as `cargo +1.95 xtask` reaches all it starts.
-pub(crate) fn cargo() -> PathBuf {
-    env::var_os("CARGO").map_or_else(|| "cargo".into(), PathBuf::from)
+/// The cargo that runs this very command, so that an override such as `cargo +1.95 xtask` reaches all it starts; without what
+/// it told xtask of xtask's own package. Build scripts that look at those variables (ring's does) would run again, and with
+/// them everything that needs their crates, whenever one such build follows one that was started by hand.
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(env::var_os("CARGO").map_or_else(|| "cargo".into(), PathBuf::from));
+    let of_xtask =
+        |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") || name == "OUT_DIR";
+    for (name, _) in env::vars_os() {
+        if name.to_str().is_some_and(of_xtask) {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 /// What the compiler says to these questions.

@@ -9,7 +9,6 @@ pub(crate) mod story;
 mod world;
 
 use std::ffi::OsStr;
-use std::process::Command;
 
 use anyhow::Result;
 use clap::Args;
@@ -38,7 +37,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let by_hand = ["cargo xtask demo".to_owned()];
     let privilege = privilege::obtain("making the demo's network namespaces and loading kernel programs", &by_hand)?;
     println!("building redir and redir-agent as they are shipped (a first build takes minutes)");
-    child::show(Command::new(paths::cargo()).current_dir(paths::root()).args([
+    child::show(paths::cargo().current_dir(paths::root()).args([
         "build",
         "--release",
         "--package",

@@ -124,7 +124,7 @@ fn copy(file: &Path, into: &Path) -> Result<()> {
 }
 
 fn source(name: &str) -> Result<PathBuf> {
-    let mut command = Command::new(paths::cargo());
+    let mut command = paths::cargo();
     command.current_dir(paths::root()).args(["metadata", "--format-version", "1", "--filter-platform"]);
     let output = command.arg(paths::host_triple()?).output().context("cannot start `cargo metadata`")?;
     if !output.status.success() {

@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result};
 
@@ -124,13 +123,13 @@ pub(super) fn install(tool: &Tool) -> Result<bool> {
 /// Builds the tool into a folder's `bin`.
 pub(super) fn build(tool: &Tool, into: &Path) -> Result<()> {
     let build = paths::cache()?.join("build").join(tool.name);
-    let mut command = Command::new(paths::cargo());
+    let mut command = paths::cargo();
     command.args(["install", tool.name, "--version", tool.version, "--force"]).args(tool.options);
     command.args(tool.locked.then_some("--locked"));
     command.arg("--root").arg(into);
     command.env("CARGO_TARGET_DIR", &build).env("PATH", path_with_llvm());
     // What cargo told xtask is not meant for another build.
-    for name in ["CARGO_BUILD_TARGET", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_MANIFEST_DIR"] {
+    for name in ["CARGO_BUILD_TARGET", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"] {
         command.env_remove(name);
     }
     let line = format!("building {} {} ({})", tool.name, tool.version, tool.why);

@@ -49,7 +49,7 @@ impl Programs {
         let folder = paths::target()?.join("smoke");
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let (profile, output) = if debug { ("dev", "debug") } else { ("release", "release") };
-        let mut cli = Command::new(paths::cargo());
+        let mut cli = paths::cargo();
         cli.current_dir(paths::root()).args(["build", "--package", "redir", "--profile", profile]);
         child::show(cli.env("CARGO_TARGET_DIR", paths::target()?))?;
         let agent_archive = image::build(AGENT_IMAGE, debug, Some(&folder.join("redir-agent.tar")))?;
