@@ -15,7 +15,7 @@ use clap::Args;
 use crate::child::{self, End};
 use crate::privilege::{self, Privilege};
 use crate::{cluster, kernel, paths, setup, signals, ui};
-pub(crate) use tally::Tally;
+pub(crate) use tally::{LeftOut, Tally, by_reason};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -82,7 +82,7 @@ pub(crate) fn conclude(tally: &Tally, output: &Path) -> Result<()> {
     if signals::interrupted() {
         bail!("interrupted");
     }
-    for what in &tally.left_out {
+    for what in by_reason(&tally.left_out) {
         println!("{} {what}", ui::bold("left out:"));
     }
     for name in &tally.failures {
@@ -152,7 +152,7 @@ fn build(options: &Options, places: &Places) -> Result<()> {
 
 /// The programs that the end-to-end tests start.
 pub(crate) fn build_programs() -> Result<()> {
-    child::show(Command::new(paths::cargo()).current_dir(paths::root()).args([
+    child::show(paths::cargo().current_dir(paths::root()).args([
         "build",
         "--workspace",
         "--exclude",
@@ -188,7 +188,7 @@ fn run_tests(options: &Options, places: &Places, privilege: Privilege) -> Result
 
 /// `cargo test` for what was chosen.
 pub(crate) fn cargo_test(options: &Options, places: &Places, privilege: Privilege) -> Result<Command> {
-    let mut command = Command::new(paths::cargo());
+    let mut command = paths::cargo();
     command.current_dir(paths::root()).arg("test");
     if options.package.is_empty() {
         command.arg("--workspace");

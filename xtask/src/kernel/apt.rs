@@ -83,8 +83,9 @@ impl Apt {
 
     /// Fetches the lists of packages.
     pub(super) fn update(&self) -> Result<()> {
-        // One suite that is gone from the mirror must not take the others with it; a mirror that is out of reach is told.
         let mut command = self.command("apt-get");
+        // Otherwise it succeeds without having reached anybody. Suites that can be reached are read all the same.
+        command.args(["-o", "APT::Update::Error-Mode=any"]);
         command.args(["-o", "Acquire::Retries=2", "-o", "Acquire::http::Timeout=30", "update"]);
         let line = format!("asking Debian's suites for their kernels ({})", self.architecture.debian());
         quietly(&mut command, line, &log_file("apt-kernels.log")?)?;

@@ -73,8 +73,10 @@ fn agent(apt: &Apt, shelf: &Path) -> Result<PathBuf> {
     println!("building the agent for arm64");
     let folder = paths::target()?.join("arm64");
     let mut flags = "-C target-feature=+crt-static".to_owned();
-    let mut command = Command::new(paths::cargo());
+    let mut command = paths::cargo();
     command.current_dir(paths::root()).env("CARGO_TARGET_DIR", &folder).env_remove("CARGO_ENCODED_RUSTFLAGS");
+    // Nobody debugs it there, and it is done and copied sooner.
+    command.env("CARGO_PROFILE_DEV_DEBUG", "0");
     command.args(["build", "--package", "redir-node-agent", "--bin", "redir-agent", "--target", TARGET]);
     if !has_library()? {
         let version = debian_version("rustc-web")?;

@@ -2,7 +2,7 @@
 //! processes and their end; what runs in the guest is `job`'s.
 
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::Read;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -53,8 +53,8 @@ pub(super) enum End {
     NotBooted(String),
     /// The emulated clock ran so many times too fast.
     ClockWrong(f64),
-    /// Nothing was heard from it for so long.
-    LockedUp(Duration),
+    /// Nothing was heard from it for so long; the end of its console.
+    LockedUp(Duration, String),
     /// It went down in the middle of the job.
     Died(String),
     /// It was still at it at the limit.
@@ -122,9 +122,9 @@ pub(super) fn run(plan: &Plan, mut line: impl FnMut(Option<&str>)) -> Result<End
         match pulse.look(Instant::now()) {
             Health::Well => (),
             Health::Unborn(age) if age < BOOT_LIMIT => (),
-            Health::Unborn(_) => return Ok(End::NotBooted(last_words(plan.out))),
+            Health::Unborn(age) => return Ok(End::LockedUp(age, last_words(plan.out))),
             Health::ClockWrong(times) => return Ok(End::ClockWrong(times)),
-            Health::Silent(span) => return Ok(End::LockedUp(span)),
+            Health::Silent(span) => return Ok(End::LockedUp(span, last_words(plan.out))),
         }
         if began.elapsed() > plan.limit {
             return Ok(End::Late);
@@ -281,8 +281,6 @@ impl Words {
                 Err(_) => return Ok(Vec::new()),
             },
         };
-        let at = file.stream_position().context("cannot tell where a log is")?;
-        file.seek(SeekFrom::Start(at)).context("cannot go on in a log")?;
         file.read_to_end(&mut self.unfinished).with_context(|| format!("cannot read {}", self.path.display()))?;
         let Some(end) = self.unfinished.iter().rposition(|byte| *byte == b'\n') else { return Ok(Vec::new()) };
         let whole: Vec<u8> = self.unfinished.drain(..=end).collect();

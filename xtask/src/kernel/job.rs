@@ -9,6 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::test::LeftOut;
 use crate::{child, paths};
 
 /// The programs' processes run beside each other on two emulated processors.
@@ -17,18 +18,18 @@ const THREADS: &str = "2";
 pub(super) const TIME_FACTOR: &str = "3";
 
 /// Tests that say nothing on an emulated machine, or take too long there.
-const LEFT_OUT: [LeftOut; 3] = [
-    LeftOut {
+const LEFT_OUT: [NotTried; 3] = [
+    NotTried {
         program: "traffic",
         test: "two_hundred_megabytes_each_way_unmatched",
         why: "minutes of emulated copying; the datapath's own tests send megabytes",
     },
-    LeftOut {
+    NotTried {
         program: "traffic",
         test: "two_hundred_megabytes_each_way_matched",
         why: "minutes of emulated copying; the datapath's own tests send megabytes",
     },
-    LeftOut {
+    NotTried {
         program: "faults",
         test: "memory_stays_small",
         why: "a program's resident memory is the same on every kernel, and 3,000 connections take minutes here",
@@ -38,7 +39,7 @@ const LEFT_OUT: [LeftOut; 3] = [
 const NOT_HERE: [(&str, &str); 1] =
     [("kubernetes", "starts Kubernetes' own API server, which says nothing about a kernel")];
 
-struct LeftOut {
+struct NotTried {
     program: &'static str,
     test: &'static str,
     why: &'static str,
@@ -89,7 +90,7 @@ pub(super) struct Job {
     /// A static one, of the guest's architecture.
     pub(super) busybox: PathBuf,
     /// What is not tried, with the reason.
-    pub(super) left_out: Vec<String>,
+    pub(super) left_out: Vec<LeftOut>,
 }
 
 /// Test programs, and how they are called.
@@ -115,13 +116,13 @@ impl Job {
         let (here, elsewhere): (Vec<_>, Vec<_>) =
             programs.into_iter().partition(|program| not_here(&program.name).is_none());
         for program in &elsewhere {
-            left_out.push(format!("{}: {}", program.name, not_here(&program.name).unwrap_or_default()));
+            left_out.extend(not_here(&program.name).map(|why| left_out_here(&program.name, "all", why)));
         }
         for program in &here {
             for test in left_out_of(&program.name) {
                 ensure_there(program, test.test)?;
                 if filter.is_none_or(|filter| test.test.contains(filter)) {
-                    left_out.push(format!("{}: {}: {}", program.name, test.test, test.why));
+                    left_out.push(left_out_here(&program.name, test.test, test.why));
                 }
             }
         }
@@ -172,17 +173,21 @@ impl Programs {
     }
 }
 
+fn left_out_here(program: &str, test: &str, why: &str) -> LeftOut {
+    LeftOut { program: program.to_owned(), test: test.to_owned(), why: why.to_owned() }
+}
+
 fn not_here(program: &str) -> Option<&'static str> {
     NOT_HERE.iter().find(|(name, _)| *name == program).map(|(_, why)| *why)
 }
 
-fn left_out_of(program: &str) -> impl Iterator<Item = &'static LeftOut> {
+fn left_out_of(program: &str) -> impl Iterator<Item = &'static NotTried> {
     LEFT_OUT.iter().filter(move |test| test.program == program)
 }
 
 /// A test that was renamed would be run again without a word, or another one left out.
 fn ensure_there(program: &Program, test: &str) -> Result<()> {
-    let output = Command::new(&program.executable).args(["--list", test]).current_dir(&program.package).output();
+    let output = Command::new(&program.executable).args(["--list", test]).output();
     let output = output.with_context(|| format!("cannot start {}", program.executable.display()))?;
     let list = String::from_utf8_lossy(&output.stdout);
     ensure!(

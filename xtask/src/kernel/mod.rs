@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::privilege::Privilege;
-use crate::test::{self, Tally};
+use crate::test::{self, LeftOut, Tally, by_reason};
 use crate::{paths, setup, signals, ui};
 use guest::{End, Plan};
 use job::Job;
@@ -82,6 +82,9 @@ fn chosen(words: &[String]) -> Vec<String> {
 }
 
 pub(crate) fn run(options: &test::Options, privilege: Privilege) -> Result<()> {
+    if options.architecture == Architecture::Arm64 && !(options.names_no_program() && options.filter.is_none()) {
+        bail!("on arm64 only the agent's own try of its programs is run: leave out -p, --test and names of tests");
+    }
     setup::with_emulator()?;
     let kernels = store::install(&chosen(&options.kernels), options.architecture)?;
     let job = match options.architecture {
@@ -96,9 +99,7 @@ pub(crate) fn run(options: &test::Options, privilege: Privilege) -> Result<()> {
         }
         total.add(tally, &format!("Linux {}", kernel.version));
     }
-    for line in &job.left_out {
-        total.leave_out(line);
-    }
+    total.left_out.extend(job.left_out.iter().cloned());
     test::conclude(&total, &folder()?)
 }
 
@@ -112,11 +113,9 @@ fn record(kernel: &Kernel, job: &Job, tally: &Tally) -> Result<()> {
         .map(|(program, passed)| {
             let is_datapath = program.starts_with(&DATAPATH.0.replace('-', "_"));
             let what = if is_datapath { "datapath" } else { program };
-            // Tests of a program name it, and those of the agent their module.
-            let is_its = |line: &&String| {
-                line.starts_with(what) || line.contains(&format!("::{what}::")) || line.contains(&format!("/{what}.rs"))
-            };
-            let left_out = job.left_out.iter().chain(&tally.left_out).filter(is_its).cloned().collect();
+            let is_its = |left_out: &&LeftOut| left_out.program == *program;
+            let left_out: Vec<LeftOut> = job.left_out.iter().chain(&tally.left_out).filter(is_its).cloned().collect();
+            let left_out = by_reason(&left_out);
             Record { what: what.to_owned(), passed: *passed, left_out }
         })
         .collect();
@@ -168,7 +167,7 @@ fn on(kernel: &Kernel, job: &Job, privilege: Privilege, verbose: bool) -> Result
                 single_thread = true;
                 continue;
             }
-            End::LockedUp(span) if !single_thread => {
+            End::LockedUp(span, _) if !single_thread => {
                 println!("the emulator has not moved for {}: booting again", ui::spoken(span));
                 single_thread = true;
                 continue;
@@ -177,11 +176,10 @@ fn on(kernel: &Kernel, job: &Job, privilege: Privilege, verbose: bool) -> Result
                 "the clock of {} ran {times:.1} times too fast twice: QEMU's emulation does not work here",
                 kernel.title()
             ),
-            End::LockedUp(span) => bail!(
-                "{} has not moved for {} the second time; its console is {}",
+            End::LockedUp(span, words) => bail!(
+                "{} has not moved for {}, for the second time; its console ends with:\n{words}",
                 kernel.title(),
-                ui::spoken(span),
-                out.join("console").display()
+                ui::spoken(span)
             ),
         };
         tally.finish(left_at.as_deref());

@@ -33,14 +33,11 @@ pub(super) fn install(wanted: &[String], architecture: Architecture) -> Result<V
     let shelf = shelf(architecture)?;
     let _lock = lock::exclusive(&shelf.join("lock"), "`cargo xtask test --kernel`")?;
     let apt = Apt::open(&shelf.join("apt"), architecture)?;
-    let offline = update(&apt, &shelf, wanted)?;
+    update(&apt)?;
     let offered = apt.kernels()?;
     let mut kernels: Vec<Kernel> = Vec::new();
     for wanted in wanted {
         let kernel = bring_up_to_date(&apt, &offered, &shelf, wanted, architecture)?;
-        if let Some(note) = &offline {
-            println!("Linux {} is from the cache: {note}", kernel.version);
-        }
         // The newest may have been asked for by its number as well.
         if kernels.iter().all(|other| other.release != kernel.release) {
             kernels.push(kernel);
@@ -54,17 +51,18 @@ pub(super) fn shelf(architecture: Architecture) -> Result<PathBuf> {
     Ok(paths::cache()?.join("kernels").join(architecture.debian()))
 }
 
-/// Asks the mirror; why the cache has to do, if it has to.
-fn update(apt: &Apt, shelf: &Path, wanted: &[String]) -> Result<Option<String>> {
+/// Asks the mirror. Without it, or without one of its suites, what was heard before has to do.
+fn update(apt: &Apt) -> Result<()> {
     if apt.is_fresh() {
-        return Ok(None);
+        return Ok(());
     }
-    let Err(error) = apt.update() else { return Ok(None) };
-    let is_cached = |wanted: &String| read_package(&shelf.join(wanted)).is_some();
-    if signals::interrupted() || !wanted.iter().all(is_cached) {
-        return Err(error).context("Debian's suites cannot be asked, and not every kernel is in the cache");
+    match apt.update() {
+        Err(error) if !signals::interrupted() => {
+            println!("not every suite of Debian could be asked ({error:#}): going on with what is known of them");
+            Ok(())
+        }
+        other => other,
     }
-    Ok(Some("Debian's mirror cannot be reached".into()))
 }
 
 fn bring_up_to_date(
@@ -81,10 +79,14 @@ fn bring_up_to_date(
         (Some(newest), Some((release, version))) if newest.release == release && newest.version == version => {
             (release, version)
         }
-        (Some(newest), _) => {
-            fetch(apt, newest, &folder)?;
-            (newest.release.clone(), newest.version.clone())
-        }
+        (Some(newest), cached) => match (fetch(apt, newest, &folder), cached) {
+            (Ok(()), _) => (newest.release.clone(), newest.version.clone()),
+            (Err(error), Some(cached)) if !signals::interrupted() => {
+                println!("Linux {} cannot be had ({error:#}): going on with {}", newest.version, cached.1);
+                cached
+            }
+            (Err(error), _) => return Err(error),
+        },
         (None, Some(cached)) => cached,
         (None, None) => bail!(
             "none of Debian's suites has a Linux {wanted} for {} now; they have {}",

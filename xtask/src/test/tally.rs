@@ -1,6 +1,7 @@
 //! Reads what `cargo test` prints and adds it up: a line of progress for each test program, the words of those that
 //! failed, and the sum. It reads lines and the clock, nothing else.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::ui;
@@ -12,8 +13,8 @@ pub(crate) struct Tally {
     skipped: usize,
     /// `program: test`, for the closing lines.
     pub(crate) failures: Vec<String>,
-    /// What tests said that they left out, and why; each once.
-    pub(crate) left_out: Vec<String>,
+    /// What tests said that they left out, and what was not started at all.
+    pub(crate) left_out: Vec<LeftOut>,
     /// Name and number of passed tests of each program in which none failed.
     pub(crate) good: Vec<(String, usize)>,
     verbose: bool,
@@ -26,6 +27,45 @@ struct Program {
     line: Option<ui::Line>,
     output: Vec<String>,
     done: usize,
+}
+
+/// What was not tried, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LeftOut {
+    /// The test program's name.
+    pub(crate) program: String,
+    pub(crate) test: String,
+    pub(crate) why: String,
+}
+
+impl LeftOut {
+    /// From a test's own words, `left out: TEST: WHY`.
+    fn read(program: &str, line: &str) -> Option<LeftOut> {
+        let (before, told) = line.split_once("left out: ")?;
+        // A test that runs alone has the beginning of its own line before it.
+        if !before.is_empty() && !before.ends_with(" ... ") {
+            return None;
+        }
+        let (test, why) = told.split_once(": ")?;
+        Some(LeftOut { program: program.to_owned(), test: test.to_owned(), why: why.to_owned() })
+    }
+
+    fn at(self, place: &str) -> LeftOut {
+        LeftOut { program: format!("{place}: {}", self.program), ..self }
+    }
+}
+
+/// A line for each reason, which often is that of many tests.
+pub(crate) fn by_reason(left_out: &[LeftOut]) -> Vec<String> {
+    let mut tests: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
+    for LeftOut { program, test, why } in left_out {
+        tests.entry((program, why)).or_default().insert(test);
+    }
+    let line = |((program, why), tests): (&(&str, &str), &BTreeSet<&str>)| match tests.first() {
+        Some(test) if tests.len() == 1 => format!("{program}: {test}: {why}"),
+        _ => format!("{program}: in {} tests: {why}", tests.len()),
+    };
+    tests.iter().map(line).collect()
 }
 
 impl Program {
@@ -72,22 +112,14 @@ impl Tally {
         }
     }
 
-    /// Notes what was not tried.
-    pub(crate) fn leave_out(&mut self, what: &str) {
-        if self.left_out.iter().all(|there| there != what) {
-            self.left_out.push(what.to_owned());
-        }
-    }
-
     /// Adds a finished account to this one; `place` tells where its tests ran.
     pub(crate) fn add(&mut self, other: Tally, place: &str) {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped += other.skipped;
         self.failures.extend(other.failures.iter().map(|failure| format!("{place}: {failure}")));
-        for what in other.left_out {
-            self.leave_out(&format!("{place}: {what}"));
-        }
+        let here = other.left_out.into_iter().map(|left_out| left_out.at(place));
+        self.left_out.extend(here);
     }
 
     /// Closes the account; `left_at` says what became of a program that never told its result.
@@ -106,11 +138,10 @@ impl Tally {
         if self.verbose {
             println!("{line}");
         }
-        // A test that runs alone has the beginning of its own line before it.
-        if let Some((before, what)) = line.split_once("left out: ")
-            && (before.is_empty() || before.ends_with(" ... "))
+        if let Some(program) = &self.current
+            && let Some(left_out) = LeftOut::read(&program.name, line)
         {
-            self.leave_out(what);
+            self.left_out.push(left_out);
         }
         let Some(program) = &mut self.current else { return };
         program.output.push(line.to_owned());
@@ -226,6 +257,21 @@ test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; 
         let mut tally = told(GOOD);
         tally.finish(Some("ended without a result"));
         assert_eq!(tally.to_string(), "2 passed, 1 failed");
+    }
+
+    #[test]
+    fn what_tests_leave_out_is_told_once_for_each_reason() {
+        let words =
+            "left out: a: TCX: none here\nleft out: b: TCX: none here\ntest c ... left out: c: BIG TCP: none here\n";
+        let mut tally = told(&GOOD.replace("test a ... ok\n", &format!("{words}test a ... ok\n")));
+        tally.finish(None);
+        let mut total = Tally::new(false);
+        total.add(tally, "Linux 6.1");
+        let expected = [
+            "Linux 6.1: redir_http (unit): c: BIG TCP: none here",
+            "Linux 6.1: redir_http (unit): in 2 tests: TCX: none here",
+        ];
+        assert_eq!(by_reason(&total.left_out), expected);
     }
 
     #[test]
