@@ -47,7 +47,7 @@ impl Ended {
 impl World {
     pub(crate) fn new() -> Result<Self> {
         let node = Namespace::new(format!("{}-admin", unique_prefix("t"))).context("namespaces: run as root")?;
-        let server = Server::start(&node, std::net::Ipv4Addr::LOCALHOST)?;
+        let server = Server::start(&node, std::net::Ipv4Addr::new(192, 0, 2, 1))?;
         let mut controllers = Command::new(server::programs()?.join("kube-controller-manager"));
         controllers
             .arg(format!("--kubeconfig={}", server.admin_kubeconfig().display()))
