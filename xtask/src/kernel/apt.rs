@@ -19,6 +19,8 @@ const SUITES: [(&str, Archive); 4] = [
     ("trixie-security", Archive::Security),
     ("trixie-backports", Archive::Main),
 ];
+/// What is not a kernel (a busybox of the architecture) comes from set-up's own Debian.
+const PROGRAMS: (&str, Archive) = ("bookworm", Archive::Main);
 /// Has the keys of all of them since Debian 12.
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// How long lists count as fresh: developing with `--kernel` must not ask the mirror at every run.
@@ -59,7 +61,8 @@ impl Apt {
         }
         let mirrors = Mirrors::find();
         let mut sources = String::new();
-        for (suite, archive) in SUITES {
+        let programs = (architecture == Architecture::Arm64).then_some(PROGRAMS);
+        for (suite, archive) in SUITES.into_iter().chain(programs) {
             sources += &mirrors.source(suite, archive);
         }
         let file = folder.join("sources/debian.sources");

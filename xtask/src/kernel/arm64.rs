@@ -65,6 +65,8 @@ fn make_root(root: &Path, busybox: &Path, agent: &Path) -> std::io::Result<()> {
         "sync",
     ];
     applets.iter().try_for_each(|applet| symlink("busybox", root.join("bin").join(applet)))?;
+    // Where a kernel that lacks a module looks for the program.
+    symlink("bin", root.join("sbin"))?;
     fs::write(root.join("agent.toml"), CONFIG)
 }
 

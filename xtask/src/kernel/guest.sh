@@ -19,7 +19,7 @@ uname -srvm >/out/kernel
     sleep 1
 done) &
 cd /
-setsid -w sh /out/job.sh >>/out/log 2>&1 </dev/null
+setsid sh /out/job.sh >>/out/log 2>&1 </dev/null
 echo $? >/out/status
 dmesg >/out/dmesg
 sync

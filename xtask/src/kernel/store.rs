@@ -233,8 +233,8 @@ impl Kernel {
             let mut command = Command::new(&modprobe);
             command.arg("-d").arg(&self.folder).args(["-S", &self.release, "--show-depends", module]);
             let output = command.output().context("cannot start modprobe")?;
+            // One that is not found is built in: newer packages do not list those. Else the guest says what it lacks.
             let text = String::from_utf8_lossy(&output.stdout);
-            ensure!(output.status.success(), "Linux {} has no module {module}", self.version);
             for file in text.lines().filter_map(|line| line.strip_prefix("insmod ")).map(|file| file.trim().into()) {
                 if !files.contains(&file) {
                     files.push(file);
