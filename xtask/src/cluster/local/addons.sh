@@ -5,7 +5,7 @@ set -eu
 name=$1
 here=$PWD
 export GOENV=off GOWORK=off GOTOOLCHAIN=local GOFLAGS="-mod=readonly -modcacherw" CGO_ENABLED=0
-export GOPROXY="${GOPROXY:-https://proxy.golang.org}"
+export GOPROXY="${GOPROXY:-$(go env GOPROXY | sed 's/,direct$//')}"
 # Both go with the workshop, unless a person wants them elsewhere.
 export GOMODCACHE="${GOMODCACHE:-$here/gomod}" GOCACHE="${GOCACHE:-$here/gocache}"
 

@@ -6,8 +6,8 @@ set -eu
 stage=$1 version=$2
 here=$PWD
 export GOENV=off GOWORK=off GOTOOLCHAIN=local GOFLAGS="-mod=readonly -modcacherw"
-# Everything that is needed is on the proxy; who is asked when it lacks something would want git.
-export GOPROXY="${GOPROXY:-https://proxy.golang.org}"
+# Everything that is needed is on Go's own proxy; who is asked when that lacks something would want git.
+export GOPROXY="${GOPROXY:-$(go env GOPROXY | sed 's/,direct$//')}"
 # Both go with the workshop, unless a person wants them elsewhere.
 export GOMODCACHE="${GOMODCACHE:-$here/gomod}" GOCACHE="${GOCACHE:-$here/gocache}"
 
