@@ -10,6 +10,8 @@ use redir_rig::namespace::checked;
 use crate::paths;
 
 const END: &str = "<!-- end -->\n";
+/// In the place of a table without rows.
+pub(crate) const NOTHING: &str = "Nothing yet.\n";
 
 /// Writes a table anew; `mark` is the whole line before it.
 pub(crate) fn write(mark: &str, table: &str) -> Result<()> {

@@ -74,6 +74,9 @@ fn table(all: &Value) -> String {
             columns.push(what);
         }
     }
+    if columns.is_empty() {
+        return tested::NOTHING.into();
+    }
     let mut text = format!("| kernel | processor | {} |\n", columns.join(" | "));
     text += &format!("|---|---|{}\n", "---|".repeat(columns.len()));
     for kernel in kernels {
@@ -112,6 +115,13 @@ mod tests {
             page,
             "write it with `cargo xtask test --kernel … --record`"
         );
+    }
+
+    #[test]
+    fn without_a_result_there_is_no_table() {
+        for all in [json!({ "kernels": [] }), json!({ "kernels": [{ "kernel": "6.1.9-1", "results": [] }] })] {
+            assert_eq!(table(&all), "Nothing yet.\n");
+        }
     }
 
     #[test]

@@ -83,6 +83,9 @@ fn with(mut entries: Vec<Value>, new: Value) -> Vec<Value> {
 }
 
 fn table(entries: &[Value]) -> String {
+    if entries.is_empty() {
+        return tested::NOTHING.into();
+    }
     let line = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
     let mut table = line(COLUMNS.iter().map(|(heading, _)| (*heading).to_owned()).collect());
     table += &line(vec!["---".to_owned(); COLUMNS.len()]);
@@ -112,5 +115,12 @@ mod tests {
         let page = include_str!("../../../docs/tested.md");
         let written = tested::with_table(page, BEGIN, &table(&entries)).unwrap();
         assert_eq!(written, page, "`cargo xtask smoke --record` writes both");
+    }
+    #[test]
+    fn without_an_entry_there_is_no_table() {
+        assert_eq!(table(&[]), "Nothing yet.\n");
+        let rows = table(&[json!({ "kubernetes": "1.37.2", "answers": 3 })]);
+        assert_eq!(rows.lines().count(), 3, "{rows}");
+        assert!(rows.lines().all(|line| line.matches('|').count() == COLUMNS.len() + 1), "{rows}");
     }
 }
