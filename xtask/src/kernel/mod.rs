@@ -21,7 +21,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::privilege::Privilege;
 use crate::test::{self, LeftOut, Tally, by_reason};
-use crate::{paths, setup, signals, ui};
+use crate::{lock, paths, setup, signals, ui};
 use guest::{End, Plan};
 use job::Job;
 use store::Kernel;
@@ -86,7 +86,9 @@ pub(crate) fn run(options: &test::Options, privilege: Privilege) -> Result<()> {
         bail!("on arm64 only the agent's own try of its programs is run: leave out -p, --test and names of tests");
     }
     setup::with_emulator()?;
-    let kernels = store::install(&chosen(&options.kernels), options.architecture)?;
+    // Both until the last guest is gone: another run would remove what this one's are made of, or write.
+    let (_kernels_lock, kernels) = store::install(&chosen(&options.kernels), options.architecture)?;
+    let _folder_lock = lock::exclusive(&folder()?.join("lock"), store::HOLDER)?;
     let job = match options.architecture {
         Architecture::Amd64 => tests(options)?,
         Architecture::Arm64 => arm64::job()?,
@@ -95,7 +97,7 @@ pub(crate) fn run(options: &test::Options, privilege: Privilege) -> Result<()> {
     for kernel in &kernels {
         let tally = on(kernel, &job, privilege, options.verbose)?;
         if options.record && !signals::interrupted() {
-            record(kernel, &job, &tally)?;
+            record(kernel, &job, &tally, options.names_no_program())?;
         }
         total.add(tally, &format!("Linux {}", kernel.version));
     }
@@ -103,16 +105,15 @@ pub(crate) fn run(options: &test::Options, privilege: Privilege) -> Result<()> {
     test::conclude(&total, &folder()?)
 }
 
-/// Notes what passed; a program in which a test failed is not noted.
-fn record(kernel: &Kernel, job: &Job, tally: &Tally) -> Result<()> {
+/// Notes what passed; a program in which a test failed is not noted. `is_default`: no program was chosen by name.
+fn record(kernel: &Kernel, job: &Job, tally: &Tally, is_default: bool) -> Result<()> {
     let uname =
         fs::read_to_string(folder()?.join(&kernel.release).join("kernel")).context("the guest has no kernel")?;
     let records: Vec<Record> = tally
         .good
         .iter()
         .map(|(program, passed)| {
-            let is_datapath = program.starts_with(&DATAPATH.0.replace('-', "_"));
-            let what = if is_datapath { "datapath" } else { program };
+            let what = recorded_as(program, is_default);
             let is_its = |left_out: &&LeftOut| left_out.program == *program;
             let left_out: Vec<LeftOut> = job.left_out.iter().chain(&tally.left_out).filter(is_its).cloned().collect();
             let left_out = by_reason(&left_out);
@@ -120,6 +121,12 @@ fn record(kernel: &Kernel, job: &Job, tally: &Tally) -> Result<()> {
         })
         .collect();
     tested::write(kernel, uname.trim(), &records)
+}
+
+/// What a program's tests are called in the documents. Of the agent only the datapath's are run by default, and all of them
+/// where it is named.
+fn recorded_as(program: &str, is_default: bool) -> &str {
+    if is_default && program.starts_with(&DATAPATH.0.replace('-', "_")) { "datapath" } else { program }
 }
 
 /// Builds the programs, and chooses what a guest runs of them.
@@ -235,6 +242,13 @@ mod tests {
         let words = |words: &[&str]| chosen(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
         assert_eq!(words(&["6.1", "all"]), ["6.1", "5.10", "6.12", "6.18", "newest"]);
         assert_eq!(words(&["6.1", "6.1"]), ["6.1"]);
+    }
+
+    #[test]
+    fn only_the_default_choice_is_recorded_as_the_datapath() {
+        assert_eq!(recorded_as("redir_agent (unit)", true), "datapath");
+        assert_eq!(recorded_as("redir_agent (unit)", false), "redir_agent (unit)");
+        assert_eq!(recorded_as("traffic", false), "traffic");
     }
 
     #[test]

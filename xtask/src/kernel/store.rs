@@ -1,11 +1,12 @@
 //! Kernels in redir's cache: one folder for each that is asked for, filled from Debian's packages, replaced when the suite has
 //! a newer one, and used as it is while the mirror is out of reach.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::fcntl::Flock;
 
 use super::Architecture;
 use super::apt::{self, Apt, KernelPackage};
@@ -28,10 +29,14 @@ pub(super) struct Kernel {
     folder: PathBuf,
 }
 
-/// Brings the kernels of these series up to date, in the order they were asked for.
-pub(super) fn install(wanted: &[String], architecture: Architecture) -> Result<Vec<Kernel>> {
+/// Who holds the locks, in words.
+pub(super) const HOLDER: &str = "`cargo xtask test --kernel`";
+
+/// Brings the kernels of these series up to date, in the order they were asked for. They stay as they are while the lock is
+/// held: a guest has its modules from there.
+pub(super) fn install(wanted: &[String], architecture: Architecture) -> Result<(Flock<File>, Vec<Kernel>)> {
     let shelf = shelf(architecture)?;
-    let _lock = lock::exclusive(&shelf.join("lock"), "`cargo xtask test --kernel`")?;
+    let lock = lock::exclusive(&shelf.join("lock"), HOLDER)?;
     let apt = Apt::open(&shelf.join("apt"), architecture)?;
     update(&apt)?;
     let offered = apt.kernels()?;
@@ -43,7 +48,7 @@ pub(super) fn install(wanted: &[String], architecture: Architecture) -> Result<V
             kernels.push(kernel);
         }
     }
-    Ok(kernels)
+    Ok((lock, kernels))
 }
 
 /// Where kernels of an architecture are kept.
