@@ -1,17 +1,22 @@
 //! CoreDNS in the local cluster: a Deployment behind the Service `kube-dns`, as everywhere. It knows the cluster's names and no
 //! others, since nothing of the cluster reaches out.
 
+use std::fs;
+use std::path::Path;
+
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::Local;
 use super::addons::Addon;
 use super::plan::{DNS_DOMAIN, DNS_SERVICE, Machine, STATE};
+use super::ready::has_condition;
 use crate::cluster::image;
 use crate::ui;
 
 const NAMESPACE: &str = "kube-system";
 const NAME: &str = "coredns";
+const SERVICE: &str = "kube-dns";
 
 impl Local {
     /// Brings it to the cluster, or does nothing if it is there already, and waits until it answers.
@@ -22,12 +27,31 @@ impl Local {
         started
     }
 
+    /// What DNS still lacks; `None` if it works, or nobody asked for it.
+    pub(super) fn dns_lacks(&self) -> Option<String> {
+        if !self.shape.network.dns {
+            return None;
+        }
+        // The Service is made last of all.
+        let namespace = format!("--namespace={NAMESPACE}");
+        match self.kubectl.get(&[&namespace, &format!("deployment/{NAME}"), &format!("service/{SERVICE}")]) {
+            Err(_) => Some("is not there yet".into()),
+            Ok(found) => {
+                let available = has_condition(&found["items"][0]["status"]["conditions"], "Available");
+                (!available).then(|| "does not answer yet".into())
+            }
+        }
+    }
+
     fn dns(&self) -> Result<()> {
         let reference = format!("redir.local/coredns:{}", Addon::CoreDns.version());
-        let archive = std::path::Path::new(STATE).join("coredns.tar");
+        let archive = Path::new(STATE).join("coredns.tar");
         if !archive.exists() {
-            image::write(&reference, &Addon::CoreDns.file("coredns")?, &archive)?;
-            Machine::nodes(self.shape.nodes).try_for_each(|node| self.import(node, &archive).map(drop))?;
+            // Under its own name once every node has it.
+            let new = archive.with_extension("new");
+            image::write(&reference, &Addon::CoreDns.file("coredns")?, &new)?;
+            Machine::nodes(self.shape.nodes).try_for_each(|node| self.import(node, &new).map(drop))?;
+            fs::rename(&new, &archive).with_context(|| format!("cannot rename {}", new.display()))?;
         }
         for object in objects(&reference) {
             self.kubectl.output_with(&["apply", "--filename=-"], &object)?;
@@ -79,7 +103,7 @@ fn objects(image: &str) -> [Value; 6] {
             },
         }),
         json!({
-            "apiVersion": "v1", "kind": "Service", "metadata": { "name": "kube-dns", "namespace": NAMESPACE },
+            "apiVersion": "v1", "kind": "Service", "metadata": { "name": SERVICE, "namespace": NAMESPACE },
             "spec": {
                 "selector": labels, "clusterIP": DNS_SERVICE,
                 "ports": ports.map(|(name, protocol)| json!({ "name": name, "port": 53, "protocol": protocol })),

@@ -423,8 +423,12 @@ impl Provider for Local {
 
     fn wanting(&self) -> Option<String> {
         let mut components = Component::all(self.shape);
-        let (component, lack) = components.find_map(|component| Some((component, self.lacks(component)?)))?;
-        Some(format!("{}: {lack}; its log is {}", component.name(), component.log().display()))
+        match components.find_map(|component| Some((component, self.lacks(component)?))) {
+            Some((component, lack)) => {
+                Some(format!("{}: {lack}; its log is {}", component.name(), component.log().display()))
+            }
+            None => self.dns_lacks().map(|lack| format!("DNS {lack}; `cargo xtask cluster up` brings it")),
+        }
     }
 
     fn needs_root(&self) -> bool {

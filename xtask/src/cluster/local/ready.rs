@@ -64,7 +64,7 @@ fn items(list: &Value) -> impl Iterator<Item = &Value> {
     list["items"].as_array().into_iter().flatten()
 }
 
-fn has_condition(conditions: &Value, kind: &str) -> bool {
+pub(super) fn has_condition(conditions: &Value, kind: &str) -> bool {
     let mut conditions = conditions.as_array().into_iter().flatten();
     conditions.any(|condition| condition["type"] == kind && condition["status"] == "True")
 }
