@@ -1,10 +1,11 @@
 //! The same cluster with kind, where Docker works and its images can be pulled: GitHub's runners, most developers' machines.
 //! Kubernetes' version can be chosen here. The programs `kind`, `docker` and `kubectl` are the machine's own.
 
-use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+use std::{fmt, fs};
 
 use anyhow::{Context, Result, ensure};
 use redir_rig::namespace::checked;
@@ -12,8 +13,8 @@ use redir_rig::wait;
 
 use super::kubectl::Kubectl;
 use super::version::KubernetesVersion;
-use super::{Cni, Node, Piece, Provider, ProxyMode};
-use crate::{child, paths};
+use super::{Cni, Node, Piece, Provider, ProxyMode, local};
+use crate::{child, paths, ui};
 
 /// What kind calls the cluster, and its machines after it.
 const NAME: &str = "redir";
@@ -29,6 +30,25 @@ pub(super) struct Kind {
     kubectl: Kubectl,
 }
 
+/// What a cluster is asked to be; kind chooses what is not given.
+#[derive(Clone, Copy)]
+pub(super) struct Request {
+    pub(super) nodes: u8,
+    pub(super) version: Option<KubernetesVersion>,
+    pub(super) proxy: Option<ProxyMode>,
+    pub(super) cni: Option<Cni>,
+}
+
+/// As a person writes it.
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "--nodes {}", self.nodes)?;
+        self.version.map_or(Ok(()), |version| write!(f, " --kubernetes-version {version}"))?;
+        self.proxy.map_or(Ok(()), |proxy| write!(f, " --proxy {}", proxy.name()))?;
+        self.cni.map_or(Ok(()), |cni| write!(f, " --cni {}", cni.name()))
+    }
+}
+
 /// The cluster of that name, if kind is here and has it.
 pub(super) fn found() -> Result<Option<Kind>> {
     if paths::program("kind").is_none() {
@@ -41,13 +61,24 @@ pub(super) fn found() -> Result<Option<Kind>> {
     Ok(Some(Kind { kubectl: Kubectl::new("kubectl", kubeconfig()?) }))
 }
 
-/// Makes it and waits until its nodes are ready; kind chooses what is not given.
-pub(super) fn up(
-    nodes: u8,
-    version: Option<KubernetesVersion>,
-    proxy: Option<ProxyMode>,
-    cni: Option<Cni>,
-) -> Result<Kind> {
+/// An error unless the cluster that is up was made for this request, to its end.
+pub(super) fn ensure_made_for(request: Request) -> Result<()> {
+    let made_for = fs::read_to_string(shape()?).ok();
+    ensure_same(made_for.as_deref(), request)
+}
+
+fn ensure_same(made_for: Option<&str>, request: Request) -> Result<()> {
+    let made_for = made_for.context("half a cluster of kind's is here: `cargo xtask cluster down` ends it")?;
+    ensure!(
+        made_for == request.to_string(),
+        "another cluster is up, made with `{made_for}`: `cargo xtask cluster down` ends it"
+    );
+    Ok(())
+}
+
+/// Makes it and waits until its nodes are ready; half of one goes again, also when this is interrupted.
+pub(super) fn up(request: Request) -> Result<Kind> {
+    let Request { nodes, version, proxy, cni } = request;
     ensure!(
         proxy != Some(ProxyMode::Both),
         "kind has one kube-proxy for all nodes: say `--proxy nftables` or `iptables`"
@@ -65,19 +96,33 @@ pub(super) fn up(
     let description = folder.join("cluster.yaml");
     fs::write(&description, describe(nodes, proxy, cilium.is_some()))
         .with_context(|| format!("cannot write {}", description.display()))?;
-    child::show(&mut create(&description, &kubeconfig()?, version, cilium.is_none()))?;
-    let kind = found()?.context("kind made a cluster, but does not list it: `kind get clusters` should")?;
-    if let Some(cilium) = cilium {
-        child::show(&mut install_cilium(cilium, &kubeconfig()?))?;
-        child::show(kind.kubectl.command().args([
-            "wait",
-            "--for=condition=Ready",
-            "nodes",
-            "--all",
-            "--timeout=300s",
-        ]))?;
+    let shape = shape()?;
+    // One that somebody removed by hand may have left it.
+    if shape.exists() {
+        fs::remove_file(&shape).with_context(|| format!("cannot remove {}", shape.display()))?;
     }
-    Ok(kind)
+    let make = || {
+        child::show(&mut create(&description, &kubeconfig()?, version, cilium.is_none()))?;
+        let kind = found()?.context("kind made a cluster, but does not list it: `kind get clusters` should")?;
+        if let Some(cilium) = cilium {
+            connect_by(cilium, &kind.kubectl)?;
+        }
+        // Last of all: who finds it finds a whole cluster.
+        fs::write(&shape, request.to_string()).with_context(|| format!("cannot write {}", shape.display()))?;
+        Ok(kind)
+    };
+    make().inspect_err(|_: &anyhow::Error| {
+        if let Err(error) = down() {
+            eprintln!("{} {error:#}", ui::red("error:"));
+        }
+    })
+}
+
+/// Installs Cilium and waits until nodes are ready, which without a network they never are.
+fn connect_by(cilium: Cni, kubectl: &Kubectl) -> Result<()> {
+    let chart = chart()?;
+    child::show(&mut install_cilium(cilium, &chart, kubectl.kubeconfig()))?;
+    child::show(kubectl.command().args(["wait", "--for=condition=Ready", "nodes", "--all", "--timeout=300s"]))
 }
 
 /// Removes it; whether there was one.
@@ -85,7 +130,9 @@ pub(super) fn down() -> Result<bool> {
     if found()?.is_none() {
         return Ok(false);
     }
-    child::show(Command::new("kind").args(["delete", "cluster", "--name", NAME]))?;
+    // In a group that nobody interrupts: this is what is left to do after Ctrl-C.
+    let mut delete = Command::new("kind");
+    checked(delete.args(["delete", "cluster", "--name", NAME]).process_group(0), None)?;
     let folder = folder()?;
     fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
     Ok(true)
@@ -106,12 +153,17 @@ fn create(description: &Path, kubeconfig: &Path, version: Option<KubernetesVersi
     command
 }
 
+/// The folder of Cilium's own chart, which its source has.
+fn chart() -> Result<PathBuf> {
+    let source = local::source_of(&format!("github.com/cilium/cilium@v{CILIUM}"), &folder()?)?;
+    Ok(source.join("install/kubernetes/cilium"))
+}
+
 /// Cilium by its own chart, in place of kube-proxy as well.
-fn install_cilium(cni: Cni, kubeconfig: &Path) -> Command {
+fn install_cilium(cni: Cni, chart: &Path, kubeconfig: &Path) -> Command {
     let mode = if cni == Cni::CiliumNetkit { "netkit" } else { "veth" };
     let mut command = Command::new("helm");
-    command.args(["install", "cilium", "cilium", "--repo", "https://helm.cilium.io"]);
-    command.args(["--version", CILIUM]);
+    command.args(["install", "cilium"]).arg(chart);
     command.args(["--namespace", "kube-system", "--wait", "--timeout", "10m", "--kubeconfig"]).arg(kubeconfig);
     for value in [
         "kubeProxyReplacement=true",
@@ -142,6 +194,11 @@ fn describe(nodes: u8, proxy: Option<ProxyMode>, cilium: bool) -> String {
 
 fn folder() -> Result<PathBuf> {
     Ok(paths::cache()?.join("cluster").join("kind"))
+}
+
+/// What it was made for; not there until it is whole.
+fn shape() -> Result<PathBuf> {
+    Ok(folder()?.join("shape"))
 }
 
 fn kubeconfig() -> Result<PathBuf> {
@@ -242,6 +299,24 @@ mod tests {
         assert_eq!(describe(2, Some(ProxyMode::Nftables), false).lines().collect::<Vec<_>>(), with_proxy);
         let without_network = [&head[..], &["  disableDefaultCNI: true", "  kubeProxyMode: none"], &nodes].concat();
         assert_eq!(describe(2, None, true).lines().collect::<Vec<_>>(), without_network);
+    }
+
+    #[test]
+    fn only_the_cluster_that_was_asked_for_is_taken() {
+        let plain = Request { nodes: 2, version: None, proxy: None, cni: None };
+        let of = |made_for: Request| ensure_same(Some(&made_for.to_string()), plain).map_err(|error| error.to_string());
+        assert_eq!(of(plain), Ok(()));
+        for (other, flags) in [
+            (Request { nodes: 3, ..plain }, "--nodes 3"),
+            (Request { version: "1.34.0".parse().ok(), ..plain }, "--nodes 2 --kubernetes-version 1.34.0"),
+            (Request { proxy: Some(ProxyMode::Nftables), ..plain }, "--nodes 2 --proxy nftables"),
+            (Request { cni: Some(Cni::CiliumNetkit), ..plain }, "--nodes 2 --cni cilium-netkit"),
+        ] {
+            let refusal = of(other).unwrap_err();
+            assert!(refusal.contains(&format!("made with `{flags}`")), "{refusal}");
+        }
+        let half = ensure_same(None, plain).unwrap_err().to_string();
+        assert!(half.contains("half a cluster"), "{half}");
     }
 
     #[test]

@@ -115,6 +115,11 @@ impl Up {
         }
     }
 
+    /// What a cluster of kind's is asked to be.
+    fn request(&self) -> kind::Request {
+        kind::Request { nodes: self.nodes, version: self.kubernetes_version, proxy: self.proxy, cni: self.cni }
+    }
+
     fn network(&self) -> Network {
         Network { cni: self.cni.unwrap_or(Cni::Bridge), dns: self.dns, policy: self.policy }
     }
@@ -270,12 +275,13 @@ impl Cluster {
             }
             ProviderName::Kind => {
                 ensure!(local::found()?.is_none(), "a local cluster is up: `cargo xtask cluster down` ends it");
+                let request = options.request();
                 match kind::found()? {
-                    Some(kind) => (Box::new(kind), "up already"),
-                    None => (
-                        Box::new(kind::up(options.nodes, options.kubernetes_version, options.proxy, options.cni)?),
-                        "up",
-                    ),
+                    Some(kind) => {
+                        kind::ensure_made_for(request)?;
+                        (Box::new(kind), "up already")
+                    }
+                    None => (Box::new(kind::up(request)?), "up"),
                 }
             }
         };

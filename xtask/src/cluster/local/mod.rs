@@ -42,6 +42,7 @@ use files::Files;
 use pki::Pki;
 use plan::{LOCK, Machine, STATE};
 use programs::Programs;
+pub(super) use programs::source_of;
 
 /// A local cluster that was started, by this process or another.
 pub(super) struct Local {

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use super::progress::Progress;
 use crate::cluster::image;
 use crate::cluster::version::KubernetesVersion;
-use crate::{lock, paths, setup, step, ui};
+use crate::{child, lock, paths, setup, step, ui};
 
 /// Raised whenever `build.sh` or the modules in `go/parts` make something else of the same version.
 const RECIPE: u32 = 3;
@@ -185,6 +186,18 @@ pub(super) fn with_go(command: &mut Command, go: &Path) {
     path.push(":");
     path.push(std::env::var_os("PATH").unwrap_or_default());
     command.env("PATH", path);
+}
+
+/// The folder of a module's source (`MODULE@VERSION`), downloaded below `folder` and compared with Go's public sums.
+pub(in crate::cluster) fn source_of(module: &str, folder: &Path) -> Result<PathBuf> {
+    let go = setup::with_go(newest_go_wanted())?;
+    let mut command = Command::new(&go);
+    command.current_dir(folder).args(["mod", "download", "-json", module]);
+    with_go(&mut command, &go);
+    command.envs([("GOENV", "off"), ("GOWORK", "off"), ("GOTOOLCHAIN", "local"), ("GOFLAGS", "-modcacherw")]);
+    command.env("GOMODCACHE", folder.join("gomod"));
+    let told: Value = serde_json::from_str(&child::output(&mut command)?).context("cannot read what go says")?;
+    Ok(told["Dir"].as_str().with_context(|| format!("go has no folder for {module}"))?.into())
 }
 
 /// The Go that the modules in the tree want, as in `go 1.26.8`; older versions of Kubernetes want an older one.
