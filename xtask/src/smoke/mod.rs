@@ -1,8 +1,8 @@
 //! `cargo xtask smoke`: everything an admin and a developer do, on a real cluster, with the real programs and images.
 //!
 //! Owns: the order of the scenes, and the verdict. What there is to act on is in `world`, the scenes in `scenes`, `rights`,
-//! `kinds` and `faults`, the figures in `figures` and `joins`, what it was run on in `record`; the short story of names and
-//! network policies in `network`. Works on whatever `cluster` can bring up.
+//! `kinds` and `faults`, what redir leaves in `traces`, the figures in `figures` and `joins`, what it was run on in `record`;
+//! the short story of names and network policies in `network`. Works on whatever `cluster` can bring up.
 
 mod faults;
 mod figures;
@@ -12,6 +12,7 @@ mod network;
 mod record;
 mod rights;
 mod scenes;
+mod traces;
 mod world;
 
 use anyhow::{Result, ensure};
@@ -68,7 +69,7 @@ fn play(cluster: &cluster::Cluster, programs: &world::Programs, record: bool) ->
     let mut figures = Figures::default();
     // A cluster that was kept may have an older redir in it.
     world::World::admin(cluster, programs, &["uninstall", "--yes"])?;
-    let before = world::nodes_state(cluster)?;
+    let before = traces::nodes_state(cluster)?;
     let mut world = scenes::install(&mut story, cluster, programs)?;
     kinds::start(cluster)?;
     scenes::with_header(&mut story, &mut world, &mut figures)?;

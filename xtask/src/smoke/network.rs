@@ -7,7 +7,8 @@ use anyhow::Result;
 use redir_rig::namespace::checked;
 use serde_json::{Value, json};
 
-use super::world::{APP_IMAGE, HEADER, PORT, Pod, Programs, SERVICE_PORT, SHOP, World, nodes_state, until};
+use super::traces::{beside, left_out, nodes_state};
+use super::world::{APP_IMAGE, HEADER, PORT, Pod, Programs, SERVICE_PORT, SHOP, World, until};
 use super::{faults, scenes};
 use crate::cluster::Cluster;
 use crate::demo::story::{Answer, Story};
@@ -21,7 +22,7 @@ const DENIAL_SECONDS: &str = "3";
 
 pub(super) fn play(cluster: &Cluster, programs: &Programs) -> Result<()> {
     let mut story = Story::begin();
-    World::admin(cluster, programs, &["uninstall"])?;
+    World::admin(cluster, programs, &["uninstall", "--yes"])?;
     let mut world = scenes::install(&mut story, cluster, programs)?;
     policy(&mut story, &world)?;
     let before = [nodes_state(cluster)?, pods_state(&world)?].concat();
@@ -141,7 +142,8 @@ fn same(story: &mut Story, world: &World<'_>, before: &[(String, String)]) -> Re
     for (name, state) in [nodes_state(world.cluster)?, pods_state(world)?].concat() {
         let was = before.iter().find(|(known, _)| *known == name).map(|(_, state)| state);
         let tick = story.must(was == Some(&state), &format!("{name} was {was:?} and is {state:?}"));
-        story.say(&format!("{tick} {name}: programs, filters and rules are those from before"));
+        let left_out = left_out(&state);
+        story.say(&format!("{tick} {name}: programs, filters and rules are those from before{left_out}"));
     }
     Ok(())
 }
@@ -150,12 +152,12 @@ fn same(story: &mut Story, world: &World<'_>, before: &[(String, String)]) -> Re
 fn pods_state(world: &World<'_>) -> Result<Vec<(String, String)>> {
     let state = |pod: Pod| {
         let script = "\
-            pid=$(grep -l \"$1\" /proc/[0-9]*/cgroup 2>/dev/null | head -n 1 | cut -d / -f 3)
-            for look in 'bpftool net show' 'tc qdisc show' 'ip rule' 'ip -6 rule' 'ip route' 'nft list ruleset'; do
-                echo \"$look\"; nsenter --net=/proc/$pid/ns/net $look 2>&1
-            done
-            true";
-        let words = checked(world.cluster.enter(&pod.node)?.args(["sh", "-c", script, "sh", &pod.uid]), None)?;
+            [ -n \"$pid\" ] || { echo \"no process of the pod was found\" >&2; exit 1; }
+            for words in 'bpftool net show' 'tc qdisc show' 'ip rule' 'ip -6 rule' 'ip route' 'nft list ruleset'; do
+                echo \"$words\"
+                look $words
+            done";
+        let words = beside(world.cluster, &pod, script)?;
         Ok((pod.name, words))
     };
     world.pods(SHOP)?.into_iter().map(state).collect()

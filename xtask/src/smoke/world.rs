@@ -6,7 +6,8 @@ use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
@@ -311,69 +312,6 @@ fn events(log: &str, kind: &str) -> impl Iterator<Item = Value> {
     lines.filter_map(|line| serde_json::from_str::<Value>(line).ok()).filter(move |event| event["event"] == kind)
 }
 
-/// What redir might leave in a node's own network namespace: programs on its devices, addresses, rules. `bpftool` shows
-/// links and the file system of programs for the whole machine, where others have theirs: `left_in` looks at those.
-pub(super) fn nodes_state(cluster: &Cluster) -> Result<Vec<(String, String)>> {
-    let mut states = Vec::new();
-    for node in cluster.nodes()? {
-        let mut state = String::new();
-        for command in
-            [&["bpftool", "-j", "net", "show"][..], &["ip", "-brief", "link", "show", "type", "dummy"], &["ip", "rule"]]
-        {
-            let words =
-                checked(cluster.enter(&node.name)?.args(command), None).unwrap_or_else(|error| format!("{error:#}"));
-            state += &format!("{}: {}\n", command.join(" "), without_numbers(&words));
-        }
-        states.push((node.name, state));
-    }
-    Ok(states)
-}
-
-/// What `bpftool -j` says of programs, without the numbers that the kernel gives: a network that loads its own anew, as
-/// Cilium does when it feels like it, has others afterwards.
-fn without_numbers(words: &str) -> String {
-    fn strip(value: &mut Value) {
-        match value {
-            Value::Array(values) => values.iter_mut().for_each(strip),
-            Value::Object(fields) => {
-                fields.retain(|name, _| name != "id" && !name.ends_with("_id"));
-                fields.values_mut().for_each(strip);
-            }
-            _ => (),
-        }
-    }
-    let Ok(mut value) = serde_json::from_str::<Value>(words) else { return words.to_owned() };
-    strip(&mut value);
-    value.to_string()
-}
-
-/// What redir has left in a pod or on its node, in words; empty if nothing. An agent's links end with the processes that
-/// hold them, so none of these may be left in the node's network namespace; a clsact filter and a queueing discipline
-/// would stay in the pod's.
-pub(super) fn left_in(cluster: &Cluster, pod: &Pod) -> Result<String> {
-    let script = "\
-        own=$(readlink /proc/self/ns/net)
-        for agent in $(pidof redir-agent); do
-            [ \"$(readlink /proc/$agent/ns/net)\" = \"$own\" ] && echo \"redir-agent still runs: $agent\"
-        done
-        ls /sys/fs/bpf 2>/dev/null | grep redir
-        [ -n \"$pid\" ] || { echo \"no process of the pod was found\"; exit 0; }
-        nsenter --net=/proc/$pid/ns/net bpftool net show | grep redir
-        nsenter --net=/proc/$pid/ns/net tc qdisc show | grep clsact
-        nsenter --net=/proc/$pid/ns/net ip rule | grep -v -e 'lookup local' -e 'lookup main' -e 'lookup default'
-        true";
-    beside(cluster, pod, script)
-}
-
-/// Runs a script on a pod's node; `$pid` is one of the pod's processes there, or empty.
-pub(super) fn beside(cluster: &Cluster, pod: &Pod, script: &str) -> Result<String> {
-    // The kubelet's systemd driver writes `_` for the `-` of a UID.
-    let find = "\
-        pod=pod$(echo \"$1\" | tr - .)
-        pid=$(grep -l \"$pod\" /proc/[0-9]*/cgroup 2>/dev/null | head -n 1 | cut -d / -f 3)";
-    checked(cluster.enter(&pod.node)?.args(["sh", "-c", &format!("{find}\n{script}"), "sh", &pod.uid]), None)
-}
-
 /// Two replicas on two nodes. Its answers begin with `green`.
 fn deployment(namespace: &str) -> Value {
     let labels = json!({"app": "web"});
@@ -432,6 +370,20 @@ pub(super) fn until<T>(what: &str, mut look: impl FnMut() -> Result<Option<T>>) 
     })
 }
 
+/// Lets time pass, until somebody interrupts.
+pub(super) fn pause(span: Duration) -> Result<()> {
+    const STEP: Duration = Duration::from_millis(200);
+    let end = Instant::now() + span;
+    loop {
+        go_on()?;
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        thread::sleep(left.min(STEP));
+    }
+}
+
 /// A person who interrupts wants the end, not the next scene.
 fn go_on() -> Result<()> {
     ensure!(!signals::interrupted(), "interrupted");
@@ -440,7 +392,7 @@ fn go_on() -> Result<()> {
 
 /// Asks again and again until an answer begins with this word; how long it took.
 pub(super) fn answered(what: &str, word: &str, mut ask: impl FnMut() -> Answer) -> Result<Duration> {
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     until(what, || Ok(ask().ok().filter(|answer| answer.split(' ').next() == Some(word))))?;
     Ok(began.elapsed())
 }
@@ -450,20 +402,5 @@ pub(super) fn node<'a>(nodes: &'a [Node], name: &str) -> Result<&'a Node> {
     match nodes.iter().find(|node| node.name == name) {
         Some(node) => Ok(node),
         None => bail!("there is no node {name}"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn programs_are_compared_without_the_numbers_of_the_kernel() {
-        let shown = |id: u32, name: &str| {
-            format!(r#"[{{"tc":[{{"devname":"eth0","name":"{name}","prog_id":{id},"link_id":{id}}}]}}]"#)
-        };
-        assert_eq!(without_numbers(&shown(1, "a")), without_numbers(&shown(2, "a")));
-        assert_ne!(without_numbers(&shown(1, "a")), without_numbers(&shown(1, "b")));
-        assert_eq!(without_numbers("0: from all lookup local"), "0: from all lookup local");
     }
 }

@@ -10,7 +10,8 @@ mod workloads;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::world::{APP_IMAGE, HEADER, Intercepting, LONG, PORT, Pod, World, answered, asked, beside, node, until};
+use super::traces::beside;
+use super::world::{APP_IMAGE, HEADER, Intercepting, LONG, PORT, Pod, World, answered, asked, node, until};
 use crate::demo::story::{Cell, Story};
 use kept_alive::KeptAlive;
 use workloads::{BATCH, DATABASE, ISOLATED, NAMESPACE, SIDECAR_PORT};
