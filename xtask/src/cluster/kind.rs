@@ -134,7 +134,10 @@ pub(super) fn down() -> Result<bool> {
     let mut delete = Command::new("kind");
     checked(delete.args(["delete", "cluster", "--name", NAME]).process_group(0), None)?;
     let folder = folder()?;
-    fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    // One that was made with another cache has no folder here.
+    if folder.exists() {
+        fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    }
     Ok(true)
 }
 
