@@ -211,7 +211,7 @@ Examples:
       ask the server whether it would take everything
   redir install --image registry.local/redir-agent:0.1.0
   redir install --print | kubectl apply -f -
-      the manifests, for this server's version
+      the manifests, for kubectl
   kubectl -n shop create rolebinding redir-developers \\
       --clusterrole=redir-developer --group=shop-developers
       whoever may intercept in namespace shop";
@@ -221,13 +221,13 @@ Bring a cluster's agents to this release, node by node. The same as `redir insta
 on one that has not. An agent that is replaced stops steering first and lets its connections end.";
 pub(crate) const UNINSTALL: &str = "Remove redir from a Kubernetes cluster";
 pub(crate) const UNINSTALL_LONG: &str = "\
-Remove redir from a Kubernetes cluster, as its admin: every intercept first, then the agents, the roles, the resource \
-and the namespace. Nothing is left, and running intercepts go to their apps. What will be removed is listed, and asked for. \
+Remove redir from a Kubernetes cluster, as its admin: every intercept first, whose requests go to their apps, then the agents, the \
+roles and the resource. What will be removed is listed, and asked for. \
 The namespace goes only if `redir install` has created it and nothing of anybody else is in it.";
 pub(crate) const IMAGE: &str = "The agent's image [default: the published one of this release]";
 pub(crate) const VALUES: &str = "A file with values of the Helm chart (manifests/chart/values.yaml); may be repeated";
 pub(crate) const DRY_RUN: &str = "Let the server check everything, and change nothing";
-pub(crate) const PRINT: &str = "Print the manifests for this server instead of applying them";
+pub(crate) const PRINT: &str = "Print the manifests, for kubectl, instead of applying them";
 pub(crate) const INSTALL_WAIT: &str = "How many seconds the agents may take until they are ready [default: 300]";
 pub(crate) const INSTALL_YES: &str =
     "Change the namespace's PodSecurity level without asking, where it does not admit agents";
