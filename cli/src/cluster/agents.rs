@@ -68,7 +68,7 @@ pub(crate) struct AgentPod {
 }
 
 /// What is to be expected of an agent that is not ready.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Outlook {
     MayPass,
     /// Not with this image and these values.

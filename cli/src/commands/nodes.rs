@@ -4,7 +4,7 @@
 //! judge (`progress`). Called by: `intercept`.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redir_api::Intercept;
@@ -17,7 +17,7 @@ use super::run::Why;
 use crate::cluster::Cluster;
 use crate::cluster::lease::{Lease, News};
 use crate::cluster::progress::{self, NodeTunnel, Standing};
-use crate::cluster::silence::{self, PATIENT, SeenAgents};
+use crate::cluster::silence::{LOOK_AGAIN, Looks, PATIENT, SeenAgents};
 use crate::cluster::target::PodAt;
 use crate::cluster::target_watch::{TargetState, TargetWatch};
 use crate::config::Agent;
@@ -42,8 +42,10 @@ pub(super) struct Nodes {
     /// Since when agents may have heard of it.
     began: Instant,
     cluster: Cluster,
-    /// The agents' pods, once somebody had to look at them.
-    agents: Arc<OnceLock<SeenAgents>>,
+    /// What their pods have shown, since somebody had to look at them.
+    looks: Arc<Mutex<Looks>>,
+    /// When that was last.
+    looked: Option<Instant>,
     look: Interval,
     /// Whether it was told how the intercept stands.
     is_told: bool,
@@ -98,7 +100,8 @@ impl Nodes {
             links: BTreeMap::new(),
             began: Instant::now(),
             cluster,
-            agents: Arc::default(),
+            looks: Arc::default(),
+            looked: None,
             look,
             is_told: false,
             is_empty_told: false,
@@ -126,24 +129,38 @@ impl Nodes {
     }
 
     fn standing(&self) -> Standing {
-        let (silent, seen) = (self.began.elapsed(), self.agents.get());
+        let silent = self.began.elapsed();
+        let looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
         let others_live = self.tunnels.values().any(|tunnel| matches!(tunnel, NodeTunnel::Live(_)));
-        let why = |node: &str| silence::verdict(node, silent, seen, others_live);
+        let why = |node: &str| looks.verdict(node, silent, others_live);
         progress::standing(self.expected.as_deref(), &self.object, &self.tunnels, why)
     }
 
-    /// Agents have said nothing for long: looks at their pods once, where the developer may. What to tell, once.
+    /// The agents may have heard of it from now on only.
+    fn begin_anew(&mut self) {
+        self.began = Instant::now();
+        // A look that is under way writes into the old ones.
+        (self.looks, self.looked, self.is_silence_told) = (Arc::default(), None, false);
+    }
+
+    /// Agents have said nothing for long: looks at their pods again and again, where the developer may. What to tell, once.
     fn wonder(&mut self, waiting: &[String]) -> Option<String> {
         let unheard = |node: &&String| !self.tunnels.contains_key(*node);
         let nodes: Vec<String> = waiting.iter().filter(unheard).cloned().collect();
-        let is_late = self.began.elapsed() >= PATIENT && !nodes.is_empty();
-        if !is_late || std::mem::replace(&mut self.is_silence_told, true) {
+        if self.began.elapsed() < PATIENT || nodes.is_empty() {
             return None;
         }
-        let (cluster, agents) = (self.cluster.clone(), Arc::clone(&self.agents));
-        // Whoever ends meanwhile does not need it.
-        tokio::spawn(async move { agents.set(SeenAgents::look(&cluster).await).ok() });
-        Some(say::deaf_agents(&nodes))
+        let line = (!std::mem::replace(&mut self.is_silence_told, true)).then(|| say::deaf_agents(&nodes));
+        if self.looked.is_none_or(|at| at.elapsed() >= LOOK_AGAIN) {
+            self.looked = Some(Instant::now());
+            let (cluster, looks) = (self.cluster.clone(), Arc::clone(&self.looks));
+            // Whoever ends meanwhile does not need it.
+            tokio::spawn(async move {
+                let seen = SeenAgents::look(&cluster).await;
+                looks.lock().unwrap_or_else(PoisonError::into_inner).add(seen, &nodes, Instant::now());
+            });
+        }
+        line
     }
 }
 
@@ -172,7 +189,7 @@ impl PortIntercept {
             }
             NodeNews::Object(News::Back) => {
                 // The agents have not heard of anything meanwhile either.
-                nodes.began = Instant::now();
+                nodes.begin_anew();
                 self.screen.note(say::api_back());
                 None
             }
@@ -221,6 +238,7 @@ impl PortIntercept {
         self.wanted = Arc::new(Wanted { token, ..Wanted::clone(&self.wanted) });
         self.screen.tell(&Event::Recreated { intercept: nodes.lease.name().to_owned() });
         nodes.object = object;
+        nodes.begin_anew();
         nodes.follow_pods();
         self.follow_agents();
         None

@@ -223,6 +223,9 @@ pub(crate) fn agent_not_ready(node: &str, why: &str) -> String {
     format!("the agent on {} is not ready ({}): `redir doctor` says more", escape(node), escape_sentence(why))
 }
 
+/// Why an agent is not ready.
+pub(crate) const AGENT_ENDS: &str = "it is ending";
+
 pub(crate) fn deaf_agents(nodes: &[String]) -> String {
     format!(
         "the agents on {} have not heard from the API server yet, as happens after it was away: the intercept begins once they have",
