@@ -15,6 +15,8 @@ pub(crate) enum Trouble {
     Failed(String),
     /// The same, because the API server said that it is not allowed: who knows what it was for may say which right is missing.
     Forbidden(String),
+    /// The same, because the API server cannot be reached or cannot answer just now: whoever waits may ask again.
+    Away(String),
 }
 
 /// What a command that did its work ends with; a developer's command passes its own on.
@@ -25,7 +27,7 @@ impl Trouble {
     pub(crate) fn code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Usage(_) => 2,
-            Self::Failed(_) | Self::Forbidden(_) => 1,
+            Self::Failed(_) | Self::Forbidden(_) | Self::Away(_) => 1,
         })
     }
 }
@@ -33,7 +35,9 @@ impl Trouble {
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(sentence) | Self::Failed(sentence) | Self::Forbidden(sentence) => f.write_str(sentence),
+            Self::Usage(sentence) | Self::Failed(sentence) | Self::Forbidden(sentence) | Self::Away(sentence) => {
+                f.write_str(sentence)
+            }
         }
     }
 }

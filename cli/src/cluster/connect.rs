@@ -54,7 +54,7 @@ impl Cluster {
         match timeout(CALL, call).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(explain(self, &doing, &error)),
-            Err(_) => Err(Trouble::Failed(say::no_answer(&self.server, CALL))),
+            Err(_) => Err(Trouble::Away(say::no_answer(&self.server, CALL))),
         }
     }
 

@@ -23,11 +23,17 @@ pub(crate) enum Doing<'a> {
 pub(crate) fn explain(cluster: &Cluster, doing: &Doing<'_>, error: &kube::Error) -> Trouble {
     Trouble::Failed(match error {
         kube::Error::Api(status) if status.code == 403 => return Trouble::Forbidden(refused(doing, status)),
+        kube::Error::Api(status) if is_passing(status) => return Trouble::Away(refused(doing, status)),
         kube::Error::Api(status) => refused(doing, status),
         kube::Error::Auth(why) => say::no_credentials(&chain(why)),
         kube::Error::SerdeError(why) => say::strange_answer(&cluster.server, &why.to_string()),
-        other => say::unreachable(&cluster.server, &chain(other)),
+        other => return Trouble::Away(say::unreachable(&cluster.server, &chain(other))),
     })
+}
+
+/// Answered by a server that starts, ends or has too much to do, and by what is before it.
+fn is_passing(status: &Status) -> bool {
+    status.code == 429 || status.code >= 500
 }
 
 fn refused(doing: &Doing<'_>, status: &Status) -> String {
@@ -82,6 +88,13 @@ mod tests {
     fn told(message: &str) -> String {
         let status = Status { code: 403, message: message.to_owned(), ..Status::default() };
         refused(&Doing::Right("create", "intercepts", Some("shop")), &status)
+    }
+
+    #[test]
+    fn what_a_restart_brings_passes_and_what_is_refused_does_not() {
+        let is = |code: u16| is_passing(&Status { code, ..Status::default() });
+        assert!([429, 500, 502, 503, 504].into_iter().all(is));
+        assert!(![400, 401, 403, 404, 409, 422].into_iter().any(is));
     }
 
     #[test]

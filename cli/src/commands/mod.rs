@@ -2,6 +2,7 @@
 //!
 //! Owns: the dispatch, and the runtime that commands with agents run on. Called by: `main`.
 
+mod absence;
 mod ahead;
 mod ask;
 mod completions;

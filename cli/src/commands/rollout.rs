@@ -13,6 +13,7 @@ use kube::api::{ListParams, LogParams};
 use redir_api::names;
 use tokio::time::{Instant, sleep};
 
+use super::absence::Absence;
 use crate::cluster::Cluster;
 use crate::cluster::agents::{self, AgentPod, MoreWords, Outlook, Rollout};
 use crate::cluster::trouble::Doing;
@@ -33,8 +34,6 @@ const SETTLE: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A running agent is ready within this on a busy node; then its log is worth a look.
 const STARTING: Duration = Duration::from_secs(20);
-/// An API server that is away for so long ends it.
-const AWAY: Duration = Duration::from_secs(30);
 /// Pods that somebody else is asked about in one look.
 const ASKS: usize = 3;
 /// Different troubles that are told: what comes after them is in `redir doctor`.
@@ -59,12 +58,11 @@ pub(super) async fn ready(
 ) -> Result<Rollout, Trouble> {
     let begin = Instant::now();
     let mut waiting = Waiting::begin(screen, cluster, namespace, begin);
-    let mut away: Option<Instant> = None;
+    let mut absence = Absence::default();
     loop {
-        match look(cluster, namespace).await {
+        match absence.outlast(look(cluster, namespace).await, Instant::now())? {
             Ok((rollout, _)) if rollout.is_done() => return Ok(rollout),
             Ok((rollout, pods)) => {
-                away = None;
                 waiting.tell(rollout, &pods).await;
                 if waiting.is_hopeless(rollout, &pods) {
                     return Err(Trouble::Failed(say::never_starts(rollout, &pods, namespace)));
@@ -76,14 +74,8 @@ pub(super) async fn ready(
                     }));
                 }
             }
-            // The API server may be restarted meanwhile.
-            Err(trouble) => {
-                let since = *away.get_or_insert_with(Instant::now);
-                if since.elapsed() > AWAY || begin.elapsed() > wait {
-                    return Err(trouble);
-                }
-                waiting.tell_once(say::still_asking(&trouble.to_string()));
-            }
+            Err(why) if begin.elapsed() > wait => return Err(Trouble::Away(why)),
+            Err(why) => waiting.tell_once(say::still_asking(&why)),
         }
         sleep(if begin.elapsed() < LATER { LOOK } else { LOOK_LATER }).await;
     }
