@@ -4,6 +4,9 @@
 
 mod common;
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
+
 use common::{Home, assert_one_sentence};
 
 /// A kubeconfig whose server refuses connections: port 1 is nobody's.
@@ -121,6 +124,62 @@ fn manifests_are_printed_without_a_server() {
     for words in ["kind: CustomResourceDefinition", "image: \"registry.local/agent:7\"", "namespace: \"elsewhere\""] {
         assert!(text.contains(words), "{words}");
     }
+}
+
+/// Answers what a server of 1.29 would that has one object of an older redir, and has it no longer once it was deleted.
+fn old_server() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let role = r#"{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"ClusterRole","metadata":{"name":"redir-developer","uid":"1","labels":{"app.kubernetes.io/part-of":"redir"}}}"#;
+        let mut has_role = true;
+        for connection in listener.incoming() {
+            let mut connection = BufReader::new(connection.unwrap());
+            let (mut request, mut line, mut length) = (String::new(), String::new(), 0);
+            connection.read_line(&mut request).unwrap();
+            while connection.read_line(&mut line).unwrap() > 2 {
+                let lower = line.to_lowercase();
+                length = lower.strip_prefix("content-length: ").map_or(length, |value| value.trim().parse().unwrap());
+                line.clear();
+            }
+            std::io::copy(&mut std::io::Read::take(&mut connection, length), &mut std::io::sink()).unwrap();
+            let is_role = request.contains("/apis/rbac.authorization.k8s.io/v1/clusterroles/redir-developer");
+            let (status, body) = match is_role && has_role {
+                true => ("200 OK", role),
+                false if request.contains("/version") => (
+                    "200 OK",
+                    r#"{"major":"1","minor":"29","gitVersion":"v1.29.0","gitCommit":"","gitTreeState":"","buildDate":"","goVersion":"","compiler":"","platform":""}"#,
+                ),
+                false if request.contains("/pods?") => {
+                    ("200 OK", r#"{"apiVersion":"v1","kind":"PodList","metadata":{},"items":[]}"#)
+                }
+                false => (
+                    "404 Not Found",
+                    r#"{"apiVersion":"v1","kind":"Status","status":"Failure","message":"not found","reason":"NotFound","code":404}"#,
+                ),
+            };
+            has_role &= !(is_role && request.starts_with("DELETE "));
+            let length = body.len();
+            let head = format!(
+                "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+            );
+            connection.get_mut().write_all((head + body).as_bytes()).unwrap();
+        }
+    });
+    address
+}
+
+/// What an older redir has installed there could be removed by nobody else.
+#[test]
+fn uninstall_asks_for_no_newer_server() {
+    let home = home(&CONFIG.replace("https://127.0.0.1:1", &old_server()));
+    refused(&home, &["install"], 1, &["v1.29.0", "1.30 or newer"]);
+    let output = home.run(&["uninstall", "--yes"]);
+    let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("deleted clusterrole redir-developer") && text.contains("redir is gone"), "{text}");
+    let output = home.run(&["uninstall"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("there was no redir"), "{output:?}");
 }
 
 /// As behind `| head`, when that has enough.

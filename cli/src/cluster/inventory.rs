@@ -20,8 +20,14 @@ const AT_ONCE: usize = 8;
 /// Made by the server, its controllers and its metrics in every namespace.
 const EVERYWHERE: [(&str, &str); 3] =
     [("ConfigMap", "kube-root-ca.crt"), ("ConfigMap", "openshift-service-ca.crt"), ("ServiceAccount", "default")];
-/// Not objects of their own: what was observed, and what was reported.
-const OBSERVED: [&str; 4] = ["Event", "PodMetrics", "PolicyReport", "EphemeralReport"];
+/// Not objects of their own: what was observed, and what was reported. Group and kind: somebody's own `Event` is an object.
+const OBSERVED: [(&str, &str); 5] = [
+    ("", "Event"),
+    ("events.k8s.io", "Event"),
+    ("metrics.k8s.io", "PodMetrics"),
+    ("wgpolicyk8s.io", "PolicyReport"),
+    ("reports.kyverno.io", "EphemeralReport"),
+];
 /// The account that a token belongs to, on Secrets that old servers make for each.
 const TOKEN_OF: &str = "kubernetes.io/service-account.name";
 
@@ -41,10 +47,16 @@ impl Inventory {
     }
 }
 
-/// Looks at the namespace. `known` are UIDs of what is known to be in it.
-pub(crate) async fn inventory(cluster: &Cluster, namespace: &str, known: &BTreeSet<String>) -> Inventory {
+/// Looks at the namespace. `known` are UIDs of what is known to be in it, `ended` is the group whose objects are ended and
+/// waited for by themselves, and whose resource may just be going.
+pub(crate) async fn inventory(
+    cluster: &Cluster,
+    namespace: &str,
+    known: &BTreeSet<String>,
+    ended: Option<&str>,
+) -> Inventory {
     let mut unknown = Vec::new();
-    let kinds = kinds(cluster, &mut unknown).await;
+    let kinds = kinds(cluster, ended, &mut unknown).await;
     let lists: Vec<_> = stream::iter(kinds)
         .map(|kind| async move {
             let listed = list(cluster, namespace, &kind).await;
@@ -65,7 +77,7 @@ pub(crate) async fn inventory(cluster: &Cluster, namespace: &str, known: &BTreeS
 }
 
 /// Each kind once, in the version that the server prefers.
-async fn kinds(cluster: &Cluster, unknown: &mut Vec<String>) -> Vec<ApiResource> {
+async fn kinds(cluster: &Cluster, ended: Option<&str>, unknown: &mut Vec<String>) -> Vec<ApiResource> {
     let client = &cluster.client;
     let mut kinds = BTreeMap::new();
     let reading = Doing::Reading("its resources");
@@ -80,8 +92,7 @@ async fn kinds(cluster: &Cluster, unknown: &mut Vec<String>) -> Vec<ApiResource>
             Vec::new()
         }
     };
-    // Intercepts are ended and waited for by themselves, and their resource may just be going.
-    for group in groups.into_iter().filter(|group| group.name != redir_api::GROUP) {
+    for group in groups.into_iter().filter(|group| Some(group.name.as_str()) != ended) {
         let preferred =
             group.preferred_version.iter().chain(&group.versions).map(|version| version.group_version.clone());
         let mut asked = BTreeSet::new();
@@ -105,7 +116,7 @@ async fn resources(cluster: &Cluster, version: &str) -> Result<Option<APIResourc
 /// Those that are in a namespace and can be listed; the first version of each counts.
 fn add(kinds: &mut BTreeMap<(String, String), ApiResource>, list: &APIResourceList) {
     let (group, version) = list.group_version.split_once('/').unwrap_or(("", &list.group_version));
-    for resource in list.resources.iter().filter(|resource| is_listed(resource)) {
+    for resource in list.resources.iter().filter(|resource| is_listed(group, resource)) {
         kinds.entry((group.to_owned(), resource.name.clone())).or_insert_with(|| ApiResource {
             group: group.to_owned(),
             version: version.to_owned(),
@@ -116,11 +127,11 @@ fn add(kinds: &mut BTreeMap<(String, String), ApiResource>, list: &APIResourceLi
     }
 }
 
-fn is_listed(resource: &APIResource) -> bool {
+fn is_listed(group: &str, resource: &APIResource) -> bool {
     resource.namespaced
         && !resource.name.contains('/')
         && resource.verbs.iter().any(|verb| verb == "list")
-        && !OBSERVED.contains(&resource.kind.as_str())
+        && !OBSERVED.contains(&(group, resource.kind.as_str()))
 }
 
 async fn list(cluster: &Cluster, namespace: &str, kind: &ApiResource) -> Result<Vec<ObjectMeta>, String> {
@@ -206,7 +217,6 @@ mod tests {
             {"name": "deployments/scale", "singularName": "", "namespaced": true, "kind": "Scale", "verbs": ["list"]},
             {"name": "bindings", "singularName": "", "namespaced": true, "kind": "Binding", "verbs": ["create"]},
             {"name": "nodes", "singularName": "", "namespaced": false, "kind": "Node", "verbs": ["list"]},
-            {"name": "events", "singularName": "", "namespaced": true, "kind": "Event", "verbs": ["list"]},
         ]}))
         .unwrap();
         let older = APIResourceList { group_version: "apps/v1beta1".into(), ..list.clone() };
@@ -215,5 +225,27 @@ mod tests {
         add(&mut kinds, &older);
         let kinds: Vec<_> = kinds.into_values().map(|kind| (kind.api_version, kind.plural)).collect();
         assert_eq!(kinds, [("apps/v1".to_owned(), "deployments".to_owned())]);
+    }
+
+    #[test]
+    fn what_the_server_observes_is_left_out_and_nothing_that_only_has_its_name() {
+        let listed = |version: &str, kind: &str| {
+            let resource =
+                json!({"name": "things", "singularName": "", "namespaced": true, "kind": kind, "verbs": ["list"]});
+            let list = json!({"groupVersion": version, "resources": [resource]});
+            let mut kinds = BTreeMap::new();
+            add(&mut kinds, &serde_json::from_value(list).unwrap());
+            !kinds.is_empty()
+        };
+        for (version, kind) in [
+            ("v1", "Event"),
+            ("events.k8s.io/v1", "Event"),
+            ("metrics.k8s.io/v1beta1", "PodMetrics"),
+            ("wgpolicyk8s.io/v1alpha2", "PolicyReport"),
+            ("reports.kyverno.io/v1", "EphemeralReport"),
+        ] {
+            assert!(!listed(version, kind), "{version} {kind}");
+            assert!(listed("shows.example.com/v1", kind), "somebody's {kind}");
+        }
     }
 }

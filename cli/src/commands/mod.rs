@@ -16,6 +16,7 @@ mod list;
 mod nodes;
 mod objects;
 mod own;
+mod patience;
 mod port_intercept;
 mod rollout;
 mod run;

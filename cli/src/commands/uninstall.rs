@@ -10,12 +10,12 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{DeleteParams, ListParams};
 use kube::core::ObjectMeta;
-use redir_api::{Intercept, PLURAL};
+use redir_api::{GROUP, Intercept, PLURAL};
 use redir_manifests::Options;
-use tokio::time::{Instant, sleep};
 
 use super::confirm::confirm;
-use super::install::{Found, namespace, refuse_elsewhere, server};
+use super::install::{Found, namespace, refuse_elsewhere};
+use super::patience::Patience;
 use crate::args;
 use crate::cluster::Cluster;
 use crate::cluster::agents;
@@ -28,18 +28,17 @@ use crate::screen::Screen;
 use crate::trouble::{Outcome, Trouble};
 use crate::wording::install as say;
 
+/// The kinds of what holds the Intercepts, and of what runs the agents: the manifests hold one of each.
+const RESOURCE: &str = "CustomResourceDefinition";
+const AGENTS: &str = "DaemonSet";
 /// An agent drains its connections for 10 s, and a namespace takes its time.
 const WAIT: Duration = Duration::from_secs(120);
-/// How often it is looked whether something is gone.
-const LOOK: Duration = Duration::from_millis(250);
-/// When that is told: then after twice as long each time.
-const REMIND: Duration = Duration::from_secs(5);
 
 /// Removes everything.
 pub(crate) fn run(args: &args::Uninstall) -> Outcome {
     super::with_runtime(args.output, async |screen| {
         let cluster = Cluster::connect(&args.cluster).await?;
-        server(&cluster).await?;
+        // Whatever the server's version: what an older redir has installed on it must go, and what it does not know is not there.
         let options = Options { namespace: namespace(&args.cluster), ..Options::default() };
         let keep = if args.dry_run { Keep::DryRun } else { Keep::Yes };
         let wait = args.wait.map_or(WAIT, |wait| wait.0);
@@ -66,6 +65,8 @@ struct Plan {
     intercepts: usize,
     /// The very objects, in the order in which they were applied.
     objects: Vec<(Manifest, ObjectMeta)>,
+    /// Kinds of which an object has a name of ours and is somebody else's.
+    foreign: BTreeSet<String>,
     namespace: Fate,
 }
 
@@ -80,9 +81,30 @@ enum Fate {
 }
 
 impl Plan {
-    /// A namespace that stays is no redir.
+    /// A namespace that stays is no redir, but a level that was changed for it is to be put back.
     fn is_empty(&self) -> bool {
-        self.intercepts == 0 && self.objects.is_empty() && !matches!(self.namespace, Fate::Goes(..))
+        self.intercepts == 0
+            && self.objects.is_empty()
+            && self.owed_level().is_none()
+            && !matches!(self.namespace, Fate::Goes(..))
+    }
+
+    /// The namespace whose PodSecurity level is to be put back.
+    fn owed_level(&self) -> Option<&Manifest> {
+        match &self.namespace {
+            Fate::Stays(manifest, meta, _) => ownership::put_level_back(meta).map(|_| manifest),
+            Fate::Absent | Fate::Goes(..) => None,
+        }
+    }
+
+    /// The Intercepts of somebody else's resource are theirs, as the pods of somebody else's DaemonSet are.
+    fn is_foreign(&self, kind: &str) -> bool {
+        self.foreign.contains(kind)
+    }
+
+    /// The group whose objects are ended before the rest.
+    fn ended_group(&self) -> Option<&'static str> {
+        (!self.is_foreign(RESOURCE)).then_some(GROUP)
     }
 }
 
@@ -102,38 +124,47 @@ impl Removal<'_> {
         for manifest in found.foreign() {
             self.screen.step(&Step::Remark { sentence: say::stays_foreign(manifest) });
         }
-        let foreign: Vec<String> = found.foreign().map(Manifest::spoken).collect();
-        let mut objects = Vec::new();
+        let foreign: Vec<(String, String)> = found.foreign().map(|of| (of.kind().to_owned(), of.spoken())).collect();
+        let mut plan = Plan {
+            intercepts: 0,
+            objects: Vec::new(),
+            foreign: foreign.iter().map(|(kind, _)| kind.clone()).collect(),
+            namespace: Fate::Absent,
+        };
         let mut namespace = None;
         for (manifest, object) in found.0 {
             match object {
                 Some(object) if manifest.kind() == "Namespace" => namespace = Some((manifest, object.metadata)),
-                Some(object) if !foreign.contains(&manifest.spoken()) => objects.push((manifest, object.metadata)),
+                Some(object) if !foreign.iter().any(|(_, spoken)| *spoken == manifest.spoken()) => {
+                    plan.objects.push((manifest, object.metadata));
+                }
                 _ => (),
             }
         }
-        let namespace = match namespace {
-            None => Fate::Absent,
-            Some((manifest, meta)) => self.fate(manifest, meta, &objects).await,
-        };
-        Ok(Plan { intercepts: self.intercepts().await?.len(), objects, namespace })
+        if let Some((manifest, meta)) = namespace {
+            plan.namespace = self.fate(manifest, meta, &plan).await;
+        }
+        if !plan.is_foreign(RESOURCE) {
+            plan.intercepts = self.intercepts().await?.len();
+        }
+        Ok(plan)
     }
 
     /// Nothing is deleted with the namespace that redir did not make.
-    async fn fate(&self, manifest: Manifest, meta: ObjectMeta, objects: &[(Manifest, ObjectMeta)]) -> Fate {
+    async fn fate(&self, manifest: Manifest, meta: ObjectMeta, plan: &Plan) -> Fate {
         if !ownership::is_created_by_redir(&meta) {
             let why = say::foreign_namespace(manifest.name());
             return Fate::Stays(manifest, meta, why);
         }
-        match self.what_else(manifest.name(), objects).await {
+        match self.what_else(manifest.name(), plan).await {
             None => Fate::Goes(manifest, meta),
             Some(why) => Fate::Stays(manifest, meta, why),
         }
     }
 
-    async fn what_else(&self, namespace: &str, objects: &[(Manifest, ObjectMeta)]) -> Option<String> {
-        let known: BTreeSet<String> = objects.iter().filter_map(|(_, meta)| meta.uid.clone()).collect();
-        let inventory = inventory(self.cluster, namespace, &known).await;
+    async fn what_else(&self, namespace: &str, plan: &Plan) -> Option<String> {
+        let known: BTreeSet<String> = plan.objects.iter().filter_map(|(_, meta)| meta.uid.clone()).collect();
+        let inventory = inventory(self.cluster, namespace, &known, plan.ended_group()).await;
         (!inventory.is_empty()).then(|| say::shared_namespace(namespace, &inventory))
     }
 
@@ -143,6 +174,9 @@ impl Removal<'_> {
         if let Fate::Goes(manifest, _) = &plan.namespace {
             names.push(manifest.spoken());
         }
+        if let Some(manifest) = plan.owed_level() {
+            names.push(say::level_of_ours(manifest.name()));
+        }
         let sentence = say::will_remove(plan.intercepts, &names);
         self.screen.step(&Step::Remark { sentence });
         if let Fate::Stays(_, _, why) = &plan.namespace {
@@ -151,28 +185,30 @@ impl Removal<'_> {
     }
 
     async fn run(&self, namespace: &str, plan: &Plan) -> Result<(), Trouble> {
-        let mut waiting = Patience::begin(self);
-        self.end_intercepts(&mut waiting).await?;
-        let (agent, rest): (Vec<_>, Vec<_>) =
-            plan.objects.iter().rev().partition(|(manifest, _)| manifest.kind() == "DaemonSet");
-        for (manifest, meta) in agent {
-            self.delete(manifest, meta).await?;
+        let mut waiting = Patience::begin(self.screen, self.wait);
+        if !plan.is_foreign(RESOURCE) {
+            self.end_intercepts(&mut waiting).await?;
         }
-        if self.keep == Keep::Yes {
+        let (agent, rest): (Vec<_>, Vec<_>) =
+            plan.objects.iter().rev().partition(|(manifest, _)| manifest.kind() == AGENTS);
+        for (manifest, meta) in agent {
+            self.delete(manifest, meta, &mut waiting).await?;
+        }
+        if self.keep == Keep::Yes && !plan.is_foreign(AGENTS) {
             self.agents_gone(namespace, &mut waiting).await?;
         }
         for (manifest, meta) in &rest {
-            self.delete(manifest, meta).await?;
+            self.delete(manifest, meta, &mut waiting).await?;
         }
         let mut going: Vec<&Manifest> = rest.iter().map(|(manifest, _)| manifest).collect();
         match &plan.namespace {
             Fate::Absent => (),
-            Fate::Stays(manifest, meta, why) => self.leave_namespace(manifest, meta, why).await?,
+            Fate::Stays(manifest, meta, why) => self.leave_namespace(manifest, meta, why, &mut waiting).await?,
             // Agents took their time to end: something may have come meanwhile.
-            Fate::Goes(manifest, meta) => match self.what_else(manifest.name(), &plan.objects).await {
-                Some(why) => self.leave_namespace(manifest, meta, &why).await?,
+            Fate::Goes(manifest, meta) => match self.what_else(manifest.name(), plan).await {
+                Some(why) => self.leave_namespace(manifest, meta, &why, &mut waiting).await?,
                 None => {
-                    self.delete(manifest, meta).await?;
+                    self.delete(manifest, meta, &mut waiting).await?;
                     going.push(manifest);
                 }
             },
@@ -180,19 +216,28 @@ impl Removal<'_> {
         self.gone(going, &mut waiting).await
     }
 
-    async fn leave_namespace(&self, manifest: &Manifest, meta: &ObjectMeta, why: &str) -> Result<(), Trouble> {
+    async fn leave_namespace(
+        &self,
+        manifest: &Manifest,
+        meta: &ObjectMeta,
+        why: &str,
+        waiting: &mut Patience<'_>,
+    ) -> Result<(), Trouble> {
         self.screen.step(&manifest.step(Action::Keep, self.keep));
         self.screen.step(&Step::Remark { sentence: why.to_owned() });
-        if let (Some((patch, before)), Some(uid)) = (ownership::put_level_back(meta), &meta.uid) {
-            manifest.merge(self.cluster, uid, patch, self.keep).await?;
+        // It was asked, and agents ended: somebody may have changed the level since, or made the namespace anew.
+        let now = waiting.outlast(async || manifest.read(self.cluster).await).await?;
+        let Some(now) = now.map(|object| object.metadata).filter(|now| now.uid == meta.uid) else { return Ok(()) };
+        if let (Some((patch, before)), Some(uid)) = (ownership::put_level_back(&now), &now.uid) {
+            waiting.outlast(async || manifest.merge(self.cluster, uid, patch.clone(), self.keep).await).await?;
             self.screen.step(&manifest.step(Action::Change, self.keep));
             self.screen.step(&Step::Remark { sentence: say::level_put_back(manifest.name(), &before) });
         }
         Ok(())
     }
 
-    async fn delete(&self, manifest: &Manifest, meta: &ObjectMeta) -> Result<(), Trouble> {
-        if manifest.delete(self.cluster, meta.uid.clone(), self.keep).await? {
+    async fn delete(&self, manifest: &Manifest, meta: &ObjectMeta, waiting: &mut Patience<'_>) -> Result<(), Trouble> {
+        if waiting.outlast(async || manifest.delete(self.cluster, meta.uid.clone(), self.keep).await).await? {
             self.screen.step(&manifest.step(Action::Delete, self.keep));
         }
         Ok(())
@@ -202,7 +247,7 @@ impl Removal<'_> {
     async fn end_intercepts(&self, waiting: &mut Patience<'_>) -> Result<(), Trouble> {
         let mut told = false;
         loop {
-            let left = self.intercepts().await?;
+            let left = waiting.outlast(async || self.intercepts().await).await?;
             if !told && !left.is_empty() {
                 self.screen.step(&Step::Remark { sentence: say::intercepts_end(left.len()) });
                 told = true;
@@ -212,8 +257,8 @@ impl Removal<'_> {
                 let (Some(name), Some(namespace)) = (name, namespace) else { continue };
                 let api: Api<Intercept> = Api::namespaced(self.cluster.client.clone(), namespace);
                 let parameters = DeleteParams { dry_run: self.keep == Keep::DryRun, ..DeleteParams::default() };
-                let gone = async { unless(&[404], api.delete(name, &parameters).await) };
-                self.cluster.call(Doing::Admin("delete", PLURAL), gone).await?;
+                let gone = async || unless(&[404], api.delete(name, &parameters).await);
+                waiting.outlast(async || self.cluster.call(Doing::Admin("delete", PLURAL), gone()).await).await?;
             }
             if left.is_empty() || self.keep == Keep::DryRun {
                 return Ok(());
@@ -234,7 +279,8 @@ impl Removal<'_> {
         let api: Api<Pod> = Api::namespaced(self.cluster.client.clone(), namespace);
         let parameters = ListParams::default().labels(&agents::selector());
         loop {
-            let pods = self.cluster.call(Doing::Admin("list", "pods"), api.list(&parameters)).await?;
+            let doing = Doing::Admin("list", "pods");
+            let pods = waiting.outlast(async || self.cluster.call(doing, api.list(&parameters)).await).await?;
             if pods.items.is_empty() {
                 return Ok(());
             }
@@ -252,7 +298,7 @@ impl Removal<'_> {
         loop {
             let mut still = Vec::new();
             for manifest in left {
-                if manifest.read(self.cluster).await?.is_some() {
+                if waiting.outlast(async || manifest.read(self.cluster).await).await?.is_some() {
                     still.push(manifest);
                 }
             }
@@ -263,34 +309,5 @@ impl Removal<'_> {
             let names: Vec<String> = left.iter().map(|manifest| manifest.spoken()).collect();
             waiting.pause(&names).await?;
         }
-    }
-}
-
-/// The pauses between two looks, what is told in them, and when there are enough of them.
-struct Patience<'a> {
-    screen: &'a Screen,
-    begin: Instant,
-    limit: Duration,
-    reminder: (Instant, Duration),
-}
-
-impl<'a> Patience<'a> {
-    fn begin(removal: &Removal<'a>) -> Self {
-        let begin = Instant::now();
-        Self { screen: removal.screen, begin, limit: removal.wait, reminder: (begin, REMIND) }
-    }
-
-    /// A moment, or the failure that it takes too long.
-    async fn pause(&mut self, left: &[String]) -> Result<(), Trouble> {
-        if self.begin.elapsed() > self.limit {
-            return Err(Trouble::Failed(say::never_gone(left, self.limit)));
-        }
-        let (at, pause) = self.reminder;
-        if at.elapsed() > pause {
-            self.reminder = (Instant::now(), pause.saturating_mul(2));
-            self.screen.step(&Step::Remark { sentence: say::waiting_for_end(left) });
-        }
-        sleep(LOOK).await;
-        Ok(())
     }
 }

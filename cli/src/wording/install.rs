@@ -183,6 +183,11 @@ pub(crate) fn level_put_back(namespace: &str, before: &Strict) -> String {
     format!("namespace {} enforces {} again, as before redir", escape(namespace), level(before))
 }
 
+/// Among what will be removed.
+pub(crate) fn level_of_ours(namespace: &str) -> String {
+    format!("PodSecurity level `privileged` of namespace {namespace}")
+}
+
 pub(crate) fn namespace_ends(namespace: &str) -> String {
     format!(
         "namespace {} is being deleted: wait until `kubectl get namespace` shows it no more, and run it again",

@@ -23,6 +23,19 @@ fn config_map(namespace: &str, name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": namespace}})
 }
 
+fn custom_resource(group: &str, kind: &str) -> Value {
+    let singular = kind.to_lowercase();
+    let schema = json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": format!("{singular}s.{group}")},
+        "spec": {
+            "group": group, "scope": "Namespaced", "names": {"kind": kind, "plural": format!("{singular}s"), "singular": singular},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": schema}],
+        },
+    })
+}
+
 /// One API server for all of these: each begins where nothing is installed.
 #[test]
 fn nothing_goes_that_redir_did_not_make() -> Result<()> {
@@ -30,7 +43,8 @@ fn nothing_goes_that_redir_did_not_make() -> Result<()> {
     a_namespace_that_exists_is_not_taken_over(&world).context("in a namespace that exists")?;
     a_namespace_goes_only_if_redir_made_it_and_nothing_else_is_in_it(&world).context("in a namespace of its own")?;
     what_is_somebody_else_s_is_left_to_them(&world).context("beside what is somebody else's")?;
-    what_an_older_resource_drops_is_told(&world).context("with an older resource")
+    what_an_older_resource_drops_is_told(&world).context("with an older resource")?;
+    what_has_our_names_keeps_what_is_in_it(&world).context("with somebody else's resource and DaemonSet")
 }
 
 #[test]
@@ -46,6 +60,7 @@ fn a_namespace_that_exists_is_not_taken_over(world: &World) -> Result<()> {
     world.create(&strict_namespace("team", "baseline"))?;
     world.create(&config_map("team", "theirs"))?;
     let before = world.namespace("team")?;
+    what_a_failed_install_changed_is_put_back(world)?;
 
     // A script is told what to say, and a no is a no.
     world.redir(&["install", "-n", "team"])?.must(2, &["team", "baseline", "privileged", "--yes"])?;
@@ -95,6 +110,36 @@ fn a_namespace_that_exists_is_not_taken_over(world: &World) -> Result<()> {
     Ok(())
 }
 
+/// The level is the first that is changed, and may be all.
+fn what_a_failed_install_changed_is_put_back(world: &World) -> Result<()> {
+    let rule = json!({"apiGroups": ["apiextensions.k8s.io"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["customresourcedefinitions"]});
+    let policy = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy", "metadata": {"name": "freeze"},
+        "spec": {"matchConstraints": {"resourceRules": [rule]}, "validations": [{"expression": "false", "message": "not on Fridays"}]},
+    });
+    let binding = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": "freeze"},
+        "spec": {"policyName": "freeze", "validationActions": ["Deny"]},
+    });
+    world.create(&policy)?;
+    world.create(&binding)?;
+    wait::until_true("the policy to count", LONG, || {
+        Ok(world.redir(&["install", "-n", "team", "--dry-run"])?.err.contains("not on Fridays"))
+    })?;
+    world.redir(&["install", "-n", "team", "--yes"])?.must(1, &["not on Fridays"])?;
+    ensure!(world.level("team")? == "privileged" && world.installed()?.is_empty(), "{:?}", world.installed()?);
+    world.kubectl(&["delete", "validatingadmissionpolicybinding,validatingadmissionpolicy", "freeze"])?;
+
+    let owed = "PodSecurity level `privileged` of namespace team";
+    world.redir(&["uninstall", "-n", "team"])?.must(2, &["this will be removed:", owed, "--yes"])?;
+    ensure!(world.level("team")? == "privileged");
+    let again = "enforces the PodSecurity level `baseline` again";
+    world.redir(&["uninstall", "-n", "team", "--yes"])?.must(0, &[owed, again])?;
+    ensure!(world.level("team")? == "baseline", "{}", world.level("team")?);
+    world.redir(&["uninstall", "-n", "team", "--yes"])?.must(0, &["there was no redir"])?;
+    Ok(())
+}
+
 fn a_namespace_goes_only_if_redir_made_it_and_nothing_else_is_in_it(world: &World) -> Result<()> {
     let gone = || wait::until_true("the namespace to be gone", LONG, || Ok(world.namespace(OWN)?.is_none()));
 
@@ -106,12 +151,18 @@ fn a_namespace_goes_only_if_redir_made_it_and_nothing_else_is_in_it(world: &Worl
     // Somebody put things into it.
     world.install(OWN, &[])?;
     world.create(&config_map(OWN, "theirs"))?;
-    let said =
-        world.redir(&["uninstall", "--yes"])?.must(0, &["configmap theirs", "stays", "kept namespace redir-system"])?;
+    // Of a kind that has no more than its name from what the server observes.
+    world.create(&custom_resource("shows.example.com", "Event"))?;
+    let event =
+        json!({"apiVersion": "shows.example.com/v1", "kind": "Event", "metadata": {"name": "gala", "namespace": OWN}});
+    wait::until_true("the resource to be served", LONG, || Ok(world.create(&event).is_ok()))?;
+    let listed = ["configmap theirs", "event gala", "stays", "kept namespace redir-system"];
+    let said = world.redir(&["uninstall", "--yes"])?.must(0, &listed)?;
     ensure!(!said.err.contains("kube-root-ca") && !said.err.contains("controllerrevision"), "{said:?}");
     world.get(&["configmap", "-n", OWN, "theirs"])?.context("somebody's object is gone")?;
     // Once they are gone, it may go.
     world.kubectl(&["delete", "configmap", "-n", OWN, "theirs"])?;
+    world.kubectl(&["delete", "crd", "events.shows.example.com"])?;
     world.redir(&["uninstall", "--yes"])?.must(0, &["deleted namespace redir-system"])?;
     gone()?;
 
@@ -191,6 +242,24 @@ fn what_an_older_resource_drops_is_told(world: &World) -> Result<()> {
         );
     }
     intercept.kill()
+}
+
+/// What was said to stay stays with all that belongs to it, and is not waited for. The intercept from before is there, and the agent's pod.
+fn what_has_our_names_keeps_what_is_in_it(world: &World) -> Result<()> {
+    let daemonset = ["daemonset", "-n", OWN, "redir-agent"];
+    let release = ["meta.helm.sh/release-name-", "meta.helm.sh/release-namespace-"];
+    world.kubectl(&[&["annotate"], &daemonset[..], &release].concat())?;
+    for object in [&daemonset[..], &["crd", "intercepts.redir.dev"]] {
+        world.kubectl(&[&["label"], object, &["app.kubernetes.io/part-of-"]].concat())?;
+    }
+    let intercepts = || world.kubectl(&["get", "intercepts.redir.dev", "-A", "-o", "name"]);
+    let (before, pod) = (intercepts()?, world.pod(OWN)?);
+    ensure!(!before.is_empty(), "no intercept is left");
+    let stay = ["daemonset redir-agent in namespace", "customresourcedefinition intercepts.redir.dev is not redir's"];
+    let said = world.redir(&["uninstall", "--yes"])?.must(0, &[&stay[..], &["deleted clusterrole"]].concat())?;
+    ensure!(!said.err.contains("ending") && !said.err.contains("waiting until the agent"), "{said:?}");
+    ensure!(intercepts()? == before && world.pod(OWN)? == pod, "somebody's objects are gone: {said:?}");
+    world.get(&daemonset)?.context("somebody's DaemonSet is gone").map(drop)
 }
 
 /// What the kubelet writes while an agent cannot start: told once each, and the end comes by itself.
