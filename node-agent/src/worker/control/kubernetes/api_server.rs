@@ -56,8 +56,22 @@ struct Server {
 struct Contact {
     heard: bool,
     since: Instant,
-    /// How often it has been heard after it was not.
+    /// How often it has come back.
     returns: u64,
+    /// When it did last.
+    returned: Option<Instant>,
+}
+
+impl Contact {
+    /// Whether being heard now is a return, for which others begin anew: not of one that answers this and not that, again and
+    /// again, or it would be asked by all agents without a pause.
+    fn is_return(&self) -> bool {
+        !self.heard && (self.since.elapsed() >= LONG_SILENCE || !self.has_just_returned())
+    }
+
+    fn has_just_returned(&self) -> bool {
+        self.returned.is_some_and(|returned| returned.elapsed() < RETURNS)
+    }
 }
 
 impl ApiServer {
@@ -74,7 +88,7 @@ impl ApiServer {
         }
         all.push(Server { url: base.cluster_url.clone(), client: Client::try_from(base.clone())? });
         let servers = Mutex::new(Servers { given: all.len(), all, first: 0 });
-        let contact = watch::Sender::new(Contact { heard: false, since: Instant::now(), returns: 0 });
+        let contact = watch::Sender::new(Contact { heard: false, since: Instant::now(), returns: 0, returned: None });
         readiness.set_api_server_silent_since(Some(Instant::now()));
         Ok(Self(Arc::new(Inner { base, servers, contact, readiness })))
     }
@@ -88,24 +102,17 @@ impl ApiServer {
         self.0.contact.borrow().heard
     }
 
-    /// How often it has been heard after it was not: whoever counted tries before begins anew.
+    /// How often it has come back: whoever counted tries before begins anew.
     pub(super) fn returns(&self) -> u64 {
         self.0.contact.borrow().returns
     }
 
-    /// Waits until it is heard after it was not; for ever while it is.
+    /// Waits until it comes back; for ever while it is heard.
     pub(super) async fn heard_again(&self) {
         let mut contact = self.0.contact.subscribe();
-        let was_heard = contact.borrow_and_update().heard;
-        let mut silent = !was_heard;
+        let before = contact.borrow_and_update().returns;
         // The sender is this one's own.
-        while contact.changed().await.is_ok() {
-            let heard = contact.borrow_and_update().heard;
-            if silent && heard {
-                return;
-            }
-            silent = !heard;
-        }
+        contact.wait_for(|contact| contact.returns != before).await.ok();
     }
 
     /// Asks, while it is not heard, whether it is there: whoever waits for it waits no longer than for this.
@@ -132,7 +139,9 @@ impl ApiServer {
         let ask = |(index, server): (usize, Server)| async move {
             let request = Request::get("/readyz").body(Body::empty()).ok()?;
             let answer = timeout(LOOK, server.client.send(request)).await.ok()?.ok()?;
-            answers(answer.status()).then_some((index, server.url))
+            // One that comes up says so with 500.
+            let is_up = answers(answer.status()) && answer.status() != StatusCode::INTERNAL_SERVER_ERROR;
+            is_up.then_some((index, server.url))
         };
         let mut asked: FuturesUnordered<_> = servers.into_iter().enumerate().map(ask).collect();
         while let Some(answer) = asked.next().await {
@@ -146,6 +155,10 @@ impl ApiServer {
 
     /// Keeps the server's own addresses up to date, as far as the agent may read them.
     pub(super) async fn follow_addresses(self, client: Client) {
+        // Nothing proves that an address which was read is the API server's: it would get the token.
+        if self.0.base.accept_invalid_certs {
+            return;
+        }
         let api = Api::<EndpointSlice>::namespaced(client, NAMESPACE);
         loop {
             match timeout(LOOK, api.get(SERVICE)).await {
@@ -192,8 +205,21 @@ impl ApiServer {
         }
     }
 
-    /// Asks at each address until there is a connection: nothing was sent where there is none.
+    /// Asks, and notes whether there was an answer in time: those who ask would give up without a word.
     async fn ask(self, request: Request<Body>) -> kube::Result<Response<Body>> {
+        let limit = answer_limit(request.uri());
+        let unanswered = |_| Err(kube::Error::Service("the API server does not answer".into()));
+        let result = timeout(limit, self.ask_each(request)).await.unwrap_or_else(unanswered);
+        match &result {
+            Ok(answer) if answers(answer.status()) => self.note(None),
+            Ok(answer) => self.note(Some(&answer.status())),
+            Err(error) => self.note(Some(error)),
+        }
+        result
+    }
+
+    /// Asks at each address until there is a connection: nothing was sent where there is none.
+    async fn ask_each(&self, request: Request<Body>) -> kube::Result<Response<Body>> {
         let (servers, first) = {
             let servers = self.servers();
             (servers.all.clone(), servers.first)
@@ -213,7 +239,9 @@ impl ApiServer {
                     tracing::debug!(address = %servers[index].url, %error, "the API server is not reached there");
                 }
                 Ok(answer) => {
-                    self.prefer(index, &servers[index].url);
+                    if answers(answer.status()) {
+                        self.prefer(index, &servers[index].url);
+                    }
                     result = Some(Ok(answer));
                     break;
                 }
@@ -224,32 +252,32 @@ impl ApiServer {
             }
         }
         // There is an address, and its turn gives a result.
-        let result = result.unwrap_or(Err(kube::Error::Service("no address of the API server".into())));
-        match &result {
-            Ok(answer) if answers(answer.status()) => self.note(None),
-            Ok(answer) => self.note(Some(&answer.status())),
-            Err(error) => self.note(Some(error)),
-        }
-        result
+        result.unwrap_or(Err(kube::Error::Service("no address of the API server".into())))
     }
 
     /// Notes whether it is heard, or why not.
     fn note(&self, silence: Option<&dyn std::fmt::Display>) {
-        let news = self.0.contact.send_if_modified(|contact| {
+        let mut is_told = false;
+        self.0.contact.send_if_modified(|contact| {
             let news = contact.heard != silence.is_none();
             if news {
-                let returns = contact.returns + u64::from(silence.is_none());
-                *contact = Contact { heard: silence.is_none(), since: Instant::now(), returns };
+                let is_return = silence.is_none() && contact.is_return();
+                is_told = is_return || silence.is_some() && !contact.has_just_returned();
+                *contact = Contact { heard: silence.is_none(), since: Instant::now(), ..*contact };
+                if is_return {
+                    (contact.returns, contact.returned) = (contact.returns + 1, Some(contact.since));
+                }
                 self.0.readiness.set_api_server_silent_since(silence.map(|_| contact.since));
             }
             news
         });
         match silence {
-            Some(error) if news => {
+            Some(error) if is_told => {
                 tracing::warn!(%error, "the API server cannot be heard; what is known stays in force");
             }
-            None if news => tracing::info!("the API server is heard again"),
-            _ => {}
+            Some(error) => tracing::debug!(%error, "the API server cannot be heard"),
+            None if is_told => tracing::info!("the API server is heard again"),
+            None => {}
         }
     }
 
@@ -282,9 +310,22 @@ impl Server {
     }
 }
 
-/// Whether a server that answers so can be worked with; one that comes up or is overloaded says that it cannot.
+/// Whether a server that answers so is one to work with: not what stands before it, and not one that does not know the agent.
+/// One that refuses a call, or has no room for it, is heard: that call alone is made again, more and more seldom.
 fn answers(status: StatusCode) -> bool {
-    !status.is_server_error() && status != StatusCode::TOO_MANY_REQUESTS
+    let silent = [
+        StatusCode::UNAUTHORIZED,
+        StatusCode::BAD_GATEWAY,
+        StatusCode::SERVICE_UNAVAILABLE,
+        StatusCode::GATEWAY_TIMEOUT,
+    ];
+    !silent.contains(&status)
+}
+
+/// How long the beginning of an answer may take.
+fn answer_limit(uri: &Uri) -> Duration {
+    let has = |name: &str| uri.query().is_some_and(|query| query.split('&').any(|field| field.starts_with(name)));
+    if has("limit=") || has("watch=") { LONG_ANSWER } else { ANSWER }
 }
 
 /// Whether there was no connection, so that the request cannot have been taken.
@@ -323,6 +364,10 @@ const MOST_ADDRESSES: usize = 8;
 const CONNECT: Duration = Duration::from_secs(2);
 /// How long a server may say nothing: longer than any watch lasts (290 s).
 const READ: Duration = Duration::from_secs(300);
+/// How long the beginning of an answer may take: less than any caller waits.
+const ANSWER: Duration = Duration::from_secs(4);
+/// That of a list, which may be large, and of a watch, for which nobody else has a limit.
+const LONG_ANSWER: Duration = Duration::from_secs(20);
 /// How long one question to one address may take.
 const LOOK: Duration = Duration::from_secs(5);
 /// How soon a server that is not heard is looked for, and looked for again: with the time it becomes more seldom, by this share of
@@ -330,6 +375,9 @@ const LOOK: Duration = Duration::from_secs(5);
 const FIRST_LOOK: Duration = Duration::from_millis(750);
 const LOOK_SHARE: u32 = 60;
 const LONGEST_LOOK: Duration = Duration::from_secs(3);
+/// A silence from which on being heard is a return, and how soon after a return a shorter one is none.
+const LONG_SILENCE: Duration = Duration::from_secs(2);
+const RETURNS: Duration = Duration::from_secs(10);
 /// Control planes are moved seldom.
 const ADDRESSES: Duration = Duration::from_secs(60);
 
@@ -376,5 +424,75 @@ mod tests {
         assert_eq!((count, first(&server)), (4, url(2)), "a server that ends takes itself out");
         server.learn(vec![url(4)]);
         assert_eq!(first(&server), Uri::from_static("https://192.0.2.10"));
+    }
+
+    /// One server at a fixed address, which is heard.
+    fn heard_at(url: &str) -> ApiServer {
+        let base = Config::new(url.parse().expect("a URL"));
+        let server = ApiServer::new(base, None, Readiness::default()).expect("made");
+        server.note(None);
+        server
+    }
+
+    #[tokio::test]
+    async fn a_server_that_takes_connections_and_does_not_answer_is_not_heard() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let server = heard_at(&format!("http://{}", listener.local_addr().expect("bound")));
+        let accepting = tokio::spawn(async move {
+            let mut taken = Vec::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                taken.push(stream);
+            }
+        });
+        let request = Request::get("/api/v1/nodes/n1").body(Body::empty()).expect("a request");
+        // As its callers do: they are gone before anything else ends.
+        let asked = timeout(redir_rig::wait::scaled(LOOK * 12), server.client().send(request)).await;
+        assert!(matches!(asked, Ok(Err(_))), "{asked:?}");
+        assert!(!server.is_heard());
+        accepting.abort();
+    }
+
+    #[test]
+    fn callers_wait_longer_than_an_answer_may_take() {
+        let limit = |uri: &'static str| answer_limit(&Uri::from_static(uri));
+        assert_eq!(limit("/api/v1/nodes/n1?fieldManager=a&force=true"), ANSWER);
+        assert_eq!(limit("/api/v1/pods?limit=500"), LONG_ANSWER);
+        assert_eq!(limit("/api/v1/pods?timeoutSeconds=60&watch=true"), LONG_ANSWER);
+    }
+
+    /// `/readyz` answers and the work does not: whoever waits between tries is not woken by each turn of that.
+    #[tokio::test(start_paused = true)]
+    async fn only_a_return_from_silence_counts() {
+        let server = heard_at("https://192.0.2.10");
+        let silent: Option<&dyn std::fmt::Display> = Some(&"503");
+        let first = server.returns();
+        for _ in 0..9 {
+            server.note(silent);
+            sleep(Duration::from_secs(1)).await;
+            server.note(None);
+        }
+        assert_eq!(server.returns(), first, "it answers this and not that");
+        server.note(silent);
+        let waiting = server.clone();
+        let waiting = tokio::spawn(async move { waiting.heard_again().await });
+        sleep(LONG_SILENCE).await;
+        server.note(None);
+        waiting.await.expect("woken");
+        assert_eq!(server.returns(), first + 1, "it was away");
+        server.note(silent);
+        server.note(None);
+        sleep(RETURNS).await;
+        server.note(silent);
+        server.note(None);
+        assert_eq!(server.returns(), first + 2, "the last return is long ago");
+    }
+
+    #[test]
+    fn one_that_refuses_is_heard_and_what_stands_before_it_is_not() {
+        for (status, heard) in
+            [(200, true), (403, true), (429, true), (500, true), (401, false), (502, false), (503, false)]
+        {
+            assert_eq!(answers(StatusCode::from_u16(status).expect("a status")), heard, "{status}");
+        }
     }
 }
