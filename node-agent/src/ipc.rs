@@ -131,8 +131,9 @@ pub(crate) enum Request {
     Flush { pod: PodName, port: u16 },
     /// Whether the app listens on this port. → `Listening`
     Listening { pod: PodName, port: u16 },
-    /// The pod is to end: say when its last process has. → `Done`, and later `PodEnded`
-    Ending { pod: PodName, last: LastProcess },
+    /// The pod is to end: say when its last process has; or, without one, it is not to end any more. → `Done`, and later
+    /// `PodEnded`
+    Ending { pod: PodName, last: Option<LastProcess> },
 }
 
 /// Guardian → worker.
@@ -330,8 +331,9 @@ impl Request {
             Self::Listening { pod, port } => w.u8(12).text(pod.key()).u16(*port),
             Self::Ending { pod, last } => {
                 let last = match last {
-                    LastProcess::OfContainers => 0,
-                    LastProcess::OfSandbox => 1,
+                    Some(LastProcess::OfContainers) => 0,
+                    Some(LastProcess::OfSandbox) => 1,
+                    None => 2,
                 };
                 w.u8(13).text(pod.key()).u8(last)
             }
@@ -439,10 +441,11 @@ fn gate(r: &mut Reader<'_>) -> Result<Gate, Malformed> {
     }
 }
 
-fn last_process(r: &mut Reader<'_>) -> Result<LastProcess, Malformed> {
+fn last_process(r: &mut Reader<'_>) -> Result<Option<LastProcess>, Malformed> {
     match r.u8()? {
-        0 => Ok(LastProcess::OfContainers),
-        1 => Ok(LastProcess::OfSandbox),
+        0 => Ok(Some(LastProcess::OfContainers)),
+        1 => Ok(Some(LastProcess::OfSandbox)),
+        2 => Ok(None),
         _ => Err(Malformed),
     }
 }

@@ -90,8 +90,12 @@ impl Pods {
             Request::Release { pod } => self.release(&pod, meanwhile).map(done),
             Request::Ending { pod, last } => find(&mut self.armed, &pod).map(|armed| {
                 // Without Kubernetes the pod's path says it.
-                if self.seeker.is_some() {
-                    self.endings.watch(pod, armed.netns_id(), last, Instant::now());
+                match last {
+                    Some(last) if self.seeker.is_some() => {
+                        self.endings.watch(pod, armed.netns_id(), last, Instant::now());
+                    }
+                    Some(_) => {}
+                    None => self.endings.forget(&pod),
                 }
                 done(())
             }),

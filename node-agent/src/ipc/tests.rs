@@ -34,8 +34,9 @@ fn requests() -> Vec<Request> {
         Request::Bypass { pod: pod.clone(), client: v6, how_long: Duration::from_millis(600_000) },
         Request::Stats { pod: pod.clone() },
         Request::Listening { pod: pod.clone(), port: 65_535 },
-        Request::Ending { pod: pod.clone(), last: LastProcess::OfContainers },
-        Request::Ending { pod: pod.clone(), last: LastProcess::OfSandbox },
+        Request::Ending { pod: pod.clone(), last: Some(LastProcess::OfContainers) },
+        Request::Ending { pod: pod.clone(), last: Some(LastProcess::OfSandbox) },
+        Request::Ending { pod: pod.clone(), last: None },
         Request::Flush { pod, port: 65_535 },
     ]
 }

@@ -325,8 +325,8 @@ impl Broker {
         }
     }
 
-    /// The pod is to end: [`Event::PodEnded`] says when its last process has.
-    pub(crate) async fn ending(&self, pod: &PodName, last: LastProcess) -> Result<(), BrokerError> {
+    /// The pod is to end: [`Event::PodEnded`] says when its last process has. Without one it is not to end any more.
+    pub(crate) async fn ending(&self, pod: &PodName, last: Option<LastProcess>) -> Result<(), BrokerError> {
         self.done(Request::Ending { pod: pod.clone(), last }, ARM_TIMEOUT).await
     }
 

@@ -89,7 +89,8 @@ async fn live(bootstrap: Bootstrap) -> anyhow::Result<()> {
     tasks.spawn(driver.run());
     pulse::start(broker.control()?, &mut tasks).context("start the thread that says the worker lives")?;
     let Bootstrap { udp, key, config, certificates, .. } = bootstrap;
-    let given_for = if config.kubernetes.is_some() { GivenFor::Pods } else { GivenFor::Ports };
+    let by_kubernetes = config.kubernetes.is_some();
+    let given_for = if by_kubernetes { GivenFor::Pods } else { GivenFor::Ports };
     let tls = Tls::new(&certificates, given_for, config.agent.probe_tls);
     let parts = Parts { udp, key, config, tls };
     let (broken_ways, mut broken) = mpsc::channel(BROKEN_WAYS);
@@ -118,6 +119,13 @@ async fn live(bootstrap: Bootstrap) -> anyhow::Result<()> {
             Event::PodEnded(pod) => {
                 tracing::info!(%pod, "the pod's last process has ended: its connections are reset");
                 worker.captures.abort(&pod);
+                // Its ports are let go of, and taken up again if it goes on. Of Kubernetes' the sandbox may be there for long:
+                // it is left alone for a while, which grows.
+                if by_kubernetes {
+                    worker.tunnels.broken(&pod, "the pod's last process has ended".to_owned()).await;
+                } else {
+                    worker.tunnels.rearm(&pod).await;
+                }
             }
             Event::Readdressed(pod, addresses) => {
                 worker.captures.readdressed(&pod);

@@ -56,6 +56,14 @@ pub(crate) struct Shared {
     pub(crate) stop: Stop,
 }
 
+/// What has changed of how a captured pod is to end: `None` if it is not to.
+pub(crate) struct EndingNews {
+    pub(crate) pod: PodName,
+    pub(crate) last: Option<LastProcess>,
+    /// What the guardian was told before.
+    before: Option<LastProcess>,
+}
+
 /// All captures; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Captures(Arc<Inner>);
@@ -102,19 +110,22 @@ impl Captures {
         }
     }
 
-    /// The captured pods that are to end, by what is known of each, and that are not watched for it yet. Asking counts as
-    /// watching.
-    pub(crate) fn endings(&self, ending: impl Fn(&PodName) -> Option<LastProcess>) -> Vec<(PodName, LastProcess)> {
+    /// The captured pods that are to end, or are not to any more, by what is known of each, if that is news. Asking counts as
+    /// telling the guardian.
+    pub(crate) fn endings(&self, ending: impl Fn(&PodName) -> Option<LastProcess>) -> Vec<EndingNews> {
         let pods = self.lock();
-        let unwatched =
-            pods.values().filter_map(|pod| Some((pod.name().clone(), pod.watch_ending(ending(pod.name()))?)));
-        unwatched.collect()
+        let news = pods.values().filter_map(|pod| {
+            let last = ending(pod.name());
+            let before = pod.watch_ending(last);
+            (before != last).then(|| EndingNews { pod: pod.name().clone(), last, before })
+        });
+        news.collect()
     }
 
-    /// The pod could not be watched for its end.
-    pub(crate) fn unwatched(&self, name: &PodName) {
-        if let Some(pod) = self.lock().get(name) {
-            pod.watch_ending(None);
+    /// The guardian could not be told.
+    pub(crate) fn untold(&self, news: &EndingNews) {
+        if let Some(pod) = self.lock().get(&news.pod) {
+            pod.watch_ending(news.before);
         }
     }
 

@@ -174,12 +174,9 @@ impl Pod {
         self.live.load(Ordering::Relaxed)
     }
 
-    /// Notes which process the pod ends with; what the guardian is to be told of it, if that is news.
+    /// Notes which process the pod ends with, if it is to end; what was noted before.
     pub(super) fn watch_ending(&self, last: Option<LastProcess>) -> Option<LastProcess> {
-        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        let news = last.filter(|last| *watched != Some(*last));
-        *watched = last;
-        news
+        std::mem::replace(&mut self.watched.lock().unwrap_or_else(PoisonError::into_inner), last)
     }
 
     pub(super) fn abort(&self) {

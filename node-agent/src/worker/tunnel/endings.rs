@@ -8,7 +8,11 @@ use tokio::{sync::watch, time::sleep};
 
 use crate::{
     config::PodName,
-    worker::{broker::Broker, capture::Captures, control::Plane},
+    worker::{
+        broker::Broker,
+        capture::{Captures, EndingNews},
+        control::Plane,
+    },
 };
 
 /// Runs until the hub or the plane ends. A pod that is captured has an armed port first.
@@ -22,12 +26,16 @@ pub(super) async fn run(
         armed.borrow_and_update();
         let known = plane.borrow_and_update().clone();
         let mut failed = false;
-        for (pod, last) in captures.endings(|pod| known.ending(pod)) {
-            tracing::debug!(%pod, ?last, "the pod is to end");
+        for news in captures.endings(|pod| known.ending(pod)) {
+            let EndingNews { pod, last, .. } = &news;
+            match last {
+                Some(last) => tracing::debug!(%pod, ?last, "the pod is to end"),
+                None => tracing::debug!(%pod, "the pod is not to end any more"),
+            }
             // One that was released meanwhile is gone from the captures as well.
-            if let Err(error) = broker.ending(&pod, last).await {
-                tracing::debug!(%pod, %error, "the pod is not watched for its end");
-                captures.unwatched(&pod);
+            if let Err(error) = broker.ending(pod, *last).await {
+                tracing::debug!(%pod, %error, "the guardian does not know whether the pod is to end");
+                captures.untold(&news);
                 failed = true;
             }
         }
