@@ -130,6 +130,8 @@ mod tests {
     struct Limited {
         process: Child,
         cgroup: PathBuf,
+        /// What the hierarchy's root hands down now and did not before.
+        handed_down: Option<PathBuf>,
         /// Where the machine has none.
         _mounted: Option<Mounted>,
     }
@@ -148,8 +150,12 @@ mod tests {
         fn new(limit: u64) -> Option<Self> {
             let (version, hierarchy, mounted) = memory_hierarchy();
             let cgroup = hierarchy.join(format!("redir-test-{}", std::process::id()));
+            let mut handed_down = None;
             if version == Version::Two {
-                match fs::write(hierarchy.join("cgroup.subtree_control"), "+memory") {
+                let control = hierarchy.join("cgroup.subtree_control");
+                let before = fs::read_to_string(&control).expect("readable");
+                handed_down = (!before.split_whitespace().any(|name| name == "memory")).then(|| control.clone());
+                match fs::write(control, "+memory") {
                     Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => return None,
                     written => written.expect("the controller is free: run as root"),
                 }
@@ -159,7 +165,7 @@ mod tests {
             fs::write(cgroup.join(file), limit.to_string()).expect("a limit");
             let process = Command::new("sleep").arg("600").spawn().expect("a process");
             fs::write(cgroup.join("cgroup.procs"), process.id().to_string()).expect("moved");
-            Some(Self { process, cgroup, _mounted: mounted })
+            Some(Self { process, cgroup, handed_down, _mounted: mounted })
         }
     }
 
@@ -168,6 +174,8 @@ mod tests {
             let _ = self.process.kill();
             let _ = self.process.wait();
             let _ = fs::remove_dir(&self.cgroup);
+            // Others may have made cgroups with it meanwhile: then it stays.
+            let _ = self.handed_down.take().map(|control| fs::write(control, "-memory"));
         }
     }
 
