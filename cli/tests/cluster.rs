@@ -179,7 +179,7 @@ fn uninstall_asks_for_no_newer_server() {
     assert_eq!(output.status.code(), Some(0), "{text}");
     assert!(text.contains("deleted clusterrole redir-developer") && text.contains("redir is gone"), "{text}");
     let output = home.run(&["uninstall"]);
-    assert!(String::from_utf8_lossy(&output.stderr).contains("there was no redir"), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("there was no redir"), "{output:?}");
 }
 
 /// As behind `| head`, when that has enough.

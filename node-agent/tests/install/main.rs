@@ -59,8 +59,8 @@ fn an_agent_that_cannot_start_says_why() -> Result<()> {
 fn a_namespace_that_exists_is_not_taken_over(world: &World) -> Result<()> {
     world.create(&strict_namespace("team", "baseline"))?;
     world.create(&config_map("team", "theirs"))?;
-    let before = world.namespace("team")?;
     what_a_failed_install_changed_is_put_back(world)?;
+    let before = world.namespace("team")?;
 
     // A script is told what to say, and a no is a no.
     world.redir(&["install", "-n", "team"])?.must(2, &["team", "baseline", "privileged", "--yes"])?;
