@@ -49,7 +49,7 @@ impl Endings {
         self.next = Some(now);
     }
 
-    /// The pod is not armed any more.
+    /// The pod is not armed any more, or not to end any more.
     pub(super) fn forget(&mut self, pod: &PodName) {
         self.pods.remove(pod);
     }
@@ -73,7 +73,11 @@ impl Endings {
         if unknown.is_empty() {
             return Vec::new();
         }
-        let mut members = match Members::list(proc, &unknown, pause) {
+        let began = Instant::now();
+        let members = Members::list(proc, &unknown, pause);
+        // Half of the guardian's time at most: pods whose processes come and go have all of the node's listed each time.
+        self.next = self.next.max(Some(Instant::now() + began.elapsed()));
+        let mut members = match members {
             Ok(members) => members,
             Err(error) => {
                 tracing::debug!(%error, "the node's processes cannot be listed");

@@ -78,7 +78,8 @@ pub(crate) fn run(settings: Settings<'_>, worker_arguments: Vec<OsString>) -> an
     let identity = agent.key.as_deref().map_or_else(Identity::generate, Identity::load)?;
     let seeker = kubernetes.as_ref().map(|kubernetes| Seeker::new(&kubernetes.proc));
     Kernel::try_out(agent.attach.into())?.tell();
-    // Before the first thread and the first child, so that both inherit the blocked signals.
+    // Before the first child and every thread that stays, so that they inherit the blocked signals: those that tried the
+    // kernel have ended.
     let signals = Signals::new().context("cannot take signals")?;
     raise_descriptor_limit();
     let home = Home::new().context("cannot open the agent's own network namespace")?;

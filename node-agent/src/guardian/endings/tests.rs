@@ -4,7 +4,7 @@
 use std::{
     fs,
     os::unix::fs::symlink,
-    process::{Child, Command},
+    process::{Child, Command, Stdio},
 };
 
 use redir_rig::{
@@ -39,6 +39,7 @@ impl Node {
         let (pid, folder) = (process.id(), self.proc.path().join(process.id().to_string()));
         fs::create_dir_all(folder.join("ns")).expect("made");
         fs::write(folder.join("cgroup"), format!("0::/kubepods/pod{UID}/{cgroup}\n")).expect("written");
+        fs::write(folder.join("comm"), if cgroup == "sandbox" { "pause\n" } else { "app\n" }).expect("written");
         for file in ["stat", "fd", "ns/net"] {
             symlink(format!("/proc/{pid}/{file}"), folder.join(file)).expect("linked");
         }
@@ -48,6 +49,15 @@ impl Node {
     fn sleeper(&self, pod: usize) -> Child {
         let spawned = self.topology.pods[pod].namespace.run(|| Command::new("sleep").arg("600").spawn());
         spawned.expect("inside").expect("started")
+    }
+
+    /// The same with nothing open but pipes that this test may have inherited itself.
+    fn sandbox(&self, pod: usize) -> Child {
+        let spawn = || {
+            let mut command = Command::new("sleep");
+            command.arg("600").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
+        };
+        self.topology.pods[pod].namespace.run(spawn).expect("inside").expect("started")
     }
 
     fn watch(&mut self, last: LastProcess) {
@@ -84,7 +94,7 @@ fn kill(mut process: Child) {
 #[test]
 fn a_pod_ends_with_the_last_process_of_its_containers_and_before_its_sandbox() {
     let mut node = Node::new();
-    let sandbox = node.sleeper(0);
+    let sandbox = node.sandbox(0);
     node.show(&sandbox, "sandbox");
     let (app, sidecar) = (node.sleeper(0), node.sleeper(0));
     node.show(&app, "app");
@@ -152,6 +162,43 @@ fn the_oldest_process_is_no_sandbox_if_it_can_keep_a_connection_or_is_not_alone(
     node.goes_on();
     kill(child);
     kill(parent);
+    node.ends();
+}
+
+/// Where a runtime has no sandbox process, an app of one process is not taken for it in its grace period.
+#[test]
+fn an_app_without_any_socket_keeps_its_pod() {
+    let mut node = Node::new();
+    let spawn = || {
+        let mut command = Command::new("sleep");
+        command.arg("600").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()
+    };
+    let app = node.topology.pods[0].namespace.run(spawn).expect("inside").expect("started");
+    node.show(&app, "app");
+    node.watch(LastProcess::OfContainers);
+    node.goes_on();
+    kill(app);
+    node.ends();
+}
+
+/// Its first thread is a zombie without a namespace as long as another runs.
+#[test]
+fn a_process_whose_first_thread_has_ended_keeps_its_pod() {
+    let mut node = Node::new();
+    let program = "import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(600,)).start()
+ctypes.CDLL(None).pthread_exit(None)";
+    let spawn = || Command::new("python3").args(["-c", program]).stderr(Stdio::null()).spawn();
+    let app = node.topology.pods[0].namespace.run(spawn).expect("inside").expect("started");
+    let stat = format!("/proc/{}/stat", app.id());
+    let is_zombie = || Ok(fs::read_to_string(&stat)?.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')));
+    wait::until_true("the first thread to end", LONG, is_zombie).expect("ended");
+    node.show(&app, "app");
+    for last in [LastProcess::OfContainers, LastProcess::OfSandbox] {
+        node.watch(last);
+        node.goes_on();
+    }
+    kill(app);
     node.ends();
 }
 
