@@ -3,7 +3,7 @@
 #![cfg(target_os = "linux")]
 
 pub mod http2;
-pub mod starvation;
+pub use redir_rig::starvation;
 pub mod talk;
 
 use std::{

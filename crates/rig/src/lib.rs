@@ -23,6 +23,7 @@ pub mod pattern;
 pub mod process;
 pub mod snapshot;
 pub mod sniff;
+pub mod starvation;
 pub mod tcx;
 pub mod tls;
 pub mod topology;

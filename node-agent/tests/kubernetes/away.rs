@@ -1,10 +1,12 @@
 //! An API server that goes away and comes back, at another address or without room.
 
 use k8s_openapi::api::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
-use redir_rig::namespace::Namespace;
+use redir_rig::{namespace::Namespace, starvation::Starvation};
 
 use super::*;
 
+/// From the first answer to an entry in the status: some seconds, with the first of the server itself.
+const ONCE_IT_IS_BACK: Duration = Duration::from_secs(10);
 /// Swallows what is sent to the address that the agent was told, as a Service does whose kube-proxy has not heard yet.
 fn swallow(node: &Namespace) -> Result<()> {
     let address = server::CLUSTER_IP;
@@ -43,8 +45,10 @@ fn the_api_server_is_found_at_its_own_address() -> Result<()> {
         wait::until_true("the silence to be told", SOON, || Ok(readiness(&world)?.contains("has not been heard")))?;
         assert!(world.is_ready(), "what is known stays in force");
         world.server.resume(&world.topology.node.namespace)?;
+        let machine = Starvation::watch();
         let took = heard_of(&world, &format!("late-{number}"), Instant::now())?;
-        eprintln!("an Intercept made after the outage is heard of after {took:?}, the first address lost: {lost}");
+        let what = format!("an Intercept made after the outage heard of, the first address lost: {lost}");
+        machine.promise(&what, took, ONCE_IT_IS_BACK)?;
         assert_eq!(readiness(&world)?, "ready\n");
     }
     Ok(())
