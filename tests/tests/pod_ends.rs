@@ -30,6 +30,8 @@ const RAW: u16 = 2;
 const LATE: Duration = Duration::from_secs(60);
 /// A runtime takes the link away some hundredths of a second after the last process.
 const BEFORE_THE_LINK_GOES: Duration = Duration::from_millis(100);
+/// For twelve clients on two processors.
+const EACH_CLIENT: Duration = Duration::from_millis(500);
 
 /// How a client's connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +44,7 @@ type Ends = mpsc::Sender<(String, Instant, Result<Ended>)>;
 
 /// Waits for the end of a connection beside the test.
 fn wait_for_end(name: String, mut stream: TcpStream, ends: Ends) -> Result<()> {
-    stream.set_read_timeout(Some(LATE))?;
+    stream.set_read_timeout(Some(wait::scaled(LATE)))?;
     thread::spawn(move || {
         let ended = match stream.read(&mut [0; 64]) {
             Ok(0) => Ok(Ended::InOrder),
@@ -147,17 +149,19 @@ both!(what_is_held_ends_with_the_process_that_the_pod_is_named_by, LONG, |w| {
     }
     let (machine, killed) = (Starvation::watch(), Instant::now());
     owner.kill()?;
-    let mut first = None;
+    let (mut first, mut last) = (None, killed);
     for _ in 0..6 * FAMILIES.len() {
-        let (name, at, how) = ended.recv_timeout(LATE).context("a client hangs")?;
+        let (name, at, how) = ended.recv_timeout(wait::scaled(LATE)).context("a client hangs")?;
         let how = how.with_context(|| name.clone())?;
         eprintln!("{name}: {how:?} after {:?}", at - killed);
         let idle = name.contains("idle") || name.contains("HTTP/2 / ");
         ensure!(idle || how == Ended::Reset, "{name} ended as if it were whole");
         first = first.into_iter().chain([at]).min();
+        last = last.max(at);
     }
-    // The others only wait for their turn on this machine.
+    // The others only wait for their turn on this machine, each with a thread of its own.
     let first = first.context("nobody was told")? - killed;
     machine.promise("the pod's process killed, the first client told", first, BEFORE_THE_LINK_GOES)?;
+    machine.promise("the pod's process killed, the last client told", last - killed, EACH_CLIENT)?;
     w.recreate_pod()
 });
