@@ -127,7 +127,8 @@ impl World {
 
     /// The names of everything that is redir's.
     pub(crate) fn installed(&self) -> Result<Vec<String>> {
-        let kinds = "crd,clusterrole,clusterrolebinding,namespace,daemonset,serviceaccount,resourcequota";
+        let kinds = "crd,clusterrole,clusterrolebinding,role,rolebinding,namespace,daemonset,serviceaccount,resourcequota,\
+            validatingadmissionpolicy,validatingadmissionpolicybinding";
         let text = self.kubectl(&["get", kinds, "-A", "-l", "app.kubernetes.io/part-of=redir", "-o", "name"])?;
         Ok(text.lines().map(str::to_owned).collect())
     }
