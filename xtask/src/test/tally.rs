@@ -142,6 +142,7 @@ impl Tally {
             && let Some(left_out) = LeftOut::read(&program.name, line)
         {
             self.left_out.push(left_out);
+            return;
         }
         let Some(program) = &mut self.current else { return };
         program.output.push(line.to_owned());

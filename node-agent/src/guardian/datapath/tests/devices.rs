@@ -15,10 +15,6 @@ use super::wire;
 fn link_local_clients_are_steered_and_seen() {
     for attach in hooks() {
         let pair = Pair::new();
-        let link_local = |net: &Net| -> Ipv6Addr {
-            let shown = net.sh("ip -6 -o addr show dev eth0 scope link | sed 's/.*inet6 //; s,/.*,,'");
-            shown.trim().parse().unwrap()
-        };
         let (here, there) = (link_local(&pair.pod), link_local(&pair.client));
         let (app, listeners) = (App::new(&pair.pod), Listeners::new(&pair.pod));
         let mut datapath = load(&pair.pod, &pair.devices(), &[here.into()], &listeners, attach);
@@ -102,6 +98,18 @@ fn a_tagged_frame_is_not_the_pods() {
             assert!(start.elapsed() < patience(), "{:?}", since.moved(&pod.datapath));
         }
         assert_eq!(since.count(&pod.datapath, Reason::SteerAssigned), 0);
+    }
+}
+
+/// The address that the kernel gives to a device by itself, once the link is up at both ends.
+fn link_local(net: &Net) -> Ipv6Addr {
+    let start = Instant::now();
+    loop {
+        let shown = net.sh("ip -6 -o addr show dev eth0 scope link | sed 's/.*inet6 //; s,/.*,,'");
+        if let Ok(address) = shown.trim().parse() {
+            return address;
+        }
+        assert!(start.elapsed() < patience(), "no link-local address");
     }
 }
 
