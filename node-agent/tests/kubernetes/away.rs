@@ -1,12 +1,12 @@
-//! An API server that goes away and comes back, at another address or without room.
+//! An API server that goes away and comes back, also at another address.
 
-use k8s_openapi::api::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
 use redir_rig::{namespace::Namespace, starvation::Starvation};
 
 use super::*;
 
 /// From the first answer to an entry in the status: some seconds, with the first of the server itself.
 const ONCE_IT_IS_BACK: Duration = Duration::from_secs(10);
+
 /// Swallows what is sent to the address that the agent was told, as a Service does whose kube-proxy has not heard yet.
 fn swallow(node: &Namespace) -> Result<()> {
     let address = server::CLUSTER_IP;
@@ -51,35 +51,5 @@ fn the_api_server_is_found_at_its_own_address() -> Result<()> {
         machine.promise(&what, took, ONCE_IT_IS_BACK)?;
         assert_eq!(readiness(&world)?, "ready\n");
     }
-    Ok(())
-}
-
-/// It answers that it has no room (429): that is no reason to come back later and later.
-#[test]
-fn an_api_server_without_room_is_asked_again_soon() -> Result<()> {
-    let mut world = World::new()?;
-    world.running_pod(0)?;
-    wait::until_true("the agent to be ready", SOON, || Ok(world.is_ready()))?;
-    let level = json!({"metadata": {"name": "none"}, "spec": {
-        "type": "Limited", "limited": {"nominalConcurrencyShares": 0, "limitResponse": {"type": "Reject"}},
-    }});
-    world.create_at_large::<PriorityLevelConfiguration>(&level)?;
-    let rule = json!({
-        "subjects": [{"kind": "User", "user": {"name": "agent"}}],
-        "resourceRules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"], "clusterScope": true, "namespaces": ["*"]}],
-        "nonResourceRules": [{"nonResourceURLs": ["*"], "verbs": ["*"]}],
-    });
-    let schema = json!({"metadata": {"name": "no-room"}, "spec": {
-        "matchingPrecedence": 2, "priorityLevelConfiguration": {"name": "none"}, "rules": [rule],
-    }});
-    world.create_at_large::<FlowSchema>(&schema)?;
-    // Watches that are there go on: they must be asked for anew.
-    world.server.stop()?;
-    world.server.resume(&world.topology.node.namespace)?;
-    world.agent().wait_for_line("429", SOON)?;
-    let api = Api::<FlowSchema>::all(world.client.clone());
-    world.call(async move { api.delete("no-room", &DeleteParams::default()).await.map(drop) })?;
-    let took = heard_of(&world, "late", Instant::now())?;
-    eprintln!("an Intercept made once there is room is heard of after {took:?}");
     Ok(())
 }
