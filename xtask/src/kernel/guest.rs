@@ -158,7 +158,8 @@ fn last_words(out: &Path) -> String {
 fn tail_of(file: &Path) -> String {
     let mut tail = Tail::default();
     String::from_utf8_lossy(&fs::read(file).unwrap_or_default()).lines().for_each(|line| tail.push(line.trim_end()));
-    tail.text()
+    let text = tail.text();
+    if text.is_empty() { "    (it is empty)".into() } else { text }
 }
 
 impl Guest {

@@ -62,8 +62,8 @@ fn update(apt: &Apt) -> Result<()> {
         return Ok(());
     }
     match apt.update() {
-        Err(error) if !signals::interrupted() => {
-            println!("not every suite of Debian could be asked ({error:#}): going on with what is known of them");
+        Err(_) if !signals::interrupted() => {
+            println!("not every suite of Debian could be asked: going on with what is known of them");
             Ok(())
         }
         other => other,
