@@ -15,8 +15,10 @@ use tempfile::TempDir;
 
 use super::*;
 
-const UID: &str = "0c4e2a51-6d0e-4f0b-9d2f-5b9f6f0f7a11";
-const OTHER: &str = "0c4e2a51-6d0e-4f0b-9d2f-5b9f6f0f7a12";
+/// The pod that is looked for, and another. Each version has its own: both tests look through the machine's one `/proc`.
+fn uids(version: u8) -> [String; 2] {
+    [1, 2].map(|pod| format!("0c4e2a51-6d0e-4f0b-9d2f-5b9f6f0f7{version}1{pod}"))
+}
 
 /// A hierarchy that is mounted for the test, and the cgroups that it made there.
 struct Hierarchy {
@@ -81,6 +83,7 @@ fn join(cgroup: &Path, process: &Process) {
 }
 
 fn pod_is_found(version: u8) {
+    let [uid, another] = &uids(version);
     let topology = Topology::new(&unique_prefix("k"), 2).expect("namespaces: run as root");
     let home = Home::new().expect("own namespace");
     let sleep = |pod: usize| {
@@ -90,23 +93,23 @@ fn pod_is_found(version: u8) {
     // Before the hierarchy, whose cgroups can go only after them.
     let mut hierarchy = Hierarchy::mount(version);
     let above = unique_prefix("cg");
-    for (own, others) in of_pod(UID).into_iter().zip(of_pod(OTHER)) {
+    for (own, others) in of_pod(uid).into_iter().zip(of_pod(another)) {
         let (process, other) = (sleep(0), sleep(1));
         join(&hierarchy.cgroup(&format!("{above}/{own}")), &process);
         join(&hierarchy.cgroup(&format!("{above}/{others}")), &other);
         let mut seeker = Seeker::new(Path::new("/proc"));
         let ips = [topology.pods[0].v4.into()];
-        let pod = PodName::of_uid(UID, "shop", "web-1").expect("good");
+        let pod = PodName::of_uid(uid, "shop", "web-1").expect("good");
         let found = seeker.open(&home, &pod, &ips, &mut || {}).map(|netns| netns.id());
         assert_eq!(found, Ok(NetnsId::of(topology.pods[0].namespace.path()).expect("there")), "{own}");
         // An agent in a container may have a namespace of cgroups of its own, and sees others' from there.
-        let agent = hierarchy.cgroup(&format!("{above}/kubepods/burstable/pod{OTHER}-agent/1f"));
+        let agent = hierarchy.cgroup(&format!("{above}/kubepods/burstable/pod{another}-agent/1f"));
         let script = "echo $$ >$1/cgroup.procs && exec unshare --cgroup cat /proc/$2/cgroup";
         let mut seen = Command::new("sh");
         seen.args(["-c", script, "sh"]).arg(&agent).arg(process.pid().to_string());
         let seen = checked(&mut seen, None).expect("unshare");
         assert!(seen.contains("/../"), "it is seen from another cgroup: {seen}");
-        assert!(super::names(&seen, UID) && !super::names(&seen, OTHER), "{seen}");
+        assert!(super::names(&seen, uid) && !super::names(&seen, another), "{seen}");
     }
 }
 
