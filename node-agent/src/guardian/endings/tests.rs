@@ -47,17 +47,17 @@ impl Node {
 
     /// A process that does nothing, in the pod's namespace.
     fn sleeper(&self, pod: usize) -> Child {
-        let spawned = self.topology.pods[pod].namespace.run(|| Command::new("sleep").arg("600").spawn());
-        spawned.expect("inside").expect("started")
+        self.start(pod, Command::new("sleep").arg("600"))
     }
 
     /// The same with nothing open but pipes that this test may have inherited itself.
     fn sandbox(&self, pod: usize) -> Child {
-        let spawn = || {
-            let mut command = Command::new("sleep");
-            command.arg("600").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
-        };
-        self.topology.pods[pod].namespace.run(spawn).expect("inside").expect("started")
+        let mut command = Command::new("sleep");
+        self.start(pod, command.arg("600").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()))
+    }
+
+    fn start(&self, pod: usize, command: &mut Command) -> Child {
+        self.topology.pods[pod].namespace.run(|| command.spawn()).expect("inside").expect("started")
     }
 
     fn watch(&mut self, last: LastProcess) {
@@ -146,8 +146,7 @@ fn the_oldest_process_is_no_sandbox_if_it_can_keep_a_connection_or_is_not_alone(
     let mut node = Node::new();
     // Its standard input is a socket.
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("pair");
-    let spawn = || Command::new("sleep").arg("600").stdin(std::os::fd::OwnedFd::from(theirs)).spawn();
-    let app = node.topology.pods[0].namespace.run(spawn).expect("inside").expect("started");
+    let app = node.start(0, Command::new("sleep").arg("600").stdin(std::os::fd::OwnedFd::from(theirs)));
     node.show(&app, "app");
     node.watch(LastProcess::OfContainers);
     node.goes_on();
@@ -169,11 +168,8 @@ fn the_oldest_process_is_no_sandbox_if_it_can_keep_a_connection_or_is_not_alone(
 #[test]
 fn an_app_without_any_socket_keeps_its_pod() {
     let mut node = Node::new();
-    let spawn = || {
-        let mut command = Command::new("sleep");
-        command.arg("600").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()
-    };
-    let app = node.topology.pods[0].namespace.run(spawn).expect("inside").expect("started");
+    let mut command = Command::new("sleep");
+    let app = node.start(0, command.arg("600").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()));
     node.show(&app, "app");
     node.watch(LastProcess::OfContainers);
     node.goes_on();
@@ -188,8 +184,7 @@ fn a_process_whose_first_thread_has_ended_keeps_its_pod() {
     let program = "import ctypes, threading, time
 threading.Thread(target=time.sleep, args=(600,)).start()
 ctypes.CDLL(None).pthread_exit(None)";
-    let spawn = || Command::new("python3").args(["-c", program]).stderr(Stdio::null()).spawn();
-    let app = node.topology.pods[0].namespace.run(spawn).expect("inside").expect("started");
+    let app = node.start(0, Command::new("python3").args(["-c", program]).stderr(Stdio::null()));
     let stat = format!("/proc/{}/stat", app.id());
     let is_zombie = || Ok(fs::read_to_string(&stat)?.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')));
     wait::until_true("the first thread to end", LONG, is_zombie).expect("ended");
