@@ -1,20 +1,34 @@
 //! `cargo xtask check`: everything about the code that is not a test. Each step is a command a person could type; all of
-//! them run, so that one call tells everything there is to mend.
+//! them run, so that one call tells everything there is to mend. What needs another machine is asked for a bounded time, and
+//! said where it could not be.
 
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::{child, paths, setup, signals, ui};
+use crate::child::{self, End};
+use crate::{paths, setup, signals, ui};
+
+/// For the database of advisories, some megabytes from a git host.
+const FETCH: Duration = Duration::from_secs(60);
 
 pub(crate) fn run() -> Result<()> {
     setup::run(setup::Say::OnlyWork)?;
     setup::with_tool(&setup::ACTION_VALIDATOR)?;
     setup::with_tool(&setup::CARGO_DENY)?;
     let root = paths::root();
+    let mut steps = steps(&root)?;
+    let not_asked = match fetch_advisories(&root)? {
+        None => {
+            steps.push(("known vulnerabilities of dependencies", deny(&["--disable-fetch", "advisories"])?));
+            None
+        }
+        why => why,
+    };
     let mut failed = 0;
-    for (what, mut command) in steps(&root)? {
+    for (what, mut command) in steps {
         println!("{} {}", ui::bold(what), ui::dim(&child::spelled(&command)));
         if let Err(error) = child::show(command.current_dir(&root)) {
             eprintln!("{} {error:#}", ui::red("error:"));
@@ -24,11 +38,43 @@ pub(crate) fn run() -> Result<()> {
             bail!("interrupted");
         }
     }
+    if let Some(why) = &not_asked {
+        println!("{} known vulnerabilities of dependencies: {why}", ui::bold("not asked:"));
+    }
     if failed > 0 {
         bail!("{failed} checks failed, each named above: `cargo fmt --all` mends the formatting");
     }
-    println!("{}", ui::green("every check passed"));
+    println!(
+        "{}",
+        ui::green(if not_asked.is_none() { "every check passed" } else { "every check that was asked passed" })
+    );
     Ok(())
+}
+
+/// Brings the database of advisories up to date; why that was not possible, if it was not.
+fn fetch_advisories(root: &Path) -> Result<Option<String>> {
+    let mut command = Command::new(setup::CARGO_DENY.path()?);
+    command.args(["--workspace", "fetch", "db"]).current_dir(root);
+    println!("{} {}", ui::bold("database of advisories"), ui::dim(&child::spelled(&command)));
+    let mut said = Vec::new();
+    let end = child::lines(&mut command, Instant::now() + FETCH, |line| said.extend(line.map(str::to_owned)))?;
+    Ok(why_not_asked(&end, &said))
+}
+
+/// Of a fetch that ended so and said that.
+fn why_not_asked(end: &End, said: &[String]) -> Option<String> {
+    let last = said.iter().rev().find(|line| !line.trim().is_empty()).map_or("it said nothing", |line| line.trim());
+    match end {
+        End::Exited(status) if status.success() => None,
+        End::Exited(_) => Some(format!("the database could not be fetched ({last}); GitHub's workflow asks it")),
+        End::Late => Some(format!("the database was not there within {FETCH:?}; GitHub's workflow asks it")),
+    }
+}
+
+fn deny(words: &[&str]) -> Result<Command> {
+    let mut command = Command::new(setup::CARGO_DENY.path()?);
+    command.args(["--workspace", "check", "--hide-inclusion-graph"]).args(words);
+    Ok(command)
 }
 
 fn steps(root: &Path) -> Result<Vec<(&'static str, Command)>> {
@@ -39,9 +85,7 @@ fn steps(root: &Path) -> Result<Vec<(&'static str, Command)>> {
     };
     let mut documentation = cargo("doc --workspace --no-deps --document-private-items --quiet");
     documentation.env("RUSTDOCFLAGS", "-D warnings");
-    let mut licences = Command::new(setup::CARGO_DENY.path()?);
-    // The fourth check, advisories, needs a database from outside; GitHub's workflow has it.
-    licences.args(["--workspace", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"]);
+    let licences = deny(&["bans", "licenses", "sources"])?;
     let mut kernel_lints = cargo("clippy --manifest-path ebpf/Cargo.toml --quiet -- -D warnings");
     // For this machine's own target: the toolchain with clippy has no `core` for the kernel's.
     kernel_lints.env("CARGO_TARGET_DIR", paths::target()?.join("ebpf-lints"));
@@ -56,4 +100,23 @@ fn steps(root: &Path) -> Result<Vec<(&'static str, Command)>> {
         ("licences and sources of dependencies", licences),
         ("workflow", workflow),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    use super::*;
+
+    #[test]
+    fn what_was_not_asked_says_why() {
+        let exited = |code: i32| End::Exited(ExitStatus::from_raw(code << 8));
+        let said = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect::<Vec<_>>();
+        assert_eq!(why_not_asked(&exited(0), &said(&["warning: old"])), None);
+        let why = why_not_asked(&exited(1), &said(&["error: failed", "  could not resolve host", ""])).unwrap();
+        assert!(why.contains("(could not resolve host)"), "{why}");
+        assert!(why_not_asked(&End::Late, &[]).unwrap().contains("60s"));
+        assert!(why_not_asked(&exited(1), &[]).is_some());
+    }
 }
