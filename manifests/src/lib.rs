@@ -99,6 +99,11 @@ impl Values {
         }
     }
 
+    /// Whether this value is there and true.
+    pub fn is_true(&self, name: &str) -> bool {
+        self.0.get(name) == Some(&Value::Bool(true))
+    }
+
     /// The image that the agents run.
     pub fn image(&self) -> &str {
         self.0.get("image").and_then(Value::as_str).unwrap_or_default()

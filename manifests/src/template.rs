@@ -1,8 +1,8 @@
 //! The little of Helm's template language that the chart uses, rendered as Helm would.
 //!
 //! Owns: `{{ .Values.NAME | toJson }}`, `{{ .Values.NAME | quote }}` and `{{ .Release.Namespace | quote }}`; and, on lines of
-//! their own, `{{- if .Values.NAME }}` of a boolean … `{{- end }}`, not nested. Must not know what is rendered. Called by:
-//! `render_text`.
+//! their own, `{{- if .Values.NAME }}` or `{{- if not .Values.NAME }}` of a boolean … `{{- end }}`, not nested. Must not know
+//! what is rendered. Called by: `render_text`.
 
 use std::fmt;
 
@@ -61,10 +61,14 @@ pub(crate) fn render(template: &str, context: &Context<'_>) -> Result<String, Te
     if shown.is_some() { Err(TemplateError::Block) } else { Ok(out) }
 }
 
-/// `if .Values.NAME`
+/// `if .Values.NAME`, `if not .Values.NAME`
 fn holds(condition: &str, context: &Context<'_>) -> Result<bool, TemplateError> {
-    let value = condition.strip_prefix("if .Values.").and_then(|name| context.values.get(name));
-    value.and_then(Value::as_bool).ok_or_else(|| TemplateError::Directive(condition.to_owned()))
+    let (is_wanted, name) = match condition.strip_prefix("if not .Values.") {
+        Some(name) => (false, Some(name)),
+        None => (true, condition.strip_prefix("if .Values.")),
+    };
+    let value = name.and_then(|name| context.values.get(name)).and_then(Value::as_bool);
+    value.map(|value| value == is_wanted).ok_or_else(|| TemplateError::Directive(condition.to_owned()))
 }
 
 fn substitute(line: &str, context: &Context<'_>, out: &mut String) -> Result<(), TemplateError> {
@@ -134,6 +138,8 @@ mod tests {
     fn blocks_follow_a_boolean_value() {
         assert_eq!(rendered("{{- if .Values.yes }}\nb\n{{- end }}\n").as_deref(), Ok("b\n"));
         assert_eq!(rendered("{{- if .Values.no }}\nb\n{{- end }}\n").as_deref(), Ok(""));
+        assert_eq!(rendered("{{- if not .Values.yes }}\nb\n{{- end }}\n").as_deref(), Ok(""));
+        assert_eq!(rendered("{{- if not .Values.no }}\nb\n{{- end }}\n").as_deref(), Ok("b\n"));
     }
 
     #[test]
@@ -153,7 +159,15 @@ mod tests {
         let open = "{{- if .Values.yes }}";
         assert_eq!(rendered(open), Err(TemplateError::Block));
         assert_eq!(rendered(&format!("{open}\n{open}")), Err(TemplateError::Block));
-        for bad in [".Values.image", ".Values.other", "semverCompare \">=1.30-0\" .Capabilities.KubeVersion.Version"] {
+        for bad in [
+            ".Values.image",
+            "not .Values.image",
+            ".Values.other",
+            "not .Values.other",
+            "not not .Values.yes",
+            "not",
+            "semverCompare \">=1.30-0\" .Capabilities.KubeVersion.Version",
+        ] {
             assert!(rendered(&format!("{{{{- if {bad} }}}}\n{{{{- end }}}}")).is_err(), "{bad}");
         }
     }

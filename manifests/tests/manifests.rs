@@ -86,6 +86,14 @@ fn the_limit_of_locked_memory_costs_a_capability_only_where_it_is_asked_for() {
     assert_eq!(added.difference(&needed()).copied().collect::<Vec<_>>(), ["SYS_RESOURCE"]);
 }
 
+#[test]
+fn agents_stay_away_from_control_planes_unless_asked() {
+    let affinity = agent()["spec"]["template"]["spec"]["affinity"].clone();
+    let terms = &affinity["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"];
+    let expression = json!({"key": names::CONTROL_PLANE, "operator": "DoesNotExist"});
+    assert_eq!(*terms, json!([{"matchExpressions": [expression]}]));
+}
+
 /// What the agent's own preflight asks for; SYS_ADMIN includes BPF.
 fn needed() -> BTreeSet<&'static str> {
     let source = include_str!("../../node-agent/src/guardian/preflight.rs");
@@ -231,6 +239,7 @@ fn arrived(agent: &Value, name: &str) -> Value {
             let rights = container["securityContext"]["capabilities"]["add"].as_array().unwrap();
             rights.contains(&json!("SYS_RESOURCE")).into()
         }
+        "controlPlane" => pod["affinity"].is_null().into(),
         "maxUnavailable" => agent["spec"]["updateStrategy"]["rollingUpdate"][name].clone(),
         _ => pod[name].clone(),
     }

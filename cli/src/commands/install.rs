@@ -13,6 +13,7 @@ use redir_manifests::{Minor, OLDEST, Options, Values};
 use serde_json::Value;
 
 use super::confirm::confirm;
+use super::control_plane;
 use super::rollout;
 use crate::args;
 use crate::cluster::Cluster;
@@ -39,12 +40,15 @@ pub(crate) fn run(args: &args::Install, before: Before) -> Outcome {
     let values = values(args)?;
     super::with_runtime(args.output, async |screen| {
         let cluster = Cluster::connect(&args.cluster).await;
-        let options = Options { namespace: namespace(&args.cluster), values };
+        let mut options = Options { namespace: namespace(&args.cluster), values };
         if args.print {
             return print_all(&options);
         }
         let cluster = cluster?;
         server(&cluster).await?;
+        if control_plane::include_if_alone(&cluster, &mut options.values).await? {
+            screen.step(&Step::Remark { sentence: say::control_plane_alone() });
+        }
         let keep = if args.dry_run { Keep::DryRun } else { Keep::Yes };
         Installation { screen: &screen, cluster: &cluster, options: &options, keep }.run(before, args).await
     })

@@ -7,6 +7,7 @@ mod ahead;
 mod ask;
 mod completions;
 mod confirm;
+mod control_plane;
 mod doctor;
 mod install;
 mod intercept;

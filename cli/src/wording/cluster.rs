@@ -214,7 +214,7 @@ pub(crate) fn deaf_agent(node: &str) -> String {
 
 pub(crate) fn no_agent(node: &str) -> String {
     format!(
-        "no agent runs on {}: ask the cluster's admin to look at nodeSelector and tolerations in the values of `redir install`",
+        "no agent runs on {}: ask the cluster's admin to look at nodeSelector, tolerations and controlPlane in the values of `redir install`",
         escape(node)
     )
 }

@@ -245,7 +245,13 @@ fn within(manifest: &Manifest) -> String {
 }
 
 pub(crate) fn no_node() -> String {
-    "no node takes an agent: check nodeSelector and tolerations in your --values".to_owned()
+    "no node takes an agent: check nodeSelector, tolerations and controlPlane in your --values".to_owned()
+}
+
+pub(crate) fn control_plane_alone() -> String {
+    "every node is of the control plane, so the agents run there (controlPlane: true); once there are others, \
+     `redir upgrade` takes them away"
+        .to_owned()
 }
 
 pub(crate) fn installed(rollout: Rollout, image: &str) -> String {

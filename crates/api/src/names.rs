@@ -37,6 +37,9 @@ pub const CREATED: &str = "redir.dev/created";
 /// Annotation of a Namespace whose PodSecurity level `redir install` has raised: what it enforced before, empty for nothing.
 pub const ENFORCED_BEFORE: &str = "redir.dev/enforced-before";
 
+/// Label of the nodes of a control plane, which agents keep away from unless asked.
+pub const CONTROL_PLANE: &str = "node-role.kubernetes.io/control-plane";
+
 /// How often `redir` renews its Intercept.
 pub const RENEW_EVERY: Duration = Duration::from_secs(60);
 /// How long an agent lets one that is not renewed live, by its own monotonic clock.

@@ -7,10 +7,11 @@ mod server;
 mod world;
 
 use anyhow::{Context, Result, ensure};
+use redir_api::names;
 use redir_rig::wait;
 use serde_json::{Value, json};
 
-use world::{LONG, World};
+use world::{LONG, NODE, World};
 
 const OWN: &str = "redir-system";
 
@@ -40,6 +41,7 @@ fn custom_resource(group: &str, kind: &str) -> Value {
 #[test]
 fn nothing_goes_that_redir_did_not_make() -> Result<()> {
     let world = World::new()?;
+    agents_keep_away_from_a_control_plane(&world).context("on the nodes of a control plane")?;
     a_namespace_that_exists_is_not_taken_over(&world).context("in a namespace that exists")?;
     a_namespace_goes_only_if_redir_made_it_and_nothing_else_is_in_it(&world).context("in a namespace of its own")?;
     what_is_somebody_else_s_is_left_to_them(&world).context("beside what is somebody else's")?;
@@ -53,6 +55,34 @@ fn an_agent_that_cannot_start_says_why() -> Result<()> {
     each_reason_is_told_once(&world).context("while an agent cannot start")?;
     world.redir(&["uninstall", "--yes"])?.must(0, &["redir is gone"])?;
     a_pod_that_may_not_be_made_is_told(&world).context("while no pod may be made")
+}
+
+/// Where there is no other node agents run on the control plane's, and leave it once there is one.
+fn agents_keep_away_from_a_control_plane(world: &World) -> Result<()> {
+    let label = |value: &str| world.kubectl(&["label", "node", NODE, &format!("{}{value}", names::CONTROL_PLANE)]);
+    let alone = "every node is of the control plane";
+    label("=")?;
+    world.redir(&["install", "--dry-run"])?.must(0, &[alone])?;
+    ensure!(world.install(OWN, &[])?.err.contains(alone));
+
+    let other = json!({"name": "n2", "labels": {"kubernetes.io/os": "linux"}});
+    world.create(&json!({"apiVersion": "v1", "kind": "Node", "metadata": other}))?;
+    let mut upgrade = world.start(&["upgrade"])?;
+    // A pod of what was installed before may come to the new node first, and is replaced.
+    wait::until_true("the upgrade to end", LONG, || {
+        for pod in world.pods(OWN)?.iter().filter(|pod| pod["spec"]["affinity"].to_string().contains(r#"["n2"]"#)) {
+            let name = pod["metadata"]["name"].as_str().context("a name")?;
+            world.container_is(OWN, name, &json!({"ready": true, "state": {"running": {}}})).ok();
+        }
+        Ok(upgrade.exited()?.is_some())
+    })?;
+    let is_left = |pod: &Value| pod["spec"]["affinity"].to_string().contains(r#"["n1"]"#);
+    ensure!(!world.pods(OWN)?.iter().any(is_left), "an agent is left on the control plane: {:?}", world.pods(OWN)?);
+    let said = world.end(&mut upgrade)?.must(0, &["1 agent is ready"])?;
+    ensure!(!said.err.contains(alone), "{said:?}");
+    world.redir(&["uninstall", "--yes"])?.must(0, &["redir is gone"])?;
+    world.kubectl(&["delete", "node", "n2"])?;
+    label("-").map(drop)
 }
 
 /// Somebody's namespace, with somebody's things: it is as it was before and after.

@@ -14,7 +14,7 @@ use crate::server::{self, Server};
 /// For a command of redir's and what controllers do, on a busy machine.
 pub(crate) const LONG: Duration = Duration::from_secs(180);
 /// The one node that there is.
-const NODE: &str = "n1";
+pub(crate) const NODE: &str = "n1";
 
 pub(crate) struct World {
     // Before the namespace that they are in.
@@ -136,9 +136,15 @@ impl World {
     /// The agent's pod, once the controller has made it.
     pub(crate) fn pod(&self, namespace: &str) -> Result<String> {
         wait::until("the agent's pod", LONG, || {
-            let pods = self.get(&["pods", "-n", namespace, "-l", "app.kubernetes.io/name=redir-agent"])?;
-            Ok(pods.and_then(|pods| pods["items"][0]["metadata"]["name"].as_str().map(str::to_owned)))
+            let pods = self.pods(namespace)?;
+            Ok(pods.first().and_then(|pod| pod["metadata"]["name"].as_str().map(str::to_owned)))
         })
+    }
+
+    /// The agents' pods that are there now.
+    pub(crate) fn pods(&self, namespace: &str) -> Result<Vec<Value>> {
+        let pods = self.get(&["pods", "-n", namespace, "-l", "app.kubernetes.io/name=redir-agent"])?;
+        Ok(pods.and_then(|pods| pods["items"].as_array().cloned()).unwrap_or_default())
     }
 
     /// Writes what a kubelet would: how the agent's container is.
