@@ -94,6 +94,40 @@ fn agents_stay_away_from_control_planes_unless_asked() {
     assert_eq!(*terms, json!([{"matchExpressions": [expression]}]));
 }
 
+#[test]
+fn agents_write_events_of_their_own_kind_alone() {
+    let policy = find(&objects(), "ValidatingAdmissionPolicy", "redir-events");
+    let text = policy.to_string();
+    let reasons: Vec<String> = names::EVENT_REASONS.iter().map(|reason| format!("'{reason}'")).collect();
+    for part in [&format!("in [{}]", reasons.join(", ")), &format!("== '{}'", names::REPORTER)] {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+    let elsewhere = render(&Options { namespace: "elsewhere".into(), ..Options::default() }).unwrap();
+    let policy = find(&elsewhere, "ValidatingAdmissionPolicy", "redir-events");
+    let condition = r#""system:serviceaccount:" + "elsewhere" + ":redir-agent""#;
+    assert!(policy["spec"]["matchConditions"][0]["expression"].as_str().unwrap().ends_with(condition), "{policy}");
+}
+
+/// Everybody may read what tells whether a name was checked, and nothing else of the kind.
+#[test]
+fn policies_are_for_everybody_to_read() {
+    let role = find(&objects(), "ClusterRole", "redir-policies");
+    let names = |kind: &str| -> BTreeSet<String> {
+        let all = objects();
+        let all = all.iter().filter(|object| object["kind"] == kind);
+        all.map(|object| object["metadata"]["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let readable: BTreeSet<String> = role["rules"][0]["resourceNames"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|name| name.as_str().unwrap().into())
+        .collect();
+    assert_eq!(readable, names("ValidatingAdmissionPolicy"));
+    assert_eq!(readable, names("ValidatingAdmissionPolicyBinding"));
+    assert!(rights(&role).iter().all(|right| right.ends_with(" get")));
+}
+
 /// What the agent's own preflight asks for; SYS_ADMIN includes BPF.
 fn needed() -> BTreeSet<&'static str> {
     let source = include_str!("../../node-agent/src/guardian/preflight.rs");
@@ -174,7 +208,7 @@ fn policies_name_every_kind_of_target() {
 
 #[test]
 fn the_definition_is_the_one_of_the_code() {
-    let mut expected = serde_json::to_value(redir_api::crd::definition_with_rules()).unwrap();
+    let mut expected = serde_json::to_value(redir_api::crd::definition()).unwrap();
     expected["metadata"]["labels"] = json!({"app.kubernetes.io/part-of": "redir"});
     assert_eq!(find(&objects(), "CustomResourceDefinition", "intercepts.redir.dev"), expected);
 }

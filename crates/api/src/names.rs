@@ -47,6 +47,8 @@ pub const EXPIRE_AFTER: Duration = Duration::from_secs(600);
 
 /// The reporting controller of the agents' Events.
 pub const REPORTER: &str = "redir.dev/agent";
+/// The reasons of their Events: a policy lets them write no others.
+pub const EVENT_REASONS: [&str; 3] = ["Intercepted", "InterceptEnded", "InterceptRefused"];
 
 /// The field manager under which the agent of a node writes its entry of `status.agents`.
 ///

@@ -7,6 +7,7 @@
 #[path = "../kubernetes/server.rs"]
 mod server;
 
+mod agent;
 mod command;
 mod intercepts;
 mod request;

@@ -1,5 +1,4 @@
-//! Who may write whose status: agents with tokens of pods on three nodes, and whoever else tries. And what an agent's token
-//! is good for beside it.
+//! Who may write whose status: agents with tokens of pods on three nodes, and whoever else tries.
 
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use redir_rig::documents;
 use serde_json::{Value, json};
 
 use crate::{
+    agent,
     request::{Expected, Verb, Who, forbidden, invalid},
     world::{ALICE, README, SHOP, World, deployment, intercept, intercepts},
 };
@@ -40,7 +40,7 @@ pub(crate) fn tries(world: &World) -> Result<Vec<String>> {
     let before = agents_of(world, "seen")?;
     wrong.extend(play(world, of_others(&agents))?);
     wrong.extend(play(world, of_its_own(&agents))?);
-    wrong.extend(play(world, beside_the_status(&agents))?);
+    wrong.extend(agent::tries(world, &agents.one, &agents.unbound)?);
     wrong.extend(play(world, out_of_range(&agents))?);
     if agents_of(world, "seen")? != before {
         wrong.push(format!("a refused try changed the status: {}", agents_of(world, "seen")?));
@@ -95,8 +95,14 @@ fn bound(world: &World, name: &'static str, account: &str, node: Option<&str>) -
         spec["boundObjectRef"] = json!({"apiVersion": "v1", "kind": "Pod", "name": pod["metadata"]["name"],
                                         "uid": pod["metadata"]["uid"]});
     }
+    token(world, name, names::NAMESPACE, account, &spec)
+}
+
+/// Whoever has such a token of an account.
+pub(crate) fn token(world: &World, name: &'static str, namespace: &str, account: &str, spec: &Value) -> Result<Who> {
     let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
-    let made = world.make(&format!("{namespace}/serviceaccounts/{account}/token"), &request)?;
+    let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
+    let made = world.make(&path, &request)?;
     let token = made["status"]["token"].as_str().context("a token")?.to_owned();
     let client = world.node.block_on(Duration::from_secs(60), async move {
         let mut config = Config::new("https://127.0.0.1:6443".parse()?);
@@ -280,32 +286,6 @@ fn of_its_own(agents: &Agents) -> Vec<Try<'_>> {
     row("merge patch without its own entry", (Verb::MergePatch, at("seen", "?dryRun=All"), status(&[two, three])));
     let nothing = (Verb::Apply, at("seen", &format!("{}&dryRun=All", manager("n1"))), applied("seen", &[]));
     row("apply that gives its own entry up", nothing);
-    rows
-}
-
-/// What else an agent's token is good for: reading, and deleting what nobody renews.
-fn beside_the_status(agents: &Agents) -> Vec<Try<'_>> {
-    let one = intercepts(SHOP);
-    let pods = format!("/api/v1/namespaces/{SHOP}/pods");
-    let secrets = format!("/api/v1/namespaces/{SHOP}/secrets");
-    let mut rows: Vec<Try<'_>> = Vec::new();
-    let mut row =
-        |what, verb, path: &str, body, expected| rows.push((&agents.one, what, verb, path.to_owned(), body, expected));
-    let spec = json!({"spec": {"port": "9090"}});
-    row(
-        "making an Intercept",
-        Verb::Post,
-        &one,
-        intercept("", &deployment("web")),
-        forbidden("cannot create resource"),
-    );
-    row("changing one", Verb::MergePatch, &format!("{one}/seen"), spec, forbidden("cannot patch resource"));
-    row("reading them", Verb::Get, "/apis/redir.dev/v1alpha1/intercepts", Value::Null, Allowed);
-    row("reading pods", Verb::Get, &pods, Value::Null, Allowed);
-    row("making a pod", Verb::Post, &pods, json!({}), forbidden("cannot create resource"));
-    row("listing Secrets", Verb::Get, &secrets, Value::Null, forbidden("cannot list resource"));
-    row("reading its node", Verb::Get, "/api/v1/nodes/n1", Value::Null, Allowed);
-    row("deleting one", Verb::Delete, &format!("{one}/fresh"), Value::Null, Allowed);
     rows
 }
 

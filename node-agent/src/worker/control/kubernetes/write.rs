@@ -121,7 +121,7 @@ mod tests {
     use kube::client::Body;
     use serde_json::Value;
 
-    use super::*;
+    use super::{super::resolve::Workload, *};
 
     /// Method, path and body of each request.
     type Seen = Arc<Mutex<Vec<(String, Value)>>>;
@@ -157,6 +157,21 @@ mod tests {
         assert_eq!(line, "DELETE /apis/redir.dev/v1alpha1/namespaces/shop/intercepts/i1");
         // Renewed in the last moment it has another version; made anew under the same name, another UID.
         assert_eq!(body["preconditions"], json!({"uid": "u1", "resourceVersion": "7"}));
+    }
+
+    /// The policy on them lets no others pass.
+    #[test]
+    fn every_event_has_a_reason_that_is_known_and_names_its_intercept() {
+        let workload =
+            Workload { api_version: "apps/v1".into(), kind: "Deployment".into(), name: "web".into(), uid: "u2".into() };
+        for kind in [NoticeKind::Started, NoticeKind::Ended, NoticeKind::Refused] {
+            for workload in [None, Some(workload.clone())] {
+                let (event, regarding) = event(&Notice { workload, intercept: id(), kind, note: String::new() });
+                assert!(names::EVENT_REASONS.contains(&event.reason.as_str()), "{}", event.reason);
+                let about = [Some(&regarding), event.secondary.as_ref()];
+                assert!(about.into_iter().flatten().any(|about| about.kind.as_deref() == Some(KIND)));
+            }
+        }
     }
 
     #[tokio::test]
