@@ -254,7 +254,7 @@ fn wish(row: &Row) -> Value {
         row.reasons.iter().map(|(node, reason)| json!({"name": node, "reason": escape_sentence(reason)})).collect();
     json!({
         "event": "intercept", "namespace": row.namespace, "name": row.name, "target": row.target, "port": row.port,
-        "developer": row.user, "yours": row.is_own, "since": rfc3339(row.since), "filter": row.filter,
+        "developer": row.user, "developer_checked": row.is_checked, "from": row.from, "yours": row.is_own, "since": rfc3339(row.since), "filter": row.filter,
         "to": row.to, "live": row.live(), "pods": pods, "reasons": reasons,
     })
 }

@@ -12,6 +12,7 @@ pub(crate) mod lease;
 pub(crate) mod mode;
 pub(crate) mod objects;
 pub(crate) mod ownership;
+pub(crate) mod policies;
 pub(crate) mod ports;
 pub(crate) mod progress;
 pub(crate) mod rights;
@@ -19,6 +20,7 @@ pub(crate) mod silence;
 pub(crate) mod target;
 pub(crate) mod target_watch;
 pub(crate) mod trouble;
+pub(crate) mod viewer;
 pub(crate) mod wish;
 
 pub(crate) use connect::Cluster;

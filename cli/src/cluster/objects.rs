@@ -6,7 +6,7 @@ use redir_api::filter::{ConditionSpec, FilterSpec, NamedTest};
 use redir_api::{AgentStatus, Intercept, PodState};
 use redir_wire::UnixMillis;
 
-use crate::user;
+use super::viewer::Viewer;
 use crate::values::{join_labels, short};
 
 /// One Intercept.
@@ -17,9 +17,16 @@ pub(crate) struct Row {
     /// `deploy/web`, or labels.
     pub(crate) target: String,
     pub(crate) port: String,
-    /// Whose.
+    /// Whose, by the API server's name.
     pub(crate) user: String,
+    /// Whether the server has checked that name.
+    pub(crate) is_checked: bool,
+    /// The machine, as its developer says it: `alice@laptop`.
+    pub(crate) from: String,
+    /// Whether it was made here.
     pub(crate) is_own: bool,
+    /// Whether it was made by the same person, perhaps at another machine.
+    pub(crate) is_of_this_login: bool,
     pub(crate) since: UnixMillis,
     /// Without values; empty is everything.
     pub(crate) filter: String,
@@ -60,7 +67,7 @@ pub(crate) struct Workload {
 }
 
 /// The row of an Intercept.
-pub(crate) fn row(intercept: &Intercept) -> Row {
+pub(crate) fn row(intercept: &Intercept, viewer: &Viewer) -> Row {
     let spec = &intercept.spec;
     let target = match (&spec.target, &spec.selector) {
         (Some(target), _) => format!("{}/{}", short(target.kind), target.name),
@@ -68,15 +75,20 @@ pub(crate) fn row(intercept: &Intercept) -> Row {
         (None, None) => String::new(),
     };
     let agents: Vec<&AgentStatus> = intercept.status.iter().flat_map(|status| &status.agents).collect();
+    let is_same_user = viewer.user.as_ref().is_none_or(|user| *user == spec.user);
     let since = intercept.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_millisecond());
+    let since = UnixMillis(u64::try_from(since).unwrap_or(0));
     Row {
         namespace: intercept.metadata.namespace.clone().unwrap_or_default(),
         name: intercept.metadata.name.clone().unwrap_or_default(),
         target,
         port: spec.port.clone(),
         user: spec.user.clone(),
-        is_own: spec.user == user::at_machine(),
-        since: UnixMillis(u64::try_from(since).unwrap_or(0)),
+        is_checked: viewer.names_are_checked_since.is_some_and(|checked| checked.0 <= since.0),
+        from: spec.from.clone(),
+        is_own: is_same_user && spec.from == viewer.machine,
+        is_of_this_login: is_same_user && login(&spec.from) == login(&viewer.machine),
+        since,
         filter: spec.filter.as_ref().map(shape).unwrap_or_default(),
         to: spec.to.clone(),
         pods: agents.iter().flat_map(|agent| pods(agent)).collect(),
@@ -86,6 +98,11 @@ pub(crate) fn row(intercept: &Intercept) -> Row {
             .map(|agent| (agent.node.clone(), agent.reason.clone()))
             .collect(),
     }
+}
+
+/// Of `alice@laptop`.
+fn login(machine: &str) -> Option<&str> {
+    machine.split('@').next()
 }
 
 fn pods(agent: &AgentStatus) -> impl Iterator<Item = PodRow> {
@@ -143,7 +160,7 @@ mod tests {
             "apiVersion": "redir.dev/v1alpha1", "kind": "Intercept",
             "metadata": {"name": "web-x7k2p", "namespace": "shop", "creationTimestamp": "2026-11-23T19:03:04Z"},
             "spec": {
-                "target": {"kind": "Deployment", "name": "web"}, "port": "http", "developerKey": "k", "user": "bob@desk",
+                "target": {"kind": "Deployment", "name": "web"}, "port": "http", "developerKey": "k", "user": "bob", "from": "bob@desk",
                 "to": "127.0.0.1:3000",
                 "filter": {"all": [{"header": {"name": "x-user", "exact": "secret"}}, {"path": {"prefix": "/secret"}, "not": true}]},
             },
@@ -160,8 +177,8 @@ mod tests {
 
     #[test]
     fn a_row_says_everything_but_values() {
-        let row = row(&intercept());
-        assert_eq!((row.target.as_str(), row.port.as_str(), row.user.as_str()), ("deploy/web", "http", "bob@desk"));
+        let row = row(&intercept(), &Viewer::default());
+        assert_eq!((row.target.as_str(), row.port.as_str(), row.user.as_str()), ("deploy/web", "http", "bob"));
         assert_eq!(row.filter, "header x-user and not path");
         assert!(!format!("{row:?}").contains("secret"));
         assert_eq!((row.live(), row.pods.len(), row.is_own), (1, 2, false));
@@ -176,6 +193,32 @@ mod tests {
         intercept.spec.target = None;
         intercept.spec.selector = serde_json::from_value(json!({"matchLabels": {"app": "web"}})).unwrap();
         intercept.spec.filter = None;
-        assert_eq!((row(&intercept).target.as_str(), row(&intercept).filter.as_str()), ("app=web", ""));
+        let row = row(&intercept, &Viewer::default());
+        assert_eq!((row.target.as_str(), row.filter.as_str()), ("app=web", ""));
+    }
+
+    #[test]
+    fn an_intercept_is_ones_own_by_the_server_s_name_and_by_the_machine() {
+        let whose = |user: Option<&str>, machine: &str| {
+            let viewer =
+                Viewer { user: user.map(str::to_owned), machine: machine.into(), names_are_checked_since: None };
+            let row = row(&intercept(), &viewer);
+            (row.is_own, row.is_of_this_login)
+        };
+        assert_eq!(whose(Some("bob"), "bob@desk"), (true, true));
+        assert_eq!(whose(Some("bob"), "bob@laptop"), (false, true));
+        // Somebody else who says the same of their machine, and somebody with the same account.
+        assert_eq!(whose(Some("mallory"), "bob@desk"), (false, false));
+        assert_eq!(whose(Some("bob"), "alice@laptop"), (false, false));
+        assert_eq!(whose(None, "bob@desk"), (true, true), "a server that names nobody");
+    }
+
+    #[test]
+    fn a_name_counts_as_checked_from_the_policy_on() {
+        let made = 1_795_460_584_000;
+        for (since, is_checked) in [(None, false), (Some(made), true), (Some(made + 1000), false)] {
+            let viewer = Viewer { names_are_checked_since: since.map(UnixMillis), ..Viewer::default() };
+            assert_eq!(row(&intercept(), &viewer).is_checked, is_checked, "{since:?}");
+        }
     }
 }

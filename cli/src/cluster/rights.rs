@@ -101,10 +101,15 @@ async fn has(cluster: &Cluster, right: &Right) -> Result<bool, Trouble> {
 
 /// As whom the API server knows this user; `None` if it does not say.
 pub(crate) async fn username(cluster: &Cluster) -> Option<String> {
+    whoami(cluster).await.ok().filter(|name| !name.is_empty())
+}
+
+/// The same, for an Intercept's own field: empty where the server names nobody.
+pub(crate) async fn whoami(cluster: &Cluster) -> Result<String, Trouble> {
     let api: Api<SelfSubjectReview> = Api::all(cluster.client.clone());
     let (parameters, question) = (PostParams::default(), SelfSubjectReview::default());
-    let answered = cluster.call(Doing::Reading("your name"), api.create(&parameters, &question)).await.ok()?;
-    answered.status?.user_info?.username
+    let answered = cluster.call(Doing::Reading("your name"), api.create(&parameters, &question)).await?;
+    Ok(answered.status.and_then(|status| status.user_info?.username).unwrap_or_default())
 }
 
 /// A refused intercept's trouble in the words that help: which rights are missing, and how the admin grants those. Where

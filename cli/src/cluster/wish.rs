@@ -30,8 +30,10 @@ pub(crate) struct ObjectWish {
     pub(crate) key: Pin,
     /// `127.0.0.1:3000`
     pub(crate) to: String,
-    /// `alice@laptop`
+    /// As the API server knows the developer.
     pub(crate) user: String,
+    /// `alice@laptop`
+    pub(crate) from: String,
 }
 
 impl ObjectWish {
@@ -40,7 +42,7 @@ impl ObjectWish {
         self.earlier == EarlierConnections::Close && self.filter.is_some()
     }
 
-    /// A new object, to be named by the server.
+    /// A new object, to be named by the server, which would take no larger one.
     pub(crate) fn object(&self) -> Result<Intercept, Trouble> {
         let (target, selector) = match &self.target {
             Target::Labels(labels) => (None, Some(labels.clone())),
@@ -49,7 +51,7 @@ impl ObjectWish {
         };
         let filter = self.filter.as_ref().map(Filter::compile).transpose();
         let filter = filter.map_err(|error| Trouble::Usage(say::filter(&error)))?;
-        Ok(Intercept {
+        let object = Intercept {
             metadata: ObjectMeta {
                 generate_name: Some(prefix(&self.target)),
                 annotations: Some(renewed()),
@@ -70,9 +72,12 @@ impl ObjectWish {
                 developer_key: self.key.to_string(),
                 to: self.to.clone(),
                 user: self.user.clone(),
+                from: self.from.clone(),
             },
             status: None,
-        })
+        };
+        object.spec.check_size().map_err(|error| Trouble::Usage(say::too_large(&error)))?;
+        Ok(object)
     }
 }
 
@@ -97,6 +102,7 @@ fn prefix(target: &Target) -> String {
 
 #[cfg(test)]
 mod tests {
+    use redir_api::limits;
     use redir_http::filter::{Condition, Mode, Subject, Test};
     use serde_json::{Value, json};
 
@@ -113,7 +119,8 @@ mod tests {
             forwarded: false,
             key: "sha256:47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU".parse().unwrap(),
             to: "127.0.0.1:3000".into(),
-            user: "alice@laptop".into(),
+            user: "alice@example.com".into(),
+            from: "alice@laptop".into(),
         }
     }
 
@@ -131,12 +138,30 @@ mod tests {
             "target": {"kind": "Deployment", "name": "web"}, "port": "8080", "probes": "App",
             "filter": {"any": [{"header": {"name": "x-user", "exact": "alice"}}]},
             "developerKey": "sha256:47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU",
-            "to": "127.0.0.1:3000", "user": "alice@laptop",
+            "to": "127.0.0.1:3000", "user": "alice@example.com", "from": "alice@laptop",
         });
         assert_eq!(spec(&wish), expected);
         let object = wish.object().unwrap();
         assert_eq!(object.metadata.generate_name.as_deref(), Some("web-"));
         assert!(object.metadata.annotations.unwrap().contains_key(names::RENEWED));
+    }
+
+    #[test]
+    fn what_the_server_would_refuse_as_too_large_is_no_object() {
+        let with = |length: usize| {
+            let test = Test::Exact(vec![b'a'; length]);
+            let condition = Condition { subject: Subject::Header("x".into()), test, negate: false };
+            let filter = Some(Filter { mode: Mode::Any, conditions: vec![condition], preflights: false });
+            ObjectWish { filter, ..wish("deploy/web") }.object()
+        };
+        assert!(with(limits::TEXT - 1).is_ok());
+        let Err(Trouble::Usage(sentence)) = with(limits::TEXT) else { panic!("it is taken") };
+        assert!(
+            sentence.contains("4097 characters in filter and selector together, and 4096 are the most"),
+            "{sentence}"
+        );
+        let labels = (0..17).map(|n| format!("l{n}=a")).collect::<Vec<_>>().join(",");
+        assert!(wish(&labels).object().is_err());
     }
 
     #[test]

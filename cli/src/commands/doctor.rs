@@ -23,7 +23,7 @@ use crate::cluster::apply::manifests;
 use crate::cluster::diagnosis::{self, Check, Finding};
 use crate::cluster::mode::refuse_static;
 use crate::cluster::trouble::{Doing, unless};
-use crate::cluster::{rights, target};
+use crate::cluster::{policies, rights, target};
 use crate::events::Event;
 use crate::link::tunnel::{SOFTWARE, look_up};
 use crate::screen::{Screen, print};
@@ -142,20 +142,10 @@ async fn existence(cluster: &Cluster, target: &Target) -> Option<Check> {
 }
 
 async fn policies(cluster: &Cluster) -> Check {
-    let options = Options::default();
-    let manifests = match manifests(&options) {
-        Ok(manifests) => manifests,
-        Err(trouble) => return Check::problem(say::POLICIES, trouble.to_string()),
-    };
-    let mut missing = Vec::new();
-    for manifest in manifests.iter().filter(|manifest| manifest.kind().starts_with("ValidatingAdmissionPolicy")) {
-        match manifest.read(cluster).await {
-            Ok(Some(_)) => (),
-            Ok(None) => missing.push(manifest.spoken()),
-            Err(_) => return Check::note(say::POLICIES, say::not_yours_to_see("validatingadmissionpolicies")),
-        }
+    match policies::missing(cluster).await {
+        Ok(missing) => diagnosis::policies(&missing),
+        Err(_) => Check::note(say::POLICIES, say::not_yours_to_see("validatingadmissionpolicies")),
     }
-    diagnosis::policies(&missing)
 }
 
 /// The DaemonSet and its pods; gives their namespace if this user may see them.

@@ -207,7 +207,8 @@ async fn begin(
         forwarded: wanted.forwarded,
         key: identity.pin(),
         to: wanted.to.clone(),
-        user: user::at_machine(),
+        user: rights::whoami(cluster).await?,
+        from: user::at_machine(),
     };
     let (lease, object) = Lease::start(cluster, wish).await?;
     let token = object.metadata.uid.as_deref().and_then(redir_api::token).ok_or_else(|| Trouble::Failed(say::bug()))?;

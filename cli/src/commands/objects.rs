@@ -2,6 +2,7 @@
 //!
 //! Owns: what is asked, and what counts as having left. Must not speak to agents. Called by: the commands of these names.
 
+use futures_util::future::join;
 use k8s_openapi::api::core::v1::Event as KubeEvent;
 use kube::Api;
 use kube::api::{DeleteParams, DynamicObject, ListParams, ObjectList};
@@ -13,11 +14,11 @@ use crate::cluster::Cluster;
 use crate::cluster::mode::refuse_static;
 use crate::cluster::objects::{self, Row, Workload};
 use crate::cluster::trouble::{Doing, unless};
+use crate::cluster::viewer::Viewer;
 use crate::cluster::{ports, target};
 use crate::events::Event;
 use crate::screen::{Screen, print};
 use crate::trouble::{Outcome, Trouble};
-use crate::user;
 use crate::values::{Target, Which, short};
 use crate::when;
 use crate::wording::{cluster as say, events as show, session};
@@ -73,8 +74,8 @@ pub(super) fn leave(args: &args::Leave) -> Outcome {
         let rows = rows(&cluster, Some(&cluster.namespace)).await?;
         let mut left = 0_usize;
         for row in rows.iter().filter(|row| is_meant(row, args.which.as_ref())) {
-            if !row.is_own && !is_of_this_login(row) {
-                return Err(Trouble::Failed(say::somebody_elses(&row.name, &row.user)));
+            if !row.is_of_this_login {
+                return Err(Trouble::Failed(say::somebody_elses(&row.name, &show::developer(row))));
             }
             delete(&cluster, &row.name).await?;
             left += 1;
@@ -108,11 +109,6 @@ fn is_meant(row: &Row, which: Option<&Which>) -> bool {
     }
 }
 
-/// The same person at another machine.
-fn is_of_this_login(row: &Row) -> bool {
-    row.user.split('@').next() == Some(user::login().as_str())
-}
-
 /// `redir describe`: everything about one.
 pub(super) fn describe(args: &args::Describe) -> Outcome {
     refuse_static("describe", "`redir status` and `redir list` show their intercepts", &args.cluster)?;
@@ -127,7 +123,7 @@ pub(super) fn describe(args: &args::Describe) -> Outcome {
             let names: Vec<String> = others.into_iter().map(|row| row.name).collect();
             return Err(Trouble::Failed(say::no_such_intercept(&args.name, &cluster.namespace, &names)));
         };
-        let mut events = vec![Event::Wish(objects::row(&intercept))];
+        let mut events = vec![Event::Wish(objects::row(&intercept, &Viewer::of(&cluster).await))];
         match happened(&cluster, &intercept).await {
             Ok(happened) => events.extend(happened),
             Err(trouble) => screen.note(trouble.to_string()),
@@ -182,8 +178,10 @@ pub(super) async fn rows(cluster: &Cluster, place: Option<&str>) -> Result<Vec<R
         Some(namespace) => Api::namespaced(cluster.client.clone(), namespace),
         None => Api::all(cluster.client.clone()),
     };
-    let list = cluster.call(Doing::Right("list", PLURAL, place), api.list(&ListParams::default())).await?;
-    Ok(list.items.iter().map(objects::row).collect())
+    let parameters = ListParams::default();
+    let listed = cluster.call(Doing::Right("list", PLURAL, place), api.list(&parameters));
+    let (listed, viewer) = join(listed, Viewer::of(cluster)).await;
+    Ok(listed?.items.iter().map(|intercept| objects::row(intercept, &viewer)).collect())
 }
 
 async fn delete(cluster: &Cluster, name: &str) -> Result<(), Trouble> {
@@ -256,8 +254,11 @@ mod tests {
             name: name.into(),
             target: target.into(),
             port: "80".into(),
-            user: if is_own { user::at_machine() } else { "somebody@else".into() },
+            user: String::new(),
+            is_checked: true,
+            from: String::new(),
             is_own,
+            is_of_this_login: is_own,
             since: UnixMillis(0),
             filter: String::new(),
             to: String::new(),
@@ -283,6 +284,5 @@ mod tests {
         assert_eq!(meant(Some("web-b")), ["web-b"], "by its name also another's, which is refused then");
         assert_eq!(meant(Some("db")), ["db-c"]);
         assert_eq!(meant(Some("tier=front,app=web")), ["x-d"]);
-        assert!(!is_of_this_login(&rows[1]) && is_of_this_login(&rows[0]));
     }
 }

@@ -292,8 +292,12 @@ pub(crate) fn number_in_cluster() -> String {
         .to_owned()
 }
 
-pub(crate) fn somebody_elses(name: &str, user: &str) -> String {
-    format!("the intercept {0} is {1}'s: ask {1}, or delete it with kubectl if you must", escape(name), escape(user))
+/// `developer` is fit to be shown.
+pub(crate) fn somebody_elses(name: &str, developer: &str) -> String {
+    format!(
+        "the intercept {} is another developer's, {developer}: ask them, or delete it with kubectl if you must",
+        escape(name)
+    )
 }
 
 pub(crate) fn no_such_intercept(name: &str, namespace: &str, others: &[String]) -> String {

@@ -39,11 +39,14 @@ pub(crate) fn own_rights(namespace: &str) -> String {
 }
 
 pub(crate) fn policies() -> String {
-    "the server checks the right on each target".to_owned()
+    "the server checks the right on each target, and the name in each intercept".to_owned()
 }
 
 pub(crate) fn policies_missing(missing: &[String]) -> String {
-    format!("{} is missing: the admin runs `redir upgrade`", missing.iter().map(escape).collect::<Vec<_>>().join(", "))
+    format!(
+        "{} is missing or checks less than this release's: the admin runs `redir upgrade`",
+        missing.iter().map(escape).collect::<Vec<_>>().join(", ")
+    )
 }
 
 pub(crate) fn not_yours_to_see(what: &str) -> String {

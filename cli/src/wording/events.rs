@@ -446,7 +446,7 @@ pub(crate) fn wishes(events: &[Event], now: UnixMillis) -> Vec<Vec<String>> {
             escape(&row.name),
             escape(&row.target),
             escape(&row.port),
-            whose(row),
+            developer(row),
             format!("{} ago", when::age(row.since, now)),
             if row.filter.is_empty() { "every request".to_owned() } else { escape(&row.filter) },
             dash(escape(&row.to)),
@@ -463,9 +463,19 @@ fn rows(events: &[Event]) -> impl Iterator<Item = &Row> {
     })
 }
 
-fn whose(row: &Row) -> String {
+/// `alice (alice@laptop, you)`. A name that nobody has checked is shown as what its owner claims.
+pub(crate) fn developer(row: &Row) -> String {
+    let from = escape(&row.from);
+    let remarks = [
+        (!from.is_empty()).then_some(from.as_str()),
+        (!row.is_checked && !row.user.is_empty()).then_some("name not checked"),
+        row.is_own.then_some("you"),
+    ];
     let user = dash(escape(&row.user));
-    if row.is_own { format!("{user} (you)") } else { user }
+    match remarks.into_iter().flatten().collect::<Vec<_>>().join(", ") {
+        none if none.is_empty() => user,
+        remarks => format!("{user} ({remarks})"),
+    }
 }
 
 /// `live in 2 of 3 pods`, and the first reason why not in all.
@@ -517,7 +527,7 @@ pub(crate) fn wish_fields(events: &[Event], now: UnixMillis) -> String {
         escape(&row.namespace),
         escape(&row.target),
         escape(&row.port),
-        whose(row),
+        developer(row),
         when::age(row.since, now),
         dash(escape(&row.to)),
         standing_of(row),

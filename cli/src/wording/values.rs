@@ -1,10 +1,15 @@
 //! What is said about a value that cannot be used: the thing, and the next step.
 
+use redir_api::SizeError;
 use redir_http::filter::{Condition, FilterError};
 use redir_tunnel::PinError;
 
 use crate::conditions::Place;
 use crate::escape::{escape, escape_sentence};
+
+pub(crate) fn too_large(error: &SizeError) -> String {
+    format!("the intercept {error}: leave some out, or write one regex for several values")
+}
 
 pub(crate) fn port(part: &str) -> String {
     format!(

@@ -1,22 +1,27 @@
-//! The CustomResourceDefinition, with and without its validation rule.
+//! The CustomResourceDefinition: the schema that Rust's types make, as servers want it, with its rules.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool, ValidationRule,
+    CustomResourceDefinition, JSON, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool, ValidationRule,
 };
 use kube::CustomResourceExt;
 
-use crate::Intercept;
+use crate::{Intercept, limits};
 
 /// Rust's integers that Kubernetes has no name for: the format that it has, and the largest value. It warns of others.
 const INTEGERS: [(&str, &str, f64); 3] =
     [("uint8", "int32", 255.0), ("uint16", "int32", 65_535.0), ("uint32", "int64", 4_294_967_295.0)];
+/// What a selector's expression can say.
+const OPERATORS: [&str; 4] = ["In", "NotIn", "Exists", "DoesNotExist"];
 
-/// Without the rule that a spec never changes: what is left for the agents to check.
+/// What is installed.
 pub fn definition() -> CustomResourceDefinition {
     let mut definition = Intercept::crd();
     for version in &mut definition.spec.versions {
         if let Some(schema) = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut()) {
             make_plain(schema);
+            let Some(spec) = property(schema, "spec") else { continue };
+            spec.x_kubernetes_validations = Some(rules());
+            property(spec, "selector").into_iter().for_each(bound_selector);
         }
     }
     definition
@@ -41,23 +46,75 @@ fn make_plain(schema: &mut JSONSchemaProps) {
     }
 }
 
-/// What is installed: the server itself refuses a changed spec.
-pub fn definition_with_rules() -> CustomResourceDefinition {
-    let mut definition = definition();
-    for version in &mut definition.spec.versions {
-        if let Some(spec) = version.schema.as_mut().and_then(|schema| spec(schema.open_api_v3_schema.as_mut()?)) {
-            spec.x_kubernetes_validations = Some(vec![ValidationRule {
-                rule: "self == oldSelf".to_owned(),
-                message: Some("an Intercept is never changed; delete it and make a new one".to_owned()),
-                ..ValidationRule::default()
-            }]);
+/// What schemas of others leave open: how many labels and expressions a selector has, and how long they are. Of a map's keys
+/// no schema bounds the length: the rule on all text does.
+fn bound_selector(selector: &mut JSONSchemaProps) {
+    if let Some(labels) = property(selector, "matchLabels") {
+        labels.max_properties = number(limits::LABELS);
+        if let Some(JSONSchemaPropsOrBool::Schema(value)) = &mut labels.additional_properties {
+            value.max_length = number(limits::LABEL_VALUE);
         }
     }
-    definition
+    let Some(expressions) = property(selector, "matchExpressions") else { return };
+    expressions.max_items = number(limits::EXPRESSIONS);
+    let Some(JSONSchemaPropsOrArray::Schema(expression)) = &mut expressions.items else { return };
+    if let Some(key) = property(expression, "key") {
+        key.max_length = number(limits::LABEL_KEY);
+    }
+    if let Some(operator) = property(expression, "operator") {
+        operator.enum_ = Some(OPERATORS.map(|operator| JSON(operator.into())).into());
+    }
+    let Some(values) = property(expression, "values") else { return };
+    values.max_items = number(limits::VALUES);
+    if let Some(JSONSchemaPropsOrArray::Schema(value)) = &mut values.items {
+        value.max_length = number(limits::LABEL_VALUE);
+    }
 }
 
-fn spec(schema: &mut JSONSchemaProps) -> Option<&mut JSONSchemaProps> {
-    schema.properties.as_mut()?.get_mut("spec")
+/// The server itself refuses a changed spec, and one that is too large although each of its fields is not.
+fn rules() -> Vec<ValidationRule> {
+    let rule = |rule: String, message: String| ValidationRule { rule, message: Some(message), ..Default::default() };
+    vec![
+        rule("self == oldSelf".to_owned(), "an Intercept is never changed; delete it and make a new one".to_owned()),
+        rule(
+            format!("{} <= {}", text(), limits::TEXT),
+            format!(
+                "filter and selector have more than {} characters together; leave some out, or write one regex for several \
+                 values",
+                limits::TEXT
+            ),
+        ),
+    ]
+}
+
+/// What [`crate::InterceptSpec::check_size`] counts, as CEL.
+fn text() -> String {
+    let sum = |has: &str, list: &str, variable: &str, size: &str| {
+        format!("(has(self.{has}) && has(self.{has}.{list}) ? self.{has}.{list}.map({variable}, {size}).sum() : 0)")
+    };
+    let fields =
+        ["header", "query", "cookie", "baggage"].map(|subject| (subject, &["name", "exact", "prefix", "regex"][..]));
+    let fields = fields.into_iter().chain([("path", &["exact", "prefix", "regex"][..])]);
+    let sizes = fields.flat_map(|(subject, fields)| {
+        fields.iter().map(move |field| format!("size(c.?{subject}.?{field}.orValue(''))"))
+    });
+    let condition = sizes.chain(["size(c.?method.orValue(''))".to_owned()]).collect::<Vec<_>>().join(" + ");
+    let expression = "size(e.key) + (has(e.values) ? e.values.map(v, size(v)).sum() : 0)";
+    [
+        sum("filter", "all", "c", &condition),
+        sum("filter", "any", "c", &condition),
+        sum("selector", "matchLabels", "k", "size(k) + size(self.selector.matchLabels[k])"),
+        sum("selector", "matchExpressions", "e", expression),
+    ]
+    .join(" + ")
+}
+
+fn property<'a>(schema: &'a mut JSONSchemaProps, name: &str) -> Option<&'a mut JSONSchemaProps> {
+    schema.properties.as_mut()?.get_mut(name)
+}
+
+fn number(most: usize) -> Option<i64> {
+    i64::try_from(most).ok()
 }
 
 #[cfg(test)]
@@ -148,9 +205,37 @@ mod tests {
         assert_eq!(agents["x-kubernetes-list-map-keys"], json!(["node"]));
     }
 
+    /// Everything in a spec that has a length has a bound, and a type that says which.
+    fn bounded(schema: &Value, path: &str) {
+        let bound = match schema["type"].as_str() {
+            Some("string") if schema.get("enum").is_none() => Some("maxLength"),
+            Some("array") => Some("maxItems"),
+            Some("object") if schema.get("additionalProperties").is_some() => Some("maxProperties"),
+            _ => None,
+        };
+        if let Some(bound) = bound {
+            assert!(schema[bound].is_number(), "{path} has no {bound}");
+        }
+        for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+            bounded(property, &format!("{path}.{name}"));
+        }
+        for (inner, name) in [("items", "[]"), ("additionalProperties", "{}")] {
+            if let Some(inner) = schema.get(inner) {
+                bounded(inner, &format!("{path}{name}"));
+            }
+        }
+    }
+
     #[test]
-    fn rules_are_only_in_the_definition_for_new_servers() {
-        assert!(!serde_json::to_string(&definition()).expect("JSON").contains("x-kubernetes-validations"));
-        assert!(serde_json::to_string(&definition_with_rules()).expect("JSON").contains("self == oldSelf"));
+    fn everything_in_a_spec_is_bounded() {
+        bounded(&schema()["properties"]["spec"], "spec");
+    }
+
+    #[test]
+    fn a_spec_has_its_rules() {
+        let rules = schema()["properties"]["spec"]["x-kubernetes-validations"].clone();
+        assert_eq!(rules[0]["rule"], "self == oldSelf");
+        let size = rules[1]["rule"].as_str().expect("a rule");
+        assert!(size.ends_with("<= 4096") && size.matches("size(").count() == 2 * 20 + 4, "{size}");
     }
 }

@@ -18,7 +18,7 @@
 
 use std::fmt;
 
-use redir_http::filter::{Condition, Filter, FilterError, Mode, Subject, Test};
+use redir_http::filter::{Condition, Filter, FilterError, MAX_NAME, MAX_REGEX, MAX_VALUE, Mode, Subject, Test};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -29,11 +29,11 @@ use serde::{Deserialize, Serialize};
 pub struct FilterSpec {
     /// Every condition must hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 32))]
+    #[schemars(length(min = 1, max = Filter::MAX_CONDITIONS))]
     pub all: Option<Vec<ConditionSpec>>,
     /// One condition is enough.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 32))]
+    #[schemars(length(min = 1, max = Filter::MAX_CONDITIONS))]
     pub any: Option<Vec<ConditionSpec>>,
     /// The CORS preflights of such requests are meant too: those that ask for the headers of the conditions.
     #[serde(default, skip_serializing_if = "is_false")]
@@ -56,7 +56,7 @@ pub struct ConditionSpec {
     pub path: Option<PlainTest>,
     /// The method, exactly.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 256))]
+    #[schemars(length(min = 1, max = MAX_NAME))]
     pub method: Option<String>,
     /// A parameter of the query, not decoded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -80,19 +80,19 @@ pub struct ConditionSpec {
 ]))]
 pub struct NamedTest {
     /// The name.
-    #[schemars(length(min = 1, max = 256))]
+    #[schemars(length(min = 1, max = MAX_NAME))]
     pub name: String,
     /// The value is this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 4096))]
+    #[schemars(length(max = MAX_VALUE))]
     pub exact: Option<String>,
     /// The value begins with this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 4096))]
+    #[schemars(length(min = 1, max = MAX_VALUE))]
     pub prefix: Option<String>,
     /// This regular expression matches the whole value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 1024))]
+    #[schemars(length(max = MAX_REGEX))]
     pub regex: Option<String>,
     /// `true`: it is there, whatever its value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -107,15 +107,15 @@ pub struct NamedTest {
 pub struct PlainTest {
     /// The value is this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 4096))]
+    #[schemars(length(max = MAX_VALUE))]
     pub exact: Option<String>,
     /// The value begins with this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 4096))]
+    #[schemars(length(min = 1, max = MAX_VALUE))]
     pub prefix: Option<String>,
     /// This regular expression matches the whole value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 1024))]
+    #[schemars(length(max = MAX_REGEX))]
     pub regex: Option<String>,
 }
 

@@ -5,7 +5,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{filter::FilterSpec, status::InterceptStatus};
+use crate::{filter::FilterSpec, limits, status::InterceptStatus};
 
 /// Requests of a workload's port that go to a developer's machine instead of the app, as long as the developer's tunnel
 /// is up. `redir intercept` makes it, renews it and deletes it; it is never changed.
@@ -60,16 +60,32 @@ pub struct InterceptSpec {
     pub forwarded: bool,
     /// The developer's public key: `sha256:` and the SHA-256 of its SubjectPublicKeyInfo in unpadded base64url. Only the
     /// tunnel of this key is given requests.
-    #[schemars(regex(pattern = r"^sha256:[A-Za-z0-9_-]{43}$"))]
+    #[schemars(length(max = 50), regex(pattern = r"^sha256:[A-Za-z0-9_-]{43}$"))]
     pub developer_key: String,
     /// Where the developer's service listens on their machine, for people to read.
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    #[schemars(length(max = 253))]
+    #[schemars(length(max = limits::NAME))]
     pub to: String,
-    /// Who the developer is, for people to read: others see it, nothing is decided by it.
+    /// Who the developer is, as the API server knows them: a policy refuses any other name. Nothing is decided by it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    #[schemars(length(max = 253))]
+    #[schemars(length(max = limits::USER))]
     pub user: String,
+    /// At which machine the developer says that they sit (`alice@laptop`), for people to read: where several share a user,
+    /// it tells them apart. Nobody checks it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = limits::NAME))]
+    pub from: String,
+}
+
+impl InterceptSpec {
+    /// Who the developer is, for people: `kubernetes-admin (alice@laptop)`, or as much of that as there is.
+    pub fn developer(&self) -> String {
+        match (self.user.is_empty(), self.from.is_empty()) {
+            (false, false) => format!("{} ({})", self.user, self.from),
+            (true, _) => self.from.clone(),
+            (false, true) => self.user.clone(),
+        }
+    }
 }
 
 /// A workload or a Service.
@@ -79,7 +95,7 @@ pub struct TargetSpec {
     /// What it is.
     pub kind: TargetKind,
     /// Its name.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = limits::NAME))]
     pub name: String,
 }
 

@@ -6,6 +6,7 @@
 pub mod crd;
 pub mod filter;
 mod intercept;
+pub mod limits;
 pub mod names;
 pub mod node;
 mod status;
@@ -14,6 +15,7 @@ mod wanted;
 
 pub use filter::{FilterSpec, FilterSpecError};
 pub use intercept::{Intercept, InterceptSpec, ProbesSpec, TargetKind, TargetSpec};
+pub use limits::SizeError;
 pub use status::{
     AgentState, AgentStatus, ConflictStatus, Endpoint, EndpointKind, InterceptStatus, PodState, PodStatus,
 };

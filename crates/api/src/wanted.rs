@@ -8,6 +8,7 @@ use redir_http::filter::Filter;
 use crate::{
     filter::FilterSpecError,
     intercept::{Intercept, ProbesSpec, TargetKind},
+    limits::SizeError,
 };
 
 /// An Intercept, checked.
@@ -84,6 +85,8 @@ pub enum SpecError {
     Filter(FilterSpecError),
     /// `evenIfDown` beside a filter.
     EvenIfDown,
+    /// More than the schema takes: the cluster has an older one.
+    Size(SizeError),
 }
 
 impl fmt::Display for SpecError {
@@ -100,6 +103,7 @@ impl fmt::Display for SpecError {
                 "it has evenIfDown and a filter, and a request that does not match would have nobody to go to while the \
                  app is down; delete it and leave one of the two out",
             ),
+            Self::Size(error) => write!(f, "it {error}; delete it and make a smaller one"),
         }
     }
 }
@@ -123,6 +127,7 @@ impl Intercept {
             return Err(SpecError::Changed);
         }
         let spec = &self.spec;
+        spec.check_size().map_err(SpecError::Size)?;
         if spec.even_if_down && spec.filter.is_some() {
             return Err(SpecError::EvenIfDown);
         }
@@ -142,7 +147,7 @@ impl Intercept {
             forwarded: spec.forwarded,
             developer_key: spec.developer_key.clone(),
             to: spec.to.clone(),
-            user: spec.user.clone(),
+            user: spec.developer(),
         })
     }
 }
@@ -211,6 +216,14 @@ mod tests {
     #[test]
     fn a_changed_one_is_refused() {
         assert_eq!(intercept(2, &with("port", json!("80"))).wanted(), Err(SpecError::Changed));
+    }
+
+    #[test]
+    fn one_that_is_too_large_is_refused() {
+        let labels = json!({"matchLabels": {"a": "b".repeat(5000)}});
+        let error =
+            intercept(1, &json!({"selector": labels, "port": "80", "developerKey": "k"})).wanted().expect_err("large");
+        assert!(matches!(error, SpecError::Size(_)) && error.to_string().contains("make a smaller one"), "{error}");
     }
 
     #[test]

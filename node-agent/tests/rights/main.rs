@@ -13,6 +13,7 @@ mod intercepts;
 mod request;
 mod schema;
 mod status;
+mod users;
 mod world;
 
 use anyhow::{Result, ensure};
@@ -25,6 +26,7 @@ fn rights_are_as_documented() -> Result<()> {
     let world = World::new()?;
     let mut wrong = world.installed.clone();
     wrong.extend(intercepts::tries(&world)?);
+    wrong.extend(users::tries(&world)?);
     wrong.extend(status::tries(&world)?);
     wrong.extend(schema::tries(&world)?);
     wrong.extend(command::tries(&world)?);

@@ -1,6 +1,7 @@
 //! What the resource's own schema and rules refuse, a value for each; the rule on changes is in `intercepts`.
 
 use anyhow::Result;
+use redir_api::limits;
 use serde_json::{Value, json};
 
 use crate::{
@@ -14,8 +15,12 @@ const ONE_OF: &str = "must validate one and only one schema (oneOf)";
 pub(crate) fn tries(world: &World) -> Result<Vec<String>> {
     let mut wrong = Vec::new();
     let path = format!("{}?dryRun=All&fieldValidation=Strict", intercepts(SHOP));
-    for (fields, expected) in whole().into_iter().chain(filters()) {
-        let mut spec = if fields.get("target").is_some() { json!({}) } else { deployment("web") };
+    for (fields, expected) in whole().into_iter().chain(selectors()).chain(filters()).chain(sizes()) {
+        let mut spec = if fields.get("target").is_some() || fields.get("selector").is_some_and(Value::is_object) {
+            json!({})
+        } else {
+            deployment("web")
+        };
         merge(&mut spec, &fields);
         let answer = world.send(&Who::Admin, Verb::Post, &path, &intercept("", &spec))?;
         wrong.extend(expected.judge(&short(&fields), &answer));
@@ -38,7 +43,7 @@ fn whole() -> Vec<(Value, Expected)> {
     let labels = json!({"matchLabels": {"app": "web"}});
     vec![
         (json!({}), Allowed),
-        (json!({"selector": labels}), invalid(ONE_OF)),
+        (json!({"target": {"kind": "Pod", "name": "web"}, "selector": labels}), invalid(ONE_OF)),
         // A null is no value.
         (json!({"target": null}), invalid(ONE_OF)),
         (json!({"target": null, "selector": labels}), Allowed),
@@ -57,11 +62,69 @@ fn whole() -> Vec<(Value, Expected)> {
         (json!({"developerKey": null}), invalid("Required value")),
         (json!({"probes": "Nobody"}), invalid("Unsupported value")),
         (json!({"probes": "Developer"}), Allowed),
-        (json!({"user": "a".repeat(254)}), invalid("253")),
+        (json!({"user": "a".repeat(513)}), invalid("512")),
+        (json!({"from": "a".repeat(254)}), invalid("253")),
         (json!({"to": "a".repeat(254)}), invalid("253")),
         (json!({"evenIfDown": "yes"}), invalid("must be of type boolean")),
         (json!({"forwarded": 1}), invalid("must be of type boolean")),
         (json!({"prot": "80"}), Expected::Refused(400, "unknown field".into())),
+    ]
+}
+
+fn selectors() -> Vec<(Value, Expected)> {
+    let labels = |count: usize, value: &str| {
+        let labels: serde_json::Map<_, _> = (0..count).map(|n| (format!("l{n}"), json!(value))).collect();
+        json!({"selector": {"matchLabels": labels}})
+    };
+    let expressions =
+        |count: usize, expression: Value| json!({"selector": {"matchExpressions": vec![expression; count]}});
+    let values = |count: usize, value: &str| json!({"key": "app", "operator": "In", "values": vec![value; count]});
+    let with = |key: &str, operator: &str| json!({"key": key, "operator": operator});
+    vec![
+        (labels(limits::LABELS, "a"), Allowed),
+        (labels(limits::LABELS + 1, "a"), invalid("16")),
+        (labels(1, &"a".repeat(limits::LABEL_VALUE)), Allowed),
+        (labels(1, &"a".repeat(limits::LABEL_VALUE + 1)), invalid("63")),
+        (expressions(limits::EXPRESSIONS, values(limits::VALUES, "a")), Allowed),
+        (expressions(limits::EXPRESSIONS + 1, values(1, "a")), invalid("8")),
+        (expressions(1, values(limits::VALUES + 1, "a")), invalid("16")),
+        (expressions(1, values(1, &"a".repeat(limits::LABEL_VALUE + 1))), invalid("63")),
+        (expressions(1, with(&"a".repeat(limits::LABEL_KEY), "Exists")), Allowed),
+        (expressions(1, with(&"a".repeat(limits::LABEL_KEY + 1), "Exists")), invalid("317")),
+        (expressions(1, with("app", "Like")), invalid("Unsupported value")),
+    ]
+}
+
+/// Each field alone would do: the sum of all does not.
+fn sizes() -> Vec<(Value, Expected)> {
+    let too_large = || invalid("more than 4096 characters together");
+    let most = limits::TEXT;
+    // What is no ASCII is a character too.
+    let header = |length: usize| json!({"header": {"name": "x", "exact": "\u{eb}".repeat(length)}});
+    let filter = |conditions: Value| json!({"filter": {"any": conditions}});
+    let label = json!({"selector": {"matchLabels": {"app": "web"}}, "filter": {"all": [header(most - 1 - 6)]}});
+    let mut label_too = label.clone();
+    label_too["selector"]["matchLabels"]["a"] = json!("");
+    let expression = |values: Value| {
+        json!({"selector": {"matchExpressions": [{"key": "app", "operator": "In", "values": values}]},
+               "filter": {"all": [header(most - 1 - 6)]}})
+    };
+    let every = |length: usize| {
+        let named =
+            ["header", "query", "cookie", "baggage"].map(|subject| json!({subject: {"name": "n", "regex": "r"}}));
+        let rest =
+            [json!({"path": {"exact": "/"}}), json!({"path": {"prefix": "/"}}), json!({"method": "M"}), header(length)];
+        filter(json!([&named[..], &rest].concat()))
+    };
+    vec![
+        (filter(json!([header(most - 1)])), Allowed),
+        (filter(json!([header(most - 1), {"method": "A"}])), too_large()),
+        (every(most - 1 - 11), Allowed),
+        (every(most - 11), too_large()),
+        (label, Allowed),
+        (label_too, too_large()),
+        (expression(json!(["web"])), Allowed),
+        (expression(json!(["web", "a"])), too_large()),
     ]
 }
 

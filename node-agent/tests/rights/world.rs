@@ -69,7 +69,7 @@ impl World {
     }
 
     pub(crate) fn send(&self, who: &Who, verb: Verb, path: &str, body: &Value) -> Result<Answer> {
-        send(&self.node, &self.client, who, verb, path, body)
+        send(&self.node, &self.client, who, verb, path, &named(body, who))
     }
 
     /// Where the server's kubeconfigs are.
@@ -186,6 +186,15 @@ impl World {
         ensure!(gone.code == 200, "{gone:?}");
         Ok(())
     }
+}
+
+/// An Intercept that names nobody is made in the sender's own name.
+fn named(body: &Value, who: &Who) -> Value {
+    let mut body = body.clone();
+    if body["kind"] == "Intercept" && body["spec"].is_object() && body["spec"].get("user").is_none() {
+        body["spec"]["user"] = json!(if matches!(who, Who::Admin) { "admin" } else { who.name() });
+    }
+    body
 }
 
 /// Where the Intercepts of a namespace are.

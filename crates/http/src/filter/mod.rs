@@ -35,8 +35,9 @@ mod validate;
 
 pub use names::Names;
 pub use overlap::{Overlap, overlap};
+pub use pattern::MAX_REGEX;
 pub use table::{Key, Table};
-pub use validate::FilterError;
+pub use validate::{FilterError, MAX_NAME, MAX_VALUE};
 
 use std::fmt;
 

@@ -6,7 +6,7 @@ use regex::bytes::{Regex, RegexBuilder};
 use regex_syntax::{ParserBuilder, hir::literal::Extractor};
 
 /// The longest regex, in bytes, and the memory one may take once compiled, in bytes: each connection of the node may run it.
-pub(super) const MAX_REGEX: usize = 1024;
+pub const MAX_REGEX: usize = 1024;
 const MAX_COMPILED: usize = 256 * 1024;
 /// How deep groups may be nested.
 const MAX_NESTED: u32 = 50;

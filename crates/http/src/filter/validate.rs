@@ -10,9 +10,10 @@ use super::pattern::Pattern;
 use super::{Condition, Filter, Mode, Subject, Test};
 use crate::bytes;
 
-/// The longest name and the longest value of a condition, in bytes: far above what is typed, far below a message's limit.
-const MAX_NAME: usize = 256;
-const MAX_VALUE: usize = 4096;
+/// The longest name of a condition, in bytes: far above what is typed, far below a message's limit.
+pub const MAX_NAME: usize = 256;
+/// The same of a value.
+pub const MAX_VALUE: usize = 4096;
 
 /// Why a filter is refused. `Display` is a sentence that ends with the next step.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -317,7 +317,8 @@ impl InterceptFacts {
 
     /// Who the developer is, for people: never empty, without control characters.
     pub(crate) fn user(&self) -> String {
-        let mut user: String = self.spec.user.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+        let mut user: String =
+            self.spec.developer().chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
         user.truncate(user.floor_char_boundary(limits::NAME));
         if user.trim().is_empty() { "somebody".to_owned() } else { user }
     }

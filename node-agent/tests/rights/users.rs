@@ -1,0 +1,97 @@
+//! In whose name an Intercept is made, and what may stand beside its spec.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use crate::{
+    request::{Expected, Verb, Who, forbidden, invalid},
+    status::token,
+    world::{ALICE, SHOP, World, deployment, intercept, intercepts},
+};
+use Expected::Allowed;
+
+/// As identity providers name people and programs.
+const OIDC: Who = Who::User("https://id.example.com/realms/shop#7f3c", &["shop-developers"]);
+const ACCOUNT: &str = "system:serviceaccount:shop:ci";
+const IMPERSONATED: Who = Who::User(ACCOUNT, &["shop-developers"]);
+
+pub(crate) fn tries(world: &World) -> Result<Vec<String>> {
+    world.make(&format!("/api/v1/namespaces/{SHOP}/serviceaccounts"), &json!({"metadata": {"name": "ci"}}))?;
+    world.shell(&format!(
+        "kubectl -n {SHOP} create rolebinding ci --clusterrole=redir-developer --serviceaccount={SHOP}:ci"
+    ))?;
+    let pipeline = token(world, "a pipeline", SHOP, "ci", &json!({"expirationSeconds": 3600}))?;
+    world.counts(&pipeline, &format!("{}/none", intercepts(SHOP)))?;
+    let mut wrong = names(world, &pipeline)?;
+    wrong.extend(beside_the_spec(world)?);
+    Ok(wrong)
+}
+
+fn names(world: &World, pipeline: &Who) -> Result<Vec<String>> {
+    let must_be = |name: &str| forbidden(format!("spec.user must be {name}, as the API server knows you"));
+    let path = intercepts(SHOP);
+    let mut wrong = Vec::new();
+    for (who, user, expected) in [
+        (&ALICE, "alice", Allowed),
+        (&ALICE, "bob", must_be("alice")),
+        (&ALICE, "Alice", must_be("alice")),
+        (&ALICE, "", must_be("alice")),
+        (&OIDC, OIDC.name(), Allowed),
+        (&OIDC, "alice", must_be(OIDC.name())),
+        (pipeline, ACCOUNT, Allowed),
+        (pipeline, "alice", must_be(ACCOUNT)),
+        (&IMPERSONATED, ACCOUNT, Allowed),
+        // Who impersonates is not asked for: the server says whose request it is.
+        (&IMPERSONATED, "admin", must_be(ACCOUNT)),
+        (&Who::Admin, "admin", Allowed),
+        (&Who::Admin, "alice", must_be("admin")),
+    ] {
+        let mut object = intercept("", &deployment("web"));
+        object["spec"]["user"] = json!(user);
+        let answer = world.send(who, Verb::Post, &path, &object)?;
+        wrong.extend(expected.judge(&format!("{}, in the name of {user:?}", who.name()), &answer));
+    }
+    let mut object = intercept("in-anothers-name", &deployment("web"));
+    object["spec"]["user"] = json!("bob");
+    let apply = format!("{path}/in-anothers-name?fieldManager=try");
+    let answer = world.send(&ALICE, Verb::Apply, &apply, &object)?;
+    wrong.extend(must_be("alice").judge("alice, server-side apply in another's name", &answer));
+    Ok(wrong)
+}
+
+/// Annotations and labels, which no schema bounds, when it is made and later.
+fn beside_the_spec(world: &World) -> Result<Vec<String>> {
+    let too_many = || invalid("16 annotations with 16384 characters together");
+    let texts = |count: usize, value: &str| -> Value {
+        (0..count).map(|n| (format!("n{n}"), json!(value))).collect::<serde_json::Map<_, _>>().into()
+    };
+    let large = |length: usize| json!({"annotations": {"n": "a".repeat(length)}});
+    let path = intercepts(SHOP);
+    let mut wrong = Vec::new();
+    for (number, (metadata, expected)) in [
+        (json!({"annotations": texts(16, ""), "labels": texts(16, "")}), Allowed),
+        (json!({"annotations": texts(17, "")}), too_many()),
+        (json!({"labels": texts(17, "")}), too_many()),
+        (large(16_383), Allowed),
+        (large(16_384), too_many()),
+        (large(200_000), too_many()),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("beside-{number}");
+        let mut object = intercept(&name, &deployment("web"));
+        if let (Some(own), Some(more)) = (object["metadata"].as_object_mut(), metadata.as_object()) {
+            own.extend(more.clone());
+        }
+        let what = metadata.to_string().chars().take(60).collect::<String>();
+        let answer = world.send(&ALICE, Verb::Post, &path, &object)?;
+        wrong.extend(expected.clone().judge(&format!("alice, made with {what}"), &answer));
+        // The same, of one that is there.
+        let change = json!({"metadata": metadata});
+        world.send(&ALICE, Verb::Post, &path, &intercept("plain", &deployment("web")))?;
+        let answer = world.send(&ALICE, Verb::MergePatch, &format!("{path}/plain?dryRun=All"), &change)?;
+        wrong.extend(expected.judge(&format!("alice, changed to {what}"), &answer));
+    }
+    Ok(wrong)
+}
