@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, Pod, ResourceQuota};
 use redir_api::{Intercept, names, node as api};
 use serde_json::Value;
 
@@ -86,6 +86,21 @@ pub(crate) fn interceptable(namespace: &str, found: &Interceptable, user: Option
         (Some(sentence), _) => Check::good(say::TARGETS, sentence),
         (None, true) => Check::note(say::TARGETS, say_right::unknown(namespace)),
         (None, false) => Check::problem(say::TARGETS, say_right::nothing(namespace, user)),
+    }
+}
+
+/// What a ResourceQuota calls the number of Intercepts.
+pub(crate) const COUNT: &str = "count/intercepts.redir.dev";
+
+/// The smallest quota on Intercepts is the one that counts. Without one nothing is wrong, but any developer may make many.
+pub(crate) fn quota(namespace: &str, quotas: &[ResourceQuota], there: usize) -> Check {
+    let limits = quotas.iter().filter_map(|quota| {
+        let most = &quota.spec.as_ref()?.hard.as_ref()?.get(COUNT)?.0;
+        Some((quota.metadata.name.as_deref().unwrap_or_default(), most.as_str()))
+    });
+    match limits.min_by_key(|(_, most)| most.parse::<u64>().unwrap_or(u64::MAX)) {
+        Some((name, most)) => Check::good(say::QUOTA, say::quota(namespace, name, most, there)),
+        None => Check::note(say::QUOTA, say::no_quota(namespace, there)),
     }
 }
 
@@ -306,6 +321,21 @@ mod tests {
         );
         assert!(checks[1].sentence.contains("Istio") && checks[1].finding == Finding::Note);
         assert!(pods("shop", &seen[..1]).iter().all(|check| check.finding == Finding::Good));
+    }
+
+    #[test]
+    fn the_smallest_quota_counts_and_none_is_a_note() {
+        let quota = |name: &str, hard: Value| -> ResourceQuota {
+            serde_json::from_value(json!({"metadata": {"name": name}, "spec": {"hard": hard}})).unwrap()
+        };
+        let pods = quota("pods", json!({"pods": "3"}));
+        let none = super::quota("shop", std::slice::from_ref(&pods), 7);
+        assert_eq!(none.finding, Finding::Note);
+        assert!(none.sentence.contains("create quota redir-intercepts --hard=count/intercepts.redir.dev="), "{none:?}");
+        let both = [quota("many", json!({COUNT: "100"})), pods, quota("few", json!({COUNT: "20", "pods": "1"}))];
+        let found = super::quota("shop", &both, 7);
+        assert_eq!(found.finding, Finding::Good);
+        assert!(found.sentence.contains("quota few lets namespace shop have 20 intercepts, and it has 7"), "{found:?}");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use super::ask;
 use super::install::server;
+use super::quota;
 use super::rollout::look;
 use crate::args;
 use crate::cluster::Cluster;
@@ -80,6 +81,7 @@ async fn examine(cluster: &Cluster, wanted: Option<&Target>, checks: &mut Vec<Ch
     if !installed {
         return;
     }
+    checks.extend(quota::check(cluster).await);
     checks.push(policies(cluster).await);
     let namespace = agents(cluster, checks).await;
     let nodes = nodes(cluster, checks).await;

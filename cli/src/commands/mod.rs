@@ -19,6 +19,7 @@ mod objects;
 mod own;
 mod patience;
 mod port_intercept;
+mod quota;
 mod rollout;
 mod run;
 mod status;

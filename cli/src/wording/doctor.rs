@@ -12,6 +12,7 @@ pub(crate) const RESOURCE: &str = "resource";
 pub(crate) const RIGHTS: &str = "rights";
 pub(crate) const TARGETS: &str = "targets";
 pub(crate) const FLUSH: &str = "flush";
+pub(crate) const QUOTA: &str = "quota";
 pub(crate) const POLICIES: &str = "policies";
 pub(crate) const AGENTS: &str = "agents";
 pub(crate) const VERSION: &str = "version";
@@ -40,6 +41,24 @@ pub(crate) fn own_rights(namespace: &str) -> String {
 
 pub(crate) fn policies() -> String {
     "the server checks the right on each target, and the name in each intercept".to_owned()
+}
+
+pub(crate) fn quota(namespace: &str, quota: &str, most: &str, there: usize) -> String {
+    format!(
+        "quota {} lets namespace {} have {} intercepts, and it has {there}",
+        escape(quota),
+        escape(namespace),
+        escape(most)
+    )
+}
+
+pub(crate) fn no_quota(namespace: &str, there: usize) -> String {
+    let namespace = escape(namespace);
+    format!(
+        "no quota limits the intercepts of namespace {namespace}, which has {there}: the admin's `kubectl -n {namespace} \
+         create quota redir-intercepts --hard={}=20` does",
+        crate::cluster::diagnosis::COUNT
+    )
 }
 
 pub(crate) fn policies_missing(missing: &[String]) -> String {

@@ -39,6 +39,7 @@ pub(crate) fn tries(world: &World) -> Result<Vec<String>> {
     let mut people = People { world, home: Home::new()?, wrong: Vec::new() };
     people.doctor()?;
     people.refusals()?;
+    people.names()?;
     people.others()?;
     Ok(people.wrong)
 }
@@ -96,13 +97,23 @@ impl People<'_> {
 
     fn doctor(&mut self) -> Result<()> {
         let may = "you may intercept deploy/web in namespace shop";
-        self.says(
+        let said = self.says(
             "alice",
             &["doctor"],
             0,
-            &["you may make intercepts", "you may intercept everything in namespace shop"],
+            &[
+                "you may make intercepts",
+                "you may intercept everything in namespace shop",
+                "ok     policies",
+                "the name in each intercept",
+                "note   quota",
+                "kubectl -n shop create quota redir-intercepts --hard=count/intercepts.redir.dev=20",
+            ],
             &["wrong"],
         )?;
+        let quota = said.lines().find(|line| line.contains("note   quota")).context("the quota")?;
+        let line = quota.split('`').nth(1).with_context(|| format!("no line for the admin in {quota:?}"))?;
+        self.world.shell(&format!("{line} --dry-run=server"))?;
         self.says(
             "alice",
             &["doctor", "deploy/web"],
@@ -217,6 +228,33 @@ impl People<'_> {
         self.succeeds("mallory", &flush)
     }
 
+    /// Whoever looks at intercepts is told where nobody has checked whose they are.
+    fn names(&mut self) -> Result<()> {
+        let mut object = intercept("of-the-admin", &deployment("web"));
+        object["spec"]["from"] = json!("root@desk");
+        self.world.make(&intercepts(SHOP), &object)?;
+        let checked = "admin (root@desk)";
+        self.says("alice", &["list"], 0, &[checked], &["not checked"])?;
+        self.says("alice", &["describe", "of-the-admin"], 0, &[checked], &["not checked"])?;
+        self.says("alice", &["leave", "of-the-admin"], 1, &["another developer's, admin (root@desk)"], &[])?;
+        let binding = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings/redir-intercepts";
+        let actions = |actions: &str| json!({"spec": {"validationActions": [actions]}});
+        self.world.send(&Who::Admin, Verb::MergePatch, binding, &actions("Warn"))?;
+        self.says("alice", &["list"], 0, &["admin (root@desk, name not checked)"], &[])?;
+        self.says("alice", &["list", "-o", "json"], 0, &["\"developer_checked\":false"], &[])?;
+        let less = "validatingadmissionpolicybinding redir-intercepts is missing or checks less";
+        self.says("alice", &["doctor"], 1, &["wrong  policies", less], &[])?;
+        self.world.send(&Who::Admin, Verb::MergePatch, binding, &actions("Deny"))?;
+        self.says(
+            "alice",
+            &["list", "-o", "json"],
+            0,
+            &["\"developer_checked\":true"],
+            &["\"developer_checked\":false"],
+        )?;
+        Ok(())
+    }
+
     /// What no role would help against is told in the server's own words.
     fn others(&mut self) -> Result<()> {
         let rule = json!({"apiGroups": ["redir.dev"], "apiVersions": ["*"], "resources": ["intercepts"],
@@ -253,6 +291,8 @@ impl People<'_> {
             Ok(self.world.send(&Who::Admin, Verb::Post, &intercepts(SHOP), &object)?.code == 403)
         })?;
         let second = ["intercept", "deploy/web", "--port", "http:3000"];
-        self.says("alice", &second, 1, &["refused to create intercepts", "exceeded quota: few"], &never).map(drop)
+        self.says("alice", &second, 1, &["refused to create intercepts", "exceeded quota: few"], &never)?;
+        let few = "quota few lets namespace shop have 0 intercepts";
+        self.says("alice", &["doctor"], 0, &["ok     quota", few], &["wrong"]).map(drop)
     }
 }
