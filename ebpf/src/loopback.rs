@@ -18,18 +18,19 @@ pub fn run(skb: Skb) -> Reason {
 
 #[inline(always)]
 fn watch<const V6: bool>(skb: Skb) -> Reason {
-    let source = match packet::glance::<V6, { crate::ETHERNET }>(skb) {
-        Glance::Syn { source, .. } | Glance::Tcp { source, .. } => source,
-        _ => return Reason::ReflectOther,
-    };
-    if !is_reserved(source) {
-        return Reason::ReflectOther;
+    match packet::glance::<V6, { crate::ETHERNET }>(skb) {
+        Glance::Syn { .. } | Glance::Unclear => {}
+        Glance::Tcp { source, .. } if is_reserved(source) => {}
+        Glance::Tcp { .. } | Glance::Other(_) => return Reason::ReflectOther,
     }
     let Sender::Leg(number) = skb.sender(maps::leg_sockets()) else { return Reason::ReflectOther };
     let Ok(segment) = packet::segment::<V6>(skb) else { return Reason::ReflectBroken };
+    if !maps::port(segment.destination_port()).reflected {
+        return elsewhere::<V6>(skb, &segment, number);
+    }
     let destination = segment.destination::<V6>();
     if segment.opens() {
-        if !maps::port(segment.destination_port()).reflected || !skb.sender_connects_to::<V6>(&destination) {
+        if was_rerouted::<V6>(skb, &segment) {
             return rerouted(number);
         }
         maps::note_turned(number);
@@ -54,6 +55,22 @@ pub fn give_trial(number: u64, segment: &Segment, leg: &Record) -> bool {
     }
     maps::forget_record(leg);
     true
+}
+
+/// What a leg's socket sends to anything but the app stays here: whoever holds it reaches nothing else as the pod.
+#[inline(always)]
+pub fn elsewhere<const V6: bool>(skb: Skb, segment: &Segment, number: u64) -> Reason {
+    if segment.opens() && was_rerouted::<V6>(skb, segment) {
+        return rerouted(number);
+    }
+    Reason::ReflectElsewhere
+}
+
+/// Whether the pod has changed a port or the destination of a leg's SYN.
+#[inline(always)]
+pub fn was_rerouted<const V6: bool>(skb: Skb, segment: &Segment) -> bool {
+    let to = segment.destination::<V6>();
+    !is_reserved(segment.source_port()) || !skb.sender_connects_to::<V6>(&to, segment.destination_port())
 }
 
 /// A leg's SYN goes where it must not arrive: the app would never get it. No further connection is steered, unless this one

@@ -1,13 +1,14 @@
 //! redir's programs in the kernel. Entry points only: each counts a reason and maps it to a verdict.
 //!
 //! `steer` decides which new connections of an armed port are the agent's, `time_wait` gives them to its listener when the
-//! stack looks for one, `reflect` turns the agent's packets around so that the app keeps seeing its clients. Any doubt
-//! leaves the packet alone. Loaded once for each intercepted pod, by the guardian; nothing is pinned.
+//! stack looks for one, `reflect` turns the agent's packets around so that the app keeps seeing its clients, `leg` keeps
+//! the agent's sockets from everything else. Any doubt leaves the packet alone. Loaded once for each intercepted pod, by the guardian; nothing is pinned.
 #![no_std]
 #![no_main]
 #![expect(unsafe_code, reason = "exported symbols and sections; everything else is in `raw`")]
 
 mod icmp;
+mod leg;
 mod loopback;
 mod maps;
 mod packet;
@@ -18,8 +19,8 @@ mod steer;
 mod time_wait;
 
 use aya_ebpf::{
-    macros::{classifier, sk_lookup},
-    programs::{SkLookupContext, TcContext},
+    macros::{classifier, sk_lookup, socket_filter},
+    programs::{SkBuffContext, SkLookupContext, TcContext},
 };
 use redir_abi::{Reason, Verdict};
 
@@ -33,6 +34,10 @@ const DROP: i32 = 2;
 const PASS: u32 = 1;
 /// `SK_DROP`: the lookup finds nothing.
 const REFUSE: u32 = 0;
+
+/// How much of a packet a socket gets.
+const WHOLE: i64 = u32::MAX as i64;
+const NOTHING: i64 = 0;
 
 /// Length of an Ethernet header, and of none.
 const ETHERNET: usize = 14;
@@ -77,6 +82,17 @@ pub fn redir_time_wait(ctx: SkLookupContext) -> u32 {
     match reason.verdict() {
         Verdict::Drop => REFUSE,
         Verdict::Next | Verdict::Redirect => PASS,
+    }
+}
+
+#[socket_filter]
+pub fn redir_leg(ctx: SkBuffContext) -> i64 {
+    match leg::run(&ctx) {
+        Some(reason) => {
+            maps::count(reason);
+            NOTHING
+        }
+        None => WHOLE,
     }
 }
 

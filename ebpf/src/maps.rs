@@ -29,6 +29,8 @@ static LISTENERS: SockMap = SockMap::with_max_entries(4, 0);
 #[map]
 static DIVERTED: Array<u32> = Array::with_max_entries(1, 0);
 #[map]
+static RELEASED: Array<u32> = Array::with_max_entries(1, 0);
+#[map]
 static COMPANION: Array<u32> = Array::with_max_entries(1, 0);
 /// What `steer` left to the companion, and when (monotonic nanoseconds). Not one record for each CPU: the kernel may
 /// take a whole batch of packets through ingress before the first of them is looked up.
@@ -128,6 +130,12 @@ pub fn has_companion() -> bool {
 #[inline(always)]
 pub fn is_diverted() -> bool {
     raw::value(DIVERTED.get_ptr(0)).unwrap_or(0) != 0
+}
+
+/// Whether the pod's programs are detached, so that nothing looks at what its sockets send.
+#[inline(always)]
+pub fn is_released() -> bool {
+    raw::value(RELEASED.get_ptr(0)).unwrap_or(0) != 0
 }
 
 #[inline(always)]

@@ -85,7 +85,7 @@ pub fn glance<const V6: bool, const L2: usize>(skb: Skb) -> Glance {
     if protocol == TCP {
         let source = u16::from_be_bytes([ports[0], ports[1]]);
         let destination = u16::from_be_bytes([ports[2], ports[3]]);
-        if flags & (SYN | ACK) == SYN {
+        if opens(flags) {
             return Glance::Syn { source, destination };
         }
         return Glance::Tcp { source, destination };
@@ -176,6 +176,12 @@ fn ipv6(skb: Skb) -> Result<([u32; 10], u32), NotTcp> {
     }
 }
 
+/// Whether a segment with these flags opens a connection.
+#[inline(always)]
+pub fn opens(flags: u8) -> bool {
+    flags & (SYN | ACK) == SYN
+}
+
 /// Length of an IPv4 header, in bytes, from its first word.
 #[inline(always)]
 pub fn header_length(first: u32) -> u32 {
@@ -246,7 +252,7 @@ impl Segment {
 
     #[inline(always)]
     pub fn opens(&self) -> bool {
-        self.flag_bits() & (SYN | ACK) == SYN
+        opens(self.flag_bits())
     }
 
     /// Whether it opens or ends a connection, or does so for one direction.

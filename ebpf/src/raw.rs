@@ -87,12 +87,22 @@ impl Skb {
         }
     }
 
-    /// Whether the socket that sends the packet was connected to this address: the packet may have another by now.
+    /// Whether a socket that the guardian has made for a leg sends the packet.
     #[inline(always)]
-    pub fn sender_connects_to<const V6: bool>(self, address: &[u32; 4]) -> bool {
+    pub fn is_of_leg(self, legs: *mut c_void) -> bool {
+        matches!(self.sender(legs), Sender::Leg(_))
+    }
+
+    /// Whether the socket that sends the packet was connected to this address and port (in host order): the packet may have
+    /// others by now.
+    #[inline(always)]
+    pub fn sender_connects_to<const V6: bool>(self, address: &[u32; 4], port: u16) -> bool {
         let Some(full) = self.full_sender() else { return false };
-        // SAFETY: `full_sender` has checked it; volatile keeps each read a word, as the verifier wants them.
+        // SAFETY: `full_sender` has checked it; volatile keeps each read as wide as the field, as the verifier wants them.
         unsafe {
+            if (&raw const (*full).dst_port).read_volatile() != port.to_be() {
+                return false;
+            }
             if V6 {
                 let to = &raw const (*full).dst_ip6;
                 (&raw const (*to)[0]).read_volatile() == address[0]

@@ -46,17 +46,24 @@ fn reflect<const V6: bool, const L2: usize>(skb: Skb) -> Reason {
     swap_and_mark::<V6, L2>(skb, segment.ip, reason)
 }
 
-/// The cheap look that ends almost every packet of the pod. A SYN from a reserved port may be the agent's to elsewhere.
+/// The cheap look that ends almost every packet of the pod. Whatever a leg sends is looked at, wherever it goes: it has a
+/// reserved port, unless a rule of the pod has given its SYN another one.
 #[inline(always)]
 fn is_somebody_elses<const V6: bool, const L2: usize>(skb: Skb) -> bool {
     match packet::glance::<V6, L2>(skb) {
-        Glance::Syn { source, .. } if is_reserved(source) => false,
-        Glance::Syn { source, destination } | Glance::Tcp { source, destination } => {
-            !of_leg(source, destination) && !of_leg(destination, source)
+        Glance::Syn { source, destination } => !is_between(source, destination) && !skb.is_of_leg(maps::leg_sockets()),
+        Glance::Tcp { source, destination } => {
+            !is_between(source, destination) && !(is_reserved(source) && skb.is_of_leg(maps::leg_sockets()))
         }
         Glance::Other(protocol) => protocol != icmp::protocol::<V6>(),
         Glance::Unclear => false,
     }
+}
+
+/// Whether the ports are those of a leg, in either direction.
+#[inline(always)]
+fn is_between(source: u16, destination: u16) -> bool {
+    of_leg(source, destination) || of_leg(destination, source)
 }
 
 /// Whether the ports are those of a leg: the agent's and the app's.
@@ -76,11 +83,11 @@ fn leg<const V6: bool>(segment: &Segment, to_app: bool) -> Record {
 #[inline(always)]
 fn decide<const V6: bool>(skb: Skb, segment: &Segment) -> Reason {
     let (source, destination) = (segment.source_port(), segment.destination_port());
-    if is_reserved(source) {
-        let to_app = maps::port(destination).reflected;
+    if is_reserved(source) || segment.opens() {
+        let to_app = of_leg(source, destination);
         match skb.sender(maps::leg_sockets()) {
             Sender::Leg(number) if to_app => return outward::<V6>(skb, segment, number),
-            Sender::Leg(number) if segment.opens() => return loopback::rerouted(number),
+            Sender::Leg(number) => return loopback::elsewhere::<V6>(skb, segment, number),
             // A socket of the pod may have the same ports: what it sends is its own.
             Sender::Kernel if to_app && maps::is_leg(&leg::<V6>(segment, true)) => return Reason::ReflectOutLate,
             _ => {}
@@ -93,7 +100,7 @@ fn decide<const V6: bool>(skb: Skb, segment: &Segment) -> Reason {
 #[inline(always)]
 fn outward<const V6: bool>(skb: Skb, segment: &Segment, number: u64) -> Reason {
     if segment.opens() {
-        if !skb.sender_connects_to::<V6>(&segment.destination::<V6>()) {
+        if loopback::was_rerouted::<V6>(skb, segment) {
             return loopback::rerouted(number);
         }
         match socket::state::<V6>(skb, &segment.swapped_tuple::<V6>()) {

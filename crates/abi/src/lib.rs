@@ -74,6 +74,8 @@ pub mod program {
     pub const REFLECT_L3: &str = "redir_refl_l3";
     /// The `sk_lookup` companion: gives new connections that `steer` has recorded to the agent's listener.
     pub const TIME_WAIT: &str = "redir_time_wait";
+    /// Socket filter of the agent's sockets towards the app.
+    pub const LEG: &str = "redir_leg";
     /// Egress of `lo`.
     pub const REFLECT_LO: &str = "redir_refl_lo";
     /// All that can be attached to a device's hooks: what a killed predecessor may have left.
@@ -88,6 +90,8 @@ pub mod map {
     pub const COMPANION: &str = "COMPANION";
     /// Array of one `u32`: 1 once a SYN of the agent to the app was sent elsewhere; from then on nothing is steered.
     pub const DIVERTED: &str = "DIVERTED";
+    /// Array of one `u32`: 1 once the programs are detached; from then on no socket of the agent gets a packet.
+    pub const RELEASED: &str = "RELEASED";
     /// Array of [`PortWord`](crate::PortWord), [`PORT_WORDS`](crate::PORT_WORDS) long: what is done with each port. Written by the guardian.
     pub const PORTS: &str = "PORTS";
     /// Hash: [`Addr`](crate::Addr) → `u8`, the pod's own addresses.

@@ -9,6 +9,8 @@ pub enum Program {
     Reflect,
     /// `sk_lookup`: gives the connections that `steer` has recorded to the agent; alone helps those in TIME_WAIT.
     TimeWait,
+    /// Socket filter of the agent's sockets towards the app.
+    Leg,
 }
 
 impl Program {
@@ -18,6 +20,7 @@ impl Program {
             Self::Steer => "steer",
             Self::Reflect => "reflect",
             Self::TimeWait => "time_wait",
+            Self::Leg => "leg",
         }
     }
 }
@@ -130,6 +133,8 @@ reasons! {
     ReflectLoopback = "loopback", Reflect, Next;
     /// From a socket of the agent, but no whole TCP packet: dropped, it must not reach a client.
     ReflectBroken = "own_broken", Reflect, Drop;
+    /// From a socket of the agent to something else than the app: dropped, the agent reaches nothing else as the pod.
+    ReflectElsewhere = "own_elsewhere", Reflect, Drop;
     /// App to agent: sent back in.
     ReflectReply = "reply", Reflect, Redirect;
     /// App to agent, whose socket is in TIME_WAIT: sent back in.
@@ -152,6 +157,10 @@ reasons! {
     TimeWaitLate = "late", TimeWait, Next;
     /// A leg that only tries the way, whose listener is gone: refused, the app must not get it.
     TimeWaitTrialLost = "trial_lost", TimeWait, Drop;
+    /// A SYN to a socket of the agent, which opens connections and accepts none: dropped.
+    LegSyn = "syn", Leg, Drop;
+    /// To a socket of the agent that the agent has kept beyond the release of the pod: dropped.
+    LegReleased = "released", Leg, Drop;
 }
 
 /// Number of counters.

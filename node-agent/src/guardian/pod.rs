@@ -71,6 +71,8 @@ pub(super) struct ArmedPod {
     at: Whereabouts,
     /// What was seen on each armed port of clients that dialled another one.
     detours: BTreeMap<u16, Detours>,
+    /// Packets of legs to something else than the app, as far as they were told.
+    elsewhere: u64,
 }
 
 /// What is the same for all pods.
@@ -137,6 +139,7 @@ impl ArmedPod {
             orphans,
             at,
             detours: BTreeMap::new(),
+            elsewhere: 0,
         };
         let handed = if listeners.v6.is_some() { Handed::Both } else { Handed::Ipv4 };
         let fds = armed.handover(listeners).map_err(|error| {
@@ -388,6 +391,13 @@ impl ArmedPod {
         let counter =
             |reason: &Reason| stats.iter().find(|(counted, _)| counted == reason).map_or(0, |(_, count)| *count);
         Ok(Reason::ALL.iter().map(counter).collect())
+    }
+
+    /// How many packets the worker has tried to send to something else than the app since this was asked last.
+    pub(super) fn new_elsewhere(&mut self) -> u64 {
+        // What cannot be read now is told the next time.
+        let count = self.datapath.count(Reason::ReflectElsewhere).unwrap_or(self.elsewhere);
+        count - std::mem::replace(&mut self.elsewhere, count)
     }
 
     pub(super) fn ports(&self) -> Vec<u16> {

@@ -330,6 +330,21 @@ impl Pods {
         }
     }
 
+    /// Says whose legs were used for something else than the app, which no worker does by itself.
+    pub(super) fn warn_of_misuse(&mut self) {
+        for (pod, armed) in &mut self.armed {
+            let packets = armed.new_elsewhere();
+            if packets > 0 {
+                tracing::warn!(
+                    %pod,
+                    packets,
+                    "the worker has tried to reach something else than the pod's app as the pod; the packets were dropped. It \
+                     may have been taken over: stop the agent on this node, keep its log, and report it"
+                );
+            }
+        }
+    }
+
     /// Armed pods that have another namespace now, each told once.
     pub(super) fn gone(&mut self, config: &Config) -> Vec<PodName> {
         let (home, seeker) = (&self.home, &mut self.seeker);

@@ -149,6 +149,7 @@ impl Supervisor {
         if self.tls.changed() {
             self.push_config();
         }
+        self.pods.warn_of_misuse();
         let gone = self.pods.gone(self.file.config());
         let Some(worker) = &mut self.life.worker else { return };
         for pod in gone {

@@ -23,6 +23,7 @@ pub(super) struct Maps {
     heartbeat: Array<MapData, u64>,
     companion: Array<MapData, u32>,
     diverted: Array<MapData, u32>,
+    released: Array<MapData, u32>,
     /// Socket storage, behind the descriptor of what stands in for it.
     leg_sockets: Array<MapData, u64>,
     turned: Array<MapData, u64>,
@@ -36,6 +37,7 @@ impl Maps {
             leg_sockets: typed(ebpf, map::LEG_SOCKETS)?,
             turned: typed(ebpf, map::TURNED)?,
             diverted: typed(ebpf, map::DIVERTED)?,
+            released: typed(ebpf, map::RELEASED)?,
             heartbeat: typed(ebpf, map::HEARTBEAT)?,
             agent_port: typed(ebpf, map::AGENT_PORT)?,
             companion: typed(ebpf, map::COMPANION)?,
@@ -59,6 +61,11 @@ impl Maps {
     /// Says whether everything is left to the app.
     pub(super) fn set_diverted(&mut self, diverted: bool) -> Result<(), DatapathError> {
         self.diverted.set(0, u32::from(diverted), 0).map_err(|e| map_error(map::DIVERTED, &e))
+    }
+
+    /// Says whether the programs are detached, so that legs must get nothing any more.
+    pub(super) fn set_released(&mut self, released: bool) -> Result<(), DatapathError> {
+        self.released.set(0, u32::from(released), 0).map_err(|e| map_error(map::RELEASED, &e))
     }
 
     /// Makes a socket a leg's.
@@ -149,11 +156,13 @@ impl Maps {
 
     /// Every counter, summed over the CPUs.
     pub(super) fn stats(&self) -> Result<Vec<(Reason, u64)>, DatapathError> {
-        let sum = |reason: &Reason| {
-            let each_cpu = self.stats.get(&(*reason as u32), 0).map_err(|e| map_error(map::STATS, &e))?;
-            Ok((*reason, each_cpu.iter().sum()))
-        };
-        Reason::ALL.iter().map(sum).collect()
+        Reason::ALL.iter().map(|reason| Ok((*reason, self.count(*reason)?))).collect()
+    }
+
+    /// One counter, summed over the CPUs.
+    pub(super) fn count(&self, reason: Reason) -> Result<u64, DatapathError> {
+        let each_cpu = self.stats.get(&(reason as u32), 0).map_err(|e| map_error(map::STATS, &e))?;
+        Ok(each_cpu.iter().sum())
     }
 
     /// A duplicate of the heartbeat's descriptor.

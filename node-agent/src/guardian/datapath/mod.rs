@@ -94,6 +94,8 @@ impl PodDatapath {
             }
         }
         pause();
+        object::load_leg_filter(&mut ebpf, pause)?;
+        pause();
         object::classifier(&mut ebpf, program::REFLECT_LO, pause)?;
         pause();
         object::classifier(&mut ebpf, program::STEER_LO, pause)?;
@@ -135,6 +137,7 @@ impl PodDatapath {
     /// Attaches what is not attached: reflect first, steer last. After an error nothing is attached but what was.
     pub(crate) fn attach(&mut self, pause: Pause<'_>) -> Result<(), DatapathError> {
         let was_reflecting = !self.reflecting.is_empty();
+        self.maps.set_released(false)?;
         let reflecting = if was_reflecting { Ok(()) } else { self.attach_reflect(pause) };
         let result = reflecting.and_then(|()| match self.steering.is_empty() {
             true => self.attach_steer(pause),
@@ -156,9 +159,12 @@ impl PodDatapath {
         Ok(())
     }
 
-    /// Makes a socket, which is not connected yet, a leg's: the programs know it by that. `trial`: the leg only tries the
-    /// way, and never reaches the app. The result is its number, by which its note of a turned SYN is found.
+    /// Makes a socket, which is not connected yet, a leg's: the programs know it by that, and a filter keeps connections from
+    /// it. `trial`: the leg only tries the way, and never reaches the app. The result is its number, by which its note of a
+    /// turned SYN is found.
     pub(crate) fn make_leg(&self, socket: BorrowedFd<'_>, trial: bool) -> io::Result<u64> {
+        let filter = object::leg_filter(&self.ebpf).ok_or(io::ErrorKind::NotFound)?;
+        storage::filter_for_good(socket, filter)?;
         let mut legs = self.legs.lock().unwrap_or_else(PoisonError::into_inner);
         let count = *legs + 1;
         let number = if trial { count | TRIAL } else { count };
@@ -211,6 +217,11 @@ impl PodDatapath {
         self.maps.bypass(client, how_long)
     }
 
+    /// One counter, summed over the CPUs.
+    pub(crate) fn count(&self, reason: Reason) -> Result<u64, DatapathError> {
+        self.maps.count(reason)
+    }
+
     /// Every counter, summed over the CPUs.
     pub(crate) fn stats(&self) -> Result<Vec<(Reason, u64)>, DatapathError> {
         self.maps.stats()
@@ -252,7 +263,9 @@ impl PodDatapath {
 
     /// Detaches everything, also links that others hold duplicates of. Goes on after an error and returns the first.
     pub(crate) fn detach_all(&mut self, pause: Pause<'_>) -> Result<(), DatapathError> {
-        let mut result = self.detach_steer(pause);
+        // First: whoever still holds a leg must not use it where nobody looks at what it sends.
+        let mut result = self.maps.set_released(true);
+        result = result.and(self.detach_steer(pause));
         result = result.and(self.detach_each(|this| &mut this.reflecting, pause));
         if self.qdiscs.is_empty() {
             return result;

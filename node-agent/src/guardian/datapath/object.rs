@@ -3,13 +3,13 @@
 use std::error::Error;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use aya::maps::{Map, MapError};
-use aya::programs::{ProgramError, SchedClassifier, SkLookup};
+use aya::programs::{Program, ProgramError, SchedClassifier, SkLookup, SocketFilter};
 use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use redir_abi::{map, program};
@@ -104,6 +104,21 @@ pub(super) fn companion<'a>(ebpf: &'a mut Ebpf, pause: Pause<'_>) -> Result<&'a 
         load_patiently(name, || program.load(), pause)?;
     }
     Ok(program)
+}
+
+/// Loads the filter of the legs' sockets.
+pub(super) fn load_leg_filter(ebpf: &mut Ebpf, pause: Pause<'_>) -> Result<(), DatapathError> {
+    let name = program::LEG;
+    let program =
+        ebpf.program_mut(name).ok_or(DatapathError::Load { program: name, detail: "not in the object".into() })?;
+    let program: &mut SocketFilter = program.try_into().map_err(|e| refused_program(name, &e))?;
+    load_patiently(name, || program.load(), pause)
+}
+
+/// The filter of the legs' sockets; None unless it is loaded.
+pub(super) fn leg_filter(ebpf: &Ebpf) -> Option<BorrowedFd<'_>> {
+    let Some(Program::SocketFilter(program)) = ebpf.program(program::LEG) else { return None };
+    program.fd().ok().map(AsFd::as_fd)
 }
 
 /// Loads a program. The verifier gives up with EAGAIN when a signal is pending for the thread, which says nothing about the

@@ -1,9 +1,12 @@
-//! Socket storage: what the guardian puts on a socket, and only the programs of this pod read. Nobody else can write it, and
-//! it goes with the socket.
+//! What the guardian puts on a socket, and what goes with it: socket storage, which only the programs of this pod read and
+//! nobody else can write, and a filter.
 //!
 //! The kernel makes such a map only with type information for its key and value, which the object does not carry: here it is
 //! written by hand, two integers. The object has a map that stands in until the programs are loaded.
-#![expect(unsafe_code, reason = "the bpf system call, and a descriptor put in another's place")]
+#![expect(
+    unsafe_code,
+    reason = "the bpf system call, a descriptor put in another's place, and socket options without a wrapper"
+)]
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -47,6 +50,19 @@ pub(super) fn put(map: BorrowedFd<'_>, socket: BorrowedFd<'_>, value: u64) -> io
     bpf(BPF_MAP_UPDATE_ELEM, &mut attributes).map(drop)
 }
 
+/// Puts a filter on a socket that its holder can neither change nor take off.
+pub(super) fn filter_for_good(socket: BorrowedFd<'_>, filter: BorrowedFd<'_>) -> io::Result<()> {
+    set_option(socket, libc::SO_ATTACH_BPF, filter.as_raw_fd())?;
+    set_option(socket, libc::SO_LOCK_FILTER, 1)
+}
+
+fn set_option(socket: BorrowedFd<'_>, option: i32, value: i32) -> io::Result<()> {
+    let at = (&raw const value).cast();
+    // SAFETY: the value is as long as the length says, and is only read.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, option, at, INT_LENGTH) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 fn load_types() -> io::Result<OwnedFd> {
     let blob = types();
     let mut attributes = BtfLoad { types: blob.as_ptr().addr() as u64, size: LENGTH, ..BtfLoad::default() };
@@ -72,6 +88,8 @@ fn types() -> Vec<u8> {
     blob.extend_from_slice(NAMES);
     blob
 }
+
+const INT_LENGTH: libc::socklen_t = 4;
 
 const NAMES: &[u8; 9] = b"\0int\0u64\0";
 const NAMES_LENGTH: u32 = 9;
