@@ -13,8 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::processes::{Members, Process, without_sandbox};
-use super::{datapath::Pause, netns::NetnsId};
+use self::processes::{Members, without_sandbox};
+use super::{datapath::Pause, netns::NetnsId, process::Process};
 use crate::{config::PodName, ipc::LastProcess};
 
 /// The pods that are watched.

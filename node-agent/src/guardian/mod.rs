@@ -25,6 +25,7 @@ mod owners;
 mod pod;
 mod pods;
 mod preflight;
+mod process;
 mod reload;
 mod scheduling;
 mod seek;

@@ -7,8 +7,7 @@
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
-    fs::{self, File},
-    io::{self, Read},
+    fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
 };
@@ -17,6 +16,7 @@ use super::{
     datapath::Pause,
     devices::Survey,
     netns::{Home, Netns, NetnsId},
+    process::read,
 };
 use crate::config::PodName;
 
@@ -178,13 +178,6 @@ pub(super) fn names(cgroup: &str, uid: &str) -> bool {
     cgroup.lines().filter_map(|line| line.splitn(3, ':').nth(2)).any(|path| path.split('/').any(whole))
 }
 
-/// A small file of `/proc`.
-pub(super) fn read(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(MAX_FILE).read_to_string(&mut text)?;
-    Ok(text)
-}
-
 fn unreadable(path: &Path, error: &io::Error) -> String {
     let shown = path.display();
     match error.kind() {
@@ -197,8 +190,6 @@ fn unreadable(path: &Path, error: &io::Error) -> String {
 
 /// Looked at in one step: some ten microseconds each.
 pub(super) const PROCESSES: usize = 512;
-/// Bytes; a process in a dozen hierarchies of cgroup v1 has some 2 KiB.
-const MAX_FILE: u64 = 64 << 10;
 /// A mirror pod's is 32 digits without dashes, any other's 36 characters.
 const SHORTEST_UID: usize = 32;
 /// What the processes around such a sandbox are called; `/proc/PID/comm` has 15 characters.

@@ -11,85 +11,28 @@ use crate::{
     guardian::{
         datapath::Pause,
         netns::NetnsId,
-        seek::{PROCESSES, names, read, uid},
+        process::{Process, has_ended, read, unless_ended},
+        seek::{PROCESSES, names, uid},
     },
 };
 
-/// A process, which no other is mistaken for that gets its number later.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Process {
-    /// When it began, in ticks of the kernel's clock since the boot.
-    began: u64,
-    pid: u32,
-}
-
-impl Process {
-    /// `None`: it has ended.
-    fn of(proc: &Path, pid: u32) -> io::Result<Option<Self>> {
-        let stat = unless_ended(Stat::read(proc, pid))?.filter(|stat| stat.runs);
-        Ok(stat.map(|stat| Self { began: stat.began, pid }))
-    }
-
-    /// Whether it still runs. What cannot be read for another reason than its end counts as running.
-    pub(super) fn runs(self, proc: &Path) -> bool {
-        match unless_ended(Stat::read(proc, self.pid)) {
-            Ok(stat) => stat.is_some_and(|stat| stat.runs && stat.began == self.began),
-            Err(_) => true,
-        }
-    }
-
-    /// Whether it looks like a sandbox's own process (`pause`). That has nothing open but `/dev/null`; where the runtime keeps
-    /// its output (cri-dockerd) it has pipes, as an app has, and only its name is another. One that shows no descriptor at all
-    /// may be an app whose first thread has ended.
-    fn is_like_sandbox(self, proc: &Path) -> bool {
-        let folder = proc.join(self.pid.to_string());
-        let Ok(descriptors) = fs::read_dir(folder.join("fd")) else { return false };
-        let is_pause = read(&folder.join("comm")).is_ok_and(|name| name.trim_end() == "pause");
-        let mut count = 0;
-        let harmless = descriptors.into_iter().all(|entry| {
-            count += 1;
-            let target = entry.and_then(|entry| fs::read_link(entry.path()));
-            target.is_ok_and(|target| {
-                let target = target.as_os_str().as_encoded_bytes();
-                target == b"/dev/null" || is_pause && target.starts_with(b"pipe:")
-            })
-        });
-        harmless && count > 0
-    }
-}
-
-/// `None` where a process has ended that something was to be read of.
-fn unless_ended<T>(read: io::Result<T>) -> io::Result<Option<T>> {
-    match read {
-        Err(error) if has_ended(&error) => Ok(None),
-        read => read.map(Some),
-    }
-}
-
-fn has_ended(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
-}
-
-/// What of `/proc/PID/stat` matters.
-struct Stat {
-    runs: bool,
-    began: u64,
-}
-
-impl Stat {
-    fn read(proc: &Path, pid: u32) -> io::Result<Self> {
-        let text = read(&proc.join(format!("{pid}/stat")))?;
-        Self::parse(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no stat of a process"))
-    }
-
-    /// Behind the name, which may hold anything, come the state (the third field), the number of threads (the 20th) and the
-    /// start (the 22nd). A first thread that has ended is a zombie as long as others run.
-    fn parse(text: &str) -> Option<Self> {
-        let fields: Vec<&str> = text.rsplit_once(')')?.1.split_ascii_whitespace().collect();
-        let threads: u32 = fields.get(17)?.parse().ok()?;
-        let over = matches!(*fields.first()?, "Z" | "X") && threads <= 1;
-        Some(Self { runs: !over, began: fields.get(19)?.parse().ok()? })
-    }
+/// Whether it looks like a sandbox's own process (`pause`). That has nothing open but `/dev/null`; where the runtime keeps
+/// its output (cri-dockerd) it has pipes, as an app has, and only its name is another. One that shows no descriptor at all
+/// may be an app whose first thread has ended.
+fn is_like_sandbox(process: Process, proc: &Path) -> bool {
+    let folder = proc.join(process.pid().to_string());
+    let Ok(descriptors) = fs::read_dir(folder.join("fd")) else { return false };
+    let is_pause = read(&folder.join("comm")).is_ok_and(|name| name.trim_end() == "pause");
+    let mut count = 0;
+    let harmless = descriptors.into_iter().all(|entry| {
+        count += 1;
+        let target = entry.and_then(|entry| fs::read_link(entry.path()));
+        target.is_ok_and(|target| {
+            let target = target.as_os_str().as_encoded_bytes();
+            target == b"/dev/null" || is_pause && target.starts_with(b"pipe:")
+        })
+    });
+    harmless && count > 0
 }
 
 /// A process of a pod.
@@ -158,7 +101,7 @@ impl Members {
 pub(super) fn without_sandbox(proc: &Path, mut members: Vec<Member>) -> Vec<Process> {
     members.sort_by_key(|member| member.process);
     let is_sandbox = members.split_first().is_some_and(|(oldest, others)| {
-        others.iter().all(|other| other.cgroup != oldest.cgroup) && oldest.process.is_like_sandbox(proc)
+        others.iter().all(|other| other.cgroup != oldest.cgroup) && is_like_sandbox(oldest.process, proc)
     });
     members.into_iter().skip(usize::from(is_sandbox)).map(|member| member.process).collect()
 }
