@@ -4,9 +4,9 @@
 //! it aborts, since everything it did from then on would happen in a pod. Called by `pod` and `check`.
 
 use std::{
-    fs::File,
+    fs::{File, Metadata},
     io,
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::Path,
 };
@@ -17,7 +17,7 @@ use nix::{
     sys::statfs::{NSFS_MAGIC, fstatfs},
 };
 
-/// What tells one namespace from another: the device and inode of its file on nsfs.
+/// What tells one namespace from another, of whatever kind: the device and inode of its file on nsfs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NetnsId {
     device: u64,
@@ -27,8 +27,15 @@ pub(super) struct NetnsId {
 impl NetnsId {
     /// What the path names now, without opening it.
     pub(super) fn of(path: &Path) -> io::Result<Self> {
-        let metadata = std::fs::metadata(path)?;
-        Ok(Self { device: metadata.dev(), inode: metadata.ino() })
+        Ok(Self::of_metadata(&std::fs::metadata(path)?))
+    }
+
+    fn of_file(file: &File) -> io::Result<Self> {
+        Ok(Self::of_metadata(&file.metadata()?))
+    }
+
+    fn of_metadata(metadata: &Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino() }
     }
 }
 
@@ -37,6 +44,8 @@ impl NetnsId {
 pub(super) struct Home {
     own: File,
     forbidden: Vec<NetnsId>,
+    /// The user namespace that the agent is in, which is the node's: in another it could enter no pod.
+    users: Option<NetnsId>,
 }
 
 impl Home {
@@ -46,7 +55,18 @@ impl Home {
         let paths = ["/proc/self/ns/net", "/proc/1/ns/net"];
         // In a container the first process may not be readable; then it is not the host's either.
         let forbidden = paths.iter().filter_map(|path| NetnsId::of(Path::new(path)).ok()).collect();
-        Ok(Self { own, forbidden })
+        let users = NetnsId::of(Path::new("/proc/self/ns/user")).ok();
+        Ok(Self { own, forbidden, users })
+    }
+
+    /// Whether it is nobody's pod.
+    pub(super) fn is_forbidden(&self, id: NetnsId) -> bool {
+        self.forbidden.contains(&id)
+    }
+
+    /// The node's user namespace.
+    pub(super) fn users(&self) -> Option<NetnsId> {
+        self.users
     }
 
     /// Opens a pod's namespace; the error ends with the next step.
@@ -62,12 +82,11 @@ impl Home {
                 },
             )?;
         let on_nsfs = fstatfs(&file).is_ok_and(|status| status.filesystem_type() == NSFS_MAGIC);
-        let metadata = file.metadata().map_err(|error| format!("cannot look at {shown}: {error}; try again"))?;
+        let id = NetnsId::of_file(&file).map_err(|error| format!("cannot look at {shown}: {error}; try again"))?;
         if !on_nsfs {
             return Err(format!("{shown} is not a network namespace; correct the pod's netns"));
         }
-        let id = NetnsId { device: metadata.dev(), inode: metadata.ino() };
-        if self.forbidden.contains(&id) {
+        if self.is_forbidden(id) {
             return Err(format!(
                 "{shown} is the node's own network namespace (hostNetwork), which redir never touches; name a pod's"
             ));
@@ -88,6 +107,20 @@ impl Netns {
         self.id
     }
 
+    /// The user namespace whose capabilities count in it (4.9).
+    #[expect(unsafe_code, reason = "no wrapper for this ioctl")]
+    pub(super) fn owner(&self) -> io::Result<NetnsId> {
+        // SAFETY: the request has no argument; the result is a new descriptor, which nobody else knows, or negative.
+        let owner = unsafe {
+            let owner = libc::ioctl(self.file.as_raw_fd(), NS_GET_USERNS);
+            if owner < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            File::from_raw_fd(owner)
+        };
+        NetnsId::of_file(&owner)
+    }
+
     /// Runs `work` inside. Sockets that it makes belong to the pod's namespace for good.
     pub(super) fn within<T>(&self, home: &Home, work: impl FnOnce() -> T) -> io::Result<T> {
         setns(&self.file, CloneFlags::CLONE_NEWNET)?;
@@ -103,6 +136,9 @@ impl AsFd for Netns {
         self.file.as_fd()
     }
 }
+
+/// `_IO(0xb7, 0x1)`, ioctl_nsfs(2).
+const NS_GET_USERNS: libc::Ioctl = 0xb701;
 
 struct WayBack<'a>(&'a Home);
 

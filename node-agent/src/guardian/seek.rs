@@ -1,8 +1,11 @@
 //! Where a pod of Kubernetes has its network namespace: the kubelet writes the pod's UID into the names of its cgroups.
 //!
 //! Owns the search through the node's `/proc`, which may be mounted elsewhere (a container without hostPID). Trusts
-//! neither a name nor an address alone: a namespace is the pod's if a process of its cgroup is in it and it holds one of
-//! its addresses. Called by `pods`.
+//! neither a name nor an address alone: a namespace is the pod's if a process of its cgroup is in it, if it is owned by the
+//! node's user namespace or by that of the pod's sandbox, and if it holds one of the pod's addresses. Only one may be so.
+//! Called by `pods`.
+
+mod cgroup;
 
 use std::{
     collections::BTreeMap,
@@ -12,11 +15,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use self::cgroup::SHORTEST_UID;
+pub(super) use self::cgroup::names;
 use super::{
     datapath::Pause,
     devices::Survey,
     netns::{Home, Netns, NetnsId},
-    process::read,
+    process::{Process, read},
 };
 use crate::config::PodName;
 
@@ -51,35 +56,62 @@ impl Seeker {
         let Some(first) = processes.first() else {
             return Err(format!("no process of pod {pod} runs on this node; the agent looks again every second"));
         };
-        if let Some(sandbox) = processes.iter().find_map(|pid| self.sandbox(*pid)) {
+        if let Some(machine) = processes.iter().find_map(|pid| self.virtual_machine(*pid)) {
             return Err(format!(
-                "the pod runs in {sandbox}, which has a network of its own inside; intercept a pod with the ordinary runtime"
+                "the pod runs in {machine}, which has a network of its own inside; intercept a pod with the ordinary runtime"
             ));
         }
-        let mut refusal = None;
-        let mut seen = Vec::new();
-        for pid in &processes {
-            let path = self.netns_of(*pid);
-            match NetnsId::of(&path) {
-                Ok(id) if seen.contains(&id) => continue,
-                Ok(id) => seen.push(id),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => {
-                    refusal.get_or_insert(unreadable(&path, &error));
-                    continue;
-                }
-            }
-            match self.check(home, &path, ips) {
-                Ok(netns) => {
-                    self.found.insert(pod.clone(), *pid);
-                    return Ok(netns);
-                }
-                Err(reason) => refusal = Some(reason),
+        let (candidates, mut refusal) = self.candidates(home, &processes);
+        let owners = self.owners(home, &candidates);
+        let mut found = None;
+        for (pid, _) in candidates {
+            pause();
+            match self.check(home, &self.netns_of(pid), &owners, ips) {
+                Ok(_) if found.is_some() => return Err(several(pod)),
+                Ok(netns) => found = Some((pid, netns)),
+                Err(reason) => drop(refusal.get_or_insert(reason)),
             }
         }
-        Err(refusal.unwrap_or_else(|| {
+        if let Some((pid, netns)) = found {
+            self.found.insert(pod.clone(), pid);
+            return Ok(netns);
+        }
+        let refusal = refusal.unwrap_or_else(|| {
             format!("process {first} of pod {pod} ended while it was looked at; the agent looks again every second")
-        }))
+        });
+        Err(match processes.iter().find_map(|pid| self.looks_like(*pid)) {
+            Some(sandbox) => {
+                format!("the pod seems to run in {sandbox}, which has a network of its own inside: {refusal}")
+            }
+            None => refusal,
+        })
+    }
+
+    /// The namespaces that the pod's processes are in, each by the oldest of them, the node's own last; and why one could not
+    /// be looked at.
+    fn candidates(&self, home: &Home, processes: &[u32]) -> (Vec<(u32, NetnsId)>, Option<String>) {
+        let mut candidates: Vec<(u32, NetnsId)> = Vec::new();
+        let mut refusal = None;
+        for pid in processes {
+            let path = self.netns_of(*pid);
+            match NetnsId::of(&path) {
+                Ok(id) if candidates.iter().any(|(_, seen)| *seen == id) => {}
+                Ok(id) if candidates.len() < MOST_NAMESPACES => candidates.push((*pid, id)),
+                // The pod's own is among the oldest.
+                Ok(_) => break,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => drop(refusal.get_or_insert(unreadable(&path, &error))),
+            }
+        }
+        candidates.sort_by_key(|(_, id)| home.is_forbidden(*id));
+        (candidates, refusal)
+    }
+
+    /// The user namespaces that may own the pod's network: the node's, and that of the pod's sandbox, which is the oldest of
+    /// its processes outside the node's network (`hostUsers: false`).
+    fn owners(&self, home: &Home, candidates: &[(u32, NetnsId)]) -> Vec<NetnsId> {
+        let sandbox = candidates.first().and_then(|(pid, _)| NetnsId::of(&self.namespace(*pid, "user")).ok());
+        [home.users(), sandbox].into_iter().flatten().collect()
     }
 
     /// Whether the pod is known to have another network namespace than this one: its sandbox was made anew. A pod whose
@@ -102,7 +134,7 @@ impl Seeker {
         self.found.remove(pod);
     }
 
-    /// The processes of a pod, oldest number first.
+    /// The processes of a pod, the oldest first.
     fn processes(&self, uid: &str, pause: Pause<'_>) -> Result<Vec<u32>, String> {
         let proc = self.proc.display();
         let entries = fs::read_dir(&self.proc)
@@ -112,10 +144,11 @@ impl Seeker {
         let mut found = Vec::new();
         for some in all.chunks(PROCESSES) {
             pause();
-            found.extend(some.iter().filter(|pid| self.belongs(**pid, uid)));
+            let of_pod = some.iter().filter(|pid| self.belongs(**pid, uid));
+            found.extend(of_pod.filter_map(|pid| Process::of(&self.proc, *pid).ok()?));
         }
         found.sort_unstable();
-        Ok(found)
+        Ok(found.into_iter().map(Process::pid).collect())
     }
 
     fn belongs(&self, pid: u32, uid: &str) -> bool {
@@ -127,17 +160,36 @@ impl Seeker {
     }
 
     fn netns_of(&self, pid: u32) -> PathBuf {
-        self.proc.join(format!("{pid}/ns/net"))
+        self.namespace(pid, "net")
     }
 
-    /// The sandbox that a process of the pod belongs to, if it is one whose inside has its own network stack.
-    fn sandbox(&self, pid: u32) -> Option<&'static str> {
+    fn namespace(&self, pid: u32, kind: &str) -> PathBuf {
+        self.proc.join(format!("{pid}/ns/{kind}"))
+    }
+
+    /// The virtual machine that a pod runs in, if one of its processes is the machine's: it has such a name, and sees the
+    /// node's files, as no container's process does.
+    fn virtual_machine(&self, pid: u32) -> Option<&'static str> {
+        let machine = self.looks_like(pid).filter(|sandbox| *sandbox == MACHINE)?;
+        let files = NetnsId::of(&self.namespace(pid, "mnt")).ok()?;
+        (NetnsId::of(&self.namespace(1, "mnt")).ok()? == files).then_some(machine)
+    }
+
+    /// The sandbox with a network stack inside that a process is called like. Everybody can call a process so.
+    fn looks_like(&self, pid: u32) -> Option<&'static str> {
         let comm = read(&self.proc.join(format!("{pid}/comm"))).ok()?;
         SANDBOXES.iter().find(|(name, _)| comm.trim_end().starts_with(name)).map(|(_, sandbox)| *sandbox)
     }
 
-    fn check(&self, home: &Home, path: &Path, ips: &[IpAddr]) -> Result<Netns, String> {
+    fn check(&self, home: &Home, path: &Path, owners: &[NetnsId], ips: &[IpAddr]) -> Result<Netns, String> {
         let netns = home.open(path)?;
+        // Before anything is done inside: whoever owns it can do there what they like.
+        if !netns.owner().is_ok_and(|owner| owners.contains(&owner)) {
+            return Err(format!(
+                "{} belongs to a user namespace that a process of the pod has made; the agent enters only the pod's own network",
+                path.display()
+            ));
+        }
         let survey = netns.within(home, Survey::of_intercepted).map_err(|error| {
             format!("cannot enter the pod's network namespace: {error}; give the agent CAP_SYS_ADMIN")
         })??;
@@ -163,19 +215,11 @@ pub(super) fn uid(pod: &PodName) -> Result<&str, String> {
     if plain { Ok(key) } else { Err(format!("{key} is no UID of a pod; look at the agent's version on this node")) }
 }
 
-/// Whether a process with this `/proc/PID/cgroup` belongs to the pod.
-///
-/// The kubelet's cgroupfs driver names the pod's cgroup `pod<uid>`, its systemd driver `kubepods-…-pod<uid>.slice` with
-/// `_` for `-`; containerd and CRI-O put the containers' below it, in every hierarchy of cgroup v1 as in v2.
-pub(super) fn names(cgroup: &str, uid: &str) -> bool {
-    let slice = uid.replace('-', "_");
-    let whole = |name: &str| {
-        [uid, slice.as_str()].into_iter().any(|uid| {
-            let rest = name.rsplit_once("pod").map(|(_, rest)| rest.strip_suffix(".slice").unwrap_or(rest));
-            rest == Some(uid)
-        })
-    };
-    cgroup.lines().filter_map(|line| line.splitn(3, ':').nth(2)).any(|path| path.split('/').any(whole))
+fn several(pod: &PodName) -> String {
+    format!(
+        "several network namespaces of pod {pod} hold an address of it, so it is not certain which is its own; end the process \
+         in it that has made another"
+    )
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> String {
@@ -190,17 +234,18 @@ fn unreadable(path: &Path, error: &io::Error) -> String {
 
 /// Looked at in one step: some ten microseconds each.
 pub(super) const PROCESSES: usize = 512;
-/// A mirror pod's is 32 digits without dashes, any other's 36 characters.
-const SHORTEST_UID: usize = 32;
 /// What the processes around such a sandbox are called; `/proc/PID/comm` has 15 characters.
 const SANDBOXES: [(&str, &str); 6] = [
     ("runsc", "gVisor"),
-    ("qemu-system", "a virtual machine (Kata)"),
-    ("cloud-hyperviso", "a virtual machine (Kata)"),
-    ("firecracker", "a virtual machine (Kata)"),
-    ("dragonball", "a virtual machine (Kata)"),
-    ("virtiofsd", "a virtual machine (Kata)"),
+    ("qemu-system", MACHINE),
+    ("cloud-hyperviso", MACHINE),
+    ("firecracker", MACHINE),
+    ("dragonball", MACHINE),
+    ("virtiofsd", MACHINE),
 ];
+const MACHINE: &str = "a virtual machine (Kata)";
+/// Network namespaces of one pod that are looked at, the oldest processes' first: each takes a millisecond.
+const MOST_NAMESPACES: usize = 64;
 
 #[cfg(test)]
 mod cgroup_tests;

@@ -34,7 +34,7 @@ impl Hierarchy {
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("mounts: run as root");
         let place = tempfile::tempdir().expect("folder");
-        let name = format!("none,name=redir-test-{}", std::process::id());
+        let name = format!("none,name={}", unique_prefix("test"));
         let (kind, options) = if version == 1 { ("cgroup", Some(name.as_str())) } else { ("cgroup2", None) };
         mount(None::<&str>, place.path(), Some(kind), MsFlags::empty(), options).expect("cgroups: run as root");
         Self { place, made: Vec::new() }
@@ -111,6 +111,38 @@ fn pod_is_found(version: u8) {
         assert!(seen.contains("/../"), "it is seen from another cgroup: {seen}");
         assert!(super::names(&seen, uid) && !super::names(&seen, another), "{seen}");
     }
+}
+
+/// What a container with default capabilities can do: it makes cgroups below its own and names them as it likes.
+fn pod_is_not_passed_for(version: u8) {
+    let [uid, another] = &uids(version + 2);
+    let topology = Topology::new(&unique_prefix("k"), 1).expect("namespaces: run as root");
+    let home = Home::new().expect("own namespace");
+    let namespace = &topology.pods[0].namespace;
+    let mut hierarchy = Hierarchy::mount(version);
+    let above = unique_prefix("cg");
+    for (victim, attacker) in of_pod(uid).into_iter().zip(of_pod(another)) {
+        let attacking = namespace.spawn("sleep", Command::new("sleep").arg("600")).expect("started");
+        join(&hierarchy.cgroup(&format!("{above}/{attacker}/{victim}")), &attacking);
+        let mut seeker = Seeker::new(Path::new("/proc"));
+        let mut open = |uid: &str| {
+            let pod = PodName::of_uid(uid, "shop", "web-1").expect("good");
+            seeker.open(&home, &pod, &[topology.pods[0].v4.into()], &mut || {}).map(|netns| netns.id())
+        };
+        let error = open(uid).expect_err("an attacker's");
+        assert!(error.contains("no process"), "{victim}: {error}");
+        assert_eq!(open(another), Ok(NetnsId::of(namespace.path()).expect("there")), "{attacker}");
+    }
+}
+
+#[test]
+fn a_nested_cgroup_passes_for_no_pod_in_version_1() {
+    pod_is_not_passed_for(1);
+}
+
+#[test]
+fn a_nested_cgroup_passes_for_no_pod_in_version_2() {
+    pod_is_not_passed_for(2);
 }
 
 #[test]

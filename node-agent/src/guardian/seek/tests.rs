@@ -1,8 +1,12 @@
 //! A made-up `/proc` whose namespaces are real. Needs root.
 
-use std::os::unix::fs::symlink;
+use std::{os::unix::fs::symlink, process::Command, time::Duration};
 
-use redir_rig::topology::{Topology, unique_prefix};
+use redir_rig::{
+    process::Process,
+    topology::{Topology, unique_prefix},
+    wait,
+};
 use tempfile::TempDir;
 
 use super::*;
@@ -24,6 +28,9 @@ fn every_spelling_of_a_pod_s_cgroup_is_known() {
         // As a process of another cgroup namespace sees it.
         format!("0::/../../pod{UID}/8c1d"),
         format!("0::/../kubepods-burstable-pod{slice}.slice/cri-containerd-8c.scope"),
+        // kind's nodes are containers themselves.
+        format!("0::/docker/4f2a/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{slice}.slice/cri-8c.scope"),
+        format!("1:name=systemd:/docker/4f2a/kubelet/kubepods/besteffort/pod{UID}/8c1d\n0::/docker/4f2a"),
     ] {
         assert!(names(&cgroup, UID), "{cgroup}");
         assert!(!names(&cgroup, OTHER), "{cgroup}");
@@ -36,9 +43,26 @@ fn every_spelling_of_a_pod_s_cgroup_is_known() {
         format!("0::/system.slice/pod{UID}.service"),
         // A name of a controller is no path.
         format!("1:name=pod{UID}:/x"),
+        format!("0::/kubepods/xpod{UID}/8c1d"),
     ] {
         assert!(!names(&cgroup, UID), "{cgroup}");
     }
+}
+
+#[test]
+fn what_a_container_makes_below_its_own_cgroup_names_no_pod() {
+    let (own, other) = (UID.replace('-', "_"), OTHER.replace('-', "_"));
+    for cgroup in [
+        format!("0::/kubepods/burstable/pod{UID}/8c1d/pod{OTHER}/x"),
+        format!("0::/../../pod{UID}/8c1d/kubepods/pod{OTHER}"),
+        format!("0::/kubepods.slice/kubepods-pod{own}.slice/cri-8c.scope/kubepods.slice/kubepods-pod{other}.slice/x"),
+        format!("4:memory:/kubepods/pod{UID}/8c1d/pod{OTHER}\n3:cpu:/kubepods/pod{UID}/8c1d\n0::/"),
+    ] {
+        assert!(names(&cgroup, UID) && !names(&cgroup, OTHER), "{cgroup}");
+    }
+    // Who is in the cgroups of two pods is neither's.
+    let both = format!("2:memory:/kubepods/pod{UID}/8c1d\n1:cpu:/kubepods/pod{OTHER}/8c1d");
+    assert!(!names(&both, UID) && !names(&both, OTHER));
 }
 
 struct Node {
@@ -61,7 +85,19 @@ impl Node {
         fs::create_dir_all(folder.join("ns")).expect("made");
         fs::write(folder.join("cgroup"), format!("0::/kubepods/pod{uid}/c\n")).expect("written");
         fs::write(folder.join("comm"), format!("{comm}\n")).expect("written");
+        // The higher its number, the later it has begun.
+        let stat = format!("{pid} ({comm}) S 1{} 1 0 {pid} 0\n", " 0".repeat(15));
+        fs::write(folder.join("stat"), stat).expect("written");
         symlink(netns, folder.join("ns/net")).expect("linked");
+    }
+
+    /// The namespaces of a process are another's.
+    fn shares(&self, pid: u32, of: &str, kinds: &[&str]) {
+        let folder = self.proc.path().join(pid.to_string()).join("ns");
+        fs::create_dir_all(&folder).expect("made");
+        for kind in kinds {
+            symlink(format!("/proc/{of}/ns/{kind}"), folder.join(kind)).expect("linked");
+        }
     }
 
     fn ends(&self, pid: u32) {
@@ -110,16 +146,118 @@ fn the_node_s_own_namespace_is_refused() {
     assert!(error.contains("hostNetwork"), "{error}");
 }
 
+/// A process in a network namespace that holds an address, made by `unshare` with these options.
+fn with_network(options: &[&str], ip: IpAddr) -> Process {
+    let script = format!(
+        "ip link add eth0 type veth peer name other && ip addr add {ip}/32 dev eth0 && ip link set eth0 up && echo ready && \
+         exec sleep 600"
+    );
+    let mut unshare = Command::new("unshare");
+    unshare.args(options).args(["--net", "sh", "-c", &script]);
+    let mut process = Process::spawn("unshare", &mut unshare).expect("started");
+    process.wait_for_line("ready", Duration::from_secs(60)).expect("a namespace with an address");
+    process
+}
+
+fn netns_of(process: &Process) -> PathBuf {
+    PathBuf::from(format!("/proc/{}/ns/net", process.pid()))
+}
+
+const ITS_OWN_USERS: [&str; 2] = ["--user", "--map-root-user"];
+
 #[test]
-fn sandboxes_with_a_network_of_their_own_are_refused() {
+fn a_namespace_that_a_container_owns_is_not_entered_and_hides_nothing() {
+    let mut node = Node::new();
+    let ips = node.ip(0);
+    let nested = with_network(&ITS_OWN_USERS, ips[0]);
+    let its = nested.pid().to_string();
+    node.process(10, UID, "pause", &node.netns(1));
+    node.shares(10, "self", &["user"]);
+    node.process(11, UID, "chrome", &netns_of(&nested));
+    node.shares(11, &its, &["user"]);
+    // It is all there is: the pod's own namespace holds no address yet.
+    let error = node.open(&ips).expect_err("a container's");
+    assert!(error.contains("holds none of its addresses"), "{error}");
+    node.ends(10);
+    node.process(10, UID, "pause", &node.netns(0));
+    node.shares(10, "self", &["user"]);
+    assert_eq!(node.open(&ips), Ok(NetnsId::of(&node.netns(0)).expect("there")));
+}
+
+#[test]
+fn a_pod_with_users_of_its_own_is_found_and_not_mistaken_for_another_of_its_making() {
+    let mut node = Node::new();
+    let ips = node.ip(0);
+    let (sandbox, nested) = (with_network(&ITS_OWN_USERS, ips[0]), with_network(&ITS_OWN_USERS, ips[0]));
+    node.process(10, UID, "pause", &netns_of(&sandbox));
+    node.shares(10, &sandbox.pid().to_string(), &["user"]);
+    node.process(11, UID, "nginx", &netns_of(&sandbox));
+    node.process(12, UID, "chrome", &netns_of(&nested));
+    node.shares(12, &nested.pid().to_string(), &["user"]);
+    assert_eq!(node.open(&ips), Ok(NetnsId::of(&netns_of(&sandbox)).expect("there")));
+    // A runtime's helper on the node's own network is older, and is no sandbox.
+    node.process(9, UID, "conmon", Path::new("/proc/self/ns/net"));
+    node.shares(9, "self", &["user"]);
+    assert_eq!(node.open(&ips), Ok(NetnsId::of(&netns_of(&sandbox)).expect("there")));
+    node.ends(10);
+    node.ends(11);
+    assert!(node.open(&ips).is_ok(), "the oldest that is left stands for the sandbox");
+}
+
+#[test]
+fn two_namespaces_with_the_pods_address_are_refused_and_others_are_not_in_the_way() {
+    let mut node = Node::new();
+    let ips = node.ip(0);
+    // As Docker in a privileged container makes them.
+    let nested = with_network(&[], "172.17.0.2".parse().expect("address"));
+    node.process(10, UID, "pause", &node.netns(0));
+    node.process(11, UID, "dockerd", &netns_of(&nested));
+    assert_eq!(node.open(&ips), Ok(NetnsId::of(&node.netns(0)).expect("there")));
+    let twin = with_network(&[], ips[0]);
+    node.process(12, UID, "sh", &netns_of(&twin));
+    let error = node.open(&ips).expect_err("not certain");
+    assert!(error.contains("several network namespaces") && error.contains("web-1"), "{error}");
+    // What is armed stays so.
+    let id = NetnsId::of(&node.netns(0)).expect("there");
+    assert!(!node.seeker.replaced(&node.home, &web(), id, &ips));
+}
+
+#[test]
+fn a_sandbox_with_a_network_inside_is_refused_and_a_name_alone_is_not() {
     for (comm, word) in [("runsc-sandbox", "gVisor"), ("qemu-system-x86", "Kata"), ("cloud-hyperviso", "Kata")] {
         let mut node = Node::new();
-        let netns = node.netns(0);
-        node.process(10, UID, "pause", &netns);
-        node.process(11, UID, comm, &netns);
+        let (with, without) = (node.netns(0), node.netns(1));
         let ips = node.ip(0);
-        assert!(node.open(&ips).expect_err("refused").contains(word));
+        node.process(10, UID, "pause", &with);
+        node.process(11, UID, comm, &with);
+        assert!(node.open(&ips).is_ok(), "{comm}: everybody can call a process so");
+        // gVisor takes the addresses off the pod's device.
+        node.ends(10);
+        node.ends(11);
+        node.process(11, UID, comm, &without);
+        let error = node.open(&ips).expect_err("refused");
+        assert!(error.contains(word) && error.contains("holds none of its addresses"), "{error}");
     }
+}
+
+#[test]
+fn a_virtual_machine_is_known_by_seeing_the_nodes_files() {
+    let mut node = Node::new();
+    let ips = node.ip(0);
+    let contained =
+        Process::spawn("unshare", Command::new("unshare").args(["--mount", "sleep", "600"])).expect("started");
+    let own = |pid: &str| NetnsId::of(Path::new(&format!("/proc/{pid}/ns/mnt"))).expect("there");
+    let its = contained.pid().to_string();
+    wait::until_true("its own mounts", Duration::from_secs(60), || Ok(own(&its) != own("self"))).expect("unshare");
+    node.shares(1, "self", &["mnt"]);
+    node.process(10, UID, "qemu-system-x86", &node.netns(0));
+    node.shares(10, &its, &["mnt"]);
+    assert!(node.open(&ips).is_ok(), "a container with such a name");
+    node.ends(10);
+    node.process(10, UID, "qemu-system-x86", &node.netns(0));
+    node.shares(10, "self", &["mnt"]);
+    let error = node.open(&ips).expect_err("Kata");
+    assert!(error.contains("Kata") && error.contains("ordinary runtime"), "{error}");
 }
 
 #[test]
