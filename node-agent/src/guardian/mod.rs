@@ -89,9 +89,11 @@ pub(crate) fn run(settings: Settings<'_>, worker_arguments: Vec<OsString>) -> an
     tracing::info!(listen = %agent.listen, key = %identity.pin(), pods = file.config().pods.len(), "the agent starts");
     let mut tls = TlsFiles::default();
     tls.configure(file.config());
+    let mut pods = Pods::new(home, agent.attach, agent.user, seeker);
+    pods.note(file.config());
     let supervisor = Supervisor {
         launch: Launch { user: agent.user, arguments: worker_arguments },
-        pods: Pods::new(home, agent.attach, agent.user, seeker),
+        pods,
         drain: agent.drain,
         life: supervisor::Life::default(),
         file,

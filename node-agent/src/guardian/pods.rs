@@ -170,10 +170,13 @@ impl Pods {
         at: &Whereabouts,
         meanwhile: Meanwhile<'_>,
     ) -> Result<Netns, String> {
-        let Self { home, armed, seeker, .. } = self;
+        let Self { home, armed, seeker, owners, .. } = self;
         match (seeker, config.pod(name)) {
             (Some(seeker), _) => seeker.open(home, name, &at.ips, &mut || meanwhile(home, armed)),
-            (None, Some(pod)) => home.open(&pod.netns),
+            (None, Some(pod)) => {
+                let netns = home.open(&pod.netns)?;
+                owners.confirm(&pod.netns).map(|()| netns)
+            }
             (None, None) => Err(no_such_pod(name)),
         }
     }
@@ -210,7 +213,7 @@ impl Pods {
         self.told.clear();
         self.flushes.clear();
         self.endings = Endings::default();
-        self.owners = Owners::default();
+        self.owners.forget_all();
     }
 
     /// Detaches what has lingered long enough.
@@ -314,6 +317,11 @@ impl Pods {
     /// One of them has ended: it is waited for no longer.
     pub(super) fn forget_ended_owners(&mut self) {
         self.owners.forget_ended();
+    }
+
+    /// Takes note of what a configuration names: the first, and each new one.
+    pub(super) fn note(&mut self, config: &Config) {
+        self.owners.note(config);
     }
 
     /// Takes back what a new configuration no longer allows; the worker hears of it by itself.

@@ -25,6 +25,12 @@ impl Process {
         self.pid
     }
 
+    /// Whether its start tells it from one that began earlier: the clock of starts ticks each 10 ms.
+    #[cfg(test)]
+    pub(super) fn began_after(self, other: Self) -> bool {
+        self.began > other.began
+    }
+
     /// Whether it still runs. What cannot be read for another reason than its end counts as running.
     pub(super) fn runs(self, proc: &Path) -> bool {
         match unless_ended(Stat::read(proc, self.pid)) {

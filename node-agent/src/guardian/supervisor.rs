@@ -166,6 +166,7 @@ impl Supervisor {
                 if restart_needed {
                     tracing::warn!("a change of [agent] takes effect when the agent is started again");
                 }
+                self.pods.note(self.file.config());
                 self.pods.restrict(self.file.config());
                 self.tls.configure(self.file.config());
                 self.push_config();

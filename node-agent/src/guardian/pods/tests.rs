@@ -17,6 +17,7 @@ use super::*;
 use crate::ipc::{self, BindAddress, Gate, Handed};
 
 mod devices;
+mod numbers;
 mod taken_over;
 
 /// One pod (`web-1`, ports 8080 and 8081) and one namespace without an address (`bare`).
