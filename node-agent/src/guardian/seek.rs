@@ -61,30 +61,40 @@ impl Seeker {
                 "the pod runs in {machine}, which has a network of its own inside; intercept a pod with the ordinary runtime"
             ));
         }
-        let (candidates, mut refusal) = self.candidates(home, &processes);
-        let owners = self.owners(home, &candidates);
-        let mut found = None;
+        let (candidates, unreadable) = self.candidates(home, &processes);
+        let (pid, netns) = self.choose(home, pod, &candidates, ips, pause).map_err(|refusal| {
+            let refusal = unreadable.or(refusal).unwrap_or_else(|| {
+                format!("process {first} of pod {pod} ended while it was looked at; the agent looks again every second")
+            });
+            match processes.iter().find_map(|pid| self.looks_like(*pid)) {
+                Some(sandbox) => format!("{refusal} (it looks like {sandbox}, which has a network of its own inside)"),
+                None => refusal,
+            }
+        })?;
+        self.found.insert(pod.clone(), pid);
+        Ok(netns)
+    }
+
+    /// The one namespace that is the pod's; else why the first of them is not, if there is one.
+    fn choose(
+        &self,
+        home: &Home,
+        pod: &PodName,
+        candidates: &[(u32, NetnsId)],
+        ips: &[IpAddr],
+        pause: Pause<'_>,
+    ) -> Result<(u32, Netns), Option<String>> {
+        let owners = self.owners(home, candidates);
+        let (mut found, mut refusal) = (None, None);
         for (pid, _) in candidates {
             pause();
-            match self.check(home, &self.netns_of(pid), &owners, ips) {
-                Ok(_) if found.is_some() => return Err(several(pod)),
-                Ok(netns) => found = Some((pid, netns)),
+            match self.check(home, &self.netns_of(*pid), &owners, ips) {
+                Ok(_) if found.is_some() => return Err(Some(several(pod))),
+                Ok(netns) => found = Some((*pid, netns)),
                 Err(reason) => drop(refusal.get_or_insert(reason)),
             }
         }
-        if let Some((pid, netns)) = found {
-            self.found.insert(pod.clone(), pid);
-            return Ok(netns);
-        }
-        let refusal = refusal.unwrap_or_else(|| {
-            format!("process {first} of pod {pod} ended while it was looked at; the agent looks again every second")
-        });
-        Err(match processes.iter().find_map(|pid| self.looks_like(*pid)) {
-            Some(sandbox) => {
-                format!("the pod seems to run in {sandbox}, which has a network of its own inside: {refusal}")
-            }
-            None => refusal,
-        })
+        found.ok_or(refusal)
     }
 
     /// The namespaces that the pod's processes are in, each by the oldest of them, the node's own last; and why one could not
