@@ -4,7 +4,7 @@
 use redir_abi::{Reason, TRIAL, is_reserved};
 
 use crate::maps::{self, Record, Taker};
-use crate::packet::{self, Family, Glance, Segment};
+use crate::packet::{self, Family, Glance, NotTcp, Segment};
 use crate::raw::{Sender, Skb};
 
 #[inline(always)]
@@ -23,8 +23,19 @@ fn watch<const V6: bool>(skb: Skb) -> Reason {
         Glance::Tcp { source, .. } if is_reserved(source) => {}
         Glance::Tcp { .. } | Glance::Other(_) => return Reason::ReflectOther,
     }
-    let Sender::Leg(number) = skb.sender(maps::leg_sockets()) else { return Reason::ReflectOther };
-    let Ok(segment) = packet::segment::<V6>(skb) else { return Reason::ReflectBroken };
+    let sender = skb.sender(maps::leg_sockets());
+    if !matches!(sender, Sender::Leg(_) | Sender::Accepted) {
+        return Reason::ReflectOther;
+    }
+    let segment = match packet::segment::<V6>(skb) {
+        Ok(segment) => segment,
+        Err(why) => return broken(skb, why),
+    };
+    let number = match sender {
+        Sender::Leg(number) => number,
+        _ if segment.opens() => return Reason::ReflectElsewhere,
+        _ => return Reason::ReflectOther,
+    };
     if !maps::port(segment.destination_port()).reflected {
         return elsewhere::<V6>(skb, &segment, number);
     }
@@ -55,6 +66,16 @@ pub fn give_trial(number: u64, segment: &Segment, leg: &Record) -> bool {
     }
     maps::forget_record(leg);
     true
+}
+
+/// What is no whole packet. Of a leg it is not to be understood, and not to be sent to a client; what accepts sends no
+/// extension headers, behind which a SYN could hide.
+#[inline(always)]
+pub fn broken(skb: Skb, why: NotTcp) -> Reason {
+    match (skb.sender(maps::leg_sockets()), why) {
+        (Sender::Leg(_), _) | (Sender::Accepted, NotTcp::Extension) => Reason::ReflectBroken,
+        _ => Reason::ReflectOther,
+    }
 }
 
 /// What a leg's socket sends to anything but the app stays here: whoever holds it reaches nothing else as the pod.

@@ -1,14 +1,14 @@
 //! redir's programs in the kernel. Entry points only: each counts a reason and maps it to a verdict.
 //!
 //! `steer` decides which new connections of an armed port are the agent's, `time_wait` gives them to its listener when the
-//! stack looks for one, `reflect` turns the agent's packets around so that the app keeps seeing its clients, `leg` keeps
+//! stack looks for one, `reflect` turns the agent's packets around so that the app keeps seeing its clients, `filter` keeps
 //! the agent's sockets from everything else. Any doubt leaves the packet alone. Loaded once for each intercepted pod, by the guardian; nothing is pinned.
 #![no_std]
 #![no_main]
 #![expect(unsafe_code, reason = "exported symbols and sections; everything else is in `raw`")]
 
+mod filter;
 mod icmp;
-mod leg;
 mod loopback;
 mod maps;
 mod packet;
@@ -86,8 +86,8 @@ pub fn redir_time_wait(ctx: SkLookupContext) -> u32 {
 }
 
 #[socket_filter]
-pub fn redir_leg(ctx: SkBuffContext) -> i64 {
-    match leg::run(&ctx) {
+pub fn redir_filter(ctx: SkBuffContext) -> i64 {
+    match filter::run(&ctx) {
         Some(reason) => {
             maps::count(reason);
             NOTHING

@@ -14,6 +14,7 @@ use aya_ebpf::{
     },
     programs::{SkLookupContext, TcContext},
 };
+use redir_abi::ACCEPTS;
 
 /// `BPF_HDR_START_MAC` and `BPF_HDR_START_NET`.
 #[derive(Clone, Copy)]
@@ -33,6 +34,8 @@ impl<T: Words, const N: usize> Words for [T; N] {}
 pub enum Sender {
     /// A socket that the guardian has made for a leg, with its number.
     Leg(u64),
+    /// A listener of the agent's, or a socket that one has accepted.
+    Accepted,
     /// Another socket of a connection.
     Socket,
     /// The kernel by itself: its resets and TIME_WAIT's answers come from no socket, from a small one, or from the raw one
@@ -83,7 +86,11 @@ impl Skb {
         // SAFETY: a full socket and a map of socket storage; the value is checked before it is read.
         unsafe {
             let number = bpf_sk_storage_get(legs, full.cast(), core::ptr::null_mut(), 0).cast::<u64>();
-            if number.is_null() { Sender::Socket } else { Sender::Leg(*number) }
+            match number.as_ref() {
+                None => Sender::Socket,
+                Some(&ACCEPTS) => Sender::Accepted,
+                Some(&number) => Sender::Leg(number),
+            }
         }
     }
 
@@ -91,6 +98,12 @@ impl Skb {
     #[inline(always)]
     pub fn is_of_leg(self, legs: *mut c_void) -> bool {
         matches!(self.sender(legs), Sender::Leg(_))
+    }
+
+    /// Whether a socket of the agent sends the packet, whatever it is for.
+    #[inline(always)]
+    pub fn is_of_agent(self, legs: *mut c_void) -> bool {
+        matches!(self.sender(legs), Sender::Leg(_) | Sender::Accepted)
     }
 
     /// Whether the socket that sends the packet was connected to this address and port (in host order): the packet may have
@@ -205,13 +218,18 @@ impl Sock {
         unsafe { (*self.0).family }
     }
 
-    /// Whether the socket has an entry in a map of socket storage; the small ones (TIME_WAIT, requests) have none.
+    /// Whether the socket was made for a leg; the small ones (TIME_WAIT, requests) are nobody's.
     #[inline(always)]
-    pub fn is_in(&self, storage: *mut c_void) -> bool {
-        // SAFETY: as above; the full socket is checked before it is passed on and shares our reference.
+    pub fn is_leg(&self, legs: *mut c_void) -> bool {
+        // SAFETY: as above; the full socket is checked before it is passed on and shares our reference, and the value is
+        // checked before it is read.
         unsafe {
             let full = bpf_sk_fullsock(self.0);
-            !full.is_null() && !bpf_sk_storage_get(storage, full.cast(), core::ptr::null_mut(), 0).is_null()
+            if full.is_null() {
+                return false;
+            }
+            let number = bpf_sk_storage_get(legs, full.cast(), core::ptr::null_mut(), 0).cast::<u64>();
+            number.as_ref().is_some_and(|number| *number != ACCEPTS)
         }
     }
 

@@ -30,9 +30,7 @@ fn reflect<const V6: bool, const L2: usize>(skb: Skb) -> Reason {
     let segment = match packet::segment::<V6>(skb) {
         Ok(segment) => segment,
         Err(NotTcp::Protocol) => return icmp::run::<V6, L2>(skb),
-        // Half a packet of the agent: not to be understood, and not to be sent to a client.
-        Err(_) if matches!(skb.sender(maps::leg_sockets()), Sender::Leg(_)) => return Reason::ReflectBroken,
-        Err(_) => return Reason::ReflectOther,
+        Err(why) => return loopback::broken(skb, why),
     };
     let reason = decide::<V6>(skb, &segment);
     if reason.verdict() != Verdict::Redirect {
@@ -51,7 +49,7 @@ fn reflect<const V6: bool, const L2: usize>(skb: Skb) -> Reason {
 #[inline(always)]
 fn is_somebody_elses<const V6: bool, const L2: usize>(skb: Skb) -> bool {
     match packet::glance::<V6, L2>(skb) {
-        Glance::Syn { source, destination } => !is_between(source, destination) && !skb.is_of_leg(maps::leg_sockets()),
+        Glance::Syn { source, destination } => !is_between(source, destination) && !skb.is_of_agent(maps::leg_sockets()),
         Glance::Tcp { source, destination } => {
             !is_between(source, destination) && !(is_reserved(source) && skb.is_of_leg(maps::leg_sockets()))
         }
@@ -88,6 +86,7 @@ fn decide<const V6: bool>(skb: Skb, segment: &Segment) -> Reason {
         match skb.sender(maps::leg_sockets()) {
             Sender::Leg(number) if to_app => return outward::<V6>(skb, segment, number),
             Sender::Leg(number) => return loopback::elsewhere::<V6>(skb, segment, number),
+            Sender::Accepted if segment.opens() => return Reason::ReflectElsewhere,
             // A socket of the pod may have the same ports: what it sends is its own.
             Sender::Kernel if to_app && maps::is_leg(&leg::<V6>(segment, true)) => return Reason::ReflectOutLate,
             _ => {}

@@ -35,7 +35,7 @@ pub enum Owner {
 pub fn state_and_owner<const V6: bool>(skb: Skb, tuple: &Tuple) -> (u32, Owner) {
     let Some(sock) = Sock::find::<V6>(skb, tuple) else { return (NONE, Owner::Other) };
     let state = sock.state();
-    let owner = if sock.is_in(maps::leg_sockets()) { Owner::Agent } else { Owner::Other };
+    let owner = if sock.is_leg(maps::leg_sockets()) { Owner::Agent } else { Owner::Other };
     sock.release();
     (state, owner)
 }

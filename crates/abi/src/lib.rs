@@ -25,6 +25,9 @@ pub const TURNED_SLOTS: u32 = 4096;
 /// Bit of a leg's number, and of a record's time: the leg only tries the way, and is taken by the listener for that.
 pub const TRIAL: u64 = 1 << 63;
 
+/// In place of a leg's number, on the agent's listeners and whatever they have accepted: such a socket never opens a connection.
+pub const ACCEPTS: u64 = 0;
+
 /// Where the note of the leg with this number is.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "below the number of slots")]
@@ -74,8 +77,8 @@ pub mod program {
     pub const REFLECT_L3: &str = "redir_refl_l3";
     /// The `sk_lookup` companion: gives new connections that `steer` has recorded to the agent's listener.
     pub const TIME_WAIT: &str = "redir_time_wait";
-    /// Socket filter of the agent's sockets towards the app.
-    pub const LEG: &str = "redir_leg";
+    /// Filter of the agent's sockets in the pod.
+    pub const FILTER: &str = "redir_filter";
     /// Egress of `lo`.
     pub const REFLECT_LO: &str = "redir_refl_lo";
     /// All that can be attached to a device's hooks: what a killed predecessor may have left.
@@ -90,7 +93,7 @@ pub mod map {
     pub const COMPANION: &str = "COMPANION";
     /// Array of one `u32`: 1 once a SYN of the agent to the app was sent elsewhere; from then on nothing is steered.
     pub const DIVERTED: &str = "DIVERTED";
-    /// Array of one `u32`: 1 once the programs are detached; from then on no socket of the agent gets a packet.
+    /// Array of one `u32`: 1 once the programs are detached; from then on no socket of the agent in the pod gets a packet.
     pub const RELEASED: &str = "RELEASED";
     /// Array of [`PortWord`](crate::PortWord), [`PORT_WORDS`](crate::PORT_WORDS) long: what is done with each port. Written by the guardian.
     pub const PORTS: &str = "PORTS";
@@ -101,7 +104,8 @@ pub mod map {
     /// Array of one `u64` that can be mapped: the worker's last sign of life, monotonic nanoseconds.
     pub const HEARTBEAT: &str = "HEARTBEAT";
     /// Socket storage: the number of each socket that the guardian has made for a leg, a `u64` from 1 that never comes
-    /// twice in a pod. The object has a stand-in; the guardian makes the map, which needs type information.
+    /// twice in a pod, or [`ACCEPTS`](crate::ACCEPTS). The object has a stand-in; the guardian makes the map, which needs type
+    /// information.
     pub const LEG_SOCKETS: &str = "LEG_SOCKETS";
     /// Array of [`TURNED_SLOTS`](crate::TURNED_SLOTS) `u64` that can be mapped, by [`turned_slot`](crate::turned_slot): the
     /// number of the leg whose SYN was turned round, or seen on `lo` where nothing turns.

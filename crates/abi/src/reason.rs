@@ -9,8 +9,8 @@ pub enum Program {
     Reflect,
     /// `sk_lookup`: gives the connections that `steer` has recorded to the agent; alone helps those in TIME_WAIT.
     TimeWait,
-    /// Socket filter of the agent's sockets towards the app.
-    Leg,
+    /// Filter of the agent's sockets in the pod.
+    Filter,
 }
 
 impl Program {
@@ -20,7 +20,7 @@ impl Program {
             Self::Steer => "steer",
             Self::Reflect => "reflect",
             Self::TimeWait => "time_wait",
-            Self::Leg => "leg",
+            Self::Filter => "filter",
         }
     }
 }
@@ -133,7 +133,8 @@ reasons! {
     ReflectLoopback = "loopback", Reflect, Next;
     /// From a socket of the agent, but no whole TCP packet: dropped, it must not reach a client.
     ReflectBroken = "own_broken", Reflect, Drop;
-    /// From a socket of the agent to something else than the app: dropped, the agent reaches nothing else as the pod.
+    /// From a socket of the agent to something else than the app, or a SYN from one that accepts: dropped, the agent reaches
+    /// nothing else as the pod.
     ReflectElsewhere = "own_elsewhere", Reflect, Drop;
     /// App to agent: sent back in.
     ReflectReply = "reply", Reflect, Redirect;
@@ -157,10 +158,10 @@ reasons! {
     TimeWaitLate = "late", TimeWait, Next;
     /// A leg that only tries the way, whose listener is gone: refused, the app must not get it.
     TimeWaitTrialLost = "trial_lost", TimeWait, Drop;
-    /// A SYN to a socket of the agent, which opens connections and accepts none: dropped.
-    LegSyn = "syn", Leg, Drop;
-    /// To a socket of the agent that the agent has kept beyond the release of the pod: dropped.
-    LegReleased = "released", Leg, Drop;
+    /// A SYN to a socket of the agent, and to a port that nobody intercepts: dropped.
+    FilterSyn = "syn", Filter, Drop;
+    /// To a socket of the agent that is kept beyond the release of the pod: dropped.
+    FilterReleased = "released", Filter, Drop;
 }
 
 /// Number of counters.

@@ -113,6 +113,7 @@ impl ArmedPod {
         };
         pause();
         let mut datapath = PodDatapath::load(&spec, pause)?;
+        keep_to_ports(&datapath, &listeners)?;
         datapath.reflect(port)?;
         datapath.attach(pause)?;
         if at.first == FirstHand::Proxy && !datapath.looks_up() {
@@ -211,6 +212,7 @@ impl ArmedPod {
             self.netns.within(home, || listeners::listen(|_| true)).flatten().map_err(|error| {
                 unusable(format!("cannot listen in the pod's network namespace: {error}; try again"))
             })?;
+        keep_to_ports(&self.datapath, &listeners)?;
         self.datapath.set_trial_listeners(listeners.v4.as_fd(), listeners.v6.as_ref().map(AsFd::as_fd))?;
         Ok(Some(listeners))
     }
@@ -429,6 +431,15 @@ struct Inside {
     listeners: Listeners,
     connections: Vec<Connection>,
     app: Option<AppListening>,
+}
+
+/// Before the worker gets them: it must be able to accept with them, and nothing else.
+fn keep_to_ports(datapath: &PodDatapath, listeners: &Listeners) -> Result<(), Refusal> {
+    let sockets = [Some(&listeners.v4), listeners.v6.as_ref()];
+    let kept = sockets.into_iter().flatten().try_for_each(|socket| datapath.make_listener(socket.as_fd()));
+    kept.map_err(|error| {
+        unusable(format!("cannot put the agent's filter on its listener: {error}; raise net.core.optmem_max"))
+    })
 }
 
 fn look_and_listen(ports: Option<&BTreeSet<u16>>, port: u16) -> Result<Inside, String> {

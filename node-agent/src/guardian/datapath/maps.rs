@@ -68,7 +68,7 @@ impl Maps {
         self.released.set(0, u32::from(released), 0).map_err(|e| map_error(map::RELEASED, &e))
     }
 
-    /// Makes a socket a leg's.
+    /// Puts a leg's number on its socket, or what stands for one.
     pub(super) fn put_leg(&self, socket: BorrowedFd<'_>, number: u64) -> io::Result<()> {
         storage::put(self.leg_sockets.map().fd().as_fd(), socket, number)
     }

@@ -26,7 +26,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use aya::Ebpf;
-use redir_abi::{POD_IP_ENTRIES, Reason, TRIAL, program};
+use redir_abi::{ACCEPTS, POD_IP_ENTRIES, Reason, TRIAL, program};
 
 pub(crate) use adapt::Adapted;
 pub(crate) use error::DatapathError;
@@ -94,7 +94,7 @@ impl PodDatapath {
             }
         }
         pause();
-        object::load_leg_filter(&mut ebpf, pause)?;
+        object::load_filter(&mut ebpf, pause)?;
         pause();
         object::classifier(&mut ebpf, program::REFLECT_LO, pause)?;
         pause();
@@ -163,8 +163,7 @@ impl PodDatapath {
     /// it. `trial`: the leg only tries the way, and never reaches the app. The result is its number, by which its note of a
     /// turned SYN is found.
     pub(crate) fn make_leg(&self, socket: BorrowedFd<'_>, trial: bool) -> io::Result<u64> {
-        let filter = object::leg_filter(&self.ebpf).ok_or(io::ErrorKind::NotFound)?;
-        storage::filter_for_good(socket, filter)?;
+        self.filter(socket)?;
         let mut legs = self.legs.lock().unwrap_or_else(PoisonError::into_inner);
         let count = *legs + 1;
         let number = if trial { count | TRIAL } else { count };
@@ -172,6 +171,18 @@ impl PodDatapath {
         // Only now: who asks for many is told the first number, and counts on from there.
         *legs = count;
         Ok(number)
+    }
+
+    /// Makes a socket a listener of the agent's: what it accepts, and it itself, opens no connection, and it accepts none but to
+    /// ports that are intercepted.
+    pub(crate) fn make_listener(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        self.filter(socket)?;
+        self.maps.put_leg(socket, ACCEPTS)
+    }
+
+    fn filter(&self, socket: BorrowedFd<'_>) -> io::Result<()> {
+        let filter = object::socket_filter(&self.ebpf).ok_or(io::ErrorKind::NotFound)?;
+        storage::filter_for_good(socket, filter)
     }
 
     /// The listeners that take the legs which only try the way, until they are closed.

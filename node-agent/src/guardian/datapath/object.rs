@@ -106,18 +106,18 @@ pub(super) fn companion<'a>(ebpf: &'a mut Ebpf, pause: Pause<'_>) -> Result<&'a 
     Ok(program)
 }
 
-/// Loads the filter of the legs' sockets.
-pub(super) fn load_leg_filter(ebpf: &mut Ebpf, pause: Pause<'_>) -> Result<(), DatapathError> {
-    let name = program::LEG;
+/// Loads the filter of the agent's sockets.
+pub(super) fn load_filter(ebpf: &mut Ebpf, pause: Pause<'_>) -> Result<(), DatapathError> {
+    let name = program::FILTER;
     let program =
         ebpf.program_mut(name).ok_or(DatapathError::Load { program: name, detail: "not in the object".into() })?;
     let program: &mut SocketFilter = program.try_into().map_err(|e| refused_program(name, &e))?;
     load_patiently(name, || program.load(), pause)
 }
 
-/// The filter of the legs' sockets; None unless it is loaded.
-pub(super) fn leg_filter(ebpf: &Ebpf) -> Option<BorrowedFd<'_>> {
-    let Some(Program::SocketFilter(program)) = ebpf.program(program::LEG) else { return None };
+/// The filter of the agent's sockets; None unless it is loaded.
+pub(super) fn socket_filter(ebpf: &Ebpf) -> Option<BorrowedFd<'_>> {
+    let Some(Program::SocketFilter(program)) = ebpf.program(program::FILTER) else { return None };
     program.fd().ok().map(AsFd::as_fd)
 }
 

@@ -13,14 +13,14 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use super::link::bpf;
 
-/// Makes the map (5.2): for each socket a `u64`.
+/// Makes the map: for each socket a `u64`.
 pub(super) fn create() -> io::Result<OwnedFd> {
     let types = load_types()?;
     let mut attributes = MapCreate {
         map_type: BPF_MAP_TYPE_SK_STORAGE,
         key_size: 4,
         value_size: 8,
-        flags: BPF_F_NO_PREALLOC,
+        flags: BPF_F_NO_PREALLOC | BPF_F_CLONE,
         types: types.as_raw_fd().cast_unsigned(),
         key_type: INT,
         value_type: U64,
@@ -103,6 +103,8 @@ const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_BTF_LOAD: libc::c_long = 18;
 const BPF_MAP_TYPE_SK_STORAGE: u32 = 24;
 const BPF_F_NO_PREALLOC: u32 = 1;
+/// What a listener accepts gets the listener's value (5.4).
+const BPF_F_CLONE: u32 = 1 << 9;
 
 /// The part of `union bpf_attr` that `BPF_MAP_CREATE` reads.
 #[derive(Default)]

@@ -3,17 +3,21 @@
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{IpAddr, Shutdown, SocketAddr, TcpListener},
-    os::fd::AsFd,
+    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::mman::{MapFlags, ProtFlags, mmap, munmap},
+    time::{ClockId, clock_gettime},
+};
 use redir_abi::MARK;
 use redir_rig::{
     topology::{FAMILIES, Family, Host},
     wait,
 };
-use socket2::{Domain, SockAddr, Type};
+use socket2::{Domain, SockAddr, SockRef, Type};
 
 use super::*;
 
@@ -23,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The armed pod, its app on port 8080, and one more service on its loopback addresses.
 struct TakenOver {
     rig: Rig,
+    /// What the worker got for the armed port.
+    handed: Vec<OwnedFd>,
     apps: Vec<TcpListener>,
     _private: Vec<TcpListener>,
 }
@@ -34,8 +40,8 @@ impl TakenOver {
         let listen = |ip: IpAddr, port: u16| pod.run(|| listener(ip, port)).expect("inside");
         let apps = FAMILIES.map(|family| listen(family.any(), 8080)).into();
         let private = FAMILIES.map(|family| listen(family.loopback(), 6379)).into();
-        rig.arm(8080).expect("armed");
-        Self { rig, apps, _private: private }
+        let (_, handed) = rig.arm(8080).expect("armed");
+        Self { rig, handed, apps, _private: private }
     }
 
     fn pod(&self) -> &Host {
@@ -51,6 +57,18 @@ impl TakenOver {
         let (reply, mut fds) = self.rig.sockets(ip, &[port]).expect("granted");
         assert_eq!(fds.len(), 1, "{reply:?}");
         Socket::from(fds.remove(0))
+    }
+
+    /// A client's connection, and the worker's end of it.
+    fn accepted(&mut self, family: Family) -> (TcpStream, Socket) {
+        let [v4, v6, heartbeat, ..] = &self.handed[..] else { panic!("listeners and a heartbeat") };
+        beat(heartbeat);
+        let to = self.pod().at(family, 8080);
+        let from = &self.rig.topology.client.namespace;
+        let client = from.run(|| TcpStream::connect_timeout(&to, PATIENCE)).expect("inside").expect("connected");
+        let listener = SockRef::from(if family == Family::V4 { v4 } else { v6 });
+        assert!(waits(&*listener, PATIENCE), "steered");
+        (client, listener.accept().expect("accepted").0)
     }
 
     /// Until the programs have dropped so many packets for a reason.
@@ -118,7 +136,7 @@ fn is_connected(socket: &Socket) -> bool {
     socket.peer_addr().is_ok()
 }
 
-fn accept(listener: &TcpListener) -> (std::net::TcpStream, SocketAddr) {
+fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     assert!(waits(listener, PATIENCE), "nobody connected");
     listener.accept().expect("accepted")
 }
@@ -126,6 +144,30 @@ fn accept(listener: &TcpListener) -> (std::net::TcpStream, SocketAddr) {
 fn waits(listener: &impl AsFd, limit: Duration) -> bool {
     let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
     poll(&mut fds, PollTimeout::try_from(limit).expect("short")).expect("polled") == 1
+}
+
+/// Shows the programs that the worker lives, as the worker does.
+#[expect(unsafe_code, reason = "shared memory with the programs")]
+fn beat(heartbeat: &OwnedFd) {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("a clock");
+    let nanos = u64::try_from(Duration::from(now).as_nanos()).expect("some centuries");
+    let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: a fresh mapping of a whole page, written to once and unmapped.
+    unsafe {
+        let page =
+            mmap(None, 4096.try_into().expect("a page"), access, MapFlags::MAP_SHARED, heartbeat, 0).expect("mapped");
+        page.cast::<u64>().write_volatile(nanos);
+        munmap(page, 4096).expect("unmapped");
+    }
+}
+
+/// Takes a socket's connection, or its queue, off it, after which it may connect anew.
+#[expect(unsafe_code, reason = "no wrapper for an address without a family")]
+fn disconnect(socket: &Socket) {
+    let nowhere = [0_u8; 16];
+    // SAFETY: the address is as long as the length says; its family is AF_UNSPEC.
+    let result = unsafe { libc::connect(socket.as_raw_fd(), nowhere.as_ptr().cast(), 16) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
 }
 
 /// Fast Open's way to send data with the SYN, which needs no cookie if the sender says so.
@@ -212,7 +254,7 @@ fn a_leg_that_listens_gets_nobody_from_outside_or_inside() {
             }
             listening.push(leg);
         }
-        taken_over.until_dropped(Reason::LegSyn, connections.len() as u64);
+        taken_over.until_dropped(Reason::FilterSyn, connections.len() as u64);
         assert!(connections.iter().all(|connection| !is_connected(connection)), "{attach:?}");
         assert!(listening.iter().all(|leg| !waits(leg, Duration::ZERO)), "{attach:?}");
     }
@@ -227,10 +269,10 @@ fn a_leg_does_not_meet_an_accomplice_half_way() {
             let leg = taken_over.leg(family, 700);
             let accomplice = taken_over.rig.topology.peer.at(family, 6443);
             begin(&leg, accomplice);
-            let before = taken_over.count(Reason::LegSyn);
+            let before = taken_over.count(Reason::FilterSyn);
             let at = taken_over.pod().at(family, 700);
             let other = begin_from(&taken_over.rig.topology.peer, Some(accomplice), at);
-            taken_over.until_dropped(Reason::LegSyn, before + 1);
+            taken_over.until_dropped(Reason::FilterSyn, before + 1);
             assert!(!is_connected(&leg) && !is_connected(&other), "{attach:?} {family:?}");
         }
     }
@@ -267,6 +309,64 @@ fn a_leg_that_is_kept_beyond_the_release_of_the_pod_is_of_no_use() {
 fn repeated(host: &Host) -> usize {
     let begun = host.namespace.output(&["ss", "-Htno", "state", "syn-sent"]).expect("ss");
     begun.lines().filter(|line| line.contains("timer:(on,") && !line.contains(",0)")).count()
+}
+
+/// What the kernel has made for an accepted connection can be taken off it, and then it is any socket of the pod.
+#[test]
+fn what_the_worker_has_accepted_and_its_listeners_open_no_connection() {
+    for attach in hooks() {
+        let mut taken_over = TakenOver::new(attach);
+        let peer = &taken_over.rig.topology.peer;
+        let elsewhere = FAMILIES.map(|family| peer.namespace.run(|| listener(peer.ip(family), 6443)).expect("inside"));
+        let outside = FAMILIES.map(|family| peer.at(family, 6443));
+        let mut sockets = Vec::new();
+        for (family, to) in FAMILIES.into_iter().zip(outside) {
+            for to in [to, taken_over.pod().at(family, 81)] {
+                let (client, accepted) = taken_over.accepted(family);
+                disconnect(&accepted);
+                begin(&accepted, to);
+                sockets.push(accepted);
+                drop(client);
+            }
+        }
+        // One that is bound anew, to listen.
+        let (_client, accepted) = taken_over.accepted(Family::V4);
+        disconnect(&accepted);
+        let at = taken_over.pod().at(Family::V4, 9000);
+        accepted.bind(&at.into()).expect("it may");
+        accepted.listen(16).expect("it may");
+        let before = taken_over.count(Reason::FilterSyn);
+        let client = begin_from(&taken_over.rig.topology.client, None, at);
+        taken_over.until_dropped(Reason::FilterSyn, before + 1);
+        assert!(!is_connected(&client) && !waits(&accepted, Duration::ZERO));
+        // And the listeners, towards the pod's own services.
+        for (family, handed) in FAMILIES.into_iter().zip(taken_over.handed.drain(..2)) {
+            let listener = Socket::from(handed);
+            disconnect(&listener);
+            begin(&listener, SocketAddr::new(family.loopback(), 6379));
+            sockets.push(listener);
+        }
+        taken_over.until_dropped(Reason::ReflectElsewhere, sockets.len() as u64);
+        assert!(sockets.iter().all(|socket| !is_connected(socket)), "{attach:?}");
+        assert!(elsewhere.iter().all(|listener| !waits(listener, Duration::ZERO)), "{attach:?}");
+    }
+}
+
+#[test]
+fn what_the_worker_has_accepted_is_of_no_use_beyond_the_release_of_the_pod() {
+    for attach in hooks() {
+        let mut taken_over = TakenOver::new(attach);
+        let (_client, accepted) = taken_over.accepted(Family::V4);
+        taken_over.rig.ask(Request::Disarm { pod: web(), port: 8080 }).expect("disarmed");
+        taken_over.rig.ask(Request::Release { pod: web() }).expect("released");
+        let peer = &taken_over.rig.topology.peer;
+        let _elsewhere = peer.namespace.run(|| listener(peer.v4.into(), 6443)).expect("inside");
+        disconnect(&accepted);
+        begin(&accepted, peer.at(Family::V4, 6443));
+        wait::until_true("the SYN is repeated", PATIENCE, || Ok(repeated(taken_over.pod()) == 1))
+            .expect("nobody answers");
+        assert!(!is_connected(&accepted), "{attach:?}");
+    }
 }
 
 #[test]
