@@ -2,7 +2,8 @@
 //!
 //! `steer` decides which new connections of an armed port are the agent's, `time_wait` gives them to its listener when the
 //! stack looks for one, `reflect` turns the agent's packets around so that the app keeps seeing its clients, `filter` keeps
-//! the agent's sockets from everything else. Any doubt leaves the packet alone. Loaded once for each intercepted pod, by the guardian; nothing is pinned.
+//! the agent's sockets from everything else. Any doubt leaves the packet alone. Loaded once for each intercepted pod, by the
+//! guardian; nothing is pinned.
 #![no_std]
 #![no_main]
 #![expect(unsafe_code, reason = "exported symbols and sections; everything else is in `raw`")]
