@@ -160,6 +160,7 @@ impl fmt::Display for FilterSpecError {
                     "the filter has preflights and no condition on a header that they could ask for"
                 }
                 FilterError::Regex(..) => "the filter has a regular expression that cannot be used",
+                FilterError::TooBig => "the filter takes too much memory once its regular expressions are compiled",
             }),
         }?;
         f.write_str("; `redir intercept` says more about each condition before it makes an Intercept")

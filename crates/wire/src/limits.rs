@@ -28,5 +28,3 @@ pub const PROBES: usize = 16;
 pub const CAUSES: usize = 64;
 /// Ports in one pod's entry.
 pub const PORTS: usize = 1024;
-/// Intercepts that one session may hold.
-pub const INTERCEPTS: usize = 256;

@@ -18,8 +18,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use redir_http::filter::Filter;
 use redir_tunnel::Pin;
-use redir_wire::{PodEntry, Refused, RefusedCode, Selector, Token, Which, Wish, limits};
+use redir_wire::{PodEntry, Refused, RefusedCode, Selector, Token, Which, Wish};
 
 use crate::{
     config::PodName,
@@ -147,10 +148,7 @@ impl Registry {
         let token = grant.wish.token;
         let predecessor = self.wishes.values().find(|other| other.pin == pin && other.grant.wish.token == token);
         let predecessor = predecessor.map(|other| other.id);
-        if predecessor.is_none() && self.of_session(session).count() >= limits::INTERCEPTS {
-            let sentence = format!("one tunnel holds at most {} intercepts; leave some first", limits::INTERCEPTS);
-            return Err(Refused { code: RefusedCode::TooMany, sentence });
-        }
+        self.check_room(&pin, predecessor, &grant)?;
         self.retired.retain(|_, retired| retired.until > now);
         let before = predecessor.and_then(|id| self.wishes.remove(&id)).map(|before| before.retired(now));
         let before = before.or_else(|| self.retired.remove(&(pin, token)));
@@ -165,6 +163,19 @@ impl Registry {
         self.wishes.insert(id, registered);
         self.note_pods();
         Ok(id)
+    }
+
+    /// Whether an intercept may be added beside those that are there, but for the one in whose place it comes.
+    fn check_room(&self, pin: &Pin, predecessor: Option<u64>, grant: &Grant) -> Result<(), Refused> {
+        let others = || self.wishes.values().filter(|other| Some(other.id) != predecessor);
+        if others().filter(|other| other.pin == *pin).count() >= INTERCEPTS_OF_A_KEY {
+            let sentence = format!(
+                "one key has at most {INTERCEPTS_OF_A_KEY} intercepts on a node; `redir list` shows yours, and `redir leave` ends one"
+            );
+            return Err(Refused { code: RefusedCode::TooMany, sentence });
+        }
+        let taken = others().filter_map(|other| other.grant.filter.as_ref()).map(Filter::size).sum();
+        filter::check_room(taken, grant.filter.as_ref())
     }
 
     /// Ends a session's intercepts, keeping their seniority for a redial.
@@ -264,5 +275,8 @@ fn leaver(gone: Registered) -> Leaver {
 
 /// How long an intercept keeps its place after its tunnel was lost: longer than a laptop's change of network.
 pub(crate) const SENIORITY: Duration = Duration::from_secs(60);
+/// Intercepts of one key on this agent: several times what one developer works on at once. In a cluster each intercept has
+/// a key of its own.
+pub(crate) const INTERCEPTS_OF_A_KEY: usize = 64;
 /// Lost intercepts that are remembered; more than any real number of developers loses within a minute.
 const RETIRED: usize = 4096;

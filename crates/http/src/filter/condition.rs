@@ -5,9 +5,8 @@
 
 use std::cell::OnceCell;
 
-use regex::bytes::Regex;
-
 use super::compare::Compiled;
+use super::pattern::WholeRegex;
 use super::{Names, Subject, Test};
 use crate::bytes;
 use crate::head::{Found, RequestHead};
@@ -41,7 +40,7 @@ pub(super) enum Matcher {
     Present,
     Exact(Box<[u8]>),
     Prefix(Box<[u8]>),
-    Regex(Regex),
+    Regex(WholeRegex),
 }
 
 /// A request as the filters see it.

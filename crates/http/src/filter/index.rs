@@ -3,13 +3,11 @@
 //! Owns: the lookup of one value of a request. Must not: know which value it is, or decide.
 //! Called by: `Table`, with each value that a request has.
 
-use regex::bytes::{Regex, RegexSet, RegexSetBuilder};
+use regex_automata::meta::Regex;
 
 use super::condition::Matcher;
 use super::hash::{self, Slots};
-
-/// The memory that running the joint regex may take on each thread, in bytes: as much as one filter's regex.
-const MAX_CACHE: usize = 256 * 1024;
+use super::pattern::{WholeRegex, any_of};
 
 /// Filters, by the bytes that they are filed under.
 #[derive(Debug, Default)]
@@ -53,8 +51,8 @@ pub(super) struct Index {
     /// By length of the prefix.
     prefixes: Vec<(usize, ByValue)>,
     /// One pass that says whether any of `regexes` matches, where there are several.
-    any_regex: Option<RegexSet>,
-    regexes: Vec<(Regex, usize)>,
+    any_regex: Option<Regex>,
+    regexes: Vec<(WholeRegex, usize)>,
     present: Vec<usize>,
     /// Whether there is nothing but `exact`.
     only_exact: bool,
@@ -84,8 +82,7 @@ impl Index {
         self.only_exact = self.prefixes.is_empty() && self.regexes.is_empty() && self.present.is_empty();
         if self.regexes.len() > 1 {
             // Too big for one automaton: they are tried one by one.
-            let patterns = self.regexes.iter().map(|(regex, _)| regex.as_str());
-            self.any_regex = RegexSetBuilder::new(patterns).unicode(false).dfa_size_limit(MAX_CACHE).build().ok();
+            self.any_regex = any_of(self.regexes.iter().map(|(regex, _)| regex));
         }
     }
 

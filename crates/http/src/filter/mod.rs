@@ -99,13 +99,17 @@ pub struct Filter {
     conditions: Vec<Condition>,
     /// One for each condition; `None` where it is no regex.
     patterns: Vec<Option<pattern::Pattern>>,
-    /// Whether the CORS preflights of its requests match too.
-    preflights: bool,
+    /// The CORS preflights of its requests, if they match too.
+    preflights: Vec<Filter>,
 }
 
 impl Filter {
     /// The most conditions in one filter: a bound for messages and decisions, far above what people write.
     pub const MAX_CONDITIONS: usize = 32;
+
+    /// The most memory, in bytes, that the compiled conditions of one filter may take together ([`Filter::size`]): some fifty
+    /// times as much as what people write, and little enough for many filters in one agent.
+    pub const MAX_SIZE: usize = 256 * 1024;
 
     /// A filter of these conditions.
     ///
@@ -114,8 +118,13 @@ impl Filter {
     /// next step.
     pub fn new(mode: Mode, conditions: Vec<Condition>) -> Result<Self, FilterError> {
         validate::count(conditions.len())?;
-        let patterns = conditions.iter().map(validate::condition).collect::<Result<_, _>>()?;
-        let filter = Self { mode, conditions, patterns, preflights: false };
+        let mut filter = Self { mode, conditions: vec![], patterns: vec![], preflights: vec![] };
+        for condition in conditions {
+            filter.patterns.push(validate::condition(&condition)?);
+            filter.conditions.push(condition);
+            // Compiling the rest would cost time and memory for nothing.
+            filter = filter.within_size()?;
+        }
         validate::together(&filter)?;
         Ok(filter)
     }
@@ -123,22 +132,38 @@ impl Filter {
     /// The filter that every request matches: a global intercept's entry, last in a table with filtered ones.
     #[must_use]
     pub fn everything() -> Self {
-        Self { mode: Mode::All, conditions: vec![], patterns: vec![], preflights: false }
+        Self { mode: Mode::All, conditions: vec![], patterns: vec![], preflights: vec![] }
     }
 
     /// The filter, with the CORS preflights of its requests: those that ask for the headers that its conditions are about.
     ///
     /// # Errors
-    /// [`FilterError::Preflights`] if no condition is about a header that a preflight asks for.
+    /// [`FilterError::Preflights`] if no condition is about a header that a preflight asks for, [`FilterError::TooBig`] if
+    /// they are too big together.
     pub fn with_preflights(self) -> Result<Self, FilterError> {
-        let filter = Self { preflights: true, ..self };
-        if preflight::of(&filter).is_empty() { Err(FilterError::Preflights) } else { Ok(filter) }
+        let preflights = preflight::of(&self);
+        if preflights.is_empty() {
+            return Err(FilterError::Preflights);
+        }
+        Self { preflights, ..self }.within_size()
+    }
+
+    /// The memory, in bytes, that its compiled conditions take: those who keep many filters bound the sum.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let texts: usize = self.conditions.iter().map(Condition::length).sum();
+        let regexes: usize = self.patterns.iter().flatten().map(|pattern| pattern.regex.size()).sum();
+        texts + regexes + self.preflights.iter().map(Self::size).sum::<usize>()
+    }
+
+    fn within_size(self) -> Result<Self, FilterError> {
+        if self.size() > Self::MAX_SIZE { Err(FilterError::TooBig) } else { Ok(self) }
     }
 
     /// Whether the CORS preflights of its requests match too.
     #[must_use]
     pub fn has_preflights(&self) -> bool {
-        self.preflights
+        !self.preflights.is_empty()
     }
 
     /// How the conditions go together.
@@ -157,6 +182,22 @@ impl Filter {
     fn compiled(&self) -> impl Iterator<Item = compare::Compiled<'_>> {
         let conditions = self.conditions.iter().zip(&self.patterns);
         conditions.map(|(condition, pattern)| compare::Compiled::new(condition, pattern.as_ref()))
+    }
+}
+
+impl Condition {
+    /// Bytes of its name and value.
+    fn length(&self) -> usize {
+        let name = match &self.subject {
+            Subject::Header(name) | Subject::Query(name) | Subject::Cookie(name) | Subject::Baggage(name) => name.len(),
+            Subject::Path | Subject::Method => 0,
+        };
+        let value = match &self.test {
+            Test::Present => 0,
+            Test::Exact(value) | Test::Prefix(value) => value.len(),
+            Test::Regex(text) => text.len(),
+        };
+        name + value
     }
 }
 
@@ -187,7 +228,9 @@ impl fmt::Debug for Test {
 
 impl PartialEq for Filter {
     fn eq(&self, other: &Self) -> bool {
-        self.mode == other.mode && self.conditions == other.conditions && self.preflights == other.preflights
+        self.mode == other.mode
+            && self.conditions == other.conditions
+            && self.has_preflights() == other.has_preflights()
     }
 }
 
@@ -202,7 +245,7 @@ impl fmt::Display for Filter {
         for (n, condition) in self.conditions.iter().enumerate() {
             write!(f, "{}{condition}", if n == 0 { "" } else { joint })?;
         }
-        if self.preflights { f.write_str(", with their CORS preflights") } else { Ok(()) }
+        if self.has_preflights() { f.write_str(", with their CORS preflights") } else { Ok(()) }
     }
 }
 

@@ -1,13 +1,24 @@
 //! A regex of a condition: compiled for whole values, and what its matches begin with.
 //!
-//! Owns: the compilation and its limits. Must not: know what the value is. Called by: `validate`, `compare`.
+//! Owns: the compilation and its limits. Must not: know what the value is. Called by: `validate`, `compare`, `index`.
 
-use regex::bytes::{Regex, RegexBuilder};
-use regex_syntax::{ParserBuilder, hir::literal::Extractor};
+use std::sync::Arc;
 
-/// The longest regex, in bytes, and the memory one may take once compiled, in bytes: each connection of the node may run it.
+use regex_automata::meta;
+use regex_automata::nfa::thompson::WhichCaptures;
+use regex_automata::util::syntax;
+use regex_syntax::ParserBuilder;
+use regex_syntax::hir::{Hir, literal::Extractor};
+
+/// The longest regex, in bytes.
 pub const MAX_REGEX: usize = 1024;
+/// The memory that each automaton of one regex may take once compiled, in bytes.
 const MAX_COMPILED: usize = 256 * 1024;
+/// The memory that running a regex may take on each thread, in bytes: the states of some fifty characters. One that needs
+/// more forgets what it has and begins anew.
+const MAX_CACHE: usize = 32 * 1024;
+/// The same for the regexes of a port together, of which each port has its own.
+const MAX_JOINT: usize = 128 * 1024;
 /// How deep groups may be nested.
 const MAX_NESTED: u32 = 50;
 
@@ -15,7 +26,7 @@ const MAX_NESTED: u32 = 50;
 #[derive(Clone, Debug)]
 pub(super) struct Pattern {
     /// Matches whole values.
-    pub(super) regex: Regex,
+    pub(super) regex: WholeRegex,
     /// Every value that it matches begins with one of these, or is it; `None` if that is not known.
     pub(super) starts: Option<Vec<Start>>,
 }
@@ -28,29 +39,76 @@ pub(super) struct Start {
     pub(super) whole: bool,
 }
 
+/// A regex for whole values. Clones share the compiled form and what running it needs.
+#[derive(Clone, Debug)]
+pub(super) struct WholeRegex {
+    regex: Arc<meta::Regex>,
+    text: Arc<str>,
+}
+
+/// Why a regex is refused.
+#[derive(Debug)]
+pub(super) enum PatternError {
+    /// It, or what it compiles to, is larger than the limits.
+    TooBig,
+    /// It is no regex.
+    Syntax(Box<regex_syntax::Error>),
+}
+
 impl Pattern {
-    /// Compiles a regex for whole values. It is compiled alone first: `a)|(b` must not become valid by being wrapped.
-    pub(super) fn new(pattern: &str) -> Result<Self, regex::Error> {
+    /// Compiles a regex for whole values. It is parsed alone first: `a)|(b` must not become valid by being wrapped.
+    pub(super) fn new(pattern: &str) -> Result<Self, PatternError> {
         if pattern.len() > MAX_REGEX {
-            return Err(regex::Error::CompiledTooBig(MAX_REGEX));
+            return Err(PatternError::TooBig);
         }
-        compile(pattern)?;
-        Ok(Self { regex: compile(&format!(r"\A(?:{pattern})\z"))?, starts: starts(pattern) })
+        let parser = ParserBuilder::new().unicode(false).utf8(false).nest_limit(MAX_NESTED).build().parse(pattern);
+        let parsed = parser.map_err(|error| PatternError::Syntax(Box::new(error)))?;
+        Ok(Self { regex: WholeRegex::new(pattern)?, starts: starts(&parsed) })
     }
 }
 
-fn compile(pattern: &str) -> Result<Regex, regex::Error> {
-    RegexBuilder::new(pattern)
-        .unicode(false)
-        .size_limit(MAX_COMPILED)
-        .dfa_size_limit(MAX_COMPILED)
-        .nest_limit(MAX_NESTED)
-        .build()
+impl WholeRegex {
+    fn new(pattern: &str) -> Result<Self, PatternError> {
+        let text = format!(r"\A(?:{pattern})\z");
+        // Alone it could be parsed; wrapped it is nested once more.
+        let regex = builder(MAX_COMPILED, MAX_CACHE).build(&text).map_err(|_| PatternError::TooBig)?;
+        Ok(Self { regex: Arc::new(regex), text: text.into() })
+    }
+
+    pub(super) fn is_match(&self, value: &[u8]) -> bool {
+        self.regex.is_match(value)
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The memory that the compiled regex takes, in bytes.
+    pub(super) fn size(&self) -> usize {
+        self.regex.memory_usage()
+    }
 }
 
-fn starts(pattern: &str) -> Option<Vec<Start>> {
-    let hir = ParserBuilder::new().unicode(false).utf8(false).nest_limit(MAX_NESTED).build().parse(pattern).ok()?;
-    let found = Extractor::new().extract(&hir);
+/// One automaton that says whether any of these regexes matches; `None` if it would be too big.
+pub(super) fn any_of<'a>(regexes: impl Iterator<Item = &'a WholeRegex>) -> Option<meta::Regex> {
+    let texts: Vec<&str> = regexes.map(WholeRegex::as_str).collect();
+    builder(MAX_JOINT, MAX_JOINT).build_many(&texts).ok()
+}
+
+fn builder(most: usize, cache: usize) -> meta::Builder {
+    let limits = meta::Config::new()
+        .nfa_size_limit(Some(most))
+        .hybrid_cache_capacity(cache)
+        // Whether it matches is all that is asked.
+        .which_captures(WhichCaptures::None)
+        .utf8_empty(false);
+    let mut builder = meta::Builder::new();
+    builder.configure(limits).syntax(syntax::Config::new().unicode(false).utf8(false).nest_limit(MAX_NESTED + 1));
+    builder
+}
+
+fn starts(parsed: &Hir) -> Option<Vec<Start>> {
+    let found = Extractor::new().extract(parsed);
     let starts = found.literals()?.iter();
     Some(starts.map(|start| Start { bytes: start.as_bytes().to_vec(), whole: start.is_exact() }).collect())
 }
@@ -72,5 +130,34 @@ mod tests {
         assert_eq!(starts("^$").as_deref(), Some(""));
         assert_eq!(starts(r"zo\xeb").as_deref(), Some(r"zo\xeb"));
         assert_eq!(starts(".*x").as_deref(), None);
+    }
+
+    /// An automaton takes memory in proportion to what it spells out: one that would be too big is given up on the way.
+    #[test]
+    fn what_would_be_too_big_is_refused_quickly() {
+        let began = std::time::Instant::now();
+        for pattern in [
+            "(a{1000}){1000}",
+            "((a{100}){100}){100}",
+            "(((((a{9}){9}){9}){9}){9}){9}",
+            "(?:){1000000000}x{20000}",
+            "(a?){4000}(b?){4000}",
+            "[^a]{20000}",
+            &"(a|b|c|d){99}".repeat(78),
+        ] {
+            assert!(matches!(Pattern::new(pattern), Err(PatternError::TooBig)), "{pattern}");
+        }
+        let took = began.elapsed();
+        assert!(took < std::time::Duration::from_secs(5), "{took:?}");
+    }
+
+    #[test]
+    fn what_people_write_is_small() {
+        for pattern in
+            ["alice|bob", r"[a-z]+-\d{1,6}", "^/api/v[12]/.*$", "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", ".*x.*"]
+        {
+            let size = Pattern::new(pattern).unwrap().regex.size();
+            assert!(size < 8 * 1024, "{pattern} takes {size} bytes");
+        }
     }
 }

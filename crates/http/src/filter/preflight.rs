@@ -35,7 +35,7 @@ fn preflight(conditions: &[Condition]) -> Option<Filter> {
         }
     }
     let patterns = all.iter().map(validate::condition).collect::<Result<_, _>>().ok()?;
-    Some(Filter { mode: Mode::All, conditions: all, patterns, preflights: false })
+    Some(Filter { mode: Mode::All, conditions: all, patterns, preflights: vec![] })
 }
 
 /// Whether a request that meets the condition has a header for which its preflight asks.
@@ -68,7 +68,7 @@ fn is_its_own(name: &[u8]) -> bool {
 
 /// A list of header names that has this one.
 fn names(name: &[u8]) -> Test {
-    let name = regex::escape(&String::from_utf8_lossy(name));
+    let name = regex_syntax::escape(&String::from_utf8_lossy(name));
     Test::Regex(format!(r"(?i:(.*,)?[ \t]*{name}[ \t]*(,.*)?)"))
 }
 

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use super::condition::{Check, Matcher, Part, Place, View};
 use super::index::Index;
-use super::{Condition, Filter, Mode, Names, Subject, preflight};
+use super::{Condition, Filter, Mode, Names, Subject};
 use crate::Ambiguity;
 use crate::head::RequestHead;
 
@@ -51,8 +51,8 @@ impl Table {
     /// behind it.
     #[must_use]
     pub fn new(filters: impl IntoIterator<Item = (Key, Filter)>) -> Self {
-        let with_preflights = |(key, filter): (Key, Filter)| {
-            let preflights = if filter.has_preflights() { preflight::of(&filter) } else { vec![] };
+        let with_preflights = |(key, mut filter): (Key, Filter)| {
+            let preflights = std::mem::take(&mut filter.preflights);
             [filter].into_iter().chain(preflights).map(move |filter| (key, filter))
         };
         let filters: Vec<(Key, Filter)> = filters.into_iter().flat_map(with_preflights).collect();

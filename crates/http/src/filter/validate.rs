@@ -6,7 +6,7 @@
 use std::fmt;
 
 use super::compare::{Apart, Compiled};
-use super::pattern::Pattern;
+use super::pattern::{Pattern, PatternError};
 use super::{Condition, Filter, Mode, Subject, Test};
 use crate::bytes;
 
@@ -40,6 +40,8 @@ pub enum FilterError {
     Everything(Box<[Condition; 2]>),
     /// A regex that does not compile, and why.
     Regex(Condition, String),
+    /// Conditions that are too big together.
+    TooBig,
     /// CORS preflights are asked for, and no condition is about a header that they could name.
     Preflights,
 }
@@ -84,6 +86,11 @@ impl fmt::Display for FilterError {
                 f,
                 "every request has \"{}\" or \"{}\": leave one out, or let all of the conditions be needed (all)",
                 both[0], both[1]
+            ),
+            Self::TooBig => write!(
+                f,
+                "the filter takes more than {} KiB once its regexes are compiled: use fewer or shorter ones, without large counts such as {{1000}}",
+                Filter::MAX_SIZE / 1024
             ),
             Self::Preflights => f.write_str(
                 "no condition is about a header that a CORS preflight could ask for: add one, or leave the preflights out",
@@ -194,10 +201,10 @@ fn occurs(subject: &Subject, test: &Test, value: &[u8]) -> bool {
         && value.iter().all(|&byte| bytes::is_value(byte) && !separators.contains(&byte))
 }
 
-fn one_line(error: &regex::Error) -> String {
+fn one_line(error: &PatternError) -> String {
     match error {
-        regex::Error::CompiledTooBig(_) => "it is too big".to_owned(),
-        error => {
+        PatternError::TooBig => "it is too big".to_owned(),
+        PatternError::Syntax(error) => {
             let text = error.to_string();
             let last = text.lines().last().unwrap_or_default();
             last.strip_prefix("error: ").unwrap_or(last).to_owned()
@@ -306,5 +313,24 @@ mod tests {
         }
         let many = vec![Condition { subject: Subject::Path, test: Test::Exact(b"/".into()), negate: false }; 33];
         assert_eq!(Filter::new(Mode::Any, many).unwrap_err(), FilterError::TooMany(33));
+    }
+
+    #[test]
+    fn regexes_are_bounded_together() {
+        let is = |n: usize, test| Condition { subject: Subject::Header(format!("x-{n}").into()), test, negate: false };
+        let regexes = |each: &dyn Fn(usize) -> String| {
+            let conditions = (0..Filter::MAX_CONDITIONS).map(|n| is(n, Test::Regex(each(n)))).collect();
+            Filter::new(Mode::Any, conditions)
+        };
+        let usual = regexes(&|n| format!(r"(?i)team-{n}-[a-z0-9-]+\.example\.(com|org)")).expect("what people write");
+        assert!(usual.size() <= Filter::MAX_SIZE, "{}", usual.size());
+        assert!(usual.with_preflights().expect("as well").size() <= Filter::MAX_SIZE);
+        // Each is within the limits of one.
+        let large = |n: usize| format!("{n}[^a]{{500}}");
+        let alone = Filter::new(Mode::Any, vec![is(1, Test::Regex(large(1)))]).expect("one is not too big");
+        assert!(alone.size() > Filter::MAX_SIZE / Filter::MAX_CONDITIONS, "{}", alone.size());
+        let error = regexes(&large).expect_err("too big together");
+        assert_eq!(error, FilterError::TooBig);
+        assert!(error.to_string().contains("256 KiB") && error.to_string().contains(": use fewer"), "{error}");
     }
 }

@@ -8,6 +8,26 @@ pub(crate) fn compile(filter: &redir_wire::Filter) -> Result<Filter, Refused> {
     filter.compile().map_err(|why| Refused { code: RefusedCode::BadFilter, sentence: cut(why.to_string()) })
 }
 
+/// The memory, in bytes, that the compiled filters of one agent may take together: an eighth of the memory that the chart
+/// gives it, and the filters of some thousand developers.
+pub(crate) const MAX_FILTERS: usize = 16 << 20;
+
+/// Whether there is room for one more filter (`None`: an intercept without one) beside others whose [`Filter::size`] is `taken`
+/// together; if not, what its developer hears.
+pub(crate) fn check_room(taken: usize, filter: Option<&Filter>) -> Result<(), Refused> {
+    let size = filter.map_or(0, Filter::size);
+    if taken + size <= MAX_FILTERS {
+        return Ok(());
+    }
+    let sentence = format!(
+        "the filters of all intercepts on this node would take more than {} MiB, and this one takes {} KiB of them; use \
+         shorter regexes without large counts, or wait until others have left",
+        MAX_FILTERS >> 20,
+        size.div_ceil(1024)
+    );
+    Err(Refused { code: RefusedCode::TooMany, sentence })
+}
+
 /// What the filter looks at, without values: they may be secrets of another developer. A method is none.
 pub(crate) fn describe(filter: &Filter) -> String {
     let joint = match filter.mode() {

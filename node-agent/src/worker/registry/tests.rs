@@ -24,8 +24,9 @@ use crate::{
 };
 
 use super::{
-    Registry, SENIORITY, SessionId,
+    INTERCEPTS_OF_A_KEY, Registry, SENIORITY, SessionId,
     arming::{Arming, Op, Outcome, PortStatus},
+    filter,
     flushes::Flushes,
     report::Ports,
 };
@@ -367,16 +368,46 @@ fn ports_and_filters_are_checked() {
     assert_eq!(refused.unwrap_err().code, RefusedCode::BadFilter);
 }
 
+fn numbered(wish: Wish, number: usize) -> Wish {
+    let mut token = wish.token;
+    token.0[..8].copy_from_slice(&(number as u64).to_be_bytes());
+    Wish { token, ..wish }
+}
+
 #[test]
-fn one_tunnel_holds_a_bounded_number() {
+fn one_key_has_a_bounded_number_of_intercepts_over_all_tunnels() {
     let mut world = World::new();
-    let alice = world.alice;
-    for index in 0..redir_wire::limits::INTERCEPTS {
-        let mut wish = wish(0, "web-1");
-        wish.token.0[..8].copy_from_slice(&(index as u64).to_be_bytes());
-        world.register(1, alice, wish).unwrap();
+    let (alice, bob) = (world.alice, world.bob);
+    for number in 0..INTERCEPTS_OF_A_KEY {
+        world.register(number as u64, alice, numbered(wish(0, "web-1"), number)).unwrap();
     }
-    assert_eq!(world.register(1, alice, wish(255, "web-1")), Err(RefusedCode::TooMany));
+    assert_eq!(world.register(999, alice, wish(255, "web-1")), Err(RefusedCode::TooMany));
+    // The same one again takes its own place.
+    world.register(999, alice, numbered(wish(0, "web-1"), 3)).unwrap();
+    world.register(1000, bob, wish(255, "web-1")).unwrap();
+    world.registry.leave(&alice, &Which::Token(numbered(wish(0, "web-1"), 7).token)).unwrap();
+    world.register(999, alice, wish(255, "web-1")).unwrap();
+}
+
+#[test]
+fn the_filters_of_all_keys_take_a_bounded_memory() {
+    let mut world = World::new();
+    let (alice, bob) = (world.alice, world.bob);
+    let large = |number| {
+        let condition = is(Subject::Header("x-user".into()), Test::Regex(format!("{number:03}[^a]{{2000}}")));
+        numbered(wanting(wish(0, "web-1"), Mode::All, vec![condition]), number)
+    };
+    let size = large(0).filter.unwrap().compile().unwrap().size();
+    let fit = filter::MAX_FILTERS / size;
+    assert!((INTERCEPTS_OF_A_KEY..2 * INTERCEPTS_OF_A_KEY).contains(&fit), "{fit} of {size} bytes");
+    for number in 0..fit {
+        let pin = if number < INTERCEPTS_OF_A_KEY { alice } else { bob };
+        world.register(1, pin, large(number)).unwrap();
+    }
+    assert_eq!(world.register(2, bob, large(fit)), Err(RefusedCode::TooMany));
+    world.register(2, bob, wish(254, "web-1")).unwrap();
+    // In the place of another there is room.
+    world.register(2, bob, large(fit - 1)).unwrap();
 }
 
 #[test]
