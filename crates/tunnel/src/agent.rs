@@ -4,7 +4,6 @@
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use quinn::VarInt;
@@ -18,9 +17,11 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::canonical;
+use crate::handshakes::{self, Admission, Handshakes, Place};
 use crate::hints::UnreachableHints;
 use crate::identity::Identity;
 use crate::pin::Pin;
+use crate::source::ClientKey;
 use crate::tls::{self, Authorised};
 use crate::transport::{End, HANDSHAKE, transport};
 
@@ -28,7 +29,7 @@ use crate::transport::{End, HANDSHAKE, transport};
 #[derive(Debug)]
 pub struct AgentEndpoint {
     endpoint: quinn::Endpoint,
-    pending: Arc<AtomicUsize>,
+    handshakes: Handshakes,
     hints: UnreachableHints,
     /// What reads the socket's errors.
     _errors: JoinSet<()>,
@@ -42,13 +43,14 @@ impl AgentEndpoint {
         let tls = tls::agent_config(identity, authorised).map_err(io::Error::other)?;
         let crypto = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
         let mut server = ServerConfig::with_crypto(Arc::new(crypto));
-        server.transport_config(transport(End::Agent)).max_incoming(MAX_PENDING);
+        server.transport_config(transport(End::Agent)).max_incoming(handshakes::MOST);
+        server.incoming_buffer_size(INCOMING_BUFFER).incoming_buffer_size_total(INCOMING_BUFFERS);
         let runtime = Arc::new(Pinned { handle: Handle::current() });
         let (hints, mut errors) = (UnreachableHints::default(), JoinSet::new());
         let socket = hearing(socket, &runtime, &hints, &mut errors)?;
         let config = endpoint_config(identity);
         let endpoint = quinn::Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)?;
-        Ok(Self { endpoint, pending: Arc::default(), hints, _errors: errors })
+        Ok(Self { endpoint, handshakes: Handshakes::default(), hints, _errors: errors })
     }
 
     /// Hints that nobody listens at a developer's address any more.
@@ -56,21 +58,17 @@ impl AgentEndpoint {
         &self.hints
     }
 
-    /// The next handshake that begins; `None` once the endpoint is closed. Under a flood, addresses must prove
-    /// themselves first (Retry), then newcomers are ignored.
+    /// The next handshake that begins; `None` once the endpoint is closed. Under a flood addresses must prove themselves
+    /// first (Retry, RFC 9000, 8.1.2), and a newcomer takes the place of the oldest.
     pub async fn accept(&self) -> Option<Handshake> {
         loop {
             let incoming = self.endpoint.accept().await?;
-            let pending = self.pending.load(Ordering::Relaxed);
-            if pending >= MAX_PENDING {
-                incoming.ignore();
-            } else if pending >= RETRY_ABOVE && !incoming.remote_address_validated() {
+            let client = ClientKey::of(incoming.remote_address().ip());
+            match self.handshakes.admit(client, incoming.remote_address_validated()) {
+                Admission::Admitted(place) => return Some(Handshake { incoming, place }),
                 // Fails only if the address is validated already.
-                incoming.retry().ok();
-            } else {
-                self.pending.fetch_add(1, Ordering::Relaxed);
-                return Some(Handshake { incoming, pending: Pending(self.pending.clone()) });
-            }
+                Admission::Prove => incoming.retry().ok(),
+            };
         }
     }
 
@@ -119,7 +117,7 @@ fn hearing(
 #[derive(Debug)]
 pub struct Handshake {
     incoming: quinn::Incoming,
-    pending: Pending,
+    place: Place,
 }
 
 impl Handshake {
@@ -134,13 +132,16 @@ impl Handshake {
         self.incoming.remote_address_validated()
     }
 
-    /// Completes it, within [`HANDSHAKE`], and tells whose key it was.
+    /// Completes it, and tells whose key it was: the first flight whole within [`CLIENT_HELLO`], all of it within
+    /// [`HANDSHAKE`], unless others need its place before.
     pub async fn finish(self) -> Result<(quinn::Connection, Pin), ConnectionError> {
-        let connection = match timeout(HANDSHAKE, self.incoming.accept()?).await {
-            Ok(connection) => connection?,
-            Err(_) => return Err(ConnectionError::TimedOut),
+        let Self { incoming, mut place } = self;
+        let connection = tokio::select! {
+            biased;
+            () = place.displaced() => return Err(ConnectionError::TimedOut),
+            connection = shake_hands(incoming) => connection?,
         };
-        drop(self.pending);
+        drop(place);
         let identity = connection.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
         match identity.as_deref().and_then(|keys| keys.first()) {
             Some(key) => {
@@ -156,14 +157,13 @@ impl Handshake {
     }
 }
 
-/// Counts one handshake as pending until it is dropped.
-#[derive(Debug)]
-struct Pending(Arc<AtomicUsize>);
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+async fn shake_hands(incoming: quinn::Incoming) -> Result<quinn::Connection, ConnectionError> {
+    let mut connecting = incoming.accept()?;
+    match timeout(CLIENT_HELLO, connecting.handshake_data()).await {
+        Ok(hello) => drop(hello?),
+        Err(_) => return Err(ConnectionError::TimedOut),
     }
+    timeout(HANDSHAKE, connecting).await.unwrap_or(Err(ConnectionError::TimedOut))
 }
 
 /// A QUIC number from one of our own codes, which are small or came from the wire.
@@ -207,9 +207,10 @@ impl Runtime for Pinned {
     }
 }
 
-/// Handshakes under way above which an address must prove that it is not forged.
-pub(crate) const RETRY_ABOVE: usize = 32;
-/// Handshakes under way above which newcomers are ignored.
-pub(crate) const MAX_PENDING: usize = 256;
+/// How long a ClientHello may take to be whole. It is one packet, or few, of which one may have to be sent again.
+const CLIENT_HELLO: Duration = Duration::from_secs(2);
+/// Bytes that wait of a handshake that is not looked at yet, and of all of them: each is looked at when it arrives.
+const INCOMING_BUFFER: u64 = 64 << 10;
+const INCOMING_BUFFERS: u64 = 4 << 20;
 /// How long the last packets may take to leave.
 const CLOSE: Duration = Duration::from_secs(1);

@@ -10,12 +10,14 @@ mod budget;
 mod control;
 mod developer;
 mod error;
+mod handshakes;
 mod hints;
 mod identity;
 mod pin;
 mod relay;
 #[cfg(target_os = "linux")]
 mod socket;
+mod source;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -32,6 +34,7 @@ pub use hints::{UnreachableHints, UnreachableWatch};
 pub use identity::{Identity, IdentityError};
 pub use pin::{Pin, PinError};
 pub use relay::{Relayed, relay, relay_halves, stream_to_tcp, tcp_to_stream};
+pub use source::ClientKey;
 pub use tls::Authorised;
 pub use transport::{DEVELOPER_KEEP_ALIVE, HANDSHAKE, IDLE, KEEP_ALIVE, STALLED_STREAMS, STREAM_WINDOW, STREAMS};
 
