@@ -60,7 +60,10 @@ impl Gone {
             Self::WrongAgent(_) | Self::UnknownKey(_) => true,
             Self::NotRedir(_) => !answered_before,
             Self::Lost(Lost::Closed(code, _)) => matches!(code, CloseCode::KeyRemoved | CloseCode::Version),
-            Self::Refused(code, _) => *code != RefusedCode::Shutdown,
+            Self::Refused(RefusedCode::Shutdown, _) => false,
+            // After a change of network the agent may still count the tunnels from before.
+            Self::Refused(RefusedCode::TooMany, _) => !answered_before,
+            Self::Refused(..) => true,
             Self::NoSuchHost | Self::NoSocket(_) | Self::NoAnswer | Self::Lost(_) | Self::Slept => false,
         }
     }

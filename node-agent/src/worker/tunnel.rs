@@ -12,6 +12,7 @@ pub(crate) mod flushes;
 mod handle;
 mod hands;
 mod hub;
+mod keys;
 mod listening;
 mod liveness;
 mod looks;

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use redir_tunnel::{
-    AgentControl, AgentEndpoint, ControlError, HANDSHAKE, Handshake, Pin, Turn, UnreachableHints, UnreachableWatch,
+    AgentControl, AgentEndpoint, ControlError, HANDSHAKE, Handshake, Turn, UnreachableHints, UnreachableWatch,
 };
 use redir_wire::{Bye, CloseCode, Malformed, Refused, RefusedCode, SessionError, ToAgent, ToDeveloper};
 use tokio::{
@@ -19,6 +19,7 @@ use super::{
     counters::Counters,
     handle::TunnelHandle,
     hub::{Command, Joined},
+    keys::{CountedTunnel, Room, TunnelsByKey, too_many},
     liveness::{Counted, LOOK, Life, Liveness},
 };
 
@@ -50,6 +51,7 @@ struct Shared {
     counters: Arc<Counters>,
     about: About,
     hints: UnreachableHints,
+    keys: TunnelsByKey,
 }
 
 /// Takes tunnels until it is told to close, and returns when the last session has ended. Aborting it ends them all.
@@ -61,7 +63,14 @@ pub(super) async fn accept(
     counters: Arc<Counters>,
     about: About,
 ) {
-    let shared = Shared { plane, hub, counters, about, hints: endpoint.unreachable_hints().clone() };
+    let shared = Shared {
+        plane,
+        hub,
+        counters,
+        about,
+        hints: endpoint.unreachable_hints().clone(),
+        keys: TunnelsByKey::default(),
+    };
     let mut sessions = JoinSet::new();
     let mut number = 0;
     loop {
@@ -90,7 +99,8 @@ async fn serve(handshake: Handshake, id: SessionId, shared: Shared) {
             return;
         }
     };
-    let (code, sentence) = match Box::pin(greeted(&connection, pin, address, id, &shared)).await {
+    let counted = shared.keys.enter(pin);
+    let (code, sentence) = match Box::pin(greeted(&connection, &counted, address, id, &shared)).await {
         Ok(bye) => (bye.code, bye.sentence),
         Err(error) => {
             let code = close_code(&error);
@@ -109,15 +119,17 @@ async fn serve(handshake: Handshake, id: SessionId, shared: Shared) {
 /// Greets, and carries messages until the tunnel or the agent ends.
 async fn greeted(
     connection: &quinn::Connection,
-    pin: Pin,
+    counted: &CountedTunnel,
     address: SocketAddr,
     id: SessionId,
     shared: &Shared,
 ) -> Result<Bye, ControlError> {
-    let greeting = timeout(HANDSHAKE, greet(connection, &pin, shared)).await;
+    let pin = counted.pin;
+    let greeting = timeout(HANDSHAKE, greet(connection, counted, shared)).await;
     let (mut control, user) = match greeting.unwrap_or(Err(ControlError::Stalled))? {
         Greeting::Welcome(control, user) => (control, user),
         Greeting::Removed => return Ok(key_removed(&shared.plane.borrow())),
+        Greeting::TooMany(sentence) => return Ok(Bye { code: CloseCode::Done, sentence }),
     };
     let (handle, events) = TunnelHandle::new(connection.clone(), shared.counters.clone());
     let (outbox, outgoing) = mpsc::channel(OUTBOX);
@@ -141,9 +153,17 @@ async fn greeted(
 enum Greeting {
     Welcome(AgentControl, String),
     Removed,
+    TooMany(String),
 }
 
-async fn greet(connection: &quinn::Connection, pin: &Pin, shared: &Shared) -> Result<Greeting, ControlError> {
+async fn greet(
+    connection: &quinn::Connection,
+    counted: &CountedTunnel,
+    shared: &Shared,
+) -> Result<Greeting, ControlError> {
+    if counted.room == Room::Flooded {
+        return Ok(Greeting::TooMany(too_many()));
+    }
     let mut control = AgentControl::accept(connection).await?;
     let hello = match control.next().await {
         Ok(Some(first)) => first,
@@ -157,8 +177,14 @@ async fn greet(connection: &quinn::Connection, pin: &Pin, shared: &Shared) -> Re
     let ToAgent::Hello(greeting) = hello.message else {
         return Err(SessionError::Order("the first message was not a greeting").into());
     };
-    let name = shared.plane.borrow().name_of(pin).map(str::to_owned);
+    let name = shared.plane.borrow().name_of(&counted.pin).map(str::to_owned);
     let Some(name) = name else { return Ok(Greeting::Removed) };
+    if counted.room == Room::Full {
+        let refused = Refused { code: RefusedCode::TooMany, sentence: too_many() };
+        control.say(hello.seq, &ToDeveloper::Refused(refused)).map_err(SessionError::from)?;
+        control.finish().await?;
+        return Ok(Greeting::TooMany(too_many()));
+    }
     control.welcome(hello.seq, &shared.about.agent, &name, shared.about.software).map_err(SessionError::from)?;
     control.flush().await?;
     Ok(Greeting::Welcome(control, greeting.user))

@@ -9,17 +9,17 @@ use std::{
 };
 
 use redir_http::filter::{Condition, Key, Mode, Subject, Test};
-use redir_tunnel::{Dialled, Identity, Lost, Pin, dial};
+use redir_tunnel::{DialError, Dialled, Identity, Lost, Pin, dial};
 use redir_wire::{
-    Filter, InterceptState, Liveness, Owner, Probes, Refused, RefusedCode, RequestOutcome, Selector, Takes, TlsFate,
-    ToAgent, ToDeveloper, Token, Which, Wish,
+    CloseCode, Filter, InterceptState, Liveness, Owner, Probes, Refused, RefusedCode, RequestOutcome, Selector, Takes,
+    TlsFate, ToAgent, ToDeveloper, Token, Which, Wish,
 };
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
 };
 
-use super::{Tunnels, hub::Hands, start_with};
+use super::{Tunnels, hub::Hands, keys::TUNNELS_OF_A_KEY, start_with};
 use crate::{
     certificates::{Certificates, tests::pair},
     config::{Config, PodName},
@@ -652,4 +652,25 @@ async fn what_is_found_out_about_tls_is_told_to_each_as_it_concerns_them() {
     world.armed_becomes(&[]).await;
     assert!(world.unseen.try_recv().is_err());
     assert_eq!(world.tls.finding(&pod, 8080), Some((Finding::Tls, Means::Certificate)), "nothing is remembered");
+}
+
+#[tokio::test]
+async fn one_key_has_a_bounded_number_of_tunnels_and_hears_why() {
+    let world = World::new();
+    let mut tunnels = Vec::new();
+    for _ in 0..TUNNELS_OF_A_KEY {
+        tunnels.push(world.dial(&world.alice).await);
+    }
+    let refused = within(dial(&[world.address], &world.alice, world.pin, "redir test", "someone")).await.unwrap_err();
+    let DialError::Refused(_, Refused { code, sentence }) = refused else { panic!("{refused}") };
+    assert_eq!(code, RefusedCode::TooMany);
+    assert!(sentence.contains("32 tunnels") && sentence.contains("; end some"), "{sentence}");
+    world.dial(&world.bob).await;
+    tunnels.pop().unwrap().dialled.tunnel.close(CloseCode::Done).await;
+    within(async {
+        while dial(&[world.address], &world.alice, world.pin, "redir test", "someone").await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
 }
