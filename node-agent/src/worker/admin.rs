@@ -1,7 +1,8 @@
 //! `/healthz`, `/readyz` and `/metrics` on the loopback admin address.
 //!
 //! Must not be reachable from other machines (the configuration refuses such an address) and must not slow the data
-//! path: few connections, each with a deadline. Called by `worker::run`.
+//! path: few connections, each with a deadline. Nobody shuts the kubelet's probe out, without whose answer it ends the agent:
+//! a newcomer takes the place of the oldest connection on which nothing is being answered. Called by `worker::run`.
 
 use std::{
     convert::Infallible,
@@ -20,13 +21,12 @@ use hyper::{Method, Request, Response, StatusCode, body::Bytes, header, server::
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::TcpListener,
-    sync::Semaphore,
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
     time::{Instant, timeout},
 };
 
 /// Connections served at once: a scraper, a prober and a person.
-const CONNECTIONS: usize = 16;
+pub(crate) const CONNECTIONS: usize = 16;
 /// A connection ends after this, whatever it does.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// A head that takes longer is not waited for.
@@ -90,11 +90,9 @@ where
     S: Fn() -> T + Clone + Send + Sync + 'static,
     T: Future<Output = Result<String, std::fmt::Error>> + Send,
 {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    let mut connections = JoinSet::new();
+    let (mut connections, mut places) = (JoinSet::new(), Places::default());
     loop {
         while connections.try_join_next().is_some() {}
-        let Ok(place) = places.clone().acquire_owned().await else { return };
         let socket = match listener.accept().await {
             Ok((socket, _)) => socket,
             Err(error) => {
@@ -103,16 +101,47 @@ where
                 continue;
             }
         };
+        places.make_room();
         let (readiness, scrape) = (readiness.clone(), scrape.clone());
-        connections.spawn(async move {
-            let service = service_fn(|request| answer(request, &readiness, &scrape));
+        let answering = Arc::new(AtomicBool::new(false));
+        let busy = answering.clone();
+        let connection = connections.spawn(async move {
+            let service = service_fn(|request| async {
+                busy.store(true, Ordering::Relaxed);
+                let answer = answer(request, &readiness, &scrape).await;
+                busy.store(false, Ordering::Relaxed);
+                answer
+            });
             let mut server = http1::Builder::new();
             server.timer(TokioTimer::new()).header_read_timeout(HEAD_DEADLINE).max_buf_size(16 * 1024);
             if let Ok(Err(error)) = timeout(DEADLINE, server.serve_connection(TokioIo::new(socket), service)).await {
                 tracing::debug!(%error, "an admin connection ended badly");
             }
-            drop(place);
         });
+        places.0.push(Place { connection, answering });
+    }
+}
+
+/// The connections that are served, the oldest first.
+#[derive(Default)]
+struct Places(Vec<Place>);
+
+struct Place {
+    connection: AbortHandle,
+    /// A request is whole and its answer is being made.
+    answering: Arc<AtomicBool>,
+}
+
+impl Places {
+    /// Leaves room for one more connection.
+    fn make_room(&mut self) {
+        self.0.retain(|place| !place.connection.is_finished());
+        if self.0.len() < CONNECTIONS {
+            return;
+        }
+        let idle = self.0.iter().position(|place| !place.answering.load(Ordering::Relaxed));
+        // Whoever has begun last is the likeliest to be there still.
+        self.0.remove(idle.unwrap_or(0)).connection.abort();
     }
 }
 
@@ -199,5 +228,36 @@ mod tests {
         let taken = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let error = bind(taken.local_addr().unwrap()).await.unwrap_err();
         assert!(error.to_string().contains("choose another address for agent.admin"));
+    }
+
+    /// Whether the other end has closed it.
+    async fn is_closed(socket: &mut TcpStream) -> bool {
+        let mut byte = [0];
+        !matches!(timeout(Duration::ZERO, socket.read(&mut byte)).await, Err(_) | Ok(Ok(1..)))
+    }
+
+    #[tokio::test]
+    async fn half_requests_do_not_keep_a_probe_from_its_answer() {
+        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(serve(listener, Readiness::default(), std::future::pending));
+        // The answer to one is being made.
+        let mut scraper = TcpStream::connect(address).await.unwrap();
+        scraper.write_all(b"GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        let mut held = Vec::new();
+        for _ in 0..48 {
+            let mut half = TcpStream::connect(address).await.unwrap();
+            half.write_all(b"GET /healthz HTTP/1.1\r\nhost:").await.unwrap();
+            held.push(half);
+        }
+        let began = Instant::now();
+        for _ in 0..4 {
+            assert!(timeout(HEAD_DEADLINE, ask(address, "/healthz")).await.unwrap().starts_with("HTTP/1.1 200"));
+        }
+        // The kubelet's own deadline is a second; this machine may be busy.
+        assert!(began.elapsed() < HEAD_DEADLINE - Duration::from_secs(1), "{:?}", began.elapsed());
+        assert!(is_closed(&mut held[0]).await, "the oldest made room");
+        assert!(!is_closed(&mut scraper).await, "an answer that is being made is waited for");
     }
 }
