@@ -21,6 +21,7 @@ pub mod load;
 pub mod namespace;
 pub mod pattern;
 pub mod process;
+pub mod quic;
 pub mod snapshot;
 pub mod sniff;
 pub mod starvation;

@@ -1,5 +1,7 @@
 //! Both ends over real QUIC on loopback, in one process.
 
+#[cfg(target_os = "linux")]
+mod flood;
 mod handshake;
 mod streams;
 #[cfg(target_os = "linux")]

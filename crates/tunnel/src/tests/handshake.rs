@@ -1,18 +1,17 @@
 //! Who gets in, who does not, and with which sentence.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::UdpSocket;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use quinn::crypto::rustls::QuicClientConfig;
 use redir_wire::CloseCode;
 use rustls::client::AlwaysResolvesClientRawPublicKeys;
 use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
-use tokio::time::timeout;
 
-use super::{TestAgent, dial_test, greet_finished, within};
-use crate::handshakes::{MOST, MOST_OF_CLIENT, PROVE_CLIENT_ABOVE};
+use super::{TestAgent, dial_test, within};
+use crate::handshakes::{MOST_OF_CLIENT, PROVE_CLIENT_ABOVE};
 use crate::tls::{SeenPin, developer_config};
 use crate::{AgentEndpoint, DialError, Identity, Lost, Pin, dial};
 
@@ -225,125 +224,6 @@ async fn refuses(endpoint: &AgentEndpoint) -> Result<(quinn::Connection, Pin), q
     within(async { endpoint.accept().await.unwrap().finish().await }).await
 }
 
-/// From each of these addresses the first packet of a ClientHello that needs several; the agent can neither go on with it
-/// nor refuse it. Where an address must prove itself, it does.
-async fn half_hellos(agent: SocketAddr, sources: impl Iterator<Item = IpAddr>) {
-    for source in sources {
-        let socket = tokio::net::UdpSocket::bind((source, 0)).await.unwrap();
-        let mut hello = HalfHello::new(agent);
-        socket.send_to(&hello.packet(), agent).await.unwrap();
-        let mut answer = vec![0; 2048];
-        // An acknowledgement, or that it must prove itself. Under a flood packets are lost.
-        let Ok(length) = timeout(Duration::from_millis(100), socket.recv(&mut answer)).await else { continue };
-        if hello.must_prove(&answer[..length.unwrap()]) {
-            socket.send_to(&hello.packet(), agent).await.unwrap();
-        }
-    }
-}
-
-struct HalfHello {
-    agent: SocketAddr,
-    endpoint: quinn_proto::Endpoint,
-    connection: quinn_proto::Connection,
-}
-
-impl HalfHello {
-    fn new(agent: SocketAddr) -> Self {
-        let identity = Identity::generate().unwrap();
-        let mut tls = developer_config(&identity, identity.pin(), SeenPin::default()).unwrap();
-        tls.alpn_protocols.extend((0..100).map(|number| format!("as long as it takes {number}").into_bytes()));
-        let config = quinn_proto::ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls).unwrap()));
-        let mut endpoint = quinn_proto::Endpoint::new(Arc::default(), None, false, None);
-        let (_, connection) = endpoint.connect(Instant::now(), config, agent, "agent").unwrap();
-        Self { agent, endpoint, connection }
-    }
-
-    fn packet(&mut self) -> Vec<u8> {
-        let mut packet = Vec::new();
-        let transmit = self.connection.poll_transmit(Instant::now(), 1, &mut packet).unwrap();
-        packet.truncate(transmit.size);
-        packet
-    }
-
-    /// Takes the agent's answer; whether it was a Retry.
-    fn must_prove(&mut self, answer: &[u8]) -> bool {
-        let (now, mut said) = (Instant::now(), Vec::new());
-        let event = self.endpoint.handle(now, self.agent, None, None, answer.into(), &mut said);
-        if let Some(quinn_proto::DatagramEvent::ConnectionEvent(_, event)) = event {
-            self.connection.handle_event(event);
-        }
-        // A long header of type 3 (RFC 9000, 17.2.5).
-        answer.first().is_some_and(|first| first & 0xf0 == 0xf0)
-    }
-}
-
-/// Serves handshakes for ever, and greets whoever has completed one.
-async fn serve(endpoint: &AgentEndpoint) {
-    let mut sessions = tokio::task::JoinSet::new();
-    loop {
-        tokio::select! {
-            handshake = endpoint.accept() => {
-                let handshake = handshake.unwrap();
-                sessions.spawn(async move {
-                    match handshake.finish().await {
-                        Ok(finished) => Some(greet_finished(finished).await),
-                        Err(_) => None,
-                    }
-                });
-            }
-            Some(session) = sessions.join_next() => {
-                // Kept alive.
-                let session = session.unwrap();
-                sessions.spawn(async move {
-                    let _session = session?;
-                    std::future::pending().await
-                });
-            }
-        }
-    }
-}
-
-/// A developer gets in at once while half handshakes come from all of `sources`, one after the other, without end.
-async fn gets_in_beside(agent: TestAgent, sources: impl Iterator<Item = IpAddr> + Clone, alice: Identity) {
-    let flood = async {
-        loop {
-            half_hellos(agent.address, sources.clone()).await;
-        }
-    };
-    let mut slowest = Duration::ZERO;
-    let dials = async {
-        // All places are taken.
-        half_hellos(agent.address, sources.clone().cycle().take(2 * MOST)).await;
-        for _ in 0..5 {
-            let began = Instant::now();
-            dial_test(&agent, &alice).await.unwrap();
-            slowest = slowest.max(began.elapsed());
-        }
-    };
-    tokio::select! {
-        () = flood => unreachable!("it has no end"),
-        () = serve(&agent.endpoint) => unreachable!("it has no end"),
-        () = dials => {}
-    }
-    // Half of what a handshake may take: one lost packet, or a busy machine.
-    assert!(slowest < crate::HANDSHAKE / 2, "{slowest:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn half_handshakes_from_one_address_shut_nobody_out() {
-    let alice = Identity::generate().unwrap();
-    let agent = TestAgent::start(&[&alice]);
-    gets_in_beside(agent, std::iter::repeat_n(IpAddr::from([127, 0, 0, 1]), MOST), alice).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn half_handshakes_from_many_addresses_shut_nobody_out() {
-    let alice = Identity::generate().unwrap();
-    let agent = TestAgent::start(&[&alice]);
-    let sources = (2..=254).flat_map(|last| [10, 20].map(|third| IpAddr::from([127, 0, third, last])));
-    gets_in_beside(agent, sources, alice).await;
-}
-
 /// A whole ClientHello after which nothing comes: from an address that has proved itself, more than it has places.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_oldest_of_an_address_makes_room() {
@@ -361,17 +241,6 @@ async fn the_oldest_of_an_address_makes_room() {
     let last = begun.pop().unwrap();
     begun.swap_remove(0).finish().await.expect_err("it has made room");
     within(last.finish()).await.unwrap();
-}
-
-/// Whatever its ClientHello still needs, the agent does not wait for it as long as for the rest.
-#[tokio::test]
-async fn a_half_hello_has_a_short_deadline() {
-    let agent = TestAgent::start(&[]);
-    let began = Instant::now();
-    half_hellos(agent.address, std::iter::once(IpAddr::from([127, 0, 0, 1]))).await;
-    refuses(&agent.endpoint).await.unwrap_err();
-    let took = began.elapsed();
-    assert!(took < crate::HANDSHAKE - Duration::from_secs(1), "{took:?}");
 }
 
 /// Dials with a configuration of its own, and says how the connection ended.
