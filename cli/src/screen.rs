@@ -7,7 +7,7 @@
 //! the tunnel goes on.
 
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -22,8 +22,9 @@ use crate::trouble::{Outcome, Trouble};
 use crate::wording;
 use crate::{json, when};
 
-/// Lines that may wait for the reader: at 100 bytes each, 200 KiB at most.
+/// Lines that may wait for the reader, and their bytes: a line is some 100 bytes, unless the agent makes it long.
 const QUEUE: usize = 2048;
+const QUEUE_BYTES: usize = 4 << 20;
 /// How long the end waits for a reader that does not read.
 const FLUSH: Duration = Duration::from_millis(500);
 
@@ -95,12 +96,29 @@ pub(crate) fn print(text: &str) -> Outcome {
     }
 }
 
+#[derive(Debug)]
 enum Item {
     Out(String),
     Error(String),
     /// The rest of the line is the reader's.
     Question(String),
     End,
+}
+
+impl Item {
+    fn length(&self) -> usize {
+        match self {
+            Self::Out(line) | Self::Error(line) | Self::Question(line) => line.len(),
+            Self::End => 0,
+        }
+    }
+}
+
+/// What waits for the reader: bytes, and how many lines were left out since one was written.
+#[derive(Debug, Default)]
+struct Backlog {
+    bytes: AtomicUsize,
+    left_out: AtomicU64,
 }
 
 /// Where everything that the developer reads goes through.
@@ -114,7 +132,7 @@ pub(crate) struct Screen {
     /// There are other ports: people are told which one it is.
     of_several: bool,
     queue: mpsc::SyncSender<Item>,
-    left_out: Arc<AtomicU64>,
+    backlog: Arc<Backlog>,
     reader_gone: CancellationToken,
     /// Of lines about connections.
     connections: Arc<Mutex<Throttle>>,
@@ -142,10 +160,10 @@ impl Screen {
         let (queue, items) = mpsc::sync_channel(QUEUE);
         let (done, finished) = mpsc::sync_channel(1);
         let reader_gone = CancellationToken::new();
-        let left_out = Arc::new(AtomicU64::new(0));
-        let (gone, count) = (reader_gone.clone(), Arc::clone(&left_out));
+        let backlog = Arc::new(Backlog::default());
+        let (gone, waiting) = (reader_gone.clone(), Arc::clone(&backlog));
         thread::spawn(move || {
-            if write_all(&items, &count, io::stdout(), io::stderr()).is_err() {
+            if write_all(&items, &waiting, io::stdout(), io::stderr()).is_err() {
                 gone.cancel();
             }
             // The other end may be gone already: it waits for a bounded time only.
@@ -155,7 +173,7 @@ impl Screen {
         let connections = Arc::new(Mutex::new(Throttle::new(Instant::now())));
         let charset = charset_of(&io::stdout());
         let screen =
-            Self { output, paint, charset, port: None, of_several: false, queue, left_out, reader_gone, connections };
+            Self { output, paint, charset, port: None, of_several: false, queue, backlog, reader_gone, connections };
         (screen, Writing { finished })
     }
 
@@ -237,20 +255,32 @@ impl Screen {
     }
 
     fn send(&self, item: Item) {
-        if matches!(self.queue.try_send(item), Err(mpsc::TrySendError::Full(_))) {
-            self.left_out.fetch_add(1, Ordering::Relaxed);
+        self.backlog.send(&self.queue, item);
+    }
+}
+
+impl Backlog {
+    /// Queues an item, or counts it as left out.
+    fn send(&self, queue: &mpsc::SyncSender<Item>, item: Item) {
+        let length = item.length();
+        let before = self.bytes.fetch_add(length, Ordering::Relaxed);
+        if before + length <= QUEUE_BYTES && !matches!(queue.try_send(item), Err(mpsc::TrySendError::Full(_))) {
+            return;
         }
+        self.bytes.fetch_sub(length, Ordering::Relaxed);
+        self.left_out.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 fn write_all(
     items: &mpsc::Receiver<Item>,
-    left_out: &AtomicU64,
+    backlog: &Backlog,
     mut out: impl Write,
     mut error: impl Write,
 ) -> io::Result<()> {
     while let Ok(item) = items.recv() {
-        let missing = left_out.swap(0, Ordering::Relaxed);
+        backlog.bytes.fetch_sub(item.length(), Ordering::Relaxed);
+        let missing = backlog.left_out.swap(0, Ordering::Relaxed);
         if missing > 0 {
             // Standard error may be closed: nothing depends on it.
             writeln!(error, "{}", wording::session::left_out(missing)).ok();
@@ -286,15 +316,30 @@ mod tests {
     #[test]
     fn lines_keep_their_order_and_losses_are_told() {
         let (queue, items) = mpsc::sync_channel(3);
-        queue.try_send(Item::Out("a".into())).unwrap();
-        queue.try_send(Item::Error("b".into())).unwrap();
-        queue.try_send(Item::Out("c".into())).unwrap();
-        assert!(queue.try_send(Item::Out("d".into())).is_err());
+        let backlog = Backlog::default();
+        for item in [Item::Out("a".into()), Item::Error("b".into()), Item::Out("c".into()), Item::Out("d".into())] {
+            backlog.send(&queue, item);
+        }
         drop(queue);
         let (mut out, mut error) = (Vec::new(), Vec::new());
-        write_all(&items, &AtomicU64::new(1), &mut out, &mut error).unwrap();
+        write_all(&items, &backlog, &mut out, &mut error).unwrap();
         assert_eq!(out, b"a\nc\n");
         assert_eq!(String::from_utf8(error).unwrap(), format!("{}\nb\n", wording::session::left_out(1)));
+    }
+
+    #[test]
+    fn long_lines_are_left_out_earlier() {
+        let (queue, items) = mpsc::sync_channel(QUEUE);
+        let backlog = Backlog::default();
+        for _ in 0..10 {
+            backlog.send(&queue, Item::Out("x".repeat(QUEUE_BYTES / 4)));
+        }
+        drop(queue);
+        let (mut out, mut error) = (Vec::new(), Vec::new());
+        write_all(&items, &backlog, &mut out, &mut error).unwrap();
+        assert_eq!(out.len(), QUEUE_BYTES + 4);
+        assert_eq!(String::from_utf8(error).unwrap(), format!("{}\n", wording::session::left_out(6)));
+        assert_eq!(backlog.bytes.load(Ordering::Relaxed), 0);
     }
 
     #[test]
@@ -309,7 +354,8 @@ mod tests {
             }
         }
         let (queue, items) = mpsc::sync_channel(1);
-        queue.try_send(Item::Out("a".into())).unwrap();
-        assert!(write_all(&items, &AtomicU64::new(0), Closed, Vec::new()).is_err());
+        let backlog = Backlog::default();
+        backlog.send(&queue, Item::Out("a".into()));
+        assert!(write_all(&items, &backlog, Closed, Vec::new()).is_err());
     }
 }

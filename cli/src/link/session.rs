@@ -39,6 +39,10 @@ const LEAVE: Duration = Duration::from_secs(10);
 const LEAVE_SILENCE: Duration = Duration::from_secs(2);
 /// How long what is under way may take once the agent has confirmed: what it cannot see the end of, such as raw TCP.
 const DRAIN: Duration = Duration::from_secs(3);
+/// Numbers of our intercept that are remembered, the highest.
+const MOST_OWN: usize = 16;
+/// Pods that are not live and wait to be told; more are told at once.
+const MOST_HELD: usize = 256;
 /// A step of waiting for the agent.
 const STEP: Duration = Duration::from_millis(200);
 
@@ -184,7 +188,14 @@ impl<'a> Session<'a> {
     }
 
     fn state(&mut self, state: &InterceptState) {
-        self.own.send_if_modified(|own| own.insert(state.id));
+        self.own.send_if_modified(|own| {
+            let is_news = own.insert(state.id);
+            // One intercept was asked for; a number may be another after the agent's own restart of it, not without end.
+            while own.len() > MOST_OWN {
+                own.pop_first();
+            }
+            is_news
+        });
         let after_ms = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
         let wanted = self.link.wanted.clone();
         let unknown = (wanted.forwarded && !state.forwarded).then_some("--forwarded");
@@ -194,7 +205,9 @@ impl<'a> Session<'a> {
         }
         for event in self.shown.changes(&self.link.agent.name, &wanted, state, after_ms) {
             match event {
-                Event::NotLive { .. } if self.link.verdict.is_some() => self.held.push(event),
+                Event::NotLive { .. } if self.link.verdict.is_some() && self.held.len() < MOST_HELD => {
+                    self.held.push(event);
+                }
                 _ => self.link.screen.tell(&event),
             }
         }

@@ -11,7 +11,7 @@ use redir_tunnel::{Arrival, DataStream, Tunnel, canonical, relay};
 use redir_wire::StreamCode;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use super::{Wanted, local_tls};
@@ -23,6 +23,11 @@ const OVERTAKEN: Duration = Duration::from_secs(2);
 const FIRST: usize = 16 * 1024;
 /// How long the service may take for that.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Connections that are being made to services at once, for all agents: an agent that opens streams to a service that does
+/// not accept holds no more than this.
+const MOST_CONNECTING: usize = 64;
+static CONNECTING: Semaphore = Semaphore::const_new(MOST_CONNECTING);
 
 /// The record type with which TLS begins.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -48,7 +53,10 @@ pub(crate) async fn serve(arrival: Arrival, tunnel: Tunnel, own: watch::Receiver
 
 /// A connection to the service. It begins with the client's address where the service wants to read it there.
 async fn connect(wanted: &Wanted, stream: &DataStream) -> Result<TcpStream, StreamCode> {
+    // Never closed.
+    let place = CONNECTING.acquire().await.map_err(|_| StreamCode::Gone)?;
     let mut tcp = wanted.service.connect().await?;
+    drop(place);
     // Nothing was sent yet. What this request asks for would match again there, and come back here.
     if tcp.peer_addr().is_ok_and(|peer| canonical(peer) == canonical(stream.header.destination)) {
         return Err(StreamCode::Looped);

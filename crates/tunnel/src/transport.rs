@@ -9,8 +9,9 @@ use quinn::{IdleTimeout, TransportConfig, VarInt};
 pub const STREAM_WINDOW: u32 = 1 << 20;
 /// Streams of one tunnel that may stand unread at the same time; above it the slowest is reset (see `Budget`).
 pub const STALLED_STREAMS: usize = 64;
-/// Streams that one tunnel may have open at the same time.
-pub const STREAMS: u32 = 4096;
+/// Streams that one tunnel may have open at the same time: each has a connection and buffers on the developer's machine, and
+/// agents are not trusted with more of it. The agent lets requests beyond it go to the app.
+pub const STREAMS: u32 = 512;
 /// A tunnel without a packet for so long is down.
 pub const IDLE: Duration = Duration::from_secs(10);
 /// The agent's: what shows that a developer's process or machine is gone is an answer to a packet, or that there is none,
