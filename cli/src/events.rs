@@ -47,6 +47,8 @@ pub(crate) enum Event {
     App(App),
     /// Some connections of the port are not intercepted.
     NotIntercepted { agent: String, pod: String, port: u16, miss: Miss },
+    /// They are again.
+    InterceptedAgain { agent: String, pod: String, port: u16, cause: String },
     /// A pod could not be intercepted, or no longer is.
     NotLive { agent: String, pod: String, state: Liveness, reason: String },
     /// An agent refused the whole wish.

@@ -75,6 +75,9 @@ fn value(event: &Event) -> Value {
             "event": "not_intercepted", "agent": agent, "pod": pod, "port": port, "cause": miss.cause,
             "reason": escape_sentence(&miss.sentence),
         }),
+        Event::InterceptedAgain { agent, pod, port, cause } => json!({
+            "event": "intercepted_again", "agent": agent, "pod": pod, "port": port, "cause": cause,
+        }),
         Event::NotLive { agent, pod, state, reason } => json!({
             "event": "refused", "agent": agent, "pod": pod, "state": liveness(*state), "reason": escape_sentence(reason),
         }),

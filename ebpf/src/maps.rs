@@ -98,8 +98,14 @@ pub fn is_pod_ip(address: &Key) -> bool {
     raw::value(POD_IPS.get_ptr(address)).is_some()
 }
 
+/// Whether a client's new connections are left to the app for now: its own, or those of its whole IPv6 /64.
 #[inline(always)]
-pub fn is_bypassed(client: &Key) -> bool {
+pub fn is_bypassed<const V6: bool>(client: &Key) -> bool {
+    bypassed(client) || V6 && bypassed(&[client[0], client[1], 0, 0])
+}
+
+#[inline(always)]
+fn bypassed(client: &Key) -> bool {
     match raw::value(BYPASS.get_ptr(client)) {
         Some(until) => raw::monotonic_nanos() < until,
         None => false,

@@ -106,7 +106,7 @@ fn decide<const V6: bool, const POD: bool>(skb: Skb, segment: &Segment) -> Resul
     if POD && !maps::is_pod_ip(&segment.destination::<V6>()) {
         return Err(Reason::SteerNotPodIp);
     }
-    if maps::is_bypassed(&segment.source::<V6>()) {
+    if maps::is_bypassed::<V6>(&segment.source::<V6>()) {
         return Err(Reason::SteerBypassed);
     }
     if maps::is_diverted() {

@@ -24,6 +24,7 @@ fn is_of_intercept(event: &Event) -> bool {
         | Event::Flushed { .. }
         | Event::App(_)
         | Event::NotIntercepted { .. }
+        | Event::InterceptedAgain { .. }
         | Event::Probe { .. }
         | Event::NotLive { .. }
         | Event::Refused { .. }
@@ -119,6 +120,7 @@ fn samples() -> Vec<Event> {
         Event::Live(live),
         Event::App(app),
         Event::NotIntercepted { agent: text(), pod: text(), port: 80, miss },
+        Event::InterceptedAgain { agent: text(), pod: text(), port: 80, cause: text() },
         Event::Tls { agent: text(), pod: text(), port: 80, tls, local: None },
         Event::Flushed { agent: text(), pod: text(), port: 80, flushed: PodFlush::default() },
         Event::Probe { agent: text(), pod: text(), port: 80, sentence: text() },

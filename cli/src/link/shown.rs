@@ -5,7 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use redir_wire::{
-    Conflict, EarlierConnections, InterceptState, Listening, Liveness, Miss, Owner, PodFlush, PodState, PodTls, TlsFate,
+    Conflict, EarlierConnections, InterceptState, Listening, Liveness, Miss, Owner, PodFlush, PodState, PodTls,
+    TlsFate, limits,
 };
 
 use crate::curl::{CurlLine, curl};
@@ -13,6 +14,9 @@ use crate::events::{App, Clash, Event, Live, Local};
 use crate::link::Wanted;
 use crate::service::Speaks;
 use crate::wording::events::earlier_connections;
+
+/// What may be over by itself, and is told again when it begins anew.
+const PASSING: [&str; 2] = ["client_passes", "pod_passes"];
 
 /// Which conflict: pod, developer, and the other intercept's number, as far as the agent tells it.
 type Key = (String, String, Option<u64>);
@@ -99,6 +103,7 @@ impl Shown {
         }
         events.extend(tls);
         events.extend(apps);
+        self.forget_others(state);
         // A pod that the agent no longer names is told anew when it comes back.
         self.pods.retain(|name, _| state.pods.iter().any(|pod| pod.pod == *name));
         self.clashes(agent, state, &mut events);
@@ -109,6 +114,26 @@ impl Shown {
             events.push(Event::Bypassed { agent: agent.to_owned(), id: state.id, requests });
         }
         events
+    }
+
+    /// An agent that names ever other pods is told of those only that it names now.
+    fn forget_others(&mut self, state: &InterceptState) {
+        let named = |name: &String| state.pods.iter().any(|pod| pod.pod == *name);
+        let most = limits::ENTRIES;
+        if self.tls.len() > most || self.flushed.len() > most || self.apps.len() > most || self.lost.len() > most {
+            self.tls.retain(|name, _| named(name));
+            self.flushed.retain(|name, _| named(name));
+            self.apps.retain(|name, _| named(name));
+            self.lost.retain(named);
+        }
+        if self.misses.len() > most {
+            self.misses.retain(|(name, _)| named(name));
+            // One pod's causes are few, unless the agent makes them up.
+            self.misses = std::mem::take(&mut self.misses).into_iter().take(most).collect();
+        }
+        if self.probes.len() > most {
+            self.probes.clear();
+        }
     }
 
     /// What is new about TLS. A lost tunnel or a disarmed port says nothing about it.
@@ -177,7 +202,26 @@ impl Shown {
             sentence: earlier_connections(pod.earlier_connections),
         });
         let seen = pod.misses.iter().filter(|miss| self.misses.insert((pod.pod.clone(), miss.cause.clone())));
-        earlier.into_iter().chain(seen.cloned()).map(event).collect()
+        let mut events: Vec<Event> = earlier.into_iter().chain(seen.cloned()).map(event).collect();
+        if pod.state == Liveness::Live {
+            events.extend(self.over(agent, wanted, pod));
+        }
+        events
+    }
+
+    /// Causes that are there no longer.
+    fn over(&mut self, agent: &str, wanted: &Wanted, pod: &PodState) -> Vec<Event> {
+        let is_over = |cause: &&str| {
+            let known = (pod.pod.clone(), (*cause).to_owned());
+            !pod.misses.iter().any(|miss| miss.cause == **cause) && self.misses.remove(&known)
+        };
+        let event = |cause: &str| Event::InterceptedAgain {
+            agent: agent.to_owned(),
+            pod: pod.pod.clone(),
+            port: wanted.port.get(),
+            cause: cause.to_owned(),
+        };
+        PASSING.into_iter().filter(is_over).map(event).collect()
     }
 
     /// A request to try, where somebody answers it.
@@ -354,6 +398,7 @@ mod tests {
             Event::Bypassed { requests, .. } => format!("bypassed {requests}"),
             Event::App(app) => format!("app {} {:?} {:?}", app.pod, app.listening, app.curl.is_some()),
             Event::NotIntercepted { pod, miss, .. } => format!("missed {pod} {}", miss.cause),
+            Event::InterceptedAgain { pod, cause, .. } => format!("again {pod} {cause}"),
             Event::Tls { pod, tls, local, .. } => format!("tls {pod} {:?} {local:?}", tls.fate),
             other => panic!("{other:?}"),
         };
@@ -438,6 +483,49 @@ mod tests {
         assert_eq!(kinds(&mut shown, &with(&["x"], 2)), ["missed a x"]);
         assert_eq!(kinds(&mut shown, &with(&["x", "y"], 2)), ["missed a y"]);
         assert!(kinds(&mut shown, &with(&["x"], 2)).is_empty());
+    }
+
+    #[test]
+    fn what_passes_for_a_while_is_told_with_its_end_each_time() {
+        let mut shown = Shown::default();
+        let with = |causes: &[&str], liveness| {
+            let mut state = state(&[("a", liveness)], &[]);
+            let miss = |cause: &&str| Miss { cause: (*cause).to_owned(), sentence: "so; do".into() };
+            state.pods[0].misses = causes.iter().map(miss).collect();
+            state
+        };
+        let live = Liveness::Live;
+        assert_eq!(kinds(&mut shown, &with(&["client_passes"], live)), ["live a true", "missed a client_passes"]);
+        assert!(kinds(&mut shown, &with(&["client_passes"], live)).is_empty());
+        assert!(kinds(&mut shown, &with(&[], Liveness::Pending)).is_empty(), "nothing is known of it");
+        assert_eq!(
+            kinds(&mut shown, &with(&["pod_passes"], live))[1..],
+            ["missed a pod_passes", "again a client_passes"]
+        );
+        assert_eq!(kinds(&mut shown, &with(&[], live)), ["again a pod_passes"]);
+        assert_eq!(kinds(&mut shown, &with(&["pod_passes"], live)), ["missed a pod_passes"]);
+    }
+
+    #[test]
+    fn an_agent_that_makes_up_pods_fills_no_memory() {
+        let mut shown = Shown::default();
+        for round in 0..20 {
+            let names: Vec<String> = (0..1000).map(|number| format!("pod-{round}-{number}")).collect();
+            let pods: Vec<_> = names.iter().map(|name| (name.as_str(), Liveness::Live)).collect();
+            let mut state = state(&pods, &[]);
+            for pod in &mut state.pods {
+                pod.listening = Some(Listening::Nobody);
+                pod.flushed = Some(PodFlush::default());
+                pod.probes = vec![format!("of {}", pod.pod)];
+                pod.misses = vec![Miss { cause: "x".into(), sentence: "so; do".into() }];
+            }
+            kinds(&mut shown, &state);
+            shown.tunnel_lost();
+        }
+        let Shown { tls, flushed, probes, apps, misses, lost, .. } = &shown;
+        for count in [tls.len(), flushed.len(), probes.len(), apps.len(), misses.len(), lost.len()] {
+            assert!(count <= limits::ENTRIES + 1000, "{count}");
+        }
     }
 
     #[test]

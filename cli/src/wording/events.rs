@@ -42,6 +42,13 @@ pub(crate) fn lines(event: &Event, paint: Paint, charset: Charset, now: UnixMill
         Event::NotIntercepted { agent: _, pod, port, miss } => {
             warn("missed", format!("{}:{port}: {}", escape(pod), escape_sentence(&miss.sentence)))
         }
+        Event::InterceptedAgain { agent: _, pod, port, cause: _ } => {
+            vec![format!(
+                "{}  {}:{port}: new connections are intercepted again",
+                paint.with(Colour::Green, "again"),
+                escape(pod)
+            )]
+        }
         Event::NotLive { agent, pod, state, reason } => {
             let word = match state {
                 Liveness::Refused => "refused",

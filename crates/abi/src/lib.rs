@@ -57,7 +57,7 @@ pub const LEG_NANOS: u64 = 60_000_000_000;
 /// that lives is known by its socket. 8,192 are 0.9 MB a pod and the legs of 8 s at 1,000 new connections a second.
 pub const LEG_ENTRIES: u32 = 8192;
 
-/// Client addresses that can be bypassed at once, for each pod; the least recently used gives way.
+/// Client addresses (and IPv6 /64s, by their first address) that can be bypassed at once, for each pod; the least recently used gives way.
 pub const BYPASS_ENTRIES: u32 = 1024;
 
 /// Addresses one pod may have: a hundred networks with both families and link-local ones.

@@ -4,7 +4,7 @@
 
 use std::{net::SocketAddr, sync::Arc, sync::atomic::Ordering, time::Instant};
 
-use super::{metrics::Metrics, relay::Tally};
+use super::{capture::Place, metrics::Metrics, relay::Tally};
 use crate::config::PodName;
 
 /// One client connection, from its access event at open to the one at close (on drop).
@@ -24,6 +24,8 @@ pub(crate) struct Access {
     pub(crate) opaque: Option<&'static str>,
     /// Why it ended; a task that was ended from outside has no better word than this.
     reason: &'static str,
+    /// Its place among all connections; `None` where they are not counted.
+    place: Option<Arc<Place>>,
 }
 
 impl Access {
@@ -43,17 +45,31 @@ impl Access {
             developer_requests: 0,
             opaque: None,
             reason: "aborted",
+            place: None,
+        }
+    }
+
+    /// Its place is cheaper once something was decided.
+    pub(crate) fn at(&mut self, place: Arc<Place>) {
+        self.place = Some(place);
+    }
+
+    fn decided(&mut self) {
+        if let Some(place) = self.place.take() {
+            place.decided();
         }
     }
 
     /// A request went to the app.
     pub(crate) fn count_app(&mut self) {
+        self.decided();
         self.app_requests += 1;
         self.metrics.requests_app.inc();
     }
 
     /// A request went to a developer.
     pub(crate) fn count_developer(&mut self) {
+        self.decided();
         self.developer_requests += 1;
         self.metrics.requests_developer.inc();
     }
@@ -72,6 +88,7 @@ impl Access {
     /// The connection is not looked at any more.
     pub(crate) fn went_opaque(&mut self, why: &'static str) {
         if self.opaque.is_none() {
+            self.decided();
             self.opaque = Some(why);
             self.metrics.opaque(why).inc();
         }

@@ -47,6 +47,8 @@ pub(crate) struct Metrics {
     datapath: Family<DatapathLabel, Count>,
     closed: Family<ReasonLabel, Count>,
     opaque: Family<ReasonLabel, Count>,
+    bypasses: Family<ReasonLabel, Count>,
+    pods_passing: Family<ReasonLabel, Level>,
     /// Connections accepted.
     pub(crate) connections: Count,
     /// Connections open now.
@@ -63,14 +65,12 @@ pub(crate) struct Metrics {
     pub(crate) bytes_sent: Count,
     /// Source ports that did not work and were replaced by another.
     pub(crate) upstream_retries: Count,
-    /// Client addresses whose new connections were let pass to the app because their ports ran short.
-    pub(crate) bypasses: Count,
     /// Connections that somebody in the pod dialled to the agent's listener itself: not steered, reset.
     pub(crate) strays: Count,
     /// Failed accepts (file descriptors, memory).
     pub(crate) accept_errors: Count,
-    /// Pods whose new connections pass to the app because the agent is at a limit.
-    pub(crate) pods_passing: Level,
+    /// Clients whose new connections pass to the app because they have their share.
+    pub(crate) clients_passing: Level,
     /// Pods captured now.
     pub(crate) pods: Level,
     /// Intercepts that the API server tells of, in the whole cluster.
@@ -114,10 +114,11 @@ impl Metrics {
             bytes_received: directed("received"),
             bytes_sent: directed("sent"),
             upstream_retries: Count::default(),
-            bypasses: Count::default(),
+            bypasses: Family::default(),
             strays: Count::default(),
             accept_errors: Count::default(),
-            pods_passing: Level::default(),
+            clients_passing: Level::default(),
+            pods_passing: Family::default(),
             pods: Level::default(),
             objects: Level::default(),
             api_errors: Count::default(),
@@ -155,6 +156,8 @@ impl Metrics {
         to.register("strays", "Connections to the agent's listener that were not steered", self.strays.clone());
         to.register("accept_errors", "Failed accepts", self.accept_errors.clone());
         to.register("pods_passing", "Pods whose new connections pass to the app for now", self.pods_passing.clone());
+        let clients = "Clients whose new connections to a pod pass to the app for now";
+        to.register("clients_passing", clients, self.clients_passing.clone());
         to.register("pods", "Pods captured now", self.pods.clone());
     }
 
@@ -187,6 +190,16 @@ impl Metrics {
     /// The counter of connections that went opaque for this reason.
     pub(crate) fn opaque(&self, reason: &'static str) -> Count {
         self.opaque.get_or_create_owned(&ReasonLabel { reason })
+    }
+
+    /// The counter of clients let pass to the app for this reason.
+    pub(crate) fn bypasses(&self, reason: &'static str) -> Count {
+        self.bypasses.get_or_create_owned(&ReasonLabel { reason })
+    }
+
+    /// The number of pods whose new connections pass to the app now for this reason.
+    pub(crate) fn pods_passing(&self, reason: &'static str) -> Level {
+        self.pods_passing.get_or_create_owned(&ReasonLabel { reason })
     }
 
     /// Drops what was counted in pods: where pods come and go, those that are captured no longer must not pile up.
@@ -252,6 +265,8 @@ mod tests {
         // A family without any member is not written.
         metrics.closed("client").inc();
         metrics.opaque("tls").inc();
+        metrics.bypasses("ports").inc();
+        metrics.pods_passing("share").inc();
         metrics.set_datapath("web-1", &[(Reason::ALL[0], 7)]);
         let text = metrics.text().unwrap();
         let mut counted: Vec<String> = Vec::new();

@@ -28,6 +28,10 @@ pub(crate) enum Cause {
     Unseen,
     /// It speaks HTTP/2 with an app that does not answer like a server of HTTP/2.
     Http2Unanswered,
+    /// Its client has its share of the agent's connections.
+    ClientPasses,
+    /// The pod has its share of them, or there is none left.
+    PodPasses,
 }
 
 impl From<Detour> for Cause {
@@ -52,6 +56,14 @@ impl Cause {
         }
     }
 
+    /// Whether connections do not come that are not to be read either.
+    fn concerns_connections(self) -> bool {
+        match self {
+            Self::Redirected | Self::Unseen | Self::ClientPasses | Self::PodPasses => true,
+            Self::ProxyProtocol | Self::HeadTooLong | Self::Http2Unanswered => false,
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::ProxyProtocol => "proxy_protocol",
@@ -59,6 +71,8 @@ impl Cause {
             Self::Redirected => "redirected",
             Self::Unseen => "unseen",
             Self::Http2Unanswered => "http2_unanswered",
+            Self::ClientPasses => "client_passes",
+            Self::PodPasses => "pod_passes",
         }
     }
 
@@ -84,6 +98,15 @@ impl Cause {
             Self::Http2Unanswered => {
                 "a client speaks HTTP/2 and the app does not answer it like a server of HTTP/2: such connections go to the \
                  app unread; let the client speak HTTP/1.1, or intercept without conditions"
+            }
+            Self::ClientPasses => {
+                "one client has so many connections to the pod that its new ones pass to the app, until it has fewer; look at \
+                 who keeps them open, or let the admin give the agent more memory and file descriptors"
+            }
+            Self::PodPasses => {
+                "new connections to the pod pass to the app, until there are fewer: it has its share of the agent's connections, \
+                 or the agent has no file descriptor left; look at who keeps them open, or let the admin give the agent more \
+                 memory and file descriptors"
             }
         }
     }
@@ -115,11 +138,23 @@ impl Misses {
         }
     }
 
+    /// What was seen on a pod's ports is over, and news when it is seen again.
+    pub(crate) fn over(&self, pod: &PodName, cause: Cause) {
+        let mut was_there = false;
+        for (_, causes) in self.seen().iter_mut().filter(|((name, _), _)| name == pod) {
+            was_there |= causes.remove(&cause);
+        }
+        if was_there {
+            tracing::info!(%pod, cause = cause.name(), "connections are read again");
+            self.0.news.send_replace(());
+        }
+    }
+
     /// What is to be told about a port, to a developer who wants requests to be read or only connections.
     pub(crate) fn of(&self, pod: &PodName, port: u16, reads: bool) -> Vec<Miss> {
         let seen = self.seen();
         let causes = seen.get(&(pod.clone(), port)).into_iter().flatten();
-        let causes = causes.filter(|cause| reads || matches!(cause, Cause::Redirected | Cause::Unseen));
+        let causes = causes.filter(|cause| reads || cause.concerns_connections());
         causes.map(|cause| Miss { cause: cause.name().to_owned(), sentence: cause.sentence().to_owned() }).collect()
     }
 
@@ -181,6 +216,14 @@ mod tests {
             told.iter().all(|miss| miss.sentence.contains("; ") && miss.sentence.len() < redir_wire::limits::SENTENCE)
         );
         assert!(misses.of(&pod, 81, true).is_empty());
+        misses.saw(&pod, 80, Cause::PodPasses);
+        assert_eq!(misses.of(&pod, 80, false).len(), 3);
+        news.mark_unchanged();
+        misses.over(&pod, Cause::ClientPasses);
+        assert!(!news.has_changed().expect("open"), "it was not there");
+        misses.over(&pod, Cause::PodPasses);
+        assert!(news.has_changed().expect("open"));
+        assert_eq!(misses.of(&pod, 80, false).len(), 2);
         misses.forget(|_, port| port == 80);
         assert!(misses.of(&pod, 80, true).is_empty());
     }

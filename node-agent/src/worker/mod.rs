@@ -38,7 +38,7 @@ use tokio::{
 use self::{
     admin::Readiness,
     broker::{Bootstrap, Broker, Event},
-    capture::{Captures, Limit},
+    capture::{Captures, Limit, Shares},
     control::Plane,
     metrics::Metrics,
     misses::Misses,
@@ -171,7 +171,7 @@ async fn start(
         broker: broker.clone(),
         plans: plans.clone(),
         metrics: metrics.clone(),
-        limit,
+        shares: Shares::new(limit),
         ranges,
         broken,
         tls: parts.tls.clone(),

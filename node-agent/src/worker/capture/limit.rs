@@ -1,35 +1,30 @@
-//! How many connections the agent takes before new ones pass to the app.
+//! How many connections the agent has room for.
 //!
-//! Pure but for reading the process's own limits at start. Called by the captures.
+//! Pure but for reading the process's own limits at start. Called by `shares`, which shares them out.
 
-use std::{
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::path::Path;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use super::memory_ceiling::memory_ceiling;
+use super::{
+    descriptors::{DESCRIPTORS_ASIDE, Descriptors},
+    memory_ceiling::memory_ceiling,
+};
 
-/// Descriptors that are not connections: pools and listeners of the pods, tunnel, admin, control, logs.
-const DESCRIPTORS_ASIDE: u64 = 1024;
 /// Client and app.
-const DESCRIPTORS_EACH: u64 = 2;
+const DESCRIPTORS_EACH: usize = 2;
 /// What the agent uses without a connection, with room for tunnels.
 const MEMORY_ASIDE: u64 = 48 << 20;
 /// What a connection costs in the agent and in the kernel's sockets, in the long run.
 const MEMORY_EACH: u64 = 16 << 10;
 /// Never fewer, however small the limits are.
-const AT_LEAST: u64 = 64;
+const AT_LEAST: usize = 64;
 
-/// Counts the connections of all pods against the limit; cheap to clone.
+/// How many connections there is room for; cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Limit {
-    most: usize,
-    live: Arc<AtomicUsize>,
+    by_memory: usize,
+    aside: Descriptors,
 }
 
 impl Limit {
@@ -38,38 +33,32 @@ impl Limit {
         let descriptors = raise_descriptors();
         let memory = memory_ceiling(Path::new("/proc/self"));
         let limit = Limit::new(descriptors, memory);
-        tracing::info!(connections = limit.most, descriptors, memory, "connections beyond the limit pass to the app");
+        tracing::info!(connections = limit.most(), descriptors, memory, "connections are shared out up to the limit");
         limit
     }
 
     fn new(descriptors: u64, memory: Option<u64>) -> Self {
-        let by_descriptors = descriptors.saturating_sub(DESCRIPTORS_ASIDE) / DESCRIPTORS_EACH;
         let by_memory = memory.map_or(u64::MAX, |memory| memory.saturating_sub(MEMORY_ASIDE) / MEMORY_EACH);
-        let most = by_descriptors.min(by_memory).max(AT_LEAST);
-        Limit { most: usize::try_from(most).unwrap_or(usize::MAX), live: Arc::default() }
+        let number = |number| usize::try_from(number).unwrap_or(usize::MAX);
+        Limit { by_memory: number(by_memory), aside: Descriptors::new(number(descriptors)) }
     }
 
-    /// A connection begins; it ends when the place is dropped.
-    pub(super) fn enter(&self) -> Place {
-        self.live.fetch_add(1, Ordering::Relaxed);
-        Place(self.live.clone())
+    /// So many, whatever the process has.
+    #[cfg(test)]
+    pub(super) fn of(most: usize) -> Self {
+        Limit { by_memory: most, aside: Descriptors::new(usize::MAX) }
     }
 
-    /// Whether new connections should pass to the app, given whether they do now: they come back a tenth below the
-    /// limit, not at it.
-    pub(super) fn passes(&self, now: bool) -> bool {
-        let live = self.live.load(Ordering::Relaxed);
-        if now { live > self.most - self.most / 10 } else { live >= self.most }
+    /// What counts the descriptors that are not connections.
+    pub(super) fn aside(&self) -> &Descriptors {
+        &self.aside
     }
-}
 
-/// One live connection.
-#[derive(Debug)]
-pub(super) struct Place(Arc<AtomicUsize>);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+    /// As many as there is room for now.
+    pub(super) fn most(&self) -> usize {
+        let aside = DESCRIPTORS_ASIDE.saturating_add(self.aside.held());
+        let by_descriptors = self.aside.most().saturating_sub(aside) / DESCRIPTORS_EACH;
+        by_descriptors.min(self.by_memory).max(AT_LEAST)
     }
 }
 
@@ -87,20 +76,19 @@ mod tests {
 
     #[test]
     fn the_scarcer_of_descriptors_and_memory_decides() {
-        assert_eq!(Limit::new(21_024, None).most, 10_000);
-        assert_eq!(Limit::new(1 << 20, Some(128 << 20)).most, 5120);
-        assert_eq!(Limit::new(10, Some(1)).most, 64);
+        assert_eq!(Limit::new(20_000 + DESCRIPTORS_ASIDE as u64, None).most(), 10_000);
+        assert_eq!(Limit::new(1 << 20, Some(128 << 20)).most(), 5120);
+        assert_eq!(Limit::new(10, Some(1)).most(), 64);
     }
 
     #[test]
-    fn new_connections_come_back_a_tenth_below_the_limit() {
-        let limit = Limit { most: 10, live: Arc::default() };
-        let mut places: Vec<_> = (0..9).map(|_| limit.enter()).collect();
-        assert!(!limit.passes(false));
-        places.push(limit.enter());
-        assert!(limit.passes(false));
-        assert!(limit.passes(true));
-        places.truncate(9);
-        assert!(!limit.passes(true));
+    fn descriptors_that_are_held_otherwise_count() {
+        let limit = Limit::new(2000 + DESCRIPTORS_ASIDE as u64, None);
+        let held = limit.aside().hold(600);
+        assert_eq!(limit.most(), 700);
+        let _more = limit.aside().clone().hold(200);
+        assert_eq!(limit.most(), 600);
+        drop(held);
+        assert_eq!(limit.most(), 900);
     }
 }

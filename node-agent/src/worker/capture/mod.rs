@@ -4,10 +4,14 @@
 //! the pod is released. Steering is decided elsewhere (the registry arms and disarms): this only accepts what arrives.
 //! Called by the registry's driver and by `worker::run`; every accepted connection goes to `connection::serve`.
 
+mod descriptors;
 mod heartbeat;
 mod limit;
 mod memory_ceiling;
+mod passing;
 mod pod;
+mod shares;
+mod steering;
 
 use std::{
     collections::HashMap,
@@ -18,11 +22,13 @@ use std::{
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-use self::{heartbeat::Heartbeat, pod::Listeners};
 pub(crate) use self::{
+    descriptors::{Descriptors, HeldDescriptors},
     limit::Limit,
     pod::{Live, Pod},
+    shares::{Place, Shares},
 };
+use self::{heartbeat::Heartbeat, pod::Listeners};
 use super::{
     broker::{ArmedPod, Broker, LastProcess},
     metrics::Metrics,
@@ -42,8 +48,8 @@ pub(crate) struct Shared {
     pub(crate) plans: Plans,
     /// The figures.
     pub(crate) metrics: Arc<Metrics>,
-    /// How many connections the agent takes.
-    pub(crate) limit: Limit,
+    /// Who may have how many connections.
+    pub(crate) shares: Shares,
     /// The source ports of the legs to the apps.
     pub(crate) ranges: Ranges,
     /// Who hears that the way to a pod's app is broken.
@@ -184,6 +190,7 @@ impl Captures {
             ranges: shared.ranges,
             seed,
             metrics: shared.metrics.clone(),
+            descriptors: shared.shares.descriptors().clone(),
             broken: shared.broken.clone(),
         });
         upstream.expect();
@@ -191,7 +198,7 @@ impl Captures {
         self.lock().insert(name.clone(), pod.clone());
         shared.metrics.pods.inc();
         // The first one here: whoever is told that the port is live finds it steered, not only after the loop's start.
-        if !shared.stop.draining.is_cancelled() && !shared.limit.passes(true) {
+        if !shared.stop.draining.is_cancelled() && !pod.share().standing().passes(true) {
             heartbeat.beat();
         }
         let captures = self.clone();

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use redir_tunnel::ClientKey;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Notify,
@@ -20,12 +21,20 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Shared, heartbeat::Heartbeat, limit::Place};
+use super::{
+    Shared,
+    descriptors::{DESCRIPTORS_OF_POD, HeldDescriptors},
+    heartbeat::Heartbeat,
+    passing::{PassingClients, Told},
+    shares::{Place, PodShare},
+    steering::{PassReason, Steering},
+};
 use crate::{
     config::PodName,
     worker::{
         broker::{BrokerError, LastProcess},
         connection,
+        misses::Cause,
         relay::reset,
         upstream::Upstream,
     },
@@ -104,6 +113,8 @@ pub(crate) struct Pod {
     name: PodName,
     upstream: Upstream,
     shared: Arc<Shared>,
+    share: Arc<PodShare>,
+    _descriptors: HeldDescriptors,
     ports: Mutex<ArmedPorts>,
     live: AtomicUsize,
     changed: Notify,
@@ -126,6 +137,8 @@ impl Pod {
         Pod {
             name,
             upstream,
+            share: Arc::new(shared.shares.pod()),
+            _descriptors: shared.shares.descriptors().hold(DESCRIPTORS_OF_POD),
             shared,
             ports: Mutex::new(ArmedPorts { armed: HashSet::new(), disarmed_at: Instant::now() }),
             live: AtomicUsize::new(0),
@@ -149,6 +162,16 @@ impl Pod {
     /// What all pods share.
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// Its part of the agent's connections.
+    pub(super) fn share(&self) -> &PodShare {
+        &self.share
+    }
+
+    /// The ports that are armed now.
+    pub(super) fn armed(&self) -> Vec<u16> {
+        self.ports().armed.iter().copied().collect()
     }
 
     /// Cancelled when the pod's connections must be reset.
@@ -209,7 +232,14 @@ impl Pod {
 /// A live connection of a pod.
 pub(crate) struct Live {
     pod: Arc<Pod>,
-    _place: Place,
+    place: Arc<Place>,
+}
+
+impl Live {
+    /// Its place among all connections.
+    pub(crate) fn place(&self) -> &Arc<Place> {
+        &self.place
+    }
 }
 
 impl Drop for Live {
@@ -218,17 +248,6 @@ impl Drop for Live {
             self.pod.changed.notify_one();
         }
     }
-}
-
-/// Whether new connections come to the agent, and why not.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Steering {
-    /// The heartbeat is written.
-    On,
-    /// The agent is at its limit, or drains, or the guardian gives no sockets.
-    Passing,
-    /// An accept failed for want of descriptors or memory: none is tried until the next beat.
-    Starved,
 }
 
 /// Accepts until the pod is released. The listeners close when it is, or at once when the pod is aborted.
@@ -263,13 +282,26 @@ struct Loop<'p> {
     own_port: u16,
     heartbeat: Heartbeat,
     steering: Steering,
+    clients: PassingClients,
+    /// Whether developers know that all of the pod's connections pass, or some client's.
+    pod_told: Told,
+    clients_told: Told,
 }
 
 impl<'p> Loop<'p> {
     fn new(pod: &'p Arc<Pod>, listeners: Listeners, heartbeat: Heartbeat) -> Self {
-        pod.shared.metrics.pods_passing.inc();
-        let own_port = listeners.port;
-        Loop { pod, listeners: Some(listeners), own_port, heartbeat, steering: Steering::Passing }
+        let steering = Steering::Passing(PassReason::Starting);
+        pod.shared.metrics.pods_passing(PassReason::Starting.label()).inc();
+        Loop {
+            pod,
+            own_port: listeners.port,
+            listeners: Some(listeners),
+            heartbeat,
+            steering,
+            clients: PassingClients::default(),
+            pod_told: Told::new(Cause::PodPasses),
+            clients_told: Told::new(Cause::ClientPasses),
+        }
     }
 
     /// Ends when the pod is released.
@@ -281,13 +313,14 @@ impl<'p> Loop<'p> {
         loop {
             let on = self.steering == Steering::On;
             tokio::select! {
-                accepted = accept(self.listeners.as_ref()), if self.steering != Steering::Starved => match accepted {
+                accepted = accept(self.listeners.as_ref()), if !self.starved() => match accepted {
                     Ok((client, peer)) => self.admit(client, peer, connections),
                     Err(error) => self.refused(&error),
                 },
                 _ = beat.tick() => self.beat(),
                 () = self.pod.changed.notified() => {}
                 () = Upstream::guardian_changed(&mut guardian) => self.beat(),
+                () = self.clients.answered() => self.beat(),
                 () = self.pod.shared.stop.draining.cancelled(), if on => {}
                 Some(_) = connections.join_next() => continue,
             }
@@ -308,7 +341,7 @@ impl<'p> Loop<'p> {
 
     /// Hands a steered connection to its own task; what was dialled to the listener itself is reset. A connection to any
     /// other port was steered, even if the answer that the guardian has armed this port is still under way.
-    fn admit(&self, client: TcpStream, peer: SocketAddr, tasks: &mut JoinSet<()>) {
+    fn admit(&mut self, client: TcpStream, peer: SocketAddr, tasks: &mut JoinSet<()>) {
         let Ok(local) = client.local_addr() else { return };
         let pod = self.pod;
         if local.port() == self.own_port {
@@ -317,7 +350,9 @@ impl<'p> Loop<'p> {
             return reset(&client);
         }
         pod.live.fetch_add(1, Ordering::Relaxed);
-        let live = Live { pod: pod.clone(), _place: pod.shared.limit.enter() };
+        let key = ClientKey::of(peer.ip());
+        let live = Live { pod: pod.clone(), place: pod.share.enter(key) };
+        self.clients.entered(pod, key);
         tasks.spawn(connection::serve(pod, client, peer, local, live));
     }
 
@@ -326,23 +361,35 @@ impl<'p> Loop<'p> {
         let next = self.next();
         match next {
             Steering::On => self.heartbeat.beat(),
-            Steering::Passing | Steering::Starved => self.heartbeat.lapse(),
+            Steering::Passing(_) => self.heartbeat.lapse(),
         }
         self.set(next);
+        self.clients.renew(self.pod);
+        let full = matches!(next, Steering::Passing(PassReason::Share | PassReason::Descriptors));
+        self.pod_told.tell(self.pod, full);
+        self.clients_told.tell(self.pod, !self.clients.is_empty());
+    }
+
+    fn starved(&self) -> bool {
+        self.steering == Steering::Passing(PassReason::Descriptors)
     }
 
     /// What the next beat says.
     fn next(&self) -> Steering {
-        let shared = &self.pod.shared;
-        let starved = self.steering == Steering::Starved
-            && self.listeners.as_ref().is_some_and(|listeners| !listeners.descriptor_free());
-        let passes = shared.stop.draining.is_cancelled()
-            || shared.limit.passes(self.steering != Steering::On)
-            || self.pod.upstream.starved();
-        match (starved, passes) {
-            (true, _) => Steering::Starved,
-            (false, true) => Steering::Passing,
-            (false, false) => Steering::On,
+        let no_descriptor = || self.listeners.as_ref().is_some_and(|listeners| !listeners.descriptor_free());
+        let shared_out = self.steering == Steering::Passing(PassReason::Share);
+        if self.starved() && no_descriptor() {
+            Steering::Passing(PassReason::Descriptors)
+        } else if self.pod.shared.stop.draining.is_cancelled() {
+            Steering::Passing(PassReason::Draining)
+        } else if self.pod.share.standing().passes(shared_out) {
+            Steering::Passing(PassReason::Share)
+        } else if self.clients.is_asking() {
+            Steering::Passing(PassReason::Client)
+        } else if self.pod.upstream.starved() {
+            Steering::Passing(PassReason::Guardian)
+        } else {
+            Steering::On
         }
     }
 
@@ -353,18 +400,22 @@ impl<'p> Loop<'p> {
             return;
         }
         self.heartbeat.lapse();
-        self.set(Steering::Starved);
+        self.set(Steering::Passing(PassReason::Descriptors));
         tracing::warn!(pod = %self.pod.name, %error, "could not accept: new connections pass to the app for now");
     }
 
     fn set(&mut self, steering: Steering) {
-        let level = &self.pod.shared.metrics.pods_passing;
-        if self.steering == Steering::On && steering != Steering::On {
-            level.inc();
-        } else if self.steering != Steering::On && steering == Steering::On {
-            level.dec();
+        let before = std::mem::replace(&mut self.steering, steering);
+        if before == steering {
+            return;
         }
-        self.steering = steering;
+        let metrics = &self.pod.shared.metrics;
+        if let Steering::Passing(why) = before {
+            metrics.pods_passing(why.label()).dec();
+        }
+        if let Steering::Passing(why) = steering {
+            metrics.pods_passing(why.label()).inc();
+        }
     }
 }
 
@@ -372,6 +423,7 @@ impl Drop for Loop<'_> {
     fn drop(&mut self) {
         self.heartbeat.lapse();
         self.set(Steering::On);
+        self.clients.end(self.pod);
     }
 }
 

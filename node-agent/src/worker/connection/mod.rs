@@ -76,6 +76,7 @@ pub(crate) fn serve(
     let shared = pod.shared();
     let arrival = pod.upstream().arrived(peer);
     let mut access = Access::open(pod.name(), local.port(), peer, &shared.metrics);
+    access.at(live.place().clone());
     let mut route = Route {
         plans: shared.plans.clone(),
         pod: pod.name().clone(),

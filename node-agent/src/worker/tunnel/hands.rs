@@ -163,7 +163,7 @@ mod tests {
         ipc::{self, Handed, REQUEST_LEN, Reply, Request},
         worker::{
             broker,
-            capture::{self, Limit},
+            capture::{self, Limit, Shares},
             metrics::Metrics,
             misses::Misses,
             plan::Plans,
@@ -182,7 +182,7 @@ mod tests {
             broker: broker.clone(),
             plans: Plans::default(),
             metrics: Arc::new(Metrics::new()),
-            limit: Limit::of_process(),
+            shares: Shares::new(Limit::of_process()),
             ranges: Ranges::LowFirst,
             broken: tokio::sync::mpsc::channel(1).0,
             misses: Misses::default(),

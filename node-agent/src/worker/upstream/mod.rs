@@ -38,6 +38,7 @@ use crate::{
     ipc::FirstHand,
     worker::{
         broker::{Broker, BrokerError, LegSocket, PodAddresses},
+        capture::Descriptors,
         metrics::Metrics,
     },
 };
@@ -153,6 +154,8 @@ pub(crate) struct UpstreamParts {
     pub(crate) seed: u64,
     /// The figures.
     pub(crate) metrics: Arc<Metrics>,
+    /// Counts the sockets of the pools.
+    pub(crate) descriptors: Descriptors,
     /// Who hears that the way to the app is broken.
     pub(crate) broken: mpsc::Sender<BrokenWay>,
 }
@@ -213,7 +216,8 @@ impl Suspicion {
 impl Upstream {
     /// The table and the (still empty) pool of one pod.
     pub(crate) fn new(parts: UpstreamParts) -> Self {
-        let UpstreamParts { pod, broker, addresses, first_hand, turned, ranges, seed, metrics, broken } = parts;
+        let UpstreamParts { pod, broker, addresses, first_hand, turned, ranges, seed, metrics, descriptors, broken } =
+            parts;
         let ports = Arc::new(Mutex::new(Ports::new(ranges, seed)));
         let hung = broker.guardian_hangs();
         Upstream(Arc::new(Shared {
@@ -222,7 +226,7 @@ impl Upstream {
             addresses,
             ports,
             ranges,
-            pool: Pool::default(),
+            pool: Pool::new(descriptors),
             waiting: Mutex::default(),
             hung,
             turned,
@@ -501,7 +505,7 @@ impl Upstream {
 
     fn pooled(&self, client: IpAddr, bind: SocketAddr) -> Option<(TcpSocket, u64, Held)> {
         let ranges = lock(&self.0.ports).ranges();
-        let Pooled { port, leg } =
+        let Pooled { port, leg, .. } =
             self.0.pool.take(bind, ranges, |offered| lock(&self.0.ports).hold_one_of(client, offered))?;
         Some(self.held(client, port, leg))
     }
@@ -515,14 +519,20 @@ impl Upstream {
         if !lock(&self.0.ports).bypass_due(client, Instant::now()) {
             return;
         }
-        self.0.metrics.bypasses.inc();
+        self.0.metrics.bypasses("ports").inc();
+        // Not awaited by the connection.
+        tokio::spawn(self.bypass(client, BYPASS));
+    }
+
+    /// Lets a client's new connections pass to the app for so long: a whole IPv6 network's by its own address. Ends with the
+    /// broker's own timeout.
+    pub(crate) fn bypass(&self, client: IpAddr, how_long: Duration) -> impl Future<Output = ()> + Send + use<> {
         let shared = self.0.clone();
-        // Not awaited by the connection; it ends with the broker's own timeout.
-        tokio::spawn(async move {
-            if let Err(error) = shared.broker.bypass(&shared.pod, client, BYPASS).await {
+        async move {
+            if let Err(error) = shared.broker.bypass(&shared.pod, client, how_long).await {
                 tracing::warn!(pod = %shared.pod, %error, "could not let a crowded client pass to the app");
             }
-        });
+        }
     }
 }
 
@@ -599,6 +609,7 @@ mod tests {
 
     fn upstream_at(broker: &Broker, addresses: Vec<IpAddr>) -> Upstream {
         Upstream::new(UpstreamParts {
+            descriptors: Descriptors::new(4096),
             pod: PodName::new("web-1").unwrap(),
             broker: broker.clone(),
             addresses: PodAddresses::from(addresses),

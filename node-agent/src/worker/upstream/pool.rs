@@ -17,12 +17,17 @@ use tokio::{
 };
 
 use super::ports::Ranges;
-use crate::worker::broker::LegSocket;
+use crate::worker::{
+    broker::LegSocket,
+    capture::{Descriptors, HeldDescriptors},
+};
 
 /// A pool's least level: two batches, a burst of new connections while one batch is on its way.
 const LEAST: usize = 64;
 /// A pool's highest level; a socket costs some 3 KiB of kernel memory and a descriptor.
 const MOST: usize = 512;
+/// Of few descriptors a pool takes no larger part than this, however busy its pod is: connections need the others.
+const PART: usize = 16;
 /// The guardian gives at most this many at once.
 pub(super) const BATCH: usize = 32;
 /// How many are asked for at the same time: on a busy machine an answer takes a tenth of a second.
@@ -39,6 +44,7 @@ const WINDOW: Duration = Duration::from_secs(1);
 pub(super) struct Pooled {
     pub(super) port: u16,
     pub(super) leg: LegSocket,
+    _counted: HeldDescriptors,
 }
 
 /// An address and its scope.
@@ -49,8 +55,9 @@ type Pools = HashMap<Key, Address>;
 struct Address {
     bind: SocketAddr,
     sockets: VecDeque<Pooled>,
-    /// As many as there should be.
+    /// As many as there should be, and at most.
     level: usize,
+    most: usize,
     /// How many were taken since `since`.
     taken: usize,
     since: Instant,
@@ -59,8 +66,8 @@ struct Address {
 }
 
 impl Address {
-    fn new(bind: SocketAddr) -> Self {
-        Address { bind, sockets: VecDeque::new(), level: LEAST, taken: 0, since: Instant::now(), filled: false }
+    fn new(bind: SocketAddr, most: usize) -> Self {
+        Address { bind, sockets: VecDeque::new(), level: LEAST, most, taken: 0, since: Instant::now(), filled: false }
     }
 
     /// A batch is missing.
@@ -70,7 +77,7 @@ impl Address {
 
     /// The level follows the demand: up at once, down by half a window.
     fn follow_demand(&mut self, now: Instant) {
-        let demand = (2 * self.taken).clamp(LEAST, MOST);
+        let demand = (2 * self.taken).clamp(LEAST, self.most);
         self.level = self.level.max(demand);
         let windows = now.saturating_duration_since(self.since).as_millis() / WINDOW.as_millis();
         if windows > 0 {
@@ -85,19 +92,24 @@ impl Address {
 }
 
 /// The pools of one pod.
-#[derive(Default)]
 pub(super) struct Pool {
+    descriptors: Descriptors,
     by_address: Mutex<Pools>,
     /// Some pool is below its level.
     wanting: Notify,
 }
 
 impl Pool {
+    /// Without an address.
+    pub(super) fn new(descriptors: Descriptors) -> Self {
+        Self { descriptors, by_address: Mutex::default(), wanting: Notify::new() }
+    }
+
     /// Makes sure that there is a pool for this address.
     pub(super) fn want(&self, bind: SocketAddr) {
         let mut pools = self.lock();
         make_room(&mut pools, key(bind));
-        pools.entry(key(bind)).or_insert_with(|| Address::new(bind));
+        pools.entry(key(bind)).or_insert_with(|| Address::new(bind, self.most()));
         self.wanting.notify_one();
     }
 
@@ -134,13 +146,13 @@ impl Pool {
     pub(super) fn put(&self, bind: SocketAddr, sockets: impl Iterator<Item = (u16, io::Result<LegSocket>)>) -> usize {
         let mut pools = self.lock();
         make_room(&mut pools, key(bind));
-        let pool = pools.entry(key(bind)).or_insert_with(|| Address::new(bind));
+        let pool = pools.entry(key(bind)).or_insert_with(|| Address::new(bind, self.most()));
         let (mut bound, mut gone) = (0, false);
         for (port, socket) in sockets {
             match socket {
                 Ok(leg) => {
                     bound += 1;
-                    pool.sockets.push_back(Pooled { port, leg });
+                    pool.sockets.push_back(Pooled { port, leg, _counted: self.descriptors.hold(1) });
                 }
                 Err(error) => {
                     gone |= error.kind() == io::ErrorKind::AddrNotAvailable;
@@ -190,6 +202,10 @@ impl Pool {
                 () = sleep_until(settles.unwrap_or_else(Instant::now)), if settles.is_some() => {}
             }
         }
+    }
+
+    fn most(&self) -> usize {
+        (self.descriptors.most() / PART).clamp(LEAST, MOST)
     }
 
     fn lock(&self) -> MutexGuard<'_, Pools> {
@@ -242,7 +258,7 @@ mod tests {
 
     #[tokio::test]
     async fn sockets_outside_the_ranges_are_let_go() {
-        let pool = Pool::default();
+        let pool = Pool::new(Descriptors::new(1 << 20));
         fill(&pool, 1);
         pool.put(BIND, std::iter::once((10_000, socket())));
         let taken = pool.take(BIND, Ranges::HighOnly, |offered| offered.next().map(|_| 0));
@@ -250,8 +266,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn pooled_sockets_are_counted_and_of_few_descriptors_they_are_few() {
+        let descriptors = Descriptors::new(1200);
+        let pool = Pool::new(descriptors.clone());
+        fill(&pool, LEAST);
+        assert_eq!(descriptors.held(), LEAST);
+        assert_eq!(busy_window(&pool, 10 * MOST), 1200 / PART);
+        pool.empty();
+        assert_eq!(descriptors.held(), 0);
+    }
+
+    #[tokio::test]
     async fn a_pool_whose_address_has_gone_is_given_up() {
-        let pool = Pool::default();
+        let pool = Pool::new(Descriptors::new(1 << 20));
         fill(&pool, 1);
         pool.put(BIND, std::iter::once((701, Err(io::ErrorKind::AddrInUse.into()))));
         assert_eq!(pool.fewest(), Some(1));
@@ -264,7 +291,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_level_follows_what_is_taken_within_a_second_and_settles() {
-        let pool = Pool::default();
+        let pool = Pool::new(Descriptors::new(1 << 20));
         pool.want(BIND);
         assert_eq!(pool.fewest(), None, "it is filled for the first time");
         assert_eq!(busy_window(&pool, 10), LEAST);

@@ -197,6 +197,21 @@ fn a_bypassed_client_goes_to_the_app_until_its_time_is_over() {
 }
 
 #[test]
+fn a_bypassed_ipv6_network_is_bypassed_whole_and_no_other() {
+    let mut bench = Bench::new();
+    let (pod, client) = FAMILIES[1];
+    let network = "fd77::".parse().unwrap();
+    bench.datapath.bypass(network, Duration::from_secs(60)).unwrap();
+    for address in [client, "fd77::9:8:7:6".parse().unwrap()] {
+        bench.steer(&to_app(address, pod, SYN), Reason::SteerBypassed);
+    }
+    let neighbour = "fd77:0:0:1::9".parse().unwrap();
+    bench.steer(&to_app(neighbour, pod, SYN), Reason::SteerAssigned);
+    bench.datapath.bypass(network, Duration::ZERO).unwrap();
+    bench.steer(&to_app(client, pod, SYN), Reason::SteerAssigned);
+}
+
+#[test]
 fn without_a_fresh_heartbeat_everything_goes_to_the_app() {
     let mut bench = Bench::new();
     for (pod, client) in FAMILIES {
