@@ -519,7 +519,7 @@ mod tests {
                 pod.probes = vec![format!("of {}", pod.pod)];
                 pod.misses = vec![Miss { cause: "x".into(), sentence: "so; do".into() }];
             }
-            kinds(&mut shown, &state);
+            shown.changes("node-1", &wanted(), &state, 0);
             shown.tunnel_lost();
         }
         let Shown { tls, flushed, probes, apps, misses, lost, .. } = &shown;
