@@ -6,6 +6,7 @@
 mod args;
 mod certificates;
 mod config;
+mod controller;
 mod guardian;
 mod ipc;
 mod logging;

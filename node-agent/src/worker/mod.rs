@@ -5,24 +5,24 @@
 //! guardian through the broker.
 
 mod access;
-mod admin;
+pub(crate) mod admin;
 pub(crate) mod broker;
 mod capture;
 mod connection;
 pub(crate) mod control;
 mod developer_leg;
 mod forwarded;
-mod health_checks;
+pub(crate) mod health_checks;
 mod http2;
-mod metrics;
+pub(crate) mod metrics;
 mod misses;
 mod plan;
 mod pulse;
-mod registry;
+pub(crate) mod registry;
 mod relay;
 mod shutdown;
-mod tls;
-mod tunnel;
+pub(crate) mod tls;
+pub(crate) mod tunnel;
 mod upstream;
 
 use std::{sync::Arc, time::Duration};
@@ -179,7 +179,7 @@ async fn start(
         stop: stop.clone(),
     });
     let kubernetes = parts.config.kubernetes.clone();
-    let first: Plane = if kubernetes.is_some() { control::kubernetes::nothing() } else { parts.config.clone() };
+    let first: Plane = if kubernetes.is_some() { crate::controller::nothing() } else { parts.config.clone() };
     let (plane, changes) = watch::channel::<Plane>(first);
     let key = identity.pin();
     let tunnels = tunnel::start(tunnel::Parts {
@@ -198,8 +198,8 @@ async fn start(
     tasks.spawn(admin::serve(admin, readiness.clone(), scrape));
     match kubernetes {
         // Ready once the API server has told what there is.
-        Some(settings) => control::kubernetes::start(
-            control::kubernetes::Parts {
+        Some(settings) => crate::controller::start(
+            crate::controller::Parts {
                 settings,
                 config: parts.config,
                 key,

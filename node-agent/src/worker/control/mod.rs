@@ -1,11 +1,10 @@
 //! Who may intercept what, from wherever that is decided.
 //!
 //! Owns the one question-and-answer between the registry and the two control planes: the configuration file ([`mod@file`])
-//! and Kubernetes ([`kubernetes`]). A plane is a value: a change is a new one in its place, so that whatever is derived
+//! and Kubernetes (`controller`). A plane is a value: a change is a new one in its place, so that whatever is derived
 //! from it is a pure function.
 
 mod file;
-pub(crate) mod kubernetes;
 
 use std::{fmt, sync::Arc, time::SystemTime};
 

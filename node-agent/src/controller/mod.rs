@@ -27,7 +27,7 @@ use std::sync::Arc;
 use redir_tunnel::Pin;
 use tokio::{sync::watch as channel, task::JoinSet};
 
-use super::Plane;
+use crate::worker::control::Plane;
 use crate::{
     config::{Config, Kubernetes},
     worker::{admin::Readiness, metrics::Metrics, registry::report::Standings, tls::Tls},

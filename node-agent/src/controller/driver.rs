@@ -409,7 +409,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::worker::control::kubernetes::{facts::InterceptFacts, world::Change};
+    use crate::controller::{facts::InterceptFacts, world::Change};
 
     /// A world with one Intercept, and what this agent has to say of it.
     fn one_to_write() -> (World, BTreeMap<Token, AgentStatus>) {
