@@ -51,7 +51,16 @@ fn the_agent_is_what_the_code_expects() {
     }
     let variables: BTreeSet<&str> =
         container["env"].as_array().unwrap().iter().map(|env| env["name"].as_str().unwrap()).collect();
-    assert_eq!(variables, BTreeSet::from([names::ENV_NODE_NAME, names::ENV_NODE_IP, names::ENV_API_SERVER]));
+    assert_eq!(
+        variables,
+        BTreeSet::from([
+            names::ENV_NODE_NAME,
+            names::ENV_NODE_IP,
+            names::ENV_API_SERVER,
+            names::ENV_FORBIDDEN_NAMESPACES,
+            names::ENV_POD_NAMESPACE,
+        ])
+    );
     let mount = json!([{"name": "host-proc", "mountPath": names::HOST_PROC, "readOnly": true}]);
     assert_eq!(container["volumeMounts"], mount);
 }
@@ -73,6 +82,10 @@ fn the_agent_has_no_more_than_it_needs() {
     assert_eq!(added, needed());
     assert_eq!(security["seccompProfile"], json!({"type": "RuntimeDefault"}));
     assert_eq!(security["appArmorProfile"]["type"], "Unconfined");
+    // Whoever is of this group may read the API token.
+    assert_eq!(pod["securityContext"], json!({"fsGroup": names::CONTROLLER_USER}));
+    let forbidden = json!({"name": names::ENV_FORBIDDEN_NAMESPACES, "value": names::FORBIDDEN_NAMESPACES});
+    assert!(pod["containers"][0]["env"].as_array().unwrap().contains(&forbidden));
     assert_eq!(pod["volumes"].as_array().unwrap().len(), 1);
 }
 

@@ -35,7 +35,8 @@ pub(crate) enum Command {
     /// byte from outside. The configuration is read again on SIGHUP and when the file changes; a bad one is reported
     /// and the last good one kept. SIGTERM or Ctrl-C ends the agent gracefully within `agent.drain`; a second one at once.
     ///
-    /// With --kubernetes there is no file: pods and developers are the API server's to tell.
+    /// With --kubernetes there is no file: pods and developers are the API server's to tell, and a third process, the
+    /// controller, speaks to it.
     Run {
         #[command(flatten)]
         file: ConfigFile,
@@ -60,6 +61,12 @@ pub(crate) enum Command {
     /// The unprivileged half; started by the guardian only
     #[command(hide = true)]
     Worker {
+        #[command(flatten)]
+        file: ConfigFile,
+    },
+    /// The process that speaks to the API server; started by the guardian only
+    #[command(hide = true)]
+    Controller {
         #[command(flatten)]
         file: ConfigFile,
     },
@@ -93,6 +100,10 @@ pub(crate) struct Kubernetes {
     /// Where to ask the API server first, HOST:PORT; without it the environment's API_SERVER
     #[arg(long, value_name = "ADDRESS", requires = "enabled")]
     pub(crate) api_server: Option<String>,
+    /// Namespaces in which nothing is intercepted, with commas between them; without it the environment's
+    /// FORBIDDEN_NAMESPACES, else kube-system. The agent's own (POD_NAMESPACE) is always one
+    #[arg(long, value_name = "NAMES", requires = "enabled")]
+    pub(crate) forbidden_namespaces: Option<String>,
     /// UDP address that developers dial
     #[arg(long, value_name = "ADDRESS", requires = "enabled")]
     pub(crate) listen: Option<SocketAddr>,
@@ -132,9 +143,17 @@ impl Kubernetes {
         put("proc", Some(path(&self.proc)));
         put("kubeconfig", self.kubeconfig.as_ref().map(path));
         put("api_server", self.api_server.clone().or_else(|| environment(names::ENV_API_SERVER)));
+        kubernetes.insert("forbidden_namespaces".to_owned(), self.forbidden(environment).into());
         let whole = [("agent", agent), ("kubernetes", kubernetes)];
         let whole: toml::Table = whole.into_iter().map(|(key, table)| (key.to_owned(), table.into())).collect();
         Ok(Some(whole.to_string()))
+    }
+
+    fn forbidden(&self, environment: impl Fn(&str) -> Option<String>) -> Vec<String> {
+        let given = self.forbidden_namespaces.clone().or_else(|| std::env::var(names::ENV_FORBIDDEN_NAMESPACES).ok());
+        let given = given.unwrap_or_else(|| names::FORBIDDEN_NAMESPACES.to_owned());
+        let names = given.split(',').map(str::trim).filter(|name| !name.is_empty()).map(str::to_owned);
+        names.chain(environment(names::ENV_POD_NAMESPACE)).collect()
     }
 }
 

@@ -15,7 +15,9 @@ use std::{
     time::Duration,
 };
 
+use redir_api::names;
 use redir_tunnel::Pin;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 pub(crate) use table::ConfigError;
 use table::{Place, Section, Source, Value};
@@ -46,6 +48,8 @@ pub(crate) struct Kubernetes {
     pub(crate) kubeconfig: Option<PathBuf>,
     /// Where the API server is asked first.
     pub(crate) api_server: Option<http::Uri>,
+    /// Namespaces in which nothing is intercepted.
+    pub(crate) forbidden: BTreeSet<String>,
 }
 
 /// `[agent]`: takes effect at the start of the agent only.
@@ -193,6 +197,21 @@ impl PodName {
     }
 }
 
+/// Between the agent's own processes: the key, and what people call it.
+impl Serialize for PodName {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        (&*self.key, &*self.shown).serialize(to)
+    }
+}
+
+impl<'de> Deserialize<'de> for PodName {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let (key, shown) = <(String, String)>::deserialize(from)?;
+        let name = Self::new(&key).map_err(D::Error::custom)?;
+        Ok(Self { shown: shown.into(), ..name })
+    }
+}
+
 impl PartialEq for PodName {
     fn eq(&self, other: &Self) -> bool {
         self.key == other.key
@@ -323,12 +342,21 @@ fn kubernetes(mut section: Section<'_>) -> Result<Kubernetes, ConfigError> {
         proc: section.optional("proc").map_or(Ok("/proc".into()), path)?,
         kubeconfig: section.optional("kubeconfig").map(path).transpose()?,
         api_server: section.optional("api_server").map(|value| api_server(&value)).transpose()?,
+        forbidden: section.optional("forbidden_namespaces").map_or(Ok(kube_system()), namespaces)?,
     };
     if kubernetes.node.is_empty() {
         return Err(node.error("is empty; write the Node's name, in a pod spec.nodeName"));
     }
-    section.finish("node, address, proc, kubeconfig, api_server")?;
+    section.finish("node, address, proc, kubeconfig, api_server, forbidden_namespaces")?;
     Ok(kubernetes)
+}
+
+fn namespaces(list: Value<'_>) -> Result<BTreeSet<String>, ConfigError> {
+    list.list()?.iter().map(|name| name.text().map(str::to_owned)).collect()
+}
+
+fn kube_system() -> BTreeSet<String> {
+    BTreeSet::from([names::FORBIDDEN_NAMESPACES.to_owned()])
 }
 
 /// `HOST:PORT`, also with `https://` before it.

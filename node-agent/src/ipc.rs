@@ -5,6 +5,7 @@
 
 mod channel;
 mod codec;
+mod permission;
 
 use std::{
     net::{IpAddr, SocketAddr, SocketAddrV6},
@@ -13,12 +14,14 @@ use std::{
 };
 
 use redir_abi::{POD_IP_ENTRIES, Reason};
+use serde::{Deserialize, Serialize};
 
 use crate::config::PodName;
 
-pub(crate) use channel::{MAX_FDS, pair, receive, receive_plain, send};
+pub(crate) use channel::{MAX_FDS, pair, receive, receive_plain, send, stream_pair};
 pub(crate) use codec::Malformed;
 use codec::{Reader, Writer};
+pub(crate) use permission::{ControllerMessage, PERMISSION_LEN, PERMITTED_PORTS, Permission};
 
 /// Bytes of every message of the worker.
 pub(crate) const REQUEST_LEN: usize = 384;
@@ -45,7 +48,8 @@ pub(crate) enum Gate {
     Always,
 }
 
-/// How the guardian finds a pod that no configuration names, and what it must know of it.
+/// How the guardian finds a pod that no configuration names, and what it must know of it: the controller says it, never
+/// the worker.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Whereabouts {
     /// The pod's addresses as the API server has them; its namespace must hold one. At most [`MAX_POD_IPS`].
@@ -55,7 +59,7 @@ pub(crate) struct Whereabouts {
 }
 
 /// Who takes a pod's connections first.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum FirstHand {
     /// The app.
     #[default]
@@ -94,7 +98,7 @@ impl From<SocketAddr> for BindAddress {
 }
 
 /// Which processes of a pod must have ended before its connections have nobody left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum LastProcess {
     /// Those of its containers: its deletion was asked for, so none of them is started again.
     OfContainers,
@@ -110,7 +114,7 @@ pub(crate) enum Request {
     /// The worker lives. No reply.
     Alive,
     /// Attach to a pod, and let legs to the port pass; nothing is steered yet. → `Armed`
-    Arm { pod: PodName, port: u16, at: Whereabouts },
+    Arm { pod: PodName, port: u16 },
     /// Stop that. → `Done`
     Disarm { pod: PodName, port: u16 },
     /// The pod's last connection has ended: detach what is left. → `Done`
@@ -139,10 +143,14 @@ pub(crate) enum Request {
 /// Guardian → worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Reply {
-    /// First of all, with [UDP socket, key memfd, config memfd, certificates memfd].
+    /// First of all, with [UDP socket, key memfd, config memfd, certificates memfd]; to the controller with
+    /// [memfd of the agent's public key, config memfd].
     Bootstrap,
     /// The configuration or a certificate has changed, with [config memfd, certificates memfd].
     Config,
+    /// Between the controller and the worker, to both, with [one end of a stream socket pair]: it takes the place of what was
+    /// there before.
+    Peer,
     /// End: no new work, connections may go on for `drain`.
     Shutdown { drain: Duration },
     /// The pod's path names another network namespace now: the pod has been replaced.
@@ -299,15 +307,7 @@ impl Request {
         match self {
             Self::Ready => w.u8(1),
             Self::Alive => w.u8(2),
-            Self::Arm { pod, port, at } => {
-                let first = match at.first {
-                    FirstHand::App => 0,
-                    FirstHand::Proxy => 1,
-                };
-                let ips = &at.ips[..at.ips.len().min(MAX_POD_IPS)];
-                w.u8(3).text(pod.key()).u16(*port).u8(first).count(ips.len());
-                ips.iter().fold(&mut w, |w, ip| w.ip(*ip))
-            }
+            Self::Arm { pod, port } => w.u8(3).text(pod.key()).u16(*port),
             Self::Disarm { pod, port } => w.u8(4).text(pod.key()).u16(*port),
             Self::Release { pod } => w.u8(5).text(pod.key()),
             Self::Sockets { pod, bind, ports, for_trial } => {
@@ -351,7 +351,7 @@ impl Request {
         let request = match r.u8()? {
             1 => Self::Ready,
             2 => Self::Alive,
-            3 => Self::Arm { pod: pod(&mut r)?, port: port(&mut r)?, at: whereabouts(&mut r)? },
+            3 => Self::Arm { pod: pod(&mut r)?, port: port(&mut r)? },
             4 => Self::Disarm { pod: pod(&mut r)?, port: port(&mut r)? },
             5 => Self::Release { pod: pod(&mut r)? },
             6 => {
@@ -450,16 +450,6 @@ fn last_process(r: &mut Reader<'_>) -> Result<Option<LastProcess>, Malformed> {
     }
 }
 
-fn whereabouts(r: &mut Reader<'_>) -> Result<Whereabouts, Malformed> {
-    let first = match r.u8()? {
-        0 => FirstHand::App,
-        1 => FirstHand::Proxy,
-        _ => return Err(Malformed),
-    };
-    let count = r.count(MAX_POD_IPS)?;
-    Ok(Whereabouts { ips: (0..count).map(|_| r.ip()).collect::<Result<_, _>>()?, first })
-}
-
 fn bind(r: &mut Reader<'_>) -> Result<BindAddress, Malformed> {
     let (ip, scope) = (r.ip()?, r.u32()?);
     let scoped = matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
@@ -492,6 +482,7 @@ impl Reply {
         match self {
             Self::Bootstrap => w.u8(1),
             Self::Config => w.u8(2),
+            Self::Peer => w.u8(15),
             Self::Shutdown { drain } => w.u8(3).u32(u32::try_from(drain.as_millis()).unwrap_or(u32::MAX)),
             Self::PodGone { pod } => w.u8(4).text(pod.key()),
             Self::PodEnded { pod } => w.u8(14).text(pod.key()),
@@ -535,6 +526,7 @@ impl Reply {
         let reply = match r.u8()? {
             1 => Self::Bootstrap,
             2 => Self::Config,
+            15 => Self::Peer,
             3 => Self::Shutdown { drain: Duration::from_millis(r.u32()?.into()) },
             4 => Self::PodGone { pod: pod(&mut r)? },
             5 => Self::Armed(armed(&mut r)?),
@@ -658,7 +650,6 @@ const MAX_BYPASS_MILLIS: u32 = 600_000;
 // A reply holds every counter, and a request the longest name with the longest list.
 const _: () = assert!(4 + 1 + 2 + 8 * Reason::ALL.len() <= REPLY_LEN);
 const _: () = assert!(4 + 1 + 2 + PodName::MAX + 17 + 4 + 1 + 2 + 2 * MAX_SOCKETS <= REQUEST_LEN);
-const _: () = assert!(4 + 1 + 2 + PodName::MAX + 2 + 1 + 2 + 17 * MAX_POD_IPS <= REQUEST_LEN);
 const _: () = assert!(4 + 1 + 4 + 1 + 2 * (2 + 17 * MAX_ADDRESSES) <= REPLY_LEN);
 const _: () = assert!(4 + 1 + 2 + PodName::MAX + 2 + 2 * (2 + 17 * MAX_PART_ADDRESSES) <= REPLY_LEN);
 const _: () = assert!(MAX_SOCKETS <= MAX_FDS);

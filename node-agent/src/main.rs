@@ -1,4 +1,4 @@
-//! `redir-agent`: the one redir process on each node, in two parts (guardian and worker).
+//! `redir-agent`: the one redir program on each node, in two processes (guardian and worker), with Kubernetes three (controller).
 //!
 //! Owns the exit code and the one line that says why the agent ended. Everything else is in its rooms.
 #![cfg(target_os = "linux")]
@@ -9,13 +9,16 @@ mod config;
 mod controller;
 mod guardian;
 mod ipc;
+mod link;
 mod logging;
 mod output;
+mod resolved;
 mod worker;
 
 use std::{
     ffi::OsString,
     io::{self, Write as _},
+    os::fd::OwnedFd,
     path::Path,
     process::ExitCode,
 };
@@ -67,7 +70,10 @@ fn run(command: Command, log: &Log) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run { file, kubernetes } => {
             start_log(log)?;
-            let arguments = worker_arguments(&file, log);
+            let arguments = guardian::Arguments {
+                worker: child_arguments("worker", &file, log),
+                controller: child_arguments("controller", &file, log),
+            };
             let settings = match kubernetes.text()? {
                 Some(text) => guardian::Settings::Text(text, Path::new("the command line")),
                 None => guardian::Settings::File(&file.path),
@@ -80,7 +86,11 @@ fn run(command: Command, log: &Log) -> anyhow::Result<ExitCode> {
         Command::Keygen { file } => keygen(&file),
         Command::Worker { file } => {
             start_log(log)?;
-            work(&file.path).map(|()| ExitCode::SUCCESS)
+            worker::run(worker::broker::bootstrap(control("worker")?, &file.path)?).map(|()| ExitCode::SUCCESS)
+        }
+        Command::Controller { file } => {
+            start_log(log)?;
+            controller::run(control("controller")?, &file.path).map(|()| ExitCode::SUCCESS)
         }
     }
 }
@@ -92,16 +102,16 @@ fn keygen(file: &Path) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The worker's memory holds the agent's key: other processes of its uid may not look into it.
-fn work(config_file: &Path) -> anyhow::Result<()> {
-    set_dumpable(false).context("cannot protect the worker's memory")?;
-    let control = guardian::inherited_control()
-        .context("`redir-agent worker` is started by the agent itself; start `redir-agent run`")?;
-    worker::run(worker::broker::bootstrap(control, config_file)?)
+/// The socket to the guardian. The worker's memory holds the agent's key, the controller's the API token: other processes of
+/// their uids may not look into them.
+fn control(command: &str) -> anyhow::Result<OwnedFd> {
+    set_dumpable(false).context("cannot protect the process's memory")?;
+    guardian::inherited_control()
+        .with_context(|| format!("`redir-agent {command}` is started by the agent itself; start `redir-agent run`"))
 }
 
-fn worker_arguments(file: &ConfigFile, log: &Log) -> Vec<OsString> {
-    let mut arguments: Vec<OsString> = ["worker", "--config"].map(OsString::from).into();
+fn child_arguments(command: &str, file: &ConfigFile, log: &Log) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = [command, "--config"].map(OsString::from).into();
     arguments.push(file.path.clone().into());
     arguments.extend(["--log".into(), filter(log).into(), "--log-format".into(), format_name(log.format).into()]);
     arguments

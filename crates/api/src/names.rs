@@ -22,6 +22,14 @@ pub const ENV_NODE_NAME: &str = "NODE_NAME";
 pub const ENV_NODE_IP: &str = "NODE_IP";
 /// The agent's environment: where it asks the API server first, `HOST:PORT`; empty: at the cluster's own address for it.
 pub const ENV_API_SERVER: &str = "API_SERVER";
+/// The agent's environment: the namespaces in which nothing is intercepted, with commas between them.
+pub const ENV_FORBIDDEN_NAMESPACES: &str = "FORBIDDEN_NAMESPACES";
+/// What they are if nobody says anything else.
+pub const FORBIDDEN_NAMESPACES: &str = "kube-system";
+/// The agent's environment: the namespace of its own pod (`metadata.namespace`), in which nothing is intercepted either.
+pub const ENV_POD_NAMESPACE: &str = "POD_NAMESPACE";
+/// The uid and gid of the agent's controller, the one of its processes that may read the API token.
+pub const CONTROLLER_USER: u32 = 61_448;
 /// Where the agent's pod has the node's `/proc`, read-only.
 pub const HOST_PROC: &str = "/host/proc";
 

@@ -123,6 +123,16 @@ impl Intercept {
     /// The first thing that is wrong. A `metadata.generation` other than 1 is: the right to make an Intercept is checked
     /// when it is made.
     pub fn wanted(&self) -> Result<Wanted, SpecError> {
+        let wanted = self.wanted_but_filter()?;
+        let filter = self.spec.filter.as_ref().map(Filter::try_from).transpose()?;
+        Ok(Wanted { filter, ..wanted })
+    }
+
+    /// The same without its filter, whose regular expressions are expensive to compile: `filter` is `None` in any case.
+    ///
+    /// # Errors
+    /// As of [`Intercept::wanted`], but for those of the filter.
+    pub fn wanted_but_filter(&self) -> Result<Wanted, SpecError> {
         if self.metadata.generation != Some(1) {
             return Err(SpecError::Changed);
         }
@@ -140,7 +150,7 @@ impl Intercept {
         Ok(Wanted {
             target,
             port: port(&spec.port)?,
-            filter: spec.filter.as_ref().map(Filter::try_from).transpose()?,
+            filter: None,
             probes: spec.probes,
             flush: spec.flush,
             even_if_down: spec.even_if_down,

@@ -22,8 +22,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::jitter::jittered;
-use crate::worker::admin::Readiness;
+use super::{driver::Vitals, jitter::jittered};
 
 /// Cheap to clone; a service for [`Client::new`].
 #[derive(Clone)]
@@ -33,7 +32,7 @@ struct Inner {
     base: Config,
     servers: Mutex<Servers>,
     contact: watch::Sender<Contact>,
-    readiness: Readiness,
+    vitals: watch::Sender<Vitals>,
 }
 
 /// The addresses.
@@ -76,7 +75,7 @@ impl Contact {
 
 impl ApiServer {
     /// `base` says how to reach it, `named` is an address that comes before.
-    pub(super) fn new(base: Config, named: Option<&Uri>, readiness: Readiness) -> kube::Result<Self> {
+    pub(super) fn new(base: Config, named: Option<&Uri>, vitals: watch::Sender<Vitals>) -> kube::Result<Self> {
         let mut base = base;
         base.connect_timeout = Some(CONNECT);
         base.read_timeout = Some(READ);
@@ -89,8 +88,8 @@ impl ApiServer {
         all.push(Server { url: base.cluster_url.clone(), client: Client::try_from(base.clone())? });
         let servers = Mutex::new(Servers { given: all.len(), all, first: 0 });
         let contact = watch::Sender::new(Contact { heard: false, since: Instant::now(), returns: 0, returned: None });
-        readiness.set_api_server_silent_since(Some(Instant::now()));
-        Ok(Self(Arc::new(Inner { base, servers, contact, readiness })))
+        vitals.send_modify(|vitals| vitals.silent_since = Some(Instant::now()));
+        Ok(Self(Arc::new(Inner { base, servers, contact, vitals })))
     }
 
     /// A client that asks here. Each has a task of its own: clone it.
@@ -267,7 +266,8 @@ impl ApiServer {
                 if is_return {
                     (contact.returns, contact.returned) = (contact.returns + 1, Some(contact.since));
                 }
-                self.0.readiness.set_api_server_silent_since(silence.map(|_| contact.since));
+                let since = silence.map(|_| contact.since);
+                self.0.vitals.send_modify(|vitals| vitals.silent_since = since);
             }
             news
         });
@@ -406,7 +406,7 @@ mod tests {
     #[tokio::test]
     async fn an_address_that_answered_is_asked_first_also_when_the_others_change() {
         let base = Config::new(Uri::from_static("https://192.0.2.10"));
-        let server = ApiServer::new(base, None, Readiness::default()).expect("made");
+        let server = ApiServer::new(base, None, watch::Sender::default()).expect("made");
         let url = |host: u8| format!("https://192.0.2.{host}:6443").parse::<Uri>().expect("a URL");
         let first = |server: &ApiServer| {
             let servers = server.servers();
@@ -429,7 +429,7 @@ mod tests {
     /// One server at a fixed address, which is heard.
     fn heard_at(url: &str) -> ApiServer {
         let base = Config::new(url.parse().expect("a URL"));
-        let server = ApiServer::new(base, None, Readiness::default()).expect("made");
+        let server = ApiServer::new(base, None, watch::Sender::default()).expect("made");
         server.note(None);
         server
     }

@@ -20,24 +20,54 @@ use tokio::{
 };
 
 use super::{
-    Parts,
     api_server::ApiServer,
     client::Source,
-    facts::ObjectId,
+    permissions::permissions,
+    publish::Conclusion,
     renewals::Renewals,
-    resolve::{Needs, Resolved, resolve},
+    resolve::{Needs, resolve},
     secrets,
     status::{Introduction, Notice, Told, entries},
     watch::{self, Heard},
     world::{Named, World},
     write::{self, WriteError},
+    writes::Writes,
 };
 use crate::{
-    certificates::Certificates,
-    worker::{
-        admin::Readiness, control::Plane, metrics::Metrics, registry::report::Standings, tls::Tls, tunnel::SOFTWARE,
-    },
+    config::{Agent, Kubernetes},
+    link::Standings,
+    resolved::{ObjectId, Resolved},
+    worker::tunnel::SOFTWARE,
 };
+
+/// What the driver needs.
+pub(super) struct Parts {
+    /// Where and how.
+    pub(super) settings: Kubernetes,
+    /// `[agent]`
+    pub(super) agent: Agent,
+    /// The agent's public key.
+    pub(super) key: String,
+    /// Where what is concluded goes.
+    pub(super) conclusions: channel::Sender<Option<Arc<Conclusion>>>,
+    /// How the intercepts stand; `None` as long as no worker has said it.
+    pub(super) standings: channel::Receiver<Option<Standings>>,
+    /// How this process fares.
+    pub(super) vitals: channel::Sender<Vitals>,
+}
+
+/// How the controller fares, by its own clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Vitals {
+    /// Since when the API server has not been heard.
+    pub(super) silent_since: Option<tokio::time::Instant>,
+    /// Intercepts in the whole cluster.
+    pub(super) objects: u64,
+    /// Calls that failed.
+    pub(super) api_errors: u64,
+    /// Intercepts that were deleted because nobody renewed them.
+    pub(super) expired: u64,
+}
 
 /// Runs until it is aborted.
 pub(super) async fn run(parts: Parts, source: Source) {
@@ -63,13 +93,13 @@ pub(super) async fn run(parts: Parts, source: Source) {
         client.clone(),
         server.clone(),
         node.clone(),
-        parts.config.agent.listen,
+        parts.agent.listen,
         parts.settings.address,
         found,
     ));
     let introduction = Introduction {
         node: node.clone(),
-        key: parts.key.to_string(),
+        key: parts.key.clone(),
         software: SOFTWARE,
         endpoints: addresses.borrow().clone(),
     };
@@ -80,13 +110,11 @@ pub(super) async fn run(parts: Parts, source: Source) {
         listeners,
         introduction,
         renewals: Renewals::new(&node),
-        world: World::default(),
-        current: Arc::default(),
-        plane: parts.plane,
-        certificates: Certificates::default(),
-        tls: parts.tls,
-        readiness: parts.readiness,
-        metrics: parts.metrics,
+        world: World::new(parts.settings.forbidden.clone()),
+        conclusions: parts.conclusions,
+        vitals: parts.vitals,
+        patience: None,
+        settled: false,
         services: BTreeMap::new(),
         secrets: BTreeMap::new(),
         asked: BTreeSet::new(),
@@ -106,12 +134,12 @@ struct Driver {
     introduction: Introduction,
     renewals: Renewals,
     world: World,
-    current: Arc<Resolved>,
-    plane: channel::Sender<Plane>,
-    certificates: Certificates,
-    tls: Tls,
-    readiness: Readiness,
-    metrics: Arc<Metrics>,
+    conclusions: channel::Sender<Option<Arc<Conclusion>>>,
+    vitals: channel::Sender<Vitals>,
+    /// Until when nothing is concluded from a world of which something is still asked.
+    patience: Option<Instant>,
+    /// Something has been concluded.
+    settled: bool,
     /// Listeners of Services.
     services: BTreeMap<Named, AbortHandle>,
     /// Listeners of the Secrets of a namespace, with what they listen to.
@@ -126,7 +154,7 @@ struct Driver {
 
 async fn server(parts: &Parts, source: &Source) -> anyhow::Result<ApiServer> {
     let config = source.config().await?;
-    let server = ApiServer::new(config, parts.settings.api_server.as_ref(), parts.readiness.clone());
+    let server = ApiServer::new(config, parts.settings.api_server.as_ref(), parts.vitals.clone());
     server.context("cannot make a client for the API server")
 }
 
@@ -140,11 +168,12 @@ impl Driver {
     async fn run(
         mut self,
         mut hearing: mpsc::Receiver<Heard>,
-        mut standings: channel::Receiver<Standings>,
+        mut standings: channel::Receiver<Option<Standings>>,
         mut addresses: channel::Receiver<Vec<redir_api::Endpoint>>,
     ) {
         loop {
-            let wake = [self.renewals.next(), self.writes.next()].into_iter().flatten().min();
+            let patience = self.patience.filter(|_| !self.settled);
+            let wake = [self.renewals.next(), self.writes.next(), patience].into_iter().flatten().min();
             tokio::select! {
                 heard = hearing.recv() => match heard {
                     Some(heard) => {
@@ -164,7 +193,7 @@ impl Driver {
             while self.listeners.try_join_next().is_some() {}
             if self.world.is_known() {
                 let standings = standings.borrow_and_update().clone();
-                self.conclude(&standings);
+                self.conclude(standings.as_ref());
             }
         }
     }
@@ -173,30 +202,55 @@ impl Driver {
         match heard {
             Heard::Change(change) => self.world.take(change),
             Heard::Nothing => {
-                self.metrics.api_errors.inc();
+                self.failed();
                 self.renewals.not_heard(Instant::now());
             }
         }
     }
 
+    fn failed(&self) {
+        self.vitals.send_modify(|vitals| vitals.api_errors += 1);
+    }
+
+    /// Whether enough is known to say something. What an earlier controller has said stays in force until then: it must not
+    /// be taken back only because a Service has not been heard of yet.
+    fn may_conclude(&mut self, needs: &Needs, standings: Option<&Standings>, now: Instant) -> bool {
+        let patience = *self.patience.get_or_insert(now + PATIENCE);
+        now >= patience || standings.is_some() && self.world.answers(needs)
+    }
+
     /// Brings everything in line with what is known.
-    fn conclude(&mut self, standings: &Standings) {
+    fn conclude(&mut self, standings: Option<&Standings>) {
+        let now = Instant::now();
         let (resolved, needs) = resolve(&self.world);
         self.ask(&needs);
-        if *self.current != resolved {
-            self.current = Arc::new(resolved);
-            self.plane.send_replace(self.current.clone());
+        if !self.settled {
+            if !self.may_conclude(&needs, standings, now) {
+                return;
+            }
+            let intercepts = self.world.intercepts.values();
+            self.told.resume(&resolved, intercepts.filter_map(|one| Some((one.token, one.written.as_ref()?))));
+            self.settled = true;
         }
-        let certificates = secrets::certificates(&self.world, &self.current);
-        if self.certificates != certificates {
-            self.tls.replace(&certificates);
-            self.certificates = certificates;
-        }
-        self.readiness.set(true);
-        self.metrics.objects.set(i64::try_from(self.world.intercepts.len()).unwrap_or(i64::MAX));
-        let now = Instant::now();
-        let entries = entries(&self.current, standings, &self.introduction);
-        for notice in self.told.tell(&self.current, &entries) {
+        let certificates = secrets::certificates(&self.world, &resolved);
+        let permissions = permissions(&self.world, &resolved);
+        let conclusion = Arc::new(Conclusion { resolved, certificates, permissions });
+        self.conclusions.send_if_modified(|known| {
+            let news = known.as_ref() != Some(&conclusion);
+            if news {
+                *known = Some(conclusion.clone());
+            }
+            news
+        });
+        let objects = self.world.intercepts.len() as u64;
+        self.vitals.send_if_modified(|vitals| std::mem::replace(&mut vitals.objects, objects) != objects);
+        self.report(&conclusion.resolved, standings.unwrap_or(&Standings::new()), now);
+    }
+
+    /// Has written what is to be said.
+    fn report(&mut self, resolved: &Resolved, standings: &Standings, now: Instant) {
+        let entries = entries(resolved, standings, &self.introduction);
+        for notice in self.told.tell(resolved, &entries) {
             // People miss a line; the status has it all the same.
             if self.notices.try_send(notice).is_err() {
                 tracing::warn!("Events come faster than the API server takes them; one is left out");
@@ -222,19 +276,19 @@ impl Driver {
         match written {
             Written::Status(token, entry, result) => {
                 if let Err(WriteError::Failed(error)) = &result {
-                    self.metrics.api_errors.inc();
+                    self.failed();
                     tracing::warn!(%error, "an Intercept's status could not be written; it is tried again");
                 }
                 self.writes.done(token, entry, &result, Instant::now());
             }
             Written::Deleted(id, Ok(())) => {
-                self.metrics.expired.inc();
+                self.vitals.send_modify(|vitals| vitals.expired += 1);
                 tracing::info!(namespace = id.namespace, name = id.name, "an Intercept was not renewed and is deleted");
             }
             // Renewed in the last moment, or deleted by another agent.
             Written::Deleted(_, Err(WriteError::Outdated)) => {}
             Written::Deleted(id, Err(WriteError::Failed(error))) => {
-                self.metrics.api_errors.inc();
+                self.failed();
                 tracing::warn!(namespace = id.namespace, name = id.name, %error, "an Intercept that was not renewed could not be deleted");
             }
         }
@@ -287,58 +341,6 @@ impl Driver {
         }
         self.asked.retain(|uid| needs.owners.contains_key(uid));
         self.world.forget(needs);
-    }
-}
-
-/// Which entries are to be written: one call for each Intercept at a time, the newest state with the next.
-#[derive(Default)]
-struct Writes {
-    under_way: BTreeSet<Token>,
-    /// Written by this process; the watch may not have shown it yet.
-    written: BTreeMap<Token, Option<AgentStatus>>,
-    retry: BTreeMap<Token, Instant>,
-}
-
-impl Writes {
-    fn due(
-        &mut self,
-        world: &World,
-        entries: &BTreeMap<Token, AgentStatus>,
-        now: Instant,
-    ) -> Vec<(Token, ObjectId, Option<AgentStatus>)> {
-        let known = |token: &Token| world.intercepts.contains_key(token);
-        self.written.retain(|token, _| known(token));
-        self.retry.retain(|token, at| known(token) && *at > now);
-        let mut due = Vec::new();
-        for (token, intercept) in &world.intercepts {
-            if self.under_way.contains(token) || self.retry.contains_key(token) {
-                continue;
-            }
-            // Once the watch shows what was written, the watch alone counts again.
-            if self.written.get(token) == Some(&intercept.written) {
-                self.written.remove(token);
-            }
-            let there = self.written.get(token).unwrap_or(&intercept.written);
-            let wanted = entries.get(token);
-            if there.as_ref() != wanted {
-                self.under_way.insert(*token);
-                due.push((*token, intercept.id.clone(), wanted.cloned()));
-            }
-        }
-        due
-    }
-
-    fn done(&mut self, token: Token, entry: Option<AgentStatus>, result: &Result<(), WriteError>, now: Instant) {
-        self.under_way.remove(&token);
-        match result {
-            Ok(()) => drop(self.written.insert(token, entry)),
-            Err(_) => drop(self.retry.insert(token, now + RETRY)),
-        }
-    }
-
-    /// When something that failed is tried again.
-    fn next(&self) -> Option<Instant> {
-        self.retry.values().copied().min()
     }
 }
 
@@ -400,54 +402,6 @@ const NODE_CALL: Duration = Duration::from_secs(5);
 const HEARD: usize = 1024;
 /// Events that wait to be published; when full one is left out.
 const NOTICES: usize = 256;
-/// Until a status that could not be written is tried again.
-const RETRY: Duration = Duration::from_secs(1);
-
-#[cfg(test)]
-mod tests {
-    use redir_api::Intercept;
-    use serde_json::json;
-
-    use super::*;
-    use crate::controller::{facts::InterceptFacts, world::Change};
-
-    /// A world with one Intercept, and what this agent has to say of it.
-    fn one_to_write() -> (World, BTreeMap<Token, AgentStatus>) {
-        let pin = redir_tunnel::Pin::of_spki(&[1]).to_string();
-        let intercept: Intercept = serde_json::from_value(json!({
-            "apiVersion": "redir.dev/v1alpha1", "kind": "Intercept",
-            "metadata": {
-                "namespace": "shop", "name": "i1", "uid": "00000000-0000-4000-8000-000000000001", "generation": 1,
-                "resourceVersion": "7", "creationTimestamp": "2026-01-01T00:00:00Z",
-            },
-            "spec": {"port": "8080", "developerKey": pin, "user": "alice", "to": "127.0.0.1:3000",
-                     "target": {"kind": "Deployment", "name": "web"}},
-        }))
-        .unwrap();
-        let facts = InterceptFacts::read(&intercept, "n1").unwrap();
-        let token = facts.token;
-        let mut world = World::default();
-        world.take(Change::Intercepts(vec![facts]));
-        let entry = json!({"node": "n1", "key": "k", "software": "redir", "protocol": 1, "state": "Live"});
-        let entry = serde_json::from_value(entry).unwrap();
-        (world, BTreeMap::from([(token, entry)]))
-    }
-
-    #[test]
-    fn a_status_that_could_not_be_written_is_written_again() {
-        let (world, entries) = one_to_write();
-        let (mut writes, mut now) = (Writes::default(), Instant::now());
-        for error in [WriteError::Failed("no".into()), WriteError::Outdated] {
-            let due = writes.due(&world, &entries, now);
-            let [(token, _, entry)] = &due[..] else { panic!("{error:?}: {} are due", due.len()) };
-            assert!(writes.due(&world, &entries, now).is_empty(), "one call at a time");
-            writes.done(*token, entry.clone(), &Err(error), now);
-            assert!(writes.due(&world, &entries, now).is_empty(), "not at once");
-            now = writes.next().expect("it is tried again");
-        }
-        let due = writes.due(&world, &entries, now);
-        let [(token, _, entry)] = &due[..] else { panic!("{} are due", due.len()) };
-        writes.done(*token, entry.clone(), &Ok(()), now);
-        assert!(writes.due(&world, &entries, now + RETRY).is_empty() && writes.next().is_none(), "it is written");
-    }
-}
+/// Until what is known counts although something that was asked for has not been answered, or no worker has said how the
+/// intercepts stand.
+const PATIENCE: Duration = Duration::from_secs(10);

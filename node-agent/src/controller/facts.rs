@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::OnceLock,
     time::{Duration, SystemTime},
 };
 
@@ -15,6 +16,7 @@ use k8s_openapi::{
 };
 use kube::ResourceExt;
 use redir_api::{AgentStatus, Intercept, InterceptSpec, SpecError, Wanted, names};
+use redir_http::filter::Filter;
 use redir_tunnel::Pin;
 use redir_wire::{Token, limits};
 
@@ -22,19 +24,9 @@ use super::{mesh::Mesh, probes::health_checks};
 use crate::{
     config::PodName,
     ipc::{LastProcess, MAX_POD_IPS},
+    resolved::ObjectId,
     worker::health_checks::HealthCheck,
 };
-
-/// An object's place and identity.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct ObjectId {
-    /// Its namespace.
-    pub(crate) namespace: String,
-    /// Its name.
-    pub(crate) name: String,
-    /// Its UID: another object may have its name later.
-    pub(crate) uid: String,
-}
 
 impl ObjectId {
     /// `None` for an object that no API server has given out.
@@ -288,8 +280,12 @@ pub(crate) struct InterceptFacts {
     pub(crate) renewed: Option<String>,
     /// As it is written, for what may be said of one that is refused.
     pub(crate) spec: InterceptSpec,
-    /// What it says, with its developer's key, or why it is refused.
+    /// What it says but for the filter, with its developer's key, or why it is refused.
     pub(crate) wanted: Result<(Wanted, Pin), String>,
+    /// Whether its filter can be used: found out where it has a pod.
+    pub(crate) filter: FilterVerdict,
+    /// About how many bytes its spec takes.
+    pub(crate) bytes: usize,
     /// What this node's agent, perhaps an earlier one, last wrote into its status.
     pub(crate) written: Option<AgentStatus>,
 }
@@ -298,7 +294,7 @@ impl InterceptFacts {
     pub(super) fn read(intercept: &Intercept, node: &str) -> Option<Self> {
         let id = ObjectId::of(&intercept.metadata)?;
         let refused = |error: SpecError| error.to_string();
-        let wanted = intercept.wanted().map_err(refused).and_then(|wanted| {
+        let wanted = intercept.wanted_but_filter().map_err(refused).and_then(|wanted| {
             let key = wanted.developer_key.parse().map_err(|error| format!("its developerKey is no key: {error}"))?;
             Ok((wanted, key))
         });
@@ -311,8 +307,23 @@ impl InterceptFacts {
             renewed: intercept.annotations().get(names::RENEWED).cloned(),
             spec: intercept.spec.clone(),
             wanted,
+            filter: FilterVerdict::default(),
+            bytes: serde_json::to_vec(&intercept.spec).map_or(0, |text| text.len()),
             written: agents.find(|agent| agent.node == node).cloned(),
         })
+    }
+
+    /// Why its filter cannot be used. A filter is compiled for that, once, and dropped: regular expressions are expensive.
+    pub(crate) fn filter_flaw(&self) -> Option<String> {
+        let verdict = || Filter::try_from(self.spec.filter.as_ref()?).err().map(|error| error.to_string());
+        self.filter.0.get_or_init(verdict).clone()
+    }
+
+    /// Takes over what was found out about an earlier state of the same object.
+    pub(crate) fn learn_from(&mut self, earlier: &Self) {
+        if self.spec == earlier.spec {
+            self.filter = earlier.filter.clone();
+        }
     }
 
     /// Who the developer is, for people: never empty, without control characters.
@@ -321,6 +332,23 @@ impl InterceptFacts {
             self.spec.developer().chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
         user.truncate(user.floor_char_boundary(limits::NAME));
         if user.trim().is_empty() { "somebody".to_owned() } else { user }
+    }
+}
+
+/// Whether a filter can be used, once that was found out. It follows from the spec, so that any two are equal.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FilterVerdict(OnceLock<Option<String>>);
+
+#[cfg(test)]
+impl FilterVerdict {
+    pub(crate) fn is_known(&self) -> bool {
+        self.0.get().is_some()
+    }
+}
+
+impl PartialEq for FilterVerdict {
+    fn eq(&self, _: &Self) -> bool {
+        true
     }
 }
 

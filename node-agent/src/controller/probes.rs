@@ -76,7 +76,11 @@ fn of_balancers(pod: &Pod) -> impl Iterator<Item = HealthCheck> {
     let gates = pod.spec.iter().flat_map(|spec| spec.readiness_gates.iter().flatten());
     gates.filter_map(|gate| {
         let (_, whose, agent) = BALANCERS.into_iter().find(|(prefix, ..)| gate.condition_type.starts_with(prefix))?;
-        Some(HealthCheck { what: format!("the health checks of {whose}"), port: None, asks: Asks::LoadBalancer(agent) })
+        Some(HealthCheck {
+            what: format!("the health checks of {whose}"),
+            port: None,
+            asks: Asks::LoadBalancer(agent.to_owned()),
+        })
     })
 }
 
@@ -127,8 +131,12 @@ mod tests {
             [
                 check("the liveness probe of container app", Some(8080), live),
                 check("the startup probe of container side", Some(2), Asks::KubeletHttps),
-                check("the health checks of Google Cloud's load balancer", None, Asks::LoadBalancer("GoogleHC")),
-                check("the health checks of the AWS load balancer", None, Asks::LoadBalancer("ELB-HealthChecker")),
+                check("the health checks of Google Cloud's load balancer", None, Asks::LoadBalancer("GoogleHC".into())),
+                check(
+                    "the health checks of the AWS load balancer",
+                    None,
+                    Asks::LoadBalancer("ELB-HealthChecker".into())
+                ),
             ]
         );
     }

@@ -7,81 +7,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::LabelSelector, apimachinery::pkg::util::intstr::IntOrString};
 use kube::core::{Selector, SelectorExt as _};
-use redir_api::{PortRef, ProbesSpec, Target, TargetKind};
-use redir_http::filter::Filter;
-use redir_tunnel::Pin;
-use redir_wire::{EarlierConnections, PodEntry, Probes, Refused, RefusedCode, Token, Wish, limits};
+use redir_api::{PortRef, Target, TargetKind};
+use redir_wire::{PodEntry, limits};
 
 use super::{
-    facts::{InterceptFacts, ObjectId, PodFacts, ServiceFacts},
+    admission::admit,
+    facts::{InterceptFacts, PodFacts, ServiceFacts},
     mesh::Mesh,
     world::{Named, World},
 };
 use crate::{
-    config::PodName,
-    ipc::{FirstHand, LastProcess, Whereabouts},
-    worker::{
-        control::{ControlPlane, Grant, Obstacle, Place},
-        health_checks::HealthCheck,
-        registry::filter,
-    },
+    ipc::FirstHand,
+    resolved::{Granted, KnownPod, Obstacle, Place, Requests, Resolution, Resolved, Workload},
 };
-
-/// The Intercepts as they concern this node: a control plane.
-#[derive(Debug, Default, PartialEq)]
-pub(crate) struct Resolved {
-    /// By UID; also those without a pod here.
-    pub(crate) intercepts: BTreeMap<Token, Resolution>,
-    pods: BTreeMap<PodName, KnownPod>,
-}
-
-/// One Intercept.
-#[derive(Debug, PartialEq)]
-pub(crate) struct Resolution {
-    /// Which.
-    pub(crate) id: ObjectId,
-    /// Who the developer is, for people.
-    pub(crate) user: String,
-    /// What is intercepted, for people, such as `Deployment web, port 8080`.
-    pub(crate) what: String,
-    /// The workload, to which its Events are told; `None` while it is not known, and for a selector.
-    pub(crate) workload: Option<Workload>,
-    /// When it was made.
-    pub(crate) made: std::time::SystemTime,
-    /// What its developer gets, or why nobody gets anything.
-    pub(crate) granted: Result<Granted, String>,
-    /// Its pods on this node.
-    pub(crate) places: Vec<Place>,
-}
-
-/// What an Intercept that is not refused gives to its developer.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Granted {
-    pub(crate) key: Pin,
-    pub(crate) filter: Option<Filter>,
-    pub(crate) probes: ProbesSpec,
-    pub(crate) flush: bool,
-    pub(crate) even_if_down: bool,
-    pub(crate) forwarded: bool,
-    pub(crate) to: String,
-}
-
-/// A workload, as Events name it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Workload {
-    pub(crate) api_version: String,
-    pub(crate) kind: String,
-    pub(crate) name: String,
-    pub(crate) uid: String,
-}
-
-#[derive(Debug, PartialEq)]
-struct KnownPod {
-    entry: PodEntry,
-    at: Whereabouts,
-    ending: Option<LastProcess>,
-    health_checks: Vec<HealthCheck>,
-}
 
 /// What must be asked of the API server before all pods of all targets are known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -97,8 +35,12 @@ pub(crate) struct Needs {
 /// Who may intercept what, and what else must be known for it.
 pub(crate) fn resolve(world: &World) -> (Resolved, Needs) {
     let mut needs = Needs::default();
-    let intercepts = world.intercepts.values();
-    let intercepts = intercepts.map(|intercept| (intercept.token, resolution(world, intercept, &mut needs))).collect();
+    let mut refused = admit(world);
+    let intercepts = world.intercepts.values().map(|intercept| {
+        let refused = refused.remove(&intercept.token);
+        (intercept.token, resolution(world, intercept, refused, &mut needs))
+    });
+    let intercepts = intercepts.collect();
     let pods = world.pods.values().map(|pod| (pod.name.clone(), known(pod))).collect();
     let resolved = Resolved { intercepts, pods };
     for pod in resolved.steered().filter_map(|(pod, _)| world.pods.get(pod)) {
@@ -109,7 +51,7 @@ pub(crate) fn resolve(world: &World) -> (Resolved, Needs) {
     (resolved, needs)
 }
 
-fn resolution(world: &World, intercept: &InterceptFacts, needs: &mut Needs) -> Resolution {
+fn resolution(world: &World, intercept: &InterceptFacts, refused: Option<String>, needs: &mut Needs) -> Resolution {
     let aim = Aim::of(intercept);
     let mut workload = None;
     let mut places = Vec::new();
@@ -127,17 +69,31 @@ fn resolution(world: &World, intercept: &InterceptFacts, needs: &mut Needs) -> R
         what: aim.to_string(),
         workload,
         made: intercept.made,
-        granted: intercept.wanted.clone().map(|(wanted, key)| Granted {
-            key,
-            filter: wanted.filter,
-            probes: wanted.probes,
-            flush: wanted.flush,
-            even_if_down: wanted.even_if_down,
-            forwarded: wanted.forwarded,
-            to: wanted.to,
-        }),
+        granted: refused.map_or_else(|| granted(intercept, places.is_empty()), Err),
         places,
     }
+}
+
+/// What its developer gets. A filter is looked at only where it matters: there may be any number of Intercepts elsewhere.
+fn granted(intercept: &InterceptFacts, elsewhere: bool) -> Result<Granted, String> {
+    let (wanted, key) = intercept.wanted.clone()?;
+    let filter = match &intercept.spec.filter {
+        None => Requests::All,
+        Some(_) if elsewhere => Requests::Elsewhere,
+        Some(filter) => match intercept.filter_flaw() {
+            Some(flaw) => return Err(flaw),
+            None => Requests::Matching(Box::new(filter.clone())),
+        },
+    };
+    Ok(Granted {
+        key,
+        filter,
+        probes: wanted.probes,
+        flush: wanted.flush,
+        even_if_down: wanted.even_if_down,
+        forwarded: wanted.forwarded,
+        to: wanted.to,
+    })
 }
 
 /// What an Intercept aims at, also one that is refused: its pods' agents say so.
@@ -283,111 +239,9 @@ fn known(pod: &PodFacts) -> KnownPod {
     let labels = pod.labels.clone().into_iter().take(limits::LABELS).collect();
     KnownPod {
         entry: PodEntry { name: pod.id.name.clone(), labels, ports },
-        at: Whereabouts { ips: pod.ips.clone(), first },
+        first,
         ending: pod.ending,
         health_checks: pod.health_checks.clone(),
-    }
-}
-
-impl Resolved {
-    /// The pods and ports that may be steered.
-    pub(crate) fn steered(&self) -> impl Iterator<Item = (&PodName, u16)> {
-        let granted = self.intercepts.values().filter(|resolution| resolution.granted.is_ok());
-        let places = granted.flat_map(|resolution| &resolution.places);
-        places.filter_map(|place| Some((&place.pod, *place.port.as_ref().ok()?)))
-    }
-
-    /// The Intercepts that are granted to this key.
-    fn of_key(&self, key: &Pin) -> impl Iterator<Item = &Resolution> {
-        let granted = |resolution: &&Resolution| resolution.granted.as_ref().is_ok_and(|granted| granted.key == *key);
-        self.intercepts.values().filter(granted)
-    }
-}
-
-impl ControlPlane for Resolved {
-    fn keys(&self) -> Vec<Pin> {
-        self.intercepts.values().filter_map(|resolution| Some(resolution.granted.as_ref().ok()?.key)).collect()
-    }
-
-    fn name_of(&self, key: &Pin) -> Option<&str> {
-        self.of_key(key).next().map(|resolution| &*resolution.user)
-    }
-
-    fn grant(&self, key: &Pin, wish: Wish) -> Result<Grant, Refused> {
-        let known = self.intercepts.get(&wish.token);
-        let known = known.and_then(|resolution| Some((resolution, resolution.granted.as_ref().ok()?)));
-        let Some((resolution, granted)) = known.filter(|(_, granted)| granted.key == *key) else {
-            let sentence = "this agent knows no Intercept with this UID that names the tunnel's key; if it was made \
-                            just now, try again"
-                .to_owned();
-            return Err(Refused { code: RefusedCode::NotFound, sentence });
-        };
-        let probes = match granted.probes {
-            ProbesSpec::App => Probes::App,
-            ProbesSpec::Developer => Probes::Developer,
-        };
-        let earlier = if granted.flush { EarlierConnections::Close } else { EarlierConnections::Stay };
-        let made = Some((resolution.made, wish.token));
-        let mut to = if granted.to.is_empty() { wish.to.clone() } else { granted.to.clone() };
-        to.truncate(to.floor_char_boundary(limits::NAME));
-        Ok(Grant {
-            wish: Wish {
-                filter: None,
-                probes,
-                earlier,
-                even_if_down: granted.even_if_down,
-                forwarded: granted.forwarded,
-                to,
-                ..wish
-            },
-            filter: granted.filter.clone(),
-            looks_at: granted.filter.as_ref().map_or_else(String::new, filter::describe),
-            what: format!("{}/{}", resolution.id.namespace, resolution.what),
-            made,
-        })
-    }
-
-    fn ended(&self, key: &Pin, token: Token) -> Option<String> {
-        match self.intercepts.get(&token).map(|resolution| &resolution.granted) {
-            None => Some("the Intercept was deleted; make a new one".to_owned()),
-            Some(Err(reason)) => Some(format!("the Intercept is refused: {reason}")),
-            Some(Ok(granted)) if granted.key != *key => Some("the Intercept names another key now".to_owned()),
-            Some(Ok(_)) => None,
-        }
-    }
-
-    fn places(&self, key: &Pin, granted: &Grant) -> Vec<Place> {
-        match self.intercepts.get(&granted.wish.token) {
-            Some(resolution) if self.ended(key, granted.wish.token).is_none() => resolution.places.clone(),
-            _ => Vec::new(),
-        }
-    }
-
-    fn lost(&self) -> Option<&'static str> {
-        None
-    }
-
-    fn visible(&self, key: &Pin) -> Vec<(PodName, PodEntry)> {
-        let places: BTreeSet<&PodName> = self.of_key(key).flat_map(|one| &one.places).map(|place| &place.pod).collect();
-        let entry = |pod: &PodName| Some((pod.clone(), self.pods.get(pod)?.entry.clone()));
-        places.into_iter().filter_map(entry).collect()
-    }
-
-    fn whereabouts(&self, pod: &PodName) -> Whereabouts {
-        self.pods.get(pod).map(|pod| pod.at.clone()).unwrap_or_default()
-    }
-
-    fn ending(&self, pod: &PodName) -> Option<LastProcess> {
-        // One that is gone from the API server was deleted without waiting for its node.
-        self.pods.get(pod).map_or(Some(LastProcess::OfContainers), |pod| pod.ending)
-    }
-
-    fn health_checks(&self, pod: &PodName) -> &[HealthCheck] {
-        self.pods.get(pod).map_or(&[], |pod| &pod.health_checks)
-    }
-
-    fn stranger(&self) -> &'static str {
-        "no Intercept names this tunnel's key any more; make a new one"
     }
 }
 

@@ -22,11 +22,13 @@ use tokio::{
 
 use super::{
     api_server::ApiServer,
-    resolve::Resolved,
     watch::Heard,
     world::{Change, World},
 };
-use crate::certificates::{Certificates, Flaw, Pair};
+use crate::{
+    certificates::{Certificates, Flaw, Pair},
+    resolved::Resolved,
+};
 
 /// The certificates for each intercepted port: those that its pod mounts. Which of the pod's ports has which is found
 /// out when the app shows it.

@@ -4,17 +4,16 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::SystemTime,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use redir_api::{AgentState, AgentStatus, ConflictStatus, Endpoint, PodState, PodStatus};
-use redir_wire::{Listening, Liveness, Takes, Token, UnixMillis};
+use redir_wire::Token;
 
-use super::resolve::{Resolution, Resolved, Workload};
-use crate::worker::{
-    control::{Obstacle, Place},
-    registry::report::{Standing, Standings},
+use crate::{
+    link::{Standing, Standings},
+    resolved::{ObjectId, Obstacle, Place, Requests, Resolution, Resolved, Workload},
 };
 
 /// How the agent introduces itself to developers.
@@ -60,33 +59,23 @@ fn entry(resolution: &Resolution, standing: Option<&Standing>, introduction: &In
 }
 
 fn pod(resolution: &Resolution, Place { pod, port }: &Place, standing: Option<&Standing>) -> PodStatus {
-    let told = standing.and_then(|standing| standing.pods.iter().find(|(name, _)| name == pod));
+    let told = standing.and_then(|standing| standing.pods.iter().find(|told| told.pod == *pod));
     let made = millis(resolution.made);
     let (state, reason, since) = match (&resolution.granted, port, told) {
         (Err(reason), _, _) | (Ok(_), Err(Obstacle::Never(reason)), _) => (PodState::Refused, reason.clone(), made),
         (Ok(_), Err(Obstacle::NotYet(reason)), _) => (PodState::Pending, reason.clone(), made),
         (Ok(_), Ok(_), None) => (PodState::Waiting, String::new(), made),
-        (Ok(_), Ok(_), Some((_, told))) => (state(told.state), told.reason.clone(), told.since),
+        (Ok(_), Ok(_), Some(told)) => (told.state, told.reason.clone(), told.since),
     };
     PodStatus {
         name: pod.bare().to_owned(),
         uid: pod.key().to_owned(),
-        addresses: told.map(|(_, told)| told.addresses.clone()).unwrap_or_default(),
+        addresses: told.map(|told| told.addresses.clone()).unwrap_or_default(),
         port: port.as_ref().ok().copied(),
         state,
         reason,
         since: time(since),
-        nobody_listens: told
-            .is_some_and(|(_, told)| told.listening.is_some_and(|listening| listening != Listening::Yes)),
-    }
-}
-
-fn state(liveness: Liveness) -> PodState {
-    match liveness {
-        Liveness::Pending => PodState::Pending,
-        Liveness::Live => PodState::Live,
-        Liveness::Refused => PodState::Refused,
-        Liveness::Lost => PodState::Lost,
+        nobody_listens: told.is_some_and(|told| told.nobody_listens),
     }
 }
 
@@ -111,16 +100,17 @@ fn conflicts(standing: &Standing) -> impl Iterator<Item = ConflictStatus> + '_ {
         pod: conflict.pod.clone(),
         user: conflict.developer.clone(),
         since: time(conflict.since),
-        everything: conflict.takes == Takes::Everything,
+        everything: conflict.everything,
     })
 }
 
-fn millis(time: SystemTime) -> UnixMillis {
-    crate::worker::registry::report::millis(time)
+fn millis(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    u64::try_from(since).unwrap_or(u64::MAX)
 }
 
 /// Whole seconds, as Kubernetes writes times: another fraction would be another status.
-fn time(UnixMillis(millis): UnixMillis) -> Time {
+fn time(millis: u64) -> Time {
     let seconds = i64::try_from(millis / 1000).unwrap_or(0);
     Time(Timestamp::from_second(seconds).unwrap_or_default())
 }
@@ -131,7 +121,7 @@ pub(crate) struct Notice {
     /// Beside what it is told; `None`: beside the Intercept alone.
     pub(crate) workload: Option<Workload>,
     /// The Intercept.
-    pub(crate) intercept: super::facts::ObjectId,
+    pub(crate) intercept: ObjectId,
     /// What has happened.
     pub(crate) kind: NoticeKind,
     /// For people.
@@ -158,11 +148,21 @@ struct ToldOne {
     live: bool,
     refused: BTreeSet<String>,
     workload: Option<Workload>,
-    intercept: super::facts::ObjectId,
+    intercept: ObjectId,
     who: String,
 }
 
 impl Told {
+    /// Takes over what an earlier controller has told, as far as this node's entries of the status show it.
+    pub(crate) fn resume<'w>(&mut self, resolved: &Resolved, written: impl Iterator<Item = (Token, &'w AgentStatus)>) {
+        for (token, entry) in written {
+            let Some(resolution) = resolved.intercepts.get(&token) else { continue };
+            let one = self.0.entry(token).or_insert_with(|| ToldOne::new(resolution));
+            one.live = entry.pods.iter().any(|pod| pod.state == PodState::Live);
+            one.refused = refusals(resolution, entry);
+        }
+    }
+
     /// What is to be told now.
     pub(crate) fn tell(&mut self, resolved: &Resolved, entries: &BTreeMap<Token, AgentStatus>) -> Vec<Notice> {
         let mut notices = Vec::new();
@@ -194,15 +194,12 @@ impl ToldOne {
     fn update(&mut self, resolution: &Resolution, entry: &AgentStatus, notices: &mut Vec<Notice>) {
         let live: Vec<&str> =
             entry.pods.iter().filter(|pod| pod.state == PodState::Live).map(|pod| &*pod.name).collect();
-        let filtered = resolution.granted.as_ref().is_ok_and(|granted| granted.filter.is_some());
+        let filtered = resolution.granted.as_ref().is_ok_and(|granted| granted.filter != Requests::All);
         let requests = if filtered { "requests that match a filter" } else { "all connections" };
         let note =
             format!("{requests} of {} go to {} from {}: {}", resolution.what, self.who, entry.node, live.join(", "));
         self.live(!live.is_empty(), notices, note);
-        let whole = (entry.state == AgentState::Refused && resolution.granted.is_err()).then(|| entry.reason.clone());
-        let pods = entry.pods.iter().filter(|pod| pod.state == PodState::Refused && resolution.granted.is_ok());
-        let pods = pods.map(|pod| format!("{}: {}", pod.name, pod.reason));
-        let reasons: BTreeSet<String> = whole.into_iter().chain(pods).collect();
+        let reasons = refusals(resolution, entry);
         for reason in reasons.difference(&self.refused) {
             let note = format!("the intercept of {} by {} is refused: {reason}", resolution.what, self.who);
             notices.push(self.notice(NoticeKind::Refused, note));
@@ -225,4 +222,12 @@ impl ToldOne {
     fn notice(&self, kind: NoticeKind, note: String) -> Notice {
         Notice { workload: self.workload.clone(), intercept: self.intercept.clone(), kind, note }
     }
+}
+
+/// Why what of it is refused.
+fn refusals(resolution: &Resolution, entry: &AgentStatus) -> BTreeSet<String> {
+    let whole = (entry.state == AgentState::Refused && resolution.granted.is_err()).then(|| entry.reason.clone());
+    let pods = entry.pods.iter().filter(|pod| pod.state == PodState::Refused && resolution.granted.is_ok());
+    let pods = pods.map(|pod| format!("{}: {}", pod.name, pod.reason));
+    whole.into_iter().chain(pods).collect()
 }

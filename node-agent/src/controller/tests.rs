@@ -10,13 +10,15 @@ use std::{
 use k8s_openapi::api::core::v1::{Pod, Service};
 use redir_api::{AgentState, Intercept, PodState, names::EXPIRE_AFTER};
 use redir_tunnel::Pin;
-use redir_wire::{Conflict, Liveness, Probes, Selector, Takes, Token, UnixMillis, Wish};
+use redir_wire::{Probes, Selector, Token, Wish};
 use serde_json::{Value, json};
 
 use super::{
+    admission::MOST_OF_NAMESPACE,
     facts::{Controller, InterceptFacts, PodFacts, ServiceFacts},
+    permissions::permissions,
     renewals::Renewals,
-    resolve::{Resolved, resolve},
+    resolve::resolve,
     secrets,
     status::{Introduction, Notice, NoticeKind, Told, entries},
     world::{Change, World},
@@ -24,11 +26,10 @@ use super::{
 use crate::{
     certificates::{Certificates, Pair},
     config::PodName,
-    ipc::FirstHand,
-    worker::{
-        control::{ControlPlane as _, Obstacle},
-        registry::report::{Standing, Standings},
-    },
+    ipc::{FirstHand, Permission},
+    link::{ConflictStanding, PodStanding, Standing, Standings},
+    resolved::{Obstacle, Requests, Resolved},
+    worker::control::ControlPlane as _,
 };
 
 const NODE: &str = "n1";
@@ -285,9 +286,12 @@ fn what_cannot_be_intercepted_says_why() {
 fn a_mesh_pod_is_found_behind_its_proxy() {
     let mesh = pod(1, "a", &json!({"metadata": {"annotations": {"sidecar.istio.io/status": "{}"}}}));
     let name = mesh.name.clone();
-    let (resolved, _) = resolve(&world(vec![mesh], vec![intercept(50, &target("Pod", "a"), &json!({}))]));
-    let at = resolved.whereabouts(&name);
-    assert_eq!((at.first, at.ips), (FirstHand::Proxy, vec!["10.0.0.1".parse().unwrap()]));
+    let world = world(vec![mesh], vec![intercept(50, &target("Pod", "a"), &json!({}))]);
+    let (resolved, _) = resolve(&world);
+    assert_eq!(resolved.first_hand(&name), FirstHand::Proxy);
+    let [Permission { pod, namespace, at, ports }] = &permissions(&world, &resolved)[..] else { panic!("one") };
+    assert_eq!((pod, &**namespace, &ports[..]), (&name, "shop", &[8080][..]));
+    assert_eq!((at.first, &at.ips), (FirstHand::Proxy, &vec!["10.0.0.1".parse().unwrap()]));
 }
 
 fn wish(token: Token) -> Wish {
@@ -356,26 +360,16 @@ fn introduction() -> Introduction {
     Introduction { node: NODE.into(), key: "sha256:agent".into(), software: "redir-agent 0", endpoints: vec![] }
 }
 
-fn standing(resolved: &Resolved, states: &[(u64, Liveness, &str)]) -> Standings {
-    let pods = states.iter().map(|(number, state, reason)| {
-        let name = PodName::new(&uid(*number)).unwrap();
-        let told = redir_wire::PodState {
-            flushed: None,
-            tls: None,
-            probes: vec![],
-            listening: None,
-            misses: Vec::new(),
-            pod: "x".into(),
-            addresses: vec!["10.0.0.1".into()],
-            state: *state,
-            reason: (*reason).into(),
-            earlier_connections: 0,
-            since: UnixMillis(1_700_000_000_123),
-        };
-        (name, told)
+fn standing(resolved: &Resolved, states: &[(u64, PodState, &str)]) -> Standings {
+    let pods = states.iter().map(|(number, state, reason)| PodStanding {
+        pod: PodName::new(&uid(*number)).unwrap(),
+        addresses: vec!["10.0.0.1".into()],
+        state: *state,
+        reason: (*reason).into(),
+        since: 1_700_000_000_123,
+        nobody_listens: false,
     });
-    let conflict =
-        Conflict { id: None, pod: "a".into(), developer: "bob".into(), since: UnixMillis(0), takes: Takes::Everything };
+    let conflict = ConflictStanding { pod: "a".into(), developer: "bob".into(), since: 0, everything: true };
     let standing = Standing { pods: pods.collect(), conflicts: vec![conflict] };
     resolved.intercepts.keys().map(|token| (*token, standing.clone())).collect()
 }
@@ -393,13 +387,13 @@ fn the_status_says_pod_by_pod_how_it_stands() {
     let states: Vec<PodState> = before.pods.iter().map(|pod| pod.state).collect();
     assert_eq!(states, [PodState::Waiting, PodState::Waiting, PodState::Refused]);
 
-    let coming = of(&standing(&resolved, &[(1, Liveness::Live, ""), (2, Liveness::Pending, "")]));
+    let coming = of(&standing(&resolved, &[(1, PodState::Live, ""), (2, PodState::Pending, "")]));
     assert_eq!(coming.state, AgentState::Pending);
-    let live = of(&standing(&resolved, &[(1, Liveness::Live, ""), (2, Liveness::Live, "")]));
+    let live = of(&standing(&resolved, &[(1, PodState::Live, ""), (2, PodState::Live, "")]));
     assert_eq!((live.state, live.pods[0].port, live.pods[0].state), (AgentState::Partial, Some(8080), PodState::Live));
     assert!(live.reason.starts_with("c: ") && live.reason.contains("hostNetwork"), "{}", live.reason);
     assert_eq!((live.conflicts[0].user.as_str(), live.conflicts[0].everything), ("bob", true));
-    let lost = of(&standing(&resolved, &[(1, Liveness::Refused, "no"), (2, Liveness::Lost, "gone")]));
+    let lost = of(&standing(&resolved, &[(1, PodState::Refused, "no"), (2, PodState::Lost, "gone")]));
     assert_eq!((lost.state, &*lost.reason), (AgentState::Refused, "a: no"));
 }
 
@@ -432,13 +426,13 @@ fn start_end_and_refusal_are_told_once() {
         told.tell(resolved, &entries(resolved, standings, &introduction()))
     };
     assert_eq!(tell(&resolved, &Standings::new()), []);
-    let live = standing(&resolved, &[(1, Liveness::Live, "")]);
+    let live = standing(&resolved, &[(1, PodState::Live, "")]);
     let [started] = &tell(&resolved, &live)[..] else { panic!("one notice") };
     assert_eq!(started.kind, NoticeKind::Started);
     assert_eq!(started.workload.as_ref().map(|workload| &*workload.kind), Some("Pod"));
     assert!(started.note.contains("alice") && started.note.contains("all connections"), "{}", started.note);
     assert_eq!(tell(&resolved, &live), []);
-    let refused = standing(&resolved, &[(1, Liveness::Refused, "no room")]);
+    let refused = standing(&resolved, &[(1, PodState::Refused, "no room")]);
     let kinds: Vec<_> = tell(&resolved, &refused).into_iter().map(|notice| notice.kind).collect();
     assert_eq!(kinds, [NoticeKind::Ended, NoticeKind::Refused]);
     assert_eq!(tell(&resolved, &refused), []);
@@ -446,6 +440,126 @@ fn start_end_and_refusal_are_told_once() {
     let (gone, _) = resolve(&world(vec![pod(1, "a", &json!({}))], vec![]));
     let [ended] = &tell(&gone, &Standings::new())[..] else { panic!("one notice") };
     assert_eq!((ended.kind, ended.workload.is_some()), (NoticeKind::Ended, true));
+}
+
+/// The reasons of those that are refused, by number.
+fn refused(world: &World) -> BTreeMap<u64, String> {
+    let refused = |(token, one): (Token, crate::resolved::Resolution)| {
+        let number = world.intercepts[&token].id.name.trim_start_matches('i').parse().unwrap();
+        Some((number, one.granted.err()?))
+    };
+    resolve(world).0.intercepts.into_iter().filter_map(refused).collect()
+}
+
+#[test]
+fn a_key_is_the_oldest_intercepts_alone() {
+    let made = |number: u64, day: u32, user: &str| {
+        let with = json!({"metadata": {"namespace": user, "creationTimestamp": format!("2026-01-{day:02}T00:00:00Z")}});
+        intercept(number, &target("Pod", "a"), &with)
+    };
+    let one_key = vec![made(50, 2, "shop"), made(51, 1, "shop"), made(52, 3, "bank")];
+    let mut world = world(vec![pod(1, "a", &json!({}))], one_key);
+    let reasons = refused(&world);
+    assert_eq!(reasons.keys().collect::<Vec<_>>(), [&50, &52]);
+    assert!(reasons[&50].contains("older Intercept names the same developerKey") && reasons[&50].contains(';'));
+    let (resolved, _) = resolve(&world);
+    assert_eq!((resolved.keys(), resolved.steered().count()), (vec![key(1)], 1));
+    world.take(Change::InterceptGone(token(51)));
+    assert_eq!(refused(&world).into_keys().collect::<Vec<_>>(), [52], "the next oldest has it");
+}
+
+/// Its own key, and of day 1 plus `number` seconds.
+fn of_its_own(number: u64, spec: &Value, namespace: &str) -> InterceptFacts {
+    let hour = format!("2026-01-01T{:02}:{:02}:00Z", number / 60, number % 60);
+    let key = Pin::of_spki(&number.to_ne_bytes()).to_string();
+    let with = json!({"metadata": {"namespace": namespace, "creationTimestamp": hour}, "spec": {"developerKey": key}});
+    intercept(number, spec, &with)
+}
+
+#[test]
+fn a_namespace_has_the_oldest_so_many_and_no_other_namespace_less() {
+    let most = MOST_OF_NAMESPACE as u64;
+    let mut all: Vec<_> = (0..most + 3).rev().map(|number| of_its_own(number, &target("Pod", "a"), "shop")).collect();
+    all.push(of_its_own(900, &target("Pod", "a"), "bank"));
+    let world = world(vec![pod(1, "a", &json!({}))], all);
+    let reasons = refused(&world);
+    assert_eq!(reasons.keys().copied().collect::<Vec<_>>(), [most, most + 1, most + 2]);
+    assert!(reasons[&most].contains("128 oldest Intercepts of a namespace; delete"), "{}", reasons[&most]);
+}
+
+#[test]
+fn the_specs_of_a_namespace_have_a_sum() {
+    let mut large = target("Pod", "a");
+    let condition = json!({"header": {"name": "x", "exact": "y".repeat(4000)}});
+    merge(&mut large, &json!({"filter": {"all": [condition]}}));
+    let all = (0..80).map(|number| of_its_own(number, &large, "shop")).chain([of_its_own(99, &large, "bank")]);
+    let world = world(vec![], all.collect());
+    let reasons = refused(&world);
+    let taken = (256 << 10) / world.intercepts[&token(0)].bytes as u64;
+    assert_eq!(reasons.keys().copied().collect::<Vec<_>>(), (taken..80).collect::<Vec<_>>());
+    let last = &reasons[&79];
+    assert!(last.contains("256 KiB") && last.contains("; delete"), "{last}");
+}
+
+/// Sixty of them, without a pod here, were four OOM kills.
+#[test]
+fn a_filter_is_compiled_only_where_it_has_a_pod_and_once() {
+    let expensive = json!({"header": {"name": "x", "regex": "[a-z]{1,40}-"}});
+    let spec = |name: &str| {
+        let mut spec = target("Pod", name);
+        merge(&mut spec, &json!({"filter": {"all": vec![expensive.clone(); 2]}}));
+        spec
+    };
+    let mut all: Vec<_> = (0..60).map(|number| of_its_own(number, &spec("elsewhere"), "shop")).collect();
+    all.push(of_its_own(70, &spec("a"), "shop"));
+    let mut world = world(vec![pod(1, "a", &json!({}))], all);
+    let (resolved, _) = resolve(&world);
+    assert_eq!(resolved.intercepts.len(), 61);
+    for (token, one) in &resolved.intercepts {
+        let is_here = *token == redir_api::token(&uid(70)).unwrap();
+        let granted = one.granted.as_ref().unwrap();
+        assert_eq!(matches!(granted.filter, Requests::Matching(_)), is_here);
+        assert_eq!(world.intercepts[token].filter.is_known(), is_here, "{}", one.id.name);
+    }
+    assert!(resolved.grant(&Pin::of_spki(&3_u64.to_ne_bytes()), wish(token(3))).is_err(), "no pod of it is here");
+    // Renewed each minute: it is not compiled again.
+    let mut renewed = of_its_own(70, &spec("a"), "shop");
+    renewed.renewed = Some("now".into());
+    world.take(Change::Intercept(Box::new(renewed)));
+    assert!(world.intercepts[&token(70)].filter.is_known());
+    let list = world.intercepts.values().map(|one| InterceptFacts { filter: Default::default(), ..one.clone() });
+    let list = list.collect();
+    world.take(Change::Intercepts(list));
+    assert!(world.intercepts[&token(70)].filter.is_known() && !world.intercepts[&token(3)].filter.is_known());
+}
+
+#[test]
+fn nothing_is_intercepted_in_a_forbidden_namespace() {
+    let system = json!({"metadata": {"namespace": "kube-system"}});
+    let mut world = World::new(BTreeSet::from(["kube-system".to_owned()]));
+    world.take(Change::Pods(vec![pod(1, "a", &system)]));
+    world.take(Change::Intercepts(vec![of_its_own(50, &target("Pod", "a"), "kube-system")]));
+    let (resolved, _) = resolve(&world);
+    assert_eq!((resolved.keys().len(), permissions(&world, &resolved).len()), (0, 0));
+    let entry = entries(&resolved, &Standings::new(), &introduction()).remove(&token(50)).unwrap();
+    assert_eq!(entry.state, AgentState::Refused);
+    assert!(entry.reason.contains("namespace kube-system; "), "{}", entry.reason);
+}
+
+/// The next controller finds what this one has written, and does not tell it once more.
+#[test]
+fn a_controller_goes_on_with_what_an_earlier_one_has_told() {
+    let plain = vec![intercept(50, &target("Pod", "a"), &json!({}))];
+    let (resolved, _) = resolve(&world(vec![pod(1, "a", &json!({}))], plain));
+    for (state, next) in [(PodState::Live, NoticeKind::Ended), (PodState::Refused, NoticeKind::Started)] {
+        let written = entries(&resolved, &standing(&resolved, &[(1, state, "why")]), &introduction());
+        let mut told = Told::default();
+        told.resume(&resolved, written.iter().map(|(token, entry)| (*token, entry)));
+        assert_eq!(told.tell(&resolved, &written), []);
+        let other = if state == PodState::Live { PodState::Refused } else { PodState::Live };
+        let now = entries(&resolved, &standing(&resolved, &[(1, other, "why")]), &introduction());
+        assert_eq!(told.tell(&resolved, &now)[0].kind, next);
+    }
 }
 
 #[test]

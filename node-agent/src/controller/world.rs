@@ -2,7 +2,7 @@
 //!
 //! Owns how a list replaces what was known and how late, doubled and reordered events are taken. Decides nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use redir_wire::Token;
 
@@ -25,6 +25,8 @@ pub(crate) struct World {
     pub(crate) owners: BTreeMap<String, Option<Controller>>,
     /// The certificates that were granted, by namespace and Secret.
     pub(crate) secrets: BTreeMap<String, BTreeMap<String, Pair>>,
+    /// Namespaces in which nothing is intercepted.
+    pub(crate) forbidden: BTreeSet<String>,
     listed: [bool; 2],
 }
 
@@ -55,6 +57,18 @@ pub(crate) enum Change {
 }
 
 impl World {
+    /// One of which nothing is known.
+    pub(crate) fn new(forbidden: BTreeSet<String>) -> Self {
+        Self { forbidden, ..Self::default() }
+    }
+
+    /// Whether everything that is needed has been heard of.
+    pub(crate) fn answers(&self, needs: &Needs) -> bool {
+        needs.services.iter().all(|named| self.services.contains_key(named))
+            && needs.owners.keys().all(|uid| self.owners.contains_key(uid))
+            && needs.secrets.keys().all(|namespace| self.secrets.contains_key(namespace))
+    }
+
     /// Takes a change.
     pub(crate) fn take(&mut self, change: Change) {
         match change {
@@ -64,9 +78,15 @@ impl World {
                 self.pods = pods.into_iter().map(|pod| (pod.name.clone(), pod)).collect();
                 self.listed[0] = true;
             }
-            Change::Intercept(intercept) => drop(self.intercepts.insert(intercept.token, *intercept)),
+            Change::Intercept(mut intercept) => {
+                self.intercepts.get(&intercept.token).into_iter().for_each(|earlier| intercept.learn_from(earlier));
+                self.intercepts.insert(intercept.token, *intercept);
+            }
             Change::InterceptGone(token) => drop(self.intercepts.remove(&token)),
-            Change::Intercepts(intercepts) => {
+            Change::Intercepts(mut intercepts) => {
+                for intercept in &mut intercepts {
+                    self.intercepts.get(&intercept.token).into_iter().for_each(|earlier| intercept.learn_from(earlier));
+                }
                 self.intercepts = intercepts.into_iter().map(|intercept| (intercept.token, intercept)).collect();
                 self.listed[1] = true;
             }

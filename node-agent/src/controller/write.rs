@@ -12,10 +12,8 @@ use redir_api::{AgentStatus, GROUP, Intercept, KIND, VERSION, names};
 use serde_json::json;
 use tokio::{sync::mpsc, time::timeout};
 
-use super::{
-    facts::ObjectId,
-    status::{Notice, NoticeKind},
-};
+use super::status::{Notice, NoticeKind};
+use crate::resolved::ObjectId;
 
 /// Puts this node's entry into an Intercept's status, or takes it out.
 pub(super) async fn status(
@@ -121,7 +119,8 @@ mod tests {
     use kube::client::Body;
     use serde_json::Value;
 
-    use super::{super::resolve::Workload, *};
+    use super::*;
+    use crate::resolved::Workload;
 
     /// Method, path and body of each request.
     type Seen = Arc<Mutex<Vec<(String, Value)>>>;

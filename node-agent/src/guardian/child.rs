@@ -27,16 +27,21 @@ use crate::ipc;
 /// The descriptor on which a worker finds its control socket.
 pub(crate) const CONTROL_FD: i32 = 3;
 
-/// What the worker learns from the guardian's environment: how to fail, and where the API server is.
-const PASSED_ON: [&str; 3] = ["RUST_BACKTRACE", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"];
+/// What a worker learns from the guardian's environment: how to fail.
+pub(super) const WORKER_ENVIRONMENT: &[&str] = &["RUST_BACKTRACE"];
+/// What a controller learns: also where the API server is.
+pub(super) const CONTROLLER_ENVIRONMENT: &[&str] =
+    &["RUST_BACKTRACE", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"];
 
-/// How workers are started.
+/// How a worker, or a controller, is started.
 #[derive(Debug)]
 pub(super) struct Launch {
     /// uid and gid, never 0.
     pub(super) user: u32,
     /// What follows `redir-agent`.
     pub(super) arguments: Vec<OsString>,
+    /// What it learns from the guardian's environment.
+    pub(super) environment: &'static [&'static str],
 }
 
 /// How a process ended, as a shell would say it: 128 + signal for a killed one.
@@ -47,7 +52,7 @@ pub(super) struct Ended {
 }
 
 impl Launch {
-    /// Starts a worker. It blocks on its control socket until the bootstrap message is there.
+    /// Starts it. It blocks on its control socket until the bootstrap message is there.
     pub(super) fn spawn(&self) -> io::Result<(Pid, Control)> {
         let (ours, theirs) = ipc::pair()?;
         let pid = self.start(&theirs)?;
@@ -58,7 +63,7 @@ impl Launch {
         let fall = Fall::new(self.user, control)?;
         let mut command = Command::new("/proc/self/exe");
         command.arg0("redir-agent").args(&self.arguments).stdin(Stdio::null()).env_clear();
-        command.envs(std::env::vars_os().filter(|(name, _)| PASSED_ON.iter().any(|passed| name == passed)));
+        command.envs(std::env::vars_os().filter(|(name, _)| self.environment.iter().any(|passed| name == passed)));
         in_child(&mut command, fall);
         let child = command.spawn()?;
         i32::try_from(child.id()).map(Pid::from_raw).map_err(io::Error::other)

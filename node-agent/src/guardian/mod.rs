@@ -8,6 +8,7 @@ mod check;
 mod child;
 mod connections;
 mod control;
+mod controller;
 mod datapath;
 mod detours;
 mod devices;
@@ -22,6 +23,7 @@ mod netlink;
 mod netns;
 mod orphans;
 mod owners;
+mod permissions;
 mod pod;
 mod pods;
 mod preflight;
@@ -40,12 +42,15 @@ use std::{ffi::OsString, path::Path};
 
 use anyhow::{Context, anyhow};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use redir_api::names;
 use redir_tunnel::Identity;
 
 use self::{
     child::Launch,
+    controller::Controller,
     kernel::Kernel,
     netns::Home,
+    permissions::Permissions,
     pods::Pods,
     preflight::{Machine, Place},
     reload::ConfigFile,
@@ -66,8 +71,16 @@ pub(crate) enum Settings<'a> {
     Text(String, &'a Path),
 }
 
-/// Runs the agent. `worker_arguments` follow the binary's name when the worker is started. The result is the exit code.
-pub(crate) fn run(settings: Settings<'_>, worker_arguments: Vec<OsString>) -> anyhow::Result<u8> {
+/// What follows the binary's name when it is started once more.
+pub(crate) struct Arguments {
+    /// As the worker.
+    pub(crate) worker: Vec<OsString>,
+    /// As the controller.
+    pub(crate) controller: Vec<OsString>,
+}
+
+/// Runs the agent. The result is the exit code.
+pub(crate) fn run(settings: Settings<'_>, arguments: Arguments) -> anyhow::Result<u8> {
     let file = match settings {
         Settings::File(path) => ConfigFile::read(path)?,
         Settings::Text(text, path) => ConfigFile::fixed(text, path)?,
@@ -77,7 +90,9 @@ pub(crate) fn run(settings: Settings<'_>, worker_arguments: Vec<OsString>) -> an
     Machine::look(place).context("cannot read /proc; mount it")?.verdict().map_err(|sentence| anyhow!(sentence))?;
     let agent = file.config().agent.clone();
     let identity = agent.key.as_deref().map_or_else(Identity::generate, Identity::load)?;
-    let seeker = kubernetes.as_ref().map(|kubernetes| Seeker::new(&kubernetes.proc));
+    let cluster = kubernetes
+        .as_ref()
+        .map(|kubernetes| (Seeker::new(&kubernetes.proc), Permissions::new(kubernetes.forbidden.clone())));
     Kernel::try_out(agent.attach.into())?.tell();
     // Before the first child and every thread that stays, so that they inherit the blocked signals: those that tried the
     // kernel have ended.
@@ -89,10 +104,18 @@ pub(crate) fn run(settings: Settings<'_>, worker_arguments: Vec<OsString>) -> an
     tracing::info!(listen = %agent.listen, key = %identity.pin(), pods = file.config().pods.len(), "the agent starts");
     let mut tls = TlsFiles::default();
     tls.configure(file.config());
-    let mut pods = Pods::new(home, agent.attach, agent.user, seeker);
+    let pin = memory::sealed(c"redir-agent-pin", identity.pin().to_string().as_bytes());
+    let pin = pin.context("cannot keep the public key in memory")?;
+    let controller = kubernetes.map(|_| {
+        let (user, arguments) = (names::CONTROLLER_USER, arguments.controller);
+        Controller::new(Launch { user, arguments, environment: child::CONTROLLER_ENVIRONMENT }, pin)
+    });
+    let launch = Launch { user: agent.user, arguments: arguments.worker, environment: child::WORKER_ENVIRONMENT };
+    let mut pods = Pods::new(home, agent.attach, agent.user, cluster);
     pods.note(file.config());
     let supervisor = Supervisor {
-        launch: Launch { user: agent.user, arguments: worker_arguments },
+        launch,
+        controller,
         pods,
         drain: agent.drain,
         life: supervisor::Life::default(),

@@ -8,7 +8,7 @@ use std::{
     io,
     os::fd::{BorrowedFd, OwnedFd},
     path::Path,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -20,12 +20,13 @@ use super::{
     monitor::DeviceMonitor,
     netns::{Home, Netns, NetnsId},
     owners::Owners,
+    permissions::Permissions,
     pod::{ArmedPod, Common, Refusal},
     seek::Seeker,
 };
 use crate::{
     config::{Attach, Config, PodName},
-    ipc::{Handed, RefusedCode, Reply, Request, Whereabouts},
+    ipc::{ControllerMessage, Handed, RefusedCode, Reply, Request, Whereabouts},
 };
 
 /// A granted wish: the answer and the descriptors beside it.
@@ -52,6 +53,10 @@ pub(super) struct Pods {
     flush_again: Option<Instant>,
     /// In Kubernetes: where the pods are, since no configuration says it.
     seeker: Option<Seeker>,
+    /// In Kubernetes: what may be armed.
+    permissions: Option<Permissions>,
+    /// Pods of a worker that did not disarm what it had to: when they are detached.
+    cuts: BTreeMap<PodName, Instant>,
     endings: Endings,
     owners: Owners,
 }
@@ -65,12 +70,28 @@ struct PodFlush {
 }
 
 impl Pods {
-    /// `user` is the worker's uid.
-    pub(super) fn new(home: Home, attach: Attach, user: u32, seeker: Option<Seeker>) -> Self {
+    /// `user` is the worker's uid; `cluster` says in Kubernetes where pods are and what may be armed.
+    pub(super) fn new(home: Home, attach: Attach, user: u32, cluster: Option<(Seeker, Permissions)>) -> Self {
+        let (seeker, permissions) = cluster.unzip();
         let (armed, lingering, told) = (BTreeMap::new(), Linger::default(), BTreeSet::new());
         let (flushes, flush_again) = (Vec::new(), None);
         let (endings, owners) = (Endings::default(), Owners::default());
-        Self { home, attach, user, armed, lingering, told, flushes, flush_again, seeker, endings, owners }
+        let cuts = BTreeMap::new();
+        Self {
+            home,
+            attach,
+            user,
+            armed,
+            lingering,
+            told,
+            flushes,
+            flush_again,
+            seeker,
+            permissions,
+            cuts,
+            endings,
+            owners,
+        }
     }
 
     /// Answers a wish about a pod. `Ready` and `Alive` are not wishes and get no answer.
@@ -82,7 +103,7 @@ impl Pods {
     ) -> Option<Result<Granted, Refusal>> {
         let done = |()| (Reply::Done, Vec::new());
         Some(match request {
-            Request::Arm { pod, port, at } => self.arm(config, &pod, port, &at, meanwhile),
+            Request::Arm { pod, port } => self.arm(config, &pod, port, meanwhile),
             Request::Disarm { pod, port } => {
                 self.disarm(&pod, port, meanwhile);
                 Ok(done(()))
@@ -106,14 +127,14 @@ impl Pods {
     fn arm(
         &mut self,
         config: &Config,
-        name: &PodName,
+        asked: &PodName,
         port: u16,
-        at: &Whereabouts,
         meanwhile: Meanwhile<'_>,
     ) -> Result<Granted, Refusal> {
-        if self.seeker.is_none() {
-            allowed(config, name, port)?;
-        }
+        // What the worker says of a pod is its name alone.
+        let (name, at) = &self.permitted(config, asked, port).inspect_err(|refusal| {
+            tracing::warn!(pod = %asked, port, reason = refusal.sentence, "the worker may not arm this");
+        })?;
         if let Some(armed) = self.armed.get_mut(name) {
             let replaced = match &mut self.seeker {
                 Some(seeker) => seeker.replaced(&self.home, name, armed.netns_id(), &at.ips),
@@ -150,6 +171,14 @@ impl Pods {
         Ok((Reply::Armed(told), fds))
     }
 
+    /// The pod as people call it, and where it is: by the configuration, or by what the controller has said.
+    fn permitted(&self, config: &Config, name: &PodName, port: u16) -> Result<(PodName, Whereabouts), Refusal> {
+        match &self.permissions {
+            Some(permissions) => permissions.check(name, port).map(|pod| (pod.name.clone(), pod.at.clone())),
+            None => allowed(config, name, port).map(|()| (name.clone(), Whereabouts::default())),
+        }
+    }
+
     /// Does slow work with one armed pod, which is not among the others meanwhile.
     fn aside<T>(
         &mut self,
@@ -157,9 +186,9 @@ impl Pods {
         meanwhile: Meanwhile<'_>,
         work: impl FnOnce(&mut ArmedPod, &Home, Pause<'_>) -> T,
     ) -> Option<T> {
-        let mut pod = self.armed.remove(name)?;
+        let (name, mut pod) = self.armed.remove_entry(name)?;
         let done = work(&mut pod, &self.home, &mut || meanwhile(&self.home, &mut self.armed));
-        self.armed.insert(name.clone(), pod);
+        self.armed.insert(name, pod);
         Some(done)
     }
 
@@ -194,14 +223,54 @@ impl Pods {
             let sentence = format!("port {port} of {name} is still armed; disarm it first");
             return Err(Refusal::new(RefusedCode::Busy, sentence));
         }
-        if let Some(armed) = self.armed.remove(name) {
-            armed.detach(&mut || meanwhile(&self.home, &mut self.armed));
-            self.seeker.iter_mut().for_each(|seeker| seeker.forget(name));
-            self.endings.forget(name);
-            self.owners.forget(name);
-            tracing::info!(pod = %name, "released");
-        }
+        self.detach(name, meanwhile);
         Ok(())
+    }
+
+    fn detach(&mut self, name: &PodName, meanwhile: Meanwhile<'_>) {
+        let Some((name, armed)) = self.armed.remove_entry(name) else { return };
+        armed.detach(&mut || meanwhile(&self.home, &mut self.armed));
+        self.seeker.iter_mut().for_each(|seeker| seeker.forget(&name));
+        self.cuts.remove(&name);
+        self.endings.forget(&name);
+        self.owners.forget(&name);
+        tracing::info!(pod = %name, "released");
+    }
+
+    /// Takes what the controller says may be armed.
+    pub(super) fn permit(&mut self, message: ControllerMessage, now: Instant) {
+        if let Some(permissions) = &mut self.permissions {
+            permissions.take(message, now);
+        }
+    }
+
+    /// When [`Pods::enforce`] has something to do.
+    pub(super) fn next_withdrawal(&self) -> Option<Instant> {
+        let withdrawn = self.permissions.as_ref().and_then(Permissions::next);
+        withdrawn.into_iter().chain(self.cuts.values().copied()).min()
+    }
+
+    /// Disarms what no Intercept wants any more and the worker has not disarmed by itself. Of such a worker nothing is
+    /// left to chance: once its connections have had `drain`, the pod is detached. The result are those pods.
+    pub(super) fn enforce(&mut self, now: Instant, drain: Duration, meanwhile: Meanwhile<'_>) -> Vec<PodName> {
+        let due = self.permissions.as_mut().map_or_else(Vec::new, |permissions| permissions.due(now));
+        for (name, port) in due {
+            if !self.armed.get(&name).is_some_and(|armed| armed.ports().contains(&port)) {
+                continue;
+            }
+            tracing::warn!(pod = %name, port, "no Intercept wants this port any more, and the worker keeps it: it is disarmed");
+            self.disarm(&name, port, meanwhile);
+            self.cuts.entry(name).or_insert(now + drain);
+        }
+        let cut: Vec<PodName> = self.cuts.extract_if(.., |_, at| *at <= now).map(|(name, _)| name).collect();
+        let permitted = |name: &PodName| self.permissions.as_ref().is_some_and(|permissions| permissions.has(name));
+        let cut: Vec<PodName> =
+            cut.into_iter().filter(|name| !permitted(name) && self.armed.contains_key(name)).collect();
+        for name in &cut {
+            tracing::warn!(pod = %name, "no Intercept wants this pod any more, and the worker keeps it: it is detached");
+            self.detach(name, meanwhile);
+        }
+        cut
     }
 
     /// The worker is dead: steering ends now, reflection when the dead worker's last packets are through.
@@ -211,6 +280,7 @@ impl Pods {
             self.lingering.keep(armed, now);
         }
         self.told.clear();
+        self.cuts.clear();
         self.flushes.clear();
         self.endings = Endings::default();
         self.owners.forget_all();

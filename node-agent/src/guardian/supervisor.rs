@@ -17,6 +17,7 @@ use super::{
     backoff::Backoff,
     child::{self, Ended, Launch},
     control::Control,
+    controller::{Controller, Death},
     memory,
     netns::Home,
     pod::Refusal,
@@ -40,6 +41,8 @@ pub(super) struct Supervisor {
     pub(super) udp: OwnedFd,
     pub(super) key: OwnedFd,
     pub(super) launch: Launch,
+    /// In Kubernetes.
+    pub(super) controller: Option<Controller>,
     pub(super) drain: Duration,
     pub(super) pods: Pods,
     pub(super) life: Life,
@@ -80,15 +83,20 @@ impl Supervisor {
             let now = Instant::now();
             self.expire(now);
             if let Some(code) = self.finished() {
+                self.controller.iter().for_each(Controller::kill);
                 return code;
             }
             self.start_if_due(now);
+            self.start_controller_if_due(now);
             self.look_around(now);
+            self.enforce(now);
             let silence = self.judge_silence(now);
             let woken = self.wait(now, silence);
             while let Some(signal) = self.signals.next() {
                 self.signal(signal);
             }
+            self.hear_controller();
+            self.controller.iter_mut().for_each(|controller| controller.judge_silence(Instant::now()));
             self.serve();
             if woken.owner_ended {
                 self.pods.forget_ended_owners();
@@ -114,8 +122,9 @@ impl Supervisor {
             return;
         }
         match self.start(now) {
-            Ok(worker) => {
+            Ok(mut worker) => {
                 tracing::info!(pid = worker.pid.as_raw(), "the worker is started");
+                self.controller.iter_mut().for_each(|controller| controller.join(&mut worker.control));
                 self.life.worker = Some(worker);
             }
             Err(error) => {
@@ -135,6 +144,43 @@ impl Supervisor {
         let (pid, mut control) = self.launch.spawn()?;
         control.send(0, &Reply::Bootstrap, vec![udp, key, config, certificates]);
         Ok(Worker::new(pid, control, now))
+    }
+
+    /// With a new controller the worker hears everything anew.
+    fn start_controller_if_due(&mut self, now: Instant) {
+        let Self { controller: Some(controller), file, life, .. } = self else { return };
+        if life.exit.is_some() || life.stopping.is_some() {
+            return;
+        }
+        let config = || memory::sealed(c"redir-agent-config", file.text().as_bytes());
+        if controller.start_if_due(config, now) {
+            life.worker.iter_mut().for_each(|worker| controller.join(&mut worker.control));
+        }
+    }
+
+    /// What the controller has said counts before anything that the worker asks for because of it.
+    fn hear_controller(&mut self) {
+        let now = Instant::now();
+        let Self { controller: Some(controller), pods, .. } = self else { return };
+        controller.hear(&mut |message| pods.permit(message, now), now);
+    }
+
+    /// Takes back what may not be armed any more.
+    fn enforce(&mut self, now: Instant) {
+        if self.pods.next_withdrawal().is_none_or(|at| at > now) {
+            return;
+        }
+        let Self { pods, life, drain, .. } = self;
+        let Life { worker, served, .. } = life;
+        let gone = pods.enforce(now, *drain, &mut |home, armed| {
+            if let Some(worker) = worker {
+                serve_meanwhile(worker, served, None, &mut Vec::new(), home, armed);
+            }
+        });
+        let Some(worker) = worker else { return };
+        for pod in gone {
+            worker.control.send(0, &Reply::PodGone { pod }, Vec::new());
+        }
     }
 
     /// Once a second: has the file changed, has a pod been replaced?
@@ -211,7 +257,10 @@ impl Supervisor {
         let restart = self.life.restart_at.filter(|_| self.life.worker.is_none() && self.life.exit.is_none());
         let look = self.pods.next_look(now);
         let ending = self.pods.next_ending();
+        let controller = self.controller.as_ref();
         let times = [
+            controller.and_then(Controller::next),
+            self.pods.next_withdrawal(),
             self.life.next_look,
             silence,
             restart,
@@ -228,6 +277,8 @@ impl Supervisor {
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         let worker = self.life.worker.as_ref();
         fds.extend(worker.and_then(|worker| Some(PollFd::new(worker.control.as_fd(), worker.interest()?))));
+        let interest = controller.and_then(Controller::interest);
+        fds.extend(interest.map(|(control, interest)| PollFd::new(control.as_fd(), interest)));
         let others = fds.len();
         fds.extend(self.pods.owners().map(|process| PollFd::new(process, PollFlags::POLLIN)));
         let monitors = fds.len();
@@ -316,8 +367,19 @@ impl Supervisor {
         while let Some(ended) = child::reap() {
             if self.life.worker.as_ref().is_some_and(|worker| worker.pid == ended.pid) {
                 self.worker_died(ended);
+            } else if let Some(controller) = &mut self.controller {
+                match controller.ended(ended, Instant::now()) {
+                    Death::Another | Death::Restart => {}
+                    Death::End(code) => self.end(code),
+                }
             }
         }
+    }
+
+    /// Nothing can be served: there is no use in going on.
+    fn end(&mut self, code: u8) {
+        self.life.exit.get_or_insert(code);
+        self.life.worker.iter().for_each(Worker::kill);
     }
 
     fn worker_died(&mut self, ended: Ended) {
@@ -356,6 +418,10 @@ impl Supervisor {
     /// Answers a wish. Between the steps of a slow one the quick ones that came meanwhile are answered: connections that
     /// are there already wait for sockets. Those about the very pod that is worked on come after it.
     fn answer(&mut self, seq: u32, request: Request) {
+        if matches!(request, Request::Arm { .. }) {
+            // The worker may have been told of it a moment ago.
+            self.hear_controller();
+        }
         let Self { pods, file, life, .. } = self;
         let Life { worker: Some(worker), served, .. } = life else { return };
         let busy = request.pod().cloned().filter(|_| request.is_slow());

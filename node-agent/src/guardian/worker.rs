@@ -124,11 +124,11 @@ mod tests {
     use super::*;
     use crate::{
         config::PodName,
-        ipc::{self, BindAddress, REPLY_LEN, Whereabouts},
+        ipc::{self, BindAddress, REPLY_LEN},
     };
 
     fn arm(port: u16) -> Request {
-        Request::Arm { pod: PodName::new("web-1").expect("good"), port, at: Whereabouts::default() }
+        Request::Arm { pod: PodName::new("web-1").expect("good"), port }
     }
 
     fn sockets() -> Request {

@@ -14,15 +14,11 @@ fn requests() -> Vec<Request> {
     vec![
         Request::Ready,
         Request::Alive,
-        Request::Arm { pod: pod.clone(), port: 8080, at: Whereabouts::default() },
+        Request::Arm { pod: pod.clone(), port: 8080 },
         Request::Steer { pod: pod.clone(), port: 8080, gate: Gate::AppListening },
         Request::Steer { pod: pod.clone(), port: 65535, gate: Gate::Always },
         Request::TrialListeners { pod: pod.clone() },
-        Request::Arm {
-            pod: pod.clone(),
-            port: 65535,
-            at: Whereabouts { ips: vec![IpAddr::from([0xff; 16]); MAX_POD_IPS], first: FirstHand::Proxy },
-        },
+        Request::Arm { pod: pod.clone(), port: 65535 },
         Request::Disarm { pod: pod.clone(), port: 1 },
         Request::Release { pod: pod.clone() },
         Request::Sockets {
@@ -51,6 +47,7 @@ fn replies() -> Vec<Reply> {
     vec![
         Reply::Bootstrap,
         Reply::Config,
+        Reply::Peer,
         Reply::Shutdown { drain: Duration::from_secs(600) },
         Reply::PodGone { pod: longest() },
         Reply::PodEnded { pod: longest() },
@@ -124,7 +121,7 @@ fn values_outside_their_limits_are_malformed() {
         encode("0.0.0.0", 0, vec![700]),
         encode("::ffff:10.0.0.1", 0, vec![700]),
         encode("ff02::1", 0, vec![700]),
-        Request::Arm { pod: pod.clone(), port: 0, at: Whereabouts::default() }.encode(1),
+        Request::Arm { pod: pod.clone(), port: 0 }.encode(1),
     ] {
         assert_eq!(Request::decode(&message), Err(Malformed));
         assert_eq!(Request::seq(&message), Some(1));

@@ -9,7 +9,7 @@ use std::{
     future::Future,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -33,6 +33,8 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const HEAD_DEADLINE: Duration = Duration::from_secs(5);
 /// A pause after an accept that failed, so that exhausted file descriptors are no busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// The controller says something each five seconds.
+const CONTROLLER_SILENCE: Duration = Duration::from_secs(15);
 const PLAIN: &str = "text/plain; charset=utf-8";
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -43,8 +45,16 @@ pub(crate) struct Readiness(Arc<State>);
 #[derive(Debug, Default)]
 struct State {
     ready: AtomicBool,
-    /// Since when the API server is not heard.
-    silent_since: Mutex<Option<Instant>>,
+    elsewhere: Mutex<Elsewhere>,
+}
+
+/// What the controller has said, and when.
+#[derive(Clone, Copy, Debug, Default)]
+struct Elsewhere {
+    /// When the controller was last heard; `None`: there is none, or not yet.
+    controller: Option<Instant>,
+    /// Since when it does not hear the API server.
+    silent_since: Option<Instant>,
 }
 
 impl Readiness {
@@ -53,10 +63,24 @@ impl Readiness {
         self.0.ready.store(ready, Ordering::Relaxed);
     }
 
-    /// Says since when the API server is not heard; `None`: it is. The agent stays as ready as it is, since what is known
+    /// The controller has said something.
+    pub(crate) fn controller_is_heard(&self) {
+        self.elsewhere().controller = Some(Instant::now());
+    }
+
+    /// Whether it has said something a short time ago.
+    pub(crate) fn hears_controller(&self) -> bool {
+        self.elsewhere().controller.is_some_and(|heard| heard.elapsed() < CONTROLLER_SILENCE)
+    }
+
+    /// Says for how long the API server has not been heard; `None`: it is. The agent stays as ready as it is, since what is known
     /// stays in force: a rollout must not end, nor an agent be taken for broken, because the API server is away.
-    pub(crate) fn set_api_server_silent_since(&self, since: Option<Instant>) {
-        *self.0.silent_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
+    pub(crate) fn set_api_server_silent_since(&self, silent: Option<Duration>) {
+        self.elsewhere().silent_since = silent.and_then(|silent| Instant::now().checked_sub(silent));
+    }
+
+    fn elsewhere(&self) -> MutexGuard<'_, Elsewhere> {
+        self.0.elsewhere.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// `/readyz`.
@@ -65,7 +89,13 @@ impl Readiness {
             true => (StatusCode::OK, "ready\n".to_owned()),
             false => (StatusCode::SERVICE_UNAVAILABLE, "not ready: starting or shutting down\n".to_owned()),
         };
-        if let Some(since) = *self.0.silent_since.lock().unwrap_or_else(PoisonError::into_inner) {
+        let Elsewhere { controller, silent_since } = *self.elsewhere();
+        if let Some(silent) = controller.map(|heard| heard.elapsed()).filter(|silent| *silent >= CONTROLLER_SILENCE) {
+            let seconds = silent.as_secs();
+            text.push_str(&format!(
+                "the agent's controller has not been heard for {seconds} s and is started again; what is known stays in force\n"
+            ));
+        } else if let Some(since) = silent_since {
             let seconds = since.elapsed().as_secs();
             text.push_str(&format!(
                 "the API server has not been heard for {seconds} s; what is known stays in force\n"
@@ -214,7 +244,7 @@ mod tests {
         assert!(ask(address, "/readyz").await.starts_with("HTTP/1.1 503"));
         readiness.set(true);
         assert!(ask(address, "/readyz").await.starts_with("HTTP/1.1 200"));
-        readiness.set_api_server_silent_since(Some(Instant::now()));
+        readiness.set_api_server_silent_since(Some(Duration::ZERO));
         let silent = ask(address, "/readyz").await;
         assert!(silent.starts_with("HTTP/1.1 200") && silent.contains("has not been heard for 0 s"), "{silent}");
         readiness.set_api_server_silent_since(None);

@@ -29,7 +29,7 @@ use tokio::{
 use crate::{
     certificates::Certificates,
     config::{Config, PodName},
-    ipc::{self, Detour, FirstHand, Handed, PodNetwork, Reply, Request, Whereabouts},
+    ipc::{self, Detour, FirstHand, Handed, PodNetwork, Reply, Request},
 };
 
 pub(crate) use crate::ipc::{AppListening, Gate, LastProcess, RefusedCode};
@@ -60,6 +60,8 @@ pub(crate) struct Bootstrap {
 pub(crate) enum Event {
     /// The configuration has changed (`[agent]` is as it was: it takes effect at the start only), or a certificate.
     Config(Arc<Config>, Certificates),
+    /// The link to a controller, which takes the place of the one before.
+    Controller(OwnedFd),
     /// End: no new work; connections may go on for `drain`.
     Shutdown {
         /// How long.
@@ -217,9 +219,8 @@ impl Broker {
 
     /// Attaches to the pod and lets legs to the port pass; `steer` gives its new connections to the pod's listeners.
     /// Dropped before its end, or failed, it is undone.
-    pub(crate) async fn arm(&self, pod: &PodName, port: u16, at: Whereabouts) -> Result<Armed, BrokerError> {
-        let first_hand = at.first;
-        let request = Request::Arm { pod: pod.clone(), port, at };
+    pub(crate) async fn arm(&self, pod: &PodName, port: u16, first_hand: FirstHand) -> Result<Armed, BrokerError> {
+        let request = Request::Arm { pod: pod.clone(), port };
         self.state().forget_stale_network(pod);
         let undo = Undo { broker: self, pod, port, settled: false };
         let asked = self.ask(request, ARM_TIMEOUT).await;

@@ -9,9 +9,10 @@ use redir_http::{
     head::{Progress, RequestHead},
 };
 use redir_wire::limits;
+use serde::{Deserialize, Serialize};
 
 /// Something that asks for a pod's health.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct HealthCheck {
     /// For people, such as `the liveness probe of container app`.
     pub(crate) what: String,
@@ -22,18 +23,18 @@ pub(crate) struct HealthCheck {
 }
 
 /// How a health check asks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Asks {
     /// With a GET, in plaintext, that does not show itself as the kubelet's.
     Http(Get),
     /// Inside TLS, as the kubelet.
     KubeletHttps,
     /// With requests of which no more is known than how this header's value begins: a load balancer's.
-    LoadBalancer(&'static str),
+    LoadBalancer(String),
 }
 
 /// The request of a probe.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Get {
     /// Path and query.
     pub(crate) target: String,
@@ -138,7 +139,7 @@ mod tests {
         let taken = Taken { port: 8080, filter: None, certificate: false };
         let own = probe(8080, get(&[("User-Agent", "it's me/1"), ("X", "y")]));
         let none = probe(8080, get(&[("user-agent", "")]));
-        let balancer = HealthCheck { what: "checks".into(), port: None, asks: Asks::LoadBalancer("GoogleHC") };
+        let balancer = HealthCheck { what: "checks".into(), port: None, asks: Asks::LoadBalancer("GoogleHC".into()) };
         let checks = [own.clone(), none, probe(8443, get(&[])), probe(8080, Asks::KubeletHttps), balancer, own];
         let told = told(&checks, taken);
         assert_eq!(told.len(), 5, "{told:?}");
@@ -156,7 +157,7 @@ mod tests {
         let checks = [
             probe(8080, get(&[("User-Agent", "mine"), ("X-User", "alice")])),
             probe(8080, Asks::KubeletHttps),
-            HealthCheck { what: "checks".into(), port: None, asks: Asks::LoadBalancer("GoogleHC") },
+            HealthCheck { what: "checks".into(), port: None, asks: Asks::LoadBalancer("GoogleHC".into()) },
         ];
         let count = |filter: Filter| {
             let taken = Taken { port: 8080, filter: Some(&filter), certificate: false };

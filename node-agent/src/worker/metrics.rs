@@ -13,6 +13,7 @@ use prometheus_client::{
 use redir_abi::Reason;
 
 use super::tunnel::counters::Counters;
+use crate::link::Health;
 
 /// A counter of events.
 pub(crate) type Count = Counter<u64, AtomicU64>;
@@ -74,11 +75,13 @@ pub(crate) struct Metrics {
     /// Pods captured now.
     pub(crate) pods: Level,
     /// Intercepts that the API server tells of, in the whole cluster.
-    pub(crate) objects: Level,
+    objects: Level,
     /// Calls to the API server that failed, watches included.
-    pub(crate) api_errors: Count,
+    api_errors: Count,
     /// Intercepts that were deleted because nobody renewed them.
-    pub(crate) expired: Count,
+    expired: Count,
+    /// 1 while the controller is heard.
+    controller: Level,
     tunnels: Level,
     tunnels_opened: Count,
     handshakes_refused: Count,
@@ -123,6 +126,7 @@ impl Metrics {
             objects: Level::default(),
             api_errors: Count::default(),
             expired: Count::default(),
+            controller: Level::default(),
             tunnels: Level::default(),
             tunnels_opened: Count::default(),
             handshakes_refused: Count::default(),
@@ -179,6 +183,11 @@ impl Metrics {
         to.register("arms_failed", "Ports that could not be armed", self.arms_failed.clone());
         to.register("intercept_objects", "Intercepts that the API server tells of", self.objects.clone());
         to.register("intercepts_expired", "Intercepts deleted because nobody renewed them", self.expired.clone());
+        to.register(
+            "controller_up",
+            "1 while the process that speaks to the API server is heard",
+            self.controller.clone(),
+        );
         to.register("api_errors", "Calls to the API server that failed", self.api_errors.clone());
     }
 
@@ -213,6 +222,18 @@ impl Metrics {
             let label = DatapathLabel { pod: pod.to_owned(), program: reason.program().name(), reason: reason.name() };
             self.datapath.get_or_create(&label).inner().store(count, Ordering::Relaxed);
         }
+    }
+
+    /// Takes over what the controller has counted, since what it said before.
+    pub(crate) fn set_controller(&self, now: Health, before: Health) {
+        self.objects.set(i64::try_from(now.objects).unwrap_or(i64::MAX));
+        self.api_errors.inc_by(now.api_errors.saturating_sub(before.api_errors));
+        self.expired.inc_by(now.expired.saturating_sub(before.expired));
+    }
+
+    /// Whether the controller is heard.
+    pub(crate) fn set_controller_up(&self, up: bool) {
+        self.controller.set(up.into());
     }
 
     /// Takes over what the tunnels counted.

@@ -5,7 +5,7 @@
 //! guardian through the broker.
 
 mod access;
-pub(crate) mod admin;
+mod admin;
 pub(crate) mod broker;
 mod capture;
 mod connection;
@@ -14,14 +14,14 @@ mod developer_leg;
 mod forwarded;
 pub(crate) mod health_checks;
 mod http2;
-pub(crate) mod metrics;
+mod metrics;
 mod misses;
 mod plan;
 mod pulse;
 pub(crate) mod registry;
 mod relay;
 mod shutdown;
-pub(crate) mod tls;
+mod tls;
 pub(crate) mod tunnel;
 mod upstream;
 
@@ -75,6 +75,8 @@ struct Worker {
     captures: Captures,
     tunnels: Tunnels,
     plane: watch::Sender<Plane>,
+    /// Where the links to the controllers go.
+    controller: mpsc::Sender<std::os::fd::OwnedFd>,
     tls: Tls,
     readiness: Readiness,
     stop: Stop,
@@ -111,6 +113,8 @@ async fn live(bootstrap: Bootstrap) -> anyhow::Result<()> {
                 worker.tls.replace(&certificates);
                 worker.plane.send_replace(config);
             }
+            // Without Kubernetes nobody waits for one, and none comes.
+            Event::Controller(link) => worker.controller.send(link).await.unwrap_or_default(),
             Event::PodGone(pod) => {
                 tracing::warn!(%pod, "the pod's network namespace is another one now: its connections are reset");
                 worker.captures.abort(&pod);
@@ -141,6 +145,8 @@ async fn live(bootstrap: Bootstrap) -> anyhow::Result<()> {
     anyhow::bail!("the guardian has ended; the agent must be started again")
 }
 
+/// Links that wait to be taken, which is at once.
+const LINKS: usize = 4;
 /// Broken ways that wait to be heard of; the same one is reported again by the next connection.
 const BROKEN_WAYS: usize = 64;
 
@@ -178,10 +184,9 @@ async fn start(
         misses: misses.clone(),
         stop: stop.clone(),
     });
-    let kubernetes = parts.config.kubernetes.clone();
-    let first: Plane = if kubernetes.is_some() { crate::controller::nothing() } else { parts.config.clone() };
+    let come_and_go = parts.config.kubernetes.is_some();
+    let first: Plane = if come_and_go { control::link::nothing() } else { parts.config.clone() };
     let (plane, changes) = watch::channel::<Plane>(first);
-    let key = identity.pin();
     let tunnels = tunnel::start(tunnel::Parts {
         udp: parts.udp,
         identity,
@@ -193,27 +198,29 @@ async fn start(
         misses,
     })
     .context("start the tunnel endpoint")?;
-    let come_and_go = kubernetes.is_some();
-    let scrape = scrape(broker.clone(), captures.clone(), metrics.clone(), tunnels.counters().clone(), come_and_go);
+    let scrape = scrape(
+        broker.clone(),
+        captures.clone(),
+        metrics.clone(),
+        tunnels.counters().clone(),
+        come_and_go.then(|| readiness.clone()),
+    );
     tasks.spawn(admin::serve(admin, readiness.clone(), scrape));
-    match kubernetes {
-        // Ready once the API server has told what there is.
-        Some(settings) => crate::controller::start(
-            crate::controller::Parts {
-                settings,
-                config: parts.config,
-                key,
-                plane: plane.clone(),
-                tls: parts.tls.clone(),
-                standings: tunnels.standings(),
-                metrics,
-                readiness: readiness.clone(),
-            },
-            &mut tasks,
-        )?,
-        None => readiness.set(true),
+    let (controller, links) = mpsc::channel(LINKS);
+    if come_and_go {
+        // Ready once the controller has told what there is.
+        let parts = control::link::Parts {
+            plane: plane.clone(),
+            tls: parts.tls.clone(),
+            standings: tunnels.standings(),
+            metrics,
+            readiness: readiness.clone(),
+        };
+        tasks.spawn(control::link::run(parts, links));
+    } else {
+        readiness.set(true);
     }
-    Ok(Worker { captures, tunnels, plane, tls: parts.tls, readiness, stop, _tasks: tasks })
+    Ok(Worker { captures, tunnels, plane, controller, tls: parts.tls, readiness, stop, _tasks: tasks })
 }
 
 /// Makes the text of `/metrics`: what the pods' programs counted is asked for when it is read.
@@ -222,15 +229,18 @@ fn scrape(
     captures: Captures,
     metrics: Arc<Metrics>,
     counters: Arc<tunnel::counters::Counters>,
-    pods_come_and_go: bool,
+    cluster: Option<Readiness>,
 ) -> impl Fn() -> std::pin::Pin<Box<dyn Future<Output = Result<String, std::fmt::Error>> + Send>> + Clone + Send + Sync
 {
     move || {
         let (broker, captures, metrics, counters) =
             (broker.clone(), captures.clone(), metrics.clone(), counters.clone());
+        let cluster = cluster.clone();
         Box::pin(async move {
-            if pods_come_and_go {
+            if let Some(readiness) = cluster {
+                // Pods come and go.
                 metrics.forget_datapaths();
+                metrics.set_controller_up(readiness.hears_controller());
             }
             let hung = broker.guardian_hangs();
             for pod in captures.pods() {

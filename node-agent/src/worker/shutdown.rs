@@ -39,7 +39,13 @@ pub(crate) async fn drained(
             event = events.recv() => match event {
                 Some(Event::Shutdown { drain }) => deadline = deadline.min(Instant::now() + drain),
                 Some(Event::GuardianGone) | None => return false,
-                Some(Event::Config(..) | Event::PodGone(_) | Event::PodEnded(_) | Event::Readdressed(..)) => {}
+                Some(
+                    Event::Config(..)
+                    | Event::Controller(_)
+                    | Event::PodGone(_)
+                    | Event::PodEnded(_)
+                    | Event::Readdressed(..),
+                ) => {}
             }
         }
     }

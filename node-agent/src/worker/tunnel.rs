@@ -39,10 +39,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::PodName,
-    worker::{
-        broker::Broker, capture::Captures, control::Plane, misses::Misses, plan::Plans, registry::report::Standings,
-        tls::Tls,
-    },
+    link::Standings,
+    worker::{broker::Broker, capture::Captures, control::Plane, misses::Misses, plan::Plans, tls::Tls},
 };
 
 use self::{

@@ -4,6 +4,7 @@
 //! Only the kubelet is missing: the test writes the pods' status, and a folder that stands for the node's `/proc`.
 
 mod away;
+mod controller;
 mod developer;
 mod ends;
 mod server;
@@ -131,6 +132,8 @@ impl World {
             .arg(self.proc.path())
             .arg("--kubeconfig")
             .arg(self.server.agent_kubeconfig())
+            // As in a pod; the kubeconfig comes first.
+            .env("KUBERNETES_SERVICE_HOST", "127.0.0.1")
             .env("REDIR_LOG", "info,redir_agent=debug");
         let mut agent = self.topology.node.namespace.spawn("agent", &mut command)?;
         agent.wait_for_line("the worker is ready", SOON)?;

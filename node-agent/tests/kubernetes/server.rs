@@ -3,7 +3,7 @@
 use std::{
     env, fs,
     net::Ipv4Addr,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -14,6 +14,7 @@ use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
+use redir_api::names;
 use redir_rig::{cleanup, namespace::Namespace, process::Process, wait};
 use tempfile::TempDir;
 
@@ -38,13 +39,16 @@ impl Server {
     pub(crate) fn start(node: &Namespace, address: Ipv4Addr) -> Result<Self> {
         let programs = programs()?;
         let folder = cleanup::directory("kubernetes")?;
-        // The agent's worker reads its kubeconfig as nobody.
+        // The agent's controller reads its kubeconfig as nobody else.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
         let path = |name: &str| folder.path().join(name);
         let tokens = format!("{ADMIN},admin,admin,system:masters\n{AGENT},agent,agent\n");
         fs::write(path("tokens"), tokens)?;
         fs::write(path("admin.kubeconfig"), kubeconfig(ADMIN, "127.0.0.1", &path("certificates/apiserver.crt")))?;
         fs::write(path("agent.kubeconfig"), kubeconfig(AGENT, CLUSTER_IP, &path("certificates/apiserver.crt")))?;
+        let controller = Some(names::CONTROLLER_USER);
+        chown(path("agent.kubeconfig"), Some(0), controller)?;
+        fs::set_permissions(path("agent.kubeconfig"), fs::Permissions::from_mode(0o640))?;
         node.output(&["openssl", "genrsa", "-out", &path("accounts.key").display().to_string(), "2048"])?;
         let mut etcd = Command::new(programs.join("etcd"));
         etcd.arg(format!("--data-dir={}", path("etcd").display())).args([

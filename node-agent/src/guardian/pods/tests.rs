@@ -18,6 +18,7 @@ use crate::ipc::{self, BindAddress, Gate, Handed};
 
 mod devices;
 mod numbers;
+mod permissions;
 mod taken_over;
 
 /// One pod (`web-1`, ports 8080 and 8081) and one namespace without an address (`bare`).
@@ -48,7 +49,7 @@ impl Rig {
     }
 
     fn arm(&mut self, port: u16) -> Result<Granted, Refusal> {
-        let armed = self.ask(Request::Arm { pod: web(), port, at: Whereabouts::default() })?;
+        let armed = self.ask(Request::Arm { pod: web(), port })?;
         self.ask(Request::Steer { pod: web(), port, gate: Gate::AppListening })?;
         Ok(armed)
     }
@@ -177,7 +178,7 @@ fn wishes_outside_the_configuration_are_refused_and_leave_nothing() {
     ];
     for (pod, port, code, words) in cases {
         let pod = PodName::new(pod).expect("good");
-        let refused = rig.ask(Request::Arm { pod: pod.clone(), port, at: Whereabouts::default() }).expect_err(words);
+        let refused = rig.ask(Request::Arm { pod: pod.clone(), port }).expect_err(words);
         assert_eq!(refused.code, code, "{}", refused.sentence);
         assert!(refused.sentence.contains(words), "{}", refused.sentence);
         let refused = rig.ask(Request::Stats { pod }).expect_err("not armed");
@@ -223,7 +224,7 @@ fn quick_requests_about_other_pods_are_answered_between_the_steps_of_slow_work()
         rig.arm(8080).expect("armed");
         let other = || PodName::new("web-2").expect("good");
         let bind = BindAddress { ip: rig.address(), scope: 0 };
-        let arm = Request::Arm { pod: other(), port: 8080, at: Whereabouts::default() };
+        let arm = Request::Arm { pod: other(), port: 8080 };
         let disarm = Request::Disarm { pod: other(), port: 8080 };
         // The programs of a device and of `lo`, the companion, and their hooks.
         for (slow, least) in [(arm, 9), (disarm, 3), (Request::Release { pod: other() }, 1)] {

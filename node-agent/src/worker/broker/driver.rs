@@ -79,6 +79,13 @@ impl Driver {
                     return;
                 }
             },
+            Reply::Peer => match fds.into_iter().next() {
+                Some(link) => Event::Controller(link),
+                None => {
+                    tracing::error!("the link to the controller has no descriptor; raise the agent's RLIMIT_NOFILE");
+                    return;
+                }
+            },
             Reply::Shutdown { drain } => Event::Shutdown { drain },
             Reply::PodGone { pod } => Event::PodGone(pod),
             Reply::PodEnded { pod } => Event::PodEnded(pod),

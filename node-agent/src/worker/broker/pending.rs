@@ -87,7 +87,6 @@ pub(super) const QUICK: Duration = Duration::from_millis(300);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ipc::Whereabouts;
 
     fn pod() -> PodName {
         PodName::new("web-1").expect("good")
@@ -128,7 +127,7 @@ mod tests {
         let start = Instant::now();
         let mut pending = Pending::new(start);
         ask(&mut pending, 1, &Request::Stats { pod: pod() }, start);
-        let arm = Request::Arm { pod: pod(), port: 80, at: Whereabouts::default() };
+        let arm = Request::Arm { pod: pod(), port: 80 };
         for (seq, slow) in
             [(2, arm), (3, Request::Disarm { pod: pod(), port: 80 }), (4, Request::Release { pod: pod() })]
         {

@@ -95,7 +95,7 @@ async fn the_first_arm_brings_descriptors_to_their_places() {
     let link = OwnedFd::from(File::open("/proc/self/status").expect("there"));
     let played = async {
         let (seq, request) = guardian.request().await;
-        assert_eq!(request, Request::Arm { pod: pod(), port: 80, at: Whereabouts::default() });
+        assert_eq!(request, Request::Arm { pod: pod(), port: 80 });
         let reply = armed(3, Handed::Both);
         guardian.reply(seq, &reply, &[&listener(), &listener(), &memory("beat"), &memory("turned"), &link]);
         let (seq, _) = guardian.request().await;
@@ -107,11 +107,11 @@ async fn the_first_arm_brings_descriptors_to_their_places() {
     let name = pod();
     let slot = broker.state().shelf.lowest();
     let asked = async {
-        let armed = broker.arm(&name, 80, Whereabouts::default()).await.expect("armed");
+        let armed = broker.arm(&name, 80, FirstHand::App).await.expect("armed");
         assert_eq!((armed.earlier_connections, armed.pod_addresses.len()), (3, 1));
         let armed = armed.first.expect("first");
         assert_eq!(armed.addresses.all().len(), 2);
-        assert!(broker.arm(&name, 81, Whereabouts::default()).await.expect("armed").first.is_none());
+        assert!(broker.arm(&name, 81, FirstHand::App).await.expect("armed").first.is_none());
         let kept = broker.state().shelf.kept(&name);
         assert_eq!(kept, [slot.expect("free")]);
         assert!(target(kept[0]).is_some_and(|target| target.ends_with("/status")));
@@ -130,7 +130,7 @@ async fn an_arm_that_nobody_waits_for_is_undone() {
     let rig = rig();
     let name = pod();
     {
-        let arm = rig.broker.arm(&name, 80, Whereabouts::default());
+        let arm = rig.broker.arm(&name, 80, FirstHand::App);
         tokio::pin!(arm);
         let (seq, _) = tokio::select! {
             _ = &mut arm => panic!("nobody has answered"),
@@ -140,7 +140,7 @@ async fn an_arm_that_nobody_waits_for_is_undone() {
         rig.guardian.reply(seq, &reply, &[&listener(), &memory("beat"), &memory("turned")]);
         // The asker goes away with the answer on its way.
     }
-    let arm_again = rig.broker.arm(&name, 80, Whereabouts::default());
+    let arm_again = rig.broker.arm(&name, 80, FirstHand::App);
     tokio::pin!(arm_again);
     let undone =
         async { (rig.guardian.request().await.1, rig.guardian.request().await.1, rig.guardian.request().await) };
@@ -150,7 +150,7 @@ async fn an_arm_that_nobody_waits_for_is_undone() {
     };
     assert_eq!(disarm, Request::Disarm { pod: pod(), port: 80 });
     assert_eq!(release, Request::Release { pod: pod() });
-    assert_eq!(arm, Request::Arm { pod: pod(), port: 80, at: Whereabouts::default() });
+    assert_eq!(arm, Request::Arm { pod: pod(), port: 80 });
     let reply = armed(2, Handed::Ipv4);
     rig.guardian.reply(seq, &reply, &[&listener(), &memory("beat"), &memory("turned")]);
     let again = arm_again.await.expect("armed");
@@ -158,7 +158,7 @@ async fn an_arm_that_nobody_waits_for_is_undone() {
 
     // A further port of a pod that is held is taken back without releasing the pod.
     tokio::select! {
-        _ = rig.broker.arm(&name, 81, Whereabouts::default()) => panic!("nobody has answered"),
+        _ = rig.broker.arm(&name, 81, FirstHand::App) => panic!("nobody has answered"),
         _ = rig.guardian.request() => {}
     }
     assert_eq!(rig.guardian.request().await.1, Request::Disarm { pod: pod(), port: 81 });
@@ -178,7 +178,7 @@ async fn a_pod_that_is_armed_anew_right_after_its_release_keeps_what_came_with_i
     let link = OwnedFd::from(File::open("/proc/self/status").expect("there"));
     let hand_over =
         |seq| guardian.reply(seq, &armed(0, Handed::Ipv4), &[&listener(), &memory("beat"), &memory("turned"), &link]);
-    let arm = || broker.arm(&name, 80, Whereabouts::default());
+    let arm = || broker.arm(&name, 80, FirstHand::App);
     let (first, ()) = tokio::join!(arm(), async { hand_over(guardian.request().await.0) });
     first.expect("armed");
     // The guardian answers both before either asker runs; then the arm's runs first.
@@ -233,7 +233,7 @@ async fn a_refused_arm_takes_nothing_back() {
         let refused = Reply::Refused { code: RefusedCode::UnknownPod, sentence: "no".into() };
         rig.guardian.reply(seq, &refused, &[]);
     };
-    let (armed, ()) = tokio::join!(rig.broker.arm(&name, 80, Whereabouts::default()), played);
+    let (armed, ()) = tokio::join!(rig.broker.arm(&name, 80, FirstHand::App), played);
     assert!(matches!(armed, Err(BrokerError::Refused { code: RefusedCode::UnknownPod, .. })));
     let played = async {
         let (seq, request) = rig.guardian.request().await;

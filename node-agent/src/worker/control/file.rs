@@ -6,7 +6,7 @@ use redir_wire::{EarlierConnections, PodEntry, Refused, RefusedCode, Selector, T
 use super::{ControlPlane, Grant, Obstacle, Place};
 use crate::{
     config::{Config, Developer, Pod, PodName},
-    ipc::{LastProcess, Whereabouts},
+    ipc::{FirstHand, LastProcess},
     worker::{health_checks::HealthCheck, registry::filter},
 };
 
@@ -65,8 +65,8 @@ impl ControlPlane for Config {
         self.pods.iter().filter(|pod| developer.may(pod)).map(|pod| (pod.name.clone(), entry(pod))).collect()
     }
 
-    fn whereabouts(&self, _: &PodName) -> Whereabouts {
-        Whereabouts::default()
+    fn first_hand(&self, _: &PodName) -> FirstHand {
+        FirstHand::App
     }
 
     /// The guardian knows by the pod's path.

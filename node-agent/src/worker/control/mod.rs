@@ -1,10 +1,12 @@
 //! Who may intercept what, from wherever that is decided.
 //!
 //! Owns the one question-and-answer between the registry and the two control planes: the configuration file ([`mod@file`])
-//! and Kubernetes (`controller`). A plane is a value: a change is a new one in its place, so that whatever is derived
+//! and Kubernetes ([`kubernetes`], told by the controller over [`mod@link`]). A plane is a value: a change is a new one in its place, so that whatever is derived
 //! from it is a pure function.
 
 mod file;
+pub(crate) mod kubernetes;
+pub(crate) mod link;
 
 use std::{fmt, sync::Arc, time::SystemTime};
 
@@ -15,8 +17,10 @@ use redir_wire::{PodEntry, Refused, Token, Wish};
 use super::health_checks::HealthCheck;
 use crate::{
     config::PodName,
-    ipc::{LastProcess, Whereabouts},
+    ipc::{FirstHand, LastProcess},
 };
+
+pub(crate) use crate::resolved::{Obstacle, Place};
 
 /// A control plane as it stands.
 pub(crate) trait ControlPlane: fmt::Debug + Send + Sync {
@@ -41,8 +45,8 @@ pub(crate) trait ControlPlane: fmt::Debug + Send + Sync {
     /// The pods that a key's owner may intercept or does intercept.
     fn visible(&self, key: &Pin) -> Vec<(PodName, PodEntry)>;
 
-    /// How the guardian finds a pod.
-    fn whereabouts(&self, pod: &PodName) -> Whereabouts;
+    /// Who takes a pod's connections first.
+    fn first_hand(&self, pod: &PodName) -> FirstHand;
 
     /// Which process of a captured pod is its last; `None`: it is not known to end.
     fn ending(&self, pod: &PodName) -> Option<LastProcess>;
@@ -70,22 +74,4 @@ pub(crate) struct Grant {
     pub(crate) what: String,
     /// When it was made, where that is not now, and what tells it from another of that moment.
     pub(crate) made: Option<(SystemTime, Token)>,
-}
-
-/// A pod of an intercept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    /// Which.
-    pub(crate) pod: PodName,
-    /// The port's number in it, or why there is none.
-    pub(crate) port: Result<u16, Obstacle>,
-}
-
-/// Why a pod is not armed for an intercept that is wanted there. Each ends with the next step.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Obstacle {
-    /// It will be when something that is under way has happened.
-    NotYet(String),
-    /// It will not be.
-    Never(String),
 }

@@ -9,12 +9,13 @@ use std::{
 use redir_tunnel::Pin;
 use redir_wire::{
     Conflict, InterceptEntry, InterceptState, Listening, Listing, Liveness, Miss, Owner, PodState, PodTls, Probes,
-    Token, UnixMillis, limits,
+    Takes, UnixMillis, limits,
 };
 
 use crate::{
     config::PodName,
     ipc::AppListening,
+    link::{self, ConflictStanding, Standing, Standings},
     worker::{
         control::{Obstacle, Place},
         health_checks::{self, Taken},
@@ -73,18 +74,6 @@ impl Ports<'_> {
     }
 }
 
-/// How an intercept stands here, for the control plane.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Standing {
-    /// Pod by pod.
-    pub(crate) pods: Vec<(PodName, PodState)>,
-    /// What others take from it.
-    pub(crate) conflicts: Vec<Conflict>,
-}
-
-/// How every intercept with a live tunnel stands.
-pub(crate) type Standings = BTreeMap<Token, Standing>;
-
 /// One pod of one intercept.
 struct PodStanding {
     state: Liveness,
@@ -142,7 +131,8 @@ impl Registry {
     pub(crate) fn standings(&self, contests: &Contests, ports: Ports<'_>) -> Standings {
         let standing = |wish: &Registered| {
             let InterceptState { pods, conflicts, .. } = self.state(wish, contests, ports);
-            Standing { pods: wish.seen.iter().cloned().zip(pods).collect(), conflicts }
+            let pods = wish.seen.iter().cloned().zip(pods).map(pod_standing).collect();
+            Standing { pods, conflicts: conflicts.into_iter().map(conflict_standing).collect() }
         };
         self.wishes.values().map(|wish| (wish.grant.wish.token, standing(wish))).collect()
     }
@@ -205,6 +195,28 @@ impl Registry {
         };
         PodStanding { state, reason, earlier, since, port }
     }
+}
+
+fn pod_standing((pod, told): (PodName, PodState)) -> link::PodStanding {
+    let state = match told.state {
+        Liveness::Pending => redir_api::PodState::Pending,
+        Liveness::Live => redir_api::PodState::Live,
+        Liveness::Refused => redir_api::PodState::Refused,
+        Liveness::Lost => redir_api::PodState::Lost,
+    };
+    link::PodStanding {
+        pod,
+        state,
+        reason: told.reason,
+        since: told.since.0,
+        addresses: told.addresses,
+        nobody_listens: told.listening.is_some_and(|listening| listening != Listening::Yes),
+    }
+}
+
+fn conflict_standing(conflict: Conflict) -> ConflictStanding {
+    let Conflict { pod, developer, since, takes, .. } = conflict;
+    ConflictStanding { pod, developer, since: since.0, everything: takes == Takes::Everything }
 }
 
 /// Milliseconds since 1970.

@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use crate::config::PodName;
-use crate::ipc::Whereabouts;
+use crate::ipc::FirstHand;
 use crate::worker::{
     broker::{Armed, Broker, BrokerError, Gate, RefusedCode},
     capture::Captures,
@@ -37,9 +37,9 @@ pub(super) async fn run(
             op = ops.recv() => match op {
                 Some(op) => {
                     let (broker, captures) = (broker.clone(), captures.clone());
-                    let whereabouts = plane.borrow().whereabouts(op.pod());
+                    let first_hand = plane.borrow().first_hand(op.pod());
                     running.spawn(async move {
-                        let outcome = perform(&broker, &captures, &op, whereabouts).await;
+                        let outcome = perform(&broker, &captures, &op, first_hand).await;
                         (op, outcome)
                     });
                 }
@@ -55,9 +55,9 @@ pub(super) async fn run(
     }
 }
 
-async fn perform(broker: &Broker, captures: &Captures, op: &Op, at: Whereabouts) -> Outcome {
+async fn perform(broker: &Broker, captures: &Captures, op: &Op, first: FirstHand) -> Outcome {
     match op {
-        Op::Arm(pod, port, gate) => match arm(broker, captures, pod, *port, at).await {
+        Op::Arm(pod, port, gate) => match arm(broker, captures, pod, *port, first).await {
             Ok(mut armed) => {
                 captures.armed(pod, *port, armed.first.take());
                 if let Err(outcome) = steer(broker, captures, pod, *port, *gate).await {
@@ -121,18 +121,18 @@ async fn arm(
     captures: &Captures,
     pod: &PodName,
     port: u16,
-    at: Whereabouts,
+    first: FirstHand,
 ) -> Result<Armed, BrokerError> {
     // What takes longer is tried again: the developer is told meanwhile.
     timeout(RELEASE, captures.replaced(pod)).await.ok();
-    let armed = broker.arm(pod, port, at.clone()).await;
+    let armed = broker.arm(pod, port, first).await;
     match armed {
         // The guardian holds a pod for a capture that is not there: nobody else would ever release it. Nothing is lost:
         // without its listeners it steers nothing. Only this asks for the pod's captures, so none begins meanwhile.
         Err(BrokerError::Refused { code: RefusedCode::Busy, .. }) if !captures.has(pod) => {
             broker.disarm(pod, port).await?;
             broker.release(pod).await?;
-            broker.arm(pod, port, at).await
+            broker.arm(pod, port, first).await
         }
         armed => armed,
     }
@@ -234,15 +234,15 @@ mod tests {
         let replies = vec![busy(), Reply::Done, Reply::Done, armed(), Reply::Done, busy(), Reply::Done, busy()];
         let played = tokio::spawn(answer(guardian, replies));
         let (captures, op) = (captures(&broker), Op::Arm(pod(), 80, Gate::AppListening));
-        let outcome = perform(&broker, &captures, &op, Whereabouts::default()).await;
+        let outcome = perform(&broker, &captures, &op, FirstHand::App).await;
         // The guardian has given no listeners with it, so nothing may be steered.
         let Outcome::Failed { reason, .. } = outcome else { panic!("{outcome:?}") };
         assert!(reason.contains("listeners"), "{reason}");
         // Another port is armed there: it is tried again, and soon.
-        let outcome = perform(&broker, &captures, &op, Whereabouts::default()).await;
+        let outcome = perform(&broker, &captures, &op, FirstHand::App).await;
         let Outcome::Failed { retry, reason } = outcome else { panic!("{outcome:?}") };
         assert!(retry < Duration::from_secs(1) && reason.contains("release"), "{reason}");
-        let arm = Request::Arm { pod: pod(), port: 80, at: Whereabouts::default() };
+        let arm = Request::Arm { pod: pod(), port: 80 };
         let (disarm, release) = (Request::Disarm { pod: pod(), port: 80 }, Request::Release { pod: pod() });
         let expected = [&arm, &disarm, &release, &arm, &disarm, &arm, &disarm, &release];
         assert_eq!(played.await.expect("played").iter().collect::<Vec<_>>(), expected);

@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::{
     config::PodName,
     ipc::AppListening,
+    link::Standings,
     worker::{
         control::Plane,
         misses::Misses,
@@ -31,7 +32,7 @@ use crate::{
             Contests, Registry, SessionId,
             arming::{Arming, Op, Outcome, PortStatus},
             flushes::Flushes,
-            report::{self, Ports, Standings},
+            report::{self, Ports},
         },
         tls::Tls,
     },

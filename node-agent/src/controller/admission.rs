@@ -1,0 +1,83 @@
+//! Which Intercepts this agent takes at all: not in every namespace, not any number of one, and not two of one key.
+//!
+//! Pure, and the same on every node: the oldest come first, by the API server's clock and then by their UIDs. What is told
+//! goes into the status, and ends with the next step.
+
+use std::collections::{BTreeMap, btree_map::Entry};
+
+use redir_tunnel::Pin;
+use redir_wire::Token;
+
+use super::{facts::InterceptFacts, world::World};
+
+/// Those that are not taken, and why.
+pub(super) fn admit(world: &World) -> BTreeMap<Token, String> {
+    let mut oldest_first: Vec<&InterceptFacts> = world.intercepts.values().collect();
+    oldest_first.sort_by_key(|intercept| (intercept.made, intercept.token));
+    let (mut refused, mut namespaces, mut keys) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    for intercept in oldest_first {
+        let namespace = &*intercept.id.namespace;
+        let reason = if world.forbidden.contains(namespace) {
+            Some(forbidden(namespace))
+        } else {
+            let share: &mut Share = namespaces.entry(namespace).or_default();
+            share.take(intercept).or_else(|| unique(&mut keys, intercept))
+        };
+        refused.extend(reason.map(|reason| (intercept.token, reason)));
+    }
+    refused
+}
+
+fn forbidden(namespace: &str) -> String {
+    format!(
+        "nothing is intercepted in namespace {namespace}; intercept a pod of another one, or ask the administrator to take it \
+         out of forbiddenNamespaces in the chart's values"
+    )
+}
+
+/// What a namespace has taken of what it may have.
+#[derive(Default)]
+struct Share {
+    intercepts: usize,
+    bytes: usize,
+}
+
+impl Share {
+    fn take(&mut self, intercept: &InterceptFacts) -> Option<String> {
+        let bytes = self.bytes.saturating_add(intercept.bytes);
+        if self.intercepts >= MOST_OF_NAMESPACE {
+            return Some(format!(
+                "this agent takes the {MOST_OF_NAMESPACE} oldest Intercepts of a namespace; delete some that nobody needs"
+            ));
+        }
+        if bytes > MOST_BYTES_OF_NAMESPACE {
+            return Some(format!(
+                "the specs of this namespace's older Intercepts leave no room for it ({} KiB are taken together); delete some \
+                 that nobody needs, or shorten their filters",
+                MOST_BYTES_OF_NAMESPACE / 1024
+            ));
+        }
+        (self.intercepts, self.bytes) = (self.intercepts + 1, bytes);
+        None
+    }
+}
+
+/// A tunnel shows a key, and must mean one Intercept by it: the oldest.
+fn unique<'w>(keys: &mut BTreeMap<Pin, &'w InterceptFacts>, intercept: &'w InterceptFacts) -> Option<String> {
+    let (_, key) = intercept.wanted.as_ref().ok()?;
+    match keys.entry(*key) {
+        Entry::Vacant(place) => {
+            place.insert(intercept);
+            None
+        }
+        Entry::Occupied(_) => Some(
+            "an older Intercept names the same developerKey, and a key is one Intercept's alone; make it with a key of its own"
+                .to_owned(),
+        ),
+    }
+}
+
+/// More than the developers of a namespace have at the same time.
+pub(super) const MOST_OF_NAMESPACE: usize = 128;
+/// An honest spec has some hundred bytes, one with a large filter a few thousand.
+const MOST_BYTES_OF_NAMESPACE: usize = 256 << 10;
