@@ -77,9 +77,9 @@ With -o json each line is an object with an `event`:
               where that changes
   not_intercepted
               agent, pod, port, cause (earlier_connections, proxy_protocol,
-              head_too_long, redirected, unseen, http2_unanswered,
-              client_passes, pod_passes), reason; connections of the port that
-              do not come to you, each cause once
+              head_too_long, head_too_slow, memory_scarce, redirected, unseen,
+              http2_unanswered, client_passes, pod_passes), reason; connections
+              of the port that do not come to you, each cause once
   intercepted_again
               agent, pod, port, cause (client_passes, pod_passes)
   flushed     agent, pod, port, closed, left, reason (null, or why it could not

@@ -124,6 +124,10 @@ pub enum OpaqueReason {
     Truncated,
     /// Something that two parsers could read differently.
     Ambiguous(Ambiguity),
+    /// A message's head has begun and is not whole after the time that it may take.
+    HeadTooSlow,
+    /// A message's head is not whole, and there is no memory left to wait for its rest.
+    MemoryScarce,
 }
 
 impl OpaqueReason {
@@ -143,6 +147,8 @@ impl OpaqueReason {
             Self::ExpectRefused => "expect_refused",
             Self::Truncated => "truncated",
             Self::Ambiguous(ambiguity) => ambiguity.as_str(),
+            Self::HeadTooSlow => "head_too_slow",
+            Self::MemoryScarce => "memory_scarce",
         }
     }
 }
@@ -162,6 +168,8 @@ impl fmt::Display for OpaqueReason {
             Self::ExpectRefused => "the app answered before the request's body was sent",
             Self::Truncated => "the client ended inside a request's head",
             Self::Ambiguous(ambiguity) => return ambiguity.fmt(f),
+            Self::HeadTooSlow => "the head is not whole in time",
+            Self::MemoryScarce => "there is no memory to wait for the rest of the head",
         })
     }
 }

@@ -76,6 +76,8 @@ pub(crate) struct Metrics {
     pub(crate) pods: Level,
     /// Intercepts that the API server tells of, in the whole cluster.
     objects: Level,
+    /// Bytes that are held for clients and developers now.
+    pub(crate) memory_held: Level,
     /// Calls to the API server that failed, watches included.
     api_errors: Count,
     /// Intercepts that were deleted because nobody renewed them.
@@ -124,6 +126,7 @@ impl Metrics {
             pods_passing: Family::default(),
             pods: Level::default(),
             objects: Level::default(),
+            memory_held: Level::default(),
             api_errors: Count::default(),
             expired: Count::default(),
             controller: Level::default(),
@@ -163,6 +166,8 @@ impl Metrics {
         let clients = "Clients whose new connections to a pod pass to the app for now";
         to.register("clients_passing", clients, self.clients_passing.clone());
         to.register("pods", "Pods captured now", self.pods.clone());
+        let held = "Bytes held for clients and developers beyond what each connection may hold";
+        to.register("memory_held_bytes", held, self.memory_held.clone());
     }
 
     fn register_tunnels(&self, to: &mut Registry) {

@@ -32,6 +32,10 @@ pub(crate) enum Cause {
     ClientPasses,
     /// The pod has its share of them, or there is none left.
     PodPasses,
+    /// A request's head took too long.
+    HeadTooSlow,
+    /// There was no memory to wait for the rest of a head.
+    MemoryScarce,
 }
 
 impl From<Detour> for Cause {
@@ -49,6 +53,8 @@ impl Cause {
     pub(crate) fn of(why: OpaqueReason, unread: &[u8], first: bool) -> Option<Self> {
         match why {
             OpaqueReason::Ambiguous(Ambiguity::HeadTooLong) => Some(Self::HeadTooLong),
+            OpaqueReason::HeadTooSlow => Some(Self::HeadTooSlow),
+            OpaqueReason::MemoryScarce => Some(Self::MemoryScarce),
             OpaqueReason::NotHttp | OpaqueReason::Ambiguous(_) if first && is_proxy_protocol(unread) => {
                 Some(Self::ProxyProtocol)
             }
@@ -60,7 +66,11 @@ impl Cause {
     fn concerns_connections(self) -> bool {
         match self {
             Self::Redirected | Self::Unseen | Self::ClientPasses | Self::PodPasses => true,
-            Self::ProxyProtocol | Self::HeadTooLong | Self::Http2Unanswered => false,
+            Self::ProxyProtocol
+            | Self::HeadTooLong
+            | Self::Http2Unanswered
+            | Self::HeadTooSlow
+            | Self::MemoryScarce => false,
         }
     }
 
@@ -73,6 +83,8 @@ impl Cause {
             Self::Http2Unanswered => "http2_unanswered",
             Self::ClientPasses => "client_passes",
             Self::PodPasses => "pod_passes",
+            Self::HeadTooSlow => "head_too_slow",
+            Self::MemoryScarce => "memory_scarce",
         }
     }
 
@@ -107,6 +119,15 @@ impl Cause {
                 "new connections to the pod pass to the app, until there are fewer: it has its share of the agent's connections, \
                  or the agent has no file descriptor left; look at who keeps them open, or let the admin give the agent more \
                  memory and file descriptors"
+            }
+            Self::HeadTooSlow => {
+                "a client has begun a request and not finished its headers within 30 s: its connection goes to the app \
+                 unread; look at what holds the client up"
+            }
+            Self::MemoryScarce => {
+                "the requests that clients have begun and not finished fill the memory that the agent has for them: a \
+                 connection goes to the app unread; look for clients that never finish their headers, or have the admin \
+                 raise the agent's memory limit"
             }
         }
     }
@@ -207,11 +228,18 @@ mod tests {
         news.mark_unchanged();
         misses.saw(&pod, 80, Cause::ProxyProtocol);
         assert!(!news.has_changed().expect("open"));
-        for cause in [Cause::HeadTooLong, Cause::Http2Unanswered, Cause::Redirected, Cause::Unseen] {
+        for cause in [
+            Cause::HeadTooLong,
+            Cause::Http2Unanswered,
+            Cause::Redirected,
+            Cause::Unseen,
+            Cause::HeadTooSlow,
+            Cause::MemoryScarce,
+        ] {
             misses.saw(&pod, 80, cause);
         }
         let told = misses.of(&pod, 80, true);
-        assert_eq!((told.len(), misses.of(&pod, 80, false).len()), (5, 2));
+        assert_eq!((told.len(), misses.of(&pod, 80, false).len()), (7, 2));
         assert!(
             told.iter().all(|miss| miss.sentence.contains("; ") && miss.sentence.len() < redir_wire::limits::SENTENCE)
         );

@@ -14,6 +14,7 @@ mod developer_leg;
 mod forwarded;
 pub(crate) mod health_checks;
 mod http2;
+mod memory;
 mod metrics;
 mod misses;
 mod plan;
@@ -164,6 +165,7 @@ async fn start(
     mut tasks: JoinSet<()>,
 ) -> anyhow::Result<Worker> {
     let identity = Identity::from_pkcs8_der(&parts.key).context("read the agent's key")?;
+    memory::set_budget(memory::ceiling());
     let limit = Limit::of_process();
     let admin = admin::bind(parts.config.agent.admin).await?;
     let metrics = Arc::new(Metrics::new());
@@ -254,6 +256,7 @@ fn scrape(
                 }
             }
             metrics.set_tunnels(&counters);
+            metrics.memory_held.set(i64::try_from(memory::held()).unwrap_or(i64::MAX));
             metrics.text()
         })
     }

@@ -10,23 +10,19 @@ use std::{
     cell::RefCell,
     io,
     os::fd::AsRawFd,
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use nix::sys::socket::{MsgFlags, recv};
 use socket2::SockRef;
 use tokio::{io::Interest, net::TcpStream, task::coop};
 
+use super::memory::{self, Purpose, Share};
+
 /// A first read; grows while reads fill it.
 const CHUNK_MIN: usize = 16 * 1024;
 /// The most that one read takes: large transfers cost few system calls.
 pub(crate) const CHUNK_MAX: usize = 256 * 1024;
-/// What all relays together may hold for readers that are slower than their writers.
-const HELD_BUDGET: usize = 16 * 1024 * 1024;
-
-/// Bytes held for slow readers, of the whole agent.
-static HELD: AtomicUsize = AtomicUsize::new(0);
-
 thread_local! {
     /// Never borrowed across an await: filled and emptied within one poll.
     static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -120,7 +116,7 @@ async fn copy(from: &TcpStream, to: &TcpStream, count: &AtomicU64) -> io::Result
     let mut chunk = CHUNK_MIN;
     loop {
         from.readable().await?;
-        let moved = if within_budget() {
+        let moved = if memory::has_room(Purpose::SlowReader) {
             move_some(from, to, chunk)?
         } else {
             to.writable().await?;
@@ -197,39 +193,6 @@ fn try_write(to: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     match to.try_write(bytes) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
         other => other,
-    }
-}
-
-/// Whether more may be held for slow readers.
-pub(crate) fn within_budget() -> bool {
-    HELD.load(Ordering::Relaxed) < HELD_BUDGET
-}
-
-/// Whether copies may be kept of what has gone its way already: of requests that may have to be sent again. They leave the
-/// most part of the budget to slow readers, who cannot do without.
-pub(crate) fn may_keep() -> bool {
-    HELD.load(Ordering::Relaxed) < HELD_BUDGET / 4
-}
-
-/// A share of the budget; given back when it is dropped.
-#[derive(Debug, Default)]
-pub(crate) struct Share(usize);
-
-impl Share {
-    /// Holds this many bytes from now on.
-    pub(crate) fn set(&mut self, bytes: usize) {
-        if bytes > self.0 {
-            HELD.fetch_add(bytes - self.0, Ordering::Relaxed);
-        } else if bytes < self.0 {
-            HELD.fetch_sub(self.0 - bytes, Ordering::Relaxed);
-        }
-        self.0 = bytes;
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        self.set(0);
     }
 }
 
@@ -453,31 +416,22 @@ mod tests {
     /// In a process of its own: the budget is the whole agent's, and other tests want to hold something.
     #[test]
     fn beyond_the_budget_nothing_is_held() {
-        const ALONE: &str = "REDIR_TEST_BUDGET";
-        if std::env::var_os(ALONE).is_none() {
-            let name = "worker::relay::tests::beyond_the_budget_nothing_is_held";
-            let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
-            let output = alone.args(["--exact", name, "--nocapture"]).env(ALONE, "1").output().unwrap();
-            let said = String::from_utf8_lossy(&output.stdout);
-            assert!(
-                output.status.success() && said.contains("1 passed"),
-                "{said}{}",
-                String::from_utf8_lossy(&output.stderr)
-            );
+        if !memory::tests::alone("worker::relay::tests::beyond_the_budget_nothing_is_held") {
             return;
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(async {
             let (taken, passed) = stalled().await;
             assert!(taken > passed, "within the budget the rest of a read is held: {taken} of {passed}");
-            assert_eq!(HELD.load(Ordering::Relaxed), 0, "it is given back");
-            let mut others = Share::default();
-            others.set(HELD_BUDGET / 4);
-            assert!(!may_keep() && within_budget(), "copies leave room for slow readers");
-            others.set(HELD_BUDGET);
+            assert_eq!(memory::held(), 0, "it is given back");
+            let others = memory::tests::exhaust(Purpose::Repetition);
+            assert!(memory::has_room(Purpose::SlowReader), "copies leave room for slow readers");
+            let before = (memory::tests::exhaust(Purpose::SlowReader), others);
+            let held = memory::held();
             let (taken, passed) = stalled().await;
             assert_eq!(taken, passed, "bytes stay in the kernel");
-            assert_eq!(HELD.load(Ordering::Relaxed), HELD_BUDGET);
+            assert_eq!(memory::held(), held);
+            drop(before);
         });
     }
 

@@ -236,6 +236,20 @@ impl Engine {
     }
 
     /// Whether the current origin has work: an answer outstanding or a body in flight.
+    /// Whether unread bytes of the client that it was asked about, and that need more, begin a request's head.
+    #[must_use]
+    pub fn awaits_head(&self) -> bool {
+        let head = matches!(&self.inbound, Inbound::Head(_));
+        head && self.opaque.is_none() && self.doomed.is_none() && !self.over
+    }
+
+    /// Whether unread bytes of an origin that it was asked about, and that need more, begin an answer's head.
+    #[must_use]
+    pub fn awaits_answer_head(&self, from: Origin) -> bool {
+        let head = matches!(&self.outbound, Outbound::Head(_));
+        head && from == self.current && self.outstanding > 0 && self.opaque.is_none()
+    }
+
     fn busy(&self) -> bool {
         self.outstanding > 0 || matches!(self.inbound, Inbound::Body(_))
     }

@@ -54,6 +54,11 @@ impl Engine {
         ClientEnd::Partial
     }
 
+    /// The rest of a head that has begun is not waited for: as if it were ambiguous.
+    pub fn give_up(&mut self, why: OpaqueReason) -> Step {
+        self.doom(why)
+    }
+
     fn body(&mut self, len: usize) -> Step {
         self.expecting = false;
         let complete = matches!(&self.inbound, Inbound::Body(body) if body.is_done());

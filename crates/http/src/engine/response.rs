@@ -49,12 +49,14 @@ impl Engine {
         match &mut self.outbound {
             Outbound::Body(body) => match body.advance(unread) {
                 Ok(len) => self.answered(len, None),
-                Err(why) => self.unreadable(why, unread),
+                Err(why) => self.unreadable(OpaqueReason::Ambiguous(why), unread),
             },
             Outbound::Head(head) => match head.advance(unread) {
                 Ok(Progress::Partial) => Reply::NeedMore,
-                Ok(Progress::Complete) => self.answer(unread).unwrap_or_else(|why| self.unreadable(why, unread)),
-                Err(why) => self.unreadable(why, unread),
+                Ok(Progress::Complete) => {
+                    self.answer(unread).unwrap_or_else(|why| self.unreadable(OpaqueReason::Ambiguous(why), unread))
+                }
+                Err(why) => self.unreadable(OpaqueReason::Ambiguous(why), unread),
             },
         }
     }
@@ -79,6 +81,12 @@ impl Engine {
     }
 
     /// Bytes that answer nothing.
+    /// The rest of an answer's head that has begun is not waited for: as if it were ambiguous. `unread` as in
+    /// [`Engine::response`].
+    pub fn give_up_answer(&mut self, why: OpaqueReason, unread: &[u8]) -> Reply {
+        self.unreadable(why, unread)
+    }
+
     fn unasked(&mut self, from: Origin) -> Reply {
         match (from, self.current) {
             (Origin::Developer(_), _) => Reply::Discard,
@@ -161,16 +169,15 @@ impl Engine {
 
     /// An answer that two clients could read differently. The app's: its client reads it alone from here. A developer's:
     /// it goes on until the leg ends or is quiet, and the client connection ends with it.
-    fn unreadable(&mut self, why: Ambiguity, unread: &[u8]) -> Reply {
+    fn unreadable(&mut self, why: OpaqueReason, unread: &[u8]) -> Reply {
         if self.current == Origin::App {
-            let why = OpaqueReason::Ambiguous(why);
             self.give(why);
             return Reply::Opaque { to: Origin::App, why };
         }
         let len = unread.len();
         let length = if matches!(self.outbound, Outbound::Head(_)) { likely_length(unread) } else { None };
         self.unreadable = Some(length.map_or(u64::MAX, |length| length.saturating_sub(len as u64)));
-        self.closing = Some(OpaqueReason::Ambiguous(why));
+        self.closing = Some(why);
         self.outbound = Outbound::Body(Body::UntilClose);
         Reply::Forward { len, status: None, finished: false, ends: true }
     }

@@ -2,19 +2,15 @@
 //!
 //! Pure but for reading the process's own limits at start. Called by `shares`, which shares them out.
 
-use std::path::Path;
-
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use super::{
-    descriptors::{DESCRIPTORS_ASIDE, Descriptors},
-    memory_ceiling::memory_ceiling,
-};
+use super::descriptors::{DESCRIPTORS_ASIDE, Descriptors};
+use crate::worker::memory;
 
 /// Client and app.
 const DESCRIPTORS_EACH: usize = 2;
-/// What the agent uses without a connection, with room for tunnels.
-const MEMORY_ASIDE: u64 = 48 << 20;
+/// What the agent uses without a connection, beside the budgets of `memory`.
+const MEMORY_ASIDE: u64 = 32 << 20;
 /// What a connection costs in the agent and in the kernel's sockets, in the long run.
 const MEMORY_EACH: u64 = 16 << 10;
 /// Never fewer, however small the limits are.
@@ -31,14 +27,15 @@ impl Limit {
     /// From the process's descriptor limit (raised as far as it may be) and its cgroup's memory ceiling.
     pub(crate) fn of_process() -> Self {
         let descriptors = raise_descriptors();
-        let memory = memory_ceiling(Path::new("/proc/self"));
+        let memory = memory::ceiling();
         let limit = Limit::new(descriptors, memory);
         tracing::info!(connections = limit.most(), descriptors, memory, "connections are shared out up to the limit");
         limit
     }
 
     fn new(descriptors: u64, memory: Option<u64>) -> Self {
-        let by_memory = memory.map_or(u64::MAX, |memory| memory.saturating_sub(MEMORY_ASIDE) / MEMORY_EACH);
+        let by_memory = memory
+            .map_or(u64::MAX, |memory| memory.saturating_sub(MEMORY_ASIDE + memory::set_aside(memory)) / MEMORY_EACH);
         let number = |number| usize::try_from(number).unwrap_or(usize::MAX);
         Limit { by_memory: number(by_memory), aside: Descriptors::new(number(descriptors)) }
     }
@@ -77,7 +74,8 @@ mod tests {
     #[test]
     fn the_scarcer_of_descriptors_and_memory_decides() {
         assert_eq!(Limit::new(20_000 + DESCRIPTORS_ASIDE as u64, None).most(), 10_000);
-        assert_eq!(Limit::new(1 << 20, Some(128 << 20)).most(), 5120);
+        assert_eq!(Limit::new(1 << 20, Some(128 << 20)).most(), 2048);
+        assert_eq!(Limit::new(1 << 20, Some(256 << 20)).most(), 8192);
         assert_eq!(Limit::new(10, Some(1)).most(), 64);
     }
 

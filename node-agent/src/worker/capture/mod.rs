@@ -7,7 +7,6 @@
 mod descriptors;
 mod heartbeat;
 mod limit;
-mod memory_ceiling;
 mod passing;
 mod pod;
 mod shares;

@@ -13,7 +13,10 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use socket2::SockRef;
 use tokio::{io::Interest, net::TcpStream};
 
-use crate::worker::relay::{CHUNK_MAX, Share, with_scratch, within_budget};
+use crate::worker::{
+    memory::{self, FREE, Purpose, Share},
+    relay::{CHUNK_MAX, with_scratch},
+};
 
 /// A first read: the head of an ordinary request.
 const CHUNK_MIN: usize = 4 * 1024;
@@ -24,13 +27,15 @@ pub(super) struct Buffer {
     bytes: BytesMut,
     /// What the next read takes at most.
     chunk: usize,
+    /// What the bytes lie in takes so much memory at most: what was taken from the front is still there.
+    block: usize,
     /// What is counted against the whole agent's budget while the connection waits.
     share: Share,
 }
 
 impl Default for Buffer {
     fn default() -> Self {
-        Buffer { bytes: BytesMut::new(), chunk: CHUNK_MIN, share: Share::default() }
+        Buffer { bytes: BytesMut::new(), chunk: CHUNK_MIN, block: 0, share: Share::default() }
     }
 }
 
@@ -81,18 +86,33 @@ impl Buffer {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// The connection waits: gives the memory back if nothing is in it, else counts it.
+    /// The connection waits: gives the memory back that nothing is in, and counts the rest.
     pub(super) fn rest(&mut self) {
         if self.bytes.is_empty() && self.bytes.capacity() > 0 {
-            self.bytes = BytesMut::new();
             self.chunk = (self.chunk / 2).max(CHUNK_MIN);
         }
-        self.share.set(self.bytes.capacity());
+        self.fit();
+        self.share.set(self.block.saturating_sub(FREE));
+    }
+
+    /// The connection waits for more of a message that is not whole. False: there is no room for what is here.
+    pub(super) fn try_wait(&mut self) -> bool {
+        self.fit();
+        self.share.try_wait(self.bytes.len(), self.block.saturating_sub(FREE))
+    }
+
+    /// Nothing keeps more than twice its size.
+    fn fit(&mut self) {
+        self.block = self.block.max(self.bytes.capacity());
+        if self.bytes.len() * 2 <= self.block {
+            self.bytes = if self.bytes.is_empty() { BytesMut::new() } else { BytesMut::from(&self.bytes[..]) };
+            self.block = self.bytes.capacity();
+        }
     }
 
     /// What the next read takes: little while slow readers hold much.
     fn next_chunk(&self) -> usize {
-        if within_budget() { self.chunk } else { CHUNK_MIN }
+        if memory::has_room(Purpose::SlowReader) { self.chunk } else { CHUNK_MIN }
     }
 
     /// Reads from a socket; 0 is its FIN.
@@ -150,6 +170,7 @@ impl Buffer {
     }
 
     fn grow(&mut self, count: usize) {
+        self.block = self.block.max(self.bytes.capacity());
         if count == self.chunk {
             self.chunk = (self.chunk * 2).min(CHUNK_MAX);
         }

@@ -22,6 +22,7 @@ use super::{
     transport::Transport,
 };
 use crate::worker::{
+    memory::Share,
     relay::Tally,
     tls::{Agreed, AppError, Finding, Given, Heard, Hello, Means, Offer, Session, answer, complete, handshake},
     upstream::AppLeg,
@@ -48,6 +49,8 @@ pub(super) enum Outcome {
     },
     /// Nothing was answered: the bytes go to the app, over this leg if nothing was said on it. The finding is why.
     Opaque(Buffer, Option<Leg>, Option<Finding>),
+    /// The same: there is no memory to wait for the rest of the client's offer.
+    Scarce(Buffer, Leg),
     /// The client has ended the handshake.
     Over(&'static str),
 }
@@ -71,7 +74,8 @@ pub(super) async fn decrypt(client: &TcpStream, greeting: Greeting, route: &Rout
     }
     let (accepted, offer) = match timeout(HELLO, hear(client, &mut up, tally)).await {
         Ok(Ok(heard)) => heard,
-        Ok(Err(finding)) => return Outcome::Opaque(up, Some(app), finding),
+        Ok(Err(Unheard::Scarce)) => return Outcome::Scarce(up, app),
+        Ok(Err(Unheard::Other(finding))) => return Outcome::Opaque(up, Some(app), finding),
         Err(_) => return Outcome::Opaque(up, Some(app), None),
     };
     poll_fn(|cx| app.poll_opened(cx)).await;
@@ -125,18 +129,31 @@ impl Secured {
     }
 }
 
-/// Reads on until the client's offer is whole. The error is why it cannot be kept, if it is an offer.
-async fn hear(client: &TcpStream, up: &mut Buffer, tally: &Tally) -> Result<(Box<Accepted>, Offer), Option<Finding>> {
+/// Why an offer is not answered.
+enum Unheard {
+    /// It is none, or it shows that it cannot be kept.
+    Other(Option<Finding>),
+    /// There is no memory to wait for its rest.
+    Scarce,
+}
+
+/// Reads on until the client's offer is whole.
+async fn hear(client: &TcpStream, up: &mut Buffer, tally: &Tally) -> Result<(Box<Accepted>, Offer), Unheard> {
     let mut hello = Hello::new();
+    let mut copy = Share::default();
     loop {
         match hello.look(up.unread()) {
             Heard::Whole(accepted, versions) => {
-                let offer = Offer::of(&accepted.client_hello(), &versions).ok_or(Some(Finding::Client))?;
+                let offer =
+                    Offer::of(&accepted.client_hello(), &versions).ok_or(Unheard::Other(Some(Finding::Client)))?;
                 return Ok((accepted, offer));
             }
-            Heard::Foreign => return Err(None),
+            Heard::Foreign => return Err(Unheard::Other(None)),
+            Heard::Partial if !up.try_wait() || !copy.try_wait(up.unread().len(), up.unread().len()) => {
+                return Err(Unheard::Scarce);
+            }
             Heard::Partial => match poll_fn(|cx| up.poll_fill(cx, client)).await {
-                Ok(0) | Err(_) => return Err(None),
+                Ok(0) | Err(_) => return Err(Unheard::Other(None)),
                 Ok(count) => tally.received.fetch_add(count as u64, Ordering::Relaxed),
             },
         };

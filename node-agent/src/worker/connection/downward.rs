@@ -138,7 +138,7 @@ impl Exchange<'_> {
         }
     }
 
-    fn take_reply(&mut self, index: usize, reply: Reply) {
+    pub(super) fn take_reply(&mut self, index: usize, reply: Reply) {
         let from = self.legs[index].origin;
         match reply {
             Reply::Forward { len, status, finished, ends } => {

@@ -154,6 +154,8 @@ pub(super) struct Exchange<'c> {
     pub(super) framed: Option<bool>,
     /// A developer leaves who has the whole connection: until when it must have been quiet.
     pub(super) leaving: Option<Pin<Box<Sleep>>>,
+    /// Runs while a head has begun that is not whole.
+    pub(super) unfinished: Option<Pin<Box<Sleep>>>,
 }
 
 /// How the app ended its leg.
@@ -199,6 +201,7 @@ impl<'c> Exchange<'c> {
             client_heard_last: false,
             framed: None,
             leaving: None,
+            unfinished: None,
             global: None,
         };
         match (start, route.given()) {
@@ -255,6 +258,7 @@ impl<'c> Exchange<'c> {
         loop {
             match self.turn(cx) {
                 Ok(true) => self.active = Instant::now(),
+                Ok(false) if self.give_up_waiting(cx) => {}
                 Ok(false) => {
                     self.rest();
                     return Poll::Pending;

@@ -19,26 +19,29 @@ mod sent;
 #[cfg(test)]
 mod tests;
 pub(super) mod transport;
+mod undecided;
 mod upward;
 
 use std::{future::poll_fn, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
+use redir_http::OpaqueReason;
 use tokio::{
     net::TcpStream,
     time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
-pub(super) use self::leg::LegError;
 use self::{
     decrypt::{Greeting, Outcome, decrypt},
     exchange::{End, Exchange, Start},
     route::Route,
     transport::Transport,
 };
+pub(super) use self::{leg::LegError, undecided::WHOLE_HEAD};
 use super::{
     access::Access,
     capture::{Live, Pod},
+    misses::Cause,
     relay,
     tls::{Finding, Session},
     upstream::{AppLeg, Upstream},
@@ -161,6 +164,11 @@ async fn tls(
             finding.into_iter().for_each(|finding| route.found(finding));
             access.went_opaque(finding.unwrap_or(Finding::Tls).label());
             (Transport::plain(client), Start::Opaque(Box::new((up, app))))
+        }
+        Outcome::Scarce(up, app) => {
+            route.missed(Cause::MemoryScarce);
+            access.went_opaque(OpaqueReason::MemoryScarce.as_str());
+            (Transport::plain(client), Start::Opaque(Box::new((up, Some(app)))))
         }
         Outcome::Over(reason) => return (End::Closed(reason), None),
     };

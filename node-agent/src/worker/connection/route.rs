@@ -76,7 +76,7 @@ impl Route {
     }
 
     /// Notes why the connection is not read.
-    pub(super) fn missed(&self, cause: Cause) {
+    pub(in crate::worker) fn missed(&self, cause: Cause) {
         self.misses.saw(&self.pod, self.destination.port(), cause);
     }
 

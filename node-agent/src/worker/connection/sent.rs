@@ -3,7 +3,7 @@
 //! Owns the copy and its bounds. Must not decide whether a request may be sent twice: the engine does. Only requests that
 //! met a leg that was used before are kept: a server may close such a connection just when it is used again.
 
-use crate::worker::relay::{Share, may_keep};
+use crate::worker::memory::{Purpose, Share};
 
 /// The most that one connection keeps, in bytes: heads with all their cookies, and small bodies.
 const KEPT_MAX: usize = 64 * 1024;
@@ -38,14 +38,16 @@ impl Sent {
         if let Sent::Nothing { keep: true } = self {
             *self = Sent::Kept { bytes: Vec::new(), share: Share::default() };
         }
-        let fits = connection + more.len() <= KEPT_MAX && may_keep();
+        let fits = connection + more.len() <= KEPT_MAX;
         match self {
             Sent::Kept { bytes, share } if fits => {
-                bytes.extend_from_slice(more);
-                share.set(bytes.capacity());
+                if share.try_set(bytes.len() + more.len(), Purpose::Repetition) {
+                    return bytes.extend_from_slice(more);
+                }
             }
-            _ => *self = Sent::Forgotten,
+            Sent::Kept { .. } | Sent::Nothing { .. } | Sent::Forgotten => {}
         }
+        *self = Sent::Forgotten;
     }
 
     /// What was written, if all of it is there.

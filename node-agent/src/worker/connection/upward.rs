@@ -136,10 +136,11 @@ impl Exchange<'_> {
         }
     }
 
-    fn take_step(&mut self, step: Step, plan: Option<&Plan>) -> Result<bool, End> {
+    pub(super) fn take_step(&mut self, step: Step, plan: Option<&Plan>) -> Result<bool, End> {
         match step {
             Step::Forward { mut to, mut len, begins, .. } => {
                 if begins.is_some() {
+                    self.unfinished = None;
                     to = self.unless_unanswered(to, plan);
                 }
                 // The rest of a message never opens a leg: there it would be read as a message of its own.

@@ -5,17 +5,23 @@
 //! bound, as long as another receiver may have to get it. Must not: add, drop or change bytes or trailers, or look at more
 //! of them than gRPC's status. Called by `stream`.
 
-use std::task::{Context, Poll};
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
 
 use bytes::{Bytes, BytesMut};
 use h2::{Reason, RecvStream, SendStream};
 use http::HeaderMap;
+use tokio::time::{Sleep, sleep};
 
 use super::{
+    guard::Guard,
+    limits,
     queue::{Queue, Waiting},
     stream::grpc_status,
 };
-use crate::worker::relay::{self, Share};
+use crate::worker::memory::{Purpose, Share};
 
 /// What follows the last byte.
 enum Rest {
@@ -43,11 +49,11 @@ const KEEP: usize = 64 * 1024;
 impl Kept {
     /// False: it is more than may be kept.
     fn add(&mut self, bytes: &[u8]) -> bool {
-        if self.bytes.len() + bytes.len() > KEEP || !relay::may_keep() {
+        let len = self.bytes.len() + bytes.len();
+        if len > KEEP || !self.share.try_set(len, Purpose::Repetition) {
             return false;
         }
         self.bytes.extend_from_slice(bytes);
-        self.share.set(self.bytes.len());
         true
     }
 }
@@ -91,6 +97,10 @@ pub(super) struct Copy {
     released: usize,
     /// What the trailers say, for the developer's list.
     grpc_status: Option<u32>,
+    /// Of the client's connection, if it is the receiver.
+    client: Option<Guard>,
+    /// Runs while memory is too scarce to give the client more.
+    pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl Copy {
@@ -105,6 +115,8 @@ impl Copy {
             kept: None,
             released: 0,
             grpc_status: None,
+            client: None,
+            pause: None,
         }
     }
 
@@ -113,7 +125,13 @@ impl Copy {
         let empty = rewound.is_empty();
         let Rewound { from, queue, rest, released } = rewound;
         let rest = if empty { Rest::Sent } else { rest };
-        Copy { from, to, queue, rest, frames: 0, kept: None, released, grpc_status: None }
+        Copy { queue, rest, released, ..Copy::new(from, to, Waiting::default()) }
+    }
+
+    /// The receiver is the client, whose connection this guard watches.
+    pub(super) fn watched_by(mut self, guard: Guard) -> Self {
+        self.client = Some(guard);
+        self
     }
 
     /// From now on what is sent is kept.
@@ -219,6 +237,9 @@ impl Copy {
                 },
                 room => room,
             };
+            if self.is_paused(cx) {
+                return Ok(());
+            }
             if room > 0 {
                 self.send(room)?;
             }
@@ -237,6 +258,20 @@ impl Copy {
         Ok(())
     }
 
+    /// Whether the client gets no more for now: what it does not take would lie in the h2 crate, and memory is scarce.
+    fn is_paused(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(client) = &self.client else { return false };
+        while limits::is_scarce(client.unsent()) {
+            let pause = self.pause.get_or_insert_with(|| Box::pin(sleep(limits::SCARCE_PAUSE)));
+            if pause.as_mut().poll(cx).is_pending() {
+                return true;
+            }
+            self.pause = None;
+        }
+        self.pause = None;
+        false
+    }
+
     fn send(&mut self, room: usize) -> Result<(), ()> {
         let bytes = self.queue.take(room);
         let len = bytes.len();
@@ -245,6 +280,9 @@ impl Copy {
         }
         // The end goes with the last byte, as the sender did it more often than not.
         let last = self.queue.len() == 0 && matches!(self.rest, Rest::End);
+        if let Some(client) = &self.client {
+            client.given(len);
+        }
         let sent = self.sent(|to| to.send_data(bytes, last));
         if last {
             self.rest = Rest::Sent;

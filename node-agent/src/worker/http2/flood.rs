@@ -50,6 +50,10 @@ pub(super) enum Flooded {
     Bad,
     /// Long lists of headers out of a few bytes.
     Expansion,
+    /// Headers that do not end, in time.
+    Slow,
+    /// Headers that do not end, in the memory that there is.
+    Scarce,
 }
 
 impl Flooded {
@@ -60,6 +64,8 @@ impl Flooded {
             Flooded::Resets => "streams that are reset",
             Flooded::Bad => "requests that cannot be taken",
             Flooded::Expansion => "lists of headers that are far longer than what was sent",
+            Flooded::Slow => "headers that do not end",
+            Flooded::Scarce => "headers that do not end, while memory is scarce",
         }
     }
 }

@@ -5,12 +5,13 @@
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
 };
 
 use tokio::time::Instant;
 
 use super::{
+    block::OpenBlock,
     flood::{self, Flood, Flooded},
     frames::{CONTINUATION, DATA, Fate, HEADERS, Head, Watch},
     wire::Passing,
@@ -35,6 +36,10 @@ struct Shared {
     worked: AtomicU64,
     received: AtomicU64,
     sent: AtomicU64,
+    /// Bytes that the h2 crate was given for the client and has not written, as far as is known from here.
+    unsent: AtomicUsize,
+    /// The client takes nothing at the moment.
+    blocked: AtomicBool,
     /// How often the connection's task has run.
     turn: AtomicU64,
 }
@@ -51,6 +56,8 @@ struct State {
     decoded: u64,
     /// Between HEADERS and the last of its CONTINUATIONs nothing else may be: not even what says nothing is taken out.
     in_block: bool,
+    /// A header block that is not whole.
+    block: OpenBlock,
     now: Instant,
 }
 
@@ -67,6 +74,7 @@ impl Guard {
             blocks: 0,
             decoded: 0,
             in_block: false,
+            block: OpenBlock::default(),
             now,
         };
         Guard(Arc::new(Shared {
@@ -76,6 +84,8 @@ impl Guard {
             worked: AtomicU64::new(0),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
+            unsent: AtomicUsize::new(0),
+            blocked: AtomicBool::new(false),
             turn: AtomicU64::new(0),
         }))
     }
@@ -133,6 +143,33 @@ impl Guard {
         (self.0.received.swap(0, Ordering::Relaxed), self.0.sent.swap(0, Ordering::Relaxed))
     }
 
+    /// When a header block began that is not whole, if there is one.
+    pub(super) fn block_began(&self) -> Option<Instant> {
+        self.lock().block.began()
+    }
+
+    /// The connection is to end for this.
+    pub(super) fn flood(&self, what: Flooded) {
+        self.lock().flooded.get_or_insert(what);
+    }
+
+    /// The h2 crate was given so many bytes for the client.
+    pub(super) fn given(&self, bytes: usize) {
+        self.0.unsent.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// The h2 crate has written what it can: nothing is left unless the client takes nothing.
+    pub(super) fn settle(&self) {
+        if !self.0.blocked.load(Ordering::Relaxed) {
+            self.0.unsent.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// What of that it may not have written yet.
+    pub(super) fn unsent(&self) -> usize {
+        self.0.unsent.load(Ordering::Relaxed)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing in it can be half done.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -162,9 +199,14 @@ impl Passing for Guard {
 
     fn sent(&mut self, bytes: usize) {
         self.0.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+        // Heads and frames' own bytes are written as well: it is never more than there is. One task does both.
+        let unsent = self.unsent().saturating_sub(bytes);
+        self.0.unsent.store(unsent, Ordering::Relaxed);
     }
 
-    fn blocked(&mut self, _: bool) {}
+    fn blocked(&mut self, blocked: bool) {
+        self.0.blocked.store(blocked, Ordering::Relaxed);
+    }
 }
 
 impl Watch for Guard {
@@ -173,6 +215,9 @@ impl Watch for Guard {
         let now = state.now;
         if let Err(flooded) = state.flood.frame(head, now) {
             state.flooded.get_or_insert(flooded);
+        }
+        if let Err(scarce) = state.block.frame(head, now) {
+            state.flooded.get_or_insert(scarce);
         }
         if head.kind == HEADERS && head.stream > state.newest {
             state.newest = head.stream;

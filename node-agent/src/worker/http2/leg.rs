@@ -19,7 +19,7 @@ use http::HeaderMap;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{limits, origin::Origin, upgrade::Upgrade, wire::Wire};
-use crate::worker::relay;
+use crate::worker::memory::{self, Purpose};
 
 /// A transport that carries h2.
 pub(in crate::worker) trait Transport: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -225,6 +225,6 @@ pub(super) fn widened(window: u32, held: usize, now: u32) -> Option<u32> {
     const MOST: usize = 1 << 30;
     let wanted = window + u32::try_from(held.next_multiple_of(STEP).min(MOST)).unwrap_or_default();
     // Beyond the budget a connection's own window is all there is: then its streams do wait for each other.
-    let allowed = if wanted > now && !relay::within_budget() { now } else { wanted };
+    let allowed = if wanted > now && !memory::has_room(Purpose::SlowReader) { now } else { wanted };
     (allowed != now).then_some(allowed)
 }

@@ -5,9 +5,12 @@
 //! tunnel. What stalled streams hold is added to the connection's window (`serving`), so that they do not keep the others
 //! from theirs; that has its end in the agent's budget for slow readers (`relay`).
 
+use std::time::Duration;
+
 use h2::{client, server};
 
 use super::{origin::Announced, upgrade::Upgrade};
+use crate::worker::memory::{self, FREE, Purpose};
 
 /// What clients may send on one stream. 128 MB/s at 2 ms.
 const CLIENT_STREAM: u32 = 256 * 1024;
@@ -25,6 +28,16 @@ pub(super) const DEVELOPER_CONNECTION: u32 = 4 * 1024 * 1024;
 /// Streams of one connection at once, if the app does not say less. An open stream that waits costs some 3 KiB
 /// in the agent; gRPC servers that set no limit are common, and so are clients with a thousand watches.
 pub(super) const MAX_STREAMS: u32 = 4096;
+/// What a stream takes of the agent's memory beside its bytes.
+pub(super) const STREAM_COST: usize = 3 * 1024;
+/// How soon a side that is not read, or not written to, because memory is scarce, is tried again.
+pub(super) const SCARCE_PAUSE: Duration = Duration::from_millis(50);
+
+/// Whether no more is to be taken from a side of which so many bytes wait already: other slow readers hold what there is.
+pub(super) fn is_scarce(waiting: usize) -> bool {
+    waiting > FREE && !memory::has_room(Purpose::SlowReader)
+}
+
 /// What is written to a connection whose other end does not take it, for each stream: four frames.
 const SEND_BUFFER: usize = 64 * 1024;
 /// A request's headers, decoded, each with 32 bytes more (RFC 9113, 10.5.1): more than any server takes that is known. A

@@ -16,6 +16,7 @@
 //! developer whose service does not take extended CONNECT answers such a request with a 502; one whose service takes it
 //! while the app does not is never asked.
 
+mod block;
 mod copy;
 mod decide;
 mod flood;

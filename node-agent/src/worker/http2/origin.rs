@@ -10,6 +10,7 @@ use std::sync::{
 
 use super::{
     frames::{Fate, Head, SETTINGS, Watch},
+    limits,
     wire::Passing,
 };
 use crate::worker::developer_leg::DeveloperError;
@@ -179,7 +180,7 @@ impl Watch for Origin {
 
 impl Passing for Origin {
     fn may_read(&mut self) -> bool {
-        true
+        !limits::is_scarce(self.held().load(Ordering::Relaxed))
     }
 
     fn turn_is_over(&mut self) {}

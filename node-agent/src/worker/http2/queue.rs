@@ -13,7 +13,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 
-use crate::worker::relay::Share;
+use crate::worker::memory::Share;
 
 /// Pieces up to this size are copied together: each alone would keep the whole block alive that it was read in.
 const SMALL: usize = 1024;

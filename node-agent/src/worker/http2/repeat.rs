@@ -15,7 +15,7 @@ use super::{
 };
 use crate::worker::{
     developer_leg::DeveloperError,
-    relay::{Share, may_keep},
+    memory::{Purpose, Share},
 };
 
 /// How often a request is sent at most: a service that refuses the third time means it.
@@ -37,11 +37,10 @@ impl Repeat {
     /// Of a request that was sent so often before, if there is room for its head.
     pub(super) fn of(head: &Parts, tries: u8, begun: bool) -> Option<Self> {
         let len = header_list(&head.headers) + head.uri.path_and_query().map_or(0, |path| path.as_str().len());
-        if tries + 1 >= TRIES || len > KEEP || !may_keep() {
+        let mut share = Share::default();
+        if tries + 1 >= TRIES || len > KEEP || !share.try_set(len, Purpose::Repetition) {
             return None;
         }
-        let mut share = Share::default();
-        share.set(len);
         Some(Repeat { head: head.clone(), tries: tries + 1, begun, _share: share })
     }
 

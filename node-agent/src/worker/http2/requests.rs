@@ -23,8 +23,9 @@ use super::{
 use crate::worker::{
     connection::LegError,
     developer_leg::DeveloperLeg,
+    memory::{self, Purpose, Share},
+    misses::Cause,
     plan::{Intercept, OPEN_LIMIT, OpenError, Plan},
-    relay,
 };
 
 /// A request that is decided and not sent.
@@ -39,6 +40,8 @@ pub(super) struct Request {
     pub(super) tries: u8,
     /// A developer's service may have begun with it.
     pub(super) begun: bool,
+    /// What it takes of the agent's memory.
+    pub(super) share: Share,
 }
 
 /// What follows a request's head.
@@ -98,12 +101,19 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
         let list = header_list(&head.headers);
         if list > limits::HEADER_LIST_SCARCE {
             self.guard.decoded(list);
-            if !relay::within_budget() || self.guard.flooded().is_some() {
+            if !memory::has_room(Purpose::SlowReader) || self.guard.flooded().is_some() {
                 return too_large(respond);
             }
         }
         if let Some((sent, origin)) = upgraded {
             return self.send_on(body, respond, sent, origin);
+        }
+        let mut share = Share::default();
+        if !share.try_wait(limits::STREAM_COST + list, limits::STREAM_COST + list) {
+            // The client may send it again (RFC 9113, 8.7).
+            self.route.missed(Cause::MemoryScarce);
+            self.access.refused();
+            return respond.send_reset(Reason::REFUSED_STREAM);
         }
         let plan = self.route.plan();
         self.retire_ended_intercepts(plan.as_deref());
@@ -111,17 +121,17 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
         match to {
             To::App => {
                 self.access.count_app();
-                self.ask_app(Request::new(head, body, respond, None));
+                self.ask_app(Request::new(head, body, respond, None, share));
             }
             To::Developer(intercept) if intercept.is_unanswered() && !matches!(self.app, App::Gone) => {
                 intercept.bypass();
                 self.access.count_app();
-                self.ask_app(Request::new(head, body, respond, None));
+                self.ask_app(Request::new(head, body, respond, None, share));
             }
             To::Developer(intercept) => {
                 self.access.count_developer();
                 let report = Some(Report::new(intercept.clone(), &head, self.route.client));
-                self.ask_developer(Request::new(head, body, respond, report), &intercept);
+                self.ask_developer(Request::new(head, body, respond, report, share), &intercept);
             }
         }
     }
@@ -131,8 +141,8 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
         let (response, to) = sent;
         let (guard, held) = (self.guard.clone(), self.held.clone());
         let request = Copy::ended(body, to, held.clone());
-        let (asked, report, repeat) = (Asked::default(), None, None);
-        let parts = stream::Parts { respond, response, request, origin, guard, asked, report, repeat, held };
+        let (asked, report, repeat, share) = (Asked::default(), None, None, Share::default());
+        let parts = stream::Parts { respond, response, request, origin, guard, asked, report, repeat, held, share };
         self.streams.push(Stream::new(parts));
     }
 
@@ -220,7 +230,7 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
     /// Sends a request. Without a way it was certainly not begun with: the client may try again.
     fn send(&mut self, request: Request, way: Option<(SendRequest<Bytes>, Origin)>) {
         let Some((mut requests, origin)) = way else { return request.reset(Reason::REFUSED_STREAM) };
-        let Request { mut head, body, mut respond, asked, report, tries, begun } = request;
+        let Request { mut head, body, mut respond, asked, report, tries, begun, share } = request;
         let repeat = report.as_ref().and_then(|_| Repeat::of(&head, tries, begun)).map(Box::new);
         if report.as_ref().and_then(Report::intercept).is_some_and(|intercept| intercept.forwarded) {
             // Behind the copy for another try, which writes them anew.
@@ -240,7 +250,8 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
                     Body::Again(body) => Copy::again(*body, to),
                 };
                 let request = if repeat.is_some() { copy.keep() } else { copy };
-                let parts = stream::Parts { respond, response, request, origin, guard, asked, report, repeat, held };
+                let parts =
+                    stream::Parts { respond, response, request, origin, guard, asked, report, repeat, held, share };
                 self.streams.push(Stream::new(parts));
             }
             Err(error) => {
@@ -310,9 +321,9 @@ pub(super) fn into_io(error: h2::Error) -> io::Error {
 
 impl Request {
     /// Nothing of it was sent.
-    fn new(head: Parts, body: RecvStream, respond: SendResponse<Bytes>, report: Option<Report>) -> Self {
+    fn new(head: Parts, body: RecvStream, respond: SendResponse<Bytes>, report: Option<Report>, share: Share) -> Self {
         let asked = Asked::of(&head);
-        Request { head, body: Body::New(body), respond, asked, report, tries: 0, begun: false }
+        Request { head, body: Body::New(body), respond, asked, report, tries: 0, begun: false, share }
     }
 
     /// What a leg does with it now. Extended CONNECT may be sent only to whoever has announced to take it (RFC 8441, 3).

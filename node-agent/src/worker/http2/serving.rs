@@ -14,10 +14,11 @@ use std::{
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use h2::{Reason, server};
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use super::{
     Connect, Ended, LINGER,
+    flood::Flooded,
     guard::Guard,
     io::DeveloperIo,
     leg::{Leg, SentRequest, Transport, widened},
@@ -30,7 +31,8 @@ use super::{
 };
 use crate::worker::{
     access::Access,
-    connection::{LegError, route::Route},
+    connection::{LegError, WHOLE_HEAD, route::Route},
+    memory::Share,
 };
 
 /// The leg to the app.
@@ -88,6 +90,12 @@ pub(super) struct Serving<'a, C, A> {
     pub(super) going: Option<Going>,
     /// What is not written by then is not waited for.
     deadline: Option<Pin<Box<Sleep>>>,
+    /// Runs while a header block is open.
+    unfinished: Option<Pin<Box<Sleep>>>,
+    /// Runs while a side is not read because memory is scarce.
+    pause: Option<Pin<Box<Sleep>>>,
+    /// What the client does not take.
+    unsent: Share,
     pub(super) route: &'a Route,
     pub(super) connect: &'a Connect<'a, A>,
     pub(super) access: &'a mut Access,
@@ -119,6 +127,9 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
             window: limits::CLIENT_CONNECTION,
             going: None,
             deadline: None,
+            unfinished: None,
+            pause: None,
+            unsent: Share::default(),
             route,
             connect,
             access,
@@ -143,9 +154,11 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
         self.poll_legs(cx)?;
         self.poll_streams(cx);
         self.poll_client(cx)?;
+        self.guard.settle();
         self.poll_streams(cx);
         self.poll_legs(cx)?;
         self.widen();
+        self.poll_timers(cx);
         ControlFlow::Continue(())
     }
 
@@ -196,6 +209,39 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
         if closed { Poll::Ready(()) } else { Poll::Pending }
     }
 
+    /// A header block may not be open for longer than a head of HTTP/1, and what is not read because memory is scarce is
+    /// tried again.
+    fn poll_timers(&mut self, cx: &mut Context<'_>) {
+        self.unsent.set(self.guard.unsent());
+        match self.guard.block_began() {
+            None => self.unfinished = None,
+            Some(began) => {
+                let until = began + WHOLE_HEAD;
+                let timer = self.unfinished.get_or_insert_with(|| Box::pin(sleep_until(until)));
+                if timer.deadline() != until {
+                    timer.as_mut().reset(until);
+                }
+                if timer.as_mut().poll(cx).is_ready() {
+                    self.guard.flood(Flooded::Slow);
+                    self.judge_client();
+                }
+            }
+        }
+        if !self.is_scarce() {
+            self.pause = None;
+        } else if self.pause.get_or_insert_with(|| Box::pin(sleep(limits::SCARCE_PAUSE))).as_mut().poll(cx).is_ready() {
+            self.pause = None;
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    /// Whether one of the sides is not read because memory is scarce.
+    fn is_scarce(&self) -> bool {
+        let scarce = |held: &Waiting| limits::is_scarce(held.load(Ordering::Relaxed));
+        let app = matches!(&self.app, App::Leg(leg) if scarce(leg.origin.held()));
+        app || scarce(&self.held) || self.developers.iter().any(|to| scarce(to.leg.origin.held()))
+    }
+
     fn poll_client(&mut self, cx: &mut Context<'_>) -> ControlFlow<Ended> {
         self.hold_client();
         loop {
@@ -219,7 +265,7 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
             App::Leg(leg) => leg.is_full(),
             App::Unneeded | App::Gone => false,
         };
-        self.guard.hold(full);
+        self.guard.hold(full || limits::is_scarce(self.held.load(Ordering::Relaxed)));
     }
 
     fn judge_client(&mut self) {

@@ -17,13 +17,14 @@ use http::HeaderMap;
 use super::{
     copy::{Copy, Moved},
     guard::Guard,
+    limits,
     origin::Origin,
     queue::Waiting,
     refusal::{Asked, Refusal},
     repeat::{Repeat, may_repeat},
     requests::{Body, Request},
 };
-use crate::worker::{connection::matched::Matched, plan::Intercept};
+use crate::worker::{connection::matched::Matched, memory::Share, plan::Intercept};
 
 /// A request that went to a developer; reported when it is dropped.
 pub(super) struct Report {
@@ -105,6 +106,8 @@ pub(super) struct Stream {
     /// What sends it again, until it is answered.
     repeat: Option<Box<Repeat>>,
     held: Waiting,
+    /// What the stream takes of the agent's memory.
+    share: Share,
 }
 
 /// What a stream is made of.
@@ -121,14 +124,16 @@ pub(super) struct Parts {
     pub(super) repeat: Option<Box<Repeat>>,
     /// What waits for origins.
     pub(super) held: Waiting,
+    /// What the stream takes of the agent's memory.
+    pub(super) share: Share,
 }
 
 impl Stream {
     /// The request's head was sent.
     pub(super) fn new(parts: Parts) -> Self {
-        let Parts { respond, response, request, origin, guard, asked, report, repeat, held } = parts;
+        let Parts { respond, response, request, origin, guard, asked, report, repeat, held, share } = parts;
         let (answer, request) = (Answer::Awaited { response, respond }, Some(request));
-        Stream { answer, request, request_over: false, origin, guard, asked, report, repeat, held }
+        Stream { answer, request, request_over: false, origin, guard, asked, report, repeat, held, share }
     }
 
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<Done> {
@@ -196,6 +201,8 @@ impl Stream {
         let (head, body) = response.into_parts();
         self.origin.note_answer();
         self.repeat = None;
+        // The request's head is with the origin.
+        self.share.set(limits::STREAM_COST);
         if let Some(request) = &mut self.request {
             request.forget();
         }
@@ -209,8 +216,11 @@ impl Stream {
         let Ok(to) = respond.send_response(http::Response::from_parts(head, ()), ends) else {
             return Err(self.client_gone(None));
         };
-        self.answer =
-            if ends { Answer::Through } else { Answer::Body(Copy::new(body, to, self.origin.held().clone())) };
+        self.answer = if ends {
+            Answer::Through
+        } else {
+            Answer::Body(Copy::new(body, to, self.origin.held().clone()).watched_by(self.guard.clone()))
+        };
         if ends {
             self.complete(grpc_status);
         }
@@ -242,9 +252,10 @@ impl Stream {
         let repeat = self.repeat.take_if(|repeat| may_repeat(error, &self.origin, repeat.head()))?;
         let body = self.request.take()?.rewind(self.held.clone())?;
         let Answer::Awaited { respond, .. } = std::mem::replace(&mut self.answer, Answer::Through) else { return None };
-        let (asked, report) = (std::mem::take(&mut self.asked), self.report.take());
+        let (asked, report, share) =
+            (std::mem::take(&mut self.asked), self.report.take(), std::mem::take(&mut self.share));
         let (head, tries, begun) = repeat.once_more(error);
-        Some(Box::new(Request { head, body: Body::Again(Box::new(body)), respond, asked, report, tries, begun }))
+        Some(Box::new(Request { head, body: Body::Again(Box::new(body)), respond, asked, report, tries, begun, share }))
     }
 
     /// The origin gave no answer.

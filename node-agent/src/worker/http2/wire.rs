@@ -17,11 +17,14 @@ use super::{
     frames::{Frames, Seen, Watch},
     upgrade::{MAX_HEADER_LIST_SIZE, Opening, Upgrade, with_setting},
 };
+use crate::worker::memory::{self, Purpose};
 
 /// After so many frames or bytes the other side of the connection gets its turn: what they ask for is bounded before
 /// more is taken.
 const TURN_FRAMES: usize = 256;
 const TURN_BYTES: usize = 64 * 1024;
+/// The same while slow readers hold the agent's budget: what waits after a turn is counted before the next.
+const TURN_BYTES_SCARCE: usize = 4 * 1024;
 /// The same for bytes of header blocks: each may stand for a field, which is decoded, judged and encoded again.
 const TURN_BLOCKS: usize = 16 * 1024;
 
@@ -90,7 +93,8 @@ impl<T, W: Passing> Wire<T, W> {
     /// Whether it is somebody else's turn; counts anew.
     fn turn_is_over(&mut self) -> bool {
         let seen = self.frames.seen;
-        let over = seen.frames >= TURN_FRAMES || seen.bytes >= TURN_BYTES || seen.blocks >= TURN_BLOCKS;
+        let bytes = if memory::has_room(Purpose::SlowReader) { TURN_BYTES } else { TURN_BYTES_SCARCE };
+        let over = seen.frames >= TURN_FRAMES || seen.bytes >= bytes || seen.blocks >= TURN_BLOCKS;
         if over {
             self.frames.seen = Seen::default();
             self.watch.turn_is_over();

@@ -1,6 +1,6 @@
 //! How much memory the cgroups of a process allow it, with version 1 of cgroups as with version 2.
 //!
-//! Only reads `/proc` and the mounted cgroups. Called by `limit`, once.
+//! Only reads `/proc` and the mounted cgroups. Called by `memory`, at the start of the worker.
 
 use std::{
     fs,
@@ -86,7 +86,9 @@ impl<'a> Mount<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::{Child, Command};
+    use std::process::Command;
+
+    use redir_rig::MemoryCgroup;
 
     use super::*;
 
@@ -126,82 +128,17 @@ mod tests {
         assert_eq!(limit("max\n", "max\n"), None);
     }
 
-    /// A process in a cgroup of its own with a limit, of whichever version limits memory on this machine. Needs root.
-    struct Limited {
-        process: Child,
-        cgroup: PathBuf,
-        /// What the hierarchy's root hands down now and did not before.
-        handed_down: Option<PathBuf>,
-        /// Where the machine has none.
-        _mounted: Option<Mounted>,
-    }
-
-    /// A hierarchy of version 2 that is mounted here.
-    struct Mounted(tempfile::TempDir);
-
-    impl Drop for Mounted {
-        fn drop(&mut self) {
-            let _ = nix::mount::umount(self.0.path());
-        }
-    }
-
-    impl Limited {
-        /// `None` in a container whose processes are in the only cgroup that it has: none with a limit can be made below it.
-        fn new(limit: u64) -> Option<Self> {
-            let (version, hierarchy, mounted) = memory_hierarchy();
-            let cgroup = hierarchy.join(format!("redir-test-{}", std::process::id()));
-            let mut handed_down = None;
-            if version == Version::Two {
-                let control = hierarchy.join("cgroup.subtree_control");
-                let before = fs::read_to_string(&control).expect("readable");
-                handed_down = (!before.split_whitespace().any(|name| name == "memory")).then(|| control.clone());
-                match fs::write(control, "+memory") {
-                    Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => return None,
-                    written => written.expect("the controller is free: run as root"),
-                }
-            }
-            fs::create_dir(&cgroup).expect("made: run as root");
-            let file = if version == Version::One { "memory.limit_in_bytes" } else { "memory.max" };
-            fs::write(cgroup.join(file), limit.to_string()).expect("a limit");
-            let process = Command::new("sleep").arg("600").spawn().expect("a process");
-            fs::write(cgroup.join("cgroup.procs"), process.id().to_string()).expect("moved");
-            Some(Self { process, cgroup, handed_down, _mounted: mounted })
-        }
-    }
-
-    impl Drop for Limited {
-        fn drop(&mut self) {
-            let _ = self.process.kill();
-            let _ = self.process.wait();
-            let _ = fs::remove_dir(&self.cgroup);
-            // Others may have made cgroups with it meanwhile: then it stays.
-            let _ = self.handed_down.take().map(|control| fs::write(control, "-memory"));
-        }
-    }
-
-    fn memory_hierarchy() -> (Version, PathBuf, Option<Mounted>) {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").expect("readable");
-        let limits_memory = |mount: &Mount<'_>| {
-            let controllers = fs::read_to_string(mount.place.join("cgroup.controllers")).unwrap_or_default();
-            mount.version == Version::One || controllers.split_whitespace().any(|name| name == "memory")
-        };
-        if let Some(mount) = mounts.lines().filter_map(Mount::parse).find(limits_memory) {
-            return (mount.version, mount.place.to_owned(), None);
-        }
-        let place = tempfile::tempdir().expect("folder");
-        let none: Option<&str> = None;
-        nix::mount::mount(none, place.path(), Some("cgroup2"), nix::mount::MsFlags::empty(), none)
-            .expect("cgroups: run as root");
-        (Version::Two, place.path().to_owned(), Some(Mounted(place)))
-    }
-
     #[test]
     fn the_kernel_s_own_limit_is_read() {
-        let Some(limited) = Limited::new(128 * MIB) else {
+        let Some(cgroup) = MemoryCgroup::new(128 * MIB).expect("a cgroup: run as root") else {
             redir_rig::left_out("a limit of the kernel's own: this container has a single cgroup");
             return;
         };
-        let process = PathBuf::from(format!("/proc/{}", limited.process.id()));
-        assert_eq!(memory_ceiling(&process), Some(128 * MIB));
+        let mut process = Command::new("sleep").arg("600").spawn().expect("a process");
+        cgroup.enter(process.id().cast_signed()).expect("moved");
+        let limit = memory_ceiling(Path::new(&format!("/proc/{}", process.id())));
+        process.kill().expect("it runs");
+        process.wait().expect("it ends");
+        assert_eq!(limit, Some(128 * MIB));
     }
 }

@@ -11,3 +11,4 @@ mod rig;
 mod slow;
 mod tls;
 mod told;
+mod undecided;

@@ -3,5 +3,6 @@
 mod ends;
 mod floods;
 mod flow;
+mod memory;
 mod rig;
 mod streams;
