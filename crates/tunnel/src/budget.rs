@@ -1,13 +1,15 @@
 //! What keeps a few slow readers from stalling a tunnel: a limit on how many streams may stand unread at once.
 //!
 //! quinn does not tell how many bytes of a stream are unread, but a stream whose reader has stalled holds at most
-//! [`STREAM_WINDOW`](crate::STREAM_WINDOW). The connection's window has room for [`STALLED_STREAMS`] of them and more;
-//! beyond that number the streams that have stalled longest give up by themselves.
+//! [`STREAM_WINDOW`](crate::STREAM_WINDOW). The connection's window has room for [`STALLED_STREAMS`] of them and more, or
+//! for fewer where it is a part of what all tunnels may hold (`pool`); beyond that number the streams that have stalled
+//! longest give up by themselves.
 
 use std::collections::BTreeSet;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -16,11 +18,27 @@ use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::pool::Member;
 use crate::transport::STALLED_STREAMS;
 
 /// One for each end of each tunnel; cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Budget(Arc<Mutex<Stalled>>);
+pub struct Budget(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    stalled: Mutex<Stalled>,
+    /// How many streams may stand unread.
+    most: Arc<AtomicUsize>,
+    /// Of a tunnel that shares with others.
+    _member: Option<Member>,
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        Inner { stalled: Mutex::default(), most: Arc::new(AtomicUsize::new(STALLED_STREAMS)), _member: None }
+    }
+}
 
 /// Streams in the order in which they stalled.
 #[derive(Debug, Default)]
@@ -39,6 +57,11 @@ pub enum BudgetError {
 }
 
 impl Budget {
+    /// Of a tunnel that shares with others: how many of its streams may stand unread changes with them.
+    pub(crate) fn of(most: Arc<AtomicUsize>, member: Member) -> Self {
+        Budget(Arc::new(Inner { stalled: Mutex::default(), most, _member: Some(member) }))
+    }
+
     /// Writes all these bytes of a stream to its reader, as many at once as it takes. A reader that takes nothing counts
     /// against the budget.
     pub async fn write_all<W: AsyncWrite + Unpin>(
@@ -96,7 +119,7 @@ impl Budget {
     }
 
     fn lock(&self) -> MutexGuard<'_, Stalled> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.stalled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -147,8 +170,9 @@ struct Place {
 impl Place {
     /// Whether this stream is one of the slowest that are too many.
     fn must_yield(&self) -> bool {
+        let most = self.budget.0.most.load(Ordering::Relaxed);
         let stalled = self.budget.lock();
-        let too_many = stalled.streams.len().saturating_sub(STALLED_STREAMS);
+        let too_many = stalled.streams.len().saturating_sub(most);
         stalled.streams.iter().take(too_many).any(|number| *number == self.number)
     }
 }

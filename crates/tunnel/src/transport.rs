@@ -38,11 +38,16 @@ pub(crate) fn transport(end: End) -> Arc<TransportConfig> {
         End::Agent => (CONTROL_STREAMS, KEEP_ALIVE),
         End::Developer => (STREAMS, DEVELOPER_KEEP_ALIVE),
     };
+    let window = match end {
+        // Until it has its part of what all tunnels may hold (`pool`).
+        End::Agent => STREAM_WINDOW,
+        End::Developer => CONNECTION_WINDOW,
+    };
     config
         .max_concurrent_bidi_streams(VarInt::from_u32(streams_from_peer))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
-        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
+        .receive_window(VarInt::from_u32(window))
         .send_window(SEND_WINDOW)
         .keep_alive_interval(Some(keep_alive))
         .initial_rtt(INITIAL_RTT)
@@ -59,10 +64,14 @@ const CONTROL_STREAMS: u32 = 2;
 /// Room for every stalled stream that the budget allows, and for 16 more at full speed. quinn gives room back only when an
 /// eighth of the window is free: with less beside the stalled streams, a sender and a reader that keeps up wait for each
 /// other.
-const CONNECTION_WINDOW: u32 = 80 * STREAM_WINDOW;
+pub(crate) const CONNECTION_WINDOW: u32 = 80 * STREAM_WINDOW;
 const _: () = assert!(CONNECTION_WINDOW as usize == (STALLED_STREAMS + 16) * STREAM_WINDOW as usize);
 const _: () = assert!(16 * STREAM_WINDOW > CONNECTION_WINDOW / 8);
+/// Streams that may stand unread where a connection's window is of so many bytes.
+pub(crate) fn stalled_streams(window: u64) -> usize {
+    usize::try_from(window * STALLED_STREAMS as u64 / u64::from(CONNECTION_WINDOW)).unwrap_or(usize::MAX)
+}
 /// Unacknowledged bytes kept for retransmission: 1 Gbit/s over 64 ms.
-const SEND_WINDOW: u64 = 8 << 20;
+pub(crate) const SEND_WINDOW: u64 = 8 << 20;
 const IDLE_MILLIS: u32 = 10_000;
 const _: () = assert!(IDLE.as_millis() == IDLE_MILLIS as u128 && KEEP_ALIVE.as_millis() * 3 < IDLE_MILLIS as u128);

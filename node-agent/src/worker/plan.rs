@@ -171,7 +171,11 @@ impl Intercept {
         pod: PodName,
         connection: quinn::Connection,
     ) -> (Self, tokio::sync::mpsc::Receiver<redir_wire::RequestEvent>) {
-        let (tunnel, events) = TunnelHandle::new(connection, Arc::default());
+        let (tunnel, events) = TunnelHandle::new(
+            connection,
+            Arc::default(),
+            (&redir_tunnel::UnreadPool::default(), redir_tunnel::Pin::of_spki(b"alice")),
+        );
         let (developer, to) = ("alice".into(), "127.0.0.1:3000".into());
         let (requests, bypassed) = (Arc::default(), Arc::default());
         let forwarded = false;

@@ -10,7 +10,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 
 use super::{TestAgent, within};
-use crate::{Arrival, HeaderError, Identity, Relayed, STALLED_STREAMS, STREAM_WINDOW, Tunnel, relay};
+use crate::{Arrival, HeaderError, Identity, Pin, Relayed, STALLED_STREAMS, STREAM_WINDOW, Tunnel, UnreadPool, relay};
 
 /// A tunnel, and the agent's connection.
 struct Pair {
@@ -299,6 +299,47 @@ async fn stalled_readers_do_not_stall_the_rest() {
     assert_eq!(slow.reset, Some(StreamCode::Slow));
     transfer(&pair, &mut tasks, BYTES).await;
     drop((senders, last, stalled));
+}
+
+/// However many tunnels and streams of them stand unread, the agent holds what all tunnels may, and not that of each.
+#[tokio::test]
+async fn unread_bytes_of_all_tunnels_have_one_bound() {
+    const TUNNELS: u64 = 4;
+    const STREAMS: usize = 20;
+    const ALL: u64 = 16 << 20;
+    let pool = UnreadPool::new(ALL);
+    let (mut pairs, mut unread, mut sending) = (Vec::new(), Vec::new(), JoinSet::new());
+    for number in 0..TUNNELS {
+        let pair = Pair::new().await;
+        // Two keys: one has one tunnel, the other all others.
+        let budget = pool.join(&pair.agent, Pin::of_spki(if number == 0 { b"alice" } else { b"bob" }));
+        pairs.push((pair, budget));
+    }
+    for (pair, _) in &pairs {
+        for _ in 0..STREAMS {
+            let ((send, recv), arrival) = pair.stream().await;
+            let mut stream = within(arrival.header()).await.unwrap();
+            unread.push((send, recv));
+            // It ends with its tunnel.
+            sending.spawn(async move { stream.send.write_all(&vec![7; STREAM_WINDOW as usize]).await });
+        }
+    }
+    let all = settled(&pairs).await;
+    // What was given to the first before the others came is not taken back: 1/2 for one key, and 1/2, 1/4 and 1/6 for the
+    // other's. The packets' own bytes are counted as well.
+    assert!((ALL..ALL * 7 / 4).contains(&all), "{all} bytes");
+}
+
+/// What all agents have got, once nothing more comes.
+async fn settled(pairs: &[(Pair, crate::Budget)]) -> u64 {
+    let sum = || pairs.iter().map(|(pair, _)| pair.agent.stats().udp_rx.datagrams).sum::<u64>();
+    // Keep-alives come each half second.
+    let (mut before, few) = (0, 4 * pairs.len() as u64);
+    while sum() > before + few {
+        before = sum();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    pairs.iter().map(|(pair, _)| pair.agent.stats().udp_rx.bytes).sum()
 }
 
 /// Sends until a service that never reads has filled everything between.

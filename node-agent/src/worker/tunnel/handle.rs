@@ -8,7 +8,7 @@ use std::{
     time::UNIX_EPOCH,
 };
 
-use redir_tunnel::{Budget, Patience};
+use redir_tunnel::{Budget, Patience, Pin, UnreadPool};
 use redir_wire::{RequestOutcome, UnixMillis, limits};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -42,8 +42,10 @@ impl TunnelHandle {
     pub(crate) fn new(
         connection: quinn::Connection,
         counters: Arc<Counters>,
+        (unread, key): (&UnreadPool, Pin),
     ) -> (Self, mpsc::Receiver<redir_wire::RequestEvent>) {
         let (events, queue) = mpsc::channel(EVENTS);
+        let budget = unread.join(&connection, key);
         let inner = Inner {
             connection,
             events,
@@ -53,7 +55,7 @@ impl TunnelHandle {
             ended: CancellationToken::new(),
             unanswered: AtomicBool::new(false),
             counters,
-            budget: Budget::default(),
+            budget,
         };
         (Self(Arc::new(inner)), queue)
     }

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use redir_tunnel::{
     AgentControl, AgentEndpoint, ControlError, HANDSHAKE, Handshake, Turn, UnreachableHints, UnreachableWatch,
+    UnreadPool,
 };
 use redir_wire::{Bye, CloseCode, Malformed, Refused, RefusedCode, SessionError, ToAgent, ToDeveloper};
 use tokio::{
@@ -13,7 +14,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::worker::{control::Plane, registry::SessionId};
+use crate::worker::{control::Plane, memory, registry::SessionId};
 
 use super::{
     counters::Counters,
@@ -52,6 +53,8 @@ struct Shared {
     about: About,
     hints: UnreachableHints,
     keys: TunnelsByKey,
+    /// What clients leave unread, of all tunnels.
+    unread: UnreadPool,
 }
 
 /// Takes tunnels until it is told to close, and returns when the last session has ended. Aborting it ends them all.
@@ -70,6 +73,7 @@ pub(super) async fn accept(
         about,
         hints: endpoint.unreachable_hints().clone(),
         keys: TunnelsByKey::default(),
+        unread: UnreadPool::new(memory::unread_budget(memory::ceiling())),
     };
     let mut sessions = JoinSet::new();
     let mut number = 0;
@@ -131,7 +135,7 @@ async fn greeted(
         Greeting::Removed => return Ok(key_removed(&shared.plane.borrow())),
         Greeting::TooMany(sentence) => return Ok(Bye { code: CloseCode::Done, sentence }),
     };
-    let (handle, events) = TunnelHandle::new(connection.clone(), shared.counters.clone());
+    let (handle, events) = TunnelHandle::new(connection.clone(), shared.counters.clone(), (&shared.unread, pin));
     let (outbox, outgoing) = mpsc::channel(OUTBOX);
     let joined = Joined { id, pin, handle: handle.clone(), outbox, user, address };
     if shared.hub.send(Command::Joined(joined)).await.is_err() {
