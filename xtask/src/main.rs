@@ -2,6 +2,7 @@
 //! is in the module of its name. It must build with the plain toolchain alone, since it installs everything else.
 
 mod bench;
+mod chaos;
 mod check;
 mod child;
 mod cluster;
@@ -44,6 +45,8 @@ enum Command {
     Demo(demo::Options),
     /// Search for inputs that break the HTTP engine, for as long as asked
     Fuzz(fuzz::Options),
+    /// Play what ought to break redir against release builds of it, and see that nobody loses anything
+    Chaos(chaos::Options),
     /// Measure redir next to others that do the same, in network namespaces of its own
     Bench(bench::Options),
     /// A real Kubernetes on this machine, for trying and testing
@@ -92,6 +95,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
         Command::Test(options) => test::run(options),
         Command::Demo(options) => demo::run(options),
         Command::Fuzz(options) => fuzz::run(options),
+        Command::Chaos(options) => chaos::run(options),
         Command::Bench(options) => bench::run(options),
         Command::Cluster(options) => cluster::run(options),
         Command::Image(options) => image::run(options),

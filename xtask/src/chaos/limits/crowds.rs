@@ -1,0 +1,167 @@
+//! The crowds: who comes to the first pod, what they want, and what became of them. A new one is a row of [`CROWDS`].
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::sys::socket::{setsockopt, sockopt::RcvBuf};
+use redir_rig::topology::Family;
+use redir_rig::{Listener, wait};
+
+use super::world::{PORT, Setting, World};
+
+/// One of them.
+pub(super) struct Crowd {
+    pub(super) name: &'static str,
+    pub(super) setting: Setting,
+    /// Comes, and stays until most of it is dealt with; what became of it, in words.
+    pub(super) come: fn(&World) -> Result<String>,
+}
+
+pub(super) const CROWDS: [Crowd; 5] = [
+    Crowd { name: "heads", setting: Setting::Http1, come: heads },
+    Crowd { name: "unread", setting: Setting::Http1, come: unread },
+    Crowd { name: "tls", setting: Setting::Tls, come: tls },
+    Crowd { name: "http2", setting: Setting::Empty, come: http2 },
+    Crowd { name: "streams", setting: Setting::Empty, come: streams },
+];
+
+const CLIENTS: usize = 1000;
+const LATER: Duration = Duration::from_secs(120);
+const OPAQUE: (&str, &str) = ("redir_connections_opaque_total", "memory_scarce");
+const FLOOD: (&str, &str) = ("redir_connections_closed_total", "flood");
+
+fn heads(world: &World) -> Result<String> {
+    let head = format!("GET / HTTP/1.1\r\nhost: web\r\nx: {}", "y".repeat(255_000));
+    let crowd = begin(world, head.as_bytes(), CLIENTS)?;
+    let passed = reached(world, OPAQUE, 900.0)?;
+    drop(crowd);
+    Ok(format!("{passed} of {CLIENTS} went on unread"))
+}
+
+fn tls(world: &World) -> Result<String> {
+    // Four records of a message of 64 KiB that lacks its end.
+    let record = [&[0x16, 3, 1, 0x3c, 0][..], &[0; 15 << 10]].concat();
+    let hello = [&record[..5], &[1, 0, 0xff, 0xf0, 3, 3], &record[11..], &record, &record, &record].concat();
+    let crowd = begin(world, &hello, CLIENTS)?;
+    // For want of memory; where they come slowly some for want of patience.
+    let passed = reached(world, (OPAQUE.0, ""), 900.0)?;
+    drop(crowd);
+    Ok(format!("{passed} of {CLIENTS} went on unread"))
+}
+
+fn unread(world: &World) -> Result<String> {
+    const TUNNELS: usize = 4;
+    const EACH: usize = 60;
+    let users: Vec<String> = (0..TUNNELS).map(|number| format!("x-user: tunnel-{number}")).collect();
+    let tunnels: Vec<_> = users.iter().map(|user| world.intercept("web-1", user)).collect::<Result<_>>()?;
+    let mut crowd = Vec::new();
+    for user in &users {
+        let request = format!("GET /download/50000000 HTTP/1.1\r\nhost: web\r\n{user}\r\n\r\n");
+        crowd.extend(begin(world, request.as_bytes(), EACH)?);
+    }
+    let reset = reached(world, ("redir_connections_closed_total", "client_slow"), 20.0)?;
+    drop((crowd, tunnels));
+    Ok(format!("{reset} of {} were reset as too slow", TUNNELS * EACH))
+}
+
+fn http2(world: &World) -> Result<String> {
+    const COUNT: usize = 200;
+    let _app = Http2App::start(world)?;
+    // Fields of one letter and no value, each named anew: four bytes of which a hundred become.
+    let fields = [0, 1, b'a', 0].repeat(4000);
+    let mut bytes = BEGIN.to_vec();
+    bytes.extend(frame(HEADERS, 0, 1, &fields));
+    (0..7).for_each(|_| bytes.extend(frame(CONTINUATION, 0, 1, &fields)));
+    let crowd = begin_some(world, &bytes, COUNT)?;
+    let ended = reached(world, FLOOD, 150.0)?;
+    drop(crowd);
+    Ok(format!("{ended} of {COUNT} connections were ended"))
+}
+
+fn streams(world: &World) -> Result<String> {
+    const COUNT: usize = 20;
+    const EACH: u32 = 4000;
+    let _app = Http2App::start(world)?;
+    // `GET /` of `http://web`, in HPACK; the stream ends with it.
+    let get = [0x82, 0x84, 0x86, 0x41, 3, b'w', b'e', b'b'];
+    let mut bytes = BEGIN.to_vec();
+    (0..EACH).for_each(|number| bytes.extend(frame(HEADERS, END_HEADERS | END_STREAM, 2 * number + 1, &get)));
+    let crowd = begin_some(world, &bytes, COUNT)?;
+    let refused = reached(world, ("redir_requests_total", "refused"), 1000.0)?;
+    drop(crowd);
+    Ok(format!("{refused} of {} requests were refused", COUNT * EACH as usize))
+}
+
+/// So many clients begin something and leave it at that.
+fn begin(world: &World, bytes: &[u8], count: usize) -> Result<Vec<TcpStream>> {
+    let begun = (0..count).map(|_| {
+        let mut client = dial(world)?;
+        client.write_all(bytes).context("the agent takes no more from a client")?;
+        Ok(client)
+    });
+    begun.collect()
+}
+
+/// The same of clients whose connections may be ended meanwhile.
+fn begin_some(world: &World, bytes: &[u8], count: usize) -> Result<Vec<TcpStream>> {
+    let begun = (0..count).map(|_| {
+        let mut client = dial(world)?;
+        // What is refused tells itself.
+        let _ = client.write_all(bytes);
+        Ok(client)
+    });
+    begun.collect()
+}
+
+fn dial(world: &World) -> Result<TcpStream> {
+    let client = world.topology.client.namespace.connect(world.topology.pod().at(Family::V4, PORT))?;
+    client.set_write_timeout(Some(LATER))?;
+    // Who reads nothing shall not have the kernel take megabytes instead.
+    setsockopt(&client, RcvBuf, &4096)?;
+    Ok(client)
+}
+
+/// Waits until a figure is there, and gives it.
+fn reached(world: &World, (name, label): (&str, &str), least: f64) -> Result<f64> {
+    wait::until(format!("{least} of {name} {label}"), LATER, || {
+        let count = world.metric(name, label)?;
+        Ok((count >= least).then_some(count))
+    })
+}
+
+/// An app that answers the preface like a server of HTTP/2, reads, and says nothing more.
+struct Http2App;
+
+impl Http2App {
+    fn start(world: &World) -> Result<Self> {
+        let listener = Listener::new(&world.topology.pod().namespace, ([0, 0, 0, 0], PORT).into())?;
+        // It ends with the process, or without anybody who dials it.
+        thread::spawn(move || {
+            while let Ok((mut stream, _)) = listener.accept_within(LATER) {
+                thread::spawn(move || {
+                    // A connection that is gone needs no SETTINGS.
+                    let _ = stream.write_all(&frame(SETTINGS, 0, 0, &[]));
+                    let _ = std::io::copy(&mut stream, &mut std::io::sink());
+                });
+            }
+        });
+        Ok(Self)
+    }
+}
+
+/// The preface, and SETTINGS that say nothing.
+const BEGIN: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap_or_default().to_be_bytes();
+    let head = [length[1], length[2], length[3], kind, flags];
+    [&head[..], &stream.to_be_bytes(), payload].concat()
+}
