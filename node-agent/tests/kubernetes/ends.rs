@@ -45,6 +45,8 @@ fn goes_on(client: &TcpStream) -> Result<bool> {
 fn what_is_held_ends_with_the_last_process_of_a_pod_that_is_deleted() -> Result<()> {
     let mut world = World::new()?;
     let pod = world.pod(0)?;
+    // These stand for themselves, and end.
+    fs::remove_dir_all(world.process_of(0))?;
     let _sandbox = process(&world, &pod, "sandbox")?;
     let mut app = process(&world, &pod, "app")?;
     world.give_address(0)?;

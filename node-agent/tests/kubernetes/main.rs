@@ -13,6 +13,7 @@ use std::{
     fs,
     net::SocketAddr,
     os::unix::fs::symlink,
+    path::PathBuf,
     process::Command,
     time::{Duration, Instant},
 };
@@ -172,12 +173,19 @@ impl World {
                 "spec": {"nodeName": NODE, "containers": [container], "volumes": volumes},
             }),
         )?;
-        let folder = self.proc.path().join((100 + number).to_string());
+        // Its one process runs as long as this test.
+        let folder = self.process_of(number);
         fs::create_dir_all(folder.join("ns"))?;
+        symlink(format!("/proc/{}/stat", std::process::id()), folder.join("stat"))?;
         fs::write(folder.join("cgroup"), format!("0::/kubepods/burstable/pod{}/c\n", pod.uid().context("uid")?))?;
         fs::write(folder.join("comm"), "app\n")?;
         symlink(host.namespace.path(), folder.join("ns/net"))?;
         Ok(pod)
+    }
+
+    /// Where the process is shown that stands for all of a pod's.
+    fn process_of(&self, number: usize) -> PathBuf {
+        self.proc.path().join((100 + number).to_string())
     }
 
     /// Its network is set up.
