@@ -274,12 +274,14 @@ fn arrived(agent: &Value, name: &str) -> Value {
         let words = container["args"].as_array().unwrap();
         words[1 + words.iter().position(|word| word == flag).unwrap()].clone()
     };
+    let variable = |name: &str| {
+        let variables = container["env"].as_array().unwrap();
+        variables.iter().find(|variable| variable["name"] == name).unwrap()["value"].clone()
+    };
     match name {
         "image" | "imagePullPolicy" | "resources" => container[name].clone(),
-        "apiServer" => {
-            let variables = container["env"].as_array().unwrap();
-            variables.iter().find(|variable| variable["name"] == names::ENV_API_SERVER).unwrap()["value"].clone()
-        }
+        "apiServer" => variable(names::ENV_API_SERVER),
+        "forbiddenNamespaces" => variable(names::ENV_FORBIDDEN_NAMESPACES),
         "log" => argument("--log"),
         "logFormat" => argument("--log-format"),
         "raiseMemlock" => {
