@@ -58,11 +58,11 @@ async fn messages_are_bounded_while_nobody_reads() {
 }
 
 fn quinn_code(code: StreamCode) -> quinn::VarInt {
-    quinn::VarInt::from_u64(code.number()).unwrap()
+    quinn::VarInt::from_u64(code.number()).expect("a small number")
 }
 
 fn resident_kib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches("kB").trim().parse().unwrap()
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("redir runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a process with memory");
+    line.trim().trim_end_matches("kB").trim().parse().expect("a number")
 }

@@ -65,7 +65,7 @@ async fn gets_in_beside(agent: TestAgent, sources: impl Iterator<Item = IpAddr> 
                     () = serve(&agent.endpoint) => unreachable!("it has no end"),
                     () = dials => {}
                 }
-            })
+            });
         });
         stop.store(true, Ordering::Relaxed);
         flood.join().unwrap();

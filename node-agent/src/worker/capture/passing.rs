@@ -43,7 +43,7 @@ impl PassingClients {
     /// Resolves when the guardian has answered one of the questions; never if there is none. Dropping it loses nothing.
     pub(super) async fn answered(&mut self) {
         if self.asking.join_next().await.is_none() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 
