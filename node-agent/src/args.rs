@@ -3,6 +3,7 @@
 //! Owns its wording and nothing else. Called by `main`.
 
 use std::{
+    ffi::OsString,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
@@ -14,7 +15,7 @@ use clap::{
 };
 use redir_api::names;
 
-use crate::logging::Format;
+use crate::{logging::Format, sandbox::Profile};
 
 /// The redir agent: one process for each node, which gives a pod's connections to the developers who asked for them.
 #[derive(Debug, Parser)]
@@ -63,13 +64,45 @@ pub(crate) enum Command {
     Worker {
         #[command(flatten)]
         file: ConfigFile,
+        #[command(flatten)]
+        confinement: Confinement,
     },
     /// The process that speaks to the API server; started by the guardian only
     #[command(hide = true)]
     Controller {
         #[command(flatten)]
         file: ConfigFile,
+        #[command(flatten)]
+        confinement: Confinement,
     },
+}
+
+/// What the guardian tells each child by its command line: the child gives everything else up before it hears more.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Confinement {
+    /// Its uid and gid
+    #[arg(long, value_name = "UID", default_value_t = names::WORKER_USER)]
+    pub(crate) user: u32,
+    /// Of one that speaks to the API server: where the node's /proc is mounted, which it must not see
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) node_proc: Option<PathBuf>,
+}
+
+impl Confinement {
+    /// What it is started with.
+    pub(crate) fn arguments(&self) -> Vec<OsString> {
+        let mut arguments = vec!["--user".into(), self.user.to_string().into()];
+        arguments.extend(self.node_proc.iter().flat_map(|folder| ["--node-proc".into(), folder.into()]));
+        arguments
+    }
+
+    /// What it may do.
+    pub(crate) fn profile(&self) -> Profile {
+        match &self.node_proc {
+            None => Profile::Traffic,
+            Some(node_proc) => Profile::ApiServer { node_proc: node_proc.clone() },
+        }
+    }
 }
 
 #[derive(Debug, Clone, Args)]

@@ -323,7 +323,7 @@ fn agent(mut section: Section<'_>, base: Option<&Path>) -> Result<Agent, ConfigE
             .map_or(Ok(UpstreamPorts::Low), |value| one_of(&value, &UPSTREAM_PORTS))?,
         attach: section.optional("attach").map_or(Ok(Attach::Auto), |value| one_of(&value, &ATTACH))?,
         probe_tls: section.optional("probe_tls").map_or(Ok(true), |value| value.boolean())?,
-        user: section.optional("user").map_or(Ok(NOBODY), |value| user(&value))?,
+        user: section.optional("user").map_or(Ok(names::WORKER_USER), |value| user(&value))?,
     };
     section.finish("listen, key, admin, drain, upstream_ports, attach, probe_tls, user")?;
     Ok(agent)
@@ -471,9 +471,9 @@ fn one_of<T: Copy>(value: &Value<'_>, choices: &[(&str, T)]) -> Result<T, Config
 
 fn user(value: &Value<'_>) -> Result<u32, ConfigError> {
     match u32::try_from(value.integer()?) {
-        Ok(0) => Err(value.error("0 is root and the worker must not be root; write another uid, as in 65534")),
+        Ok(0) => Err(value.error("0 is root and the worker must not be root; write another uid, as in 60744")),
         // -1 means "leave as it is" to setresuid.
-        Ok(u32::MAX) | Err(_) => Err(value.error("is no uid; write one of 1 to 4294967294, as in 65534")),
+        Ok(u32::MAX) | Err(_) => Err(value.error("is no uid; write one of 1 to 4294967294, as in 60744")),
         Ok(user) => Ok(user),
     }
 }
@@ -544,8 +544,6 @@ const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net:
 const DEFAULT_DRAIN: Duration = Duration::from_secs(10);
 /// A typing error should not keep a node's agent for hours.
 const MAX_DRAIN: Duration = Duration::from_secs(600);
-/// Debian's and the kernel's overflow uid.
-const NOBODY: u32 = 65534;
 /// Bytes; Kubernetes allows 253 + 1 + 63 for a key.
 const MAX_LABEL: usize = 317;
 const UPSTREAM_PORTS: [(&str, UpstreamPorts); 2] = [("low", UpstreamPorts::Low), ("high", UpstreamPorts::High)];

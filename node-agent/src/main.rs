@@ -13,6 +13,7 @@ mod link;
 mod logging;
 mod output;
 mod resolved;
+mod sandbox;
 mod worker;
 
 use std::{
@@ -25,10 +26,9 @@ use std::{
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
-use nix::sys::prctl::set_dumpable;
 
 use crate::{
-    args::{Cli, Command, ConfigFile, Log, Usage},
+    args::{Cli, Command, ConfigFile, Confinement, Log, Usage},
     config::ConfigError,
 };
 
@@ -84,13 +84,13 @@ fn run(command: Command, log: &Log) -> anyhow::Result<ExitCode> {
             guardian::check(&file.path).map(|good| if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::Keygen { file } => keygen(&file),
-        Command::Worker { file } => {
+        Command::Worker { file, confinement } => {
             start_log(log)?;
-            worker::run(worker::broker::bootstrap(control("worker")?, &file.path)?).map(|()| ExitCode::SUCCESS)
+            work(&file.path, &confinement).map(|()| ExitCode::SUCCESS)
         }
-        Command::Controller { file } => {
+        Command::Controller { file, confinement } => {
             start_log(log)?;
-            controller::run(control("controller")?, &file.path).map(|()| ExitCode::SUCCESS)
+            watch_cluster(&file.path, &confinement).map(|()| ExitCode::SUCCESS)
         }
     }
 }
@@ -102,12 +102,30 @@ fn keygen(file: &Path) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The socket to the guardian. The worker's memory holds the agent's key, the controller's the API token: other processes of
-/// their uids may not look into them.
+/// The socket to the guardian.
 fn control(command: &str) -> anyhow::Result<OwnedFd> {
-    set_dumpable(false).context("cannot protect the process's memory")?;
     guardian::inherited_control()
         .with_context(|| format!("`redir-agent {command}` is started by the agent itself; start `redir-agent run`"))
+}
+
+fn work(config_file: &Path, confinement: &Confinement) -> anyhow::Result<()> {
+    let control = control("worker")?;
+    // The last that is read of any file.
+    let limits = worker::MachineLimits::look();
+    let profile = confinement.profile();
+    sandbox::enter(&profile, confinement.user)?;
+    let bootstrap = worker::broker::bootstrap(control, config_file)?;
+    let admin = worker::bind_admin(&bootstrap)?;
+    sandbox::restrict_calls(&profile);
+    worker::run(bootstrap, admin, limits)
+}
+
+fn watch_cluster(config_file: &Path, confinement: &Confinement) -> anyhow::Result<()> {
+    let control = control("controller")?;
+    let profile = confinement.profile();
+    sandbox::enter(&profile, confinement.user)?;
+    sandbox::restrict_calls(&profile);
+    controller::run(control, config_file)
 }
 
 fn child_arguments(command: &str, file: &ConfigFile, log: &Log) -> Vec<OsString> {

@@ -45,7 +45,11 @@ fn start(node: &Namespace, wrapper: &[&str]) -> Result<Agent> {
 
 /// `/proc/PID/status`, by key.
 fn status(pid: i32) -> Result<BTreeMap<String, String>> {
-    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    status_of(&format!("/proc/{pid}/status"))
+}
+
+fn status_of(file: &str) -> Result<BTreeMap<String, String>> {
+    let text = fs::read_to_string(file)?;
     let pairs = text.lines().filter_map(|line| line.split_once(':'));
     Ok(pairs.map(|(key, value)| (key.to_owned(), value.split_whitespace().collect::<Vec<_>>().join(" "))).collect())
 }
@@ -74,15 +78,52 @@ fn the_worker_has_no_privilege() -> Result<()> {
     for key in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         assert_eq!(status[key], "0000000000000000", "{key}");
     }
-    assert_eq!(status["NoNewPrivs"], "1");
-    assert_eq!(status["Uid"], "65534 65534 65534 65534");
-    assert_eq!(status["Gid"], "65534 65534 65534 65534");
+    assert_eq!(status["Uid"], "60744 60744 60744 60744");
+    assert_eq!(status["Gid"], "60744 60744 60744 60744");
     assert_eq!(status["Groups"], "");
     let environment = fs::read_to_string(format!("/proc/{worker}/environ"))?;
     assert!(environment.is_empty() || environment.starts_with("RUST_BACKTRACE="), "{environment}");
     let limits = fs::read_to_string(format!("/proc/{worker}/limits"))?;
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).context("core limit")?;
     assert!(core.contains(" 0 "), "{core}");
+    let processes = limits.lines().find(|line| line.starts_with("Max processes")).context("limit of processes")?;
+    assert!(processes.split_whitespace().any(|word| word == "2048"), "{processes}");
+    Ok(())
+}
+
+#[test]
+fn every_thread_of_the_worker_has_the_filter_and_there_is_no_file() -> Result<()> {
+    let node = node()?;
+    let agent = start(&node, &[])?;
+    let worker = agent.worker()?;
+    let threads = fs::read_dir(format!("/proc/{worker}/task"))?.collect::<Result<Vec<_>, _>>()?;
+    ensure!(threads.len() > 2, "{} threads", threads.len());
+    for thread in threads {
+        let thread = thread.file_name().display().to_string();
+        let status = status_of(&format!("/proc/{worker}/task/{thread}/status"))?;
+        assert_eq!((&*status["Seccomp"], &*status["Seccomp_filters"]), ("2", "2"), "{}", status["Name"]);
+        assert_eq!(status["NoNewPrivs"], "1");
+    }
+    for seen in ["root", "cwd"] {
+        assert_eq!(fs::read_dir(format!("/proc/{worker}/{seen}/"))?.count(), 0, "{seen}");
+    }
+    let mounts = fs::read_to_string(format!("/proc/{worker}/mountinfo"))?;
+    ensure!(mounts.lines().count() == 1 && mounts.contains(" / / ro,nosuid,nodev,noexec"), "{mounts}");
+    ensure!(fs::read_link(format!("/proc/{worker}/ns/mnt"))? != fs::read_link("/proc/self/ns/mnt")?);
+    assert!(agent.lines(&["WARN"]).is_empty(), "{}", agent.process.log());
+    Ok(())
+}
+
+/// A container whose runtime forbids mounting, as AppArmor's default profiles do.
+#[test]
+fn where_it_may_not_mount_the_agent_says_what_that_means_and_runs() -> Result<()> {
+    let node = node()?;
+    let without = ["setpriv", "--bounding-set=-sys_chroot", "--inh-caps=-sys_chroot"];
+    let mut agent = start(&node, &without)?;
+    let told = agent.lines(&["WARN", "CAP_SYS_CHROOT", "appArmorProfile"]);
+    assert_eq!(told.len(), 1, "{}", agent.process.log());
+    assert_eq!(status(agent.worker()?)?["Seccomp"], "2");
+    assert_eq!(agent.terminate(SOON)?, 0);
     Ok(())
 }
 
@@ -107,8 +148,8 @@ fn the_workers_credentials_do_not_enter_a_pod() -> Result<()> {
     let pod = Namespace::new(format!("{}pod", unique_prefix("t")))?;
     let agent = start(&node, &[])?;
     let fall = [
-        "--reuid=65534",
-        "--regid=65534",
+        "--reuid=60744",
+        "--regid=60744",
         "--clear-groups",
         "--bounding-set=-all",
         "--inh-caps=-all",

@@ -28,10 +28,15 @@ pub const ENV_FORBIDDEN_NAMESPACES: &str = "FORBIDDEN_NAMESPACES";
 pub const FORBIDDEN_NAMESPACES: &str = "kube-system";
 /// The agent's environment: the namespace of its own pod (`metadata.namespace`), in which nothing is intercepted either.
 pub const ENV_POD_NAMESPACE: &str = "POD_NAMESPACE";
-/// The uid and gid of the agent's controller, the one of its processes that may read the API token.
-pub const CONTROLLER_USER: u32 = 61_448;
 /// Where the agent's pod has the node's `/proc`, read-only.
 pub const HOST_PROC: &str = "/host/proc";
+
+/// Uid and gid of the process that handles traffic, and of the one that speaks to the API server. Numbers that nobody else
+/// has: above those of people and packages (60,000), in a range that systemd leaves unused (60,706 to 61,183), below those of
+/// user namespaces, and none that images are known to run as.
+pub const WORKER_USER: u32 = 60_744;
+/// See [`WORKER_USER`].
+pub const CONTROLLER_USER: u32 = 60_745;
 
 /// Annotation of an Intercept: when its `redir` last said that it is still there (RFC 3339). Agents only look whether the
 /// value changes, so that no two clocks need agree.

@@ -67,7 +67,7 @@ fn reads_everything() {
 #[test]
 fn defaults() {
     let config = parse("[agent]\nlisten = \"[::]:7447\"\nkey = \"/k\"").expect("enough");
-    assert_eq!((config.agent.drain, config.agent.user), (DEFAULT_DRAIN, NOBODY));
+    assert_eq!((config.agent.drain, config.agent.user), (DEFAULT_DRAIN, WORKER_USER));
     let agent = &config.agent;
     assert_eq!((agent.attach, agent.upstream_ports, agent.probe_tls), (Attach::Auto, UpstreamPorts::Low, true));
     assert!(config.pods.is_empty() && config.developers.is_empty());
@@ -114,9 +114,9 @@ const BAD: &[(&str, &str, &str, &str)] = &[
     ("\"clsact\"", "\"xdp\"", ":5: agent.attach: \"xdp\" is not a choice", "\"auto\" or \"tcx\" or \"clsact\""),
     ("\"high\"", "\"mid\"", ":6: agent.upstream_ports: \"mid\"", "\"low\" or \"high\""),
     ("user = 1000", "probe_tls = \"no\"", ":7: agent.probe_tls: is a string where true or false", "without quotes"),
-    ("user = 1000", "user = 0", ":7: agent.user: 0 is root", "65534"),
-    ("user = 1000", "user = -1", ":7: agent.user: is no uid", "65534"),
-    ("user = 1000", "user = 4294967295", ":7: agent.user: is no uid", "65534"),
+    ("user = 1000", "user = 0", ":7: agent.user: 0 is root", "60744"),
+    ("user = 1000", "user = -1", ":7: agent.user: is no uid", "60744"),
+    ("user = 1000", "user = 4294967295", ":7: agent.user: is no uid", "60744"),
     ("user = 1000", "user = \"nobody\"", ":7: agent.user: is a string", "without quotes"),
     ("name = \"web-1\"", "name = \"\"", ":10: pod[0].name: a pod's name is", "choose another"),
     ("name = \"web-1\"", "name = \"a b\"", ":10: pod[0].name: a pod's name is", "choose another"),

@@ -16,6 +16,7 @@ use crate::{
     certificates::{Instant, Validity},
     config::{Config, Pod, TlsFiles},
     output::line,
+    sandbox,
 };
 
 /// Prints what it finds. True when `run` would start here, and can use every file that the configuration names.
@@ -33,6 +34,10 @@ pub(crate) fn check(config_file: &Path) -> anyhow::Result<bool> {
         machine.verdict().and_then(|()| Kernel::try_out(config.agent.attach.into()).map_err(|error| error.to_string()));
     for fact in tried.iter().flat_map(Kernel::describe) {
         line(format_args!("{fact}"))?;
+    }
+    match sandbox::try_out() {
+        Ok(()) => line(format_args!("worker: has no file of this machine"))?,
+        Err(sentence) => line(format_args!("warning: {sentence}"))?,
     }
     for problem in [tried.err(), key(config)?].into_iter().flatten() {
         line(format_args!("problem: {problem}"))?;

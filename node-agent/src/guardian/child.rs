@@ -1,7 +1,8 @@
-//! Starting the worker: the same binary, without anything that the guardian has.
+//! Starting the guardian's children: the same binary, with nothing that is open in the guardian.
 //!
-//! Owns the fall in privilege. What the worker keeps: its standard streams, descriptor 3 (the control socket), a uid.
-//! Called by the supervisor.
+//! Owns what a child inherits: its standard streams, descriptor 3 (the control socket), and the few variables that its launch
+//! names. The child itself gives its privileges up as its first act (`sandbox`): only then is there no file any more that the
+//! start still needs. Called by the supervisor.
 
 use std::{
     ffi::OsString,
@@ -14,17 +15,14 @@ use std::{
 };
 
 use nix::{
-    sys::{
-        resource::{Resource, getrlimit},
-        wait::{WaitPidFlag, WaitStatus, waitpid},
-    },
+    sys::wait::{WaitPidFlag, WaitStatus, waitpid},
     unistd::Pid,
 };
 
 use super::control::Control;
-use crate::ipc;
+use crate::{args::Confinement, ipc};
 
-/// The descriptor on which a worker finds its control socket.
+/// The descriptor on which a child finds its control socket.
 pub(crate) const CONTROL_FD: i32 = 3;
 
 /// What a worker learns from the guardian's environment: how to fail.
@@ -33,14 +31,12 @@ pub(super) const WORKER_ENVIRONMENT: &[&str] = &["RUST_BACKTRACE"];
 pub(super) const CONTROLLER_ENVIRONMENT: &[&str] =
     &["RUST_BACKTRACE", "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"];
 
-/// How a worker, or a controller, is started.
+/// How one kind of child is started.
 #[derive(Debug)]
 pub(super) struct Launch {
-    /// uid and gid, never 0.
-    pub(super) user: u32,
-    /// What follows `redir-agent`.
+    /// What follows `redir-agent`: the subcommand by which the child knows what it is, and its uid.
     pub(super) arguments: Vec<OsString>,
-    /// What it learns from the guardian's environment.
+    /// The variables of the guardian's environment that the child gets.
     pub(super) environment: &'static [&'static str],
 }
 
@@ -52,21 +48,26 @@ pub(super) struct Ended {
 }
 
 impl Launch {
-    /// Starts it. It blocks on its control socket until the bootstrap message is there.
-    pub(super) fn spawn(&self) -> io::Result<(Pid, Control)> {
-        let (ours, theirs) = ipc::pair()?;
-        let pid = self.start(&theirs)?;
-        Ok((pid, Control::new(ours)))
+    /// `arguments` begin with the subcommand.
+    pub(super) fn new(
+        mut arguments: Vec<OsString>,
+        confinement: &Confinement,
+        environment: &'static [&'static str],
+    ) -> Self {
+        arguments.extend(confinement.arguments());
+        Self { arguments, environment }
     }
 
-    fn start(&self, control: &OwnedFd) -> io::Result<Pid> {
-        let fall = Fall::new(self.user, control)?;
+    /// Starts a child. It blocks on its control socket until its first message is there.
+    pub(super) fn spawn(&self) -> io::Result<(Pid, Control)> {
+        let (ours, theirs) = ipc::pair()?;
         let mut command = Command::new("/proc/self/exe");
         command.arg0("redir-agent").args(&self.arguments).stdin(Stdio::null()).env_clear();
         command.envs(std::env::vars_os().filter(|(name, _)| self.environment.iter().any(|passed| name == passed)));
-        in_child(&mut command, fall);
+        in_child(&mut command, Inheritance { control: theirs.as_raw_fd() });
         let child = command.spawn()?;
-        i32::try_from(child.id()).map(Pid::from_raw).map_err(io::Error::other)
+        let pid = i32::try_from(child.id()).map(Pid::from_raw).map_err(io::Error::other)?;
+        Ok((pid, Control::new(ours)))
     }
 }
 
@@ -79,90 +80,61 @@ pub(super) fn reap() -> Option<Ended> {
     }
 }
 
-/// Everything the child does between fork and exec, as plain numbers: no allocation is allowed there.
+/// What the child does between fork and exec, as a plain number: no allocation is allowed there.
 #[derive(Clone, Copy)]
-struct Fall {
-    user: u32,
+struct Inheritance {
     control: i32,
-    descriptors: libc::rlim_t,
 }
 
 #[expect(unsafe_code, reason = "std has no safe way to act between fork and exec")]
-fn in_child(command: &mut Command, fall: Fall) {
+fn in_child(command: &mut Command, inheritance: Inheritance) {
     // SAFETY: the closure makes system calls on plain numbers only; it neither allocates nor locks, and the guardian
     // has a single thread anyway.
-    unsafe { command.pre_exec(move || fall.happen()) };
+    unsafe { command.pre_exec(move || inheritance.apply()) };
 }
 
-impl Fall {
-    fn new(user: u32, control: &OwnedFd) -> io::Result<Self> {
-        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-        Ok(Self { user, control: control.as_raw_fd(), descriptors: hard.min(DESCRIPTORS) })
-    }
-
-    fn happen(self) -> io::Result<()> {
-        self.keep_only_the_control_socket()?;
-        self.limits()?;
+impl Inheritance {
+    fn apply(self) -> io::Result<()> {
+        self.place_the_control_socket()?;
+        close_the_others_at_exec()?;
         ignore_signals();
-        self.drop_privileges()
+        Ok(())
     }
 
-    #[expect(unsafe_code, reason = "dup2 and close_range on numbers")]
-    fn keep_only_the_control_socket(self) -> io::Result<()> {
+    #[expect(unsafe_code, reason = "fcntl and dup2 on numbers")]
+    fn place_the_control_socket(self) -> io::Result<()> {
         if self.control == CONTROL_FD {
             // SAFETY: F_SETFD takes an integer and touches no memory.
             return done(unsafe { libc::fcntl(CONTROL_FD, libc::F_SETFD, 0) });
         }
         // SAFETY: dup2 takes two integers; whatever was on descriptor 3 belongs to this forked copy alone.
-        done(unsafe { libc::dup2(self.control, CONTROL_FD) })?;
-        // Everything of the guardian is close-on-exec already; this is for what it inherited. Kernels before 5.11 lack
-        // the flag, and go without.
-        let first = CONTROL_FD.unsigned_abs() + 1;
-        // SAFETY: close_range takes integers; the flag only marks descriptors.
-        unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-        Ok(())
-    }
-
-    #[expect(unsafe_code, reason = "setrlimit in the child")]
-    fn limits(self) -> io::Result<()> {
-        let files = libc::rlimit { rlim_cur: self.descriptors, rlim_max: self.descriptors };
-        let core = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        // SAFETY: both structures live on this stack for the call.
-        done(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const files) })?;
-        // The worker's memory holds a key: no core files.
-        // SAFETY: as above.
-        done(unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const core) })
-    }
-
-    /// Groups and bounding set first: they need the privileges that the uid takes away.
-    #[expect(unsafe_code, reason = "std and nix have no capset and no bounding set")]
-    fn drop_privileges(self) -> io::Result<()> {
-        // SAFETY: prctl with integers; a container without CAP_SETPCAP keeps its (already small) bounding set, which
-        // no_new_privs makes unreachable.
-        (0..64).for_each(|capability| unsafe {
-            libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0);
-        });
-        // SAFETY: prctl with integers; kernels before 4.3 have no ambient set.
-        unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) };
-        // SAFETY: an empty list needs no pointer.
-        done(unsafe { libc::setgroups(0, std::ptr::null()) })?;
-        // SAFETY: integers.
-        done(unsafe { libc::setresgid(self.user, self.user, self.user) })?;
-        // SAFETY: integers.
-        done(unsafe { libc::setresuid(self.user, self.user, self.user) })?;
-        let header = CapabilityHeader { version: CAPABILITY_VERSION_3, pid: 0 };
-        let none = [CapabilityData::default(); 2];
-        // SAFETY: the kernel reads one header and two data structures of version 3 (capset(2)), which live on this stack.
-        let set = unsafe { libc::syscall(libc::SYS_capset, &raw const header, none.as_ptr()) };
-        if set != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: integers.
-        done(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })
+        done(unsafe { libc::dup2(self.control, CONTROL_FD) })
     }
 }
 
-/// Ctrl-C and a service manager's SIGTERM reach the whole group: the worker hears of the end from the guardian alone.
+/// Everything that the guardian opened is close-on-exec already; this is for what it inherited itself.
+#[expect(unsafe_code, reason = "close_range and fcntl on numbers")]
+fn close_the_others_at_exec() -> io::Result<()> {
+    let first = CONTROL_FD + 1;
+    // SAFETY: close_range takes integers; the flag only marks descriptors.
+    let marked =
+        unsafe { libc::syscall(libc::SYS_close_range, first.unsigned_abs(), u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if marked == 0 {
+        return Ok(());
+    }
+    // Kernels before 5.11 lack the flag. The guardian's own limit bounds the numbers.
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure lives on this stack for the call.
+    done(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    let end = i32::try_from(limit.rlim_cur).unwrap_or(i32::MAX);
+    for fd in first..end {
+        // SAFETY: F_SETFD takes an integer and touches no memory; a number that is not open gives EBADF.
+        unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+    Ok(())
+}
+
+/// Ctrl-C and a service manager's SIGTERM reach the whole group: the child hears of the end from the guardian alone.
 #[expect(unsafe_code, reason = "signal dispositions in the child")]
 fn ignore_signals() {
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
@@ -175,28 +147,7 @@ fn done(result: i32) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// `struct __user_cap_header_struct`
-#[repr(C)]
-struct CapabilityHeader {
-    version: u32,
-    pid: i32,
-}
-
-/// `struct __user_cap_data_struct`
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct CapabilityData {
-    effective: u32,
-    permitted: u32,
-    inheritable: u32,
-}
-
-/// `_LINUX_CAPABILITY_VERSION_3`: 64 capabilities.
-const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
-/// 10,000 connections with two sockets and their pipes; the table takes half a megabyte of kernel memory.
-const DESCRIPTORS: libc::rlim_t = 65_536;
-
-/// Takes descriptor 3 over. Must be called once, first thing in the worker.
+/// Takes descriptor 3 over. Must be called once, first thing in a child.
 #[expect(unsafe_code, reason = "the guardian hands the control socket over by its number")]
 pub(crate) fn inherited_control() -> io::Result<OwnedFd> {
     use std::os::fd::FromRawFd;
@@ -215,6 +166,58 @@ pub(crate) fn inherited_control() -> io::Result<OwnedFd> {
         return Err(io::Error::from(io::ErrorKind::InvalidInput));
     }
     fcntl(looked_at, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-    // SAFETY: it is open, and nothing in this process has taken it: this is the worker's first act.
+    // SAFETY: it is open, and nothing in this process has taken it: this is the child's first act.
     Ok(unsafe { OwnedFd::from_raw_fd(CONTROL_FD) })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use nix::fcntl::{FcntlArg, fcntl};
+
+    use super::*;
+
+    /// The descriptors of a child that lists its own, sorted.
+    fn descriptors_of_a_child(control: i32) -> Vec<String> {
+        let mut command = Command::new("ls");
+        command.arg("/proc/self/fd").stdin(Stdio::null());
+        in_child(&mut command, Inheritance { control });
+        let output = command.output().expect("ls");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text").lines().map(str::to_owned).collect()
+    }
+
+    /// Open in this process and in what it executes, at a number that `ls` does not use for its folder.
+    fn inherited() -> i32 {
+        let file = File::open("/dev/null").expect("there");
+        let high = fcntl(&file, FcntlArg::F_DUPFD(100)).expect("free numbers");
+        assert!(high >= 100);
+        high
+    }
+
+    /// In a process of its own: descriptor 3 must be free, and other tests open files.
+    #[test]
+    fn a_child_inherits_the_control_socket_alone_wherever_the_guardian_has_it() {
+        const ALONE: &str = "REDIR_TEST_DESCRIPTORS";
+        if std::env::var_os(ALONE).is_none() {
+            let name = "guardian::child::tests::a_child_inherits_the_control_socket_alone_wherever_the_guardian_has_it";
+            let mut alone = Command::new(std::env::current_exe().unwrap());
+            let output = alone.args(["--exact", name, "--nocapture"]).env(ALONE, "1").output().unwrap();
+            let said = String::from_utf8_lossy(&output.stdout);
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success() && said.contains("1 passed"), "{said}{stderr}");
+            return;
+        }
+        let high = inherited().to_string();
+        let expected = ["0", "1", "2", "3", "4"];
+        let (ours, theirs) = ipc::pair().expect("sockets");
+        assert_ne!(theirs.as_raw_fd(), CONTROL_FD);
+        assert_eq!(descriptors_of_a_child(theirs.as_raw_fd()), expected, "4 is the folder that ls reads");
+        drop((ours, theirs));
+        let (ours, theirs) = ipc::pair().expect("sockets");
+        let on_three = if ours.as_raw_fd() == CONTROL_FD { ours } else { theirs };
+        assert_eq!(on_three.as_raw_fd(), CONTROL_FD, "it was free");
+        assert_eq!(descriptors_of_a_child(CONTROL_FD), expected, "without {high}");
+    }
 }

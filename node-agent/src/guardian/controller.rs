@@ -70,8 +70,7 @@ impl Controller {
                 true
             }
             Err(error) => {
-                let user = self.launch.user;
-                tracing::error!(%error, "cannot start the controller as uid {user}; see that this binary may be executed by that user");
+                tracing::error!(%error, "cannot start the controller; see that this binary is still there, and what else the node runs");
                 self.restart_at = Some(self.backoff.died(now, now).max(now + RETRY));
                 false
             }

@@ -60,6 +60,8 @@ use self::{
     tls_files::TlsFiles,
 };
 
+use crate::args::Confinement;
+
 pub(crate) use check::check;
 pub(crate) use child::inherited_control;
 
@@ -87,7 +89,8 @@ pub(crate) fn run(settings: Settings<'_>, arguments: Arguments) -> anyhow::Resul
     };
     let kubernetes = file.config().kubernetes.clone();
     let place = if kubernetes.is_some() { Place::Kubernetes } else { Place::Host };
-    Machine::look(place).context("cannot read /proc; mount it")?.verdict().map_err(|sentence| anyhow!(sentence))?;
+    let machine = Machine::look(place).context("cannot read /proc; mount it")?;
+    machine.verdict().map_err(|sentence| anyhow!(sentence))?;
     let agent = file.config().agent.clone();
     let identity = agent.key.as_deref().map_or_else(Identity::generate, Identity::load)?;
     let cluster = kubernetes
@@ -106,11 +109,12 @@ pub(crate) fn run(settings: Settings<'_>, arguments: Arguments) -> anyhow::Resul
     tls.configure(file.config());
     let pin = memory::sealed(c"redir-agent-pin", identity.pin().to_string().as_bytes());
     let pin = pin.context("cannot keep the public key in memory")?;
-    let controller = kubernetes.map(|_| {
-        let (user, arguments) = (names::CONTROLLER_USER, arguments.controller);
-        Controller::new(Launch { user, arguments, environment: child::CONTROLLER_ENVIRONMENT }, pin)
+    let controller = kubernetes.map(|kubernetes| {
+        let confinement = Confinement { user: names::CONTROLLER_USER, node_proc: Some(kubernetes.proc) };
+        Controller::new(Launch::new(arguments.controller, &confinement, child::CONTROLLER_ENVIRONMENT), pin)
     });
-    let launch = Launch { user: agent.user, arguments: arguments.worker, environment: child::WORKER_ENVIRONMENT };
+    let confinement = Confinement { user: agent.user, node_proc: None };
+    let launch = Launch::new(arguments.worker, &confinement, child::WORKER_ENVIRONMENT);
     let mut pods = Pods::new(home, agent.attach, agent.user, cluster);
     pods.note(file.config());
     let supervisor = Supervisor {

@@ -48,7 +48,20 @@ impl Machine {
             true => "capabilities: all that the agent needs".into(),
             false => format!("capabilities: lacks {}", lacking.join(", ")),
         };
-        vec![format!("kernel {}", self.release), capabilities]
+        let mut facts = vec![format!("kernel {}", self.release), capabilities];
+        facts.extend(self.unprotected().map(|lacking| format!("warning: {lacking}")));
+        facts
+    }
+
+    /// What is worse here for want of a capability, one sentence each.
+    pub(super) fn unprotected(&self) -> impl Iterator<Item = String> {
+        let lacking = TO_PROTECT.iter().filter(|(bit, _, _)| self.capabilities >> bit & 1 == 0);
+        lacking.map(|(_, name, reason)| format!("the agent lacks {name} ({reason}); add it to its capabilities"))
+    }
+
+    /// Whether memory that is locked is not counted.
+    pub(super) fn may_lock_memory(&self) -> bool {
+        self.capabilities >> CAP_IPC_LOCK & 1 == 1
     }
 
     fn lacking(&self) -> Vec<String> {
@@ -79,6 +92,7 @@ fn effective(status: &str) -> u64 {
 }
 
 const CAP_NET_ADMIN: u32 = 12;
+const CAP_IPC_LOCK: u32 = 14;
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_BPF: u32 = 39;
 /// Bit (`linux/capability.h`), name, what for.
@@ -90,6 +104,11 @@ const NEEDED: [(u32, &str, &str); 7] = [
     (7, "CAP_SETUID", "to start the worker without privileges"),
     (6, "CAP_SETGID", "to start the worker without privileges"),
     (5, "CAP_KILL", "to end a hung worker"),
+];
+/// Not needed to run; without one the agent says what is missing.
+const TO_PROTECT: [(u32, &str, &str); 2] = [
+    (18, "CAP_SYS_CHROOT", "to keep the worker from every file"),
+    (CAP_IPC_LOCK, "CAP_IPC_LOCK", "to keep the guardian in memory when that is short"),
 ];
 /// In Kubernetes besides: `/proc/PID/ns/net` of another user's process, or of one with more capabilities, is opened under
 /// PTRACE_MODE_READ_FSCREDS (ptrace(2)), also where the node's `/proc` is mounted into a container without hostPID.
@@ -126,6 +145,17 @@ mod tests {
         assert_eq!(without.verdict(), Ok(()));
         let verdict = Machine { place: Place::Kubernetes, ..without }.verdict().expect_err("one");
         assert!(verdict.contains("lacks CAP_SYS_PTRACE ("), "{verdict}");
+    }
+
+    #[test]
+    fn what_only_protects_is_missed_and_told() {
+        let without = machine(!(1 << 18 | 1 << CAP_IPC_LOCK));
+        assert_eq!(without.verdict(), Ok(()));
+        assert!(!without.may_lock_memory() && machine(u64::MAX).may_lock_memory());
+        let told = without.describe().join("\n");
+        assert!(told.contains("warning: the agent lacks CAP_SYS_CHROOT (to keep the worker"), "{told}");
+        assert!(told.contains("CAP_IPC_LOCK (to keep the guardian in memory"), "{told}");
+        assert_eq!(machine(u64::MAX).unprotected().count(), 0);
     }
 
     #[test]

@@ -129,8 +129,7 @@ impl Supervisor {
             }
             Err(error) => {
                 tracing::error!(
-                    "cannot start the worker as uid {}: {error:#}; see that this binary may be executed by that user",
-                    self.launch.user
+                    "cannot start the worker: {error:#}; see that this binary is still there, and what else the node runs"
                 );
                 self.life.exit = (!self.life.served).then_some(1);
                 self.life.restart_at = Some(self.life.backoff.died(now, now).max(now + RETRY));

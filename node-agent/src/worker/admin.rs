@@ -105,9 +105,11 @@ impl Readiness {
     }
 }
 
-/// The listener of the admin address.
-pub(crate) async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
+/// The listener of the admin address; not of a runtime yet, since the worker may not listen any more once it has one.
+pub(crate) fn bind(address: SocketAddr) -> anyhow::Result<std::net::TcpListener> {
+    let bound =
+        std::net::TcpListener::bind(address).and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+    bound.with_context(|| {
         format!(
             "listen on {address} for /metrics: choose another address for agent.admin, or end the program that has it"
         )
@@ -234,7 +236,7 @@ mod tests {
 
     #[tokio::test]
     async fn answers_health_readiness_and_metrics() {
-        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let listener = TcpListener::from_std(bind("127.0.0.1:0".parse().unwrap()).unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let readiness = Readiness::default();
         let mut tasks = JoinSet::new();
@@ -255,8 +257,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_taken_address_is_told_with_the_next_step() {
-        let taken = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let error = bind(taken.local_addr().unwrap()).await.unwrap_err();
+        let taken = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let error = bind(taken.local_addr().unwrap()).unwrap_err();
         assert!(error.to_string().contains("choose another address for agent.admin"));
     }
 

@@ -26,7 +26,7 @@ mod tls;
 pub(crate) mod tunnel;
 mod upstream;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::TcpListener, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use redir_tunnel::Identity;
@@ -56,17 +56,36 @@ const MOST_THREADS: usize = 8;
 /// What the runtime's threads get to end after the last task.
 const LAST_TASKS: Duration = Duration::from_millis(300);
 
+/// What the worker may use of the machine, read while it may still open files.
+pub(crate) struct MachineLimits {
+    cpus: usize,
+    /// Bytes of memory that its cgroups allow.
+    memory: Option<u64>,
+}
+
+impl MachineLimits {
+    /// Reads it.
+    pub(crate) fn look() -> Self {
+        let cpus = std::thread::available_parallelism().map_or(2, usize::from);
+        Self { cpus, memory: memory::ceiling() }
+    }
+}
+
+/// Opens the admin address, while the worker may still listen.
+pub(crate) fn bind_admin(bootstrap: &Bootstrap) -> anyhow::Result<TcpListener> {
+    admin::bind(bootstrap.config.agent.admin)
+}
+
 /// Runs the worker until it is told to end.
-pub(crate) fn run(bootstrap: Bootstrap) -> anyhow::Result<()> {
-    let threads = std::thread::available_parallelism().map_or(2, usize::from).min(MOST_THREADS);
+pub(crate) fn run(bootstrap: Bootstrap, admin: TcpListener, limits: MachineLimits) -> anyhow::Result<()> {
     let runtime = Builder::new_multi_thread()
-        .worker_threads(threads)
+        .worker_threads(limits.cpus.min(MOST_THREADS))
         .max_blocking_threads(4)
         .thread_name("redir-relay")
         .enable_all()
         .build()
         .context("start the threads that carry connections")?;
-    let done = runtime.block_on(live(bootstrap));
+    let done = runtime.block_on(live(bootstrap, admin, limits));
     runtime.shutdown_timeout(LAST_TASKS);
     done
 }
@@ -85,7 +104,7 @@ struct Worker {
     _tasks: JoinSet<()>,
 }
 
-async fn live(bootstrap: Bootstrap) -> anyhow::Result<()> {
+async fn live(bootstrap: Bootstrap, admin: TcpListener, limits: MachineLimits) -> anyhow::Result<()> {
     let (broker, driver, mut events) =
         broker::start(bootstrap.control, &bootstrap.config_file).context("speak with the guardian")?;
     let mut tasks = JoinSet::new();
@@ -95,7 +114,7 @@ async fn live(bootstrap: Bootstrap) -> anyhow::Result<()> {
     let by_kubernetes = config.kubernetes.is_some();
     let given_for = if by_kubernetes { GivenFor::Pods } else { GivenFor::Ports };
     let tls = Tls::new(&certificates, given_for, config.agent.probe_tls);
-    let parts = Parts { udp, key, config, tls };
+    let parts = Parts { udp, admin, memory: limits.memory, key, config, tls };
     let (broken_ways, mut broken) = mpsc::channel(BROKEN_WAYS);
     let worker = start(parts, &broker, broken_ways, tasks).await?;
     broker.ready().await.context("tell the guardian that the worker serves")?;
@@ -153,6 +172,9 @@ const BROKEN_WAYS: usize = 64;
 
 struct Parts {
     udp: std::net::UdpSocket,
+    admin: TcpListener,
+    /// Bytes of memory that the worker may use, if that is limited.
+    memory: Option<u64>,
     key: Vec<u8>,
     config: Arc<Config>,
     tls: Tls,
@@ -165,9 +187,9 @@ async fn start(
     mut tasks: JoinSet<()>,
 ) -> anyhow::Result<Worker> {
     let identity = Identity::from_pkcs8_der(&parts.key).context("read the agent's key")?;
-    memory::set_budget(memory::ceiling());
-    let limit = Limit::of_process();
-    let admin = admin::bind(parts.config.agent.admin).await?;
+    memory::set_budget(parts.memory);
+    let limit = Limit::of_process(parts.memory);
+    let admin = tokio::net::TcpListener::from_std(parts.admin).context("serve the admin address")?;
     let metrics = Arc::new(Metrics::new());
     let (stop, plans, readiness) = (Stop::default(), Plans::default(), Readiness::default());
     let misses = Misses::default();

@@ -6,14 +6,16 @@
 
 use std::{
     collections::HashMap,
-    fs::File,
     io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
 };
 
 use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
-    sys::resource::{Resource, getrlimit},
+    sys::{
+        eventfd::{EfdFlags, EventFd},
+        resource::{Resource, getrlimit},
+    },
     unistd::dup3,
 };
 
@@ -21,7 +23,7 @@ use crate::config::PodName;
 
 /// Reserved low descriptors, and which of them hold whose links.
 pub(super) struct Shelf {
-    null: File,
+    placeholder: EventFd,
     /// Descending, so that the lowest is taken first.
     free: Vec<OwnedFd>,
     held: HashMap<PodName, Vec<OwnedFd>>,
@@ -30,10 +32,11 @@ pub(super) struct Shelf {
 impl Shelf {
     /// Reserves the lowest free descriptors. Called before the worker opens sockets.
     pub(super) fn new() -> io::Result<Self> {
-        let null = File::open("/dev/null")?;
-        let mut free: Vec<OwnedFd> = (0..SLOTS).map(|_| null.as_fd().try_clone_to_owned()).collect::<Result<_, _>>()?;
+        let placeholder = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
+        let free = (0..SLOTS).map(|_| placeholder.as_fd().try_clone_to_owned());
+        let mut free: Vec<OwnedFd> = free.collect::<Result<_, _>>()?;
         free.reverse();
-        Ok(Self { null, free, held: HashMap::new() })
+        Ok(Self { placeholder, free, held: HashMap::new() })
     }
 
     /// Keeps links of a pod until `clear`. Beyond the reserved slots they stay where they are.
@@ -45,7 +48,7 @@ impl Shelf {
     /// Closes a pod's links and gives their slots back.
     pub(super) fn clear(&mut self, pod: &PodName) {
         for mut slot in self.held.remove(pod).unwrap_or_default() {
-            if dup3(&self.null, &mut slot, OFlag::O_CLOEXEC).is_ok() {
+            if dup3(&self.placeholder, &mut slot, OFlag::O_CLOEXEC).is_ok() {
                 self.free.push(slot);
             }
         }
@@ -91,7 +94,7 @@ fn own(raw: i32) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(raw) }
 }
 
-/// Sixteen pods with four links each; a slot is one descriptor on /dev/null.
+/// Sixteen pods with four links each; a slot is one descriptor of the same eventfd.
 const SLOTS: usize = 64;
 /// Two listeners for each of 256 pods.
 const HIGH_ROOM: u64 = 512;
@@ -100,6 +103,8 @@ const HIGHEST_BASE: u64 = 65_024;
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     fn target(fd: &OwnedFd) -> String {
@@ -120,7 +125,7 @@ mod tests {
         assert!(target(held).ends_with("/status"));
         shelf.clear(&pod);
         assert_eq!(shelf.free.len(), SLOTS);
-        assert_eq!(target(shelf.free.last().expect("slots")), "/dev/null");
+        assert_eq!(target(shelf.free.last().expect("slots")), "anon_inode:[eventfd]");
     }
 
     #[test]

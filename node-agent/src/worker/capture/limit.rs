@@ -24,10 +24,9 @@ pub(crate) struct Limit {
 }
 
 impl Limit {
-    /// From the process's descriptor limit (raised as far as it may be) and its cgroup's memory ceiling.
-    pub(crate) fn of_process() -> Self {
+    /// From the process's descriptor limit (raised as far as it may be) and its cgroup's memory ceiling, in bytes.
+    pub(crate) fn of_process(memory: Option<u64>) -> Self {
         let descriptors = raise_descriptors();
-        let memory = memory::ceiling();
         let limit = Limit::new(descriptors, memory);
         tracing::info!(connections = limit.most(), descriptors, memory, "connections are shared out up to the limit");
         limit

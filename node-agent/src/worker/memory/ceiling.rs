@@ -12,7 +12,7 @@ const UNLIMITED: u64 = 1 << 60;
 
 /// The lowest limit, in bytes, of a process's cgroup and of those around it that can be seen; `None` if there is none.
 /// `process` is its folder in `/proc`.
-pub(super) fn memory_ceiling(process: &Path) -> Option<u64> {
+pub(crate) fn memory_ceiling(process: &Path) -> Option<u64> {
     let mounts = fs::read_to_string(process.join("mountinfo")).ok()?;
     let own = fs::read_to_string(process.join("cgroup")).ok()?;
     // A machine may have both, and the memory in either.

@@ -182,7 +182,7 @@ mod tests {
             broker: broker.clone(),
             plans: Plans::default(),
             metrics: Arc::new(Metrics::new()),
-            shares: Shares::new(Limit::of_process()),
+            shares: Shares::new(Limit::of_process(None)),
             ranges: Ranges::LowFirst,
             broken: tokio::sync::mpsc::channel(1).0,
             misses: Misses::default(),
