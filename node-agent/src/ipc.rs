@@ -151,6 +151,8 @@ pub(crate) enum Reply {
     /// Between the controller and the worker, to both, with [one end of a stream socket pair]: it takes the place of what was
     /// there before.
     Peer,
+    /// Other certificates are those of armed ports now, with [certificates memfd]. Before the answer to an `Arm`.
+    Certificates,
     /// End: no new work, connections may go on for `drain`.
     Shutdown { drain: Duration },
     /// The pod's path names another network namespace now: the pod has been replaced.
@@ -483,6 +485,7 @@ impl Reply {
             Self::Bootstrap => w.u8(1),
             Self::Config => w.u8(2),
             Self::Peer => w.u8(15),
+            Self::Certificates => w.u8(16),
             Self::Shutdown { drain } => w.u8(3).u32(u32::try_from(drain.as_millis()).unwrap_or(u32::MAX)),
             Self::PodGone { pod } => w.u8(4).text(pod.key()),
             Self::PodEnded { pod } => w.u8(14).text(pod.key()),
@@ -548,6 +551,7 @@ impl Reply {
             12 => Self::Flushed { closed: r.u32()?, left: r.u32()? },
             13 => Self::Listening { app: listening(&mut r)?, detour: detour(&mut r)? },
             14 => Self::PodEnded { pod: pod(&mut r)? },
+            16 => Self::Certificates,
             _ => return Err(Malformed),
         };
         r.finish()?;

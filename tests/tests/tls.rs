@@ -407,11 +407,11 @@ once!(the_key_is_the_guardians_alone, Scenario { wrapper: &["env", "REDIR_LOG=tr
     }
     // As the worker's user nobody opens it, and the worker has not got it from anybody who could.
     let mut cat = Command::new("cat");
-    cat.arg(certificate.key_file()).uid(65534).gid(65534);
+    cat.arg(certificate.key_file()).uid(60744).gid(60744);
     ensure!(!cat.output()?.status.success());
     let worker = w.agent.worker()?;
     let status = fs::read_to_string(format!("/proc/{worker}/status"))?;
-    ensure!(status.contains("Uid:\t65534\t65534\t65534\t65534") && status.contains("CapEff:\t0000000000000000"));
+    ensure!(status.contains("Uid:\t60744\t60744\t60744\t60744") && status.contains("CapEff:\t0000000000000000"));
     for descriptor in fs::read_dir(format!("/proc/{worker}/fd"))? {
         let target = fs::read_link(descriptor?.path()).unwrap_or_default();
         let target = target.to_string_lossy().into_owned();

@@ -368,6 +368,11 @@ impl Pods {
         Some((seq, answer))
     }
 
+    /// The ports that are armed for the worker.
+    pub(super) fn armed_ports(&self) -> impl Iterator<Item = (PodName, u16)> {
+        self.armed.iter().flat_map(|(pod, armed)| armed.ports().into_iter().map(move |port| (pod.clone(), port)))
+    }
+
     /// When pods that are to end are to be looked at again.
     pub(super) fn next_ending(&self) -> Option<Instant> {
         self.endings.next()

@@ -137,7 +137,7 @@ impl Supervisor {
         }
     }
 
-    fn start(&self, now: Instant) -> anyhow::Result<Worker> {
+    fn start(&mut self, now: Instant) -> anyhow::Result<Worker> {
         let [config, certificates] = self.config()?;
         let (udp, key) = (self.udp.try_clone()?, self.key.try_clone()?);
         let (pid, mut control) = self.launch.spawn()?;
@@ -221,10 +221,10 @@ impl Supervisor {
     }
 
     /// The configuration and the certificates, for the worker.
-    fn config(&self) -> io::Result<[OwnedFd; 2]> {
+    fn config(&mut self) -> io::Result<[OwnedFd; 2]> {
+        self.tls.armed(self.pods.armed_ports());
         let text = memory::sealed(c"redir-agent-config", self.file.text().as_bytes())?;
-        let certificates = memory::sealed(c"redir-agent-certificates", &self.tls.certificates().encode())?;
-        Ok([text, certificates])
+        Ok([text, certificates(&self.tls)?])
     }
 
     fn push_config(&mut self) {
@@ -421,7 +421,7 @@ impl Supervisor {
             // The worker may have been told of it a moment ago.
             self.hear_controller();
         }
-        let Self { pods, file, life, .. } = self;
+        let Self { pods, file, tls, life, .. } = self;
         let Life { worker: Some(worker), served, .. } = life else { return };
         let busy = request.pod().cloned().filter(|_| request.is_slow());
         note_ready(&request, served);
@@ -434,6 +434,9 @@ impl Supervisor {
             Request::Flush { pod, port } => pods.begin_flush(seq, pod, port, Instant::now()).err().map(Err),
             request => pods.serve(file.config(), request, &mut meanwhile),
         };
+        if busy.is_some() && tls.armed(pods.armed_ports()) {
+            push_certificates(&mut worker.control, tls);
+        }
         reply(&mut worker.control, seq, answer);
         for (seq, quick) in deferred {
             let answer = pods.serve(file.config(), quick, &mut |_, _| {});
@@ -473,6 +476,20 @@ fn serve_meanwhile(
             deferred.push((seq, quick));
         } else {
             reply(&mut worker.control, seq, pods::serve_quick(home, armed, quick));
+        }
+    }
+}
+
+fn certificates(tls: &TlsFiles) -> io::Result<OwnedFd> {
+    memory::sealed(c"redir-agent-certificates", &tls.certificates().encode())
+}
+
+/// Before the answer to the request that changed what is armed.
+fn push_certificates(control: &mut Control, tls: &TlsFiles) {
+    match certificates(tls) {
+        Ok(certificates) => control.send(0, &Reply::Certificates, vec![certificates]),
+        Err(error) => {
+            tracing::error!(%error, "cannot hand the certificates to the worker; send SIGHUP to try again");
         }
     }
 }

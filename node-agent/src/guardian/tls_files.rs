@@ -1,10 +1,11 @@
 //! The files of `[[pod.tls]]`: read, watched, and kept while a newer version is bad.
 //!
 //! Owns each entry's last good certificate and key, and every sentence about a bad file. The worker could not open the
-//! key files and must not: it gets what is in them through sealed memory. Called by the supervisor and by `check`.
+//! key files and must not: it gets what is in those of armed ports through sealed memory, and no other key is ever in its
+//! reach. Called by the supervisor and by `check`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::File,
     io::{self, Read},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
@@ -24,6 +25,7 @@ use crate::{
 #[derive(Default)]
 pub(super) struct TlsFiles {
     entries: BTreeMap<(PodName, Files), Entry>,
+    armed: BTreeSet<(PodName, u16)>,
 }
 
 /// One entry.
@@ -71,10 +73,20 @@ impl TlsFiles {
         changed
     }
 
-    /// What the worker gets.
+    /// Notes the ports that are armed now; true if the worker is to get other certificates than before.
+    pub(super) fn armed(&mut self, ports: impl Iterator<Item = (PodName, u16)>) -> bool {
+        let named =
+            |(pod, port): &(PodName, u16)| self.entries.keys().any(|(name, files)| name == pod && files.port == *port);
+        let armed = ports.filter(named).collect();
+        let before = std::mem::replace(&mut self.armed, armed);
+        before != self.armed
+    }
+
+    /// What the worker gets: the certificates of armed ports.
     pub(super) fn certificates(&self) -> Certificates {
         let mut given = BTreeMap::<_, Vec<Pair>>::new();
-        for ((pod, files), entry) in &self.entries {
+        let armed = |(pod, files): &(PodName, Files)| self.armed.contains(&(pod.clone(), files.port));
+        for ((pod, files), entry) in self.entries.iter().filter(|(key, _)| armed(key)) {
             given.entry((pod.clone(), files.port)).or_default().extend(entry.last_good.clone());
         }
         Certificates(given)
@@ -228,6 +240,7 @@ mod tests {
         let key = (PodName::new("web-1").expect("good"), 8443);
         let mut files = TlsFiles::default();
         files.configure(&folder.config());
+        assert!(files.armed([key.clone()].into_iter()));
         let given = |files: &TlsFiles| files.certificates().0[&key].first().cloned();
         assert_eq!(given(&files), None, "given, and not usable");
 
@@ -253,6 +266,12 @@ mod tests {
 
         files.configure(&folder.config());
         assert_eq!(given(&files), Some(two), "the configuration was read again, and the entry is the same");
+        assert!(files.armed(std::iter::empty()), "taken back with the port");
+        assert_eq!(files.certificates(), Certificates::default());
+        let other = (key.0.clone(), 8080);
+        assert!(!files.armed([other].into_iter()), "a port without a certificate is none of theirs");
+        assert!(files.armed([key.clone()].into_iter()));
+        assert!(!files.armed([key.clone()].into_iter()), "as before");
         let none = Config { pods: Vec::new(), ..folder.config() };
         files.configure(&none);
         assert_eq!(files.certificates(), Certificates::default());

@@ -48,6 +48,7 @@ fn replies() -> Vec<Reply> {
         Reply::Bootstrap,
         Reply::Config,
         Reply::Peer,
+        Reply::Certificates,
         Reply::Shutdown { drain: Duration::from_secs(600) },
         Reply::PodGone { pod: longest() },
         Reply::PodEnded { pod: longest() },

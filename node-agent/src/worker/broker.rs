@@ -59,7 +59,7 @@ pub(crate) struct Bootstrap {
 #[derive(Debug)]
 pub(crate) enum Event {
     /// The configuration has changed (`[agent]` is as it was: it takes effect at the start only), or a certificate.
-    Config(Arc<Config>, Certificates),
+    Config(Arc<Config>),
     /// The link to a controller, which takes the place of the one before.
     Controller(OwnedFd),
     /// End: no new work; connections may go on for `drain`.

@@ -97,7 +97,6 @@ struct Worker {
     plane: watch::Sender<Plane>,
     /// Where the links to the controllers go.
     controller: mpsc::Sender<std::os::fd::OwnedFd>,
-    tls: Tls,
     readiness: Readiness,
     stop: Stop,
     /// The broker's driver and the admin page; aborted when this is dropped.
@@ -107,13 +106,14 @@ struct Worker {
 async fn live(bootstrap: Bootstrap, admin: TcpListener, limits: MachineLimits) -> anyhow::Result<()> {
     let (broker, driver, mut events) =
         broker::start(bootstrap.control, &bootstrap.config_file).context("speak with the guardian")?;
-    let mut tasks = JoinSet::new();
-    tasks.spawn(driver.run());
-    pulse::start(broker.control()?, &mut tasks).context("start the thread that says the worker lives")?;
     let Bootstrap { udp, key, config, certificates, .. } = bootstrap;
     let by_kubernetes = config.kubernetes.is_some();
     let given_for = if by_kubernetes { GivenFor::Pods } else { GivenFor::Ports };
     let tls = Tls::new(&certificates, given_for, config.agent.probe_tls);
+    let mut tasks = JoinSet::new();
+    let given = tls.clone();
+    tasks.spawn(driver.with_certificates(move |certificates| given.replace(certificates)).run());
+    pulse::start(broker.control()?, &mut tasks).context("start the thread that says the worker lives")?;
     let parts = Parts { udp, admin, memory: limits.memory, key, config, tls };
     let (broken_ways, mut broken) = mpsc::channel(BROKEN_WAYS);
     let worker = start(parts, &broker, broken_ways, tasks).await?;
@@ -128,9 +128,8 @@ async fn live(bootstrap: Bootstrap, admin: TcpListener, limits: MachineLimits) -
         };
         let Some(event) = event else { break };
         match event {
-            Event::Config(config, certificates) => {
+            Event::Config(config) => {
                 tracing::info!(pods = config.pods.len(), developers = config.developers.len(), "new configuration");
-                worker.tls.replace(&certificates);
                 worker.plane.send_replace(config);
             }
             // Without Kubernetes nobody waits for one, and none comes.
@@ -244,7 +243,7 @@ async fn start(
     } else {
         readiness.set(true);
     }
-    Ok(Worker { captures, tunnels, plane, controller, tls: parts.tls, readiness, stop, _tasks: tasks })
+    Ok(Worker { captures, tunnels, plane, controller, readiness, stop, _tasks: tasks })
 }
 
 /// Makes the text of `/metrics`: what the pods' programs counted is asked for when it is read.

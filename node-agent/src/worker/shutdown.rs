@@ -40,7 +40,7 @@ pub(crate) async fn drained(
                 Some(Event::Shutdown { drain }) => deadline = deadline.min(Instant::now() + drain),
                 Some(Event::GuardianGone) | None => return false,
                 Some(
-                    Event::Config(..)
+                    Event::Config(_)
                     | Event::Controller(_)
                     | Event::PodGone(_)
                     | Event::PodEnded(_)

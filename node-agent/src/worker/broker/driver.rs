@@ -30,11 +30,18 @@ pub(crate) struct Driver {
     broker: Broker,
     events: mpsc::Sender<Event>,
     config_file: PathBuf,
+    certificates: Box<dyn Fn(&Certificates) + Send + Sync>,
 }
 
 impl Driver {
     pub(super) fn new(broker: Broker, events: mpsc::Sender<Event>, config_file: PathBuf) -> Self {
-        Self { broker, events, config_file }
+        Self { broker, events, config_file, certificates: Box::new(|_| {}) }
+    }
+
+    /// Gives new certificates to `take`, before anybody hears that their port is armed.
+    pub(crate) fn with_certificates(mut self, take: impl Fn(&Certificates) + Send + Sync + 'static) -> Self {
+        self.certificates = Box::new(take);
+        self
     }
 
     /// Runs until the guardian is gone, which it then reports.
@@ -73,7 +80,10 @@ impl Driver {
     async fn take(&self, seq: u32, reply: Reply, fds: Vec<OwnedFd>) {
         let event = match reply {
             Reply::Config => match self.config(fds) {
-                Ok((config, certificates)) => Event::Config(config, certificates),
+                Ok((config, certificates)) => {
+                    (self.certificates)(&certificates);
+                    Event::Config(config)
+                }
                 Err(error) => {
                     tracing::error!("{error:#}");
                     return;
@@ -86,6 +96,14 @@ impl Driver {
                     return;
                 }
             },
+            Reply::Certificates => {
+                let memory = fds.into_iter().next().context("the guardian sent no certificates");
+                match memory.and_then(certificates) {
+                    Ok(certificates) => (self.certificates)(&certificates),
+                    Err(error) => tracing::error!("{error:#}"),
+                }
+                return;
+            }
             Reply::Shutdown { drain } => Event::Shutdown { drain },
             Reply::PodGone { pod } => Event::PodGone(pod),
             Reply::PodEnded { pod } => Event::PodEnded(pod),
@@ -142,8 +160,11 @@ pub(super) fn bootstrap(control: OwnedFd, config_file: &Path) -> anyhow::Result<
 
 fn parse(config: OwnedFd, certificates: OwnedFd, file: &Path) -> anyhow::Result<(Arc<Config>, Certificates)> {
     let config = Arc::new(Config::parse(&text(config)?, file)?);
-    let certificates = Certificates::decode(&bytes(certificates)?).context("the pushed certificates are malformed")?;
-    Ok((config, certificates))
+    Ok((config, self::certificates(certificates)?))
+}
+
+fn certificates(memory: OwnedFd) -> anyhow::Result<Certificates> {
+    Certificates::decode(&bytes(memory)?).context("the pushed certificates are malformed")
 }
 
 fn receive(socket: &OwnedFd) -> io::Result<Option<(u32, Reply, Vec<OwnedFd>)>> {

@@ -281,6 +281,30 @@ async fn a_refusal_carries_its_sentence() {
     assert_eq!(error.to_string(), "disarm it first");
 }
 
+/// A connection may come as soon as the port is armed.
+#[tokio::test]
+async fn certificates_are_taken_before_their_port_is_known_to_be_armed() {
+    let (ours, theirs) = ipc::pair().expect("socket pair");
+    let (broker, driver, _events) = start(theirs, Path::new("/etc/redir/agent.toml")).expect("started");
+    let guardian = Guardian { socket: register(ours).expect("registered") };
+    let taken = Arc::new(Mutex::new(Vec::new()));
+    let take = taken.clone();
+    tokio::spawn(driver.with_certificates(move |given| take.lock().expect("whole").push(given.clone())).run());
+    let played = async {
+        let (seq, _) = guardian.request().await;
+        guardian.reply(0, &Reply::Certificates, &[]);
+        guardian.reply(0, &Reply::Certificates, &[&memory("no certificates")]);
+        guardian.reply(0, &Reply::Certificates, &[&memory(r#"[{"pod":"web-1","port":80,"pairs":[]}]"#)]);
+        guardian.reply(seq, &Reply::Done, &[]);
+    };
+    let name = pod();
+    let (disarmed, ()) = tokio::join!(broker.disarm(&name, 80), played);
+    disarmed.expect("answered");
+    let taken = taken.lock().expect("whole");
+    assert_eq!(taken.len(), 1, "what is malformed changes nothing");
+    assert!(taken[0].0.contains_key(&(pod(), 80)));
+}
+
 #[tokio::test]
 async fn pushes_become_events_and_the_guardians_end_is_the_last() {
     let mut rig = rig();
@@ -290,7 +314,7 @@ async fn pushes_become_events_and_the_guardians_end_is_the_last() {
     rig.guardian.reply(0, &Reply::Config, &[&memory(good), &memory("[]")]);
     rig.guardian.reply(0, &Reply::PodGone { pod: pod() }, &[]);
     rig.guardian.reply(0, &Reply::Shutdown { drain: Duration::from_secs(7) }, &[]);
-    let Some(Event::Config(config, _)) = rig.events.recv().await else { panic!("the good configuration") };
+    let Some(Event::Config(config)) = rig.events.recv().await else { panic!("the good configuration") };
     assert_eq!(config.agent.listen.port(), 7447);
     assert!(matches!(rig.events.recv().await, Some(Event::PodGone(name)) if name == pod()));
     let Some(Event::Shutdown { drain }) = rig.events.recv().await else { panic!("shutdown") };
