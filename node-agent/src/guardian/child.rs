@@ -6,7 +6,7 @@
 
 use std::{
     ffi::OsString,
-    io,
+    fs, io,
     os::{
         fd::{AsRawFd, BorrowedFd, OwnedFd},
         unix::process::CommandExt,
@@ -64,7 +64,7 @@ impl Launch {
         let mut command = Command::new("/proc/self/exe");
         command.arg0("redir-agent").args(&self.arguments).stdin(Stdio::null()).env_clear();
         command.envs(std::env::vars_os().filter(|(name, _)| self.environment.iter().any(|passed| name == passed)));
-        in_child(&mut command, Inheritance { control: theirs.as_raw_fd() });
+        in_child(&mut command, Inheritance::new(theirs.as_raw_fd()));
         let child = command.spawn()?;
         let pid = i32::try_from(child.id()).map(Pid::from_raw).map_err(io::Error::other)?;
         Ok((pid, Control::new(ours)))
@@ -80,10 +80,12 @@ pub(super) fn reap() -> Option<Ended> {
     }
 }
 
-/// What the child does between fork and exec, as a plain number: no allocation is allowed there.
+/// What the child does between fork and exec, as plain numbers: no allocation is allowed there.
 #[derive(Clone, Copy)]
 struct Inheritance {
     control: i32,
+    /// A number behind spaces, which the kernel skips; `None` if the guardian's own cannot be read.
+    oom_score: Option<[u8; 5]>,
 }
 
 #[expect(unsafe_code, reason = "std has no safe way to act between fork and exec")]
@@ -94,11 +96,33 @@ fn in_child(command: &mut Command, inheritance: Inheritance) {
 }
 
 impl Inheritance {
+    fn new(control: i32) -> Self {
+        let own =
+            fs::read_to_string("/proc/self/oom_score_adj").ok().and_then(|score| score.trim().parse::<i32>().ok());
+        let more = own.map(|own| format!("{:>5}", own.saturating_add(OOM_SCORE).min(MOST_OOM_SCORE)));
+        Self { control, oom_score: more.and_then(|more| more.as_bytes().try_into().ok()) }
+    }
+
     fn apply(self) -> io::Result<()> {
+        self.end_before_the_guardian();
         self.place_the_control_socket()?;
         close_the_others_at_exec()?;
         ignore_signals();
         Ok(())
+    }
+
+    /// Of guardian and child, whose memory is one cgroup's, the child ends first when that is used up, from its very
+    /// beginning. A kernel without this file has no such choice to make.
+    #[expect(unsafe_code, reason = "open and write without an allocation")]
+    fn end_before_the_guardian(self) {
+        let Some(score) = self.oom_score else { return };
+        // SAFETY: the path ends with a zero, and the digits live for the call; a failed open gives -1, which write and
+        // close refuse.
+        unsafe {
+            let file = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+            libc::write(file, score.as_ptr().cast(), score.len());
+            libc::close(file);
+        }
     }
 
     #[expect(unsafe_code, reason = "fcntl and dup2 on numbers")]
@@ -147,6 +171,12 @@ fn done(result: i32) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Thousandths of the memory that is short. Of a node that runs out of memory, too, the child ends before apps that are not
+/// much larger: their connections go on without it.
+const OOM_SCORE: i32 = 200;
+/// `OOM_SCORE_ADJ_MAX`
+const MOST_OOM_SCORE: i32 = 1000;
+
 /// Takes descriptor 3 over. Must be called once, first thing in a child.
 #[expect(unsafe_code, reason = "the guardian hands the control socket over by its number")]
 pub(crate) fn inherited_control() -> io::Result<OwnedFd> {
@@ -182,7 +212,7 @@ mod tests {
     fn descriptors_of_a_child(control: i32) -> Vec<String> {
         let mut command = Command::new("ls");
         command.arg("/proc/self/fd").stdin(Stdio::null());
-        in_child(&mut command, Inheritance { control });
+        in_child(&mut command, Inheritance::new(control));
         let output = command.output().expect("ls");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("text").lines().map(str::to_owned).collect()

@@ -1,4 +1,4 @@
-//! Text and keys in memory files that the worker can read and nobody can change.
+//! Text and keys in memory files that the worker can read and nobody can change; and the guardian's own memory, which stays.
 
 use std::{
     ffi::CStr,
@@ -9,7 +9,10 @@ use std::{
 
 use nix::{
     fcntl::{FcntlArg, SealFlag, fcntl},
-    sys::memfd::{MFdFlags, memfd_create},
+    sys::{
+        memfd::{MFdFlags, memfd_create},
+        mman::{MlockAllFlags, mlockall},
+    },
 };
 
 /// A sealed memory file; `name` appears in `/proc/PID/fd`.
@@ -21,6 +24,17 @@ pub(super) fn sealed(name: &CStr, content: &[u8]) -> io::Result<OwnedFd> {
     fcntl(&file, FcntlArg::F_ADD_SEALS(all))?;
     Ok(file.into())
 }
+
+/// Keeps every page that the guardian has used, and will use, where it is: with the agent's memory at its limit the kernel
+/// takes program text first, and a guardian that reads its own from a disk again and again neither answers nor ends the
+/// worker that has the memory. The worker's copy of the same text stays with it. Needs CAP_IPC_LOCK: under
+/// RLIMIT_MEMLOCK a later allocation would fail. Nothing is read ahead: the agent stays as small as it is.
+pub(super) fn lock() -> io::Result<()> {
+    Ok(mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | ONFAULT)?)
+}
+
+/// `MCL_ONFAULT`, which nix does not name.
+const ONFAULT: MlockAllFlags = MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT);
 
 #[cfg(test)]
 mod tests {

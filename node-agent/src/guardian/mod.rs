@@ -105,6 +105,7 @@ pub(crate) fn run(settings: Settings<'_>, arguments: Arguments) -> anyhow::Resul
     let udp = sockets::tunnels(agent.listen).map_err(|sentence| anyhow!(sentence))?;
     let key = memory::sealed(c"redir-agent-key", identity.to_pkcs8_der()).context("cannot keep the key in memory")?;
     tracing::info!(listen = %agent.listen, key = %identity.pin(), pods = file.config().pods.len(), "the agent starts");
+    stay_in_memory(&machine);
     let mut tls = TlsFiles::default();
     tls.configure(file.config());
     let pin = memory::sealed(c"redir-agent-pin", identity.pin().to_string().as_bytes());
@@ -130,6 +131,15 @@ pub(crate) fn run(settings: Settings<'_>, arguments: Arguments) -> anyhow::Resul
         key,
     };
     Ok(supervisor.run())
+}
+
+fn stay_in_memory(machine: &Machine) {
+    const MEANING: &str = "the guardian may be slow where the worker has used up the memory";
+    if !machine.may_lock_memory() {
+        tracing::warn!("the agent lacks CAP_IPC_LOCK: {MEANING}; add it to its capabilities");
+    } else if let Err(error) = memory::lock() {
+        tracing::warn!(%error, "cannot lock memory: {MEANING}; give the agent more of it");
+    }
 }
 
 /// Some descriptors for each pod; the soft limit is often 1024 for historical reasons alone.

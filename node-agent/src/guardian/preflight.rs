@@ -54,7 +54,7 @@ impl Machine {
     }
 
     /// What is worse here for want of a capability, one sentence each.
-    pub(super) fn unprotected(&self) -> impl Iterator<Item = String> {
+    fn unprotected(&self) -> impl Iterator<Item = String> {
         let lacking = TO_PROTECT.iter().filter(|(bit, _, _)| self.capabilities >> bit & 1 == 0);
         lacking.map(|(_, name, reason)| format!("the agent lacks {name} ({reason}); add it to its capabilities"))
     }

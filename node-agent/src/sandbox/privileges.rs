@@ -1,6 +1,6 @@
 //! Uid, capabilities and limits of a child.
 
-use std::{fs, io};
+use std::io;
 
 use nix::{
     sys::{
@@ -34,14 +34,6 @@ pub(super) fn drop_to(user: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Of guardian and worker, whose memory is one cgroup's, the worker ends first when that is used up, also while it is the
-/// smaller one. Called while there are files; a kernel without this file has no such choice to make.
-pub(super) fn end_before_the_guardian() -> io::Result<()> {
-    const FILE: &str = "/proc/self/oom_score_adj";
-    let inherited: i32 = fs::read_to_string(FILE)?.trim().parse().map_err(io::Error::other)?;
-    fs::write(FILE, inherited.saturating_add(OOM_SCORE).min(MOST_OOM_SCORE).to_string())
-}
-
 fn limit() -> io::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     let descriptors = hard.min(DESCRIPTORS);
@@ -59,7 +51,3 @@ const DESCRIPTORS: u64 = 65_536;
 /// Of all processes with this uid, so that it must hold for the agents of several containers or tests on one kernel, each
 /// with some twenty threads.
 const THREADS: u64 = 2048;
-/// Thousandths of the memory that is short: a node's other processes are compared with it as well.
-const OOM_SCORE: i32 = 20;
-/// `OOM_SCORE_ADJ_MAX`
-const MOST_OOM_SCORE: i32 = 1000;
