@@ -28,7 +28,6 @@ pub(crate) struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one, for a moment at the start")]
 pub(crate) enum Command {
     /// Run the agent (as root)
     ///

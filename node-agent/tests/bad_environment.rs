@@ -116,6 +116,31 @@ fn missing_capabilities_are_named() {
 }
 
 #[test]
+fn check_says_what_protects_and_what_does_not() {
+    let folder = Folder::new();
+    let check = |bounds: &[&str]| {
+        let output = Command::new("setpriv")
+            .args(bounds)
+            .args([AGENT, "check", "--config"])
+            .arg(folder.path("agent.toml"))
+            .output();
+        String::from_utf8(output.expect("setpriv of util-linux").stdout).expect("text")
+    };
+    let all = check(&[]);
+    assert!(all.contains("worker: has no file of this machine") && !all.contains("warning"), "{all}");
+    let lacking = "-sys_chroot,-ipc_lock";
+    let less = check(&["--bounding-set", lacking, "--inh-caps", lacking]);
+    for words in [
+        "warning: the agent lacks CAP_SYS_CHROOT",
+        "warning: the agent lacks CAP_IPC_LOCK",
+        "only the filter of system calls keeps the worker from this machine's files",
+        "let it mount",
+    ] {
+        assert!(less.contains(words), "{less}");
+    }
+}
+
+#[test]
 fn a_worker_is_not_started_by_hand() {
     let output = agent(&["worker", "--config", "/nowhere/agent.toml"]);
     assert_ends(&output, 1, &["redir-agent run"]);

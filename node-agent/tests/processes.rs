@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
+    path::Path,
     process::Command,
     time::{Duration, Instant},
 };
@@ -45,10 +46,10 @@ fn start(node: &Namespace, wrapper: &[&str]) -> Result<Agent> {
 
 /// `/proc/PID/status`, by key.
 fn status(pid: i32) -> Result<BTreeMap<String, String>> {
-    status_of(&format!("/proc/{pid}/status"))
+    status_of(Path::new(&format!("/proc/{pid}/status")))
 }
 
-fn status_of(file: &str) -> Result<BTreeMap<String, String>> {
+fn status_of(file: &Path) -> Result<BTreeMap<String, String>> {
     let text = fs::read_to_string(file)?;
     let pairs = text.lines().filter_map(|line| line.split_once(':'));
     Ok(pairs.map(|(key, value)| (key.to_owned(), value.split_whitespace().collect::<Vec<_>>().join(" "))).collect())
@@ -94,24 +95,39 @@ fn the_worker_has_no_privilege() -> Result<()> {
 #[test]
 fn every_thread_of_the_worker_has_the_filter_and_there_is_no_file() -> Result<()> {
     let node = node()?;
-    let agent = start(&node, &[])?;
-    let worker = agent.worker()?;
-    let threads = fs::read_dir(format!("/proc/{worker}/task"))?.collect::<Result<Vec<_>, _>>()?;
-    ensure!(threads.len() > 2, "{} threads", threads.len());
-    for thread in threads {
-        let thread = thread.file_name().display().to_string();
-        let status = status_of(&format!("/proc/{worker}/task/{thread}/status"))?;
-        assert_eq!((&*status["Seccomp"], &*status["Seccomp_filters"]), ("2", "2"), "{}", status["Name"]);
-        assert_eq!(status["NoNewPrivs"], "1");
+    // All of root's, and what the DaemonSet has.
+    for wrapper in [Vec::new(), with_the_charts_capabilities()] {
+        let wrapper: Vec<_> = wrapper.iter().map(String::as_str).collect();
+        let mut agent = start(&node, &wrapper)?;
+        let worker = agent.worker()?;
+        let threads = fs::read_dir(format!("/proc/{worker}/task"))?.collect::<Result<Vec<_>, _>>()?;
+        ensure!(threads.len() > 2, "{} threads", threads.len());
+        for thread in threads {
+            let status = status_of(&thread.path().join("status"))?;
+            assert_eq!(status["Seccomp"], "2", "{}", status["Name"]);
+            assert_eq!((&*status["NoNewPrivs"], &*status["CapEff"]), ("1", "0000000000000000"));
+        }
+        for seen in ["root", "cwd"] {
+            assert_eq!(fs::read_dir(format!("/proc/{worker}/{seen}/"))?.count(), 0, "{seen}");
+        }
+        let mounts = fs::read_to_string(format!("/proc/{worker}/mountinfo"))?;
+        ensure!(mounts.lines().count() == 1 && mounts.contains(" / / ro,nosuid,nodev,noexec"), "{mounts}");
+        ensure!(fs::read_link(format!("/proc/{worker}/ns/mnt"))? != fs::read_link("/proc/self/ns/mnt")?);
+        assert!(agent.lines(&["WARN"]).is_empty(), "{}", agent.process.log());
+        assert_eq!(agent.terminate(SOON)?, 0);
     }
-    for seen in ["root", "cwd"] {
-        assert_eq!(fs::read_dir(format!("/proc/{worker}/{seen}/"))?.count(), 0, "{seen}");
-    }
-    let mounts = fs::read_to_string(format!("/proc/{worker}/mountinfo"))?;
-    ensure!(mounts.lines().count() == 1 && mounts.contains(" / / ro,nosuid,nodev,noexec"), "{mounts}");
-    ensure!(fs::read_link(format!("/proc/{worker}/ns/mnt"))? != fs::read_link("/proc/self/ns/mnt")?);
-    assert!(agent.lines(&["WARN"]).is_empty(), "{}", agent.process.log());
     Ok(())
+}
+
+/// `setpriv` with the DaemonSet's capabilities, and as `allowPrivilegeEscalation: false` has it.
+fn with_the_charts_capabilities() -> Vec<String> {
+    let objects = redir_manifests::render(&redir_manifests::Options::default()).expect("the chart");
+    let agent = objects.iter().find(|object| object["kind"] == "DaemonSet").expect("the agents");
+    let container = &agent["spec"]["template"]["spec"]["containers"][0];
+    let added = container["securityContext"]["capabilities"]["add"].as_array().expect("a list");
+    let names = added.iter().map(|name| format!(",+{}", name.as_str().expect("a name").to_lowercase()));
+    let set = format!("-all{}", names.collect::<String>());
+    ["setpriv", "--no-new-privs", "--inh-caps", &set, "--bounding-set", &set].map(str::to_owned).into()
 }
 
 /// A container whose runtime forbids mounting, as AppArmor's default profiles do.
@@ -186,6 +202,19 @@ fn a_killed_worker_is_replaced_and_the_guardian_stays() -> Result<()> {
         assert_eq!(agent.terminate(SOON)?, 0);
         assert!(!alive(worker));
     }
+    Ok(())
+}
+
+/// As the kernel ends one that makes a call which its filter has for an intruder's.
+#[test]
+fn a_worker_that_was_taken_over_is_told_of() -> Result<()> {
+    let node = node()?;
+    let mut agent = start(&node, &[])?;
+    let worker = agent.worker()?;
+    send(worker, Signal::SIGSYS)?;
+    next_worker(&mut agent, &node, worker)?;
+    assert_eq!(agent.lines(&["ERROR", "only an intruder makes", "type=1326"]).len(), 1, "{}", agent.process.log());
+    assert_eq!(agent.terminate(SOON)?, 0);
     Ok(())
 }
 

@@ -596,10 +596,11 @@ once!(the_worker_has_no_rights, USUAL, |w| {
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         ensure!(field(set)? == "0000000000000000", "{set}: {}", field(set)?);
     }
-    ensure!(field("NoNewPrivs")? == "1");
+    ensure!(field("NoNewPrivs")? == "1" && field("Seccomp")? == "2");
+    ensure!(fs::read_dir(format!("/proc/{worker}/root/"))?.next().is_none(), "it sees a file");
     ensure!(field("Groups")?.is_empty(), "groups: {}", field("Groups")?);
     for ids in ["Uid", "Gid"] {
-        ensure!(field(ids)?.split_whitespace().all(|id| id == "65534"), "{ids}: {}", field(ids)?);
+        ensure!(field(ids)?.split_whitespace().all(|id| id == "60744"), "{ids}: {}", field(ids)?);
     }
     // It holds no namespace, no program, nothing that leads into the pod but its sockets, maps and links.
     for fd in fs::read_dir(format!("/proc/{worker}/fd"))? {
@@ -615,9 +616,9 @@ once!(the_worker_has_no_rights, USUAL, |w| {
     let entered = w.node().output(&[
         "setpriv",
         "--reuid",
-        "65534",
+        "60744",
         "--regid",
-        "65534",
+        "60744",
         "--clear-groups",
         "--inh-caps",
         "-all",

@@ -385,6 +385,12 @@ impl Supervisor {
         let now = Instant::now();
         let Some(worker) = self.life.worker.take() else { return };
         self.pods.worker_died(now);
+        if ended.code == FORBIDDEN_CALL {
+            tracing::error!(
+                "the worker was ended for a system call that only an intruder makes: somebody may have taken it over. Keep this \
+                 log, see which call it was in the node's (type=1326), and report it"
+            );
+        }
         if self.life.stopping.is_some() {
             tracing::info!(code = ended.code, "the worker has ended");
             self.life.exit = Some(ended.code);
@@ -520,5 +526,7 @@ const RETRY: Duration = Duration::from_secs(1);
 const BATCH: usize = 64;
 /// Requests about a pod that is worked on, which wait for the end of that.
 const MOST_DEFERRED: usize = 4 * BATCH;
+/// 128 + SIGSYS: the filter of system calls (`sandbox`).
+const FORBIDDEN_CALL: u8 = 159;
 /// The exit code for a wrong configuration: a restart would not help.
 const USAGE: u8 = 2;

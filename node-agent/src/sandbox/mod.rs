@@ -28,11 +28,8 @@ pub(crate) enum Profile {
 /// Leaves the file system and gives up every privilege. `user` becomes uid and gid. Fails if a privilege stays; a file
 /// system that cannot be left is told, with what it means.
 pub(crate) fn enter(profile: &Profile, user: u32) -> anyhow::Result<()> {
-    if let Err(error) = privileges::end_before_the_guardian() {
-        tracing::warn!(%error, "cannot raise oom_score_adj: where memory is used up the guardian may be ended instead");
-    }
     if let Err(error) = files::leave(profile) {
-        tracing::warn!("{}", not_left(&error));
+        tracing::warn!("{}", not_left(profile, &error));
     }
     privileges::drop_to(user)
         .with_context(|| format!("become uid {user}; choose another one (agent.user) or run the agent as root"))
@@ -40,14 +37,17 @@ pub(crate) fn enter(profile: &Profile, user: u32) -> anyhow::Result<()> {
 
 /// Whether a child could leave the host's files here; the error is a sentence with the next step.
 pub(crate) fn try_out() -> Result<(), String> {
-    files::try_out().map_err(|error| not_left(&error))
+    files::try_out().map_err(|error| not_left(&Profile::Traffic, &error))
 }
 
-fn not_left(error: &io::Error) -> String {
+fn not_left(profile: &Profile, error: &io::Error) -> String {
+    let meaning = match profile {
+        Profile::Traffic => "only the filter of system calls keeps the worker from this machine's files",
+        Profile::ApiServer { .. } => "the process that speaks to the API server sees those of the node",
+    };
     format!(
-        "the processes without privileges cannot have a file system of their own ({error}): only the filter of system calls \
-         keeps the worker from the host's files. Give the agent CAP_SYS_ADMIN and CAP_SYS_CHROOT, and let it mount (in a \
-         container: appArmorProfile Unconfined)"
+        "no file system of its own for a process without privileges ({error}): {meaning}. Give the agent CAP_SYS_ADMIN and \
+         CAP_SYS_CHROOT, and let it mount (in a container: appArmorProfile Unconfined)"
     )
 }
 

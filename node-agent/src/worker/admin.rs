@@ -270,7 +270,7 @@ mod tests {
 
     #[tokio::test]
     async fn half_requests_do_not_keep_a_probe_from_its_answer() {
-        let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let listener = TcpListener::from_std(bind("127.0.0.1:0".parse().unwrap()).unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(serve(listener, Readiness::default(), std::future::pending));
