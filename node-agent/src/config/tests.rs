@@ -67,7 +67,7 @@ fn reads_everything() {
 #[test]
 fn defaults() {
     let config = parse("[agent]\nlisten = \"[::]:7447\"\nkey = \"/k\"").expect("enough");
-    assert_eq!((config.agent.drain, config.agent.user), (DEFAULT_DRAIN, WORKER_USER));
+    assert_eq!((config.agent.drain, config.agent.user), (DEFAULT_DRAIN, names::WORKER_USER));
     let agent = &config.agent;
     assert_eq!((agent.attach, agent.upstream_ports, agent.probe_tls), (Attach::Auto, UpstreamPorts::Low, true));
     assert!(config.pods.is_empty() && config.developers.is_empty());
