@@ -83,7 +83,7 @@ fn requests_come_back() {
 
 #[test]
 fn replies_come_back() {
-    for (seq, reply) in (u32::MAX - 20..).zip(replies()) {
+    for (seq, reply) in (u32::MAX - 99..).zip(replies()) {
         assert_eq!(Reply::decode(&reply.encode(seq)), Ok((seq, reply)));
     }
 }

@@ -99,6 +99,10 @@ fn builder(most: usize, cache: usize) -> meta::Builder {
     let limits = meta::Config::new()
         .nfa_size_limit(Some(most))
         .hybrid_cache_capacity(cache)
+        // Off whatever features the rest of a build turns on: the same regex must have the same size everywhere.
+        .onepass(false)
+        .dfa(false)
+        .backtrack(false)
         // Whether it matches is all that is asked.
         .which_captures(WhichCaptures::None)
         .utf8_empty(false);
