@@ -41,7 +41,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         file: ConfigFile,
         #[command(flatten)]
-        kubernetes: Kubernetes,
+        kubernetes: Box<Kubernetes>,
     },
     /// Make the agent's key and print its name
     ///
