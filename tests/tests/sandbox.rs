@@ -4,14 +4,14 @@
 use std::{
     fs,
     io::{Read, Seek, SeekFrom, Write},
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::{FcntlArg, fcntl};
 use redir_rig::{
-    Agent, App, Certificate, Namespace,
+    Agent, App, Certificate, MemoryCgroup, Namespace,
     agent::{AgentConfig, AgentFiles, TUNNEL_PORT},
     left_out,
     topology::{Family, unique_prefix},
@@ -71,82 +71,35 @@ fn holds(pid: i32, key: &str) -> Result<bool> {
     Ok(false)
 }
 
-/// A memory cgroup of its own, of whichever version counts memory on this machine.
-struct MemoryCgroup {
-    folder: PathBuf,
-    limit: &'static str,
-}
-
 /// The chart's.
 const LIMIT: u64 = 256 << 20;
 const PAGE: usize = 4096;
 
-impl MemoryCgroup {
-    /// `None` where none can be made: in a container with a single cgroup.
-    fn new() -> Result<Option<Self>> {
-        let name = unique_prefix("t");
-        let one = Path::new("/sys/fs/cgroup/memory");
-        let (folder, limit) = if one.is_dir() {
-            (one.join(name), "memory.limit_in_bytes")
-        } else {
-            let root = Path::new("/sys/fs/cgroup");
-            if fs::write(root.join("cgroup.subtree_control"), "+memory").is_err() {
-                left_out("the agent in a cgroup with a limit: none can be made here");
-                return Ok(None);
-            }
-            (root.join(name), "memory.max")
-        };
-        fs::create_dir(&folder).with_context(|| format!("make {}: run as root", folder.display()))?;
-        let cgroup = Self { folder, limit };
-        fs::write(cgroup.folder.join(limit), LIMIT.to_string()).context("a limit")?;
-        Ok(Some(cgroup))
+/// `None` in a container with a single cgroup.
+fn cgroup() -> Result<Option<MemoryCgroup>> {
+    let cgroup = MemoryCgroup::new(LIMIT)?;
+    if cgroup.is_none() {
+        left_out("the agent in a cgroup with a limit: none can be made here");
     }
-
-    /// Has the kernel take back all that it can without anybody's end.
-    fn reclaim(&self) -> Result<bool> {
-        let (file, how_much) = match self.limit {
-            "memory.max" => ("memory.reclaim", "1G"),
-            _ => ("memory.force_empty", "0"),
-        };
-        let file = self.folder.join(file);
-        if !file.exists() {
-            return Ok(false);
-        }
-        // Fails where not all could be taken back, which is usual.
-        fs::write(file, how_much).unwrap_or_default();
-        Ok(true)
-    }
-
-    /// Fills it page by page with a file in memory, which no process has to answer for, until the kernel has ended one: what
-    /// that has left is enough for what follows.
-    fn fill(&self, file: &Path) -> Result<()> {
-        let script = format!("echo $$ > {}/cgroup.procs && exec cat > {}", self.folder.display(), file.display());
-        let mut cat = Command::new("sh").args(["-c", &script]).stdin(Stdio::piped()).spawn()?;
-        let mut input = cat.stdin.take().context("its input")?;
-        // A page that is not read yet holds the next one up.
-        fcntl(&input, FcntlArg::F_SETPIPE_SZ(i32::try_from(PAGE)?))?;
-        let mut pages = 0..2 * LIMIT / PAGE as u64;
-        while self.ended()? == 0 && pages.next().is_some() {
-            input.write_all(&[0; PAGE])?;
-        }
-        drop(input);
-        cat.wait()?;
-        Ok(())
-    }
-
-    /// How many of its processes the kernel has ended.
-    fn ended(&self) -> Result<u64> {
-        let file = if self.limit == "memory.max" { "memory.events" } else { "memory.oom_control" };
-        let text = fs::read_to_string(self.folder.join(file))?;
-        text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok()).context("oom_kill")
-    }
+    Ok(cgroup)
 }
 
-impl Drop for MemoryCgroup {
-    fn drop(&mut self) {
-        // Its processes have ended; where one lingers, the folder stays, and the test is over.
-        let _ = wait::until_true("the cgroup to be empty", SOON, || Ok(fs::remove_dir(&self.folder).is_ok()));
+/// Fills it page by page with a file in memory, which no process has to answer for, until the kernel has ended one: what that
+/// has left is enough for what follows.
+fn fill(cgroup: &MemoryCgroup, file: &Path) -> Result<()> {
+    let [shell, wrapper @ ..] = cgroup.wrapper();
+    let cat = format!("exec cat > {}", file.display());
+    let mut cat = Command::new(shell).args(wrapper).args(["sh", "-c", &cat]).stdin(Stdio::piped()).spawn()?;
+    let mut input = cat.stdin.take().context("its input")?;
+    // A page that is not read yet holds the next one up.
+    fcntl(&input, FcntlArg::F_SETPIPE_SZ(i32::try_from(PAGE)?))?;
+    let mut pages = 0..2 * LIMIT / PAGE as u64;
+    while cgroup.killed()? == 0 && pages.next().is_some() {
+        input.write_all(&[0; PAGE])?;
     }
+    drop(input);
+    cat.wait()?;
+    Ok(())
 }
 
 /// A file system in memory.
@@ -169,11 +122,9 @@ impl Drop for Memory {
 
 /// The agent from a copy of its program that was written in the cgroup, so that the pages of it count there.
 fn start_in(cgroup: &MemoryCgroup, node: &Namespace, copy: &Path) -> Result<Agent> {
-    let script = format!(
-        "echo $$ > {}/cgroup.procs && cp \"$1\" {copy} && sync {copy} && shift && exec {copy} \"$@\"",
-        cgroup.folder.display(),
-        copy = copy.display()
-    );
+    let script = format!("cp \"$1\" {copy} && sync {copy} && shift && exec {copy} \"$@\"", copy = copy.display());
+    let enter = cgroup.wrapper();
+    let wrapper: Vec<&str> = enter.iter().map(String::as_str).chain(["sh", "-c", &script, "sh"]).collect();
     let config = AgentConfig {
         attach: "auto".into(),
         listen: format!("127.0.0.1:{TUNNEL_PORT}"),
@@ -182,7 +133,7 @@ fn start_in(cgroup: &MemoryCgroup, node: &Namespace, copy: &Path) -> Result<Agen
         pods: Vec::new(),
         developers: Vec::new(),
     };
-    Agent::start_with(node, AgentFiles::new()?, &config, &["sh", "-c", &script, "sh"])
+    Agent::start_with(node, AgentFiles::new()?, &config, &wrapper)
 }
 
 /// KiB of a process's file pages that are in memory.
@@ -194,7 +145,7 @@ fn file_pages(pid: i32) -> Result<u64> {
 
 #[test]
 fn the_guardian_stays_in_memory_when_all_is_taken_back_that_can_be() -> Result<()> {
-    let Some(cgroup) = MemoryCgroup::new()? else { return Ok(()) };
+    let Some(cgroup) = cgroup()? else { return Ok(()) };
     let node = Namespace::new(format!("{}node", unique_prefix("t")))?;
     let folder = tempfile::tempdir()?;
     let mut agent = start_in(&cgroup, &node, &folder.path().join("agent"))?;
@@ -212,7 +163,7 @@ fn the_guardian_stays_in_memory_when_all_is_taken_back_that_can_be() -> Result<(
 
 #[test]
 fn where_memory_is_used_up_the_worker_ends_and_the_guardian_starts_another() -> Result<()> {
-    let Some(cgroup) = MemoryCgroup::new()? else { return Ok(()) };
+    let Some(cgroup) = cgroup()? else { return Ok(()) };
     let node = Namespace::new(format!("{}node", unique_prefix("t")))?;
     let folder = tempfile::tempdir()?;
     let mut agent = start_in(&cgroup, &node, &folder.path().join("agent"))?;
@@ -221,7 +172,7 @@ fn where_memory_is_used_up_the_worker_ends_and_the_guardian_starts_another() -> 
     ensure!(score(worker)? == (score(guardian)? + 200).min(1000), "{} {}", score(worker)?, score(guardian)?);
     let memory = Memory::mount()?;
     let file = memory.0.path().join("file");
-    cgroup.fill(&file)?;
+    fill(&cgroup, &file)?;
     let line = agent.process.wait_for_line("the worker is dead", SOON)?;
     ensure!(line.contains("code=137"), "{line}");
     ensure!(agent.process.exited()?.is_none() && agent.guardian()? == guardian, "the guardian lives");

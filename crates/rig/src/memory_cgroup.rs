@@ -17,8 +17,6 @@ use crate::wait;
 pub struct MemoryCgroup {
     folder: PathBuf,
     files: &'static Files,
-    /// What the hierarchy's root hands down now and did not before.
-    handed_down: Option<PathBuf>,
     /// Where the machine has none.
     _mounted: Option<Mounted>,
 }
@@ -30,6 +28,8 @@ struct Files {
     usage: &'static str,
     peak: &'static str,
     events: &'static str,
+    /// And what is written to it.
+    reclaim: (&'static str, &'static str),
 }
 
 const VERSION_1: Files = Files {
@@ -37,9 +37,15 @@ const VERSION_1: Files = Files {
     usage: "memory.usage_in_bytes",
     peak: "memory.max_usage_in_bytes",
     events: "memory.oom_control",
+    reclaim: ("memory.force_empty", "0"),
 };
-const VERSION_2: Files =
-    Files { limit: "memory.max", usage: "memory.current", peak: "memory.peak", events: "memory.events" };
+const VERSION_2: Files = Files {
+    limit: "memory.max",
+    usage: "memory.current",
+    peak: "memory.peak",
+    events: "memory.events",
+    reclaim: ("memory.reclaim", "1G"),
+};
 
 /// A hierarchy of version 2 that is mounted here.
 #[derive(Debug)]
@@ -58,11 +64,9 @@ impl MemoryCgroup {
     pub fn new(limit: u64) -> Result<Option<Self>> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let (files, hierarchy, mounted) = hierarchy()?;
-        let mut handed_down = None;
         if files.limit == VERSION_2.limit {
             let control = hierarchy.join("cgroup.subtree_control");
-            let before = fs::read_to_string(&control).context("read what the root of the cgroups hands down")?;
-            handed_down = (!before.split_whitespace().any(|name| name == "memory")).then(|| control.clone());
+            // Never taken back: another may be about to make a cgroup that needs it.
             match fs::write(control, "+memory") {
                 Err(error) if error.kind() == io::ErrorKind::ResourceBusy => return Ok(None),
                 written => written.context("have memory limited by cgroups (as root)")?,
@@ -72,7 +76,7 @@ impl MemoryCgroup {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let folder = hierarchy.join(format!("{PREFIX}{}-{number}", std::process::id()));
         fs::create_dir(&folder).with_context(|| format!("make {} (as root)", folder.display()))?;
-        let cgroup = Self { folder, files, handed_down, _mounted: mounted };
+        let cgroup = Self { folder, files, _mounted: mounted };
         fs::write(cgroup.file(files.limit), limit.to_string()).context("limit the cgroup's memory")?;
         Ok(Some(cgroup))
     }
@@ -86,6 +90,18 @@ impl MemoryCgroup {
     /// Moves a process into it.
     pub fn enter(&self, pid: i32) -> Result<()> {
         fs::write(self.file("cgroup.procs"), pid.to_string()).context("move a process into the cgroup")
+    }
+
+    /// Has the kernel take back all that it can without anybody's end. False: this kernel has no such request.
+    pub fn reclaim(&self) -> Result<bool> {
+        let (file, how_much) = self.files.reclaim;
+        let file = self.file(file);
+        if !file.exists() {
+            return Ok(false);
+        }
+        // Fails where not all could be taken back, which is usual.
+        let _ = fs::write(file, how_much);
+        Ok(true)
     }
 
     /// Bytes in use now, the kernel's for its processes and cached files included.
@@ -128,8 +144,6 @@ impl Drop for MemoryCgroup {
         if let Err(error) = wait::until_true("the cgroup to be empty", Duration::from_secs(5), gone) {
             eprintln!("rig: {}: {error:#}", self.folder.display());
         }
-        // Others may have made cgroups with it meanwhile: then it stays.
-        let _ = self.handed_down.take().map(|control| fs::write(control, "-memory"));
     }
 }
 
