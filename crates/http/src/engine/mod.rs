@@ -243,6 +243,19 @@ impl Engine {
         head && self.opaque.is_none() && self.doomed.is_none() && !self.over
     }
 
+    /// Whether a next request has to wait for a developer's outstanding answers, unless it is the same developer's.
+    #[must_use]
+    pub fn awaits_developer(&self) -> bool {
+        let heads = matches!(&self.inbound, Inbound::Head(_)) && self.outstanding > 0;
+        heads && self.opaque.is_none() && self.current != Origin::App
+    }
+
+    /// Whether all that is outstanding is the app's.
+    #[must_use]
+    pub fn awaits_app(&self) -> bool {
+        self.awaits_head() && self.outstanding > 0 && self.current == Origin::App
+    }
+
     /// Whether unread bytes of an origin that it was asked about, and that need more, begin an answer's head.
     #[must_use]
     pub fn awaits_answer_head(&self, from: Origin) -> bool {

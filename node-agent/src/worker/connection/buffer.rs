@@ -110,6 +110,11 @@ impl Buffer {
         }
     }
 
+    /// The next read takes no more than a first one.
+    pub(super) fn read_little(&mut self) {
+        self.chunk = CHUNK_MIN;
+    }
+
     /// What the next read takes: little while slow readers hold much.
     fn next_chunk(&self) -> usize {
         if memory::has_room(Purpose::SlowReader) { self.chunk } else { CHUNK_MIN }

@@ -12,6 +12,7 @@ use super::{
     exchange::{Exchange, Judge},
     leg::Leg,
 };
+use crate::worker::misses::Cause;
 
 /// How long a head may take from its first byte to its last, however often a byte of it comes: half of nginx's
 /// `client_header_timeout`, so that it is still the app that judges.
@@ -20,7 +21,21 @@ pub(in crate::worker) const WHOLE_HEAD: Duration = Duration::from_secs(30);
 impl Exchange<'_> {
     /// Nothing moves. True: what was waited for goes on unread instead.
     pub(super) fn give_up_waiting(&mut self, cx: &mut Context<'_>) -> bool {
-        self.give_up_request(cx) || self.give_up_answer()
+        self.give_up_request(cx) || self.give_up_held() || self.give_up_answer()
+    }
+
+    /// A whole head that waits for the app's answers is not kept from the app where there is no memory for it. Behind a
+    /// developer's answers, which come first, no more than little is read (`read_client`).
+    fn give_up_held(&mut self) -> bool {
+        let Judge::Http(engine) = &mut self.judge else { return false };
+        let waits = self.held && self.sending.is_none() && self.closing.is_none();
+        if !waits || !engine.awaits_app() || self.up.try_wait() {
+            return false;
+        }
+        let step = engine.give_up(OpaqueReason::MemoryScarce);
+        let plan = self.route.plan();
+        // It has no byte of the head yet, so that nothing can have gone wrong.
+        self.take_step(step, plan.as_deref()).is_ok()
     }
 
     fn give_up_request(&mut self, cx: &mut Context<'_>) -> bool {
@@ -75,6 +90,7 @@ impl Exchange<'_> {
             return false;
         }
         let reply = engine.give_up_answer(OpaqueReason::MemoryScarce, down.unread());
+        self.route.missed(Cause::MemoryScarce);
         self.take_reply(index, reply);
         true
     }

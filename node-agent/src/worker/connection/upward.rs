@@ -17,7 +17,7 @@ use super::{
     matched::Matched,
     route::{origin, table},
 };
-use crate::worker::{http2::Upgrade, misses::Cause, plan::Plan};
+use crate::worker::{http2::Upgrade, memory::FREE, misses::Cause, plan::Plan};
 
 impl Exchange<'_> {
     /// One step; true if something moved or was decided. False only after a socket has said that it will wake the task,
@@ -82,6 +82,14 @@ impl Exchange<'_> {
     }
 
     fn read_client(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        if matches!(&self.judge, Judge::Http(engine) if engine.awaits_developer()) {
+            if self.up.unread().len() > FREE {
+                // What cannot go to the app before the developer has answered stays with the client.
+                self.held = true;
+                return Ok(false);
+            }
+            self.up.read_little();
+        }
         match self.client.poll_fill(cx, &mut self.up) {
             Poll::Pending => Ok(false),
             Poll::Ready(Ok(0)) => {

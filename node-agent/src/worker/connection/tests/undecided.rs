@@ -111,3 +111,51 @@ fn without_memory_long_heads_go_on_unread_and_short_ones_are_waited_for() {
         assert_eq!(memory::held(), 0, "it is given back");
     });
 }
+
+/// What a client sends behind a request that its developer is slow to answer stays with the client, since it cannot go to the
+/// app yet.
+#[tokio::test]
+async fn behind_a_developer_s_slow_answer_no_more_than_little_is_read() {
+    let rig = Rig::new().await;
+    let mut silent = Developer::new(1, "blue", Behaviour::Silent).await;
+    rig.plan(&[("alice", &silent)], None);
+    let mut client = rig.client().await;
+    client.send(format!("{HEAD}\r\n")).await;
+    silent.arrived(1).await;
+    client.send(format!("{HEAD}X: {}\r\n\r\n", "y".repeat(250_000))).await;
+    // Whoever is served meanwhile is served after the socket was looked at.
+    for _ in 0..3 {
+        let mut other = rig.client().await;
+        assert_eq!(other.ask("/", None).await.text(), "green");
+        other.done().await;
+    }
+    let before = rig.metrics.bytes_received.get();
+    rig.abort.cancel();
+    client.done().await;
+    let read = rig.metrics.bytes_received.get() - before;
+    assert!(read > 0 && read < 10_000, "{read} bytes");
+}
+
+/// In a process of its own: the budget is all connections'.
+#[test]
+fn a_whole_head_that_waits_for_the_app_s_answer_goes_to_the_app_where_memory_is_scarce() {
+    if !memory::tests::alone(
+        "worker::connection::tests::undecided::a_whole_head_that_waits_for_the_app_s_answer_goes_to_the_app_where_memory_is_scarce",
+    ) {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (rig, _alice) = intercepted().await;
+        let all = memory::tests::exhaust(Purpose::Message);
+        // Whoever reads nothing keeps the app's answer outstanding.
+        let mut client = rig.narrow_client().await;
+        let head = format!("{HEAD}X: {}\r\n\r\n", "y".repeat(100_000));
+        client.send(format!("GET /pour HTTP/1.1\r\nHost: web\r\n\r\n{head}")).await;
+        while opaque(&rig, OpaqueReason::MemoryScarce) == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(told(&rig), ["memory_scarce"]);
+        drop(all);
+    });
+}
