@@ -69,8 +69,13 @@ impl Squeezed {
     fn all_well(&mut self, w: &World) -> Result<()> {
         ensure!(self.cgroup.killed()? == 0, "the kernel has killed for want of memory");
         ensure!(w.agent.worker()? == self.worker, "the worker is another one: {:?}", w.agent.lines(&["WARN"]));
+        // More of a head than each connection may hold at any time.
+        let cookie = format!("cookie: {}", "y".repeat(4 << 10));
         for (header, answer) in [("x-user: nobody", "green"), ("x-user: alice", "blue")] {
-            ensure!(self.bystander.get("/", &[header])?.text().starts_with(answer), "{header} of the other pod");
+            ensure!(
+                self.bystander.get("/", &[header, &cookie])?.text().starts_with(answer),
+                "{header} of the other pod"
+            );
         }
         ensure!(self.cgroup.peak()? <= LIMIT);
         Ok(())
@@ -138,7 +143,9 @@ once!(unread_answers_of_all_tunnels_have_one_bound, CROWDED, |w| {
     let before = resident(w)?;
     let mut tunnels = Vec::new();
     for number in 0..TUNNELS {
-        tunnels.push(w.intercept(&w.alice, LOCAL, &["--header", &format!("x-user: tunnel-{number}")])?);
+        // Of several keys: each has its part, and all together have one bound.
+        let key = [&w.alice, &w.bob][number % 2];
+        tunnels.push(w.intercept(key, LOCAL, &["--header", &format!("x-user: tunnel-{number}")])?);
     }
     let mut stalled = Vec::new();
     for number in 0..TUNNELS {

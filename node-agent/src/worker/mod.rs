@@ -67,7 +67,7 @@ impl MachineLimits {
     /// Reads it.
     pub(crate) fn look() -> Self {
         let cpus = std::thread::available_parallelism().map_or(2, usize::from);
-        Self { cpus, memory: memory::ceiling() }
+        Self { cpus, memory: memory::read_ceiling() }
     }
 }
 
@@ -212,6 +212,7 @@ async fn start(
     let (plane, changes) = watch::channel::<Plane>(first);
     let tunnels = tunnel::start(tunnel::Parts {
         udp: parts.udp,
+        unread: memory::unread_budget(parts.memory),
         identity,
         plane: changes,
         broker: broker.clone(),

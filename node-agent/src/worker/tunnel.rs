@@ -28,7 +28,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use redir_tunnel::{AgentEndpoint, Authorised, Identity};
+use redir_tunnel::{AgentEndpoint, Authorised, Identity, UnreadPool};
 use redir_wire::{Bye, CloseCode};
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -54,6 +54,8 @@ pub(crate) use handle::{OpenStream, TunnelHandle};
 pub(crate) struct Parts {
     /// The QUIC socket.
     pub(crate) udp: UdpSocket,
+    /// Bytes that developers' tunnels may hold of what their clients leave unread.
+    pub(crate) unread: u64,
     /// The agent's key.
     pub(crate) identity: Identity,
     /// The control plane; a change that removes a key ends its tunnels.
@@ -84,14 +86,14 @@ pub(crate) struct Tunnels {
 
 /// Starts serving; inside a tokio runtime.
 pub(crate) fn start(parts: Parts) -> anyhow::Result<Tunnels> {
-    let Parts { udp, identity, plane, broker, captures, plans, tls, misses } = parts;
+    let Parts { udp, unread, identity, plane, broker, captures, plans, tls, misses } = parts;
     let (ops, requested) = mpsc::unbounded_channel();
     let (looks, unseen) = mpsc::unbounded_channel();
     let (flushes, to_flush) = mpsc::unbounded_channel();
     let (armed, watched) = watch::channel(BTreeSet::new());
     let captured = armed.subscribe();
     let hands = Hands { ops, looks, flushes, armed, standings: watch::Sender::new(Standings::new()) };
-    let mut tunnels = start_with(udp, &identity, plane.clone(), plans, (tls.clone(), misses.clone()), hands)?;
+    let mut tunnels = start_with((udp, unread), &identity, plane.clone(), plans, (tls.clone(), misses.clone()), hands)?;
     tunnels.tasks.spawn(listening::run(broker.clone(), misses, watched, tunnels.hub.clone()));
     tunnels.tasks.spawn(endings::run(broker.clone(), captures.clone(), plane.clone(), captured));
     tunnels.tasks.spawn(flushes::run(broker.clone(), to_flush, tunnels.hub.clone()));
@@ -102,7 +104,7 @@ pub(crate) fn start(parts: Parts) -> anyhow::Result<Tunnels> {
 
 /// As [`start`]; what is to be armed goes to `hands`, at most one for each pod at a time.
 fn start_with(
-    udp: UdpSocket,
+    (udp, unread): (UdpSocket, u64),
     identity: &Identity,
     plane: watch::Receiver<Plane>,
     plans: Plans,
@@ -122,7 +124,9 @@ fn start_with(
     let hub_task = Hub::new(plane.clone(), authorised, plans, counters.clone(), hands, (tls, misses), about.clone());
     tasks.spawn(hub_task.run(commands));
     let (closing, mut sessions) = (CancellationToken::new(), JoinSet::new());
-    let accept = session::accept(endpoint.clone(), closing.clone(), plane, hub.clone(), counters.clone(), about);
+    let unread = UnreadPool::new(unread);
+    let accept =
+        session::accept(endpoint.clone(), closing.clone(), plane, hub.clone(), counters.clone(), about, unread);
     sessions.spawn(accept);
     Ok(Tunnels { endpoint, hub, counters, standings, closing, sessions, tasks })
 }

@@ -74,8 +74,9 @@ impl Ledger {
     }
 }
 
-/// The process's memory limit, in bytes, if its cgroups have one.
-pub(crate) fn ceiling() -> Option<u64> {
+/// The process's memory limit, in bytes, if its cgroups have one. Opens files: for `MachineLimits` alone, which is made before
+/// the sandbox closes them.
+pub(super) fn read_ceiling() -> Option<u64> {
     ceiling::memory_ceiling(Path::new("/proc/self"))
 }
 

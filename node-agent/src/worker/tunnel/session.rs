@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::worker::{control::Plane, memory, registry::SessionId};
+use crate::worker::{control::Plane, registry::SessionId};
 
 use super::{
     counters::Counters,
@@ -65,6 +65,7 @@ pub(super) async fn accept(
     hub: mpsc::Sender<Command>,
     counters: Arc<Counters>,
     about: About,
+    unread: UnreadPool,
 ) {
     let shared = Shared {
         plane,
@@ -73,7 +74,7 @@ pub(super) async fn accept(
         about,
         hints: endpoint.unreachable_hints().clone(),
         keys: TunnelsByKey::default(),
-        unread: UnreadPool::new(memory::unread_budget(memory::ceiling())),
+        unread,
     };
     let mut sessions = JoinSet::new();
     let mut number = 0;

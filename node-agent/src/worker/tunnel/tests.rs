@@ -69,7 +69,8 @@ impl World {
             standings: watch::Sender::new(BTreeMap::new()),
         };
         let tunnels =
-            start_with(udp, &identity, receiver, plans.clone(), (tls.clone(), Misses::default()), hands).unwrap();
+            start_with((udp, 64 << 20), &identity, receiver, plans.clone(), (tls.clone(), Misses::default()), hands)
+                .unwrap();
         let (armed, watching) = watch::channel(BTreeSet::new());
         let guardian = tokio::spawn(guardian(asked, tunnels.hub.clone(), armed));
         let address = tunnels.address().unwrap();
