@@ -55,8 +55,15 @@ impl Access {
     }
 
     fn decided(&mut self) {
-        if let Some(place) = self.place.take() {
+        if let Some(place) = &self.place {
             place.decided();
+        }
+    }
+
+    /// The connection takes more memory from now on: it is decrypted, or speaks HTTP/2.
+    pub(crate) fn heavy(&self) {
+        if let Some(place) = &self.place {
+            place.heavy();
         }
     }
 

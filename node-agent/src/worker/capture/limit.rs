@@ -50,8 +50,14 @@ impl Limit {
         &self.aside
     }
 
+    /// For how many more there is room, beside `live` ones that take the memory of `weight`.
+    pub(super) fn free(&self, live: usize, weight: usize) -> usize {
+        let by_memory = self.by_memory.max(AT_LEAST).saturating_sub(weight);
+        self.most().saturating_sub(live).min(by_memory)
+    }
+
     /// As many as there is room for now.
-    pub(super) fn most(&self) -> usize {
+    fn most(&self) -> usize {
         let aside = DESCRIPTORS_ASIDE.saturating_add(self.aside.held());
         let by_descriptors = self.aside.most().saturating_sub(aside) / DESCRIPTORS_EACH;
         by_descriptors.min(self.by_memory).max(AT_LEAST)

@@ -19,6 +19,7 @@ use std::{
 use redir_tunnel::ClientKey;
 
 use super::{descriptors::Descriptors, limit::Limit};
+use crate::worker::memory::{Account, PodAccount};
 
 /// Alone, a pod may have three quarters of all places, a second one three quarters of the rest, and so on: of five thousand
 /// places the fifth that hoards still finds some.
@@ -28,6 +29,8 @@ const CLIENT_BORROWS: usize = 2;
 /// What a connection counts of which nothing was decided yet, neither a request nor that it is not read: to hold it costs its
 /// client nothing. Alone a client may have a third of all places with such connections.
 const UNDECIDED: usize = 4;
+/// What a connection counts beside that which is decrypted or speaks HTTP/2: a session, or buffers for frames on both sides.
+const HEAVY: usize = 3;
 
 /// The connections of all pods; cheap to clone.
 #[derive(Clone, Debug)]
@@ -37,6 +40,8 @@ pub(crate) struct Shares(Arc<AllPods>);
 struct AllPods {
     limit: Limit,
     live: AtomicUsize,
+    /// The same by memory, a heavy one counting more.
+    weight: AtomicUsize,
 }
 
 /// The connections of one pod.
@@ -44,13 +49,21 @@ struct AllPods {
 pub(crate) struct PodShare {
     all: Shares,
     usage: Mutex<Usage>,
+    /// What its clients hold of the ledger.
+    account: PodAccount,
 }
 
-/// What is in use, a connection counting 1 or [`UNDECIDED`].
+/// What is in use, a connection counting 1 or [`UNDECIDED`], and [`HEAVY`] beside if it is.
 #[derive(Debug, Default)]
 struct Usage {
     pod: usize,
-    clients: HashMap<ClientKey, usize>,
+    clients: HashMap<ClientKey, ClientUsage>,
+}
+
+#[derive(Debug)]
+struct ClientUsage {
+    weight: usize,
+    account: Arc<Account>,
 }
 
 /// Whether somebody has more than their share.
@@ -79,12 +92,12 @@ impl Standing {
 
 impl Shares {
     pub(crate) fn new(limit: Limit) -> Self {
-        Self(Arc::new(AllPods { limit, live: AtomicUsize::new(0) }))
+        Self(Arc::new(AllPods { limit, live: AtomicUsize::new(0), weight: AtomicUsize::new(0) }))
     }
 
     /// A pod's share, without a connection.
     pub(super) fn pod(&self) -> PodShare {
-        PodShare { all: self.clone(), usage: Mutex::default() }
+        PodShare { all: self.clone(), usage: Mutex::default(), account: PodAccount::default() }
     }
 
     /// What counts the descriptors that are not connections.
@@ -93,7 +106,8 @@ impl Shares {
     }
 
     fn free(&self) -> usize {
-        self.0.limit.most().saturating_sub(self.0.live.load(Ordering::Relaxed))
+        let [live, weight] = [&self.0.live, &self.0.weight].map(|count| count.load(Ordering::Relaxed));
+        self.0.limit.free(live, weight)
     }
 }
 
@@ -101,11 +115,19 @@ impl PodShare {
     /// A connection of a client begins; it ends when its place is dropped.
     pub(super) fn enter(self: &Arc<Self>, client: ClientKey) -> Arc<Place> {
         self.all.0.live.fetch_add(1, Ordering::Relaxed);
+        self.all.0.weight.fetch_add(1, Ordering::Relaxed);
+        let account = self.take(client, UNDECIDED);
+        let (decided, heavy) = (AtomicBool::new(false), AtomicBool::new(false));
+        Arc::new(Place { pod: self.clone(), client, account, decided, heavy })
+    }
+
+    fn take(&self, client: ClientKey, weight: usize) -> Arc<Account> {
         let mut usage = self.usage();
-        usage.pod += UNDECIDED;
-        *usage.clients.entry(client).or_default() += UNDECIDED;
-        drop(usage);
-        Arc::new(Place { pod: self.clone(), client, decided: AtomicBool::new(false) })
+        usage.pod += weight;
+        let new = || ClientUsage { weight: 0, account: Arc::new(Account::new(&self.account)) };
+        let own = usage.clients.entry(client).or_insert_with(new);
+        own.weight += weight;
+        own.account.clone()
     }
 
     pub(super) fn standing(&self) -> Standing {
@@ -115,7 +137,7 @@ impl PodShare {
     pub(super) fn standing_of(&self, client: ClientKey) -> Standing {
         let usage = self.usage();
         let most = CLIENT_BORROWS * self.most().saturating_sub(usage.pod);
-        usage.clients.get(&client).map_or(Standing::Within, |own| Standing::of(*own, most))
+        usage.clients.get(&client).map_or(Standing::Within, |own| Standing::of(own.weight, most))
     }
 
     fn most(&self) -> usize {
@@ -131,8 +153,8 @@ impl PodShare {
         let mut usage = self.usage();
         usage.pod -= weight;
         if let Some(own) = usage.clients.get_mut(&client) {
-            *own -= weight;
-            if *own == 0 {
+            own.weight -= weight;
+            if own.weight == 0 {
                 usage.clients.remove(&client);
             }
         }
@@ -144,7 +166,9 @@ impl PodShare {
 pub(crate) struct Place {
     pod: Arc<PodShare>,
     client: ClientKey,
+    account: Arc<Account>,
     decided: AtomicBool,
+    heavy: AtomicBool,
 }
 
 impl Place {
@@ -156,10 +180,27 @@ impl Place {
     }
 }
 
+impl Place {
+    /// The connection takes more memory than most, for as long as it lives.
+    pub(crate) fn heavy(&self) {
+        if !self.heavy.swap(true, Ordering::Relaxed) {
+            self.pod.all.0.weight.fetch_add(HEAVY, Ordering::Relaxed);
+            self.pod.take(self.client, HEAVY);
+        }
+    }
+
+    /// Who holds what the connection holds.
+    pub(crate) fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
-        let weight = if *self.decided.get_mut() { 1 } else { UNDECIDED };
-        self.pod.give_back(self.client, weight);
+        let decided = if *self.decided.get_mut() { 1 } else { UNDECIDED };
+        let heavy = if *self.heavy.get_mut() { HEAVY } else { 0 };
+        self.pod.give_back(self.client, decided + heavy);
+        self.pod.all.0.weight.fetch_sub(1 + heavy, Ordering::Relaxed);
         self.pod.all.0.live.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -219,6 +260,24 @@ mod tests {
         drop((idle, of_same_pod));
         assert_eq!(shares.free(), MOST);
         assert!(crowded.usage().clients.is_empty() && crowded.usage().pod == 0);
+    }
+
+    #[test]
+    fn what_takes_more_memory_counts_more() {
+        let shares = shares();
+        let pod = Arc::new(shares.pod());
+        let mut places = Vec::new();
+        while !pod.standing_of(client(1)).passes(false) {
+            let place = pod.enter(client(1));
+            place.decided();
+            place.heavy();
+            place.heavy();
+            places.push(place);
+        }
+        assert_eq!(percent(&places), 16, "a quarter of the two thirds that others get");
+        drop(places);
+        assert_eq!(shares.free(), MOST);
+        assert!(pod.usage().clients.is_empty() && pod.usage().pod == 0);
     }
 
     /// Also when each of the others has taken all that it may.

@@ -239,6 +239,7 @@ pub(super) async fn serve(
     access: &mut Access,
 ) -> End {
     let Both { unread, first } = *both;
+    access.heavy();
     let connect = || -> Pin<Box<dyn Future<Output = _> + Send + '_>> {
         let connecting = route.connect();
         Box::pin(async move { connecting.await.map(AppIo::new) })

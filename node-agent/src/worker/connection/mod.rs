@@ -41,6 +41,7 @@ pub(super) use self::{leg::LegError, undecided::WHOLE_HEAD};
 use super::{
     access::Access,
     capture::{Live, Pod},
+    memory,
     misses::Cause,
     relay,
     tls::{Finding, Session},
@@ -91,11 +92,12 @@ pub(crate) fn serve(
         secured: None,
     };
     let outside = Outside { draining: shared.stop.draining.clone(), abort: pod.aborted().clone() };
-    async move {
+    let account = live.place().account().clone();
+    memory::paid_by(account, async move {
         run(&client, &mut route, &outside, &mut access).await;
         // In this order: the socket goes before what counts it.
         drop((client, arrival, live));
-    }
+    })
 }
 
 fn connector(
@@ -158,6 +160,7 @@ async fn tls(
         Outcome::Decrypted { client: session, app, secured } => {
             route.found(Finding::Tls);
             route.secured = Some(Arc::new(secured));
+            access.heavy();
             (Transport::new(client, Some(session)), Start::Decrypted(Box::new(app)))
         }
         Outcome::Opaque(up, app, finding) => {

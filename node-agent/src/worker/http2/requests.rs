@@ -109,7 +109,8 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
             return self.send_on(body, respond, sent, origin);
         }
         let mut share = Share::default();
-        if !share.try_wait(limits::STREAM_COST + list, limits::STREAM_COST + list) {
+        let cost = if self.open_requests() < limits::FREE_STREAMS { list } else { limits::STREAM_COST + list };
+        if !share.try_wait(cost, cost) {
             // The client may send it again (RFC 9113, 8.7).
             self.route.missed(Cause::MemoryScarce);
             self.access.refused();
@@ -134,6 +135,12 @@ impl<'a, C: Transport, A: Transport + 'a> Serving<'a, C, A> {
                 self.ask_developer(Request::new(head, body, respond, report, share), &intercept);
             }
         }
+    }
+
+    /// Requests that were taken and have no answer, or not all of it.
+    fn open_requests(&self) -> usize {
+        let to_app = if let App::Leg(leg) = &self.app { leg.waiting.len() } else { 0 };
+        self.streams.len() + to_app + self.developers.iter().map(|to| to.leg.waiting.len()).sum::<usize>()
     }
 
     /// The app has the request already, and the connection has counted it.

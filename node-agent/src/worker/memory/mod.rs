@@ -6,14 +6,21 @@
 //!
 //! Each connection may hold [`FREE`] bytes uncounted: the limit of connections pays for them (`capture::limit`). What is
 //! more comes from the budget, as far as its [`Purpose`] goes: the less can be done without something, the longer it gets
-//! some. So nobody who sends much of one kind takes the last from those who need little.
+//! some. So nobody who sends much of one kind takes the last from those who need little. And of what is free a pod, and a
+//! client in it, may have only a part (`account`), so that others find some.
 
+mod account;
 mod ceiling;
 
 use std::{
     path::Path,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
+
+pub(crate) use self::account::{Account, PodAccount, paid_by};
 
 /// What the budget is at most, in bytes, and where no limit is known.
 const BUDGET_MAX: usize = 32 << 20;
@@ -68,9 +75,10 @@ impl Ledger {
         Ledger { budget: AtomicUsize::new(budget), held: AtomicUsize::new(0) }
     }
 
-    fn has_room(&self, purpose: Purpose, more: usize) -> bool {
+    fn has_room(&self, purpose: Purpose, more: usize, account: Option<&Account>) -> bool {
         let most = self.budget.load(Ordering::Relaxed) / 4 * purpose.quarters();
-        self.held.load(Ordering::Relaxed).saturating_add(more) <= most
+        let held = self.held.load(Ordering::Relaxed).saturating_add(more);
+        most.checked_sub(held).is_some_and(|free| account.is_none_or(|account| account.may_have(more, free)))
     }
 }
 
@@ -106,38 +114,48 @@ pub(crate) fn held() -> usize {
     LEDGER.held.load(Ordering::Relaxed)
 }
 
-/// Whether more may be held for this.
+/// Whether more may be held for this, by whoever asks.
 pub(crate) fn has_room(purpose: Purpose) -> bool {
-    LEDGER.has_room(purpose, 1)
+    LEDGER.has_room(purpose, 1, account::current().as_deref())
 }
 
 /// A share of the budget; given back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Share {
     ledger: &'static Ledger,
+    /// Whose it is, where the connection is somebody's.
+    account: Option<Arc<Account>>,
     bytes: usize,
 }
 
 impl Default for Share {
     fn default() -> Self {
-        Share { ledger: &LEDGER, bytes: 0 }
+        Share { ledger: &LEDGER, account: account::current(), bytes: 0 }
     }
 }
 
 impl Share {
     /// Holds this many bytes from now on, whether there is room or not: they are here already.
     pub(crate) fn set(&mut self, bytes: usize) {
-        if bytes > self.bytes {
-            self.ledger.held.fetch_add(bytes - self.bytes, Ordering::Relaxed);
-        } else if bytes < self.bytes {
-            self.ledger.held.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
+        if bytes == self.bytes {
+            return;
+        }
+        let pots = [
+            Some(&self.ledger.held),
+            self.account.as_ref().map(|own| own.held()),
+            self.account.as_ref().map(|own| own.held_by_pod()),
+        ];
+        for held in pots.into_iter().flatten() {
+            // Both wrap around, so that less is added as well.
+            held.fetch_add(bytes.wrapping_sub(self.bytes), Ordering::Relaxed);
         }
         self.bytes = bytes;
     }
 
     /// Holds this many bytes from now on if there is room for them.
     pub(crate) fn try_set(&mut self, bytes: usize, purpose: Purpose) -> bool {
-        let fits = bytes <= self.bytes || self.ledger.has_room(purpose, bytes - self.bytes);
+        let more = bytes.saturating_sub(self.bytes);
+        let fits = more == 0 || self.ledger.has_room(purpose, more, self.account.as_deref());
         if fits {
             self.set(bytes);
         }
@@ -165,7 +183,7 @@ pub(crate) mod tests {
     }
 
     fn share(ledger: &'static Ledger) -> Share {
-        Share { ledger, bytes: 0 }
+        Share { ledger, account: None, bytes: 0 }
     }
 
     /// Whether this process is the test's own, which the process's own budget needs; else it is run in one, and has passed.
@@ -209,6 +227,51 @@ pub(crate) mod tests {
         assert!(share(ledger).try_wait(2048, 4096), "what each may hold at any time");
         drop((heads, others));
         assert_eq!(ledger.held.load(Ordering::Relaxed), 0);
+    }
+
+    /// Shares until the next one finds no room.
+    fn fill(ledger: &'static Ledger, account: &Arc<Account>, len: usize) -> Vec<Share> {
+        let mut held = Vec::new();
+        loop {
+            let mut next = Share { ledger, account: Some(account.clone()), bytes: 0 };
+            if !next.try_wait(len, len) {
+                return held;
+            }
+            held.push(next);
+        }
+    }
+
+    #[test]
+    fn who_holds_much_leaves_room_to_other_clients_and_pods() {
+        let ledger = ledger(32 << 20);
+        let (crowded, other) = (PodAccount::default(), PodAccount::default());
+        let [hoarder, second, third] = [0; 3].map(|_| Arc::new(Account::new(&crowded)));
+        // Of three clients with long messages, and then with streams that hang, as many as they get.
+        let long = [&hoarder, &second, &third].map(|account| fill(ledger, account, 255_000));
+        let streams = [&hoarder, &second, &third].map(|account| fill(ledger, account, 3100));
+        assert!(long[0].len() > 30, "who is alone gets most: {}", long[0].len());
+        for (pod, least) in [(&other, 100), (&crowded, 10)] {
+            let ordinary = fill(ledger, &Arc::new(Account::new(pod)), 4000).len();
+            assert!(ordinary > least, "{ordinary}");
+        }
+        assert_eq!(fill(ledger, &hoarder, 3100).len(), 0, "who has had its part");
+        drop((long, streams));
+        assert_eq!(ledger.held.load(Ordering::Relaxed), 0);
+        assert_eq!(hoarder.held().load(Ordering::Relaxed), 0);
+        assert_eq!(hoarder.held_by_pod().load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn what_a_connection_holds_is_its_clients() {
+        let account = Arc::new(Account::new(&PodAccount::default()));
+        paid_by(account.clone(), async {
+            let mut share = Share::default();
+            share.set(5000);
+            assert_eq!(account.held().load(Ordering::Relaxed), 5000);
+        })
+        .await;
+        assert_eq!(account.held_by_pod().load(Ordering::Relaxed), 0, "it is given back");
+        assert!(Share::default().account.is_none());
     }
 
     #[test]

@@ -53,7 +53,9 @@ impl Bystanders {
 /// The app and the developer by turns.
 fn ask(connection: &mut Http, round: usize) -> Result<()> {
     let (header, answer) = [("x-user: nobody", "green"), ("x-user: alice", "blue")][round % 2];
-    let text = connection.get("/", &[header])?.text();
+    // More of a head than each connection may hold at any time.
+    let cookie = format!("cookie: {}", "y".repeat(4 << 10));
+    let text = connection.get("/", &[header, &cookie])?.text();
     ensure!(text.starts_with(answer), "{header} was answered {text:?}");
     Ok(())
 }

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use super::{
-    super::{Ended, frames::tests::frame},
+    super::{Ended, frames::tests::frame, limits},
     rig::{Pipes, Rig, get, post, pour, rest, soon},
 };
 use crate::worker::memory::{self, Purpose};
@@ -29,14 +29,19 @@ async fn a_request_that_would_wait_is_refused_unbegun() {
         return;
     }
     let mut rig = Rig::new().await;
-    let (open, _) = rig.ask(get("/open"), true).await;
-    let (_, mut respond) = rig.arrival().await;
     let all = memory::tests::exhaust(Purpose::Message);
+    let mut open = Vec::new();
+    for _ in 0..limits::FREE_STREAMS {
+        let (response, _) = rig.ask(get("/open"), true).await;
+        open.push((response, rig.arrival().await.1));
+    }
     let (refused, _) = rig.ask(get("/refused"), true).await;
     assert_eq!(soon(refused).await.expect_err("refused").reason(), Some(Reason::REFUSED_STREAM));
     // What was begun goes on.
-    respond.send_response(Response::new(()), true).unwrap();
-    assert_eq!(soon(open).await.unwrap().status(), 200);
+    for (response, mut respond) in open {
+        respond.send_response(Response::new(()), true).unwrap();
+        assert_eq!(soon(response).await.unwrap().status(), 200);
+    }
     drop(all);
     rig.works("/again").await;
 }
