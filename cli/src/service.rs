@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use crate::values::ServiceAddress;
 
 /// A loopback handshake takes microseconds; only a full accept queue takes long.
-const CONNECT: Duration = Duration::from_secs(5);
+pub(crate) const CONNECT: Duration = Duration::from_secs(5);
 /// How long one of several addresses of a name may take, unless it is the last: a network that swallows packets must not
 /// use up the time of the others.
 const ONE_OF_SEVERAL: Duration = Duration::from_millis(1500);

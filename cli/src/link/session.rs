@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use redir_tunnel::{Arrival, Lost, Pin};
 use redir_wire::session::FromAgent;
 use redir_wire::{CloseCode, InterceptState, Refused, RefusedCode, ToAgent, ToDeveloper, Which};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
@@ -71,6 +71,8 @@ pub(crate) struct Session<'a> {
     /// The intercepts that are ours on this tunnel.
     own: watch::Sender<BTreeSet<u64>>,
     streams: JoinSet<()>,
+    /// Places of streams that are connecting to the service.
+    connecting: Arc<Semaphore>,
     /// Pods that are not live, until it is known whether others are.
     held: Vec<Event>,
     watch: ClockWatch,
@@ -92,6 +94,7 @@ impl<'a> Session<'a> {
             wish: 0,
             own: watch::Sender::new(BTreeSet::new()),
             streams: JoinSet::new(),
+            connecting: streams::connecting(),
             held: Vec::new(),
             outdated: false,
             watch: ClockWatch::new(SystemTime::now(), std::time::Instant::now()),
@@ -159,7 +162,8 @@ impl<'a> Session<'a> {
 
     fn serve(&mut self, arrival: Arrival) {
         let (tunnel, own) = (self.tunnel.streams.clone(), self.own.subscribe());
-        self.streams.spawn(streams::serve(arrival, tunnel, own, Arc::clone(&self.link.wanted)));
+        let (wanted, connecting) = (Arc::clone(&self.link.wanted), Arc::clone(&self.connecting));
+        self.streams.spawn(streams::serve(arrival, tunnel, own, wanted, connecting));
     }
 
     fn message(&mut self, said: FromAgent) -> Option<SessionEnd> {

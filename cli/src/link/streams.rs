@@ -11,11 +11,11 @@ use redir_tunnel::{Arrival, DataStream, Tunnel, canonical, relay};
 use redir_wire::StreamCode;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::timeout;
 
 use super::{Wanted, local_tls};
-use crate::service::Speaks;
+use crate::service::{CONNECT, Speaks};
 
 /// A stream may overtake the message that tells of its intercept, by a lost packet or two.
 const OVERTAKEN: Duration = Duration::from_secs(2);
@@ -24,37 +24,46 @@ const FIRST: usize = 16 * 1024;
 /// How long the service may take for that.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Connections that are being made to services at once, for all agents: an agent that opens streams to a service that does
-/// not accept holds no more than this.
+/// Connections that are being made to the service at once, for each tunnel: an agent that opens streams to a service that
+/// does not accept holds no more than this, and no other agent or port waits for it.
 const MOST_CONNECTING: usize = 64;
-static CONNECTING: Semaphore = Semaphore::const_new(MOST_CONNECTING);
+
+/// The places of one tunnel for connections that are being made.
+pub(super) fn connecting() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(MOST_CONNECTING))
+}
 
 /// The record type with which TLS begins.
 const TLS_HANDSHAKE: u8 = 0x16;
 
 /// Carries one stream to its end.
-pub(crate) async fn serve(arrival: Arrival, tunnel: Tunnel, own: watch::Receiver<BTreeSet<u64>>, wanted: Arc<Wanted>) {
+pub(crate) async fn serve(
+    arrival: Arrival,
+    tunnel: Tunnel,
+    own: watch::Receiver<BTreeSet<u64>>,
+    wanted: Arc<Wanted>,
+    connecting: Arc<Semaphore>,
+) {
     // A stream without a good header was reset while it was read.
     let Ok(stream) = arrival.header().await else { return };
     if !is_own(own, stream.header.intercept).await {
         return stream.refuse(StreamCode::NotMine);
     }
     match wanted.speaks {
-        Speaks::Plaintext => match connect(&wanted, &stream).await {
+        Speaks::Plaintext => match connect(&wanted, &stream, &connecting).await {
             Err(code) => stream.refuse(code),
             // How it ended was told to both sides by the copy itself; the agent counts it.
             Ok(connection) => {
                 relay(connection, stream.send, stream.recv, tunnel.budget()).await;
             }
         },
-        Speaks::Tls => serve_tls(stream, &tunnel, &wanted).await,
+        Speaks::Tls => serve_tls(stream, &tunnel, &wanted, &connecting).await,
     }
 }
 
 /// A connection to the service. It begins with the client's address where the service wants to read it there.
-async fn connect(wanted: &Wanted, stream: &DataStream) -> Result<TcpStream, StreamCode> {
-    // Never closed.
-    let place = CONNECTING.acquire().await.map_err(|_| StreamCode::Gone)?;
+async fn connect(wanted: &Wanted, stream: &DataStream, connecting: &Semaphore) -> Result<TcpStream, StreamCode> {
+    let place = place(connecting).await?;
     let mut tcp = wanted.service.connect().await?;
     drop(place);
     // Nothing was sent yet. What this request asks for would match again there, and come back here.
@@ -71,15 +80,23 @@ async fn connect(wanted: &Wanted, stream: &DataStream) -> Result<TcpStream, Stre
     Ok(tcp)
 }
 
+/// A place among those that are connecting. Who gets none while a connection may take its time is told of that service what
+/// the others wait for.
+async fn place(connecting: &Semaphore) -> Result<SemaphorePermit<'_>, StreamCode> {
+    let place = timeout(CONNECT, connecting.acquire()).await.map_err(|_| StreamCode::Timeout)?;
+    // Never closed.
+    place.map_err(|_| StreamCode::Gone)
+}
+
 /// Encrypts what comes, unless it is the client's own TLS that nobody has decrypted.
-async fn serve_tls(mut stream: DataStream, tunnel: &Tunnel, wanted: &Wanted) {
+async fn serve_tls(mut stream: DataStream, tunnel: &Tunnel, wanted: &Wanted, connecting: &Semaphore) {
     let mut first = Vec::new();
     if stream.header.tls.is_none() {
         // Its end or its reset is told to whoever reads it next.
         let chunk = stream.recv.read_chunk(FIRST, true).await.ok().flatten();
         first.extend_from_slice(chunk.as_ref().map_or(&[], |chunk| &chunk.bytes));
     }
-    let mut tcp = match connect(wanted, &stream).await {
+    let mut tcp = match connect(wanted, &stream, connecting).await {
         Ok(tcp) => tcp,
         Err(code) => return stream.refuse(code),
     };
@@ -100,4 +117,22 @@ async fn serve_tls(mut stream: DataStream, tunnel: &Tunnel, wanted: &Wanted) {
 async fn is_own(mut own: watch::Receiver<BTreeSet<u64>>, intercept: u64) -> bool {
     let known = own.wait_for(|own| own.contains(&intercept));
     timeout(OVERTAKEN, known).await.is_ok_and(|own| own.is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_does_not_accept_delays_its_own_streams_alone_and_not_for_ever() {
+        let [black_hole, healthy] = [connecting(), connecting()];
+        let mut held = Vec::new();
+        for _ in 0..MOST_CONNECTING {
+            held.push(place(&black_hole).await.expect("free"));
+        }
+        assert_eq!(place(&black_hole).await.err(), Some(StreamCode::Timeout));
+        assert!(place(&healthy).await.is_ok(), "another tunnel's");
+        held.pop();
+        assert!(place(&black_hole).await.is_ok());
+    }
 }
