@@ -320,7 +320,7 @@ impl<'p> Loop<'p> {
                 _ = beat.tick() => self.beat(),
                 () = self.pod.changed.notified() => {}
                 () = Upstream::guardian_changed(&mut guardian) => self.beat(),
-                () = self.clients.answered() => self.beat(),
+                () = self.clients.answered(self.pod) => self.beat(),
                 () = self.pod.shared.stop.draining.cancelled(), if on => {}
                 Some(_) = connections.join_next() => continue,
             }

@@ -524,14 +524,16 @@ impl Upstream {
         tokio::spawn(self.bypass(client, BYPASS));
     }
 
-    /// Lets a client's new connections pass to the app for so long: a whole IPv6 network's by its own address. Ends with the
-    /// broker's own timeout.
-    pub(crate) fn bypass(&self, client: IpAddr, how_long: Duration) -> impl Future<Output = ()> + Send + use<> {
+    /// Lets a client's new connections pass to the app for so long: a whole IPv6 network's by its own address. False if it could
+    /// not be done. Ends with the broker's own timeout.
+    pub(crate) fn bypass(&self, client: IpAddr, how_long: Duration) -> impl Future<Output = bool> + Send + use<> {
         let shared = self.0.clone();
         async move {
-            if let Err(error) = shared.broker.bypass(&shared.pod, client, how_long).await {
+            let done = shared.broker.bypass(&shared.pod, client, how_long).await;
+            if let Err(error) = &done {
                 tracing::warn!(pod = %shared.pod, %error, "could not let a crowded client pass to the app");
             }
+            done.is_ok()
         }
     }
 }
