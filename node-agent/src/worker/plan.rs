@@ -29,8 +29,8 @@ use super::tunnel::{OpenStream, TunnelHandle};
 pub(crate) struct Plan {
     /// The app's port.
     pub(crate) port: u16,
-    /// The filters, winners first. It ends with an entry that always matches if there is a global intercept.
-    pub(crate) table: Table,
+    /// The filters, winners first; shared by all ports with the same intercepts. It ends with an entry that always matches if there is a global intercept.
+    pub(crate) table: Arc<Table>,
     /// Intercepts with a filter, in the table's order.
     pub(crate) filtered: Vec<Arc<Intercept>>,
     /// The intercept without a filter that wins.

@@ -18,7 +18,6 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use redir_http::filter::Filter;
 use redir_tunnel::Pin;
 use redir_wire::{PodEntry, Refused, RefusedCode, Selector, Token, Which, Wish};
 
@@ -43,6 +42,7 @@ pub(crate) struct Registry {
     retired: HashMap<(Pin, Token), Retired>,
     overlaps: Overlaps,
     next: u64,
+    edition: u64,
 }
 
 /// One intercept.
@@ -50,6 +50,8 @@ pub(crate) struct Registry {
 pub(crate) struct Registered {
     /// Its number, kept over redials.
     pub(crate) id: u64,
+    /// Another with each registration, which may bring another filter.
+    pub(crate) edition: u64,
     /// Whose tunnel carries it.
     pub(crate) session: SessionId,
     /// Whose key.
@@ -105,7 +107,14 @@ impl Registered {
 impl Registry {
     /// No intercept yet.
     pub(crate) fn new(plane: Plane) -> Self {
-        Self { plane, wishes: BTreeMap::new(), retired: HashMap::new(), overlaps: Overlaps::default(), next: 1 }
+        Self {
+            plane,
+            wishes: BTreeMap::new(),
+            retired: HashMap::new(),
+            overlaps: Overlaps::default(),
+            next: 1,
+            edition: 0,
+        }
     }
 
     /// Puts a new control plane in the place of the old; the intercepts that have ended with it, and why. The caller ends
@@ -158,7 +167,10 @@ impl Registry {
             let since = grant.made.map_or(clock, |(made, _)| made);
             Retired { id, since, requests: Arc::default(), bypassed: Arc::default(), until: now }
         });
-        let registered = Registered { id, session, pin, grant, since, requests, bypassed, seen: BTreeSet::new() };
+        self.edition += 1;
+        let edition = self.edition;
+        let registered =
+            Registered { id, edition, session, pin, grant, since, requests, bypassed, seen: BTreeSet::new() };
         self.overlaps.compare(&registered, self.wishes.values());
         self.wishes.insert(id, registered);
         self.note_pods();
@@ -174,8 +186,8 @@ impl Registry {
             );
             return Err(Refused { code: RefusedCode::TooMany, sentence });
         }
-        let taken = others().filter_map(|other| other.grant.filter.as_ref()).map(Filter::size).sum();
-        filter::check_room(taken, grant.filter.as_ref())
+        let Some(filter) = &grant.filter else { return Ok(()) };
+        filter::check_room(others().filter_map(|other| other.grant.filter.as_ref()), filter)
     }
 
     /// Ends a session's intercepts, keeping their seniority for a redial.

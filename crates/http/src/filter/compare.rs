@@ -3,6 +3,8 @@
 //! Owns: the comparison of conditions. Must not: claim more than it can prove. Called by: `overlap`, and `validate` for
 //! conditions of one filter.
 
+use std::sync::Arc;
+
 use super::pattern::{Pattern, Start};
 use super::{Condition, Subject, Test};
 
@@ -12,6 +14,7 @@ pub(super) struct Compiled<'a> {
     pub(super) subject: &'a Subject,
     pub(super) test: &'a Test,
     pub(super) pattern: Option<&'a Pattern>,
+    pub(super) value: &'a Arc<[u8]>,
     pub(super) negate: bool,
 }
 
@@ -27,8 +30,8 @@ pub(super) enum Apart {
 }
 
 impl<'a> Compiled<'a> {
-    pub(super) fn new(condition: &'a Condition, pattern: Option<&'a Pattern>) -> Self {
-        Self { subject: &condition.subject, test: &condition.test, pattern, negate: condition.negate }
+    pub(super) fn new(condition: &'a Condition, pattern: Option<&'a Pattern>, value: &'a Arc<[u8]>) -> Self {
+        Self { subject: &condition.subject, test: &condition.test, pattern, value, negate: condition.negate }
     }
 
     /// Whether this condition holds only where `other` holds too.

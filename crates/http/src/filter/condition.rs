@@ -3,7 +3,7 @@
 //! Owns: where a condition's values are in a request, and whether one passes. Must not: know other conditions.
 //! Called by: `Table`.
 
-use std::cell::OnceCell;
+use std::{cell::OnceCell, sync::Arc};
 
 use super::compare::Compiled;
 use super::pattern::WholeRegex;
@@ -38,8 +38,8 @@ pub(super) enum Part {
 #[derive(Debug)]
 pub(super) enum Matcher {
     Present,
-    Exact(Box<[u8]>),
-    Prefix(Box<[u8]>),
+    Exact(Arc<[u8]>),
+    Prefix(Arc<[u8]>),
     Regex(WholeRegex),
 }
 
@@ -74,8 +74,8 @@ impl Check {
         };
         let test = match condition.test {
             Test::Present => Matcher::Present,
-            Test::Exact(value) => Matcher::Exact(value.as_slice().into()),
-            Test::Prefix(value) => Matcher::Prefix(value.as_slice().into()),
+            Test::Exact(_) => Matcher::Exact(condition.value.clone()),
+            Test::Prefix(_) => Matcher::Prefix(condition.value.clone()),
             Test::Regex(_) => Matcher::Regex(condition.pattern?.regex.clone()),
         };
         Some(Self { place, test, negate: condition.negate })

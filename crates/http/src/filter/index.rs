@@ -3,6 +3,8 @@
 //! Owns: the lookup of one value of a request. Must not: know which value it is, or decide.
 //! Called by: `Table`, with each value that a request has.
 
+use std::sync::Arc;
+
 use regex_automata::meta::Regex;
 
 use super::condition::Matcher;
@@ -14,12 +16,12 @@ use super::pattern::{WholeRegex, any_of};
 struct ByValue {
     /// The longest value: longer ones are not hashed.
     longest: usize,
-    values: Vec<(Box<[u8]>, Vec<usize>)>,
+    values: Vec<(Arc<[u8]>, Vec<usize>)>,
     slots: Slots,
 }
 
 impl ByValue {
-    fn add(&mut self, value: Box<[u8]>, entry: usize) {
+    fn add(&mut self, value: Arc<[u8]>, entry: usize) {
         if let Some(number) = self.position(&value) {
             return self.values[number].1.push(entry);
         }
@@ -78,9 +80,11 @@ impl Index {
         self.exact.values.is_empty() && self.prefixes.is_empty() && self.regexes.is_empty() && self.present.is_empty()
     }
 
-    pub(super) fn seal(&mut self) {
+    /// Nothing is added any more. `joint` is how many joint regexes the table may still have.
+    pub(super) fn seal(&mut self, joint: &mut usize) {
         self.only_exact = self.prefixes.is_empty() && self.regexes.is_empty() && self.present.is_empty();
-        if self.regexes.len() > 1 {
+        if self.regexes.len() > 1 && *joint > 0 {
+            *joint -= 1;
             // Too big for one automaton: they are tried one by one.
             self.any_regex = any_of(self.regexes.iter().map(|(regex, _)| regex));
         }

@@ -39,7 +39,7 @@ pub use pattern::MAX_REGEX;
 pub use table::{Key, Table};
 pub use validate::{FilterError, MAX_NAME, MAX_VALUE};
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 /// How a filter's conditions go together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -99,6 +99,8 @@ pub struct Filter {
     conditions: Vec<Condition>,
     /// One for each condition; `None` where it is no regex.
     patterns: Vec<Option<pattern::Pattern>>,
+    /// What each is compared with, empty where it is with nothing: all tables of the filter share it.
+    values: Vec<Arc<[u8]>>,
     /// The CORS preflights of its requests, if they match too.
     preflights: Vec<Filter>,
 }
@@ -118,9 +120,10 @@ impl Filter {
     /// next step.
     pub fn new(mode: Mode, conditions: Vec<Condition>) -> Result<Self, FilterError> {
         validate::count(conditions.len())?;
-        let mut filter = Self { mode, conditions: vec![], patterns: vec![], preflights: vec![] };
+        let mut filter = Self { mode, ..Self::everything() };
         for condition in conditions {
             filter.patterns.push(validate::condition(&condition)?);
+            filter.values.push(condition.test.value());
             filter.conditions.push(condition);
             // Compiling the rest would cost time and memory for nothing.
             filter = filter.within_size()?;
@@ -132,7 +135,7 @@ impl Filter {
     /// The filter that every request matches: a global intercept's entry, last in a table with filtered ones.
     #[must_use]
     pub fn everything() -> Self {
-        Self { mode: Mode::All, conditions: vec![], patterns: vec![], preflights: vec![] }
+        Self { mode: Mode::All, conditions: vec![], patterns: vec![], values: vec![], preflights: vec![] }
     }
 
     /// The filter, with the CORS preflights of its requests: those that ask for the headers that its conditions are about.
@@ -154,6 +157,12 @@ impl Filter {
         let texts: usize = self.conditions.iter().map(Condition::length).sum();
         let regexes: usize = self.patterns.iter().flatten().map(|pattern| pattern.regex.size()).sum();
         texts + regexes + self.preflights.iter().map(Self::size).sum::<usize>()
+    }
+
+    /// How many regexes it has. Each takes some memory more once requests are compared with it, on each thread.
+    #[must_use]
+    pub fn regexes(&self) -> usize {
+        self.patterns.iter().flatten().count() + self.preflights.iter().map(Self::regexes).sum::<usize>()
     }
 
     fn within_size(self) -> Result<Self, FilterError> {
@@ -180,8 +189,8 @@ impl Filter {
 
     /// Each condition with its compiled regex.
     fn compiled(&self) -> impl Iterator<Item = compare::Compiled<'_>> {
-        let conditions = self.conditions.iter().zip(&self.patterns);
-        conditions.map(|(condition, pattern)| compare::Compiled::new(condition, pattern.as_ref()))
+        let conditions = self.conditions.iter().zip(&self.patterns).zip(&self.values);
+        conditions.map(|((condition, pattern), value)| compare::Compiled::new(condition, pattern.as_ref(), value))
     }
 }
 
@@ -202,6 +211,13 @@ impl Condition {
 }
 
 impl Test {
+    fn value(&self) -> Arc<[u8]> {
+        match self {
+            Self::Exact(value) | Self::Prefix(value) => value.as_slice().into(),
+            Self::Present | Self::Regex(_) => Arc::default(),
+        }
+    }
+
     /// `present`, `exact`, `prefix` or `regex`.
     #[must_use]
     pub const fn kind(&self) -> &'static str {

@@ -17,7 +17,7 @@ const MAX_COMPILED: usize = 256 * 1024;
 /// The memory that running a regex may take on each thread, in bytes: the states of some fifty characters. One that needs
 /// more forgets what it has and begins anew.
 const MAX_CACHE: usize = 32 * 1024;
-/// The same for the regexes of a port together, of which each port has its own.
+/// The same for the regexes of a value together, of which each table has its own.
 const MAX_JOINT: usize = 128 * 1024;
 /// How deep groups may be nested.
 const MAX_NESTED: u32 = 50;

@@ -35,7 +35,8 @@ fn preflight(conditions: &[Condition]) -> Option<Filter> {
         }
     }
     let patterns = all.iter().map(validate::condition).collect::<Result<_, _>>().ok()?;
-    Some(Filter { mode: Mode::All, conditions: all, patterns, preflights: vec![] })
+    let values = all.iter().map(|condition| condition.test.value()).collect();
+    Some(Filter { mode: Mode::All, conditions: all, patterns, values, preflights: vec![] })
 }
 
 /// Whether a request that meets the condition has a header for which its preflight asks.

@@ -14,6 +14,10 @@ use super::{Condition, Filter, Mode, Names, Subject};
 use crate::Ambiguity;
 use crate::head::RequestHead;
 
+/// Joint regexes of one table: each may take half a megabyte, and no table shares one with another. Where more values have
+/// several regexes, those are tried one by one.
+const MOST_JOINT: usize = 4;
+
 /// The caller's own name for one filter (an intercept's number): the same in every table that has this filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key(pub u64);
@@ -194,7 +198,9 @@ impl Table {
             }
         }
         let parts = self.parts.iter_mut().map(|(_, index)| index);
-        self.headers.iter_mut().chain(parts).chain([&mut self.path, &mut self.method]).for_each(Index::seal);
+        let indexes = [&mut self.path, &mut self.method].into_iter().chain(&mut self.headers).chain(parts);
+        let mut joint = MOST_JOINT;
+        indexes.for_each(|index| index.seal(&mut joint));
     }
 
     fn index(&mut self, place: Place) -> &mut Index {
@@ -245,5 +251,20 @@ fn header_name(condition: &Condition) -> Option<&[u8]> {
         Subject::Cookie(_) => Some(b"cookie"),
         Subject::Baggage(_) => Some(b"baggage"),
         Subject::Path | Subject::Method | Subject::Query(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Test;
+    use super::*;
+
+    #[test]
+    fn tables_share_the_values_of_a_filter() {
+        let condition = Condition { subject: Subject::Path, test: Test::Exact(vec![b'/'; 4096]), negate: false };
+        let filter = Filter::new(Mode::All, vec![condition]).unwrap();
+        let tables = [(); 3].map(|()| Table::new([(Key(1), filter.clone())]));
+        // In each its check and its index.
+        assert_eq!(std::sync::Arc::strong_count(&filter.values[0]), 1 + 2 * tables.len());
     }
 }

@@ -12,19 +12,29 @@ pub(crate) fn compile(filter: &redir_wire::Filter) -> Result<Filter, Refused> {
 /// gives it, and the filters of some thousand developers.
 pub(crate) const MAX_FILTERS: usize = 16 << 20;
 
-/// Whether there is room for one more filter (`None`: an intercept without one) beside others whose [`Filter::size`] is `taken`
-/// together; if not, what its developer hears.
-pub(crate) fn check_room(taken: usize, filter: Option<&Filter>) -> Result<(), Refused> {
-    let size = filter.map_or(0, Filter::size);
-    if taken + size <= MAX_FILTERS {
+/// The regexes that one agent may have: what running them takes is beside [`MAX_FILTERS`], up to 32 KiB for each and thread.
+pub(crate) const MAX_REGEXES: usize = 512;
+
+/// Whether there is room for one more filter beside others; if not, what its developer hears.
+pub(crate) fn check_room<'a>(others: impl Iterator<Item = &'a Filter>, filter: &Filter) -> Result<(), Refused> {
+    let (size, regexes) = (filter.size(), filter.regexes());
+    let (sizes, all) =
+        others.fold((size, regexes), |(sizes, all), other| (sizes + other.size(), all + other.regexes()));
+    let sentence = if sizes > MAX_FILTERS {
+        format!(
+            "the filters of all intercepts on this node would take more than {} MiB, and this one takes {} KiB of them; use \
+             shorter regexes without large counts, or wait until others have left",
+            MAX_FILTERS >> 20,
+            size.div_ceil(1024)
+        )
+    } else if regexes > 0 && all > MAX_REGEXES {
+        format!(
+            "the filters of all intercepts on this node would have more than {MAX_REGEXES} regexes, and this one has \
+             {regexes} of them; use exact values or prefixes, or wait until others have left"
+        )
+    } else {
         return Ok(());
-    }
-    let sentence = format!(
-        "the filters of all intercepts on this node would take more than {} MiB, and this one takes {} KiB of them; use \
-         shorter regexes without large counts, or wait until others have left",
-        MAX_FILTERS >> 20,
-        size.div_ceil(1024)
-    );
+    };
     Err(Refused { code: RefusedCode::TooMany, sentence })
 }
 

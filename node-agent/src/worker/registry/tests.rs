@@ -411,6 +411,24 @@ fn the_filters_of_all_keys_take_a_bounded_memory() {
 }
 
 #[test]
+fn the_regexes_of_all_keys_are_bounded_in_number() {
+    let mut world = World::new();
+    let (alice, bob) = (world.alice, world.bob);
+    let with = |number: usize, count: usize| {
+        let name = |n| Subject::Header(format!("x-{n}").into());
+        let conditions = (0..count).map(|n| is(name(n), Test::Regex(format!("{number}[ab]")))).collect();
+        numbered(wanting(wish(0, "web-1"), Mode::All, conditions), number)
+    };
+    for number in 0..filter::MAX_REGEXES / 32 {
+        world.register(1, alice, with(number, 32)).unwrap();
+    }
+    assert_eq!(world.register(2, bob, with(99, 1)), Err(RefusedCode::TooMany));
+    world.register(2, bob, wish(254, "web-1")).unwrap();
+    let exact = wanting(wish(0, "web-1"), Mode::All, vec![is(Subject::Path, Test::Exact("/a".into()))]);
+    world.register(2, bob, numbered(exact, 98)).unwrap();
+}
+
+#[test]
 fn a_new_configuration_takes_pods_away_and_brings_some() {
     let mut world = World::new();
     let (alice, bob) = (world.alice, world.bob);

@@ -4,6 +4,7 @@
 //! intercepts end is in `ending`.
 
 mod ending;
+mod tables;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -12,7 +13,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use redir_http::filter::{Filter, Key, Table};
+use redir_http::filter::Key;
 use redir_tunnel::{Authorised, Pin};
 use redir_wire::{
     Bye, EarlierConnections, InterceptState, PodFlush, Probes, Refused, RefusedCode, StatusReport, ToAgent,
@@ -38,6 +39,7 @@ use crate::{
     },
 };
 
+use self::tables::FilterTables;
 use super::{
     counters::Counters,
     farewell::Farewells,
@@ -120,6 +122,7 @@ pub(crate) struct Hub {
     arming: Arming,
     sessions: BTreeMap<SessionId, Session>,
     intercepts: HashMap<(u64, PodName), Arc<Intercept>>,
+    tables: FilterTables,
     farewells: Farewells,
     /// The registry has changed since the plans were made.
     stale: bool,
@@ -154,6 +157,7 @@ impl Hub {
             arming: Arming::default(),
             sessions: BTreeMap::new(),
             intercepts: HashMap::new(),
+            tables: FilterTables::default(),
             farewells: Farewells::default(),
             stale: false,
             plane,
@@ -475,11 +479,11 @@ impl Hub {
         for ((pod, port), contest) in &contests {
             let filtered: Vec<_> = contest.filtered.iter().filter_map(|id| self.intercept(*id, pod)).collect();
             let global = contest.globals.first().and_then(|id| self.intercept(*id, pod));
-            let filters = filtered.iter().filter_map(|intercept| {
-                Some((Key(intercept.id), self.registry.wish(intercept.id)?.grant.filter.clone()?))
+            let winners = filtered.iter().chain(&global).filter_map(|intercept| {
+                let wish = self.registry.wish(intercept.id)?;
+                Some((wish.edition, Key(wish.id), wish.grant.filter.as_ref()))
             });
-            let everything = global.iter().map(|intercept| (Key(intercept.id), Filter::everything()));
-            let table = Table::new(filters.chain(everything).collect::<Vec<_>>());
+            let table = self.tables.of(winners);
             let involved = || filtered.iter().chain(&global);
             let asked_for = |intercept: &&Arc<Intercept>| {
                 self.registry.wish(intercept.id).is_some_and(|wish| wish.grant.wish.probes == Probes::Developer)
@@ -489,6 +493,7 @@ impl Hub {
             plans.entry(pod.clone()).or_default().push(Arc::new(plan));
         }
         self.plans.replace(plans);
+        self.tables.forget_unused();
         self.counters.intercepts.set(self.registry.wishes().count() as u64);
     }
 

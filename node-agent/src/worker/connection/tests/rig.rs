@@ -100,7 +100,7 @@ impl Rig {
         }
         Plan {
             port: PORT,
-            table: Table::new(table),
+            table: Arc::new(Table::new(table)),
             filtered: intercepts,
             global: global.map(|developer| developer.intercept.clone()),
             probes_to_app: true,
