@@ -34,7 +34,7 @@ pub use error::{DialError, Lost};
 pub use hints::{UnreachableHints, UnreachableWatch};
 pub use identity::{Identity, IdentityError};
 pub use pin::{Pin, PinError};
-pub use pool::UnreadPool;
+pub use pool::{PART_MIN, UnreadPool};
 pub use relay::{Relayed, relay, relay_halves, stream_to_tcp, tcp_to_stream};
 pub use source::ClientKey;
 pub use tls::Authorised;

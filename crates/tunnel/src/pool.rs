@@ -108,7 +108,7 @@ impl Drop for Member {
 }
 
 /// No tunnel works with less, in bytes: the control stream needs some as well.
-const PART_MIN: u64 = 64 << 10;
+pub const PART_MIN: u64 = 64 << 10;
 /// What is sent and not acknowledged has so much less room than what is unread: a developer's machine that acknowledges
 /// nothing is given up after seconds.
 const SEND_PART: u64 = 4;

@@ -124,7 +124,6 @@ fn start_with(
     let hub_task = Hub::new(plane.clone(), authorised, plans, counters.clone(), hands, (tls, misses), about.clone());
     tasks.spawn(hub_task.run(commands));
     let (closing, mut sessions) = (CancellationToken::new(), JoinSet::new());
-    let unread = UnreadPool::new(unread);
     let accept =
         session::accept(endpoint.clone(), closing.clone(), plane, hub.clone(), counters.clone(), about, unread);
     sessions.spawn(accept);

@@ -1,4 +1,4 @@
-//! How many tunnels each key has: one developer must not use up what all share.
+//! How many tunnels there are, and of each key: one developer must not use up what all share, nor many what the agent has.
 //!
 //! Owns the counts. Must not close anything. Called by `session`, for each tunnel whose key is known.
 
@@ -7,14 +7,31 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use redir_tunnel::Pin;
+use redir_tunnel::{PART_MIN, Pin};
 
 /// Tunnels of one key: each port of each `redir intercept` has one, and after a change of network each has two for a moment.
 pub(super) const TUNNELS_OF_A_KEY: usize = 32;
 
+/// Tunnels of an agent, whatever their keys: a key costs nothing in Kubernetes, and each tunnel needs 64 KiB for unread bytes,
+/// queues and a task.
+const TUNNELS: usize = 512;
+/// A key may have so large a part of what is free: those who come later find room until the end.
+const PART_OF_FREE: usize = 4;
+
 /// The tunnels of all keys, greeted or not; cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub(super) struct TunnelsByKey(Arc<Mutex<HashMap<Pin, usize>>>);
+#[derive(Clone, Debug)]
+pub(super) struct TunnelsByKey {
+    counts: Arc<Mutex<TunnelCounts>>,
+    most: usize,
+}
+
+#[derive(Debug, Default)]
+struct TunnelCounts {
+    by_key: HashMap<Pin, usize>,
+    all: usize,
+    /// Those that had room. The others are being told, and are gone in a moment.
+    admitted: usize,
+}
 
 /// One tunnel of a key, counted until it is dropped.
 pub(super) struct CountedTunnel {
@@ -29,33 +46,49 @@ pub(super) enum Room {
     Free,
     /// It is told why there is none.
     Full,
-    /// It has as many again that are being told: this one is only closed.
+    /// The agent has none, or not for this key; it is told why.
+    AgentFull,
+    /// As many again are being told: this one is only closed.
     Flooded,
 }
 
 impl TunnelsByKey {
+    /// With room for [`TUNNELS`], or for as many as this memory for unread bytes suffices for.
+    pub(super) fn new(unread: u64) -> Self {
+        let most = usize::try_from(unread / PART_MIN).unwrap_or(usize::MAX).min(TUNNELS);
+        Self { counts: Arc::default(), most }
+    }
+
     pub(super) fn enter(&self, pin: Pin) -> CountedTunnel {
-        let mut tunnels = self.lock();
-        let count = tunnels.entry(pin).or_default();
+        let mut counts = self.lock();
+        let free = self.most.saturating_sub(counts.admitted);
+        let told = counts.all - counts.admitted;
+        counts.all += 1;
+        let count = counts.by_key.entry(pin).or_default();
         *count += 1;
+        let fits = free > 0 && *count <= (free / PART_OF_FREE).max(1);
         let room = match *count {
-            0..=TUNNELS_OF_A_KEY => Room::Free,
-            count if count <= 2 * TUNNELS_OF_A_KEY => Room::Full,
-            _ => Room::Flooded,
+            0..=TUNNELS_OF_A_KEY if fits => Room::Free,
+            count if count > 2 * TUNNELS_OF_A_KEY || told >= self.most => Room::Flooded,
+            0..=TUNNELS_OF_A_KEY => Room::AgentFull,
+            _ => Room::Full,
         };
+        counts.admitted += usize::from(room == Room::Free);
         CountedTunnel { keys: self.clone(), pin, room }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Pin, usize>> {
+    fn lock(&self) -> MutexGuard<'_, TunnelCounts> {
         // Numbers by key: no half-done state that a panic could leave.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for CountedTunnel {
     fn drop(&mut self) {
-        let mut tunnels = self.keys.lock();
-        if let Entry::Occupied(mut count) = tunnels.entry(self.pin) {
+        let mut counts = self.keys.lock();
+        counts.all -= 1;
+        counts.admitted -= usize::from(self.room == Room::Free);
+        if let Entry::Occupied(mut count) = counts.by_key.entry(self.pin) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
                 count.remove();
@@ -64,8 +97,13 @@ impl Drop for CountedTunnel {
     }
 }
 
-/// What a developer hears whose key has no room.
-pub(super) fn too_many() -> String {
+/// What a developer hears for whom there is no room.
+pub(super) fn too_many(room: Room) -> String {
+    if room == Room::AgentFull {
+        return "this agent has as many tunnels as it can carry, or your key as many as its part of the rest; end some \
+                `redir intercept` first, or try again when others have left"
+            .to_owned();
+    }
     format!("your key has {TUNNELS_OF_A_KEY} tunnels to this agent already; end some `redir intercept` first")
 }
 
@@ -78,7 +116,7 @@ mod tests {
     #[test]
     fn each_key_has_its_own_room_and_gets_it_back() {
         let [alice, bob] = [(), ()].map(|()| Identity::generate().expect("a key").pin());
-        let keys = TunnelsByKey::default();
+        let keys = TunnelsByKey::new(u64::MAX);
         let mut tunnels: Vec<_> = (0..2 * TUNNELS_OF_A_KEY + 1).map(|_| keys.enter(alice)).collect();
         let rooms = |room| tunnels.iter().filter(|tunnel| tunnel.room == room).count();
         assert_eq!([Room::Free, Room::Full, Room::Flooded].map(rooms), [TUNNELS_OF_A_KEY, TUNNELS_OF_A_KEY, 1]);
@@ -86,6 +124,33 @@ mod tests {
         tunnels.truncate(TUNNELS_OF_A_KEY - 1);
         assert_eq!(keys.enter(alice).room, Room::Free);
         drop(tunnels);
-        assert!(keys.lock().is_empty());
+        assert!(keys.lock().by_key.is_empty());
+    }
+
+    /// As many keys as somebody likes, with as many tunnels as they may.
+    #[test]
+    fn all_keys_together_have_a_bounded_number_and_a_newcomer_finds_room() {
+        let pin = || Identity::generate().expect("a key").pin();
+        let keys = TunnelsByKey::new(u64::MAX);
+        let mut tunnels = Vec::new();
+        for _ in 0..32 {
+            let key = pin();
+            let greedy = (0..TUNNELS_OF_A_KEY).map(|_| keys.enter(key)).take_while(|tunnel| tunnel.room == Room::Free);
+            tunnels.extend(greedy);
+        }
+        assert!(tunnels.len() < TUNNELS, "{}", tunnels.len());
+        let mut newcomers = Vec::new();
+        let last = loop {
+            let newcomer = keys.enter(pin());
+            match newcomer.room {
+                Room::Free => newcomers.push(newcomer),
+                room => break room,
+            }
+        };
+        assert!(!newcomers.is_empty());
+        assert_eq!((last, tunnels.len() + newcomers.len()), (Room::AgentFull, TUNNELS));
+        drop(tunnels);
+        assert_eq!(keys.enter(pin()).room, Room::Free);
+        assert_eq!(TunnelsByKey::new(3 * PART_MIN).most, 3, "with little memory");
     }
 }

@@ -65,7 +65,7 @@ pub(super) async fn accept(
     hub: mpsc::Sender<Command>,
     counters: Arc<Counters>,
     about: About,
-    unread: UnreadPool,
+    unread: u64,
 ) {
     let shared = Shared {
         plane,
@@ -73,8 +73,8 @@ pub(super) async fn accept(
         counters,
         about,
         hints: endpoint.unreachable_hints().clone(),
-        keys: TunnelsByKey::default(),
-        unread,
+        keys: TunnelsByKey::new(unread),
+        unread: UnreadPool::new(unread),
     };
     let mut sessions = JoinSet::new();
     let mut number = 0;
@@ -167,7 +167,7 @@ async fn greet(
     shared: &Shared,
 ) -> Result<Greeting, ControlError> {
     if counted.room == Room::Flooded {
-        return Ok(Greeting::TooMany(too_many()));
+        return Ok(Greeting::TooMany(too_many(counted.room)));
     }
     let mut control = AgentControl::accept(connection).await?;
     let hello = match control.next().await {
@@ -184,11 +184,12 @@ async fn greet(
     };
     let name = shared.plane.borrow().name_of(&counted.pin).map(str::to_owned);
     let Some(name) = name else { return Ok(Greeting::Removed) };
-    if counted.room == Room::Full {
-        let refused = Refused { code: RefusedCode::TooMany, sentence: too_many() };
+    if counted.room != Room::Free {
+        let sentence = too_many(counted.room);
+        let refused = Refused { code: RefusedCode::TooMany, sentence: sentence.clone() };
         control.say(hello.seq, &ToDeveloper::Refused(refused)).map_err(SessionError::from)?;
         control.finish().await?;
-        return Ok(Greeting::TooMany(too_many()));
+        return Ok(Greeting::TooMany(sentence));
     }
     control.welcome(hello.seq, &shared.about.agent, &name, shared.about.software).map_err(SessionError::from)?;
     control.flush().await?;
