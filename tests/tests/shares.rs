@@ -141,11 +141,15 @@ fn gets_in_beside(w: &World, sources: &[IpAddr], to: SocketAddr) -> Result<()> {
         let flooders: Vec<_> = (0..FLOODERS).map(|first| scope.spawn(move || flood(first))).collect();
         let asked = wait::until_true("the places to be taken", 6 * SOON, || Ok(begun.load(Ordering::Relaxed) >= FULL))
             .and_then(|()| {
+                let mut quickest = SOON;
                 for _ in 0..3 {
                     let began = Instant::now();
                     let (code, out, err) = w.redir(&w.alice, &["list"])?;
                     ensure!(code == 0 && out.contains("web-1"), "{code} after {:?}: {out}{err}", began.elapsed());
+                    quickest = quickest.min(began.elapsed());
                 }
+                // A second on an idle machine: a packet that is lost is sent again.
+                ensure!(quickest < Duration::from_secs(4), "the quickest of three took {quickest:?}");
                 Ok(())
             });
         stop.store(true, Ordering::Relaxed);

@@ -2,13 +2,15 @@
 
 use std::io::Write;
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, ensure};
 use nix::sys::socket::{setsockopt, sockopt::RcvBuf};
+use redir_rig::quic::half_handshake;
 use redir_rig::topology::Family;
-use redir_rig::{Listener, wait};
+use redir_rig::{Listener, agent, wait};
 
 use super::world::{PORT, Setting, World};
 
@@ -20,12 +22,14 @@ pub(super) struct Crowd {
     pub(super) come: fn(&World) -> Result<String>,
 }
 
-pub(super) const CROWDS: [Crowd; 5] = [
+pub(super) const CROWDS: [Crowd; 7] = [
     Crowd { name: "heads", setting: Setting::Http1, come: heads },
     Crowd { name: "unread", setting: Setting::Http1, come: unread },
     Crowd { name: "tls", setting: Setting::Tls, come: tls },
     Crowd { name: "http2", setting: Setting::Empty, come: http2 },
     Crowd { name: "streams", setting: Setting::Empty, come: streams },
+    Crowd { name: "idle", setting: Setting::Http1, come: idle },
+    Crowd { name: "handshakes", setting: Setting::Http1, come: handshakes },
 ];
 
 const CLIENTS: usize = 1000;
@@ -93,6 +97,51 @@ fn streams(world: &World) -> Result<String> {
     let refused = reached(world, ("redir_requests_total", "refused"), 1000.0)?;
     drop(crowd);
     Ok(format!("{refused} of {} requests were refused", COUNT * EACH as usize))
+}
+
+/// More and more of them, until the client has its share; then some more, which pass.
+fn idle(world: &World) -> Result<String> {
+    const AT_ONCE: usize = 100;
+    const MOST: usize = 15_000;
+    let mut crowd = Vec::new();
+    while world.metric("redir_clients_passing", "")? < 1.0 {
+        ensure!(crowd.len() < MOST, "{} idle connections of one client, and none passes", crowd.len());
+        crowd.extend(begin(world, b"", AT_ONCE)?);
+    }
+    let share = crowd.len();
+    crowd.extend(begin(world, b"", CLIENTS)?);
+    drop(crowd);
+    Ok(format!("of {} of one client those behind the first {share} passed", share + CLIENTS))
+}
+
+/// A developer comes while one address begins handshakes without end.
+fn handshakes(world: &World) -> Result<String> {
+    const FLOODERS: usize = 8;
+    // Twice as many as the agent has places for.
+    const FULL: usize = 512;
+    let to = world.topology.node.at(Family::V4, agent::TUNNEL_PORT);
+    let client = &world.topology.client;
+    let (stop, begun) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let begin = || {
+        while !stop.load(Ordering::Relaxed) {
+            half_handshake(to, client.ip(Family::V4))?;
+            begun.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    };
+    let flood = || client.namespace.run(&begin);
+    let took = thread::scope(|scope| {
+        let flooders: Vec<_> = (0..FLOODERS).map(|_| scope.spawn(flood)).collect();
+        let full = wait::until_true("the places to be taken", LATER, || Ok(begun.load(Ordering::Relaxed) >= FULL));
+        let came = Instant::now();
+        let served = full.and_then(|()| world.intercept("web-1", "x-user: late")).map(|_cli| came.elapsed());
+        stop.store(true, Ordering::Relaxed);
+        for flooder in flooders {
+            flooder.join().map_err(|_| anyhow!("a flooder panicked"))??;
+        }
+        served
+    })?;
+    Ok(format!("a developer got in within {took:.1?} beside {} of them", begun.into_inner()))
 }
 
 /// So many clients begin something and leave it at that.

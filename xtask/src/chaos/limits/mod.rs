@@ -39,11 +39,13 @@ the kernel had to kill, or if the worker was started anew.
   cargo xtask chaos limits                      every crowd, twice: some minutes
   cargo xtask chaos limits heads --memory 96    one of them, with less
 
-heads     1,000 clients of HTTP/1 that never finish 255 KB of headers
-unread    240 clients, through four tunnels of one key, that read no answer
-tls       1,000 clients that never finish 60 KB of a ClientHello
-http2     200 clients of HTTP/2 that never finish their headers
-streams   20 clients of HTTP/2 with 4,000 requests each that nobody answers
+heads       1,000 clients of HTTP/1 that never finish 255 KB of headers
+unread      240 clients, through four tunnels of one key, that read no answer
+tls         1,000 clients that never finish 60 KB of a ClientHello
+http2       200 clients of HTTP/2 that never finish their headers
+streams     20 clients of HTTP/2 with 4,000 requests each that nobody answers
+idle        one client that opens connections and says nothing, until it has its share
+handshakes  QUIC handshakes of one address that are not gone on with
 
 Ctrl-C removes everything.";
 
@@ -81,7 +83,7 @@ pub(super) fn play(options: &Options) -> Result<()> {
     let wanted = |crowd: &&Crowd| options.crowds.is_empty() || options.crowds.iter().any(|name| name == crowd.name);
     println!(
         "{}",
-        ui::bold(&format!("{:<9} {:<8} {:<10} {:<8} what became of the crowd", "memory", "crowd", "peak", "others"))
+        ui::bold(&format!("{:<9} {:<10} {:<10} {:<8} what became of the crowd", "memory", "crowd", "peak", "others"))
     );
     let mut failed = 0;
     for memory in &options.memory {
@@ -116,7 +118,7 @@ fn print(outcome: &Outcome, crowd: &str, memory: u64, took: &str) {
     let Outcome { peak, crowd: said, alive: (alive, all), failed } = outcome;
     let peak = format!("{} MiB", peak >> 20);
     let others = format!("{alive}/{all}");
-    println!("{:<9} {crowd:<8} {peak:<10} {others:<8} {said} {}", format!("{memory} MiB"), ui::dim(took));
+    println!("{:<9} {crowd:<10} {peak:<10} {others:<8} {said} {}", format!("{memory} MiB"), ui::dim(took));
     if let Some(failed) = failed {
         println!("          {} {failed}", ui::red("FAIL"));
     }
