@@ -32,6 +32,8 @@ pub(super) struct TlsFiles {
 struct Entry {
     seen: Looks,
     last_good: Option<Pair>,
+    /// The one before: an app may show its old certificate until it is restarted.
+    before: Option<Pair>,
     /// What is wrong with the files as they were seen, until it is told.
     problem: Option<String>,
 }
@@ -67,8 +69,12 @@ impl TlsFiles {
                 tracing::info!(%pod, port = files.port, cert = %files.cert.display(), "the certificate is read again");
                 changed = true;
             }
-            let last_good = new.last_good.or(entry.last_good.take());
-            *entry = Entry { last_good, ..new };
+            let known = entry.last_good.take();
+            let (last_good, before) = match new.last_good {
+                Some(good) if known.as_ref() != Some(&good) => (Some(good), known.or(entry.before.take())),
+                _ => (known, entry.before.take()),
+            };
+            *entry = Entry { last_good, before, ..new };
         }
         changed
     }
@@ -87,7 +93,10 @@ impl TlsFiles {
         let mut given = BTreeMap::<_, Vec<Pair>>::new();
         let armed = |(pod, files): &(PodName, Files)| self.armed.contains(&(pod.clone(), files.port));
         for ((pod, files), entry) in self.entries.iter().filter(|(key, _)| armed(key)) {
-            given.entry((pod.clone(), files.port)).or_default().extend(entry.last_good.clone());
+            given
+                .entry((pod.clone(), files.port))
+                .or_default()
+                .extend(entry.last_good.iter().chain(&entry.before).cloned());
         }
         Certificates(given)
     }
@@ -109,8 +118,8 @@ impl Entry {
         // Looked at before they are read: a change in between is found the next time.
         let seen = looks(files);
         match read(files) {
-            Ok((pair, _)) => Entry { seen, last_good: Some(pair), problem: None },
-            Err(problem) => Entry { seen, last_good: None, problem: Some(problem) },
+            Ok((pair, _)) => Entry { seen, last_good: Some(pair), before: None, problem: None },
+            Err(problem) => Entry { seen, last_good: None, before: None, problem: Some(problem) },
         }
     }
 }
@@ -258,6 +267,9 @@ mod tests {
         assert!(files.changed());
         assert_eq!(given(&files).as_ref(), Some(&two));
 
+        let both = vec![two.clone(), one.clone()];
+        assert_eq!(files.certificates().0[&key], both, "the app may show its old one still");
+
         fs::remove_file(&folder.files.key).expect("removed");
         assert!(!files.changed(), "away for a moment");
         folder.write(&folder.files.key, &three.key, 0o666);
@@ -265,6 +277,7 @@ mod tests {
         assert_eq!(given(&files).as_ref(), Some(&two));
 
         files.configure(&folder.config());
+        let two_again = two.clone();
         assert_eq!(given(&files), Some(two), "the configuration was read again, and the entry is the same");
         assert!(files.armed(std::iter::empty()), "taken back with the port");
         assert_eq!(files.certificates(), Certificates::default());
@@ -272,6 +285,13 @@ mod tests {
         assert!(!files.armed([other].into_iter()), "a port without a certificate is none of theirs");
         assert!(files.armed([key.clone()].into_iter()));
         assert!(!files.armed([key.clone()].into_iter()), "as before");
+        assert!(
+            files.armed(std::iter::empty()),
+            "the app goes on, and between two intercepts its certificate is renewed"
+        );
+        folder.put(&three);
+        assert!(files.changed() && files.armed([key.clone()].into_iter()));
+        assert_eq!(files.certificates().0[&key], [three, two_again], "what the app still shows can be read");
         let none = Config { pods: Vec::new(), ..folder.config() };
         files.configure(&none);
         assert_eq!(files.certificates(), Certificates::default());
