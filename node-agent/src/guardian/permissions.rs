@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::pod::Refusal;
+use super::{pod::Refusal, watch::STARVED_LIMIT};
 use crate::{
     config::PodName,
     ipc::{ControllerMessage, Permission, RefusedCode, Whereabouts},
@@ -105,8 +105,10 @@ impl Permissions {
     }
 }
 
-/// What a worker takes to disarm a port that nobody wants any more, on a machine that has no time for it.
-pub(super) const WITHDRAWAL: Duration = Duration::from_secs(10);
+/// What a worker takes to disarm a port that nobody wants any more, on a machine that has no time for it. One that is silent
+/// for so long is ended before.
+pub(super) const WITHDRAWAL: Duration = Duration::from_secs(40);
+const _: () = assert!(WITHDRAWAL.as_secs() > STARVED_LIMIT.as_secs());
 /// Four times what a kubelet runs by default on a large node.
 const MOST_PODS: usize = 1024;
 

@@ -55,10 +55,14 @@ pub(super) struct Pods {
     seeker: Option<Seeker>,
     /// In Kubernetes: what may be armed.
     permissions: Option<Permissions>,
-    /// Pods of a worker that did not disarm what it had to: when they are detached.
-    cuts: BTreeMap<PodName, Instant>,
+    /// Ports that the worker did not disarm in time: when their pods are detached, until they are permitted again.
+    cuts: BTreeMap<(PodName, u16), Instant>,
+    /// Armed pods that no Intercept means any more: when they are detached, whatever the worker does.
+    ended: BTreeMap<PodName, Instant>,
     endings: Endings,
     owners: Owners,
+    /// No line about what the worker may not arm before this.
+    refused_again: Option<Instant>,
 }
 
 /// A flush under way, and who asked for it.
@@ -76,7 +80,7 @@ impl Pods {
         let (armed, lingering, told) = (BTreeMap::new(), Linger::default(), BTreeSet::new());
         let (flushes, flush_again) = (Vec::new(), None);
         let (endings, owners) = (Endings::default(), Owners::default());
-        let cuts = BTreeMap::new();
+        let (cuts, ended) = (BTreeMap::new(), BTreeMap::new());
         Self {
             home,
             attach,
@@ -89,8 +93,10 @@ impl Pods {
             seeker,
             permissions,
             cuts,
+            ended,
             endings,
             owners,
+            refused_again: None,
         }
     }
 
@@ -106,6 +112,8 @@ impl Pods {
             Request::Arm { pod, port } => self.arm(config, &pod, port, meanwhile),
             Request::Disarm { pod, port } => {
                 self.disarm(&pod, port, meanwhile);
+                // It was late, and it is no worker that keeps what it must not.
+                self.cuts.remove(&(pod, port));
                 Ok(done(()))
             }
             Request::Release { pod } => self.release(&pod, meanwhile).map(done),
@@ -132,9 +140,8 @@ impl Pods {
         meanwhile: Meanwhile<'_>,
     ) -> Result<Granted, Refusal> {
         // What the worker says of a pod is its name alone.
-        let (name, at) = &self.permitted(config, asked, port).inspect_err(|refusal| {
-            tracing::warn!(pod = %asked, port, reason = refusal.sentence, "the worker may not arm this");
-        })?;
+        let permitted = self.permitted(config, asked, port);
+        let (name, at) = &permitted.inspect_err(|refusal| self.note_refused(asked, port, refusal))?;
         if let Some(armed) = self.armed.get_mut(name) {
             let replaced = match &mut self.seeker {
                 Some(seeker) => seeker.replaced(&self.home, name, armed.netns_id(), &at.ips),
@@ -169,6 +176,15 @@ impl Pods {
             self.owners.watch(name, &pod.netns);
         }
         Ok((Reply::Armed(told), fds))
+    }
+
+    /// For people, and not as often as the worker likes.
+    fn note_refused(&mut self, pod: &PodName, port: u16, refusal: &Refusal) {
+        let now = Instant::now();
+        if self.refused_again.is_none_or(|at| at <= now) {
+            self.refused_again = Some(now + REFUSED_PAUSE);
+            tracing::warn!(%pod, port, reason = refusal.sentence, "the worker may not arm this");
+        }
     }
 
     /// The pod as people call it, and where it is: by the configuration, or by what the controller has said.
@@ -231,7 +247,8 @@ impl Pods {
         let Some((name, armed)) = self.armed.remove_entry(name) else { return };
         armed.detach(&mut || meanwhile(&self.home, &mut self.armed));
         self.seeker.iter_mut().for_each(|seeker| seeker.forget(&name));
-        self.cuts.remove(&name);
+        self.cuts.retain(|(pod, _), _| *pod != name);
+        self.ended.remove(&name);
         self.endings.forget(&name);
         self.owners.forget(&name);
         tracing::info!(pod = %name, "released");
@@ -239,19 +256,26 @@ impl Pods {
 
     /// Takes what the controller says may be armed.
     pub(super) fn permit(&mut self, message: ControllerMessage, now: Instant) {
-        if let Some(permissions) = &mut self.permissions {
-            permissions.take(message, now);
+        let Some(permissions) = &mut self.permissions else { return };
+        permissions.take(message, now);
+        self.cuts.retain(|(name, port), _| permissions.check(name, *port).is_err());
+        self.ended.retain(|name, _| !permissions.has(name));
+        for name in self.armed.keys().filter(|name| !permissions.has(name)) {
+            self.ended.entry(name.clone()).or_insert(now + LAST_CONNECTIONS);
         }
     }
 
     /// When [`Pods::enforce`] has something to do.
     pub(super) fn next_withdrawal(&self) -> Option<Instant> {
-        let withdrawn = self.permissions.as_ref().and_then(Permissions::next);
-        withdrawn.into_iter().chain(self.cuts.values().copied()).min()
+        let permissions = self.permissions.as_ref()?;
+        let cuts = self.cuts.iter().filter(|((name, _), _)| !permissions.has(name)).map(|(_, at)| *at);
+        permissions.next().into_iter().chain(cuts).chain(self.ended.values().copied()).min()
     }
 
     /// Disarms what no Intercept wants any more and the worker has not disarmed by itself. Of such a worker nothing is
-    /// left to chance: once its connections have had `drain`, the pod is detached. The result are those pods.
+    /// left to chance: once its connections have had `drain`, the pod is detached, unless an Intercept means another port
+    /// of it: then as soon as none does. One that has disarmed keeps a pod's connections for [`LAST_CONNECTIONS`]. The
+    /// result are the pods that are detached.
     pub(super) fn enforce(&mut self, now: Instant, drain: Duration, meanwhile: Meanwhile<'_>) -> Vec<PodName> {
         let due = self.permissions.as_mut().map_or_else(Vec::new, |permissions| permissions.due(now));
         for (name, port) in due {
@@ -260,17 +284,22 @@ impl Pods {
             }
             tracing::warn!(pod = %name, port, "no Intercept wants this port any more, and the worker keeps it: it is disarmed");
             self.disarm(&name, port, meanwhile);
-            self.cuts.entry(name).or_insert(now + drain);
+            self.cuts.entry((name, port)).or_insert(now + drain);
         }
-        let cut: Vec<PodName> = self.cuts.extract_if(.., |_, at| *at <= now).map(|(name, _)| name).collect();
-        let permitted = |name: &PodName| self.permissions.as_ref().is_some_and(|permissions| permissions.has(name));
-        let cut: Vec<PodName> =
-            cut.into_iter().filter(|name| !permitted(name) && self.armed.contains_key(name)).collect();
+        let cut = self.cut(now);
         for name in &cut {
             tracing::warn!(pod = %name, "no Intercept wants this pod any more, and the worker keeps it: it is detached");
             self.detach(name, meanwhile);
         }
         cut
+    }
+
+    /// The pods that are to be detached now.
+    fn cut(&self, now: Instant) -> Vec<PodName> {
+        let permitted = |name: &PodName| self.permissions.as_ref().is_some_and(|permissions| permissions.has(name));
+        let cuts = self.cuts.iter().map(|((name, _), at)| (name, at)).chain(&self.ended);
+        let due = cuts.filter(|(name, at)| **at <= now && !permitted(name) && self.armed.contains_key(*name));
+        due.map(|(name, _)| name.clone()).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// The worker is dead: steering ends now, reflection when the dead worker's last packets are through.
@@ -281,6 +310,7 @@ impl Pods {
         }
         self.told.clear();
         self.cuts.clear();
+        self.ended.clear();
         self.flushes.clear();
         self.endings = Endings::default();
         self.owners.forget_all();
@@ -535,6 +565,12 @@ fn sockets((results, first): (Vec<io::Result<OwnedFd>>, u64)) -> Granted {
         .collect();
     (Reply::Sockets { errnos, first }, fds)
 }
+
+/// Between two lines about what the worker may not arm.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+/// What the connections of a pod have, once the last Intercept of it has ended and its ports are disarmed. Longer than
+/// clients and connection pools keep one; as long a worker that was taken over can make connections to its app.
+const LAST_CONNECTIONS: Duration = Duration::from_secs(24 * 3600);
 
 #[cfg(test)]
 mod tests;

@@ -89,7 +89,6 @@ impl Supervisor {
             self.start_if_due(now);
             self.start_controller_if_due(now);
             self.look_around(now);
-            self.enforce(now);
             let silence = self.judge_silence(now);
             let woken = self.wait(now, silence);
             while let Some(signal) = self.signals.next() {
@@ -98,6 +97,8 @@ impl Supervisor {
             self.hear_controller();
             self.controller.iter_mut().for_each(|controller| controller.judge_silence(Instant::now()));
             self.serve();
+            // What the worker has asked for meanwhile counts first.
+            self.enforce(Instant::now());
             if woken.owner_ended {
                 self.pods.forget_ended_owners();
                 self.life.next_look = None;
@@ -366,7 +367,11 @@ impl Supervisor {
         while let Some(ended) = child::reap() {
             if self.life.worker.as_ref().is_some_and(|worker| worker.pid == ended.pid) {
                 self.worker_died(ended);
-            } else if let Some(controller) = &mut self.controller {
+                continue;
+            }
+            // Its last words count: the worker may know what came of them.
+            self.hear_controller();
+            if let Some(controller) = &mut self.controller {
                 match controller.ended(ended, Instant::now()) {
                     Death::Another | Death::Restart => {}
                     Death::End(code) => self.end(code),
@@ -393,10 +398,10 @@ impl Supervisor {
         }
         if self.life.stopping.is_some() {
             tracing::info!(code = ended.code, "the worker has ended");
-            self.life.exit = Some(ended.code);
+            self.life.exit.get_or_insert(ended.code);
         } else if ended.code == USAGE || !self.life.served {
             tracing::error!(code = ended.code, "the worker could not start; the agent ends");
-            self.life.exit = Some(ended.code.max(1));
+            self.life.exit.get_or_insert(ended.code.max(1));
         } else {
             let restart_at = self.life.backoff.died(worker.born, now);
             let delay = restart_at.duration_since(now);

@@ -66,7 +66,7 @@ impl Watch {
 const LIMIT: Duration = Duration::from_secs(5);
 /// A worker that got no CPU may be silent for so long: ending it would reset everybody inside, and the next one would get no
 /// more. Its pods' traffic passes to the apps meanwhile, since its heartbeats grow old.
-const STARVED_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const STARVED_LIMIT: Duration = Duration::from_secs(30);
 /// Four words are missing.
 const QUIET: Duration = Duration::from_secs(1);
 /// Until the first word, for a machine that is busy while the worker starts.

@@ -134,7 +134,8 @@ fn what_a_worker_does_not_give_back_is_taken_from_it() {
     node.assert_untouched();
 }
 
-/// Connections of an Intercept that has ended go on as long as they like, if the worker has disarmed its port.
+/// Connections of an Intercept that has ended go on for a long time, if the worker has disarmed its port; not for ever: a
+/// worker that was taken over would keep the pod.
 #[test]
 fn a_worker_that_gives_back_in_time_keeps_its_connections() {
     let (mut node, now) = (Node::new(), Instant::now());
@@ -142,7 +143,47 @@ fn a_worker_that_gives_back_in_time_keeps_its_connections() {
     node.arm(WEB, 8080).expect("armed");
     node.permit(vec![], now);
     let due = node.pods.next_withdrawal().expect("a time");
-    node.ask(Request::Disarm { pod: PodName::new(WEB).expect("good"), port: 8080 }).expect("disarmed");
+    node.ask(disarm()).expect("disarmed");
     assert!(node.enforce(due).is_empty() && node.enforce(due + 100 * DRAIN).is_empty());
     node.ask(Request::Stats { pod: PodName::new(WEB).expect("good") }).expect("still reflected");
+    assert_eq!(node.pods.next_withdrawal(), Some(now + LAST_CONNECTIONS));
+    node.permit(vec![node.permission(WEB, "shop", 0)], now);
+    assert_eq!(node.pods.next_withdrawal(), None, "an Intercept means it again");
+    node.permit(vec![], now + DRAIN);
+    assert_eq!(node.enforce(now + DRAIN + LAST_CONNECTIONS), [PodName::new(WEB).expect("good")]);
+    node.assert_untouched();
+}
+
+fn disarm() -> Request {
+    Request::Disarm { pod: PodName::new(WEB).expect("good"), port: 8080 }
+}
+
+/// A worker without time is late, and gives back all the same.
+#[test]
+fn a_late_worker_that_gives_back_keeps_its_connections() {
+    let (mut node, now) = (Node::new(), Instant::now());
+    node.permit(vec![node.permission(WEB, "shop", 0)], now);
+    node.arm(WEB, 8080).expect("armed");
+    node.permit(vec![], now);
+    let due = node.pods.next_withdrawal().expect("a time");
+    assert!(node.enforce(due).is_empty());
+    node.ask(disarm()).expect("disarmed");
+    assert!(node.enforce(due + DRAIN).is_empty());
+    node.ask(Request::Stats { pod: PodName::new(WEB).expect("good") }).expect("still reflected");
+}
+
+#[test]
+fn a_cut_is_put_off_while_another_port_is_wanted_and_not_lost() {
+    let (mut node, now) = (Node::new(), Instant::now());
+    let other = |node: &Node| Permission { ports: vec![8081], ..node.permission(WEB, "shop", 0) };
+    node.permit(vec![node.permission(WEB, "shop", 0), other(&node)], now);
+    node.arm(WEB, 8080).expect("armed");
+    node.arm(WEB, 8081).expect("armed");
+    node.permit(vec![other(&node)], now);
+    let due = node.pods.next_withdrawal().expect("a time");
+    assert!(node.enforce(due).is_empty() && node.enforce(due + DRAIN).is_empty());
+    assert_eq!((node.armed_ports(), node.pods.next_withdrawal()), (vec![8081], None));
+    node.permit(vec![], due + DRAIN);
+    assert_eq!(node.enforce(due + DRAIN), [PodName::new(WEB).expect("good")]);
+    node.assert_untouched();
 }
