@@ -39,6 +39,11 @@ impl fmt::Debug for Pair {
 }
 
 impl Pair {
+    /// Of both texts.
+    pub(crate) fn bytes(&self) -> usize {
+        self.chain.len() + self.key.len()
+    }
+
     /// The pair as rustls uses it: parsed, and the key is the certificate's.
     pub(crate) fn certified(&self) -> Result<Arc<CertifiedKey>, Flaw> {
         let chain: Vec<_> = CertificateDer::pem_slice_iter(self.chain.as_bytes())

@@ -208,6 +208,9 @@ impl<'de> Deserialize<'de> for PodName {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let (key, shown) = <(String, String)>::deserialize(from)?;
         let name = Self::new(&key).map_err(D::Error::custom)?;
+        if shown.len() > 2 * Self::MAX + 1 {
+            return Err(D::Error::custom("a pod is called by at most its namespace and name"));
+        }
         Ok(Self { shown: shown.into(), ..name })
     }
 }

@@ -121,13 +121,13 @@ pub(crate) struct ConflictStanding {
 }
 
 impl Standing {
-    /// No longer than an honest worker's.
+    /// As much of it as one message has room for: the first of what there is.
     pub(crate) fn bounded(mut self) -> Self {
         let cut = |text: &mut String, most: usize| text.truncate(text.floor_char_boundary(most));
         self.pods.truncate(MOST_ENTRIES);
         for pod in &mut self.pods {
             cut(&mut pod.reason, limits::SENTENCE);
-            pod.addresses.truncate(MOST_ENTRIES);
+            pod.addresses.truncate(MOST_ADDRESSES);
             pod.addresses.iter_mut().for_each(|address| cut(address, limits::NAME));
         }
         self.conflicts.truncate(MOST_ENTRIES);
@@ -135,17 +135,59 @@ impl Standing {
             cut(&mut conflict.pod, limits::NAME);
             cut(&mut conflict.developer, limits::NAME);
         }
+        keep_to(&mut self.pods, POD_BYTES as usize);
+        keep_to(&mut self.conflicts, CONFLICT_BYTES as usize);
         self
     }
+
+    /// How long it is when it is said.
+    pub(crate) fn bytes(&self) -> usize {
+        said_bytes(self)
+    }
+}
+
+/// The first entries, as many as have room.
+fn keep_to<T: Serialize>(entries: &mut Vec<T>, mut room: usize) {
+    let fits = |entry: &T| {
+        let left = room.checked_sub(said_bytes(entry) + 1);
+        room = left.unwrap_or(0);
+        left.is_some()
+    };
+    entries.truncate(entries.iter().map(fits).take_while(|fits| *fits).count());
+}
+
+fn said_bytes(what: &impl Serialize) -> usize {
+    serde_json::to_vec(what).map_or(usize::MAX / 2, |said| said.len())
 }
 
 /// Sends one message. Not to be dropped half-way: the rest of a frame would be missing.
 pub(crate) async fn send(to: &mut (impl AsyncWrite + Unpin), message: &impl Serialize) -> io::Result<()> {
-    let body = serde_json::to_vec(message)?;
-    let length = u32::try_from(body.len()).ok().filter(|length| *length <= LONGEST);
-    let length = length.ok_or_else(|| io::Error::other("a message is too long for the other process"))?;
+    let (length, body) = frame(message)?;
     to.write_all(&length.to_ne_bytes()).await?;
     to.write_all(&body).await
+}
+
+/// Sends one message, or this one in its place if it is too long: one object must not end what is said of all others.
+pub(crate) async fn send_or<T: Serialize>(
+    to: &mut (impl AsyncWrite + Unpin),
+    message: &T,
+    instead: impl FnOnce() -> T,
+) -> io::Result<()> {
+    match send(to, message).await {
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+            tracing::error!("{error}; what it is about is left out");
+            send(to, &instead()).await
+        }
+        sent => sent,
+    }
+}
+
+/// A message's length and bytes.
+fn frame(message: &impl Serialize) -> io::Result<(u32, Vec<u8>)> {
+    let body = serde_json::to_vec(message)?;
+    let length = u32::try_from(body.len()).ok().filter(|length| *length <= LONGEST);
+    let too_long = || io::Error::new(io::ErrorKind::FileTooLarge, "a message is too long for the other process");
+    Ok((length.ok_or_else(too_long)?, body))
 }
 
 /// Receives one message of at most so many bytes; `None` once the other end is closed. Not to be dropped half-way.
@@ -179,12 +221,22 @@ pub(crate) fn changes<'a, K: Ord, V: PartialEq>(
 
 /// How often the controller says at least how it fares.
 pub(crate) const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
-/// Bytes. A Secret has at most 1 MiB, and a pod's certificates are told together.
+/// Bytes. The longest are the certificates of a port, which `controller::secrets` keeps far below it.
 pub(crate) const LONGEST: u32 = 4 << 20;
 /// Bytes of what the worker says at once: the state of an intercept in every pod of a large node.
-pub(crate) const LONGEST_STANDING: u32 = 128 << 10;
-/// Pods, addresses or conflicts of one intercept.
+pub(crate) const LONGEST_STANDING: u32 = POD_BYTES + CONFLICT_BYTES + ENVELOPE_BYTES;
+/// Bytes of the pods of a [`Standing`], as it is said: 250 for a live one.
+const POD_BYTES: u32 = 96 << 10;
+/// Bytes of its conflicts, as they are said: some hundred each. Of more, people read the first.
+const CONFLICT_BYTES: u32 = 32 << 10;
+/// Bytes around them: the UID and the names of the fields.
+const ENVELOPE_BYTES: u32 = 1 << 10;
+/// Pods or conflicts of one intercept.
 const MOST_ENTRIES: usize = 256;
+/// Addresses of one pod.
+const MOST_ADDRESSES: usize = 16;
+
+const _: () = assert!(LONGEST_STANDING <= LONGEST, "what is bounded can be sent");
 
 #[cfg(test)]
 mod tests {
@@ -233,8 +285,48 @@ mod tests {
             ConflictStanding { pod: "p".repeat(300), developer: "d".repeat(300), since: 0, everything: true };
         let long = Standing { pods: vec![pod; 300], conflicts: vec![conflict; 300] };
         let cut = long.bounded();
-        assert_eq!((cut.pods.len(), cut.conflicts.len()), (MOST_ENTRIES, MOST_ENTRIES));
         assert!(cut.pods[0].reason.len() <= limits::SENTENCE && cut.pods[0].addresses[0].len() == limits::NAME);
+        assert!((2..MOST_ENTRIES).contains(&cut.pods.len()) && (2..MOST_ENTRIES).contains(&cut.conflicts.len()));
+        let short = Standing { pods: cut.pods[..2].to_vec(), conflicts: Vec::new() };
+        assert_eq!(short.clone().bounded(), short);
+    }
+
+    /// The worst there is, escaped as long as it can be.
+    #[tokio::test]
+    async fn the_longest_standing_is_sent_and_received() {
+        let pod = PodStanding {
+            pod: PodName::of_uid("uid", "shop", &"n".repeat(253)).expect("a name"),
+            state: PodState::Live,
+            reason: "\u{1}".repeat(10_000),
+            since: u64::MAX,
+            addresses: vec!["1".repeat(300); 300],
+            nobody_listens: true,
+        };
+        let name = "\u{1}".repeat(300);
+        let conflict = ConflictStanding { pod: name.clone(), developer: name, since: u64::MAX, everything: false };
+        for (pods, conflicts) in [(300, 300), (0, 3000), (3000, 0)] {
+            let standing = Standing { pods: vec![pod.clone(); pods], conflicts: vec![conflict.clone(); conflicts] };
+            let standing = standing.bounded();
+            let mut bytes = Vec::new();
+            let uid = Uid::from(Token([255; 16]));
+            send(&mut bytes, &ToController::Standing(uid, standing.clone())).await.expect("sent");
+            let heard = receive(&mut &bytes[..], LONGEST_STANDING).await.expect("received");
+            assert!(matches!(heard, Some(ToController::Standing(_, heard)) if heard == standing));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_too_long_to_be_said_is_left_out_and_the_rest_is_said() {
+        let mut bytes = Vec::new();
+        let long = "x".repeat(LONGEST as usize);
+        assert!(send(&mut bytes, &long).await.is_err() && bytes.is_empty());
+        send_or(&mut bytes, &long, || "gone".to_owned()).await.expect("sent");
+        send_or(&mut bytes, &"next".to_owned(), || "gone".to_owned()).await.expect("sent");
+        let mut from = &bytes[..];
+        for expected in ["gone", "next"] {
+            let heard: Option<String> = receive(&mut from, LONGEST).await.expect("received");
+            assert_eq!(heard.as_deref(), Some(expected));
+        }
     }
 
     #[test]

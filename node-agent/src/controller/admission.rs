@@ -3,29 +3,45 @@
 //! Pure, and the same on every node: the oldest come first, by the API server's clock and then by their UIDs. What is told
 //! goes into the status, and ends with the next step.
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use redir_tunnel::Pin;
 use redir_wire::Token;
 
 use super::{facts::InterceptFacts, world::World};
 
-/// Those that are not taken, and why.
-pub(super) fn admit(world: &World) -> BTreeMap<Token, String> {
+/// Those that are not taken.
+#[derive(Default)]
+pub(super) struct Admission {
+    /// And why.
+    pub(super) refused: BTreeMap<Token, String>,
+    /// Nothing is found out about these, and nothing is told: whoever makes any number must not make work for all nodes.
+    pub(super) left_out: BTreeSet<Token>,
+}
+
+/// Who is taken.
+pub(super) fn admit(world: &World) -> Admission {
     let mut oldest_first: Vec<&InterceptFacts> = world.intercepts.values().collect();
     oldest_first.sort_by_key(|intercept| (intercept.made, intercept.token));
-    let (mut refused, mut namespaces, mut keys) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    let (mut admission, mut namespaces, mut keys) = (Admission::default(), BTreeMap::new(), BTreeMap::new());
     for intercept in oldest_first {
         let namespace = &*intercept.id.namespace;
-        let reason = if world.forbidden.contains(namespace) {
-            Some(forbidden(namespace))
-        } else {
-            let share: &mut Share = namespaces.entry(namespace).or_default();
-            share.take(intercept).or_else(|| unique(&mut keys, intercept))
+        let share: &mut Share = namespaces.entry(namespace).or_default();
+        let reason = match &intercept.wanted {
+            _ if world.forbidden.contains(namespace) => Some(forbidden(namespace)),
+            // It takes nobody's place.
+            Err(reason) => Some(reason.clone()),
+            Ok(_) => share.take(intercept).or_else(|| unique(&mut keys, intercept)),
         };
-        refused.extend(reason.map(|reason| (intercept.token, reason)));
+        let Some(reason) = reason else { continue };
+        share.refused += 1;
+        if share.refused > MOST_REFUSED_OF_NAMESPACE {
+            admission.left_out.insert(intercept.token);
+        } else {
+            admission.refused.insert(intercept.token, reason);
+        }
     }
-    refused
+    admission
 }
 
 fn forbidden(namespace: &str) -> String {
@@ -40,6 +56,7 @@ fn forbidden(namespace: &str) -> String {
 struct Share {
     intercepts: usize,
     bytes: usize,
+    refused: usize,
 }
 
 impl Share {
@@ -79,5 +96,7 @@ fn unique<'w>(keys: &mut BTreeMap<Pin, &'w InterceptFacts>, intercept: &'w Inter
 
 /// More than the developers of a namespace have at the same time.
 pub(super) const MOST_OF_NAMESPACE: usize = 128;
+/// Those whose developers are told why, with the first that are refused.
+pub(super) const MOST_REFUSED_OF_NAMESPACE: usize = 128;
 /// An honest spec has some hundred bytes, one with a large filter a few thousand.
 const MOST_BYTES_OF_NAMESPACE: usize = 256 << 10;

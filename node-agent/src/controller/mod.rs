@@ -29,6 +29,7 @@ mod write;
 mod writes;
 
 use std::{
+    future::pending,
     os::{fd::OwnedFd, unix::net},
     path::Path,
     sync::Arc,
@@ -36,7 +37,13 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use tokio::{net::UnixStream, runtime::Builder, sync::watch as channel, task::JoinSet, time::interval};
+use tokio::{
+    net::UnixStream,
+    runtime::Builder,
+    sync::watch as channel,
+    task::JoinSet,
+    time::{Instant, interval, sleep_until},
+};
 
 use crate::{
     ipc::{ControllerMessage, Reply},
@@ -78,13 +85,15 @@ async fn live(Bootstrap { control, config, key }: Bootstrap) -> anyhow::Result<(
 async fn follow(guardian: &Guardian, talk: Talk, mut tasks: JoinSet<()>) -> anyhow::Result<()> {
     let mut link = JoinSet::new();
     let mut alive = interval(SIGN_OF_LIFE);
+    // Until when the next link must have come.
+    let mut rejoined_by = None;
     loop {
         tokio::select! {
             heard = guardian.hear() => match heard.context("the socket to the guardian failed")? {
                 Some((Reply::Peer, fds)) => {
                     let stream = fds.into_iter().next().context("the guardian sent no link to the worker")?;
                     let stream = UnixStream::from_std(net::UnixStream::from(stream))?;
-                    link = publish::speak(stream, talk.clone());
+                    (link, rejoined_by) = (publish::speak(stream, talk.clone()), None);
                 }
                 Some((other, _)) => tracing::warn!(?other, "the guardian said what is not for the controller"),
                 None => return Ok(()),
@@ -93,10 +102,57 @@ async fn follow(guardian: &Guardian, talk: Talk, mut tasks: JoinSet<()>) -> anyh
                 guardian.say(&ControllerMessage::Alive).await.context("tell the guardian that the controller lives")?;
             }
             Some(_) = tasks.join_next() => bail!("a task of the controller has ended; it is started again"),
-            Some(_) = link.join_next() => {}
+            Some(_) = link.join_next() => rejoined_by = Some(Instant::now() + REJOIN),
+            () = until(rejoined_by) => bail!("the link to the worker has ended, and the worker has not; both are joined again"),
         }
     }
 }
 
+async fn until(when: Option<Instant>) {
+    match when {
+        Some(when) => sleep_until(when).await,
+        None => pending().await,
+    }
+}
+
+/// A worker that has ended is replaced by another, with another link, within a few seconds.
+const REJOIN: Duration = Duration::from_secs(20);
 /// What the runtime's threads get to end after the last task.
 const LAST_TASKS: Duration = Duration::from_millis(300);
+
+#[cfg(test)]
+mod link_tests {
+    use std::os::fd::AsFd as _;
+
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::ipc;
+
+    /// Joined with a worker; `None`: it ends within this time of the paused clock.
+    async fn follow_for(time: Duration, worker_stays: bool) -> Option<anyhow::Result<()>> {
+        let (ours, theirs) = ipc::pair().expect("sockets");
+        let guardian = Guardian::new(theirs).expect("a socket");
+        let (link, worker) = ipc::stream_pair().expect("sockets");
+        ipc::send(ours.as_fd(), &Reply::Peer.encode(0), &[link.as_fd()]).expect("sent");
+        drop(link);
+        let worker = worker_stays.then_some(worker);
+        let permitted = channel::Sender::new(Newest::None);
+        let (vitals, standings) = (channel::Sender::new(Vitals::default()), channel::Sender::new(None));
+        let talk = Talk { permitted: permitted.subscribe(), vitals: vitals.subscribe(), standings };
+        let end = timeout(time, follow(&guardian, talk, JoinSet::new())).await.ok();
+        drop((worker, ours));
+        end
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_link_that_ends_while_the_worker_lives_is_made_anew() {
+        let end = follow_for(10 * REJOIN, false).await.expect("an end");
+        assert!(end.expect_err("an error").to_string().contains("link to the worker"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_link_that_holds_is_kept() {
+        assert!(follow_for(3 * REJOIN, true).await.is_none());
+    }
+}

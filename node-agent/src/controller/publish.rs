@@ -22,7 +22,7 @@ use super::{driver::Vitals, guardian::Guardian};
 use crate::{
     certificates::Certificates,
     ipc::{ControllerMessage, Permission},
-    link::{self, Health, LONGEST_STANDING, SIGN_OF_LIFE, Standings, ToController, ToWorker, changes},
+    link::{self, Health, LONGEST_STANDING, SIGN_OF_LIFE, Standing, Standings, ToController, ToWorker, changes},
     resolved::Resolved,
 };
 
@@ -83,14 +83,12 @@ pub(super) fn speak(stream: UnixStream, talk: Talk) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     let Talk { permitted, vitals, standings } = talk;
     tasks.spawn(async move {
-        if let Err(error) = tell(BufWriter::new(to), permitted, vitals).await {
-            tracing::debug!(%error, "the worker cannot be told any more");
-        }
-    });
-    tasks.spawn(async move {
-        if let Err(error) = listen(BufReader::new(from), &standings).await {
-            tracing::debug!(%error, "the worker cannot be heard any more");
-        }
+        let end = tokio::select! {
+            end = tell(BufWriter::new(to), permitted, vitals) => end,
+            end = listen(BufReader::new(from), &standings) => end,
+        };
+        let error = end.err().map(|error| error.to_string()).unwrap_or_default();
+        tracing::warn!(error, "the link to the worker has ended");
         // Nothing of it is live any more. One that was killed leaves a reset instead of an end.
         standings.send_replace(Some(Standings::new()));
     });
@@ -129,25 +127,20 @@ async fn differences(
     Conclusion { resolved: is, certificates: has, .. }: &Conclusion,
 ) -> io::Result<()> {
     for (name, pod) in changes(&was.pods, &is.pods) {
-        let message = match pod {
-            Some(pod) => ToWorker::Pod(name.clone(), pod.clone()),
-            None => ToWorker::PodGone(name.clone()),
-        };
-        link::send(to, &message).await?;
+        let gone = || ToWorker::PodGone(name.clone());
+        let message = pod.map_or_else(gone, |pod| ToWorker::Pod(name.clone(), pod.clone()));
+        link::send_or(to, &message, gone).await?;
     }
     for (token, resolution) in changes(&was.intercepts, &is.intercepts) {
-        let message = match resolution {
-            Some(resolution) => ToWorker::Intercept((*token).into(), Box::new(resolution.clone())),
-            None => ToWorker::InterceptGone((*token).into()),
-        };
-        link::send(to, &message).await?;
+        let uid = (*token).into();
+        let gone = || ToWorker::InterceptGone(uid);
+        let message = resolution.map_or_else(gone, |one| ToWorker::Intercept(uid, Box::new(one.clone())));
+        link::send_or(to, &message, gone).await?;
     }
     for ((pod, port), pairs) in changes(&had.0, &has.0) {
-        let message = match pairs {
-            Some(pairs) => ToWorker::Certificates(pod.clone(), *port, pairs.clone()),
-            None => ToWorker::CertificatesGone(pod.clone(), *port),
-        };
-        link::send(to, &message).await?;
+        let gone = || ToWorker::CertificatesGone(pod.clone(), *port);
+        let message = pairs.map_or_else(gone, |pairs| ToWorker::Certificates(pod.clone(), *port, pairs.clone()));
+        link::send_or(to, &message, gone).await?;
     }
     link::send(to, &ToWorker::Commit).await
 }
@@ -162,9 +155,11 @@ async fn listen(mut from: BufReader<OwnedReadHalf>, standings: &channel::Sender<
     while let Some(message) = link::receive(&mut from, LONGEST_STANDING).await? {
         match message {
             ToController::Standing(uid, standing) => {
-                let token = Token::from(uid);
-                if heard.len() < MOST_STANDINGS || heard.contains_key(&token) {
-                    heard.insert(token, standing.bounded());
+                let (token, standing) = (Token::from(uid), standing.bounded());
+                heard.remove(&token);
+                let bytes: usize = heard.values().chain([&standing]).map(Standing::bytes).sum();
+                if heard.len() < MOST_STANDINGS && bytes <= MOST_STANDING_BYTES {
+                    heard.insert(token, standing);
                 }
             }
             ToController::Gone(uid) => drop(heard.remove(&uid.into())),
@@ -176,6 +171,8 @@ async fn listen(mut from: BufReader<OwnedReadHalf>, standings: &channel::Sender<
 
 /// Intercepts with a tunnel whose state is told. More are served as well, and said to be waiting.
 const MOST_STANDINGS: usize = 1024;
+/// Bytes of them all, as they are said.
+const MOST_STANDING_BYTES: usize = 2 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -186,7 +183,7 @@ mod tests {
     use super::*;
     use crate::{
         ipc::FirstHand,
-        link::{ConflictStanding, LONGEST, Standing},
+        link::{ConflictStanding, LONGEST},
         resolved::KnownPod,
     };
 
@@ -281,5 +278,54 @@ mod tests {
         drop(worker);
         let is_empty = |standings: &Option<Standings>| standings.as_ref().is_some_and(Standings::is_empty);
         timeout(SOON, ends.standings.wait_for(is_empty)).await.expect("in time").expect("it runs");
+    }
+
+    /// One object that is too large ended what was told of all others.
+    #[tokio::test]
+    async fn what_is_too_long_is_left_out_and_the_rest_is_told() {
+        let Ends { permitted, talk, .. } = &ends();
+        let long = crate::certificates::Pair { chain: "\u{1}".repeat(1 << 20), key: String::new() };
+        let name = crate::config::PodName::new("uid").expect("a name");
+        let certificates = Certificates(BTreeMap::from([((name, 8443), vec![long])]));
+        let known = conclusion(7).expect("some");
+        let conclusion = Conclusion { resolved: known.resolved.clone(), certificates, ..Conclusion::default() };
+        permitted.send_replace(Some(Arc::new(conclusion)));
+        let (ours, mut worker) = UnixStream::pair().expect("sockets");
+        let _link = speak(ours, talk.clone());
+        let mut gone = false;
+        let heard = async {
+            loop {
+                match link::receive(&mut worker, LONGEST).await.expect("a message").expect("no end") {
+                    ToWorker::Certificates(..) => panic!("too long"),
+                    ToWorker::CertificatesGone(_, 8443) => gone = true,
+                    ToWorker::Commit => return,
+                    _ => {}
+                }
+            }
+        };
+        timeout(SOON, heard).await.expect("in time");
+        assert!(gone);
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_of_a_worker_has_a_sum() {
+        let mut ends = ends();
+        let (ours, mut worker) = UnixStream::pair().expect("sockets");
+        let _link = speak(ours, ends.talk.clone());
+        let conflict =
+            ConflictStanding { pod: "p".repeat(250), developer: "d".repeat(250), since: 0, everything: true };
+        let standing = Standing { pods: Vec::new(), conflicts: vec![conflict; 50] };
+        let writer = async {
+            for number in 0..200 {
+                let said = ToController::Standing(Token([number; 16]).into(), standing.clone());
+                link::send(&mut worker, &said).await.expect("sent");
+            }
+            link::send(&mut worker, &ToController::Commit).await.expect("sent");
+        };
+        timeout(SOON, writer).await.expect("in time");
+        let heard =
+            timeout(SOON, ends.standings.wait_for(Option::is_some)).await.expect("in time").expect("it runs").clone();
+        let bytes: usize = heard.expect("some").values().map(Standing::bytes).sum();
+        assert!((MOST_STANDING_BYTES / 2..=MOST_STANDING_BYTES).contains(&bytes), "{bytes}");
     }
 }

@@ -11,7 +11,7 @@ use redir_api::{PortRef, Target, TargetKind};
 use redir_wire::{PodEntry, limits};
 
 use super::{
-    admission::admit,
+    admission::{Admission, admit},
     facts::{InterceptFacts, PodFacts, ServiceFacts},
     mesh::Mesh,
     world::{Named, World},
@@ -35,8 +35,9 @@ pub(crate) struct Needs {
 /// Who may intercept what, and what else must be known for it.
 pub(crate) fn resolve(world: &World) -> (Resolved, Needs) {
     let mut needs = Needs::default();
-    let mut refused = admit(world);
-    let intercepts = world.intercepts.values().map(|intercept| {
+    let Admission { mut refused, left_out } = admit(world);
+    let looked_at = world.intercepts.values().filter(|intercept| !left_out.contains(&intercept.token));
+    let intercepts = looked_at.map(|intercept| {
         let refused = refused.remove(&intercept.token);
         (intercept.token, resolution(world, intercept, refused, &mut needs))
     });

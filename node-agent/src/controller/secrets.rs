@@ -27,20 +27,29 @@ use super::{
 };
 use crate::{
     certificates::{Certificates, Flaw, Pair},
+    link::LONGEST,
     resolved::Resolved,
 };
 
 /// The certificates for each intercepted port: those that its pod mounts. Which of the pod's ports has which is found
-/// out when the app shows it.
+/// out when the app shows it. A port for which there is no room left gets an empty list: its developer hears that its
+/// certificates cannot be used.
 pub(crate) fn certificates(world: &World, resolved: &Resolved) -> Certificates {
     let mut given: BTreeMap<_, Vec<Pair>> = BTreeMap::new();
-    for (pod, port) in resolved.steered() {
+    let mut room = MOST_BYTES;
+    let ports: BTreeSet<_> = resolved.steered().collect();
+    for (pod, port) in ports {
         let Some(facts) = world.pods.get(pod) else { continue };
         let known = world.secrets.get(&facts.id.namespace);
-        let pairs: Vec<Pair> = facts.secrets.iter().filter_map(|name| known?.get(name)).cloned().collect();
-        if !pairs.is_empty() {
-            given.insert((pod.clone(), port), pairs);
+        let pairs: Vec<&Pair> = facts.secrets.iter().filter_map(|name| known?.get(name)).collect();
+        if pairs.is_empty() {
+            continue;
         }
+        let bytes = pairs.iter().map(|pair| pair.bytes()).sum();
+        let left = room.checked_sub(bytes).filter(|_| bytes <= MOST_BYTES_OF_POD);
+        room = left.unwrap_or(room);
+        let pairs = if left.is_some() { pairs.into_iter().cloned().collect() } else { Vec::new() };
+        given.insert((pod.clone(), port), pairs);
     }
     Certificates(given)
 }
@@ -83,6 +92,9 @@ async fn read(client: &Client, namespace: &str, names: &BTreeSet<String>) -> kub
     for name in names.intersection(&granted) {
         let Some(secret) = api.get_opt(name).await? else { continue };
         match pair(&secret) {
+            Ok(pair) if pairs.values().chain([&pair]).map(Pair::bytes).sum::<usize>() > MOST_BYTES => {
+                tracing::warn!(namespace, name, "a Secret that was granted is left out: grant fewer of this namespace");
+            }
             Ok(pair) => drop(pairs.insert(name.clone(), pair)),
             Err(flaw) => tracing::warn!(namespace, name, flaw, "a Secret that was granted cannot be used"),
         }
@@ -112,6 +124,11 @@ fn pair(secret: &Secret) -> Result<Pair, &'static str> {
         return Err("its tls.crt or tls.key is no text");
     };
     let pair = Pair { chain, key };
+    if pair.bytes() > MOST_BYTES_OF_PAIR {
+        return Err(
+            "its tls.crt and tls.key have more than 64 KiB; leave in it only the app's certificate, its chain and its key",
+        );
+    }
     match pair.certified() {
         Ok(_) => Ok(pair),
         Err(Flaw::NoCertificate) => Err("its tls.crt holds no certificate in PEM"),
@@ -121,6 +138,13 @@ fn pair(secret: &Secret) -> Result<Pair, &'static str> {
     }
 }
 
+/// The longest chains have some tens of thousands.
+const MOST_BYTES_OF_PAIR: usize = 64 << 10;
+/// Of all pairs that a pod mounts: they are told in one message, in which every byte may take six.
+const MOST_BYTES_OF_POD: usize = 256 << 10;
+/// Of the pairs of all intercepted ports, which both processes keep several times; an honest pair has some thousands.
+const MOST_BYTES: usize = 4 << 20;
+const _: () = assert!(6 * MOST_BYTES_OF_POD + MOST_BYTES_OF_POD < LONGEST as usize, "they fit in a message");
 const TYPE: &str = "kubernetes.io/tls";
 /// How soon a grant, or a renewed certificate, is noticed at the latest.
 const AGAIN: Duration = Duration::from_secs(20);
@@ -166,6 +190,7 @@ mod tests {
         for (flawed, word) in [
             (secret("Opaque", chain, key), "type"),
             (secret(TYPE, b"\xff", key), "no text"),
+            (secret(TYPE, &[chain, &vec![1; MOST_BYTES_OF_PAIR]].concat(), key), "64 KiB"),
             (secret(TYPE, chain, other.key.as_bytes()), "key"),
             (Secret { data: None, ..secret(TYPE, chain, key) }, "no text"),
         ] {

@@ -14,7 +14,7 @@ use redir_wire::{Probes, Selector, Token, Wish};
 use serde_json::{Value, json};
 
 use super::{
-    admission::MOST_OF_NAMESPACE,
+    admission::{MOST_OF_NAMESPACE, MOST_REFUSED_OF_NAMESPACE},
     facts::{Controller, InterceptFacts, PodFacts, ServiceFacts},
     permissions::permissions,
     renewals::Renewals,
@@ -22,6 +22,7 @@ use super::{
     secrets,
     status::{Introduction, Notice, NoticeKind, Told, entries},
     world::{Change, World},
+    writes::{MOST_UNDER_WAY, Writes},
 };
 use crate::{
     certificates::{Certificates, Pair},
@@ -468,9 +469,10 @@ fn a_key_is_the_oldest_intercepts_alone() {
     assert_eq!(refused(&world).into_keys().collect::<Vec<_>>(), [52], "the next oldest has it");
 }
 
-/// Its own key, and of day 1 plus `number` seconds.
+/// Its own key, and of day 1 plus `number` minutes.
 fn of_its_own(number: u64, spec: &Value, namespace: &str) -> InterceptFacts {
-    let hour = format!("2026-01-01T{:02}:{:02}:00Z", number / 60, number % 60);
+    let (day, hour) = (1 + number / 1440, number / 60 % 24);
+    let hour = format!("2026-01-{day:02}T{hour:02}:{:02}:00Z", number % 60);
     let key = Pin::of_spki(&number.to_ne_bytes()).to_string();
     let with = json!({"metadata": {"namespace": namespace, "creationTimestamp": hour}, "spec": {"developerKey": key}});
     intercept(number, spec, &with)
@@ -485,6 +487,51 @@ fn a_namespace_has_the_oldest_so_many_and_no_other_namespace_less() {
     let reasons = refused(&world);
     assert_eq!(reasons.keys().copied().collect::<Vec<_>>(), [most, most + 1, most + 2]);
     assert!(reasons[&most].contains("128 oldest Intercepts of a namespace; delete"), "{}", reasons[&most]);
+}
+
+/// Every agent of the cluster would write each of them.
+#[test]
+fn any_number_of_intercepts_makes_bounded_work() {
+    let bad = merged(&target("Pod", "a"), &json!({"port": "no port!"}));
+    let specs = [bad, target("Pod", "a")];
+    let all = (0..5000).map(|number| of_its_own(number, &specs[usize::from(number % 2 == 1)], "shop"));
+    let all: Vec<_> = all.chain([of_its_own(9000, &target("Pod", "a"), "shop")]).collect();
+    let world = world(vec![pod(1, "a", &json!({}))], all);
+    let (resolved, _) = resolve(&world);
+    assert_eq!(resolved.intercepts.len(), MOST_OF_NAMESPACE + MOST_REFUSED_OF_NAMESPACE);
+    let granted = resolved.intercepts.values().filter(|one| one.granted.is_ok()).count();
+    assert_eq!(granted, MOST_OF_NAMESPACE, "one that is invalid takes nobody's place");
+    let introduction =
+        Introduction { node: NODE.to_owned(), key: "k".to_owned(), software: "redir", endpoints: Vec::new() };
+    let entries = entries(&resolved, &Standings::new(), &introduction);
+    let (mut writes, now) = (Writes::default(), Instant::now());
+    let mut written = BTreeSet::new();
+    loop {
+        let due = writes.due(&world, &entries, now);
+        if due.is_empty() {
+            break;
+        }
+        assert!(due.len() <= MOST_UNDER_WAY, "{} calls at a time", due.len());
+        for (token, _, entry) in due {
+            assert!(written.insert(token), "everybody has a turn before anybody has another");
+            writes.done(token, entry, &Ok(()), now);
+        }
+    }
+    assert_eq!(written.len(), entries.len());
+}
+
+#[test]
+fn certificates_of_all_ports_have_a_sum() {
+    let mounts = json!({"spec": {"volumes": [{"name": "a", "secret": {"secretName": "web-tls"}}]}});
+    let pods = (1..=100).map(|number| pod(number, &format!("p{number}"), &mounts)).collect();
+    let web = json!({"selector": {"matchLabels": {"app": "web"}}});
+    let mut world = world(pods, vec![intercept(500, &web, &json!({}))]);
+    let large = Pair { chain: "c".repeat(60 << 10), key: "key".into() };
+    world.take(Change::Secrets("shop".into(), BTreeMap::from([("web-tls".to_owned(), large)])));
+    let Certificates(given) = secrets::certificates(&world, &resolve(&world).0);
+    assert_eq!(given.len(), 100, "one that is left out is told as not usable");
+    let bytes: usize = given.values().flatten().map(Pair::bytes).sum();
+    assert!((3 << 20..=4 << 20).contains(&bytes), "{bytes}");
 }
 
 #[test]

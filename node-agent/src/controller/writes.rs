@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Bound,
     time::{Duration, Instant},
 };
 
@@ -18,6 +19,8 @@ pub(super) struct Writes {
     /// Written by this process; the watch may not have shown it yet.
     written: BTreeMap<Token, Option<AgentStatus>>,
     retry: BTreeMap<Token, Instant>,
+    /// The one that had the last turn.
+    last: Option<Token>,
 }
 
 impl Writes {
@@ -31,7 +34,13 @@ impl Writes {
         self.written.retain(|token, _| known(token));
         self.retry.retain(|token, at| known(token) && *at > now);
         let mut due = Vec::new();
-        for (token, intercept) in &world.intercepts {
+        // Who comes after the last one comes first: a few that change all the time must not take every turn.
+        let after = self.last.map_or(Bound::Unbounded, Bound::Excluded);
+        let wrapped = self.last.map(|last| world.intercepts.range(..=last)).into_iter().flatten();
+        for (token, intercept) in world.intercepts.range((after, Bound::Unbounded)).chain(wrapped) {
+            if self.under_way.len() >= MOST_UNDER_WAY {
+                break;
+            }
             if self.under_way.contains(token) || self.retry.contains_key(token) {
                 continue;
             }
@@ -43,6 +52,7 @@ impl Writes {
             let wanted = entries.get(token);
             if there.as_ref() != wanted {
                 self.under_way.insert(*token);
+                self.last = Some(*token);
                 due.push((*token, intercept.id.clone(), wanted.cloned()));
             }
         }
@@ -69,6 +79,8 @@ impl Writes {
     }
 }
 
+/// Calls at a time: every one of them is heard by the agents of all nodes.
+pub(super) const MOST_UNDER_WAY: usize = 64;
 /// Until a status that could not be written is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 

@@ -58,15 +58,14 @@ pub(crate) async fn run(parts: Parts, mut links: mpsc::Receiver<OwnedFd>) {
 fn speak(stream: UnixStream, parts: &Parts, tasks: &mut JoinSet<()>) {
     let (from, to) = stream.into_split();
     let (listening, standings) = (parts.clone(), parts.standings.clone());
+    // One half that has ended ends the other: the controller sees it, and a new link is made.
     tasks.spawn(async move {
-        let end = listen(BufReader::new(from), &listening).await;
+        let end = tokio::select! {
+            end = listen(BufReader::new(from), &listening) => end,
+            end = tell(BufWriter::new(to), standings) => end,
+        };
         let error = end.err().map(|error| error.to_string()).unwrap_or_default();
-        tracing::warn!(error, "the controller is not heard any more; what is known stays in force");
-    });
-    tasks.spawn(async move {
-        if let Err(error) = tell(BufWriter::new(to), standings).await {
-            tracing::debug!(%error, "the controller cannot be told any more");
-        }
+        tracing::warn!(error, "the link to the controller has ended; what is known stays in force");
     });
 }
 
@@ -135,7 +134,7 @@ async fn tell(mut to: BufWriter<OwnedWriteHalf>, mut standings: watch::Receiver<
         let newest = standings.borrow_and_update().clone();
         for (token, standing) in changes(&told, &newest) {
             let message = match standing {
-                Some(standing) => ToController::Standing((*token).into(), standing.clone()),
+                Some(standing) => ToController::Standing((*token).into(), standing.clone().bounded()),
                 None => ToController::Gone((*token).into()),
             };
             link::send(&mut to, &message).await?;
