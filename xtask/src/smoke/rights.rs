@@ -78,16 +78,19 @@ fn policy_holds(story: &mut Story, world: &World<'_>, of_alice: &Value) -> Resul
     let admin = world.cluster.kubectl();
     admin.output(&["-n", SHOP, "create", "role", "carol", "--verb=*", "--resource=intercepts.redir.dev"])?;
     admin.output(&["-n", SHOP, "create", "rolebinding", "carol", "--role=carol", "--user=carol"])?;
+    // In her own name: what is refused is the target.
+    let mut spec = of_alice["spec"].clone();
+    spec["user"] = json!("carol");
     let intercept = json!({
         "apiVersion": of_alice["apiVersion"],
         "kind": of_alice["kind"],
         "metadata": {"name": "carols", "namespace": SHOP},
-        "spec": of_alice["spec"],
+        "spec": spec,
     });
     let refused = admin.with(&carol).output_with(&["create", "-f", "-"], &intercept).err();
     let refused = refused.map(|error| format!("{error:#}")).unwrap_or_default();
     let tick = story.must(
-        refused.contains("ValidatingAdmissionPolicy") && refused.contains("denied request"),
+        refused.contains("ValidatingAdmissionPolicy") && refused.contains("it needs the verb intercept on it"),
         &format!(
             "carol, who may create intercepts but not intercept deploy/web, is refused by the policy: {refused:?}"
         ),
