@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt as _;
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions, WatchEvent, WatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions, WatchEvent, WatchParams};
 use redir_api::{Intercept, PLURAL, names};
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::connect::Cluster;
+use super::creation::create;
 use super::rights;
 use super::trouble::{Doing, explain, is_code};
 use super::wish::{ObjectWish, renewed};
@@ -67,7 +68,12 @@ impl Lease {
     pub(crate) async fn start(cluster: &Cluster, wish: ObjectWish) -> Result<(Self, Intercept), Trouble> {
         let api: Api<Intercept> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
         let right = Doing::Right("create", PLURAL, Some(&cluster.namespace));
-        let made = cluster.call(right, api.create(&PostParams::default(), &wish.object()?)).await;
+        let wanted = wish.object()?;
+        let made = match timeout(CALL, create(&api, &wanted)).await {
+            Ok(made) => made.map_err(|error| explain(cluster, &right, &error)),
+            // It may have been made nevertheless: asked again, the server says so, and none is left behind.
+            Err(_) => cluster.call(right, create(&api, &wanted)).await,
+        };
         let object = match made {
             Ok(object) => object,
             Err(trouble) => return Err(why_not(cluster, &wish, trouble).await),
@@ -277,7 +283,7 @@ impl Keeper {
                 Ok(object) => object,
                 Err(trouble) => return self.failed(trouble).await,
             };
-            match timeout(CALL, self.api.create(&PostParams::default(), &object)).await {
+            match timeout(CALL, create(&self.api, &object)).await {
                 Ok(Ok(object)) => {
                     (self.renewed, self.renewed_wall) = (Instant::now(), SystemTime::now());
                     self.object = object.clone();

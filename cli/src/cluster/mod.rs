@@ -6,6 +6,7 @@
 pub(crate) mod agents;
 pub(crate) mod apply;
 pub(crate) mod connect;
+mod creation;
 pub(crate) mod diagnosis;
 pub(crate) mod inventory;
 pub(crate) mod lease;

@@ -14,8 +14,10 @@ use crate::values::{PortName, Target};
 use crate::when;
 use crate::wording::values as say;
 
-/// Longer names are cut, so that the server's suffix still fits.
+/// Longer names are cut, so that the suffix still fits.
 const PREFIX: usize = 50;
+/// Of the key, in a name.
+const SUFFIX: usize = 8;
 
 /// What of the command line goes into the object.
 #[derive(Debug, Clone)]
@@ -42,7 +44,7 @@ impl ObjectWish {
         self.earlier == EarlierConnections::Close && self.filter.is_some()
     }
 
-    /// A new object, to be named by the server, which would take no larger one.
+    /// A new object, which the server would take no larger. Its name comes from the key: made twice, it is the same one.
     pub(crate) fn object(&self) -> Result<Intercept, Trouble> {
         let (target, selector) = match &self.target {
             Target::Labels(labels) => (None, Some(labels.clone())),
@@ -53,7 +55,7 @@ impl ObjectWish {
         let filter = filter.map_err(|error| Trouble::Usage(say::filter(&error)))?;
         let object = Intercept {
             metadata: ObjectMeta {
-                generate_name: Some(prefix(&self.target)),
+                name: Some(name(&self.target, &self.key)),
                 annotations: Some(renewed()),
                 ..ObjectMeta::default()
             },
@@ -86,7 +88,15 @@ pub(crate) fn renewed() -> BTreeMap<String, String> {
     BTreeMap::from([(names::RENEWED.to_owned(), when::rfc3339(when::now()))])
 }
 
-/// `web-`, which the server completes.
+/// `web-47deqpj8`: no two intercepts have one key.
+fn name(target: &Target, key: &Pin) -> String {
+    let key = key.to_string();
+    let (_, digest) = key.split_once(':').unwrap_or_default();
+    let suffix = digest.chars().filter(char::is_ascii_alphanumeric).take(SUFFIX);
+    prefix(target).chars().chain(suffix.map(|c| c.to_ascii_lowercase())).collect()
+}
+
+/// `web-`
 fn prefix(target: &Target) -> String {
     let name = match target {
         Target::Pod(name) | Target::Workload(_, name) => name.as_str(),
@@ -142,7 +152,7 @@ mod tests {
         });
         assert_eq!(spec(&wish), expected);
         let object = wish.object().unwrap();
-        assert_eq!(object.metadata.generate_name.as_deref(), Some("web-"));
+        assert_eq!(object.metadata.name.as_deref(), Some("web-47deqpj8"));
         assert!(object.metadata.annotations.unwrap().contains_key(names::RENEWED));
     }
 
