@@ -75,7 +75,7 @@ pub(crate) fn row(intercept: &Intercept, viewer: &Viewer) -> Row {
         (None, None) => String::new(),
     };
     let agents: Vec<&AgentStatus> = intercept.status.iter().flat_map(|status| &status.agents).collect();
-    let is_same_user = viewer.user.as_ref().is_none_or(|user| *user == spec.user);
+    let (is_own, is_of_this_login) = whose(intercept, viewer);
     let since = intercept.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_millisecond());
     let since = UnixMillis(u64::try_from(since).unwrap_or(0));
     Row {
@@ -86,8 +86,8 @@ pub(crate) fn row(intercept: &Intercept, viewer: &Viewer) -> Row {
         user: spec.user.clone(),
         is_checked: viewer.names_are_checked_since.is_some_and(|checked| checked.0 <= since.0),
         from: spec.from.clone(),
-        is_own: is_same_user && spec.from == viewer.machine,
-        is_of_this_login: is_same_user && login(&spec.from) == login(&viewer.machine),
+        is_own,
+        is_of_this_login,
         since,
         filter: spec.filter.as_ref().map(shape).unwrap_or_default(),
         to: spec.to.clone(),
@@ -98,6 +98,18 @@ pub(crate) fn row(intercept: &Intercept, viewer: &Viewer) -> Row {
             .map(|agent| (agent.node.clone(), agent.reason.clone()))
             .collect(),
     }
+}
+
+/// Whether it was made here, and whether by the same person.
+fn whose(intercept: &Intercept, viewer: &Viewer) -> (bool, bool) {
+    let (spec, machine) = (&intercept.spec, &viewer.machine);
+    let is_same_user = viewer.user.as_ref().is_none_or(|user| *user == spec.user);
+    if spec.from.is_empty() {
+        // An older redir wrote its machine as the user; an older resource drops where a newer redir is.
+        let is_known_user = viewer.user.as_ref() == Some(&spec.user);
+        return (spec.user == *machine, login(&spec.user) == login(machine) || is_known_user);
+    }
+    (is_same_user && spec.from == *machine, is_same_user && login(&spec.from) == login(machine))
 }
 
 /// Of `alice@laptop`.
@@ -211,6 +223,27 @@ mod tests {
         assert_eq!(whose(Some("mallory"), "bob@desk"), (false, false));
         assert_eq!(whose(Some("bob"), "alice@laptop"), (false, false));
         assert_eq!(whose(None, "bob@desk"), (true, true), "a server that names nobody");
+    }
+
+    #[test]
+    fn without_a_machine_the_user_tells_whose_it_is() {
+        let whose = |user: &str, viewer: Option<&str>| {
+            let mut intercept = intercept();
+            intercept.spec.from = String::new();
+            intercept.spec.user = user.into();
+            let viewer =
+                Viewer { user: viewer.map(str::to_owned), machine: "bob@desk".into(), names_are_checked_since: None };
+            let row = row(&intercept, &viewer);
+            (row.is_own, row.is_of_this_login)
+        };
+        // An older redir's.
+        assert_eq!(whose("bob@desk", Some("bob@example.com")), (true, true));
+        assert_eq!(whose("bob@laptop", Some("bob@example.com")), (false, true));
+        assert_eq!(whose("alice@desk", Some("bob@example.com")), (false, false));
+        // In a cluster whose resource is older: by its name alone it may be left, and not with all that were made here.
+        assert_eq!(whose("bob@example.com", Some("bob@example.com")), (false, true));
+        assert_eq!(whose("admin", Some("admin")), (false, true));
+        assert_eq!(whose("admin", None), (false, false));
     }
 
     #[test]
