@@ -31,10 +31,18 @@ pub(crate) async fn names_are_checked_since(cluster: &Cluster) -> Option<UnixMil
     let mut since = UnixMillis(0);
     for manifest in policies().ok()?.iter().filter(|manifest| manifest.name() == ON_INTERCEPTS) {
         let found = manifest.read(cluster).await.ok()?.filter(|found| checks_as_much(manifest.object(), found))?;
-        let made = found.metadata.creation_timestamp.as_ref()?.0.as_millisecond();
-        since = UnixMillis(since.0.max(u64::try_from(made).ok()?));
+        since = UnixMillis(since.0.max(changed(&found)?.0));
     }
     Some(since)
+}
+
+/// When it was last written, by the server's account: before, it may have checked less.
+fn changed(found: &DynamicObject) -> Option<UnixMillis> {
+    let metadata = &found.metadata;
+    let writes = metadata.managed_fields.iter().flatten().filter_map(|fields| fields.time.as_ref());
+    // A time has whole seconds, and what was made in the same one may have been made before.
+    let last = metadata.creation_timestamp.iter().chain(writes).map(|time| time.0.as_millisecond()).max()?;
+    u64::try_from(last).ok().map(|last| UnixMillis(last + 999))
 }
 
 fn policies() -> Result<Vec<Manifest>, Trouble> {
@@ -75,6 +83,22 @@ mod tests {
         };
         assert!(checks_as_much(&ours, &expressions(&["b", "c", "a"])));
         assert!(!checks_as_much(&ours, &expressions(&["a"])) && !checks_as_much(&ours, &of(&json!({}))));
+    }
+
+    #[test]
+    fn what_was_changed_in_place_counts_from_then_on() {
+        let since = |metadata: Value| changed(&serde_json::from_value(json!({"metadata": metadata})).unwrap());
+        let made = "2026-11-23T19:03:04Z";
+        let writes =
+            |times: &[&str]| -> Value { times.iter().map(|time| json!({"manager": "m", "time": time})).collect() };
+        assert_eq!(since(json!({})), None);
+        assert_eq!(since(json!({"creationTimestamp": made})), Some(UnixMillis(1_795_460_584_999)));
+        for times in
+            [["2026-11-23T19:03:04Z", "2026-11-23T19:04:04Z"], ["2026-11-23T19:04:04Z", "2026-11-23T19:03:14Z"]]
+        {
+            let changed = since(json!({"creationTimestamp": made, "managedFields": writes(&times)}));
+            assert_eq!(changed, Some(UnixMillis(1_795_460_644_999)), "{times:?}");
+        }
     }
 
     #[test]
