@@ -61,11 +61,15 @@ fn names(world: &World, pipeline: &Who) -> Result<Vec<String>> {
 
 /// Annotations and labels, which no schema bounds, when it is made and later.
 fn beside_the_spec(world: &World) -> Result<Vec<String>> {
-    let too_many = || invalid("16 annotations with 16384 characters together");
+    let too_many = || invalid("16 annotations with 16384 bytes together");
+    let owned = || invalid("2 owner references with 1024 bytes each");
+    let kept = || invalid("may get no finalizer");
     let texts = |count: usize, value: &str| -> Value {
         (0..count).map(|n| (format!("n{n}"), json!(value))).collect::<serde_json::Map<_, _>>().into()
     };
     let large = |length: usize| json!({"annotations": {"n": "a".repeat(length)}});
+    let owner = |kind: &str| json!({"apiVersion": "v1", "kind": kind, "name": "a", "uid": "b"});
+    let owners = |all: &[Value]| json!({"ownerReferences": all});
     let path = intercepts(SHOP);
     let mut wrong = Vec::new();
     for (number, (metadata, expected)) in [
@@ -75,6 +79,14 @@ fn beside_the_spec(world: &World) -> Result<Vec<String>> {
         (large(16_383), Allowed),
         (large(16_384), too_many()),
         (large(200_000), too_many()),
+        (json!({"annotations": {"n": "\u{1f600}".repeat(4_096)}}), too_many()),
+        (owners(&[owner("Pod"), owner("Job")]), Allowed),
+        (owners(&[owner("Pod"), owner("Job"), owner("Node")]), owned()),
+        (owners(&[owner(&"K".repeat(1_020))]), Allowed),
+        (owners(&[owner(&"K".repeat(1_021))]), owned()),
+        (owners(&[owner(&"K".repeat(1_400_000))]), owned()),
+        (json!({"finalizers": ["example.com/mine"]}), kept()),
+        (json!({"finalizers": ["foregroundDeletion"]}), kept()),
     ]
     .into_iter()
     .enumerate()
@@ -92,6 +104,12 @@ fn beside_the_spec(world: &World) -> Result<Vec<String>> {
         world.send(&ALICE, Verb::Post, &path, &intercept("plain", &deployment("web")))?;
         let answer = world.send(&ALICE, Verb::MergePatch, &format!("{path}/plain?dryRun=All"), &change)?;
         wrong.extend(expected.judge(&format!("alice, changed to {what}"), &answer));
+    }
+    // What the server bounds, or drops, only when an object is made.
+    for field in ["generateName", "selfLink"] {
+        let change = json!({"metadata": {field: "a".repeat(254)}});
+        let answer = world.send(&ALICE, Verb::MergePatch, &format!("{path}/plain?dryRun=All"), &change)?;
+        wrong.extend(too_many().judge(&format!("alice, a long {field}"), &answer));
     }
     Ok(wrong)
 }
