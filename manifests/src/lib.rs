@@ -104,6 +104,11 @@ impl Values {
         self.0.get(name) == Some(&Value::Bool(true))
     }
 
+    /// The labels of the nodes that take an agent.
+    pub fn node_selector(&self) -> serde_json::Map<String, Value> {
+        self.0.get("nodeSelector").and_then(Value::as_object).cloned().unwrap_or_default()
+    }
+
     /// The image that the agents run.
     pub fn image(&self) -> &str {
         self.0.get("image").and_then(Value::as_str).unwrap_or_default()

@@ -37,7 +37,7 @@ pub(crate) enum Before {
 
 /// Applies everything, and waits for the agents.
 pub(crate) fn run(args: &args::Install, before: Before) -> Outcome {
-    let values = values(args)?;
+    let values = values(args, Values::default())?;
     super::with_runtime(args.output, async |screen| {
         let cluster = Cluster::connect(&args.cluster).await;
         let mut options = Options { namespace: namespace(&args.cluster), values };
@@ -46,8 +46,9 @@ pub(crate) fn run(args: &args::Install, before: Before) -> Outcome {
         }
         let cluster = cluster?;
         server(&cluster).await?;
-        if control_plane::include_if_alone(&cluster, &mut options.values).await? {
-            screen.step(&Step::Remark { sentence: say::control_plane_alone() });
+        let wish = control_plane::Wish { namespace: &options.namespace, is_refused: refuses_control_plane(args)? };
+        if let Some(sentence) = control_plane::include_if_needed(&cluster, wish, &mut options.values).await? {
+            screen.step(&Step::Remark { sentence });
         }
         let keep = if args.dry_run { Keep::DryRun } else { Keep::Yes };
         Installation { screen: &screen, cluster: &cluster, options: &options, keep }.run(before, args).await
@@ -59,8 +60,14 @@ pub(super) fn namespace(flags: &args::Cluster) -> String {
     flags.namespace.clone().unwrap_or_else(|| names::NAMESPACE.to_owned())
 }
 
-fn values(args: &args::Install) -> Result<Values, Trouble> {
-    let mut values = Values::default();
+/// Whether the admin wrote `controlPlane: false`, which is also what it is without a word.
+fn refuses_control_plane(args: &args::Install) -> Result<bool, Trouble> {
+    let mut otherwise = Values::default();
+    control_plane::include(&mut otherwise);
+    Ok(!control_plane::is_included(&values(args, otherwise)?))
+}
+
+fn values(args: &args::Install, mut values: Values) -> Result<Values, Trouble> {
     for path in &args.values {
         let text =
             std::fs::read_to_string(path).map_err(|error| Trouble::Usage(say::values_unreadable(path, &error)))?;

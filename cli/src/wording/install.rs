@@ -244,14 +244,41 @@ fn within(manifest: &Manifest) -> String {
     manifest.namespace().map(|namespace| format!(" in namespace {}", escape(namespace))).unwrap_or_default()
 }
 
+/// Nodes of a sentence.
+const SHOWN: usize = 5;
+
 pub(crate) fn no_node() -> String {
     "no node takes an agent: check nodeSelector, tolerations and controlPlane in your --values".to_owned()
 }
 
 pub(crate) fn control_plane_alone() -> String {
-    "every node is of the control plane, so the agents run there (controlPlane: true); once there are others, \
-     `redir upgrade` takes them away"
+    "no node takes agents but those of the control plane, so they run there; once there are others, \
+     `redir upgrade` with controlPlane: false in --values takes them away"
         .to_owned()
+}
+
+/// They may be in the middle of somebody's intercept.
+pub(crate) fn control_plane_kept(nodes: &[String]) -> String {
+    format!(
+        "agents run on {} of the control plane and stay (controlPlane: true); controlPlane: false in --values takes them away",
+        listed(nodes)
+    )
+}
+
+pub(crate) fn control_plane_left_out(nodes: &[String]) -> String {
+    format!(
+        "no agent runs on {} of the control plane, so pods there cannot be intercepted; controlPlane: true in --values includes them",
+        listed(nodes)
+    )
+}
+
+/// The first few of many.
+fn listed(nodes: &[String]) -> String {
+    let shown: Vec<String> = nodes.iter().take(SHOWN).map(escape).collect();
+    match nodes.len().saturating_sub(SHOWN) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
 }
 
 pub(crate) fn installed(rollout: Rollout, image: &str) -> String {

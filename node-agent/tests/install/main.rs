@@ -60,7 +60,7 @@ fn an_agent_that_cannot_start_says_why() -> Result<()> {
 /// Where there is no other node agents run on the control plane's, and leave it once there is one.
 fn agents_keep_away_from_a_control_plane(world: &World) -> Result<()> {
     let label = |value: &str| world.kubectl(&["label", "node", NODE, &format!("{}{value}", names::CONTROL_PLANE)]);
-    let alone = "every node is of the control plane";
+    let alone = "no node takes agents but those of the control plane";
     label("=")?;
     world.redir(&["install", "--dry-run"])?.must(0, &[alone])?;
     ensure!(world.install(OWN, &[])?.err.contains(alone));
