@@ -212,7 +212,7 @@ fn watch_config() -> watcher::Config {
 /// How long a watch is held; a connection that has died silently is noticed five seconds later.
 const WATCH_SECONDS: u32 = 60;
 /// Objects in one answer, of up to a mebibyte and more each.
-const PAGE: u32 = 50;
+const PAGE: u32 = 16;
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// Of a server that answers, and not what was asked for: one that does not answer at all is looked for more often.
 const LONGEST_PAUSE: Duration = Duration::from_secs(8);

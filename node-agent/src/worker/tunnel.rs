@@ -28,7 +28,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use redir_tunnel::{AgentEndpoint, Authorised, Identity, UnreadPool};
+use redir_tunnel::{AgentEndpoint, Authorised, Identity};
 use redir_wire::{Bye, CloseCode};
 use tokio::{
     sync::{mpsc, oneshot, watch},

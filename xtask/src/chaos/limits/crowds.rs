@@ -122,14 +122,14 @@ fn handshakes(world: &World) -> Result<String> {
     let to = world.topology.node.at(Family::V4, agent::TUNNEL_PORT);
     let client = &world.topology.client;
     let (stop, begun) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let begin = || {
+    let begin = || -> Result<()> {
         while !stop.load(Ordering::Relaxed) {
             half_handshake(to, client.ip(Family::V4))?;
             begun.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
     };
-    let flood = || client.namespace.run(&begin);
+    let flood = || client.namespace.run(begin)?;
     let took = thread::scope(|scope| {
         let flooders: Vec<_> = (0..FLOODERS).map(|_| scope.spawn(flood)).collect();
         let full = wait::until_true("the places to be taken", LATER, || Ok(begun.load(Ordering::Relaxed) >= FULL));
