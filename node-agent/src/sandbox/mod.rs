@@ -28,6 +28,9 @@ pub(crate) enum Profile {
 /// Leaves the file system and gives up every privilege. `user` becomes uid and gid. Fails if a privilege stays; a file
 /// system that cannot be left is told, with what it means.
 pub(crate) fn enter(profile: &Profile, user: u32) -> anyhow::Result<()> {
+    // A statically linked C library has no getrandom() that the crate of that name would find: it reads /dev/urandom instead,
+    // which it opens with the first call and keeps.
+    getrandom::fill(&mut [0]).context("read random numbers")?;
     if let Err(error) = files::leave(profile) {
         tracing::warn!("{}", not_left(profile, &error));
     }
