@@ -49,9 +49,11 @@ fn reflect<const V6: bool, const L2: usize>(skb: Skb) -> Reason {
 #[inline(always)]
 fn is_somebody_elses<const V6: bool, const L2: usize>(skb: Skb) -> bool {
     match packet::glance::<V6, L2>(skb) {
-        Glance::Syn { source, destination } => !is_between(source, destination) && !skb.is_of_agent(maps::leg_sockets()),
+        Glance::Syn { source, destination } => {
+            !is_between(source, destination) && !skb.is_of_agent(maps::leg_sockets())
+        }
         Glance::Tcp { source, destination } => {
-            !is_between(source, destination) && !(is_reserved(source) && skb.is_of_leg(maps::leg_sockets()))
+            !(is_between(source, destination) || is_reserved(source) && skb.is_of_leg(maps::leg_sockets()))
         }
         Glance::Other(protocol) => protocol != icmp::protocol::<V6>(),
         Glance::Unclear => false,

@@ -132,7 +132,7 @@ impl Handshake {
         self.incoming.remote_address_validated()
     }
 
-    /// Completes it, and tells whose key it was: the first flight whole within [`CLIENT_HELLO`], all of it within
+    /// Completes it, and tells whose key it was: the first flight whole within `CLIENT_HELLO`, all of it within
     /// [`HANDSHAKE`], unless others need its place before.
     pub async fn finish(self) -> Result<(quinn::Connection, Pin), ConnectionError> {
         let Self { incoming, mut place } = self;
