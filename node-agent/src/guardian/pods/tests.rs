@@ -7,6 +7,7 @@ use std::{
 };
 
 use redir_abi::Reason;
+use redir_api::names;
 use redir_rig::{
     snapshot::Snapshot,
     topology::{Topology, unique_prefix},
@@ -40,7 +41,7 @@ impl Rig {
         let topology = Topology::new(&unique_prefix("t"), 1).expect("namespaces: run as root");
         let netns = topology.pod().namespace.path().to_owned();
         let before = Snapshot::take(&topology.pod().namespace).expect("bpftool, ip");
-        let pods = Pods::new(Home::new().expect("own namespace"), attach, 60744, None);
+        let pods = Pods::new(Home::new().expect("own namespace"), attach, names::WORKER_USER, None);
         Self { config: config(&netns, "8080, 8081"), topology, pods, before }
     }
 
@@ -288,7 +289,7 @@ fn dropping_the_guardians_state_leaves_nothing() {
     for attach in hooks() {
         let mut rig = Rig::new(attach);
         let (_, held_by_the_worker) = rig.arm(8080).expect("armed");
-        rig.pods = Pods::new(Home::new().expect("own namespace"), attach, 60744, None);
+        rig.pods = Pods::new(Home::new().expect("own namespace"), attach, names::WORKER_USER, None);
         rig.assert_restored();
         drop(held_by_the_worker);
     }

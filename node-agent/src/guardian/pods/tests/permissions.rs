@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, fs, os::unix::fs::symlink};
 
+use redir_api::names;
 use tempfile::TempDir;
 
 use super::*;
@@ -37,7 +38,7 @@ impl Node {
         let forbidden = config.kubernetes.as_ref().expect("there").forbidden.clone();
         assert_eq!(forbidden, BTreeSet::from(["kube-system".to_owned()]), "by default");
         let cluster = (Seeker::new(proc.path()), Permissions::new(forbidden));
-        let pods = Pods::new(Home::new().expect("own namespace"), Attach::Auto, 65534, Some(cluster));
+        let pods = Pods::new(Home::new().expect("own namespace"), Attach::Auto, names::WORKER_USER, Some(cluster));
         let before = Snapshot::take(&topology.pods[0].namespace).expect("bpftool, ip");
         Self { _proc: proc, topology, config, pods, before }
     }
