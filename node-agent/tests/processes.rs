@@ -14,7 +14,7 @@ use nix::{
     unistd::Pid,
 };
 use redir_rig::{
-    agent::{Agent, AgentConfig, AgentFiles, TUNNEL_PORT},
+    agent::{Agent, AgentConfig, AgentFiles},
     namespace::Namespace,
     topology::unique_prefix,
     wait,
@@ -29,19 +29,8 @@ fn node() -> Result<Namespace> {
     Namespace::new(format!("{}node", unique_prefix("t"))).context("namespaces: run as root")
 }
 
-fn config() -> AgentConfig {
-    AgentConfig {
-        attach: "auto".into(),
-        listen: format!("127.0.0.1:{TUNNEL_PORT}"),
-        more: "drain = \"1s\"".into(),
-        arguments: Vec::new(),
-        pods: Vec::new(),
-        developers: Vec::new(),
-    }
-}
-
 fn start(node: &Namespace, wrapper: &[&str]) -> Result<Agent> {
-    Agent::start_with(node, AgentFiles::new()?, &config(), wrapper)
+    Agent::start_with(node, AgentFiles::new()?, &AgentConfig::without_pods(), wrapper)
 }
 
 /// `/proc/PID/status`, by key.

@@ -8,7 +8,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use redir_rig::{Listener, topology::Family};
+use redir_rig::{
+    Listener,
+    http2::{DATA, HEADERS, PREFACE, SETTINGS, frame},
+    topology::Family,
+};
 use redir_tests::{LOCAL, PORT, SOON, USUAL, World, both, http2::Origin, once, read_exactly};
 
 fn green(w: &World) -> Result<Origin> {
@@ -104,23 +108,11 @@ once!(where_nobody_is_matched_nothing_changes, USUAL, |w| {
     Ok(())
 });
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const OFFER: &[u8] = b"GET / HTTP/1.1\r\nHost: web\r\nX-User: bob\r\nConnection: Upgrade, HTTP2-Settings\r\n\
                        Upgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAQAEAAA\r\n\r\n";
 const SWITCHING: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n";
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const SETTINGS: u8 = 4;
 /// END_STREAM and END_HEADERS.
 const WHOLE: u8 = 5;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut frame = u32::try_from(payload.len()).unwrap_or_default().to_be_bytes()[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend_from_slice(payload);
-    frame
-}
 
 /// Kinds and streams of frames, and the last one's payload.
 type Frames = (Vec<(u8, u32)>, Vec<u8>);

@@ -14,7 +14,12 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use redir_rig::{Certificate, Listener, topology::Family, wait};
+use redir_rig::{
+    Certificate, Listener,
+    http2::{HEADERS, PREFACE, SETTINGS, frame},
+    topology::Family,
+    wait,
+};
 use redir_tests::{
     LOCAL, PORT, SOON, Scenario, USUAL, World, both,
     http2::{Client, LIMIT, ODD, Origin, send_all, whole},
@@ -251,18 +256,6 @@ once!(a_draining_agent_lets_streams_end, USUAL, |w| {
     wait::until_true("the agent to end", SOON, || Ok(w.agent.process.exited()?.is_some()))
 });
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut frame = u32::try_from(payload.len()).unwrap_or_default().to_be_bytes()[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend_from_slice(payload);
-    frame
-}
-
-const SETTINGS: u8 = 4;
-const HEADERS: u8 = 1;
 /// END_STREAM and END_HEADERS.
 const WHOLE: u8 = 5;
 

@@ -4,29 +4,18 @@
 use std::{fs, io::Write, net::TcpStream, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use redir_rig::topology::Family;
+use redir_rig::{
+    http2::{CONTINUATION, END_HEADERS, END_STREAM, HEADERS, PREFACE, SETTINGS, frame},
+    topology::Family,
+};
 use redir_tests::{
     LOCAL, PORT, Scenario, USUAL, World,
     http2::{Client, LIMIT, Origin, whole},
     once,
 };
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const HEADERS: u8 = 1;
-const SETTINGS: u8 = 4;
-const CONTINUATION: u8 = 9;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
 /// What a flood may cost in memory, in KiB.
 const MOST: u64 = 20 * 1024;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut frame = u32::try_from(payload.len()).unwrap_or_default().to_be_bytes()[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend_from_slice(payload);
-    frame
-}
 
 /// `GET /` with a field in the compression table, named so often again: a byte each.
 fn list(fields: usize, stream: u32) -> Vec<u8> {

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use nix::fcntl::{FcntlArg, fcntl};
 use redir_rig::{
     Agent, App, Certificate, MemoryCgroup, Namespace,
-    agent::{AgentConfig, AgentFiles, TUNNEL_PORT},
+    agent::{AgentConfig, AgentFiles},
     left_out,
     topology::{Family, unique_prefix},
     wait,
@@ -125,15 +125,7 @@ fn start_in(cgroup: &MemoryCgroup, node: &Namespace, copy: &Path) -> Result<Agen
     let script = format!("cp \"$1\" {copy} && sync {copy} && shift && exec {copy} \"$@\"", copy = copy.display());
     let enter = cgroup.wrapper();
     let wrapper: Vec<&str> = enter.iter().map(String::as_str).chain(["sh", "-c", &script, "sh"]).collect();
-    let config = AgentConfig {
-        attach: "auto".into(),
-        listen: format!("127.0.0.1:{TUNNEL_PORT}"),
-        more: "drain = \"1s\"".into(),
-        arguments: Vec::new(),
-        pods: Vec::new(),
-        developers: Vec::new(),
-    };
-    Agent::start_with(node, AgentFiles::new()?, &config, &wrapper)
+    Agent::start_with(node, AgentFiles::new()?, &AgentConfig::without_pods(), &wrapper)
 }
 
 /// KiB of a process's file pages that are in memory.

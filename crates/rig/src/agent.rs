@@ -93,6 +93,18 @@ impl AgentConfig {
         }
     }
 
+    /// No pod and no developer, on loopback: what is asked is what the agent's processes are and do. It ends within a second.
+    pub fn without_pods() -> Self {
+        Self {
+            attach: "auto".into(),
+            listen: format!("127.0.0.1:{TUNNEL_PORT}"),
+            more: "drain = \"1s\"".into(),
+            arguments: Vec::new(),
+            pods: Vec::new(),
+            developers: Vec::new(),
+        }
+    }
+
     /// The file's text.
     pub fn text(&self, key: &Path) -> Result<String> {
         let mut text = format!(

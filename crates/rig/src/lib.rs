@@ -16,6 +16,7 @@ pub mod cleanup;
 pub mod cli;
 pub mod documents;
 pub mod http;
+pub mod http2;
 pub mod listener;
 pub mod load;
 pub mod memory_cgroup;

@@ -168,6 +168,8 @@ impl Frames {
 
 #[cfg(test)]
 pub(super) mod tests {
+    pub(in super::super) use redir_rig::http2::frame;
+
     use super::*;
 
     #[derive(Default)]
@@ -186,15 +188,6 @@ pub(super) mod tests {
         fn settings(&mut self, payload: &[u8]) {
             self.settings.extend_from_slice(payload);
         }
-    }
-
-    /// A frame as it is on the wire.
-    pub(in super::super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-        let mut frame = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
-        frame.extend([kind, flags]);
-        frame.extend(stream.to_be_bytes());
-        frame.extend_from_slice(payload);
-        frame
     }
 
     /// Reads `wire` in pieces of `read` bytes into a buffer of `room`, as `wire` does it.

@@ -7,6 +7,7 @@ use std::sync::{
 
 use h2::Reason;
 use http::Method;
+use redir_rig::http2::{DATA, END_STREAM, HEADERS, SETTINGS, frame};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -30,20 +31,8 @@ enum Second {
     Close,
 }
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
-const END_STREAM: u8 = 1;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut frame = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend_from_slice(payload);
-    frame
-}
 
 /// A service that speaks frames: it answers each whole stream with its body, but the second of its first `bad` connections.
 struct Frames {
