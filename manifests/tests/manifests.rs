@@ -143,7 +143,7 @@ fn policies_are_for_everybody_to_read() {
 
 /// What the agent's own preflight asks for; SYS_ADMIN includes BPF.
 fn needed() -> BTreeSet<&'static str> {
-    let source = include_str!("../../node-agent/src/guardian/preflight.rs");
+    let source = include_str!("../../node-agent/guardian/src/preflight.rs");
     let lists = source.split("const NEEDED").nth(1).and_then(|rest| rest.split("#[cfg(test)]").next()).unwrap();
     let names = lists.split("\"CAP_").skip(1).filter_map(|rest| rest.split('"').next());
     names.filter(|name| *name != "BPF").collect()
@@ -330,7 +330,7 @@ fn values_are_merged_as_helm_merges_them() {
 
 /// What YAML would take for something else, or what would end the text and begin something of its own.
 const HOSTILE: [&str; 24] = [
-    "redir_agent::worker=debug,info",
+    "redir_worker=debug,info",
     "true",
     "null",
     "~",

@@ -3,7 +3,6 @@
 //! Owns its wording and nothing else. Called by `main`.
 
 use std::{
-    ffi::OsString,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
@@ -15,7 +14,9 @@ use clap::{
 };
 use redir_api::names;
 
-use crate::{logging::Format, sandbox::Profile};
+use redir_sandbox::Confinement;
+
+use crate::logging::Format;
 
 /// The redir agent: one process for each node, which gives a pod's connections to the developers who asked for them.
 #[derive(Debug, Parser)]
@@ -74,34 +75,6 @@ pub(crate) enum Command {
         #[command(flatten)]
         confinement: Confinement,
     },
-}
-
-/// What the guardian tells each child by its command line: the child gives everything else up before it hears more.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct Confinement {
-    /// Its uid and gid
-    #[arg(long, value_name = "UID", default_value_t = names::WORKER_USER)]
-    pub(crate) user: u32,
-    /// Of one that speaks to the API server: where the node's /proc is mounted, which it must not see
-    #[arg(long, value_name = "FOLDER")]
-    pub(crate) node_proc: Option<PathBuf>,
-}
-
-impl Confinement {
-    /// What it is started with.
-    pub(crate) fn arguments(&self) -> Vec<OsString> {
-        let mut arguments = vec!["--user".into(), self.user.to_string().into()];
-        arguments.extend(self.node_proc.iter().flat_map(|folder| ["--node-proc".into(), folder.into()]));
-        arguments
-    }
-
-    /// What it may do.
-    pub(crate) fn profile(&self) -> Profile {
-        match &self.node_proc {
-            None => Profile::Traffic,
-            Some(node_proc) => Profile::ApiServer { node_proc: node_proc.clone() },
-        }
-    }
 }
 
 #[derive(Debug, Clone, Args)]
@@ -197,7 +170,7 @@ fn any_address() -> IpAddr {
 /// Before or behind the subcommand.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Log {
-    /// What to log: error, warn, info, debug or trace, also by module (redir_agent::worker=debug,info)
+    /// What to log: error, warn, info, debug or trace, also by module (redir_worker=debug,info)
     ///
     /// Without it the environment's REDIR_LOG counts, else info.
     #[arg(long = "log", value_name = "FILTER", global = true)]

@@ -4,17 +4,7 @@
 #![cfg(target_os = "linux")]
 
 mod args;
-mod certificates;
-mod config;
-mod controller;
-mod guardian;
-mod ipc;
-mod link;
 mod logging;
-mod output;
-mod resolved;
-mod sandbox;
-mod worker;
 
 use std::{
     ffi::OsString,
@@ -26,11 +16,10 @@ use std::{
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
+use redir_config::ConfigError;
+use redir_sandbox::Confinement;
 
-use crate::{
-    args::{Cli, Command, ConfigFile, Confinement, Log, Usage},
-    config::ConfigError,
-};
+use crate::args::{Cli, Command, ConfigFile, Log, Usage};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -70,18 +59,18 @@ fn run(command: Command, log: &Log) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run { file, kubernetes } => {
             start_log(log)?;
-            let arguments = guardian::Arguments {
+            let arguments = redir_guardian::Arguments {
                 worker: child_arguments("worker", &file, log),
                 controller: child_arguments("controller", &file, log),
             };
             let settings = match kubernetes.text()? {
-                Some(text) => guardian::Settings::Text(text, Path::new("the command line")),
-                None => guardian::Settings::File(&file.path),
+                Some(text) => redir_guardian::Settings::Text(text, Path::new("the command line")),
+                None => redir_guardian::Settings::File(&file.path),
             };
-            guardian::run(settings, arguments).map(ExitCode::from)
+            redir_guardian::run(settings, arguments).map(ExitCode::from)
         }
         Command::Check { file } => {
-            guardian::check(&file.path).map(|good| if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            redir_guardian::check(&file.path).map(|good| if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::Keygen { file } => keygen(&file),
         Command::Worker { file, confinement } => {
@@ -96,36 +85,36 @@ fn run(command: Command, log: &Log) -> anyhow::Result<ExitCode> {
 }
 
 fn keygen(file: &Path) -> anyhow::Result<ExitCode> {
-    let identity = redir_tunnel::Identity::generate()?;
+    let identity = redir_identity::Identity::generate()?;
     identity.save(file)?;
-    output::line(format_args!("{}", identity.pin()))?;
+    redir_guardian::output::line(format_args!("{}", identity.pin()))?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// The socket to the guardian.
 fn control(command: &str) -> anyhow::Result<OwnedFd> {
-    guardian::inherited_control()
+    redir_guardian::inherited_control()
         .with_context(|| format!("`redir-agent {command}` is started by the agent itself; start `redir-agent run`"))
 }
 
 fn work(config_file: &Path, confinement: &Confinement) -> anyhow::Result<()> {
     let control = control("worker")?;
     // The last that is read of any file.
-    let limits = worker::MachineLimits::look();
+    let limits = redir_worker::MachineLimits::look();
     let profile = confinement.profile();
-    sandbox::enter(&profile, confinement.user)?;
-    let bootstrap = worker::broker::bootstrap(control, config_file)?;
-    let admin = worker::bind_admin(&bootstrap)?;
-    sandbox::restrict_calls(&profile);
-    worker::run(bootstrap, admin, limits)
+    redir_sandbox::enter(&profile, confinement.user)?;
+    let bootstrap = redir_worker::bootstrap(control, config_file)?;
+    let admin = redir_worker::bind_admin(&bootstrap)?;
+    redir_sandbox::restrict_calls(&profile);
+    redir_worker::run(bootstrap, admin, limits)
 }
 
 fn watch_cluster(config_file: &Path, confinement: &Confinement) -> anyhow::Result<()> {
     let control = control("controller")?;
     let profile = confinement.profile();
-    sandbox::enter(&profile, confinement.user)?;
-    sandbox::restrict_calls(&profile);
-    controller::run(control, config_file)
+    redir_sandbox::enter(&profile, confinement.user)?;
+    redir_sandbox::restrict_calls(&profile);
+    redir_controller::run(control, config_file)
 }
 
 fn child_arguments(command: &str, file: &ConfigFile, log: &Log) -> Vec<OsString> {

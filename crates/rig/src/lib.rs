@@ -14,6 +14,7 @@ pub mod binaries;
 pub mod bounded;
 pub mod cleanup;
 pub mod cli;
+pub mod dice;
 pub mod documents;
 pub mod http;
 pub mod http2;

@@ -1,29 +1,31 @@
 //! The agent's endpoint. It lives on the runtime of those who use it: on a thread of its own each byte that goes in or out
 //! of a tunnel would wake another thread, twice for a request, and that costs more than all of the encryption.
 
-use std::io;
-use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
-use std::time::Duration;
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
 
-use quinn::VarInt;
-use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{AsyncTimer, AsyncUdpSocket, ConnectionError, EndpointConfig, Runtime, ServerConfig, TokioRuntime};
+use quinn::{
+    AsyncTimer, AsyncUdpSocket, ConnectionError, EndpointConfig, Runtime, ServerConfig, TokioRuntime, VarInt,
+    crypto::rustls::QuicServerConfig,
+};
 use quinn_proto::HashedConnectionIdGenerator;
+use redir_identity::{Identity, Pin};
 use redir_wire::CloseCode;
 use rustls::pki_types::CertificateDer;
-use tokio::runtime::Handle;
-use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::{runtime::Handle, task::JoinSet, time::timeout};
 
-use crate::canonical;
-use crate::handshakes::{self, Admission, Handshakes, Place};
-use crate::hints::UnreachableHints;
-use crate::identity::Identity;
-use crate::pin::Pin;
-use crate::source::ClientKey;
-use crate::tls::{self, Authorised};
-use crate::transport::{End, HANDSHAKE, transport};
+use crate::{
+    canonical,
+    handshakes::{self, Admission, Handshakes, Place},
+    hints::UnreachableHints,
+    source::ClientKey,
+    tls::{self, Authorised},
+    transport::{End, HANDSHAKE, transport},
+};
 
 /// Where developers' tunnels arrive.
 #[derive(Debug)]

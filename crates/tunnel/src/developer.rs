@@ -1,26 +1,29 @@
 //! The developer's endpoint: dials an agent, and takes the data streams that the agent opens.
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
-use std::time::Duration;
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
-use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{ClientConfig, ConnectionError, EndpointConfig, TokioRuntime};
-use redir_wire::session::DeveloperSession;
-use redir_wire::{CloseCode, Malformed, SessionError, StreamCode, StreamHeader, ToDeveloper, Welcome, header};
+use quinn::{ClientConfig, ConnectionError, EndpointConfig, TokioRuntime, crypto::rustls::QuicClientConfig};
+use redir_identity::{Identity, Pin};
+use redir_wire::{
+    CloseCode, Malformed, SessionError, StreamCode, StreamHeader, ToDeveloper, Welcome, header,
+    session::DeveloperSession,
+};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::{task::JoinSet, time::timeout};
 
-use crate::agent::varint;
-use crate::budget::Budget;
-use crate::canonical;
-use crate::control::{ControlError, DeveloperControl};
-use crate::error::{ACCESS_DENIED, DialError, Lost, NO_APPLICATION_PROTOCOL};
-use crate::identity::Identity;
-use crate::pin::Pin;
-use crate::tls::{SeenPin, developer_config};
-use crate::transport::{End, HANDSHAKE, transport};
+use crate::{
+    agent::varint,
+    budget::Budget,
+    canonical,
+    control::{ControlError, DeveloperControl},
+    error::{ACCESS_DENIED, DialError, Lost, NO_APPLICATION_PROTOCOL},
+    tls::{SeenPin, developer_config},
+    transport::{End, HANDSHAKE, transport},
+};
 
 /// A tunnel that the agent has welcomed.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use quinn::ConnectionError;
 use redir_wire::{CloseCode, Refused, SessionError};
 
-use crate::pin::Pin;
+use redir_identity::Pin;
 
 /// Why a tunnel is down.
 #[derive(Clone, Debug, PartialEq, Eq)]

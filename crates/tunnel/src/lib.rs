@@ -12,8 +12,6 @@ mod developer;
 mod error;
 mod handshakes;
 mod hints;
-mod identity;
-mod pin;
 mod pool;
 mod relay;
 #[cfg(target_os = "linux")]
@@ -32,9 +30,8 @@ pub use control::{AgentControl, Control, ControlError, DeveloperControl, FLUSH, 
 pub use developer::{Arrival, DataStream, Dialled, HeaderError, Tunnel, dial};
 pub use error::{DialError, Lost};
 pub use hints::{UnreachableHints, UnreachableWatch};
-pub use identity::{Identity, IdentityError};
-pub use pin::{Pin, PinError};
 pub use pool::{PART_MIN, UnreadPool};
+pub use redir_identity::{Identity, IdentityError, Pin, PinError};
 pub use relay::{Relayed, relay, relay_halves, stream_to_tcp, tcp_to_stream};
 pub use source::ClientKey;
 pub use tls::Authorised;

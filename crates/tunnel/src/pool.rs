@@ -5,15 +5,19 @@
 //! no more. Parts are newly divided when a tunnel comes or goes; one that holds more than its part gives up the streams
 //! that have stalled longest (`budget`). Must not: know how much a stream holds, which quinn does not tell.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::{AtomicUsize, Ordering},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use quinn::VarInt;
+use redir_identity::Pin;
 
-use crate::budget::Budget;
-use crate::pin::Pin;
-use crate::transport::{CONNECTION_WINDOW, SEND_WINDOW, STREAM_WINDOW, stalled_streams};
+use crate::{
+    budget::Budget,
+    transport::{CONNECTION_WINDOW, SEND_WINDOW, STREAM_WINDOW, stalled_streams},
+};
 
 /// One for each agent; cheap to clone.
 #[derive(Clone, Debug)]

@@ -3,22 +3,23 @@
 //! Each verifier checks two things: that the key's pin is one it expects, and the handshake's signature, which proves
 //! that the other end has the private key. Sessions are never resumed: a key that was removed must not come back by ticket.
 
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-
-use rustls::client::Resumption;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls13_signature_with_raw_key};
-use rustls::pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{AlwaysResolvesServerRawPublicKeys, NoServerSessionStorage};
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible, ServerConfig,
-    SignatureScheme, client::AlwaysResolvesClientRawPublicKeys,
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
-use crate::identity::Identity;
-use crate::pin::Pin;
+use redir_identity::{Identity, Pin};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible, ServerConfig,
+    SignatureScheme,
+    client::AlwaysResolvesClientRawPublicKeys,
+    client::Resumption,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, verify_tls13_signature_with_raw_key},
+    pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime},
+    server::danger::{ClientCertVerified, ClientCertVerifier},
+    server::{AlwaysResolvesServerRawPublicKeys, NoServerSessionStorage},
+};
 
 /// The keys that may complete a handshake with an agent. Shared: a change counts from the next handshake on.
 #[derive(Clone, Debug, Default)]

@@ -19,13 +19,16 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use k8s_openapi::api::{
-    apps::v1::{Deployment, ReplicaSet},
-    core::v1::{Namespace as KubeNamespace, Node, Pod, Secret},
-    events::v1::Event,
-    rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding},
+use developer::Developer;
+use k8s_openapi::{
+    api::{
+        apps::v1::{Deployment, ReplicaSet},
+        core::v1::{Namespace as KubeNamespace, Node, Pod, Secret},
+        events::v1::Event,
+        rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding},
+    },
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, PostParams},
@@ -46,10 +49,8 @@ use redir_tunnel::{Identity, Pin};
 use redir_wire::{Liveness, TlsFate, ToDeveloper};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use tempfile::TempDir;
-
-use developer::Developer;
 use server::Server;
+use tempfile::TempDir;
 
 const SOON: Duration = Duration::from_secs(60);
 const NODE: &str = "n1";
@@ -135,7 +136,7 @@ impl World {
             .arg(self.server.agent_kubeconfig())
             // As in a pod; the kubeconfig comes first.
             .env("KUBERNETES_SERVICE_HOST", "127.0.0.1")
-            .env("REDIR_LOG", "info,redir_agent=debug");
+            .env("REDIR_LOG", "info,redir_guardian=debug,redir_controller=debug,redir_worker=debug");
         let mut agent = self.topology.node.namespace.spawn("agent", &mut command)?;
         agent.wait_for_line("the worker is ready", SOON)?;
         self.agent = Some(agent);

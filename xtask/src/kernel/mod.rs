@@ -12,25 +12,31 @@ mod steal;
 mod store;
 mod tested;
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail};
-
-use crate::privilege::Privilege;
-use crate::test::{self, LeftOut, Tally, by_reason};
-use crate::{lock, paths, setup, signals, ui};
 use guest::{End, Plan};
 use job::Job;
 use store::Kernel;
 use tested::Record;
 
+use crate::{
+    lock, paths,
+    privilege::Privilege,
+    setup, signals,
+    test::{self, LeftOut, Tally, by_reason},
+    ui,
+};
+
 /// What `all` stands for: the long-term kernels that Debian's suites have, and the newest.
 const ALL: [&str; 5] = ["5.10", "6.1", "6.12", "6.18", store::NEWEST];
 /// What is run unless something else is asked for: the eBPF programs, and all that is done with them.
-const DATAPATH: (&str, &str) = ("redir-agent", "guardian::datapath::tests");
+const DATAPATH: (&str, &str) = ("redir_guardian", "datapath::tests");
 /// The datapath's tests take 2 to 4 minutes on two idle cores, the end-to-end tests of one file up to 10.
 const LIMIT: Duration = Duration::from_secs(60 * 60);
 
@@ -126,7 +132,7 @@ fn record(kernel: &Kernel, job: &Job, tally: &Tally, is_default: bool) -> Result
 /// What a program's tests are called in the documents. Of the agent only the datapath's are run by default, and all of them
 /// where it is named.
 fn recorded_as(program: &str, is_default: bool) -> &str {
-    if is_default && program.starts_with(&DATAPATH.0.replace('-', "_")) { "datapath" } else { program }
+    if is_default && program.starts_with(DATAPATH.0) { "datapath" } else { program }
 }
 
 /// Builds the programs, and chooses what a guest runs of them.
@@ -137,11 +143,14 @@ fn tests(options: &test::Options) -> Result<Job> {
     let mut command = test::cargo_test(options, &places, Privilege::Root)?;
     if is_default {
         // The whole workspace otherwise as ever: another choice of packages would build their dependencies anew.
-        command.args(["--bin", DATAPATH.0]);
+        command.arg("--lib");
     } else {
         test::build_programs()?;
     }
-    let programs = job::programs(&mut command)?;
+    let mut programs = job::programs(&mut command)?;
+    if is_default {
+        programs.retain(|program| program.name == DATAPATH.0);
+    }
     let filter = options.filter.as_deref().or(is_default.then_some(DATAPATH.1));
     let mut environment: BTreeMap<String, String> =
         places.iter().map(|(name, place)| (name.to_owned(), place.display().to_string())).collect();
@@ -246,8 +255,8 @@ mod tests {
 
     #[test]
     fn only_the_default_choice_is_recorded_as_the_datapath() {
-        assert_eq!(recorded_as("redir_agent (unit)", true), "datapath");
-        assert_eq!(recorded_as("redir_agent (unit)", false), "redir_agent (unit)");
+        assert_eq!(recorded_as("redir_guardian (unit)", true), "datapath");
+        assert_eq!(recorded_as("redir_guardian (unit)", false), "redir_guardian (unit)");
         assert_eq!(recorded_as("traffic", false), "traffic");
     }
 

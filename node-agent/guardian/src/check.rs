@@ -1,0 +1,127 @@
+//! `redir-agent check`: says what is wrong with the configuration or the machine, and changes nothing.
+
+use std::path::Path;
+
+use redir_config::{
+    Config, Pod, TlsFiles,
+    certificates::{Instant, Validity},
+};
+use redir_identity::Identity;
+
+use super::{
+    devices::Survey,
+    kernel::Kernel,
+    netns::{Home, NetnsId},
+    preflight::{Machine, Place},
+    reload::ConfigFile,
+    tls_files,
+};
+use crate::output::line;
+
+/// Prints what it finds. True when `run` would start here, and can use every file that the configuration names.
+pub fn check(config_file: &Path) -> anyhow::Result<bool> {
+    let file = ConfigFile::read(config_file)?;
+    let config = file.config();
+    let (file, pods, developers) = (config_file.display(), config.pods.len(), config.developers.len());
+    line(format_args!("{file}: good ({pods} pods, {developers} developers)"))?;
+    let machine = Machine::look(Place::Host)?;
+    for fact in machine.describe() {
+        line(format_args!("{fact}"))?;
+    }
+    let mut good = true;
+    let tried =
+        machine.verdict().and_then(|()| Kernel::try_out(config.agent.attach.into()).map_err(|error| error.to_string()));
+    for fact in tried.iter().flat_map(Kernel::describe) {
+        line(format_args!("{fact}"))?;
+    }
+    match redir_sandbox::try_out() {
+        Ok(()) => line(format_args!("worker: has no file of this machine"))?,
+        Err(sentence) => line(format_args!("warning: {sentence}"))?,
+    }
+    for problem in [tried.err(), key(config)?].into_iter().flatten() {
+        line(format_args!("problem: {problem}"))?;
+        good = false;
+    }
+    for (pod, files) in config.pods.iter().flat_map(|pod| pod.tls.iter().map(move |files| (pod, files))) {
+        match certificate(pod, files) {
+            Ok(dates) => line(format_args!("{dates}"))?,
+            Err(problem) => {
+                line(format_args!("problem: pod {} port {}: {problem}", pod.name, files.port))?;
+                good = false;
+            }
+        }
+    }
+    let home = Home::new()?;
+    for pod in &config.pods {
+        line(format_args!("{}", describe(&home, pod)))?;
+    }
+    twins(&config.pods)?;
+    unauthorised(config)?;
+    Ok(good)
+}
+
+/// What is wrong with the agent's key.
+fn key(config: &Config) -> anyhow::Result<Option<String>> {
+    let Some(file) = config.agent.key.as_deref() else { return Ok(None) };
+    match Identity::load(file) {
+        Ok(identity) => line(format_args!("key {}: {}", file.display(), identity.pin())).map(|()| None),
+        Err(error) => Ok(Some(error.to_string())),
+    }
+}
+
+/// An expired certificate is the app's affair: its clients judge it. It is told because somebody may have forgotten it.
+fn certificate(pod: &Pod, files: &TlsFiles) -> Result<String, String> {
+    let (_, certified) = tls_files::read(files)?;
+    let validity = certified.cert.first().and_then(|leaf| Validity::of(leaf));
+    let (cert, now) = (files.cert.display(), Instant::now());
+    let dates = match validity {
+        Some(Validity { until, .. }) if until < now => {
+            format!("warning: expired on {until}; clients will not take it from the app either")
+        }
+        Some(Validity { from, .. }) if from > now => format!("warning: not valid before {from}"),
+        Some(Validity { until, .. }) => format!("valid until {until}"),
+        None => "without readable dates".to_owned(),
+    };
+    Ok(format!("pod {} port {}: certificate {cert}: {dates}", pod.name, files.port))
+}
+
+/// A pod that is not there yet is no problem: it is looked for when it is intercepted.
+fn describe(home: &Home, pod: &Pod) -> String {
+    let survey = home.open(&pod.netns).and_then(|netns| {
+        let inside = netns.within(home, Survey::of_intercepted);
+        inside.map_err(|error| format!("cannot enter {}: {error}; run this as root", pod.netns.display()))?
+    });
+    match survey {
+        Ok(survey) => {
+            let devices: Vec<_> = survey.devices.iter().map(|device| &*device.name).collect();
+            let addresses: Vec<_> = survey.pod_addresses.iter().map(ToString::to_string).collect();
+            format!("pod {}: {} on {}", pod.name, addresses.join(" "), devices.join(" "))
+        }
+        Err(sentence) => format!("pod {}: not now: {sentence}", pod.name),
+    }
+}
+
+/// Two names for one namespace: only one of them can be intercepted at a time.
+fn twins(pods: &[Pod]) -> anyhow::Result<()> {
+    for (index, pod) in pods.iter().enumerate() {
+        let Ok(id) = NetnsId::of(&pod.netns) else { continue };
+        let twin = pods[..index].iter().find(|other| NetnsId::of(&other.netns).is_ok_and(|other| other == id));
+        if let Some(twin) = twin {
+            line(format_args!(
+                "warning: pods {} and {} have the same network namespace: only one of them can be intercepted at a time; \
+                 leave one of the two out",
+                twin.name, pod.name
+            ))?;
+        }
+    }
+    Ok(())
+}
+
+fn unauthorised(config: &Config) -> anyhow::Result<()> {
+    for developer in &config.developers {
+        if !config.pods.iter().any(|pod| developer.may(pod)) {
+            line(format_args!("developer {}: no pod has these labels now", developer.name))?;
+        }
+    }
+    Ok(())
+}

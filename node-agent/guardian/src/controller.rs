@@ -1,0 +1,182 @@
+//! The controller as the guardian knows it: the process that holds the API token and says what may be armed.
+//!
+//! Owns its life: one that dies or falls silent is started again, and what it said last stays in force meanwhile. Called by
+//! the supervisor, in Kubernetes only.
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    poll::PollFlags,
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use super::{
+    backoff::Backoff,
+    child::{Ended, Launch},
+    control::Control,
+};
+use redir_ipc::{self as ipc, ControllerMessage, PERMISSION_LEN, Reply};
+
+/// The process, and when there is to be another.
+pub(super) struct Controller {
+    launch: Launch,
+    /// The agent's public key, which it tells developers.
+    key: OwnedFd,
+    process: Option<Process>,
+    restart_at: Option<Instant>,
+    backoff: Backoff,
+    /// One has been ready: from now on a death is followed by a restart.
+    served: bool,
+}
+
+struct Process {
+    pid: Pid,
+    control: Control,
+    born: Instant,
+    heard: Instant,
+    closed: bool,
+}
+
+/// What becomes of the agent when its controller has ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Death {
+    /// It was not the controller that ended.
+    Another,
+    /// Another one is started.
+    Restart,
+    /// It could not even start: the agent ends with this code.
+    End(u8),
+}
+
+impl Controller {
+    pub(super) fn new(launch: Launch, key: OwnedFd) -> Self {
+        Self { launch, key, process: None, restart_at: None, backoff: Backoff::default(), served: false }
+    }
+
+    /// Starts it if there is none and it is time; whether it did.
+    pub(super) fn start_if_due(&mut self, config: impl FnOnce() -> io::Result<OwnedFd>, now: Instant) -> bool {
+        if self.process.is_some() || self.restart_at.is_some_and(|at| at > now) {
+            return false;
+        }
+        match self.start(config, now) {
+            Ok(process) => {
+                tracing::info!(pid = process.pid.as_raw(), "the controller is started");
+                self.process = Some(process);
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot start the controller; see that this binary is still there, and what else the node runs");
+                self.restart_at = Some(self.backoff.died(now, now).max(now + RETRY));
+                false
+            }
+        }
+    }
+
+    fn start(&self, config: impl FnOnce() -> io::Result<OwnedFd>, now: Instant) -> io::Result<Process> {
+        let fds = vec![self.key.try_clone()?, config()?];
+        let (pid, mut control) = self.launch.spawn()?;
+        control.send(0, &Reply::Bootstrap, fds);
+        Ok(Process { pid, control, born: now, heard: now, closed: false })
+    }
+
+    /// Joins it with the worker, as far as it is there.
+    pub(super) fn join(&mut self, worker: &mut Control) {
+        let joined = ipc::stream_pair().map(|(one, other)| {
+            if let Some(process) = &mut self.process {
+                process.control.send(0, &Reply::Peer, vec![one]);
+                worker.send(0, &Reply::Peer, vec![other]);
+            }
+        });
+        if let Err(error) = joined {
+            tracing::error!(%error, "the controller and the worker cannot be joined; the controller is started again");
+            self.kill();
+        }
+    }
+
+    /// Takes what it has said.
+    pub(super) fn hear(&mut self, take: &mut dyn FnMut(ControllerMessage), now: Instant) {
+        let Some(process) = &mut self.process else { return };
+        process.control.flush();
+        let mut buffer = [0; PERMISSION_LEN];
+        for _ in 0..BATCH {
+            let length = match ipc::receive_plain(process.control.as_fd(), &mut buffer) {
+                Ok(0) => 0,
+                Ok(length) => length,
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => return,
+                Err(_) => 0,
+            };
+            if length == 0 {
+                process.closed = true;
+                return;
+            }
+            process.heard = now;
+            match ControllerMessage::decode(&buffer[..length.min(PERMISSION_LEN)]) {
+                Ok(ControllerMessage::Ready) if !self.served => {
+                    self.served = true;
+                    tracing::info!("the controller is ready");
+                }
+                Ok(message) => take(message),
+                Err(_) => tracing::error!("the controller sent what is no message; it is left out"),
+            }
+        }
+    }
+
+    /// Kills one that has been silent for too long.
+    pub(super) fn judge_silence(&mut self, now: Instant) {
+        let Some(process) = self.process.as_mut().filter(|process| now >= process.heard + SILENCE) else { return };
+        tracing::error!("the controller is silent; it is killed");
+        // Its death is reported by SIGCHLD; if that takes long, it is killed once more.
+        process.heard = now;
+        self.kill();
+    }
+
+    /// What to poll its socket for.
+    pub(super) fn interest(&self) -> Option<(&Control, PollFlags)> {
+        let process = self.process.as_ref().filter(|process| !process.closed)?;
+        // It is heard also while it reads nothing.
+        Some((&process.control, process.control.interest() | PollFlags::POLLIN))
+    }
+
+    /// When it is to be started again, or has been silent for too long.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.process.as_ref().map_or(self.restart_at, |process| Some(process.heard + SILENCE))
+    }
+
+    /// A process has ended.
+    pub(super) fn ended(&mut self, ended: Ended, now: Instant) -> Death {
+        let Some(process) = self.process.take_if(|process| process.pid == ended.pid) else { return Death::Another };
+        if !self.served {
+            tracing::error!(code = ended.code, "the controller could not start; the agent ends");
+            return Death::End(ended.code.max(1));
+        }
+        let restart_at = self.backoff.died(process.born, now);
+        let delay = restart_at.duration_since(now);
+        tracing::error!(
+            code = ended.code,
+            ?delay,
+            "the controller is dead; a new one is started, and what is known stays in force"
+        );
+        self.restart_at = Some(restart_at);
+        Death::Restart
+    }
+
+    /// SIGKILL: it holds nothing that would have to be put away.
+    pub(super) fn kill(&self) {
+        let Some(process) = &self.process else { return };
+        if let Err(error) = kill(process.pid, Signal::SIGKILL) {
+            tracing::error!(%error, pid = process.pid.as_raw(), "cannot kill the controller");
+        }
+    }
+}
+
+/// It says each few seconds that it lives. It carries no traffic: there is time.
+const SILENCE: Duration = Duration::from_secs(60);
+/// Until one that could not be started (no process ids, no memory) is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// Messages between two looks at everything else; more than a whole list of an ordinary node.
+const BATCH: usize = 1024;

@@ -1,0 +1,156 @@
+//! The guardian: has the capabilities, parses nothing from outside, starts and outlives the worker.
+//!
+//! Owns namespaces, programs, privileged sockets and the worker's life. Must not read a byte of anybody's traffic.
+//! Single-threaded and without tokio; the way from a wish of the worker to the kernel is `supervisor` → `pods` → `pod`.
+
+mod backoff;
+mod check;
+mod child;
+mod connections;
+mod control;
+mod controller;
+mod datapath;
+mod detours;
+mod devices;
+mod endings;
+mod flush;
+mod kernel;
+mod linger;
+mod listeners;
+mod memory;
+mod monitor;
+mod netlink;
+mod netns;
+mod orphans;
+pub mod output;
+mod owners;
+mod permissions;
+mod pod;
+mod pods;
+mod preflight;
+mod process;
+mod reload;
+mod scheduling;
+mod seek;
+mod signals;
+mod sockets;
+mod supervisor;
+mod tls_files;
+mod watch;
+mod worker;
+
+use std::{ffi::OsString, path::Path};
+
+use anyhow::{Context, anyhow};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use redir_api::names;
+use redir_identity::Identity;
+
+use self::{
+    child::Launch,
+    controller::Controller,
+    kernel::Kernel,
+    netns::Home,
+    permissions::Permissions,
+    pods::Pods,
+    preflight::{Machine, Place},
+    reload::ConfigFile,
+    seek::Seeker,
+    signals::Signals,
+    supervisor::Supervisor,
+    tls_files::TlsFiles,
+};
+
+use redir_sandbox::Confinement;
+
+pub use check::check;
+pub use child::inherited_control;
+
+/// Where the configuration comes from; the path is its name in messages.
+pub enum Settings<'a> {
+    /// A file, which may change.
+    File(&'a Path),
+    /// This text.
+    Text(String, &'a Path),
+}
+
+/// What follows the binary's name when it is started once more.
+pub struct Arguments {
+    /// As the worker.
+    pub worker: Vec<OsString>,
+    /// As the controller.
+    pub controller: Vec<OsString>,
+}
+
+/// Runs the agent. The result is the exit code.
+pub fn run(settings: Settings<'_>, arguments: Arguments) -> anyhow::Result<u8> {
+    let file = match settings {
+        Settings::File(path) => ConfigFile::read(path)?,
+        Settings::Text(text, path) => ConfigFile::fixed(text, path)?,
+    };
+    let kubernetes = file.config().kubernetes.clone();
+    let place = if kubernetes.is_some() { Place::Kubernetes } else { Place::Host };
+    let machine = Machine::look(place).context("cannot read /proc; mount it")?;
+    machine.verdict().map_err(|sentence| anyhow!(sentence))?;
+    let agent = file.config().agent.clone();
+    let identity = agent.key.as_deref().map_or_else(Identity::generate, Identity::load)?;
+    let cluster = kubernetes
+        .as_ref()
+        .map(|kubernetes| (Seeker::new(&kubernetes.proc), Permissions::new(kubernetes.forbidden.clone())));
+    Kernel::try_out(agent.attach.into())?.tell();
+    // Before the first child and every thread that stays, so that they inherit the blocked signals: those that tried the
+    // kernel have ended.
+    let signals = Signals::new().context("cannot take signals")?;
+    raise_descriptor_limit();
+    let home = Home::new().context("cannot open the agent's own network namespace")?;
+    let udp = sockets::tunnels(agent.listen).map_err(|sentence| anyhow!(sentence))?;
+    let key = memory::sealed(c"redir-agent-key", identity.to_pkcs8_der()).context("cannot keep the key in memory")?;
+    tracing::info!(listen = %agent.listen, key = %identity.pin(), pods = file.config().pods.len(), "the agent starts");
+    stay_in_memory(&machine);
+    let mut tls = TlsFiles::default();
+    tls.configure(file.config());
+    let pin = memory::sealed(c"redir-agent-pin", identity.pin().to_string().as_bytes());
+    let pin = pin.context("cannot keep the public key in memory")?;
+    let controller = kubernetes.map(|kubernetes| {
+        let confinement = Confinement { user: names::CONTROLLER_USER, node_proc: Some(kubernetes.proc) };
+        Controller::new(Launch::new(arguments.controller, &confinement, child::CONTROLLER_ENVIRONMENT), pin)
+    });
+    let confinement = Confinement { user: agent.user, node_proc: None };
+    let launch = Launch::new(arguments.worker, &confinement, child::WORKER_ENVIRONMENT);
+    let mut pods = Pods::new(home, agent.attach, agent.user, cluster);
+    pods.note(file.config());
+    let supervisor = Supervisor {
+        launch,
+        controller,
+        pods,
+        drain: agent.drain,
+        life: supervisor::Life::default(),
+        file,
+        signals,
+        tls,
+        udp,
+        key,
+    };
+    Ok(supervisor.run())
+}
+
+fn stay_in_memory(machine: &Machine) {
+    const MEANING: &str = "the guardian may be slow where the worker has used up the memory";
+    if !machine.may_lock_memory() {
+        tracing::warn!("the agent lacks CAP_IPC_LOCK: {MEANING}; add it to its capabilities");
+    } else if let Err(error) = memory::lock() {
+        tracing::warn!(%error, "cannot lock memory: {MEANING}; give the agent more of it");
+    }
+}
+
+/// Some descriptors for each pod; the soft limit is often 1024 for historical reasons alone.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard.min(DESCRIPTORS), hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "cannot raise the limit of descriptors; the number of armed pods is smaller");
+    }
+}
+
+/// About twenty for each of a node's 250 pods, with room.
+const DESCRIPTORS: u64 = 65_536;

@@ -1,0 +1,132 @@
+//! The configuration file as a control plane: its pods by name and label, its developers by key.
+
+use redir_tunnel::Pin;
+use redir_wire::{EarlierConnections, PodEntry, Refused, RefusedCode, Selector, Token, Wish, limits};
+
+use super::{ControlPlane, Grant, Obstacle, Place};
+use crate::registry::filter;
+use redir_config::{Config, Developer, Pod, PodName};
+use redir_ipc::{FirstHand, LastProcess};
+use redir_link::health_checks::HealthCheck;
+
+impl ControlPlane for Config {
+    fn keys(&self) -> Vec<Pin> {
+        self.developers.iter().map(|developer| developer.key).collect()
+    }
+
+    fn name_of(&self, key: &Pin) -> Option<&str> {
+        self.developer(key).map(|developer| &*developer.name)
+    }
+
+    fn grant(&self, key: &Pin, wish: Wish) -> Result<Grant, Refused> {
+        let Some(developer) = self.developer(key) else {
+            return Err(Refused { code: RefusedCode::NoSuchPod, sentence: self.stranger().to_owned() });
+        };
+        check_pods(self, developer, &wish)?;
+        check_flush(developer, &wish)?;
+        if wish.even_if_down && wish.filter.is_some() {
+            return Err(even_if_down_with_filter());
+        }
+        let filter = wish.filter.as_ref().map(filter::compile).transpose()?;
+        Ok(Grant {
+            looks_at: filter.as_ref().map_or_else(String::new, filter::describe),
+            filter,
+            what: format!("{}:{}", wish.selector, wish.port),
+            made: None,
+            wish,
+        })
+    }
+
+    fn ended(&self, _: &Pin, _: Token) -> Option<String> {
+        None
+    }
+
+    fn places(&self, key: &Pin, Grant { wish, .. }: &Grant) -> Vec<Place> {
+        let Some(developer) = self.developer(key) else { return Vec::new() };
+        let port = |pod: &Pod| match pod.allows(wish.port) {
+            true => Ok(wish.port),
+            false => Err(Obstacle::Never(port_not_allowed(pod, wish.port))),
+        };
+        selected(self, developer, &wish.selector).map(|pod| Place { pod: pod.name.clone(), port: port(pod) }).collect()
+    }
+
+    fn lost(&self) -> Option<&'static str> {
+        Some("the agent's configuration no longer has this pod for your key; ask its administrator")
+    }
+
+    fn visible(&self, key: &Pin) -> Vec<(PodName, PodEntry)> {
+        let Some(developer) = self.developer(key) else { return Vec::new() };
+        let entry = |pod: &Pod| PodEntry {
+            name: pod.name.to_string(),
+            labels: pod.labels.0.clone(),
+            ports: pod.ports.iter().flatten().copied().take(limits::PORTS).collect(),
+        };
+        self.pods.iter().filter(|pod| developer.may(pod)).map(|pod| (pod.name.clone(), entry(pod))).collect()
+    }
+
+    fn first_hand(&self, _: &PodName) -> FirstHand {
+        FirstHand::App
+    }
+
+    /// The guardian knows by the pod's path.
+    fn ending(&self, _: &PodName) -> Option<LastProcess> {
+        None
+    }
+
+    /// The file says nothing of them.
+    fn health_checks(&self, _: &PodName) -> &[HealthCheck] {
+        &[]
+    }
+
+    fn stranger(&self) -> &'static str {
+        "the agent's configuration no longer has your key; ask its administrator"
+    }
+}
+
+/// The pods that a selector means for this developer.
+fn selected<'a>(config: &'a Config, developer: &'a Developer, selector: &'a Selector) -> impl Iterator<Item = &'a Pod> {
+    config.pods.iter().filter(move |pod| developer.may(pod) && selects(selector, pod))
+}
+
+/// Refuses a wish without a pod. The sentence is the same for a pod that is not there and one that is not allowed.
+fn check_pods(config: &Config, developer: &Developer, wish: &Wish) -> Result<(), Refused> {
+    let pods: Vec<&Pod> = selected(config, developer, &wish.selector).collect();
+    let Some(first) = pods.first() else {
+        let sentence = format!(
+            "no pod {} that your key may intercept is on this agent; `redir list` shows those it may",
+            wish.selector
+        );
+        return Err(Refused { code: RefusedCode::NoSuchPod, sentence });
+    };
+    if pods.iter().any(|pod| pod.allows(wish.port)) {
+        return Ok(());
+    }
+    Err(Refused { code: RefusedCode::PortNotAllowed, sentence: port_not_allowed(first, wish.port) })
+}
+
+/// A filter is for the developer's own requests; who has it closes everybody's connections all the same.
+fn check_flush(developer: &Developer, wish: &Wish) -> Result<(), Refused> {
+    if wish.earlier == EarlierConnections::Stay || wish.filter.is_none() || developer.flush {
+        return Ok(());
+    }
+    let sentence = "--flush closes other people's connections, which your key may not do beside a filter; ask the agent's administrator for `flush = true` in your [[developer]] table, or leave --flush out";
+    Err(Refused { code: RefusedCode::FlushNotAllowed, sentence: sentence.to_owned() })
+}
+
+fn selects(selector: &Selector, pod: &Pod) -> bool {
+    match selector {
+        Selector::Pod(name) => pod.name.key() == name,
+        Selector::Labels(labels) => labels.iter().all(|(key, value)| pod.labels.0.get(key) == Some(value)),
+    }
+}
+
+fn even_if_down_with_filter() -> Refused {
+    let sentence = "an intercept with conditions cannot answer while the app is down, since a request that does not match \
+                    would have nobody to go to; leave the conditions out, or --even-if-down";
+    Refused { code: RefusedCode::Unsupported, sentence: sentence.to_owned() }
+}
+
+fn port_not_allowed(pod: &Pod, port: u16) -> String {
+    let allowed: Vec<String> = pod.ports.iter().flatten().take(8).map(u16::to_string).collect();
+    format!("port {port} of pod {} may not be intercepted; allowed are: {}", pod.name, allowed.join(", "))
+}

@@ -1,0 +1,294 @@
+//! What the controller says is the worker's control plane, and the controller hears how the intercepts stand.
+//!
+//! Owns the worker's end of the link. What a new controller says counts once it is whole; until then, and while there is
+//! none, the last known state stays in force. Called by `worker::start`, in Kubernetes only.
+
+use std::{io, os::fd::OwnedFd, os::unix::net, sync::Arc};
+
+use redir_config::certificates::Certificates;
+use redir_link::{Health, LONGEST, Standings, ToController, ToWorker, changes, resolved::Resolved};
+use tokio::{
+    io::{AsyncWriteExt as _, BufReader, BufWriter},
+    net::{
+        UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+
+use super::Plane;
+use crate::{admin::Readiness, metrics::Metrics, tls::Tls};
+
+/// What the link needs from the worker.
+#[derive(Clone)]
+pub(crate) struct Parts {
+    /// Where the plane goes.
+    pub(crate) plane: watch::Sender<Plane>,
+    /// Where the apps' certificates go.
+    pub(crate) tls: Tls,
+    /// How the intercepts stand.
+    pub(crate) standings: watch::Receiver<Standings>,
+    /// The figures.
+    pub(crate) metrics: Arc<Metrics>,
+    /// Set once the controller has told what there is.
+    pub(crate) readiness: Readiness,
+}
+
+/// A plane that lets nobody in: nothing has been heard yet.
+pub(crate) fn nothing() -> Plane {
+    Arc::new(Resolved::default())
+}
+
+/// Follows the controller of now: each one comes with a link of its own.
+pub(crate) async fn run(parts: Parts, mut links: mpsc::Receiver<OwnedFd>) {
+    let mut tasks = JoinSet::new();
+    while let Some(link) = links.recv().await {
+        tasks.shutdown().await;
+        match UnixStream::from_std(net::UnixStream::from(link)) {
+            Ok(stream) => speak(stream, &parts, &mut tasks),
+            Err(error) => tracing::error!(%error, "the link to the controller cannot be used"),
+        }
+    }
+}
+
+fn speak(stream: UnixStream, parts: &Parts, tasks: &mut JoinSet<()>) {
+    let (from, to) = stream.into_split();
+    let (listening, standings) = (parts.clone(), parts.standings.clone());
+    // One half that has ended ends the other: the controller sees it, and a new link is made.
+    tasks.spawn(async move {
+        let end = tokio::select! {
+            end = listen(BufReader::new(from), &listening) => end,
+            end = tell(BufWriter::new(to), standings) => end,
+        };
+        let error = end.err().map(|error| error.to_string()).unwrap_or_default();
+        tracing::warn!(error, "the link to the controller has ended; what is known stays in force");
+    });
+}
+
+async fn listen(mut from: BufReader<OwnedReadHalf>, parts: &Parts) -> io::Result<()> {
+    let (mut told, mut health) = (Told::default(), Health::default());
+    while let Some(message) = redir_link::receive(&mut from, LONGEST).await? {
+        parts.readiness.controller_is_heard();
+        match message {
+            ToWorker::Commit => {
+                told.publish(parts);
+                parts.readiness.set(true);
+            }
+            ToWorker::Health(newer) => {
+                parts.readiness.set_api_server_silent_since(newer.silent);
+                parts.metrics.set_controller(newer, std::mem::replace(&mut health, newer));
+            }
+            change => told.take(change),
+        }
+    }
+    Ok(())
+}
+
+/// What this controller has said.
+#[derive(Default)]
+struct Told {
+    resolved: Resolved,
+    certificates: Certificates,
+    published: Option<(Arc<Resolved>, Certificates)>,
+}
+
+impl Told {
+    fn take(&mut self, change: ToWorker) {
+        let Self { resolved: Resolved { intercepts, pods }, certificates: Certificates(certificates), .. } = self;
+        match change {
+            ToWorker::Intercept(uid, resolution) => drop(intercepts.insert(uid.into(), *resolution)),
+            ToWorker::InterceptGone(uid) => drop(intercepts.remove(&uid.into())),
+            ToWorker::Pod(name, pod) => drop(pods.insert(name, pod)),
+            ToWorker::PodGone(name) => drop(pods.remove(&name)),
+            ToWorker::Certificates(pod, port, pairs) => drop(certificates.insert((pod, port), pairs)),
+            ToWorker::CertificatesGone(pod, port) => drop(certificates.remove(&(pod, port))),
+            ToWorker::Commit | ToWorker::Health(_) => {}
+        }
+    }
+
+    fn publish(&mut self, parts: &Parts) {
+        let before = self.published.take();
+        let (plane, certificates) = before.unzip();
+        let plane = match plane.filter(|plane| **plane == self.resolved) {
+            Some(same) => same,
+            None => {
+                let plane = Arc::new(self.resolved.clone());
+                parts.plane.send_replace(plane.clone());
+                plane
+            }
+        };
+        if certificates.as_ref() != Some(&self.certificates) {
+            parts.tls.replace(&self.certificates);
+        }
+        self.published = Some((plane, self.certificates.clone()));
+    }
+}
+
+async fn tell(mut to: BufWriter<OwnedWriteHalf>, mut standings: watch::Receiver<Standings>) -> io::Result<()> {
+    let mut told = Standings::new();
+    loop {
+        let newest = standings.borrow_and_update().clone();
+        for (token, standing) in changes(&told, &newest) {
+            let message = match standing {
+                Some(standing) => ToController::Standing((*token).into(), standing.clone().bounded()),
+                None => ToController::Gone((*token).into()),
+            };
+            redir_link::send(&mut to, &message).await?;
+        }
+        redir_link::send(&mut to, &ToController::Commit).await?;
+        to.flush().await?;
+        told = newest;
+        if standings.changed().await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use redir_api::ProbesSpec;
+    use redir_ipc as ipc;
+    use redir_link::{
+        LONGEST_STANDING, Standing,
+        resolved::{Granted, ObjectId, Requests, Resolution},
+        send,
+    };
+    use redir_tunnel::Pin;
+    use redir_wire::Token;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::tls::GivenFor;
+
+    const SOON: Duration = Duration::from_secs(60);
+
+    fn key(number: u8) -> Pin {
+        Pin::of_spki(&[number])
+    }
+
+    fn intercept(number: u8) -> ToWorker {
+        let id = ObjectId { namespace: "shop".into(), name: "i".into(), uid: "u".into() };
+        let granted = Granted {
+            key: key(number),
+            filter: Requests::All,
+            probes: ProbesSpec::App,
+            flush: false,
+            even_if_down: false,
+            forwarded: false,
+            to: String::new(),
+        };
+        let resolution = Resolution {
+            id,
+            user: "alice".into(),
+            what: "Pod a".into(),
+            workload: None,
+            made: SystemTime::UNIX_EPOCH,
+            granted: Ok(granted),
+            places: Vec::new(),
+        };
+        ToWorker::Intercept(Token([number; 16]).into(), Box::new(resolution))
+    }
+
+    struct Worker {
+        parts: Parts,
+        links: mpsc::Sender<OwnedFd>,
+        plane: watch::Receiver<Plane>,
+        standings: watch::Sender<Standings>,
+    }
+
+    impl Worker {
+        fn new() -> Self {
+            let (plane, seen) = watch::channel(nothing());
+            let (standings, _) = watch::channel(Standings::new());
+            let parts = Parts {
+                plane,
+                tls: Tls::new(&Certificates::default(), GivenFor::Pods, true),
+                standings: standings.subscribe(),
+                metrics: Arc::new(Metrics::new()),
+                readiness: Readiness::default(),
+            };
+            let (links, taken) = mpsc::channel(1);
+            tokio::spawn(run(parts.clone(), taken));
+            Self { parts, links, plane: seen, standings }
+        }
+
+        /// Joins it with a controller.
+        async fn controller(&self) -> UnixStream {
+            let (ours, theirs) = ipc::stream_pair().expect("sockets");
+            self.links.send(theirs).await.expect("it runs");
+            UnixStream::from_std(net::UnixStream::from(ours)).expect("a socket")
+        }
+
+        async fn keys_become(&mut self, keys: &[Pin]) {
+            let known = self.plane.wait_for(|plane| plane.keys() == keys);
+            timeout(SOON, known).await.expect("in time").expect("it runs");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_controller_says_counts_once_it_is_whole_and_stays_when_it_is_gone() {
+        let mut worker = Worker::new();
+        let mut first = worker.controller().await;
+        send(&mut first, &intercept(1)).await.expect("sent");
+        send(&mut first, &ToWorker::Health(Health { objects: 1, api_errors: 2, ..Health::default() }))
+            .await
+            .expect("sent");
+        timeout(SOON, async {
+            while !worker.parts.metrics.text().expect("text").contains("redir_intercept_objects 1") {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("heard");
+        assert!(worker.plane.borrow().keys().is_empty(), "not before it is whole");
+        send(&mut first, &ToWorker::Commit).await.expect("sent");
+        worker.keys_become(&[key(1)]).await;
+        // It dies; the next one begins to speak.
+        drop(first);
+        let mut second = worker.controller().await;
+        send(&mut second, &intercept(2)).await.expect("sent");
+        send(&mut second, &ToWorker::Health(Health { objects: 5, api_errors: 1, ..Health::default() }))
+            .await
+            .expect("sent");
+        timeout(SOON, async {
+            while !worker.parts.metrics.text().expect("text").contains("redir_intercept_objects 5") {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("heard");
+        assert_eq!(worker.plane.borrow().keys(), [key(1)], "the last known state is in force");
+        assert!(worker.parts.metrics.text().expect("text").contains("redir_api_errors_total 3"), "of both");
+        send(&mut second, &intercept(3)).await.expect("sent");
+        send(&mut second, &ToWorker::InterceptGone(Token([2; 16]).into())).await.expect("sent");
+        send(&mut second, &ToWorker::Commit).await.expect("sent");
+        worker.keys_become(&[key(3)]).await;
+        assert!(worker.parts.readiness.hears_controller());
+    }
+
+    #[tokio::test]
+    async fn every_controller_is_told_how_the_intercepts_stand() {
+        let worker = Worker::new();
+        let token = Token([7; 16]);
+        let standing = Standing { pods: Vec::new(), conflicts: Vec::new() };
+        for _ in 0..2 {
+            worker.standings.send_replace(Standings::from([(token, standing.clone())]));
+            let mut controller = worker.controller().await;
+            let mut hear = async || {
+                timeout(SOON, redir_link::receive(&mut controller, LONGEST_STANDING))
+                    .await
+                    .expect("in time")
+                    .expect("a message")
+            };
+            let heard = hear().await;
+            let told = matches!(&heard, Some(ToController::Standing(uid, told)) if Token::from(*uid) == token && *told == standing);
+            assert!(told, "{heard:?}");
+            assert!(matches!(hear().await, Some(ToController::Commit)));
+            worker.standings.send_replace(Standings::new());
+            assert!(matches!(hear().await, Some(ToController::Gone(uid)) if Token::from(uid) == token));
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! What an armed port does with its connections now.
+//!
+//! Owns the hand-over from the registry, which decides, to the data path, which acts: a [`Plan`] is swapped whole and
+//! never edited. Must not decide who wins. Written by the registry; read by every connection before each decision.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use redir_http::filter::{Key, Table};
+use redir_wire::{ClientTls, ConnectionBytes, RequestOutcome, StreamHeader};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use redir_config::PodName;
+
+use super::tunnel::{OpenStream, TunnelHandle};
+
+/// What one armed port of one pod does with its connections.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// The app's port.
+    pub(crate) port: u16,
+    /// The filters, winners first; shared by all ports with the same intercepts. It ends with an entry that always matches if there is a global intercept.
+    pub(crate) table: Arc<Table>,
+    /// Intercepts with a filter, in the table's order.
+    pub(crate) filtered: Vec<Arc<Intercept>>,
+    /// The intercept without a filter that wins.
+    pub(crate) global: Option<Arc<Intercept>>,
+    /// Whether kubelet probes go to the app whatever the filters say.
+    pub(crate) probes_to_app: bool,
+}
+
+impl Plan {
+    /// Whether requests are read and decided one by one, and not the connection as a whole.
+    pub(crate) fn is_read(&self) -> bool {
+        !self.filtered.is_empty() || self.global.as_ref().is_some_and(|global| global.forwarded)
+    }
+
+    /// The intercept that a key of the table names.
+    pub(crate) fn intercept(&self, key: Key) -> Option<&Arc<Intercept>> {
+        self.filtered.iter().chain(&self.global).find(|intercept| intercept.id == key.0)
+    }
+}
+
+/// One intercept in one pod, as the data path uses it.
+#[derive(Debug)]
+pub(crate) struct Intercept {
+    /// The intercept's number, the same in all its pods.
+    pub(crate) id: u64,
+    /// Whose.
+    pub(crate) developer: Arc<str>,
+    /// In which pod.
+    pub(crate) pod: PodName,
+    /// Where it goes on the developer's machine, for people.
+    pub(crate) to: Arc<str>,
+    /// The client's address is written into its requests.
+    pub(crate) forwarded: bool,
+    /// The developer's tunnel.
+    pub(crate) tunnel: TunnelHandle,
+    /// Requests or connections reported so far; outlives this value, which is made anew with each plan.
+    pub(crate) requests: Arc<AtomicU64>,
+    /// Those that went to the app because the developer's end did not answer; as long-lived.
+    pub(crate) bypassed: Arc<AtomicU64>,
+    /// Its end.
+    pub(crate) ending: Ending,
+}
+
+/// How an intercept ends in one pod: first nothing new is decided for it, then nothing is under way any more.
+#[derive(Debug, Default)]
+pub(crate) struct Ending {
+    begun: CancellationToken,
+    over: CancellationToken,
+}
+
+impl Ending {
+    /// The intercept is in no plan any more: legs on which nothing is under way are closed, since nothing follows on them.
+    pub(crate) fn begin(&self) {
+        self.begun.cancel();
+    }
+
+    /// Cancelled when it begins.
+    pub(crate) fn begun(&self) -> &CancellationToken {
+        &self.begun
+    }
+
+    /// Cancelled when nobody holds the intercept: no request of it is under way, and none can begin.
+    pub(crate) fn over(&self) -> CancellationToken {
+        self.over.clone()
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.over.cancel();
+    }
+}
+
+impl Intercept {
+    /// Opens a stream to the developer for one client connection; `tls` if it is decrypted. The header is written; bounded by [`OPEN_LIMIT`].
+    /// The developer's refusal comes later, as a reset of the stream.
+    pub(crate) async fn open(
+        &self,
+        client: SocketAddr,
+        destination: SocketAddr,
+        tls: Option<ClientTls>,
+    ) -> Result<DeveloperLeg, OpenError> {
+        let header = StreamHeader { intercept: self.id, pod: self.pod.bare().to_owned(), client, destination, tls };
+        let header = header.encode().map_err(|_| OpenError::Gone)?;
+        let opened = timeout(OPEN_LIMIT, async {
+            let (mut send, recv, open) = self.tunnel.open_bi().await?;
+            send.write_chunk(header).await.map_err(|_| OpenError::Gone)?;
+            Ok(DeveloperLeg { send, recv, open, ending: self.ending.begun().clone() })
+        });
+        let result = opened.await.unwrap_or(Err(OpenError::Busy));
+        match result {
+            Ok(_) => {}
+            Err(OpenError::Unanswered) => self.bypass(),
+            Err(OpenError::Gone | OpenError::Busy) => self.tunnel.counters().streams_failed.add(1),
+        }
+        result
+    }
+
+    /// Whether a new request goes to the app because the developer's end does not answer. It is counted as such when
+    /// [`Intercept::bypass`] is called; opening a stream does it by itself.
+    pub(crate) fn is_unanswered(&self) -> bool {
+        self.tunnel.is_unanswered()
+    }
+
+    /// A matched request goes to the app; the developer is told how many were.
+    pub(crate) fn bypass(&self) {
+        self.bypassed.fetch_add(1, Ordering::Relaxed);
+        self.tunnel.counters().bypassed.add(1);
+    }
+
+    /// Tells the developer of a matched request. Never waits: with a full queue the event is dropped and counted.
+    pub(crate) fn report(&self, event: RequestEvent) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.tunnel.report(self.id, &self.pod, event);
+    }
+
+    /// Tells the developer that a connection which is not HTTP is open; it is reported once more when it ends.
+    pub(crate) fn report_open(&self, event: RequestEvent) {
+        self.tunnel.report(self.id, &self.pod, event);
+    }
+
+    /// Whether the developer's tunnel is up.
+    #[cfg(test)]
+    pub(crate) fn alive(&self) -> bool {
+        self.tunnel.alive()
+    }
+
+    /// Resolves when the developer's tunnel is down.
+    #[cfg(test)]
+    pub(crate) async fn ended(&self) {
+        self.tunnel.ended().await;
+    }
+
+    /// An intercept over a bare connection, with what is told to its developer.
+    #[cfg(test)]
+    pub(crate) fn for_test(
+        id: u64,
+        pod: PodName,
+        connection: quinn::Connection,
+    ) -> (Self, tokio::sync::mpsc::Receiver<redir_wire::RequestEvent>) {
+        let (tunnel, events) = TunnelHandle::new(
+            connection,
+            Arc::default(),
+            (&redir_tunnel::UnreadPool::default(), redir_tunnel::Pin::of_spki(b"alice")),
+        );
+        let (developer, to) = ("alice".into(), "127.0.0.1:3000".into());
+        let (requests, bypassed) = (Arc::default(), Arc::default());
+        let forwarded = false;
+        (Self { id, developer, pod, to, forwarded, tunnel, requests, bypassed, ending: Ending::default() }, events)
+    }
+}
+
+/// The two halves of a data stream, and what counts it as open until it is dropped.
+#[derive(Debug)]
+pub(crate) struct DeveloperLeg {
+    /// To the developer's service.
+    pub(crate) send: quinn::SendStream,
+    /// From the developer's service.
+    pub(crate) recv: quinn::RecvStream,
+    /// Keep it as long as the stream is in use.
+    pub(crate) open: OpenStream,
+    /// Cancelled when the intercept ends: nothing new goes this way.
+    pub(crate) ending: CancellationToken,
+}
+
+/// Why no stream could be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OpenError {
+    /// The tunnel is down.
+    Gone,
+    /// The tunnel has as many streams as it may, or takes no more bytes, for [`OPEN_LIMIT`].
+    Busy,
+    /// The developer's end acknowledges nothing at the moment.
+    Unanswered,
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gone => f.write_str("the developer's tunnel is down"),
+            Self::Busy => f.write_str("the developer's tunnel takes no more streams"),
+            Self::Unanswered => f.write_str("the developer's machine does not answer"),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+/// One matched request or connection that is through.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestEvent {
+    /// When it came.
+    pub(crate) when: SystemTime,
+    /// As the client wrote it; empty for a connection that is not HTTP.
+    pub(crate) method: String,
+    /// As the client wrote it, without the query.
+    pub(crate) path: String,
+    /// The answer's status; 0 if there was none.
+    pub(crate) status: u16,
+    /// From the first byte of the request to the last of the answer.
+    pub(crate) micros: u64,
+    /// The client.
+    pub(crate) client: SocketAddr,
+    /// Who answered, or why nobody did.
+    pub(crate) outcome: RequestOutcome,
+    /// The `grpc-status` of a gRPC answer.
+    pub(crate) grpc_status: Option<u32>,
+    /// What a connection that is not HTTP carried; `None` while it is open.
+    pub(crate) bytes: Option<ConnectionBytes>,
+}
+
+/// All plans, shared: written by the registry, read by every connection.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Plans(Arc<ArcSwap<PlanMap>>);
+
+/// Few ports per pod: a list is faster than a second map.
+pub(crate) type PlanMap = HashMap<PodName, Vec<Arc<Plan>>>;
+
+impl Plans {
+    /// The plan of a pod's port; `None`: everything goes to the app.
+    pub(crate) fn plan(&self, pod: &PodName, port: u16) -> Option<Arc<Plan>> {
+        self.0.load().get(pod)?.iter().find(|plan| plan.port == port).cloned()
+    }
+
+    /// Puts new plans in the place of all.
+    pub(crate) fn replace(&self, plans: PlanMap) {
+        self.0.store(Arc::new(plans));
+    }
+}
+
+/// How long a client's bytes may wait for a stream before the request counts as failed. Opening is a matter of
+/// microseconds unless the tunnel is at its limit of streams or its path is stuck.
+pub(crate) const OPEN_LIMIT: Duration = Duration::from_secs(2);

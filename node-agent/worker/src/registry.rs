@@ -1,0 +1,292 @@
+//! Which intercepts exist, which wins, and which ports are armed for them.
+//!
+//! Owns the desired state as a pure function of sessions and control plane: no socket, no task, no clock (time comes in
+//! as a parameter). Must not perform anything: the hub does (`tunnel::hub`). Seniority outlives a lost tunnel by
+//! [`SENIORITY`], by the developer's key and the intercept's token together, so that nobody inherits another's.
+
+pub(crate) mod arming;
+mod contest;
+pub(crate) mod filter;
+pub(crate) mod flushes;
+pub(crate) mod report;
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, atomic::AtomicU64},
+    time::{Duration, Instant, SystemTime},
+};
+
+use redir_tunnel::Pin;
+use redir_wire::{PodEntry, Refused, RefusedCode, Selector, Token, Which, Wish};
+
+use crate::control::{Grant, Place, Plane};
+use redir_config::PodName;
+
+use contest::Overlaps;
+
+pub(crate) use contest::Contests;
+
+/// One tunnel's number, never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct SessionId(pub(crate) u64);
+
+/// All intercepts of all live tunnels.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    plane: Plane,
+    wishes: BTreeMap<u64, Registered>,
+    retired: HashMap<(Pin, Token), Retired>,
+    overlaps: Overlaps,
+    next: u64,
+    edition: u64,
+}
+
+/// One intercept.
+#[derive(Debug)]
+pub(crate) struct Registered {
+    /// Its number, kept over redials.
+    pub(crate) id: u64,
+    /// Another with each registration, which may bring another filter.
+    pub(crate) edition: u64,
+    /// Whose tunnel carries it.
+    pub(crate) session: SessionId,
+    /// Whose key.
+    pub(crate) pin: Pin,
+    /// What it comes to.
+    pub(crate) grant: Grant,
+    /// Since when, kept over redials.
+    pub(crate) since: SystemTime,
+    /// Requests reported so far.
+    pub(crate) requests: Arc<AtomicU64>,
+    /// Requests that went to the app while the developer's end did not answer.
+    pub(crate) bypassed: Arc<AtomicU64>,
+    /// Pods that it had at any time: one that is gone is told as lost.
+    seen: BTreeSet<PodName>,
+}
+
+/// What is kept of an intercept whose tunnel was lost.
+#[derive(Debug)]
+struct Retired {
+    id: u64,
+    since: SystemTime,
+    requests: Arc<AtomicU64>,
+    bypassed: Arc<AtomicU64>,
+    until: Instant,
+}
+
+/// An intercept that has ended, and who must hear of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Leaver {
+    /// Its number.
+    pub(crate) id: u64,
+    /// Its token.
+    pub(crate) token: Token,
+    /// Whose tunnel carried it.
+    pub(crate) session: SessionId,
+    /// What it was, for people.
+    pub(crate) what: String,
+}
+
+impl Registered {
+    /// Older ones are less; numbers are given in the order of arrival and kept with the seniority.
+    fn age(&self) -> (Option<(SystemTime, Token)>, u64) {
+        (self.grant.made, self.id)
+    }
+
+    /// What a redial takes up again.
+    fn retired(self, now: Instant) -> Retired {
+        let Self { id, since, requests, bypassed, .. } = self;
+        Retired { id, since, requests, bypassed, until: now + SENIORITY }
+    }
+}
+
+impl Registry {
+    /// No intercept yet.
+    pub(crate) fn new(plane: Plane) -> Self {
+        Self {
+            plane,
+            wishes: BTreeMap::new(),
+            retired: HashMap::new(),
+            overlaps: Overlaps::default(),
+            next: 1,
+            edition: 0,
+        }
+    }
+
+    /// Puts a new control plane in the place of the old; the intercepts that have ended with it, and why. The caller ends
+    /// the sessions of keys that it no longer has.
+    pub(crate) fn configure(&mut self, plane: Plane) -> Vec<(Leaver, Pin, String)> {
+        self.plane = plane;
+        let ended = |wish: &Registered| Some((wish.id, self.plane.ended(&wish.pin, wish.grant.wish.token)?));
+        let ended: Vec<(u64, String)> = self.wishes.values().filter_map(ended).collect();
+        ended.iter().for_each(|(id, _)| self.overlaps.forget(*id));
+        let gone = ended.into_iter().filter_map(|(id, why)| {
+            let wish = self.wishes.remove(&id)?;
+            let pin = wish.pin;
+            Some((leaver(wish), pin, why))
+        });
+        let gone = gone.collect();
+        self.note_pods();
+        gone
+    }
+
+    /// Whether an intercept of this number is there, or may come back with its developer's next tunnel.
+    pub(crate) fn remembers(&self, id: u64) -> bool {
+        self.wishes.contains_key(&id) || self.retired.values().any(|retired| retired.id == id)
+    }
+
+    /// The control plane.
+    pub(crate) fn plane(&self) -> &Plane {
+        &self.plane
+    }
+
+    /// Registers an intercept; its number. The same token of the same key takes the place of what it named before.
+    pub(crate) fn register(
+        &mut self,
+        session: SessionId,
+        pin: Pin,
+        wish: Wish,
+        clock: SystemTime,
+        now: Instant,
+    ) -> Result<u64, Refused> {
+        let grant = self.plane.grant(&pin, wish)?;
+        let token = grant.wish.token;
+        let predecessor = self.wishes.values().find(|other| other.pin == pin && other.grant.wish.token == token);
+        let predecessor = predecessor.map(|other| other.id);
+        self.check_room(&pin, predecessor, &grant)?;
+        self.retired.retain(|_, retired| retired.until > now);
+        let before = predecessor.and_then(|id| self.wishes.remove(&id)).map(|before| before.retired(now));
+        let before = before.or_else(|| self.retired.remove(&(pin, token)));
+        let Retired { id, since, requests, bypassed, .. } = before.unwrap_or_else(|| {
+            let id = self.next;
+            self.next += 1;
+            let since = grant.made.map_or(clock, |(made, _)| made);
+            Retired { id, since, requests: Arc::default(), bypassed: Arc::default(), until: now }
+        });
+        self.edition += 1;
+        let edition = self.edition;
+        let registered =
+            Registered { id, edition, session, pin, grant, since, requests, bypassed, seen: BTreeSet::new() };
+        self.overlaps.compare(&registered, self.wishes.values());
+        self.wishes.insert(id, registered);
+        self.note_pods();
+        Ok(id)
+    }
+
+    /// Whether an intercept may be added beside those that are there, but for the one in whose place it comes.
+    fn check_room(&self, pin: &Pin, predecessor: Option<u64>, grant: &Grant) -> Result<(), Refused> {
+        let others = || self.wishes.values().filter(|other| Some(other.id) != predecessor);
+        if others().filter(|other| other.pin == *pin).count() >= INTERCEPTS_OF_A_KEY {
+            let sentence = format!(
+                "one key has at most {INTERCEPTS_OF_A_KEY} intercepts on a node; `redir list` shows yours, and `redir leave` ends one"
+            );
+            return Err(Refused { code: RefusedCode::TooMany, sentence });
+        }
+        let Some(filter) = &grant.filter else { return Ok(()) };
+        filter::check_room(others().filter_map(|other| other.grant.filter.as_ref()), filter)
+    }
+
+    /// Ends a session's intercepts, keeping their seniority for a redial.
+    pub(crate) fn end_session(&mut self, session: SessionId, now: Instant) {
+        self.retired.retain(|_, retired| retired.until > now);
+        let ids: Vec<u64> = self.of_session(session).map(|wish| wish.id).collect();
+        for gone in ids.iter().filter_map(|id| self.wishes.remove(id)) {
+            self.overlaps.forget(gone.id);
+            if self.retired.len() >= RETIRED {
+                continue;
+            }
+            self.retired.insert((gone.pin, gone.grant.wish.token), gone.retired(now));
+        }
+    }
+
+    /// Ends those of a developer's intercepts that `which` names, in whichever session they are.
+    pub(crate) fn leave(&mut self, pin: &Pin, which: &Which) -> Result<Vec<Leaver>, Refused> {
+        let ids: Vec<u64> = self
+            .wishes
+            .values()
+            .filter(|wish| wish.pin == *pin && self.names(which, wish))
+            .map(|wish| wish.id)
+            .collect();
+        ids.iter().for_each(|id| self.overlaps.forget(*id));
+        let leavers: Vec<Leaver> = ids.iter().filter_map(|id| self.wishes.remove(id)).map(leaver).collect();
+        if leavers.is_empty() && !matches!(which, Which::All) {
+            let sentence = "you have no such intercept here; `redir list` shows those you have".to_owned();
+            return Err(Refused { code: RefusedCode::NotFound, sentence });
+        }
+        Ok(leavers)
+    }
+
+    /// An intercept by its number.
+    pub(crate) fn wish(&self, id: u64) -> Option<&Registered> {
+        self.wishes.get(&id)
+    }
+
+    /// All intercepts, oldest first; in the same order on every agent where the plane knows when they were made.
+    pub(crate) fn wishes(&self) -> impl Iterator<Item = &Registered> {
+        let mut wishes: Vec<&Registered> = self.wishes.values().collect();
+        wishes.sort_by_key(|wish| wish.age());
+        wishes.into_iter()
+    }
+
+    /// The pods that a wish selects and its developer may intercept, whatever the port.
+    fn places(&self, wish: &Registered) -> Vec<Place> {
+        self.plane.places(&wish.pin, &wish.grant)
+    }
+
+    fn of_session(&self, session: SessionId) -> impl Iterator<Item = &Registered> {
+        self.wishes.values().filter(move |wish| wish.session == session)
+    }
+
+    fn names(&self, which: &Which, wish: &Registered) -> bool {
+        match which {
+            Which::All => true,
+            Which::Id(id) => wish.id == *id,
+            Which::Token(token) => wish.grant.wish.token == *token,
+            Which::Selector(selector, port) => {
+                let Wish { selector: named, port: intercepted, .. } = &wish.grant.wish;
+                port.is_none_or(|port| port == *intercepted) && (selector == named || self.covers(selector, wish))
+            }
+        }
+    }
+
+    /// Whether every pod of the wish is one that the selector selects.
+    fn covers(&self, selector: &Selector, wish: &Registered) -> bool {
+        let visible = self.plane.visible(&wish.pin);
+        let selected = |place: &Place| visible.iter().any(|(pod, entry)| *pod == place.pod && selects(selector, entry));
+        let places = self.places(wish);
+        !places.is_empty() && places.iter().all(selected)
+    }
+
+    /// Where the developer hears of pods that were lost, they are remembered.
+    fn note_pods(&mut self) {
+        let remember = self.plane.lost().is_some();
+        for wish in self.wishes.values_mut() {
+            let places = self.plane.places(&wish.pin, &wish.grant);
+            if !remember {
+                wish.seen.clear();
+            }
+            wish.seen.extend(places.into_iter().map(|place| place.pod));
+        }
+    }
+}
+
+fn selects(selector: &Selector, pod: &PodEntry) -> bool {
+    match selector {
+        Selector::Pod(name) => pod.name == *name,
+        Selector::Labels(labels) => labels.iter().all(|(key, value)| pod.labels.get(key) == Some(value)),
+    }
+}
+
+fn leaver(gone: Registered) -> Leaver {
+    Leaver { id: gone.id, token: gone.grant.wish.token, session: gone.session, what: gone.grant.what }
+}
+
+/// How long an intercept keeps its place after its tunnel was lost: longer than a laptop's change of network.
+pub(crate) const SENIORITY: Duration = Duration::from_secs(60);
+/// Intercepts of one key on this agent: several times what one developer works on at once. In a cluster each intercept has
+/// a key of its own.
+pub(crate) const INTERCEPTS_OF_A_KEY: usize = 64;
+/// Lost intercepts that are remembered; more than any real number of developers loses within a minute.
+const RETIRED: usize = 4096;

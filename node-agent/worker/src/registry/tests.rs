@@ -1,0 +1,785 @@
+//! The desired state against hand-written cases and generated orders of events; the arming against a made-up guardian.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use redir_config::{Config, PodName, certificates::Certificates};
+use redir_http::filter::{Condition, Mode, Subject, Test};
+use redir_ipc::{AppListening, Gate};
+use redir_rig::dice::Dice;
+use redir_tunnel::{Identity, Pin};
+use redir_wire::{
+    Filter, InterceptState, Listing, Liveness, Owner, Probes, RefusedCode, Selector, Takes, Token, Which, Wish,
+};
+
+use super::{
+    INTERCEPTS_OF_A_KEY, Registry, SENIORITY, SessionId,
+    arming::{Arming, Op, Outcome, PortStatus},
+    filter,
+    flushes::Flushes,
+    report::Ports,
+};
+use crate::{
+    misses::Misses,
+    tls::{GivenFor, Tls},
+};
+
+struct World {
+    registry: Registry,
+    alice: Pin,
+    bob: Pin,
+    now: Instant,
+    clock: SystemTime,
+    arming: Arming,
+    tls: Tls,
+    flushes: Flushes,
+    apps: BTreeMap<(PodName, u16), AppListening>,
+    misses: Misses,
+}
+
+impl World {
+    fn new() -> Self {
+        let (alice, bob) = (Identity::generate().unwrap().pin(), Identity::generate().unwrap().pin());
+        let registry = Registry::new(config(&alice, &bob, PODS));
+        let (arming, tls) = (Arming::default(), Tls::new(&Certificates::default(), GivenFor::Ports, true));
+        Self {
+            registry,
+            alice,
+            bob,
+            now: Instant::now(),
+            clock: SystemTime::now(),
+            arming,
+            tls,
+            flushes: Flushes::default(),
+            apps: BTreeMap::new(),
+            misses: Misses::default(),
+        }
+    }
+
+    fn register(&mut self, session: u64, pin: Pin, wish: Wish) -> Result<u64, RefusedCode> {
+        self.clock += Duration::from_secs(1);
+        self.now += Duration::from_secs(1);
+        let result = self.registry.register(SessionId(session), pin, wish, self.clock, self.now);
+        result.map_err(|refused| {
+            assert!(refused.sentence.contains(';'), "names the next step: {}", refused.sentence);
+            refused.code
+        })
+    }
+
+    fn contest(&self, pod: &str, port: u16) -> (Vec<u64>, Vec<u64>) {
+        let contest = self.registry.contests().remove(&(pod_name(pod), port)).unwrap_or_default();
+        (contest.filtered, contest.globals)
+    }
+
+    /// What others take from an intercept, and what it takes from others.
+    fn clashes(&self, id: u64) -> (Clashes, Clashes) {
+        let state = self.state(id);
+        let each = |conflicts: Vec<redir_wire::Conflict>| {
+            conflicts
+                .into_iter()
+                .map(|conflict| {
+                    let other = self.registry.wish(conflict.id.unwrap()).unwrap();
+                    assert_eq!(conflict.developer, if other.pin == self.alice { "alice" } else { "bob" });
+                    (other.id, conflict.takes)
+                })
+                .collect()
+        };
+        (each(state.conflicts), each(state.overlaps))
+    }
+
+    fn state(&self, id: u64) -> InterceptState {
+        self.registry.state(self.registry.wish(id).unwrap(), &self.registry.contests(), self.ports())
+    }
+
+    fn listing(&self, pin: &Pin) -> Listing {
+        self.registry.listing(pin, self.ports())
+    }
+
+    fn ports(&self) -> Ports<'_> {
+        Ports { arming: &self.arming, tls: &self.tls, flushes: &self.flushes, apps: &self.apps, misses: &self.misses }
+    }
+}
+
+type Clashes = Vec<(u64, Takes)>;
+
+/// bob may intercept `app = "web"` alone; `db-1` is not his to know of.
+const PODS: &str = r#"
+    [[pod]]
+    name = "web-1"
+    labels = { app = "web", n = "1" }
+    netns = "/run/netns/web-1"
+    ports = [8080]
+    [[pod]]
+    name = "web-2"
+    labels = { app = "web", n = "2" }
+    netns = "/run/netns/web-2"
+    [[pod]]
+    name = "db-1"
+    labels = { app = "db" }
+    netns = "/run/netns/db-1"
+"#;
+
+fn config(alice: &Pin, bob: &Pin, pods: &str) -> Arc<Config> {
+    let text = format!(
+        "[agent]\nlisten = \"127.0.0.1:7447\"\nkey = \"/etc/redir/agent.key\"\nadmin = \"127.0.0.1:7448\"\n{pods}\n\
+         [[developer]]\nname = \"alice\"\nkey = \"{alice}\"\npods = [{{}}]\n\
+         [[developer]]\nname = \"bob\"\nkey = \"{bob}\"\npods = [{{ app = \"web\" }}]\n"
+    );
+    Arc::new(Config::parse(&text, Path::new("agent.toml")).unwrap())
+}
+
+fn pod_name(name: &str) -> PodName {
+    PodName::new(name).unwrap()
+}
+
+fn wish(token: u8, pod: &str) -> Wish {
+    Wish {
+        earlier: redir_wire::EarlierConnections::Stay,
+        token: Token([token; 16]),
+        selector: Selector::Pod(pod.into()),
+        port: 8080,
+        filter: None,
+        to: "127.0.0.1:3000".into(),
+        probes: Probes::App,
+        even_if_down: false,
+        forwarded: false,
+    }
+}
+
+fn filtered(token: u8, pod: &str, user: &str) -> Wish {
+    wanting(wish(token, pod), Mode::All, vec![is(Subject::Header("x-user".into()), Test::Exact(user.into()))])
+}
+
+fn wanting(wish: Wish, mode: Mode, conditions: Vec<Condition>) -> Wish {
+    Wish { filter: Some(Filter { mode, conditions, preflights: false }), ..wish }
+}
+
+fn is(subject: Subject, test: Test) -> Condition {
+    Condition { subject, test, negate: false }
+}
+
+fn labelled(token: u8, key: &str, value: &str) -> Wish {
+    Wish { selector: Selector::Labels(BTreeMap::from([(key.into(), value.into())])), ..wish(token, "x") }
+}
+
+#[test]
+fn filtered_wins_over_global_and_the_oldest_among_equals() {
+    let mut world = World::new();
+    let (alice, bob) = (world.alice, world.bob);
+    let global = world.register(1, alice, wish(1, "web-1")).unwrap();
+    let second = world.register(2, bob, wish(2, "web-1")).unwrap();
+    let first = world.register(2, bob, filtered(3, "web-1", "bob")).unwrap();
+    let same = world.register(1, alice, filtered(4, "web-1", "bob")).unwrap();
+    let apart = world.register(1, alice, filtered(5, "web-1", "alice")).unwrap();
+    assert_eq!(world.contest("web-1", 8080), (vec![first, same, apart], vec![global, second]));
+    use Takes::{Everything, Shared};
+    // alice's own go to one place.
+    assert_eq!(world.clashes(global), (vec![(first, Shared)], vec![(second, Everything)]));
+    assert_eq!(world.clashes(second), (vec![(global, Everything)], vec![]));
+    assert_eq!(world.clashes(first), (vec![], vec![(same, Everything), (global, Shared)]));
+    assert_eq!(world.clashes(same), (vec![(first, Everything)], vec![]));
+    // Two exact values of one header are not the same requests.
+    assert_eq!(world.clashes(apart), (vec![], vec![]));
+
+    world.registry.end_session(SessionId(2), world.now);
+    assert_eq!(world.contest("web-1", 8080), (vec![same, apart], vec![global]));
+    assert_eq!(world.clashes(same), (vec![], vec![]), "it wins now");
+}
+
+/// For each way in which a younger filter can lie to an older one: what its developer loses.
+#[test]
+fn overlaps_are_told_to_both_with_the_winner() {
+    let user = |test| is(Subject::Header("X-User".into()), test);
+    let alice = || user(Test::Exact("alice".into()));
+    let path = |test| is(Subject::Path, test);
+    let api = || path(Test::Prefix("/api".into()));
+    let get = || is(Subject::Method, Test::Exact("GET".into()));
+    let cookie = |value: &str| is(Subject::Cookie("sid".into()), Test::Exact(value.into()));
+    let not = |condition| Condition { negate: true, ..condition };
+    let lost_everything = Some(Takes::Everything);
+    let lost_shared = Some(Takes::Shared);
+    for (older, younger, lost) in [
+        ((Mode::All, vec![alice()]), (Mode::All, vec![alice()]), lost_everything),
+        ((Mode::All, vec![alice()]), (Mode::All, vec![alice(), api()]), lost_everything),
+        ((Mode::All, vec![alice(), api()]), (Mode::All, vec![alice()]), lost_shared),
+        ((Mode::All, vec![user(Test::Present)]), (Mode::All, vec![alice()]), lost_everything),
+        ((Mode::All, vec![user(Test::Prefix("al".into()))]), (Mode::All, vec![alice()]), lost_everything),
+        ((Mode::All, vec![user(Test::Regex("alice|bob".into()))]), (Mode::All, vec![alice()]), lost_everything),
+        ((Mode::All, vec![user(Test::Regex("bob|carol".into()))]), (Mode::All, vec![alice()]), None),
+        ((Mode::All, vec![alice()]), (Mode::All, vec![user(Test::Regex("alice|bob".into()))]), lost_shared),
+        ((Mode::Any, vec![alice(), api()]), (Mode::All, vec![alice(), get()]), lost_everything),
+        ((Mode::All, vec![alice()]), (Mode::Any, vec![alice(), api()]), lost_shared),
+        ((Mode::Any, vec![alice(), cookie("a")]), (Mode::Any, vec![cookie("a"), alice()]), lost_everything),
+        ((Mode::All, vec![cookie("a")]), (Mode::All, vec![cookie("b")]), None),
+        ((Mode::All, vec![alice()]), (Mode::All, vec![api()]), lost_shared),
+        ((Mode::All, vec![get()]), (Mode::All, vec![not(get())]), None),
+        (
+            (Mode::All, vec![not(get())]),
+            (Mode::All, vec![is(Subject::Method, Test::Exact("PUT".into()))]),
+            lost_everything,
+        ),
+        ((Mode::All, vec![alice(), not(api())]), (Mode::All, vec![alice()]), lost_shared),
+        ((Mode::All, vec![alice(), not(api())]), (Mode::All, vec![alice(), path(Test::Exact("/api/v1".into()))]), None),
+    ] {
+        let mut world = World::new();
+        let (alice, bob) = (world.alice, world.bob);
+        let shown = format!("{older:?} / {younger:?}");
+        let other_pod = world.register(1, alice, wanting(wish(1, "web-2"), older.0, older.1.clone())).unwrap();
+        let winner = world.register(1, alice, wanting(wish(2, "web-1"), older.0, older.1)).unwrap();
+        let loser = world.register(2, bob, wanting(wish(3, "web-1"), younger.0, younger.1)).unwrap();
+        let told = |of: u64| lost.map(|takes| (of, takes)).into_iter().collect::<Vec<_>>();
+        assert_eq!(world.clashes(loser), (told(winner), vec![]), "{shown}");
+        assert_eq!(world.clashes(winner), (vec![], told(loser)), "{shown}");
+        assert_eq!(world.clashes(other_pod), (vec![], vec![]), "{shown}");
+        // It is over for the other when either ends.
+        let again = world.registry.wish(loser).unwrap().grant.wish.clone();
+        world.registry.leave(&bob, &Which::Id(loser)).unwrap();
+        assert_eq!(world.clashes(winner), (vec![], vec![]), "{shown}");
+        let loser = world.register(2, bob, again).unwrap();
+        assert_eq!(world.clashes(loser).0.len(), usize::from(lost.is_some()), "{shown}");
+        world.registry.end_session(SessionId(1), world.now);
+        assert_eq!(world.clashes(loser), (vec![], vec![]), "{shown}");
+    }
+}
+
+#[test]
+fn two_filters_of_one_developer_to_one_place_are_no_conflict() {
+    let mut world = World::new();
+    let alice = world.alice;
+    let api = || vec![is(Subject::Path, Test::Prefix("/api".into()))];
+    let elsewhere = |wish| Wish { to: "127.0.0.1:4000".into(), ..wish };
+    let first = world.register(1, alice, filtered(1, "web-1", "x")).unwrap();
+    let same_place = world.register(2, alice, wanting(wish(2, "web-1"), Mode::All, api())).unwrap();
+    assert_eq!(world.clashes(first), (vec![], vec![]));
+    assert_eq!(world.clashes(same_place), (vec![], vec![]));
+    let another = world.register(3, alice, elsewhere(wanting(wish(3, "web-1"), Mode::All, api()))).unwrap();
+    assert_eq!(world.clashes(another).0, [(first, Takes::Shared), (same_place, Takes::Everything)]);
+    let useless = world.register(4, alice, filtered(4, "web-1", "x")).unwrap();
+    assert_eq!(world.clashes(useless).0[0], (first, Takes::Everything), "it gets nothing");
+}
+
+#[test]
+fn a_redial_is_compared_with_younger_ones_too() {
+    let mut world = World::new();
+    let (alice, bob) = (world.alice, world.bob);
+    let older = world.register(1, alice, filtered(1, "web-1", "x")).unwrap();
+    world.registry.end_session(SessionId(1), world.now);
+    let younger = world.register(2, bob, filtered(2, "web-1", "x")).unwrap();
+    assert_eq!(world.clashes(younger), (vec![], vec![]));
+    assert_eq!(world.register(3, alice, filtered(1, "web-1", "x")), Ok(older));
+    assert_eq!(world.clashes(younger), (vec![(older, Takes::Everything)], vec![]));
+    assert_eq!(world.clashes(older), (vec![], vec![(younger, Takes::Everything)]));
+    // The same token with other conditions is another intercept in the same place.
+    assert_eq!(world.register(3, alice, filtered(1, "web-1", "y")), Ok(older));
+    assert_eq!(world.clashes(younger), (vec![], vec![]));
+}
+
+#[test]
+fn a_redial_keeps_its_place_for_a_while_and_only_with_its_own_key() {
+    let mut world = World::new();
+    let (alice, bob) = (world.alice, world.bob);
+    let first = world.register(1, alice, wish(1, "web-1")).unwrap();
+    let second = world.register(2, bob, wish(2, "web-1")).unwrap();
+    let since = world.registry.wish(first).unwrap().since;
+    world.registry.end_session(SessionId(1), world.now);
+    assert_eq!(world.contest("web-1", 8080).1, [second]);
+    // bob cannot take alice's place with her token.
+    let stolen = world.register(2, bob, wish(1, "web-1")).unwrap();
+    assert!(stolen > second);
+    assert_eq!(world.register(3, alice, wish(1, "web-1")), Ok(first));
+    assert_eq!(world.contest("web-1", 8080).1, [first, second, stolen]);
+    assert_eq!(world.registry.wish(first).unwrap().since, since);
+
+    world.registry.end_session(SessionId(3), world.now);
+    world.now += SENIORITY;
+    let late = world.register(4, alice, wish(1, "web-1")).unwrap();
+    assert_eq!(world.contest("web-1", 8080).1, [second, stolen, late]);
+}
+
+#[test]
+fn a_redial_before_the_old_tunnel_is_missed_takes_its_place() {
+    let mut world = World::new();
+    let alice = world.alice;
+    let first = world.register(1, alice, wish(1, "web-1")).unwrap();
+    assert_eq!(world.register(2, alice, wish(1, "web-1")), Ok(first));
+    assert_eq!(world.registry.wish(first).unwrap().session, SessionId(2));
+    world.registry.end_session(SessionId(1), world.now);
+    assert_eq!(world.contest("web-1", 8080).1, [first], "the old tunnel's end takes nothing with it");
+}
+
+#[test]
+fn pods_that_a_key_may_not_see_are_as_good_as_none() {
+    let mut world = World::new();
+    let (alice, bob) = (world.alice, world.bob);
+    assert_eq!(world.register(2, bob, wish(1, "db-1")), Err(RefusedCode::NoSuchPod));
+    assert_eq!(world.register(2, bob, wish(1, "nowhere")), Err(RefusedCode::NoSuchPod));
+    let sentence = |world: &mut World, pod: &str| {
+        let now = (world.clock, world.now);
+        world.registry.register(SessionId(2), bob, wish(1, pod), now.0, now.1).unwrap_err().sentence.replace(pod, "POD")
+    };
+    assert_eq!(sentence(&mut world, "db-1"), sentence(&mut world, "nowhere"), "they cannot be told apart");
+    assert_eq!(world.register(2, bob, labelled(1, "app", "db")), Err(RefusedCode::NoSuchPod));
+
+    let all = world.register(1, alice, wish(2, "db-1")).unwrap();
+    let listing = world.listing(&bob);
+    assert_eq!(listing.pods.iter().map(|pod| pod.name.as_str()).collect::<Vec<_>>(), ["web-1", "web-2"]);
+    assert_eq!(listing.intercepts, []);
+    let listing = world.listing(&alice);
+    assert_eq!(listing.pods.len(), 3);
+    assert_eq!(listing.intercepts.iter().map(|entry| entry.id).collect::<Vec<_>>(), [all]);
+}
+
+#[test]
+fn others_see_what_is_filtered_but_no_value_and_no_address() {
+    let mut world = World::new();
+    let (alice, bob) = (world.alice, world.bob);
+    world.register(1, alice, filtered(1, "web-1", "top-secret")).unwrap();
+    let seen = world.listing(&bob).intercepts.remove(0);
+    assert_eq!((seen.owner, seen.developer.as_str(), seen.to.as_str()), (Owner::Other, "alice", ""));
+    assert_eq!(seen.filter, "header x-user (exact)");
+    let own = world.listing(&alice).intercepts.remove(0);
+    assert_eq!((own.owner, own.to.as_str()), (Owner::You, "127.0.0.1:3000"));
+    let text = format!("{:?} {:?}", world.registry, own);
+    assert!(!text.contains("top-secret"), "{text}");
+}
+
+#[test]
+fn ports_and_filters_are_checked() {
+    let mut world = World::new();
+    let alice = world.alice;
+    let refused = world.register(1, alice, Wish { port: 9090, ..wish(1, "web-1") });
+    assert_eq!(refused, Err(RefusedCode::PortNotAllowed));
+    // web-2 allows it, web-1 does not: the intercept says so pod by pod.
+    let id = world.register(1, alice, Wish { port: 9090, ..labelled(1, "app", "web") }).unwrap();
+    let state = world.state(id);
+    let states: Vec<_> = state.pods.iter().map(|pod| (pod.pod.as_str(), pod.state)).collect();
+    assert_eq!(states, [("web-1", Liveness::Refused), ("web-2", Liveness::Pending)]);
+    assert!(state.pods[0].reason.contains("8080"), "{}", state.pods[0].reason);
+
+    let bad = wanting(wish(2, "web-1"), Mode::All, vec![is(Subject::Path, Test::Regex("(".into()))]);
+    let refused = world.registry.register(SessionId(1), alice, bad, world.clock, world.now);
+    assert_eq!(refused.unwrap_err().code, RefusedCode::BadFilter);
+}
+
+fn numbered(wish: Wish, number: usize) -> Wish {
+    let mut token = wish.token;
+    token.0[..8].copy_from_slice(&(number as u64).to_be_bytes());
+    Wish { token, ..wish }
+}
+
+#[test]
+fn one_key_has_a_bounded_number_of_intercepts_over_all_tunnels() {
+    let mut world = World::new();
+    let (alice, bob) = (world.alice, world.bob);
+    for number in 0..INTERCEPTS_OF_A_KEY {
+        world.register(number as u64, alice, numbered(wish(0, "web-1"), number)).unwrap();
+    }
+    assert_eq!(world.register(999, alice, wish(255, "web-1")), Err(RefusedCode::TooMany));
+    // The same one again takes its own place.
+    world.register(999, alice, numbered(wish(0, "web-1"), 3)).unwrap();
+    world.register(1000, bob, wish(255, "web-1")).unwrap();
+    world.registry.leave(&alice, &Which::Token(numbered(wish(0, "web-1"), 7).token)).unwrap();
+    world.register(999, alice, wish(255, "web-1")).unwrap();
+}
+
+#[test]
+fn the_filters_of_all_keys_take_a_bounded_memory() {
+    let mut world = World::new();
+    let (alice, bob) = (world.alice, world.bob);
+    let large = |number| {
+        let condition = is(Subject::Header("x-user".into()), Test::Regex(format!("{number:03}[^a]{{2000}}")));
+        numbered(wanting(wish(0, "web-1"), Mode::All, vec![condition]), number)
+    };
+    let size = large(0).filter.unwrap().compile().unwrap().size();
+    let fit = filter::MAX_FILTERS / size;
+    assert!((INTERCEPTS_OF_A_KEY..2 * INTERCEPTS_OF_A_KEY).contains(&fit), "{fit} of {size} bytes");
+    for number in 0..fit {
+        let pin = if number < INTERCEPTS_OF_A_KEY { alice } else { bob };
+        world.register(1, pin, large(number)).unwrap();
+    }
+    assert_eq!(world.register(2, bob, large(fit)), Err(RefusedCode::TooMany));
+    world.register(2, bob, wish(254, "web-1")).unwrap();
+    // In the place of another there is room.
+    world.register(2, bob, large(fit - 1)).unwrap();
+}
+
+#[test]
+fn the_regexes_of_all_keys_are_bounded_in_number() {
+    let mut world = World::new();
+    let (alice, bob) = (world.alice, world.bob);
+    let with = |number: usize, count: usize| {
+        let name = |n| Subject::Header(format!("x-{n}").into());
+        let conditions = (0..count).map(|n| is(name(n), Test::Regex(format!("{number}[ab]")))).collect();
+        numbered(wanting(wish(0, "web-1"), Mode::All, conditions), number)
+    };
+    for number in 0..filter::MAX_REGEXES / 32 {
+        world.register(1, alice, with(number, 32)).unwrap();
+    }
+    assert_eq!(world.register(2, bob, with(99, 1)), Err(RefusedCode::TooMany));
+    world.register(2, bob, wish(254, "web-1")).unwrap();
+    let exact = wanting(wish(0, "web-1"), Mode::All, vec![is(Subject::Path, Test::Exact("/a".into()))]);
+    world.register(2, bob, numbered(exact, 98)).unwrap();
+}
+
+#[test]
+fn a_new_configuration_takes_pods_away_and_brings_some() {
+    let mut world = World::new();
+    let (alice, bob) = (world.alice, world.bob);
+    let id = world.register(1, alice, labelled(1, "app", "web")).unwrap();
+    let without = PODS.replace("name = \"web-2\"", "name = \"web-3\"").replace("netns/web-2", "netns/web-3");
+    world.registry.configure(config(&alice, &bob, &without));
+    assert_eq!(world.contest("web-2", 8080), (vec![], vec![]));
+    assert_eq!(world.contest("web-3", 8080), (vec![], vec![id]));
+    let state = world.state(id);
+    let states: Vec<_> = state.pods.iter().map(|pod| (pod.pod.as_str(), pod.state)).collect();
+    assert_eq!(states, [("web-1", Liveness::Pending), ("web-2", Liveness::Lost), ("web-3", Liveness::Pending)]);
+}
+
+#[test]
+fn leaving_is_for_ones_own_alone() {
+    let mut world = World::new();
+    let (alice, bob) = (world.alice, world.bob);
+    let one = world.register(1, alice, wish(1, "web-1")).unwrap();
+    let two = world.register(2, alice, filtered(2, "web-2", "a")).unwrap();
+    let three = world.register(2, alice, labelled(3, "app", "web")).unwrap();
+    let theirs = world.register(3, bob, wish(4, "web-1")).unwrap();
+    let leave = |world: &mut World, pin: Pin, which: Which| {
+        world.registry.leave(&pin, &which).map(|all| all.into_iter().map(|leaver| leaver.id).collect::<Vec<_>>())
+    };
+    assert!(leave(&mut world, bob, Which::Id(one)).is_err());
+    assert!(leave(&mut world, bob, Which::Token(Token([1; 16]))).is_err());
+    let web_2 = Selector::Pod("web-2".into());
+    assert_eq!(leave(&mut world, alice, Which::Selector(web_2, Some(8080))), Ok(vec![two]));
+    let web = Selector::Labels(BTreeMap::from([("app".into(), "web".into())]));
+    assert_eq!(leave(&mut world, alice, Which::Selector(web, None)), Ok(vec![one, three]), "all that are within");
+    assert_eq!(leave(&mut world, alice, Which::All), Ok(vec![]));
+    assert_eq!(world.contest("web-1", 8080).1, [theirs]);
+}
+
+/// What a naive reader of the rules would keep: the order of first arrivals, forgotten after a minute away.
+#[derive(Default)]
+struct Model {
+    /// (key, token, live in session, filtered, pod, when lost)
+    entries: Vec<(Pin, u8, Option<u64>, bool, u8, Instant)>,
+}
+
+#[test]
+fn generated_orders_of_events_agree_with_a_naive_model() {
+    for seed in 1..=60 {
+        let mut dice = Dice::new(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed));
+        let mut world = World::new();
+        let pins = [world.alice, world.bob];
+        let mut model = Model::default();
+        for _ in 0..120 {
+            let (session, pin) = {
+                let session = dice.roll(6);
+                (session, pins[usize::from(session % 2 == 1)])
+            };
+            match dice.roll(10) {
+                0..=5 => {
+                    let (token, pod) = (u8::try_from(dice.roll(5)).unwrap(), u8::try_from(1 + dice.roll(2)).unwrap());
+                    let name = format!("web-{pod}");
+                    let is_filtered = dice.roll(2) == 0;
+                    let wish = if is_filtered { filtered(token, &name, "x") } else { wish(token, &name) };
+                    world.register(session, pin, wish).unwrap();
+                    let now = world.now;
+                    model.entries.retain(|entry| entry.2.is_some() || now < entry.5 + SENIORITY);
+                    let found = model.entries.iter_mut().find(|entry| (entry.0, entry.1) == (pin, token));
+                    match found {
+                        Some(entry) => (entry.2, entry.3, entry.4) = (Some(session), is_filtered, pod),
+                        None => model.entries.push((pin, token, Some(session), is_filtered, pod, now)),
+                    }
+                }
+                6 | 7 => {
+                    world.registry.end_session(SessionId(session), world.now);
+                    for entry in model.entries.iter_mut().filter(|entry| entry.2 == Some(session)) {
+                        (entry.2, entry.5) = (None, world.now);
+                    }
+                }
+                8 => {
+                    let token = u8::try_from(dice.roll(5)).unwrap();
+                    world.registry.leave(&pin, &Which::Token(Token([token; 16]))).ok();
+                    model.entries.retain(|entry| entry.2.is_none() || (entry.0, entry.1) != (pin, token));
+                }
+                _ => world.now += Duration::from_secs(dice.roll(90)),
+            }
+            for pod in 1..=2_u8 {
+                let expected = |want_filtered: bool| -> Vec<(Pin, u8)> {
+                    let live = model.entries.iter().filter(|entry| entry.2.is_some() && entry.4 == pod);
+                    live.filter(|entry| entry.3 == want_filtered).map(|entry| (entry.0, entry.1)).collect()
+                };
+                let (filtered, globals) = world.contest(&format!("web-{pod}"), 8080);
+                let named = |ids: Vec<u64>| -> Vec<(Pin, u8)> {
+                    let wishes = ids.into_iter().map(|id| world.registry.wish(id).unwrap());
+                    wishes.map(|wish| (wish.pin, wish.grant.wish.token.0[0])).collect()
+                };
+                assert_eq!(named(filtered), expected(true), "seed {seed}");
+                assert_eq!(named(globals), expected(false), "seed {seed}");
+            }
+        }
+    }
+}
+
+/// Whatever is wanted when, and whatever fails: in the end exactly what is wanted is armed, one thing at a time.
+#[test]
+fn arming_ends_where_it_should() {
+    let pods = ["a", "b"].map(pod_name);
+    for seed in 1..=200 {
+        let mut dice = Dice::new(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed));
+        let mut arming = Arming::default();
+        let (mut now, clock) = (Instant::now(), SystemTime::now());
+        let mut armed: BTreeMap<(PodName, u16), Gate> = BTreeMap::new();
+        let mut wanted = BTreeMap::new();
+        let mut running: Vec<Op> = Vec::new();
+        for step in 0..200 {
+            let last = step >= 150;
+            if !last && dice.roll(4) == 0 {
+                wanted = (0..dice.roll(5))
+                    .map(|_| {
+                        let pod = pods[usize::try_from(dice.roll(2)).unwrap()].clone();
+                        let gate = if dice.roll(2) == 0 { Gate::Always } else { Gate::AppListening };
+                        ((pod, u16::try_from(1 + dice.roll(3)).unwrap()), gate)
+                    })
+                    .collect();
+            }
+            if !last && dice.roll(12) == 0 {
+                arming.renew(&pods[usize::try_from(dice.roll(2)).unwrap()]);
+            }
+            arming.want(wanted.iter().map(|(port, gate)| (port, *gate)));
+            running.extend(arming.next(now));
+            for pod in &pods {
+                assert!(running.iter().filter(|op| op.pod() == pod).count() <= 1, "seed {seed}: two at once");
+            }
+            if !running.is_empty() && (last || dice.roll(2) == 0) {
+                let op = running.swap_remove(usize::try_from(dice.roll(running.len() as u64)).unwrap());
+                let fails = !last && dice.roll(3) == 0;
+                let outcome = match &op {
+                    _ if fails => Outcome::Failed { reason: "no".into(), retry: Duration::from_secs(1) },
+                    Op::Arm(pod, port, gate) => {
+                        let before = armed.insert((pod.clone(), *port), *gate);
+                        assert!(before.is_none(), "seed {seed}: armed twice");
+                        Outcome::Armed { earlier: 3, addresses: vec![], app: None }
+                    }
+                    Op::Regate(pod, port, gate) => {
+                        let before = armed.insert((pod.clone(), *port), *gate);
+                        assert!(
+                            before.is_some_and(|before| before != *gate),
+                            "seed {seed}: steered without being armed"
+                        );
+                        Outcome::Regated
+                    }
+                    Op::Disarm(pod, port) => {
+                        assert!(armed.remove(&(pod.clone(), *port)).is_some(), "seed {seed}: disarmed twice");
+                        Outcome::Disarmed
+                    }
+                };
+                arming.done(&op, outcome, clock, now);
+            }
+            now += Duration::from_millis(500);
+        }
+        assert_eq!(armed, wanted, "seed {seed}");
+        assert!(running.is_empty() && arming.retry_at().is_none(), "seed {seed}");
+        for (pod, port) in wanted.keys() {
+            assert!(matches!(arming.status(pod, *port), PortStatus::Live { earlier: 3, .. }));
+        }
+    }
+}
+
+fn gated<'a>(ports: impl IntoIterator<Item = &'a (PodName, u16)>) -> impl Iterator<Item = (&'a (PodName, u16), Gate)> {
+    ports.into_iter().map(|port| (port, Gate::AppListening))
+}
+
+#[test]
+fn another_gate_is_set_in_place_and_changes_nothing_else() {
+    let mut arming = Arming::default();
+    let (now, clock) = (Instant::now(), SystemTime::now());
+    let port = (pod_name("a"), 80);
+    arming.want(gated([&port]));
+    let op = arming.next(now).remove(0);
+    arming.done(&op, Outcome::Armed { earlier: 3, addresses: vec![], app: None }, clock, now);
+    let live = arming.status(&port.0, 80);
+    arming.want([(&port, Gate::Always)].into_iter());
+    let op = arming.next(now).remove(0);
+    assert_eq!(op, Op::Regate(port.0.clone(), 80, Gate::Always));
+    assert_eq!(arming.status(&port.0, 80), live);
+    arming.done(&op, Outcome::Regated, clock + Duration::from_secs(9), now);
+    assert_eq!((arming.status(&port.0, 80), arming.next(now)), (live.clone(), vec![]));
+    // Nobody knows what it has after a change that failed: it begins anew.
+    arming.want(gated([&port]));
+    let op = arming.next(now).remove(0);
+    arming.done(&op, Outcome::Failed { reason: "no".into(), retry: Duration::from_secs(1) }, clock, now);
+    assert_eq!(arming.next(now), [Op::Disarm(port.0.clone(), 80)]);
+    arming.done(&Op::Disarm(port.0.clone(), 80), Outcome::Disarmed, clock, now);
+    assert_eq!(arming.next(now), [Op::Arm(port.0.clone(), 80, Gate::AppListening)]);
+}
+
+#[test]
+fn only_the_global_intercept_that_gets_the_port_says_whether_the_app_must_listen() {
+    let mut world = World::new();
+    let (alice, bob) = (world.alice, world.bob);
+    let gate = |world: &World| world.registry.contests()[&(pod_name("web-1"), 8080)].gate();
+    let both = Wish { even_if_down: true, ..filtered(9, "web-1", "alice") };
+    assert_eq!(world.register(1, alice, both), Err(RefusedCode::Unsupported));
+    world.register(1, alice, filtered(1, "web-1", "alice")).unwrap();
+    assert_eq!(gate(&world), Gate::AppListening);
+    let id = world.register(2, bob, Wish { even_if_down: true, ..wish(2, "web-1") }).unwrap();
+    assert_eq!(gate(&world), Gate::Always);
+    assert!(world.state(id).even_if_down);
+    world.register(1, alice, wish(3, "web-1")).unwrap();
+    assert_eq!(gate(&world), Gate::Always, "a younger one gets nothing");
+    world.registry.leave(&bob, &Which::All).unwrap();
+    assert_eq!(gate(&world), Gate::AppListening);
+}
+
+#[test]
+fn a_port_that_cannot_be_armed_says_why_and_is_tried_again() {
+    let mut arming = Arming::default();
+    let (now, clock) = (Instant::now(), SystemTime::now());
+    let port = (pod_name("a"), 80);
+    arming.want(gated([&port]));
+    let op = arming.next(now).remove(0);
+    let retry = Duration::from_secs(1);
+    arming.done(&op, Outcome::Failed { reason: "no such namespace".into(), retry }, clock, now);
+    assert!(matches!(arming.status(&port.0, 80), PortStatus::Refused { reason, .. } if reason == "no such namespace"));
+    assert_eq!(arming.next(now), []);
+    assert_eq!(arming.retry_at(), Some(now + retry));
+    assert_eq!(arming.next(now + retry), [Op::Arm(port.0.clone(), 80, Gate::AppListening)]);
+    arming.done(&op, Outcome::Armed { earlier: 0, addresses: vec![], app: None }, clock, now);
+    assert!(!arming.is_idle());
+    arming.renew(&port.0);
+    let op = arming.next(now).remove(0);
+    assert_eq!(op, Op::Disarm(port.0.clone(), 80));
+    arming.done(&op, Outcome::Disarmed, clock, now);
+    assert!(matches!(arming.status(&port.0, 80), PortStatus::Lost { .. }));
+    assert_eq!(arming.next(now), [Op::Arm(port.0.clone(), 80, Gate::AppListening)], "at once: the namespace is new");
+    let again = Op::Arm(port.0.clone(), 80, Gate::AppListening);
+    arming.done(&again, Outcome::Armed { earlier: 0, addresses: vec![], app: None }, clock, now);
+    arming.stop();
+    arming.want(gated([]));
+    let op = arming.next(now).remove(0);
+    arming.done(&op, Outcome::Disarmed, clock, now);
+    assert!(arming.is_idle());
+    assert!(matches!(arming.status(&port.0, 80), PortStatus::Lost { .. }));
+}
+
+#[test]
+fn a_port_that_is_being_disarmed_is_not_live_for_a_new_wish() {
+    let mut arming = Arming::default();
+    let (now, clock) = (Instant::now(), SystemTime::now());
+    let port = (pod_name("a"), 80);
+    let armed = || Outcome::Armed { earlier: 0, addresses: vec![], app: None };
+    arming.want(gated([&port]));
+    let arm = arming.next(now).remove(0);
+    arming.done(&arm, armed(), clock, now);
+    arming.want(gated([]));
+    let disarm = arming.next(now).remove(0);
+    arming.want(gated([&port]));
+    assert_eq!(arming.status(&port.0, 80), PortStatus::Pending);
+    arming.done(&disarm, Outcome::Disarmed, clock, now);
+    assert_eq!(arming.next(now), std::slice::from_ref(&arm));
+    assert_eq!(arming.status(&port.0, 80), PortStatus::Pending);
+    arming.done(&arm, armed(), clock, now);
+    assert!(matches!(arming.status(&port.0, 80), PortStatus::Live { .. }));
+}
+
+/// What may be tried again waits for the pod; a time that is over would wake the hub without an end.
+#[test]
+fn nothing_is_due_before_the_pod_may_be_touched() {
+    let (clock, now) = (SystemTime::now(), Instant::now());
+    let mut arming = Arming::default();
+    let ports = [(pod_name("web-1"), 8080), (pod_name("web-1"), 9090)];
+    arming.want(gated(&ports));
+    let failed = |retry| Outcome::Failed { reason: "no".into(), retry: Duration::from_secs(retry) };
+    let armed = arming.next(now).remove(0);
+    arming.done(&armed, Outcome::Armed { earlier: 0, addresses: vec![], app: None }, clock, now);
+    let refused = arming.next(now).remove(0);
+    arming.done(&refused, failed(1), clock, now);
+    arming.want(gated(&ports[1..]));
+    let disarm = arming.next(now).remove(0);
+    assert!(matches!(disarm, Op::Disarm(_, 8080)));
+    arming.done(&disarm, failed(10), clock, now);
+    assert_eq!(arming.retry_at(), Some(now + Duration::from_secs(10)));
+    assert!(arming.next(now + Duration::from_secs(5)).is_empty());
+    assert_eq!(arming.next(now + Duration::from_secs(10)), [disarm]);
+}
+
+#[test]
+fn what_is_busy_is_asked_for_less_and_less_often() {
+    let (clock, mut now) = (SystemTime::now(), Instant::now());
+    let mut arming = Arming::default();
+    let port = (pod_name("a"), 80);
+    arming.want(gated([&port]));
+    let mut fail = |reason: &str, millis| {
+        let op = arming.next(now).remove(0);
+        let outcome = Outcome::Failed { reason: reason.into(), retry: Duration::from_millis(millis) };
+        arming.done(&op, outcome, clock, now);
+        assert_eq!(arming.failing(&port.0, 80).map(String::as_str), Some(reason));
+        let pause = arming.retry_at().unwrap() - now;
+        now += pause;
+        pause.as_millis()
+    };
+    let pauses: Vec<_> = (0..8).map(|_| fail("busy", 100)).collect();
+    assert_eq!(pauses, [100, 200, 400, 800, 1600, 3200, 5000, 5000]);
+    assert_eq!([fail("no pod", 1000), fail("no pod", 1000)], [1000, 1000]);
+    assert_eq!([fail("busy", 100), fail("busy", 100)], [100, 200], "another reason begins anew");
+}
+
+/// The next arm is the new namespace's already: it is not undone.
+#[test]
+fn a_replaced_pod_with_nothing_armed_is_armed_once() {
+    let (clock, now) = (SystemTime::now(), Instant::now());
+    let mut arming = Arming::default();
+    let port = (pod_name("a"), 80);
+    arming.want(gated([&port]));
+    let arm = arming.next(now).remove(0);
+    arming.done(&arm, Outcome::Failed { reason: "no".into(), retry: Duration::ZERO }, clock, now);
+    arming.renew(&port.0);
+    assert_eq!(arming.next(now), std::slice::from_ref(&arm));
+    arming.done(&arm, Outcome::Armed { earlier: 0, addresses: vec![], app: None }, clock, now);
+    assert_eq!(arming.next(now), []);
+    assert!(matches!(arming.status(&port.0, 80), PortStatus::Live { .. }));
+}
+
+#[test]
+fn a_pod_whose_way_breaks_is_lost_and_tried_again_less_and_less_often() {
+    let mut arming = Arming::default();
+    let (mut now, clock) = (Instant::now(), SystemTime::now());
+    let (low, high) = ((pod_name("a"), 80), (pod_name("a"), 81));
+    let armed = || Outcome::Armed { earlier: 0, addresses: vec![], app: None };
+    let arm = |port| Op::Arm(pod_name("a"), port, Gate::AppListening);
+    assert!(!arming.broken(&low.0, "nobody there", now));
+    arming.want(gated([&low, &high]));
+    for seconds in [5, 10, 20, 40, 80, 160, 320, 320] {
+        for port in [80, 81] {
+            assert_eq!(arming.next(now), [arm(port)]);
+            arming.done(&arm(port), armed(), clock, now);
+        }
+        assert!(arming.broken(&low.0, "the firewall", now));
+        assert!(!arming.broken(&low.0, "said twice", now));
+        for port in [80, 81] {
+            assert_eq!(arming.next(now), [Op::Disarm(low.0.clone(), port)]);
+            arming.done(&Op::Disarm(low.0.clone(), port), Outcome::Disarmed, clock, now);
+            let status = arming.status(&low.0, port);
+            assert!(matches!(&status, PortStatus::Lost { reason, .. } if reason == "the firewall"), "{status:?}");
+        }
+        let pause = Duration::from_secs(seconds);
+        assert_eq!((arming.next(now), arming.retry_at()), (vec![], Some(now + pause)));
+        now += pause;
+    }
+    // After a calm while it begins anew.
+    for port in [80, 81] {
+        assert_eq!(arming.next(now), [arm(port)]);
+        arming.done(&arm(port), armed(), clock, now);
+    }
+    now += Duration::from_secs(601);
+    assert!(arming.broken(&low.0, "again", now));
+    for port in [80, 81] {
+        arming.next(now);
+        arming.done(&Op::Disarm(low.0.clone(), port), Outcome::Disarmed, clock, now);
+    }
+    assert_eq!(arming.retry_at(), Some(now + Duration::from_secs(5)));
+}

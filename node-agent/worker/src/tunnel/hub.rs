@@ -1,0 +1,573 @@
+//! Keeps the registry: takes what sessions ask, publishes plans, has ports armed, and tells sessions what changed.
+//!
+//! The only task that touches the registry. It never waits for a session: one that does not keep up is closed. How
+//! intercepts end is in `ending`.
+
+mod ending;
+mod tables;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use redir_http::filter::Key;
+use redir_tunnel::{Authorised, Pin};
+use redir_wire::{
+    Bye, EarlierConnections, InterceptState, PodFlush, Probes, Refused, RefusedCode, StatusReport, ToAgent,
+    ToDeveloper, TunnelStatus, Wish,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::{
+    control::Plane,
+    misses::Misses,
+    plan::{Ending, Intercept, Plan, PlanMap, Plans},
+    registry::{
+        Contests, Registry, SessionId,
+        arming::{Arming, Op, Outcome, PortStatus},
+        flushes::Flushes,
+        report::{self, Ports},
+    },
+    tls::Tls,
+};
+use redir_config::PodName;
+use redir_ipc::AppListening;
+use redir_link::Standings;
+
+use self::tables::FilterTables;
+use super::{
+    counters::Counters,
+    farewell::Farewells,
+    flushes::FlushRequest,
+    handle::TunnelHandle,
+    session::{About, Outgoing, key_removed},
+};
+
+/// What the hub is told.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// A tunnel was welcomed.
+    Joined(Joined),
+    /// A developer asked something.
+    Asked(SessionId, u32, ToAgent),
+    /// A tunnel is down.
+    Gone(SessionId),
+    /// A developer's end answers again: what went past it meanwhile is news.
+    Answers,
+    /// The hands have done something.
+    Done(Op, Outcome),
+    /// Earlier connections have been closed, or not.
+    Flushed(FlushRequest, PodFlush),
+    /// Whether the app listens on an armed port.
+    Listening(PodName, u16, AppListening),
+    /// A pod has another network namespace.
+    Rearm(PodName),
+    /// The pod's app cannot be reached through the agent, for this reason.
+    Broken(PodName, String),
+    /// A pod has other addresses.
+    Readdress(PodName, Vec<IpAddr>),
+    /// No new intercepts; answer when every port is disarmed.
+    StopNew(oneshot::Sender<()>),
+    /// Every session says goodbye.
+    Close(Bye),
+}
+
+/// A tunnel that was welcomed.
+#[derive(Debug)]
+pub(crate) struct Joined {
+    /// Its number.
+    pub(crate) id: SessionId,
+    /// The developer's key.
+    pub(crate) pin: Pin,
+    /// The tunnel.
+    pub(crate) handle: TunnelHandle,
+    /// To its session.
+    pub(crate) outbox: mpsc::Sender<Outgoing>,
+    /// What its greeting said.
+    pub(crate) user: String,
+    /// The developer's address at the start.
+    pub(crate) address: SocketAddr,
+}
+
+/// What the hub has done by others.
+#[derive(Debug)]
+pub(super) struct Hands {
+    /// To arm and disarm.
+    pub(super) ops: mpsc::UnboundedSender<Op>,
+    /// To look whether a port speaks TLS.
+    pub(super) looks: mpsc::UnboundedSender<(PodName, u16)>,
+    /// To close connections from before an intercept.
+    pub(super) flushes: mpsc::UnboundedSender<FlushRequest>,
+    /// To watch whether apps listen: the ports that are armed.
+    pub(super) armed: watch::Sender<BTreeSet<(PodName, u16)>>,
+    /// To say how the intercepts stand.
+    pub(super) standings: watch::Sender<Standings>,
+}
+
+struct Session {
+    joined: Joined,
+    since: SystemTime,
+    /// What the developer was last told about each intercept.
+    told: BTreeMap<u64, InterceptState>,
+}
+
+/// The task's state.
+pub(crate) struct Hub {
+    registry: Registry,
+    arming: Arming,
+    sessions: BTreeMap<SessionId, Session>,
+    intercepts: HashMap<(u64, PodName), Arc<Intercept>>,
+    tables: FilterTables,
+    farewells: Farewells,
+    /// The registry has changed since the plans were made.
+    stale: bool,
+    plane: watch::Receiver<Plane>,
+    authorised: Authorised,
+    plans: Plans,
+    counters: Arc<Counters>,
+    hands: Hands,
+    flushes: Flushes,
+    tls: Tls,
+    misses: Misses,
+    /// Whether the apps listen on the armed ports, as far as it is known.
+    apps: BTreeMap<(PodName, u16), AppListening>,
+    about: About,
+    stopping: Vec<oneshot::Sender<()>>,
+    stopped: bool,
+}
+
+impl Hub {
+    pub(super) fn new(
+        plane: watch::Receiver<Plane>,
+        authorised: Authorised,
+        plans: Plans,
+        counters: Arc<Counters>,
+        hands: Hands,
+        (tls, misses): (Tls, Misses),
+        about: About,
+    ) -> Self {
+        let registry = Registry::new(plane.borrow().clone());
+        Self {
+            registry,
+            arming: Arming::default(),
+            sessions: BTreeMap::new(),
+            intercepts: HashMap::new(),
+            tables: FilterTables::default(),
+            farewells: Farewells::default(),
+            stale: false,
+            plane,
+            authorised,
+            plans,
+            counters,
+            hands,
+            flushes: Flushes::default(),
+            tls,
+            misses,
+            apps: BTreeMap::new(),
+            about,
+            stopping: Vec::new(),
+            stopped: false,
+        }
+    }
+
+    /// Runs until nobody can tell it anything any more.
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut plane_ended = false;
+        let (mut tls, mut misses) = (self.tls.news(), self.misses.news());
+        loop {
+            let retry = self.arming.retry_at();
+            tokio::select! {
+                command = commands.recv() => match command {
+                    // Every connection reports it until the pod is disarmed.
+                    Some(Command::Broken(pod, reason)) => {
+                        if !self.broken(&pod, &reason) {
+                            continue;
+                        }
+                    }
+                    Some(command) => self.obey(command),
+                    None => return,
+                },
+                changed = self.plane.changed(), if !plane_ended => match changed {
+                    Ok(()) => self.reconfigure(),
+                    Err(_) => plane_ended = true,
+                },
+                // Their senders are this hub's own.
+                _ = tls.changed() => {}
+                _ = misses.changed() => {}
+                () = until(retry) => {}
+            }
+            self.settle();
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Joined(joined) => self.join(joined),
+            Command::Asked(session, seq, message) => self.answer(session, seq, message),
+            Command::Gone(session) => {
+                self.registry.end_session(session, Instant::now());
+                self.stale = true;
+                if let Some(session) = self.sessions.remove(&session) {
+                    let (developer, address) = (self.developer(&session.joined.pin), session.joined.address);
+                    // One that carries nothing is a question's: its coming and going is no news.
+                    match session.told.is_empty() {
+                        true => tracing::debug!(developer, %address, "a tunnel is down"),
+                        false => tracing::info!(developer, %address, "a tunnel is down"),
+                    }
+                }
+            }
+            // Whatever has changed is told after each command.
+            Command::Answers => {}
+            Command::Done(op, outcome) => {
+                if let (Op::Arm(pod, port, _), Outcome::Armed { app: Some(app), .. }) = (&op, &outcome) {
+                    self.apps.insert((pod.clone(), *port), *app);
+                }
+                if let (Op::Arm(pod, port, _), Outcome::Failed { reason, .. }) = (&op, &outcome) {
+                    self.counters.arms_failed.add(1);
+                    if self.arming.failing(pod, *port) != Some(reason) {
+                        tracing::warn!(%pod, port, %reason, "cannot be intercepted");
+                    }
+                }
+                self.arming.done(&op, outcome, SystemTime::now(), Instant::now());
+            }
+            Command::Flushed(FlushRequest { intercept, pod, .. }, outcome) => {
+                self.flushes.done(intercept, pod, outcome);
+            }
+            Command::Listening(pod, port, app) => self.app_listens(&pod, port, app),
+            Command::Rearm(pod) => {
+                self.flushes.retain(|_, name| *name != pod);
+                self.arming.renew(&pod);
+                self.tls.forget(|name, _| *name == pod);
+            }
+            Command::Broken(pod, reason) => {
+                self.broken(&pod, &reason);
+            }
+            Command::Readdress(pod, addresses) => self.arming.readdress(&pod, addresses),
+            Command::StopNew(done) => {
+                self.stopped = true;
+                self.stale = true;
+                self.arming.stop();
+                self.stopping.push(done);
+            }
+            Command::Close(bye) => {
+                for session in self.sessions.values() {
+                    session.joined.outbox.try_send(Outgoing::End(bye.clone())).ok();
+                }
+            }
+        }
+    }
+
+    fn app_listens(&mut self, pod: &PodName, port: u16, app: AppListening) {
+        // It was disarmed meanwhile.
+        if !self.hands.armed.borrow().contains(&(pod.clone(), port)) {
+            return;
+        }
+        let before = self.apps.insert((pod.clone(), port), app);
+        if before != Some(app) {
+            tracing::info!(%pod, port, ?app, "whether the app listens has changed");
+        }
+        if app == AppListening::Yes && before.is_some_and(|before| before != app) {
+            // Nobody was there to be looked at, or another app.
+            self.tls.forget(|name, armed| (name, armed) == (pod, port));
+        }
+    }
+
+    /// False if it is no news.
+    fn broken(&mut self, pod: &PodName, reason: &str) -> bool {
+        let news = self.arming.broken(pod, reason, Instant::now());
+        if news {
+            tracing::warn!(%pod, %reason, "the app cannot be reached through the agent: everything goes to it directly");
+        }
+        news
+    }
+
+    fn join(&mut self, joined: Joined) {
+        // The key may have been removed between the handshake and now.
+        if self.registry.plane().name_of(&joined.pin).is_none() {
+            joined.handle.end();
+            joined.outbox.try_send(Outgoing::End(key_removed(self.registry.plane()))).ok();
+            return;
+        }
+        tracing::debug!(developer = self.developer(&joined.pin), address = %joined.address, "a tunnel is up");
+        self.sessions.insert(joined.id, Session { joined, since: SystemTime::now(), told: BTreeMap::new() });
+    }
+
+    fn answer(&mut self, session: SessionId, seq: u32, message: ToAgent) {
+        let Some(asking) = self.sessions.get(&session) else { return };
+        let pin = asking.joined.pin;
+        let answer = match message {
+            ToAgent::Intercept(wish) => match self.register(session, pin, wish) {
+                Ok(state) => ToDeveloper::Intercept(state),
+                Err(refused) => {
+                    self.counters.intercepts_refused.add(1);
+                    ToDeveloper::Refused(refused)
+                }
+            },
+            ToAgent::Leave(which) => match self.leave(session, seq, &pin, &which) {
+                Ok(()) => return,
+                Err(refused) => ToDeveloper::Refused(refused),
+            },
+            ToAgent::List => ToDeveloper::Listing(self.registry.listing(&pin, self.ports())),
+            ToAgent::Status => ToDeveloper::Status(self.status(session, &pin)),
+            // Answered by the session itself; a second greeting never gets here.
+            ToAgent::Ping(_) | ToAgent::Hello(_) => return,
+        };
+        self.say(session, seq, answer);
+    }
+
+    fn register(&mut self, session: SessionId, pin: Pin, wish: Wish) -> Result<InterceptState, Refused> {
+        if self.stopped {
+            let sentence = "the agent is shutting down; try again in a moment".to_owned();
+            return Err(Refused { code: RefusedCode::Shutdown, sentence });
+        }
+        let token = wish.token;
+        let before = self.registry.wishes().find(|other| other.pin == pin && other.grant.wish.token == token);
+        let before = before.map(|other| other.session).filter(|before| *before != session);
+        let id = self.registry.register(session, pin, wish, SystemTime::now(), Instant::now())?;
+        before.into_iter().for_each(|before| self.supersede(before));
+        // The number may have been another tunnel's until now: its handle must not be used again.
+        self.intercepts.retain(|(known, _), _| *known != id);
+        for other in self.sessions.values_mut() {
+            other.told.remove(&id);
+        }
+        self.stale = true;
+        self.publish();
+        let contests = self.contests();
+        let wish = self.registry.wish(id).expect("it was registered just now");
+        let state = self.registry.state(wish, &contests, self.ports());
+        let address = self.sessions.get(&session).map(|session| tracing::field::display(session.joined.address));
+        tracing::info!(developer = self.developer(&pin), address, intercept = id, what = %wish.grant.what, filtered = wish.grant.filter.is_some(), "an intercept begins");
+        if let Some(session) = self.sessions.get_mut(&session) {
+            session.told.insert(id, state.clone());
+        }
+        Ok(state)
+    }
+
+    /// An intercept of this session goes on in another: its redir has dialled again. After the last one a silence of the
+    /// old tunnel is not waited out, so that requests on it fail soon. One that lives is left alone.
+    fn supersede(&mut self, before: SessionId) {
+        if self.registry.wishes().any(|wish| wish.session == before) {
+            return;
+        }
+        if let Some(session) = self.sessions.get(&before) {
+            session.joined.outbox.try_send(Outgoing::Replaced).ok();
+        }
+    }
+
+    fn status(&self, asking: SessionId, pin: &Pin) -> StatusReport {
+        let own = self.sessions.iter().filter(|(_, session)| session.joined.pin == *pin);
+        let tunnels = own.take(redir_wire::limits::ENTRIES).map(|(id, session)| {
+            let connection = session.joined.handle.connection();
+            let stats = connection.stats();
+            let (streams, streams_total) = session.joined.handle.streams();
+            TunnelStatus {
+                address: redir_tunnel::canonical(connection.remote_address()).to_string(),
+                user: session.joined.user.clone(),
+                since: report::millis(session.since),
+                rtt_micros: u64::try_from(connection.rtt().as_micros()).unwrap_or(u64::MAX),
+                sent_bytes: stats.udp_tx.bytes,
+                received_bytes: stats.udp_rx.bytes,
+                streams,
+                streams_total,
+                asking: *id == asking,
+            }
+        });
+        StatusReport {
+            agent: self.about.agent.clone(),
+            software: self.about.software.to_owned(),
+            tunnels: tunnels.collect(),
+            intercepts: self.registry.own(pin, self.ports()),
+        }
+    }
+
+    /// Brings everything in line with the registry: plans first, then ports, then what developers know.
+    fn settle(&mut self) {
+        loop {
+            self.publish();
+            let contests = self.contests();
+            self.arming.want(contests.iter().map(|(port, contest)| (port, contest.gate())));
+            for op in self.arming.next(Instant::now()) {
+                // The hands end with the worker.
+                self.hands.ops.send(op).ok();
+            }
+            self.look(&contests);
+            self.flush(&contests);
+            self.watch_apps(&contests);
+            self.inform(&contests);
+            self.publish_standings(&contests);
+            // Telling a session that does not keep up ends it.
+            if !self.stale {
+                break;
+            }
+        }
+        if self.stopped && self.arming.is_idle() {
+            for done in self.stopping.drain(..) {
+                // Whoever asked may have stopped waiting.
+                done.send(()).ok();
+            }
+        }
+    }
+
+    /// Has each port that a filter wants looked at once, as soon as it is armed: a developer shall not wait for a first
+    /// client to hear that it speaks TLS.
+    fn look(&self, contests: &Contests) {
+        self.tls.forget(|pod, port| !contests.contains_key(&(pod.clone(), port)));
+        self.misses.forget(|pod, port| !contests.contains_key(&(pod.clone(), port)));
+        for ((pod, port), contest) in contests {
+            let armed = matches!(self.arming.status(pod, *port), PortStatus::Live { .. });
+            if armed && !contest.filtered.is_empty() && self.tls.begin_probe(pod, *port) {
+                // The hands end with the worker.
+                self.hands.looks.send((pod.clone(), *port)).ok();
+            }
+        }
+    }
+
+    /// Has connections from before an intercept closed where its developer asked for that, as soon as new ones are
+    /// steered: their clients must meet the agent when they connect anew.
+    fn flush(&mut self, contests: &Contests) {
+        let registry = &self.registry;
+        self.flushes.retain(|intercept, _| registry.remembers(intercept));
+        for ((pod, port), contest) in contests {
+            if !matches!(self.arming.status(pod, *port), PortStatus::Live { .. }) {
+                continue;
+            }
+            for id in contest.filtered.iter().chain(contest.globals.first()) {
+                let wish = registry.wish(*id).map(|wish| wish.grant.wish.earlier);
+                if wish == Some(EarlierConnections::Close) && self.flushes.begin(*id, pod) {
+                    // The hands end with the worker.
+                    self.hands.flushes.send(FlushRequest { intercept: *id, pod: pod.clone(), port: *port }).ok();
+                }
+            }
+        }
+    }
+
+    /// Has the apps watched on the ports that are armed.
+    fn watch_apps(&mut self, contests: &Contests) {
+        let is_armed =
+            |(pod, port): &&(PodName, u16)| matches!(self.arming.status(pod, *port), PortStatus::Live { .. });
+        let armed: BTreeSet<_> = contests.keys().filter(is_armed).cloned().collect();
+        self.apps.retain(|port, _| armed.contains(port));
+        self.hands.armed.send_if_modified(|before| {
+            let is_other = *before != armed;
+            *before = armed;
+            is_other
+        });
+    }
+
+    fn ports(&self) -> Ports<'_> {
+        Ports { arming: &self.arming, tls: &self.tls, flushes: &self.flushes, apps: &self.apps, misses: &self.misses }
+    }
+
+    /// The desired state; empty once the agent stops.
+    fn contests(&self) -> Contests {
+        if self.stopped { Contests::new() } else { self.registry.contests() }
+    }
+
+    /// Makes the plans anew if anything has changed.
+    fn publish(&mut self) {
+        if !std::mem::take(&mut self.stale) {
+            return;
+        }
+        let contests = self.contests();
+        self.intercepts.retain(|(id, _), _| self.registry.wish(*id).is_some());
+        let mut plans = PlanMap::new();
+        for ((pod, port), contest) in &contests {
+            let filtered: Vec<_> = contest.filtered.iter().filter_map(|id| self.intercept(*id, pod)).collect();
+            let global = contest.globals.first().and_then(|id| self.intercept(*id, pod));
+            let winners = filtered.iter().chain(&global).filter_map(|intercept| {
+                let wish = self.registry.wish(intercept.id)?;
+                Some((wish.edition, Key(wish.id), wish.grant.filter.as_ref()))
+            });
+            let table = self.tables.of(winners);
+            let involved = || filtered.iter().chain(&global);
+            let asked_for = |intercept: &&Arc<Intercept>| {
+                self.registry.wish(intercept.id).is_some_and(|wish| wish.grant.wish.probes == Probes::Developer)
+            };
+            let probes_to_app = !involved().all(|intercept| asked_for(&intercept));
+            let plan = Plan { port: *port, table, filtered, global, probes_to_app };
+            plans.entry(pod.clone()).or_default().push(Arc::new(plan));
+        }
+        self.plans.replace(plans);
+        self.tables.forget_unused();
+        self.counters.intercepts.set(self.registry.wishes().count() as u64);
+    }
+
+    /// Shows how the intercepts stand to whoever looks; in the static mode nobody does.
+    fn publish_standings(&self, contests: &Contests) {
+        if self.hands.standings.receiver_count() == 0 {
+            return;
+        }
+        let standings = self.registry.standings(contests, self.ports());
+        self.hands.standings.send_if_modified(|shown| {
+            let news = *shown != standings;
+            *shown = standings;
+            news
+        });
+    }
+
+    fn intercept(&mut self, id: u64, pod: &PodName) -> Option<Arc<Intercept>> {
+        if let Some(known) = self.intercepts.get(&(id, pod.clone())) {
+            return Some(known.clone());
+        }
+        let wish = self.registry.wish(id)?;
+        let session = self.sessions.get(&wish.session)?;
+        let intercept = Arc::new(Intercept {
+            id,
+            developer: self.developer(&wish.pin).into(),
+            pod: pod.clone(),
+            to: wish.grant.wish.to.as_str().into(),
+            forwarded: wish.grant.wish.forwarded,
+            tunnel: session.joined.handle.clone(),
+            requests: wish.requests.clone(),
+            bypassed: wish.bypassed.clone(),
+            ending: Ending::default(),
+        });
+        self.intercepts.insert((id, pod.clone()), intercept.clone());
+        Some(intercept)
+    }
+
+    /// Tells each developer whose intercept's state has changed.
+    fn inform(&mut self, contests: &Contests) {
+        let mut news = Vec::new();
+        for wish in self.registry.wishes() {
+            let state = self.registry.state(wish, contests, self.ports());
+            let told = self.sessions.get(&wish.session).and_then(|session| session.told.get(&wish.id));
+            if told.is_some_and(|told| *told != state) {
+                news.push((wish.session, state));
+            }
+        }
+        for (session, state) in news {
+            if let Some(session) = self.sessions.get_mut(&session) {
+                session.told.insert(state.id, state.clone());
+            }
+            self.say(session, 0, ToDeveloper::Intercept(state));
+        }
+    }
+
+    /// Queues a message; a session whose queue is full does not keep up and is closed.
+    fn say(&mut self, session: SessionId, answers: u32, message: ToDeveloper) {
+        let Some(to) = self.sessions.get(&session) else { return };
+        if to.joined.outbox.try_send(Outgoing::Say(answers, message)).is_err() {
+            // Dropping the outbox tells the session.
+            to.joined.handle.end();
+            self.sessions.remove(&session);
+            self.registry.end_session(session, Instant::now());
+            self.stale = true;
+        }
+    }
+
+    fn developer(&self, pin: &Pin) -> &str {
+        self.registry.plane().name_of(pin).unwrap_or_default()
+    }
+}
+
+/// Sleeps until then, or for ever.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,677 @@
+//! Agent and developers over real QUIC on loopback; only the guardian's part, arming, is played by the test.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{SocketAddr, UdpSocket},
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use redir_config::{
+    Config, PodName,
+    certificates::{Certificates, testing::pair},
+};
+use redir_http::filter::{Condition, Key, Mode, Subject, Test};
+use redir_tunnel::{DialError, Dialled, Identity, Lost, Pin, dial};
+use redir_wire::{
+    CloseCode, Filter, InterceptState, Liveness, Owner, Probes, Refused, RefusedCode, RequestOutcome, Selector, Takes,
+    TlsFate, ToAgent, ToDeveloper, Token, Which, Wish,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+
+use super::{Tunnels, hub::Hands, keys::TUNNELS_OF_A_KEY, start_with};
+use crate::{
+    control::Plane,
+    misses::Misses,
+    plan::{OpenError, Plan, Plans, RequestEvent},
+    registry::arming::{Op, Outcome},
+    tls::{Finding, GivenFor, Means, Tls},
+};
+
+/// An agent whose ports are armed at once, always.
+struct World {
+    tunnels: Tunnels,
+    plans: Plans,
+    config: watch::Sender<Plane>,
+    armed: watch::Receiver<BTreeSet<(PodName, u16)>>,
+    tls: Tls,
+    /// Ports that are to be looked at.
+    unseen: mpsc::UnboundedReceiver<(PodName, u16)>,
+    /// Whose earlier connections are to be closed.
+    to_flush: mpsc::UnboundedReceiver<super::flushes::FlushRequest>,
+    address: SocketAddr,
+    pin: Pin,
+    alice: Identity,
+    bob: Identity,
+    _guardian: JoinHandle<()>,
+}
+
+impl World {
+    fn new() -> Self {
+        let (alice, bob) = (Identity::generate().unwrap(), Identity::generate().unwrap());
+        let identity = Identity::generate().unwrap();
+        let (config, receiver) = watch::channel(configuration(&[("alice", &alice), ("bob", &bob)]));
+        let plans = Plans::default();
+        let (ops, asked) = mpsc::unbounded_channel();
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (looks, unseen) = mpsc::unbounded_channel();
+        let tls = Tls::new(&Certificates::default(), GivenFor::Ports, true);
+        let (flushes, to_flush) = mpsc::unbounded_channel();
+        let hands = Hands {
+            ops,
+            looks,
+            flushes,
+            armed: watch::Sender::new(BTreeSet::new()),
+            standings: watch::Sender::new(BTreeMap::new()),
+        };
+        let tunnels =
+            start_with((udp, 64 << 20), &identity, receiver, plans.clone(), (tls.clone(), Misses::default()), hands)
+                .unwrap();
+        let (armed, watching) = watch::channel(BTreeSet::new());
+        let guardian = tokio::spawn(guardian(asked, tunnels.hub.clone(), armed));
+        let address = tunnels.address().unwrap();
+        let pin = identity.pin();
+        Self {
+            tunnels,
+            plans,
+            config,
+            armed: watching,
+            tls,
+            unseen,
+            to_flush,
+            address,
+            pin,
+            alice,
+            bob,
+            _guardian: guardian,
+        }
+    }
+
+    async fn dial(&self, who: &Identity) -> Developer {
+        let dialled = within(dial(&[self.address], who, self.pin, "redir test", "someone")).await.unwrap();
+        Developer { dialled, heard: Vec::new() }
+    }
+
+    fn plan(&self) -> Option<Arc<Plan>> {
+        self.plans.plan(&pod(), 8080)
+    }
+
+    /// Waits until the plans are such.
+    async fn plans_become(&self, done: impl Fn(Option<Arc<Plan>>) -> bool) {
+        within(async {
+            while !done(self.plan()) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    }
+
+    async fn armed_becomes(&self, ports: &[u16]) {
+        let wanted: BTreeSet<_> = ports.iter().map(|port| (pod(), *port)).collect();
+        within(self.armed.clone().wait_for(|armed| *armed == wanted)).await.unwrap();
+    }
+}
+
+async fn guardian(
+    mut asked: mpsc::UnboundedReceiver<Op>,
+    hub: mpsc::Sender<super::Command>,
+    armed: watch::Sender<BTreeSet<(PodName, u16)>>,
+) {
+    while let Some(op) = asked.recv().await {
+        let outcome = match op.clone() {
+            Op::Arm(pod, port, _) => {
+                armed.send_modify(|armed| assert!(armed.insert((pod, port))));
+                Outcome::Armed { earlier: 5, addresses: vec!["10.0.0.1".parse().unwrap()], app: None }
+            }
+            Op::Regate(..) => Outcome::Regated,
+            Op::Disarm(pod, port) => {
+                armed.send_modify(|armed| assert!(armed.remove(&(pod, port))));
+                Outcome::Disarmed
+            }
+        };
+        hub.send(super::Command::Done(op, outcome)).await.ok();
+    }
+}
+
+/// One developer's tunnel.
+struct Developer {
+    dialled: Dialled,
+    /// What was heard unasked while an answer was awaited.
+    heard: Vec<ToDeveloper>,
+}
+
+impl Developer {
+    async fn ask(&mut self, question: ToAgent) -> ToDeveloper {
+        let seq = self.dialled.control.ask(&question).unwrap();
+        loop {
+            let heard = within(self.dialled.control.next()).await.unwrap().unwrap();
+            if heard.answers == seq {
+                return heard.message;
+            }
+            self.heard.push(heard.message);
+        }
+    }
+
+    async fn intercept(&mut self, wish: Wish) -> InterceptState {
+        match self.ask(ToAgent::Intercept(wish)).await {
+            ToDeveloper::Intercept(state) => state,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The first unasked message that is such.
+    async fn hears<T>(&mut self, wanted: impl Fn(&ToDeveloper) -> Option<T>) -> T {
+        loop {
+            while !self.heard.is_empty() {
+                if let Some(found) = wanted(&self.heard.remove(0)) {
+                    return found;
+                }
+            }
+            let heard = within(self.dialled.control.next()).await.unwrap().expect("the agent still talks");
+            self.heard.push(heard.message);
+        }
+    }
+
+    async fn state(&mut self, wanted: impl Fn(&InterceptState) -> bool) -> InterceptState {
+        self.hears(|message| match message {
+            ToDeveloper::Intercept(state) if wanted(state) => Some(state.clone()),
+            _ => None,
+        })
+        .await
+    }
+}
+
+fn configuration(developers: &[(&str, &Identity)]) -> Plane {
+    let mut text = String::from(
+        "[agent]\nlisten = \"127.0.0.1:7447\"\nkey = \"/k\"\nadmin = \"127.0.0.1:7448\"\n\
+         [[pod]]\nname = \"web-1\"\nlabels = { app = \"web\" }\nnetns = \"/run/netns/web-1\"\n",
+    );
+    for (name, identity) in developers {
+        let pin = identity.pin();
+        text += &format!("[[developer]]\nname = \"{name}\"\nkey = \"{pin}\"\npods = [{{}}]\n");
+    }
+    Arc::new(Config::parse(&text, Path::new("agent.toml")).unwrap())
+}
+
+/// As above for one developer, who may have other people's connections closed.
+fn with_flush(developer: &Identity) -> Plane {
+    let text = format!(
+        "[agent]\nlisten = \"127.0.0.1:7447\"\nkey = \"/k\"\n\
+         [[pod]]\nname = \"web-1\"\nlabels = {{ app = \"web\" }}\nnetns = \"/run/netns/web-1\"\n\
+         [[developer]]\nname = \"alice\"\nkey = \"{}\"\npods = [{{}}]\nflush = true\n",
+        developer.pin()
+    );
+    Arc::new(Config::parse(&text, Path::new("agent.toml")).unwrap())
+}
+
+fn pod() -> PodName {
+    PodName::new("web-1").unwrap()
+}
+
+fn wish(token: u8) -> Wish {
+    Wish {
+        earlier: redir_wire::EarlierConnections::Stay,
+        token: Token([token; 16]),
+        selector: Selector::Pod("web-1".into()),
+        port: 8080,
+        filter: None,
+        to: "127.0.0.1:3000".into(),
+        probes: Probes::App,
+        even_if_down: false,
+        forwarded: false,
+    }
+}
+
+fn filtered(token: u8) -> Wish {
+    let (subject, test) = (Subject::Header("x-user".into()), Test::Exact("alice".into()));
+    let conditions = vec![Condition { subject, test, negate: false }];
+    Wish { filter: Some(Filter { mode: Mode::All, conditions, preflights: false }), ..wish(token) }
+}
+
+fn event(path: &str) -> RequestEvent {
+    RequestEvent {
+        when: SystemTime::now(),
+        method: "GET".into(),
+        path: path.into(),
+        status: 200,
+        micros: 1500,
+        client: "192.0.2.1:4000".parse().unwrap(),
+        outcome: RequestOutcome::Answered,
+        grpc_status: None,
+        bytes: None,
+    }
+}
+
+fn is_live(state: &InterceptState) -> bool {
+    state.pods.iter().all(|pod| pod.state == Liveness::Live)
+}
+
+/// Fails loudly instead of hanging.
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("must be done long before")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_from_before_are_closed_once_where_that_is_asked_for_and_allowed() {
+    let mut world = World::new();
+    let closing = |wish| Wish { earlier: redir_wire::EarlierConnections::Close, ..wish };
+    let mut alice = world.dial(&world.alice).await;
+    match alice.ask(ToAgent::Intercept(closing(filtered(1)))).await {
+        ToDeveloper::Refused(refused) => {
+            assert_eq!(refused.code, RefusedCode::FlushNotAllowed);
+            assert!(refused.sentence.contains("flush = true"), "{refused:?}");
+        }
+        other => panic!("{other:?}"),
+    }
+    let id = alice.intercept(closing(wish(2))).await.id;
+    let request = within(world.to_flush.recv()).await.unwrap();
+    assert_eq!(request, super::flushes::FlushRequest { intercept: id, pod: pod(), port: 8080 });
+    let outcome = redir_wire::PodFlush { closed: 12, left: 1, reason: String::new() };
+    world.tunnels.tell(super::Command::Flushed(request, outcome.clone())).await;
+    let told = alice.state(|state| state.pods.iter().any(|pod| pod.flushed.is_some())).await;
+    assert_eq!(told.pods[0].flushed, Some(outcome));
+
+    // It dials again, and bob comes, who asks for nothing of the kind: nothing is closed once more.
+    drop(alice);
+    let mut again = world.dial(&world.alice).await;
+    assert_eq!(again.intercept(closing(wish(2))).await.id, id);
+    let mut bob = world.dial(&world.bob).await;
+    assert!(is_live(&bob.intercept(filtered(3)).await), "its port is armed already");
+    // By the time this is answered, the hub has done what followed.
+    assert!(matches!(bob.ask(ToAgent::Status).await, ToDeveloper::Status(_)));
+    assert!(world.to_flush.try_recv().is_err());
+    // The right beside a filter.
+    world.config.send_replace(with_flush(&world.alice));
+    // The hub hears of it in its own time.
+    within(async {
+        while !matches!(again.ask(ToAgent::Intercept(closing(filtered(4)))).await, ToDeveloper::Intercept(_)) {}
+    })
+    .await;
+    within(world.to_flush.recv()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_intercept_becomes_live_and_carries_a_stream_and_its_events() {
+    let world = World::new();
+    let mut alice = world.dial(&world.alice).await;
+    let first = alice.intercept(filtered(1)).await;
+    assert_eq!(first.pods[0].pod, "web-1");
+    let live = alice.state(is_live).await;
+    assert_eq!((live.id, live.pods[0].earlier_connections), (first.id, 5));
+    assert_eq!(live.pods[0].addresses, ["10.0.0.1"]);
+    world.armed_becomes(&[8080]).await;
+
+    let plan = world.plan().unwrap();
+    assert!(plan.probes_to_app && plan.global.is_none());
+    assert_eq!(plan.table.key(0), Some(Key(first.id)));
+    let intercept = plan.intercept(Key(first.id)).unwrap();
+    assert!(intercept.alive());
+    let (client, destination) = ("192.0.2.1:4000".parse().unwrap(), "10.0.0.1:8080".parse().unwrap());
+    let mut leg = within(intercept.open(client, destination, None)).await.unwrap();
+    leg.send.write_all(b"GET /").await.unwrap();
+    let stream = within(within(alice.dialled.tunnel.accept()).await.unwrap().header()).await.unwrap();
+    assert_eq!((stream.header.intercept, stream.header.client), (first.id, client));
+    assert_eq!((stream.header.pod.as_str(), stream.header.destination), ("web-1", destination));
+
+    intercept.report(event("/one"));
+    let heard = alice
+        .hears(|message| match message {
+            ToDeveloper::Request(event) => Some(event.clone()),
+            _ => None,
+        })
+        .await;
+    assert_eq!((heard.intercept, heard.path.as_str(), heard.status, heard.missed), (first.id, "/one", 200, 0));
+
+    let ToDeveloper::Status(status) = alice.ask(ToAgent::Status).await else { panic!() };
+    assert_eq!(status.tunnels.len(), 1);
+    let tunnel = &status.tunnels[0];
+    assert!(tunnel.asking && tunnel.sent_bytes > 0 && tunnel.received_bytes > 0 && tunnel.rtt_micros > 0);
+    assert_eq!((tunnel.streams, tunnel.streams_total, tunnel.user.as_str()), (1, 1, "someone"));
+    assert_eq!((status.intercepts[0].requests, status.intercepts[0].owner), (1, Owner::You));
+    drop(leg);
+    assert_eq!(world.tunnels.counters().streams.value(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_with_a_global_intercept_ends_with_it() {
+    let world = World::new();
+    let (mut alice, mut bob) = (world.dial(&world.alice).await, world.dial(&world.bob).await);
+    let global = alice.intercept(Wish { probes: Probes::Developer, ..wish(1) }).await.id;
+    assert!(!world.plan().unwrap().probes_to_app);
+    let own = bob.intercept(filtered(2)).await.id;
+    let plan = world.plan().unwrap();
+    assert_eq!((plan.table.key(0), plan.table.key(1), plan.table.len()), (Some(Key(own)), Some(Key(global)), 2));
+    assert!(plan.probes_to_app, "one of them did not ask for probes");
+    let told = alice.state(|state| !state.conflicts.is_empty()).await;
+    assert_eq!((told.conflicts[0].developer.as_str(), told.conflicts[0].takes), ("bob", Takes::Shared));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_tunnel_steers_no_more_and_its_redial_has_its_old_place() {
+    let world = World::new();
+    let mut alice = world.dial(&world.alice).await;
+    let first = alice.intercept(wish(1)).await;
+    let mut bob = world.dial(&world.bob).await;
+    let loser = bob.intercept(wish(2)).await;
+    assert_eq!(loser.conflicts[0].takes, Takes::Everything);
+    assert_eq!((loser.conflicts[0].developer.as_str(), loser.conflicts[0].since), ("alice", first.since));
+    let intercept = world.plan().unwrap().global.clone().unwrap();
+
+    alice.dialled.tunnel.close(redir_wire::CloseCode::Done).await;
+    bob.state(|state| state.conflicts.is_empty()).await;
+    within(intercept.ended()).await;
+    assert!(!intercept.alive());
+    let (client, destination) = ("192.0.2.1:4000".parse().unwrap(), "10.0.0.1:8080".parse().unwrap());
+    assert_eq!(within(intercept.open(client, destination, None)).await.unwrap_err(), OpenError::Gone);
+    assert_eq!(world.plan().unwrap().global.as_ref().unwrap().id, loser.id);
+
+    let mut alice = world.dial(&world.alice).await;
+    let again = alice.intercept(wish(1)).await;
+    assert_eq!((again.id, again.since, again.conflicts.len()), (first.id, first.since, 0));
+    let told = bob.state(|state| !state.conflicts.is_empty()).await;
+    assert_eq!(told.conflicts[0].developer, "alice");
+    assert!(world.plan().unwrap().global.as_ref().unwrap().alive(), "the new tunnel carries it");
+
+    drop((alice, bob));
+    world.plans_become(|plan| plan.is_none()).await;
+    world.armed_becomes(&[]).await;
+}
+
+/// Intercepts, and then sends no packet any more.
+async fn vanished_laptop(world: &World) -> Dialled {
+    let (address, pin, alice) = (world.address, world.pin, world.alice.clone());
+    let laptop = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let dialled = runtime.block_on(async {
+            let mut dialled = dial(&[address], &alice, pin, "redir test", "").await.unwrap();
+            dialled.control.ask(&ToAgent::Intercept(wish(1))).unwrap();
+            dialled.control.next().await.unwrap();
+            dialled
+        });
+        drop(runtime);
+        dialled
+    });
+    tokio::task::spawn_blocking(|| laptop.join().unwrap()).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redir_that_leaves_hears_of_it_when_nothing_is_under_way() {
+    let world = World::new();
+    let mut alice = world.dial(&world.alice).await;
+    alice.intercept(filtered(1)).await;
+    let under_way = world.plan().unwrap().filtered[0].clone();
+    let (client, destination) = ("192.0.2.1:4000".parse().unwrap(), "10.0.0.1:8080".parse().unwrap());
+    let leg = within(under_way.open(client, destination, None)).await.unwrap();
+    let leave = ToAgent::Leave(Which::Token(Token([1; 16])));
+    let first = alice.dialled.control.ask(&leave).unwrap();
+    // Asked again, as by one who hears from elsewhere that it has ended: the same answer.
+    let second = alice.dialled.control.ask(&leave).unwrap();
+    // What is asked later is answered before.
+    assert!(matches!(alice.ask(ToAgent::List).await, ToDeveloper::Listing(_)));
+    assert!(alice.heard.iter().all(|heard| matches!(heard, ToDeveloper::Intercept(_))), "{:?}", alice.heard);
+    assert!(world.plan().is_none(), "new requests are the app's");
+    within(leg.ending.cancelled()).await;
+    drop(under_way);
+    let mut answered = Vec::new();
+    while answered.len() < 2 {
+        let heard = within(alice.dialled.control.next()).await.unwrap().unwrap();
+        if let ToDeveloper::Left(left) = heard.message {
+            assert_eq!(left.intercepts[0].what, "web-1:8080");
+            answered.push(heard.answers);
+        }
+    }
+    answered.sort_unstable();
+    assert_eq!(answered, [first, second]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redir_whose_intercept_was_left_elsewhere_hears_of_it_when_nothing_is_under_way() {
+    let world = World::new();
+    let (mut alice, mut other) = (world.dial(&world.alice).await, world.dial(&world.alice).await);
+    alice.intercept(filtered(1)).await;
+    let under_way = world.plan().unwrap().filtered[0].clone();
+    // Whoever asked hears at once that new requests go to the app.
+    assert!(matches!(other.ask(ToAgent::Leave(Which::All)).await, ToDeveloper::Left(_)));
+    assert!(world.plan().is_none());
+    assert!(matches!(alice.ask(ToAgent::List).await, ToDeveloper::Listing(_)));
+    assert!(alice.heard.iter().all(|heard| matches!(heard, ToDeveloper::Intercept(_))), "{:?}", alice.heard);
+    drop(under_way);
+    alice.hears(|message| matches!(message, ToDeveloper::Ended(_)).then_some(())).await;
+}
+
+/// The old tunnel does not know yet that it is dead, and would swallow what is sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_matched_after_a_redial_goes_through_the_new_tunnel() {
+    let world = World::new();
+    let old = vanished_laptop(&world).await;
+    let mut awake = world.dial(&world.alice).await;
+    let id = awake.intercept(wish(1)).await.id;
+    let intercept = world.plan().unwrap().global.clone().unwrap();
+    let (client, destination) = ("192.0.2.1:4000".parse().unwrap(), "10.0.0.1:8080".parse().unwrap());
+    let leg = within(intercept.open(client, destination, None)).await.unwrap();
+    let stream = within(within(awake.dialled.tunnel.accept()).await.unwrap().header()).await.unwrap();
+    assert_eq!((stream.header.intercept, stream.header.client), (id, client));
+    drop((leg, old));
+}
+
+/// A laptop that woke up dials again before its old tunnel is noticed to be dead.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_tunnel_that_a_redial_replaced_is_not_waited_out() {
+    let world = World::new();
+    let dialled = vanished_laptop(&world).await;
+    let old = world.plan().unwrap().global.clone().unwrap();
+    let began = Instant::now();
+    let mut awake = world.dial(&world.alice).await;
+    assert_eq!(awake.intercept(wish(1)).await.id, old.id);
+    assert!(world.plan().unwrap().global.as_ref().unwrap().alive());
+    within(old.ended()).await;
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+    assert!(matches!(awake.ask(ToAgent::Ping(1)).await, ToDeveloper::Pong(1)));
+    drop(dialled);
+}
+
+/// No packet says so: the developer's machine is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vanished_laptop_is_noticed() {
+    let world = World::new();
+    let dialled = vanished_laptop(&world).await;
+    assert!(world.plan().is_some());
+    let began = Instant::now();
+    world.plans_become(|plan| plan.is_none()).await;
+    assert!(began.elapsed() <= redir_tunnel::IDLE, "{:?}", began.elapsed());
+    drop(dialled);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leaving_works_from_another_tunnel_of_the_same_key() {
+    let world = World::new();
+    let mut alice = world.dial(&world.alice).await;
+    let first = alice.intercept(wish(1)).await;
+    let mut bob = world.dial(&world.bob).await;
+    let refused = bob.ask(ToAgent::Leave(Which::Id(first.id))).await;
+    assert!(matches!(refused, ToDeveloper::Refused(Refused { code: RefusedCode::NotFound, .. })));
+    let mut second = world.dial(&world.alice).await;
+    let ToDeveloper::Listing(listing) = second.ask(ToAgent::List).await else { panic!() };
+    assert_eq!((listing.intercepts[0].id, listing.intercepts[0].owner), (first.id, Owner::You));
+    let selector = Selector::Pod("web-1".into());
+    let ToDeveloper::Left(left) = second.ask(ToAgent::Leave(Which::Selector(selector, None))).await else { panic!() };
+    assert_eq!(left.intercepts[0].what, "web-1:8080");
+    let ended = alice
+        .hears(|message| match message {
+            ToDeveloper::Ended(ended) => Some(ended.clone()),
+            _ => None,
+        })
+        .await;
+    assert_eq!((ended.id, ended.token), (first.id, Token([1; 16])));
+    world.armed_becomes(&[]).await;
+    assert!(world.plan().is_none());
+    assert!(matches!(alice.ask(ToAgent::Ping(3)).await, ToDeveloper::Pong(3)), "the tunnel goes on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_removed_loses_its_tunnel_at_once() {
+    let world = World::new();
+    let mut alice = world.dial(&world.alice).await;
+    alice.intercept(wish(1)).await;
+    let mut bob = world.dial(&world.bob).await;
+    world.config.send_replace(configuration(&[("bob", &world.bob)]));
+    world.plans_become(|plan| plan.is_none()).await;
+    let bye = alice
+        .hears(|message| match message {
+            ToDeveloper::Bye(bye) => Some(bye.clone()),
+            _ => None,
+        })
+        .await;
+    assert_eq!(bye.code, redir_wire::CloseCode::KeyRemoved);
+    let lost = within(alice.dialled.tunnel.lost()).await;
+    assert!(matches!(lost, Lost::Closed(redir_wire::CloseCode::KeyRemoved, _)), "{lost:?}");
+    assert!(matches!(bob.ask(ToAgent::Ping(1)).await, ToDeveloper::Pong(1)));
+    let error = within(dial(&[world.address], &world.alice, world.pin, "redir test", "")).await.unwrap_err();
+    assert!(matches!(error, redir_tunnel::DialError::UnknownKey { .. }), "{error}");
+    within(async {
+        while world.tunnels.counters().handshakes_refused.value() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_is_renewed_is_armed_anew_and_told_as_lost_meanwhile() {
+    let world = World::new();
+    let mut alice = world.dial(&world.alice).await;
+    alice.intercept(wish(1)).await;
+    alice.state(is_live).await;
+    world.tunnels.rearm(&pod()).await;
+    alice.state(|state| state.pods[0].state == Liveness::Lost).await;
+    alice.state(is_live).await;
+    world.armed_becomes(&[8080]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shutting_down_disarms_first_lets_streams_go_on_and_says_goodbye() {
+    let world = World::new();
+    let mut alice = world.dial(&world.alice).await;
+    alice.intercept(wish(1)).await;
+    alice.state(is_live).await;
+    let intercept = world.plan().unwrap().global.clone().unwrap();
+    let (client, destination) = ("192.0.2.1:4000".parse().unwrap(), "10.0.0.1:8080".parse().unwrap());
+    let mut leg = within(intercept.open(client, destination, None)).await.unwrap();
+    let mut stream = within(within(alice.dialled.tunnel.accept()).await.unwrap().header()).await.unwrap();
+
+    within(world.tunnels.stop_new()).await;
+    assert!(world.plan().is_none() && world.armed.borrow().is_empty());
+    alice.state(|state| state.pods[0].state == Liveness::Lost && state.pods[0].reason.contains("shutting down")).await;
+    let refused = alice.ask(ToAgent::Intercept(wish(2))).await;
+    assert!(matches!(refused, ToDeveloper::Refused(Refused { code: RefusedCode::Shutdown, .. })));
+    stream.send.write_all(b"late answer").await.unwrap();
+    stream.send.finish().unwrap();
+    assert_eq!(within(leg.recv.read_to_end(100)).await.unwrap(), b"late answer");
+
+    let (heard, ()) = tokio::join!(
+        alice.hears(|message| match message {
+            ToDeveloper::Bye(bye) => Some(bye.code),
+            _ => None,
+        }),
+        within(world.tunnels.close())
+    );
+    assert_eq!(heard, redir_wire::CloseCode::Shutdown);
+    let lost = within(alice.dialled.tunnel.lost()).await;
+    assert!(matches!(lost, Lost::Closed(redir_wire::CloseCode::Shutdown, _)), "{lost:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_nobody_reads_are_dropped_and_counted() {
+    const EVENTS: u64 = 50_000;
+    let world = World::new();
+    let mut alice = world.dial(&world.alice).await;
+    let id = alice.intercept(wish(1)).await.id;
+    let intercept = world.plan().unwrap().global.clone().unwrap();
+    let path = format!("/{}", "p".repeat(500));
+    let began = Instant::now();
+    for _ in 0..EVENTS {
+        intercept.report(event(&path));
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "never waits");
+    let dropped = world.tunnels.counters().events_dropped.value();
+    assert!(dropped > 0);
+    // Those that are told, and those that are told as missed, are all of them, once one more gets through.
+    let (mut told, mut missed) = (0, 0);
+    while told + missed < EVENTS {
+        if told + dropped >= EVENTS {
+            intercept.report(event("/last"));
+        }
+        let heard = alice
+            .hears(|message| match message {
+                ToDeveloper::Request(event) => Some(event.clone()),
+                _ => None,
+            })
+            .await;
+        assert_eq!(heard.intercept, id);
+        told += 1;
+        missed += heard.missed;
+    }
+    assert!(missed >= dropped && matches!(alice.ask(ToAgent::Ping(1)).await, ToDeveloper::Pong(1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_found_out_about_tls_is_told_to_each_as_it_concerns_them() {
+    let mut world = World::new();
+    let pod = PodName::new("web-1").unwrap();
+    let (mut alice, mut bob) = (world.dial(&world.alice).await, world.dial(&world.bob).await);
+    alice.intercept(wish(1)).await;
+    alice.state(is_live).await;
+    assert!(world.unseen.try_recv().is_err(), "what is for everything need not be HTTP: the app is left alone");
+    bob.intercept(filtered(2)).await;
+    assert_eq!(within(world.unseen.recv()).await, Some((pod.clone(), 8080)));
+    bob.intercept(filtered(3)).await;
+
+    world.tls.found(&pod, 8080, Finding::Tls);
+    let fate = |state: &InterceptState| state.pods[0].tls.as_ref().map(|tls| tls.fate);
+    assert_eq!(fate(&alice.state(|state| fate(state).is_some()).await), Some(TlsFate::Passed));
+    assert_eq!(fate(&bob.state(|state| fate(state).is_some()).await), Some(TlsFate::Unread));
+    let ToDeveloper::Listing(listing) = bob.ask(ToAgent::List).await else { panic!() };
+    assert!(listing.intercepts.iter().all(|entry| entry.tls.is_some()));
+
+    world.tls.replace(&Certificates([((pod.clone(), 8080), vec![pair("web.test")])].into()));
+    assert_eq!(fate(&alice.state(|state| fate(state) != Some(TlsFate::Passed)).await), Some(TlsFate::Decrypted));
+    assert_eq!(
+        within(world.unseen.recv()).await,
+        Some((pod.clone(), 8080)),
+        "it is looked at with the new certificate"
+    );
+    world.tls.found(&pod, 8080, Finding::ClientCertificate);
+    assert_eq!(fate(&bob.state(|state| fate(state) == Some(TlsFate::Unread)).await), Some(TlsFate::Unread));
+
+    world.tunnels.rearm(&pod).await;
+    assert_eq!(within(world.unseen.recv()).await, Some((pod.clone(), 8080)), "another pod, another app");
+    drop((alice, bob));
+    world.armed_becomes(&[]).await;
+    assert!(world.unseen.try_recv().is_err());
+    assert_eq!(world.tls.finding(&pod, 8080), Some((Finding::Tls, Means::Certificate)), "nothing is remembered");
+}
+
+#[tokio::test]
+async fn one_key_has_a_bounded_number_of_tunnels_and_hears_why() {
+    let world = World::new();
+    let mut tunnels = Vec::new();
+    for _ in 0..TUNNELS_OF_A_KEY {
+        tunnels.push(world.dial(&world.alice).await);
+    }
+    let refused = within(dial(&[world.address], &world.alice, world.pin, "redir test", "someone")).await.unwrap_err();
+    let DialError::Refused(_, Refused { code, sentence }) = refused else { panic!("{refused}") };
+    assert_eq!(code, RefusedCode::TooMany);
+    assert!(sentence.contains("32 tunnels") && sentence.contains("; end some"), "{sentence}");
+    world.dial(&world.bob).await;
+    tunnels.pop().unwrap().dialled.tunnel.close(CloseCode::Done).await;
+    within(async {
+        while dial(&[world.address], &world.alice, world.pin, "redir test", "someone").await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
