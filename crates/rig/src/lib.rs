@@ -12,6 +12,7 @@ pub mod agent;
 pub mod app;
 pub mod binaries;
 pub mod bounded;
+mod bpf_links;
 pub mod cleanup;
 pub mod cli;
 pub mod dice;

@@ -3,9 +3,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
-use crate::{namespace::Namespace, tcx, wait};
+use crate::{bpf_links, namespace::Namespace, tcx, wait};
 
 /// The state of a namespace, by the command that showed it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +29,9 @@ const COMMANDS: &[&[&str]] = &[
     &["iptables-legacy-save"],
     &["ip6tables-legacy-save"],
 ];
+
+/// Begins as what an agent may have attached does, for [`Snapshot::of_successor`].
+const LINKS: &str = "bpftool link of this namespace";
 
 const SYSCTLS: &[&str] = &[
     "net.ipv4.ip_forward",
@@ -61,7 +64,7 @@ impl Snapshot {
         for key in SYSCTLS {
             parts.insert((*key).to_owned(), namespace.read_sysctl(key)?);
         }
-        parts.insert("bpftool link of this namespace".to_owned(), links(namespace)?);
+        parts.insert(LINKS.to_owned(), links(namespace)?);
         let attached = steady(|| tcx::attached(namespace))?;
         parts.insert("bpftool net show".to_owned(), shown(&parts) + &attached);
         Ok(Self { parts })
@@ -75,6 +78,11 @@ impl Snapshot {
             self.parts.iter().filter(|(command, _)| command.starts_with("bpftool") || command.starts_with("tc "));
         successor.parts.extend(attached.map(|(command, shown)| (command.clone(), shown.clone())));
         Ok(successor)
+    }
+
+    /// The BPF links on the namespace itself, a line each.
+    pub fn links(&self) -> &str {
+        self.parts.get(LINKS).map_or("", String::as_str)
     }
 
     /// The programs attached in the namespace, as `bpftool net` shows them.
@@ -140,7 +148,7 @@ fn shown_by(namespace: &Namespace, command: &[&str]) -> Result<String> {
     }
 }
 
-/// `bpftool` walks through the programs and links of the whole machine, and fails when one (of another test) vanishes
+/// `bpftool` walks through the programs of the whole machine, and fails when one (of another test) vanishes
 /// meanwhile: it is asked until it gets through.
 fn steady<T>(once: impl Fn() -> Result<T>) -> Result<T> {
     (0..20).find_map(|_| once().ok()).map_or_else(once, Ok)
@@ -154,8 +162,6 @@ fn shown(parts: &BTreeMap<String, String>) -> String {
 /// The BPF links on the namespace itself (`sk_lookup`), which `bpftool net` does not show.
 fn links(namespace: &Namespace) -> Result<String> {
     let inode = namespace.inode()?;
-    let text = shown_by(namespace, &["bpftool", "-j", "link", "show"])?;
-    let all: Vec<serde_json::Value> = serde_json::from_str(&text)?;
-    let here = all.iter().filter(|link| link["netns_ino"].as_u64() == Some(inode));
-    Ok(here.map(|link| format!("{} {}\n", link["type"], link["attach_type"])).collect())
+    let attached = bpf_links::of_namespace(inode).context("list the BPF links of this machine")?;
+    Ok(attached.into_iter().map(|kind| format!("netns, attached as {kind}\n")).collect())
 }

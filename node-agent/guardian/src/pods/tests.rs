@@ -115,6 +115,9 @@ fn a_pod_is_armed_disarmed_and_released_without_a_trace() {
             assert_eq!(listener.local_addr().expect("bound"), at);
         }
         assert!(rig.programs().contains("redir_steer") && rig.programs().contains("redir_reflect"));
+        let links = Snapshot::take(&rig.topology.pod().namespace).expect("a look").links().lines().count();
+        // Each kernel that has TCX attaches the companion as well.
+        assert_eq!(links, usize::from(redir_rig::tcx::exists().expect("as root")));
 
         let (reply, second) = rig.arm(8081).expect("armed");
         assert_eq!(reply, Reply::Armed(ipc::Armed { handed: Handed::Nothing, ..told }));
