@@ -1,6 +1,12 @@
 //! `cargo xtask check`: everything about the code that is not a test. Each step is a command a person could type; all of
-//! them run, so that one call tells everything there is to mend. What needs another machine is asked for a bounded time, and
+//! them run, so that one call tells everything there is to fix. What needs another machine is asked for a bounded time, and
 //! said where it could not be.
+
+mod code;
+mod cycles;
+mod figures;
+mod limits;
+mod sources;
 
 use std::path::Path;
 use std::process::Command;
@@ -14,7 +20,17 @@ use crate::{paths, setup, signals, ui};
 /// For the database of advisories, some megabytes from a git host.
 const FETCH: Duration = Duration::from_secs(60);
 
-pub(crate) fn run() -> Result<()> {
+#[derive(clap::Args)]
+pub(crate) struct CheckOptions {
+    /// Only the figures of the code and its import cycles, within seconds
+    #[arg(long)]
+    code: bool,
+}
+
+pub(crate) fn run(options: &CheckOptions) -> Result<()> {
+    if options.code {
+        return code::check(&paths::root());
+    }
     setup::run(setup::Say::OnlyWork)?;
     setup::with_tool(&setup::ACTION_VALIDATOR)?;
     setup::with_tool(&setup::CARGO_DENY)?;
@@ -27,7 +43,12 @@ pub(crate) fn run() -> Result<()> {
         }
         why => why,
     };
+    println!("{} {}", ui::bold("figures of the code"), ui::dim("cargo xtask check --code"));
     let mut failed = 0;
+    if let Err(error) = code::check(&root) {
+        eprintln!("{} {error:#}", ui::red("error:"));
+        failed += 1;
+    }
     for (what, mut command) in steps {
         println!("{} {}", ui::bold(what), ui::dim(&child::spelled(&command)));
         if let Err(error) = child::show(command.current_dir(&root)) {
@@ -42,7 +63,7 @@ pub(crate) fn run() -> Result<()> {
         println!("{} known vulnerabilities of dependencies: {why}", ui::bold("not asked:"));
     }
     if failed > 0 {
-        bail!("{failed} checks failed, each named above: `cargo fmt --all` mends the formatting");
+        bail!("{failed} checks failed, each named above: `cargo fmt --all` fixes the formatting");
     }
     println!(
         "{}",

@@ -37,8 +37,8 @@ struct Arguments {
 enum Command {
     /// Install what the agent's build and the tests need, where it is missing
     Setup,
-    /// Check formatting, lints, documentation, licences and the workflow
-    Check,
+    /// Check formatting, lints, documentation, licences, the workflow, names, sizes and import cycles
+    Check(check::CheckOptions),
     /// Run every test: unit, kernel programs, and end to end in real network namespaces
     Test(test::Options),
     /// Play the main job with the real programs: intercept, match, change, kill; ends with what it measured
@@ -91,7 +91,7 @@ fn main() -> ExitCode {
 fn run(command: &Command) -> anyhow::Result<()> {
     match command {
         Command::Setup => setup::run(setup::Say::Everything),
-        Command::Check => check::run(),
+        Command::Check(options) => check::run(options),
         Command::Test(options) => test::run(options),
         Command::Demo(options) => demo::run(options),
         Command::Fuzz(options) => fuzz::run(options),
