@@ -57,13 +57,25 @@ pub fn median(values: &[f64]) -> Option<f64> {
 
 /// The median with its percentile-bootstrap interval. The draws are always the same, so a result can be checked.
 pub fn estimate(values: &[f64]) -> Option<Estimate> {
+    estimate_with(values, 0.05)
+}
+
+/// The same with another probability of being outside of the interval, at least a thousandth.
+pub fn estimate_with(values: &[f64], outside: f64) -> Option<Estimate> {
     let middle = median(values)?;
     let mut random = Random::new(0);
     let mut medians: Vec<f64> = (0..DRAWS)
         .filter_map(|_| median(&values.iter().map(|_| values[random.below(values.len())]).collect::<Vec<_>>()))
         .collect();
     medians.sort_by(f64::total_cmp);
-    Some(Estimate { median: middle, low: medians[DRAWS / 40], high: medians[DRAWS - 1 - DRAWS / 40] })
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "thousands"
+    )]
+    let cut = (DRAWS as f64 * outside / 2.0).round() as usize;
+    Some(Estimate { median: middle, low: medians[cut], high: medians[DRAWS - 1 - cut] })
 }
 
 /// Round by round, one contender's figure by another's.

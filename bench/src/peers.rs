@@ -20,11 +20,22 @@ use redir_rig::Process;
 
 use crate::{cost, world::World};
 
+/// Which of the bench's worlds a contender is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Site {
+    /// The one that everything is in.
+    Main,
+    /// Its twin, which is there while two builds are compared.
+    Twin,
+}
+
 /// Something that requests go through, or nothing at all.
 #[derive(Debug)]
 pub struct Contender {
     /// Its name in results.
     pub name: String,
+    /// Where it runs.
+    pub site: Site,
     /// Where its requests go.
     pub to: SocketAddr,
     /// More headers of its requests.
@@ -43,15 +54,28 @@ impl Contender {
     /// The app itself at `to`, or whatever is transparently in between.
     pub fn transparent(name: &str, to: SocketAddr, roots: Vec<i32>) -> Self {
         let (name, expect) = (name.to_owned(), "green");
-        Self { name, to, headers: Vec::new(), expect, roots, processes: Vec::new(), statistics: None }
+        let (headers, processes) = (Vec::new(), Vec::new());
+        Self { name, site: Site::Main, to, headers, expect, roots, processes, statistics: None }
+    }
+
+    /// Requests to the intercepted app that match nothing.
+    pub fn unmatched(world: &World) -> Self {
+        Self::transparent(world.build().name, world.app(0), world.agent_pids())
     }
 
     /// Requests to the intercepted app that go to the developer.
     pub fn matched(world: &World) -> Self {
-        let mut redir = Self::transparent("redir", world.app(0), world.agent_pids());
+        let mut redir = Self::unmatched(world);
         redir.headers = vec![MATCHED.to_owned()];
         redir.expect = "blue";
         redir
+    }
+
+    /// The same, in another world.
+    #[must_use]
+    pub fn at(mut self, site: Site) -> Self {
+        self.site = site;
+        self
     }
 
     /// All its processes now.

@@ -1,6 +1,7 @@
 //! A result's folder: `results.json` with everything, `README.md` to read, a chart for each cell. Beside it
 //! `latest.json`, with the goals.
 
+pub mod builds;
 pub mod compare;
 mod markdown;
 mod svg;

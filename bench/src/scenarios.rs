@@ -1,5 +1,6 @@
 //! The scenarios and their order. Each gives its records; what they mean is in `goals`.
 
+mod builds;
 mod cells;
 mod filters;
 mod idle;
@@ -11,6 +12,7 @@ mod steering;
 mod time_to_live;
 mod unmatched;
 
+pub(crate) use builds::BASELINE;
 pub(crate) use steering::REDIRECT;
 
 use std::{fs, io::ErrorKind, path::PathBuf, time::Duration};
@@ -82,6 +84,10 @@ pub struct Options {
     /// Other than 20 rounds: more narrow the intervals, the figures of fewer nobody should quote
     #[arg(long)]
     rounds: Option<usize>,
+    /// Another build in the same rounds: its `redir-agent`, or the folder that has it. A `redir` beside it is its CLI. Only of
+    /// U, M and I; fails if the build under test is worse
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["all", "quick"])]
+    against: Option<PathBuf>,
     /// Where `results.json`, `README.md` and the charts go
     #[arg(long)]
     out: PathBuf,
@@ -90,6 +96,10 @@ pub struct Options {
 /// What a scenario works with.
 struct Bench<'a> {
     world: &'a mut World,
+    /// Where the other build is, if two are compared.
+    twin: Option<&'a mut World>,
+    /// How often the builds have changed their worlds.
+    block: usize,
     pace: Pace,
     /// Also what no goal asks for.
     all: bool,
@@ -125,7 +135,8 @@ impl Bench<'_> {
     /// Whether a peer of this name is asked for.
     fn asked(&self, name: &str) -> bool {
         let name = name.to_lowercase();
-        self.peers.is_empty() || self.peers.iter().any(|peer| name.starts_with(&peer.to_lowercase()))
+        !self.builds_only() && self.peers.is_empty()
+            || self.peers.iter().any(|peer| name.starts_with(&peer.to_lowercase()))
     }
 }
 
@@ -144,17 +155,28 @@ pub fn run(options: &Options) -> Result<bool> {
         false => options.scenarios.contains(scenario),
     };
     let wanted: Vec<Scenario> = ALL.into_iter().filter(asked).collect();
-    let mut progress = Progress::begin(wanted.iter().map(|s| s.takes(pace, options.all)).sum());
+    if options.against.is_some() {
+        builds::check(&wanted, &options.scenarios)?;
+        pace.rounds = pace.rounds.div_ceil(builds::BLOCKS);
+    }
+    let takes = |scenario: Scenario| match options.against {
+        Some(_) => builds::takes(scenario, pace),
+        None => scenario.takes(pace, options.all),
+    };
+    let mut progress = Progress::begin(wanted.iter().map(|scenario| takes(*scenario)).sum());
     let mut world = World::new(4).context("build the bench's namespaces")?;
+    let mut twin = options.against.as_deref().map(builds::twin).transpose()?;
     let folder = tempfile::tempdir()?;
     let (mut records, mut parser) = (Vec::new(), Vec::new());
     let mut shown = vec![world.senders()];
     let mut left_out = subset(options);
     let mut whole = true;
     for scenario in &wanted {
-        progress.next(&format!("{scenario:?}"), scenario.takes(pace, options.all));
+        progress.next(&format!("{scenario:?}"), takes(*scenario));
         let mut context = Bench {
             world: &mut world,
+            twin: twin.as_mut(),
+            block: 0,
             pace,
             all: options.all,
             progress: &mut progress,
@@ -169,7 +191,7 @@ pub fn run(options: &Options) -> Result<bool> {
         let part = Part::of(*scenario, options);
         let seen = match part.done()? {
             Some(seen) => seen,
-            None => match scenario.run(&mut context) {
+            None => match builds::run(*scenario, &mut context) {
                 Ok(seen) => {
                     part.keep(&seen)?;
                     seen
@@ -189,12 +211,18 @@ pub fn run(options: &Options) -> Result<bool> {
         records.extend(seen);
     }
     world.stop_agent()?;
+    if let Some(twin) = &mut twin {
+        twin.stop_agent()?;
+    }
     if whole {
         Part::forget(options)?;
     }
     left_out.sort();
     left_out.dedup();
     let notes = report::Notes { shown, left_out };
+    if options.against.is_some() {
+        return Ok(report::builds::write(&options.out, pace, builds::BLOCKS, records, notes)? && whole);
+    }
     Ok(report::write(&options.out, pace, records, parser, notes)? && whole)
 }
 
@@ -202,7 +230,7 @@ pub fn run(options: &Options) -> Result<bool> {
 fn subset(options: &Options) -> Vec<String> {
     let sentence = if options.quick {
         "Quick: two rounds of 0.3 s, a twentieth of the connections and repetitions, of the lines only W2 and W2L, no P"
-    } else if options.all {
+    } else if options.all || options.against.is_some() {
         return Vec::new();
     } else {
         "What no goal is about: X, more connections, heads, bodies, filters and peers (`--all`)"

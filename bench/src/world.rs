@@ -1,7 +1,7 @@
 //! The place of everything: two pods on a node, a client and a developer behind a gateway, the agent. `web-1` is the one
 //! that is intercepted; `web-2`, its twin, has the control and the peers. Dropped, everything is gone.
 
-use std::{collections::BTreeSet, env, fs, net::SocketAddr, process::Command, time::Duration};
+use std::{collections::BTreeSet, env, fs, net::SocketAddr, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context, Result};
 use nix::{
@@ -31,9 +31,25 @@ pub const ENDS: usize = 0;
 /// For a program's start on a busy machine.
 pub const START: Duration = Duration::from_secs(20);
 
+/// The programs that a world runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Build {
+    /// The contender's name in results.
+    pub name: &'static str,
+    /// Its `redir-agent` and `redir`; none for those under test.
+    pub programs: Option<[PathBuf; 2]>,
+}
+
+impl Build {
+    /// What the bench is for.
+    pub const TESTED: Self = Self { name: "redir", programs: None };
+}
+
 /// Namespaces and what runs in them all the time.
 #[derive(Debug)]
 pub struct World {
+    /// Whose agent and CLI are started here.
+    build: Build,
     /// The apps of both pods, and the developer's.
     pub apps: Vec<Process>,
     /// The agent, while it runs.
@@ -79,7 +95,8 @@ impl World {
             let set = |name| namespace.sysctl(CONGESTION_CONTROL, name);
             set("cubic").or_else(|_| set("reno"))?;
         }
-        let mut world = Self { apps: Vec::new(), agent: None, home, config, line: None, topology };
+        let mut world =
+            Self { build: Build::TESTED, apps: Vec::new(), agent: None, home, config, line: None, topology };
         world.start_apps()?;
         Ok(world)
     }
@@ -93,6 +110,21 @@ impl World {
         let names: BTreeSet<String> = senders(&self.topology).map(read).collect();
         let tcp = names.into_iter().collect::<Vec<_>>().join(", ");
         format!("congestion control: {tcp} for TCP in all namespaces; redir and rusnel have that of quinn, cubic")
+    }
+
+    /// Whose agent and CLI are started here.
+    pub fn build(&self) -> &Build {
+        &self.build
+    }
+
+    /// Ends the agent; the next one, and the next CLI, are this build's.
+    pub fn set_build(&mut self, build: Build) -> Result<()> {
+        self.stop_agent()?;
+        let [agent, cli] = build.programs.clone().map_or([None, None], |programs| programs.map(Some));
+        self.config.program = agent;
+        self.home.program = cli;
+        self.build = build;
+        Ok(())
     }
 
     fn start_apps(&mut self) -> Result<()> {

@@ -32,6 +32,10 @@ pub(crate) struct Options {
     /// Other than 20 rounds: more narrow the intervals, the figures of fewer nobody should quote
     #[arg(long)]
     rounds: Option<usize>,
+    /// Another build in the same rounds: its `redir-agent`, or the folder that has it. A `redir` beside it is its CLI. Only of
+    /// U, M and I; fails if this build is worse
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["all", "quick"])]
+    against: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
@@ -64,7 +68,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let by_hand = ["cargo xtask bench".to_owned()];
     let privilege = privilege::obtain("making the bench's network namespaces", &by_hand)?;
     // A quick run is for correctness: it takes whom it finds.
-    if !options.quick {
+    if !options.quick && (options.against.is_none() || !options.peers.is_empty()) {
         for missing in setup::with_peers(&options.peers)? {
             println!("{} {missing}", ui::bold("left out:"));
         }
@@ -92,6 +96,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     }
     if let Some(rounds) = options.rounds {
         command.args(["--rounds", &rounds.to_string()]);
+    }
+    if let Some(other) = &options.against {
+        command.arg("--against").arg(other);
     }
     child::show(command.args(&options.scenarios))
 }
@@ -139,6 +146,9 @@ fn assignment(name: &str, value: &OsStr) -> OsString {
 /// Where the results go: `bench/results/<date>-<CPUs>-<architecture>`, with the scenarios' letters if they are not all; a
 /// run's that nobody should quote, into the target directory.
 fn folder(options: &Options) -> Result<PathBuf> {
+    if options.against.is_some() {
+        return Ok(paths::target()?.join("bench").join("against"));
+    }
     if options.quick || options.cell.is_some() || options.rounds.is_some_and(|rounds| rounds < 20) {
         return Ok(paths::target()?.join("bench").join("tried"));
     }

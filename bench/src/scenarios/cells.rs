@@ -59,7 +59,7 @@ impl Cell<'_> {
             bench
                 .progress
                 .say(&format!("{} {}: round {} of {}", self.scenario, self.name, round + 1, pace.rounds), left);
-            for number in order(round, contenders.len()) {
+            for number in order(bench.block + round, contenders.len()) {
                 runs[number].push(self.once(bench, &contenders[number])?);
             }
         }
@@ -82,7 +82,7 @@ impl Cell<'_> {
     }
 
     fn measure(&self, bench: &Bench<'_>, contender: &Contender) -> Result<Measured> {
-        let world = &*bench.world;
+        let world = bench.at(contender.site);
         let pids = contender.pids();
         cost::pin(&pids, MIDDLE)?;
         pin_ends(world, contender, self.pins.ends())?;

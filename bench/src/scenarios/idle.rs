@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::TcpStream, time::Duration};
 use anyhow::{Result, ensure};
 use redir_rig::Http;
 
-use super::{Bench, unmatched};
+use super::{Bench, builds::merge, unmatched};
 use crate::{
     cost,
     figures::Record,
@@ -18,18 +18,45 @@ use crate::{
 const CONNECTIONS: usize = 7000;
 const STREAMS: usize = 1000;
 const TUNNELS: usize = 100;
+/// How often each of two builds is measured before they change their worlds.
+const ROUNDS_OF_A_BLOCK: usize = 2;
 
 pub(super) fn run(bench: &mut Bench<'_>) -> Result<Vec<Record>> {
+    if bench.twin.is_some() {
+        return builds(bench);
+    }
+    let mut proxies = Vec::new();
+    for proxy in [Proxy::HaproxyHttp, Proxy::HaproxyTcp, Proxy::Nginx] {
+        unmatched::start(bench, proxy, &mut proxies);
+    }
+    one_build(bench, proxies)
+}
+
+/// Both builds in turn, with half of everything. Only one agent runs: pages that two share would count for each by half.
+fn builds(bench: &mut Bench<'_>) -> Result<Vec<Record>> {
+    let before = bench.pace;
+    bench.pace.cut *= 2;
+    let mut records = Vec::new();
+    for _ in 0..ROUNDS_OF_A_BLOCK {
+        for _ in 0..2 {
+            bench.each_world(World::stop_agent)?;
+            merge(&mut records, one_build(bench, Vec::new())?);
+            bench.swap_sites();
+        }
+    }
+    bench.pace = before;
+    Ok(records)
+}
+
+/// The build of the main world, and these.
+fn one_build(bench: &mut Bench<'_>, proxies: Vec<Contender>) -> Result<Vec<Record>> {
     anew(bench)?;
+    let build = bench.world.build().name;
     #[expect(clippy::cast_precision_loss, reason = "bytes below 2^52")]
     let resident = cost::memory(&bench.world.agent_pids())? as f64 / 1024.0 / 1024.0;
-    let mut records = vec![record("agent, nothing to do", "redir", "MiB", resident)];
+    let mut records = vec![record("agent, nothing to do", build, "MiB", resident)];
     let intercept = bench.world.intercept(&["--header", MATCHED])?;
-    let redir = || Contender::transparent("redir", bench.world.app(0), bench.world.agent_pids());
-    let mut contenders = vec![redir()];
-    for proxy in [Proxy::HaproxyHttp, Proxy::HaproxyTcp, Proxy::Nginx] {
-        unmatched::start(bench, proxy, &mut contenders);
-    }
+    let contenders: Vec<_> = [Contender::unmatched(bench.world)].into_iter().chain(proxies).collect();
     for contender in &contenders {
         let connections = bench.pace.pieces(CONNECTIONS);
         bench.progress.say(&format!("I: {connections} connections, {}", contender.name), Duration::from_secs(20));
@@ -41,10 +68,10 @@ pub(super) fn run(bench: &mut Bench<'_>) -> Result<Vec<Record>> {
     let intercept = bench.world.intercept(&["--header", MATCHED])?;
     let matched = Contender::matched(bench.world);
     let bytes = slope(bench.world, &matched, bench.pace.pieces(STREAMS))?;
-    records.push(record("idle matched connection", "redir", "bytes each", bytes));
+    records.push(record("idle matched connection", build, "bytes each", bytes));
     intercept.leave()?;
     anew(bench)?;
-    records.push(record("tunnel", "redir", "bytes each", tunnels(bench)?));
+    records.push(record("tunnel", build, "bytes each", tunnels(bench)?));
     Ok(records)
 }
 

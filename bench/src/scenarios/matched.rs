@@ -12,7 +12,7 @@ use super::{
 use crate::{
     figures::{Record, median},
     peers::{
-        Contender, MATCHED,
+        Contender, MATCHED, Site,
         tunnel::{self, Tunnel},
     },
     wan::{Profile, W1, W2, W2L, W3, W3L},
@@ -55,10 +55,11 @@ const LINES: [(Profile, &[Load]); 5] =
     [(W2, &[SMALL, IDLE, DOWN, UP]), (W2L, &[LOSSY]), (W1, &[SMALL]), (W3, &[SMALL, IDLE, DOWN, UP]), (W3L, &[LOSSY])];
 
 pub(super) fn run(bench: &mut Bench<'_>) -> Result<Vec<Record>> {
-    let intercept = bench.world.intercept(&["--header", MATCHED])?;
-    let mut redir = Contender::matched(bench.world);
-    redir.processes = vec![intercept.process];
-    let mut contenders = vec![redir];
+    let intercepts = bench.each_world(|world| world.intercept(&["--header", MATCHED]))?;
+    let mut contenders = bench.each_site(Contender::matched);
+    for (contender, intercept) in contenders.iter_mut().zip(intercepts) {
+        contender.processes = vec![intercept.process];
+    }
     for tunnel in tunnel::ALL {
         // What no goal compares with is for the long run.
         if bench.asked(tunnel.name()) && (bench.all || tunnel != Tunnel::Bore) {
@@ -84,7 +85,9 @@ pub(super) fn run(bench: &mut Bench<'_>) -> Result<Vec<Record>> {
 fn measure(bench: &mut Bench<'_>, name: &str, load: &Load, contenders: &mut [Contender]) -> Result<Vec<Record>> {
     let cell = Cell { scenario: "M", name, load: load.load, pins: load.pins };
     let wanted = |contender: &Contender| {
-        bench.all || contender.name == "redir" || load.tunnels.iter().any(|tunnel| tunnel.name() == contender.name)
+        bench.all
+            || bench.is_build(&contender.name)
+            || load.tunnels.iter().any(|tunnel| tunnel.name() == contender.name)
     };
     // In front, since all are kept alive.
     contenders.sort_by_key(|contender| !wanted(contender));
@@ -94,14 +97,19 @@ fn measure(bench: &mut Bench<'_>, name: &str, load: &Load, contenders: &mut [Con
 
 /// The tunnels stay up while the line comes and goes, as they do when somebody walks out of the office.
 fn over(bench: &mut Bench<'_>, profile: Profile, loads: &[Load], contenders: &mut [Contender]) -> Result<Vec<Record>> {
-    bench.world.set_line(Some(profile), 1)?;
-    let round_trip = round_trip(bench.world)?;
+    let round_trips = bench.each_world(|world| {
+        world.set_line(Some(profile), 1)?;
+        round_trip(world)
+    })?;
     let mut records = Vec::new();
     for load in loads {
         let measured = measure(bench, &format!("{}, {}", profile.name, load.name), load, contenders)?;
-        records.extend(measured.into_iter().map(|record| against(record, profile, round_trip)));
+        records.extend(measured.into_iter().map(|record| {
+            let twin = contenders.iter().any(|other| other.name == record.contender && other.site == Site::Twin);
+            against(record, profile, round_trips[usize::from(twin)])
+        }));
     }
-    bench.world.set_line(None, 1)?;
+    bench.each_world(|world| world.set_line(None, 1))?;
     Ok(records)
 }
 

@@ -1,6 +1,7 @@
 //! U: requests that match nothing on an intercepted port, next to the app alone and to proxies in the same place.
 
 use anyhow::Result;
+use redir_rig::Cli;
 
 use super::{
     Bench,
@@ -60,7 +61,7 @@ const LOADS: [Load; 4] = [
 ];
 
 pub(super) fn run(bench: &mut Bench<'_>) -> Result<Vec<Record>> {
-    let intercept = bench.world.intercept(&["--header", "x-user: bench"])?;
+    let intercepts = bench.each_world(|world| world.intercept(&["--header", "x-user: bench"]))?;
     let mut records = Vec::new();
     for Load { cell, direct, proxies } in &LOADS {
         if !bench.wants(cell.name) {
@@ -75,18 +76,23 @@ pub(super) fn run(bench: &mut Bench<'_>) -> Result<Vec<Record>> {
         let more = levels(bench, &records)?;
         records.extend(more);
     }
-    intercept.leave()?;
-    records.extend(steering::run(bench)?);
+    intercepts.into_iter().try_for_each(Cli::leave)?;
+    // Its contenders are those of netfilter.
+    if bench.twin.is_none() {
+        records.extend(steering::run(bench)?);
+    }
     Ok(records)
 }
 
 /// Redir, these, and the app alone if asked.
 fn contenders(bench: &mut Bench<'_>, direct: bool, proxies: &[Proxy]) -> Result<Vec<Contender>> {
-    let mut contenders = Vec::new();
-    if direct {
-        contenders.push(Contender::transparent("direct", bench.world.app(1), Vec::new()));
+    let mut contenders = bench.each_site(Contender::unmatched);
+    if bench.builds_only() {
+        return Ok(contenders);
     }
-    contenders.push(Contender::transparent("redir", bench.world.app(0), bench.world.agent_pids()));
+    if direct {
+        contenders.insert(0, Contender::transparent("direct", bench.world.app(1), Vec::new()));
+    }
     for proxy in proxies {
         start(bench, *proxy, &mut contenders);
     }

@@ -72,6 +72,8 @@ pub struct AgentConfig {
     pub more: String,
     /// More of its command line.
     pub arguments: Vec<String>,
+    /// Another build's `redir-agent`; none for the one under test.
+    pub program: Option<PathBuf>,
     /// The pods.
     pub pods: Vec<PodEntry>,
     /// The developers.
@@ -88,6 +90,7 @@ impl AgentConfig {
             listen,
             more: String::new(),
             arguments: Vec::new(),
+            program: None,
             pods,
             developers: Vec::new(),
         }
@@ -100,6 +103,7 @@ impl AgentConfig {
             listen: format!("127.0.0.1:{TUNNEL_PORT}"),
             more: "drain = \"1s\"".into(),
             arguments: Vec::new(),
+            program: None,
             pods: Vec::new(),
             developers: Vec::new(),
         }
@@ -202,7 +206,8 @@ impl Agent {
     /// The same with the files of an agent before, or behind a wrapper (`unshare --pid …`).
     pub fn start_with(node: &Namespace, files: AgentFiles, config: &AgentConfig, wrapper: &[&str]) -> Result<Self> {
         files.write(&config.text(&files.key())?)?;
-        let process = spawn_with(node, &files.config(), wrapper, &config.arguments)?;
+        let program = config.program.clone().map_or_else(|| binaries::find("redir-agent"), Ok)?;
+        let process = spawn_with(node, &program, &files.config(), wrapper, &config.arguments)?;
         let mut agent =
             Self { process, pin: files.pin, directory: files.directory, wrapped: wrapper.first() == Some(&"unshare") };
         agent.wait_ready(node)?;
@@ -303,16 +308,21 @@ impl Agent {
 
 /// Starts `redir-agent run --config FILE` in the namespace and does not wait for it.
 pub fn spawn(node: &Namespace, config: &Path, wrapper: &[&str]) -> Result<Process> {
-    spawn_with(node, config, wrapper, &[])
+    spawn_with(node, &binaries::find("redir-agent")?, config, wrapper, &[])
 }
 
-fn spawn_with(node: &Namespace, config: &Path, wrapper: &[&str], arguments: &[String]) -> Result<Process> {
-    let binary = binaries::find("redir-agent")?;
+fn spawn_with(
+    node: &Namespace,
+    binary: &Path,
+    config: &Path,
+    wrapper: &[&str],
+    arguments: &[String],
+) -> Result<Process> {
     let mut command = match wrapper.split_first() {
-        None => Command::new(&binary),
+        None => Command::new(binary),
         Some((program, arguments)) => {
             let mut command = Command::new(program);
-            command.args(arguments).arg(&binary);
+            command.args(arguments).arg(binary);
             command
         }
     };

@@ -27,15 +27,17 @@ pub struct Home {
     directory: TempDir,
     /// The pin of the key.
     pub pin: String,
+    /// Another build's `redir`; none for the one under test.
+    pub program: Option<PathBuf>,
 }
 
 impl Home {
     /// Makes a home with a key by `redir keygen`.
     pub fn new() -> Result<Self> {
         let directory = cleanup::directory("home")?;
-        let out = checked(command(directory.path())?.arg("keygen"), None)?;
+        let out = checked(command(None, directory.path())?.arg("keygen"), None)?;
         let pin = find_pin(&out).with_context(|| format!("no pin in the output of keygen: {out:?}"))?;
-        Ok(Self { directory, pin })
+        Ok(Self { directory, pin, program: None })
     }
 
     /// `$XDG_CONFIG_HOME`.
@@ -50,7 +52,7 @@ impl Home {
 
     /// The `redir` command with this home.
     pub fn command(&self) -> Result<Command> {
-        command(self.directory.path())
+        command(self.program.as_deref(), self.directory.path())
     }
 
     /// Runs `redir ARGUMENTS` to its end in the namespace: exit code, standard output, standard error.
@@ -120,8 +122,8 @@ impl Cli {
     }
 }
 
-fn command(home: &Path) -> Result<Command> {
-    let mut command = Command::new(binaries::find("redir")?);
+fn command(program: Option<&Path>, home: &Path) -> Result<Command> {
+    let mut command = Command::new(program.map_or_else(|| binaries::find("redir"), |path| Ok(path.to_owned()))?);
     command.env("XDG_CONFIG_HOME", home).env("HOME", home).env("NO_COLOR", "1");
     Ok(command)
 }
