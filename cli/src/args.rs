@@ -12,7 +12,7 @@ use redir_tunnel::Pin;
 
 use crate::conditions::Conditions;
 use crate::link::ProxyProtocol;
-use crate::values::{self, AgentAddress, LabelSet, PortWish, Seconds, ServiceAddress, Target, Which};
+use crate::values::{self, AgentAddress, LabelSet, LeaveTarget, PortMapping, Seconds, ServiceAddress, Target};
 use crate::wording::help;
 
 /// `redir …`
@@ -37,38 +37,38 @@ pub(crate) fn command() -> clap::Command {
 pub(crate) enum Command {
     #[command(about = help::INTERCEPT, long_about = help::INTERCEPT_LONG, after_long_help = help::INTERCEPT_EXAMPLES)]
     #[command(after_help = "`redir intercept --help` shows examples.")]
-    Intercept(Box<Intercept>),
+    Intercept(Box<InterceptArgs>),
     #[command(about = help::LIST)]
-    List(Ask),
+    List(QueryArgs),
     #[command(about = help::LEAVE, after_help = help::LEAVE_EXAMPLES)]
-    Leave(Leave),
+    Leave(LeaveArgs),
     #[command(about = help::STATUS)]
-    Status(Ask),
+    Status(QueryArgs),
     #[command(about = help::DESCRIBE)]
-    Describe(Describe),
+    Describe(DescribeArgs),
     #[command(about = help::INSTALL, long_about = help::INSTALL_LONG, after_help = help::INSTALL_EXAMPLES)]
-    Install(Install),
+    Install(InstallArgs),
     #[command(about = help::UPGRADE, long_about = help::UPGRADE_LONG)]
-    Upgrade(Install),
+    Upgrade(InstallArgs),
     #[command(about = help::UNINSTALL, long_about = help::UNINSTALL_LONG)]
-    Uninstall(Uninstall),
+    Uninstall(UninstallArgs),
     #[command(about = help::DOCTOR, long_about = help::DOCTOR_LONG, after_help = help::DOCTOR_EXAMPLES)]
-    Doctor(Doctor),
+    Doctor(DoctorArgs),
     #[command(about = help::COMPLETIONS, after_help = help::COMPLETIONS_EXAMPLES)]
-    Completions(Completions),
+    Completions(CompletionsArgs),
     #[command(about = help::KEYGEN)]
-    Keygen(Keygen),
+    Keygen(KeygenArgs),
 }
 
 /// `redir intercept …`
 #[derive(Debug, Args)]
-pub(crate) struct Intercept {
+pub(crate) struct InterceptArgs {
     #[arg(value_name = "TARGET", help = help::TARGET, required_unless_present = "selector")]
     pub(crate) target: Option<Target>,
     #[arg(long, short = 'l', value_name = "LABELS", help = help::SELECTOR, conflicts_with = "target")]
     pub(crate) selector: Option<LabelSet>,
     #[arg(long, short, value_name = "POD[:YOURS]", help = help::PORT, required = true)]
-    pub(crate) port: Vec<PortWish>,
+    pub(crate) port: Vec<PortMapping>,
     #[arg(long, value_name = "HOST:PORT", help = help::TO)]
     pub(crate) to: Vec<ServiceAddress>,
     #[command(flatten)]
@@ -89,9 +89,9 @@ pub(crate) struct Intercept {
     #[arg(long, value_name = "SECONDS", help = help::WAIT)]
     pub(crate) wait: Option<Seconds>,
     #[command(flatten)]
-    pub(crate) cluster: Cluster,
+    pub(crate) cluster: ClusterArgs,
     #[command(flatten)]
-    pub(crate) reach: Reach,
+    pub(crate) agents: AgentArgs,
     #[arg(last = true, value_name = "COMMAND", help = help::COMMAND, value_hint = ValueHint::CommandWithArguments)]
     pub(crate) command: Vec<OsString>,
 }
@@ -99,7 +99,7 @@ pub(crate) struct Intercept {
 /// Which agents are asked, with which key.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = help::AGENTS_HEADING)]
-pub(crate) struct Reach {
+pub(crate) struct AgentArgs {
     #[arg(long, value_name = "HOST:PORT", help = help::AGENT, requires = "agent_key")]
     pub(crate) agent: Vec<AgentAddress>,
     #[arg(long, value_name = "sha256:…", help = help::AGENT_KEY, requires = "agent")]
@@ -109,14 +109,14 @@ pub(crate) struct Reach {
     pub(crate) key: Option<PathBuf>,
     #[arg(long, value_name = "FILE", help = help::CONFIG, value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<PathBuf>,
-    #[arg(long, short, value_enum, default_value_t = Output::Text, help = help::OUTPUT)]
-    pub(crate) output: Output,
+    #[arg(long, short, value_enum, default_value_t = OutputFormat::Text, help = help::OUTPUT)]
+    pub(crate) output: OutputFormat,
 }
 
 /// Which cluster is asked, as kubectl names it.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = help::CLUSTER_HEADING)]
-pub(crate) struct Cluster {
+pub(crate) struct ClusterArgs {
     #[arg(long, short, value_name = "NAME", help = help::NAMESPACE)]
     pub(crate) namespace: Option<String>,
     #[arg(long, value_name = "NAME", help = help::CONTEXT)]
@@ -127,7 +127,7 @@ pub(crate) struct Cluster {
 
 /// `-o`
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Output {
+pub(crate) enum OutputFormat {
     #[default]
     Text,
     Json,
@@ -135,29 +135,29 @@ pub(crate) enum Output {
 
 /// `redir list`, `redir status`
 #[derive(Debug, Args)]
-pub(crate) struct Ask {
+pub(crate) struct QueryArgs {
     #[arg(long, short = 'A', help = help::ALL_NAMESPACES, conflicts_with = "namespace")]
     pub(crate) all_namespaces: bool,
     #[command(flatten)]
-    pub(crate) cluster: Cluster,
+    pub(crate) cluster: ClusterArgs,
     #[command(flatten)]
-    pub(crate) reach: Reach,
+    pub(crate) agents: AgentArgs,
 }
 
 /// `redir describe …`
 #[derive(Debug, Args)]
-pub(crate) struct Describe {
+pub(crate) struct DescribeArgs {
     #[arg(value_name = "INTERCEPT", help = help::DESCRIBE_NAME)]
     pub(crate) name: String,
     #[command(flatten)]
-    pub(crate) cluster: Cluster,
-    #[arg(long, short, value_enum, default_value_t = Output::Text, help = help::OUTPUT)]
-    pub(crate) output: Output,
+    pub(crate) cluster: ClusterArgs,
+    #[arg(long, short, value_enum, default_value_t = OutputFormat::Text, help = help::OUTPUT)]
+    pub(crate) output: OutputFormat,
 }
 
 /// `redir install`, `redir upgrade`
 #[derive(Debug, Args)]
-pub(crate) struct Install {
+pub(crate) struct InstallArgs {
     #[arg(long, value_name = "REF", help = help::IMAGE)]
     pub(crate) image: Option<String>,
     #[arg(long, value_name = "FILE", help = help::VALUES, value_hint = ValueHint::FilePath)]
@@ -170,64 +170,64 @@ pub(crate) struct Install {
     pub(crate) yes: bool,
     #[arg(long, value_name = "SECONDS", help = help::INSTALL_WAIT)]
     pub(crate) wait: Option<Seconds>,
-    #[arg(long, short, value_enum, default_value_t = Output::Text, help = help::OUTPUT)]
-    pub(crate) output: Output,
+    #[arg(long, short, value_enum, default_value_t = OutputFormat::Text, help = help::OUTPUT)]
+    pub(crate) output: OutputFormat,
     #[command(flatten)]
-    pub(crate) cluster: Cluster,
+    pub(crate) cluster: ClusterArgs,
 }
 
 /// `redir uninstall`
 #[derive(Debug, Args)]
-pub(crate) struct Uninstall {
+pub(crate) struct UninstallArgs {
     #[arg(long, help = help::DRY_RUN)]
     pub(crate) dry_run: bool,
     #[arg(long, short, help = help::UNINSTALL_YES)]
     pub(crate) yes: bool,
     #[arg(long, value_name = "SECONDS", help = help::UNINSTALL_WAIT)]
     pub(crate) wait: Option<Seconds>,
-    #[arg(long, short, value_enum, default_value_t = Output::Text, help = help::OUTPUT)]
-    pub(crate) output: Output,
+    #[arg(long, short, value_enum, default_value_t = OutputFormat::Text, help = help::OUTPUT)]
+    pub(crate) output: OutputFormat,
     #[command(flatten)]
-    pub(crate) cluster: Cluster,
+    pub(crate) cluster: ClusterArgs,
 }
 
 /// `redir doctor`
 #[derive(Debug, Args)]
-pub(crate) struct Doctor {
+pub(crate) struct DoctorArgs {
     #[arg(value_name = "TARGET", help = help::DOCTOR_TARGET)]
     pub(crate) target: Option<Target>,
     #[arg(long, short = 'l', value_name = "LABELS", help = help::SELECTOR, conflicts_with = "target")]
     pub(crate) selector: Option<LabelSet>,
     #[command(flatten)]
-    pub(crate) cluster: Cluster,
-    #[arg(long, short, value_enum, default_value_t = Output::Text, help = help::OUTPUT)]
-    pub(crate) output: Output,
+    pub(crate) cluster: ClusterArgs,
+    #[arg(long, short, value_enum, default_value_t = OutputFormat::Text, help = help::OUTPUT)]
+    pub(crate) output: OutputFormat,
 }
 
 /// `redir leave …`
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("what").required(true).args(["which", "all"]))]
-pub(crate) struct Leave {
+pub(crate) struct LeaveArgs {
     #[arg(value_name = "TARGET|NAME|NUMBER", help = help::LEAVE_WHICH)]
-    pub(crate) which: Option<Which>,
+    pub(crate) which: Option<LeaveTarget>,
     #[arg(long, help = help::LEAVE_ALL)]
     pub(crate) all: bool,
     #[command(flatten)]
-    pub(crate) cluster: Cluster,
+    pub(crate) cluster: ClusterArgs,
     #[command(flatten)]
-    pub(crate) reach: Reach,
+    pub(crate) agents: AgentArgs,
 }
 
 /// `redir completions …`
 #[derive(Debug, Args)]
-pub(crate) struct Completions {
+pub(crate) struct CompletionsArgs {
     #[arg(value_enum, value_name = "SHELL", help = help::SHELL)]
     pub(crate) shell: Shell,
 }
 
 /// `redir keygen …`
 #[derive(Debug, Args)]
-pub(crate) struct Keygen {
+pub(crate) struct KeygenArgs {
     #[arg(value_name = "FILE", help = help::KEYGEN_FILE, value_hint = ValueHint::FilePath)]
     pub(crate) file: Option<PathBuf>,
 }
@@ -256,8 +256,8 @@ mod tests {
         assert!(args.probes);
         let filter = args.conditions.filter().unwrap().unwrap();
         assert_eq!((filter.conditions.len(), filter.mode), (2, Mode::Any));
-        assert_eq!((args.reach.agent.len(), args.reach.agent_key.len()), (2, 2));
-        assert_eq!(args.reach.output, Output::Json);
+        assert_eq!((args.agents.agent.len(), args.agents.agent_key.len()), (2, 2));
+        assert_eq!(args.agents.output, OutputFormat::Json);
         assert_eq!(args.command, ["npm", "start", "--port", "3000"]);
     }
 }

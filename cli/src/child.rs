@@ -13,9 +13,9 @@ use std::time::Duration;
 use tokio::process::{Child as Process, Command};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::args::Output;
-use crate::signals::ForCommand;
-use crate::trouble::Trouble;
+use crate::args::OutputFormat;
+use crate::error::CliError;
+use crate::signals::CommandSignal;
 use crate::wording::session as say;
 
 /// Between asking the command to end and killing it.
@@ -33,20 +33,20 @@ pub(crate) struct Child {
 impl Child {
     /// Starts `command`, whose first word is the program. Where standard output carries JSON, the command's goes to
     /// standard error.
-    pub(crate) fn start(command: &[OsString], output: Output) -> Result<Self, Trouble> {
+    pub(crate) fn start(command: &[OsString], output: OutputFormat) -> Result<Self, CliError> {
         let [program, arguments @ ..] = command else {
-            return Err(Trouble::Usage(say::empty_command()));
+            return Err(CliError::Usage(say::empty_command()));
         };
         let stdin = if std::io::stdin().is_terminal() { Stdio::null() } else { Stdio::inherit() };
         let stdout = match output {
-            Output::Text => Stdio::inherit(),
-            Output::Json => Stdio::from(std::io::stderr()),
+            OutputFormat::Text => Stdio::inherit(),
+            OutputFormat::Json => Stdio::from(std::io::stderr()),
         };
         let mut builder = Command::new(program);
         builder.args(arguments).stdin(stdin).stdout(stdout).kill_on_drop(true);
         #[cfg(unix)]
         builder.process_group(0);
-        let process = builder.spawn().map_err(|error| Trouble::Failed(say::command_not_started(program, &error)))?;
+        let process = builder.spawn().map_err(|error| CliError::Failed(say::command_not_started(program, &error)))?;
         let pid = process.id().expect("a process that was not waited for has a number");
         Ok(Self { process, pid, ended: None })
     }
@@ -68,14 +68,14 @@ impl Child {
     }
 
     /// Hands a signal on to the command's group.
-    pub(crate) fn forward(&self, signal: ForCommand) {
+    pub(crate) fn forward(&self, signal: CommandSignal) {
         if self.ended.is_none() {
             group::signal(self.pid, signal);
         }
     }
 
     /// Asks the group to end, kills what is left after the grace, and gives the command's exit code.
-    pub(crate) async fn end(&mut self, signal: ForCommand) -> u8 {
+    pub(crate) async fn end(&mut self, signal: CommandSignal) -> u8 {
         self.forward(signal);
         let deadline = Instant::now() + GRACE;
         let in_time = timeout_at(deadline, self.ended()).await;
@@ -127,14 +127,14 @@ mod group {
     use nix::sys::signal::{Signal, killpg};
     use nix::unistd::Pid;
 
-    use super::ForCommand;
+    use super::CommandSignal;
 
     fn pid(leader: u32) -> Option<Pid> {
         // 0 and 1 would be redir's own group and everybody.
         i32::try_from(leader).ok().filter(|leader| *leader > 1).map(Pid::from_raw)
     }
 
-    pub(super) fn signal(leader: u32, signal: ForCommand) {
+    pub(super) fn signal(leader: u32, signal: CommandSignal) {
         if let Some(pid) = pid(leader) {
             // The group may be gone already.
             killpg(pid, signal.0).ok();
@@ -142,7 +142,7 @@ mod group {
     }
 
     pub(super) fn kill(leader: u32) {
-        signal(leader, ForCommand(Signal::SIGKILL));
+        signal(leader, CommandSignal(Signal::SIGKILL));
     }
 
     pub(super) fn exists(leader: u32) -> bool {
@@ -154,9 +154,9 @@ mod group {
 mod group {
     //! Windows delivers Ctrl-C to the command by itself, as to everything on the console; the rest is `kill`.
 
-    use super::ForCommand;
+    use super::CommandSignal;
 
-    pub(super) fn signal(_leader: u32, _signal: ForCommand) {}
+    pub(super) fn signal(_leader: u32, _signal: CommandSignal) {}
 
     pub(super) fn kill(_leader: u32) {}
 
@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     fn shell(script: &str) -> Child {
-        Child::start(&["sh".into(), "-c".into(), script.into()], Output::Text).expect("there is a shell")
+        Child::start(&["sh".into(), "-c".into(), script.into()], OutputFormat::Text).expect("there is a shell")
     }
 
     #[tokio::test]
@@ -185,7 +185,7 @@ mod tests {
         let mut child = shell("sleep 600 & wait");
         let pid = child.pid();
         assert!(group::exists(pid));
-        assert_eq!(child.end(ForCommand::TERM).await, 143);
+        assert_eq!(child.end(CommandSignal::TERM).await, 143);
         let gone = async {
             while group::exists(pid) {
                 sleep(LOOK).await;
@@ -198,7 +198,7 @@ mod tests {
     fn a_missing_program_is_one_sentence() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let _inside = runtime.enter();
-        let trouble = Child::start(&["/nonexistent/program".into()], Output::Text).err().unwrap();
-        assert!(trouble.to_string().contains("/nonexistent/program"), "{trouble}");
+        let error = Child::start(&["/nonexistent/program".into()], OutputFormat::Text).err().unwrap();
+        assert!(error.to_string().contains("/nonexistent/program"), "{error}");
     }
 }

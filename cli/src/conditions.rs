@@ -13,7 +13,7 @@ use redir_wire::Filter;
 
 use self::value::Kind;
 pub(crate) use self::value::Place;
-use crate::trouble::Trouble;
+use crate::error::CliError;
 use crate::wording::{help, values as say};
 
 /// What a request must show to come to the developer.
@@ -61,9 +61,9 @@ const PREFLIGHT: &str = "preflight";
 
 impl Conditions {
     /// The filter of these conditions; `None` without any: every request. What the agent would refuse is refused here.
-    pub(crate) fn filter(self) -> Result<Option<Filter>, Trouble> {
+    pub(crate) fn filter(self) -> Result<Option<Filter>, CliError> {
         if self.stray_not {
-            return Err(Trouble::Usage(say::stray_not()));
+            return Err(CliError::Usage(say::stray_not()));
         }
         if self.given.is_empty() {
             return Ok(None);
@@ -71,7 +71,7 @@ impl Conditions {
         let filter = Filter { mode: self.mode, conditions: self.given, preflights: self.preflights };
         match filter.compile() {
             Ok(_) => Ok(Some(filter)),
-            Err(why) => Err(Trouble::Usage(say::filter(&why))),
+            Err(why) => Err(CliError::Usage(say::filter(&why))),
         }
     }
 }
@@ -155,7 +155,7 @@ mod tests {
         else {
             panic!("not an intercept")
         };
-        intercept.conditions.filter().map_err(|trouble| trouble.to_string())
+        intercept.conditions.filter().map_err(|error| error.to_string())
     }
 
     fn shown(flags: &[&str]) -> String {

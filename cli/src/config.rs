@@ -10,7 +10,7 @@ use redir_tunnel::Pin;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::trouble::Trouble;
+use crate::error::CliError;
 use crate::values::{AgentAddress, agent_key};
 use crate::wording::config as say;
 
@@ -36,23 +36,23 @@ pub(crate) struct Agent {
 
 impl Config {
     /// Reads a file. `Ok(None)`: there is none.
-    pub(crate) fn read(path: &Path) -> Result<Option<Self>, Trouble> {
+    pub(crate) fn read(path: &Path) -> Result<Option<Self>, CliError> {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Trouble::Usage(say::unreadable(path, &error))),
+            Err(error) => return Err(CliError::Usage(say::unreadable(path, &error))),
         };
         let directory = path.parent().unwrap_or(Path::new(""));
         Self::parse(&text, directory).map(Some).map_err(|mistake| {
             let line = text.as_bytes().iter().take(mistake.at).filter(|byte| **byte == b'\n').count() + 1;
-            Trouble::Usage(say::mistake(path, line, &mistake.key, &mistake.what))
+            CliError::Usage(say::mistake(path, line, &mistake.key, &mistake.what))
         })
     }
 
-    fn parse(text: &str, directory: &Path) -> Result<Self, Mistake> {
+    fn parse(text: &str, directory: &Path) -> Result<Self, ConfigError> {
         let root = DeTable::parse(text).map_err(|error| {
             let at = error.span().map_or(0, |span| span.start);
-            Mistake { at, key: String::new(), what: say::syntax(error.message()) }
+            ConfigError { at, key: String::new(), what: say::syntax(error.message()) }
         })?;
         let mut config = Self::default();
         for (key, value) in root.get_ref() {
@@ -67,7 +67,7 @@ impl Config {
 }
 
 /// A place in the file and what is wrong there.
-struct Mistake {
+struct ConfigError {
     /// Byte offset.
     at: usize,
     /// `agents.node-1.address`; empty when the file is no TOML.
@@ -75,17 +75,17 @@ struct Mistake {
     what: String,
 }
 
-fn mistake(span: Range<usize>, key: &str, what: String) -> Mistake {
-    Mistake { at: span.start, key: key.to_owned(), what }
+fn mistake(span: Range<usize>, key: &str, what: String) -> ConfigError {
+    ConfigError { at: span.start, key: key.to_owned(), what }
 }
 
-fn agents(value: &Spanned<DeValue<'_>>) -> Result<Vec<Agent>, Mistake> {
+fn agents(value: &Spanned<DeValue<'_>>) -> Result<Vec<Agent>, ConfigError> {
     let wrong = || mistake(value.span(), "agents", say::agents_shape());
     let table = value.get_ref().as_table().ok_or_else(wrong)?;
     table.iter().map(|(name, value)| agent(name.get_ref(), name.span(), value)).collect()
 }
 
-fn agent(name: &str, header: Range<usize>, value: &Spanned<DeValue<'_>>) -> Result<Agent, Mistake> {
+fn agent(name: &str, header: Range<usize>, value: &Spanned<DeValue<'_>>) -> Result<Agent, ConfigError> {
     let prefix = format!("agents.{name}");
     let table = value.get_ref().as_table().ok_or_else(|| mistake(value.span(), &prefix, say::agents_shape()))?;
     let (mut address, mut pin) = (None, None);
@@ -107,7 +107,7 @@ fn agent(name: &str, header: Range<usize>, value: &Spanned<DeValue<'_>>) -> Resu
     })
 }
 
-fn string<'a>(key: &str, value: &'a Spanned<DeValue<'_>>) -> Result<&'a str, Mistake> {
+fn string<'a>(key: &str, value: &'a Spanned<DeValue<'_>>) -> Result<&'a str, ConfigError> {
     value.get_ref().as_str().ok_or_else(|| mistake(value.span(), key, say::not_a_string()))
 }
 
@@ -117,7 +117,7 @@ mod tests {
 
     const PIN: &str = "sha256:47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU";
 
-    fn read(text: &str) -> Result<Option<Config>, Trouble> {
+    fn read(text: &str) -> Result<Option<Config>, CliError> {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("redir.toml");
         std::fs::write(&path, text).unwrap();
@@ -149,9 +149,9 @@ mod tests {
             ("[agents.a]\n\nadress = \"h:1\"\n", "redir.toml:3: agents.a.adress: "),
         ];
         for (text, expected) in table {
-            let trouble = read(text).unwrap_err();
-            assert!(matches!(trouble, Trouble::Usage(_)));
-            let sentence = trouble.to_string();
+            let error = read(text).unwrap_err();
+            assert!(matches!(error, CliError::Usage(_)));
+            let sentence = error.to_string();
             assert!(sentence.contains(expected), "{sentence} lacks {expected}");
             assert!(!sentence.contains('\n'), "{sentence:?}");
         }

@@ -11,7 +11,7 @@ use redir_wire::{
 };
 
 use crate::cluster::diagnosis::Check;
-use crate::cluster::objects::{Row, Workload};
+use crate::cluster::rows::{InterceptRow, WorkloadRow};
 use crate::curl::CurlLine;
 
 /// One thing that happened, or one row of an answer.
@@ -22,29 +22,29 @@ pub(crate) enum Event {
     /// The cluster holds the wish under this name.
     Created { intercept: String, namespace: String, target: String },
     /// How the intercept stands in the cluster, once every agent is heard of.
-    Standing { live: usize, pods: usize, missing: Vec<(String, String)> },
+    Status { live: usize, pods: usize, missing: Vec<(String, String)> },
     /// It had expired, and is there again under this name.
     Recreated { intercept: String },
     /// `list`, `status` and `describe` in a cluster: an intercept.
-    Wish(Row),
+    ClusterIntercept(InterceptRow),
     /// `list` in a cluster: what can be intercepted.
-    Workload(Workload),
+    Workload(WorkloadRow),
     /// `describe`: what an agent reported of it.
     Happened { at: UnixMillis, reason: String, object: String, node: String, message: String },
     /// `doctor`: one line.
     Check(Check),
     /// `install`, `upgrade`, `uninstall`: a step of it.
-    Step(Step),
+    Step(AdminStep),
     /// A pod's traffic is steered.
-    Live(Live),
+    Live(LivePod),
     /// A pod's port speaks TLS, and what becomes of it.
-    Tls { agent: String, pod: String, port: u16, tls: PodTls, local: Option<Local> },
+    Tls { agent: String, pod: String, port: u16, tls: PodTls, local: Option<ServiceInput> },
     /// Connections from before were closed, or could not be.
     Flushed { agent: String, pod: String, port: u16, flushed: PodFlush },
     /// A probe or a health check comes to the developer, and how to keep it away.
     Probe { agent: String, pod: String, port: u16, sentence: String },
     /// Whether somebody listens on the port in the pod has changed.
-    App(App),
+    App(AppListening),
     /// Some connections of the port are not intercepted.
     NotIntercepted { agent: String, pod: String, port: u16, miss: Miss },
     /// They are again.
@@ -54,13 +54,13 @@ pub(crate) enum Event {
     /// An agent refused the whole wish.
     Refused { agent: String, reason: String },
     /// Another intercept takes requests from ours: another developer's, or one of our own from another terminal.
-    Conflict(Clash),
+    Conflict(InterceptConflict),
     /// It does not any more.
-    ConflictOver(Clash),
+    ConflictOver(InterceptConflict),
     /// Ours takes requests from another intercept.
-    Overlap(Clash),
+    Overlap(InterceptConflict),
     /// It does not any more.
-    OverlapOver(Clash),
+    OverlapOver(InterceptConflict),
     /// A matched request is complete.
     Request { agent: String, event: RequestEvent },
     /// A connection that is not HTTP is open, or has ended.
@@ -89,9 +89,9 @@ pub(crate) enum Event {
 
 /// A step of `install`, `upgrade` or `uninstall`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum AdminStep {
     /// Something was done with an object, or would be.
-    Object { action: Action, kind: String, name: String, namespace: Option<String>, is_dry_run: bool },
+    Object { action: ObjectAction, kind: String, name: String, namespace: Option<String>, is_dry_run: bool },
     /// How many agents are ready, of how many.
     Agents { ready: i32, wanted: i32 },
     /// Why one is not, told once for all that say the same.
@@ -104,7 +104,7 @@ pub(crate) enum Step {
 
 /// What is done with an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Action {
+pub(crate) enum ObjectAction {
     Create,
     Apply,
     Change,
@@ -115,7 +115,7 @@ pub(crate) enum Action {
 
 /// Two intercepts that want some of the same requests: what is known of the one that is not ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Clash {
+pub(crate) struct InterceptConflict {
     pub(crate) agent: String,
     pub(crate) pod: String,
     /// Its number; older agents do not tell it.
@@ -129,7 +129,7 @@ pub(crate) struct Clash {
 
 /// A pod that is live.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Live {
+pub(crate) struct LivePod {
     pub(crate) agent: String,
     pub(crate) id: u64,
     pub(crate) pod: String,
@@ -137,7 +137,7 @@ pub(crate) struct Live {
     /// `127.0.0.1:3000`
     pub(crate) to: String,
     /// What comes there.
-    pub(crate) local: Local,
+    pub(crate) local: ServiceInput,
     /// The port speaks TLS, as far as is known.
     pub(crate) tls: bool,
     /// Which requests; `None` is all of them.
@@ -162,7 +162,7 @@ pub(crate) struct Live {
 
 /// Whether somebody listens on an intercepted port in its pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct App {
+pub(crate) struct AppListening {
     pub(crate) agent: String,
     pub(crate) pod: String,
     pub(crate) port: u16,
@@ -177,7 +177,7 @@ pub(crate) struct App {
 
 /// What the developer's service gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Local {
+pub(crate) enum ServiceInput {
     /// Requests in clear.
     Plaintext,
     /// TLS of redir's own (`--local-tls`).

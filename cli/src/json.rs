@@ -4,15 +4,15 @@
 
 use std::net::SocketAddr;
 
-use redir_wire::{InterceptEntry, Listening, Liveness, Owner, RequestOutcome, Takes, TlsFate};
+use redir_wire::{InterceptEntry, Listening, Liveness, Owner, RequestOutcome, Takes, TlsHandling};
 use serde_json::{Value, json};
 
 use crate::cluster::diagnosis::Finding;
-use crate::cluster::objects::Row;
 use crate::cluster::rights::Right;
+use crate::cluster::rows::InterceptRow;
 use crate::escape::{Charset, escape, escape_sentence};
-use crate::events::{Action, Clash, CommandState, Event, Local, Step};
-use crate::when::rfc3339;
+use crate::events::{AdminStep, CommandState, Event, InterceptConflict, ObjectAction, ServiceInput};
+use crate::timestamps::rfc3339;
 use crate::wording::events::app_sentence;
 
 /// One line, ASCII only, without its newline. What is about one intercepted port names it.
@@ -32,12 +32,12 @@ fn value(event: &Event) -> Value {
         Event::Created { intercept, namespace, target } => {
             json!({"event": "created", "intercept": intercept, "namespace": namespace, "target": target})
         }
-        Event::Standing { live, pods, missing } => {
+        Event::Status { live, pods, missing } => {
             let missing: Vec<Value> =
                 missing.iter().map(|(name, why)| json!({"name": name, "reason": escape_sentence(why)})).collect();
             json!({"event": "standing", "live": live, "pods": pods, "missing": missing})
         }
-        Event::Wish(row) => wish(row),
+        Event::ClusterIntercept(row) => wish(row),
         Event::Check(check) => json!({
             "event": "check", "check": check.what, "finding": finding(check.finding),
             "sentence": escape_sentence(&check.sentence), "missing": check.missing.iter().map(right).collect::<Vec<_>>(),
@@ -56,7 +56,7 @@ fn value(event: &Event) -> Value {
             "curl": live.curl.as_ref().map(|line| line.shown(Charset::Ascii)),
         }),
         Event::Tls { agent, pod, port, tls, local: gets } => json!({
-            "event": "tls", "agent": agent, "pod": pod, "port": port, "state": fate(tls.fate),
+            "event": "tls", "agent": agent, "pod": pod, "port": port, "state": handling(tls.handling),
             "local": gets.map(local), "reason": escape_sentence(&tls.sentence),
         }),
         Event::Flushed { agent, pod, port, flushed } => json!({
@@ -146,7 +146,7 @@ fn reason(outcome: &RequestOutcome) -> Option<String> {
     }
 }
 
-fn clash(event: &str, with: &Clash) -> Value {
+fn clash(event: &str, with: &InterceptConflict) -> Value {
     json!({
         "event": event, "agent": with.agent, "pod": with.pod, "developer": with.developer,
         "yours": with.whose == Owner::You, "id": with.id, "since": rfc3339(with.since),
@@ -154,7 +154,7 @@ fn clash(event: &str, with: &Clash) -> Value {
     })
 }
 
-fn clash_over(event: &str, with: &Clash) -> Value {
+fn clash_over(event: &str, with: &InterceptConflict) -> Value {
     json!({"event": event, "agent": with.agent, "pod": with.pod, "developer": with.developer, "id": with.id})
 }
 
@@ -175,15 +175,15 @@ fn intercept(agent: &str, entry: &InterceptEntry) -> Value {
         "yours": entry.owner == Owner::You, "pod": entry.pod, "port": entry.port, "filter": entry.filter,
         "to": (!entry.to.is_empty()).then_some(&entry.to), "since": rfc3339(entry.since),
         "state": liveness(entry.state), "reason": escape_sentence(&entry.reason), "requests": entry.requests,
-        "tls": entry.tls.as_ref().map(|tls| fate(tls.fate)), "app": entry.listening.map(listening),
+        "tls": entry.tls.as_ref().map(|tls| handling(tls.handling)), "app": entry.listening.map(listening),
     })
 }
 
-fn local(local: Local) -> &'static str {
+fn local(local: ServiceInput) -> &'static str {
     match local {
-        Local::Plaintext => "plaintext",
-        Local::Tls => "tls",
-        Local::AsSent => "as_sent",
+        ServiceInput::Plaintext => "plaintext",
+        ServiceInput::Tls => "tls",
+        ServiceInput::AsSent => "as_sent",
     }
 }
 
@@ -195,13 +195,13 @@ fn listening(listening: Listening) -> &'static str {
     }
 }
 
-fn fate(fate: TlsFate) -> &'static str {
-    match fate {
-        TlsFate::Unread => "unread",
-        TlsFate::Passed => "passed",
-        TlsFate::Decrypted => "decrypted",
-        TlsFate::Clear => "clear",
-        TlsFate::Other => "other",
+fn handling(handling: TlsHandling) -> &'static str {
+    match handling {
+        TlsHandling::Unread => "unread",
+        TlsHandling::Passed => "passed",
+        TlsHandling::Decrypted => "decrypted",
+        TlsHandling::Clear => "clear",
+        TlsHandling::Other => "other",
     }
 }
 
@@ -217,32 +217,32 @@ fn right(right: &Right) -> Value {
     json!({"verb": right.verb, "group": right.group, "resource": right.resource, "name": right.name})
 }
 
-fn step(step: &Step) -> Value {
+fn step(step: &AdminStep) -> Value {
     match step {
-        Step::Object { action, kind, name, namespace, is_dry_run } => json!({
+        AdminStep::Object { action, kind, name, namespace, is_dry_run } => json!({
             "event": "object", "action": action_name(*action), "kind": kind, "name": name, "namespace": namespace,
             "dry_run": is_dry_run,
         }),
-        Step::Agents { ready, wanted } => json!({"event": "agents", "ready": ready, "wanted": wanted}),
-        Step::AgentNotReady { node, pod, reason } => json!({
+        AdminStep::Agents { ready, wanted } => json!({"event": "agents", "ready": ready, "wanted": wanted}),
+        AdminStep::AgentNotReady { node, pod, reason } => json!({
             "event": "agent_not_ready", "node": node, "pod": pod, "reason": escape_sentence(reason),
         }),
-        Step::Remark { sentence } => json!({"event": "remark", "sentence": escape_sentence(sentence)}),
-        Step::Done { sentence } => json!({"event": "done", "sentence": escape_sentence(sentence)}),
+        AdminStep::Remark { sentence } => json!({"event": "remark", "sentence": escape_sentence(sentence)}),
+        AdminStep::Done { sentence } => json!({"event": "done", "sentence": escape_sentence(sentence)}),
     }
 }
 
-fn action_name(action: Action) -> &'static str {
+fn action_name(action: ObjectAction) -> &'static str {
     match action {
-        Action::Create => "create",
-        Action::Apply => "apply",
-        Action::Change => "change",
-        Action::Delete => "delete",
-        Action::Keep => "keep",
+        ObjectAction::Create => "create",
+        ObjectAction::Apply => "apply",
+        ObjectAction::Change => "change",
+        ObjectAction::Delete => "delete",
+        ObjectAction::Keep => "keep",
     }
 }
 
-fn wish(row: &Row) -> Value {
+fn wish(row: &InterceptRow) -> Value {
     let pods: Vec<Value> = row
         .pods
         .iter()

@@ -10,21 +10,21 @@ mod commands;
 mod conditions;
 mod config;
 mod curl;
+mod error;
 mod escape;
 mod events;
 mod json;
 mod link;
 mod paths;
-mod reach;
 mod screen;
 mod service;
 mod signals;
+mod static_agents;
 mod throttle;
-mod trouble;
+mod timestamps;
 mod usage;
 mod user;
 mod values;
-mod when;
 mod wording;
 
 use std::io::Write as _;
@@ -32,8 +32,8 @@ use std::process::ExitCode;
 
 use clap::FromArgMatches as _;
 
+use crate::error::CliError;
 use crate::screen::{Colour, Paint};
-use crate::trouble::Trouble;
 
 fn main() -> ExitCode {
     let read = args::command().try_get_matches().and_then(|matches| args::Cli::from_arg_matches(&matches));
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     };
     match commands::run(cli.command) {
         Ok(code) => ExitCode::from(code),
-        Err(trouble) => end(&trouble),
+        Err(error) => end(&error),
     }
 }
 
@@ -53,7 +53,7 @@ fn refuse(error: clap::Error) -> ExitCode {
     let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
     let subcommand = words.iter().find_map(|word| known.find_subcommand(word)).map(clap::Command::get_name);
     match usage::explain(error, subcommand) {
-        Ok(trouble) => end(&trouble),
+        Ok(error) => end(&error),
         Err(help) => {
             // Nothing can be told if this fails.
             help.print().ok();
@@ -62,9 +62,9 @@ fn refuse(error: clap::Error) -> ExitCode {
     }
 }
 
-fn end(trouble: &Trouble) -> ExitCode {
+fn end(error: &CliError) -> ExitCode {
     let name = Paint::of(&std::io::stderr()).with(Colour::Red, "redir:");
     // Nothing can be told if this fails.
-    writeln!(std::io::stderr(), "{name} {trouble}").ok();
-    trouble.code()
+    writeln!(std::io::stderr(), "{name} {error}").ok();
+    error.code()
 }

@@ -5,13 +5,13 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use crate::trouble::Trouble;
+use crate::error::CliError;
 use crate::wording::config as say;
 
 /// The directory of `redir.toml` and `key`: `$XDG_CONFIG_HOME/redir`, else `%APPDATA%\redir` on Windows and
 /// `~/.config/redir` elsewhere (also on macOS, where command-line tools are looked for there).
-pub(crate) fn config_directory() -> Result<PathBuf, Trouble> {
-    directory(|name| std::env::var_os(name)).ok_or_else(|| Trouble::Usage(say::no_home()))
+pub(crate) fn config_directory() -> Result<PathBuf, CliError> {
+    directory(|name| std::env::var_os(name)).ok_or_else(|| CliError::Usage(say::no_home()))
 }
 
 /// The XDG rules: a relative `$XDG_CONFIG_HOME` is ignored.

@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::args::Output;
+use crate::args::OutputFormat;
+use crate::error::{CliError, Outcome};
 use crate::escape::Charset;
-use crate::events::{Event, Step};
-use crate::throttle::Throttle;
-use crate::trouble::{Outcome, Trouble};
+use crate::events::{AdminStep, Event};
+use crate::throttle::LineThrottle;
 use crate::wording;
-use crate::{json, when};
+use crate::{json, timestamps};
 
 /// Lines that may wait for the reader, and their bytes: a line is some 100 bytes, unless the agent makes it long.
 const QUEUE: usize = 2048;
@@ -90,7 +90,7 @@ pub(crate) fn print(text: &str) -> Outcome {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Trouble::Failed(wording::session::not_written(&error)))
+            Err(CliError::Failed(wording::session::not_written(&error)))
         }
         Ok(()) | Err(_) => Ok(0),
     }
@@ -124,7 +124,7 @@ struct Backlog {
 /// Where everything that the developer reads goes through.
 #[derive(Clone)]
 pub(crate) struct Screen {
-    output: Output,
+    output: OutputFormat,
     paint: Paint,
     charset: Charset,
     /// The intercepted port that everything is about.
@@ -135,7 +135,7 @@ pub(crate) struct Screen {
     backlog: Arc<Backlog>,
     reader_gone: CancellationToken,
     /// Of lines about connections.
-    connections: Arc<Mutex<Throttle>>,
+    connections: Arc<Mutex<LineThrottle>>,
 }
 
 /// The writing thread's end.
@@ -156,7 +156,7 @@ impl Writing {
 
 impl Screen {
     /// Starts the writing thread.
-    pub(crate) fn start(output: Output) -> (Self, Writing) {
+    pub(crate) fn start(output: OutputFormat) -> (Self, Writing) {
         let (queue, items) = mpsc::sync_channel(QUEUE);
         let (done, finished) = mpsc::sync_channel(1);
         let reader_gone = CancellationToken::new();
@@ -170,7 +170,7 @@ impl Screen {
             done.send(()).ok();
         });
         let paint = Paint::of(&io::stdout());
-        let connections = Arc::new(Mutex::new(Throttle::new(Instant::now())));
+        let connections = Arc::new(Mutex::new(LineThrottle::new(Instant::now())));
         let charset = charset_of(&io::stdout());
         let screen =
             Self { output, paint, charset, port: None, of_several: false, queue, backlog, reader_gone, connections };
@@ -193,7 +193,7 @@ impl Screen {
     }
 
     /// Text or JSON.
-    pub(crate) fn output(&self) -> Output {
+    pub(crate) fn output(&self) -> OutputFormat {
         self.output
     }
 
@@ -205,16 +205,16 @@ impl Screen {
     /// Tells an event, in the form that was asked for.
     pub(crate) fn tell(&self, event: &Event) {
         match self.output {
-            Output::Json => self.send(Item::Out(json::line(event, self.port))),
-            Output::Text => {
+            OutputFormat::Json => self.send(Item::Out(json::line(event, self.port))),
+            OutputFormat::Text => {
                 if let Event::Connection { .. } = event {
-                    match self.throttle(Throttle::line) {
+                    match self.throttle(LineThrottle::line) {
                         Some(0) => (),
                         Some(more) => self.send(Item::Out(wording::events::connections_left_out(more))),
                         None => return,
                     }
                 }
-                let mut lines = wording::events::lines(event, self.paint, self.charset, when::now());
+                let mut lines = wording::events::lines(event, self.paint, self.charset, timestamps::now());
                 if let (Some(port), Some(first)) = (self.told_port(), lines.first_mut()) {
                     *first = wording::events::of_port(port, event, first);
                 }
@@ -224,22 +224,22 @@ impl Screen {
     }
 
     /// Tells a step of an admin's command: to people on standard error, but for the last one.
-    pub(crate) fn step(&self, step: &Step) {
+    pub(crate) fn step(&self, step: &AdminStep) {
         match (self.output, step) {
-            (Output::Json, _) => self.send(Item::Out(json::line(&Event::Step(step.clone()), None))),
-            (Output::Text, Step::Done { .. }) => self.send(Item::Out(wording::install::step(step))),
-            (Output::Text, _) => self.note(wording::install::step(step)),
+            (OutputFormat::Json, _) => self.send(Item::Out(json::line(&Event::Step(step.clone()), None))),
+            (OutputFormat::Text, AdminStep::Done { .. }) => self.send(Item::Out(wording::install::step(step))),
+            (OutputFormat::Text, _) => self.note(wording::install::step(step)),
         }
     }
 
     /// Tells how many lines about connections were left out when none comes any more that would tell it.
     pub(crate) fn tick(&self) {
-        if let Some(more) = self.throttle(Throttle::rest) {
+        if let Some(more) = self.throttle(LineThrottle::rest) {
             self.send(Item::Out(wording::events::connections_left_out(more)));
         }
     }
 
-    fn throttle(&self, ask: impl FnOnce(&mut Throttle, Instant) -> Option<u64>) -> Option<u64> {
+    fn throttle(&self, ask: impl FnOnce(&mut LineThrottle, Instant) -> Option<u64>) -> Option<u64> {
         // Nothing in it can be half done.
         ask(&mut self.connections.lock().unwrap_or_else(PoisonError::into_inner), Instant::now())
     }

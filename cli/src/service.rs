@@ -25,7 +25,7 @@ const AGAIN: Duration = Duration::from_millis(50);
 
 /// What the developer's service speaks, below HTTP or whatever it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Speaks {
+pub(crate) enum ServiceProtocol {
     /// Nothing.
     Plaintext,
     /// TLS (`--local-tls`).

@@ -6,30 +6,30 @@ use std::io;
 
 /// What arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Arrived {
+pub(crate) enum SignalEvent {
     /// End: leave the intercept, then the command gets this.
-    End(ForCommand),
+    End(CommandSignal),
     /// End without waiting for anything.
-    EndAtOnce(ForCommand),
+    EndAtOnce(CommandSignal),
     /// Meant for the developer's command.
     #[cfg_attr(windows, expect(dead_code, reason = "Windows has no signals to hand on"))]
-    Forward(ForCommand),
+    Forward(CommandSignal),
 }
 
-pub(crate) use system::{ForCommand, Signals};
+pub(crate) use system::{CommandSignal, Signals};
 
 #[cfg(unix)]
 mod system {
     use nix::sys::signal::Signal;
     use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
-    use super::{Arrived, io};
+    use super::{SignalEvent, io};
 
     /// A signal for the developer's command.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    pub(crate) struct ForCommand(pub(crate) Signal);
+    pub(crate) struct CommandSignal(pub(crate) Signal);
 
-    impl ForCommand {
+    impl CommandSignal {
         /// Please end.
         pub(crate) const TERM: Self = Self(Signal::SIGTERM);
     }
@@ -58,14 +58,14 @@ mod system {
         }
 
         /// Waits for the next one. Cancel-safe.
-        pub(crate) async fn next(&mut self) -> Arrived {
+        pub(crate) async fn next(&mut self) -> SignalEvent {
             tokio::select! {
-                Some(()) = self.interrupt.recv() => Arrived::End(ForCommand(Signal::SIGINT)),
-                Some(()) = self.terminate.recv() => Arrived::End(ForCommand::TERM),
-                Some(()) = self.hangup.recv() => Arrived::End(ForCommand(Signal::SIGHUP)),
-                Some(()) = self.quit.recv() => Arrived::EndAtOnce(ForCommand(Signal::SIGQUIT)),
-                Some(()) = self.user1.recv() => Arrived::Forward(ForCommand(Signal::SIGUSR1)),
-                Some(()) = self.user2.recv() => Arrived::Forward(ForCommand(Signal::SIGUSR2)),
+                Some(()) = self.interrupt.recv() => SignalEvent::End(CommandSignal(Signal::SIGINT)),
+                Some(()) = self.terminate.recv() => SignalEvent::End(CommandSignal::TERM),
+                Some(()) = self.hangup.recv() => SignalEvent::End(CommandSignal(Signal::SIGHUP)),
+                Some(()) = self.quit.recv() => SignalEvent::EndAtOnce(CommandSignal(Signal::SIGQUIT)),
+                Some(()) = self.user1.recv() => SignalEvent::Forward(CommandSignal(Signal::SIGUSR1)),
+                Some(()) = self.user2.recv() => SignalEvent::Forward(CommandSignal(Signal::SIGUSR2)),
                 else => std::future::pending().await,
             }
         }
@@ -76,13 +76,13 @@ mod system {
 mod system {
     use tokio::signal::windows::{CtrlBreak, CtrlC, CtrlClose, ctrl_break, ctrl_c, ctrl_close};
 
-    use super::{Arrived, io};
+    use super::{SignalEvent, io};
 
     /// Windows has no signals to hand on.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    pub(crate) struct ForCommand;
+    pub(crate) struct CommandSignal;
 
-    impl ForCommand {
+    impl CommandSignal {
         /// Please end.
         pub(crate) const TERM: Self = Self;
     }
@@ -101,11 +101,11 @@ mod system {
         }
 
         /// Waits for the next one. Cancel-safe.
-        pub(crate) async fn next(&mut self) -> Arrived {
+        pub(crate) async fn next(&mut self) -> SignalEvent {
             tokio::select! {
-                Some(()) = self.interrupt.recv() => Arrived::End(ForCommand),
-                Some(()) = self.close.recv() => Arrived::End(ForCommand),
-                Some(()) = self.abort.recv() => Arrived::EndAtOnce(ForCommand),
+                Some(()) = self.interrupt.recv() => SignalEvent::End(CommandSignal),
+                Some(()) = self.close.recv() => SignalEvent::End(CommandSignal),
+                Some(()) = self.abort.recv() => SignalEvent::EndAtOnce(CommandSignal),
                 else => std::future::pending().await,
             }
         }

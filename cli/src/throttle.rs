@@ -11,7 +11,7 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// A few lines at once, then one a second, and the number of those left out.
 #[derive(Debug)]
-pub(crate) struct Throttle {
+pub(crate) struct LineThrottle {
     /// Lines that may be shown now.
     room: u32,
     /// When `room` grew last.
@@ -19,7 +19,7 @@ pub(crate) struct Throttle {
     left_out: u64,
 }
 
-impl Throttle {
+impl LineThrottle {
     /// Nothing was shown so far.
     pub(crate) fn new(now: Instant) -> Self {
         Self { room: BURST, since: now, left_out: 0 }
@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn a_few_are_shown_and_of_a_flood_one_a_second() {
         let start = Instant::now();
-        let mut throttle = Throttle::new(start);
+        let mut throttle = LineThrottle::new(start);
         let at = |millis: u64| start + Duration::from_millis(millis);
         let shown: Vec<Option<u64>> = (0..15).map(|n| throttle.line(at(n))).collect();
         assert_eq!(shown[..10], [Some(0); 10]);

@@ -5,11 +5,11 @@
 use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
 
 use crate::conditions::is_condition;
-use crate::trouble::Trouble;
+use crate::error::CliError;
 use crate::wording::usage as say;
 
 /// The sentence for a command line that clap refused; `Err` gives help or version texts back, to be printed as they are.
-pub(crate) fn explain(error: Error, subcommand: Option<&str>) -> Result<Trouble, Error> {
+pub(crate) fn explain(error: Error, subcommand: Option<&str>) -> Result<CliError, Error> {
     let text = |kind| first(&error, kind);
     let flag = text(ContextKind::InvalidArg).map(|flag| short_flag(&flag)).unwrap_or_default();
     let sentence = match error.kind() {
@@ -44,7 +44,7 @@ pub(crate) fn explain(error: Error, subcommand: Option<&str>) -> Result<Trouble,
         ErrorKind::InvalidUtf8 => say::not_utf8(),
         _ => say::other(&error.to_string(), subcommand),
     };
-    Ok(Trouble::Usage(sentence))
+    Ok(CliError::Usage(sentence))
 }
 
 fn first(error: &Error, kind: ContextKind) -> Option<String> {
@@ -92,8 +92,8 @@ mod tests {
             }));
             let line: Vec<&str> = line.collect();
             let Err(error) = Cli::try_parse_from(&line) else { continue };
-            let Ok(trouble) = explain(error, Some("intercept")) else { continue };
-            let sentence = trouble.to_string();
+            let Ok(error) = explain(error, Some("intercept")) else { continue };
+            let sentence = error.to_string();
             assert!(sentence.bytes().all(|b| (0x20..=0x7e).contains(&b)), "{line:?} gives {sentence:?}");
             assert!(sentence.len() > 20 && !sentence.ends_with(['.', ' ', ':']), "{line:?} gives {sentence:?}");
             refused += 1;

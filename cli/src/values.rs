@@ -21,7 +21,7 @@ use crate::wording::values as say;
 
 /// The pod's port and the developer's own, as written: `8080`, `8080:3000`, and in Kubernetes `http` or `http:3000`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct PortWish {
+pub(crate) struct PortMapping {
     /// The app's.
     pub(crate) pod: PortName,
     /// The developer's; without it, the same number.
@@ -37,7 +37,7 @@ pub(crate) enum PortName {
     Name(String),
 }
 
-impl FromStr for PortWish {
+impl FromStr for PortMapping {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -204,14 +204,14 @@ impl FromStr for LabelSet {
 
 /// What `leave` ends: the intercepts of a target, or one by its number.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Which {
+pub(crate) enum LeaveTarget {
     /// Number as printed by `list`.
     Id(u64),
     /// Every intercept of one's own on these pods.
     Target(Target),
 }
 
-impl FromStr for Which {
+impl FromStr for LeaveTarget {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -258,9 +258,9 @@ mod tests {
     fn ports() {
         let port = |number| NonZeroU16::new(number).unwrap();
         let number = PortName::Number(port(8080));
-        assert_eq!("8080".parse(), Ok(PortWish { pod: number.clone(), own: None }));
-        assert_eq!("8080:3000".parse(), Ok(PortWish { pod: number, own: Some(port(3000)) }));
-        let named = PortWish { pod: PortName::Name("http".into()), own: Some(port(3000)) };
+        assert_eq!("8080".parse(), Ok(PortMapping { pod: number.clone(), own: None }));
+        assert_eq!("8080:3000".parse(), Ok(PortMapping { pod: number, own: Some(port(3000)) }));
+        let named = PortMapping { pod: PortName::Name("http".into()), own: Some(port(3000)) };
         assert_eq!("http:3000".parse(), Ok(named));
         for bad in [
             "",
@@ -277,9 +277,9 @@ mod tests {
             "a-",
             "a-name-too-long-",
         ] {
-            assert!(bad.parse::<PortWish>().is_err(), "{bad:?}");
+            assert!(bad.parse::<PortMapping>().is_err(), "{bad:?}");
         }
-        assert!(error::<PortWish>("8080:http").contains("`http`"));
+        assert!(error::<PortMapping>("8080:http").contains("`http`"));
     }
 
     #[test]
@@ -304,8 +304,8 @@ mod tests {
         for bad in ["", "-web", "a b", "web/1", "app=", "=web", "app=web,", "app=web,tier", "app=a,app=b", "a/b/c=d"] {
             assert_eq!(bad.parse::<Target>().is_err(), bad != "app=", "{bad:?}");
         }
-        assert_eq!("17".parse(), Ok(Which::Id(17)));
-        assert_eq!("web-1".parse(), Ok(Which::Target(Target::Pod("web-1".into()))));
+        assert_eq!("17".parse(), Ok(LeaveTarget::Id(17)));
+        assert_eq!("web-1".parse(), Ok(LeaveTarget::Target(Target::Pod("web-1".into()))));
     }
 
     /// Whatever is typed: an answer in one line, no panic.
@@ -321,8 +321,8 @@ mod tests {
                 })
                 .collect();
             let errors = [
-                text.parse::<PortWish>().err(),
-                text.parse::<Which>().err(),
+                text.parse::<PortMapping>().err(),
+                text.parse::<LeaveTarget>().err(),
                 text.parse::<AgentAddress>().err(),
                 text.parse::<ServiceAddress>().err(),
             ];

@@ -12,7 +12,7 @@ use common::scene::{Scene, let_go, reset};
 use common::{Home, assert_one_sentence};
 use redir_http::filter::{Condition, Mode, Subject, Test};
 use redir_wire::{
-    CloseCode, Ended, Listening, Liveness, Miss, Refused, RefusedCode, StreamCode, ToAgent, ToDeveloper, Which,
+    CloseCode, Ended, LeaveScope, Listening, Liveness, Miss, Refused, RefusedCode, StreamCode, ToAgent, ToDeveloper,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -342,7 +342,7 @@ async fn requests_decided_before_the_agent_heard_of_the_end_are_served() {
         let kept_connection = scene.connection().await;
         redir.signal(nix::sys::signal::Signal::SIGINT);
         let said = session.next().await;
-        assert_eq!(said.message, ToAgent::Leave(Which::Token(wish.token)));
+        assert_eq!(said.message, ToAgent::Leave(LeaveScope::Token(wish.token)));
         let mut served = 0;
         for confirmed in [false, true] {
             if confirmed {

@@ -9,7 +9,7 @@ use common::agent::{Session, soon};
 use common::assert_one_sentence;
 use common::process::Redir;
 use common::scene::{Scene, let_go, reset};
-use redir_wire::{Liveness, StreamCode, Wish};
+use redir_wire::{InterceptRequest, Liveness, StreamCode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -18,7 +18,7 @@ fn start(scene: &Scene, arguments: &[&str]) -> Redir {
 }
 
 /// The next tunnel's wish, granted as this number.
-async fn granted(scene: &mut Scene, id: u64) -> (Session, Wish) {
+async fn granted(scene: &mut Scene, id: u64) -> (Session, InterceptRequest) {
     let mut session = scene.agent.accept().await;
     let (seq, wish) = session.wish().await;
     session.grant(seq, &wish, id, &[("web-1", Liveness::Live, "")]).await;

@@ -8,8 +8,8 @@ use common::agent::{Agent, Session, left};
 use common::process::Redir;
 use common::{Home, assert_one_sentence};
 use redir_wire::{
-    InterceptEntry, Listing, Liveness, Owner, PodEntry, Refused, RefusedCode, Selector, StatusReport, ToAgent,
-    ToDeveloper, TunnelStatus, UnixMillis, Which,
+    InterceptEntry, LeaveScope, Listing, Liveness, Owner, PodEntry, Refused, RefusedCode, Selector, StatusReport,
+    ToAgent, ToDeveloper, TunnelStatus, UnixMillis,
 };
 
 async fn asked(arguments: &[&str], answer: impl FnOnce(&ToAgent) -> ToDeveloper) -> (Option<i32>, String, String) {
@@ -98,19 +98,19 @@ async fn status_shows_tunnels() {
 
 #[tokio::test]
 async fn leave_says_what_was_left() {
-    let leaving = |expected: Which| {
+    let leaving = |expected: LeaveScope| {
         move |question: &ToAgent| {
             assert_eq!(question, &ToAgent::Leave(expected));
             left(&[Some(7)])
         }
     };
     let (code, text, _) =
-        asked(&["leave", "web-1"], leaving(Which::Selector(Selector::Pod("web-1".into()), None))).await;
+        asked(&["leave", "web-1"], leaving(LeaveScope::Selector(Selector::Pod("web-1".into()), None))).await;
     assert_eq!((code, text.as_str()), (Some(0), "left  web-1:8080 on node-1\n"));
-    let (code, text, _) = asked(&["leave", "7", "-o", "json"], leaving(Which::Id(7))).await;
+    let (code, text, _) = asked(&["leave", "7", "-o", "json"], leaving(LeaveScope::Id(7))).await;
     assert_eq!(code, Some(0));
     assert!(text.contains(r#""event":"left""#), "{text}");
-    assert_eq!(asked(&["leave", "--all"], leaving(Which::All)).await.0, Some(0));
+    assert_eq!(asked(&["leave", "--all"], leaving(LeaveScope::All)).await.0, Some(0));
     for (given, told) in [([Some(3), Some(7)], "[3,7]"), ([None, None], "[]")] {
         let twice = move |_: &ToAgent| left(&given);
         assert_eq!(asked(&["leave", "web-1"], twice).await.1, "left  web-1:8080 on node-1 (2 intercepts)\n");

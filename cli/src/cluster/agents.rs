@@ -12,7 +12,7 @@ use crate::wording::install as say;
 
 /// How far a DaemonSet has come with its last change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Rollout {
+pub(crate) struct AgentRollout {
     /// Nodes that shall run an agent.
     pub(crate) wanted: i32,
     /// Those that run the new one, ready.
@@ -21,7 +21,7 @@ pub(crate) struct Rollout {
     pub(crate) is_current: bool,
 }
 
-impl Rollout {
+impl AgentRollout {
     pub(crate) fn of(set: &DaemonSet) -> Self {
         let status = set.status.clone().unwrap_or_default();
         let updated = status.updated_number_scheduled.unwrap_or(0);
@@ -60,11 +60,11 @@ pub(crate) struct AgentPod {
     /// Whether it is what the DaemonSet says now; the others are about to be replaced.
     pub(crate) is_new: bool,
     /// Why it is not ready; `None`: it is.
-    pub(crate) trouble: Option<String>,
+    pub(crate) problem: Option<String>,
     /// Whether it stays so.
     pub(crate) outlook: Outlook,
     /// What the pod's status does not say stands elsewhere.
-    pub(crate) more: MoreWords,
+    pub(crate) more: DetailSource,
 }
 
 /// What is to be expected of an agent that is not ready.
@@ -77,7 +77,7 @@ pub(crate) enum Outlook {
 
 /// Where more about a trouble is to be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum MoreWords {
+pub(crate) enum DetailSource {
     Nowhere,
     /// In the log of the container that ended.
     PreviousLog,
@@ -116,41 +116,43 @@ pub(crate) fn agent_pod(pod: &Pod) -> AgentPod {
     let conditions = status.conditions.iter().flatten();
     let unscheduled =
         conditions.clone().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
-    let trouble = match (container, unscheduled) {
-        (_, Some(condition)) => Some(Trouble::passing(condition.message.clone().unwrap_or_else(say::not_scheduled))),
+    let problem = match (container, unscheduled) {
+        (_, Some(condition)) => {
+            Some(ContainerProblem::passing(condition.message.clone().unwrap_or_else(say::not_scheduled)))
+        }
         (Some(container), None) => of_container(container),
-        (None, None) => Some(Trouble {
-            more: MoreWords::Events,
-            ..Trouble::passing(status.message.unwrap_or_else(say::not_started))
+        (None, None) => Some(ContainerProblem {
+            more: DetailSource::Events,
+            ..ContainerProblem::passing(status.message.unwrap_or_else(say::not_started))
         }),
     };
     let (outlook, more) =
-        trouble.as_ref().map_or((Outlook::MayPass, MoreWords::Nowhere), |trouble| (trouble.outlook, trouble.more));
+        problem.as_ref().map_or((Outlook::MayPass, DetailSource::Nowhere), |problem| (problem.outlook, problem.more));
     AgentPod {
         name: pod.metadata.name.clone().unwrap_or_default(),
         node: spec.node_name.unwrap_or_default(),
         image: spec.containers.first().and_then(|container| container.image.clone()).unwrap_or_default(),
         is_new: true,
-        trouble: trouble.map(|trouble| trouble.sentence),
+        problem: problem.map(|problem| problem.sentence),
         outlook,
         more,
     }
 }
 
-struct Trouble {
+struct ContainerProblem {
     sentence: String,
     outlook: Outlook,
-    more: MoreWords,
+    more: DetailSource,
 }
 
-impl Trouble {
+impl ContainerProblem {
     fn passing(sentence: String) -> Self {
-        Self { sentence, outlook: Outlook::MayPass, more: MoreWords::Nowhere }
+        Self { sentence, outlook: Outlook::MayPass, more: DetailSource::Nowhere }
     }
 }
 
 /// What the runtime says of a container that is not ready; what ended it last says most.
-fn of_container(container: &ContainerStatus) -> Option<Trouble> {
+fn of_container(container: &ContainerStatus) -> Option<ContainerProblem> {
     if container.ready {
         return None;
     }
@@ -170,14 +172,22 @@ fn of_container(container: &ContainerStatus) -> Option<Trouble> {
             let is_bare = message.as_ref().is_none_or(|message| reason.ends_with("BackOff") && !message.contains(": "));
             let sentence =
                 message.map_or_else(|| reason.clone(), |message| format!("{reason}: {}", last_words(&message)));
-            Trouble { sentence, outlook, more: if is_bare { MoreWords::Events } else { MoreWords::Nowhere } }
+            ContainerProblem {
+                sentence,
+                outlook,
+                more: if is_bare { DetailSource::Events } else { DetailSource::Nowhere },
+            }
         }
         (None, Some(ended)) => {
             let words = ended.message.as_deref().map(last_words).filter(|words| !words.is_empty());
-            let more = if words.is_some() { MoreWords::Nowhere } else { MoreWords::PreviousLog };
-            Trouble { sentence: say::ended(ended.exit_code, ended.reason.as_deref(), words.as_deref()), outlook, more }
+            let more = if words.is_some() { DetailSource::Nowhere } else { DetailSource::PreviousLog };
+            ContainerProblem {
+                sentence: say::ended(ended.exit_code, ended.reason.as_deref(), words.as_deref()),
+                outlook,
+                more,
+            }
         }
-        (None, None) => Trouble { sentence: say::not_ready(), outlook, more: MoreWords::Log },
+        (None, None) => ContainerProblem { sentence: say::not_ready(), outlook, more: DetailSource::Log },
     })
 }
 
@@ -195,7 +205,7 @@ fn said(line: &str) -> String {
     let text = |name: &str| fields.get(name).and_then(Value::as_str);
     match (text("message"), text("level")) {
         (Some(message), Some(level)) => match text("error") {
-            Some(error) => format!("{level} {message}: {error}"),
+            Some(problem) => format!("{level} {message}: {problem}"),
             None => format!("{level} {message}"),
         },
         _ => line.to_owned(),
@@ -226,7 +236,7 @@ mod tests {
     fn a_pod_says_why_it_is_not_ready() {
         let none = json!({});
         let ready = pod(&container(true, &json!({"running": {}}), &none, 9));
-        assert_eq!((ready.node.as_str(), ready.image.as_str(), ready.trouble), ("n1", "a:1", None));
+        assert_eq!((ready.node.as_str(), ready.image.as_str(), ready.problem), ("n1", "a:1", None));
         let never = pod(&container(
             false,
             &json!({"waiting": {"reason": "ErrImageNeverPull", "message": "no image a:1"}}),
@@ -234,20 +244,20 @@ mod tests {
             0,
         ));
         assert_eq!(
-            (never.trouble.as_deref(), never.outlook),
+            (never.problem.as_deref(), never.outlook),
             (Some("ErrImageNeverPull: no image a:1"), Outlook::Hopeless)
         );
         let pulling = json!({"waiting": {"reason": "ErrImagePull", "message": "rpc error: code = NotFound desc = no such image"}});
         let pulling = pod(&container(false, &pulling, &none, 0));
-        assert!(pulling.trouble.unwrap().contains("no such image"));
-        assert_eq!((pulling.outlook, pulling.more), (Outlook::MayPass, MoreWords::Nowhere));
+        assert!(pulling.problem.unwrap().contains("no such image"));
+        assert_eq!((pulling.outlook, pulling.more), (Outlook::MayPass, DetailSource::Nowhere));
         let waits = json!({"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image \"a:1\""}});
-        assert_eq!(pod(&container(false, &waits, &none, 0)).more, MoreWords::Events);
+        assert_eq!(pod(&container(false, &waits, &none, 0)).more, DetailSource::Events);
         let running = pod(&container(false, &json!({"running": {}}), &none, 0));
-        assert_eq!((running.trouble.is_some(), running.more), (true, MoreWords::Log));
+        assert_eq!((running.problem.is_some(), running.more), (true, DetailSource::Log));
         assert_eq!(
             pod(&container(false, &json!({"waiting": {"reason": "ContainerCreating"}}), &none, 0)).more,
-            MoreWords::Events
+            DetailSource::Events
         );
     }
 
@@ -263,14 +273,14 @@ mod tests {
             pod(&container(false, &waits, &crashed, restarts))
         };
         let (first, third) = (looping(1), looping(3));
-        assert_eq!(first.trouble.as_deref(), Some("it ended with code 1: ERROR lacks CAP_BPF / redir-agent: ends"));
-        assert_eq!(first.trouble, third.trouble);
+        assert_eq!(first.problem.as_deref(), Some("it ended with code 1: ERROR lacks CAP_BPF / redir-agent: ends"));
+        assert_eq!(first.problem, third.problem);
         assert_eq!((first.outlook, third.outlook), (Outlook::MayPass, Outlook::Hopeless));
         let silent = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
         let silent = pod(&container(false, &silent, &json!({}), 0));
         assert_eq!(
-            (silent.trouble.as_deref(), silent.more),
-            (Some("it ended with code 137 (OOMKilled)"), MoreWords::PreviousLog)
+            (silent.problem.as_deref(), silent.more),
+            (Some("it ended with code 137 (OOMKilled)"), DetailSource::PreviousLog)
         );
     }
 
@@ -304,7 +314,7 @@ mod tests {
                     "numberReady": ready, "currentNumberScheduled": wanted, "numberMisscheduled": 0,
                 },
             });
-            Rollout::of(&serde_json::from_value(set).unwrap()).is_done()
+            AgentRollout::of(&serde_json::from_value(set).unwrap()).is_done()
         };
         assert!(of(2, 2, 3, 3, 3));
         assert!(!of(2, 1, 3, 3, 3), "not seen yet");

@@ -8,10 +8,10 @@ use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Pre
 use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::Value;
 
+use super::api_call::{ApiCall, unless};
 use super::connect::Cluster;
-use super::trouble::{Doing, unless};
-use crate::events::{Action, Step};
-use crate::trouble::Trouble;
+use crate::error::CliError;
+use crate::events::{AdminStep, ObjectAction};
 use crate::wording::install as say;
 
 /// The field manager: what it applies and no longer names is removed by the server.
@@ -28,7 +28,7 @@ pub(crate) struct Manifest {
 
 /// Whether the server keeps what it is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Keep {
+pub(crate) enum ApplyMode {
     Yes,
     /// It only says whether it would.
     DryRun,
@@ -55,13 +55,13 @@ impl Manifest {
     }
 
     /// What is told of it.
-    pub(crate) fn step(&self, action: Action, keep: Keep) -> Step {
-        Step::Object {
+    pub(crate) fn step(&self, action: ObjectAction, keep: ApplyMode) -> AdminStep {
+        AdminStep::Object {
             action,
             kind: self.resource.kind.clone(),
             name: self.name.clone(),
             namespace: self.namespace.clone(),
-            is_dry_run: keep == Keep::DryRun,
+            is_dry_run: keep == ApplyMode::DryRun,
         }
     }
 
@@ -97,22 +97,22 @@ impl Manifest {
         }
     }
 
-    fn right(&self, verb: &'static str) -> Doing<'_> {
-        Doing::Admin(verb, &self.resource.plural)
+    fn right(&self, verb: &'static str) -> ApiCall<'_> {
+        ApiCall::Admin(verb, &self.resource.plural)
     }
 
     /// Server-side apply: ours is what counts in the fields that we name.
-    pub(crate) async fn apply(&self, cluster: &Cluster, keep: Keep) -> Result<DynamicObject, Trouble> {
-        let parameters = PatchParams { dry_run: keep == Keep::DryRun, ..PatchParams::apply(MANAGER).force() };
+    pub(crate) async fn apply(&self, cluster: &Cluster, keep: ApplyMode) -> Result<DynamicObject, CliError> {
+        let parameters = PatchParams { dry_run: keep == ApplyMode::DryRun, ..PatchParams::apply(MANAGER).force() };
         let api = self.api(cluster);
         cluster.call(self.right("patch"), api.patch(&self.name, &parameters, &Patch::Apply(&self.object))).await
     }
 
     /// Makes it, if it is not there. `None`: it is, or has come meanwhile.
-    pub(crate) async fn create(&self, cluster: &Cluster, keep: Keep) -> Result<Option<DynamicObject>, Trouble> {
+    pub(crate) async fn create(&self, cluster: &Cluster, keep: ApplyMode) -> Result<Option<DynamicObject>, CliError> {
         let object: DynamicObject = serde_json::from_value(self.object.clone())
-            .map_err(|error| Trouble::Failed(say::values(None, &error.to_string())))?;
-        let parameters = PostParams { dry_run: keep == Keep::DryRun, field_manager: Some(MANAGER.to_owned()) };
+            .map_err(|error| CliError::Failed(say::values(None, &error.to_string())))?;
+        let parameters = PostParams { dry_run: keep == ApplyMode::DryRun, field_manager: Some(MANAGER.to_owned()) };
         let api = self.api(cluster);
         cluster.call(self.right("create"), async { unless(&[409], api.create(&parameters, &object).await) }).await
     }
@@ -123,11 +123,11 @@ impl Manifest {
         cluster: &Cluster,
         uid: &str,
         mut patch: Value,
-        keep: Keep,
-    ) -> Result<(), Trouble> {
+        keep: ApplyMode,
+    ) -> Result<(), CliError> {
         patch["metadata"]["uid"] = uid.into();
         let parameters = PatchParams {
-            dry_run: keep == Keep::DryRun,
+            dry_run: keep == ApplyMode::DryRun,
             field_manager: Some(MANAGER.to_owned()),
             ..PatchParams::default()
         };
@@ -137,25 +137,31 @@ impl Manifest {
     }
 
     /// What is there; `None`: nothing.
-    pub(crate) async fn read(&self, cluster: &Cluster) -> Result<Option<DynamicObject>, Trouble> {
+    pub(crate) async fn read(&self, cluster: &Cluster) -> Result<Option<DynamicObject>, CliError> {
         let api = self.api(cluster);
         cluster.call(self.right("get"), async { unless(&[404], api.get(&self.name).await) }).await
     }
 
     /// Asks for the end of the very object that was found; false: it is gone already.
-    pub(crate) async fn delete(&self, cluster: &Cluster, uid: Option<String>, keep: Keep) -> Result<bool, Trouble> {
+    pub(crate) async fn delete(
+        &self,
+        cluster: &Cluster,
+        uid: Option<String>,
+        keep: ApplyMode,
+    ) -> Result<bool, CliError> {
         let api = self.api(cluster);
         let preconditions = Some(Preconditions { uid, resource_version: None });
-        let parameters = DeleteParams { dry_run: keep == Keep::DryRun, preconditions, ..DeleteParams::foreground() };
+        let parameters =
+            DeleteParams { dry_run: keep == ApplyMode::DryRun, preconditions, ..DeleteParams::foreground() };
         let gone = async { unless(&[404], api.delete(&self.name, &parameters).await) };
         Ok(cluster.call(self.right("delete"), gone).await?.is_some())
     }
 }
 
 /// What a server of this version gets, in order.
-pub(crate) fn manifests(options: &redir_manifests::Options) -> Result<Vec<Manifest>, Trouble> {
+pub(crate) fn manifests(options: &redir_manifests::Options) -> Result<Vec<Manifest>, CliError> {
     let objects =
-        redir_manifests::render(options).map_err(|error| Trouble::Usage(say::values(None, &error.to_string())))?;
+        redir_manifests::render(options).map_err(|error| CliError::Usage(say::values(None, &error.to_string())))?;
     Ok(objects.into_iter().map(Manifest::of).collect())
 }
 

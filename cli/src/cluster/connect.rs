@@ -10,9 +10,9 @@ use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError, NamedContext}
 use kube::{Client, Config};
 use tokio::time::timeout;
 
-use super::trouble::{Doing, explain};
+use super::api_call::{ApiCall, explain};
 use crate::args;
-use crate::trouble::Trouble;
+use crate::error::CliError;
 use crate::wording::cluster as say;
 
 /// A server that takes longer to accept a connection is not there for a developer who waits.
@@ -32,7 +32,7 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// Reads the kubeconfig; nothing is asked yet.
-    pub(crate) async fn connect(flags: &args::Cluster) -> Result<Self, Trouble> {
+    pub(crate) async fn connect(flags: &args::ClusterArgs) -> Result<Self, CliError> {
         let mut config = configuration(flags).await?;
         config.connect_timeout = Some(CONNECT);
         if config.proxy_url.is_some() && without_proxy(config.cluster_url.host().unwrap_or_default()) {
@@ -41,31 +41,31 @@ impl Cluster {
         let namespace = flags.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();
         let client =
-            Client::try_from(config).map_err(|error| Trouble::Usage(say::unusable_config(&error.to_string())))?;
+            Client::try_from(config).map_err(|error| CliError::Usage(say::unusable_config(&error.to_string())))?;
         Ok(Self { client, namespace, server })
     }
 
     /// One call, bounded; `doing` is for the sentence if it fails.
     pub(crate) async fn call<T>(
         &self,
-        doing: Doing<'_>,
+        doing: ApiCall<'_>,
         call: impl Future<Output = Result<T, kube::Error>>,
-    ) -> Result<T, Trouble> {
+    ) -> Result<T, CliError> {
         match timeout(CALL, call).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(explain(self, &doing, &error)),
-            Err(_) => Err(Trouble::Away(say::no_answer(&self.server, CALL))),
+            Err(_) => Err(CliError::Away(say::no_answer(&self.server, CALL))),
         }
     }
 
     /// The server's version.
-    pub(crate) async fn version(&self) -> Result<Info, Trouble> {
-        self.call(Doing::Reading("the server's version"), self.client.apiserver_version()).await
+    pub(crate) async fn version(&self) -> Result<Info, CliError> {
+        self.call(ApiCall::Reading("the server's version"), self.client.apiserver_version()).await
     }
 }
 
 /// Whether there is anything that could lead to a cluster; whether it can be used is told when it is.
-pub(crate) fn has_kubeconfig(flags: &args::Cluster) -> bool {
+pub(crate) fn has_kubeconfig(flags: &args::ClusterArgs) -> bool {
     let is_missing = |error: &KubeconfigError| match error {
         KubeconfigError::FindPath => true,
         KubeconfigError::ReadConfig(why, _) => why.kind() == std::io::ErrorKind::NotFound,
@@ -76,7 +76,7 @@ pub(crate) fn has_kubeconfig(flags: &args::Cluster) -> bool {
         || Kubeconfig::read().map_or_else(|error| !is_missing(&error), |_| true)
 }
 
-async fn configuration(flags: &args::Cluster) -> Result<Config, Trouble> {
+async fn configuration(flags: &args::ClusterArgs) -> Result<Config, CliError> {
     let kubeconfig = match &flags.kubeconfig {
         Some(path) => Kubeconfig::read_from(path).map_err(|error| unreadable(Some(path), &error))?,
         None => match Kubeconfig::read() {
@@ -91,7 +91,7 @@ async fn configuration(flags: &args::Cluster) -> Result<Config, Trouble> {
     let known = context_names(&kubeconfig.contexts);
     let options = KubeConfigOptions { context: flags.context.clone(), ..KubeConfigOptions::default() };
     Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(|error| {
-        Trouble::Usage(match error {
+        CliError::Usage(match error {
             KubeconfigError::LoadContext(name) => say::no_such_context(&name, &known),
             KubeconfigError::CurrentContextNotSet => say::no_context(&known),
             other => say::unusable_config(&other.to_string()),
@@ -103,8 +103,8 @@ fn context_names(contexts: &[NamedContext]) -> Vec<String> {
     contexts.iter().map(|context| context.name.clone()).collect()
 }
 
-fn unreadable(path: Option<&Path>, error: &KubeconfigError) -> Trouble {
-    Trouble::Usage(match (error, path) {
+fn unreadable(path: Option<&Path>, error: &KubeconfigError) -> CliError {
+    CliError::Usage(match (error, path) {
         (KubeconfigError::ReadConfig(why, path), _) if why.kind() == std::io::ErrorKind::NotFound => {
             say::no_kubeconfig(Some(path))
         }

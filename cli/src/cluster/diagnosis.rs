@@ -9,8 +9,8 @@ use k8s_openapi::api::core::v1::{Node, Pod, ResourceQuota};
 use redir_api::{Intercept, names, node as api};
 use serde_json::Value;
 
-use super::agents::{AgentPod, Rollout};
-use super::rights::{Interceptable, Right};
+use super::agents::{AgentPod, AgentRollout};
+use super::rights::{InterceptableTargets, Right};
 use crate::values::{AgentAddress, Target};
 use crate::wording::{doctor as say, rights as say_right};
 
@@ -81,7 +81,7 @@ pub(crate) fn flush(target: &Target, namespace: &str, missing: Vec<Right>, user:
 }
 
 /// What may be intercepted in the namespace, as far as the server tells.
-pub(crate) fn interceptable(namespace: &str, found: &Interceptable, user: Option<&str>) -> Check {
+pub(crate) fn interceptable(namespace: &str, found: &InterceptableTargets, user: Option<&str>) -> Check {
     match (say_right::interceptable(namespace, found), found.is_incomplete) {
         (Some(sentence), _) => Check::good(say::TARGETS, sentence),
         (None, true) => Check::note(say::TARGETS, say_right::unknown(namespace)),
@@ -111,9 +111,9 @@ pub(crate) fn policies(missing: &[String]) -> Check {
     }
 }
 
-pub(crate) fn agents(rollout: Rollout, pods: &[AgentPod]) -> Check {
+pub(crate) fn agents(rollout: AgentRollout, pods: &[AgentPod]) -> Check {
     let not_ready: Vec<String> =
-        pods.iter().filter_map(|pod| Some(format!("{}: {}", pod.node, pod.trouble.as_ref()?))).collect();
+        pods.iter().filter_map(|pod| Some(format!("{}: {}", pod.node, pod.problem.as_ref()?))).collect();
     match rollout.is_done() && not_ready.is_empty() {
         true => Check::good(say::AGENTS, say::agents(rollout.ready)),
         false => Check::problem(say::AGENTS, say::agents_not_ready(rollout.ready, rollout.wanted, &not_ready)),

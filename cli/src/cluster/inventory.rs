@@ -12,8 +12,8 @@ use kube::api::{DynamicObject, ListParams};
 use kube::core::ApiResource;
 use redir_api::names;
 
+use super::api_call::{ApiCall, unless};
 use super::connect::Cluster;
-use super::trouble::{Doing, unless};
 
 /// Lists that are asked for at the same time.
 const AT_ONCE: usize = 8;
@@ -33,14 +33,14 @@ const TOKEN_OF: &str = "kubernetes.io/service-account.name";
 
 /// What was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Inventory {
+pub(crate) struct NamespaceInventory {
     /// `secret pull`, sorted: what is there besides the known objects and what belongs to them.
     pub(crate) others: Vec<String>,
     /// Kinds that could not be looked at, and why.
     pub(crate) unknown: Vec<String>,
 }
 
-impl Inventory {
+impl NamespaceInventory {
     /// Whether nothing would be lost with the namespace.
     pub(crate) fn is_empty(&self) -> bool {
         self.others.is_empty() && self.unknown.is_empty()
@@ -54,7 +54,7 @@ pub(crate) async fn inventory(
     namespace: &str,
     known: &BTreeSet<String>,
     ended: Option<&str>,
-) -> Inventory {
+) -> NamespaceInventory {
     let mut unknown = Vec::new();
     let kinds = kinds(cluster, ended, &mut unknown).await;
     let lists: Vec<_> = stream::iter(kinds)
@@ -73,22 +73,22 @@ pub(crate) async fn inventory(
         }
     }
     unknown.sort();
-    Inventory { others: others(&found, known), unknown }
+    NamespaceInventory { others: others(&found, known), unknown }
 }
 
 /// Each kind once, in the version that the server prefers.
 async fn kinds(cluster: &Cluster, ended: Option<&str>, unknown: &mut Vec<String>) -> Vec<ApiResource> {
     let client = &cluster.client;
     let mut kinds = BTreeMap::new();
-    let reading = Doing::Reading("its resources");
+    let reading = ApiCall::Reading("its resources");
     match cluster.call(reading, client.list_core_api_resources("v1")).await {
         Ok(list) => add(&mut kinds, &list),
-        Err(trouble) => unknown.push(trouble.to_string()),
+        Err(error) => unknown.push(error.to_string()),
     }
     let groups = match cluster.call(reading, client.list_api_groups()).await {
         Ok(groups) => groups.groups,
-        Err(trouble) => {
-            unknown.push(trouble.to_string());
+        Err(error) => {
+            unknown.push(error.to_string());
             Vec::new()
         }
     };
@@ -110,7 +110,7 @@ async fn kinds(cluster: &Cluster, ended: Option<&str>, unknown: &mut Vec<String>
 
 async fn resources(cluster: &Cluster, version: &str) -> Result<Option<APIResourceList>, String> {
     let asked = async { unless(&[404], cluster.client.list_api_group_resources(version).await) };
-    cluster.call(Doing::Reading("its resources"), asked).await.map_err(|trouble| trouble.to_string())
+    cluster.call(ApiCall::Reading("its resources"), asked).await.map_err(|error| error.to_string())
 }
 
 /// Those that are in a namespace and can be listed; the first version of each counts.
@@ -138,7 +138,7 @@ async fn list(cluster: &Cluster, namespace: &str, kind: &ApiResource) -> Result<
     let api: Api<DynamicObject> = Api::namespaced_with(cluster.client.clone(), namespace, kind);
     let parameters = ListParams::default();
     let listed = async { unless(&[404], api.list_metadata(&parameters).await) };
-    let list = cluster.call(Doing::Admin("list", &kind.plural), listed).await.map_err(|trouble| trouble.to_string())?;
+    let list = cluster.call(ApiCall::Admin("list", &kind.plural), listed).await.map_err(|error| error.to_string())?;
     Ok(list.into_iter().flat_map(|list| list.items).map(|object| object.metadata).collect())
 }
 

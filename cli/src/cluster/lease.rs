@@ -16,14 +16,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
+use super::api_call::{ApiCall, explain, is_code};
 use super::connect::Cluster;
 use super::creation::create;
 use super::rights;
-use super::trouble::{Doing, explain, is_code};
-use super::wish::{ObjectWish, renewed};
+use super::template::{InterceptTemplate, renewed};
+use crate::error::CliError;
 use crate::link::backoff::Backoff;
 use crate::link::clock::ClockWatch;
-use crate::trouble::Trouble;
 use crate::wording::cluster as say;
 
 /// No answer takes longer.
@@ -39,19 +39,19 @@ const QUEUE: usize = 64;
 
 /// What happened to the object.
 #[derive(Debug)]
-pub(crate) enum News {
+pub(crate) enum LeaseEvent {
     /// How it stands now.
-    Seen(Box<Intercept>),
+    Changed(Box<Intercept>),
     /// It had expired while nobody could renew it, and this new one is in its place.
-    Again(Box<Intercept>),
+    Recreated(Box<Intercept>),
     /// Somebody deleted it.
     Deleted,
     /// It has expired and cannot be made again; why.
     Failed(String),
     /// The API server does not answer; for people.
-    Away(String),
+    ApiServerAway(String),
     /// It answers again.
-    Back,
+    ApiServerBack,
 }
 
 /// The object, for as long as it is wanted. Dropping it stops renewing and leaves the object to expire.
@@ -59,15 +59,15 @@ pub(crate) struct Lease {
     cluster: Cluster,
     name: String,
     uid: Option<String>,
-    news: mpsc::Receiver<News>,
+    news: mpsc::Receiver<LeaseEvent>,
     keeper: JoinHandle<()>,
 }
 
 impl Lease {
     /// Makes the object.
-    pub(crate) async fn start(cluster: &Cluster, wish: ObjectWish) -> Result<(Self, Intercept), Trouble> {
+    pub(crate) async fn start(cluster: &Cluster, wish: InterceptTemplate) -> Result<(Self, Intercept), CliError> {
         let api: Api<Intercept> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
-        let right = Doing::Right("create", PLURAL, Some(&cluster.namespace));
+        let right = ApiCall::Right("create", PLURAL, Some(&cluster.namespace));
         let wanted = wish.object()?;
         let made = match timeout(CALL, create(&api, &wanted)).await {
             Ok(made) => made.map_err(|error| explain(cluster, &right, &error)),
@@ -76,10 +76,10 @@ impl Lease {
         };
         let object = match made {
             Ok(object) => object,
-            Err(trouble) => return Err(why_not(cluster, &wish, trouble).await),
+            Err(error) => return Err(explain_refusal(cluster, &wish, error).await),
         };
         let (sender, news) = mpsc::channel(QUEUE);
-        let keeper = Keeper {
+        let keeper = LeaseKeeper {
             cluster: cluster.clone(),
             api,
             wish,
@@ -106,9 +106,9 @@ impl Lease {
     }
 
     /// Waits for news. Cancel-safe.
-    pub(crate) async fn next(&mut self) -> News {
+    pub(crate) async fn next(&mut self) -> LeaseEvent {
         let news = self.news.recv().await;
-        if let Some(News::Again(object)) = &news {
+        if let Some(LeaseEvent::Recreated(object)) = &news {
             self.name = object.metadata.name.clone().unwrap_or_default();
             self.uid.clone_from(&object.metadata.uid);
         }
@@ -141,25 +141,25 @@ impl Drop for Lease {
 }
 
 /// A refused object's trouble, with the right that is missing.
-async fn why_not(cluster: &Cluster, wish: &ObjectWish, trouble: Trouble) -> Trouble {
-    rights::explained(cluster, &wish.target, wish.flushes_beside_a_filter(), trouble).await
+async fn explain_refusal(cluster: &Cluster, wish: &InterceptTemplate, error: CliError) -> CliError {
+    rights::explained(cluster, &wish.target, wish.flushes_beside_a_filter(), error).await
 }
 
 /// Why a watch is over.
-enum End {
+enum WatchEnd {
     /// To be read again.
     Broken,
     /// The object is gone.
-    Gone,
+    TunnelError,
     /// Nobody wants news any more.
     Unwanted,
 }
 
-struct Keeper {
+struct LeaseKeeper {
     cluster: Cluster,
     api: Api<Intercept>,
-    wish: ObjectWish,
-    news: mpsc::Sender<News>,
+    wish: InterceptTemplate,
+    news: mpsc::Sender<LeaseEvent>,
     object: Intercept,
     clocks: ClockWatch,
     renewed: Instant,
@@ -168,17 +168,17 @@ struct Keeper {
     is_away: bool,
 }
 
-impl Keeper {
+impl LeaseKeeper {
     async fn run(mut self) {
         loop {
             let end = match self.watch().await {
-                End::Broken => self.read_again().await,
+                WatchEnd::Broken => self.read_again().await,
                 other => other,
             };
             match end {
-                End::Broken => (),
-                End::Gone if self.again().await => (),
-                End::Gone | End::Unwanted => return,
+                WatchEnd::Broken => (),
+                WatchEnd::TunnelError if self.again().await => (),
+                WatchEnd::TunnelError | WatchEnd::Unwanted => return,
             }
         }
     }
@@ -188,11 +188,13 @@ impl Keeper {
     }
 
     /// Follows the object from its last known version, and renews it meanwhile.
-    async fn watch(&mut self) -> End {
+    async fn watch(&mut self) -> WatchEnd {
         let parameters =
             WatchParams::default().fields(&format!("metadata.name={}", self.name())).timeout(WATCH_SECONDS);
         let version = self.object.metadata.resource_version.clone().unwrap_or_default();
-        let Ok(Ok(events)) = timeout(CALL, self.api.watch(&parameters, &version)).await else { return End::Broken };
+        let Ok(Ok(events)) = timeout(CALL, self.api.watch(&parameters, &version)).await else {
+            return WatchEnd::Broken;
+        };
         let mut events = pin!(events);
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -200,12 +202,12 @@ impl Keeper {
             let end = tokio::select! {
                 event = events.next() => match event {
                     Some(Ok(WatchEvent::Added(object) | WatchEvent::Modified(object))) => self.seen(object).await,
-                    Some(Ok(WatchEvent::Deleted(_))) => Some(End::Gone),
+                    Some(Ok(WatchEvent::Deleted(_))) => Some(WatchEnd::TunnelError),
                     Some(Ok(WatchEvent::Bookmark(_))) => None,
-                    Some(Ok(WatchEvent::Error(_)) | Err(_)) | None => Some(End::Broken),
+                    Some(Ok(WatchEvent::Error(_)) | Err(_)) | None => Some(WatchEnd::Broken),
                 },
                 _ = tick.tick() => self.tick().await,
-                () = self.news.closed() => Some(End::Unwanted),
+                () = self.news.closed() => Some(WatchEnd::Unwanted),
             };
             if let Some(end) = end {
                 return end;
@@ -213,20 +215,20 @@ impl Keeper {
         }
     }
 
-    async fn tick(&mut self) -> Option<End> {
+    async fn tick(&mut self) -> Option<WatchEnd> {
         let jumped = self.clocks.jumped(SystemTime::now(), std::time::Instant::now());
         if !jumped && self.renewed.elapsed() < names::RENEW_EVERY {
             return None;
         }
         match self.renew().await {
-            Ok(()) if jumped => Some(End::Broken),
+            Ok(()) if jumped => Some(WatchEnd::Broken),
             Ok(()) => None,
             Err(end) => Some(end),
         }
     }
 
     /// Says that redir is still there.
-    async fn renew(&mut self) -> Result<(), End> {
+    async fn renew(&mut self) -> Result<(), WatchEnd> {
         let patch = json!({"metadata": {"annotations": renewed()}});
         let name = self.name();
         match timeout(CALL, self.api.patch_metadata(&name, &PatchParams::default(), &Patch::Merge(&patch))).await {
@@ -234,38 +236,38 @@ impl Keeper {
                 (self.renewed, self.renewed_wall) = (Instant::now(), SystemTime::now());
                 Ok(())
             }
-            Ok(Err(error)) if is_code(&error, 404) => Err(End::Gone),
-            Ok(Err(_)) | Err(_) => Err(End::Broken),
+            Ok(Err(error)) if is_code(&error, 404) => Err(WatchEnd::TunnelError),
+            Ok(Err(_)) | Err(_) => Err(WatchEnd::Broken),
         }
     }
 
     /// Reads the object until the server answers.
-    async fn read_again(&mut self) -> End {
+    async fn read_again(&mut self) -> WatchEnd {
         let mut backoff = Backoff::new();
         loop {
             match timeout(CALL, self.api.get_opt(&self.name())).await {
                 Ok(Ok(Some(object))) if object.metadata.uid == self.object.metadata.uid => {
                     self.tell_away(None).await;
-                    return self.seen(object).await.unwrap_or(End::Broken);
+                    return self.seen(object).await.unwrap_or(WatchEnd::Broken);
                 }
-                Ok(Ok(_)) => return End::Gone,
+                Ok(Ok(_)) => return WatchEnd::TunnelError,
                 Ok(Err(error)) => {
                     let why =
-                        explain(&self.cluster, &Doing::Right("get", PLURAL, Some(&self.cluster.namespace)), &error);
+                        explain(&self.cluster, &ApiCall::Right("get", PLURAL, Some(&self.cluster.namespace)), &error);
                     self.tell_away(Some(why.to_string())).await;
                 }
                 Err(_) => self.tell_away(Some(say::no_answer(&self.cluster.server, CALL))).await,
             }
             tokio::select! {
                 () = sleep(backoff.wait()) => (),
-                () = self.news.closed() => return End::Unwanted,
+                () = self.news.closed() => return WatchEnd::Unwanted,
             }
         }
     }
 
-    async fn seen(&mut self, object: Intercept) -> Option<End> {
+    async fn seen(&mut self, object: Intercept) -> Option<WatchEnd> {
         self.object = object.clone();
-        self.tell(News::Seen(Box::new(object))).await
+        self.tell(LeaseEvent::Changed(Box::new(object))).await
     }
 
     /// Makes the object again if it may have expired; else somebody deleted it. False: that was the end.
@@ -273,25 +275,25 @@ impl Keeper {
         let silence = SystemTime::now().duration_since(self.renewed_wall).unwrap_or_default();
         let expired = silence.max(self.renewed.elapsed()) + 2 * names::RENEW_EVERY > names::EXPIRE_AFTER;
         if !expired {
-            self.tell(News::Deleted).await;
+            self.tell(LeaseEvent::Deleted).await;
             return false;
         }
         let mut backoff = Backoff::new();
         loop {
-            let right = Doing::Right("create", PLURAL, Some(&self.cluster.namespace));
+            let right = ApiCall::Right("create", PLURAL, Some(&self.cluster.namespace));
             let object = match self.wish.object() {
                 Ok(object) => object,
-                Err(trouble) => return self.failed(trouble).await,
+                Err(error) => return self.failed(error).await,
             };
             match timeout(CALL, create(&self.api, &object)).await {
                 Ok(Ok(object)) => {
                     (self.renewed, self.renewed_wall) = (Instant::now(), SystemTime::now());
                     self.object = object.clone();
-                    return self.tell(News::Again(Box::new(object))).await.is_none();
+                    return self.tell(LeaseEvent::Recreated(Box::new(object))).await.is_none();
                 }
                 Ok(Err(error @ kube::Error::Api(_))) => {
-                    let trouble = explain(&self.cluster, &right, &error);
-                    return self.failed(why_not(&self.cluster, &self.wish, trouble).await).await;
+                    let error = explain(&self.cluster, &right, &error);
+                    return self.failed(explain_refusal(&self.cluster, &self.wish, error).await).await;
                 }
                 // The network may come back later than the machine woke up.
                 Ok(Err(_)) | Err(_) => sleep(backoff.wait()).await,
@@ -299,22 +301,22 @@ impl Keeper {
         }
     }
 
-    async fn failed(&self, trouble: Trouble) -> bool {
-        self.tell(News::Failed(trouble.to_string())).await;
+    async fn failed(&self, error: CliError) -> bool {
+        self.tell(LeaseEvent::Failed(error.to_string())).await;
         false
     }
 
     async fn tell_away(&mut self, why: Option<String>) {
         let news = match (&why, self.is_away) {
-            (Some(why), false) => News::Away(say::api_away(why)),
-            (None, true) => News::Back,
+            (Some(why), false) => LeaseEvent::ApiServerAway(say::api_away(why)),
+            (None, true) => LeaseEvent::ApiServerBack,
             (Some(_), true) | (None, false) => return,
         };
         self.is_away = why.is_some();
         self.tell(news).await;
     }
 
-    async fn tell(&self, news: News) -> Option<End> {
-        self.news.send(news).await.is_err().then_some(End::Unwanted)
+    async fn tell(&self, news: LeaseEvent) -> Option<WatchEnd> {
+        self.news.send(news).await.is_err().then_some(WatchEnd::Unwanted)
     }
 }

@@ -4,6 +4,7 @@
 //! or ask for more than `intercepts` and reading the target (the admin's commands apart). Called by: `commands`.
 
 pub(crate) mod agents;
+pub(crate) mod api_call;
 pub(crate) mod apply;
 pub(crate) mod connect;
 mod creation;
@@ -11,17 +12,16 @@ pub(crate) mod diagnosis;
 pub(crate) mod inventory;
 pub(crate) mod lease;
 pub(crate) mod mode;
-pub(crate) mod objects;
+pub(crate) mod observations;
 pub(crate) mod ownership;
 pub(crate) mod policies;
 pub(crate) mod ports;
 pub(crate) mod progress;
 pub(crate) mod rights;
-pub(crate) mod silence;
+pub(crate) mod rows;
 pub(crate) mod target;
 pub(crate) mod target_watch;
-pub(crate) mod trouble;
+pub(crate) mod template;
 pub(crate) mod viewer;
-pub(crate) mod wish;
 
 pub(crate) use connect::Cluster;

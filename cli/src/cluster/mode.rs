@@ -7,28 +7,28 @@
 
 use super::connect::has_kubeconfig;
 use crate::args;
-use crate::reach::{self, Reached};
-use crate::trouble::Trouble;
+use crate::error::CliError;
+use crate::static_agents::{self, StaticAgents};
 use crate::values::Target;
 use crate::wording::cluster as say;
 
 /// Whom a command asks.
 pub(crate) enum Mode {
     /// These agents.
-    Static(Reached),
+    Static(StaticAgents),
     /// A cluster's API server.
     Kubernetes,
 }
 
 /// What on the command line belongs to Kubernetes alone.
-pub(crate) struct Signs<'a> {
+pub(crate) struct ModeSigns<'a> {
     pub(crate) target: Option<&'a Target>,
     /// `-l` or `-A`.
     pub(crate) flag: Option<&'static str>,
-    pub(crate) cluster: &'a args::Cluster,
+    pub(crate) cluster: &'a args::ClusterArgs,
 }
 
-impl Signs<'_> {
+impl ModeSigns<'_> {
     /// The first one, as it was written.
     fn first(&self) -> Option<String> {
         let flags = [
@@ -45,33 +45,35 @@ impl Signs<'_> {
 }
 
 /// Decides for `list` and `status`.
-pub(crate) fn of_question(args: &args::Ask) -> Result<Mode, Trouble> {
+pub(crate) fn of_question(args: &args::QueryArgs) -> Result<Mode, CliError> {
     let flag = args.all_namespaces.then_some("--all-namespaces");
-    of(&Signs { target: None, flag, cluster: &args.cluster }, &args.reach)
+    of(&ModeSigns { target: None, flag, cluster: &args.cluster }, &args.agents)
 }
 
 /// Refuses a command that only a cluster has, where there are static agents and nothing that leads to a cluster: its lack of a
 /// kubeconfig is not what is wrong.
-pub(crate) fn refuse_static(command: &str, instead: &str, flags: &args::Cluster) -> Result<(), Trouble> {
+pub(crate) fn refuse_static(command: &str, instead: &str, flags: &args::ClusterArgs) -> Result<(), CliError> {
     let names_cluster = flags.context.is_some() || flags.kubeconfig.is_some() || has_kubeconfig(flags);
-    match !names_cluster && reach::names_agents(&args::Reach::default()).unwrap_or(false) {
-        true => Err(Trouble::Usage(say::only_for_clusters(command, instead))),
+    match !names_cluster && static_agents::names_agents(&args::AgentArgs::default()).unwrap_or(false) {
+        true => Err(CliError::Usage(say::only_for_clusters(command, instead))),
         false => Ok(()),
     }
 }
 
 /// Decides, and reads `redir.toml` only where it decides.
-pub(crate) fn of(signs: &Signs<'_>, reach: &args::Reach) -> Result<Mode, Trouble> {
-    let named = !reach.agent.is_empty() || !reach.agent_key.is_empty();
+pub(crate) fn of(signs: &ModeSigns<'_>, agents: &args::AgentArgs) -> Result<Mode, CliError> {
+    let named = !agents.agent.is_empty() || !agents.agent_key.is_empty();
     match (signs.first(), named) {
-        (Some(sign), true) => Err(Trouble::Usage(say::two_modes(&sign))),
+        (Some(sign), true) => Err(CliError::Usage(say::two_modes(&sign))),
         // Whoever has static agents and no cluster means those.
-        (Some(sign), false) if !has_kubeconfig(signs.cluster) && reach::names_agents(reach).unwrap_or(false) => {
-            Err(Trouble::Usage(say::no_cluster_beside_agents(&sign)))
+        (Some(sign), false)
+            if !has_kubeconfig(signs.cluster) && static_agents::names_agents(agents).unwrap_or(false) =>
+        {
+            Err(CliError::Usage(say::no_cluster_beside_agents(&sign)))
         }
         (Some(_), false) => Ok(Mode::Kubernetes),
-        (None, true) => reach::resolve(reach).map(Mode::Static),
-        (None, false) if reach::names_agents(reach)? => reach::resolve(reach).map(Mode::Static),
+        (None, true) => static_agents::resolve(agents).map(Mode::Static),
+        (None, false) if static_agents::names_agents(agents)? => static_agents::resolve(agents).map(Mode::Static),
         (None, false) => Ok(Mode::Kubernetes),
     }
 }

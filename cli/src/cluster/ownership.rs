@@ -50,26 +50,26 @@ pub(crate) fn created_mark(uid: &str) -> Value {
 
 /// The PodSecurity level that a namespace enforces, if it names one, where that does not admit an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Strict(pub(crate) Option<String>);
+pub(crate) struct PodSecurityLevel(pub(crate) Option<String>);
 
 /// Why an agent may not be admitted; `None`: it is.
-pub(crate) fn strict_level(namespace: &ObjectMeta) -> Option<Strict> {
+pub(crate) fn strict_level(namespace: &ObjectMeta) -> Option<PodSecurityLevel> {
     let level = namespace.labels.as_ref().and_then(|labels| labels.get(ENFORCE));
-    (level.is_none_or(|level| level != PRIVILEGED)).then(|| Strict(level.cloned()))
+    (level.is_none_or(|level| level != PRIVILEGED)).then(|| PodSecurityLevel(level.cloned()))
 }
 
 /// Lets agents in, and remembers what was there.
-pub(crate) fn let_agents_in(before: &Strict) -> Value {
+pub(crate) fn let_agents_in(before: &PodSecurityLevel) -> Value {
     let remembered = before.0.clone().unwrap_or_default();
     json!({"metadata": {"labels": {ENFORCE: PRIVILEGED}, "annotations": {names::ENFORCED_BEFORE: remembered}}})
 }
 
 /// Puts back what was enforced before redir came, unless somebody has changed it since; with the level for people.
-pub(crate) fn put_level_back(namespace: &ObjectMeta) -> Option<(Value, Strict)> {
+pub(crate) fn put_level_back(namespace: &ObjectMeta) -> Option<(Value, PodSecurityLevel)> {
     let before = namespace.annotations.as_ref()?.get(names::ENFORCED_BEFORE)?;
     let before = Some(before.clone()).filter(|level| !level.is_empty());
     let patch = json!({"metadata": {"labels": {ENFORCE: before}, "annotations": {names::ENFORCED_BEFORE: null}}});
-    strict_level(namespace).is_none().then_some((patch, Strict(before)))
+    strict_level(namespace).is_none().then_some((patch, PodSecurityLevel(before)))
 }
 
 #[cfg(test)]
@@ -95,10 +95,14 @@ mod tests {
     #[test]
     fn the_level_from_before_is_put_back_if_ours_is_still_there() {
         let plain = |labels: Value| meta(json!({"labels": labels}));
-        assert_eq!(strict_level(&plain(json!({ENFORCE: "baseline"}))), Some(Strict(Some("baseline".into()))));
-        assert_eq!(strict_level(&plain(json!({}))), Some(Strict(None)), "the server's own default may be strict");
+        assert_eq!(strict_level(&plain(json!({ENFORCE: "baseline"}))), Some(PodSecurityLevel(Some("baseline".into()))));
+        assert_eq!(
+            strict_level(&plain(json!({}))),
+            Some(PodSecurityLevel(None)),
+            "the server's own default may be strict"
+        );
         assert_eq!(strict_level(&plain(json!({ENFORCE: PRIVILEGED}))), None);
-        let patch = let_agents_in(&Strict(Some("baseline".into())));
+        let patch = let_agents_in(&PodSecurityLevel(Some("baseline".into())));
         assert_eq!(patch["metadata"]["labels"][ENFORCE], PRIVILEGED);
         assert_eq!(patch["metadata"]["annotations"][names::ENFORCED_BEFORE], "baseline");
         let back = |level: &str, before: &str| {

@@ -9,13 +9,13 @@ use serde_json::Value;
 
 use super::apply::{Manifest, manifests};
 use super::connect::Cluster;
-use crate::trouble::Trouble;
+use crate::error::CliError;
 
 /// The policy on Intercepts, and its binding: whoever makes one is who it says.
 const ON_INTERCEPTS: &str = "redir-intercepts";
 
 /// The policies and bindings that are not there, or do not check all that ours do.
-pub(crate) async fn missing(cluster: &Cluster) -> Result<Vec<String>, Trouble> {
+pub(crate) async fn missing(cluster: &Cluster) -> Result<Vec<String>, CliError> {
     let mut missing = Vec::new();
     for manifest in policies()? {
         let found = manifest.read(cluster).await?;
@@ -45,7 +45,7 @@ fn changed(found: &DynamicObject) -> Option<UnixMillis> {
     u64::try_from(last).ok().map(|last| UnixMillis(last + 999))
 }
 
-fn policies() -> Result<Vec<Manifest>, Trouble> {
+fn policies() -> Result<Vec<Manifest>, CliError> {
     let is_policy = |manifest: &Manifest| manifest.kind().starts_with("ValidatingAdmissionPolicy");
     Ok(manifests(&Options::default())?.into_iter().filter(is_policy).collect())
 }

@@ -13,14 +13,14 @@ use crate::wording::cluster as say;
 
 /// A port that a container or a Service declares.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Declared {
+pub(crate) struct DeclaredPort {
     pub(crate) name: Option<String>,
     pub(crate) number: NonZeroU16,
     /// A Service's: what it is in the pods, if that is another.
     target: Option<PortName>,
 }
 
-impl std::fmt::Display for Declared {
+impl std::fmt::Display for DeclaredPort {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.name {
             Some(name) => write!(f, "{} ({name})", self.number),
@@ -31,14 +31,14 @@ impl std::fmt::Display for Declared {
 
 /// The TCP ports that the containers of a pod's spec declare. Of the init containers only sidecars count: the others have
 /// ended when the pod is there.
-pub(crate) fn of_containers(pod_spec: &Value) -> Vec<Declared> {
+pub(crate) fn of_containers(pod_spec: &Value) -> Vec<DeclaredPort> {
     let sidecars = list(pod_spec, "initContainers").filter(|container| container["restartPolicy"] == "Always");
     let ports = list(pod_spec, "containers").chain(sidecars).flat_map(|container| list(container, "ports"));
     ports.filter(is_tcp).filter_map(|port| declared(port, "containerPort")).collect()
 }
 
 /// The TCP ports of a Service.
-pub(crate) fn of_service(spec: &Value) -> Vec<Declared> {
+pub(crate) fn of_service(spec: &Value) -> Vec<DeclaredPort> {
     let ports = list(spec, "ports").filter(is_tcp);
     let read = |port: &Value| {
         let target = match &port["targetPort"] {
@@ -46,13 +46,13 @@ pub(crate) fn of_service(spec: &Value) -> Vec<Declared> {
             Value::String(name) => name.parse().ok(),
             _ => None,
         };
-        Some(Declared { target, ..declared(port, "port")? })
+        Some(DeclaredPort { target, ..declared(port, "port")? })
     };
     ports.filter_map(read).collect()
 }
 
 /// The number in the pods of a workload. One that no container declares is taken as it is: declaring is a courtesy.
-pub(crate) fn in_workload(port: &PortName, containers: &[Declared], target: &str) -> Result<NonZeroU16, String> {
+pub(crate) fn in_workload(port: &PortName, containers: &[DeclaredPort], target: &str) -> Result<NonZeroU16, String> {
     match port {
         PortName::Number(number) => Ok(*number),
         PortName::Name(name) => {
@@ -64,8 +64,8 @@ pub(crate) fn in_workload(port: &PortName, containers: &[Declared], target: &str
 /// The number in the pods behind a Service's port. `None`: it goes by a name that no pod seen declares.
 pub(crate) fn behind_service(
     port: &PortName,
-    service: &[Declared],
-    pods: &[Vec<Declared>],
+    service: &[DeclaredPort],
+    pods: &[Vec<DeclaredPort>],
     target: &str,
 ) -> Result<Option<NonZeroU16>, String> {
     let found = service.iter().find(|declared| match port {
@@ -80,12 +80,12 @@ pub(crate) fn behind_service(
     })
 }
 
-fn by_name(name: &str, containers: &[Declared]) -> Option<NonZeroU16> {
+fn by_name(name: &str, containers: &[DeclaredPort]) -> Option<NonZeroU16> {
     containers.iter().find(|declared| declared.name.as_deref() == Some(name)).map(|declared| declared.number)
 }
 
 /// Each port once, for people.
-pub(crate) fn shown(ports: &[Declared]) -> Vec<String> {
+pub(crate) fn shown(ports: &[DeclaredPort]) -> Vec<String> {
     let mut shown: Vec<String> = Vec::new();
     for port in ports.iter().map(ToString::to_string) {
         if !shown.contains(&port) {
@@ -95,9 +95,9 @@ pub(crate) fn shown(ports: &[Declared]) -> Vec<String> {
     shown
 }
 
-fn declared(port: &Value, field: &str) -> Option<Declared> {
+fn declared(port: &Value, field: &str) -> Option<DeclaredPort> {
     let number = u16::try_from(port[field].as_u64()?).ok().and_then(NonZeroU16::new)?;
-    Some(Declared { name: port["name"].as_str().map(str::to_owned), number, target: None })
+    Some(DeclaredPort { name: port["name"].as_str().map(str::to_owned), number, target: None })
 }
 
 fn is_tcp(port: &&Value) -> bool {
@@ -114,7 +114,7 @@ mod tests {
 
     use super::*;
 
-    fn pod() -> Vec<Declared> {
+    fn pod() -> Vec<DeclaredPort> {
         of_containers(&json!({
             "initContainers": [
                 {"name": "proxy", "restartPolicy": "Always", "ports": [

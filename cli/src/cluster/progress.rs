@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use redir_api::{AgentState, Intercept, PodState};
 use redir_tunnel::Pin;
 
-use super::target::PodAt;
+use super::target::ExpectedPod;
 use crate::config::Agent;
 use crate::values::AgentAddress;
 use crate::wording::cluster as say;
@@ -48,7 +48,7 @@ pub(crate) enum NodeTunnel {
 
 /// How an intercept stands as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Standing {
+pub(crate) struct InterceptProgress {
     pub(crate) live: usize,
     pub(crate) pods: usize,
     /// Node or pod, and why it is not live.
@@ -60,12 +60,12 @@ pub(crate) struct Standing {
 /// Puts together what the developer, the agents and the tunnels know. `silent` says why nothing will come of a node whose agent has
 /// said nothing that is of use; `None`: something still may.
 pub(crate) fn standing(
-    expected: Option<&[PodAt]>,
+    expected: Option<&[ExpectedPod]>,
     intercept: &Intercept,
     tunnels: &BTreeMap<String, NodeTunnel>,
     silent: impl Fn(&str) -> Option<String>,
-) -> Standing {
-    let mut standing = Standing { live: 0, pods: 0, missing: Vec::new(), waiting: Vec::new() };
+) -> InterceptProgress {
+    let mut standing = InterceptProgress { live: 0, pods: 0, missing: Vec::new(), waiting: Vec::new() };
     let told: BTreeMap<&str, usize> = intercept
         .status
         .iter()
@@ -144,8 +144,8 @@ mod tests {
         })
     }
 
-    fn at(pods: &[(&str, &str)]) -> Vec<PodAt> {
-        let place = |(name, node): &(&str, &str)| PodAt {
+    fn at(pods: &[(&str, &str)]) -> Vec<ExpectedPod> {
+        let place = |(name, node): &(&str, &str)| ExpectedPod {
             name: (*name).to_owned(),
             node: (!node.is_empty()).then(|| (*node).to_owned()),
         };
@@ -179,7 +179,8 @@ mod tests {
         let early = standing(Some(&expected), &seen, &tunnels, may_come);
         assert_eq!((early.live, early.pods), (2, 7));
         assert_eq!(early.waiting, ["n3", "n5"]);
-        let names = |standing: &Standing| standing.missing.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        let names =
+            |standing: &InterceptProgress| standing.missing.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
         assert_eq!(names(&early), ["g", "n2", "n4"]);
         assert_eq!(early.missing[2].1, "its pods share the host's network");
         let late = standing(Some(&expected), &seen, &tunnels, silent);

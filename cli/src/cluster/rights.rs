@@ -15,9 +15,9 @@ use kube::Api;
 use kube::api::PostParams;
 use redir_api::{GROUP, PLURAL, TargetKind};
 
+use super::api_call::ApiCall;
 use super::connect::Cluster;
-use super::trouble::Doing;
-use crate::trouble::Trouble;
+use crate::error::CliError;
 use crate::values::{Target, short};
 use crate::wording::rights as say;
 
@@ -77,12 +77,12 @@ fn of_target(target: &Target, verb: &'static str) -> Right {
 }
 
 /// Those of the rights that this user has not.
-pub(crate) async fn missing(cluster: &Cluster, rights: Vec<Right>) -> Result<Vec<Right>, Trouble> {
+pub(crate) async fn missing(cluster: &Cluster, rights: Vec<Right>) -> Result<Vec<Right>, CliError> {
     let answers = try_join_all(rights.iter().map(|right| has(cluster, right))).await?;
     Ok(rights.into_iter().zip(answers).filter(|(_, has)| !has).map(|(right, _)| right).collect())
 }
 
-async fn has(cluster: &Cluster, right: &Right) -> Result<bool, Trouble> {
+async fn has(cluster: &Cluster, right: &Right) -> Result<bool, CliError> {
     let attributes = ResourceAttributes {
         group: Some(right.group.to_owned()),
         resource: Some(right.resource.to_owned()),
@@ -95,7 +95,7 @@ async fn has(cluster: &Cluster, right: &Right) -> Result<bool, Trouble> {
     let review = SelfSubjectAccessReview { spec, ..Default::default() };
     let api: Api<SelfSubjectAccessReview> = Api::all(cluster.client.clone());
     let parameters = PostParams::default();
-    let answered = cluster.call(Doing::Reading("your rights"), api.create(&parameters, &review)).await?;
+    let answered = cluster.call(ApiCall::Reading("your rights"), api.create(&parameters, &review)).await?;
     Ok(answered.status.is_some_and(|status| status.allowed))
 }
 
@@ -105,34 +105,34 @@ pub(crate) async fn username(cluster: &Cluster) -> Option<String> {
 }
 
 /// The same, for an Intercept's own field: empty where the server names nobody.
-pub(crate) async fn whoami(cluster: &Cluster) -> Result<String, Trouble> {
+pub(crate) async fn whoami(cluster: &Cluster) -> Result<String, CliError> {
     let api: Api<SelfSubjectReview> = Api::all(cluster.client.clone());
     let (parameters, question) = (PostParams::default(), SelfSubjectReview::default());
-    let answered = cluster.call(Doing::Reading("your name"), api.create(&parameters, &question)).await?;
+    let answered = cluster.call(ApiCall::Reading("your name"), api.create(&parameters, &question)).await?;
     Ok(answered.status.and_then(|status| status.user_info?.username).unwrap_or_default())
 }
 
 /// A refused intercept's trouble in the words that help: which rights are missing, and how the admin grants those. Where
 /// none is (somebody else's policy, a quota), the server's own words stay.
-pub(crate) async fn explained(cluster: &Cluster, target: &Target, flushes: bool, trouble: Trouble) -> Trouble {
-    if !matches!(trouble, Trouble::Forbidden(_)) {
-        return trouble;
+pub(crate) async fn explained(cluster: &Cluster, target: &Target, flushes: bool, error: CliError) -> CliError {
+    if !matches!(error, CliError::Forbidden(_)) {
+        return error;
     }
     let needed = on_intercepts().into_iter().chain(on_target(target));
     let needed = needed.chain(flushes.then(|| to_flush(target))).collect();
     match missing(cluster, needed).await {
         Ok(missing) if !missing.is_empty() => {
             let user = username(cluster).await;
-            Trouble::Forbidden(say::missing(target, &cluster.namespace, &missing, user.as_deref()))
+            CliError::Forbidden(say::missing(target, &cluster.namespace, &missing, user.as_deref()))
         }
         // Not to be asked, or it is nothing that RBAC grants.
-        Ok(_) | Err(_) => trouble,
+        Ok(_) | Err(_) => error,
     }
 }
 
 /// What a user may intercept in a namespace, whatever the target.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Interceptable {
+pub(crate) struct InterceptableTargets {
     /// Every object of these kinds.
     pub(crate) kinds: BTreeSet<TargetKind>,
     /// These, as `deploy/web`.
@@ -142,12 +142,12 @@ pub(crate) struct Interceptable {
 }
 
 /// Asks for the user's rules, and where those are not all for each kind.
-pub(crate) async fn interceptable(cluster: &Cluster) -> Result<Interceptable, Trouble> {
+pub(crate) async fn interceptable(cluster: &Cluster) -> Result<InterceptableTargets, CliError> {
     let spec = SelfSubjectRulesReviewSpec { namespace: Some(cluster.namespace.clone()) };
     let question = SelfSubjectRulesReview { spec, ..Default::default() };
     let api: Api<SelfSubjectRulesReview> = Api::all(cluster.client.clone());
     let parameters = PostParams::default();
-    let answered = cluster.call(Doing::Reading("your rights"), api.create(&parameters, &question)).await?;
+    let answered = cluster.call(ApiCall::Reading("your rights"), api.create(&parameters, &question)).await?;
     let status = answered.status.unwrap_or_default();
     let (may, reads) = (of_rules(&status.resource_rules, INTERCEPT), of_rules(&status.resource_rules, "get"));
     let mut found = may.and(&reads);
@@ -162,7 +162,7 @@ pub(crate) async fn interceptable(cluster: &Cluster) -> Result<Interceptable, Tr
     Ok(found.without_doubles())
 }
 
-impl Interceptable {
+impl InterceptableTargets {
     /// What both say.
     fn and(&self, other: &Self) -> Self {
         let named = |one: &Self, other: &Self| -> BTreeSet<String> {
@@ -188,9 +188,9 @@ impl Interceptable {
     }
 }
 
-fn of_rules(rules: &[ResourceRule], verb: &str) -> Interceptable {
+fn of_rules(rules: &[ResourceRule], verb: &str) -> InterceptableTargets {
     let has = |words: &[String], word: &str| words.iter().any(|one| one == word || one == "*");
-    let mut found = Interceptable::default();
+    let mut found = InterceptableTargets::default();
     for rule in rules.iter().filter(|rule| has(&rule.verbs, verb)) {
         let (groups, resources) = (rule.api_groups.as_deref(), rule.resources.as_deref());
         let of = |kind: &TargetKind| {
@@ -238,7 +238,7 @@ mod tests {
         assert_eq!(asked("ro/web")[1].1, "argoproj.io/rollouts Some(\"web\")");
     }
 
-    fn of(rules: Value) -> Interceptable {
+    fn of(rules: Value) -> InterceptableTargets {
         let rules = serde_json::from_value::<Vec<ResourceRule>>(rules).unwrap();
         of_rules(&rules, INTERCEPT).and(&of_rules(&rules, "get")).without_doubles()
     }
@@ -256,13 +256,16 @@ mod tests {
         ]));
         let named = ["deploy/api", "deploy/web", "pod/web-1"].map(str::to_owned).into();
         let kinds = [TargetKind::StatefulSet, TargetKind::Job].into();
-        assert_eq!(found, Interceptable { kinds, named, is_incomplete: false });
+        assert_eq!(found, InterceptableTargets { kinds, named, is_incomplete: false });
         let admin = of(json!([{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}]));
         assert_eq!(admin.kinds.len(), TargetKind::ALL.len());
-        assert_eq!(of(json!([{"verbs": ["get"], "apiGroups": ["*"], "resources": ["*"]}])), Interceptable::default());
+        assert_eq!(
+            of(json!([{"verbs": ["get"], "apiGroups": ["*"], "resources": ["*"]}])),
+            InterceptableTargets::default()
+        );
         assert_eq!(
             of(json!([{"verbs": ["intercept"], "apiGroups": ["*"], "resources": ["*"]}])),
-            Interceptable::default()
+            InterceptableTargets::default()
         );
     }
 }

@@ -14,10 +14,10 @@ use redir_api::TargetKind;
 use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
 
+use super::api_call::ApiCall;
 use super::connect::Cluster;
 use super::target;
-use super::trouble::Doing;
-use crate::trouble::Trouble;
+use crate::error::CliError;
 use crate::values::{Target, short};
 use crate::wording::cluster as say;
 
@@ -79,7 +79,7 @@ impl TargetWatch {
     }
 }
 
-async fn state(cluster: &Cluster, target: &Target) -> Result<TargetState, Trouble> {
+async fn state(cluster: &Cluster, target: &Target) -> Result<TargetState, CliError> {
     let (kind, name) = match target {
         Target::Labels(labels) => return pods_of(cluster, labels).await,
         Target::Pod(name) => (TargetKind::Pod, name),
@@ -87,7 +87,7 @@ async fn state(cluster: &Cluster, target: &Target) -> Result<TargetState, Troubl
     };
     let api: Api<DynamicObject> =
         Api::namespaced_with(cluster.client.clone(), &cluster.namespace, &target::resource(kind));
-    let right = Doing::Right("get", kind.plural(), Some(&cluster.namespace));
+    let right = ApiCall::Right("get", kind.plural(), Some(&cluster.namespace));
     let object = cluster.call(right, api.get_opt(name)).await?;
     let data = object.as_ref().map(|object| &object.data);
     let owner = object.iter().flat_map(|object| object.metadata.owner_references.iter().flatten());
@@ -112,12 +112,12 @@ async fn state(cluster: &Cluster, target: &Target) -> Result<TargetState, Troubl
     }
 }
 
-async fn pods_of(cluster: &Cluster, labels: &BTreeMap<String, String>) -> Result<TargetState, Trouble> {
+async fn pods_of(cluster: &Cluster, labels: &BTreeMap<String, String>) -> Result<TargetState, CliError> {
     selected(cluster, &labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect()).await
 }
 
 /// Where this user may not list pods, the agents' word counts: they have none.
-async fn selected(cluster: &Cluster, selector: &Selector) -> Result<TargetState, Trouble> {
+async fn selected(cluster: &Cluster, selector: &Selector) -> Result<TargetState, CliError> {
     let pods = target::pods(cluster, selector).await?.unwrap_or_default();
     Ok(if target::places(&pods).is_empty() { TargetState::NoPods } else { TargetState::HasPods })
 }

@@ -9,12 +9,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use crate::config::Agent;
+use crate::error::CliError;
 use crate::events::Event;
 use crate::json;
-use crate::link::tunnel::{self, Gone};
-use crate::reach::Reached;
+use crate::link::tunnel::{self, TunnelError};
 use crate::screen::Screen;
-use crate::trouble::Trouble;
+use crate::static_agents::StaticAgents;
 use crate::wording::session as say;
 
 /// An agent answers from memory.
@@ -39,10 +39,10 @@ impl From<String> for Failure {
 }
 
 /// Asks all, in the order of the configuration.
-pub(super) async fn ask(reached: &Reached, question: &ToAgent, screen: &Screen) -> Vec<(Agent, Answer)> {
+pub(super) async fn ask(static_agents: &StaticAgents, question: &ToAgent, screen: &Screen) -> Vec<(Agent, Answer)> {
     let mut asking = JoinSet::new();
-    for (index, agent) in reached.agents.iter().cloned().enumerate() {
-        let (identity, question) = (reached.identity.clone(), question.clone());
+    for (index, agent) in static_agents.agents.iter().cloned().enumerate() {
+        let (identity, question) = (static_agents.identity.clone(), question.clone());
         asking.spawn(async move {
             let answer = one(&agent, &identity, &question).await;
             (index, agent, answer)
@@ -51,11 +51,11 @@ pub(super) async fn ask(reached: &Reached, question: &ToAgent, screen: &Screen) 
     let mut answers = Vec::new();
     let mut patience = interval_at(Instant::now() + Duration::from_secs(1), Duration::from_secs(10));
     patience.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while answers.len() < reached.agents.len() {
+    while answers.len() < static_agents.agents.len() {
         tokio::select! {
             Some(Ok(answer)) = asking.join_next() => answers.push(answer),
             _ = patience.tick() => {
-                let missing: Vec<Agent> = reached.agents.iter().enumerate()
+                let missing: Vec<Agent> = static_agents.agents.iter().enumerate()
                     .filter(|(index, _)| !answers.iter().any(|(answered, ..)| answered == index))
                     .map(|(_, agent)| agent.clone())
                     .collect();
@@ -70,13 +70,13 @@ pub(super) async fn ask(reached: &Reached, question: &ToAgent, screen: &Screen) 
 
 /// Asks one agent over a tunnel of its own.
 pub(super) async fn one(agent: &Agent, identity: &redir_tunnel::Identity, question: &ToAgent) -> Answer {
-    let mut tunnel = tunnel::dial(agent, identity).await.map_err(|trouble| trouble.sentence(agent))?;
+    let mut tunnel = tunnel::dial(agent, identity).await.map_err(|error| error.sentence(agent))?;
     let answer = async {
         let number = tunnel.control.ask(question).await?;
         loop {
             let said = tunnel.control.next().await?;
             if said.answers == number {
-                return Ok::<_, Gone>(said.message);
+                return Ok::<_, TunnelError>(said.message);
             }
         }
     };
@@ -96,10 +96,10 @@ pub(super) fn json(events: &[Event]) -> String {
 }
 
 /// Agents that said nothing are told of; if there is one, the command failed, but what the others said was shown.
-pub(super) fn failures<'a>(failed: impl IntoIterator<Item = (&'a Agent, &'a String)>) -> Result<(), Trouble> {
+pub(super) fn failures<'a>(failed: impl IntoIterator<Item = (&'a Agent, &'a String)>) -> Result<(), CliError> {
     let failed: Vec<_> = failed.into_iter().map(|(agent, why)| (agent.name.as_str(), why.as_str())).collect();
     match failed.is_empty() {
         true => Ok(()),
-        false => Err(Trouble::Failed(say::not_answered(&failed))),
+        false => Err(CliError::Failed(say::not_answered(&failed))),
     }
 }

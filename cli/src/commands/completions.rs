@@ -4,12 +4,12 @@
 
 use clap::CommandFactory as _;
 
-use crate::args::{Cli, Completions};
+use crate::args::{Cli, CompletionsArgs};
+use crate::error::Outcome;
 use crate::screen::print;
-use crate::trouble::Outcome;
 
 /// Prints the shell's script.
-pub(crate) fn run(args: &Completions) -> Outcome {
+pub(crate) fn run(args: &CompletionsArgs) -> Outcome {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "redir", &mut script);
     print(&String::from_utf8_lossy(&script))

@@ -4,17 +4,17 @@
 
 use std::io::{self, IsTerminal as _};
 
+use crate::error::CliError;
 use crate::screen::Screen;
-use crate::trouble::Trouble;
 use crate::wording::install as say;
 
 /// Goes on with `--yes`, or when somebody at the terminal says so. A script is told of the flag: nothing waits for it.
-pub(super) async fn confirm(screen: &Screen, question: &str, yes: bool) -> Result<(), Trouble> {
+pub(super) async fn confirm(screen: &Screen, question: &str, yes: bool) -> Result<(), CliError> {
     if yes {
         return Ok(());
     }
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        return Err(Trouble::Usage(say::nobody_to_ask(question)));
+        return Err(CliError::Usage(say::nobody_to_ask(question)));
     }
     screen.ask(say::question(question));
     let answer = tokio::task::spawn_blocking(|| {
@@ -25,6 +25,6 @@ pub(super) async fn confirm(screen: &Screen, question: &str, yes: bool) -> Resul
     // No answer (Ctrl-D) is a no.
     match answer.await.ok().and_then(Result::ok).is_some_and(is_yes) {
         true => Ok(()),
-        false => Err(Trouble::Failed(say::not_confirmed())),
+        false => Err(CliError::Failed(say::not_confirmed())),
     }
 }

@@ -10,8 +10,8 @@ use redir_manifests::Values;
 use serde_json::{Map, Value};
 
 use crate::cluster::Cluster;
-use crate::cluster::trouble::Doing;
-use crate::trouble::Trouble;
+use crate::cluster::api_call::ApiCall;
+use crate::error::CliError;
 use crate::wording::install as say;
 
 /// The chart's value.
@@ -29,12 +29,12 @@ pub(super) async fn include_if_needed(
     cluster: &Cluster,
     wish: Wish<'_>,
     values: &mut Values,
-) -> Result<Option<String>, Trouble> {
+) -> Result<Option<String>, CliError> {
     if is_included(values) {
         return Ok(None);
     }
     let nodes: Api<Node> = Api::all(cluster.client.clone());
-    let nodes = cluster.call(Doing::Admin("list", "nodes"), nodes.list(&ListParams::default())).await?.items;
+    let nodes = cluster.call(ApiCall::Admin("list", "nodes"), nodes.list(&ListParams::default())).await?.items;
     let (control, others) = apart(&nodes, &values.node_selector());
     let has = if control.is_empty() || wish.is_refused { Vec::new() } else { agents(cluster, wish.namespace).await? };
     let decision = decide(&control, others, &has);
@@ -78,10 +78,10 @@ fn apart(nodes: &[Node], selector: &Map<String, Value>) -> (Vec<String>, bool) {
 }
 
 /// The nodes that an agent runs on now.
-async fn agents(cluster: &Cluster, namespace: &str) -> Result<Vec<String>, Trouble> {
+async fn agents(cluster: &Cluster, namespace: &str) -> Result<Vec<String>, CliError> {
     let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
     let ours = ListParams::default().labels(&format!("app.kubernetes.io/name={}", names::AGENT));
-    let pods = cluster.call(Doing::Admin("list", "pods"), pods.list(&ours)).await?;
+    let pods = cluster.call(ApiCall::Admin("list", "pods"), pods.list(&ours)).await?;
     Ok(pods.items.into_iter().filter_map(|pod| pod.spec?.node_name).collect())
 }
 

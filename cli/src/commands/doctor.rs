@@ -20,15 +20,15 @@ use super::quota;
 use super::rollout::look;
 use crate::args;
 use crate::cluster::Cluster;
+use crate::cluster::api_call::{ApiCall, unless};
 use crate::cluster::apply::manifests;
 use crate::cluster::diagnosis::{self, Check, Finding};
 use crate::cluster::mode::refuse_static;
-use crate::cluster::trouble::{Doing, unless};
 use crate::cluster::{policies, rights, target};
+use crate::error::{CliError, Outcome};
 use crate::events::Event;
 use crate::link::tunnel::{SOFTWARE, look_up};
 use crate::screen::{Screen, print};
-use crate::trouble::{Outcome, Trouble};
 use crate::values::{AgentAddress, LabelSet, Target};
 use crate::wording::{doctor as say, events as show};
 
@@ -36,7 +36,7 @@ use crate::wording::{doctor as say, events as show};
 const LOOKUP: Duration = Duration::from_secs(3);
 
 /// Looks at everything. 1 if something is wrong.
-pub(crate) fn run(args: &args::Doctor) -> Outcome {
+pub(crate) fn run(args: &args::DoctorArgs) -> Outcome {
     refuse_static("doctor", "`redir status` asks them, `redir-agent check` looks at their machine", &args.cluster)?;
     let labels = args.selector.clone().map(|LabelSet(labels)| Target::Labels(labels));
     let wanted = args.target.clone().or(labels);
@@ -44,7 +44,7 @@ pub(crate) fn run(args: &args::Doctor) -> Outcome {
         let mut checks = vec![client()];
         match Cluster::connect(&args.cluster).await {
             Ok(cluster) => examine(&cluster, wanted.as_ref(), &mut checks).await,
-            Err(trouble) => checks.push(Check::problem(say::SERVER, trouble.to_string())),
+            Err(error) => checks.push(Check::problem(say::SERVER, error.to_string())),
         }
         show_all(&screen, checks)
     })
@@ -54,8 +54,8 @@ fn show_all(screen: &Screen, checks: Vec<Check>) -> Outcome {
     let is_bad = checks.iter().any(|check| matches!(check.finding, Finding::Problem));
     let events: Vec<Event> = checks.into_iter().map(Event::Check).collect();
     print(&match screen.output() {
-        args::Output::Json => ask::json(&events),
-        args::Output::Text => events.iter().map(|event| show::check(event, screen.paint()) + "\n").collect(),
+        args::OutputFormat::Json => ask::json(&events),
+        args::OutputFormat::Text => events.iter().map(|event| show::check(event, screen.paint()) + "\n").collect(),
     })?;
     Ok(u8::from(is_bad))
 }
@@ -68,12 +68,12 @@ async fn examine(cluster: &Cluster, wanted: Option<&Target>, checks: &mut Vec<Ch
     match server(cluster).await {
         Ok(version) => checks.push(Check::good(say::SERVER, say::server(&cluster.server, &version))),
         // Without the server there is nothing else to look at.
-        Err(trouble) => return checks.push(Check::problem(say::SERVER, trouble.to_string())),
+        Err(error) => return checks.push(Check::problem(say::SERVER, error.to_string())),
     }
     let installed = resource(cluster, checks).await;
     match rights(cluster, wanted).await {
         Ok(found) => checks.extend(found),
-        Err(trouble) => checks.push(Check::problem(say::RIGHTS, trouble.to_string())),
+        Err(error) => checks.push(Check::problem(say::RIGHTS, error.to_string())),
     }
     if let Some(wanted) = wanted {
         checks.extend(existence(cluster, wanted).await);
@@ -95,7 +95,7 @@ async fn examine(cluster: &Cluster, wanted: Option<&Target>, checks: &mut Vec<Ch
 /// Whether there are Intercepts at all.
 async fn resource(cluster: &Cluster, checks: &mut Vec<Check>) -> bool {
     let api: Api<Intercept> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
-    let right = Doing::Right("list", PLURAL, Some(&cluster.namespace));
+    let right = ApiCall::Right("list", PLURAL, Some(&cluster.namespace));
     // Whoever may not list is told so among the rights.
     let listed = async { unless(&[403], api.list(&ListParams::default().limit(1)).await) };
     match cluster.call(right, listed).await {
@@ -103,15 +103,15 @@ async fn resource(cluster: &Cluster, checks: &mut Vec<Check>) -> bool {
             checks.push(Check::good(say::RESOURCE, say::resource()));
             true
         }
-        Err(trouble) => {
-            checks.push(Check::problem(say::RESOURCE, trouble.to_string()));
+        Err(error) => {
+            checks.push(Check::problem(say::RESOURCE, error.to_string()));
             false
         }
     }
 }
 
 /// Whether this user may intercept the target, or else what there is that they may.
-async fn rights(cluster: &Cluster, target: Option<&Target>) -> Result<Vec<Check>, Trouble> {
+async fn rights(cluster: &Cluster, target: Option<&Target>) -> Result<Vec<Check>, CliError> {
     let namespace = cluster.namespace.as_str();
     let mut needed = rights::on_intercepts();
     needed.extend(target.iter().flat_map(|target| rights::on_target(target)));
@@ -138,8 +138,8 @@ async fn existence(cluster: &Cluster, target: &Target) -> Option<Check> {
     match target::exists(cluster, target).await {
         Ok(()) => None,
         // Among the rights already.
-        Err(Trouble::Forbidden(_)) => None,
-        Err(trouble) => Some(Check::problem(say::TARGETS, trouble.to_string())),
+        Err(CliError::Forbidden(_)) => None,
+        Err(error) => Some(Check::problem(say::TARGETS, error.to_string())),
     }
 }
 
@@ -155,7 +155,7 @@ async fn agents(cluster: &Cluster, checks: &mut Vec<Check>) -> Option<String> {
     let namespace = names::NAMESPACE.to_owned();
     let sets: Api<DaemonSet> = Api::namespaced(cluster.client.clone(), &namespace);
     let set = async { unless(&[404], sets.get(names::AGENT).await) };
-    match cluster.call(Doing::Admin("get", "daemonsets"), set).await {
+    match cluster.call(ApiCall::Admin("get", "daemonsets"), set).await {
         Err(_) => {
             checks.push(Check::note(say::AGENTS, say::not_yours_to_see("the agents' DaemonSet")));
             None
@@ -167,7 +167,7 @@ async fn agents(cluster: &Cluster, checks: &mut Vec<Check>) -> Option<String> {
         Ok(Some(set)) => {
             match look(cluster, &namespace).await {
                 Ok((rollout, pods)) => checks.push(diagnosis::agents(rollout, &pods)),
-                Err(trouble) => checks.push(Check::note(say::AGENTS, trouble.to_string())),
+                Err(error) => checks.push(Check::note(say::AGENTS, error.to_string())),
             }
             let options = Options { namespace: namespace.clone(), ..Options::default() };
             let ours = manifests(&options)
@@ -184,7 +184,7 @@ async fn agents(cluster: &Cluster, checks: &mut Vec<Check>) -> Option<String> {
 /// Kernels and platforms; `None` if this user may not see nodes.
 async fn nodes(cluster: &Cluster, checks: &mut Vec<Check>) -> Option<Vec<Node>> {
     let api: Api<Node> = Api::all(cluster.client.clone());
-    match cluster.call(Doing::Admin("list", "nodes"), api.list(&ListParams::default())).await {
+    match cluster.call(ApiCall::Admin("list", "nodes"), api.list(&ListParams::default())).await {
         Ok(list) => {
             checks.push(diagnosis::kernels(&list.items));
             Some(list.items)
@@ -210,8 +210,8 @@ async fn reachability(cluster: &Cluster, nodes: Option<&[Node]>) -> Vec<Check> {
     for (node, addresses) in targets {
         let identity = identity.clone();
         asking.spawn(async move {
-            let reached = answers(&addresses, &identity).await;
-            (node, addresses, reached)
+            let static_agents = answers(&addresses, &identity).await;
+            (node, addresses, static_agents)
         });
     }
     let mut answered = asking.join_all().await;
@@ -222,7 +222,7 @@ async fn reachability(cluster: &Cluster, nodes: Option<&[Node]>) -> Vec<Check> {
 /// Without the right to see nodes: the addresses that agents wrote into Intercepts.
 async fn named_by_intercepts(cluster: &Cluster) -> Vec<(String, Vec<AgentAddress>)> {
     let api: Api<Intercept> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
-    let right = Doing::Right("list", PLURAL, Some(&cluster.namespace));
+    let right = ApiCall::Right("list", PLURAL, Some(&cluster.namespace));
     let Ok(list) = cluster.call(right, api.list(&ListParams::default())).await else { return Vec::new() };
     diagnosis::named_endpoints(&list.items)
 }
@@ -239,7 +239,7 @@ async fn answers(addresses: &[AgentAddress], identity: &Identity) -> bool {
 /// Which network the pods have: every one works, some have a remark.
 async fn network(cluster: &Cluster, namespace: &str) -> Check {
     let api: Api<DaemonSet> = Api::all(cluster.client.clone());
-    match cluster.call(Doing::Admin("list", "daemonsets"), api.list(&ListParams::default())).await {
+    match cluster.call(ApiCall::Admin("list", "daemonsets"), api.list(&ListParams::default())).await {
         Ok(list) => {
             let others = list.items.iter().filter(|set| set.metadata.namespace.as_deref() != Some(namespace));
             diagnosis::network(others.filter_map(|set| set.metadata.name.as_deref()))
@@ -251,7 +251,7 @@ async fn network(cluster: &Cluster, namespace: &str) -> Check {
 /// Pods of the namespace that cannot be intercepted, and those with a mesh's proxy.
 async fn pods(cluster: &Cluster) -> Vec<Check> {
     let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
-    let right = Doing::Right("list", "pods", Some(&cluster.namespace));
+    let right = ApiCall::Right("list", "pods", Some(&cluster.namespace));
     match cluster.call(right, api.list(&ListParams::default())).await {
         Ok(list) => diagnosis::pods(&cluster.namespace, &list.items),
         Err(_) => vec![Check::note(say::PODS, say::not_yours_to_see("pods"))],

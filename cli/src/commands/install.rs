@@ -17,12 +17,12 @@ use super::control_plane;
 use super::rollout;
 use crate::args;
 use crate::cluster::Cluster;
-use crate::cluster::apply::{Keep, Manifest, manifests};
-use crate::cluster::ownership::{self, Strict};
-use crate::cluster::trouble::{Doing, unless};
-use crate::events::{Action, Step};
+use crate::cluster::api_call::{ApiCall, unless};
+use crate::cluster::apply::{ApplyMode, Manifest, manifests};
+use crate::cluster::ownership::{self, PodSecurityLevel};
+use crate::error::{CliError, Outcome};
+use crate::events::{AdminStep, ObjectAction};
 use crate::screen::{Screen, print};
-use crate::trouble::{Outcome, Trouble};
 use crate::wording::install as say;
 
 /// Pulling an image over a slow line, and one node after the other.
@@ -30,13 +30,13 @@ const WAIT: Duration = Duration::from_secs(300);
 
 /// Whether there must be a redir already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Before {
+pub(crate) enum InstallMode {
     Whatever,
     Installed,
 }
 
 /// Applies everything, and waits for the agents.
-pub(crate) fn run(args: &args::Install, before: Before) -> Outcome {
+pub(crate) fn run(args: &args::InstallArgs, before: InstallMode) -> Outcome {
     let values = values(args, Values::default())?;
     super::with_runtime(args.output, async |screen| {
         let cluster = Cluster::connect(&args.cluster).await;
@@ -48,53 +48,53 @@ pub(crate) fn run(args: &args::Install, before: Before) -> Outcome {
         server(&cluster).await?;
         let wish = control_plane::Wish { namespace: &options.namespace, is_refused: refuses_control_plane(args)? };
         if let Some(sentence) = control_plane::include_if_needed(&cluster, wish, &mut options.values).await? {
-            screen.step(&Step::Remark { sentence });
+            screen.step(&AdminStep::Remark { sentence });
         }
-        let keep = if args.dry_run { Keep::DryRun } else { Keep::Yes };
+        let keep = if args.dry_run { ApplyMode::DryRun } else { ApplyMode::Yes };
         Installation { screen: &screen, cluster: &cluster, options: &options, keep }.run(before, args).await
     })
 }
 
 /// The namespace of a developer's work is no place for the agents: only -n names another one.
-pub(super) fn namespace(flags: &args::Cluster) -> String {
+pub(super) fn namespace(flags: &args::ClusterArgs) -> String {
     flags.namespace.clone().unwrap_or_else(|| names::NAMESPACE.to_owned())
 }
 
 /// Whether the admin wrote `controlPlane: false`, which is also what it is without a word.
-fn refuses_control_plane(args: &args::Install) -> Result<bool, Trouble> {
+fn refuses_control_plane(args: &args::InstallArgs) -> Result<bool, CliError> {
     let mut otherwise = Values::default();
     control_plane::include(&mut otherwise);
     Ok(!control_plane::is_included(&values(args, otherwise)?))
 }
 
-fn values(args: &args::Install, mut values: Values) -> Result<Values, Trouble> {
+fn values(args: &args::InstallArgs, mut values: Values) -> Result<Values, CliError> {
     for path in &args.values {
         let text =
-            std::fs::read_to_string(path).map_err(|error| Trouble::Usage(say::values_unreadable(path, &error)))?;
-        values.merge(&text).map_err(|error| Trouble::Usage(say::values(Some(path), &error.to_string())))?;
+            std::fs::read_to_string(path).map_err(|error| CliError::Usage(say::values_unreadable(path, &error)))?;
+        values.merge(&text).map_err(|error| CliError::Usage(say::values(Some(path), &error.to_string())))?;
     }
     if let Some(image) = &args.image {
         let image = Value::String(image.clone());
-        values.set("image", image).map_err(|error| Trouble::Usage(say::values(None, &error.to_string())))?;
+        values.set("image", image).map_err(|error| CliError::Usage(say::values(None, &error.to_string())))?;
     }
     Ok(values)
 }
 
 /// The name of the server's version, if it is one that redir can be installed on. Providers append to the minor number: `37+`.
 /// A server that was built without one is taken for new enough.
-pub(super) async fn server(cluster: &Cluster) -> Result<String, Trouble> {
+pub(super) async fn server(cluster: &Cluster) -> Result<String, CliError> {
     let version = cluster.version().await?;
     let digits: String = version.minor.chars().take_while(char::is_ascii_digit).collect();
     let minor = digits.parse().map_or(OLDEST, Minor);
     match minor >= OLDEST {
         true => Ok(version.git_version),
-        false => Err(Trouble::Failed(say::old_server(&version.git_version))),
+        false => Err(CliError::Failed(say::old_server(&version.git_version))),
     }
 }
 
 fn print_all(options: &Options) -> Outcome {
-    let texts =
-        redir_manifests::render_text(options).map_err(|error| Trouble::Usage(say::values(None, &error.to_string())))?;
+    let texts = redir_manifests::render_text(options)
+        .map_err(|error| CliError::Usage(say::values(None, &error.to_string())))?;
     let texts: Vec<String> = texts.into_iter().map(|(_, text)| text).collect();
     print(&texts.join("---\n"))
 }
@@ -103,7 +103,7 @@ fn print_all(options: &Options) -> Outcome {
 pub(super) struct Found(pub(super) Vec<(Manifest, Option<DynamicObject>)>);
 
 impl Found {
-    pub(super) async fn read(cluster: &Cluster, options: &Options) -> Result<Self, Trouble> {
+    pub(super) async fn read(cluster: &Cluster, options: &Options) -> Result<Self, CliError> {
         let mut found = Vec::new();
         for manifest in manifests(options)? {
             let object = manifest.read(cluster).await?;
@@ -118,9 +118,9 @@ impl Found {
     }
 
     /// Two ways of installing would undo each other's work: what Helm has installed is Helm's.
-    pub(super) fn refuse_helm(&self, next: say::HelmStep) -> Result<(), Trouble> {
+    pub(super) fn refuse_helm(&self, next: say::HelmAdvice) -> Result<(), CliError> {
         let release = self.0.iter().find_map(|(_, object)| ownership::helm_release(&object.as_ref()?.metadata));
-        release.map_or(Ok(()), |release| Err(Trouble::Failed(say::is_helm_s(&release, next))))
+        release.map_or(Ok(()), |release| Err(CliError::Failed(say::is_helm_s(&release, next))))
     }
 
     /// Whether something of ours has the name of somebody else's.
@@ -132,17 +132,17 @@ impl Found {
 }
 
 /// The namespace whose agents the cluster's one installation has, if they are in another one than this.
-pub(super) async fn refuse_elsewhere(cluster: &Cluster, options: &Options, command: &str) -> Result<(), Trouble> {
+pub(super) async fn refuse_elsewhere(cluster: &Cluster, options: &Options, command: &str) -> Result<(), CliError> {
     let bindings: Api<ClusterRoleBinding> = Api::all(cluster.client.clone());
     let binding = async { unless(&[404], bindings.get(names::AGENT).await) };
-    let binding = cluster.call(Doing::Admin("get", "clusterrolebindings"), binding).await?;
+    let binding = cluster.call(ApiCall::Admin("get", "clusterrolebindings"), binding).await?;
     let subjects = binding.into_iter().flat_map(|binding| binding.subjects.unwrap_or_default());
     for namespace in subjects.filter_map(|subject| subject.namespace).filter(|name| *name != options.namespace) {
         let there = Options { namespace: namespace.clone(), ..options.clone() };
         let agent = manifests(&there)?.into_iter().find(|manifest| manifest.kind() == "DaemonSet");
         let agent = agent.expect("the manifests hold one");
         if agent.read(cluster).await?.is_some() {
-            return Err(Trouble::Failed(say::installed_elsewhere(&namespace, &options.namespace, command)));
+            return Err(CliError::Failed(say::installed_elsewhere(&namespace, &options.namespace, command)));
         }
     }
     Ok(())
@@ -154,34 +154,34 @@ enum NamespaceStep {
     /// It exists and admits agents.
     Leave,
     /// It exists and would refuse agents.
-    LetAgentsIn(String, Strict),
+    LetAgentsIn(String, PodSecurityLevel),
 }
 
 struct Installation<'a> {
     screen: &'a Screen,
     cluster: &'a Cluster,
     options: &'a Options,
-    keep: Keep,
+    keep: ApplyMode,
 }
 
 impl Installation<'_> {
-    async fn run(&self, before: Before, args: &args::Install) -> Outcome {
+    async fn run(&self, before: InstallMode, args: &args::InstallArgs) -> Outcome {
         let found = Found::read(self.cluster, self.options).await?;
-        if before == Before::Installed && found.of_kind("DaemonSet").1.is_none() {
-            return Err(Trouble::Failed(say::not_installed_yet(&self.options.namespace)));
+        if before == InstallMode::Installed && found.of_kind("DaemonSet").1.is_none() {
+            return Err(CliError::Failed(say::not_installed_yet(&self.options.namespace)));
         }
-        found.refuse_helm(say::HelmStep::Upgrade)?;
-        let command = if before == Before::Installed { "upgrade" } else { "install" };
+        found.refuse_helm(say::HelmAdvice::Upgrade)?;
+        let command = if before == InstallMode::Installed { "upgrade" } else { "install" };
         refuse_elsewhere(self.cluster, self.options, command).await?;
         if let Some(manifest) = found.foreign().next() {
-            return Err(Trouble::Failed(say::is_foreign(manifest)));
+            return Err(CliError::Failed(say::is_foreign(manifest)));
         }
         let step = self.namespace_step(&found)?;
-        if let (NamespaceStep::LetAgentsIn(_, before), Keep::Yes) = (&step, self.keep) {
+        if let (NamespaceStep::LetAgentsIn(_, before), ApplyMode::Yes) = (&step, self.keep) {
             confirm(self.screen, &say::may_let_agents_in(&self.options.namespace, before), args.yes).await?;
         }
         self.apply(&found, &step).await?;
-        if self.keep == Keep::DryRun {
+        if self.keep == ApplyMode::DryRun {
             return self.done(say::checked());
         }
         let wait = args.wait.map_or(WAIT, |wait| wait.0);
@@ -190,14 +190,14 @@ impl Installation<'_> {
     }
 
     fn done(&self, sentence: String) -> Outcome {
-        self.screen.step(&Step::Done { sentence });
+        self.screen.step(&AdminStep::Done { sentence });
         Ok(0)
     }
 
-    fn namespace_step(&self, found: &Found) -> Result<NamespaceStep, Trouble> {
+    fn namespace_step(&self, found: &Found) -> Result<NamespaceStep, CliError> {
         let Some(object) = &found.of_kind("Namespace").1 else { return Ok(NamespaceStep::Create) };
         if object.metadata.deletion_timestamp.is_some() {
-            return Err(Trouble::Failed(say::namespace_ends(&self.options.namespace)));
+            return Err(CliError::Failed(say::namespace_ends(&self.options.namespace)));
         }
         let uid = object.metadata.uid.clone().unwrap_or_default();
         Ok(match ownership::strict_level(&object.metadata) {
@@ -206,9 +206,9 @@ impl Installation<'_> {
         })
     }
 
-    async fn apply(&self, found: &Found, step: &NamespaceStep) -> Result<(), Trouble> {
+    async fn apply(&self, found: &Found, step: &NamespaceStep) -> Result<(), CliError> {
         // The server cannot check what belongs into a namespace that does not exist.
-        let is_homeless = self.keep == Keep::DryRun && matches!(step, NamespaceStep::Create);
+        let is_homeless = self.keep == ApplyMode::DryRun && matches!(step, NamespaceStep::Create);
         for (manifest, _) in &found.0 {
             match manifest.namespace() {
                 _ if manifest.kind() == "Namespace" => self.namespace(manifest, step).await?,
@@ -217,44 +217,44 @@ impl Installation<'_> {
             }
         }
         if is_homeless {
-            self.screen.step(&Step::Remark { sentence: say::checked_elsewhere(&self.options.namespace) });
+            self.screen.step(&AdminStep::Remark { sentence: say::checked_elsewhere(&self.options.namespace) });
         }
         Ok(())
     }
 
-    async fn object(&self, manifest: &Manifest) -> Result<(), Trouble> {
+    async fn object(&self, manifest: &Manifest) -> Result<(), CliError> {
         manifest.apply(self.cluster, self.keep).await?;
-        self.tell(Action::Apply, manifest);
+        self.tell(ObjectAction::Apply, manifest);
         Ok(())
     }
 
     /// A namespace is created or left alone, but for the one label that would keep agents out.
-    async fn namespace(&self, manifest: &Manifest, step: &NamespaceStep) -> Result<(), Trouble> {
+    async fn namespace(&self, manifest: &Manifest, step: &NamespaceStep) -> Result<(), CliError> {
         match step {
             NamespaceStep::Leave => (),
             NamespaceStep::Create => match manifest.create(self.cluster, self.keep).await? {
                 Some(created) => {
-                    self.tell(Action::Create, manifest);
-                    if let (Keep::Yes, Some(uid)) = (self.keep, &created.metadata.uid) {
+                    self.tell(ObjectAction::Create, manifest);
+                    if let (ApplyMode::Yes, Some(uid)) = (self.keep, &created.metadata.uid) {
                         manifest.merge(self.cluster, uid, ownership::created_mark(uid), self.keep).await?;
                     }
                 }
-                None => return Err(Trouble::Failed(say::namespace_came(manifest.name()))),
+                None => return Err(CliError::Failed(say::namespace_came(manifest.name()))),
             },
             NamespaceStep::LetAgentsIn(uid, before) => {
                 manifest.merge(self.cluster, uid, ownership::let_agents_in(before), self.keep).await?;
-                self.tell(Action::Change, manifest);
+                self.tell(ObjectAction::Change, manifest);
                 let sentence = match self.keep {
-                    Keep::Yes => say::level_changed(manifest.name(), before),
-                    Keep::DryRun => say::level_would_change(manifest.name(), before),
+                    ApplyMode::Yes => say::level_changed(manifest.name(), before),
+                    ApplyMode::DryRun => say::level_would_change(manifest.name(), before),
                 };
-                self.screen.step(&Step::Remark { sentence });
+                self.screen.step(&AdminStep::Remark { sentence });
             }
         }
         Ok(())
     }
 
-    fn tell(&self, action: Action, manifest: &Manifest) {
+    fn tell(&self, action: ObjectAction, manifest: &Manifest) {
         self.screen.step(&manifest.step(action, self.keep));
     }
 }

@@ -11,28 +11,28 @@ use std::time::Duration;
 use redir_tunnel::Identity;
 use redir_wire::{EarlierConnections, Filter, Probes, Token};
 
-use super::ahead::{self, Ahead};
 use super::nodes::Nodes;
-use super::own::{Started, glance, start};
-use super::port_intercept::Seen;
-use super::run::{Run, ended_first};
+use super::pod_check::{self, PodCheck};
+use super::port_intercept::ServiceState;
+use super::run::{InterceptRun, ended_first};
+use super::service_start::{Started, glance, start};
 use crate::args;
 use crate::child::Child;
 use crate::cluster::Cluster;
 use crate::cluster::lease::Lease;
-use crate::cluster::mode::{self, Mode, Signs};
+use crate::cluster::mode::{self, Mode, ModeSigns};
 use crate::cluster::rights;
-use crate::cluster::target::{self, PodAt};
+use crate::cluster::target::{self, ExpectedPod};
 use crate::cluster::target_watch::TargetWatch;
-use crate::cluster::wish::ObjectWish;
+use crate::cluster::template::InterceptTemplate;
 use crate::conditions;
+use crate::error::{CliError, Outcome};
 use crate::events::Event;
-use crate::link::Wanted;
-use crate::reach::Reached;
+use crate::link::DesiredIntercept;
 use crate::screen::Screen;
-use crate::service::{Service, Speaks};
+use crate::service::{Service, ServiceProtocol};
 use crate::signals::Signals;
-use crate::trouble::{Outcome, Trouble};
+use crate::static_agents::StaticAgents;
 use crate::user;
 use crate::values::{LabelSet, PortName, PortRoute, Seconds, Target, port_routes};
 use crate::wording::{cluster as cluster_say, session as say, values as say_value};
@@ -41,36 +41,41 @@ use crate::wording::{cluster as cluster_say, session as say, values as say_value
 const WAIT: Duration = Duration::from_secs(120);
 
 /// Intercepts until something ends it.
-pub(crate) fn run(mut args: args::Intercept) -> Outcome {
+pub(crate) fn run(mut args: args::InterceptArgs) -> Outcome {
     check_command(&args)?;
-    let routes = port_routes(&args.port, &args.to).map_err(Trouble::Usage)?;
+    let routes = port_routes(&args.port, &args.to).map_err(CliError::Usage)?;
     let filter = args.conditions.clone().filter()?;
     if args.even_if_down && filter.is_some() {
-        return Err(Trouble::Usage(say_value::even_if_down_with_conditions()));
+        return Err(CliError::Usage(say_value::even_if_down_with_conditions()));
     }
     let selector = args.selector.take();
-    let signs = Signs {
+    let signs = ModeSigns {
         target: args.target.as_ref(),
         flag: selector.is_some().then_some("--selector"),
         cluster: &args.cluster,
     };
-    match mode::of(&signs, &args.reach)? {
-        Mode::Static(reached) => on_static_agents(args, &routes, filter, reached),
+    match mode::of(&signs, &args.agents)? {
+        Mode::Static(static_agents) => on_static_agents(args, &routes, filter, static_agents),
         Mode::Kubernetes => in_cluster(args, routes, selector, filter),
     }
 }
 
-fn on_static_agents(args: args::Intercept, routes: &[PortRoute], filter: Option<Filter>, reached: Reached) -> Outcome {
-    let target = args.target.ok_or_else(|| Trouble::Failed(say::bug()))?;
+fn on_static_agents(
+    args: args::InterceptArgs,
+    routes: &[PortRoute],
+    filter: Option<Filter>,
+    static_agents: StaticAgents,
+) -> Outcome {
+    let target = args.target.ok_or_else(|| CliError::Failed(say::bug()))?;
     let mut wanted = Vec::with_capacity(routes.len());
     for route in routes {
         let port = match &route.pod {
             PortName::Number(number) => *number,
-            PortName::Name(name) => return Err(Trouble::Usage(say_value::named_port(name))),
+            PortName::Name(name) => return Err(CliError::Usage(say_value::named_port(name))),
         };
         let service = route.service(port);
-        wanted.push(Wanted {
-            token: redir_tunnel::random_token().map_err(|_| Trouble::Failed(say::no_random()))?,
+        wanted.push(DesiredIntercept {
+            token: redir_tunnel::random_token().map_err(|_| CliError::Failed(say::no_random()))?,
             target: target.clone(),
             port,
             to: service.shown(None),
@@ -84,29 +89,32 @@ fn on_static_agents(args: args::Intercept, routes: &[PortRoute], filter: Option<
             speaks: speaks(args.local_tls),
         });
     }
-    super::with_runtime(args.reach.output, async move |screen| {
+    super::with_runtime(args.agents.output, async move |screen| {
         warn_if_unlikely(&screen, filter.as_ref());
         let mut signals = listen()?;
         let starts_command = !args.command.is_empty();
-        if starts_command && ahead::look(&screen, &mut signals, &reached, &wanted).await? == Ahead::Interrupted {
+        if starts_command
+            && pod_check::check_pods(&screen, &mut signals, &static_agents, &wanted).await? == PodCheck::Interrupted
+        {
             screen.tell(&Event::Ended { reason: say::nothing_yet() });
             return Ok(0);
         }
         let services: Vec<Service> = wanted.iter().map(|wanted| wanted.service.clone()).collect();
-        let (child, shown) = match ready(&screen, &mut signals, &services, &args.command, args.wait).await? {
+        let (child, reported) = match ready(&screen, &mut signals, &services, &args.command, args.wait).await? {
             Ok(ready) => ready,
             Err(code) => return Ok(code),
         };
-        let mut run = Run::new(screen, signals, child, wanted.len());
-        for (wanted, (to, seen)) in wanted.into_iter().zip(shown) {
-            run.add(reached.identity.clone(), Wanted { to, ..wanted }, seen).dial_all(&reached.agents);
+        let mut run = InterceptRun::new(screen, signals, child, wanted.len());
+        for (wanted, (to, seen)) in wanted.into_iter().zip(reported) {
+            run.add(static_agents.identity.clone(), DesiredIntercept { to, ..wanted }, seen)
+                .dial_all(&static_agents.agents);
         }
         run.run().await
     })
 }
 
 fn in_cluster(
-    args: args::Intercept,
+    args: args::InterceptArgs,
     routes: Vec<PortRoute>,
     selector: Option<LabelSet>,
     filter: Option<Filter>,
@@ -115,33 +123,33 @@ fn in_cluster(
         (Some(target), None) => target,
         (None, Some(LabelSet(labels))) => Target::Labels(labels),
         // clap sees to it that there is exactly one.
-        _ => return Err(Trouble::Failed(say::bug())),
+        _ => return Err(CliError::Failed(say::bug())),
     };
-    super::with_runtime(args.reach.output, async move |screen| {
+    super::with_runtime(args.agents.output, async move |screen| {
         warn_if_unlikely(&screen, filter.as_ref());
         let mut signals = listen()?;
         let cluster = Cluster::connect(&args.cluster).await?;
         let found = match find_ports(&cluster, &target, &routes).await {
             Ok(found) => found,
             // All that is missing at once: what it would be refused next is no news that anybody wants one by one.
-            Err(trouble) => {
+            Err(error) => {
                 let flushes = args.flush && filter.is_some();
-                return Err(rights::explained(&cluster, &target, flushes, trouble).await);
+                return Err(rights::explained(&cluster, &target, flushes, error).await);
             }
         };
         let services: Vec<Service> =
             routes.iter().zip(&found).map(|(route, found)| route.service(found.port)).collect();
-        let (child, shown) = match ready(&screen, &mut signals, &services, &args.command, args.wait).await? {
+        let (child, reported) = match ready(&screen, &mut signals, &services, &args.command, args.wait).await? {
             Ok(ready) => ready,
             Err(code) => return Ok(code),
         };
-        let mut run = Run::new(screen, signals, child, routes.len());
+        let mut run = InterceptRun::new(screen, signals, child, routes.len());
         for ((route, found), (service, (to, seen))) in
-            routes.into_iter().zip(found).zip(services.into_iter().zip(shown))
+            routes.into_iter().zip(found).zip(services.into_iter().zip(reported))
         {
             // Nobody but this intercept needs to be known by it.
-            let identity = Identity::generate().map_err(|_| Trouble::Failed(say::no_random()))?;
-            let wanted = Wanted {
+            let identity = Identity::generate().map_err(|_| CliError::Failed(say::no_random()))?;
+            let wanted = DesiredIntercept {
                 // The object's, once there is one.
                 token: Token([0; 16]),
                 target: target.clone(),
@@ -157,9 +165,9 @@ fn in_cluster(
                 speaks: speaks(args.local_tls),
             };
             // What was made already is not left behind.
-            if let Err(trouble) = begin(&cluster, &mut run, route.pod, identity, wanted, found.pods, seen).await {
+            if let Err(error) = begin(&cluster, &mut run, route.pod, identity, wanted, found.pods, seen).await {
                 run.give_up().await;
-                return Err(trouble);
+                return Err(error);
             }
         }
         run.run().await
@@ -168,19 +176,19 @@ fn in_cluster(
 
 /// A port of a target that exists.
 struct FoundPort {
-    pods: Option<Vec<PodAt>>,
+    pods: Option<Vec<ExpectedPod>>,
     port: NonZeroU16,
 }
 
 /// Asks the API server for the target and the number of each port.
-async fn find_ports(cluster: &Cluster, target: &Target, routes: &[PortRoute]) -> Result<Vec<FoundPort>, Trouble> {
+async fn find_ports(cluster: &Cluster, target: &Target, routes: &[PortRoute]) -> Result<Vec<FoundPort>, CliError> {
     let mut all: Vec<FoundPort> = Vec::with_capacity(routes.len());
     for route in routes {
         let found = target::find(cluster, target, &route.pod).await?;
         let number = found.port.or(route.own_port());
-        let port = number.ok_or_else(|| Trouble::Usage(cluster_say::port_unknown(&route.pod)))?;
+        let port = number.ok_or_else(|| CliError::Usage(cluster_say::port_unknown(&route.pod)))?;
         if found.port.is_some() && all.iter().any(|other| other.port == port) {
-            return Err(Trouble::Usage(say_value::port_twice(&format!("{port} ({})", route.pod))));
+            return Err(CliError::Usage(say_value::port_twice(&format!("{port} ({})", route.pod))));
         }
         all.push(FoundPort { pods: found.pods, port });
     }
@@ -190,14 +198,14 @@ async fn find_ports(cluster: &Cluster, target: &Target, routes: &[PortRoute]) ->
 /// Makes one port's object, and adds its intercept.
 async fn begin(
     cluster: &Cluster,
-    run: &mut Run,
+    run: &mut InterceptRun,
     port: PortName,
     identity: Identity,
-    wanted: Wanted,
-    pods: Option<Vec<PodAt>>,
-    seen: Seen,
-) -> Result<(), Trouble> {
-    let wish = ObjectWish {
+    wanted: DesiredIntercept,
+    pods: Option<Vec<ExpectedPod>>,
+    seen: ServiceState,
+) -> Result<(), CliError> {
+    let wish = InterceptTemplate {
         target: wanted.target.clone(),
         port,
         filter: wanted.filter.clone(),
@@ -211,7 +219,8 @@ async fn begin(
         from: user::at_machine(),
     };
     let (lease, object) = Lease::start(cluster, wish).await?;
-    let token = object.metadata.uid.as_deref().and_then(redir_api::token).ok_or_else(|| Trouble::Failed(say::bug()))?;
+    let token =
+        object.metadata.uid.as_deref().and_then(redir_api::token).ok_or_else(|| CliError::Failed(say::bug()))?;
     let created = Event::Created {
         intercept: lease.name().to_owned(),
         namespace: cluster.namespace.clone(),
@@ -223,7 +232,7 @@ async fn begin(
     let unknown =
         [("--even-if-down", wanted.even_if_down && !even_if_down), ("--forwarded", wanted.forwarded && !forwarded)];
     let watch = TargetWatch::new(cluster, &wanted.target);
-    let port = run.add(identity, Wanted { token, even_if_down, forwarded, ..wanted }, seen);
+    let port = run.add(identity, DesiredIntercept { token, even_if_down, forwarded, ..wanted }, seen);
     if is_dropped {
         port.screen.note(cluster_say::no_flush().to_owned());
     }
@@ -243,17 +252,19 @@ async fn ready(
     services: &[Service],
     command: &[OsString],
     wait: Option<Seconds>,
-) -> Result<Result<(Option<Child>, Vec<(String, Seen)>), u8>, Trouble> {
-    let shown = |addresses: Vec<Option<SocketAddr>>| {
-        let seen = |address: Option<SocketAddr>| if address.is_some() { Seen::Answering } else { Seen::Silent };
+) -> Result<Result<(Option<Child>, Vec<(String, ServiceState)>), u8>, CliError> {
+    let reported = |addresses: Vec<Option<SocketAddr>>| {
+        let seen = |address: Option<SocketAddr>| {
+            if address.is_some() { ServiceState::Answering } else { ServiceState::Silent }
+        };
         services.iter().zip(addresses).map(|(service, address)| (service.shown(address), seen(address))).collect()
     };
     if command.is_empty() {
-        return Ok(Ok((None, shown(glance(services).await))));
+        return Ok(Ok((None, reported(glance(services).await))));
     }
     let wait = wait.map_or(WAIT, |wait| wait.0);
     match start(screen, signals, services, command, wait).await? {
-        Started::Runs(child, addresses) => Ok(Ok((Some(*child), shown(addresses.into_iter().map(Some).collect())))),
+        Started::Runs(child, addresses) => Ok(Ok((Some(*child), reported(addresses.into_iter().map(Some).collect())))),
         Started::Ended(code) => ended_first(screen, code).map(Err),
         Started::Interrupted(code) => {
             screen.tell(&Event::Ended { reason: say::nothing_yet() });
@@ -268,8 +279,8 @@ fn warn_if_unlikely(screen: &Screen, filter: Option<&Filter>) {
     }
 }
 
-fn speaks(tls: bool) -> Speaks {
-    if tls { Speaks::Tls } else { Speaks::Plaintext }
+fn speaks(tls: bool) -> ServiceProtocol {
+    if tls { ServiceProtocol::Tls } else { ServiceProtocol::Plaintext }
 }
 
 fn probes(taken: bool) -> Probes {
@@ -280,21 +291,21 @@ fn earlier(flush: bool) -> EarlierConnections {
     if flush { EarlierConnections::Close } else { EarlierConnections::Stay }
 }
 
-fn listen() -> Result<Signals, Trouble> {
-    Signals::listen().map_err(|error| Trouble::Failed(say::no_signals(&error)))
+fn listen() -> Result<Signals, CliError> {
+    Signals::listen().map_err(|error| CliError::Failed(say::no_signals(&error)))
 }
 
 /// Refuses what only makes sense with a command.
-fn check_command(args: &args::Intercept) -> Result<(), Trouble> {
+fn check_command(args: &args::InterceptArgs) -> Result<(), CliError> {
     if !args.command.is_empty() {
         return Ok(());
     }
     // clap does not tell `--` without anything behind it from no `--` at all.
     if std::env::args_os().next_back().is_some_and(|last| last == "--") {
-        return Err(Trouble::Usage(say::empty_command()));
+        return Err(CliError::Usage(say::empty_command()));
     }
     match args.wait {
-        Some(_) => Err(Trouble::Usage(say::wait_without_command())),
+        Some(_) => Err(CliError::Usage(say::wait_without_command())),
         None => Ok(()),
     }
 }

@@ -4,35 +4,35 @@
 
 use std::collections::BTreeMap;
 
-use redir_wire::{RefusedCode, ToAgent, ToDeveloper, Which as Asked};
+use redir_wire::{LeaveScope, RefusedCode, ToAgent, ToDeveloper};
 
 use super::ask::{self, ask};
-use super::objects;
-use crate::args::Leave;
-use crate::cluster::mode::{self, Mode, Signs};
+use super::kubernetes;
+use crate::args::LeaveArgs;
+use crate::cluster::mode::{self, Mode, ModeSigns};
+use crate::error::{CliError, Outcome};
 use crate::events::Event;
 use crate::link::selector;
-use crate::trouble::{Outcome, Trouble};
-use crate::values::Which;
+use crate::values::LeaveTarget;
 use crate::wording::session as say;
 
 /// Asks every agent to end what is named; it is a failure if nobody had what is named.
-pub(crate) fn run(args: &Leave) -> Outcome {
+pub(crate) fn run(args: &LeaveArgs) -> Outcome {
     let target = match &args.which {
-        Some(Which::Target(target)) => Some(target),
-        Some(Which::Id(_)) | None => None,
+        Some(LeaveTarget::Target(target)) => Some(target),
+        Some(LeaveTarget::Id(_)) | None => None,
     };
-    let reached = match mode::of(&Signs { target, flag: None, cluster: &args.cluster }, &args.reach)? {
-        Mode::Static(reached) => reached,
-        Mode::Kubernetes => return objects::leave(args),
+    let static_agents = match mode::of(&ModeSigns { target, flag: None, cluster: &args.cluster }, &args.agents)? {
+        Mode::Static(static_agents) => static_agents,
+        Mode::Kubernetes => return kubernetes::leave(args),
     };
     let asked = match &args.which {
-        Some(Which::Id(id)) => Asked::Id(*id),
-        Some(Which::Target(target)) => Asked::Selector(selector(target), None),
-        None => Asked::All,
+        Some(LeaveTarget::Id(id)) => LeaveScope::Id(*id),
+        Some(LeaveTarget::Target(target)) => LeaveScope::Selector(selector(target), None),
+        None => LeaveScope::All,
     };
-    super::with_runtime(args.reach.output, async move |screen| {
-        let answers = ask(&reached, &ToAgent::Leave(asked), &screen).await;
+    super::with_runtime(args.agents.output, async move |screen| {
+        let answers = ask(&static_agents, &ToAgent::Leave(asked), &screen).await;
         let mut ended = 0_usize;
         let mut failed = Vec::new();
         for (agent, answer) in &answers {
@@ -60,7 +60,7 @@ pub(crate) fn run(args: &Leave) -> Outcome {
                 screen.note(say::none_of_yours());
                 Ok(0)
             }
-            0 => Err(Trouble::Failed(say::nothing_to_leave(args.which.as_ref()))),
+            0 => Err(CliError::Failed(say::nothing_to_leave(args.which.as_ref()))),
             _ => Ok(0),
         }
     })

@@ -5,23 +5,23 @@
 use redir_wire::{ToAgent, ToDeveloper};
 
 use super::ask::{self, ask};
-use super::objects;
-use crate::args::{Ask, Output};
+use super::kubernetes;
+use crate::args::{OutputFormat, QueryArgs};
 use crate::cluster::mode::{self, Mode};
+use crate::error::Outcome;
 use crate::events::Event;
 use crate::screen::{Screen, print};
-use crate::trouble::Outcome;
-use crate::when;
+use crate::timestamps;
 use crate::wording::{events as show, session as say};
 
 /// Asks every agent, or the cluster, and shows one list.
-pub(crate) fn run(args: &Ask) -> Outcome {
-    let reached = match mode::of_question(args)? {
-        Mode::Static(reached) => reached,
-        Mode::Kubernetes => return objects::list(args),
+pub(crate) fn run(args: &QueryArgs) -> Outcome {
+    let static_agents = match mode::of_question(args)? {
+        Mode::Static(static_agents) => static_agents,
+        Mode::Kubernetes => return kubernetes::list(args),
     };
-    super::with_runtime(args.reach.output, async move |screen| {
-        let answers = ask(&reached, &ToAgent::List, &screen).await;
+    super::with_runtime(args.agents.output, async move |screen| {
+        let answers = ask(&static_agents, &ToAgent::List, &screen).await;
         let mut events = Vec::new();
         for (agent, answer) in &answers {
             if let Ok(ToDeveloper::Listing(listing)) = answer {
@@ -34,9 +34,9 @@ pub(crate) fn run(args: &Ask) -> Outcome {
         }
         let answered = answers.iter().any(|(_, answer)| answer.is_ok());
         print(&match screen.output() {
-            Output::Json => ask::json(&events),
-            Output::Text if answered => tables(&screen, &events),
-            Output::Text => String::new(),
+            OutputFormat::Json => ask::json(&events),
+            OutputFormat::Text if answered => tables(&screen, &events),
+            OutputFormat::Text => String::new(),
         })?;
         ask::failures(answers.iter().filter_map(|(agent, answer)| Some((agent, &answer.as_ref().err()?.sentence))))?;
         Ok(0)
@@ -51,7 +51,7 @@ fn tables(screen: &Screen, events: &[Event]) -> String {
     };
     let intercepts = match events.iter().all(is_pod) {
         true => say::no_intercepts() + "\n",
-        false => show::table(&show::intercepts(events, when::now()), screen.paint()),
+        false => show::table(&show::intercepts(events, timestamps::now()), screen.paint()),
     };
     format!("{pods}\n{intercepts}")
 }

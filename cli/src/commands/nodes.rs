@@ -13,16 +13,16 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::port_intercept::PortIntercept;
-use super::run::Why;
+use super::run::EndReason;
 use crate::cluster::Cluster;
-use crate::cluster::lease::{Lease, News};
-use crate::cluster::progress::{self, NodeTunnel, Standing};
-use crate::cluster::silence::{LOOK_AGAIN, Looks, PATIENT, SeenAgents};
-use crate::cluster::target::PodAt;
+use crate::cluster::lease::{Lease, LeaseEvent};
+use crate::cluster::observations::{AgentObservations, LOOK_AGAIN, ObservedAgents, PATIENT};
+use crate::cluster::progress::{self, InterceptProgress, NodeTunnel};
+use crate::cluster::target::ExpectedPod;
 use crate::cluster::target_watch::{TargetState, TargetWatch};
 use crate::config::Agent;
 use crate::events::Event;
-use crate::link::{Verdict, Wanted};
+use crate::link::{DesiredIntercept, FirstAnswer};
 use crate::wording::cluster as say;
 use crate::wording::session;
 
@@ -33,7 +33,7 @@ const LOOK: Duration = Duration::from_millis(500);
 pub(super) struct Nodes {
     lease: Lease,
     /// The pods when it was made.
-    expected: Option<Vec<PodAt>>,
+    expected: Option<Vec<ExpectedPod>>,
     /// Asks for the target while no agent has a pod of it.
     target: TargetWatch,
     object: Intercept,
@@ -43,7 +43,7 @@ pub(super) struct Nodes {
     began: Instant,
     cluster: Cluster,
     /// What their pods have shown, since somebody had to look at them.
-    looks: Arc<Mutex<Looks>>,
+    looks: Arc<Mutex<AgentObservations>>,
     /// When that was last.
     looked: Option<Instant>,
     look: Interval,
@@ -62,9 +62,9 @@ struct NodeLink {
 }
 
 /// What happens in a cluster while an intercept runs.
-pub(super) enum NodeNews {
+pub(super) enum ClusterEvent {
     /// To the object.
-    Object(News),
+    Object(LeaseEvent),
     /// Time passed.
     Look,
     /// To a target of which no agent has a pod.
@@ -72,12 +72,12 @@ pub(super) enum NodeNews {
 }
 
 /// Waits for news from the cluster, if there is one.
-pub(super) async fn news(nodes: &mut Option<Nodes>) -> NodeNews {
+pub(super) async fn news(nodes: &mut Option<Nodes>) -> ClusterEvent {
     let Some(nodes) = nodes else { return std::future::pending().await };
     tokio::select! {
-        news = nodes.lease.next() => NodeNews::Object(news),
-        _ = nodes.look.tick(), if !nodes.is_told => NodeNews::Look,
-        state = nodes.target.next() => NodeNews::Target(state),
+        news = nodes.lease.next() => ClusterEvent::Object(news),
+        _ = nodes.look.tick(), if !nodes.is_told => ClusterEvent::Look,
+        state = nodes.target.next() => ClusterEvent::Target(state),
     }
 }
 
@@ -85,7 +85,7 @@ impl Nodes {
     pub(super) fn new(
         cluster: Cluster,
         lease: Lease,
-        expected: Option<Vec<PodAt>>,
+        expected: Option<Vec<ExpectedPod>>,
         target: TargetWatch,
         object: Intercept,
     ) -> Self {
@@ -128,7 +128,7 @@ impl Nodes {
         }
     }
 
-    fn standing(&self) -> Standing {
+    fn standing(&self) -> InterceptProgress {
         let silent = self.began.elapsed();
         let looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
         let others_live = self.tunnels.values().any(|tunnel| matches!(tunnel, NodeTunnel::Live(_)));
@@ -156,7 +156,7 @@ impl Nodes {
             let (cluster, looks) = (self.cluster.clone(), Arc::clone(&self.looks));
             // Whoever ends meanwhile does not need it.
             tokio::spawn(async move {
-                let seen = SeenAgents::look(&cluster).await;
+                let seen = ObservedAgents::look(&cluster).await;
                 looks.lock().unwrap_or_else(PoisonError::into_inner).add(seen, &nodes, Instant::now());
             });
         }
@@ -166,28 +166,28 @@ impl Nodes {
 
 impl PortIntercept {
     /// The object changed, or time passed.
-    pub(super) fn news(&mut self, news: NodeNews) -> Option<Why> {
+    pub(super) fn news(&mut self, news: ClusterEvent) -> Option<EndReason> {
         let nodes = self.nodes.as_mut()?;
         match news {
-            NodeNews::Look => self.judge(),
-            NodeNews::Object(News::Seen(object)) => {
+            ClusterEvent::Look => self.judge(),
+            ClusterEvent::Object(LeaseEvent::Changed(object)) => {
                 if let Err(why) = object.wanted() {
-                    return Some(Why::Failed(say::refused(nodes.lease.name(), &why.to_string())));
+                    return Some(EndReason::Failed(say::refused(nodes.lease.name(), &why.to_string())));
                 }
                 nodes.object = *object;
                 nodes.follow_pods();
                 self.follow_agents();
                 self.judge()
             }
-            NodeNews::Target(state) => self.target_state(state),
-            NodeNews::Object(News::Again(object)) => self.again(*object),
-            NodeNews::Object(News::Deleted) => Some(Why::Elsewhere(say::deleted(nodes.lease.name()))),
-            NodeNews::Object(News::Failed(why)) => Some(Why::Failed(why)),
-            NodeNews::Object(News::Away(line)) => {
+            ClusterEvent::Target(state) => self.target_state(state),
+            ClusterEvent::Object(LeaseEvent::Recreated(object)) => self.again(*object),
+            ClusterEvent::Object(LeaseEvent::Deleted) => Some(EndReason::Elsewhere(say::deleted(nodes.lease.name()))),
+            ClusterEvent::Object(LeaseEvent::Failed(why)) => Some(EndReason::Failed(why)),
+            ClusterEvent::Object(LeaseEvent::ApiServerAway(line)) => {
                 self.screen.note(line);
                 None
             }
-            NodeNews::Object(News::Back) => {
+            ClusterEvent::Object(LeaseEvent::ApiServerBack) => {
                 // The agents have not heard of anything meanwhile either.
                 nodes.begin_anew();
                 self.screen.note(say::api_back());
@@ -228,14 +228,14 @@ impl PortIntercept {
     }
 
     /// Another object is in the place of the one that expired: other token, same wish.
-    fn again(&mut self, object: Intercept) -> Option<Why> {
+    fn again(&mut self, object: Intercept) -> Option<EndReason> {
         let Some(token) = object.metadata.uid.as_deref().and_then(redir_api::token) else {
-            return Some(Why::Failed(session::bug()));
+            return Some(EndReason::Failed(session::bug()));
         };
         let nodes = self.nodes.as_mut()?;
         std::mem::take(&mut nodes.links).into_values().for_each(|link| link.leave.cancel());
         nodes.tunnels.clear();
-        self.wanted = Arc::new(Wanted { token, ..Wanted::clone(&self.wanted) });
+        self.wanted = Arc::new(DesiredIntercept { token, ..DesiredIntercept::clone(&self.wanted) });
         self.screen.tell(&Event::Recreated { intercept: nodes.lease.name().to_owned() });
         nodes.object = object;
         nodes.begin_anew();
@@ -245,12 +245,12 @@ impl PortIntercept {
     }
 
     /// No agent has a pod of the target: that is told once something was live, and a target that has ended ends it all.
-    fn target_state(&mut self, state: TargetState) -> Option<Why> {
+    fn target_state(&mut self, state: TargetState) -> Option<EndReason> {
         let nodes = self.nodes.as_mut()?;
         match state {
             TargetState::HasPods => None,
-            TargetState::Ended(why) if nodes.is_told => Some(Why::Elsewhere(why)),
-            TargetState::Ended(why) => Some(Why::Failed(why)),
+            TargetState::Ended(why) if nodes.is_told => Some(EndReason::Elsewhere(why)),
+            TargetState::Ended(why) => Some(EndReason::Failed(why)),
             TargetState::NoPods => {
                 // Before, `judge` says so.
                 if nodes.is_told && !std::mem::replace(&mut nodes.is_empty_told, true) {
@@ -262,17 +262,17 @@ impl PortIntercept {
     }
 
     /// One agent's first answer.
-    pub(super) fn node_verdict(&mut self, agent: &Agent, verdict: Verdict) -> Option<Why> {
+    pub(super) fn node_verdict(&mut self, agent: &Agent, verdict: FirstAnswer) -> Option<EndReason> {
         let tunnel = match verdict {
-            Verdict::Live(pods) => {
+            FirstAnswer::Live(pods) => {
                 self.first_live();
                 NodeTunnel::Live(pods)
             }
-            Verdict::NotLive(events, reason) => {
+            FirstAnswer::NotLive(events, reason) => {
                 events.iter().for_each(|event| self.screen.tell(event));
                 NodeTunnel::Without(reason)
             }
-            Verdict::Unreachable(reason) => NodeTunnel::Without(reason),
+            FirstAnswer::Unreachable(reason) => NodeTunnel::Without(reason),
         };
         // A node that left meanwhile is not brought back.
         let known = self.nodes.as_mut()?.tunnels.get_mut(&agent.name)?;
@@ -281,7 +281,7 @@ impl PortIntercept {
     }
 
     /// Tells how the intercept stands once that is known. It is a failure if nothing is live by then.
-    fn judge(&mut self) -> Option<Why> {
+    fn judge(&mut self) -> Option<EndReason> {
         let nodes = self.nodes.as_mut().filter(|nodes| !nodes.is_told)?;
         let standing = nodes.standing();
         let comes_later = standing.missing.iter().all(|(_, why)| *why == say::not_scheduled());
@@ -301,10 +301,10 @@ impl PortIntercept {
         nodes.is_told = true;
         if standing.live == 0 {
             let reasons: Vec<_> = standing.missing.iter().map(|(name, why)| (name.as_str(), why.as_str())).collect();
-            return Some(Why::Failed(session::nothing_live(&reasons)));
+            return Some(EndReason::Failed(session::nothing_live(&reasons)));
         }
-        let Standing { live, pods, missing, waiting: _ } = standing;
-        self.screen.tell(&Event::Standing { live, pods, missing });
+        let InterceptProgress { live, pods, missing, waiting: _ } = standing;
+        self.screen.tell(&Event::Status { live, pods, missing });
         None
     }
 }

@@ -12,13 +12,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::nodes::{self, Nodes};
-use super::own::hint;
-use super::run::Why;
+use super::run::EndReason;
+use super::service_start::hint;
 use crate::config::Agent;
+use crate::error::CliError;
 use crate::events::Event;
-use crate::link::{End, Link, Verdict, Wanted};
+use crate::link::{AgentLink, DesiredIntercept, FirstAnswer, LinkEnd};
 use crate::screen::Screen;
-use crate::trouble::Trouble;
 use crate::wording::session as say;
 
 /// Agents that answer for the first time at the same moment; more than any cluster has nodes.
@@ -26,7 +26,7 @@ const VERDICTS: usize = 8192;
 
 /// Whether the developer's service answered before anything was intercepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Seen {
+pub(super) enum ServiceState {
     /// It did.
     Answering,
     /// Not yet: the developer starts it when they like.
@@ -38,16 +38,16 @@ pub(super) struct PortIntercept {
     /// Its lines say which port they are about.
     pub(super) screen: Screen,
     identity: Identity,
-    pub(super) wanted: Arc<Wanted>,
-    links: JoinSet<End>,
-    sender: mpsc::Sender<(Agent, Verdict)>,
-    verdicts: mpsc::Receiver<(Agent, Verdict)>,
+    pub(super) wanted: Arc<DesiredIntercept>,
+    links: JoinSet<LinkEnd>,
+    sender: mpsc::Sender<(Agent, FirstAnswer)>,
+    verdicts: mpsc::Receiver<(Agent, FirstAnswer)>,
     /// In a cluster: its nodes, which come and go.
     pub(super) nodes: Option<Nodes>,
     /// Agents that have not answered yet.
     asked: Vec<Agent>,
     live: bool,
-    service: Seen,
+    service: ServiceState,
     /// Set by the links as soon as a pod is live.
     was_live: Arc<AtomicBool>,
     /// What to tell of agents without a live pod, once it is known whether another has one.
@@ -61,8 +61,8 @@ impl PortIntercept {
     pub(super) fn new(
         screen: Screen,
         identity: Identity,
-        wanted: Wanted,
-        service: Seen,
+        wanted: DesiredIntercept,
+        service: ServiceState,
         was_live: Arc<AtomicBool>,
         leave: CancellationToken,
     ) -> Self {
@@ -94,7 +94,7 @@ impl PortIntercept {
 
     /// Begins with one agent.
     pub(super) fn dial(&mut self, agent: &Agent, moved: Option<watch::Receiver<Agent>>, leave: CancellationToken) {
-        let link = Link {
+        let link = AgentLink {
             agent: agent.clone(),
             moved,
             identity: self.identity.clone(),
@@ -113,7 +113,7 @@ impl PortIntercept {
     }
 
     /// Runs until something ends it. Cancel-safe.
-    pub(super) async fn until_over(&mut self) -> Why {
+    pub(super) async fn until_over(&mut self) -> EndReason {
         loop {
             let why = tokio::select! {
                 Some((agent, verdict)) = self.verdicts.recv() => match self.nodes.is_some() {
@@ -139,12 +139,12 @@ impl PortIntercept {
         self.nodes.as_ref().map(Nodes::waiting).unwrap_or_default()
     }
 
-    fn verdict(&mut self, agent: &Agent, verdict: Verdict) -> Option<Why> {
+    fn verdict(&mut self, agent: &Agent, verdict: FirstAnswer) -> Option<EndReason> {
         self.asked.retain(|asked| asked != agent);
         match verdict {
-            Verdict::Live(_) => self.first_live(),
-            Verdict::NotLive(events, reason) => self.without.push((agent.clone(), events, reason)),
-            Verdict::Unreachable(reason) => self.without.push((agent.clone(), Vec::new(), reason)),
+            FirstAnswer::Live(_) => self.first_live(),
+            FirstAnswer::NotLive(events, reason) => self.without.push((agent.clone(), events, reason)),
+            FirstAnswer::Unreachable(reason) => self.without.push((agent.clone(), Vec::new(), reason)),
         }
         if !self.asked.is_empty() {
             return None;
@@ -152,7 +152,7 @@ impl PortIntercept {
         if !self.live {
             let reasons: Vec<_> =
                 self.without.iter().map(|(agent, _, reason)| (agent.name.as_str(), reason.as_str())).collect();
-            return Some(Why::Failed(say::nothing_live(&reasons)));
+            return Some(EndReason::Failed(say::nothing_live(&reasons)));
         }
         for (agent, events, reason) in std::mem::take(&mut self.without) {
             match events.is_empty() {
@@ -166,22 +166,24 @@ impl PortIntercept {
     /// What is said once, when the first pod is live.
     pub(super) fn first_live(&mut self) {
         // A service that answered already does not need it.
-        if !std::mem::replace(&mut self.live, true) && self.service == Seen::Silent {
+        if !std::mem::replace(&mut self.live, true) && self.service == ServiceState::Silent {
             let (screen, wanted) = (self.screen.clone(), Arc::clone(&self.wanted));
             tokio::spawn(async move { hint(&screen, &wanted.service).await });
         }
     }
 
     /// One agent's task is over; the others go on unless the intercept was ended.
-    fn link_over(&mut self, end: Result<End, tokio::task::JoinError>) -> Option<Why> {
+    fn link_over(&mut self, end: Result<LinkEnd, tokio::task::JoinError>) -> Option<EndReason> {
         match end {
             // Its object tells, or its agent comes back.
             Ok(_) if self.nodes.is_some() => None,
-            Ok(End::EndedElsewhere(reason)) => Some(Why::Elsewhere(reason)),
+            Ok(LinkEnd::EndedElsewhere(reason)) => Some(EndReason::Elsewhere(reason)),
             // Its verdict, which follows, says the same if this was the first thing that happened.
-            Ok(End::GaveUp(reason)) if self.links.is_empty() && self.asked.is_empty() => Some(Why::Failed(reason)),
-            Ok(End::GaveUp(_) | End::Left) => None,
-            Err(_) => Some(Why::Failed(say::bug())),
+            Ok(LinkEnd::GaveUp(reason)) if self.links.is_empty() && self.asked.is_empty() => {
+                Some(EndReason::Failed(reason))
+            }
+            Ok(LinkEnd::GaveUp(_) | LinkEnd::Left) => None,
+            Err(_) => Some(EndReason::Failed(say::bug())),
         }
     }
 
@@ -205,10 +207,10 @@ impl PortIntercept {
     }
 
     /// What went wrong, with the port that it is about where there are several.
-    pub(super) fn trouble(&self, sentence: String) -> Trouble {
+    pub(super) fn error(&self, sentence: String) -> CliError {
         match self.screen.told_port() {
-            Some(port) => Trouble::Failed(say::of_port(port, &sentence)),
-            None => Trouble::Failed(sentence),
+            Some(port) => CliError::Failed(say::of_port(port, &sentence)),
+            None => CliError::Failed(sentence),
         }
     }
 }

@@ -13,13 +13,13 @@ use kube::api::{ListParams, LogParams};
 use redir_api::names;
 use tokio::time::{Instant, sleep};
 
-use super::absence::Absence;
+use super::outage::ApiServerOutage;
 use crate::cluster::Cluster;
-use crate::cluster::agents::{self, AgentPod, MoreWords, Outlook, Rollout};
-use crate::cluster::trouble::Doing;
-use crate::events::Step;
+use crate::cluster::agents::{self, AgentPod, AgentRollout, DetailSource, Outlook};
+use crate::cluster::api_call::ApiCall;
+use crate::error::CliError;
+use crate::events::AdminStep;
 use crate::screen::Screen;
-use crate::trouble::Trouble;
 use crate::wording::install as say;
 
 /// How often the agents are looked at, at first and later on.
@@ -40,13 +40,13 @@ const ASKS: usize = 3;
 const TOLD: usize = 20;
 
 /// The agents as they are.
-pub(super) async fn look(cluster: &Cluster, namespace: &str) -> Result<(Rollout, Vec<AgentPod>), Trouble> {
+pub(super) async fn look(cluster: &Cluster, namespace: &str) -> Result<(AgentRollout, Vec<AgentPod>), CliError> {
     let sets: Api<DaemonSet> = Api::namespaced(cluster.client.clone(), namespace);
     let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), namespace);
-    let set = cluster.call(Doing::Admin("get", "daemonsets"), sets.get(names::AGENT)).await?;
+    let set = cluster.call(ApiCall::Admin("get", "daemonsets"), sets.get(names::AGENT)).await?;
     let parameters = ListParams::default().labels(&agents::selector());
-    let pods = cluster.call(Doing::Admin("list", "pods"), pods.list(&parameters)).await?;
-    Ok((Rollout::of(&set), agents::pods(&set, &pods.items)))
+    let pods = cluster.call(ApiCall::Admin("list", "pods"), pods.list(&parameters)).await?;
+    Ok((AgentRollout::of(&set), agents::pods(&set, &pods.items)))
 }
 
 /// Waits until every node's agent is ready.
@@ -55,26 +55,26 @@ pub(super) async fn ready(
     cluster: &Cluster,
     namespace: &str,
     wait: Duration,
-) -> Result<Rollout, Trouble> {
+) -> Result<AgentRollout, CliError> {
     let begin = Instant::now();
     let mut waiting = Waiting::begin(screen, cluster, namespace, begin);
-    let mut absence = Absence::default();
+    let mut absence = ApiServerOutage::default();
     loop {
         match absence.outlast(look(cluster, namespace).await, Instant::now())? {
             Ok((rollout, _)) if rollout.is_done() => return Ok(rollout),
             Ok((rollout, pods)) => {
                 waiting.tell(rollout, &pods).await;
                 if waiting.is_hopeless(rollout, &pods) {
-                    return Err(Trouble::Failed(say::never_starts(rollout, &pods, namespace)));
+                    return Err(CliError::Failed(say::never_starts(rollout, &pods, namespace)));
                 }
                 if begin.elapsed() > wait {
-                    return Err(Trouble::Failed(match rollout.is_current && rollout.wanted == 0 {
+                    return Err(CliError::Failed(match rollout.is_current && rollout.wanted == 0 {
                         true => say::no_node(),
                         false => say::never_ready(rollout, &pods, namespace, wait),
                     }));
                 }
             }
-            Err(why) if begin.elapsed() > wait => return Err(Trouble::Away(why)),
+            Err(why) if begin.elapsed() > wait => return Err(CliError::Away(why)),
             Err(why) => waiting.tell_once(say::still_asking(&why)),
         }
         sleep(if begin.elapsed() < LATER { LOOK } else { LOOK_LATER }).await;
@@ -86,7 +86,7 @@ struct Waiting<'a> {
     cluster: &'a Cluster,
     namespace: &'a str,
     begin: Instant,
-    counted: Option<Rollout>,
+    counted: Option<AgentRollout>,
     reminder: (Instant, Duration),
     told: BTreeSet<String>,
     /// What was found elsewhere, and when it was last asked for, by pod.
@@ -114,15 +114,15 @@ impl<'a> Waiting<'a> {
         }
     }
 
-    async fn tell(&mut self, rollout: Rollout, pods: &[AgentPod]) {
+    async fn tell(&mut self, rollout: AgentRollout, pods: &[AgentPod]) {
         self.count(rollout);
-        let bad = pods.iter().filter(|pod| pod.is_new && pod.trouble.is_some());
-        let is_silent = bad.clone().any(|pod| pod.more != MoreWords::Nowhere);
+        let bad = pods.iter().filter(|pod| pod.is_new && pod.problem.is_some());
+        let is_silent = bad.clone().any(|pod| pod.more != DetailSource::Nowhere);
         self.speechless = is_silent.then(|| self.speechless.unwrap_or_else(Instant::now));
         let mut asks = ASKS;
         for pod in bad {
             self.ask(pod, &mut asks).await;
-            self.trouble(pod);
+            self.error(pod);
         }
         let is_missing = i32::try_from(pods.len()).is_ok_and(|pods| pods < rollout.wanted);
         if is_missing && self.begin.elapsed() > PATIENCE {
@@ -130,14 +130,14 @@ impl<'a> Waiting<'a> {
         }
     }
 
-    fn count(&mut self, rollout: Rollout) {
+    fn count(&mut self, rollout: AgentRollout) {
         let (at, pause) = self.reminder;
         if self.counted.is_none_or(|counted| (counted.ready, counted.wanted) != (rollout.ready, rollout.wanted)) {
-            self.screen.step(&Step::Agents { ready: rollout.ready, wanted: rollout.wanted });
+            self.screen.step(&AdminStep::Agents { ready: rollout.ready, wanted: rollout.wanted });
             self.reminder = (Instant::now(), REMIND);
         } else if at.elapsed() > pause {
             let sentence = say::still_waiting(rollout, self.begin.elapsed());
-            self.screen.step(&Step::Remark { sentence });
+            self.screen.step(&AdminStep::Remark { sentence });
             self.reminder = (Instant::now(), pause.saturating_mul(2));
         }
         self.counted = Some(rollout);
@@ -147,10 +147,10 @@ impl<'a> Waiting<'a> {
     async fn ask(&mut self, pod: &AgentPod, asks: &mut usize) {
         let silent = self.speechless.map(|since| since.elapsed()).unwrap_or_default();
         let is_due = match pod.more {
-            MoreWords::Nowhere => false,
-            MoreWords::PreviousLog => true,
-            MoreWords::Log => silent > STARTING,
-            MoreWords::Events => silent > PATIENCE,
+            DetailSource::Nowhere => false,
+            DetailSource::PreviousLog => true,
+            DetailSource::Log => silent > STARTING,
+            DetailSource::Events => silent > PATIENCE,
         };
         let is_fresh = self.asked.get(&pod.name).is_some_and(|at| at.elapsed() < PATIENCE);
         if !is_due || is_fresh || *asks == 0 {
@@ -159,9 +159,9 @@ impl<'a> Waiting<'a> {
         *asks -= 1;
         self.asked.insert(pod.name.clone(), Instant::now());
         let words = match pod.more {
-            MoreWords::Nowhere => None,
-            MoreWords::PreviousLog | MoreWords::Log => self.log(pod).await,
-            MoreWords::Events => self.warning("Pod", &pod.name, None).await,
+            DetailSource::Nowhere => None,
+            DetailSource::PreviousLog | DetailSource::Log => self.log(pod).await,
+            DetailSource::Events => self.warning("Pod", &pod.name, None).await,
         };
         if let Some(words) = words {
             self.said.insert(pod.name.clone(), words);
@@ -173,9 +173,9 @@ impl<'a> Waiting<'a> {
         let api: Api<Pod> = Api::namespaced(self.cluster.client.clone(), self.namespace);
         let parameters = LogParams { tail_lines: Some(10), limit_bytes: Some(8192), ..LogParams::default() };
         let previous = LogParams { previous: true, ..parameters.clone() };
-        let doing = Doing::Admin("get", "pods/log");
+        let doing = ApiCall::Admin("get", "pods/log");
         let ended = match pod.more {
-            MoreWords::PreviousLog => self.cluster.call(doing, api.logs(&pod.name, &previous)).await.ok(),
+            DetailSource::PreviousLog => self.cluster.call(doing, api.logs(&pod.name, &previous)).await.ok(),
             _ => None,
         };
         let text = match ended {
@@ -192,7 +192,7 @@ impl<'a> Waiting<'a> {
         let reason = reason.map(|reason| format!(",reason={reason}")).unwrap_or_default();
         let fields = format!("type=Warning,involvedObject.kind={kind},involvedObject.name={name}{reason}");
         let parameters = ListParams::default().fields(&fields);
-        let listed = self.cluster.call(Doing::Admin("list", "events"), api.list(&parameters));
+        let listed = self.cluster.call(ApiCall::Admin("list", "events"), api.list(&parameters));
         let mut events = listed.await.ok()?.items;
         // `Error: ImagePullBackOff`: the one before says why.
         events.retain(|event| event.message.as_ref().is_some_and(|message| !message.starts_with("Error: ")));
@@ -209,33 +209,33 @@ impl<'a> Waiting<'a> {
         }
         if let Some(why) = self.warning("DaemonSet", names::AGENT, Some("FailedCreate")).await {
             self.told.insert(say::NO_POD.to_owned());
-            self.screen.step(&Step::Remark { sentence: say::no_pod(&why) });
+            self.screen.step(&AdminStep::Remark { sentence: say::no_pod(&why) });
         }
     }
 
-    fn trouble(&mut self, pod: &AgentPod) {
-        let Some(trouble) = &pod.trouble else { return };
+    fn error(&mut self, pod: &AgentPod) {
+        let Some(error) = &pod.problem else { return };
         let reason = match (pod.more, self.said.get(&pod.name)) {
-            (MoreWords::Nowhere, _) => trouble.clone(),
-            (_, Some(said)) => say::and_said(trouble, said),
-            (MoreWords::PreviousLog, None) => trouble.clone(),
+            (DetailSource::Nowhere, _) => error.clone(),
+            (_, Some(said)) => say::and_said(error, said),
+            (DetailSource::PreviousLog, None) => error.clone(),
             // A pod that only begins says nothing that anybody must know.
-            (MoreWords::Log | MoreWords::Events, None) => return,
+            (DetailSource::Log | DetailSource::Events, None) => return,
         };
         if self.told.len() < TOLD && self.told.insert(alike(&reason)) {
-            self.screen.step(&Step::AgentNotReady { node: pod.node.clone(), pod: pod.name.clone(), reason });
+            self.screen.step(&AdminStep::AgentNotReady { node: pod.node.clone(), pod: pod.name.clone(), reason });
         }
     }
 
     fn tell_once(&mut self, sentence: String) {
         if self.told.insert(alike(&sentence)) {
-            self.screen.step(&Step::Remark { sentence });
+            self.screen.step(&AdminStep::Remark { sentence });
         }
     }
 
     /// Whether every agent that is not ready has been hopeless for a while.
-    fn is_hopeless(&mut self, rollout: Rollout, pods: &[AgentPod]) -> bool {
-        let mut bad = pods.iter().filter(|pod| pod.is_new && pod.trouble.is_some()).peekable();
+    fn is_hopeless(&mut self, rollout: AgentRollout, pods: &[AgentPod]) -> bool {
+        let mut bad = pods.iter().filter(|pod| pod.is_new && pod.problem.is_some()).peekable();
         let is_now = rollout.is_current && bad.peek().is_some() && bad.all(|pod| pod.outlook == Outlook::Hopeless);
         self.hopeless = is_now.then(|| self.hopeless.unwrap_or_else(Instant::now));
         self.hopeless.is_some_and(|since| since.elapsed() > SETTLE)

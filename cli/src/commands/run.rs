@@ -11,22 +11,22 @@ use futures_util::future::{join_all, select_all};
 use redir_tunnel::Identity;
 use tokio_util::sync::CancellationToken;
 
-use super::own::{end_child, patience};
-use super::port_intercept::{PortIntercept, Seen};
+use super::port_intercept::{PortIntercept, ServiceState};
+use super::service_start::{end_child, patience};
 use crate::child::Child;
 use crate::config::Agent;
+use crate::error::{CliError, Outcome};
 use crate::events::{CommandState, Event};
-use crate::link::Wanted;
+use crate::link::DesiredIntercept;
 use crate::screen::Screen;
-use crate::signals::{Arrived, ForCommand, Signals};
-use crate::trouble::{Outcome, Trouble};
+use crate::signals::{CommandSignal, SignalEvent, Signals};
 use crate::wording::{cluster as cluster_say, session as say};
 
 /// For a dropped tunnel's last packet to leave.
 const LAST_PACKET: Duration = Duration::from_millis(50);
 
 /// The intercepts under way, one for each port.
-pub(super) struct Run {
+pub(super) struct InterceptRun {
     screen: Screen,
     signals: Signals,
     child: Option<Child>,
@@ -39,9 +39,9 @@ pub(super) struct Run {
 }
 
 /// Why the intercept ends.
-pub(super) enum Why {
+pub(super) enum EndReason {
     /// The developer said so, with this signal for their command.
-    Signal(ForCommand),
+    Signal(CommandSignal),
     /// As above, without waiting for anything.
     AtOnce,
     /// Their command ended by itself.
@@ -54,7 +54,7 @@ pub(super) enum Why {
     Failed(String),
 }
 
-impl Run {
+impl InterceptRun {
     /// With so many ports, which are added next.
     pub(super) fn new(screen: Screen, signals: Signals, child: Option<Child>, ports: usize) -> Self {
         let leave = CancellationToken::new();
@@ -62,7 +62,12 @@ impl Run {
     }
 
     /// Adds a port.
-    pub(super) fn add(&mut self, identity: Identity, wanted: Wanted, service: Seen) -> &mut PortIntercept {
+    pub(super) fn add(
+        &mut self,
+        identity: Identity,
+        wanted: DesiredIntercept,
+        service: ServiceState,
+    ) -> &mut PortIntercept {
         let screen = self.screen.of_port(wanted.port.get(), self.of_several);
         let (was_live, leave) = (Arc::clone(&self.was_live), self.leave.clone());
         self.ports.push(PortIntercept::new(screen, identity, wanted, service, was_live, leave));
@@ -74,7 +79,7 @@ impl Run {
         self.leave.cancel();
         join_all(std::mem::take(&mut self.ports).into_iter().map(PortIntercept::end)).await;
         if let Some(child) = self.child.take() {
-            end_child(&self.screen, &mut self.signals, child, ForCommand::TERM).await;
+            end_child(&self.screen, &mut self.signals, child, CommandSignal::TERM).await;
         }
     }
 
@@ -82,43 +87,45 @@ impl Run {
     pub(super) async fn run(mut self) -> Outcome {
         let (why, port) = self.until_something_ends_it().await;
         self.leave.cancel();
-        let at_once = matches!(why, Why::AtOnce) || self.await_links().await.is_err();
+        let at_once = matches!(why, EndReason::AtOnce) || self.await_links().await.is_err();
         if at_once {
             self.drop_links().await;
         }
         let failed = |sentence| match port.and_then(|port| self.ports.get(port)) {
-            Some(port) => port.trouble(sentence),
-            None => Trouble::Failed(sentence),
+            Some(port) => port.error(sentence),
+            None => CliError::Failed(sentence),
         };
         let why = match why {
-            Why::Failed(sentence) => Err(failed(sentence)),
+            EndReason::Failed(sentence) => Err(failed(sentence)),
             other => Ok(other),
         };
         // Not before: the objects' end would cut off the requests that are under way.
         join_all(std::mem::take(&mut self.ports).into_iter().map(PortIntercept::end)).await;
         let child = self.child.take();
         let code = match (&why, child) {
-            (Ok(Why::Command(code)), _) => *code,
+            (Ok(EndReason::Command(code)), _) => *code,
             (_, None) => 0,
             (_, Some(mut child)) if at_once => child.kill().await,
-            (Ok(Why::Signal(signal)), Some(child)) => end_child(&self.screen, &mut self.signals, child, *signal).await,
-            (_, Some(child)) => end_child(&self.screen, &mut self.signals, child, ForCommand::TERM).await,
+            (Ok(EndReason::Signal(signal)), Some(child)) => {
+                end_child(&self.screen, &mut self.signals, child, *signal).await
+            }
+            (_, Some(child)) => end_child(&self.screen, &mut self.signals, child, CommandSignal::TERM).await,
         };
         let was_live = self.was_live.load(Ordering::Relaxed);
         let reason = match why? {
-            Why::Command(code) if !was_live => return ended_first(&self.screen, code),
-            Why::Signal(_) | Why::AtOnce | Why::NoReader if !was_live => say::nothing_yet(),
-            Why::Failed(sentence) => return Err(Trouble::Failed(sentence)),
-            Why::Elsewhere(reason) => reason,
-            Why::Signal(_) | Why::AtOnce | Why::NoReader => say::you_ended_it(),
-            Why::Command(_) => say::command_ended_it(),
+            EndReason::Command(code) if !was_live => return ended_first(&self.screen, code),
+            EndReason::Signal(_) | EndReason::AtOnce | EndReason::NoReader if !was_live => say::nothing_yet(),
+            EndReason::Failed(sentence) => return Err(CliError::Failed(sentence)),
+            EndReason::Elsewhere(reason) => reason,
+            EndReason::Signal(_) | EndReason::AtOnce | EndReason::NoReader => say::you_ended_it(),
+            EndReason::Command(_) => say::command_ended_it(),
         };
         self.screen.tell(&Event::Ended { reason });
         Ok(code)
     }
 
     /// Why it ends, and which port ended it if one did.
-    async fn until_something_ends_it(&mut self) -> (Why, Option<usize>) {
+    async fn until_something_ends_it(&mut self) -> (EndReason, Option<usize>) {
         let mut patience = patience();
         let reader_gone = self.screen.reader_gone();
         loop {
@@ -126,18 +133,18 @@ impl Run {
             let why = tokio::select! {
                 (why, port, _) = over => return (why, Some(port)),
                 arrived = self.signals.next() => match arrived {
-                    Arrived::End(signal) => Some(Why::Signal(signal)),
-                    Arrived::EndAtOnce(_) => Some(Why::AtOnce),
-                    Arrived::Forward(signal) => {
+                    SignalEvent::End(signal) => Some(EndReason::Signal(signal)),
+                    SignalEvent::EndAtOnce(_) => Some(EndReason::AtOnce),
+                    SignalEvent::Forward(signal) => {
                         self.child.iter().for_each(|child| child.forward(signal));
                         continue;
                     }
                 },
                 code = ended(&mut self.child) => {
                     self.screen.tell(&Event::Command(CommandState::Ended { code }));
-                    Some(Why::Command(code))
+                    Some(EndReason::Command(code))
                 }
-                () = reader_gone.cancelled() => Some(Why::NoReader),
+                () = reader_gone.cancelled() => Some(EndReason::NoReader),
                 _ = patience.tick() => None,
             };
             match why {
@@ -173,8 +180,8 @@ impl Run {
             tokio::select! {
                 _ = left => return Ok(()),
                 arrived = self.signals.next() => match arrived {
-                    Arrived::End(_) | Arrived::EndAtOnce(_) => return Err(()),
-                    Arrived::Forward(signal) => self.child.iter().for_each(|child| child.forward(signal)),
+                    SignalEvent::End(_) | SignalEvent::EndAtOnce(_) => return Err(()),
+                    SignalEvent::Forward(signal) => self.child.iter().for_each(|child| child.forward(signal)),
                 },
                 _ = patience.tick() => self.screen.note(say::draining()),
             }
@@ -199,7 +206,7 @@ async fn ended(child: &mut Option<Child>) -> u8 {
 pub(super) fn ended_first(screen: &Screen, code: u8) -> Outcome {
     let sentence = say::command_ended_first(code);
     if code == 0 {
-        return Err(Trouble::Failed(sentence));
+        return Err(CliError::Failed(sentence));
     }
     screen.note(sentence);
     Ok(code)

@@ -5,23 +5,23 @@
 use redir_wire::{ToAgent, ToDeveloper};
 
 use super::ask::{self, ask};
-use super::objects;
-use crate::args::{Ask, Output};
+use super::kubernetes;
+use crate::args::{OutputFormat, QueryArgs};
 use crate::cluster::mode::{self, Mode};
+use crate::error::Outcome;
 use crate::events::Event;
 use crate::screen::{Screen, print};
-use crate::trouble::Outcome;
-use crate::when;
+use crate::timestamps;
 use crate::wording::{events as show, session as say};
 
 /// Asks every agent, or the cluster, and shows one report.
-pub(crate) fn run(args: &Ask) -> Outcome {
-    let reached = match mode::of_question(args)? {
-        Mode::Static(reached) => reached,
-        Mode::Kubernetes => return objects::status(args),
+pub(crate) fn run(args: &QueryArgs) -> Outcome {
+    let static_agents = match mode::of_question(args)? {
+        Mode::Static(static_agents) => static_agents,
+        Mode::Kubernetes => return kubernetes::status(args),
     };
-    super::with_runtime(args.reach.output, async move |screen| {
-        let answers = ask(&reached, &ToAgent::Status, &screen).await;
+    super::with_runtime(args.agents.output, async move |screen| {
+        let answers = ask(&static_agents, &ToAgent::Status, &screen).await;
         let mut events = Vec::new();
         for (agent, answer) in &answers {
             if let Ok(ToDeveloper::Status(report)) = answer {
@@ -33,9 +33,9 @@ pub(crate) fn run(args: &Ask) -> Outcome {
             }
         }
         print(&match screen.output() {
-            Output::Json => ask::json(&events),
-            Output::Text if events.is_empty() => String::new(),
-            Output::Text => tables(&screen, &events),
+            OutputFormat::Json => ask::json(&events),
+            OutputFormat::Text if events.is_empty() => String::new(),
+            OutputFormat::Text => tables(&screen, &events),
         })?;
         ask::failures(answers.iter().filter_map(|(agent, answer)| Some((agent, &answer.as_ref().err()?.sentence))))?;
         Ok(0)
@@ -43,9 +43,9 @@ pub(crate) fn run(args: &Ask) -> Outcome {
 }
 
 fn tables(screen: &Screen, events: &[Event]) -> String {
-    let tunnels = show::table(&show::tunnels(events, when::now()), screen.paint());
+    let tunnels = show::table(&show::tunnels(events, timestamps::now()), screen.paint());
     let intercepts = match events.iter().any(|event| matches!(event, Event::Intercept { .. })) {
-        true => show::table(&show::intercepts(events, when::now()), screen.paint()),
+        true => show::table(&show::intercepts(events, timestamps::now()), screen.paint()),
         false => say::none_of_yours() + "\n",
     };
     format!("{tunnels}\n{intercepts}")

@@ -14,18 +14,18 @@ use redir_api::{GROUP, Intercept, PLURAL};
 use redir_manifests::Options;
 
 use super::confirm::confirm;
+use super::deletion_wait::Patience;
 use super::install::{Found, namespace, refuse_elsewhere};
-use super::patience::Patience;
 use crate::args;
 use crate::cluster::Cluster;
 use crate::cluster::agents;
-use crate::cluster::apply::{Keep, Manifest};
+use crate::cluster::api_call::{ApiCall, unless};
+use crate::cluster::apply::{ApplyMode, Manifest};
 use crate::cluster::inventory::inventory;
 use crate::cluster::ownership;
-use crate::cluster::trouble::{Doing, unless};
-use crate::events::{Action, Step};
+use crate::error::{CliError, Outcome};
+use crate::events::{AdminStep, ObjectAction};
 use crate::screen::Screen;
-use crate::trouble::{Outcome, Trouble};
 use crate::wording::install as say;
 
 /// The kinds of what holds the Intercepts, and of what runs the agents: the manifests hold one of each.
@@ -35,27 +35,27 @@ const AGENTS: &str = "DaemonSet";
 const WAIT: Duration = Duration::from_secs(120);
 
 /// Removes everything.
-pub(crate) fn run(args: &args::Uninstall) -> Outcome {
+pub(crate) fn run(args: &args::UninstallArgs) -> Outcome {
     super::with_runtime(args.output, async |screen| {
         let cluster = Cluster::connect(&args.cluster).await?;
         // Whatever the server's version: what an older redir has installed on it must go, and what it does not know is not there.
         let options = Options { namespace: namespace(&args.cluster), ..Options::default() };
-        let keep = if args.dry_run { Keep::DryRun } else { Keep::Yes };
+        let keep = if args.dry_run { ApplyMode::DryRun } else { ApplyMode::Yes };
         let wait = args.wait.map_or(WAIT, |wait| wait.0);
         let removal = Removal { screen: &screen, cluster: &cluster, keep, wait };
         let plan = removal.plan(&options).await?;
         let sentence = match plan.is_empty() {
             true => say::nothing_installed(),
             false => {
-                if keep == Keep::Yes {
+                if keep == ApplyMode::Yes {
                     removal.list(&plan);
                     confirm(&screen, &say::may_remove(&cluster.server), args.yes).await?;
                 }
                 removal.run(&options.namespace, &plan).await?;
-                if keep == Keep::DryRun { say::checked() } else { say::uninstalled() }
+                if keep == ApplyMode::DryRun { say::checked() } else { say::uninstalled() }
             }
         };
-        screen.step(&Step::Done { sentence });
+        screen.step(&AdminStep::Done { sentence });
         Ok(0)
     })
 }
@@ -111,18 +111,18 @@ impl Plan {
 struct Removal<'a> {
     screen: &'a Screen,
     cluster: &'a Cluster,
-    keep: Keep,
+    keep: ApplyMode,
     /// How long all of it may take, from when it begins.
     wait: Duration,
 }
 
 impl Removal<'_> {
-    async fn plan(&self, options: &Options) -> Result<Plan, Trouble> {
+    async fn plan(&self, options: &Options) -> Result<Plan, CliError> {
         let found = Found::read(self.cluster, options).await?;
-        found.refuse_helm(say::HelmStep::Uninstall)?;
+        found.refuse_helm(say::HelmAdvice::Uninstall)?;
         refuse_elsewhere(self.cluster, options, "uninstall").await?;
         for manifest in found.foreign() {
-            self.screen.step(&Step::Remark { sentence: say::stays_foreign(manifest) });
+            self.screen.step(&AdminStep::Remark { sentence: say::stays_foreign(manifest) });
         }
         let foreign: Vec<(String, String)> = found.foreign().map(|of| (of.kind().to_owned(), of.spoken())).collect();
         let mut plan = Plan {
@@ -178,13 +178,13 @@ impl Removal<'_> {
             names.push(say::level_of_ours(manifest.name()));
         }
         let sentence = say::will_remove(plan.intercepts, &names);
-        self.screen.step(&Step::Remark { sentence });
+        self.screen.step(&AdminStep::Remark { sentence });
         if let Fate::Stays(_, _, why) = &plan.namespace {
-            self.screen.step(&Step::Remark { sentence: why.clone() });
+            self.screen.step(&AdminStep::Remark { sentence: why.clone() });
         }
     }
 
-    async fn run(&self, namespace: &str, plan: &Plan) -> Result<(), Trouble> {
+    async fn run(&self, namespace: &str, plan: &Plan) -> Result<(), CliError> {
         let mut waiting = Patience::begin(self.screen, self.wait);
         if !plan.is_foreign(RESOURCE) {
             self.end_intercepts(&mut waiting).await?;
@@ -194,7 +194,7 @@ impl Removal<'_> {
         for (manifest, meta) in agent {
             self.delete(manifest, meta, &mut waiting).await?;
         }
-        if self.keep == Keep::Yes && !plan.is_foreign(AGENTS) {
+        if self.keep == ApplyMode::Yes && !plan.is_foreign(AGENTS) {
             self.agents_gone(namespace, &mut waiting).await?;
         }
         for (manifest, meta) in &rest {
@@ -222,64 +222,64 @@ impl Removal<'_> {
         meta: &ObjectMeta,
         why: &str,
         waiting: &mut Patience<'_>,
-    ) -> Result<(), Trouble> {
-        self.screen.step(&manifest.step(Action::Keep, self.keep));
-        self.screen.step(&Step::Remark { sentence: why.to_owned() });
+    ) -> Result<(), CliError> {
+        self.screen.step(&manifest.step(ObjectAction::Keep, self.keep));
+        self.screen.step(&AdminStep::Remark { sentence: why.to_owned() });
         // It was asked, and agents ended: somebody may have changed the level since, or made the namespace anew.
         let now = waiting.outlast(async || manifest.read(self.cluster).await).await?;
         let Some(now) = now.map(|object| object.metadata).filter(|now| now.uid == meta.uid) else { return Ok(()) };
         if let (Some((patch, before)), Some(uid)) = (ownership::put_level_back(&now), &now.uid) {
             waiting.outlast(async || manifest.merge(self.cluster, uid, patch.clone(), self.keep).await).await?;
-            self.screen.step(&manifest.step(Action::Change, self.keep));
-            self.screen.step(&Step::Remark { sentence: say::level_put_back(manifest.name(), &before) });
+            self.screen.step(&manifest.step(ObjectAction::Change, self.keep));
+            self.screen.step(&AdminStep::Remark { sentence: say::level_put_back(manifest.name(), &before) });
         }
         Ok(())
     }
 
-    async fn delete(&self, manifest: &Manifest, meta: &ObjectMeta, waiting: &mut Patience<'_>) -> Result<(), Trouble> {
+    async fn delete(&self, manifest: &Manifest, meta: &ObjectMeta, waiting: &mut Patience<'_>) -> Result<(), CliError> {
         if waiting.outlast(async || manifest.delete(self.cluster, meta.uid.clone(), self.keep).await).await? {
-            self.screen.step(&manifest.step(Action::Delete, self.keep));
+            self.screen.step(&manifest.step(ObjectAction::Delete, self.keep));
         }
         Ok(())
     }
 
     /// Deletes every Intercept of the cluster and waits until none is left. A cluster without the resource has none.
-    async fn end_intercepts(&self, waiting: &mut Patience<'_>) -> Result<(), Trouble> {
+    async fn end_intercepts(&self, waiting: &mut Patience<'_>) -> Result<(), CliError> {
         let mut told = false;
         loop {
             let left = waiting.outlast(async || self.intercepts().await).await?;
             if !told && !left.is_empty() {
-                self.screen.step(&Step::Remark { sentence: say::intercepts_end(left.len()) });
+                self.screen.step(&AdminStep::Remark { sentence: say::intercepts_end(left.len()) });
                 told = true;
             }
             for intercept in &left {
                 let (name, namespace) = (&intercept.metadata.name, &intercept.metadata.namespace);
                 let (Some(name), Some(namespace)) = (name, namespace) else { continue };
                 let api: Api<Intercept> = Api::namespaced(self.cluster.client.clone(), namespace);
-                let parameters = DeleteParams { dry_run: self.keep == Keep::DryRun, ..DeleteParams::default() };
+                let parameters = DeleteParams { dry_run: self.keep == ApplyMode::DryRun, ..DeleteParams::default() };
                 let gone = async || unless(&[404], api.delete(name, &parameters).await);
-                waiting.outlast(async || self.cluster.call(Doing::Admin("delete", PLURAL), gone()).await).await?;
+                waiting.outlast(async || self.cluster.call(ApiCall::Admin("delete", PLURAL), gone()).await).await?;
             }
-            if left.is_empty() || self.keep == Keep::DryRun {
+            if left.is_empty() || self.keep == ApplyMode::DryRun {
                 return Ok(());
             }
             waiting.pause(&[PLURAL.to_owned()]).await?;
         }
     }
 
-    async fn intercepts(&self) -> Result<Vec<Intercept>, Trouble> {
+    async fn intercepts(&self) -> Result<Vec<Intercept>, CliError> {
         let api: Api<Intercept> = Api::all(self.cluster.client.clone());
         let listed = async { unless(&[404], api.list(&ListParams::default()).await) };
-        let list = self.cluster.call(Doing::Admin("list", PLURAL), listed).await?;
+        let list = self.cluster.call(ApiCall::Admin("list", PLURAL), listed).await?;
         Ok(list.map(|list| list.items).unwrap_or_default())
     }
 
     /// Waits until no agent runs any more: until then something may be attached to pods.
-    async fn agents_gone(&self, namespace: &str, waiting: &mut Patience<'_>) -> Result<(), Trouble> {
+    async fn agents_gone(&self, namespace: &str, waiting: &mut Patience<'_>) -> Result<(), CliError> {
         let api: Api<Pod> = Api::namespaced(self.cluster.client.clone(), namespace);
         let parameters = ListParams::default().labels(&agents::selector());
         loop {
-            let doing = Doing::Admin("list", "pods");
+            let doing = ApiCall::Admin("list", "pods");
             let pods = waiting.outlast(async || self.cluster.call(doing, api.list(&parameters)).await).await?;
             if pods.items.is_empty() {
                 return Ok(());
@@ -291,8 +291,8 @@ impl Removal<'_> {
     }
 
     /// Waits until these are gone.
-    async fn gone(&self, mut left: Vec<&Manifest>, waiting: &mut Patience<'_>) -> Result<(), Trouble> {
-        if self.keep == Keep::DryRun {
+    async fn gone(&self, mut left: Vec<&Manifest>, waiting: &mut Patience<'_>) -> Result<(), CliError> {
+        if self.keep == ApplyMode::DryRun {
             return Ok(());
         }
         loop {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use redir_wire::{ConnectionBytes, EarlierConnections, Listening, Miss, PodFlush, PodTls, RequestEvent, UnixMillis};
 
 use super::*;
-use crate::events::{App, Live};
+use crate::events::{AppListening, LivePod};
 use crate::wording::help;
 
 const README: &str = include_str!("../../../README.md");
@@ -17,7 +17,7 @@ fn is_of_intercept(event: &Event) -> bool {
     match event {
         Event::Connected { .. }
         | Event::Created { .. }
-        | Event::Standing { .. }
+        | Event::Status { .. }
         | Event::Recreated { .. }
         | Event::Live(_)
         | Event::Tls { .. }
@@ -40,7 +40,7 @@ fn is_of_intercept(event: &Event) -> bool {
         | Event::Bypassed { .. }
         | Event::Command(_)
         | Event::Ended { .. } => true,
-        Event::Wish(_)
+        Event::ClusterIntercept(_)
         | Event::Workload(_)
         | Event::Happened { .. }
         | Event::Check(_)
@@ -69,7 +69,7 @@ fn samples() -> Vec<Event> {
         grpc_status: None,
         bytes: Some(ConnectionBytes::default()),
     };
-    let clash = Clash {
+    let clash = InterceptConflict {
         agent: text(),
         pod: text(),
         id: None,
@@ -78,13 +78,13 @@ fn samples() -> Vec<Event> {
         since: UnixMillis(0),
         takes: Takes::Shared,
     };
-    let live = Live {
+    let live = LivePod {
         agent: text(),
         id: 7,
         pod: text(),
         port: 80,
         to: text(),
-        local: Local::Plaintext,
+        local: ServiceInput::Plaintext,
         tls: false,
         filter: None,
         addresses: Vec::new(),
@@ -96,7 +96,7 @@ fn samples() -> Vec<Event> {
         curl: None,
         first: true,
     };
-    let app = App {
+    let app = AppListening {
         agent: text(),
         pod: text(),
         port: 80,
@@ -106,7 +106,7 @@ fn samples() -> Vec<Event> {
         curl: None,
     };
     let miss = Miss { cause: text(), sentence: text() };
-    let tls = PodTls { fate: TlsFate::Unread, sentence: text() };
+    let tls = PodTls { handling: TlsHandling::Unread, sentence: text() };
     let command = [
         CommandState::Started { pid: 1 },
         CommandState::Ready { addresses: Vec::new(), taken: Vec::new() },
@@ -115,7 +115,7 @@ fn samples() -> Vec<Event> {
     let mut samples = vec![
         Event::Connected { agent: text(), address: text(), developer: text() },
         Event::Created { intercept: text(), namespace: text(), target: text() },
-        Event::Standing { live: 1, pods: 1, missing: Vec::new() },
+        Event::Status { live: 1, pods: 1, missing: Vec::new() },
         Event::Recreated { intercept: text() },
         Event::Live(live),
         Event::App(app),

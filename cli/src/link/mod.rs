@@ -5,10 +5,10 @@
 
 pub(crate) mod backoff;
 pub(crate) mod clock;
+mod last_reported;
 mod local_tls;
 mod proxy_protocol;
 mod session;
-mod shown;
 mod streams;
 pub(crate) mod tunnel;
 
@@ -18,21 +18,21 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use redir_tunnel::Identity;
-use redir_wire::{EarlierConnections, Filter, Probes, RefusedCode, Selector, ToDeveloper, Token, Wish};
+use redir_wire::{EarlierConnections, Filter, InterceptRequest, Probes, RefusedCode, Selector, ToDeveloper, Token};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use self::backoff::Backoff;
 use self::clock::ClockWatch;
+use self::last_reported::LastReported;
 pub(crate) use self::proxy_protocol::ProxyProtocol;
 use self::session::{Session, SessionEnd};
-use self::shown::Shown;
-use self::tunnel::Gone;
+use self::tunnel::TunnelError;
 use crate::config::Agent;
 use crate::events::Event;
 use crate::screen::Screen;
-use crate::service::{Service, Speaks};
+use crate::service::{Service, ServiceProtocol};
 use crate::values::Target;
 use crate::wording::{cluster as cluster_say, session as say};
 
@@ -45,7 +45,7 @@ const GRACE: Duration = Duration::from_secs(4);
 
 /// The intercept that the developer wants, the same on every agent and over every redial.
 #[derive(Debug, Clone)]
-pub(crate) struct Wanted {
+pub(crate) struct DesiredIntercept {
     /// Keeps the intercept's seniority over redials.
     pub(crate) token: Token,
     pub(crate) target: Target,
@@ -67,12 +67,12 @@ pub(crate) struct Wanted {
     /// Each connection to the service begins with the client's address.
     pub(crate) proxy: Option<ProxyProtocol>,
     /// What the developer's service speaks.
-    pub(crate) speaks: Speaks,
+    pub(crate) speaks: ServiceProtocol,
 }
 
-impl Wanted {
-    fn wish(&self) -> Wish {
-        Wish {
+impl DesiredIntercept {
+    fn wish(&self) -> InterceptRequest {
+        InterceptRequest {
             earlier: self.earlier,
             token: self.token,
             selector: selector(&self.target),
@@ -98,7 +98,7 @@ pub(crate) fn selector(target: &Target) -> Selector {
 
 /// An agent's first answer.
 #[derive(Debug)]
-pub(crate) enum Verdict {
+pub(crate) enum FirstAnswer {
     /// So many pods are live, at least one.
     Live(usize),
     /// The agent answered, and no pod of it is live: what to tell of it, and the reason in one sentence.
@@ -109,7 +109,7 @@ pub(crate) enum Verdict {
 
 /// Why a link is over.
 #[derive(Debug)]
-pub(crate) enum End {
+pub(crate) enum LinkEnd {
     /// We left.
     Left,
     /// The intercept was ended from elsewhere; why.
@@ -119,46 +119,46 @@ pub(crate) enum End {
 }
 
 /// What one agent's task works with.
-pub(crate) struct Link {
+pub(crate) struct AgentLink {
     pub(crate) agent: Agent,
     /// In a cluster: the agent as its status names it now. Agents are replaced, under new keys and addresses, and the
     /// Intercept's own end is told by the API server alone.
     pub(crate) moved: Option<watch::Receiver<Agent>>,
     pub(crate) identity: Identity,
-    pub(crate) wanted: Arc<Wanted>,
+    pub(crate) wanted: Arc<DesiredIntercept>,
     pub(crate) screen: Screen,
     /// Set once a pod was live, on any agent.
     pub(crate) was_live: Arc<AtomicBool>,
     /// Cancelled when the intercept shall end.
     pub(crate) leave: CancellationToken,
     /// Used once; has room for every agent's.
-    pub(crate) verdict: Option<mpsc::Sender<(Agent, Verdict)>>,
+    pub(crate) verdict: Option<mpsc::Sender<(Agent, FirstAnswer)>>,
 }
 
-impl Link {
+impl AgentLink {
     /// Runs until the intercept ends.
-    pub(crate) async fn run(mut self) -> End {
-        let mut shown = Shown::new(self.moved.is_some());
+    pub(crate) async fn run(mut self) -> LinkEnd {
+        let mut reported = LastReported::new(self.moved.is_some());
         let mut backoff = Backoff::new();
         let mut since = Instant::now();
         let mut reminded = since;
         loop {
-            let gone = match self.once(&mut shown, since).await {
-                SessionEnd::Left => return End::Left,
-                SessionEnd::EndedElsewhere(reason) => return End::EndedElsewhere(reason),
+            let gone = match self.once(&mut reported, since).await {
+                SessionEnd::Left => return LinkEnd::Left,
+                SessionEnd::EndedElsewhere(reason) => return LinkEnd::EndedElsewhere(reason),
                 SessionEnd::GaveUp(reason) => {
                     if self.was_decided() {
                         self.screen.tell(&Event::Refused { agent: self.agent.name.clone(), reason: reason.clone() });
                     }
-                    self.decide(Verdict::NotLive(Vec::new(), reason.clone()));
-                    return End::GaveUp(reason);
+                    self.decide(FirstAnswer::NotLive(Vec::new(), reason.clone()));
+                    return LinkEnd::GaveUp(reason);
                 }
                 SessionEnd::Lost(gone) => gone,
             };
             if self.moved.is_none() || since.elapsed() > GRACE {
-                self.decide(Verdict::Unreachable(gone.sentence(&self.agent)));
+                self.decide(FirstAnswer::Unreachable(gone.sentence(&self.agent)));
             }
-            if shown.tunnel_lost() {
+            if reported.tunnel_lost() {
                 (since, reminded, backoff) = (Instant::now(), Instant::now(), Backoff::new());
                 let reason = gone.reason(&self.agent);
                 self.screen.tell(&Event::Lost { agent: self.agent.name.clone(), reason });
@@ -167,13 +167,13 @@ impl Link {
                 self.screen.note(say::still_dialling(&self.agent, since.elapsed(), &gone.reason(&self.agent)));
             }
             if !self.pause(backoff.wait()).await {
-                return End::Left;
+                return LinkEnd::Left;
             }
         }
     }
 
     /// One tunnel, from dialling to its end.
-    async fn once(&mut self, shown: &mut Shown, since: Instant) -> SessionEnd {
+    async fn once(&mut self, reported: &mut LastReported, since: Instant) -> SessionEnd {
         if let Some(moved) = &mut self.moved {
             self.agent = moved.borrow_and_update().clone();
         }
@@ -182,7 +182,7 @@ impl Link {
             dialled = tunnel::dial(&self.agent, &self.identity) => dialled,
         };
         match dialled {
-            Ok(tunnel) => Session::new(self, tunnel, shown, since).run().await,
+            Ok(tunnel) => Session::new(self, tunnel, reported, since).run().await,
             Err(gone) => self.over(&gone),
         }
     }
@@ -203,12 +203,13 @@ impl Link {
     }
 
     /// What a tunnel that is gone means.
-    fn over(&self, gone: &Gone) -> SessionEnd {
+    fn over(&self, gone: &TunnelError) -> SessionEnd {
         match (self.moved.is_some(), gone) {
             // The key is the Intercept's; nobody has to be asked to let it in.
-            (true, Gone::UnknownKey(_)) => {
-                SessionEnd::Lost(Gone::Refused(RefusedCode::NotFound, cluster_say::not_heard_of(&self.agent.name)))
-            }
+            (true, TunnelError::UnknownKey(_)) => SessionEnd::Lost(TunnelError::Refused(
+                RefusedCode::NotFound,
+                cluster_say::not_heard_of(&self.agent.name),
+            )),
             (false, gone) if gone.is_final(self.was_decided()) => SessionEnd::GaveUp(gone.sentence(&self.agent)),
             _ => SessionEnd::Lost(gone.clone()),
         }
@@ -230,7 +231,7 @@ impl Link {
         self.verdict.is_none()
     }
 
-    fn decide(&mut self, verdict: Verdict) {
+    fn decide(&mut self, verdict: FirstAnswer) {
         if let Some(waiting) = self.verdict.take() {
             // Whoever waited may have ended.
             waiting.try_send((self.agent.clone(), verdict)).ok();

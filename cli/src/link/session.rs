@@ -10,16 +10,16 @@ use std::time::{Duration, SystemTime};
 
 use redir_tunnel::{Arrival, Lost, Pin};
 use redir_wire::session::FromAgent;
-use redir_wire::{CloseCode, InterceptState, Refused, RefusedCode, ToAgent, ToDeveloper, Which};
+use redir_wire::{CloseCode, InterceptState, LeaveScope, Refused, RefusedCode, ToAgent, ToDeveloper};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::clock::ClockWatch;
-use super::shown::{Shown, settled};
+use super::last_reported::{LastReported, settled};
 use super::streams;
-use super::tunnel::{Gone, Tunnel};
-use super::{Link, Verdict};
+use super::tunnel::{Tunnel, TunnelError};
+use super::{AgentLink, FirstAnswer};
 use crate::config::Agent;
 use crate::events::Event;
 use crate::wording::session as say;
@@ -56,13 +56,13 @@ pub(crate) enum SessionEnd {
     /// Dialling again cannot help.
     GaveUp(String),
     /// The tunnel is gone; dial again.
-    Lost(Gone),
+    Lost(TunnelError),
 }
 
 pub(crate) struct Session<'a> {
-    link: &'a mut Link,
+    link: &'a mut AgentLink,
     tunnel: Tunnel,
-    shown: &'a mut Shown,
+    reported: &'a mut LastReported,
     /// When the intercept was asked for first, or when the tunnel before was lost.
     since: Instant,
     began: Instant,
@@ -84,11 +84,11 @@ pub(crate) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    pub(crate) fn new(link: &'a mut Link, tunnel: Tunnel, shown: &'a mut Shown, since: Instant) -> Self {
+    pub(crate) fn new(link: &'a mut AgentLink, tunnel: Tunnel, reported: &'a mut LastReported, since: Instant) -> Self {
         Self {
             link,
             tunnel,
-            shown,
+            reported,
             since,
             began: Instant::now(),
             wish: 0,
@@ -110,7 +110,7 @@ impl<'a> Session<'a> {
             address: self.tunnel.streams.address().to_string(),
             developer: self.tunnel.welcome.developer.clone(),
         });
-        self.shown.developer.clone_from(&self.tunnel.welcome.developer);
+        self.reported.developer.clone_from(&self.tunnel.welcome.developer);
         let wish = ToAgent::Intercept(self.link.wanted.wish());
         match self.tunnel.control.ask(&wish).await {
             Ok(number) => self.wish = number,
@@ -118,7 +118,7 @@ impl<'a> Session<'a> {
         }
         let end = self.follow().await;
         match &end {
-            SessionEnd::Left if self.shown.any_live() || !self.streams.is_empty() => self.leave().await,
+            SessionEnd::Left if self.reported.any_live() || !self.streams.is_empty() => self.leave().await,
             // There is nothing to take leave of.
             SessionEnd::Left => (),
             SessionEnd::EndedElsewhere(_) => self.drain(Instant::now() + DRAIN).await,
@@ -138,7 +138,7 @@ impl<'a> Session<'a> {
         loop {
             let end = tokio::select! {
                 // The process that this tunnel led to is gone, and says nothing.
-                () = replaced(&mut self.link.moved, key) => Some(SessionEnd::Lost(Gone::Lost(Lost::Restarted))),
+                () = replaced(&mut self.link.moved, key) => Some(SessionEnd::Lost(TunnelError::Lost(Lost::Restarted))),
                 message = self.tunnel.control.next() => match message {
                     Ok(said) => self.message(said),
                     Err(gone) => Some(self.link.over(&gone)),
@@ -148,7 +148,7 @@ impl<'a> Session<'a> {
                         self.serve(arrival);
                         None
                     }
-                    Err(lost) => Some(self.link.over(&Gone::Lost(lost))),
+                    Err(lost) => Some(self.link.over(&TunnelError::Lost(lost))),
                 },
                 Some(_) = self.streams.join_next() => None,
                 _ = tick.tick() => self.tick().await,
@@ -207,7 +207,7 @@ impl<'a> Session<'a> {
         if let Some(flag) = unknown.filter(|_| !std::mem::replace(&mut self.outdated, true)) {
             self.link.screen.note(say::agent_is_older(&self.link.agent.name, flag));
         }
-        for event in self.shown.changes(&self.link.agent.name, &wanted, state, after_ms) {
+        for event in self.reported.changes(&self.link.agent.name, &wanted, state, after_ms) {
             match event {
                 Event::NotLive { .. } if self.link.verdict.is_some() && self.held.len() < MOST_HELD => {
                     self.held.push(event);
@@ -215,7 +215,7 @@ impl<'a> Session<'a> {
                 _ => self.link.screen.tell(&event),
             }
         }
-        if self.shown.any_live() {
+        if self.reported.any_live() {
             self.link.was_live.store(true, Ordering::Relaxed);
         }
         if settled(state) {
@@ -225,15 +225,15 @@ impl<'a> Session<'a> {
 
     fn settle(&mut self, state: &InterceptState) {
         let held = std::mem::take(&mut self.held);
-        if self.shown.any_live() {
+        if self.reported.any_live() {
             held.iter().for_each(|event| self.link.screen.tell(event));
-            return self.link.decide(Verdict::Live(self.shown.live()));
+            return self.link.decide(FirstAnswer::Live(self.reported.live()));
         }
         let reason = match state.pods.first() {
             Some(pod) => say::pod_not_live(&pod.pod, &pod.reason),
             None => say::no_pod(&self.link.wanted.target),
         };
-        self.link.decide(Verdict::NotLive(held, reason));
+        self.link.decide(FirstAnswer::NotLive(held, reason));
     }
 
     async fn tick(&mut self) -> Option<SessionEnd> {
@@ -249,7 +249,7 @@ impl<'a> Session<'a> {
             }
         }
         if self.pong.is_some_and(|deadline| Instant::now() > deadline) {
-            return Some(SessionEnd::Lost(Gone::Slept));
+            return Some(SessionEnd::Lost(TunnelError::Slept));
         }
         (self.link.verdict.is_some() && self.began.elapsed() > SETTLE)
             .then(|| SessionEnd::GaveUp(say::never_armed(SETTLE)))
@@ -258,7 +258,7 @@ impl<'a> Session<'a> {
     /// Takes leave: the agent gives new requests to the app, waits until those under way to us are through, and confirms.
     /// Until then everything that comes is served: nobody else would answer it.
     async fn leave(&mut self) {
-        let leave = ToAgent::Leave(Which::Token(self.link.wanted.token));
+        let leave = ToAgent::Leave(LeaveScope::Token(self.link.wanted.token));
         let began = Instant::now();
         let Ok(number) = self.tunnel.control.ask(&leave).await else { return };
         let mut heard = (self.tunnel.streams.packets(), began);
@@ -273,7 +273,7 @@ impl<'a> Session<'a> {
                 }
                 Step::Stream | Step::Late => (),
                 // It ends the intercept with the tunnel.
-                Step::Gone => return,
+                Step::TunnelError => return,
             }
             let packets = self.tunnel.streams.packets();
             if packets != heard.0 {
@@ -289,7 +289,7 @@ impl<'a> Session<'a> {
             match self.ending(deadline).await {
                 Step::Said(said) => self.link.tell_request(said.message),
                 Step::Stream => (),
-                Step::Late | Step::Gone => return,
+                Step::Late | Step::TunnelError => return,
             }
         }
     }
@@ -297,13 +297,13 @@ impl<'a> Session<'a> {
     /// One thing that happens while the intercept ends. A request that the agent decided just before is still served.
     async fn ending(&mut self, deadline: Instant) -> Step {
         tokio::select! {
-            said = self.tunnel.control.next() => said.map_or(Step::Gone, Step::Said),
+            said = self.tunnel.control.next() => said.map_or(Step::TunnelError, Step::Said),
             arrival = self.tunnel.streams.accept() => match arrival {
                 Ok(arrival) => {
                     self.serve(arrival);
                     Step::Stream
                 }
-                Err(_) => Step::Gone,
+                Err(_) => Step::TunnelError,
             },
             Some(_) = self.streams.join_next() => Step::Stream,
             () = sleep_until(deadline) => Step::Late,
@@ -320,7 +320,7 @@ enum Step {
     /// Nothing, for so long.
     Late,
     /// The tunnel is gone.
-    Gone,
+    TunnelError,
 }
 
 /// Waits until a cluster's agent is known under another key.

@@ -14,8 +14,8 @@ use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::timeout;
 
-use super::{Wanted, local_tls};
-use crate::service::{CONNECT, Speaks};
+use super::{DesiredIntercept, local_tls};
+use crate::service::{CONNECT, ServiceProtocol};
 
 /// A stream may overtake the message that tells of its intercept, by a lost packet or two.
 const OVERTAKEN: Duration = Duration::from_secs(2);
@@ -41,7 +41,7 @@ pub(crate) async fn serve(
     arrival: Arrival,
     tunnel: Tunnel,
     own: watch::Receiver<BTreeSet<u64>>,
-    wanted: Arc<Wanted>,
+    wanted: Arc<DesiredIntercept>,
     connecting: Arc<Semaphore>,
 ) {
     // A stream without a good header was reset while it was read.
@@ -50,19 +50,23 @@ pub(crate) async fn serve(
         return stream.refuse(StreamCode::NotMine);
     }
     match wanted.speaks {
-        Speaks::Plaintext => match connect(&wanted, &stream, &connecting).await {
+        ServiceProtocol::Plaintext => match connect(&wanted, &stream, &connecting).await {
             Err(code) => stream.refuse(code),
             // How it ended was told to both sides by the copy itself; the agent counts it.
             Ok(connection) => {
                 relay(connection, stream.send, stream.recv, tunnel.budget()).await;
             }
         },
-        Speaks::Tls => serve_tls(stream, &tunnel, &wanted, &connecting).await,
+        ServiceProtocol::Tls => serve_tls(stream, &tunnel, &wanted, &connecting).await,
     }
 }
 
 /// A connection to the service. It begins with the client's address where the service wants to read it there.
-async fn connect(wanted: &Wanted, stream: &DataStream, connecting: &Semaphore) -> Result<TcpStream, StreamCode> {
+async fn connect(
+    wanted: &DesiredIntercept,
+    stream: &DataStream,
+    connecting: &Semaphore,
+) -> Result<TcpStream, StreamCode> {
     let place = place(connecting).await?;
     let mut tcp = wanted.service.connect().await?;
     drop(place);
@@ -89,7 +93,7 @@ async fn place(connecting: &Semaphore) -> Result<SemaphorePermit<'_>, StreamCode
 }
 
 /// Encrypts what comes, unless it is the client's own TLS that nobody has decrypted.
-async fn serve_tls(mut stream: DataStream, tunnel: &Tunnel, wanted: &Wanted, connecting: &Semaphore) {
+async fn serve_tls(mut stream: DataStream, tunnel: &Tunnel, wanted: &DesiredIntercept, connecting: &Semaphore) {
     let mut first = Vec::new();
     if stream.header.tls.is_none() {
         // Its end or its reset is told to whoever reads it next.

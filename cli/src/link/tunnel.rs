@@ -31,7 +31,7 @@ pub(crate) struct Tunnel {
 
 /// Why there is no tunnel, or no longer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Gone {
+pub(crate) enum TunnelError {
     /// The host's name has no address.
     NoSuchHost,
     /// No UDP socket can be opened here.
@@ -52,7 +52,7 @@ pub(crate) enum Gone {
     Slept,
 }
 
-impl Gone {
+impl TunnelError {
     /// Whether dialling again cannot help before somebody changes something. An agent that answered before and is
     /// being replaced refuses connections for a moment, which looks like another protocol.
     pub(crate) fn is_final(&self, answered_before: bool) -> bool {
@@ -92,7 +92,7 @@ impl Gone {
     }
 }
 
-impl From<DialError> for Gone {
+impl From<DialError> for TunnelError {
     fn from(error: DialError) -> Self {
         match error {
             DialError::NoAddress => Self::NoSuchHost,
@@ -108,13 +108,13 @@ impl From<DialError> for Gone {
     }
 }
 
-impl From<Refused> for Gone {
+impl From<Refused> for TunnelError {
     fn from(refused: Refused) -> Self {
         Self::Refused(refused.code, refused.sentence)
     }
 }
 
-impl From<ControlError> for Gone {
+impl From<ControlError> for TunnelError {
     fn from(error: ControlError) -> Self {
         match error {
             ControlError::Session(why) => Self::NotRedir(why.to_string()),
@@ -137,10 +137,10 @@ pub(crate) async fn look_up(hosts: &[AgentAddress], limit: Duration) -> Vec<Sock
 }
 
 /// Dials all addresses of all the agent's hosts at once, and greets.
-pub(crate) async fn dial(agent: &Agent, identity: &Identity) -> Result<Tunnel, Gone> {
+pub(crate) async fn dial(agent: &Agent, identity: &Identity) -> Result<Tunnel, TunnelError> {
     let addresses = look_up(&agent.addresses, LOOKUP).await;
     if addresses.is_empty() {
-        return Err(Gone::NoSuchHost);
+        return Err(TunnelError::NoSuchHost);
     }
     let dialled = redir_tunnel::dial(&addresses, identity, agent.key, SOFTWARE, &user::at_machine()).await?;
     let Dialled { tunnel, control, welcome } = dialled;
@@ -156,19 +156,20 @@ pub(crate) struct Control {
 
 impl Control {
     /// Asks; the answer carries the number given back.
-    pub(crate) async fn ask(&mut self, question: &ToAgent) -> Result<u32, Gone> {
-        let number = self.stream.ask(question).map_err(|why| Gone::NotRedir(SessionError::from(why).to_string()))?;
+    pub(crate) async fn ask(&mut self, question: &ToAgent) -> Result<u32, TunnelError> {
+        let number =
+            self.stream.ask(question).map_err(|why| TunnelError::NotRedir(SessionError::from(why).to_string()))?;
         self.stream.flush().await?;
         Ok(number)
     }
 
     /// Waits for the next message. Cancel-safe.
-    pub(crate) async fn next(&mut self) -> Result<FromAgent, Gone> {
+    pub(crate) async fn next(&mut self) -> Result<FromAgent, TunnelError> {
         let Some(said) = self.stream.next().await? else {
             // An agent ends the stream before it closes the tunnel, and has said why.
             let (code, sentence) =
                 self.bye.take().map_or((CloseCode::Done, String::new()), |bye| (bye.code, bye.sentence));
-            return Err(Gone::Lost(Lost::Closed(code, sentence)));
+            return Err(TunnelError::Lost(Lost::Closed(code, sentence)));
         };
         if let ToDeveloper::Bye(bye) = &said.message {
             self.bye = Some(bye.clone());

@@ -4,7 +4,7 @@
 
 use std::num::NonZeroU16;
 
-use super::{PortName, PortWish, ServiceAddress};
+use super::{PortMapping, PortName, ServiceAddress};
 use crate::service::Service;
 use crate::wording::values as say;
 
@@ -28,12 +28,12 @@ enum Own {
 
 /// Combines the flags: `--to` is for each `--port` or for none, in the same order, and says what is behind the colon of
 /// `--port` otherwise.
-pub(crate) fn port_routes(ports: &[PortWish], to: &[ServiceAddress]) -> Result<Vec<PortRoute>, String> {
+pub(crate) fn port_routes(ports: &[PortMapping], to: &[ServiceAddress]) -> Result<Vec<PortRoute>, String> {
     if !to.is_empty() && to.len() != ports.len() {
         return Err(say::ports_and_to(ports.len(), to.len()));
     }
     let mut routes: Vec<PortRoute> = Vec::with_capacity(ports.len());
-    for (index, PortWish { pod, own }) in ports.iter().enumerate() {
+    for (index, PortMapping { pod, own }) in ports.iter().enumerate() {
         if routes.iter().any(|route| route.pod == *pod) {
             return Err(say::port_twice(&pod.to_string()));
         }
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     fn routes(ports: &[&str], to: &[&str]) -> Result<Vec<String>, String> {
-        let ports: Vec<PortWish> = ports.iter().map(|text| text.parse().unwrap()).collect();
+        let ports: Vec<PortMapping> = ports.iter().map(|text| text.parse().unwrap()).collect();
         let to: Vec<ServiceAddress> = to.iter().map(|text| text.parse().unwrap()).collect();
         let number = |route: &PortRoute| match route.pod {
             PortName::Number(number) => number,

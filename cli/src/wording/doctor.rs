@@ -83,9 +83,9 @@ pub(crate) fn agents(ready: i32) -> String {
     }
 }
 
-pub(crate) fn agents_not_ready(ready: i32, wanted: i32, troubles: &[String]) -> String {
-    let troubles: Vec<String> = troubles.iter().map(|trouble| escape_sentence(trouble)).collect();
-    let why = if troubles.is_empty() { String::new() } else { format!(" ({})", troubles.join("; ")) };
+pub(crate) fn agents_not_ready(ready: i32, wanted: i32, errors: &[String]) -> String {
+    let errors: Vec<String> = errors.iter().map(|error| escape_sentence(error)).collect();
+    let why = if errors.is_empty() { String::new() } else { format!(" ({})", errors.join("; ")) };
     format!(
         "{ready} of {wanted} agents are ready{why}: see kubectl -n {} logs -l {}={}",
         names::NAMESPACE,

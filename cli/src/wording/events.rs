@@ -6,17 +6,17 @@ use std::net::SocketAddr;
 
 use redir_http::filter::{Condition, Mode, Subject, Test};
 use redir_wire::{
-    EarlierConnections, Filter, InterceptEntry, Listening, Liveness, Owner, PodFlush, PodTls, Takes, TlsFate,
+    EarlierConnections, Filter, InterceptEntry, Listening, Liveness, Owner, PodFlush, PodTls, Takes, TlsHandling,
     UnixMillis,
 };
 
 use crate::cluster::diagnosis::Finding;
-use crate::cluster::objects::Row;
+use crate::cluster::rows::InterceptRow;
 use crate::escape::{Charset, escape, escape_own, escape_sentence};
-use crate::events::{App, Clash, CommandState, Event, Live, Local};
+use crate::events::{AppListening, CommandState, Event, InterceptConflict, LivePod, ServiceInput};
 use crate::screen::{Colour, Paint};
+use crate::timestamps;
 use crate::values::join_labels;
-use crate::when;
 
 pub(crate) use self::requests::connections_left_out;
 
@@ -27,7 +27,7 @@ pub(crate) fn lines(event: &Event, paint: Paint, charset: Charset, now: UnixMill
         Event::Connected { .. } => Vec::new(),
         // The pods' own lines say it to people.
         Event::Created { .. } => Vec::new(),
-        Event::Standing { live, pods, missing } => standing(*live, *pods, missing, paint),
+        Event::Status { live, pods, missing } => standing(*live, *pods, missing, paint),
         Event::Recreated { intercept } => {
             vec![format!("again  the intercept had expired and was made anew as {}", escape(intercept))]
         }
@@ -81,7 +81,7 @@ pub(crate) fn lines(event: &Event, paint: Paint, charset: Charset, now: UnixMill
             "{}  again on {} after {}: {}",
             paint.with(Colour::Green, "live"),
             escape(agent),
-            when::duration(after_ms.saturating_mul(1000)),
+            timestamps::duration(after_ms.saturating_mul(1000)),
             escape(pods.join(", ")),
         )],
         Event::Bypassed { agent, id: _, requests } => vec![format!(
@@ -97,7 +97,7 @@ pub(crate) fn lines(event: &Event, paint: Paint, charset: Charset, now: UnixMill
         Event::Pod { .. }
         | Event::Intercept { .. }
         | Event::Tunnel { .. }
-        | Event::Wish(_)
+        | Event::ClusterIntercept(_)
         | Event::Check(_)
         | Event::Step(_)
         | Event::Workload(_)
@@ -131,7 +131,7 @@ fn standing(live: usize, pods: usize, missing: &[(String, String)], paint: Paint
     vec![format!("{}  {live} of {pods} pods; {}", paint.with(Colour::Yellow, "part"), reasons.join("; "))]
 }
 
-fn live_lines(live: &Live, paint: Paint, charset: Charset) -> Vec<String> {
+fn live_lines(live: &LivePod, paint: Paint, charset: Charset) -> Vec<String> {
     let pod = escape(&live.pod);
     let mut lines = vec![format!(
         "{}  {pod}:{} -> {}{}, {} (agent {}, {})",
@@ -139,13 +139,13 @@ fn live_lines(live: &Live, paint: Paint, charset: Charset) -> Vec<String> {
         live.port,
         live.to,
         match (live.local, live.tls) {
-            (Local::Tls, _) => " over TLS",
-            (Local::Plaintext, true) => " in plaintext",
-            (Local::Plaintext | Local::AsSent, _) => "",
+            (ServiceInput::Tls, _) => " over TLS",
+            (ServiceInput::Plaintext, true) => " in plaintext",
+            (ServiceInput::Plaintext | ServiceInput::AsSent, _) => "",
         },
         filter(live.filter.as_ref(), charset),
         escape(&live.agent),
-        when::duration(live.after_ms.saturating_mul(1000)),
+        timestamps::duration(live.after_ms.saturating_mul(1000)),
     )];
     match (live.earlier_connections, live.earlier) {
         // Told as what is missed.
@@ -156,7 +156,7 @@ fn live_lines(live: &Live, paint: Paint, charset: Charset) -> Vec<String> {
         }
     }
     if let Some(listening) = live.listening.filter(|listening| *listening != Listening::Yes) {
-        let app = App {
+        let app = AppListening {
             agent: live.agent.clone(),
             pod: live.pod.clone(),
             port: live.port,
@@ -194,7 +194,7 @@ fn flushed_line(pod: &str, port: u16, flushed: &PodFlush, paint: Paint) -> Strin
     format!("{} {}:{port}: {text}", paint.with(colour, "flush"), escape(pod))
 }
 
-fn app_lines(app: &App, paint: Paint, charset: Charset) -> Vec<String> {
+fn app_lines(app: &AppListening, paint: Paint, charset: Charset) -> Vec<String> {
     let colour = if app.listening == Listening::Yes { Colour::Green } else { Colour::Yellow };
     let mut lines = vec![format!("{}   {}", paint.with(colour, "app"), app_sentence(app))];
     lines.extend(app.curl.iter().map(|curl| format!("try   {}", curl.shown(charset))));
@@ -213,7 +213,7 @@ pub(crate) fn earlier_connections(count: u32) -> String {
 }
 
 /// Whether somebody listens in the pod, and what becomes of requests.
-pub(crate) fn app_sentence(app: &App) -> String {
+pub(crate) fn app_sentence(app: &AppListening) -> String {
     let (port, pod) = (app.port, escape(&app.pod));
     let who = match app.listening {
         Listening::Yes => return format!("the app listens on port {port} of {pod} now"),
@@ -238,13 +238,15 @@ pub(crate) fn app_sentence(app: &App) -> String {
     }
 }
 
-fn tls_line(pod: &str, port: u16, tls: &PodTls, local: Option<Local>, paint: Paint) -> String {
-    let gets = match (tls.fate, local) {
-        (TlsFate::Decrypted, Some(Local::Plaintext)) => ": your service gets plaintext (TLS with --local-tls)",
-        (TlsFate::Decrypted, Some(Local::Tls)) => ": your service gets TLS",
+fn tls_line(pod: &str, port: u16, tls: &PodTls, local: Option<ServiceInput>, paint: Paint) -> String {
+    let gets = match (tls.handling, local) {
+        (TlsHandling::Decrypted, Some(ServiceInput::Plaintext)) => {
+            ": your service gets plaintext (TLS with --local-tls)"
+        }
+        (TlsHandling::Decrypted, Some(ServiceInput::Tls)) => ": your service gets TLS",
         _ => "",
     };
-    let colour = if tls.fate == TlsFate::Decrypted { Colour::Green } else { Colour::Yellow };
+    let colour = if tls.handling == TlsHandling::Decrypted { Colour::Green } else { Colour::Yellow };
     format!("{}   {}:{port}: {}{gets}", paint.with(colour, "tls"), escape(pod), escape_sentence(&tls.sentence))
 }
 
@@ -289,7 +291,7 @@ fn condition(condition: &Condition, charset: Charset) -> String {
 }
 
 /// They get what we want.
-fn conflict(with: &Clash, now: UnixMillis) -> String {
+fn conflict(with: &InterceptConflict, now: UnixMillis) -> String {
     let what = match with.takes {
         Takes::Everything => "gets every request that you want",
         Takes::Shared => "gets the requests that both want",
@@ -304,7 +306,7 @@ fn conflict(with: &Clash, now: UnixMillis) -> String {
 }
 
 /// We get what they want.
-fn overlap(with: &Clash, now: UnixMillis) -> String {
+fn overlap(with: &InterceptConflict, now: UnixMillis) -> String {
     let what = match with.takes {
         Takes::Everything => "gets nothing while you intercept: you get every request that both want",
         Takes::Shared => "wants some of your requests too: you get those that both want",
@@ -314,7 +316,7 @@ fn overlap(with: &Clash, now: UnixMillis) -> String {
 }
 
 /// `bob (intercept 7)`
-fn other(with: &Clash) -> String {
+fn other(with: &InterceptConflict) -> String {
     let who = match with.whose {
         Owner::You => "another redir of yours".to_owned(),
         Owner::Other => escape(&with.developer),
@@ -326,7 +328,7 @@ fn other(with: &Clash) -> String {
 }
 
 fn since(since: UnixMillis, now: UnixMillis) -> String {
-    format!("{} ago ({} UTC)", when::age(since, now), when::time_of_day(since))
+    format!("{} ago ({} UTC)", timestamps::age(since, now), timestamps::time_of_day(since))
 }
 
 fn command(state: &CommandState) -> String {
@@ -394,7 +396,7 @@ fn intercept(agent: &str, entry: &InterceptEntry, now: UnixMillis) -> Vec<String
     };
     let state = match entry.state {
         Liveness::Pending => "pending".to_owned(),
-        Liveness::Live => format!("live{}", entry.tls.as_ref().map_or("", |tls| fate(tls.fate))),
+        Liveness::Live => format!("live{}", entry.tls.as_ref().map_or("", |tls| handling(tls.handling))),
         Liveness::Refused => format!("refused: {}", escape_sentence(&entry.reason)),
         Liveness::Lost => format!("lost: {}", escape_sentence(&entry.reason)),
     };
@@ -403,7 +405,7 @@ fn intercept(agent: &str, entry: &InterceptEntry, now: UnixMillis) -> Vec<String
         escape(&entry.pod),
         entry.port.to_string(),
         whose,
-        format!("{} ago", when::age(entry.since, now)),
+        format!("{} ago", timestamps::age(entry.since, now)),
         if entry.filter.is_empty() { "every request".to_owned() } else { escape_sentence(&entry.filter) },
         dash(escape(&entry.to)),
         entry.requests.to_string(),
@@ -424,13 +426,13 @@ fn listening(listening: Option<Listening>) -> &'static str {
 }
 
 /// Behind `live`.
-fn fate(fate: TlsFate) -> &'static str {
-    match fate {
-        TlsFate::Unread => ", TLS goes to the app unread",
-        TlsFate::Passed => ", TLS comes as sent",
-        TlsFate::Decrypted => ", TLS decrypted",
-        TlsFate::Clear => ", no TLS",
-        TlsFate::Other => ", TLS",
+fn handling(handling: TlsHandling) -> &'static str {
+    match handling {
+        TlsHandling::Unread => ", TLS goes to the app unread",
+        TlsHandling::Passed => ", TLS comes as sent",
+        TlsHandling::Decrypted => ", TLS decrypted",
+        TlsHandling::Clear => ", no TLS",
+        TlsHandling::Other => ", TLS",
     }
 }
 
@@ -454,7 +456,7 @@ pub(crate) fn wishes(events: &[Event], now: UnixMillis) -> Vec<Vec<String>> {
             escape(&row.target),
             escape(&row.port),
             developer(row),
-            format!("{} ago", when::age(row.since, now)),
+            format!("{} ago", timestamps::age(row.since, now)),
             if row.filter.is_empty() { "every request".to_owned() } else { escape(&row.filter) },
             dash(escape(&row.to)),
             standing_of(row),
@@ -463,15 +465,15 @@ pub(crate) fn wishes(events: &[Event], now: UnixMillis) -> Vec<Vec<String>> {
     with_heading(&["NAMESPACE", "INTERCEPT", "TARGET", "PORT", "DEVELOPER", "SINCE", "MATCHES", "TO", "STATE"], rows)
 }
 
-fn rows(events: &[Event]) -> impl Iterator<Item = &Row> {
+fn rows(events: &[Event]) -> impl Iterator<Item = &InterceptRow> {
     events.iter().filter_map(|event| match event {
-        Event::Wish(row) => Some(row),
+        Event::ClusterIntercept(row) => Some(row),
         _ => None,
     })
 }
 
 /// `alice (alice@laptop, you)`. A name that nobody has checked is shown as what its owner claims.
-pub(crate) fn developer(row: &Row) -> String {
+pub(crate) fn developer(row: &InterceptRow) -> String {
     let from = escape(&row.from);
     let remarks = [
         (!from.is_empty()).then_some(from.as_str()),
@@ -486,7 +488,7 @@ pub(crate) fn developer(row: &Row) -> String {
 }
 
 /// `live in 2 of 3 pods`, and the first reason why not in all.
-fn standing_of(row: &Row) -> String {
+fn standing_of(row: &InterceptRow) -> String {
     let why = row.pods.iter().find(|pod| !pod.reason.is_empty()).map(|pod| (&pod.pod, &pod.reason));
     let why = why.or_else(|| row.reasons.first().map(|(node, reason)| (node, reason)));
     let state = match row.pods.len() {
@@ -535,7 +537,7 @@ pub(crate) fn wish_fields(events: &[Event], now: UnixMillis) -> String {
         escape(&row.target),
         escape(&row.port),
         developer(row),
-        when::age(row.since, now),
+        timestamps::age(row.since, now),
         dash(escape(&row.to)),
         standing_of(row),
     )
@@ -556,7 +558,7 @@ pub(crate) fn check(event: &Event, paint: Paint) -> String {
 pub(crate) fn happened(events: &[Event], now: UnixMillis) -> Vec<Vec<String>> {
     let rows = events.iter().filter_map(|event| match event {
         Event::Happened { at, reason, object, node, message } => Some(vec![
-            format!("{} ago", when::age(*at, now)),
+            format!("{} ago", timestamps::age(*at, now)),
             escape(reason),
             escape(object),
             dash(escape(node)),
@@ -575,8 +577,8 @@ pub(crate) fn tunnels(events: &[Event], now: UnixMillis) -> Vec<Vec<String>> {
             escape(software),
             escape(&tunnel.address),
             dash(escape(&tunnel.user)),
-            format!("{} ago", when::age(tunnel.since, now)),
-            when::duration(tunnel.rtt_micros),
+            format!("{} ago", timestamps::age(tunnel.since, now)),
+            timestamps::duration(tunnel.rtt_micros),
             format!("{} ({} so far)", tunnel.streams, tunnel.streams_total),
             if tunnel.asking { "this question".to_owned() } else { String::new() },
         ]),
@@ -615,13 +617,13 @@ mod tests {
             is(Subject::Header("x-user".into()), Test::Exact("alice".into())),
             is(Subject::Path, Test::Prefix("/api".into())),
         ];
-        Event::Live(Live {
+        Event::Live(LivePod {
             agent: "node-1".into(),
             id: 7,
             pod: "web-1".into(),
             port: 8080,
             to: "127.0.0.1:3000".into(),
-            local: Local::Plaintext,
+            local: ServiceInput::Plaintext,
             tls: false,
             filter: Some(Filter { mode: Mode::All, conditions, preflights: false }),
             addresses: vec!["10.0.0.2".into()],
@@ -639,7 +641,7 @@ mod tests {
     fn an_app_that_does_not_listen() {
         let app = |listening, even_if_down, filtered| {
             let (agent, pod) = ("node-1".to_owned(), "web-1".to_owned());
-            app_sentence(&App { agent, pod, port: 8099, listening, even_if_down, filtered, curl: None })
+            app_sentence(&AppListening { agent, pod, port: 8099, listening, even_if_down, filtered, curl: None })
         };
         let nobody = "nobody listens on port 8099 of web-1";
         assert_eq!(app(Listening::Nobody, true, false), format!("{nobody}: your service answers all the same"));
@@ -692,7 +694,7 @@ mod tests {
 
     #[test]
     fn conflicts() {
-        let clash = |whose, id, takes| Clash {
+        let clash = |whose, id, takes| InterceptConflict {
             agent: "node-1".into(),
             pod: "web-1".into(),
             id,

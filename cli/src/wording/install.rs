@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use redir_api::names;
 
-use crate::cluster::agents::{AgentPod, Rollout};
+use crate::cluster::agents::{AgentPod, AgentRollout};
 use crate::cluster::apply::Manifest;
-use crate::cluster::inventory::Inventory;
-use crate::cluster::ownership::{HelmRelease, Strict};
+use crate::cluster::inventory::NamespaceInventory;
+use crate::cluster::ownership::{HelmRelease, PodSecurityLevel};
 use crate::escape::{escape, escape_sentence};
-use crate::events::{Action, Step};
+use crate::events::{AdminStep, ObjectAction};
 use crate::wording::config::show;
 
 pub(crate) fn values(path: Option<&Path>, why: &str) -> String {
@@ -41,31 +41,31 @@ pub(crate) fn checked_elsewhere(namespace: &str) -> String {
 }
 
 /// What is done with an object.
-fn object(action: Action, what: &str, is_dry: bool) -> String {
+fn object(action: ObjectAction, what: &str, is_dry: bool) -> String {
     let (did, would) = match action {
-        Action::Create => ("created", "create"),
-        Action::Apply => ("applied", "apply"),
-        Action::Change => ("changed", "change"),
-        Action::Delete => ("deleted", "delete"),
-        Action::Keep => ("kept", "keep"),
+        ObjectAction::Create => ("created", "create"),
+        ObjectAction::Apply => ("applied", "apply"),
+        ObjectAction::Change => ("changed", "change"),
+        ObjectAction::Delete => ("deleted", "delete"),
+        ObjectAction::Keep => ("kept", "keep"),
     };
     if is_dry { format!("would {would} {}", escape(what)) } else { format!("{did} {}", escape(what)) }
 }
 
 /// A step as a line for people.
-pub(crate) fn step(step: &Step) -> String {
+pub(crate) fn step(step: &AdminStep) -> String {
     match step {
-        Step::Object { action, kind, name, is_dry_run, namespace: _ } => {
+        AdminStep::Object { action, kind, name, is_dry_run, namespace: _ } => {
             object(*action, &format!("{} {name}", kind.to_lowercase()), *is_dry_run)
         }
-        Step::Agents { ready, wanted } => format!("agents: {ready} of {wanted} ready"),
-        Step::AgentNotReady { node, pod: _, reason } if node.is_empty() => {
+        AdminStep::Agents { ready, wanted } => format!("agents: {ready} of {wanted} ready"),
+        AdminStep::AgentNotReady { node, pod: _, reason } if node.is_empty() => {
             format!("agent: {}", escape_sentence(reason))
         }
-        Step::AgentNotReady { node, pod: _, reason } => {
+        AdminStep::AgentNotReady { node, pod: _, reason } => {
             format!("agent on {}: {}", escape(node), escape_sentence(reason))
         }
-        Step::Remark { sentence } | Step::Done { sentence } => escape_lines(sentence),
+        AdminStep::Remark { sentence } | AdminStep::Done { sentence } => escape_lines(sentence),
     }
 }
 
@@ -74,7 +74,7 @@ fn escape_lines(text: &str) -> String {
     text.lines().map(escape_sentence).collect::<Vec<_>>().join("\n")
 }
 
-pub(crate) fn still_waiting(rollout: Rollout, since: Duration) -> String {
+pub(crate) fn still_waiting(rollout: AgentRollout, since: Duration) -> String {
     format!("agents: still {} of {} ready after {} s", rollout.ready, rollout.wanted, since.as_secs())
 }
 
@@ -82,8 +82,8 @@ pub(crate) fn still_asking(why: &str) -> String {
     format!("{why}; asking again")
 }
 
-pub(crate) fn and_said(trouble: &str, said: &str) -> String {
-    format!("{trouble}; it said: {said}")
+pub(crate) fn and_said(error: &str, said: &str) -> String {
+    format!("{error}; it said: {said}")
 }
 
 /// Told once, whatever pod it was to be.
@@ -94,16 +94,16 @@ pub(crate) fn no_pod(why: &str) -> String {
 }
 
 /// How many, and the first few reasons.
-fn summary(rollout: Rollout, pods: &[AgentPod]) -> String {
-    format!("{} of {} agents are ready{}", rollout.ready, rollout.wanted, troubles(pods))
+fn summary(rollout: AgentRollout, pods: &[AgentPod]) -> String {
+    format!("{} of {} agents are ready{}", rollout.ready, rollout.wanted, errors(pods))
 }
 
-fn troubles(pods: &[AgentPod]) -> String {
+fn errors(pods: &[AgentPod]) -> String {
     let mut told: Vec<String> = pods
         .iter()
         .filter_map(|pod| {
             let node = if pod.node.is_empty() { "one without a node".to_owned() } else { escape(&pod.node) };
-            Some(format!("{node}: {}", escape_sentence(pod.trouble.as_ref()?)))
+            Some(format!("{node}: {}", escape_sentence(pod.problem.as_ref()?)))
         })
         .collect();
     let more = told.len().saturating_sub(3);
@@ -114,7 +114,7 @@ fn troubles(pods: &[AgentPod]) -> String {
     if told.is_empty() { String::new() } else { format!(" ({})", told.join("; ")) }
 }
 
-pub(crate) fn never_ready(rollout: Rollout, pods: &[AgentPod], namespace: &str, limit: Duration) -> String {
+pub(crate) fn never_ready(rollout: AgentRollout, pods: &[AgentPod], namespace: &str, limit: Duration) -> String {
     format!(
         "{} within {} s: see kubectl -n {} logs -l {}={}, or run `redir doctor`",
         summary(rollout, pods),
@@ -125,7 +125,7 @@ pub(crate) fn never_ready(rollout: Rollout, pods: &[AgentPod], namespace: &str, 
     )
 }
 
-pub(crate) fn never_starts(rollout: Rollout, pods: &[AgentPod], namespace: &str) -> String {
+pub(crate) fn never_starts(rollout: AgentRollout, pods: &[AgentPod], namespace: &str) -> String {
     format!(
         "{}, and the others do not start as they are: correct --image or --values and run it again; everything that an \
          agent said: kubectl -n {} logs -l {}={} --previous",
@@ -148,14 +148,14 @@ pub(crate) fn not_confirmed() -> String {
     "nothing was changed: run it again and answer y, or add --yes".to_owned()
 }
 
-fn level(strict: &Strict) -> String {
+fn level(strict: &PodSecurityLevel) -> String {
     match &strict.0 {
         Some(level) => format!("the PodSecurity level `{}`", escape(level)),
         None => "no PodSecurity level of its own".to_owned(),
     }
 }
 
-pub(crate) fn may_let_agents_in(namespace: &str, before: &Strict) -> String {
+pub(crate) fn may_let_agents_in(namespace: &str, before: &PodSecurityLevel) -> String {
     format!(
         "namespace {} exists and enforces {}, but agents need `privileged`, which then holds for every pod in it: change it?",
         escape(namespace),
@@ -163,7 +163,7 @@ pub(crate) fn may_let_agents_in(namespace: &str, before: &Strict) -> String {
     )
 }
 
-pub(crate) fn level_changed(namespace: &str, before: &Strict) -> String {
+pub(crate) fn level_changed(namespace: &str, before: &PodSecurityLevel) -> String {
     format!(
         "namespace {} enforces the PodSecurity level `privileged` from now on; before, it enforced {}; `redir uninstall` puts it back",
         escape(namespace),
@@ -171,7 +171,7 @@ pub(crate) fn level_changed(namespace: &str, before: &Strict) -> String {
     )
 }
 
-pub(crate) fn level_would_change(namespace: &str, before: &Strict) -> String {
+pub(crate) fn level_would_change(namespace: &str, before: &PodSecurityLevel) -> String {
     format!(
         "namespace {} enforces {}; agents need `privileged`, which will be asked for, or say --yes",
         escape(namespace),
@@ -179,7 +179,7 @@ pub(crate) fn level_would_change(namespace: &str, before: &Strict) -> String {
     )
 }
 
-pub(crate) fn level_put_back(namespace: &str, before: &Strict) -> String {
+pub(crate) fn level_put_back(namespace: &str, before: &PodSecurityLevel) -> String {
     format!("namespace {} enforces {} again, as before redir", escape(namespace), level(before))
 }
 
@@ -201,18 +201,18 @@ pub(crate) fn namespace_came(namespace: &str) -> String {
 
 /// What the admin wanted to do with what is Helm's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum HelmStep {
+pub(crate) enum HelmAdvice {
     Upgrade,
     Uninstall,
 }
 
-pub(crate) fn is_helm_s(release: &HelmRelease, step: HelmStep) -> String {
+pub(crate) fn is_helm_s(release: &HelmRelease, step: HelmAdvice) -> String {
     let (name, namespace) = (escape(&release.name), escape(&release.namespace));
     let next = match step {
-        HelmStep::Upgrade => {
+        HelmAdvice::Upgrade => {
             format!("`helm upgrade {name} CHART -n {namespace}` with the chart of redir {}", env!("CARGO_PKG_VERSION"))
         }
-        HelmStep::Uninstall => format!("`helm uninstall {name} -n {namespace}`"),
+        HelmAdvice::Uninstall => format!("`helm uninstall {name} -n {namespace}`"),
     };
     format!(
         "Helm has installed redir here, as release {name} in namespace {namespace}, and keeps account of it: run {next}"
@@ -281,7 +281,7 @@ fn listed(nodes: &[String]) -> String {
     }
 }
 
-pub(crate) fn installed(rollout: Rollout, image: &str) -> String {
+pub(crate) fn installed(rollout: AgentRollout, image: &str) -> String {
     let agents = if rollout.ready == 1 { "1 agent is".to_owned() } else { format!("{} agents are", rollout.ready) };
     format!(
         "redir {} is installed: {agents} ready ({})\n\
@@ -336,7 +336,7 @@ pub(crate) fn foreign_namespace(namespace: &str) -> String {
 /// How many of its objects are named.
 const NAMED: usize = 5;
 
-pub(crate) fn shared_namespace(namespace: &str, inventory: &Inventory) -> String {
+pub(crate) fn shared_namespace(namespace: &str, inventory: &NamespaceInventory) -> String {
     let namespace = escape(namespace);
     let named = |names: &[String]| {
         let more = names.len().saturating_sub(NAMED);

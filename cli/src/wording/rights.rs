@@ -2,7 +2,7 @@
 
 use redir_api::{TargetKind, names};
 
-use crate::cluster::rights::{Interceptable, Right, by_object};
+use crate::cluster::rights::{InterceptableTargets, Right, by_object};
 use crate::escape::escape;
 use crate::values::{Target, short};
 
@@ -120,7 +120,7 @@ pub(crate) fn may_flush(target: &Target) -> String {
 }
 
 /// What may be intercepted, where no target is named; `None`: nothing that is known.
-pub(crate) fn interceptable(namespace: &str, found: &Interceptable) -> Option<String> {
+pub(crate) fn interceptable(namespace: &str, found: &InterceptableTargets) -> Option<String> {
     let everything = found.kinds.len() == TargetKind::ALL.len();
     let kinds = found.kinds.iter().map(|kind| format!("every {}", kind.as_str()));
     let mut parts: Vec<String> = if everything { vec!["everything".to_owned()] } else { kinds.collect() };
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn without_a_target_the_rules_are_told() {
-        let mut found = Interceptable::default();
+        let mut found = InterceptableTargets::default();
         assert_eq!(interceptable("shop", &found), None);
         found.kinds.insert(TargetKind::Job);
         found.named.insert("deploy/web".to_owned());

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::config::Agent;
 use crate::escape::{escape, escape_sentence};
 use crate::service::Service;
-use crate::values::{Target, Which};
+use crate::values::{LeaveTarget, Target};
 use crate::wording::tunnel::agent;
 
 pub(crate) fn left_out(lines: u64) -> String {
@@ -169,10 +169,10 @@ pub(crate) fn none_of_yours() -> String {
     "you intercept nothing".to_owned()
 }
 
-pub(crate) fn nothing_to_leave(which: Option<&Which>) -> String {
+pub(crate) fn nothing_to_leave(which: Option<&LeaveTarget>) -> String {
     let what = match which {
-        Some(Which::Id(id)) => format!("no intercept of yours has the number {id}"),
-        Some(Which::Target(target)) => format!("you intercept nothing on {}", escape(target.to_string())),
+        Some(LeaveTarget::Id(id)) => format!("no intercept of yours has the number {id}"),
+        Some(LeaveTarget::Target(target)) => format!("you intercept nothing on {}", escape(target.to_string())),
         None => "you intercept nothing".to_owned(),
     };
     format!("{what}: `redir list` shows what there is")

@@ -7,8 +7,8 @@ use quinn::{Connection, RecvStream, SendStream};
 use redir_tunnel::{AgentControl, AgentEndpoint, Authorised, Identity, Pin};
 use redir_wire::session::FromDeveloper;
 use redir_wire::{
-    Bye, ClientTls, CloseCode, InterceptState, Left, LeftIntercept, Liveness, PodState, StreamHeader, ToAgent,
-    ToDeveloper, UnixMillis, Wish,
+    Bye, ClientTls, CloseCode, InterceptRequest, InterceptState, Left, LeftIntercept, Liveness, PodState, StreamHeader,
+    ToAgent, ToDeveloper, UnixMillis,
 };
 
 /// Nothing here takes longer, also on a machine at load 30.
@@ -123,7 +123,7 @@ impl Session {
     }
 
     /// The next message, which must be a wish.
-    pub(crate) async fn wish(&mut self) -> (u32, Wish) {
+    pub(crate) async fn wish(&mut self) -> (u32, InterceptRequest) {
         let said = self.next().await;
         let ToAgent::Intercept(wish) = said.message else { panic!("{said:?}") };
         (said.seq, wish)
@@ -142,7 +142,7 @@ impl Session {
     }
 
     /// Grants a wish: these pods are in these states.
-    pub(crate) async fn grant(&mut self, seq: u32, wish: &Wish, id: u64, pods: &[(&str, Liveness, &str)]) {
+    pub(crate) async fn grant(&mut self, seq: u32, wish: &InterceptRequest, id: u64, pods: &[(&str, Liveness, &str)]) {
         self.say(seq, &ToDeveloper::Intercept(state(wish, id, pods))).await;
     }
 
@@ -191,7 +191,7 @@ pub(crate) fn left(ids: &[Option<u64>]) -> ToDeveloper {
 }
 
 /// The state of an intercept.
-pub(crate) fn state(wish: &Wish, id: u64, pods: &[(&str, Liveness, &str)]) -> InterceptState {
+pub(crate) fn state(wish: &InterceptRequest, id: u64, pods: &[(&str, Liveness, &str)]) -> InterceptState {
     let pod = |(name, state, reason): &(&str, Liveness, &str)| PodState {
         flushed: None,
         pod: (*name).to_owned(),

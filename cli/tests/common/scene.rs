@@ -1,7 +1,7 @@
 //! A developer who intercepts, an agent that grants it, and the developer's service.
 
 use quinn::{ReadError, ReadToEndError, RecvStream};
-use redir_wire::{Listing, Liveness, PodEntry, StreamCode, ToAgent, ToDeveloper, Which, Wish};
+use redir_wire::{InterceptRequest, LeaveScope, Listing, Liveness, PodEntry, StreamCode, ToAgent, ToDeveloper};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::Home;
@@ -73,7 +73,7 @@ impl Scene {
     }
 
     /// Runs until pod web-1 is live as intercept 7.
-    pub(crate) async fn live(&mut self, more: &[&str]) -> (Redir, Session, Wish) {
+    pub(crate) async fn live(&mut self, more: &[&str]) -> (Redir, Session, InterceptRequest) {
         let mut redir = self.intercept(&[&["-o", "json"], more].concat());
         if more.contains(&"--") {
             self.list(&["web-1"]).await;
@@ -87,9 +87,9 @@ impl Scene {
 }
 
 /// Answers redir's leave-taking.
-pub(crate) async fn let_go(session: &mut Session, wish: &Wish) {
+pub(crate) async fn let_go(session: &mut Session, wish: &InterceptRequest) {
     let said = session.next().await;
-    assert_eq!(said.message, ToAgent::Leave(Which::Token(wish.token)));
+    assert_eq!(said.message, ToAgent::Leave(LeaveScope::Token(wish.token)));
     session.say(said.seq, &left(&[Some(7)])).await;
 }
 

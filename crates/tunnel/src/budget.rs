@@ -81,7 +81,7 @@ impl Budget {
                 slices.iter_mut().zip(&*chunks).for_each(|(slice, chunk)| *slice = IoSlice::new(chunk));
                 match Pin::new(&mut *writer).poll_write_vectored(cx, &slices[..chunks.len().min(AT_ONCE)]) {
                     Poll::Ready(result) => Poll::Ready(result.map_err(BudgetError::Io)),
-                    Poll::Pending => patience.poll_over(cx).map(|()| Err(BudgetError::Slow)),
+                    Poll::Pending => patience.poll_expired(cx).map(|()| Err(BudgetError::Slow)),
                 }
             });
             match written.await {
@@ -101,8 +101,8 @@ impl Budget {
     }
 
     /// For one stream, whose bytes are written otherwise.
-    pub fn patience(&self) -> Patience {
-        Patience { budget: self.clone(), waiting: None }
+    pub fn patience(&self) -> StallTimer {
+        StallTimer { budget: self.clone(), waiting: None }
     }
 
     /// Streams that stand unread now.
@@ -125,7 +125,7 @@ impl Budget {
 
 /// How long one stream's bytes may still wait for their reader. Holds no memory and no timer while they move.
 #[derive(Debug)]
-pub struct Patience {
+pub struct StallTimer {
     budget: Budget,
     waiting: Option<Box<Waiting>>,
 }
@@ -137,14 +137,14 @@ struct Waiting {
     place: Option<Place>,
 }
 
-impl Patience {
+impl StallTimer {
     /// Something went to the reader, or nothing waits for it.
     pub fn renew(&mut self) {
         self.waiting = None;
     }
 
     /// Call it while bytes wait for the reader. Ready: this stream is one of the slowest of too many, give it up.
-    pub fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let budget = &self.budget;
         let waiting =
             self.waiting.get_or_insert_with(|| Box::new(Waiting { timer: Box::pin(sleep(PATIENCE)), place: None }));

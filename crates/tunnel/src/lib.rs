@@ -25,7 +25,7 @@ mod transport;
 use std::net::SocketAddr;
 
 pub use agent::{AgentEndpoint, Handshake};
-pub use budget::{Budget, BudgetError, Patience};
+pub use budget::{Budget, BudgetError, StallTimer};
 pub use control::{AgentControl, Control, ControlError, DeveloperControl, FLUSH, Session, Turn};
 pub use developer::{Arrival, DataStream, Dialled, HeaderError, Tunnel, dial};
 pub use error::{DialError, Lost};

@@ -13,9 +13,9 @@ pub enum ToAgent {
     /// First message of all.
     Hello(Hello),
     /// Intercept these pods' port. Answered by [`InterceptState`] or [`Refused`].
-    Intercept(Wish),
+    Intercept(InterceptRequest),
     /// End intercepts of this developer. Answered by [`Left`] or [`Refused`].
-    Leave(Which),
+    Leave(LeaveScope),
     /// What is intercepted, and what can be. Answered by [`Listing`].
     List,
     /// How this developer's tunnels and intercepts fare. Answered by [`StatusReport`].
@@ -29,7 +29,7 @@ pub enum ToAgent {
 pub enum ToDeveloper {
     /// Answer to [`Hello`].
     Welcome(Welcome),
-    /// The state of one intercept: the answer to a [`Wish`], and again at every change.
+    /// The state of one intercept: the answer to a [`InterceptRequest`], and again at every change.
     Intercept(InterceptState),
     /// One matched request is through.
     Request(RequestEvent),
@@ -112,7 +112,7 @@ impl fmt::Display for Selector {
 
 /// An intercept that a developer asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wish {
+pub struct InterceptRequest {
     /// Names the intercept across redials.
     pub token: Token,
     /// Which pods.
@@ -176,7 +176,7 @@ impl Filter {
 
 /// Which intercepts of this developer to end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Which {
+pub enum LeaveScope {
     /// The one with this token.
     Token(Token),
     /// The one with this id.
@@ -209,9 +209,9 @@ pub struct InterceptState {
     /// Matched requests and connections that went to the app so far, because the developer's machine did not answer the
     /// agent. Kept over redials; 0 from an agent that does not tell it.
     pub bypassed: u64,
-    /// The agent does what [`Wish::even_if_down`] asks for. An agent that does not know it leaves it false.
+    /// The agent does what [`InterceptRequest::even_if_down`] asks for. An agent that does not know it leaves it false.
     pub even_if_down: bool,
-    /// The agent does what [`Wish::forwarded`] asks for. An agent that does not know it leaves it false.
+    /// The agent does what [`InterceptRequest::forwarded`] asks for. An agent that does not know it leaves it false.
     pub forwarded: bool,
 }
 
@@ -278,14 +278,14 @@ pub struct Miss {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodTls {
     /// For programs.
-    pub fate: TlsFate,
+    pub handling: TlsHandling,
     /// For people: why, and what to do.
     pub sentence: String,
 }
 
 /// What becomes of TLS connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum TlsFate {
+pub enum TlsHandling {
     /// They go to the app, unread.
     Unread,
     /// They go to the developer as the client sends them.

@@ -44,7 +44,7 @@ messages! {
     Selector {
         #[prost(oneof = "SelectorKind", tags = "1, 2")] kind: Option<SelectorKind>,
     }
-    Wish {
+    InterceptRequest {
         #[prost(bytes = "vec", tag = "1")] token: Vec<u8>,
         #[prost(message, optional, tag = "2")] selector: Option<Selector>,
         #[prost(uint32, tag = "3")] port: u32,
@@ -72,9 +72,9 @@ messages! {
         #[prost(oneof = "TextKind", tags = "1, 2, 3, 4, 5, 6")] kind: Option<TextKind>,
     }
     Leave {
-        #[prost(oneof = "WhichKind", tags = "1, 2, 3, 4")] kind: Option<WhichKind>,
+        #[prost(oneof = "LeaveScopeKind", tags = "1, 2, 3, 4")] kind: Option<LeaveScopeKind>,
     }
-    WhichSelector {
+    LeaveSelector {
         #[prost(message, optional, tag = "1")] selector: Option<Selector>,
         /// 0 is any.
         #[prost(uint32, tag = "2")] port: u32,
@@ -116,7 +116,7 @@ messages! {
     }
     PodTls {
         /// 1 unread, 2 passed, 3 decrypted, 4 clear.
-        #[prost(uint32, tag = "1")] fate: u32,
+        #[prost(uint32, tag = "1")] handling: u32,
         #[prost(string, tag = "2")] sentence: String,
     }
     Conflict {
@@ -233,7 +233,7 @@ pub(crate) enum ToAgentBody {
     #[prost(message, tag = "10")]
     Hello(Hello),
     #[prost(message, tag = "11")]
-    Intercept(Wish),
+    Intercept(InterceptRequest),
     #[prost(message, tag = "12")]
     Leave(Leave),
     #[prost(message, tag = "13")]
@@ -319,13 +319,13 @@ pub(crate) enum TextKind {
 }
 
 #[derive(Clone, PartialEq, Oneof)]
-pub(crate) enum WhichKind {
+pub(crate) enum LeaveScopeKind {
     #[prost(bytes = "vec", tag = "1")]
     Token(Vec<u8>),
     #[prost(uint64, tag = "2")]
     Id(u64),
     #[prost(message, tag = "3")]
-    Selector(WhichSelector),
+    Selector(LeaveSelector),
     #[prost(message, tag = "4")]
     All(Empty),
 }

@@ -19,7 +19,7 @@ use redir_link::{
     resolved::{Obstacle, Requests, Resolved},
 };
 use redir_tunnel::Pin;
-use redir_wire::{Probes, Selector, Token, Wish};
+use redir_wire::{Probes, Selector, Token, InterceptRequest};
 use redir_worker::control::ControlPlane as _;
 use serde_json::{Value, json};
 
@@ -297,8 +297,8 @@ fn a_mesh_pod_is_found_behind_its_proxy() {
     assert_eq!((at.first, &at.ips), (FirstHand::Proxy, &vec!["10.0.0.1".parse().unwrap()]));
 }
 
-fn wish(token: Token) -> Wish {
-    Wish {
+fn wish(token: Token) -> InterceptRequest {
+    InterceptRequest {
         earlier: redir_wire::EarlierConnections::Stay,
         token,
         selector: Selector::Pod("-".into()),

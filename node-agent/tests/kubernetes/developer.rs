@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 use redir_rig::{namespace::Namespace, wait};
 use redir_tunnel::{Dialled, Identity, Pin, Tunnel, dial};
-use redir_wire::{CloseCode, Probes, Selector, ToAgent, ToDeveloper, Token, Wish};
+use redir_wire::{CloseCode, Probes, Selector, ToAgent, ToDeveloper, Token, InterceptRequest};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -57,7 +57,7 @@ impl Developer {
 
 async fn listen(mut dialled: Dialled, tokens: Vec<Token>, heard: Arc<Mutex<Vec<ToDeveloper>>>) {
     for token in tokens {
-        let wish = Wish {
+        let wish = InterceptRequest {
             earlier: redir_wire::EarlierConnections::Stay,
             token,
             selector: Selector::Pod("-".into()),

@@ -46,7 +46,7 @@ use redir_rig::{
     wait,
 };
 use redir_tunnel::{Identity, Pin};
-use redir_wire::{Liveness, TlsFate, ToDeveloper};
+use redir_wire::{Liveness, TlsHandling, ToDeveloper};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use server::Server;
@@ -476,11 +476,11 @@ fn a_granted_secret_lets_the_agent_read_tls() -> Result<()> {
     let told = world.status("mine", "waiting", |entry| entry.state == AgentState::Waiting)?;
     let developer = world.dial(&told, &alice, &[&intercept])?;
     let fate = |heard: &ToDeveloper| match heard {
-        ToDeveloper::Intercept(state) => Some(state.pods.first()?.tls.clone()?.fate),
+        ToDeveloper::Intercept(state) => Some(state.pods.first()?.tls.clone()?.handling),
         _ => None,
     };
     let unread = developer.hears("what happens to TLS", fate)?;
-    assert_eq!(unread, TlsFate::Unread, "nothing is granted yet");
+    assert_eq!(unread, TlsHandling::Unread, "nothing is granted yet");
     assert!(world.get_securely(0, &certificate, &["x-user: alice"])?.starts_with("green"), "end to end, unread");
 
     // What is not among the role's names, and what no pod mounts, stays out of reach.
@@ -500,7 +500,7 @@ fn a_granted_secret_lets_the_agent_read_tls() -> Result<()> {
     })?;
     eprintln!("from the grant to the first request that is read: {:?}", began.elapsed());
     assert!(world.get_securely(0, &certificate, &["x-user: bob"])?.starts_with("green"));
-    developer.hears("that it is decrypted", |heard| fate(heard).filter(|fate| *fate == TlsFate::Decrypted))?;
+    developer.hears("that it is decrypted", |heard| fate(heard).filter(|fate| *fate == TlsHandling::Decrypted))?;
     let log = world.agent().log();
     assert!(!log.contains("PRIVATE KEY"), "no key in the log");
     Ok(())

@@ -9,7 +9,7 @@ use std::{
 };
 
 use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
-use redir_tunnel::Patience;
+use redir_tunnel::StallTimer;
 use redir_wire::StreamCode;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
@@ -46,7 +46,7 @@ pub(crate) struct DeveloperLeg {
     send: SendStream,
     recv: RecvStream,
     finished: bool,
-    patience: Patience,
+    patience: StallTimer,
     ending: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     _open: OpenStream,
 }
@@ -99,7 +99,7 @@ impl DeveloperLeg {
     /// Call it while bytes of the developer wait for the client. Ready: too many clients of this tunnel do not read and
     /// this one is among the slowest; the stream is reset.
     pub(crate) fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        ready!(self.patience.poll_over(cx));
+        ready!(self.patience.poll_expired(cx));
         self.end(StreamCode::Slow);
         Poll::Ready(())
     }

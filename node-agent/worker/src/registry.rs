@@ -19,7 +19,7 @@ use std::{
 };
 
 use redir_tunnel::Pin;
-use redir_wire::{PodEntry, Refused, RefusedCode, Selector, Token, Which, Wish};
+use redir_wire::{PodEntry, Refused, RefusedCode, Selector, Token, LeaveScope, InterceptRequest};
 
 use crate::control::{Grant, Place, Plane};
 use redir_config::PodName;
@@ -147,7 +147,7 @@ impl Registry {
         &mut self,
         session: SessionId,
         pin: Pin,
-        wish: Wish,
+        wish: InterceptRequest,
         clock: SystemTime,
         now: Instant,
     ) -> Result<u64, Refused> {
@@ -202,7 +202,7 @@ impl Registry {
     }
 
     /// Ends those of a developer's intercepts that `which` names, in whichever session they are.
-    pub(crate) fn leave(&mut self, pin: &Pin, which: &Which) -> Result<Vec<Leaver>, Refused> {
+    pub(crate) fn leave(&mut self, pin: &Pin, which: &LeaveScope) -> Result<Vec<Leaver>, Refused> {
         let ids: Vec<u64> = self
             .wishes
             .values()
@@ -211,7 +211,7 @@ impl Registry {
             .collect();
         ids.iter().for_each(|id| self.overlaps.forget(*id));
         let leavers: Vec<Leaver> = ids.iter().filter_map(|id| self.wishes.remove(id)).map(leaver).collect();
-        if leavers.is_empty() && !matches!(which, Which::All) {
+        if leavers.is_empty() && !matches!(which, LeaveScope::All) {
             let sentence = "you have no such intercept here; `redir list` shows those you have".to_owned();
             return Err(Refused { code: RefusedCode::NotFound, sentence });
         }
@@ -239,13 +239,13 @@ impl Registry {
         self.wishes.values().filter(move |wish| wish.session == session)
     }
 
-    fn names(&self, which: &Which, wish: &Registered) -> bool {
+    fn names(&self, which: &LeaveScope, wish: &Registered) -> bool {
         match which {
-            Which::All => true,
-            Which::Id(id) => wish.id == *id,
-            Which::Token(token) => wish.grant.wish.token == *token,
-            Which::Selector(selector, port) => {
-                let Wish { selector: named, port: intercepted, .. } = &wish.grant.wish;
+            LeaveScope::All => true,
+            LeaveScope::Id(id) => wish.id == *id,
+            LeaveScope::Token(token) => wish.grant.wish.token == *token,
+            LeaveScope::Selector(selector, port) => {
+                let InterceptRequest { selector: named, port: intercepted, .. } = &wish.grant.wish;
                 port.is_none_or(|port| port == *intercepted) && (selector == named || self.covers(selector, wish))
             }
         }

@@ -8,7 +8,7 @@ use std::{
 use redir_config::PodName;
 use redir_identity::Pin;
 use redir_link::resolved::Resolved;
-use redir_wire::{Token, Wish};
+use redir_wire::{Token, InterceptRequest};
 
 use crate::registry::{Registry, SessionId};
 
@@ -32,7 +32,7 @@ impl Contests {
     /// # Panics
     ///
     /// If it is refused.
-    pub fn register(&mut self, session: u64, developer: Pin, wish: Wish, clock: SystemTime) {
+    pub fn register(&mut self, session: u64, developer: Pin, wish: InterceptRequest, clock: SystemTime) {
         let registered = self.0.register(SessionId(session), developer, wish, clock, Instant::now());
         assert!(registered.is_ok(), "{registered:?}");
     }

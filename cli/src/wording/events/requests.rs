@@ -4,7 +4,7 @@ use redir_wire::{ConnectionBytes, RequestEvent, RequestOutcome};
 
 use crate::escape::{escape, escape_sentence};
 use crate::screen::{Colour, Paint};
-use crate::when;
+use crate::timestamps;
 
 /// Bytes of a path that are shown to people.
 const PATH_SHOWN: usize = 200;
@@ -72,8 +72,8 @@ fn line(event: &RequestEvent, what: &str, result: &str, paint: Paint) -> String 
     };
     format!(
         "{}  {what}  {result}  {}  {}{why}",
-        paint.with(Colour::Dim, &when::time_of_day(event.when)),
-        when::duration(event.micros),
+        paint.with(Colour::Dim, &timestamps::time_of_day(event.when)),
+        timestamps::duration(event.micros),
         escape(&event.pod),
     )
 }

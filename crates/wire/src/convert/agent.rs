@@ -3,7 +3,7 @@
 use super::filter::{filter, filter_to_proto};
 use super::{port, selector, selector_to_proto, text, token};
 use crate::error::Malformed;
-use crate::message::{EarlierConnections, Hello, Probes, ToAgent, Which, Wish};
+use crate::message::{EarlierConnections, Hello, InterceptRequest, LeaveScope, Probes, ToAgent};
 use crate::{limits, proto};
 
 impl TryFrom<proto::ToAgentBody> for ToAgent {
@@ -16,8 +16,8 @@ impl TryFrom<proto::ToAgentBody> for ToAgent {
                 software: text(hello.software, "the software's name", limits::NAME)?,
                 user: text(hello.user, "the user's name", limits::NAME)?,
             }),
-            proto::ToAgentBody::Intercept(wish) => Self::Intercept(wish.try_into()?),
-            proto::ToAgentBody::Leave(leave) => Self::Leave(which(leave)?),
+            proto::ToAgentBody::Intercept(request) => Self::Intercept(request.try_into()?),
+            proto::ToAgentBody::Leave(leave) => Self::Leave(leave_scope(leave)?),
             proto::ToAgentBody::List(_) => Self::List,
             proto::ToAgentBody::Status(_) => Self::Status,
             proto::ToAgentBody::Ping(number) => Self::Ping(number),
@@ -33,18 +33,18 @@ impl From<&ToAgent> for proto::ToAgentBody {
                 software: hello.software.clone(),
                 user: hello.user.clone(),
             }),
-            ToAgent::Intercept(wish) => Self::Intercept(proto::Wish {
-                token: wish.token.0.to_vec(),
-                selector: Some(selector_to_proto(&wish.selector)),
-                port: u32::from(wish.port),
-                filter: wish.filter.as_ref().map(filter_to_proto),
-                to: wish.to.clone(),
-                probes_to_developer: matches!(wish.probes, Probes::Developer),
-                flush: matches!(wish.earlier, EarlierConnections::Close),
-                even_if_down: wish.even_if_down,
-                forwarded: wish.forwarded,
+            ToAgent::Intercept(request) => Self::Intercept(proto::InterceptRequest {
+                token: request.token.0.to_vec(),
+                selector: Some(selector_to_proto(&request.selector)),
+                port: u32::from(request.port),
+                filter: request.filter.as_ref().map(filter_to_proto),
+                to: request.to.clone(),
+                probes_to_developer: matches!(request.probes, Probes::Developer),
+                flush: matches!(request.earlier, EarlierConnections::Close),
+                even_if_down: request.even_if_down,
+                forwarded: request.forwarded,
             }),
-            ToAgent::Leave(which) => Self::Leave(proto::Leave { kind: Some(which_to_proto(which)) }),
+            ToAgent::Leave(which) => Self::Leave(proto::Leave { kind: Some(leave_scope_to_proto(which)) }),
             ToAgent::List => Self::List(proto::Empty {}),
             ToAgent::Status => Self::Status(proto::Empty {}),
             ToAgent::Ping(number) => Self::Ping(*number),
@@ -52,44 +52,44 @@ impl From<&ToAgent> for proto::ToAgentBody {
     }
 }
 
-impl TryFrom<proto::Wish> for Wish {
+impl TryFrom<proto::InterceptRequest> for InterceptRequest {
     type Error = Malformed;
 
-    fn try_from(wish: proto::Wish) -> Result<Self, Malformed> {
+    fn try_from(request: proto::InterceptRequest) -> Result<Self, Malformed> {
         Ok(Self {
-            token: token(&wish.token)?,
-            selector: selector(wish.selector)?,
-            port: port(wish.port)?,
-            filter: wish.filter.map(filter).transpose()?,
-            to: text(wish.to, "the developer's address", limits::NAME)?,
-            probes: if wish.probes_to_developer { Probes::Developer } else { Probes::App },
-            earlier: if wish.flush { EarlierConnections::Close } else { EarlierConnections::Stay },
-            even_if_down: wish.even_if_down,
-            forwarded: wish.forwarded,
+            token: token(&request.token)?,
+            selector: selector(request.selector)?,
+            port: port(request.port)?,
+            filter: request.filter.map(filter).transpose()?,
+            to: text(request.to, "the developer's address", limits::NAME)?,
+            probes: if request.probes_to_developer { Probes::Developer } else { Probes::App },
+            earlier: if request.flush { EarlierConnections::Close } else { EarlierConnections::Stay },
+            even_if_down: request.even_if_down,
+            forwarded: request.forwarded,
         })
     }
 }
 
-fn which(leave: proto::Leave) -> Result<Which, Malformed> {
+fn leave_scope(leave: proto::Leave) -> Result<LeaveScope, Malformed> {
     Ok(match leave.kind.ok_or(Malformed::Missing("which intercept to leave"))? {
-        proto::WhichKind::Token(bytes) => Which::Token(token(&bytes)?),
-        proto::WhichKind::Id(id) => Which::Id(id),
-        proto::WhichKind::Selector(which) => {
+        proto::LeaveScopeKind::Token(bytes) => LeaveScope::Token(token(&bytes)?),
+        proto::LeaveScopeKind::Id(id) => LeaveScope::Id(id),
+        proto::LeaveScopeKind::Selector(which) => {
             let any = which.port == 0;
-            Which::Selector(selector(which.selector)?, if any { None } else { Some(port(which.port)?) })
+            LeaveScope::Selector(selector(which.selector)?, if any { None } else { Some(port(which.port)?) })
         }
-        proto::WhichKind::All(_) => Which::All,
+        proto::LeaveScopeKind::All(_) => LeaveScope::All,
     })
 }
 
-fn which_to_proto(which: &Which) -> proto::WhichKind {
+fn leave_scope_to_proto(which: &LeaveScope) -> proto::LeaveScopeKind {
     match which {
-        Which::Token(token) => proto::WhichKind::Token(token.0.to_vec()),
-        Which::Id(id) => proto::WhichKind::Id(*id),
-        Which::Selector(selector, port) => proto::WhichKind::Selector(proto::WhichSelector {
+        LeaveScope::Token(token) => proto::LeaveScopeKind::Token(token.0.to_vec()),
+        LeaveScope::Id(id) => proto::LeaveScopeKind::Id(*id),
+        LeaveScope::Selector(selector, port) => proto::LeaveScopeKind::Selector(proto::LeaveSelector {
             selector: Some(selector_to_proto(selector)),
             port: port.map_or(0, u32::from),
         }),
-        Which::All => proto::WhichKind::All(proto::Empty {}),
+        LeaveScope::All => proto::LeaveScopeKind::All(proto::Empty {}),
     }
 }

@@ -2,35 +2,35 @@
 
 use super::text;
 use crate::error::Malformed;
-use crate::message::{PodTls, TlsFate};
+use crate::message::{PodTls, TlsHandling};
 use crate::{limits, proto};
 
 impl TryFrom<proto::PodTls> for PodTls {
     type Error = Malformed;
 
     fn try_from(tls: proto::PodTls) -> Result<Self, Malformed> {
-        let fate = match tls.fate {
-            1 => TlsFate::Unread,
-            2 => TlsFate::Passed,
-            3 => TlsFate::Decrypted,
-            4 => TlsFate::Clear,
+        let handling = match tls.handling {
+            1 => TlsHandling::Unread,
+            2 => TlsHandling::Passed,
+            3 => TlsHandling::Decrypted,
+            4 => TlsHandling::Clear,
             // A newer agent's: its sentence says it.
-            _ => TlsFate::Other,
+            _ => TlsHandling::Other,
         };
-        Ok(Self { fate, sentence: text(tls.sentence, "a sentence", limits::SENTENCE)? })
+        Ok(Self { handling, sentence: text(tls.sentence, "a sentence", limits::SENTENCE)? })
     }
 }
 
 impl From<&PodTls> for proto::PodTls {
     fn from(tls: &PodTls) -> Self {
-        let fate = match tls.fate {
-            TlsFate::Other => 0,
-            TlsFate::Unread => 1,
-            TlsFate::Passed => 2,
-            TlsFate::Decrypted => 3,
-            TlsFate::Clear => 4,
+        let handling = match tls.handling {
+            TlsHandling::Other => 0,
+            TlsHandling::Unread => 1,
+            TlsHandling::Passed => 2,
+            TlsHandling::Decrypted => 3,
+            TlsHandling::Clear => 4,
         };
-        Self { fate, sentence: tls.sentence.clone() }
+        Self { handling, sentence: tls.sentence.clone() }
     }
 }
 
@@ -40,13 +40,15 @@ mod tests {
 
     #[test]
     fn every_fate_comes_back_and_a_newer_one_is_no_error() {
-        for fate in [TlsFate::Unread, TlsFate::Passed, TlsFate::Decrypted, TlsFate::Clear, TlsFate::Other] {
-            let tls = PodTls { fate, sentence: "x".into() };
+        for handling in
+            [TlsHandling::Unread, TlsHandling::Passed, TlsHandling::Decrypted, TlsHandling::Clear, TlsHandling::Other]
+        {
+            let tls = PodTls { handling, sentence: "x".into() };
             assert_eq!(PodTls::try_from(proto::PodTls::from(&tls)), Ok(tls));
         }
-        let newer = proto::PodTls { fate: 99, sentence: "x".into() };
-        assert_eq!(PodTls::try_from(newer).map(|tls| tls.fate), Ok(TlsFate::Other));
-        let long = proto::PodTls { fate: 1, sentence: "x".repeat(limits::SENTENCE + 1) };
+        let newer = proto::PodTls { handling: 99, sentence: "x".into() };
+        assert_eq!(PodTls::try_from(newer).map(|tls| tls.handling), Ok(TlsHandling::Other));
+        let long = proto::PodTls { handling: 1, sentence: "x".repeat(limits::SENTENCE + 1) };
         assert!(PodTls::try_from(long).is_err());
     }
 }

@@ -28,8 +28,8 @@ fn pair() -> (DeveloperSession, AgentSession) {
     (developer, agent)
 }
 
-fn wish() -> Wish {
-    Wish {
+fn request() -> InterceptRequest {
+    InterceptRequest {
         token: Token([7; 16]),
         selector: Selector::Labels(BTreeMap::from([("app".into(), "web".into()), ("tier".into(), String::new())])),
         port: 8080,
@@ -105,24 +105,24 @@ fn every_question_comes_through() {
     let named = |condition: &Condition| condition.subject != Subject::Method || condition.test != Test::Exact(vec![]);
     let some_conditions = conditions().into_iter().filter(named).take(limits::CONDITIONS).collect();
     let questions = [
-        ToAgent::Intercept(wish()),
-        ToAgent::Intercept(Wish {
+        ToAgent::Intercept(request()),
+        ToAgent::Intercept(InterceptRequest {
             filter: None,
             selector: selector.clone(),
             probes: Probes::App,
             earlier: EarlierConnections::Stay,
-            ..wish()
+            ..request()
         }),
-        ToAgent::Intercept(Wish { filter: None, even_if_down: true, forwarded: false, ..wish() }),
-        ToAgent::Intercept(Wish {
+        ToAgent::Intercept(InterceptRequest { filter: None, even_if_down: true, forwarded: false, ..request() }),
+        ToAgent::Intercept(InterceptRequest {
             filter: Some(Filter { mode: Mode::All, conditions: some_conditions, preflights: false }),
-            ..wish()
+            ..request()
         }),
-        ToAgent::Leave(Which::Token(Token([9; 16]))),
-        ToAgent::Leave(Which::Id(3)),
-        ToAgent::Leave(Which::Selector(selector.clone(), None)),
-        ToAgent::Leave(Which::Selector(selector, Some(8080))),
-        ToAgent::Leave(Which::All),
+        ToAgent::Leave(LeaveScope::Token(Token([9; 16]))),
+        ToAgent::Leave(LeaveScope::Id(3)),
+        ToAgent::Leave(LeaveScope::Selector(selector.clone(), None)),
+        ToAgent::Leave(LeaveScope::Selector(selector, Some(8080))),
+        ToAgent::Leave(LeaveScope::All),
         ToAgent::List,
         ToAgent::Status,
         ToAgent::Ping(u64::MAX),
@@ -154,7 +154,7 @@ fn every_answer_comes_through() {
         reason: "gone".into(),
         earlier_connections: 4,
         since: UnixMillis(2),
-        tls: Some(PodTls { fate: TlsFate::Unread, sentence: "no certificate; ask".into() }),
+        tls: Some(PodTls { handling: TlsHandling::Unread, sentence: "no certificate; ask".into() }),
         probes: vec!["a probe comes to you; keep it away".into()],
         flushed: Some(PodFlush { closed: 12, left: 1, reason: "no module; load it".into() }),
         listening: None,
@@ -328,78 +328,78 @@ fn bytes_that_are_no_message_end_the_session() {
     }
 }
 
-/// Each wish has one thing wrong; a condition that is not understood must never be left out.
+/// Each request has one thing wrong; a condition that is not understood must never be left out.
 #[test]
-fn hostile_wishes_are_refused() {
-    type Break = fn(&mut proto::Wish);
+fn hostile_requests_are_refused() {
+    type Break = fn(&mut proto::InterceptRequest);
     let breaks: &[(&str, Break)] = &[
-        ("short token", |wish| wish.token.truncate(15)),
-        ("long token", |wish| wish.token.push(0)),
-        ("no selector", |wish| wish.selector = None),
-        ("unknown selector", |wish| wish.selector = Some(proto::Selector { kind: None })),
-        ("no labels", |wish| labels(wish).clear()),
-        ("a label twice", |wish| {
-            let label = labels(wish)[0].clone();
-            labels(wish).push(label);
+        ("short token", |request| request.token.truncate(15)),
+        ("long token", |request| request.token.push(0)),
+        ("no selector", |request| request.selector = None),
+        ("unknown selector", |request| request.selector = Some(proto::Selector { kind: None })),
+        ("no labels", |request| labels(request).clear()),
+        ("a label twice", |request| {
+            let label = labels(request)[0].clone();
+            labels(request).push(label);
         }),
-        ("an empty label key", |wish| labels(wish)[0].key.clear()),
-        ("a long label key", |wish| labels(wish)[0].key = "k".repeat(limits::LABEL_KEY + 1)),
-        ("a long label value", |wish| labels(wish)[0].value = "v".repeat(limits::LABEL_VALUE + 1)),
-        ("too many labels", |wish| {
-            *labels(wish) = (0..=limits::LABELS)
+        ("an empty label key", |request| labels(request)[0].key.clear()),
+        ("a long label key", |request| labels(request)[0].key = "k".repeat(limits::LABEL_KEY + 1)),
+        ("a long label value", |request| labels(request)[0].value = "v".repeat(limits::LABEL_VALUE + 1)),
+        ("too many labels", |request| {
+            *labels(request) = (0..=limits::LABELS)
                 .map(|index| proto::Label { key: format!("k{index}"), value: String::new() })
                 .collect();
         }),
-        ("an empty pod name", |wish| {
-            wish.selector = Some(proto::Selector { kind: Some(proto::SelectorKind::Pod(String::new())) });
+        ("an empty pod name", |request| {
+            request.selector = Some(proto::Selector { kind: Some(proto::SelectorKind::Pod(String::new())) });
         }),
-        ("port 0", |wish| wish.port = 0),
-        ("port 65536", |wish| wish.port = 65536),
-        ("a long address", |wish| wish.to = "x".repeat(limits::NAME + 1)),
-        ("no combination", |wish| filter(wish).combine = 0),
-        ("an unknown combination", |wish| filter(wish).combine = 3),
-        ("no condition", |wish| filter(wish).conditions.clear()),
-        ("an unknown condition", |wish| filter(wish).conditions[0].kind = None),
-        ("too many conditions", |wish| {
-            let condition = filter(wish).conditions[0].clone();
-            filter(wish).conditions = vec![condition; limits::CONDITIONS + 1];
+        ("port 0", |request| request.port = 0),
+        ("port 65536", |request| request.port = 65536),
+        ("a long address", |request| request.to = "x".repeat(limits::NAME + 1)),
+        ("no combination", |request| filter(request).combine = 0),
+        ("an unknown combination", |request| filter(request).combine = 3),
+        ("no condition", |request| filter(request).conditions.clear()),
+        ("an unknown condition", |request| filter(request).conditions[0].kind = None),
+        ("too many conditions", |request| {
+            let condition = filter(request).conditions[0].clone();
+            filter(request).conditions = vec![condition; limits::CONDITIONS + 1];
         }),
-        ("a header without a name", |wish| {
-            filter(wish).conditions[0].kind = Some(proto::ConditionKind::HeaderPresent(String::new()));
+        ("a header without a name", |request| {
+            filter(request).conditions[0].kind = Some(proto::ConditionKind::HeaderPresent(String::new()));
         }),
-        ("a header without a text", |wish| {
+        ("a header without a text", |request| {
             let header = proto::NamedText { name: "x".into(), value: None };
-            filter(wish).conditions[0].kind = Some(proto::ConditionKind::Header(header));
+            filter(request).conditions[0].kind = Some(proto::ConditionKind::Header(header));
         }),
-        ("a cookie without a name", |wish| {
+        ("a cookie without a name", |request| {
             let value = Some(proto::Text { kind: Some(proto::TextKind::Present(proto::Empty {})) });
             let cookie = proto::NamedText { name: String::new(), value };
-            filter(wish).conditions[0].kind = Some(proto::ConditionKind::Cookie(cookie));
+            filter(request).conditions[0].kind = Some(proto::ConditionKind::Cookie(cookie));
         }),
-        ("an unknown condition turned around", |wish| {
+        ("an unknown condition turned around", |request| {
             let unknown = Box::new(proto::Condition { kind: None });
-            filter(wish).conditions[0].kind = Some(proto::ConditionKind::Not(unknown));
+            filter(request).conditions[0].kind = Some(proto::ConditionKind::Not(unknown));
         }),
-        ("a condition turned around twice", |wish| {
-            let once = proto::ConditionKind::Not(Box::new(filter(wish).conditions[0].clone()));
+        ("a condition turned around twice", |request| {
+            let once = proto::ConditionKind::Not(Box::new(filter(request).conditions[0].clone()));
             let twice = proto::ConditionKind::Not(Box::new(proto::Condition { kind: Some(once) }));
-            filter(wish).conditions[0].kind = Some(twice);
+            filter(request).conditions[0].kind = Some(twice);
         }),
-        ("long bytes", |wish| {
+        ("long bytes", |request| {
             let text = proto::Text { kind: Some(proto::TextKind::ExactBytes(vec![b'x'; limits::TEXT + 1])) };
-            filter(wish).conditions[0].kind = Some(proto::ConditionKind::Path(text));
+            filter(request).conditions[0].kind = Some(proto::ConditionKind::Path(text));
         }),
-        ("an unknown text", |wish| {
-            filter(wish).conditions[0].kind = Some(proto::ConditionKind::Path(proto::Text { kind: None }));
+        ("an unknown text", |request| {
+            filter(request).conditions[0].kind = Some(proto::ConditionKind::Path(proto::Text { kind: None }));
         }),
-        ("a long text", |wish| {
+        ("a long text", |request| {
             let text = proto::Text { kind: Some(proto::TextKind::Regex("x".repeat(limits::TEXT + 1))) };
-            filter(wish).conditions[0].kind = Some(proto::ConditionKind::Path(text));
+            filter(request).conditions[0].kind = Some(proto::ConditionKind::Path(text));
         }),
     ];
     for (what, change) in breaks {
         let (mut developer, mut agent) = pair();
-        let proto::ToAgentBody::Intercept(mut broken) = (&ToAgent::Intercept(wish())).into() else { panic!() };
+        let proto::ToAgentBody::Intercept(mut broken) = (&ToAgent::Intercept(request())).into() else { panic!() };
         change(&mut broken);
         agent.receive(&frame(&question(5, proto::ToAgentBody::Intercept(broken))));
         assert_eq!(agent.poll(), Ok(None), "{what}");
@@ -478,8 +478,8 @@ fn an_agent_of_the_first_release_refuses_what_it_does_not_know() {
     for condition in conditions() {
         let Condition { subject, test, negate } = &condition;
         let sent = Filter { mode: Mode::All, conditions: vec![condition.clone()], preflights: false };
-        let wish = ToAgent::Intercept(Wish { filter: Some(sent.clone()), ..wish() });
-        let proto::ToAgentBody::Intercept(body) = (&wish).into() else { panic!() };
+        let request = ToAgent::Intercept(InterceptRequest { filter: Some(sent.clone()), ..request() });
+        let proto::ToAgentBody::Intercept(body) = (&request).into() else { panic!() };
         let encoded = body.filter.unwrap().conditions[0].encode_to_vec();
         let read = first::Condition::decode(&encoded[..]).unwrap();
         let text = match test {
@@ -539,7 +539,7 @@ fn a_message_over_the_limit_is_not_sent() {
 
 #[test]
 fn secrets_are_not_in_debug_text() {
-    let text = format!("{:?}", ToAgent::Intercept(wish()));
+    let text = format!("{:?}", ToAgent::Intercept(request()));
     assert!(!text.contains("alice") && !text.contains("core-") && text.contains("x-user"), "{text}");
     assert!(!text.contains("[7, 7"), "{text}");
 }
@@ -587,13 +587,13 @@ fn frame(message: &impl prost::Message) -> BytesMut {
     out
 }
 
-fn labels(wish: &mut proto::Wish) -> &mut Vec<proto::Label> {
-    match wish.selector.as_mut().unwrap().kind.as_mut().unwrap() {
+fn labels(request: &mut proto::InterceptRequest) -> &mut Vec<proto::Label> {
+    match request.selector.as_mut().unwrap().kind.as_mut().unwrap() {
         proto::SelectorKind::Labels(labels) => &mut labels.labels,
-        proto::SelectorKind::Pod(_) => panic!("the wish has labels"),
+        proto::SelectorKind::Pod(_) => panic!("the request has labels"),
     }
 }
 
-fn filter(wish: &mut proto::Wish) -> &mut proto::Filter {
-    wish.filter.as_mut().unwrap()
+fn filter(request: &mut proto::InterceptRequest) -> &mut proto::Filter {
+    request.filter.as_mut().unwrap()
 }

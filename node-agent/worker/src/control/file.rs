@@ -1,7 +1,7 @@
 //! The configuration file as a control plane: its pods by name and label, its developers by key.
 
 use redir_tunnel::Pin;
-use redir_wire::{EarlierConnections, PodEntry, Refused, RefusedCode, Selector, Token, Wish, limits};
+use redir_wire::{EarlierConnections, PodEntry, Refused, RefusedCode, Selector, Token, InterceptRequest, limits};
 
 use super::{ControlPlane, Grant, Obstacle, Place};
 use crate::registry::filter;
@@ -18,7 +18,7 @@ impl ControlPlane for Config {
         self.developer(key).map(|developer| &*developer.name)
     }
 
-    fn grant(&self, key: &Pin, wish: Wish) -> Result<Grant, Refused> {
+    fn grant(&self, key: &Pin, wish: InterceptRequest) -> Result<Grant, Refused> {
         let Some(developer) = self.developer(key) else {
             return Err(Refused { code: RefusedCode::NoSuchPod, sentence: self.stranger().to_owned() });
         };
@@ -89,7 +89,7 @@ fn selected<'a>(config: &'a Config, developer: &'a Developer, selector: &'a Sele
 }
 
 /// Refuses a wish without a pod. The sentence is the same for a pod that is not there and one that is not allowed.
-fn check_pods(config: &Config, developer: &Developer, wish: &Wish) -> Result<(), Refused> {
+fn check_pods(config: &Config, developer: &Developer, wish: &InterceptRequest) -> Result<(), Refused> {
     let pods: Vec<&Pod> = selected(config, developer, &wish.selector).collect();
     let Some(first) = pods.first() else {
         let sentence = format!(
@@ -105,7 +105,7 @@ fn check_pods(config: &Config, developer: &Developer, wish: &Wish) -> Result<(),
 }
 
 /// A filter is for the developer's own requests; who has it closes everybody's connections all the same.
-fn check_flush(developer: &Developer, wish: &Wish) -> Result<(), Refused> {
+fn check_flush(developer: &Developer, wish: &InterceptRequest) -> Result<(), Refused> {
     if wish.earlier == EarlierConnections::Stay || wish.filter.is_none() || developer.flush {
         return Ok(());
     }

@@ -14,7 +14,7 @@ use redir_link::{
     resolved::{Requests, Resolution, Resolved},
 };
 use redir_tunnel::Pin;
-use redir_wire::{EarlierConnections, PodEntry, Probes, Refused, RefusedCode, Token, Wish, limits};
+use redir_wire::{EarlierConnections, PodEntry, Probes, Refused, RefusedCode, Token, InterceptRequest, limits};
 
 use super::{ControlPlane, Grant, Place};
 use crate::registry::filter::describe;
@@ -34,7 +34,7 @@ impl ControlPlane for Resolved {
         granted_to(self, key).next().map(|resolution| &*resolution.user)
     }
 
-    fn grant(&self, key: &Pin, wish: Wish) -> Result<Grant, Refused> {
+    fn grant(&self, key: &Pin, wish: InterceptRequest) -> Result<Grant, Refused> {
         let known = self.intercepts.get(&wish.token);
         let known = known.and_then(|resolution| Some((resolution, resolution.granted.as_ref().ok()?)));
         let Some((resolution, granted)) = known.filter(|(_, granted)| granted.key == *key) else {
@@ -52,7 +52,7 @@ impl ControlPlane for Resolved {
         let mut to = if granted.to.is_empty() { wish.to.clone() } else { granted.to.clone() };
         to.truncate(to.floor_char_boundary(limits::NAME));
         Ok(Grant {
-            wish: Wish {
+            wish: InterceptRequest {
                 filter: None,
                 probes,
                 earlier,

@@ -12,7 +12,7 @@ use std::{fmt, sync::Arc, time::SystemTime};
 
 use redir_http::filter::Filter;
 use redir_tunnel::Pin;
-use redir_wire::{PodEntry, Refused, Token, Wish};
+use redir_wire::{PodEntry, Refused, Token, InterceptRequest};
 
 use redir_config::PodName;
 use redir_ipc::{FirstHand, LastProcess};
@@ -29,7 +29,7 @@ pub trait ControlPlane: fmt::Debug + Send + Sync {
     fn name_of(&self, key: &Pin) -> Option<&str>;
 
     /// What a wish of that key comes to, or why it is not granted.
-    fn grant(&self, key: &Pin, wish: Wish) -> Result<Grant, Refused>;
+    fn grant(&self, key: &Pin, wish: InterceptRequest) -> Result<Grant, Refused>;
 
     /// Why an intercept that was granted has ended; `None`: it has not.
     fn ended(&self, key: &Pin, token: Token) -> Option<String>;
@@ -63,7 +63,7 @@ pub type Plane = Arc<dyn ControlPlane>;
 #[derive(Clone, Debug)]
 pub struct Grant {
     /// What was asked for; where the plane knows better, what it says.
-    pub wish: Wish,
+    pub wish: InterceptRequest,
     /// Which requests, compiled; `None` is all of them.
     pub filter: Option<Filter>,
     /// What the filter looks at, without values; empty without a filter.

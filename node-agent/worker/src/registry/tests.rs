@@ -13,7 +13,7 @@ use redir_ipc::{AppListening, Gate};
 use redir_rig::dice::Dice;
 use redir_tunnel::{Identity, Pin};
 use redir_wire::{
-    Filter, InterceptState, Listing, Liveness, Owner, Probes, RefusedCode, Selector, Takes, Token, Which, Wish,
+    Filter, InterceptState, Listing, Liveness, Owner, Probes, RefusedCode, Selector, Takes, Token, LeaveScope, InterceptRequest,
 };
 
 use super::{
@@ -60,7 +60,7 @@ impl World {
         }
     }
 
-    fn register(&mut self, session: u64, pin: Pin, wish: Wish) -> Result<u64, RefusedCode> {
+    fn register(&mut self, session: u64, pin: Pin, wish: InterceptRequest) -> Result<u64, RefusedCode> {
         self.clock += Duration::from_secs(1);
         self.now += Duration::from_secs(1);
         let result = self.registry.register(SessionId(session), pin, wish, self.clock, self.now);
@@ -136,8 +136,8 @@ fn pod_name(name: &str) -> PodName {
     PodName::new(name).unwrap()
 }
 
-fn wish(token: u8, pod: &str) -> Wish {
-    Wish {
+fn wish(token: u8, pod: &str) -> InterceptRequest {
+    InterceptRequest {
         earlier: redir_wire::EarlierConnections::Stay,
         token: Token([token; 16]),
         selector: Selector::Pod(pod.into()),
@@ -150,20 +150,20 @@ fn wish(token: u8, pod: &str) -> Wish {
     }
 }
 
-fn filtered(token: u8, pod: &str, user: &str) -> Wish {
+fn filtered(token: u8, pod: &str, user: &str) -> InterceptRequest {
     wanting(wish(token, pod), Mode::All, vec![is(Subject::Header("x-user".into()), Test::Exact(user.into()))])
 }
 
-fn wanting(wish: Wish, mode: Mode, conditions: Vec<Condition>) -> Wish {
-    Wish { filter: Some(Filter { mode, conditions, preflights: false }), ..wish }
+fn wanting(wish: InterceptRequest, mode: Mode, conditions: Vec<Condition>) -> InterceptRequest {
+    InterceptRequest { filter: Some(Filter { mode, conditions, preflights: false }), ..wish }
 }
 
 fn is(subject: Subject, test: Test) -> Condition {
     Condition { subject, test, negate: false }
 }
 
-fn labelled(token: u8, key: &str, value: &str) -> Wish {
-    Wish { selector: Selector::Labels(BTreeMap::from([(key.into(), value.into())])), ..wish(token, "x") }
+fn labelled(token: u8, key: &str, value: &str) -> InterceptRequest {
+    InterceptRequest { selector: Selector::Labels(BTreeMap::from([(key.into(), value.into())])), ..wish(token, "x") }
 }
 
 #[test]
@@ -237,7 +237,7 @@ fn overlaps_are_told_to_both_with_the_winner() {
         assert_eq!(world.clashes(other_pod), (vec![], vec![]), "{shown}");
         // It is over for the other when either ends.
         let again = world.registry.wish(loser).unwrap().grant.wish.clone();
-        world.registry.leave(&bob, &Which::Id(loser)).unwrap();
+        world.registry.leave(&bob, &LeaveScope::Id(loser)).unwrap();
         assert_eq!(world.clashes(winner), (vec![], vec![]), "{shown}");
         let loser = world.register(2, bob, again).unwrap();
         assert_eq!(world.clashes(loser).0.len(), usize::from(lost.is_some()), "{shown}");
@@ -251,7 +251,7 @@ fn two_filters_of_one_developer_to_one_place_are_no_conflict() {
     let mut world = World::new();
     let alice = world.alice;
     let api = || vec![is(Subject::Path, Test::Prefix("/api".into()))];
-    let elsewhere = |wish| Wish { to: "127.0.0.1:4000".into(), ..wish };
+    let elsewhere = |wish| InterceptRequest { to: "127.0.0.1:4000".into(), ..wish };
     let first = world.register(1, alice, filtered(1, "web-1", "x")).unwrap();
     let same_place = world.register(2, alice, wanting(wish(2, "web-1"), Mode::All, api())).unwrap();
     assert_eq!(world.clashes(first), (vec![], vec![]));
@@ -351,10 +351,10 @@ fn others_see_what_is_filtered_but_no_value_and_no_address() {
 fn ports_and_filters_are_checked() {
     let mut world = World::new();
     let alice = world.alice;
-    let refused = world.register(1, alice, Wish { port: 9090, ..wish(1, "web-1") });
+    let refused = world.register(1, alice, InterceptRequest { port: 9090, ..wish(1, "web-1") });
     assert_eq!(refused, Err(RefusedCode::PortNotAllowed));
     // web-2 allows it, web-1 does not: the intercept says so pod by pod.
-    let id = world.register(1, alice, Wish { port: 9090, ..labelled(1, "app", "web") }).unwrap();
+    let id = world.register(1, alice, InterceptRequest { port: 9090, ..labelled(1, "app", "web") }).unwrap();
     let state = world.state(id);
     let states: Vec<_> = state.pods.iter().map(|pod| (pod.pod.as_str(), pod.state)).collect();
     assert_eq!(states, [("web-1", Liveness::Refused), ("web-2", Liveness::Pending)]);
@@ -365,10 +365,10 @@ fn ports_and_filters_are_checked() {
     assert_eq!(refused.unwrap_err().code, RefusedCode::BadFilter);
 }
 
-fn numbered(wish: Wish, number: usize) -> Wish {
+fn numbered(wish: InterceptRequest, number: usize) -> InterceptRequest {
     let mut token = wish.token;
     token.0[..8].copy_from_slice(&(number as u64).to_be_bytes());
-    Wish { token, ..wish }
+    InterceptRequest { token, ..wish }
 }
 
 #[test]
@@ -382,7 +382,7 @@ fn one_key_has_a_bounded_number_of_intercepts_over_all_tunnels() {
     // The same one again takes its own place.
     world.register(999, alice, numbered(wish(0, "web-1"), 3)).unwrap();
     world.register(1000, bob, wish(255, "web-1")).unwrap();
-    world.registry.leave(&alice, &Which::Token(numbered(wish(0, "web-1"), 7).token)).unwrap();
+    world.registry.leave(&alice, &LeaveScope::Token(numbered(wish(0, "web-1"), 7).token)).unwrap();
     world.register(999, alice, wish(255, "web-1")).unwrap();
 }
 
@@ -447,16 +447,16 @@ fn leaving_is_for_ones_own_alone() {
     let two = world.register(2, alice, filtered(2, "web-2", "a")).unwrap();
     let three = world.register(2, alice, labelled(3, "app", "web")).unwrap();
     let theirs = world.register(3, bob, wish(4, "web-1")).unwrap();
-    let leave = |world: &mut World, pin: Pin, which: Which| {
+    let leave = |world: &mut World, pin: Pin, which: LeaveScope| {
         world.registry.leave(&pin, &which).map(|all| all.into_iter().map(|leaver| leaver.id).collect::<Vec<_>>())
     };
-    assert!(leave(&mut world, bob, Which::Id(one)).is_err());
-    assert!(leave(&mut world, bob, Which::Token(Token([1; 16]))).is_err());
+    assert!(leave(&mut world, bob, LeaveScope::Id(one)).is_err());
+    assert!(leave(&mut world, bob, LeaveScope::Token(Token([1; 16]))).is_err());
     let web_2 = Selector::Pod("web-2".into());
-    assert_eq!(leave(&mut world, alice, Which::Selector(web_2, Some(8080))), Ok(vec![two]));
+    assert_eq!(leave(&mut world, alice, LeaveScope::Selector(web_2, Some(8080))), Ok(vec![two]));
     let web = Selector::Labels(BTreeMap::from([("app".into(), "web".into())]));
-    assert_eq!(leave(&mut world, alice, Which::Selector(web, None)), Ok(vec![one, three]), "all that are within");
-    assert_eq!(leave(&mut world, alice, Which::All), Ok(vec![]));
+    assert_eq!(leave(&mut world, alice, LeaveScope::Selector(web, None)), Ok(vec![one, three]), "all that are within");
+    assert_eq!(leave(&mut world, alice, LeaveScope::All), Ok(vec![]));
     assert_eq!(world.contest("web-1", 8080).1, [theirs]);
 }
 
@@ -502,7 +502,7 @@ fn generated_orders_of_events_agree_with_a_naive_model() {
                 }
                 8 => {
                     let token = u8::try_from(dice.roll(5)).unwrap();
-                    world.registry.leave(&pin, &Which::Token(Token([token; 16]))).ok();
+                    world.registry.leave(&pin, &LeaveScope::Token(Token([token; 16]))).ok();
                     model.entries.retain(|entry| entry.2.is_none() || (entry.0, entry.1) != (pin, token));
                 }
                 _ => world.now += Duration::from_secs(dice.roll(90)),
@@ -622,16 +622,16 @@ fn only_the_global_intercept_that_gets_the_port_says_whether_the_app_must_listen
     let mut world = World::new();
     let (alice, bob) = (world.alice, world.bob);
     let gate = |world: &World| world.registry.contests()[&(pod_name("web-1"), 8080)].gate();
-    let both = Wish { even_if_down: true, ..filtered(9, "web-1", "alice") };
+    let both = InterceptRequest { even_if_down: true, ..filtered(9, "web-1", "alice") };
     assert_eq!(world.register(1, alice, both), Err(RefusedCode::Unsupported));
     world.register(1, alice, filtered(1, "web-1", "alice")).unwrap();
     assert_eq!(gate(&world), Gate::AppListening);
-    let id = world.register(2, bob, Wish { even_if_down: true, ..wish(2, "web-1") }).unwrap();
+    let id = world.register(2, bob, InterceptRequest { even_if_down: true, ..wish(2, "web-1") }).unwrap();
     assert_eq!(gate(&world), Gate::Always);
     assert!(world.state(id).even_if_down);
     world.register(1, alice, wish(3, "web-1")).unwrap();
     assert_eq!(gate(&world), Gate::Always, "a younger one gets nothing");
-    world.registry.leave(&bob, &Which::All).unwrap();
+    world.registry.leave(&bob, &LeaveScope::All).unwrap();
     assert_eq!(gate(&world), Gate::AppListening);
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use redir_wire::{PodTls, TlsFate};
+use redir_wire::{PodTls, TlsHandling};
 
 /// What the newest connections to a port, or the agent's own look at it, have shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,44 +67,44 @@ impl Finding {
 
     /// For a developer's screen.
     pub(crate) fn told(self, means: Means, wants: Wants) -> PodTls {
-        let (fate, sentence) = match (self, means, wants) {
+        let (handling, sentence) = match (self, means, wants) {
             (Finding::Clear, _, _) => (
-                TlsFate::Clear,
+                TlsHandling::Clear,
                 "the agent has a certificate for this port, and the app does not speak TLS there: requests are read as they are; ask the agent's administrator whether the port in [[pod.tls]] is right",
             ),
             (_, Means::None, Wants::Everything) => (
-                TlsFate::Passed,
+                TlsHandling::Passed,
                 "this port speaks TLS: your service gets it as the clients send it, and must show a certificate that they take; with the app's own, the agent would give it plaintext: ask the agent's administrator",
             ),
             (Finding::ClientCertificate, _, _) => (
-                TlsFate::Unread,
+                TlsHandling::Unread,
                 "this port speaks TLS and asks for client certificates, which only the app can check: its connections go to the app unread; intercept another port of the app, if it has one that does not ask",
             ),
             (_, Means::None, Wants::Some) => (
-                TlsFate::Unread,
+                TlsHandling::Unread,
                 "this port speaks TLS, which cannot be read without the app's certificate: its connections go to the app; ask the agent's administrator to give it to the agent, or intercept without conditions",
             ),
             (_, Means::Unusable, _) => (
-                TlsFate::Unread,
+                TlsHandling::Unread,
                 "this port speaks TLS, and the certificate that the agent has for it cannot be used: its connections go to the app unread; ask the agent's administrator to run `redir-agent check`",
             ),
             (Finding::Tls, Means::Certificate, _) => {
-                (TlsFate::Decrypted, "this port speaks TLS, which the agent decrypts and encrypts again for the app")
+                (TlsHandling::Decrypted, "this port speaks TLS, which the agent decrypts and encrypts again for the app")
             }
             (Finding::Client, Means::Certificate, _) => (
-                TlsFate::Unread,
+                TlsHandling::Unread,
                 "this port speaks TLS, and a client offers only versions or ciphers that the agent does not have: its connections go to the app unread; those of other clients are decrypted",
             ),
             (Finding::Refused, Means::Certificate, _) => (
-                TlsFate::Unread,
+                TlsHandling::Unread,
                 "this port speaks TLS, and the app does not shake hands with the agent: its connections go to the app unread; look at the app's log",
             ),
             (Finding::OtherCertificate, Means::Certificate, _) => (
-                TlsFate::Unread,
+                TlsHandling::Unread,
                 "this port speaks TLS, and the app shows another certificate than the one that the agent has: such connections go to the app unread; ask the agent's administrator to give it the new one",
             ),
         };
-        PodTls { fate, sentence: sentence.to_owned() }
+        PodTls { handling, sentence: sentence.to_owned() }
     }
 }
 
@@ -172,8 +172,8 @@ mod tests {
                     assert!(told.sentence.len() <= redir_wire::limits::SENTENCE);
                     // Only what was not given a certificate passes to a developer as it is.
                     let passes = means == Means::None && wants == Wants::Everything && finding != Finding::Clear;
-                    assert_eq!(told.fate == TlsFate::Passed, passes, "{finding:?} {means:?} {wants:?}");
-                    let next_step = told.sentence.contains(';') || told.fate == TlsFate::Decrypted;
+                    assert_eq!(told.handling == TlsHandling::Passed, passes, "{finding:?} {means:?} {wants:?}");
+                    let next_step = told.sentence.contains(';') || told.handling == TlsHandling::Decrypted;
                     assert!(next_step, "{}", told.sentence);
                 }
             }

@@ -6,7 +6,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use redir_tunnel::Pin;
-use redir_wire::{LeftIntercept, Token, Which};
+use redir_wire::{LeftIntercept, Token, LeaveScope};
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -94,8 +94,8 @@ impl Farewells {
     }
 
     /// An intercept that has ended and of which something is under way.
-    pub(super) fn ending(&self, pin: &Pin, which: &Which) -> Option<(LeftIntercept, UnderWay)> {
-        let Which::Token(token) = which else { return None };
+    pub(super) fn ending(&self, pin: &Pin, which: &LeaveScope) -> Option<(LeftIntercept, UnderWay)> {
+        let LeaveScope::Token(token) = which else { return None };
         let found = self.ending.iter().find(|ending| ending.pin == *pin && ending.token == *token)?;
         Some((found.intercept.clone(), found.under_way.clone()))
     }

@@ -8,7 +8,7 @@ use std::{
     time::UNIX_EPOCH,
 };
 
-use redir_tunnel::{Budget, Patience, Pin, UnreadPool};
+use redir_tunnel::{Budget, StallTimer, Pin, UnreadPool};
 use redir_wire::{RequestOutcome, UnixMillis, limits};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -154,7 +154,7 @@ pub(crate) struct OpenStream(TunnelHandle);
 
 impl OpenStream {
     /// How long what the developer sends may wait for the client.
-    pub(crate) fn patience(&self) -> Patience {
+    pub(crate) fn patience(&self) -> StallTimer {
         self.0.0.budget.patience()
     }
 

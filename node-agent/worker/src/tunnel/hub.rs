@@ -17,7 +17,7 @@ use redir_http::filter::Key;
 use redir_tunnel::{Authorised, Pin};
 use redir_wire::{
     Bye, EarlierConnections, InterceptState, PodFlush, Probes, Refused, RefusedCode, StatusReport, ToAgent,
-    ToDeveloper, TunnelStatus, Wish,
+    ToDeveloper, TunnelStatus, InterceptRequest,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -318,7 +318,7 @@ impl Hub {
         self.say(session, seq, answer);
     }
 
-    fn register(&mut self, session: SessionId, pin: Pin, wish: Wish) -> Result<InterceptState, Refused> {
+    fn register(&mut self, session: SessionId, pin: Pin, wish: InterceptRequest) -> Result<InterceptState, Refused> {
         if self.stopped {
             let sentence = "the agent is shutting down; try again in a moment".to_owned();
             return Err(Refused { code: RefusedCode::Shutdown, sentence });

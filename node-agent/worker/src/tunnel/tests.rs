@@ -16,7 +16,7 @@ use redir_http::filter::{Condition, Key, Mode, Subject, Test};
 use redir_tunnel::{DialError, Dialled, Identity, Lost, Pin, dial};
 use redir_wire::{
     CloseCode, Filter, InterceptState, Liveness, Owner, Probes, Refused, RefusedCode, RequestOutcome, Selector, Takes,
-    TlsFate, ToAgent, ToDeveloper, Token, Which, Wish,
+    TlsHandling, ToAgent, ToDeveloper, Token, LeaveScope, InterceptRequest,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -156,7 +156,7 @@ impl Developer {
         }
     }
 
-    async fn intercept(&mut self, wish: Wish) -> InterceptState {
+    async fn intercept(&mut self, wish: InterceptRequest) -> InterceptState {
         match self.ask(ToAgent::Intercept(wish)).await {
             ToDeveloper::Intercept(state) => state,
             other => panic!("{other:?}"),
@@ -212,8 +212,8 @@ fn pod() -> PodName {
     PodName::new("web-1").unwrap()
 }
 
-fn wish(token: u8) -> Wish {
-    Wish {
+fn wish(token: u8) -> InterceptRequest {
+    InterceptRequest {
         earlier: redir_wire::EarlierConnections::Stay,
         token: Token([token; 16]),
         selector: Selector::Pod("web-1".into()),
@@ -226,10 +226,10 @@ fn wish(token: u8) -> Wish {
     }
 }
 
-fn filtered(token: u8) -> Wish {
+fn filtered(token: u8) -> InterceptRequest {
     let (subject, test) = (Subject::Header("x-user".into()), Test::Exact("alice".into()));
     let conditions = vec![Condition { subject, test, negate: false }];
-    Wish { filter: Some(Filter { mode: Mode::All, conditions, preflights: false }), ..wish(token) }
+    InterceptRequest { filter: Some(Filter { mode: Mode::All, conditions, preflights: false }), ..wish(token) }
 }
 
 fn event(path: &str) -> RequestEvent {
@@ -258,7 +258,7 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_from_before_are_closed_once_where_that_is_asked_for_and_allowed() {
     let mut world = World::new();
-    let closing = |wish| Wish { earlier: redir_wire::EarlierConnections::Close, ..wish };
+    let closing = |wish| InterceptRequest { earlier: redir_wire::EarlierConnections::Close, ..wish };
     let mut alice = world.dial(&world.alice).await;
     match alice.ask(ToAgent::Intercept(closing(filtered(1)))).await {
         ToDeveloper::Refused(refused) => {
@@ -340,7 +340,7 @@ async fn an_intercept_becomes_live_and_carries_a_stream_and_its_events() {
 async fn a_table_with_a_global_intercept_ends_with_it() {
     let world = World::new();
     let (mut alice, mut bob) = (world.dial(&world.alice).await, world.dial(&world.bob).await);
-    let global = alice.intercept(Wish { probes: Probes::Developer, ..wish(1) }).await.id;
+    let global = alice.intercept(InterceptRequest { probes: Probes::Developer, ..wish(1) }).await.id;
     assert!(!world.plan().unwrap().probes_to_app);
     let own = bob.intercept(filtered(2)).await.id;
     let plan = world.plan().unwrap();
@@ -406,7 +406,7 @@ async fn a_redir_that_leaves_hears_of_it_when_nothing_is_under_way() {
     let under_way = world.plan().unwrap().filtered[0].clone();
     let (client, destination) = ("192.0.2.1:4000".parse().unwrap(), "10.0.0.1:8080".parse().unwrap());
     let leg = within(under_way.open(client, destination, None)).await.unwrap();
-    let leave = ToAgent::Leave(Which::Token(Token([1; 16])));
+    let leave = ToAgent::Leave(LeaveScope::Token(Token([1; 16])));
     let first = alice.dialled.control.ask(&leave).unwrap();
     // Asked again, as by one who hears from elsewhere that it has ended: the same answer.
     let second = alice.dialled.control.ask(&leave).unwrap();
@@ -435,7 +435,7 @@ async fn a_redir_whose_intercept_was_left_elsewhere_hears_of_it_when_nothing_is_
     alice.intercept(filtered(1)).await;
     let under_way = world.plan().unwrap().filtered[0].clone();
     // Whoever asked hears at once that new requests go to the app.
-    assert!(matches!(other.ask(ToAgent::Leave(Which::All)).await, ToDeveloper::Left(_)));
+    assert!(matches!(other.ask(ToAgent::Leave(LeaveScope::All)).await, ToDeveloper::Left(_)));
     assert!(world.plan().is_none());
     assert!(matches!(alice.ask(ToAgent::List).await, ToDeveloper::Listing(_)));
     assert!(alice.heard.iter().all(|heard| matches!(heard, ToDeveloper::Intercept(_))), "{:?}", alice.heard);
@@ -492,13 +492,13 @@ async fn leaving_works_from_another_tunnel_of_the_same_key() {
     let mut alice = world.dial(&world.alice).await;
     let first = alice.intercept(wish(1)).await;
     let mut bob = world.dial(&world.bob).await;
-    let refused = bob.ask(ToAgent::Leave(Which::Id(first.id))).await;
+    let refused = bob.ask(ToAgent::Leave(LeaveScope::Id(first.id))).await;
     assert!(matches!(refused, ToDeveloper::Refused(Refused { code: RefusedCode::NotFound, .. })));
     let mut second = world.dial(&world.alice).await;
     let ToDeveloper::Listing(listing) = second.ask(ToAgent::List).await else { panic!() };
     assert_eq!((listing.intercepts[0].id, listing.intercepts[0].owner), (first.id, Owner::You));
     let selector = Selector::Pod("web-1".into());
-    let ToDeveloper::Left(left) = second.ask(ToAgent::Leave(Which::Selector(selector, None))).await else { panic!() };
+    let ToDeveloper::Left(left) = second.ask(ToAgent::Leave(LeaveScope::Selector(selector, None))).await else { panic!() };
     assert_eq!(left.intercepts[0].what, "web-1:8080");
     let ended = alice
         .hears(|message| match message {
@@ -631,21 +631,21 @@ async fn what_is_found_out_about_tls_is_told_to_each_as_it_concerns_them() {
     bob.intercept(filtered(3)).await;
 
     world.tls.found(&pod, 8080, Finding::Tls);
-    let fate = |state: &InterceptState| state.pods[0].tls.as_ref().map(|tls| tls.fate);
-    assert_eq!(fate(&alice.state(|state| fate(state).is_some()).await), Some(TlsFate::Passed));
-    assert_eq!(fate(&bob.state(|state| fate(state).is_some()).await), Some(TlsFate::Unread));
+    let fate = |state: &InterceptState| state.pods[0].tls.as_ref().map(|tls| tls.handling);
+    assert_eq!(fate(&alice.state(|state| fate(state).is_some()).await), Some(TlsHandling::Passed));
+    assert_eq!(fate(&bob.state(|state| fate(state).is_some()).await), Some(TlsHandling::Unread));
     let ToDeveloper::Listing(listing) = bob.ask(ToAgent::List).await else { panic!() };
     assert!(listing.intercepts.iter().all(|entry| entry.tls.is_some()));
 
     world.tls.replace(&Certificates([((pod.clone(), 8080), vec![pair("web.test")])].into()));
-    assert_eq!(fate(&alice.state(|state| fate(state) != Some(TlsFate::Passed)).await), Some(TlsFate::Decrypted));
+    assert_eq!(fate(&alice.state(|state| fate(state) != Some(TlsHandling::Passed)).await), Some(TlsHandling::Decrypted));
     assert_eq!(
         within(world.unseen.recv()).await,
         Some((pod.clone(), 8080)),
         "it is looked at with the new certificate"
     );
     world.tls.found(&pod, 8080, Finding::ClientCertificate);
-    assert_eq!(fate(&bob.state(|state| fate(state) == Some(TlsFate::Unread)).await), Some(TlsFate::Unread));
+    assert_eq!(fate(&bob.state(|state| fate(state) == Some(TlsHandling::Unread)).await), Some(TlsHandling::Unread));
 
     world.tunnels.rearm(&pod).await;
     assert_eq!(within(world.unseen.recv()).await, Some((pod.clone(), 8080)), "another pod, another app");

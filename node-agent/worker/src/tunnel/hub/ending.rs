@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use redir_tunnel::Pin;
-use redir_wire::{Ended, Left, LeftIntercept, Refused, ToDeveloper, Which};
+use redir_wire::{Ended, Left, LeftIntercept, Refused, ToDeveloper, LeaveScope};
 
 use crate::{
     plan::Intercept,
@@ -21,7 +21,7 @@ use super::{
 impl Hub {
     /// Ends intercepts: their requests go to the app from now on. A redir hears that its own have ended when nothing of them
     /// is under way, and may go then; another one that asked for it hears it at once.
-    pub(super) fn leave(&mut self, asking: SessionId, seq: u32, pin: &Pin, which: &Which) -> Result<(), Refused> {
+    pub(super) fn leave(&mut self, asking: SessionId, seq: u32, pin: &Pin, which: &LeaveScope) -> Result<(), Refused> {
         let leavers = match self.registry.leave(pin, which) {
             Ok(leavers) => leavers,
             // It ends already, for another reason, and its redir leaves as well.

@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 
 use redir_tunnel::Identity;
 
-use crate::args::Reach;
+use crate::args::AgentArgs;
 use crate::config::{Agent, Config};
+use crate::error::CliError;
 use crate::paths;
-use crate::trouble::Trouble;
 use crate::wording::config as say;
 
 /// Whom to ask, and as whom.
 #[derive(Debug)]
-pub(crate) struct Reached {
+pub(crate) struct StaticAgents {
     /// At least one.
     pub(crate) agents: Vec<Agent>,
     /// The developer's key.
@@ -22,7 +22,7 @@ pub(crate) struct Reached {
 }
 
 /// Reads what is needed and no more: with all three flags no configuration file is opened.
-pub(crate) fn resolve(flags: &Reach) -> Result<Reached, Trouble> {
+pub(crate) fn resolve(flags: &AgentArgs) -> Result<StaticAgents, CliError> {
     let flagged = flagged_agents(flags)?;
     let config = match (&flagged[..], &flags.key) {
         ([_, ..], Some(_)) => Config::default(),
@@ -30,18 +30,18 @@ pub(crate) fn resolve(flags: &Reach) -> Result<Reached, Trouble> {
     };
     let agents = if flagged.is_empty() { config.agents } else { flagged };
     if agents.is_empty() {
-        return Err(Trouble::Usage(say::no_agent(&file(flags)?)));
+        return Err(CliError::Usage(say::no_agent(&file(flags)?)));
     }
     let key = match flags.key.clone().or(config.key) {
         Some(path) => path,
         None => default_key()?,
     };
-    let identity = Identity::load(&key).map_err(|error| Trouble::Usage(say::key(&error)))?;
-    Ok(Reached { agents, identity })
+    let identity = Identity::load(&key).map_err(|error| CliError::Usage(say::key(&error)))?;
+    Ok(StaticAgents { agents, identity })
 }
 
 /// Whether the configuration names an agent. A machine without a home has no configuration.
-pub(crate) fn names_agents(flags: &Reach) -> Result<bool, Trouble> {
+pub(crate) fn names_agents(flags: &AgentArgs) -> Result<bool, CliError> {
     if flags.config.is_none() && default_config().is_err() {
         return Ok(false);
     }
@@ -49,34 +49,34 @@ pub(crate) fn names_agents(flags: &Reach) -> Result<bool, Trouble> {
 }
 
 /// `key` beside `redir.toml`.
-pub(crate) fn default_key() -> Result<PathBuf, Trouble> {
+pub(crate) fn default_key() -> Result<PathBuf, CliError> {
     paths::config_directory().map(|directory| directory.join("key"))
 }
 
 /// `redir.toml`, where it is looked for without `--config`.
-pub(crate) fn default_config() -> Result<PathBuf, Trouble> {
+pub(crate) fn default_config() -> Result<PathBuf, CliError> {
     paths::config_directory().map(|directory| directory.join("redir.toml"))
 }
 
-fn file(flags: &Reach) -> Result<PathBuf, Trouble> {
+fn file(flags: &AgentArgs) -> Result<PathBuf, CliError> {
     match &flags.config {
         Some(path) => Ok(path.clone()),
         None => default_config(),
     }
 }
 
-fn configuration(flags: &Reach) -> Result<Config, Trouble> {
+fn configuration(flags: &AgentArgs) -> Result<Config, CliError> {
     let path = file(flags)?;
     match (Config::read(&path)?, &flags.config) {
         (Some(config), _) => Ok(config),
         (None, None) => Ok(Config::default()),
-        (None, Some(named)) => Err(Trouble::Usage(say::config_missing(Path::new(named)))),
+        (None, Some(named)) => Err(CliError::Usage(say::config_missing(Path::new(named)))),
     }
 }
 
-fn flagged_agents(flags: &Reach) -> Result<Vec<Agent>, Trouble> {
+fn flagged_agents(flags: &AgentArgs) -> Result<Vec<Agent>, CliError> {
     if flags.agent.len() != flags.agent_key.len() {
-        return Err(Trouble::Usage(say::agents_and_keys(flags.agent.len(), flags.agent_key.len())));
+        return Err(CliError::Usage(say::agents_and_keys(flags.agent.len(), flags.agent_key.len())));
     }
     let pairs = flags.agent.iter().zip(&flags.agent_key);
     Ok(pairs

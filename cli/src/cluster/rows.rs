@@ -11,7 +11,7 @@ use crate::values::{join_labels, short};
 
 /// One Intercept.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Row {
+pub(crate) struct InterceptRow {
     pub(crate) namespace: String,
     pub(crate) name: String,
     /// `deploy/web`, or labels.
@@ -31,14 +31,14 @@ pub(crate) struct Row {
     /// Without values; empty is everything.
     pub(crate) filter: String,
     pub(crate) to: String,
-    pub(crate) pods: Vec<PodRow>,
+    pub(crate) pods: Vec<InterceptPodRow>,
     /// Nodes whose agent has something to say of all its pods.
     pub(crate) reasons: Vec<(String, String)>,
 }
 
 /// One pod of an Intercept.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct PodRow {
+pub(crate) struct InterceptPodRow {
     pub(crate) node: String,
     pub(crate) pod: String,
     pub(crate) addresses: Vec<String>,
@@ -49,7 +49,7 @@ pub(crate) struct PodRow {
     pub(crate) nobody_listens: bool,
 }
 
-impl Row {
+impl InterceptRow {
     /// How many of its pods are live.
     pub(crate) fn live(&self) -> usize {
         self.pods.iter().filter(|pod| pod.state == state(PodState::Live)).count()
@@ -58,7 +58,7 @@ impl Row {
 
 /// A workload that can be intercepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Workload {
+pub(crate) struct WorkloadRow {
     pub(crate) namespace: String,
     /// `deploy/web`
     pub(crate) target: String,
@@ -67,7 +67,7 @@ pub(crate) struct Workload {
 }
 
 /// The row of an Intercept.
-pub(crate) fn row(intercept: &Intercept, viewer: &Viewer) -> Row {
+pub(crate) fn row(intercept: &Intercept, viewer: &Viewer) -> InterceptRow {
     let spec = &intercept.spec;
     let target = match (&spec.target, &spec.selector) {
         (Some(target), _) => format!("{}/{}", short(target.kind), target.name),
@@ -78,7 +78,7 @@ pub(crate) fn row(intercept: &Intercept, viewer: &Viewer) -> Row {
     let (is_own, is_of_this_login) = whose(intercept, viewer);
     let since = intercept.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_millisecond());
     let since = UnixMillis(u64::try_from(since).unwrap_or(0));
-    Row {
+    InterceptRow {
         namespace: intercept.metadata.namespace.clone().unwrap_or_default(),
         name: intercept.metadata.name.clone().unwrap_or_default(),
         target,
@@ -117,8 +117,8 @@ fn login(machine: &str) -> Option<&str> {
     machine.split('@').next()
 }
 
-fn pods(agent: &AgentStatus) -> impl Iterator<Item = PodRow> {
-    agent.pods.iter().map(|pod| PodRow {
+fn pods(agent: &AgentStatus) -> impl Iterator<Item = InterceptPodRow> {
+    agent.pods.iter().map(|pod| InterceptPodRow {
         node: agent.node.clone(),
         pod: pod.name.clone(),
         addresses: pod.addresses.clone(),

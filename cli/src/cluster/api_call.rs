@@ -5,12 +5,12 @@
 use kube::core::Status;
 
 use super::connect::Cluster;
-use crate::trouble::Trouble;
+use crate::error::CliError;
 use crate::wording::cluster as say;
 
 /// What was being done, in the words of a sentence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Doing<'a> {
+pub(crate) enum ApiCall<'a> {
     /// Something that every user may do.
     Reading(&'a str),
     /// A verb and a resource, as RBAC names them, in this namespace (`None`: everywhere): `create`, `intercepts`.
@@ -20,14 +20,14 @@ pub(crate) enum Doing<'a> {
 }
 
 /// One sentence with the next step.
-pub(crate) fn explain(cluster: &Cluster, doing: &Doing<'_>, error: &kube::Error) -> Trouble {
-    Trouble::Failed(match error {
-        kube::Error::Api(status) if status.code == 403 => return Trouble::Forbidden(refused(doing, status)),
-        kube::Error::Api(status) if is_passing(status) => return Trouble::Away(refused(doing, status)),
+pub(crate) fn explain(cluster: &Cluster, doing: &ApiCall<'_>, error: &kube::Error) -> CliError {
+    CliError::Failed(match error {
+        kube::Error::Api(status) if status.code == 403 => return CliError::Forbidden(refused(doing, status)),
+        kube::Error::Api(status) if is_passing(status) => return CliError::Away(refused(doing, status)),
         kube::Error::Api(status) => refused(doing, status),
         kube::Error::Auth(why) => say::no_credentials(&chain(why)),
         kube::Error::SerdeError(why) => say::strange_answer(&cluster.server, &why.to_string()),
-        other => return Trouble::Away(say::unreachable(&cluster.server, &chain(other))),
+        other => return CliError::Away(say::unreachable(&cluster.server, &chain(other))),
     })
 }
 
@@ -36,18 +36,18 @@ fn is_passing(status: &Status) -> bool {
     status.code == 429 || status.code >= 500
 }
 
-fn refused(doing: &Doing<'_>, status: &Status) -> String {
+fn refused(doing: &ApiCall<'_>, status: &Status) -> String {
     match (status.code, doing) {
         (401, _) => say::unauthorized(),
-        (403, Doing::Right(verb, resource, namespace)) if is_of_rbac(&status.message) => {
+        (403, ApiCall::Right(verb, resource, namespace)) if is_of_rbac(&status.message) => {
             say::forbidden(verb, resource, *namespace)
         }
-        (403, Doing::Admin(verb, resource)) if is_of_rbac(&status.message) => say::not_admin(verb, resource),
-        (404, Doing::Right(_, resource, _)) if resource.starts_with(redir_api::PLURAL) => say::not_installed(),
-        (_, Doing::Right(verb, resource, _) | Doing::Admin(verb, resource)) => {
+        (403, ApiCall::Admin(verb, resource)) if is_of_rbac(&status.message) => say::not_admin(verb, resource),
+        (404, ApiCall::Right(_, resource, _)) if resource.starts_with(redir_api::PLURAL) => say::not_installed(),
+        (_, ApiCall::Right(verb, resource, _) | ApiCall::Admin(verb, resource)) => {
             say::server_refused(&format!("{verb} {resource}"), &status.message)
         }
-        (_, Doing::Reading(what)) => say::server_refused(&format!("read {what}"), &status.message),
+        (_, ApiCall::Reading(what)) => say::server_refused(&format!("read {what}"), &status.message),
     }
 }
 
@@ -87,7 +87,7 @@ mod tests {
 
     fn told(message: &str) -> String {
         let status = Status { code: 403, message: message.to_owned(), ..Status::default() };
-        refused(&Doing::Right("create", "intercepts", Some("shop")), &status)
+        refused(&ApiCall::Right("create", "intercepts", Some("shop")), &status)
     }
 
     #[test]

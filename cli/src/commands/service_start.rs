@@ -9,11 +9,11 @@ use futures_util::future::join_all;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
 
 use crate::child::Child;
+use crate::error::CliError;
 use crate::events::{CommandState, Event};
 use crate::screen::Screen;
 use crate::service::Service;
-use crate::signals::{Arrived, ForCommand, Signals};
-use crate::trouble::Trouble;
+use crate::signals::{CommandSignal, SignalEvent, Signals};
 use crate::wording::session as say;
 
 /// What takes longer than this is told, and again each time it has taken as much more.
@@ -52,7 +52,7 @@ pub(super) async fn start(
     services: &[Service],
     command: &[std::ffi::OsString],
     wait: Duration,
-) -> Result<Started, Trouble> {
+) -> Result<Started, CliError> {
     let before: Vec<SocketAddr> = glance(services).await.into_iter().flatten().collect();
     for address in &before {
         screen.note(say::answers_already(*address));
@@ -74,17 +74,17 @@ pub(super) async fn start(
                 return Ok(Started::Ended(code));
             }
             arrived = signals.next() => match arrived {
-                Arrived::Forward(signal) => child.forward(signal),
-                Arrived::End(signal) => {
+                SignalEvent::Forward(signal) => child.forward(signal),
+                SignalEvent::End(signal) => {
                     return Ok(Started::Interrupted(end_child(screen, signals, child, signal).await));
                 }
-                Arrived::EndAtOnce(_) => return Ok(Started::Interrupted(child.kill().await)),
+                SignalEvent::EndAtOnce(_) => return Ok(Started::Interrupted(child.kill().await)),
             },
             _ = patience.tick() => screen.note(say::waiting_for_command(&silent(services).await, begin.elapsed())),
             () = tokio::time::sleep_until(begin + wait) => {
                 let silent = silent(services).await;
-                child.end(ForCommand::TERM).await;
-                return Err(Trouble::Failed(say::command_never_answered(&silent, wait)));
+                child.end(CommandSignal::TERM).await;
+                return Err(CliError::Failed(say::command_never_answered(&silent, wait)));
             }
         }
     }
@@ -100,8 +100,8 @@ async fn silent(services: &[Service]) -> Vec<&Service> {
 }
 
 /// Ends the command; a second Ctrl-C kills it at once.
-pub(super) async fn end_child(screen: &Screen, signals: &mut Signals, mut child: Child, signal: ForCommand) -> u8 {
-    let again = async { while let Arrived::Forward(_) = signals.next().await {} };
+pub(super) async fn end_child(screen: &Screen, signals: &mut Signals, mut child: Child, signal: CommandSignal) -> u8 {
+    let again = async { while let SignalEvent::Forward(_) = signals.next().await {} };
     let mut patience = patience();
     let waiting = async {
         loop {

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 /// Why a command ends without having done its work. The text is one sentence that ends with the next step.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Trouble {
+pub(crate) enum CliError {
     /// Flags, files or values that cannot mean anything: exit code 2, nothing was tried.
     Usage(String),
     /// Something was tried and failed: exit code 1.
@@ -20,9 +20,9 @@ pub(crate) enum Trouble {
 }
 
 /// What a command that did its work ends with; a developer's command passes its own on.
-pub(crate) type Outcome = Result<u8, Trouble>;
+pub(crate) type Outcome = Result<u8, CliError>;
 
-impl Trouble {
+impl CliError {
     /// The process's exit code.
     pub(crate) fn code(&self) -> ExitCode {
         ExitCode::from(match self {
@@ -32,7 +32,7 @@ impl Trouble {
     }
 }
 
-impl fmt::Display for Trouble {
+impl fmt::Display for CliError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Usage(sentence) | Self::Failed(sentence) | Self::Forbidden(sentence) | Self::Away(sentence) => {

@@ -11,16 +11,16 @@ use redir_api::{Intercept, PLURAL, TargetKind, names};
 use super::ask;
 use crate::args;
 use crate::cluster::Cluster;
+use crate::cluster::api_call::{ApiCall, unless};
 use crate::cluster::mode::refuse_static;
-use crate::cluster::objects::{self, Row, Workload};
-use crate::cluster::trouble::{Doing, unless};
+use crate::cluster::rows::{self, InterceptRow, WorkloadRow};
 use crate::cluster::viewer::Viewer;
 use crate::cluster::{ports, target};
+use crate::error::{CliError, Outcome};
 use crate::events::Event;
 use crate::screen::{Screen, print};
-use crate::trouble::{Outcome, Trouble};
-use crate::values::{Target, Which, short};
-use crate::when;
+use crate::timestamps;
+use crate::values::{LeaveTarget, Target, short};
 use crate::wording::{cluster as say, events as show, session};
 
 /// What `list` shows: what a developer names. Replica sets and pods belong to one of these, jobs end.
@@ -28,14 +28,14 @@ const LISTED: [TargetKind; 5] =
     [TargetKind::Deployment, TargetKind::StatefulSet, TargetKind::DaemonSet, TargetKind::Rollout, TargetKind::Service];
 
 /// `redir list`: the intercepts, and what can be intercepted.
-pub(super) fn list(args: &args::Ask) -> Outcome {
-    super::with_runtime(args.reach.output, async |screen| {
+pub(super) fn list(args: &args::QueryArgs) -> Outcome {
+    super::with_runtime(args.agents.output, async |screen| {
         let cluster = Cluster::connect(&args.cluster).await?;
         let place = (!args.all_namespaces).then_some(cluster.namespace.as_str());
         let rows = rows(&cluster, place).await?;
         let workloads = workloads(&cluster, place, &screen).await?;
         let mut events: Vec<Event> = workloads.into_iter().map(Event::Workload).collect();
-        events.extend(rows.into_iter().map(Event::Wish));
+        events.extend(rows.into_iter().map(Event::ClusterIntercept));
         answer(&screen, &events, || {
             let workloads = show::workloads(&events);
             let first = match workloads.len() {
@@ -48,12 +48,12 @@ pub(super) fn list(args: &args::Ask) -> Outcome {
 }
 
 /// `redir status`: the developer's own intercepts, pod by pod.
-pub(super) fn status(args: &args::Ask) -> Outcome {
-    super::with_runtime(args.reach.output, async |screen| {
+pub(super) fn status(args: &args::QueryArgs) -> Outcome {
+    super::with_runtime(args.agents.output, async |screen| {
         let cluster = Cluster::connect(&args.cluster).await?;
         let place = (!args.all_namespaces).then_some(cluster.namespace.as_str());
         let own = rows(&cluster, place).await?.into_iter().filter(|row| row.is_own);
-        let events: Vec<Event> = own.map(Event::Wish).collect();
+        let events: Vec<Event> = own.map(Event::ClusterIntercept).collect();
         answer(&screen, &events, || match events.is_empty() {
             true => session::none_of_yours() + "\n",
             false => {
@@ -65,17 +65,17 @@ pub(super) fn status(args: &args::Ask) -> Outcome {
 }
 
 /// `redir leave`: deletes intercepts of one's own.
-pub(super) fn leave(args: &args::Leave) -> Outcome {
-    if let Some(Which::Id(_)) = args.which {
-        return Err(Trouble::Usage(say::number_in_cluster()));
+pub(super) fn leave(args: &args::LeaveArgs) -> Outcome {
+    if let Some(LeaveTarget::Id(_)) = args.which {
+        return Err(CliError::Usage(say::number_in_cluster()));
     }
-    super::with_runtime(args.reach.output, async |screen| {
+    super::with_runtime(args.agents.output, async |screen| {
         let cluster = Cluster::connect(&args.cluster).await?;
         let rows = rows(&cluster, Some(&cluster.namespace)).await?;
         let mut left = 0_usize;
         for row in rows.iter().filter(|row| is_meant(row, args.which.as_ref())) {
             if !row.is_of_this_login {
-                return Err(Trouble::Failed(say::somebody_elses(&row.name, &show::developer(row))));
+                return Err(CliError::Failed(say::somebody_elses(&row.name, &show::developer(row))));
             }
             delete(&cluster, &row.name).await?;
             left += 1;
@@ -91,55 +91,55 @@ pub(super) fn leave(args: &args::Leave) -> Outcome {
                 screen.note(session::none_of_yours());
                 Ok(0)
             }
-            (0, false) => Err(Trouble::Failed(session::nothing_to_leave(args.which.as_ref()))),
+            (0, false) => Err(CliError::Failed(session::nothing_to_leave(args.which.as_ref()))),
             _ => Ok(0),
         }
     })
 }
 
 /// Which intercepts `leave` means: one by its name, or the developer's own on a target.
-fn is_meant(row: &Row, which: Option<&Which>) -> bool {
+fn is_meant(row: &InterceptRow, which: Option<&LeaveTarget>) -> bool {
     match which {
         None => row.is_own,
-        Some(Which::Id(_)) => false,
-        Some(Which::Target(Target::Pod(name))) => {
+        Some(LeaveTarget::Id(_)) => false,
+        Some(LeaveTarget::Target(Target::Pod(name))) => {
             row.name == *name || row.is_own && row.target == format!("{}/{name}", short(TargetKind::Pod))
         }
-        Some(Which::Target(target)) => row.is_own && row.target == target.to_string(),
+        Some(LeaveTarget::Target(target)) => row.is_own && row.target == target.to_string(),
     }
 }
 
 /// `redir describe`: everything about one.
-pub(super) fn describe(args: &args::Describe) -> Outcome {
+pub(super) fn describe(args: &args::DescribeArgs) -> Outcome {
     refuse_static("describe", "`redir status` and `redir list` show their intercepts", &args.cluster)?;
     super::with_runtime(args.output, async |screen| {
         let cluster = Cluster::connect(&args.cluster).await?;
         let api: Api<Intercept> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
-        let right = Doing::Right("get", PLURAL, Some(&cluster.namespace));
+        let right = ApiCall::Right("get", PLURAL, Some(&cluster.namespace));
         let found = async { unless(&[404], api.get(&args.name).await) };
         let Some(intercept) = cluster.call(right, found).await? else {
             // Either it is not there, or none can be: listing tells which.
             let others = rows(&cluster, Some(&cluster.namespace)).await?;
             let names: Vec<String> = others.into_iter().map(|row| row.name).collect();
-            return Err(Trouble::Failed(say::no_such_intercept(&args.name, &cluster.namespace, &names)));
+            return Err(CliError::Failed(say::no_such_intercept(&args.name, &cluster.namespace, &names)));
         };
-        let mut events = vec![Event::Wish(objects::row(&intercept, &Viewer::of(&cluster).await))];
+        let mut events = vec![Event::ClusterIntercept(rows::row(&intercept, &Viewer::of(&cluster).await))];
         match happened(&cluster, &intercept).await {
             Ok(happened) => events.extend(happened),
-            Err(trouble) => screen.note(trouble.to_string()),
+            Err(error) => screen.note(error.to_string()),
         }
         answer(&screen, &events, || {
             let pods = show::table(&show::wish_pods(&events), screen.paint());
-            let history = show::table(&show::happened(&events, when::now()), screen.paint());
-            format!("{}\n{pods}\n{history}", show::wish_fields(&events, when::now()))
+            let history = show::table(&show::happened(&events, timestamps::now()), screen.paint());
+            format!("{}\n{pods}\n{history}", show::wish_fields(&events, timestamps::now()))
         })
     })
 }
 
 /// The agents' Events about an Intercept, oldest first; they stand beside its target.
-async fn happened(cluster: &Cluster, intercept: &Intercept) -> Result<Vec<Event>, Trouble> {
+async fn happened(cluster: &Cluster, intercept: &Intercept) -> Result<Vec<Event>, CliError> {
     let api: Api<KubeEvent> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
-    let right = Doing::Right("list", "events", Some(&cluster.namespace));
+    let right = ApiCall::Right("list", "events", Some(&cluster.namespace));
     let listed = cluster.call(right, api.list(&ListParams::default())).await?;
     let uid = intercept.metadata.uid.as_deref();
     let concerns = |event: &&KubeEvent| {
@@ -173,29 +173,29 @@ fn happening(event: &KubeEvent) -> Event {
 }
 
 /// Every Intercept of a namespace, or of all.
-pub(super) async fn rows(cluster: &Cluster, place: Option<&str>) -> Result<Vec<Row>, Trouble> {
+pub(super) async fn rows(cluster: &Cluster, place: Option<&str>) -> Result<Vec<InterceptRow>, CliError> {
     let api: Api<Intercept> = match place {
         Some(namespace) => Api::namespaced(cluster.client.clone(), namespace),
         None => Api::all(cluster.client.clone()),
     };
     let parameters = ListParams::default();
-    let listed = cluster.call(Doing::Right("list", PLURAL, place), api.list(&parameters));
+    let listed = cluster.call(ApiCall::Right("list", PLURAL, place), api.list(&parameters));
     let (listed, viewer) = join(listed, Viewer::of(cluster)).await;
-    Ok(listed?.items.iter().map(|intercept| objects::row(intercept, &viewer)).collect())
+    Ok(listed?.items.iter().map(|intercept| rows::row(intercept, &viewer)).collect())
 }
 
-async fn delete(cluster: &Cluster, name: &str) -> Result<(), Trouble> {
+async fn delete(cluster: &Cluster, name: &str) -> Result<(), CliError> {
     let api: Api<Intercept> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
     let gone = async { unless(&[404], api.delete(name, &DeleteParams::default()).await) };
-    cluster.call(Doing::Right("delete", PLURAL, Some(&cluster.namespace)), gone).await.map(drop)
+    cluster.call(ApiCall::Right("delete", PLURAL, Some(&cluster.namespace)), gone).await.map(drop)
 }
 
 /// What can be intercepted. Kinds that this user may not list, or that the cluster has not, are left out.
-async fn workloads(cluster: &Cluster, place: Option<&str>, screen: &Screen) -> Result<Vec<Workload>, Trouble> {
+async fn workloads(cluster: &Cluster, place: Option<&str>, screen: &Screen) -> Result<Vec<WorkloadRow>, CliError> {
     let mut workloads = Vec::new();
     for kind in LISTED {
         let listed = of_kind(cluster, place, kind);
-        match cluster.call(Doing::Right("list", kind.plural(), place), listed).await? {
+        match cluster.call(ApiCall::Right("list", kind.plural(), place), listed).await? {
             Some(list) => workloads.extend(list.items.iter().map(|object| workload(kind, object))),
             None if kind == TargetKind::Rollout => (),
             None => screen.note(say::not_listed(kind.plural())),
@@ -217,13 +217,13 @@ async fn of_kind(
     unless(&[403, 404], api.list(&ListParams::default()).await)
 }
 
-fn workload(kind: TargetKind, object: &DynamicObject) -> Workload {
+fn workload(kind: TargetKind, object: &DynamicObject) -> WorkloadRow {
     let spec = &object.data["spec"];
     let declared = match kind {
         TargetKind::Service => ports::of_service(spec),
         _ => ports::of_containers(&spec["template"]["spec"]),
     };
-    Workload {
+    WorkloadRow {
         namespace: object.metadata.namespace.clone().unwrap_or_default(),
         target: format!("{}/{}", short(kind), object.metadata.name.clone().unwrap_or_default()),
         ports: ports::shown(&declared),
@@ -231,14 +231,14 @@ fn workload(kind: TargetKind, object: &DynamicObject) -> Workload {
 }
 
 fn wishes(screen: &Screen, events: &[Event], none: &str) -> String {
-    let rows = show::wishes(events, when::now());
+    let rows = show::wishes(events, timestamps::now());
     if rows.len() == 1 { format!("{none}\n") } else { show::table(&rows, screen.paint()) }
 }
 
 fn answer(screen: &Screen, events: &[Event], text: impl FnOnce() -> String) -> Outcome {
     print(&match screen.output() {
-        args::Output::Json => ask::json(events),
-        args::Output::Text => text(),
+        args::OutputFormat::Json => ask::json(events),
+        args::OutputFormat::Text => text(),
     })
 }
 
@@ -248,8 +248,8 @@ mod tests {
 
     use super::*;
 
-    fn row(name: &str, target: &str, is_own: bool) -> Row {
-        Row {
+    fn row(name: &str, target: &str, is_own: bool) -> InterceptRow {
+        InterceptRow {
             namespace: "shop".into(),
             name: name.into(),
             target: target.into(),
@@ -276,7 +276,7 @@ mod tests {
             row("x-d", "app=web,tier=front", true),
         ];
         let meant = |which: Option<&str>| -> Vec<&str> {
-            let which = which.map(|text| text.parse::<Which>().unwrap());
+            let which = which.map(|text| text.parse::<LeaveTarget>().unwrap());
             rows.iter().filter(|row| is_meant(row, which.as_ref())).map(|row| row.name.as_str()).collect()
         };
         assert_eq!(meant(None), ["web-a", "db-c", "x-d"]);

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::absence::Absence;
-use crate::events::Step;
+use super::outage::ApiServerOutage;
+use crate::error::CliError;
+use crate::events::AdminStep;
 use crate::screen::Screen;
-use crate::trouble::Trouble;
 use crate::wording::install as say;
 
 /// How often it is looked whether something is gone.
@@ -23,7 +23,7 @@ pub(super) struct Patience<'a> {
     begin: Instant,
     limit: Duration,
     reminder: (Instant, Duration),
-    absence: Absence,
+    absence: ApiServerOutage,
     /// Whether the API server's absence was told.
     is_absence_told: bool,
 }
@@ -31,17 +31,24 @@ pub(super) struct Patience<'a> {
 impl<'a> Patience<'a> {
     pub(super) fn begin(screen: &'a Screen, limit: Duration) -> Self {
         let begin = Instant::now();
-        Self { screen, begin, limit, reminder: (begin, REMIND), absence: Absence::default(), is_absence_told: false }
+        Self {
+            screen,
+            begin,
+            limit,
+            reminder: (begin, REMIND),
+            absence: ApiServerOutage::default(),
+            is_absence_told: false,
+        }
     }
 
     /// The answer: asks again while the API server is away, as when it is restarted.
-    pub(super) async fn outlast<T>(&mut self, ask: impl AsyncFn() -> Result<T, Trouble>) -> Result<T, Trouble> {
+    pub(super) async fn outlast<T>(&mut self, ask: impl AsyncFn() -> Result<T, CliError>) -> Result<T, CliError> {
         loop {
             match self.absence.outlast(ask().await, Instant::now())? {
                 Ok(answer) => return Ok(answer),
-                Err(why) if self.begin.elapsed() > self.limit => return Err(Trouble::Away(why)),
+                Err(why) if self.begin.elapsed() > self.limit => return Err(CliError::Away(why)),
                 Err(why) if !std::mem::replace(&mut self.is_absence_told, true) => {
-                    self.screen.step(&Step::Remark { sentence: say::still_asking(&why) });
+                    self.screen.step(&AdminStep::Remark { sentence: say::still_asking(&why) });
                 }
                 Err(_) => (),
             }
@@ -50,14 +57,14 @@ impl<'a> Patience<'a> {
     }
 
     /// A moment, or the failure that it takes too long.
-    pub(super) async fn pause(&mut self, left: &[String]) -> Result<(), Trouble> {
+    pub(super) async fn pause(&mut self, left: &[String]) -> Result<(), CliError> {
         if self.begin.elapsed() > self.limit {
-            return Err(Trouble::Failed(say::never_gone(left, self.limit)));
+            return Err(CliError::Failed(say::never_gone(left, self.limit)));
         }
         let (at, pause) = self.reminder;
         if at.elapsed() > pause {
             self.reminder = (Instant::now(), pause.saturating_mul(2));
-            self.screen.step(&Step::Remark { sentence: say::waiting_for_end(left) });
+            self.screen.step(&AdminStep::Remark { sentence: say::waiting_for_end(left) });
         }
         sleep(LOOK).await;
         Ok(())

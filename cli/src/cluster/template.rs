@@ -9,9 +9,9 @@ use redir_api::{FilterSpec, Intercept, InterceptSpec, ProbesSpec, TargetKind, Ta
 use redir_tunnel::Pin;
 use redir_wire::{EarlierConnections, Filter, Probes};
 
-use crate::trouble::Trouble;
+use crate::error::CliError;
+use crate::timestamps;
 use crate::values::{PortName, Target};
-use crate::when;
 use crate::wording::values as say;
 
 /// Longer names are cut, so that the suffix still fits.
@@ -21,7 +21,7 @@ const SUFFIX: usize = 8;
 
 /// What of the command line goes into the object.
 #[derive(Debug, Clone)]
-pub(crate) struct ObjectWish {
+pub(crate) struct InterceptTemplate {
     pub(crate) target: Target,
     pub(crate) port: PortName,
     pub(crate) filter: Option<Filter>,
@@ -38,21 +38,21 @@ pub(crate) struct ObjectWish {
     pub(crate) from: String,
 }
 
-impl ObjectWish {
+impl InterceptTemplate {
     /// Whether connections of people who are not meant may be closed by it, which is a right of its own.
     pub(crate) fn flushes_beside_a_filter(&self) -> bool {
         self.earlier == EarlierConnections::Close && self.filter.is_some()
     }
 
     /// A new object, which the server would take no larger. Its name comes from the key: made twice, it is the same one.
-    pub(crate) fn object(&self) -> Result<Intercept, Trouble> {
+    pub(crate) fn object(&self) -> Result<Intercept, CliError> {
         let (target, selector) = match &self.target {
             Target::Labels(labels) => (None, Some(labels.clone())),
             Target::Pod(name) => (Some(TargetSpec { kind: TargetKind::Pod, name: name.clone() }), None),
             Target::Workload(kind, name) => (Some(TargetSpec { kind: *kind, name: name.clone() }), None),
         };
         let filter = self.filter.as_ref().map(Filter::compile).transpose();
-        let filter = filter.map_err(|error| Trouble::Usage(say::filter(&error)))?;
+        let filter = filter.map_err(|error| CliError::Usage(say::filter(&error)))?;
         let object = Intercept {
             metadata: ObjectMeta {
                 name: Some(name(&self.target, &self.key)),
@@ -78,14 +78,14 @@ impl ObjectWish {
             },
             status: None,
         };
-        object.spec.check_size().map_err(|error| Trouble::Usage(say::too_large(&error)))?;
+        object.spec.check_size().map_err(|error| CliError::Usage(say::too_large(&error)))?;
         Ok(object)
     }
 }
 
 /// The annotation that says that `redir` is still there.
 pub(crate) fn renewed() -> BTreeMap<String, String> {
-    BTreeMap::from([(names::RENEWED.to_owned(), when::rfc3339(when::now()))])
+    BTreeMap::from([(names::RENEWED.to_owned(), timestamps::rfc3339(timestamps::now()))])
 }
 
 /// `web-47deqpj8`: no two intercepts have one key.
@@ -118,8 +118,8 @@ mod tests {
 
     use super::*;
 
-    fn wish(target: &str) -> ObjectWish {
-        ObjectWish {
+    fn wish(target: &str) -> InterceptTemplate {
+        InterceptTemplate {
             target: target.parse().unwrap(),
             port: "http".parse().unwrap(),
             filter: None,
@@ -134,7 +134,7 @@ mod tests {
         }
     }
 
-    fn spec(wish: &ObjectWish) -> Value {
+    fn spec(wish: &InterceptTemplate) -> Value {
         serde_json::to_value(wish.object().unwrap()).unwrap()["spec"].clone()
     }
 
@@ -143,7 +143,7 @@ mod tests {
         let subject = Subject::Header("x-user".into());
         let condition = Condition { subject, test: Test::Exact("alice".into()), negate: false };
         let filter = Some(Filter { mode: Mode::Any, conditions: vec![condition], preflights: false });
-        let wish = ObjectWish { filter, port: "8080".parse().unwrap(), ..wish("deploy/web") };
+        let wish = InterceptTemplate { filter, port: "8080".parse().unwrap(), ..wish("deploy/web") };
         let expected = json!({
             "target": {"kind": "Deployment", "name": "web"}, "port": "8080", "probes": "App",
             "filter": {"any": [{"header": {"name": "x-user", "exact": "alice"}}]},
@@ -162,10 +162,10 @@ mod tests {
             let test = Test::Exact(vec![b'a'; length]);
             let condition = Condition { subject: Subject::Header("x".into()), test, negate: false };
             let filter = Some(Filter { mode: Mode::Any, conditions: vec![condition], preflights: false });
-            ObjectWish { filter, ..wish("deploy/web") }.object()
+            InterceptTemplate { filter, ..wish("deploy/web") }.object()
         };
         assert!(with(limits::TEXT - 1).is_ok());
-        let Err(Trouble::Usage(sentence)) = with(limits::TEXT) else { panic!("it is taken") };
+        let Err(CliError::Usage(sentence)) = with(limits::TEXT) else { panic!("it is taken") };
         assert!(
             sentence.contains("4097 characters in filter and selector together, and 4096 are the most"),
             "{sentence}"
@@ -178,7 +178,7 @@ mod tests {
     fn what_is_asked_for_beside_is_written_only_then() {
         let plain = spec(&wish("deploy/web"));
         assert!(plain.get("evenIfDown").is_none() && plain.get("forwarded").is_none());
-        let asked = spec(&ObjectWish { even_if_down: true, forwarded: true, ..wish("deploy/web") });
+        let asked = spec(&InterceptTemplate { even_if_down: true, forwarded: true, ..wish("deploy/web") });
         assert_eq!((&asked["evenIfDown"], &asked["forwarded"]), (&json!(true), &json!(true)));
     }
 

@@ -6,13 +6,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use redir_wire::{
     Conflict, EarlierConnections, InterceptState, Listening, Liveness, Miss, Owner, PodFlush, PodState, PodTls,
-    TlsFate, limits,
+    TlsHandling, limits,
 };
 
 use crate::curl::{CurlLine, curl};
-use crate::events::{App, Clash, Event, Live, Local};
-use crate::link::Wanted;
-use crate::service::Speaks;
+use crate::events::{AppListening, Event, InterceptConflict, LivePod, ServiceInput};
+use crate::link::DesiredIntercept;
+use crate::service::ServiceProtocol;
 use crate::wording::events::earlier_connections;
 
 /// What may be over by itself, and is told again when it begins anew.
@@ -23,7 +23,7 @@ type Key = (String, String, Option<u64>);
 
 /// Pods and conflicts, as last told.
 #[derive(Debug, Default)]
-pub(crate) struct Shown {
+pub(crate) struct LastReported {
     /// The name under which the agent knows us.
     pub(super) developer: String,
     /// In a cluster intercepts have names, and an agent's numbers mean nothing to anybody.
@@ -34,15 +34,15 @@ pub(crate) struct Shown {
     probes: BTreeSet<String>,
     apps: BTreeMap<String, Listening>,
     misses: BTreeSet<(String, String)>,
-    conflicts: BTreeMap<Key, Clash>,
-    overlaps: BTreeMap<Key, Clash>,
+    conflicts: BTreeMap<Key, InterceptConflict>,
+    overlaps: BTreeMap<Key, InterceptConflict>,
     lost: BTreeSet<String>,
     /// Requests that went past us so far.
     bypassed: u64,
     tried: bool,
 }
 
-impl Shown {
+impl LastReported {
     pub(super) fn new(in_cluster: bool) -> Self {
         Self { in_cluster, ..Self::default() }
     }
@@ -71,7 +71,7 @@ impl Shown {
     pub(crate) fn changes(
         &mut self,
         agent: &str,
-        wanted: &Wanted,
+        wanted: &DesiredIntercept,
         state: &InterceptState,
         after_ms: u64,
     ) -> Vec<Event> {
@@ -137,7 +137,7 @@ impl Shown {
     }
 
     /// What is new about TLS. A lost tunnel or a disarmed port says nothing about it.
-    fn tls(&mut self, agent: &str, wanted: &Wanted, pod: &PodState) -> Option<Event> {
+    fn tls(&mut self, agent: &str, wanted: &DesiredIntercept, pod: &PodState) -> Option<Event> {
         let tls = pod.tls.clone()?;
         if self.tls.insert(pod.pod.clone(), tls.clone()).as_ref() == Some(&tls) {
             return None;
@@ -147,7 +147,7 @@ impl Shown {
     }
 
     /// Connections from before were closed: told once, also over redials.
-    fn flushed(&mut self, agent: &str, wanted: &Wanted, pod: &PodState) -> Option<Event> {
+    fn flushed(&mut self, agent: &str, wanted: &DesiredIntercept, pod: &PodState) -> Option<Event> {
         let flushed = pod.flushed.clone()?;
         if self.flushed.insert(pod.pod.clone(), flushed.clone()).as_ref() == Some(&flushed) {
             return None;
@@ -156,7 +156,7 @@ impl Shown {
     }
 
     /// What is new about probes. Pods of one workload have the same: one word is enough.
-    fn probes(&mut self, agent: &str, wanted: &Wanted, pod: &PodState) -> Vec<Event> {
+    fn probes(&mut self, agent: &str, wanted: &DesiredIntercept, pod: &PodState) -> Vec<Event> {
         let new = pod.probes.iter().filter(|sentence| self.probes.insert((*sentence).clone()));
         let told = |sentence: &String| Event::Probe {
             agent: agent.to_owned(),
@@ -168,15 +168,15 @@ impl Shown {
     }
 
     /// What is new about whoever listens in the pod; `told`: it is told otherwise.
-    fn app(&mut self, agent: &str, wanted: &Wanted, pod: &PodState, told: bool) -> Option<Event> {
+    fn app(&mut self, agent: &str, wanted: &DesiredIntercept, pod: &PodState, told: bool) -> Option<Event> {
         let listening = pod.listening?;
         let before = self.apps.insert(pod.pod.clone(), listening);
         let is_news = before.map_or(listening != Listening::Yes, |before| before != listening);
         if told || !is_news {
             return None;
         }
-        let tls = pod.tls.as_ref().is_some_and(|tls| tls.fate != TlsFate::Clear);
-        Some(Event::App(App {
+        let tls = pod.tls.as_ref().is_some_and(|tls| tls.handling != TlsHandling::Clear);
+        Some(Event::App(AppListening {
             agent: agent.to_owned(),
             pod: pod.pod.clone(),
             port: wanted.port.get(),
@@ -188,7 +188,7 @@ impl Shown {
     }
 
     /// Connections that are not intercepted, each cause once; those from before as often as a pod is `live_anew`.
-    fn misses(&mut self, agent: &str, wanted: &Wanted, pod: &PodState, live_anew: bool) -> Vec<Event> {
+    fn misses(&mut self, agent: &str, wanted: &DesiredIntercept, pod: &PodState, live_anew: bool) -> Vec<Event> {
         let event = |miss| Event::NotIntercepted {
             agent: agent.to_owned(),
             pod: pod.pod.clone(),
@@ -210,7 +210,7 @@ impl Shown {
     }
 
     /// Causes that are there no longer.
-    fn over(&mut self, agent: &str, wanted: &Wanted, pod: &PodState) -> Vec<Event> {
+    fn over(&mut self, agent: &str, wanted: &DesiredIntercept, pod: &PodState) -> Vec<Event> {
         let is_over = |cause: &&str| {
             let known = (pod.pod.clone(), (*cause).to_owned());
             !pod.misses.iter().any(|miss| miss.cause == **cause) && self.misses.remove(&known)
@@ -225,7 +225,7 @@ impl Shown {
     }
 
     /// A request to try, where somebody answers it.
-    fn to_try(&self, wanted: &Wanted, pod: &PodState, tls: bool) -> Option<CurlLine> {
+    fn to_try(&self, wanted: &DesiredIntercept, pod: &PodState, tls: bool) -> Option<CurlLine> {
         let is_answered = wanted.even_if_down || pod.listening.is_none_or(|listening| listening == Listening::Yes);
         let host = pod.addresses.first().map_or(pod.pod.as_str(), String::as_str);
         is_answered.then(|| curl(wanted.filter.as_ref(), tls, host, wanted.port.get())).flatten()
@@ -234,20 +234,20 @@ impl Shown {
     fn told_live(
         &mut self,
         agent: &str,
-        wanted: &Wanted,
+        wanted: &DesiredIntercept,
         state: &InterceptState,
         pod: &PodState,
         after_ms: u64,
-    ) -> Live {
-        let tls = pod.tls.as_ref().filter(|tls| tls.fate != TlsFate::Clear);
+    ) -> LivePod {
+        let tls = pod.tls.as_ref().filter(|tls| tls.handling != TlsHandling::Clear);
         let to_try = self.to_try(wanted, pod, tls.is_some());
-        Live {
+        LivePod {
             agent: agent.to_owned(),
             id: state.id,
             pod: pod.pod.clone(),
             port: wanted.port.get(),
             to: wanted.to.clone(),
-            local: local(wanted, tls).unwrap_or(Local::Plaintext),
+            local: local(wanted, tls).unwrap_or(ServiceInput::Plaintext),
             tls: tls.is_some(),
             filter: wanted.filter.clone(),
             addresses: pod.addresses.clone(),
@@ -266,12 +266,12 @@ impl Shown {
             (
                 &mut self.conflicts,
                 &state.conflicts,
-                Event::Conflict as fn(Clash) -> Event,
-                Event::ConflictOver as fn(Clash) -> Event,
+                Event::Conflict as fn(InterceptConflict) -> Event,
+                Event::ConflictOver as fn(InterceptConflict) -> Event,
             ),
             (&mut self.overlaps, &state.overlaps, Event::Overlap, Event::OverlapOver),
         ] {
-            let clash = |conflict: &Conflict| Clash {
+            let clash = |conflict: &Conflict| InterceptConflict {
                 agent: agent.to_owned(),
                 pod: conflict.pod.clone(),
                 id: conflict.id.filter(|_| !self.in_cluster),
@@ -281,7 +281,8 @@ impl Shown {
                 takes: conflict.takes,
             };
             let key = |conflict: &Conflict| (conflict.pod.clone(), conflict.developer.clone(), conflict.id);
-            let now: BTreeMap<Key, Clash> = now.iter().map(|conflict| (key(conflict), clash(conflict))).collect();
+            let now: BTreeMap<Key, InterceptConflict> =
+                now.iter().map(|conflict| (key(conflict), clash(conflict))).collect();
             let new = now.iter().filter(|(key, _)| !before.contains_key(key));
             events.extend(new.map(|(_, clash)| begins(clash.clone())));
             let over = before.iter().filter(|(key, _)| !now.contains_key(key));
@@ -292,16 +293,16 @@ impl Shown {
 }
 
 /// What the developer's service gets; `None`: nothing.
-fn local(wanted: &Wanted, tls: Option<&PodTls>) -> Option<Local> {
-    match tls.map(|tls| tls.fate) {
-        Some(TlsFate::Unread) => None,
-        Some(TlsFate::Passed) => Some(Local::AsSent),
-        Some(TlsFate::Decrypted | TlsFate::Clear | TlsFate::Other) | None => {
+fn local(wanted: &DesiredIntercept, tls: Option<&PodTls>) -> Option<ServiceInput> {
+    match tls.map(|tls| tls.handling) {
+        Some(TlsHandling::Unread) => None,
+        Some(TlsHandling::Passed) => Some(ServiceInput::AsSent),
+        Some(TlsHandling::Decrypted | TlsHandling::Clear | TlsHandling::Other) | None => {
             Some(match (wanted.speaks, &wanted.filter) {
-                (Speaks::Tls, _) => Local::Tls,
+                (ServiceProtocol::Tls, _) => ServiceInput::Tls,
                 // Without a filter nothing is read: it need not be plaintext.
-                (Speaks::Plaintext, None) if tls.is_none() => Local::AsSent,
-                (Speaks::Plaintext, _) => Local::Plaintext,
+                (ServiceProtocol::Plaintext, None) if tls.is_none() => ServiceInput::AsSent,
+                (ServiceProtocol::Plaintext, _) => ServiceInput::Plaintext,
             })
         }
     }
@@ -324,8 +325,8 @@ mod tests {
     use super::*;
     use crate::service::Service;
 
-    fn wanted() -> Wanted {
-        Wanted {
+    fn wanted() -> DesiredIntercept {
+        DesiredIntercept {
             token: Token([1; 16]),
             target: "app=web".parse().unwrap(),
             port: 8080.try_into().unwrap(),
@@ -337,7 +338,7 @@ mod tests {
             even_if_down: false,
             forwarded: false,
             proxy: None,
-            speaks: Speaks::Plaintext,
+            speaks: ServiceProtocol::Plaintext,
         }
     }
 
@@ -381,11 +382,11 @@ mod tests {
         }
     }
 
-    fn who(clash: &Clash) -> String {
+    fn who(clash: &InterceptConflict) -> String {
         clash.id.map_or_else(|| clash.developer.clone(), |id| format!("{} {id}", clash.developer))
     }
 
-    fn kinds(shown: &mut Shown, state: &InterceptState) -> Vec<String> {
+    fn kinds(reported: &mut LastReported, state: &InterceptState) -> Vec<String> {
         let kind = |event: Event| match event {
             Event::Live(live) => format!("live {} {}", live.pod, live.first),
             Event::NotLive { pod, state, .. } => format!("{state:?} {pod}"),
@@ -399,79 +400,82 @@ mod tests {
             Event::App(app) => format!("app {} {:?} {:?}", app.pod, app.listening, app.curl.is_some()),
             Event::NotIntercepted { pod, miss, .. } => format!("missed {pod} {}", miss.cause),
             Event::InterceptedAgain { pod, cause, .. } => format!("again {pod} {cause}"),
-            Event::Tls { pod, tls, local, .. } => format!("tls {pod} {:?} {local:?}", tls.fate),
+            Event::Tls { pod, tls, local, .. } => format!("tls {pod} {:?} {local:?}", tls.handling),
             other => panic!("{other:?}"),
         };
-        shown.changes("node-1", &wanted(), state, 5).into_iter().map(kind).collect()
+        reported.changes("node-1", &wanted(), state, 5).into_iter().map(kind).collect()
     }
 
     #[test]
     fn a_probe_is_told_once() {
-        let mut shown = Shown::new(true);
+        let mut reported = LastReported::new(true);
         let mut both = state(&[("a", Liveness::Live), ("b", Liveness::Live)], &[]);
         for pod in &mut both.pods {
             pod.probes = vec!["the liveness probe comes to you".into()];
         }
         let probes =
             |events: Vec<Event>| events.into_iter().filter(|event| matches!(event, Event::Probe { .. })).count();
-        let events = shown.changes("n", &wanted(), &both, 1);
+        let events = reported.changes("n", &wanted(), &both, 1);
         assert!(matches!(events.first(), Some(Event::Live(_))), "{events:?}");
         assert_eq!(probes(events), 1);
-        assert_eq!(probes(shown.changes("n", &wanted(), &both, 1)), 0);
-        shown.tunnel_lost();
-        assert_eq!(probes(shown.changes("n", &wanted(), &both, 1)), 0);
+        assert_eq!(probes(reported.changes("n", &wanted(), &both, 1)), 0);
+        reported.tunnel_lost();
+        assert_eq!(probes(reported.changes("n", &wanted(), &both, 1)), 0);
         both.pods[1].probes.push("another".into());
-        assert_eq!(probes(shown.changes("n", &wanted(), &both, 1)), 1);
+        assert_eq!(probes(reported.changes("n", &wanted(), &both, 1)), 1);
     }
 
     #[test]
     fn every_change_is_told_once() {
         use Liveness::{Live, Lost, Pending, Refused};
-        let mut shown = Shown::default();
+        let mut reported = LastReported::default();
         assert!(!settled(&state(&[("a", Pending), ("b", Live)], &[])));
-        assert_eq!(kinds(&mut shown, &state(&[("a", Pending), ("b", Live)], &[])), ["live b true"]);
+        assert_eq!(kinds(&mut reported, &state(&[("a", Pending), ("b", Live)], &[])), ["live b true"]);
         let refused = state(&[("a", Refused), ("b", Live)], &["bob"]);
-        assert_eq!(kinds(&mut shown, &refused), ["Refused a", "conflict bob"]);
-        assert!(kinds(&mut shown, &refused).is_empty());
-        assert_eq!(kinds(&mut shown, &state(&[("a", Live), ("b", Lost)], &[])), ["live a false", "Lost b", "over bob"]);
+        assert_eq!(kinds(&mut reported, &refused), ["Refused a", "conflict bob"]);
+        assert!(kinds(&mut reported, &refused).is_empty());
+        assert_eq!(
+            kinds(&mut reported, &state(&[("a", Live), ("b", Lost)], &[])),
+            ["live a false", "Lost b", "over bob"]
+        );
     }
 
     #[test]
     fn an_app_that_is_not_there_is_told_and_tried_when_it_is() {
         use Liveness::{Live, Pending};
-        let mut shown = Shown::default();
+        let mut reported = LastReported::default();
         let with = |liveness, listening| {
             let mut state = state(&[("a", liveness)], &[]);
             state.pods[0].listening = listening;
             state
         };
-        assert!(kinds(&mut shown, &with(Pending, None)).is_empty());
+        assert!(kinds(&mut reported, &with(Pending, None)).is_empty());
         assert_eq!(
-            kinds(&mut shown, &with(Live, Some(Listening::Nobody))),
+            kinds(&mut reported, &with(Live, Some(Listening::Nobody))),
             ["live a false"],
             "told with it, no line to try"
         );
-        assert!(kinds(&mut shown, &with(Live, Some(Listening::Nobody))).is_empty());
-        assert_eq!(kinds(&mut shown, &with(Live, Some(Listening::LoopbackOnly))), ["app a LoopbackOnly false"]);
-        assert_eq!(kinds(&mut shown, &with(Live, Some(Listening::Yes))), ["app a Yes true"]);
-        assert_eq!(kinds(&mut shown, &with(Live, Some(Listening::Nobody))), ["app a Nobody false"]);
-        assert_eq!(kinds(&mut shown, &with(Live, Some(Listening::Yes))), ["app a Yes false"], "one line to try");
-        shown.tunnel_lost();
-        assert_eq!(kinds(&mut shown, &with(Live, Some(Listening::Yes))), ["restored a"]);
-        shown.tunnel_lost();
-        assert_eq!(kinds(&mut shown, &with(Live, Some(Listening::Nobody))), ["restored a", "app a Nobody false"]);
+        assert!(kinds(&mut reported, &with(Live, Some(Listening::Nobody))).is_empty());
+        assert_eq!(kinds(&mut reported, &with(Live, Some(Listening::LoopbackOnly))), ["app a LoopbackOnly false"]);
+        assert_eq!(kinds(&mut reported, &with(Live, Some(Listening::Yes))), ["app a Yes true"]);
+        assert_eq!(kinds(&mut reported, &with(Live, Some(Listening::Nobody))), ["app a Nobody false"]);
+        assert_eq!(kinds(&mut reported, &with(Live, Some(Listening::Yes))), ["app a Yes false"], "one line to try");
+        reported.tunnel_lost();
+        assert_eq!(kinds(&mut reported, &with(Live, Some(Listening::Yes))), ["restored a"]);
+        reported.tunnel_lost();
+        assert_eq!(kinds(&mut reported, &with(Live, Some(Listening::Nobody))), ["restored a", "app a Nobody false"]);
     }
 
     #[test]
     fn an_agent_that_does_not_tell_is_taken_as_before() {
-        let mut shown = Shown::default();
+        let mut reported = LastReported::default();
         let told = state(&[("a", Liveness::Live)], &[]);
-        assert_eq!(kinds(&mut shown, &told), ["live a true"]);
+        assert_eq!(kinds(&mut reported, &told), ["live a true"]);
     }
 
     #[test]
     fn each_cause_is_told_once_for_a_pod() {
-        let mut shown = Shown::default();
+        let mut reported = LastReported::default();
         let with = |causes: &[&str], earlier| {
             let mut state = state(&[("a", Liveness::Live)], &[]);
             let miss = |cause: &&str| Miss { cause: (*cause).to_owned(), sentence: "so; do".into() };
@@ -479,15 +483,15 @@ mod tests {
             state.pods[0].earlier_connections = earlier;
             state
         };
-        assert_eq!(kinds(&mut shown, &with(&[], 2)), ["live a true", "missed a earlier_connections"]);
-        assert_eq!(kinds(&mut shown, &with(&["x"], 2)), ["missed a x"]);
-        assert_eq!(kinds(&mut shown, &with(&["x", "y"], 2)), ["missed a y"]);
-        assert!(kinds(&mut shown, &with(&["x"], 2)).is_empty());
+        assert_eq!(kinds(&mut reported, &with(&[], 2)), ["live a true", "missed a earlier_connections"]);
+        assert_eq!(kinds(&mut reported, &with(&["x"], 2)), ["missed a x"]);
+        assert_eq!(kinds(&mut reported, &with(&["x", "y"], 2)), ["missed a y"]);
+        assert!(kinds(&mut reported, &with(&["x"], 2)).is_empty());
     }
 
     #[test]
     fn what_passes_for_a_while_is_told_with_its_end_each_time() {
-        let mut shown = Shown::default();
+        let mut reported = LastReported::default();
         let with = |causes: &[&str], liveness| {
             let mut state = state(&[("a", liveness)], &[]);
             let miss = |cause: &&str| Miss { cause: (*cause).to_owned(), sentence: "so; do".into() };
@@ -495,20 +499,20 @@ mod tests {
             state
         };
         let live = Liveness::Live;
-        assert_eq!(kinds(&mut shown, &with(&["client_passes"], live)), ["live a true", "missed a client_passes"]);
-        assert!(kinds(&mut shown, &with(&["client_passes"], live)).is_empty());
-        assert!(kinds(&mut shown, &with(&[], Liveness::Pending)).is_empty(), "nothing is known of it");
+        assert_eq!(kinds(&mut reported, &with(&["client_passes"], live)), ["live a true", "missed a client_passes"]);
+        assert!(kinds(&mut reported, &with(&["client_passes"], live)).is_empty());
+        assert!(kinds(&mut reported, &with(&[], Liveness::Pending)).is_empty(), "nothing is known of it");
         assert_eq!(
-            kinds(&mut shown, &with(&["pod_passes"], live))[1..],
+            kinds(&mut reported, &with(&["pod_passes"], live))[1..],
             ["missed a pod_passes", "again a client_passes"]
         );
-        assert_eq!(kinds(&mut shown, &with(&[], live)), ["again a pod_passes"]);
-        assert_eq!(kinds(&mut shown, &with(&["pod_passes"], live)), ["missed a pod_passes"]);
+        assert_eq!(kinds(&mut reported, &with(&[], live)), ["again a pod_passes"]);
+        assert_eq!(kinds(&mut reported, &with(&["pod_passes"], live)), ["missed a pod_passes"]);
     }
 
     #[test]
     fn an_agent_that_makes_up_pods_fills_no_memory() {
-        let mut shown = Shown::default();
+        let mut reported = LastReported::default();
         for round in 0..20 {
             let names: Vec<String> = (0..1000).map(|number| format!("pod-{round}-{number}")).collect();
             let pods: Vec<_> = names.iter().map(|name| (name.as_str(), Liveness::Live)).collect();
@@ -519,10 +523,10 @@ mod tests {
                 pod.probes = vec![format!("of {}", pod.pod)];
                 pod.misses = vec![Miss { cause: "x".into(), sentence: "so; do".into() }];
             }
-            shown.changes("node-1", &wanted(), &state, 0);
-            shown.tunnel_lost();
+            reported.changes("node-1", &wanted(), &state, 0);
+            reported.tunnel_lost();
         }
-        let Shown { tls, flushed, probes, apps, misses, lost, .. } = &shown;
+        let LastReported { tls, flushed, probes, apps, misses, lost, .. } = &reported;
         for count in [tls.len(), flushed.len(), probes.len(), apps.len(), misses.len(), lost.len()] {
             assert!(count <= limits::ENTRIES + 1000, "{count}");
         }
@@ -530,8 +534,8 @@ mod tests {
 
     #[test]
     fn conflicts_are_told_one_by_one() {
-        let mut shown = Shown::default();
-        let mut told = |conflicts: &[&str]| kinds(&mut shown, &state(&[], conflicts));
+        let mut reported = LastReported::default();
+        let mut told = |conflicts: &[&str]| kinds(&mut reported, &state(&[], conflicts));
         assert_eq!(told(&["bob 3", "-carol 9"]), ["conflict bob 3", "overlap carol 9"]);
         assert_eq!(told(&["bob 3", "bob 4", "-carol 9"]), ["conflict bob 4"]);
         assert_eq!(told(&["bob 4", "-carol 10"]), ["over bob 3", "overlap carol 10", "overlap over carol 9"]);
@@ -540,8 +544,8 @@ mod tests {
             ["conflict bob", "over bob 4", "overlap over carol 10"],
             "an agent that tells no numbers"
         );
-        let mut shown = Shown::new(true);
-        let mut told = |conflicts: &[&str]| kinds(&mut shown, &state(&[], conflicts));
+        let mut reported = LastReported::new(true);
+        let mut told = |conflicts: &[&str]| kinds(&mut reported, &state(&[], conflicts));
         assert_eq!(told(&["bob 3", "bob 4"]), ["conflict bob", "conflict bob"], "a cluster's have names");
         assert_eq!(told(&["bob 4"]), ["over bob"]);
     }
@@ -549,71 +553,75 @@ mod tests {
     #[test]
     fn what_was_live_is_restored() {
         use Liveness::{Live, Pending};
-        let mut shown = Shown::default();
-        kinds(&mut shown, &state(&[("a", Live), ("b", Pending)], &[]));
-        assert!(shown.tunnel_lost() && !shown.any_live());
-        assert!(!shown.tunnel_lost(), "told once");
-        assert_eq!(kinds(&mut shown, &state(&[("a", Live), ("b", Live)], &[])), ["restored a", "live b false"]);
+        let mut reported = LastReported::default();
+        kinds(&mut reported, &state(&[("a", Live), ("b", Pending)], &[]));
+        assert!(reported.tunnel_lost() && !reported.any_live());
+        assert!(!reported.tunnel_lost(), "told once");
+        assert_eq!(kinds(&mut reported, &state(&[("a", Live), ("b", Live)], &[])), ["restored a", "live b false"]);
     }
 
     #[test]
     fn what_went_past_is_told_once() {
         use Liveness::Live;
-        let mut shown = Shown::default();
+        let mut reported = LastReported::default();
         let with = |bypassed| InterceptState { bypassed, ..state(&[("a", Live)], &[]) };
-        assert_eq!(kinds(&mut shown, &with(0)), ["live a true"]);
-        assert_eq!(kinds(&mut shown, &with(3)), ["bypassed 3"]);
-        assert!(kinds(&mut shown, &with(3)).is_empty());
-        assert!(shown.tunnel_lost());
-        assert_eq!(kinds(&mut shown, &with(5)), ["restored a", "bypassed 2"], "the agent has counted on");
-        assert!(kinds(&mut shown, &with(0)).is_empty(), "another agent process");
-        assert_eq!(kinds(&mut shown, &with(1)), ["bypassed 1"]);
+        assert_eq!(kinds(&mut reported, &with(0)), ["live a true"]);
+        assert_eq!(kinds(&mut reported, &with(3)), ["bypassed 3"]);
+        assert!(kinds(&mut reported, &with(3)).is_empty());
+        assert!(reported.tunnel_lost());
+        assert_eq!(kinds(&mut reported, &with(5)), ["restored a", "bypassed 2"], "the agent has counted on");
+        assert!(kinds(&mut reported, &with(0)).is_empty(), "another agent process");
+        assert_eq!(kinds(&mut reported, &with(1)), ["bypassed 1"]);
     }
 
     #[test]
     fn tls_is_told_once_for_each_change() {
         use Liveness::Live;
-        let mut shown = Shown::default();
-        let with = |fate| {
+        let mut reported = LastReported::default();
+        let with = |handling| {
             let mut state = state(&[("a", Live)], &[]);
-            state.pods[0].tls = Some(PodTls { fate, sentence: "so; do".into() });
+            state.pods[0].tls = Some(PodTls { handling, sentence: "so; do".into() });
             state
         };
-        assert_eq!(kinds(&mut shown, &state(&[("a", Live)], &[])), ["live a true"]);
-        assert_eq!(kinds(&mut shown, &with(TlsFate::Passed)), ["tls a Passed Some(AsSent)"]);
-        assert!(kinds(&mut shown, &with(TlsFate::Passed)).is_empty());
-        assert_eq!(kinds(&mut shown, &with(TlsFate::Decrypted)), ["tls a Decrypted Some(Plaintext)"]);
-        assert_eq!(kinds(&mut shown, &with(TlsFate::Unread)), ["tls a Unread None"]);
-        assert!(shown.tunnel_lost());
-        assert_eq!(kinds(&mut shown, &with(TlsFate::Unread)), ["restored a"], "as it was before");
+        assert_eq!(kinds(&mut reported, &state(&[("a", Live)], &[])), ["live a true"]);
+        assert_eq!(kinds(&mut reported, &with(TlsHandling::Passed)), ["tls a Passed Some(AsSent)"]);
+        assert!(kinds(&mut reported, &with(TlsHandling::Passed)).is_empty());
+        assert_eq!(kinds(&mut reported, &with(TlsHandling::Decrypted)), ["tls a Decrypted Some(Plaintext)"]);
+        assert_eq!(kinds(&mut reported, &with(TlsHandling::Unread)), ["tls a Unread None"]);
+        assert!(reported.tunnel_lost());
+        assert_eq!(kinds(&mut reported, &with(TlsHandling::Unread)), ["restored a"], "as it was before");
     }
 
     #[test]
     fn closed_connections_are_told_once_also_after_a_redial() {
-        let mut shown = Shown::default();
+        let mut reported = LastReported::default();
         let mut live = state(&[("a", Liveness::Live)], &[]);
-        assert_eq!(kinds(&mut shown, &live), ["live a true"]);
+        assert_eq!(kinds(&mut reported, &live), ["live a true"]);
         live.pods[0].flushed = Some(redir_wire::PodFlush { closed: 12, left: 1, reason: String::new() });
-        assert_eq!(kinds(&mut shown, &live), ["flushed a 12/1"]);
-        assert_eq!(kinds(&mut shown, &live), [""; 0]);
-        shown.tunnel_lost();
-        assert_eq!(kinds(&mut shown, &live), ["restored a"]);
+        assert_eq!(kinds(&mut reported, &live), ["flushed a 12/1"]);
+        assert_eq!(kinds(&mut reported, &live), [""; 0]);
+        reported.tunnel_lost();
+        assert_eq!(kinds(&mut reported, &live), ["restored a"]);
     }
 
     #[test]
     fn what_the_service_gets_is_stated() {
-        let tls = |fate| PodTls { fate, sentence: String::new() };
-        let of = |speaks, filter: bool, fate: Option<TlsFate>| {
+        let tls = |handling| PodTls { handling, sentence: String::new() };
+        let of = |speaks, filter: bool, handling: Option<TlsHandling>| {
             let get = Condition { subject: Subject::Method, test: Test::Exact("GET".into()), negate: false };
             let filter =
                 filter.then_some(redir_wire::Filter { mode: Mode::All, conditions: vec![get], preflights: false });
-            local(&Wanted { speaks, filter, ..wanted() }, fate.map(tls).as_ref())
+            local(&DesiredIntercept { speaks, filter, ..wanted() }, handling.map(tls).as_ref())
         };
-        assert_eq!(of(Speaks::Plaintext, true, None), Some(Local::Plaintext));
-        assert_eq!(of(Speaks::Plaintext, false, None), Some(Local::AsSent));
-        assert_eq!(of(Speaks::Tls, true, None), Some(Local::Tls));
-        assert_eq!(of(Speaks::Tls, true, Some(TlsFate::Decrypted)), Some(Local::Tls));
-        assert_eq!(of(Speaks::Tls, false, Some(TlsFate::Passed)), Some(Local::AsSent), "it is TLS already");
-        assert_eq!(of(Speaks::Tls, true, Some(TlsFate::Unread)), None);
+        assert_eq!(of(ServiceProtocol::Plaintext, true, None), Some(ServiceInput::Plaintext));
+        assert_eq!(of(ServiceProtocol::Plaintext, false, None), Some(ServiceInput::AsSent));
+        assert_eq!(of(ServiceProtocol::Tls, true, None), Some(ServiceInput::Tls));
+        assert_eq!(of(ServiceProtocol::Tls, true, Some(TlsHandling::Decrypted)), Some(ServiceInput::Tls));
+        assert_eq!(
+            of(ServiceProtocol::Tls, false, Some(TlsHandling::Passed)),
+            Some(ServiceInput::AsSent),
+            "it is TLS already"
+        );
+        assert_eq!(of(ServiceProtocol::Tls, true, Some(TlsHandling::Unread)), None);
     }
 }

@@ -6,19 +6,19 @@ use redir_wire::{Listing, PodEntry, ToAgent, ToDeveloper, limits};
 use tokio::task::JoinSet;
 
 use super::ask::{Answer, one};
-use super::own::patience;
+use super::service_start::patience;
 use crate::config::Agent;
-use crate::link::Wanted;
-use crate::reach::Reached;
+use crate::error::CliError;
+use crate::link::DesiredIntercept;
 use crate::screen::Screen;
-use crate::signals::{Arrived, Signals};
-use crate::trouble::Trouble;
+use crate::signals::{SignalEvent, Signals};
+use crate::static_agents::StaticAgents;
 use crate::values::Target;
 use crate::wording::session as say;
 
 /// What to do with the command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ahead {
+pub(super) enum PodCheck {
     /// An agent has a pod that may be intercepted.
     Start,
     /// The developer changed their mind.
@@ -26,23 +26,24 @@ pub(super) enum Ahead {
 }
 
 /// Waits until each port has an agent with such a pod; it is a failure if one has none.
-pub(super) async fn look(
+pub(super) async fn check_pods(
     screen: &Screen,
     signals: &mut Signals,
-    reached: &Reached,
-    wanted: &[Wanted],
-) -> Result<Ahead, Trouble> {
+    static_agents: &StaticAgents,
+    wanted: &[DesiredIntercept],
+) -> Result<PodCheck, CliError> {
     let mut asking = JoinSet::new();
-    for agent in reached.agents.iter().cloned() {
-        let identity = reached.identity.clone();
+    for agent in static_agents.agents.iter().cloned() {
+        let identity = static_agents.identity.clone();
         asking.spawn(async move {
             let answer = one(&agent, &identity, &ToAgent::List).await;
             (agent, answer)
         });
     }
-    let mut missing = reached.agents.clone();
+    let mut missing = static_agents.agents.clone();
     // The ports that no agent has had so far, and why each agent has not.
-    let mut without: Vec<(&Wanted, Vec<(Agent, String)>)> = wanted.iter().map(|wanted| (wanted, Vec::new())).collect();
+    let mut without: Vec<(&DesiredIntercept, Vec<(Agent, String)>)> =
+        wanted.iter().map(|wanted| (wanted, Vec::new())).collect();
     let mut patience = patience();
     loop {
         tokio::select! {
@@ -57,16 +58,16 @@ pub(super) async fn look(
                         }
                     });
                     if without.is_empty() {
-                        return Ok(Ahead::Start);
+                        return Ok(PodCheck::Start);
                     }
                 }
-                Some(Err(_)) => return Err(Trouble::Failed(say::bug())),
+                Some(Err(_)) => return Err(CliError::Failed(say::bug())),
                 None => return Err(refusal(&without, wanted.len() > 1)),
             },
             arrived = signals.next() => match arrived {
-                Arrived::End(_) | Arrived::EndAtOnce(_) => return Ok(Ahead::Interrupted),
+                SignalEvent::End(_) | SignalEvent::EndAtOnce(_) => return Ok(PodCheck::Interrupted),
                 // There is no command yet that it could be meant for.
-                Arrived::Forward(_) => (),
+                SignalEvent::Forward(_) => (),
             },
             _ = patience.tick() => screen.note(say::waiting_for_agents(&missing)),
         }
@@ -74,15 +75,15 @@ pub(super) async fn look(
 }
 
 /// The first port that nobody has.
-fn refusal(without: &[(&Wanted, Vec<(Agent, String)>)], of_several: bool) -> Trouble {
-    let Some((wanted, reasons)) = without.first() else { return Trouble::Failed(say::bug()) };
+fn refusal(without: &[(&DesiredIntercept, Vec<(Agent, String)>)], of_several: bool) -> CliError {
+    let Some((wanted, reasons)) = without.first() else { return CliError::Failed(say::bug()) };
     let reasons: Vec<_> = reasons.iter().map(|(agent, reason)| (agent.name.as_str(), reason.as_str())).collect();
     let sentence = say::nothing_live(&reasons);
-    Trouble::Failed(if of_several { say::of_port(wanted.port.get(), &sentence) } else { sentence })
+    CliError::Failed(if of_several { say::of_port(wanted.port.get(), &sentence) } else { sentence })
 }
 
 /// Why this agent has nothing for the intercept.
-fn verdict(answer: &Answer, wanted: &Wanted) -> Result<(), String> {
+fn verdict(answer: &Answer, wanted: &DesiredIntercept) -> Result<(), String> {
     match answer {
         Ok(ToDeveloper::Listing(listing)) => permitted(listing, wanted),
         // Whatever else it says, the wish itself gets the answer that counts.
@@ -91,7 +92,7 @@ fn verdict(answer: &Answer, wanted: &Wanted) -> Result<(), String> {
     }
 }
 
-fn permitted(listing: &Listing, wanted: &Wanted) -> Result<(), String> {
+fn permitted(listing: &Listing, wanted: &DesiredIntercept) -> Result<(), String> {
     let port = wanted.port.get();
     let pods: Vec<&PodEntry> = listing.pods.iter().filter(|pod| selects(&wanted.target, pod)).collect();
     match pods.first() {
@@ -117,10 +118,10 @@ mod tests {
     use redir_wire::{EarlierConnections, Probes, Token};
 
     use super::*;
-    use crate::service::{Service, Speaks};
+    use crate::service::{Service, ServiceProtocol};
 
     fn asked(target: &str, ports: &[u16]) -> Result<(), String> {
-        let wanted = Wanted {
+        let wanted = DesiredIntercept {
             token: Token([1; 16]),
             target: target.parse().unwrap(),
             port: 8080.try_into().unwrap(),
@@ -132,7 +133,7 @@ mod tests {
             even_if_down: false,
             forwarded: false,
             proxy: None,
-            speaks: Speaks::Plaintext,
+            speaks: ServiceProtocol::Plaintext,
         };
         let labels = [("app".to_owned(), "web".to_owned()), ("tier".to_owned(), "front".to_owned())].into();
         let pods = vec![PodEntry { name: "web-1".into(), labels, ports: ports.to_vec() }];

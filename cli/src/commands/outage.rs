@@ -6,29 +6,29 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::trouble::Trouble;
+use crate::error::CliError;
 
 /// One that is away for so long ends the command.
 const LONGEST: Duration = Duration::from_secs(30);
 
 /// Since when it is away.
 #[derive(Debug, Default)]
-pub(super) struct Absence(Option<Instant>);
+pub(super) struct ApiServerOutage(Option<Instant>);
 
-impl Absence {
+impl ApiServerOutage {
     /// What was answered just now, or why nothing is yet. What the server refuses, and what lasts too long, is a failure.
     pub(super) fn outlast<T>(
         &mut self,
-        answer: Result<T, Trouble>,
+        answer: Result<T, CliError>,
         now: Instant,
-    ) -> Result<Result<T, String>, Trouble> {
+    ) -> Result<Result<T, String>, CliError> {
         match answer {
             Ok(answer) => {
                 self.0 = None;
                 Ok(Ok(answer))
             }
-            Err(Trouble::Away(why)) if now.duration_since(*self.0.get_or_insert(now)) <= LONGEST => Ok(Err(why)),
-            Err(trouble) => Err(trouble),
+            Err(CliError::Away(why)) if now.duration_since(*self.0.get_or_insert(now)) <= LONGEST => Ok(Err(why)),
+            Err(error) => Err(error),
         }
     }
 }
@@ -40,8 +40,8 @@ mod tests {
     #[test]
     fn an_absence_is_outlasted_and_a_refusal_is_not() {
         let begin = Instant::now();
-        let away = || Err::<u8, _>(Trouble::Away("refused".to_owned()));
-        let mut absence = Absence::default();
+        let away = || Err::<u8, _>(CliError::Away("refused".to_owned()));
+        let mut absence = ApiServerOutage::default();
         for now in [begin, begin + LONGEST] {
             assert_eq!(absence.outlast(away(), now), Ok(Err("refused".to_owned())));
         }
@@ -50,8 +50,8 @@ mod tests {
         let again = begin + 2 * LONGEST;
         assert_eq!(absence.outlast(away(), again), Ok(Err("refused".to_owned())));
         assert_eq!(absence.outlast(away(), again + LONGEST + Duration::from_secs(1)), away().map(Ok));
-        for trouble in [Trouble::Forbidden("no".to_owned()), Trouble::Failed("not there".to_owned())] {
-            assert_eq!(Absence::default().outlast(Err::<u8, _>(trouble.clone()), begin), Err(trouble));
+        for error in [CliError::Forbidden("no".to_owned()), CliError::Failed("not there".to_owned())] {
+            assert_eq!(ApiServerOutage::default().outlast(Err::<u8, _>(error.clone()), begin), Err(error));
         }
     }
 }

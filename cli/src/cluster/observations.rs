@@ -29,16 +29,16 @@ const LOOK: Duration = Duration::from_secs(10);
 
 /// The agents, as their pods show them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum SeenAgents {
+pub(crate) enum ObservedAgents {
     /// By node.
-    Pods(BTreeMap<String, SeenAgent>),
+    Pods(BTreeMap<String, ObservedAgent>),
     /// The developer may not see them.
     Hidden,
 }
 
 /// A node's agent; of two the better one counts, which is the later here.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum SeenAgent {
+pub(crate) enum ObservedAgent {
     /// Another one may take its place.
     Ending,
     /// Why.
@@ -46,7 +46,7 @@ pub(crate) enum SeenAgent {
     Ready,
 }
 
-impl SeenAgents {
+impl ObservedAgents {
     /// Looks at the pods.
     pub(crate) async fn look(cluster: &Cluster) -> Self {
         let api: Api<Pod> = Api::namespaced(cluster.client.clone(), names::NAMESPACE);
@@ -58,17 +58,17 @@ impl SeenAgents {
     }
 }
 
-fn by_node(pods: &[Pod]) -> BTreeMap<String, SeenAgent> {
+fn by_node(pods: &[Pod]) -> BTreeMap<String, ObservedAgent> {
     let mut seen = BTreeMap::new();
     for pod in pods {
         let is_ending = pod.metadata.deletion_timestamp.is_some();
         let pod = agents::agent_pod(pod);
-        let agent = match pod.trouble {
-            _ if is_ending => SeenAgent::Ending,
-            Some(why) => SeenAgent::NotReady(pod.outlook, why),
-            None => SeenAgent::Ready,
+        let agent = match pod.problem {
+            _ if is_ending => ObservedAgent::Ending,
+            Some(why) => ObservedAgent::NotReady(pod.outlook, why),
+            None => ObservedAgent::Ready,
         };
-        let best = seen.entry(pod.node).or_insert(SeenAgent::Ending);
+        let best = seen.entry(pod.node).or_insert(ObservedAgent::Ending);
         if agent > *best {
             *best = agent;
         }
@@ -78,29 +78,29 @@ fn by_node(pods: &[Pod]) -> BTreeMap<String, SeenAgent> {
 
 /// What the looks at the agents have shown, one after the other.
 #[derive(Debug, Default)]
-pub(crate) struct Looks {
+pub(crate) struct AgentObservations {
     /// The last one, and when it was.
-    last: Option<(SeenAgents, Instant)>,
+    last: Option<(ObservedAgents, Instant)>,
     /// The one before.
-    before: Option<SeenAgents>,
+    before: Option<ObservedAgents>,
     /// Since when silent nodes have had no agent that is ready.
     unready: BTreeMap<String, Instant>,
 }
 
-impl Looks {
+impl AgentObservations {
     /// Another look, for the sake of these nodes.
-    pub(crate) fn add(&mut self, seen: SeenAgents, nodes: &[String], at: Instant) {
+    pub(crate) fn add(&mut self, seen: ObservedAgents, nodes: &[String], at: Instant) {
         match (&seen, &self.last) {
-            (SeenAgents::Pods(pods), _) => {
-                let is_ready = |node: &String| pods.get(node) == Some(&SeenAgent::Ready);
+            (ObservedAgents::Pods(pods), _) => {
+                let is_ready = |node: &String| pods.get(node) == Some(&ObservedAgent::Ready);
                 self.unready.retain(|node, _| !is_ready(node));
                 for node in nodes.iter().filter(|node| !is_ready(node)) {
                     self.unready.entry(node.clone()).or_insert(at);
                 }
             }
             // One look failed: what was seen is worth more.
-            (SeenAgents::Hidden, Some((SeenAgents::Pods(_), _))) => return,
-            (SeenAgents::Hidden, _) => (),
+            (ObservedAgents::Hidden, Some((ObservedAgents::Pods(_), _))) => return,
+            (ObservedAgents::Hidden, _) => (),
         }
         self.before = self.last.replace((seen, at)).map(|(before, _)| before);
     }
@@ -111,23 +111,23 @@ impl Looks {
             return None;
         }
         let is_long = silent >= LONGEST;
-        let Some((SeenAgents::Pods(pods), at)) = &self.last else {
+        let Some((ObservedAgents::Pods(pods), at)) = &self.last else {
             return is_long.then(|| say::silent_agent(node));
         };
         let unready = self.unready.get(node).map_or(Duration::ZERO, |since| at.duration_since(*since));
         match pods.get(node) {
-            Some(SeenAgent::Ready) => (is_long && others_live).then(|| say::deaf_agent(node)),
-            Some(SeenAgent::NotReady(outlook, why)) => {
+            Some(ObservedAgent::Ready) => (is_long && others_live).then(|| say::deaf_agent(node)),
+            Some(ObservedAgent::NotReady(outlook, why)) => {
                 (*outlook == Outlook::Hopeless || unready >= LONGEST).then(|| say::agent_not_ready(node, why))
             }
-            Some(SeenAgent::Ending) => (unready >= LONGEST).then(|| say::agent_not_ready(node, say::AGENT_ENDS)),
+            Some(ObservedAgent::Ending) => (unready >= LONGEST).then(|| say::agent_not_ready(node, say::AGENT_ENDS)),
             // Between an agent's end and the next one there is a moment without.
             None => self.is_absent_before(node).then(|| say::no_agent(node)),
         }
     }
 
     fn is_absent_before(&self, node: &str) -> bool {
-        matches!(&self.before, Some(SeenAgents::Pods(pods)) if !pods.contains_key(node))
+        matches!(&self.before, Some(ObservedAgents::Pods(pods)) if !pods.contains_key(node))
     }
 }
 
@@ -167,11 +167,11 @@ mod tests {
     }
 
     /// Looks at these pods, each some seconds after the first, for the sake of n1.
-    fn looks(seen: &[(u64, &[Pod])]) -> Looks {
+    fn looks(seen: &[(u64, &[Pod])]) -> AgentObservations {
         let begin = Instant::now();
-        let mut looks = Looks::default();
+        let mut looks = AgentObservations::default();
         for (second, pods) in seen {
-            let seen = SeenAgents::Pods(by_node(pods));
+            let seen = ObservedAgents::Pods(by_node(pods));
             looks.add(seen, &["n1".to_owned()], begin + Duration::from_secs(*second));
         }
         looks
@@ -189,11 +189,11 @@ mod tests {
         assert!(deaf.contains("not heard from the API server"), "{deaf}");
         assert!(looks.verdict("n2", PATIENT, false).unwrap().contains("ended with code 1"));
         assert!(looks.verdict("n3", PATIENT, false).unwrap().contains("runs on"));
-        let mut hidden = Looks::default();
+        let mut hidden = AgentObservations::default();
         for _ in 0..2 {
             assert_eq!(hidden.verdict("n1", LONGEST - SECOND, false), None);
             assert!(hidden.verdict("n1", LONGEST, false).unwrap().contains("redir doctor"));
-            hidden.add(SeenAgents::Hidden, &[], Instant::now());
+            hidden.add(ObservedAgents::Hidden, &[], Instant::now());
         }
     }
 
@@ -220,7 +220,7 @@ mod tests {
     fn an_agent_that_crashes_after_the_first_look_is_not_waited_for_forever() {
         let mut looks = looks(&[(0, &[runs("n1")]), (10, &[crashes("n1")])]);
         assert!(looks.verdict("n1", PATIENT, false).unwrap().contains("ended with code 1"));
-        looks.add(SeenAgents::Hidden, &[], Instant::now());
+        looks.add(ObservedAgents::Hidden, &[], Instant::now());
         assert!(looks.verdict("n1", PATIENT, false).is_some(), "a look that failed takes nothing back");
     }
 }
