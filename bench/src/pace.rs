@@ -24,7 +24,7 @@ pub const DEFAULT: Pace = Pace { rounds: 20, warm: 75, counted: 375, long: (1000
 pub const QUICK: Pace = Pace { rounds: 2, warm: 100, counted: 300, long: (100, 300), cut: 20 };
 
 /// Milliseconds of load that each contender carries before the first round of a cell. The proxies' slowest start, Envoy's,
-/// shows in no round after it (`docs/performance.md`).
+/// shows in no round after it (`docs/src/performance.md`).
 const WARMING: u64 = 1000;
 const SHORT_FOR_A_LONG: usize = 4;
 /// What starting the processes of a round takes.

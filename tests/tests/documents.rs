@@ -6,11 +6,9 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 use redir_rig::{binaries, documents};
 
-const README: &str = include_str!("../../README.md");
-
 /// With `--help` in place of what would do something; what is before it is read first, and refused if it is wrong.
 fn understood(program: &str, at_least: usize) -> Result<()> {
-    let commands = documents::commands(README, program)?;
+    let commands = documents::commands(&documents::user_pages()?, program)?;
     ensure!(commands.len() >= at_least, "{program}: {commands:?}");
     for command in commands {
         let own = command.iter().take_while(|word| *word != "--");
@@ -22,9 +20,9 @@ fn understood(program: &str, at_least: usize) -> Result<()> {
 }
 
 #[test]
-fn the_commands_of_the_readme_are_understood() -> Result<()> {
-    understood("redir", 6)?;
-    understood("redir-agent", 3)
+fn the_commands_of_the_documents_are_understood() -> Result<()> {
+    understood("redir", 15)?;
+    understood("redir-agent", 6)
 }
 
 #[test]

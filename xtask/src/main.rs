@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn the_commands_of_the_documents_can_be_typed() {
-        can_be_typed(include_str!("../../README.md"), 2);
+        can_be_typed(&redir_rig::documents::user_pages().expect("the pages are there"), 4);
         can_be_typed(include_str!("../../CONTRIBUTING.md"), 12);
     }
 }

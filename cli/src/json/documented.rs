@@ -1,4 +1,4 @@
-//! The README's table of events and `redir intercept --help` against what is written.
+//! The tables of events in `docs/src/json-events.md` and `redir intercept --help` against what is written.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use super::*;
 use crate::events::{AppListening, LivePod};
 use crate::wording::help;
 
-const README: &str = include_str!("../../../README.md");
+const PAGE: &str = include_str!("../../../docs/src/json-events.md");
 
 type Fields = BTreeMap<String, BTreeSet<String>>;
 
@@ -163,8 +163,8 @@ fn quoted(text: &str) -> impl Iterator<Item = String> {
 }
 
 #[test]
-fn the_readme_has_every_event_with_its_fields() {
-    let table = README.split("| event | fields |").nth(1).expect("the table of events");
+fn the_page_has_every_event_with_its_fields() {
+    let table = PAGE.split("| event | fields |").nth(1).expect("the table of events");
     let mut documented = Fields::new();
     for row in table.lines().skip(2).take_while(|line| line.starts_with('|')) {
         let (names, fields) = row.trim_start_matches('|').split_once('|').unwrap();

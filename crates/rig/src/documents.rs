@@ -1,6 +1,22 @@
 //! The commands that the project's documents show, so that a test can give each of them to its program.
 
+use std::fs;
+use std::path::Path;
+
 use anyhow::{Context, Result};
+
+/// README.md and every page of the book in `docs/src`, one behind the other: what the project shows its users.
+pub fn user_pages() -> Result<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let readme = root.join("README.md");
+    let mut text = fs::read_to_string(&readme).with_context(|| format!("cannot read {}", readme.display()))?;
+    let book = root.join("docs/src");
+    for page in fs::read_dir(&book).with_context(|| format!("cannot list {}", book.display()))? {
+        let page = page?.path();
+        text.push_str(&fs::read_to_string(&page).with_context(|| format!("cannot read {}", page.display()))?);
+    }
+    Ok(text)
+}
 
 /// The command lines of `program` (`redir`, `cargo xtask`) in the console blocks of a Markdown text, as words, without the
 /// words of `program` itself. One inside `$(…)` counts too. An error if a line's quotes do not match.

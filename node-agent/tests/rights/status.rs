@@ -11,12 +11,13 @@ use serde_json::{Value, json};
 use crate::{
     agent,
     request::{Expected, Verb, Who, forbidden, invalid},
-    world::{ALICE, README, SHOP, World, deployment, intercept, intercepts},
+    world::{ALICE, SHOP, World, deployment, intercept, intercepts},
 };
 use Expected::Allowed;
 
 type Try<'a> = (&'a Who, &'static str, Verb, String, Value, Expected);
 
+const TLS_PAGE: &str = include_str!("../../../docs/src/tls.md");
 const OWN_ENTRY: &str = "an agent writes its own node's entry of an Intercept's status and no other";
 const ONLY_AGENTS: &str = "only an agent writes an Intercept's status, with the token of its own pod";
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
@@ -309,7 +310,7 @@ fn out_of_range(agents: &Agents) -> Vec<Try<'_>> {
     rows
 }
 
-/// No Secret is in reach but one that is granted by the README's own lines.
+/// No Secret is in reach but one that is granted by the documents' own lines.
 fn secrets(world: &World, agents: &Agents) -> Result<Vec<String>> {
     let path = format!("/api/v1/namespaces/{SHOP}/secrets");
     for name in ["web-tls", "other-tls"] {
@@ -319,7 +320,7 @@ fn secrets(world: &World, agents: &Agents) -> Result<Vec<String>> {
         |name: &str, what, expected| (&agents.one, what, Verb::Get, format!("{path}/{name}"), Value::Null, expected);
     let refused = || forbidden("cannot get resource");
     let mut wrong = play(world, vec![get("web-tls", "a Secret that nobody granted", refused())])?;
-    for words in documents::commands(README, "kubectl")? {
+    for words in documents::commands(TLS_PAGE, "kubectl")? {
         if words.iter().any(|word| word.contains("redir-tls")) {
             world.shell(&format!("kubectl {}", words.join(" ")))?;
         }

@@ -14,14 +14,14 @@ use crate::{
     server::{Server, programs},
 };
 
-pub(crate) const README: &str = include_str!("../../../README.md");
+const KUBERNETES_PAGE: &str = include_str!("../../../docs/src/kubernetes.md");
 /// A policy or a role counts a moment after it was made.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 /// Where developers work, and where alice may not.
 pub(crate) const SHOP: &str = "shop";
 pub(crate) const BANK: &str = "bank";
 
-/// `redir-developer` in [`SHOP`], by the README's own line.
+/// `redir-developer` in [`SHOP`], by the documents' own line.
 pub(crate) const ALICE: Who = Who::User("alice", &["shop-developers"]);
 /// `redir-developer` in [`BANK`].
 pub(crate) const BOB: Who = Who::User("bob", &[]);
@@ -115,9 +115,9 @@ impl World {
     }
 
     fn people(&self) -> Result<()> {
-        let shown = documents::commands(README, "kubectl")?;
+        let shown = documents::commands(KUBERNETES_PAGE, "kubectl")?;
         let line = shown.iter().find(|words| words.contains(&"redir-developers".to_owned()));
-        let line = format!("kubectl {}", line.context("the README binds developers")?.join(" "));
+        let line = format!("kubectl {}", line.context("the page binds developers")?.join(" "));
         self.shell(&line)?;
         self.shell(&format!(
                 "kubectl -n {BANK} create rolebinding developers --clusterrole=redir-developer --user=bob

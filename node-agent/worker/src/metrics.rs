@@ -278,11 +278,11 @@ impl Metrics {
 mod tests {
     use super::*;
 
-    /// The README's table names each figure by the name that Prometheus stores it under, and no other.
+    /// The table of `docs/src/metrics.md` names each figure by the name that Prometheus stores it under, and no other.
     #[test]
-    fn the_readme_has_every_figure() {
-        let readme = include_str!("../../../README.md");
-        let table = readme.split("| metric | what |").nth(1).expect("the table of metrics");
+    fn the_page_has_every_figure() {
+        let page = include_str!("../../../docs/src/metrics.md");
+        let table = page.split("| metric | what |").nth(1).expect("the table of metrics");
         let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
         let names = rows.flat_map(|row| row.split('|').nth(1).unwrap_or_default().split('`').skip(1).step_by(2));
         let mut documented: Vec<&str> = names.map(|name| name.split('{').next().unwrap_or_default()).collect();

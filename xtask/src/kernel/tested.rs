@@ -1,5 +1,5 @@
 //! What was run on which kernel, and when: `docs/kernels-tested.json`, which `cargo xtask test --kernel … --record` writes, and
-//! the table of it in `docs/tested.md`. Nothing is claimed there that no run has written.
+//! the table of it in `docs/src/tested.md`. Nothing is claimed there that no run has written.
 
 use std::fs;
 use std::path::PathBuf;
@@ -109,7 +109,7 @@ mod tests {
     #[test]
     fn the_table_of_the_documents_is_that_of_the_file() {
         let all: Value = serde_json::from_str(include_str!("../../../docs/kernels-tested.json")).unwrap();
-        let page = include_str!("../../../docs/tested.md");
+        let page = include_str!("../../../docs/src/tested.md");
         assert_eq!(
             tested::with_table(page, BEGIN, &table(&all)).unwrap(),
             page,

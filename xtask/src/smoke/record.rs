@@ -1,5 +1,5 @@
 //! What the smoke test was run on, for the documents: `--record` writes an entry into `docs/kubernetes-tested.json`, one for
-//! each version and provider, and the table in `docs/tested.md` anew.
+//! each version and provider, and the table in `docs/src/tested.md` anew.
 //!
 //! Owns: what is asked of a cluster, the file and the table. Must not say anything of a run that failed.
 
@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn the_page_shows_what_the_file_holds() {
         let entries: Vec<Value> = serde_json::from_str(include_str!("../../../docs/kubernetes-tested.json")).unwrap();
-        let page = include_str!("../../../docs/tested.md");
+        let page = include_str!("../../../docs/src/tested.md");
         let written = tested::with_table(page, BEGIN, &table(&entries)).unwrap();
         assert_eq!(written, page, "`cargo xtask smoke --record` writes both");
     }
