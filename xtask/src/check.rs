@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::child::{self, End};
-use crate::{paths, setup, signals, ui};
+use crate::{book, paths, setup, signals, ui};
 
 /// For the database of advisories, some megabytes from a git host.
 const FETCH: Duration = Duration::from_secs(60);
@@ -46,6 +46,11 @@ pub(crate) fn run(options: &CheckOptions) -> Result<()> {
     println!("{} {}", ui::bold("figures of the code"), ui::dim("cargo xtask check --code"));
     let mut failed = 0;
     if let Err(error) = code::check(&root) {
+        eprintln!("{} {error:#}", ui::red("error:"));
+        failed += 1;
+    }
+    println!("{}", ui::bold("links of the documents"));
+    if let Err(error) = book::check_links() {
         eprintln!("{} {error:#}", ui::red("error:"));
         failed += 1;
     }

@@ -2,6 +2,7 @@
 //! is in the module of its name. It must build with the plain toolchain alone, since it installs everything else.
 
 mod bench;
+mod book;
 mod chaos;
 mod check;
 mod child;
@@ -39,6 +40,8 @@ enum Command {
     Setup,
     /// Check formatting, lints, documentation, licences, the workflow, names, sizes and import cycles
     Check(check::CheckOptions),
+    /// Check the links of the documents, and build the pages of docs/ as a website
+    Book,
     /// Run every test: unit, kernel programs, and end to end in real network namespaces
     Test(test::Options),
     /// Play the main job with the real programs: intercept, match, change, kill; ends with what it measured
@@ -92,6 +95,7 @@ fn run(command: &Command) -> anyhow::Result<()> {
     match command {
         Command::Setup => setup::run(setup::Say::Everything),
         Command::Check(options) => check::run(options),
+        Command::Book => book::run(),
         Command::Test(options) => test::run(options),
         Command::Demo(options) => demo::run(options),
         Command::Fuzz(options) => fuzz::run(options),

@@ -17,7 +17,7 @@ use nix::fcntl::Flock;
 
 use crate::{lock, paths, ui};
 
-pub(crate) use tools::{ACTION_VALIDATOR, CARGO_DENY};
+pub(crate) use tools::{ACTION_VALIDATOR, CARGO_DENY, MDBOOK};
 
 /// How much a set-up with nothing to do says.
 #[derive(Clone, Copy, PartialEq, Eq)]

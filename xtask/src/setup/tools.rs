@@ -46,6 +46,15 @@ pub(crate) const ACTION_VALIDATOR: Tool = Tool {
     why: "it checks .github/workflows; about a minute",
 };
 
+/// Makes a website of `docs/`.
+pub(crate) const MDBOOK: Tool = Tool {
+    name: "mdbook",
+    version: "0.5.4",
+    options: &["--no-default-features", "--debug"],
+    locked: true,
+    why: "it builds the pages of docs/; about 2 minutes",
+};
+
 /// Asks an HTTP/2 server what h2spec asks.
 pub(super) const HTTPWG: Tool = Tool {
     name: "httpwg-cli",
