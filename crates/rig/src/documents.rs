@@ -19,13 +19,16 @@ pub fn user_pages() -> Result<String> {
 }
 
 /// The command lines of `program` (`redir`, `cargo xtask`) in the console blocks of a Markdown text, as words, without the
-/// words of `program` itself. One inside `$(…)` counts too. An error if a line's quotes do not match.
+/// words of `program` itself. One inside `$(…)` counts too; what a shell does with its output does not. An error if a
+/// line's quotes do not match.
 pub fn commands(markdown: &str, program: &str) -> Result<Vec<Vec<String>>> {
     let mut found = Vec::new();
     for line in shown(markdown) {
         let line = line.split_once("$(").and_then(|(_, rest)| rest.split(')').next()).unwrap_or(line);
         // What is behind ` # ` is a comment, to the shell and to shlex.
-        let words = shlex::split(line).with_context(|| format!("the quotes of `{line}` do not match"))?;
+        let mut words = shlex::split(line).with_context(|| format!("the quotes of `{line}` do not match"))?;
+        let end = words.iter().position(|word| ["|", ">", "&&"].contains(&word.as_str()));
+        words.truncate(end.unwrap_or(words.len()));
         let program: Vec<&str> = program.split(' ').collect();
         if words.len() >= program.len() && words.iter().zip(&program).all(|(word, wanted)| word == wanted) {
             found.push(words[program.len()..].to_vec());
@@ -55,7 +58,7 @@ mod tests {
     fn commands_are_found_where_they_are_shown() {
         let text = "\
             # redir no heading\n`redir list`\n```console\n$ redir list   # all\n# redir-agent run\nredir printed this\n\
-            $ eval \"$(redir completions bash)\"\n$ redir intercept web-1 --header 'x-user: alice'\n```\n$ redir status\n";
+            $ eval \"$(redir completions bash)\"\n$ redir intercept web-1 --header 'x-user: alice' | jq .\n```\n$ redir status\n";
         let found = commands(text, "redir").unwrap();
         let expected = [&["list"][..], &["completions", "bash"], &["intercept", "web-1", "--header", "x-user: alice"]];
         assert_eq!(found, expected);
