@@ -1,5 +1,5 @@
 //! How a developer goes: in order, killed, or with the whole machine. Unmatched requests never notice, and matched ones are
-//! the app's again as soon as the README says.
+//! the app's again as soon as `docs/src/failures.md` says.
 #![cfg(target_os = "linux")]
 
 use std::{

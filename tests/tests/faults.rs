@@ -1,4 +1,4 @@
-//! What the README promises when something breaks: whatever ends or hangs, unmatched requests reach the app.
+//! What `docs/src/failures.md` promises: whatever ends or hangs, unmatched requests reach the app.
 #![cfg(target_os = "linux")]
 
 use std::{
