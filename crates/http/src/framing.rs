@@ -5,7 +5,7 @@
 //! Called by: `engine`.
 
 use crate::Ambiguity;
-use crate::bytes::{self, Level};
+use crate::bytes::{self, InstructionSet};
 use crate::head::{RequestHead, ResponseHead};
 
 /// The rest of a body.
@@ -84,7 +84,7 @@ impl Body {
     pub fn is_done(&self) -> bool {
         match self {
             Self::Length(left) => *left == 0,
-            Self::Chunked(chunked) => chunked.state == State::Done,
+            Self::Chunked(chunked) => chunked.state == ChunkedState::Done,
             Self::UntilClose => false,
         }
     }
@@ -117,11 +117,11 @@ pub struct Chunked {
     extra: u32,
     /// Digits of the size read so far.
     digits: u8,
-    state: State,
+    state: ChunkedState,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum State {
+enum ChunkedState {
     #[default]
     Size,
     Extension,
@@ -147,7 +147,7 @@ const MAX_TRAILERS: u32 = 64 * 1024;
 impl Chunked {
     fn advance(&mut self, buf: &[u8]) -> Result<usize, Ambiguity> {
         let mut pos = 0;
-        while pos < buf.len() && self.state != State::Done {
+        while pos < buf.len() && self.state != ChunkedState::Done {
             match self.run(buf, pos) {
                 // An ambiguous byte is told when it is the first: what came before it is forwarded either way.
                 Err(ambiguity) if pos == 0 => return Err(ambiguity),
@@ -161,16 +161,17 @@ impl Chunked {
     /// Takes what belongs to one state from `buf[pos..]`, at least a byte of it.
     fn run(&mut self, buf: &[u8], pos: usize) -> Result<usize, Ambiguity> {
         match self.state {
-            State::Data => return Ok(self.data(buf, pos)),
-            State::Extension => {
-                let end = bytes::value_end(Level::best(), buf, pos);
+            ChunkedState::Data => return Ok(self.data(buf, pos)),
+            ChunkedState::Extension => {
+                let end = bytes::value_end(InstructionSet::best(), buf, pos);
                 if end > pos {
                     return self.extra(end - pos, MAX_EXTENSION, Ambiguity::ChunkExtension).map(|taken| pos + taken);
                 }
             }
-            State::TrailerName | State::TrailerValue => {
-                let named = self.state == State::TrailerName;
-                let end = if named { bytes::token_end(buf, pos) } else { bytes::value_end(Level::best(), buf, pos) };
+            ChunkedState::TrailerName | ChunkedState::TrailerValue => {
+                let named = self.state == ChunkedState::TrailerName;
+                let end =
+                    if named { bytes::token_end(buf, pos) } else { bytes::value_end(InstructionSet::best(), buf, pos) };
                 if end > pos {
                     return self.extra(end - pos, MAX_TRAILERS, Ambiguity::Trailer).map(|taken| pos + taken);
                 }
@@ -187,7 +188,7 @@ impl Chunked {
         let taken = usize::try_from(self.left).map_or(there, |left| left.min(there));
         self.left -= taken as u64;
         if self.left == 0 {
-            self.state = State::DataCr;
+            self.state = ChunkedState::DataCr;
         }
         pos + taken
     }
@@ -206,37 +207,37 @@ impl Chunked {
     /// Takes one byte that stands between the runs.
     fn byte(&mut self, byte: u8) -> Result<(), Ambiguity> {
         self.state = match (self.state, byte) {
-            (State::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => return self.digit(byte),
-            (State::Size, b';') if self.digits > 0 => State::Extension,
-            (State::Size, b'\r') if self.digits > 0 => State::SizeLf,
-            (State::Size, _) => return Err(Ambiguity::ChunkSize),
-            (State::Extension, b'\r') => State::SizeLf,
-            (State::Extension, _) => return Err(Ambiguity::ChunkExtension),
-            (State::SizeLf, b'\n') => {
+            (ChunkedState::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => return self.digit(byte),
+            (ChunkedState::Size, b';') if self.digits > 0 => ChunkedState::Extension,
+            (ChunkedState::Size, b'\r') if self.digits > 0 => ChunkedState::SizeLf,
+            (ChunkedState::Size, _) => return Err(Ambiguity::ChunkSize),
+            (ChunkedState::Extension, b'\r') => ChunkedState::SizeLf,
+            (ChunkedState::Extension, _) => return Err(Ambiguity::ChunkExtension),
+            (ChunkedState::SizeLf, b'\n') => {
                 self.extra = 0;
                 self.digits = 0;
-                if self.left == 0 { State::TrailerStart } else { State::Data }
+                if self.left == 0 { ChunkedState::TrailerStart } else { ChunkedState::Data }
             }
-            (State::SizeLf, _) => return Err(Ambiguity::ChunkSize),
-            (State::DataCr, b'\r') => State::DataLf,
-            (State::DataLf, b'\n') => State::Size,
-            (State::Data | State::DataCr | State::DataLf, _) => return Err(Ambiguity::ChunkEnd),
-            (State::TrailerStart, b'\r') => State::EndLf,
-            (State::TrailerStart, byte) if bytes::is_token(byte) => {
+            (ChunkedState::SizeLf, _) => return Err(Ambiguity::ChunkSize),
+            (ChunkedState::DataCr, b'\r') => ChunkedState::DataLf,
+            (ChunkedState::DataLf, b'\n') => ChunkedState::Size,
+            (ChunkedState::Data | ChunkedState::DataCr | ChunkedState::DataLf, _) => return Err(Ambiguity::ChunkEnd),
+            (ChunkedState::TrailerStart, b'\r') => ChunkedState::EndLf,
+            (ChunkedState::TrailerStart, byte) if bytes::is_token(byte) => {
                 self.extra(1, MAX_TRAILERS, Ambiguity::Trailer)?;
-                State::TrailerName
+                ChunkedState::TrailerName
             }
-            (State::TrailerName, b':') => State::TrailerValue,
-            (State::TrailerValue, b'\r') => State::TrailerLf,
-            (State::TrailerLf, b'\n') => State::TrailerStart,
-            (State::EndLf, b'\n') => State::Done,
+            (ChunkedState::TrailerName, b':') => ChunkedState::TrailerValue,
+            (ChunkedState::TrailerValue, b'\r') => ChunkedState::TrailerLf,
+            (ChunkedState::TrailerLf, b'\n') => ChunkedState::TrailerStart,
+            (ChunkedState::EndLf, b'\n') => ChunkedState::Done,
             (
-                State::TrailerStart
-                | State::TrailerName
-                | State::TrailerValue
-                | State::TrailerLf
-                | State::EndLf
-                | State::Done,
+                ChunkedState::TrailerStart
+                | ChunkedState::TrailerName
+                | ChunkedState::TrailerValue
+                | ChunkedState::TrailerLf
+                | ChunkedState::EndLf
+                | ChunkedState::Done,
                 _,
             ) => return Err(Ambiguity::Trailer),
         };

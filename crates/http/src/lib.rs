@@ -14,8 +14,9 @@ pub mod engine;
 pub mod filter;
 pub mod framing;
 pub mod h2c;
+mod hash;
 pub mod head;
 mod reason;
 
-pub use bytes::Level;
+pub use bytes::InstructionSet;
 pub use reason::{Ambiguity, OpaqueReason};

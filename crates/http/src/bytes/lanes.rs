@@ -1,8 +1,8 @@
 //! Many bytes at a time, with the best instructions that this CPU has.
 //!
-//! Owns: what the scans ask of many bytes ([`Lanes`]), and which instructions answer ([`Level`]): AVX2 where the CPU has it,
+//! Owns: what the scans ask of many bytes ([`ByteLanes`]), and which instructions answer ([`InstructionSet`]): AVX2 where the CPU has it,
 //! SSE2 on every other x86-64, plain words elsewhere. All `unsafe` of this crate is in the first two. Must not: hold state.
-//! Called by: `wide`; and `head`, which brings its loops to the instructions with [`Level::run`], so that each is compiled
+//! Called by: `wide`; and `head`, which brings its loops to the instructions with [`InstructionSet::run`], so that each is compiled
 //! once for each level and nothing is chosen inside.
 
 #[cfg(target_arch = "x86_64")]
@@ -19,7 +19,7 @@ use portable::Portable;
 pub(crate) const WIDTH: usize = 32;
 
 /// What can be said about many bytes together.
-pub(crate) trait Lanes: Copy {
+pub(crate) trait ByteLanes: Copy {
     /// Bit n: byte n cannot be in a field value.
     fn not_value(self, bytes: &[u8; WIDTH]) -> u32;
     /// Bit n: byte n cannot be in a field name.
@@ -32,15 +32,15 @@ pub(crate) trait Lanes: Copy {
 
 /// Something to be done with the instructions of a level. `with` must be `inline(always)`, and what it calls with `lanes`,
 /// too: that is how it gets them.
-pub(crate) trait Work {
+pub(crate) trait ByteWork {
     type Output;
-    fn with<L: Lanes>(self, lanes: L) -> Self::Output;
+    fn with<L: ByteLanes>(self, lanes: L) -> Self::Output;
 }
 
 /// A set of instructions that this CPU has. Heads are read with the best one; all of them say the same, which tests and
 /// fuzz targets check by asking each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Level(Kind);
+pub struct InstructionSet(Kind);
 
 /// Private, so that nobody names instructions that are not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,12 +52,12 @@ enum Kind {
     Portable,
 }
 
-impl Level {
+impl InstructionSet {
     /// The fastest one, found out once.
     #[inline]
     #[must_use]
     pub fn best() -> Self {
-        static BEST: OnceLock<Level> = OnceLock::new();
+        static BEST: OnceLock<InstructionSet> = OnceLock::new();
         *BEST.get_or_init(|| Self::all().next().unwrap_or(Self(Kind::Portable)))
     }
 
@@ -83,7 +83,7 @@ impl Level {
     }
 
     #[inline]
-    pub(crate) fn run<W: Work>(self, work: W) -> W::Output {
+    pub(crate) fn run<W: ByteWork>(self, work: W) -> W::Output {
         match self.0 {
             #[cfg(target_arch = "x86_64")]
             Kind::Avx2(avx2) => avx2.run(work),
@@ -96,7 +96,7 @@ impl Level {
 
 /// Apart, so that the best level's way does not lead around it.
 #[inline(never)]
-fn run<W: Work>(lanes: impl Lanes, work: W) -> W::Output {
+fn run<W: ByteWork>(lanes: impl ByteLanes, work: W) -> W::Output {
     work.with(lanes)
 }
 
@@ -106,13 +106,13 @@ mod tests {
     use super::*;
 
     /// Every answer about one byte at every place.
-    struct Classify(u8);
+    struct ClassifyBytes(u8);
 
-    impl Work for Classify {
+    impl ByteWork for ClassifyBytes {
         type Output = ();
 
         #[inline(always)]
-        fn with<L: Lanes>(self, lanes: L) {
+        fn with<L: ByteLanes>(self, lanes: L) {
             let Self(byte) = self;
             for at in 0..WIDTH {
                 let mut bytes = [b'a'; WIDTH];
@@ -137,15 +137,15 @@ mod tests {
 
     #[test]
     fn each_byte_at_each_place_is_classified_by_each_level() {
-        for level in Level::all() {
-            (0..=255).for_each(|byte| level.run(Classify(byte)));
+        for level in InstructionSet::all() {
+            (0..=255).for_each(|byte| level.run(ClassifyBytes(byte)));
         }
     }
 
     #[test]
     fn the_best_level_is_the_first() {
-        assert_eq!(Level::all().next(), Some(Level::best()));
-        let names: Vec<_> = Level::all().map(Level::name).collect();
+        assert_eq!(InstructionSet::all().next(), Some(InstructionSet::best()));
+        let names: Vec<_> = InstructionSet::all().map(InstructionSet::name).collect();
         assert_eq!(names.last(), Some(&"portable"));
         assert_eq!(names.contains(&"SSE2"), cfg!(target_arch = "x86_64"));
     }

@@ -11,8 +11,8 @@ pub(crate) mod looked;
 pub(crate) mod wide;
 
 pub(crate) use fold::{ends, folded, folds_to};
-pub use lanes::Level;
-pub(crate) use lanes::{Lanes, WIDTH, Work};
+pub use lanes::InstructionSet;
+pub(crate) use lanes::{ByteLanes, ByteWork, WIDTH};
 
 const TOKEN: u8 = 1;
 const METHOD: u8 = 2;
@@ -103,7 +103,7 @@ pub(crate) fn target_end(buf: &[u8], from: usize) -> usize {
 
 /// The end of the field value that goes on at `from`.
 #[inline]
-pub(crate) fn value_end(level: Level, buf: &[u8], from: usize) -> usize {
+pub(crate) fn value_end(level: InstructionSet, buf: &[u8], from: usize) -> usize {
     // Most often it goes on for a few bytes, or is at its end already.
     let near = buf.get(..from + WIDTH).unwrap_or(buf);
     let end = scan(near, from, VALUE);
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn values_end_at_the_first_control_byte_wherever_it_stands() {
-        for level in Level::all() {
+        for level in InstructionSet::all() {
             for byte in 0..=255u8 {
                 for at in 0..100 {
                     let mut buf = [b'a'; 100];
@@ -156,7 +156,7 @@ mod tests {
             assert_eq!(scan(b"", 0, class), 0);
             assert_eq!(scan(b"abc", 3, class), 3);
         }
-        assert!(Level::all().all(|level| value_end(level, b"", 0) == 0 && value_end(level, b"abc", 3) == 3));
+        assert!(InstructionSet::all().all(|level| value_end(level, b"", 0) == 0 && value_end(level, b"abc", 3) == 3));
     }
 
     #[test]

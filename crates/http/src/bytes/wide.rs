@@ -1,9 +1,9 @@
 //! The scans of many bytes at a time, whatever instructions do them.
 //!
-//! Owns: how a buffer is taken apart for [`Lanes`]. Must not: need `unsafe`, or look at a byte before `from`, except to
+//! Owns: how a buffer is taken apart for [`ByteLanes`]. Must not: need `unsafe`, or look at a byte before `from`, except to
 //! fill a block. Called by: `bytes`, and the loops of `head`.
 
-use super::{Lanes, TARGET, VALUE, WIDTH, Work, scan};
+use super::{ByteLanes, ByteWork, TARGET, VALUE, WIDTH, scan};
 
 #[inline(always)]
 fn chunk<const N: usize>(buf: &[u8], at: usize) -> Option<&[u8; N]> {
@@ -24,7 +24,7 @@ fn window<const N: usize>(buf: &[u8], at: usize) -> Option<(&[u8; N], usize)> {
 
 /// Bit n: byte n cannot be in a field value.
 #[inline(always)]
-pub(crate) fn value_stops<L: Lanes>(lanes: L, block: &[u8; 2 * WIDTH]) -> u64 {
+pub(crate) fn value_stops<L: ByteLanes>(lanes: L, block: &[u8; 2 * WIDTH]) -> u64 {
     #[cfg(test)]
     super::looked::at(block.len());
     let [low, high] = block.as_chunks().0 else { return u64::MAX };
@@ -33,7 +33,7 @@ pub(crate) fn value_stops<L: Lanes>(lanes: L, block: &[u8; 2 * WIDTH]) -> u64 {
 
 /// The same of all of `buf`, which has [`WIDTH`] to twice as many bytes.
 #[inline(always)]
-pub(crate) fn short_value_stops<L: Lanes>(lanes: L, buf: &[u8]) -> u64 {
+pub(crate) fn short_value_stops<L: ByteLanes>(lanes: L, buf: &[u8]) -> u64 {
     #[cfg(test)]
     super::looked::at(buf.len());
     // Two halves that overlap.
@@ -43,7 +43,7 @@ pub(crate) fn short_value_stops<L: Lanes>(lanes: L, buf: &[u8]) -> u64 {
 
 /// From `from` on, how many bytes are certainly in a field value.
 #[inline(always)]
-pub(crate) fn plain_values<L: Lanes>(lanes: L, buf: &[u8], from: usize) -> usize {
+pub(crate) fn plain_values<L: ByteLanes>(lanes: L, buf: &[u8], from: usize) -> usize {
     let mut end = from;
     while let Some(run) = chunk(buf, end) {
         if !lanes.all_plain(run) {
@@ -56,7 +56,7 @@ pub(crate) fn plain_values<L: Lanes>(lanes: L, buf: &[u8], from: usize) -> usize
 
 /// The field name at `at`, if it is a token of 1 to [`WIDTH`] bytes before a colon, and can be told at a glance.
 #[inline(always)]
-pub(crate) fn short_name<L: Lanes>(lanes: L, buf: &[u8], at: usize) -> Option<&[u8]> {
+pub(crate) fn short_name<L: ByteLanes>(lanes: L, buf: &[u8], at: usize) -> Option<&[u8]> {
     let (window, skip) = window::<{ WIDTH + 1 }>(buf, at)?;
     let stops = lanes.not_token(window.first_chunk()?) >> skip;
     let len = stops.trailing_zeros() as usize;
@@ -69,11 +69,11 @@ pub(crate) struct ValueEnd<'b> {
     pub(crate) from: usize,
 }
 
-impl Work for ValueEnd<'_> {
+impl ByteWork for ValueEnd<'_> {
     type Output = usize;
 
     #[inline(always)]
-    fn with<L: Lanes>(self, lanes: L) -> usize {
+    fn with<L: ByteLanes>(self, lanes: L) -> usize {
         let mut at = self.from;
         while let Some(bytes) = chunk(self.buf, at) {
             let stops = lanes.not_value(bytes);
@@ -92,11 +92,11 @@ pub(crate) struct TargetEnd<'b> {
     pub(crate) from: usize,
 }
 
-impl Work for TargetEnd<'_> {
+impl ByteWork for TargetEnd<'_> {
     type Output = (usize, usize);
 
     #[inline(always)]
-    fn with<L: Lanes>(self, lanes: L) -> (usize, usize) {
+    fn with<L: ByteLanes>(self, lanes: L) -> (usize, usize) {
         let (buf, mut at, mut mark) = (self.buf, self.from, 0);
         while at < buf.len()
             && let Some((bytes, skip)) = window(buf, at)

@@ -65,8 +65,8 @@ const MAX_OUTSTANDING: u8 = 64;
 /// The state of one client connection; see the module.
 #[derive(Debug)]
 pub struct Engine {
-    inbound: Inbound,
-    outbound: Outbound,
+    inbound: RequestSide,
+    outbound: ResponseSide,
     /// Bit n: the n-th oldest outstanding request is a HEAD.
     heads: u64,
     /// Bit n: the n-th oldest outstanding request has an effect each time it is sent.
@@ -74,7 +74,7 @@ pub struct Engine {
     /// Who has the outstanding requests and the body in flight; once opaque, the connection.
     current: Origin,
     outstanding: u8,
-    hold: Hold,
+    hold: PendingSwitch,
     /// The newest request offers `h2c`, and went to a developer without the offer.
     withdrawn: bool,
     /// Why the connection becomes opaque to the app as soon as no developer's answer is outstanding.
@@ -101,20 +101,20 @@ pub struct Engine {
 }
 
 #[derive(Debug)]
-enum Inbound {
+enum RequestSide {
     Head(RequestHead),
     Body(Body),
 }
 
 #[derive(Debug)]
-enum Outbound {
+enum ResponseSide {
     Head(ResponseHead),
     Body(Body),
 }
 
 /// What the newest request may turn the connection into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hold {
+enum PendingSwitch {
     No,
     Upgrade,
     Connect,
@@ -125,13 +125,13 @@ impl Engine {
     #[must_use]
     pub fn new(options: Options) -> Self {
         Self {
-            inbound: Inbound::Head(RequestHead::new()),
-            outbound: Outbound::Head(ResponseHead::new()),
+            inbound: RequestSide::Head(RequestHead::new()),
+            outbound: ResponseSide::Head(ResponseHead::new()),
             heads: 0,
             once: 0,
             current: Origin::App,
             outstanding: 0,
-            hold: Hold::No,
+            hold: PendingSwitch::No,
             withdrawn: false,
             doomed: None,
             opaque: None,
@@ -162,7 +162,7 @@ impl Engine {
     /// Whether the connection is between messages: no head begun, no answer outstanding.
     #[must_use]
     pub fn idle(&self) -> bool {
-        let fresh = matches!(&self.inbound, Inbound::Head(head) if head.is_new());
+        let fresh = matches!(&self.inbound, RequestSide::Head(head) if head.is_new());
         fresh && self.outstanding == 0 && self.opaque.is_none() && self.doomed.is_none()
     }
 
@@ -199,13 +199,13 @@ impl Engine {
     /// Takes back the choice of a developer who cannot be reached, before a byte of the request was written there: it
     /// goes to the app. `false` if that is no longer possible.
     pub fn fall_back(&mut self) -> bool {
-        let untouched = matches!(&self.outbound, Outbound::Head(head) if head.is_new());
+        let untouched = matches!(&self.outbound, ResponseSide::Head(head) if head.is_new());
         let possible = self.outstanding == 1 && untouched && self.opaque.is_none() && !self.over;
         if possible {
             self.current = Origin::App;
             if self.withdrawn {
                 // The app gets the whole head.
-                self.hold = Hold::Upgrade;
+                self.hold = PendingSwitch::Upgrade;
             }
         }
         possible
@@ -217,7 +217,7 @@ impl Engine {
     /// (`unsent`).
     #[must_use]
     pub fn may_resend(&self, unsent: bool) -> bool {
-        let untouched = !self.interim && matches!(&self.outbound, Outbound::Head(head) if head.is_new());
+        let untouched = !self.interim && matches!(&self.outbound, ResponseSide::Head(head) if head.is_new());
         let delivered = self.outstanding.saturating_sub(u8::from(unsent));
         let theirs = u64::MAX.checked_shr(u64::BITS - u32::from(delivered)).unwrap_or(0);
         self.outstanding > 0 && untouched && self.once & theirs == 0 && self.opaque.is_none() && !self.over
@@ -228,7 +228,7 @@ impl Engine {
     pub fn refuse(&mut self) -> Refusal {
         let head = self.heads & 1 != 0;
         let newest = self.outstanding <= 1;
-        let in_flight = matches!(self.inbound, Inbound::Body(_));
+        let in_flight = matches!(self.inbound, RequestSide::Body(_));
         let keep_alive = self.outstanding > 0 && !self.over && !(newest && (in_flight || self.last));
         self.finish();
         self.over |= !keep_alive;
@@ -239,14 +239,14 @@ impl Engine {
     /// Whether unread bytes of the client that it was asked about, and that need more, begin a request's head.
     #[must_use]
     pub fn awaits_head(&self) -> bool {
-        let head = matches!(&self.inbound, Inbound::Head(_));
+        let head = matches!(&self.inbound, RequestSide::Head(_));
         head && self.opaque.is_none() && self.doomed.is_none() && !self.over
     }
 
     /// Whether a next request has to wait for a developer's outstanding answers, unless it is the same developer's.
     #[must_use]
     pub fn awaits_developer(&self) -> bool {
-        let heads = matches!(&self.inbound, Inbound::Head(_)) && self.outstanding > 0;
+        let heads = matches!(&self.inbound, RequestSide::Head(_)) && self.outstanding > 0;
         heads && self.opaque.is_none() && self.current != Origin::App
     }
 
@@ -259,12 +259,12 @@ impl Engine {
     /// Whether unread bytes of an origin that it was asked about, and that need more, begin an answer's head.
     #[must_use]
     pub fn awaits_answer_head(&self, from: Origin) -> bool {
-        let head = matches!(&self.outbound, Outbound::Head(_));
+        let head = matches!(&self.outbound, ResponseSide::Head(_));
         head && from == self.current && self.outstanding > 0 && self.opaque.is_none()
     }
 
     fn busy(&self) -> bool {
-        self.outstanding > 0 || matches!(self.inbound, Inbound::Body(_))
+        self.outstanding > 0 || matches!(self.inbound, RequestSide::Body(_))
     }
 
     /// The oldest outstanding answer is through.
@@ -273,9 +273,9 @@ impl Engine {
         self.heads >>= 1;
         self.once >>= 1;
         self.interim = false;
-        self.outbound = Outbound::Head(ResponseHead::new());
+        self.outbound = ResponseSide::Head(ResponseHead::new());
         if self.outstanding == 0 {
-            self.hold = Hold::No;
+            self.hold = PendingSwitch::No;
         }
         if let Some(why) = self.closing {
             match self.current {
@@ -289,7 +289,8 @@ impl Engine {
     /// A developer's answer was the last one. What it left of its request's body still goes to the developer, who may read
     /// it or not, unless only the client knows whether it is a body.
     fn end(&mut self, why: OpaqueReason) {
-        let body = why == OpaqueReason::AfterClose && self.outstanding == 0 && matches!(self.inbound, Inbound::Body(_));
+        let body =
+            why == OpaqueReason::AfterClose && self.outstanding == 0 && matches!(self.inbound, RequestSide::Body(_));
         self.ending |= body;
         self.over |= !body;
     }
@@ -297,7 +298,7 @@ impl Engine {
     /// Hands the connection to its current origin.
     fn give(&mut self, why: OpaqueReason) {
         self.opaque = Some(why);
-        self.inbound = Inbound::Body(Body::UntilClose);
-        self.outbound = Outbound::Body(Body::UntilClose);
+        self.inbound = RequestSide::Body(Body::UntilClose);
+        self.outbound = ResponseSide::Body(Body::UntilClose);
     }
 }

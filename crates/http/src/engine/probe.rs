@@ -4,7 +4,7 @@
 //! Called by: the relay, for connections that are otherwise untouched.
 
 use crate::Ambiguity;
-use crate::filter::Names;
+use crate::head::Names;
 use crate::head::{Progress, RequestHead};
 
 /// Whom a connection is for.

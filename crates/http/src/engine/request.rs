@@ -2,7 +2,7 @@
 //!
 //! Owns: what [`Engine::client`] answers. Must not: look at answers. Called by: the relay, through `Engine`.
 
-use super::{Begins, ClientEnd, Engine, Hold, Inbound, MAX_OUTSTANDING, Origin, Step};
+use super::{Begins, ClientEnd, Engine, MAX_OUTSTANDING, Origin, PendingSwitch, RequestSide, Step};
 use crate::filter::Table;
 use crate::framing::{Asked, Body};
 use crate::head::{Progress, RequestHead};
@@ -32,19 +32,19 @@ impl Engine {
             return Step::NeedMore;
         }
         match &mut self.inbound {
-            Inbound::Body(body) => match body.advance(unread) {
+            RequestSide::Body(body) => match body.advance(unread) {
                 Ok(len) => self.body(len),
                 Err(why) => self.malformed(why),
             },
             // Where that answer ends only the client knows: what it says next belongs to a connection of its own.
-            Inbound::Head(_) if self.unreadable.is_some() => Step::Wait,
-            Inbound::Head(_) => self.head(unread, table),
+            RequestSide::Head(_) if self.unreadable.is_some() => Step::Wait,
+            RequestSide::Head(_) => self.head(unread, table),
         }
     }
 
     /// The client sends no more. Ask this when [`Engine::client`] said [`Step::NeedMore`] to the last `unread`.
     pub fn client_eof(&mut self, unread: &[u8]) -> ClientEnd {
-        if self.opaque.is_some() || matches!(self.inbound, Inbound::Body(_)) {
+        if self.opaque.is_some() || matches!(self.inbound, RequestSide::Body(_)) {
             return ClientEnd::Inside(self.current);
         }
         if unread.is_empty() || self.over {
@@ -61,9 +61,9 @@ impl Engine {
 
     fn body(&mut self, len: usize) -> Step {
         self.expecting = false;
-        let complete = matches!(&self.inbound, Inbound::Body(body) if body.is_done());
+        let complete = matches!(&self.inbound, RequestSide::Body(body) if body.is_done());
         if complete {
-            self.inbound = Inbound::Head(RequestHead::new());
+            self.inbound = RequestSide::Head(RequestHead::new());
             self.over |= self.ending;
         }
         Step::Forward { to: self.current, len, begins: None, complete }
@@ -87,10 +87,10 @@ impl Engine {
                 Origin::Developer(_) => Step::Wait,
             };
         }
-        if self.hold != Hold::No || self.outstanding == MAX_OUTSTANDING {
+        if self.hold != PendingSwitch::No || self.outstanding == MAX_OUTSTANDING {
             return Step::Wait;
         }
-        let Inbound::Head(head) = &mut self.inbound else { return Step::NeedMore };
+        let RequestSide::Head(head) = &mut self.inbound else { return Step::NeedMore };
         match head.advance(unread, table.names()) {
             Ok(Progress::Partial) => Step::NeedMore,
             Ok(Progress::Complete) => match self.decide(unread, table) {
@@ -106,7 +106,7 @@ impl Engine {
 
     /// Decides the request whose complete head is at the beginning of `unread`, and begins it if it is its turn.
     fn decide(&mut self, unread: &[u8], table: &Table) -> Result<Step, Ambiguity> {
-        let Inbound::Head(head) = &mut self.inbound else { return Ok(Step::NeedMore) };
+        let RequestSide::Head(head) = &mut self.inbound else { return Ok(Step::NeedMore) };
         let asked = match unread.get(head.method()) {
             Some(b"HEAD") => Asked::Head,
             Some(b"CONNECT") => Asked::Connect,
@@ -127,9 +127,9 @@ impl Engine {
         // A developer does not get the offer, so a 101 would answer nothing.
         self.withdrawn = to != Origin::App && facts.only_h2c();
         self.hold = match asked {
-            Asked::Connect => Hold::Connect,
-            _ if facts.upgrade() && !self.withdrawn => Hold::Upgrade,
-            _ => Hold::No,
+            Asked::Connect => PendingSwitch::Connect,
+            _ if facts.upgrade() && !self.withdrawn => PendingSwitch::Upgrade,
+            _ => PendingSwitch::No,
         };
         self.last = facts.closes();
         self.heads |= u64::from(asked == Asked::Head) << self.outstanding;
@@ -148,8 +148,8 @@ impl Engine {
         self.expecting = expect && !complete && taken == 0;
         match &mut self.inbound {
             // In its place: a head is the largest thing here.
-            Inbound::Head(head) if complete => head.clear(),
-            inbound => *inbound = Inbound::Body(body),
+            RequestSide::Head(head) if complete => head.clear(),
+            inbound => *inbound = RequestSide::Body(body),
         }
         Step::Forward { to: self.current, len: head_len + taken, begins: Some(begins), complete }
     }

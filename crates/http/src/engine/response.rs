@@ -3,7 +3,7 @@
 //! Owns: what [`Engine::response`] and [`Engine::origin_eof`] answer. Must not: judge answers: what cannot be read is
 //! passed on unread. Called by: the relay, through `Engine`.
 
-use super::{Engine, Hold, Inbound, Origin, OriginEnd, Outbound, Reply};
+use super::{Engine, Origin, OriginEnd, PendingSwitch, Reply, RequestSide, ResponseSide};
 use crate::framing::{Asked, Body};
 use crate::head::{Progress, ResponseHead};
 use crate::{Ambiguity, OpaqueReason};
@@ -47,11 +47,11 @@ impl Engine {
             return self.unasked(from);
         }
         match &mut self.outbound {
-            Outbound::Body(body) => match body.advance(unread) {
+            ResponseSide::Body(body) => match body.advance(unread) {
                 Ok(len) => self.answered(len, None),
                 Err(why) => self.unreadable(OpaqueReason::Ambiguous(why), unread),
             },
-            Outbound::Head(head) => match head.advance(unread) {
+            ResponseSide::Head(head) => match head.advance(unread) {
                 Ok(Progress::Partial) => Reply::NeedMore,
                 Ok(Progress::Complete) => {
                     self.answer(unread).unwrap_or_else(|why| self.unreadable(OpaqueReason::Ambiguous(why), unread))
@@ -71,12 +71,12 @@ impl Engine {
             return OriginEnd::Early;
         }
         match &self.outbound {
-            Outbound::Head(_) => OriginEnd::Unanswered,
-            Outbound::Body(Body::UntilClose) => {
+            ResponseSide::Head(_) => OriginEnd::Unanswered,
+            ResponseSide::Body(Body::UntilClose) => {
                 self.finish();
                 if self.ending { OriginEnd::Early } else { OriginEnd::Finished }
             }
-            Outbound::Body(_) => OriginEnd::Cut,
+            ResponseSide::Body(_) => OriginEnd::Cut,
         }
     }
 
@@ -102,11 +102,11 @@ impl Engine {
 
     /// An answer's head is complete.
     fn answer(&mut self, unread: &[u8]) -> Result<Reply, Ambiguity> {
-        let Outbound::Head(head) = &self.outbound else { return Ok(Reply::NeedMore) };
+        let ResponseSide::Head(head) = &self.outbound else { return Ok(Reply::NeedMore) };
         let newest = self.outstanding == 1;
         let asked = match self.hold {
             _ if self.heads & 1 != 0 => Asked::Head,
-            Hold::Connect if newest => Asked::Connect,
+            PendingSwitch::Connect if newest => Asked::Connect,
             _ => Asked::Other,
         };
         let (len, code, closes) = (head.len(), head.code(), head.facts().closes());
@@ -118,9 +118,9 @@ impl Engine {
             body => body?,
         };
         match code {
-            101 if self.hold == Hold::Upgrade && newest => {
+            101 if self.hold == PendingSwitch::Upgrade && newest => {
                 // Before the client's preface come the rest of the request's body, which is HTTP/1's.
-                let whole = matches!(self.inbound, Inbound::Head(_));
+                let whole = matches!(self.inbound, RequestSide::Head(_));
                 let h2c = head.facts().h2c() && self.current == Origin::App && whole;
                 let why = if h2c { OpaqueReason::H2c } else { OpaqueReason::Upgraded };
                 return Ok(self.switched(why, len, code));
@@ -129,7 +129,7 @@ impl Engine {
             200..=299 if asked == Asked::Connect => return Ok(self.switched(OpaqueReason::Tunnel, len, code)),
             100..=199 => {
                 self.interim = true;
-                self.outbound = Outbound::Head(ResponseHead::new());
+                self.outbound = ResponseSide::Head(ResponseHead::new());
                 return Ok(Reply::Forward { len, status: None, finished: false, ends: false });
             }
             _ => {}
@@ -143,13 +143,13 @@ impl Engine {
             None
         };
         let taken = body.advance(unread.get(len..).unwrap_or_default()).unwrap_or_default();
-        self.outbound = Outbound::Body(body);
+        self.outbound = ResponseSide::Body(body);
         Ok(self.answered(len + taken, Some(code)))
     }
 
     /// Bytes of a final answer are to be forwarded.
     fn answered(&mut self, len: usize, status: Option<u16>) -> Reply {
-        let finished = matches!(&self.outbound, Outbound::Body(body) if body.is_done());
+        let finished = matches!(&self.outbound, ResponseSide::Body(body) if body.is_done());
         let ends = self.closing.is_some() && self.current != Origin::App;
         if let Some(left) = self.unreadable.as_mut().filter(|left| **left != u64::MAX) {
             *left = left.saturating_sub(len as u64);
@@ -175,17 +175,17 @@ impl Engine {
             return Reply::Opaque { to: Origin::App, why };
         }
         let len = unread.len();
-        let length = if matches!(self.outbound, Outbound::Head(_)) { likely_length(unread) } else { None };
+        let length = if matches!(self.outbound, ResponseSide::Head(_)) { likely_length(unread) } else { None };
         self.unreadable = Some(length.map_or(u64::MAX, |length| length.saturating_sub(len as u64)));
         self.closing = Some(why);
-        self.outbound = Outbound::Body(Body::UntilClose);
+        self.outbound = ResponseSide::Body(Body::UntilClose);
         Reply::Forward { len, status: None, finished: false, ends: true }
     }
 
     /// Who gets the request's body that is on its way.
     #[must_use]
     pub fn sending_to(&self) -> Option<Origin> {
-        let sending = self.opaque.is_none() && !self.over && matches!(self.inbound, Inbound::Body(_));
+        let sending = self.opaque.is_none() && !self.over && matches!(self.inbound, RequestSide::Body(_));
         sending.then_some(self.current)
     }
 }

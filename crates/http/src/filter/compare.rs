@@ -5,22 +5,22 @@
 
 use std::sync::Arc;
 
-use super::pattern::{Pattern, Start};
+use super::pattern::{CompiledPattern, ValueStart};
 use super::{Condition, Subject, Test};
 
 /// A condition with its compiled regex, if it has one.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Compiled<'a> {
+pub(super) struct CompiledCondition<'a> {
     pub(super) subject: &'a Subject,
     pub(super) test: &'a Test,
-    pub(super) pattern: Option<&'a Pattern>,
+    pub(super) pattern: Option<&'a CompiledPattern>,
     pub(super) value: &'a Arc<[u8]>,
     pub(super) negate: bool,
 }
 
 /// Whether two conditions can hold for one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Apart {
+pub(super) enum Exclusion {
     /// They can, as far as is known.
     No,
     /// Only if the request has a header, a parameter, a cookie or a member more than once.
@@ -29,8 +29,8 @@ pub(super) enum Apart {
     Always,
 }
 
-impl<'a> Compiled<'a> {
-    pub(super) fn new(condition: &'a Condition, pattern: Option<&'a Pattern>, value: &'a Arc<[u8]>) -> Self {
+impl<'a> CompiledCondition<'a> {
+    pub(super) fn new(condition: &'a Condition, pattern: Option<&'a CompiledPattern>, value: &'a Arc<[u8]>) -> Self {
         Self { subject: &condition.subject, test: &condition.test, pattern, value, negate: condition.negate }
     }
 
@@ -42,28 +42,28 @@ impl<'a> Compiled<'a> {
         match (self.negate, other.negate) {
             (false, false) => self.passes_only(other),
             (true, true) => other.passes_only(self),
-            (false, true) => self.never_with(other) == Apart::Always,
+            (false, true) => self.never_with(other) == Exclusion::Always,
             (true, false) => false,
         }
     }
 
     /// Whether this condition and `other` can hold together.
-    pub(super) fn apart(self, other: Self) -> Apart {
+    pub(super) fn apart(self, other: Self) -> Exclusion {
         if !same(self.subject, other.subject) {
-            return Apart::No;
+            return Exclusion::No;
         }
         match (self.negate, other.negate) {
             (false, false) => self.never_with(other),
-            (false, true) if self.passes_only(other) => Apart::Always,
-            (true, false) if other.passes_only(self) => Apart::Always,
-            _ => Apart::No,
+            (false, true) if self.passes_only(other) => Exclusion::Always,
+            (true, false) if other.passes_only(self) => Exclusion::Always,
+            _ => Exclusion::No,
         }
     }
 
     /// Whether one of the two holds for every request.
     pub(super) fn cover(self, other: Self) -> bool {
         let turned = |of: Self| Self { negate: !of.negate, ..of };
-        turned(self).apart(turned(other)) == Apart::Always
+        turned(self).apart(turned(other)) == Exclusion::Always
     }
 
     /// Whether every value that passes this test passes the other's.
@@ -80,9 +80,9 @@ impl<'a> Compiled<'a> {
     }
 
     /// Whether no value passes both tests, and then whether a request can have two values.
-    fn never_with(self, other: Self) -> Apart {
-        let alone = |start: &Start, test: Self| start.whole && !test.passes(&start.bytes);
-        let excluded = |a: &Start, b: &Start| match (a.whole, b.whole) {
+    fn never_with(self, other: Self) -> Exclusion {
+        let alone = |start: &ValueStart, test: Self| start.whole && !test.passes(&start.bytes);
+        let excluded = |a: &ValueStart, b: &ValueStart| match (a.whole, b.whole) {
             (true, _) => alone(a, other),
             (_, true) => alone(b, self),
             (false, false) => !a.bytes.starts_with(&b.bytes) && !b.bytes.starts_with(&a.bytes),
@@ -94,18 +94,20 @@ impl<'a> Compiled<'a> {
             (None, None) => false,
         };
         match self.subject {
-            _ if !never => Apart::No,
-            Subject::Path | Subject::Method => Apart::Always,
-            Subject::Header(_) | Subject::Query(_) | Subject::Cookie(_) | Subject::Baggage(_) => Apart::UnlessRepeated,
+            _ if !never => Exclusion::No,
+            Subject::Path | Subject::Method => Exclusion::Always,
+            Subject::Header(_) | Subject::Query(_) | Subject::Cookie(_) | Subject::Baggage(_) => {
+                Exclusion::UnlessRepeated
+            }
         }
     }
 
     /// What the values begin with that pass the test.
-    fn starts(self) -> Option<Vec<Start>> {
+    fn starts(self) -> Option<Vec<ValueStart>> {
         match self.test {
-            Test::Present => Some(vec![Start { bytes: vec![], whole: false }]),
-            Test::Exact(value) => Some(vec![Start { bytes: value.clone(), whole: true }]),
-            Test::Prefix(value) => Some(vec![Start { bytes: value.clone(), whole: false }]),
+            Test::Present => Some(vec![ValueStart { bytes: vec![], whole: false }]),
+            Test::Exact(value) => Some(vec![ValueStart { bytes: value.clone(), whole: true }]),
+            Test::Prefix(value) => Some(vec![ValueStart { bytes: value.clone(), whole: false }]),
             Test::Regex(_) => self.pattern?.starts.clone(),
         }
     }

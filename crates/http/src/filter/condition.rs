@@ -5,38 +5,38 @@
 
 use std::{cell::OnceCell, sync::Arc};
 
-use super::compare::Compiled;
+use super::compare::CompiledCondition;
 use super::pattern::WholeRegex;
 use super::{Names, Subject, Test};
 use crate::bytes;
-use crate::head::{Found, RequestHead};
+use crate::head::{FoundFields, RequestHead};
 
 /// A condition with its names resolved.
 #[derive(Debug)]
-pub(super) struct Check {
-    place: Place,
-    test: Matcher,
+pub(super) struct ResolvedCondition {
+    place: ValuePlace,
+    test: ValueMatcher,
     pub(super) negate: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Place {
+pub(super) enum ValuePlace {
     Header(u16),
     Path,
     Method,
-    Part(Part),
+    ValuePart(ValuePart),
 }
 
 /// A value inside another: the query, or a header that holds a list of pairs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Part {
+pub(super) enum ValuePart {
     Query(Box<[u8]>),
     Cookie(u16, Box<[u8]>),
     Baggage(u16, Box<[u8]>),
 }
 
 #[derive(Debug)]
-pub(super) enum Matcher {
+pub(super) enum ValueMatcher {
     Present,
     Exact(Arc<[u8]>),
     Prefix(Arc<[u8]>),
@@ -44,9 +44,9 @@ pub(super) enum Matcher {
 }
 
 /// A request as the filters see it.
-pub(super) struct View<'a> {
-    line: Line<'a>,
-    pub(super) found: &'a Found,
+pub(super) struct RequestView<'a> {
+    line: LinePlaces<'a>,
+    pub(super) found: &'a FoundFields,
     /// What `found` tells places in.
     pub(super) buf: &'a [u8],
     /// The path and the query, once a filter asks for one of them.
@@ -54,41 +54,45 @@ pub(super) struct View<'a> {
 }
 
 /// Where method and target are.
-enum Line<'a> {
+enum LinePlaces<'a> {
     /// In an HTTP/1 head.
     Head(&'a RequestHead),
     /// Apart.
     Parts { method: &'a [u8], target: &'a [u8] },
 }
 
-impl Check {
+impl ResolvedCondition {
     /// `None` only if `names` does not have the condition's header.
-    pub(super) fn new(condition: Compiled<'_>, names: &Names) -> Option<Self> {
+    pub(super) fn new(condition: CompiledCondition<'_>, names: &Names) -> Option<Self> {
         let place = match condition.subject {
-            Subject::Header(name) => Place::Header(names.find(name)?),
-            Subject::Path => Place::Path,
-            Subject::Method => Place::Method,
-            Subject::Query(name) => Place::Part(Part::Query(name.as_slice().into())),
-            Subject::Cookie(name) => Place::Part(Part::Cookie(names.find(b"cookie")?, name.as_slice().into())),
-            Subject::Baggage(name) => Place::Part(Part::Baggage(names.find(b"baggage")?, name.as_slice().into())),
+            Subject::Header(name) => ValuePlace::Header(names.find(name)?),
+            Subject::Path => ValuePlace::Path,
+            Subject::Method => ValuePlace::Method,
+            Subject::Query(name) => ValuePlace::ValuePart(ValuePart::Query(name.as_slice().into())),
+            Subject::Cookie(name) => {
+                ValuePlace::ValuePart(ValuePart::Cookie(names.find(b"cookie")?, name.as_slice().into()))
+            }
+            Subject::Baggage(name) => {
+                ValuePlace::ValuePart(ValuePart::Baggage(names.find(b"baggage")?, name.as_slice().into()))
+            }
         };
         let test = match condition.test {
-            Test::Present => Matcher::Present,
-            Test::Exact(_) => Matcher::Exact(condition.value.clone()),
-            Test::Prefix(_) => Matcher::Prefix(condition.value.clone()),
-            Test::Regex(_) => Matcher::Regex(condition.pattern?.regex.clone()),
+            Test::Present => ValueMatcher::Present,
+            Test::Exact(_) => ValueMatcher::Exact(condition.value.clone()),
+            Test::Prefix(_) => ValueMatcher::Prefix(condition.value.clone()),
+            Test::Regex(_) => ValueMatcher::Regex(condition.pattern?.regex.clone()),
         };
         Some(Self { place, test, negate: condition.negate })
     }
 
-    pub(super) fn holds(&self, view: &View<'_>) -> bool {
+    pub(super) fn holds(&self, view: &RequestView<'_>) -> bool {
         let passes = match &self.place {
-            Place::Header(name) => {
+            ValuePlace::Header(name) => {
                 view.found.iter(view.buf).any(|(other, value)| other == *name && self.test.passes(value))
             }
-            Place::Path => self.test.passes(view.target().0),
-            Place::Method => self.test.passes(view.method()),
-            Place::Part(part) => view.part(part, |value| self.test.passes(value)),
+            ValuePlace::Path => self.test.passes(view.target().0),
+            ValuePlace::Method => self.test.passes(view.method()),
+            ValuePlace::ValuePart(part) => view.part(part, |value| self.test.passes(value)),
         };
         passes != self.negate
     }
@@ -96,18 +100,18 @@ impl Check {
     /// Whether it holds for no request without the header that it is about.
     pub(super) fn needs_header(&self) -> bool {
         let in_header = match self.place {
-            Place::Header(_) | Place::Part(Part::Cookie(..) | Part::Baggage(..)) => true,
-            Place::Path | Place::Method | Place::Part(Part::Query(_)) => false,
+            ValuePlace::Header(_) | ValuePlace::ValuePart(ValuePart::Cookie(..) | ValuePart::Baggage(..)) => true,
+            ValuePlace::Path | ValuePlace::Method | ValuePlace::ValuePart(ValuePart::Query(_)) => false,
         };
         in_header && !self.negate
     }
 
     /// The same for checks that hold for the same requests, as far as rarity goes.
-    pub(super) fn identity(&self) -> (Place, Box<[u8]>) {
+    pub(super) fn identity(&self) -> (ValuePlace, Box<[u8]>) {
         let bytes = match &self.test {
-            Matcher::Present => &b""[..],
-            Matcher::Exact(value) | Matcher::Prefix(value) => value,
-            Matcher::Regex(regex) => regex.as_str().as_bytes(),
+            ValueMatcher::Present => &b""[..],
+            ValueMatcher::Exact(value) | ValueMatcher::Prefix(value) => value,
+            ValueMatcher::Regex(regex) => regex.as_str().as_bytes(),
         };
         (self.place.clone(), bytes.into())
     }
@@ -116,33 +120,33 @@ impl Check {
     /// to have.
     pub(super) fn cost(&self, uses: usize) -> (usize, u8, u8) {
         let test = match self.test {
-            Matcher::Exact(_) => 0,
-            Matcher::Prefix(_) => 1,
-            Matcher::Regex(_) => 2,
-            Matcher::Present => 3,
+            ValueMatcher::Exact(_) => 0,
+            ValueMatcher::Prefix(_) => 1,
+            ValueMatcher::Regex(_) => 2,
+            ValueMatcher::Present => 3,
         };
         let place = match self.place {
-            Place::Header(_) => 0,
-            Place::Part(_) => 1,
-            Place::Path => 2,
+            ValuePlace::Header(_) => 0,
+            ValuePlace::ValuePart(_) => 1,
+            ValuePlace::Path => 2,
             // Every request has one of very few.
-            Place::Method => return (usize::MAX, test, 3),
+            ValuePlace::Method => return (usize::MAX, test, 3),
         };
         (uses, test, place)
     }
 
-    pub(super) fn pivot(&self) -> (Place, Matcher) {
+    pub(super) fn pivot(&self) -> (ValuePlace, ValueMatcher) {
         let test = match &self.test {
-            Matcher::Present => Matcher::Present,
-            Matcher::Exact(value) => Matcher::Exact(value.clone()),
-            Matcher::Prefix(value) => Matcher::Prefix(value.clone()),
-            Matcher::Regex(regex) => Matcher::Regex(regex.clone()),
+            ValueMatcher::Present => ValueMatcher::Present,
+            ValueMatcher::Exact(value) => ValueMatcher::Exact(value.clone()),
+            ValueMatcher::Prefix(value) => ValueMatcher::Prefix(value.clone()),
+            ValueMatcher::Regex(regex) => ValueMatcher::Regex(regex.clone()),
         };
         (self.place.clone(), test)
     }
 }
 
-impl Matcher {
+impl ValueMatcher {
     pub(super) fn passes(&self, value: &[u8]) -> bool {
         match self {
             Self::Present => true,
@@ -153,33 +157,33 @@ impl Matcher {
     }
 }
 
-impl<'a> View<'a> {
+impl<'a> RequestView<'a> {
     /// Of a complete head that was made to tell of the table's names.
     #[inline]
     pub(super) fn of_head(head: &'a RequestHead, buf: &'a [u8]) -> Self {
-        Self { found: head.found(), line: Line::Head(head), buf, target: OnceCell::new() }
+        Self { found: head.found(), line: LinePlaces::Head(head), buf, target: OnceCell::new() }
     }
 
     /// Of a request that is no HTTP/1 head; `target` is the path with its query, `found` tells places in `buf`.
-    pub(super) fn of_parts(method: &'a [u8], target: &'a [u8], found: &'a Found, buf: &'a [u8]) -> Self {
-        Self { line: Line::Parts { method, target }, found, buf, target: OnceCell::new() }
+    pub(super) fn of_parts(method: &'a [u8], target: &'a [u8], found: &'a FoundFields, buf: &'a [u8]) -> Self {
+        Self { line: LinePlaces::Parts { method, target }, found, buf, target: OnceCell::new() }
     }
 
     pub(super) fn method(&self) -> &'a [u8] {
         match self.line {
-            Line::Head(head) => self.buf.get(head.method()).unwrap_or_default(),
-            Line::Parts { method, .. } => method,
+            LinePlaces::Head(head) => self.buf.get(head.method()).unwrap_or_default(),
+            LinePlaces::Parts { method, .. } => method,
         }
     }
 
     /// The path and the query.
     pub(super) fn target(&self) -> (&'a [u8], &'a [u8]) {
         *self.target.get_or_init(|| match self.line {
-            Line::Head(head) => {
+            LinePlaces::Head(head) => {
                 let (path, query) = head.path_and_query(self.buf);
                 (self.buf.get(path).unwrap_or_default(), self.buf.get(query).unwrap_or_default())
             }
-            Line::Parts { target, .. } => {
+            LinePlaces::Parts { target, .. } => {
                 let (path, query) = target.split_at(memchr::memchr(b'?', target).unwrap_or(target.len()));
                 (path, query.strip_prefix(b"?").unwrap_or_default())
             }
@@ -187,7 +191,7 @@ impl<'a> View<'a> {
     }
 
     /// Whether `passes` accepts a value of `part`; it sees each until it accepts one.
-    pub(super) fn part(&self, part: &Part, mut passes: impl FnMut(&[u8]) -> bool) -> bool {
+    pub(super) fn part(&self, part: &ValuePart, mut passes: impl FnMut(&[u8]) -> bool) -> bool {
         let mut value_of = |pair: &[u8], wanted: &[u8]| {
             let (name, value) = match memchr::memchr(b'=', pair) {
                 Some(equals) => pair.split_at_checked(equals).unwrap_or((pair, b"")),
@@ -197,11 +201,11 @@ impl<'a> View<'a> {
             bytes::trimmed(name) == wanted && passes(bytes::trimmed(value))
         };
         match part {
-            Part::Query(name) => {
+            ValuePart::Query(name) => {
                 self.target().1.split(|&byte| byte == b'&').any(|pair| !pair.is_empty() && value_of(pair, name))
             }
-            Part::Cookie(header, name) => self.lists(*header, b';').any(|pair| value_of(pair, name)),
-            Part::Baggage(header, name) => self.lists(*header, b',').any(|member| {
+            ValuePart::Cookie(header, name) => self.lists(*header, b';').any(|pair| value_of(pair, name)),
+            ValuePart::Baggage(header, name) => self.lists(*header, b',').any(|member| {
                 let pair = member.split(|&byte| byte == b';').next().unwrap_or_default();
                 value_of(pair, name)
             }),

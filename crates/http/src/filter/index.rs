@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use regex_automata::meta::Regex;
 
-use super::condition::Matcher;
-use super::hash::{self, Slots};
+use super::condition::ValueMatcher;
 use super::pattern::{WholeRegex, any_of};
+use crate::hash::{self, HashSlots};
 
 /// Filters, by the bytes that they are filed under.
 #[derive(Debug, Default)]
@@ -17,7 +17,7 @@ struct ByValue {
     /// The longest value: longer ones are not hashed.
     longest: usize,
     values: Vec<(Arc<[u8]>, Vec<usize>)>,
-    slots: Slots,
+    slots: HashSlots,
 }
 
 impl ByValue {
@@ -48,7 +48,7 @@ impl ByValue {
 
 /// The filters that are filed under one subject.
 #[derive(Debug, Default)]
-pub(super) struct Index {
+pub(super) struct SubjectIndex {
     exact: ByValue,
     /// By length of the prefix.
     prefixes: Vec<(usize, ByValue)>,
@@ -60,19 +60,19 @@ pub(super) struct Index {
     only_exact: bool,
 }
 
-impl Index {
-    pub(super) fn add(&mut self, test: Matcher, entry: usize) {
+impl SubjectIndex {
+    pub(super) fn add(&mut self, test: ValueMatcher, entry: usize) {
         match test {
-            Matcher::Present => self.present.push(entry),
-            Matcher::Exact(value) => self.exact.add(value, entry),
-            Matcher::Prefix(value) => {
+            ValueMatcher::Present => self.present.push(entry),
+            ValueMatcher::Exact(value) => self.exact.add(value, entry),
+            ValueMatcher::Prefix(value) => {
                 let at = self.prefixes.iter().position(|(len, _)| *len == value.len()).unwrap_or_else(|| {
                     self.prefixes.push((value.len(), ByValue::default()));
                     self.prefixes.len() - 1
                 });
                 self.prefixes[at].1.add(value, entry);
             }
-            Matcher::Regex(regex) => self.regexes.push((regex, entry)),
+            ValueMatcher::Regex(regex) => self.regexes.push((regex, entry)),
         }
     }
 

@@ -23,9 +23,7 @@
 
 mod compare;
 mod condition;
-mod hash;
 mod index;
-mod names;
 mod overlap;
 mod parts;
 mod pattern;
@@ -33,7 +31,7 @@ mod preflight;
 mod table;
 mod validate;
 
-pub use names::Names;
+pub use crate::head::Names;
 pub use overlap::{Overlap, overlap};
 pub use pattern::MAX_REGEX;
 pub use table::{Key, Table};
@@ -98,7 +96,7 @@ pub struct Filter {
     mode: Mode,
     conditions: Vec<Condition>,
     /// One for each condition; `None` where it is no regex.
-    patterns: Vec<Option<pattern::Pattern>>,
+    patterns: Vec<Option<pattern::CompiledPattern>>,
     /// What each is compared with, empty where it is with nothing: all tables of the filter share it.
     values: Vec<Arc<[u8]>>,
     /// The CORS preflights of its requests, if they match too.
@@ -188,9 +186,10 @@ impl Filter {
     }
 
     /// Each condition with its compiled regex.
-    fn compiled(&self) -> impl Iterator<Item = compare::Compiled<'_>> {
+    fn compiled(&self) -> impl Iterator<Item = compare::CompiledCondition<'_>> {
         let conditions = self.conditions.iter().zip(&self.patterns).zip(&self.values);
-        conditions.map(|((condition, pattern), value)| compare::Compiled::new(condition, pattern.as_ref(), value))
+        conditions
+            .map(|((condition, pattern), value)| compare::CompiledCondition::new(condition, pattern.as_ref(), value))
     }
 }
 

@@ -3,7 +3,7 @@
 //! Owns: the comparison. Must not: claim more than it can prove; what it cannot prove is [`Overlap::Possible`].
 //! Called by: the agent's registry.
 
-use super::compare::{Apart, Compiled};
+use super::compare::{CompiledCondition, Exclusion};
 use super::{Filter, Mode};
 
 /// How the requests of filter `a` lie to those of filter `b`.
@@ -32,14 +32,14 @@ pub fn overlap(a: &Filter, b: &Filter) -> Overlap {
         (true, true, _) => Overlap::Same,
         (true, false, _) => Overlap::Subset,
         (false, true, _) => Overlap::Superset,
-        (false, false, Apart::No) => Overlap::Possible,
-        (false, false, Apart::UnlessRepeated) => Overlap::UnlessRepeated,
-        (false, false, Apart::Always) => Overlap::Never,
+        (false, false, Exclusion::No) => Overlap::Possible,
+        (false, false, Exclusion::UnlessRepeated) => Overlap::UnlessRepeated,
+        (false, false, Exclusion::Always) => Overlap::Never,
     }
 }
 
 /// A filter as alternatives, of which one is enough; all conditions of an alternative must hold.
-fn alternatives(filter: &Filter) -> Vec<Vec<Compiled<'_>>> {
+fn alternatives(filter: &Filter) -> Vec<Vec<CompiledCondition<'_>>> {
     match filter.mode {
         Mode::All => vec![filter.compiled().collect()],
         Mode::Any => filter.compiled().map(|condition| vec![condition]).collect(),
@@ -47,19 +47,19 @@ fn alternatives(filter: &Filter) -> Vec<Vec<Compiled<'_>>> {
 }
 
 /// Whether every request of `a` is certainly one of `b`.
-fn within(a: &[Vec<Compiled<'_>>], b: &[Vec<Compiled<'_>>]) -> bool {
+fn within(a: &[Vec<CompiledCondition<'_>>], b: &[Vec<CompiledCondition<'_>>]) -> bool {
     a.iter().all(|given| {
         b.iter().any(|wanted| wanted.iter().all(|wanted| given.iter().any(|given| given.implies(*wanted))))
     })
 }
 
 /// Whether no request can be in both.
-fn apart(a: &[Vec<Compiled<'_>>], b: &[Vec<Compiled<'_>>]) -> Apart {
+fn apart(a: &[Vec<CompiledCondition<'_>>], b: &[Vec<CompiledCondition<'_>>]) -> Exclusion {
     let pairs = a.iter().flat_map(|a| b.iter().map(move |b| (a, b)));
-    let strongest = |(a, b): (&Vec<Compiled<'_>>, &Vec<Compiled<'_>>)| {
-        a.iter().flat_map(|a| b.iter().map(|b| a.apart(*b))).max().unwrap_or(Apart::No)
+    let strongest = |(a, b): (&Vec<CompiledCondition<'_>>, &Vec<CompiledCondition<'_>>)| {
+        a.iter().flat_map(|a| b.iter().map(|b| a.apart(*b))).max().unwrap_or(Exclusion::No)
     };
-    pairs.map(strongest).min().unwrap_or(Apart::No)
+    pairs.map(strongest).min().unwrap_or(Exclusion::No)
 }
 
 #[cfg(test)]

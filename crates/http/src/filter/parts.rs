@@ -4,8 +4,8 @@
 //! offer as `host`), or keep anything. Called by: the agent's HTTP/2 glue.
 
 use super::Table;
-use super::condition::View;
-use crate::head::{Found, MAX_HEAD};
+use super::condition::RequestView;
+use crate::head::{FoundFields, MAX_HEAD};
 use crate::{Ambiguity, bytes};
 
 impl Table {
@@ -26,7 +26,7 @@ impl Table {
             return Ok(None);
         }
         let names = self.names();
-        let mut wanted = Wanted::default();
+        let mut wanted = WantedFields::default();
         let mut cookies = Vec::new();
         for (name, value) in fields {
             if !names.may_hold(name) {
@@ -44,18 +44,18 @@ impl Table {
         {
             wanted.add(number, &cookies)?;
         }
-        Ok(self.first(&View::of_parts(method, target, &wanted.found, &wanted.values)))
+        Ok(self.first(&RequestView::of_parts(method, target, &wanted.found, &wanted.values)))
     }
 }
 
 /// The fields that a filter asks for.
 #[derive(Default)]
-struct Wanted {
-    found: Found,
+struct WantedFields {
+    found: FoundFields,
     values: Vec<u8>,
 }
 
-impl Wanted {
+impl WantedFields {
     /// Adds one occurrence. HTTP/2 clients send a Cookie field in crumbs, which are one field again when they are joined
     /// (RFC 9113, 8.2.3): Chrome has a crumb for each cookie, which may be more than occurrences are looked at.
     fn add(&mut self, name: u16, crumbs: &[&[u8]]) -> Result<(), Ambiguity> {
@@ -79,7 +79,7 @@ mod tests {
     use crate::filter::{Condition, Filter, Key, Mode, Names, Subject, Test};
     use crate::head::RequestHead;
 
-    type Fields<'a> = &'a [(&'a str, &'a str)];
+    type FieldsOfFilter<'a> = &'a [(&'a str, &'a str)];
 
     fn table(conditions: impl IntoIterator<Item = (Subject, Test, bool)>) -> Table {
         let filter = |(subject, test, negate)| {
@@ -88,13 +88,13 @@ mod tests {
         Table::new(conditions.into_iter().map(filter).enumerate().map(|(n, filter)| (Key(n as u64), filter)))
     }
 
-    fn decide(table: &Table, target: &str, fields: Fields<'_>) -> Result<Option<usize>, Ambiguity> {
+    fn decide(table: &Table, target: &str, fields: FieldsOfFilter<'_>) -> Result<Option<usize>, Ambiguity> {
         let fields = fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
         table.decide_parts(b"GET", target.as_bytes(), fields)
     }
 
     /// What the same request is as an HTTP/1 head.
-    fn as_head(table: &Table, target: &str, fields: Fields<'_>) -> Result<Option<usize>, Ambiguity> {
+    fn as_head(table: &Table, target: &str, fields: FieldsOfFilter<'_>) -> Result<Option<usize>, Ambiguity> {
         let lines: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let wire = format!("GET {target} HTTP/1.1\r\n{lines}\r\n");
         let mut head = RequestHead::new();
@@ -120,7 +120,7 @@ mod tests {
             (Subject::Header(b"x-user".into()), Test::Regex("al.*".into()), false),
         ]
         .map(|condition| table([condition]));
-        let requests: [(&str, Fields<'_>); 8] = [
+        let requests: [(&str, FieldsOfFilter<'_>); 8] = [
             ("/a", &[("x-user", "alice")]),
             ("/a?q=1&q=2", &[("X-USER", " alice\t"), ("x-user", "bob")]),
             ("/b?q", &[("x-user", "bob")]),

@@ -24,16 +24,16 @@ const MAX_NESTED: u32 = 50;
 
 /// A compiled regex.
 #[derive(Clone, Debug)]
-pub(super) struct Pattern {
+pub(super) struct CompiledPattern {
     /// Matches whole values.
     pub(super) regex: WholeRegex,
     /// Every value that it matches begins with one of these, or is it; `None` if that is not known.
-    pub(super) starts: Option<Vec<Start>>,
+    pub(super) starts: Option<Vec<ValueStart>>,
 }
 
 /// What values begin with.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Start {
+pub(super) struct ValueStart {
     pub(super) bytes: Vec<u8>,
     /// The value is this and goes no further.
     pub(super) whole: bool,
@@ -55,7 +55,7 @@ pub(super) enum PatternError {
     Syntax(Box<regex_syntax::Error>),
 }
 
-impl Pattern {
+impl CompiledPattern {
     /// Compiles a regex for whole values. It is parsed alone first: `a)|(b` must not become valid by being wrapped.
     pub(super) fn new(pattern: &str) -> Result<Self, PatternError> {
         if pattern.len() > MAX_REGEX {
@@ -111,10 +111,10 @@ fn builder(most: usize, cache: usize) -> meta::Builder {
     builder
 }
 
-fn starts(parsed: &Hir) -> Option<Vec<Start>> {
+fn starts(parsed: &Hir) -> Option<Vec<ValueStart>> {
     let found = Extractor::new().extract(parsed);
     let starts = found.literals()?.iter();
-    Some(starts.map(|start| Start { bytes: start.as_bytes().to_vec(), whole: start.is_exact() }).collect())
+    Some(starts.map(|start| ValueStart { bytes: start.as_bytes().to_vec(), whole: start.is_exact() }).collect())
 }
 
 #[cfg(test)]
@@ -124,8 +124,9 @@ mod tests {
     #[test]
     fn what_matches_begin_with_is_known() {
         let starts = |pattern: &str| {
-            let starts = Pattern::new(pattern).unwrap().starts?;
-            let shown = |start: &Start| start.bytes.escape_ascii().to_string() + if start.whole { "" } else { "*" };
+            let starts = CompiledPattern::new(pattern).unwrap().starts?;
+            let shown =
+                |start: &ValueStart| start.bytes.escape_ascii().to_string() + if start.whole { "" } else { "*" };
             Some(starts.iter().map(shown).collect::<Vec<_>>().join(" "))
         };
         assert_eq!(starts("alice|bob").as_deref(), Some("alice bob"));
@@ -149,7 +150,7 @@ mod tests {
             "[^a]{20000}",
             &"(a|b|c|d){99}".repeat(78),
         ] {
-            assert!(matches!(Pattern::new(pattern), Err(PatternError::TooBig)), "{pattern}");
+            assert!(matches!(CompiledPattern::new(pattern), Err(PatternError::TooBig)), "{pattern}");
         }
         let took = began.elapsed();
         assert!(took < std::time::Duration::from_secs(5), "{took:?}");
@@ -160,7 +161,7 @@ mod tests {
         for pattern in
             ["alice|bob", r"[a-z]+-\d{1,6}", "^/api/v[12]/.*$", "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", ".*x.*"]
         {
-            let size = Pattern::new(pattern).unwrap().regex.size();
+            let size = CompiledPattern::new(pattern).unwrap().regex.size();
             assert!(size < 8 * 1024, "{pattern} takes {size} bytes");
         }
     }

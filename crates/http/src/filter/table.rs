@@ -8,8 +8,8 @@
 
 use std::collections::HashMap;
 
-use super::condition::{Check, Matcher, Part, Place, View};
-use super::index::Index;
+use super::condition::{RequestView, ResolvedCondition, ValueMatcher, ValuePart, ValuePlace};
+use super::index::SubjectIndex;
 use super::{Condition, Filter, Mode, Names, Subject};
 use crate::Ambiguity;
 use crate::head::RequestHead;
@@ -26,13 +26,13 @@ pub struct Key(pub u64);
 #[derive(Debug)]
 pub struct Table {
     names: Names,
-    entries: Vec<Entry>,
+    entries: Vec<TableEntry>,
     /// By the header's number in `names`.
-    headers: Vec<Index>,
-    path: Index,
-    method: Index,
+    headers: Vec<SubjectIndex>,
+    path: SubjectIndex,
+    method: SubjectIndex,
     /// Query parameters, cookies and baggage members, by name.
-    parts: Vec<(Part, Index)>,
+    parts: Vec<(ValuePart, SubjectIndex)>,
     /// Filters without a condition to be filed under: looked at for every request.
     always: Vec<usize>,
     /// Whether every filter is filed under a header.
@@ -42,10 +42,10 @@ pub struct Table {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct TableEntry {
     key: Key,
     mode: Mode,
-    checks: Vec<Check>,
+    checks: Vec<ResolvedCondition>,
     /// Whether it matches as soon as one of the conditions holds that it is filed under.
     certain: bool,
 }
@@ -61,14 +61,15 @@ impl Table {
         };
         let filters: Vec<(Key, Filter)> = filters.into_iter().flat_map(with_preflights).collect();
         let names = Names::new(filters.iter().flat_map(|(_, filter)| filter.conditions()).filter_map(header_name));
-        let entries: Vec<Entry> = filters.iter().map(|(key, filter)| Entry::new(*key, filter, &names)).collect();
-        let headers = (0..names.len()).map(|_| Index::default()).collect();
+        let entries: Vec<TableEntry> =
+            filters.iter().map(|(key, filter)| TableEntry::new(*key, filter, &names)).collect();
+        let headers = (0..names.len()).map(|_| SubjectIndex::default()).collect();
         let mut table = Self {
             names,
             entries,
             headers,
-            path: Index::default(),
-            method: Index::default(),
+            path: SubjectIndex::default(),
+            method: SubjectIndex::default(),
             parts: vec![],
             always: vec![],
             by_header: false,
@@ -77,7 +78,7 @@ impl Table {
         table.file();
         table.by_header =
             table.path.is_empty() && table.method.is_empty() && table.parts.is_empty() && table.always.is_empty();
-        table.needs_header = table.entries.iter().all(Entry::needs_header);
+        table.needs_header = table.entries.iter().all(TableEntry::needs_header);
         table
     }
 
@@ -127,11 +128,11 @@ impl Table {
             return Ok(None);
         }
         head.find(buf, &self.names)?;
-        Ok(self.first(&View::of_head(head, buf)))
+        Ok(self.first(&RequestView::of_head(head, buf)))
     }
 
     /// The first filter that a request matches.
-    pub(super) fn first(&self, view: &View<'_>) -> Option<usize> {
+    pub(super) fn first(&self, view: &RequestView<'_>) -> Option<usize> {
         let mut best = self.entries.len();
         let mut consider = |index: usize| {
             if index < best && self.entries.get(index).is_some_and(|entry| entry.certain || entry.matches(view)) {
@@ -168,25 +169,27 @@ impl Table {
     /// As [`Table::decide`].
     pub fn matching(&self, head: &mut RequestHead, buf: &[u8]) -> Result<Vec<usize>, Ambiguity> {
         head.find(buf, &self.names)?;
-        let view = View::of_head(head, buf);
+        let view = RequestView::of_head(head, buf);
         Ok(self.entries.iter().enumerate().filter(|(_, entry)| entry.matches(&view)).map(|(index, _)| index).collect())
     }
 
     /// Files every entry.
     fn file(&mut self) {
-        let mut uses: HashMap<(Place, Box<[u8]>), usize> = HashMap::new();
+        let mut uses: HashMap<(ValuePlace, Box<[u8]>), usize> = HashMap::new();
         for check in self.entries.iter().flat_map(|entry| &entry.checks) {
             *uses.entry(check.identity()).or_default() += 1;
         }
         for number in 0..self.entries.len() {
             let Some(entry) = self.entries.get_mut(number) else { continue };
-            let pivots: Vec<(Place, Matcher)> = match entry.mode {
+            let pivots: Vec<(ValuePlace, ValueMatcher)> = match entry.mode {
                 Mode::Any if entry.checks.iter().any(|check| check.negate) => vec![],
-                Mode::Any => entry.checks.iter().map(Check::pivot).collect(),
+                Mode::Any => entry.checks.iter().map(ResolvedCondition::pivot).collect(),
                 Mode::All => {
-                    let rarest = |check: &&Check| check.cost(uses.get(&check.identity()).copied().unwrap_or_default());
+                    let rarest = |check: &&ResolvedCondition| {
+                        check.cost(uses.get(&check.identity()).copied().unwrap_or_default())
+                    };
                     let positive = entry.checks.iter().filter(|check| !check.negate);
-                    positive.min_by_key(rarest).map(Check::pivot).into_iter().collect()
+                    positive.min_by_key(rarest).map(ResolvedCondition::pivot).into_iter().collect()
                 }
             };
             entry.certain = !pivots.is_empty() && (entry.mode == Mode::Any || entry.checks.len() == 1);
@@ -203,14 +206,14 @@ impl Table {
         indexes.for_each(|index| index.seal(&mut joint));
     }
 
-    fn index(&mut self, place: Place) -> &mut Index {
+    fn index(&mut self, place: ValuePlace) -> &mut SubjectIndex {
         match place {
-            Place::Header(name) => &mut self.headers[usize::from(name)],
-            Place::Path => &mut self.path,
-            Place::Method => &mut self.method,
-            Place::Part(part) => {
+            ValuePlace::Header(name) => &mut self.headers[usize::from(name)],
+            ValuePlace::Path => &mut self.path,
+            ValuePlace::Method => &mut self.method,
+            ValuePlace::ValuePart(part) => {
                 let at = self.parts.iter().position(|(other, _)| *other == part).unwrap_or_else(|| {
-                    self.parts.push((part, Index::default()));
+                    self.parts.push((part, SubjectIndex::default()));
                     self.parts.len() - 1
                 });
                 &mut self.parts[at].1
@@ -219,10 +222,10 @@ impl Table {
     }
 }
 
-impl Entry {
+impl TableEntry {
     /// A filter whose names do not all have a number (there are 65,534) matches nothing, rather than too much.
     fn new(key: Key, filter: &Filter, names: &Names) -> Self {
-        let checks = filter.compiled().map(|condition| Check::new(condition, names)).collect();
+        let checks = filter.compiled().map(|condition| ResolvedCondition::new(condition, names)).collect();
         match checks {
             Some(checks) => Self { key, mode: filter.mode(), checks, certain: false },
             None => Self { key, mode: Mode::Any, checks: vec![], certain: false },
@@ -232,12 +235,12 @@ impl Entry {
     /// Whether it matches no request without a header that it names.
     fn needs_header(&self) -> bool {
         match self.mode {
-            Mode::All => self.checks.iter().any(Check::needs_header),
-            Mode::Any => self.checks.iter().all(Check::needs_header),
+            Mode::All => self.checks.iter().any(ResolvedCondition::needs_header),
+            Mode::Any => self.checks.iter().all(ResolvedCondition::needs_header),
         }
     }
 
-    fn matches(&self, view: &View<'_>) -> bool {
+    fn matches(&self, view: &RequestView<'_>) -> bool {
         match self.mode {
             Mode::All => self.checks.iter().all(|check| check.holds(view)),
             Mode::Any => self.checks.iter().any(|check| check.holds(view)),

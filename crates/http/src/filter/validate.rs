@@ -5,8 +5,8 @@
 
 use std::fmt;
 
-use super::compare::{Apart, Compiled};
-use super::pattern::{Pattern, PatternError};
+use super::compare::{CompiledCondition, Exclusion};
+use super::pattern::{CompiledPattern, PatternError};
 use super::{Condition, Filter, Mode, Subject, Test};
 use crate::bytes;
 
@@ -115,9 +115,9 @@ pub(super) fn count(conditions: usize) -> Result<(), FilterError> {
 
 /// Checks the conditions against each other: a filter that can never hold, or always does, is a mistake too.
 pub(super) fn together(filter: &Filter) -> Result<(), FilterError> {
-    let compiled: Vec<Compiled<'_>> = filter.compiled().collect();
-    let absurd = |one: Compiled<'_>, other: Compiled<'_>| match filter.mode {
-        Mode::All => one.apart(other) == Apart::Always,
+    let compiled: Vec<CompiledCondition<'_>> = filter.compiled().collect();
+    let absurd = |one: CompiledCondition<'_>, other: CompiledCondition<'_>| match filter.mode {
+        Mode::All => one.apart(other) == Exclusion::Always,
         Mode::Any => one.cover(other),
     };
     for (n, one) in compiled.iter().enumerate() {
@@ -133,7 +133,7 @@ pub(super) fn together(filter: &Filter) -> Result<(), FilterError> {
 }
 
 /// Checks one condition, and compiles its regex.
-pub(super) fn condition(condition: &Condition) -> Result<Option<Pattern>, FilterError> {
+pub(super) fn condition(condition: &Condition) -> Result<Option<CompiledPattern>, FilterError> {
     name(&condition.subject)?;
     match (&condition.subject, &condition.test) {
         (Subject::Method, Test::Exact(method)) if is_method(method) => {}
@@ -155,9 +155,9 @@ pub(super) fn condition(condition: &Condition) -> Result<Option<Pattern>, Filter
             Err(FilterError::Value(condition.clone()))
         }
         Test::Exact(_) | Test::Prefix(_) => Ok(None),
-        Test::Regex(pattern) => {
-            Pattern::new(pattern).map(Some).map_err(|error| FilterError::Regex(condition.clone(), one_line(&error)))
-        }
+        Test::Regex(pattern) => CompiledPattern::new(pattern)
+            .map(Some)
+            .map_err(|error| FilterError::Regex(condition.clone(), one_line(&error))),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Owns: the blocks. Must not: judge a byte. Called by: `Fields`, and `RequestHead` for the request line.
 
-use crate::bytes::{Lanes, WIDTH, wide};
+use crate::bytes::{ByteLanes, WIDTH, wide};
 
 /// A carriage return and a line feed.
 pub(super) const LINE_END: usize = 2;
@@ -15,7 +15,7 @@ const WINDOW: usize = BLOCK + LINE_END;
 
 /// A buffer that can be looked at in blocks.
 #[derive(Clone, Copy)]
-pub(super) struct Blocks<'b> {
+pub(super) struct ByteBlocks<'b> {
     /// [`WIDTH`] bytes and a line end, or more.
     pub(super) buf: &'b [u8],
     /// Its beginning, and zeros where it has no more.
@@ -25,27 +25,27 @@ pub(super) struct Blocks<'b> {
 /// Hands `buf` to `read` as something that can be looked at in blocks: a tiny one has zeros behind it, which nothing in a
 /// head is.
 #[inline(always)]
-pub(super) fn in_blocks<R>(buf: &[u8], read: impl FnOnce(Blocks<'_>) -> R) -> R {
+pub(super) fn in_blocks<R>(buf: &[u8], read: impl FnOnce(ByteBlocks<'_>) -> R) -> R {
     match buf.first_chunk() {
-        Some(window) => read(Blocks { buf, window }),
+        Some(window) => read(ByteBlocks { buf, window }),
         None => in_one_block(buf, read),
     }
 }
 
 #[inline(never)]
-fn in_one_block<R>(buf: &[u8], read: impl FnOnce(Blocks<'_>) -> R) -> R {
+fn in_one_block<R>(buf: &[u8], read: impl FnOnce(ByteBlocks<'_>) -> R) -> R {
     let mut window = [0; WINDOW];
     let len = buf.len().min(WINDOW);
     window[..len].copy_from_slice(&buf[..len]);
     let covered = (WIDTH + LINE_END..=BLOCK).contains(&buf.len());
-    read(Blocks { buf: if covered { buf } else { &window }, window: &window })
+    read(ByteBlocks { buf: if covered { buf } else { &window }, window: &window })
 }
 
 /// The ends of lines from some place of a head on.
 ///
 /// They are looked for in the whole of a block at once and do not wait for what is made of a line: that is where the
 /// speed is.
-pub(super) struct Ends<'b, L> {
+pub(super) struct LineEnds<'b, L> {
     pub(super) lanes: L,
     pub(super) buf: &'b [u8],
     /// What is looked at ...
@@ -58,10 +58,10 @@ pub(super) struct Ends<'b, L> {
     next: usize,
 }
 
-impl<'b, L: Lanes> Ends<'b, L> {
+impl<'b, L: ByteLanes> LineEnds<'b, L> {
     /// The ends from `from` on.
     #[inline(always)]
-    pub(super) fn new(lanes: L, Blocks { buf, window }: Blocks<'b>, from: usize) -> Self {
+    pub(super) fn new(lanes: L, ByteBlocks { buf, window }: ByteBlocks<'b>, from: usize) -> Self {
         let mut ends = Self { lanes, buf, window, at: 0, stops: 0, next: from };
         if from == 0 {
             ends.look(0);

@@ -3,7 +3,7 @@
 //! Owns: the framing and connection fields, validated while they are read. Must not: decide what follows from them
 //! (that is `framing`). Called by: `RequestHead`, `ResponseHead`, `framing`, `engine`.
 
-use super::Field;
+use super::FieldLine;
 use crate::Ambiguity;
 use crate::bytes::{self, folds_to};
 
@@ -97,7 +97,7 @@ impl Facts {
 
     /// Takes note of one field.
     #[inline(always)]
-    pub(super) fn field(&mut self, field: &Field<'_>) -> Result<(), Ambiguity> {
+    pub(super) fn field(&mut self, field: &FieldLine<'_>) -> Result<(), Ambiguity> {
         match field.name.len() {
             6 if folds_to(field.name, b"expect") => return self.expects(field.raw),
             7 if folds_to(field.name, b"upgrade") => self.protocols(field.raw),
@@ -211,7 +211,7 @@ mod tests {
     fn facts(fields: &[(&str, &str)]) -> Result<Facts, Ambiguity> {
         let mut facts = Facts::default();
         for (name, raw) in fields {
-            facts.field(&Field { name: name.as_bytes(), raw: raw.as_bytes(), at: 0 })?;
+            facts.field(&FieldLine { name: name.as_bytes(), raw: raw.as_bytes(), at: 0 })?;
         }
         Ok(facts)
     }
@@ -351,7 +351,7 @@ mod tests {
         let mut old = Facts::default();
         old.set_http_1_0();
         assert!(old.closes());
-        old.field(&Field { name: b"connection", raw: b" Keep-Alive", at: 0 }).unwrap();
+        old.field(&FieldLine { name: b"connection", raw: b" Keep-Alive", at: 0 }).unwrap();
         assert!(!old.closes());
     }
 

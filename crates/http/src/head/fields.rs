@@ -3,13 +3,13 @@
 //! Owns: where reading stopped among the lines. Must not: know what a field means.
 //! Called by: `RequestHead` and `ResponseHead`, which see each field as it ends.
 
-use super::ends::{Blocks, Ends, LINE_END, in_blocks};
-use super::{Interest, Progress, partial, stored};
+use super::ends::{ByteBlocks, LINE_END, LineEnds, in_blocks};
+use super::{NameInterest, Progress, partial, stored};
 use crate::Ambiguity;
-use crate::bytes::{self, Lanes, Level, Work, wide};
+use crate::bytes::{self, ByteLanes, ByteWork, InstructionSet, wide};
 
 /// One whole field line.
-pub(crate) struct Field<'b> {
+pub(crate) struct FieldLine<'b> {
     /// A non-empty token.
     pub(crate) name: &'b [u8],
     /// Everything between the colon and the line's end, spaces included.
@@ -20,7 +20,7 @@ pub(crate) struct Field<'b> {
 
 /// Where a whole field line is.
 #[derive(Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct FieldPlace {
     line: usize,
     /// Where it ends.
     end: usize,
@@ -28,23 +28,23 @@ pub(super) struct Place {
     len: usize,
 }
 
-impl Place {
+impl FieldPlace {
     #[inline]
     pub(super) fn name(self, buf: &[u8]) -> &[u8] {
         buf.get(self.line..).and_then(|line| line.get(..self.len)).unwrap_or_default()
     }
 
     #[inline]
-    pub(super) fn field(self, buf: &[u8]) -> Field<'_> {
+    pub(super) fn field(self, buf: &[u8]) -> FieldLine<'_> {
         let line = buf.get(self.line..self.end).unwrap_or_default();
         let (name, raw) = line.split_at_checked(self.len).unwrap_or_default();
-        Field { name, raw: raw.get(1..).unwrap_or_default(), at: self.line + self.len + 1 }
+        FieldLine { name, raw: raw.get(1..).unwrap_or_default(), at: self.line + self.len + 1 }
     }
 }
 
 /// How far the field lines are read.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Fields {
+pub(crate) struct FieldReader {
     /// Everything before is read; in the end, the length of the head.
     pos: u32,
     /// Where the current line begins.
@@ -53,7 +53,7 @@ pub(crate) struct Fields {
     colon: u32,
 }
 
-impl Fields {
+impl FieldReader {
     /// Field lines that begin at `at`.
     pub(crate) fn begin(at: usize) -> Self {
         Self { pos: stored(at), line: stored(at), colon: 0 }
@@ -67,26 +67,26 @@ impl Fields {
     /// Reads on; `buf` begins with the head. `on_field` sees the fields of `interest`.
     pub(super) fn advance(
         &mut self,
-        level: Level,
+        level: InstructionSet,
         buf: &[u8],
-        interest: &Interest,
-        mut on_field: impl FnMut(&Field<'_>) -> Result<(), Ambiguity>,
+        interest: &NameInterest,
+        mut on_field: impl FnMut(&FieldLine<'_>) -> Result<(), Ambiguity>,
     ) -> Result<Progress, Ambiguity> {
         let mut clean = self.end();
         loop {
             if self.at_line_start() {
-                let on_field = |place: Place| on_field(&place.field(buf));
+                let on_field = |place: FieldPlace| on_field(&place.field(buf));
                 clean = in_blocks(buf, |buf| level.run(PlainLines { fields: self, buf, interest, on_field }))?;
             }
             match self.any_line(level, buf, clean)? {
-                Line::Whole(place) => {
+                LineOutcome::Whole(place) => {
                     let field = place.field(buf);
                     if interest.has(field.name) {
                         on_field(&field)?;
                     }
                 }
-                Line::Last => return Ok(Progress::Complete),
-                Line::Cut => return partial(buf),
+                LineOutcome::Last => return Ok(Progress::Complete),
+                LineOutcome::Cut => return partial(buf),
             }
         }
     }
@@ -100,11 +100,11 @@ impl Fields {
     /// Takes whole lines, from the beginning of a line on, as long as there is nothing unusual about them. `on_field` sees
     /// the fields of `interest`. Returns up to where no byte ends a value in the line that it stopped at.
     #[inline(always)]
-    pub(super) fn plain_lines<L: Lanes>(
+    pub(super) fn plain_lines<L: ByteLanes>(
         &mut self,
-        ends: &mut Ends<'_, L>,
-        interest: &Interest,
-        mut on_field: impl FnMut(Place) -> Result<(), Ambiguity>,
+        ends: &mut LineEnds<'_, L>,
+        interest: &NameInterest,
+        mut on_field: impl FnMut(FieldPlace) -> Result<(), Ambiguity>,
     ) -> Result<usize, Ambiguity> {
         let mut line = self.line as usize;
         let clean = loop {
@@ -114,7 +114,7 @@ impl Fields {
             };
             let Some(name) = wide::short_name(ends.lanes, ends.buf, line) else { break end };
             if interest.has(name) {
-                on_field(Place { line, end, len: name.len() })?;
+                on_field(FieldPlace { line, end, len: name.len() })?;
             }
             line = end + LINE_END;
         };
@@ -134,11 +134,16 @@ impl Fields {
     }
 
     /// Reads on in one line, whatever it is and wherever it was left. Up to `clean` no byte ends a value.
-    pub(super) fn any_line(&mut self, level: Level, buf: &[u8], clean: usize) -> Result<Line, Ambiguity> {
+    pub(super) fn any_line(
+        &mut self,
+        level: InstructionSet,
+        buf: &[u8],
+        clean: usize,
+    ) -> Result<LineOutcome, Ambiguity> {
         let (mut pos, line) = (self.pos as usize, self.line as usize);
         if self.colon == 0 {
             if pos == line && self.ends_here(buf) {
-                return Ok(Line::Last);
+                return Ok(LineOutcome::Last);
             }
             pos = bytes::token_end(buf, pos);
             match buf.get(pos) {
@@ -162,19 +167,19 @@ impl Fields {
         }
         let len = self.colon as usize - line;
         *self = Self::begin(pos + LINE_END);
-        Ok(Line::Whole(Place { line, end: pos, len }))
+        Ok(LineOutcome::Whole(FieldPlace { line, end: pos, len }))
     }
 
-    fn cut(&mut self, pos: usize) -> Result<Line, Ambiguity> {
+    fn cut(&mut self, pos: usize) -> Result<LineOutcome, Ambiguity> {
         self.pos = stored(pos);
-        Ok(Line::Cut)
+        Ok(LineOutcome::Cut)
     }
 }
 
 /// What `any_line` came to.
-pub(super) enum Line {
+pub(super) enum LineOutcome {
     /// A whole field line, with its end.
-    Whole(Place),
+    Whole(FieldPlace),
     /// The empty line.
     Last,
     /// The end of the buffer.
@@ -183,19 +188,19 @@ pub(super) enum Line {
 
 /// `plain_lines`, with the instructions of a level.
 struct PlainLines<'a, F> {
-    fields: &'a mut Fields,
-    buf: Blocks<'a>,
-    interest: &'a Interest,
+    fields: &'a mut FieldReader,
+    buf: ByteBlocks<'a>,
+    interest: &'a NameInterest,
     on_field: F,
 }
 
-impl<F: FnMut(Place) -> Result<(), Ambiguity>> Work for PlainLines<'_, F> {
+impl<F: FnMut(FieldPlace) -> Result<(), Ambiguity>> ByteWork for PlainLines<'_, F> {
     type Output = Result<usize, Ambiguity>;
 
     #[inline(always)]
-    fn with<L: Lanes>(self, lanes: L) -> Self::Output {
+    fn with<L: ByteLanes>(self, lanes: L) -> Self::Output {
         let Self { fields, buf, interest, on_field } = self;
-        fields.plain_lines(&mut Ends::new(lanes, buf, fields.end()), interest, on_field)
+        fields.plain_lines(&mut LineEnds::new(lanes, buf, fields.end()), interest, on_field)
     }
 }
 

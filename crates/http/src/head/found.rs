@@ -13,12 +13,12 @@ const MAX: usize = 64;
 
 /// One occurrence: 20 bits of start and of length (a head has 18), then the name's number.
 #[derive(Clone, Copy, Debug, Default)]
-struct Place(u64);
+struct Occurrence(u64);
 
 const BITS: u32 = 20;
 const MASK: u64 = (1 << BITS) - 1;
 
-impl Place {
+impl Occurrence {
     fn new(name: u16, start: usize, end: usize) -> Self {
         Self((u64::from(name) << (2 * BITS)) | (((end - start) as u64) << BITS) | start as u64)
     }
@@ -32,14 +32,14 @@ impl Place {
 
 /// Where the filters' headers occur.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Found {
-    inline: [Place; INLINE],
+pub(crate) struct FoundFields {
+    inline: [Occurrence; INLINE],
     len: u8,
     /// What the inline places do not hold: rare, and freed with the message.
-    more: Option<Box<[Place; MAX - INLINE]>>,
+    more: Option<Box<[Occurrence; MAX - INLINE]>>,
 }
 
-impl Found {
+impl FoundFields {
     pub(crate) fn clear(&mut self) {
         self.len = 0;
         self.more = None;
@@ -56,11 +56,11 @@ impl Found {
             Some(slot) => slot,
             None => self
                 .more
-                .get_or_insert_with(|| Box::new([Place::default(); MAX - INLINE]))
+                .get_or_insert_with(|| Box::new([Occurrence::default(); MAX - INLINE]))
                 .get_mut(index - INLINE)
                 .ok_or(Ambiguity::TooManyFields)?,
         };
-        *slot = Place::new(name, start, end);
+        *slot = Occurrence::new(name, start, end);
         self.len += 1;
         Ok(())
     }
@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn keeps_order_and_numbers_past_the_inline_places() {
         let buf = vec![b'x'; 300];
-        let mut found = Found::default();
+        let mut found = FoundFields::default();
         for n in 0..MAX {
             found.push(u16::try_from(n).unwrap() * 1000, n, n + 2 * n).unwrap();
         }
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn places_hold_the_largest_head() {
-        let place = Place::new(u16::MAX, super::super::MAX_HEAD - 1, 2 * super::super::MAX_HEAD - 2);
+        let place = Occurrence::new(u16::MAX, super::super::MAX_HEAD - 1, 2 * super::super::MAX_HEAD - 2);
         assert_eq!(place.parts(), (u16::MAX, super::super::MAX_HEAD - 1, 2 * super::super::MAX_HEAD - 2));
     }
 }

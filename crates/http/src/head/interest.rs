@@ -7,11 +7,11 @@ use super::facts::{FRAMING, SHORTEST_LOOKALIKE};
 
 /// By a name's first byte, bit n for a length of n bytes (63: or more).
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Interest([u64; Interest::INITIALS]);
+pub(crate) struct NameInterest([u64; NameInterest::INITIALS]);
 
 const LONGEST: usize = 63;
 
-impl Interest {
+impl NameInterest {
     /// No token begins with another byte.
     const INITIALS: usize = 0x80;
 

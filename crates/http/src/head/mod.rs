@@ -13,13 +13,15 @@ mod facts;
 mod fields;
 mod found;
 mod interest;
+mod names;
 mod request;
 mod response;
 
 pub use facts::Facts;
-pub(crate) use fields::{Field, Fields};
-pub(crate) use found::Found;
-pub(crate) use interest::Interest;
+pub(crate) use fields::{FieldLine, FieldReader};
+pub(crate) use found::FoundFields;
+pub(crate) use interest::NameInterest;
+pub use names::Names;
 pub use request::RequestHead;
 pub use response::ResponseHead;
 
@@ -57,14 +59,14 @@ fn stored(at: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use super::Names;
     use super::*;
-    use crate::bytes::{Level, looked};
-    use crate::filter::Names;
+    use crate::bytes::{InstructionSet, looked};
 
     /// The most that is looked at again where reading goes on, in bytes: blocks begin before it where the buffer ends.
     const AGAIN: usize = 256;
 
-    fn looked_at(level: Level, wire: &[u8], ends: impl IntoIterator<Item = usize>) -> usize {
+    fn looked_at(level: InstructionSet, wire: &[u8], ends: impl IntoIterator<Item = usize>) -> usize {
         let mut last = Progress::Partial;
         let looked = looked::by(|| {
             let mut head = RequestHead::new();
@@ -87,7 +89,7 @@ mod tests {
             (format!("/{}?{}", "p".repeat(50_000), "q".repeat(50_000)), line("Host", 9)),
         ] {
             let wire = format!("GET {target} HTTP/1.1\r\n{fields}\r\n").into_bytes();
-            for level in Level::all() {
+            for level in InstructionSet::all() {
                 let whole = looked_at(level, &wire, [wire.len()]);
                 for split in (1..wire.len()).step_by(wire.len() / 60) {
                     let two = looked_at(level, &wire, [split, wire.len()]);

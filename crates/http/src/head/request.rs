@@ -5,11 +5,12 @@
 
 use std::ops::Range;
 
-use super::ends::{Blocks, Ends, LINE_END, in_blocks};
-use super::fields::{Line, Place};
-use super::{Facts, Field, Fields, Found, Interest, Progress, clip, partial, stored};
-use crate::bytes::{self, Lanes, Level, Work, wide};
-use crate::{Ambiguity, filter::Names};
+use super::Names;
+use super::ends::{ByteBlocks, LINE_END, LineEnds, in_blocks};
+use super::fields::{FieldPlace, LineOutcome};
+use super::{Facts, FieldLine, FieldReader, FoundFields, NameInterest, Progress, clip, partial, stored};
+use crate::Ambiguity;
+use crate::bytes::{self, ByteLanes, ByteWork, InstructionSet, wide};
 
 /// The longest method, in bytes: twice the longest registered one. Longer is no HTTP.
 const MAX_METHOD: usize = 32;
@@ -18,12 +19,12 @@ const MAX_METHOD: usize = 32;
 const VERSION_LEN: usize = 10;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd)]
-enum Stage {
+enum RequestStage {
     #[default]
     Method,
     Target,
     Version,
-    Fields,
+    FieldReader,
     Complete,
 }
 
@@ -31,16 +32,16 @@ enum Stage {
 #[derive(Clone, Debug, Default)]
 pub struct RequestHead {
     /// In the request line: everything up to `end()` is read.
-    fields: Fields,
+    fields: FieldReader,
     target_end: u32,
     /// Where the first question mark of the target is; 0: it has none.
     mark: u32,
     /// Of which names `found` tells: their generation, or `STALE`.
     generation: u32,
     method_len: u8,
-    stage: Stage,
+    stage: RequestStage,
     facts: Facts,
-    found: Found,
+    found: FoundFields,
 }
 
 /// No generation of names: no field was read yet.
@@ -58,7 +59,7 @@ impl RequestHead {
     /// Makes it a head of which nothing is read.
     pub(crate) fn clear(&mut self) {
         let Self { fields, target_end, mark, generation, method_len, stage, facts, found } = self;
-        (*fields, *facts, *stage) = (Fields::default(), Facts::default(), Stage::default());
+        (*fields, *facts, *stage) = (FieldReader::default(), Facts::default(), RequestStage::default());
         (*target_end, *mark, *generation, *method_len) = (0, 0, NONE, 0);
         found.clear();
     }
@@ -68,48 +69,54 @@ impl RequestHead {
     /// # Errors
     /// What makes the head ambiguous, as soon as it is certain. The head is of no use then.
     pub fn advance(&mut self, buf: &[u8], names: &Names) -> Result<Progress, Ambiguity> {
-        self.advance_at(Level::best(), buf, names)
+        self.advance_at(InstructionSet::best(), buf, names)
     }
 
     /// [`Self::advance`] with other instructions than the best, for tests and measurements.
     ///
     /// # Errors
     /// As [`Self::advance`].
-    pub fn advance_at(&mut self, level: Level, buf: &[u8], names: &Names) -> Result<Progress, Ambiguity> {
+    pub fn advance_at(&mut self, level: InstructionSet, buf: &[u8], names: &Names) -> Result<Progress, Ambiguity> {
         let buf = clip(buf);
         self.watch(names);
         let mut clean = self.fields.end();
-        if self.is_new() || (self.stage == Stage::Fields && self.fields.at_line_start()) {
+        if self.is_new() || (self.stage == RequestStage::FieldReader && self.fields.at_line_start()) {
             clean = self.plain(level, buf, names)?;
         }
-        if self.stage == Stage::Complete { Ok(Progress::Complete) } else { self.any(level, buf, names, clean) }
+        if self.stage == RequestStage::Complete { Ok(Progress::Complete) } else { self.any(level, buf, names, clean) }
     }
 
     /// Reads on from the beginning of a line as long as there is nothing unusual. Returns up to where no byte ends a value.
     #[inline]
-    fn plain(&mut self, level: Level, buf: &[u8], names: &Names) -> Result<usize, Ambiguity> {
+    fn plain(&mut self, level: InstructionSet, buf: &[u8], names: &Names) -> Result<usize, Ambiguity> {
         in_blocks(buf, |buf| level.run(PlainHead { head: self, buf, names }))
     }
 
     /// Reads on in whatever is there, plain or not. Up to `clean` no byte ends a value.
     #[inline(never)]
-    fn any(&mut self, level: Level, buf: &[u8], names: &Names, mut clean: usize) -> Result<Progress, Ambiguity> {
-        if self.stage < Stage::Fields {
+    fn any(
+        &mut self,
+        level: InstructionSet,
+        buf: &[u8],
+        names: &Names,
+        mut clean: usize,
+    ) -> Result<Progress, Ambiguity> {
+        if self.stage < RequestStage::FieldReader {
             if self.request_line(level, buf)? == Progress::Partial {
                 return partial(buf);
             }
             clean = self.plain(level, buf, names)?;
         }
-        while self.stage != Stage::Complete {
+        while self.stage != RequestStage::Complete {
             match self.fields.any_line(level, buf, clean)? {
-                Line::Whole(place) => {
+                LineOutcome::Whole(place) => {
                     if names.interest().has(place.name(buf)) {
                         self.field(buf, names, place)?;
                     }
                     clean = self.plain(level, buf, names)?;
                 }
-                Line::Last => self.stage = Stage::Complete,
-                Line::Cut => return partial(buf),
+                LineOutcome::Last => self.stage = RequestStage::Complete,
+                LineOutcome::Cut => return partial(buf),
             }
         }
         Ok(Progress::Complete)
@@ -117,7 +124,7 @@ impl RequestHead {
 
     /// Takes note of a field that may be of interest.
     #[inline(always)]
-    fn field(&mut self, buf: &[u8], names: &Names, place: Place) -> Result<(), Ambiguity> {
+    fn field(&mut self, buf: &[u8], names: &Names, place: FieldPlace) -> Result<(), Ambiguity> {
         if names.may_hold(place.name(buf)) {
             return self.wanted_field(buf, names, place);
         }
@@ -126,15 +133,15 @@ impl RequestHead {
     }
 
     #[inline(never)]
-    fn framing_field(&mut self, buf: &[u8], place: Place) -> Result<(), Ambiguity> {
+    fn framing_field(&mut self, buf: &[u8], place: FieldPlace) -> Result<(), Ambiguity> {
         self.facts.field(&place.field(buf))
     }
 
     /// A field that a filter may ask for.
     #[inline(never)]
-    fn wanted_field(&mut self, buf: &[u8], names: &Names, place: Place) -> Result<(), Ambiguity> {
+    fn wanted_field(&mut self, buf: &[u8], names: &Names, place: FieldPlace) -> Result<(), Ambiguity> {
         let field = place.field(buf);
-        if Interest::FRAMING.has(field.name) {
+        if NameInterest::FRAMING.has(field.name) {
             self.facts.field(&field)?;
         }
         if self.generation == STALE { Ok(()) } else { note(&mut self.found, names, buf, &field) }
@@ -143,7 +150,7 @@ impl RequestHead {
     /// Whether no byte of the head is read.
     #[must_use]
     pub fn is_new(&self) -> bool {
-        self.stage == Stage::Method && self.fields.end() == 0
+        self.stage == RequestStage::Method && self.fields.end() == 0
     }
 
     /// The length of the complete head in bytes, its empty line included.
@@ -215,11 +222,11 @@ impl RequestHead {
     fn find_again(&mut self, buf: &[u8], names: &Names) -> Result<(), Ambiguity> {
         self.found.clear();
         self.generation = names.generation();
-        let mut fields = Fields::begin(self.target_end as usize + 1 + VERSION_LEN);
-        let on_field = |field: &Field<'_>| {
+        let mut fields = FieldReader::begin(self.target_end as usize + 1 + VERSION_LEN);
+        let on_field = |field: &FieldLine<'_>| {
             if names.may_hold(field.name) { note(&mut self.found, names, buf, field) } else { Ok(()) }
         };
-        fields.advance(Level::best(), clip(buf), names.interest(), on_field).map(|_| ())
+        fields.advance(InstructionSet::best(), clip(buf), names.interest(), on_field).map(|_| ())
     }
 
     /// Whether the complete head is known to have none of `names`.
@@ -229,7 +236,7 @@ impl RequestHead {
     }
 
     /// The occurrences of the names that were asked for.
-    pub(crate) fn found(&self) -> &Found {
+    pub(crate) fn found(&self) -> &FoundFields {
         &self.found
     }
 
@@ -243,7 +250,7 @@ impl RequestHead {
 
     /// The request line of most requests, all of it at once. `false`: nothing is done, and `request_line` is to look.
     #[inline(always)]
-    fn plain_request_line<L: Lanes>(&mut self, ends: &mut Ends<'_, L>) -> bool {
+    fn plain_request_line<L: ByteLanes>(&mut self, ends: &mut LineEnds<'_, L>) -> bool {
         let Some(method_len) = common_method(ends.buf) else { return false };
         // Not where the target ends: the lines after it must not wait for that.
         let Ok(end) = ends.next(0) else { return false };
@@ -260,14 +267,14 @@ impl RequestHead {
         }
         self.method_len = u8::try_from(method_len).unwrap_or_default();
         (self.target_end, self.mark) = (stored(target_end), stored(mark));
-        self.fields = Fields::begin(end + LINE_END);
-        self.stage = Stage::Fields;
+        self.fields = FieldReader::begin(end + LINE_END);
+        self.stage = RequestStage::FieldReader;
         true
     }
 
-    fn request_line(&mut self, level: Level, buf: &[u8]) -> Result<Progress, Ambiguity> {
+    fn request_line(&mut self, level: InstructionSet, buf: &[u8]) -> Result<Progress, Ambiguity> {
         let mut pos = self.fields.end();
-        if self.stage == Stage::Method {
+        if self.stage == RequestStage::Method {
             pos = bytes::method_end(buf, pos);
             if pos > MAX_METHOD {
                 return Err(Ambiguity::Method);
@@ -282,10 +289,10 @@ impl RequestHead {
                 return Err(Ambiguity::Preface);
             }
             self.method_len = u8::try_from(pos).map_err(|_| Ambiguity::Method)?;
-            self.stage = Stage::Target;
+            self.stage = RequestStage::Target;
             pos += 1;
         }
-        if self.stage == Stage::Target {
+        if self.stage == RequestStage::Target {
             let mark;
             (pos, mark) = level.run(wide::TargetEnd { buf, from: pos });
             if self.mark == 0 {
@@ -299,13 +306,13 @@ impl RequestHead {
             }
             self.target_end = stored(pos);
             self.check_target(buf)?;
-            self.stage = Stage::Version;
+            self.stage = RequestStage::Version;
         }
         self.version(buf)
     }
 
     fn pause(&mut self, pos: usize) -> Result<Progress, Ambiguity> {
-        self.fields = Fields::begin(pos);
+        self.fields = FieldReader::begin(pos);
         Ok(Progress::Partial)
     }
 
@@ -329,8 +336,8 @@ impl RequestHead {
             Some(b"HTTP/1.0\r\n") => self.facts.set_http_1_0(),
             _ => return check_version(rest.get(..VERSION_LEN).unwrap_or(rest)),
         }
-        self.fields = Fields::begin(start + VERSION_LEN);
-        self.stage = Stage::Fields;
+        self.fields = FieldReader::begin(start + VERSION_LEN);
+        self.stage = RequestStage::FieldReader;
         Ok(Progress::Complete)
     }
 }
@@ -391,7 +398,7 @@ fn scheme_len(target: &[u8]) -> Option<usize> {
 
 /// Keeps `field`'s place if a filter asks for its name.
 #[inline]
-fn note(found: &mut Found, names: &Names, buf: &[u8], field: &Field<'_>) -> Result<(), Ambiguity> {
+fn note(found: &mut FoundFields, names: &Names, buf: &[u8], field: &FieldLine<'_>) -> Result<(), Ambiguity> {
     let Some(name) = names.find(field.name) else { return Ok(()) };
     let (start, end) = bytes::trim(buf, field.at, field.at + field.raw.len());
     found.push(name, start, end)
@@ -401,25 +408,25 @@ fn note(found: &mut Found, names: &Names, buf: &[u8], field: &Field<'_>) -> Resu
 /// instructions of a level.
 struct PlainHead<'a> {
     head: &'a mut RequestHead,
-    buf: Blocks<'a>,
+    buf: ByteBlocks<'a>,
     names: &'a Names,
 }
 
-impl Work for PlainHead<'_> {
+impl ByteWork for PlainHead<'_> {
     type Output = Result<usize, Ambiguity>;
 
     #[inline(always)]
-    fn with<L: Lanes>(self, lanes: L) -> Self::Output {
+    fn with<L: ByteLanes>(self, lanes: L) -> Self::Output {
         let Self { head, buf, names } = self;
-        let mut ends = Ends::new(lanes, buf, head.fields.end());
+        let mut ends = LineEnds::new(lanes, buf, head.fields.end());
         let buf = buf.buf;
-        if head.stage == Stage::Method && !head.plain_request_line(&mut ends) {
+        if head.stage == RequestStage::Method && !head.plain_request_line(&mut ends) {
             return Ok(0);
         }
         let mut fields = head.fields;
         let clean = fields.plain_lines(&mut ends, names.interest(), |place| head.field(buf, names, place))?;
         if fields.ends_here(buf) {
-            head.stage = Stage::Complete;
+            head.stage = RequestStage::Complete;
         }
         head.fields = fields;
         Ok(clean)
@@ -428,7 +435,7 @@ impl Work for PlainHead<'_> {
 
 /// Whether a field is a User-Agent that is certainly not the kubelet's.
 #[inline(always)]
-fn is_ordinary_agent(field: &Field<'_>) -> bool {
+fn is_ordinary_agent(field: &FieldLine<'_>) -> bool {
     let other = matches!(field.raw, [b' ', first, ..] if *first > b' ' && *first != b'k');
     other && bytes::folds_to(field.name, b"user-agent")
 }

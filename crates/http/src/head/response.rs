@@ -3,29 +3,29 @@
 //! Owns: the status line and the framing fields. Must not: look at anything else.
 //! Called by: `engine`.
 
-use super::{Facts, Fields, Interest, Progress, clip, partial};
+use super::{Facts, FieldReader, NameInterest, Progress, clip, partial};
 use crate::Ambiguity;
-use crate::bytes::{self, Level};
+use crate::bytes::{self, InstructionSet};
 
 /// `HTTP/1.1 200`: what every status line begins with, in bytes.
 const STATUS_LEN: usize = 12;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Stage {
+enum ResponseStage {
     #[default]
     Status,
     Reason,
-    Fields,
+    FieldReader,
     Complete,
 }
 
 /// A response's head as far as it is read.
 #[derive(Clone, Debug, Default)]
 pub struct ResponseHead {
-    fields: Fields,
+    fields: FieldReader,
     facts: Facts,
     status: u16,
-    stage: Stage,
+    stage: ResponseStage,
 }
 
 impl ResponseHead {
@@ -40,28 +40,28 @@ impl ResponseHead {
     /// # Errors
     /// What makes the head ambiguous, as soon as it is certain. The head is of no use then.
     pub fn advance(&mut self, buf: &[u8]) -> Result<Progress, Ambiguity> {
-        self.advance_at(Level::best(), buf)
+        self.advance_at(InstructionSet::best(), buf)
     }
 
     /// [`Self::advance`] with other instructions than the best, for tests and measurements.
     ///
     /// # Errors
     /// As [`Self::advance`].
-    pub fn advance_at(&mut self, level: Level, buf: &[u8]) -> Result<Progress, Ambiguity> {
+    pub fn advance_at(&mut self, level: InstructionSet, buf: &[u8]) -> Result<Progress, Ambiguity> {
         let buf = clip(buf);
-        if self.stage == Stage::Status && self.status(buf)? == Progress::Partial {
+        if self.stage == ResponseStage::Status && self.status(buf)? == Progress::Partial {
             return partial(buf);
         }
-        if self.stage == Stage::Reason && self.reason(level, buf)? == Progress::Partial {
+        if self.stage == ResponseStage::Reason && self.reason(level, buf)? == Progress::Partial {
             return partial(buf);
         }
-        if self.stage == Stage::Complete {
+        if self.stage == ResponseStage::Complete {
             return Ok(Progress::Complete);
         }
         let facts = &mut self.facts;
-        let progress = self.fields.advance(level, buf, &Interest::FRAMING, |field| facts.field(field))?;
+        let progress = self.fields.advance(level, buf, &NameInterest::FRAMING, |field| facts.field(field))?;
         if progress == Progress::Complete {
-            self.stage = Stage::Complete;
+            self.stage = ResponseStage::Complete;
         }
         Ok(progress)
     }
@@ -69,7 +69,7 @@ impl ResponseHead {
     /// Whether no byte of the head is read.
     #[must_use]
     pub fn is_new(&self) -> bool {
-        self.stage == Stage::Status
+        self.stage == ResponseStage::Status
     }
 
     /// The length of the complete head in bytes, its empty line included.
@@ -111,13 +111,13 @@ impl ResponseHead {
             self.facts.set_http_1_0();
         }
         self.status = [hundreds, tens, ones].iter().fold(0, |sum, digit| sum * 10 + u16::from(digit - b'0'));
-        self.fields = Fields::begin(STATUS_LEN);
-        self.stage = Stage::Reason;
+        self.fields = FieldReader::begin(STATUS_LEN);
+        self.stage = ResponseStage::Reason;
         Ok(Progress::Complete)
     }
 
     /// The reason phrase means nothing (RFC 9112, 4), and some servers leave out the space before an empty one.
-    fn reason(&mut self, level: Level, buf: &[u8]) -> Result<Progress, Ambiguity> {
+    fn reason(&mut self, level: InstructionSet, buf: &[u8]) -> Result<Progress, Ambiguity> {
         let pos = self.fields.end();
         if pos == STATUS_LEN && !matches!(buf.get(pos), None | Some(b' ' | b'\r')) {
             return Err(Ambiguity::StatusLine);
@@ -125,13 +125,13 @@ impl ResponseHead {
         let pos = bytes::value_end(level, buf, pos);
         match (buf.get(pos), buf.get(pos + 1)) {
             (Some(b'\r'), Some(b'\n')) => {
-                self.fields = Fields::begin(pos + 2);
-                self.stage = Stage::Fields;
+                self.fields = FieldReader::begin(pos + 2);
+                self.stage = ResponseStage::FieldReader;
                 Ok(Progress::Complete)
             }
             (Some(b'\r'), Some(_)) => Err(Ambiguity::BareCr),
             (Some(b'\r') | None, None) => {
-                self.fields = Fields::begin(pos);
+                self.fields = FieldReader::begin(pos);
                 Ok(Progress::Partial)
             }
             (Some(b'\n'), _) => Err(Ambiguity::BareLf),

@@ -8,7 +8,7 @@ use redir_http::framing::{Body, Chunked};
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Plain {
     /// It ends after so many bytes.
-    Ends(usize),
+    LineEnds(usize),
     /// It goes on.
     Open,
     /// It is none.
@@ -44,7 +44,7 @@ pub(crate) fn plain(body: &[u8]) -> Plain {
     loop {
         let Some(line) = line(&mut rest) else { return Plain::Open };
         if line.is_empty() {
-            return Plain::Ends(body.len() - rest.len());
+            return Plain::LineEnds(body.len() - rest.len());
         }
         let Some(colon) = line.iter().position(|&byte| byte == b':') else { return Plain::Bad };
         let (name, value) = line.split_at(colon);
@@ -99,12 +99,12 @@ pub(crate) fn body(wire: &[u8], places: usize) {
     let (taken, said) = whole;
     let expected = plain(wire);
     match said {
-        Ok(true) => assert_eq!(expected, Plain::Ends(taken), "{}", wire.escape_ascii()),
+        Ok(true) => assert_eq!(expected, Plain::LineEnds(taken), "{}", wire.escape_ascii()),
         Ok(false) => assert_eq!((taken, expected), (wire.len(), Plain::Open), "{}", wire.escape_ascii()),
         // Told at the first byte that is wrong, maybe before the line is whole: what came before it was not.
         Err(_) => {
             assert_ne!(plain(&wire[..taken]), Plain::Bad, "told too late: {}", wire.escape_ascii());
-            assert!(!matches!(expected, Plain::Ends(_)), "{}", wire.escape_ascii());
+            assert!(!matches!(expected, Plain::LineEnds(_)), "{}", wire.escape_ascii());
         }
     }
 }

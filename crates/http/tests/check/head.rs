@@ -3,7 +3,7 @@
 use super::{ROOM, splits};
 use redir_http::filter::{Condition, Filter, Key, Mode, Subject, Table, Test};
 use redir_http::head::{Facts, Progress, RequestHead, ResponseHead};
-use redir_http::{Ambiguity, Level};
+use redir_http::{Ambiguity, InstructionSet};
 
 /// All that a request head says.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,12 +23,12 @@ pub(crate) fn read(
     ends: impl IntoIterator<Item = usize>,
     table: &Table,
 ) -> Result<Option<Verdict>, Ambiguity> {
-    read_at(Level::best(), wire, ends, table)
+    read_at(InstructionSet::best(), wire, ends, table)
 }
 
 /// The same with the instructions of `level`.
 fn read_at(
-    level: Level,
+    level: InstructionSet,
     wire: &[u8],
     ends: impl IntoIterator<Item = usize>,
     table: &Table,
@@ -56,14 +56,14 @@ fn verdict(mut head: RequestHead, wire: &[u8], table: &Table) -> Verdict {
 }
 
 /// All levels, one after the other.
-fn in_turn(number: usize) -> Level {
-    Level::all().nth(number % Level::all().count()).unwrap_or(Level::best())
+fn in_turn(number: usize) -> InstructionSet {
+    InstructionSet::all().nth(number % InstructionSet::all().count()).unwrap_or(InstructionSet::best())
 }
 
 /// In two pieces at so many places, byte by byte, and with whatever instructions, `wire` says what the whole says.
 pub(crate) fn same_however_split(wire: &[u8], places: usize, table: &Table) -> Result<Option<Verdict>, Ambiguity> {
     let whole = read(wire, [wire.len()], table);
-    for level in Level::all() {
+    for level in InstructionSet::all() {
         assert_eq!(read_at(level, wire, [wire.len()], table), whole, "{level:?}: {}", wire.escape_ascii());
     }
     for split in splits(places, wire.len()) {
@@ -147,7 +147,7 @@ fn facts_agree(ours: &str, theirs: &httparse::Request<'_, '_>) {
 
 /// The fuzz target `response`.
 pub(crate) fn response(wire: &[u8], places: usize) {
-    let read = |level: Level, ends: &mut dyn Iterator<Item = usize>| {
+    let read = |level: InstructionSet, ends: &mut dyn Iterator<Item = usize>| {
         let mut head = ResponseHead::new();
         for end in ends {
             if head.advance_at(level, &wire[..end])? == Progress::Complete {
@@ -157,8 +157,8 @@ pub(crate) fn response(wire: &[u8], places: usize) {
         }
         Ok::<_, Ambiguity>(None)
     };
-    let whole = read(Level::best(), &mut [wire.len()].into_iter());
-    for level in Level::all() {
+    let whole = read(InstructionSet::best(), &mut [wire.len()].into_iter());
+    for level in InstructionSet::all() {
         assert_eq!(read(level, &mut [wire.len()].into_iter()), whole, "{level:?}: {}", wire.escape_ascii());
     }
     for split in splits(places, wire.len()) {

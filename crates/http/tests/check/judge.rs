@@ -148,7 +148,7 @@ fn body_len(request: &httparse::Request<'_, '_>, rest: &[u8]) -> Option<usize> {
             (length <= rest.len()).then_some(length)
         }
         ([], [b"chunked"]) => match chunked::plain(rest) {
-            chunked::Plain::Ends(len) => Some(len),
+            chunked::Plain::LineEnds(len) => Some(len),
             chunked::Plain::Open | chunked::Plain::Bad => None,
         },
         (lengths, codings) => {

@@ -1,7 +1,7 @@
 //! Thirty-two bytes at a time, on x86-64 CPUs with AVX2 (found out at run time).
 //!
-//! Owns: the answers of `Lanes` with AVX2, BMI1 and BMI2. Must not: touch anything but the bytes it is given.
-//! Called by: the scans, through `Level`. Every function here is checked byte by byte against the table of classes.
+//! Owns: the answers of `ByteLanes` with AVX2, BMI1 and BMI2. Must not: touch anything but the bytes it is given.
+//! Called by: the scans, through `InstructionSet`. Every function here is checked byte by byte against the table of classes.
 #![expect(unsafe_code, reason = "the CPU's features are known only at run time")]
 
 use std::arch::x86_64::{
@@ -11,7 +11,7 @@ use std::arch::x86_64::{
 };
 
 use super::super::{TOKEN, is};
-use super::{Lanes, WIDTH, Work};
+use super::{ByteLanes, ByteWork, WIDTH};
 
 /// The proof that the CPU has AVX2, BMI1 and BMI2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,18 +25,18 @@ impl Avx2 {
     }
 
     #[inline]
-    pub(super) fn run<W: Work>(self, work: W) -> W::Output {
+    pub(super) fn run<W: ByteWork>(self, work: W) -> W::Output {
         // SAFETY: an `Avx2` exists only where `detect` found all three features.
         unsafe { run(self, work) }
     }
 }
 
 #[target_feature(enable = "avx2,bmi1,bmi2")]
-fn run<W: Work>(lanes: Avx2, work: W) -> W::Output {
+fn run<W: ByteWork>(lanes: Avx2, work: W) -> W::Output {
     work.with(lanes)
 }
 
-impl Lanes for Avx2 {
+impl ByteLanes for Avx2 {
     #[inline(always)]
     fn not_value(self, bytes: &[u8; WIDTH]) -> u32 {
         // SAFETY: an `Avx2` exists only where `detect` found all three features.

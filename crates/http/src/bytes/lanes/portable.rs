@@ -1,10 +1,10 @@
 //! Eight bytes at a time in a plain word, for CPUs whose own instructions are not used here.
 //!
-//! Owns: the answers of `Lanes` without any instruction of its own. Must not: need `unsafe`.
-//! Called by: the scans, through `Level`.
+//! Owns: the answers of `ByteLanes` without any instruction of its own. Must not: need `unsafe`.
+//! Called by: the scans, through `InstructionSet`.
 
 use super::super::{TARGET, TOKEN, is};
-use super::{Lanes, WIDTH};
+use super::{ByteLanes, WIDTH};
 
 #[derive(Clone, Copy)]
 pub(super) struct Portable;
@@ -38,7 +38,7 @@ fn each(bytes: &[u8; WIDTH], is: impl Fn(u8) -> bool) -> u32 {
     bytes.iter().rev().fold(0, |mask, &byte| (mask << 1) | u32::from(is(byte)))
 }
 
-impl Lanes for Portable {
+impl ByteLanes for Portable {
     #[inline(always)]
     fn not_value(self, bytes: &[u8; WIDTH]) -> u32 {
         let mut eights = [0; WIDTH / 8];

@@ -1,7 +1,7 @@
 //! Sixteen bytes at a time: SSE2 is part of every x86-64, so nothing is detected at run time.
 //!
-//! Owns: the answers of `Lanes` with SSE2. Must not: touch anything but the bytes it is given.
-//! Called by: the scans, through `Level`. Every function here is checked byte by byte against the table of classes.
+//! Owns: the answers of `ByteLanes` with SSE2. Must not: touch anything but the bytes it is given.
+//! Called by: the scans, through `InstructionSet`. Every function here is checked byte by byte against the table of classes.
 #![expect(
     unsafe_code,
     reason = "the compiler does not count the target's own features, and vector loads take pointers"
@@ -12,12 +12,12 @@ use std::arch::x86_64::{
     _mm_or_si128, _mm_set1_epi8, _mm_setzero_si128, _mm_sub_epi8,
 };
 
-use super::{Lanes, WIDTH};
+use super::{ByteLanes, WIDTH};
 
 #[derive(Clone, Copy)]
 pub(super) struct Sse2;
 
-impl Lanes for Sse2 {
+impl ByteLanes for Sse2 {
     #[inline(always)]
     fn not_value(self, bytes: &[u8; WIDTH]) -> u32 {
         // SAFETY: every x86-64 has SSE2.

@@ -5,8 +5,8 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::hash::{self, Slots};
-use crate::head::Interest;
+use super::NameInterest;
+use crate::hash::{self, HashSlots};
 
 /// A set of header names, numbered.
 #[derive(Debug)]
@@ -14,12 +14,12 @@ pub struct Names {
     /// Which sets of names `RequestHead` saw: each set has another generation.
     generation: u32,
     /// These names ...
-    own: Interest,
+    own: NameInterest,
     /// ... and those that a head is read for anyway.
-    interest: Interest,
+    interest: NameInterest,
     /// Lower case.
     names: Vec<Box<[u8]>>,
-    slots: Slots,
+    slots: HashSlots,
     /// Whether none has a `~`, which is a folded `^`.
     plain: bool,
 }
@@ -36,16 +36,16 @@ impl Names {
     pub fn empty() -> Self {
         Self {
             generation: 1,
-            own: Interest::NONE,
-            interest: Interest::FRAMING,
+            own: NameInterest::NONE,
+            interest: NameInterest::FRAMING,
             names: Vec::new(),
-            slots: Slots::default(),
+            slots: HashSlots::default(),
             plain: true,
         }
     }
 
     /// The distinct names of `names`, numbered in their order; at most 65,534 of them, what comes later is left out.
-    pub(super) fn new<'a>(names: impl IntoIterator<Item = &'a [u8]>) -> Self {
+    pub(crate) fn new<'a>(names: impl IntoIterator<Item = &'a [u8]>) -> Self {
         // A generation is used up once in each table; wrapping takes four billion of them, and then skips 0 to 1.
         let generation = NEXT_GENERATION
             .try_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
@@ -81,7 +81,7 @@ impl Names {
 
     /// Which fields of a head are to be looked at.
     #[inline]
-    pub(crate) fn interest(&self) -> &Interest {
+    pub(crate) fn interest(&self) -> &NameInterest {
         &self.interest
     }
 
@@ -94,7 +94,7 @@ impl Names {
         u16::try_from(number).ok()
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.names.len()
     }
 }

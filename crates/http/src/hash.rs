@@ -1,7 +1,7 @@
 //! Finding bytes among those that the filters' authors chose.
 //!
-//! Owns: the hash of names (without case) and of values, and where it leads ([`Slots`]). Must not: be used for what
-//! clients can add to: the hash has no key. Called by: `Names`, `Index`.
+//! Owns: the hash of names (without case) and of values, and where it leads ([`HashSlots`]). Must not: be used for what
+//! clients can add to: the hash has no key. Called by: `Names`, `SubjectIndex`.
 
 use crate::bytes::{ends, folded};
 
@@ -13,13 +13,13 @@ const SHORT: usize = 16;
 
 /// The same for every case of a name.
 #[inline]
-pub(super) fn of_name(name: &[u8]) -> u64 {
+pub(crate) fn of_name(name: &[u8]) -> u64 {
     hash(name, folded)
 }
 
 /// Of a value, or the beginning of one.
 #[inline]
-pub(super) fn of_value(value: &[u8]) -> u64 {
+pub(crate) fn of_value(value: &[u8]) -> u64 {
     hash(value, |word| word)
 }
 
@@ -52,7 +52,7 @@ fn middle(hash: u64, bytes: &[u8], fold: impl Fn(u64) -> u64) -> u64 {
 /// Whether two tokens of the same length are the same but for the case of letters, of which `lower` has none in upper
 /// case, and no `~`.
 #[inline]
-pub(super) fn same_name(lower: &[u8], name: &[u8]) -> bool {
+pub(crate) fn same_name(lower: &[u8], name: &[u8]) -> bool {
     match (ends(lower), ends(name)) {
         (Some((a, b)), Some((c, d))) if lower.len() <= SHORT => (folded(a), folded(b)) == (folded(c), folded(d)),
         _ => lower.eq_ignore_ascii_case(name),
@@ -61,7 +61,7 @@ pub(super) fn same_name(lower: &[u8], name: &[u8]) -> bool {
 
 /// Whether two values are the same.
 #[inline]
-pub(super) fn same_value(value: &[u8], other: &[u8]) -> bool {
+pub(crate) fn same_value(value: &[u8], other: &[u8]) -> bool {
     match (ends(value), ends(other)) {
         // Without a call: most values are as short as this.
         (Some(value_ends), Some(other_ends)) if value.len() <= SHORT => {
@@ -73,15 +73,15 @@ pub(super) fn same_value(value: &[u8], other: &[u8]) -> bool {
 
 /// Open addressing over things that are kept elsewhere and have numbers.
 #[derive(Debug, Default)]
-pub(super) struct Slots {
+pub(crate) struct HashSlots {
     /// At most half full: numbers, plus one; 0 is free.
     slots: Box<[u32]>,
 }
 
-impl Slots {
+impl HashSlots {
     /// The number with this `hash` that `is` it.
     #[inline]
-    pub(super) fn find(&self, hash: u64, is: impl Fn(usize) -> bool) -> Option<usize> {
+    pub(crate) fn find(&self, hash: u64, is: impl Fn(usize) -> bool) -> Option<usize> {
         let mask = self.slots.len().checked_sub(1)?;
         let mut at = place(hash) & mask;
         loop {
@@ -94,7 +94,7 @@ impl Slots {
     }
 
     /// Adds the next `number`: those below it are here.
-    pub(super) fn add(&mut self, number: usize, hash_of: impl Fn(usize) -> u64) {
+    pub(crate) fn add(&mut self, number: usize, hash_of: impl Fn(usize) -> u64) {
         if 2 * number < self.slots.len() {
             return self.put(number, hash_of(number));
         }
