@@ -9,13 +9,14 @@ mod intercept;
 pub mod limits;
 pub mod names;
 pub mod node;
+mod size;
 mod status;
 mod token;
 mod wanted;
 
 pub use filter::{FilterSpec, FilterSpecError};
 pub use intercept::{Intercept, InterceptSpec, ProbesSpec, TargetKind, TargetSpec};
-pub use limits::SizeError;
+pub use size::SizeError;
 pub use status::{
     AgentState, AgentStatus, ConflictStatus, Endpoint, EndpointKind, InterceptStatus, PodState, PodStatus,
 };

@@ -1,4 +1,4 @@
-//! An Intercept's UID as the token of its wish.
+//! An Intercept's UID as the token of its intercept request.
 
 use redir_wire::Token;
 

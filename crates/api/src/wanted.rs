@@ -8,7 +8,7 @@ use redir_http::filter::Filter;
 use crate::{
     filter::FilterSpecError,
     intercept::{Intercept, ProbesSpec, TargetKind},
-    limits::SizeError,
+    size::SizeError,
 };
 
 /// An Intercept, checked.
@@ -97,7 +97,7 @@ impl fmt::Display for SpecError {
             Self::EmptySelector => {
                 f.write_str("its selector is empty, which would select every pod; delete it and name some labels")
             }
-            Self::Port => f.write_str("its port is no port; delete it and give a number from 1 to 65535, or a name"),
+            Self::Port => f.write_str("its port is not a port; delete it and give a number from 1 to 65535, or a name"),
             Self::Filter(error) => fmt::Display::fmt(error, f),
             Self::EvenIfDown => f.write_str(
                 "it has evenIfDown and a filter, and a request that does not match would have nobody to go to while the \
