@@ -19,7 +19,7 @@ pub struct StreamHeader {
     pub client: SocketAddr,
     /// The address that the client connected to.
     pub destination: SocketAddr,
-    /// The client speaks TLS, which the agent decrypts: what follows is in clear.
+    /// The client speaks TLS, which the agent decrypts: what follows is cleartext.
     pub tls: Option<ClientTls>,
 }
 

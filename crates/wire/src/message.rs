@@ -18,7 +18,7 @@ pub enum ToAgent {
     Leave(LeaveScope),
     /// What is intercepted, and what can be. Answered by [`Listing`].
     List,
-    /// How this developer's tunnels and intercepts fare. Answered by [`StatusReport`].
+    /// The status of this developer's tunnels and intercepts. Answered by [`StatusReport`].
     Status,
     /// Answered by [`ToDeveloper::Pong`] with the same number.
     Ping(u64),
@@ -31,7 +31,7 @@ pub enum ToDeveloper {
     Welcome(Welcome),
     /// The state of one intercept: the answer to a [`InterceptRequest`], and again at every change.
     Intercept(InterceptState),
-    /// One matched request is through.
+    /// One matched request is complete.
     Request(RequestEvent),
     /// Answer to [`ToAgent::List`].
     Listing(Listing),
@@ -110,7 +110,7 @@ impl fmt::Display for Selector {
     }
 }
 
-/// An intercept that a developer asks for.
+/// What a developer asks an agent to intercept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InterceptRequest {
     /// Names the intercept across redials.
@@ -196,7 +196,7 @@ pub struct UnixMillis(pub u64);
 pub struct InterceptState {
     /// The agent's number for it; what [`crate::StreamHeader::intercept`] names.
     pub id: u64,
-    /// The wish's token.
+    /// The request's token.
     pub token: Token,
     /// Since when, kept over redials.
     pub since: UnixMillis,
@@ -449,7 +449,7 @@ pub enum Owner {
     Other,
 }
 
-/// How this developer's tunnels and intercepts fare.
+/// The status of this developer's tunnels and intercepts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatusReport {
     /// The agent's name.
@@ -462,7 +462,7 @@ pub struct StatusReport {
     pub intercepts: Vec<InterceptEntry>,
 }
 
-/// How one tunnel fares.
+/// The status of one tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TunnelStatus {
     /// The developer's address as the agent sees it.
@@ -506,7 +506,7 @@ pub struct LeftIntercept {
 pub struct Ended {
     /// The agent's number for it.
     pub id: u64,
-    /// The wish's token.
+    /// The request's token.
     pub token: Token,
     /// Why, as a sentence.
     pub sentence: String,
