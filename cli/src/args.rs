@@ -11,8 +11,11 @@ use clap_complete::Shell;
 use redir_tunnel::Pin;
 
 use crate::conditions::Conditions;
-use crate::link::ProxyProtocol;
-use crate::values::{self, AgentAddress, LabelSet, LeaveTarget, PortMapping, Seconds, ServiceAddress, Target};
+use crate::json;
+use crate::model::values::{
+    AgentAddress, LabelSet, LeaveTarget, PortMapping, ProxyProtocol, Seconds, ServiceAddress, Target,
+};
+use crate::values;
 use crate::wording::help;
 
 /// `redir …`
@@ -35,7 +38,7 @@ pub(crate) fn command() -> clap::Command {
 /// One for each file in `commands`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    #[command(about = help::INTERCEPT, long_about = help::INTERCEPT_LONG, after_long_help = help::INTERCEPT_EXAMPLES)]
+    #[command(about = help::INTERCEPT, long_about = help::INTERCEPT_LONG, after_long_help = json::intercept_help())]
     #[command(after_help = "`redir intercept --help` shows examples.")]
     Intercept(Box<InterceptArgs>),
     #[command(about = help::LIST)]
@@ -46,13 +49,13 @@ pub(crate) enum Command {
     Status(QueryArgs),
     #[command(about = help::DESCRIBE)]
     Describe(DescribeArgs),
-    #[command(about = help::INSTALL, long_about = help::INSTALL_LONG, after_help = help::INSTALL_EXAMPLES)]
+    #[command(about = help::INSTALL, long_about = help::INSTALL_LONG, after_help = json::admin_help(help::INSTALL_EXAMPLES))]
     Install(InstallArgs),
     #[command(about = help::UPGRADE, long_about = help::UPGRADE_LONG)]
     Upgrade(InstallArgs),
     #[command(about = help::UNINSTALL, long_about = help::UNINSTALL_LONG)]
     Uninstall(UninstallArgs),
-    #[command(about = help::DOCTOR, long_about = help::DOCTOR_LONG, after_help = help::DOCTOR_EXAMPLES)]
+    #[command(about = help::DOCTOR, long_about = help::DOCTOR_LONG, after_help = json::answer_help(help::DOCTOR_EXAMPLES, &["check"]))]
     Doctor(DoctorArgs),
     #[command(about = help::COMPLETIONS, after_help = help::COMPLETIONS_EXAMPLES)]
     Completions(CompletionsArgs),

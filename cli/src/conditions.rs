@@ -12,8 +12,8 @@ use redir_http::filter::{self as judge, Condition, Mode};
 use redir_wire::Filter;
 
 use self::value::Kind;
-pub(crate) use self::value::Place;
 use crate::error::CliError;
+use crate::model::values::ConditionSubject;
 use crate::wording::{help, values as say};
 
 /// What a request must show to come to the developer.
@@ -27,30 +27,30 @@ pub(crate) struct Conditions {
 }
 
 /// Name, what it looks at, how it compares, what its value is called, help.
-type Flag = (&'static str, Place, Kind, &'static str, &'static str);
+type Flag = (&'static str, ConditionSubject, Kind, &'static str, &'static str);
 
 const FLAGS: &[Flag] = &[
-    ("header", Place::Header, Kind::Exact, "NAME: VALUE", help::HEADER),
-    ("header-prefix", Place::Header, Kind::Prefix, "NAME: PREFIX", help::HEADER_PREFIX),
-    ("header-regex", Place::Header, Kind::Regex, "NAME: REGEX", help::HEADER_REGEX),
-    ("header-present", Place::Header, Kind::Present, "NAME", help::HEADER_PRESENT),
-    ("path", Place::Path, Kind::Exact, "PATH", help::PATH),
-    ("path-prefix", Place::Path, Kind::Prefix, "PREFIX", help::PATH_PREFIX),
-    ("path-regex", Place::Path, Kind::Regex, "REGEX", help::PATH_REGEX),
-    ("method", Place::Method, Kind::Exact, "METHOD", help::METHOD),
-    ("method-regex", Place::Method, Kind::Regex, "REGEX", help::METHOD_REGEX),
-    ("query", Place::Query, Kind::Exact, "NAME=VALUE", help::QUERY),
-    ("query-prefix", Place::Query, Kind::Prefix, "NAME=PREFIX", help::QUERY_PREFIX),
-    ("query-regex", Place::Query, Kind::Regex, "NAME=REGEX", help::QUERY_REGEX),
-    ("query-present", Place::Query, Kind::Present, "NAME", help::QUERY_PRESENT),
-    ("cookie", Place::Cookie, Kind::Exact, "NAME=VALUE", help::COOKIE),
-    ("cookie-prefix", Place::Cookie, Kind::Prefix, "NAME=PREFIX", help::COOKIE_PREFIX),
-    ("cookie-regex", Place::Cookie, Kind::Regex, "NAME=REGEX", help::COOKIE_REGEX),
-    ("cookie-present", Place::Cookie, Kind::Present, "NAME", help::COOKIE_PRESENT),
-    ("baggage", Place::Baggage, Kind::Exact, "NAME=VALUE", help::BAGGAGE),
-    ("baggage-prefix", Place::Baggage, Kind::Prefix, "NAME=PREFIX", help::BAGGAGE_PREFIX),
-    ("baggage-regex", Place::Baggage, Kind::Regex, "NAME=REGEX", help::BAGGAGE_REGEX),
-    ("baggage-present", Place::Baggage, Kind::Present, "NAME", help::BAGGAGE_PRESENT),
+    ("header", ConditionSubject::Header, Kind::Exact, "NAME: VALUE", help::HEADER),
+    ("header-prefix", ConditionSubject::Header, Kind::Prefix, "NAME: PREFIX", help::HEADER_PREFIX),
+    ("header-regex", ConditionSubject::Header, Kind::Regex, "NAME: REGEX", help::HEADER_REGEX),
+    ("header-present", ConditionSubject::Header, Kind::Present, "NAME", help::HEADER_PRESENT),
+    ("path", ConditionSubject::Path, Kind::Exact, "PATH", help::PATH),
+    ("path-prefix", ConditionSubject::Path, Kind::Prefix, "PREFIX", help::PATH_PREFIX),
+    ("path-regex", ConditionSubject::Path, Kind::Regex, "REGEX", help::PATH_REGEX),
+    ("method", ConditionSubject::Method, Kind::Exact, "METHOD", help::METHOD),
+    ("method-regex", ConditionSubject::Method, Kind::Regex, "REGEX", help::METHOD_REGEX),
+    ("query", ConditionSubject::Query, Kind::Exact, "NAME=VALUE", help::QUERY),
+    ("query-prefix", ConditionSubject::Query, Kind::Prefix, "NAME=PREFIX", help::QUERY_PREFIX),
+    ("query-regex", ConditionSubject::Query, Kind::Regex, "NAME=REGEX", help::QUERY_REGEX),
+    ("query-present", ConditionSubject::Query, Kind::Present, "NAME", help::QUERY_PRESENT),
+    ("cookie", ConditionSubject::Cookie, Kind::Exact, "NAME=VALUE", help::COOKIE),
+    ("cookie-prefix", ConditionSubject::Cookie, Kind::Prefix, "NAME=PREFIX", help::COOKIE_PREFIX),
+    ("cookie-regex", ConditionSubject::Cookie, Kind::Regex, "NAME=REGEX", help::COOKIE_REGEX),
+    ("cookie-present", ConditionSubject::Cookie, Kind::Present, "NAME", help::COOKIE_PRESENT),
+    ("baggage", ConditionSubject::Baggage, Kind::Exact, "NAME=VALUE", help::BAGGAGE),
+    ("baggage-prefix", ConditionSubject::Baggage, Kind::Prefix, "NAME=PREFIX", help::BAGGAGE_PREFIX),
+    ("baggage-regex", ConditionSubject::Baggage, Kind::Regex, "NAME=REGEX", help::BAGGAGE_REGEX),
+    ("baggage-present", ConditionSubject::Baggage, Kind::Present, "NAME", help::BAGGAGE_PRESENT),
 ];
 
 /// The group of all of them, for flags that need one.

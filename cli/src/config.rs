@@ -6,12 +6,12 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use redir_tunnel::Pin;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::error::CliError;
-use crate::values::{AgentAddress, agent_key};
+use crate::model::values::KnownAgent;
+use crate::values::agent_key;
 use crate::wording::config as say;
 
 /// What the file says; both may be absent.
@@ -20,18 +20,7 @@ pub(crate) struct Config {
     /// The developer's key file; a relative path is seen from the configuration file's directory.
     pub(crate) key: Option<PathBuf>,
     /// In the order of their names.
-    pub(crate) agents: Vec<Agent>,
-}
-
-/// One agent, by the name that the developer knows it under.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Agent {
-    /// The table's name, or its address when it came from a flag.
-    pub(crate) name: String,
-    /// Where it listens: one address from a file or a flag, in Kubernetes all of its node's.
-    pub(crate) addresses: Vec<AgentAddress>,
-    /// The key it must show.
-    pub(crate) key: Pin,
+    pub(crate) agents: Vec<KnownAgent>,
 }
 
 impl Config {
@@ -70,7 +59,7 @@ impl Config {
 struct ConfigError {
     /// Byte offset.
     at: usize,
-    /// `agents.node-1.address`; empty when the file is no TOML.
+    /// `agents.node-1.address`; empty when the file is not valid TOML.
     key: String,
     what: String,
 }
@@ -79,13 +68,13 @@ fn mistake(span: Range<usize>, key: &str, what: String) -> ConfigError {
     ConfigError { at: span.start, key: key.to_owned(), what }
 }
 
-fn agents(value: &Spanned<DeValue<'_>>) -> Result<Vec<Agent>, ConfigError> {
+fn agents(value: &Spanned<DeValue<'_>>) -> Result<Vec<KnownAgent>, ConfigError> {
     let wrong = || mistake(value.span(), "agents", say::agents_shape());
     let table = value.get_ref().as_table().ok_or_else(wrong)?;
     table.iter().map(|(name, value)| agent(name.get_ref(), name.span(), value)).collect()
 }
 
-fn agent(name: &str, header: Range<usize>, value: &Spanned<DeValue<'_>>) -> Result<Agent, ConfigError> {
+fn agent(name: &str, header: Range<usize>, value: &Spanned<DeValue<'_>>) -> Result<KnownAgent, ConfigError> {
     let prefix = format!("agents.{name}");
     let table = value.get_ref().as_table().ok_or_else(|| mistake(value.span(), &prefix, say::agents_shape()))?;
     let (mut address, mut pin) = (None, None);
@@ -100,7 +89,7 @@ fn agent(name: &str, header: Range<usize>, value: &Spanned<DeValue<'_>>) -> Resu
         }
     }
     let missing = |key: &str, what| mistake(header.clone(), &format!("{prefix}.{key}"), what);
-    Ok(Agent {
+    Ok(KnownAgent {
         name: name.to_owned(),
         addresses: vec![address.ok_or_else(|| missing("address", say::missing_address()))?],
         key: pin.ok_or_else(|| missing("key", say::missing_agent_key()))?,

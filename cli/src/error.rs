@@ -1,6 +1,6 @@
 //! The one error type that ends the command, and what it means for the exit code.
 //!
-//! Owns: the difference between "asked wrongly" (2) and "did not work" (1). Must not hold wording: sentences come from
+//! Owns: the difference between a usage error (2) and a failure (1). Must not hold wording: sentences come from
 //! `wording`. Called by: every command; printed once, in `main`.
 
 use std::fmt;

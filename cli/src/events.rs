@@ -10,18 +10,18 @@ use redir_wire::{
     RequestEvent, Takes, TunnelStatus, UnixMillis,
 };
 
-use crate::cluster::diagnosis::Check;
-use crate::cluster::rows::{InterceptRow, WorkloadRow};
 use crate::curl::CurlLine;
+use crate::model::check::Check;
+use crate::model::rows::{InterceptRow, WorkloadRow};
 
 /// One thing that happened, or one row of an answer.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Event {
     /// An agent answered our greeting.
     Connected { agent: String, address: String, developer: String },
-    /// The cluster holds the wish under this name.
+    /// The intercept has an object of this name in the cluster.
     Created { intercept: String, namespace: String, target: String },
-    /// How the intercept stands in the cluster, once every agent is heard of.
+    /// In how many of its pods the intercept is live, once every agent has answered.
     Status { live: usize, pods: usize, missing: Vec<(String, String)> },
     /// It had expired, and is there again under this name.
     Recreated { intercept: String },
@@ -51,7 +51,7 @@ pub(crate) enum Event {
     InterceptedAgain { agent: String, pod: String, port: u16, cause: String },
     /// A pod could not be intercepted, or no longer is.
     NotLive { agent: String, pod: String, state: Liveness, reason: String },
-    /// An agent refused the whole wish.
+    /// An agent refused the intercept request.
     Refused { agent: String, reason: String },
     /// Another intercept takes requests from ours: another developer's, or one of our own from another terminal.
     Conflict(InterceptConflict),
@@ -178,7 +178,7 @@ pub(crate) struct AppListening {
 /// What the developer's service gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ServiceInput {
-    /// Requests in clear.
+    /// Cleartext.
     Plaintext,
     /// TLS of redir's own (`--local-tls`).
     Tls,
@@ -186,7 +186,7 @@ pub(crate) enum ServiceInput {
     AsSent,
 }
 
-/// How the developer's own command fares.
+/// The state of the developer's own command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum CommandState {
     /// It runs.

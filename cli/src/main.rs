@@ -15,7 +15,10 @@ mod escape;
 mod events;
 mod json;
 mod link;
+mod model;
+mod paint;
 mod paths;
+mod routes;
 mod screen;
 mod service;
 mod signals;
@@ -33,7 +36,7 @@ use std::process::ExitCode;
 use clap::FromArgMatches as _;
 
 use crate::error::CliError;
-use crate::screen::{Colour, Paint};
+use crate::paint::{Colour, Paint};
 
 fn main() -> ExitCode {
     let read = args::command().try_get_matches().and_then(|matches| args::Cli::from_arg_matches(&matches));

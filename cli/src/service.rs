@@ -13,7 +13,7 @@ use redir_wire::StreamCode;
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::values::ServiceAddress;
+use crate::model::values::ServiceAddress;
 
 /// A loopback handshake takes microseconds; only a full accept queue takes long.
 pub(crate) const CONNECT: Duration = Duration::from_secs(5);

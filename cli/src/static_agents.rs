@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use redir_tunnel::Identity;
 
 use crate::args::AgentArgs;
-use crate::config::{Agent, Config};
+use crate::config::Config;
 use crate::error::CliError;
+use crate::model::values::KnownAgent;
 use crate::paths;
 use crate::wording::config as say;
 
@@ -16,7 +17,7 @@ use crate::wording::config as say;
 #[derive(Debug)]
 pub(crate) struct StaticAgents {
     /// At least one.
-    pub(crate) agents: Vec<Agent>,
+    pub(crate) agents: Vec<KnownAgent>,
     /// The developer's key.
     pub(crate) identity: Identity,
 }
@@ -74,12 +75,12 @@ fn configuration(flags: &AgentArgs) -> Result<Config, CliError> {
     }
 }
 
-fn flagged_agents(flags: &AgentArgs) -> Result<Vec<Agent>, CliError> {
+fn flagged_agents(flags: &AgentArgs) -> Result<Vec<KnownAgent>, CliError> {
     if flags.agent.len() != flags.agent_key.len() {
         return Err(CliError::Usage(say::agents_and_keys(flags.agent.len(), flags.agent_key.len())));
     }
     let pairs = flags.agent.iter().zip(&flags.agent_key);
     Ok(pairs
-        .map(|(address, key)| Agent { name: address.to_string(), addresses: vec![address.clone()], key: *key })
+        .map(|(address, key)| KnownAgent { name: address.to_string(), addresses: vec![address.clone()], key: *key })
         .collect())
 }

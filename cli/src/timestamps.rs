@@ -1,9 +1,10 @@
 //! Times as people and programs read them, without a time zone database: UTC, and how long ago.
 //!
-//! Owns: the arithmetic. Must not read a clock, except `now`. Called by: `wording`, `json`.
+//! Owns: their forms. Must not read a clock, except `now`. Called by: `wording`, `json`.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use jiff::Timestamp;
 use redir_wire::UnixMillis;
 
 const DAY: u64 = 86_400;
@@ -16,14 +17,17 @@ pub(crate) fn now() -> UnixMillis {
 
 /// `2026-11-23T19:03:04.005Z`
 pub(crate) fn rfc3339(at: UnixMillis) -> String {
-    let (year, month, day) = date(at.0 / 1000 / DAY);
-    format!("{year:04}-{month:02}-{day:02}T{}.{:03}Z", time_of_day(at), at.0 % 1000)
+    format!("{:.3}", timestamp(at))
 }
 
 /// `19:03:04`, in UTC.
 pub(crate) fn time_of_day(at: UnixMillis) -> String {
-    let second = at.0 / 1000 % DAY;
-    format!("{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60)
+    timestamp(at).strftime("%H:%M:%S").to_string()
+}
+
+/// What an agent says may be any number: after the year 9999 it is the last moment of that.
+fn timestamp(at: UnixMillis) -> Timestamp {
+    i64::try_from(at.0).ok().and_then(|millis| Timestamp::from_millisecond(millis).ok()).unwrap_or(Timestamp::MAX)
 }
 
 /// `12 min`: how long before `now`, in its largest unit. Clocks that disagree give `0 s`.
@@ -43,19 +47,6 @@ pub(crate) fn duration(micros: u64) -> String {
         0..1_000_000 => format!("{}.{} ms", micros / 1000, micros / 100 % 10),
         1_000_000.. => format!("{}.{:02} s", micros / 1_000_000, micros / 10_000 % 100),
     }
-}
-
-/// Civil date of a day since 1970 (Howard Hinnant's `civil_from_days`, for years from 1970 on).
-fn date(days: u64) -> (u64, u64, u64) {
-    let shifted = days + 719_468;
-    let era = shifted / 146_097;
-    let day_of_era = shifted % 146_097;
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 
 #[cfg(test)]

@@ -4,10 +4,8 @@
 //! sockets or clap. Called by: `args`, `config`, `commands`.
 
 mod address;
-mod route;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::num::NonZeroU16;
 use std::str::FromStr;
 use std::time::Duration;
@@ -15,27 +13,8 @@ use std::time::Duration;
 use redir_api::TargetKind;
 use redir_tunnel::{Pin, PinError};
 
-pub(crate) use self::address::{AgentAddress, ServiceAddress};
-pub(crate) use self::route::{PortRoute, port_routes};
+use crate::model::values::{LabelSet, LeaveTarget, PortMapping, PortName, Seconds, Target, short};
 use crate::wording::values as say;
-
-/// The pod's port and the developer's own, as written: `8080`, `8080:3000`, and in Kubernetes `http` or `http:3000`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct PortMapping {
-    /// The app's.
-    pub(crate) pod: PortName,
-    /// The developer's; without it, the same number.
-    pub(crate) own: Option<NonZeroU16>,
-}
-
-/// A port by its number or by the name that the workload gives it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum PortName {
-    /// `8080`
-    Number(NonZeroU16),
-    /// `http`
-    Name(String),
-}
 
 impl FromStr for PortMapping {
     type Err = String;
@@ -68,26 +47,6 @@ impl FromStr for PortName {
     }
 }
 
-impl fmt::Display for PortName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Number(number) => number.fmt(f),
-            Self::Name(name) => f.write_str(name),
-        }
-    }
-}
-
-/// Which pods are meant: one by its name, or every pod that carries all of these labels.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Target {
-    /// `web-1`
-    Pod(String),
-    /// `app=web,tier=front`
-    Labels(BTreeMap<String, String>),
-    /// `deploy/web`, in Kubernetes alone
-    Workload(TargetKind, String),
-}
-
 impl FromStr for Target {
     type Err = String;
 
@@ -109,16 +68,6 @@ impl FromStr for Target {
     }
 }
 
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Pod(name) => f.write_str(name),
-            Self::Labels(labels) => f.write_str(&join_labels(labels)),
-            Self::Workload(kind, name) => write!(f, "{}/{name}", short(*kind)),
-        }
-    }
-}
-
 /// The kinds as kubectl takes them: short, singular, plural, each also with its group (`deployments.apps`).
 fn workload_kind(text: &str) -> Option<TargetKind> {
     let text = text.to_ascii_lowercase();
@@ -135,20 +84,6 @@ fn workload_kind(text: &str) -> Option<TargetKind> {
     })
 }
 
-/// How redir itself writes a kind: `deploy` of `deploy/web`.
-pub(crate) fn short(kind: TargetKind) -> &'static str {
-    match kind {
-        TargetKind::Deployment => "deploy",
-        TargetKind::StatefulSet => "statefulset",
-        TargetKind::DaemonSet => "daemonset",
-        TargetKind::ReplicaSet => "replicaset",
-        TargetKind::Job => "job",
-        TargetKind::Pod => "pod",
-        TargetKind::Service => "service",
-        TargetKind::Rollout => "rollout",
-    }
-}
-
 /// kubectl's own abbreviations beside those.
 fn abbreviation(kind: TargetKind) -> &'static str {
     match kind {
@@ -161,12 +96,6 @@ fn abbreviation(kind: TargetKind) -> &'static str {
         TargetKind::Service => "svc",
         TargetKind::Rollout => "ro",
     }
-}
-
-/// `app=web,tier=front`, sorted by key.
-pub(crate) fn join_labels<'a>(labels: impl IntoIterator<Item = (&'a String, &'a String)>) -> String {
-    let pairs: Vec<String> = labels.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
-    pairs.join(",")
 }
 
 fn labels(text: &str) -> Result<BTreeMap<String, String>, String> {
@@ -190,25 +119,12 @@ fn is_name(text: &str) -> bool {
     text.len() <= 253 && text.bytes().all(inside) && edge(text.bytes().next()) && edge(text.bytes().last())
 }
 
-/// `-l app=web,tier=front`
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct LabelSet(pub(crate) BTreeMap<String, String>);
-
 impl FromStr for LabelSet {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         labels(text).map(Self)
     }
-}
-
-/// What `leave` ends: the intercepts of a target, or one by its number.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum LeaveTarget {
-    /// Number as printed by `list`.
-    Id(u64),
-    /// Every intercept of one's own on these pods.
-    Target(Target),
 }
 
 impl FromStr for LeaveTarget {
@@ -231,10 +147,6 @@ pub(crate) fn agent_key(text: &str) -> Result<Pin, String> {
     })
 }
 
-/// A time to wait, from a second to an hour.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Seconds(pub(crate) Duration);
-
 impl FromStr for Seconds {
     type Err = String;
 
@@ -248,7 +160,10 @@ impl FromStr for Seconds {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt;
+
     use super::*;
+    use crate::model::values::{AgentAddress, ServiceAddress};
 
     fn error<T: FromStr<Err = String> + fmt::Debug>(text: &str) -> String {
         text.parse::<T>().unwrap_err()

@@ -66,7 +66,7 @@ fn doctor_says_so_too_and_ends_with_1() {
     let output = home.run(&["doctor"]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(text.starts_with("ok ") && text.contains("wrong  server") && text.contains("cluster-info"), "{text}");
+    assert!(text.starts_with("ok ") && text.contains("FAIL   server") && text.contains("cluster-info"), "{text}");
     let output = home.run(&["doctor", "-o", "json"]);
     let lines: Vec<serde_json::Value> =
         String::from_utf8(output.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();

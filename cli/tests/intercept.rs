@@ -20,19 +20,19 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 async fn the_wish_says_what_the_flags_say() {
     let mut scene = Scene::new().await;
     let flags = ["--header", "x-user: alice", "--not", "--cookie-regex", "sid=^$", "--any", "--preflight", "--probes"];
-    let (mut redir, mut session, wish) = scene.live(&flags).await;
-    assert_eq!(wish.selector, redir_wire::Selector::Pod("web-1".into()));
-    assert_eq!((wish.port, wish.to.clone()), (8080, format!("127.0.0.1:{}", scene.port())));
-    let filter = wish.filter.as_ref().unwrap();
+    let (mut redir, mut session, request) = scene.live(&flags).await;
+    assert_eq!(request.selector, redir_wire::Selector::Pod("web-1".into()));
+    assert_eq!((request.port, request.to.clone()), (8080, format!("127.0.0.1:{}", scene.port())));
+    let filter = request.filter.as_ref().unwrap();
     let conditions = vec![
         Condition { subject: Subject::Header("x-user".into()), test: Test::Exact("alice".into()), negate: false },
         Condition { subject: Subject::Cookie("sid".into()), test: Test::Regex("^$".into()), negate: true },
     ];
     assert_eq!(*filter, redir_wire::Filter { mode: Mode::Any, conditions, preflights: true });
-    assert_eq!(wish.probes, redir_wire::Probes::Developer);
+    assert_eq!(request.probes, redir_wire::Probes::Developer);
 
     redir.signal(nix::sys::signal::Signal::SIGINT);
-    let_go(&mut session, &wish).await;
+    let_go(&mut session, &request).await;
     assert_eq!(redir.event("ended").await["reason"], "requests go to the app again");
     assert_eq!(redir.end().await, (Some(0), String::new()));
     let closed = soon("the close", session.connection.closed()).await;
@@ -47,8 +47,8 @@ async fn conditions_that_hardly_any_request_meets_are_told() {
     let mut redir = scene.intercept(&["--header", "x-user: alice", "--header", "x-user: bob"]);
     let told = redir.error_line().await;
     assert!(told.contains("header x-user = bob") && told.contains("--any"), "{told}");
-    let (_, wish) = scene.agent.accept().await.wish().await;
-    assert_eq!(wish.filter.unwrap().conditions.len(), 2, "it may be meant");
+    let (_, request) = scene.agent.accept().await.request().await;
+    assert_eq!(request.filter.unwrap().conditions.len(), 2, "it may be meant");
 }
 
 #[tokio::test]
@@ -93,7 +93,7 @@ async fn an_agent_that_ends_is_not_told_as_restarted() {
 #[tokio::test]
 async fn a_lost_tunnel_is_redialled_with_the_same_token() {
     let mut scene = Scene::new().await;
-    let (mut redir, session, wish) = scene.live(&[]).await;
+    let (mut redir, session, request) = scene.live(&[]).await;
     session.connection.close(u32::try_from(CloseCode::Shutdown.number()).unwrap().into(), b"");
     let lost = redir.event("lost").await;
     assert!(lost["reason"].as_str().unwrap().contains("shutting down"), "{lost}");
@@ -101,8 +101,8 @@ async fn a_lost_tunnel_is_redialled_with_the_same_token() {
     drop(session);
     scene.agent.restart().await;
     let mut session = scene.agent.accept().await;
-    let (seq, again) = session.wish().await;
-    assert_eq!(again, wish);
+    let (seq, again) = session.request().await;
+    assert_eq!(again, request);
     session.grant(seq, &again, 9, &[("web-1", Liveness::Live, "")]).await;
     assert_eq!(redir.event("restored").await["pods"], serde_json::json!(["web-1"]));
 
@@ -117,8 +117,8 @@ async fn a_lost_tunnel_is_redialled_with_the_same_token() {
 #[tokio::test]
 async fn an_intercept_ended_elsewhere_ends_redir() {
     let mut scene = Scene::new().await;
-    let (mut redir, mut session, wish) = scene.live(&[]).await;
-    let ended = Ended { id: 7, token: wish.token, sentence: "left from alice@desktop".into() };
+    let (mut redir, mut session, request) = scene.live(&[]).await;
+    let ended = Ended { id: 7, token: request.token, sentence: "left from alice@desktop".into() };
     session.say(0, &ToDeveloper::Ended(ended)).await;
     assert_eq!(redir.event("ended").await["reason"], "left from alice@desktop");
     assert_eq!(redir.end().await.0, Some(0));
@@ -129,8 +129,8 @@ async fn what_is_refused_by_all_is_a_failure() {
     let mut scene = Scene::new().await;
     let mut redir = scene.intercept(&["-o", "json"]);
     let mut session = scene.agent.accept().await;
-    let (seq, wish) = session.wish().await;
-    session.grant(seq, &wish, 7, &[("web-1", Liveness::Refused, "the app does not listen; start it")]).await;
+    let (seq, request) = session.request().await;
+    session.grant(seq, &request, 7, &[("web-1", Liveness::Refused, "the app does not listen; start it")]).await;
     let (code, text) = redir.end().await;
     assert_eq!(code, Some(1));
     assert_one_sentence(&text);
@@ -138,7 +138,7 @@ async fn what_is_refused_by_all_is_a_failure() {
 
     let mut redir = scene.intercept(&[]);
     let mut session = scene.agent.accept().await;
-    let (seq, _) = session.wish().await;
+    let (seq, _) = session.request().await;
     let sentence = "there is no pod web-1; `redir list` shows those that can be intercepted".to_owned();
     session.say(seq, &ToDeveloper::Refused(Refused { code: RefusedCode::NoSuchPod, sentence })).await;
     let (code, text) = redir.end().await;
@@ -154,16 +154,16 @@ async fn a_pod_on_any_agent_is_enough() {
     scene.home.write_config(&(scene.agent.config("node-1") + &other.config("node-2")));
     let mut redir = scene.intercept(&["-o", "json"]);
     let mut without = scene.agent.accept().await;
-    let (seq, _) = without.wish().await;
+    let (seq, _) = without.request().await;
     let sentence = "there is no pod web-1".to_owned();
     without.say(seq, &ToDeveloper::Refused(Refused { code: RefusedCode::NoSuchPod, sentence })).await;
     let mut with = other.accept().await;
-    let (seq, wish) = with.wish().await;
-    with.grant(seq, &wish, 1, &[("web-1", Liveness::Live, "")]).await;
+    let (seq, request) = with.request().await;
+    with.grant(seq, &request, 1, &[("web-1", Liveness::Live, "")]).await;
     assert_eq!(redir.event("live").await["agent"], "node-2");
     redir.event("refused").await;
     redir.signal(nix::sys::signal::Signal::SIGINT);
-    let_go(&mut with, &wish).await;
+    let_go(&mut with, &request).await;
     assert_eq!(redir.end().await.0, Some(0));
 }
 
@@ -220,9 +220,9 @@ async fn the_command_ends_the_intercept_and_its_code_is_passed_on() {
     let fifo = scene.home.path().join("fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let script = format!("read line < '{}'; exit 7", fifo.display());
-    let (mut redir, mut session, wish) = scene.live(&["--", "sh", "-c", &script]).await;
+    let (mut redir, mut session, request) = scene.live(&["--", "sh", "-c", &script]).await;
     tokio::fs::write(&fifo, "go\n").await.unwrap();
-    let_go(&mut session, &wish).await;
+    let_go(&mut session, &request).await;
     assert_eq!(redir.event("command").await["code"], 7);
     redir.event("ended").await;
     assert_eq!(redir.end().await.0, Some(7));
@@ -234,9 +234,9 @@ async fn the_command_is_ended_with_the_intercept() {
     let fifo = scene.home.path().join("fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let script = format!("trap 'exit 9' TERM; echo ready; while :; do read line < '{}'; done", fifo.display());
-    let (mut redir, mut session, wish) = scene.live(&["--", "sh", "-c", &script]).await;
+    let (mut redir, mut session, request) = scene.live(&["--", "sh", "-c", &script]).await;
     redir.signal(nix::sys::signal::Signal::SIGTERM);
-    let_go(&mut session, &wish).await;
+    let_go(&mut session, &request).await;
     assert_eq!(redir.end().await.0, Some(9));
 }
 
@@ -267,16 +267,16 @@ async fn a_command_that_ends_before_it_answers_intercepts_nothing() {
 #[tokio::test]
 async fn pods_that_come_back_are_waited_for() {
     let mut scene = Scene::new().await;
-    let (mut redir, session, wish) = scene.live(&[]).await;
+    let (mut redir, session, request) = scene.live(&[]).await;
     session.connection.close(u32::try_from(CloseCode::Shutdown.number()).unwrap().into(), b"");
     redir.event("lost").await;
     let mut session = scene.agent.accept().await;
-    let (seq, _) = session.wish().await;
+    let (seq, _) = session.request().await;
     let sentence = "there is no pod web-1".to_owned();
     session.say(seq, &ToDeveloper::Refused(Refused { code: RefusedCode::NoSuchPod, sentence })).await;
     let mut session = scene.agent.accept().await;
-    let (seq, again) = session.wish().await;
-    assert_eq!(again, wish);
+    let (seq, again) = session.request().await;
+    assert_eq!(again, request);
     session.grant(seq, &again, 8, &[("web-1", Liveness::Live, "")]).await;
     redir.event("restored").await;
 }
@@ -295,12 +295,12 @@ async fn once_in_five(what: &str, mut attempt: impl AsyncFnMut() -> bool) {
 async fn ctrl_c_waits_for_requests_under_way() {
     let mut scene = Scene::new().await;
     once_in_five("the answer of a request under way", async || {
-        let (mut redir, mut session, wish) = scene.live(&[]).await;
+        let (mut redir, mut session, request) = scene.live(&[]).await;
         let (mut send, mut receive) = session.open(7).await;
         send.write_all(b"x").await.unwrap();
         let mut connection = scene.connection().await;
         redir.signal(nix::sys::signal::Signal::SIGINT);
-        let_go(&mut session, &wish).await;
+        let_go(&mut session, &request).await;
         soon("the request", connection.read_exact(&mut [0])).await.unwrap();
         connection.write_all(b"late").await.ok();
         drop(connection);
@@ -316,12 +316,12 @@ async fn ctrl_c_waits_for_requests_under_way() {
 async fn a_second_ctrl_c_waits_for_nothing() {
     let mut scene = Scene::new().await;
     once_in_five("an end within 2.5 s", async || {
-        let (mut redir, mut session, wish) = scene.live(&[]).await;
+        let (mut redir, mut session, request) = scene.live(&[]).await;
         let (mut send, _receive) = session.open(7).await;
         send.write_all(b"x").await.unwrap();
         let _connection = scene.connection().await;
         redir.signal(nix::sys::signal::Signal::SIGINT);
-        let_go(&mut session, &wish).await;
+        let_go(&mut session, &request).await;
         let second = std::time::Instant::now();
         redir.signal(nix::sys::signal::Signal::SIGINT);
         assert_eq!(redir.end().await.0, Some(0));
@@ -336,13 +336,13 @@ async fn a_second_ctrl_c_waits_for_nothing() {
 async fn requests_decided_before_the_agent_heard_of_the_end_are_served() {
     let mut scene = Scene::new().await;
     once_in_five("the answers of late requests", async || {
-        let (mut redir, mut session, wish) = scene.live(&[]).await;
+        let (mut redir, mut session, request) = scene.live(&[]).await;
         let (mut kept_send, kept) = session.open(7).await;
         kept_send.write_all(b"x").await.unwrap();
         let kept_connection = scene.connection().await;
         redir.signal(nix::sys::signal::Signal::SIGINT);
         let said = session.next().await;
-        assert_eq!(said.message, ToAgent::Leave(LeaveScope::Token(wish.token)));
+        assert_eq!(said.message, ToAgent::Leave(LeaveScope::Token(request.token)));
         let mut served = 0;
         for confirmed in [false, true] {
             if confirmed {
@@ -403,7 +403,7 @@ async fn an_end_before_anything_was_intercepted_claims_nothing() {
     let mut scene = Scene::new().await.without_service();
     let mut redir = scene.intercept(&["-o", "json"]);
     let mut session = scene.agent.accept().await;
-    session.wish().await;
+    session.request().await;
     redir.signal(nix::sys::signal::Signal::SIGINT);
     assert_eq!(redir.event("ended").await["reason"], "nothing was intercepted yet");
     assert_eq!(redir.end().await, (Some(0), String::new()));
@@ -422,16 +422,16 @@ async fn a_service_that_does_not_answer_is_told_once_requests_come() {
     let mut scene = Scene::new().await.without_service();
     let mut redir = scene.intercept(&[]);
     let mut session = scene.agent.accept().await;
-    let (seq, wish) = session.wish().await;
-    session.grant(seq, &wish, 7, &[("web-1", Liveness::Refused, "no; start it")]).await;
+    let (seq, request) = session.request().await;
+    session.grant(seq, &request, 7, &[("web-1", Liveness::Refused, "no; start it")]).await;
     let (code, text) = redir.end().await;
     assert_eq!(code, Some(1));
     assert_one_sentence(&text);
 
     let mut redir = scene.intercept(&[]);
     let mut session = scene.agent.accept().await;
-    let (seq, wish) = session.wish().await;
-    session.grant(seq, &wish, 7, &[("web-1", Liveness::Live, "")]).await;
+    let (seq, request) = session.request().await;
+    session.grant(seq, &request, 7, &[("web-1", Liveness::Live, "")]).await;
     let line = redir.error_line().await;
     assert!(line.contains("nothing answers on 127.0.0.1:") && line.contains("502"), "{line}");
 }
@@ -441,10 +441,10 @@ async fn an_app_that_is_not_there_is_an_event_and_so_is_what_is_missed() {
     let mut scene = Scene::new().await;
     let mut redir = scene.intercept(&["-o", "json", "--header", "x-user: alice"]);
     let mut session = scene.agent.accept().await;
-    let (seq, wish) = session.wish().await;
-    assert!(!wish.even_if_down && !wish.forwarded);
+    let (seq, request) = session.request().await;
+    assert!(!request.even_if_down && !request.forwarded);
     let with = |listening, miss: Option<&str>| {
-        let mut state = state(&wish, 7, &[("web-1", Liveness::Live, "")]);
+        let mut state = state(&request, 7, &[("web-1", Liveness::Live, "")]);
         state.pods[0].earlier_connections = 0;
         state.pods[0].listening = listening;
         let miss = miss.map(|cause| Miss { cause: cause.into(), sentence: "so it is\u{1b}; do that".into() });
@@ -467,9 +467,9 @@ async fn an_agent_that_does_not_know_what_is_asked_for_is_told_of() {
     let mut scene = Scene::new().await;
     let mut redir = scene.intercept(&["--forwarded"]);
     let mut session = scene.agent.accept().await;
-    let (seq, wish) = session.wish().await;
-    assert!(wish.forwarded);
-    let mut older = state(&wish, 7, &[("web-1", Liveness::Live, "")]);
+    let (seq, request) = session.request().await;
+    assert!(request.forwarded);
+    let mut older = state(&request, 7, &[("web-1", Liveness::Live, "")]);
     older.forwarded = false;
     session.say(seq, &ToDeveloper::Intercept(older)).await;
     let told = redir.error_line().await;

@@ -14,18 +14,18 @@ async fn text_is_for_people() {
     let mut scene = Scene::new().await;
     let mut redir = scene.intercept(&["--header", "x-user: alice"]);
     let mut session = scene.agent.accept().await;
-    let (seq, wish) = session.wish().await;
+    let (seq, request) = session.request().await;
     let pods = [("web-1", Liveness::Live, ""), ("web-2", Liveness::Refused, "the app does not listen")];
-    session.grant(seq, &wish, 7, &pods).await;
+    session.grant(seq, &request, 7, &pods).await;
     let live = redir.line_with("live").await;
     assert!(live.contains("web-1:8080 -> 127.0.0.1:") && live.contains("header x-user: alice"), "{live}");
     redir.line_with("curl -H 'x-user: alice' http://10.0.0.2:8080/").await;
     redir.line_with("missed  web-1:8080: 3 connections opened before stay with the app").await;
     redir.line_with("refused  web-2 on node-1: the app does not listen").await;
-    session.say(0, &ToDeveloper::Request(request("/a\u{1b}[2J", 200))).await;
+    session.say(0, &ToDeveloper::Request(request_event("/a\u{1b}[2J", 200))).await;
     let line = redir.line_with("GET").await;
     assert!(line.contains("  GET /a\\x1b[2J  200  12.3 ms  web-1"), "{line}");
-    let mut conflicting = state(&wish, 7, &pods);
+    let mut conflicting = state(&request, 7, &pods);
     let with = |developer: &str, id| Conflict {
         id: Some(id),
         pod: "web-1".into(),
@@ -40,12 +40,12 @@ async fn text_is_for_people() {
     assert!(line.contains("bob (intercept 3) gets every request that you want") && line.contains("since"), "{line}");
     let line = redir.line_with("overlap").await;
     assert!(line.contains("carol (intercept 9)") && line.contains("gets nothing while you intercept"), "{line}");
-    session.say(0, &ToDeveloper::Intercept(state(&wish, 7, &pods))).await;
+    session.say(0, &ToDeveloper::Intercept(state(&request, 7, &pods))).await;
     redir.line_with("free  web-1: bob (intercept 3)").await;
     redir.line_with("over  web-1: carol (intercept 9)").await;
 }
 
-fn request(path: &str, status: u16) -> RequestEvent {
+fn request_event(path: &str, status: u16) -> RequestEvent {
     RequestEvent {
         intercept: 7,
         when: UnixMillis(1_795_460_584_005),
@@ -66,7 +66,7 @@ fn request(path: &str, status: u16) -> RequestEvent {
 async fn requests_are_events() {
     let mut scene = Scene::new().await;
     let (mut redir, mut session, _) = scene.live(&[]).await;
-    session.say(0, &ToDeveloper::Request(request("/a?", 0))).await;
+    session.say(0, &ToDeveloper::Request(request_event("/a?", 0))).await;
     let event = redir.event("request").await;
     assert_eq!((&event["outcome"], &event["port"]), (&"answered".into(), &8080.into()));
     assert_eq!((&event["method"], &event["path"], &event["pod"]), (&"GET".into(), &"/a?".into(), &"web-1".into()));
@@ -94,8 +94,8 @@ async fn a_utf8_terminal_shows_what_was_typed() {
             .env("USER", "alice");
         let mut redir = Redir::start(command);
         let mut session = scene.agent.accept().await;
-        let (seq, wish) = session.wish().await;
-        session.grant(seq, &wish, 7, &[("web-1", Liveness::Live, "")]).await;
+        let (seq, request) = session.request().await;
+        session.grant(seq, &request, 7, &[("web-1", Liveness::Live, "")]).await;
         let told = redir.line_with("live").await;
         assert!(told.contains(live), "{told}");
         let told = redir.line_with("try").await;
@@ -110,14 +110,14 @@ async fn no_curl_line_for_a_database() {
     let port = format!("5432:{}", scene.port());
     let mut redir = Redir::start(scene.home.command(&["intercept", "web-1", "--port", &port, "-o", "json"]));
     let mut session = scene.agent.accept().await;
-    let (seq, wish) = session.wish().await;
-    session.grant(seq, &wish, 7, &[("web-1", Liveness::Live, "")]).await;
+    let (seq, request) = session.request().await;
+    session.grant(seq, &request, 7, &[("web-1", Liveness::Live, "")]).await;
     assert!(redir.event("live").await["curl"].is_null());
 }
 
 #[tokio::test]
 async fn connections_are_told_apart_and_a_flood_is_cut() {
-    let connection = |bytes| RequestEvent { method: String::new(), bytes, ..request("", 0) };
+    let connection = |bytes| RequestEvent { method: String::new(), bytes, ..request_event("", 0) };
     let mut scene = Scene::new().await;
     let (mut redir, mut session, _) = scene.live(&[]).await;
     session.say(0, &ToDeveloper::Request(connection(None))).await;
@@ -131,8 +131,8 @@ async fn connections_are_told_apart_and_a_flood_is_cut() {
 
     let mut redir = scene.intercept(&[]);
     let mut session = scene.agent.accept().await;
-    let (seq, wish) = session.wish().await;
-    session.grant(seq, &wish, 7, &[("web-1", Liveness::Live, "")]).await;
+    let (seq, request) = session.request().await;
+    session.grant(seq, &request, 7, &[("web-1", Liveness::Live, "")]).await;
     for _ in 0..500 {
         session.say(0, &ToDeveloper::Request(connection(bytes))).await;
     }
@@ -153,9 +153,9 @@ async fn connections_are_told_apart_and_a_flood_is_cut() {
 #[tokio::test]
 async fn a_reader_that_leaves_ends_the_intercept() {
     let mut scene = Scene::new().await;
-    let (mut redir, mut session, wish) = scene.live(&[]).await;
+    let (mut redir, mut session, request) = scene.live(&[]).await;
     redir.close_output();
-    session.say(0, &ToDeveloper::Request(request("/", 200))).await;
-    let_go(&mut session, &wish).await;
+    session.say(0, &ToDeveloper::Request(request_event("/", 200))).await;
+    let_go(&mut session, &request).await;
     assert_eq!(redir.end().await.0, Some(0));
 }

@@ -17,12 +17,12 @@ fn start(scene: &Scene, arguments: &[&str]) -> Redir {
     Redir::start(scene.home.command(&[&["intercept", "web-1"], arguments].concat()))
 }
 
-/// The next tunnel's wish, granted as this number.
+/// The next tunnel's intercept request, granted as this number.
 async fn granted(scene: &mut Scene, id: u64) -> (Session, InterceptRequest) {
     let mut session = scene.agent.accept().await;
-    let (seq, wish) = session.wish().await;
-    session.grant(seq, &wish, id, &[("web-1", Liveness::Live, "")]).await;
-    (session, wish)
+    let (seq, request) = session.request().await;
+    session.grant(seq, &request, id, &[("web-1", Liveness::Live, "")]).await;
+    (session, request)
 }
 
 /// Whatever only looks whether somebody listens sends nothing.
@@ -59,8 +59,8 @@ async fn a_service_on_the_ipv6_loopback_alone_gets_the_requests() {
     let address = service.local_addr().unwrap();
     let port = format!("8080:{}", address.port());
     let mut redir = start(&scene, &["--port", &port, "-o", "json"]);
-    let (session, wish) = granted(&mut scene, 7).await;
-    assert_eq!(wish.to, address.to_string());
+    let (session, request) = granted(&mut scene, 7).await;
+    assert_eq!(request.to, address.to_string());
     let live = redir.event("live").await;
     assert_eq!((&live["to"], &live["port"]), (&address.to_string().into(), &8080.into()));
     reaches(&session, 7, &service).await;
@@ -79,12 +79,12 @@ async fn requests_go_where_to_says() {
     let port = scene.port();
     for to in [format!("127.0.0.1:{port}"), format!("localhost:{port}")] {
         let mut redir = start(&scene, &["--port", "8080", "--to", &to, "-o", "json"]);
-        let (mut session, wish) = granted(&mut scene, 7).await;
-        assert_eq!((wish.port, wish.to.as_str()), (8080, to.as_str()));
+        let (mut session, request) = granted(&mut scene, 7).await;
+        assert_eq!((request.port, request.to.as_str()), (8080, to.as_str()));
         assert_eq!(redir.event("live").await["to"], to);
         reaches(&session, 7, scene.service.as_ref().unwrap()).await;
         redir.signal(nix::sys::signal::Signal::SIGINT);
-        let_go(&mut session, &wish).await;
+        let_go(&mut session, &request).await;
         assert_eq!(redir.end().await, (Some(0), String::new()));
     }
 
@@ -102,22 +102,22 @@ async fn each_port_is_an_intercept_of_its_own_and_all_end_together() {
     let ports = [format!("8080:{}", scene.port()), format!("9090:{}", other.local_addr().unwrap().port())];
     let flags = ["--port", &ports[0], "-p", &ports[1], "--header", "x-user: alice", "-o", "json"];
     let mut redir = start(&scene, &flags);
-    let (first, first_wish) = granted(&mut scene, 7).await;
-    let (second, second_wish) = granted(&mut scene, 8).await;
-    let mut both = [(first, first_wish, 7), (second, second_wish, 8)];
-    both.sort_by_key(|(_, wish, _)| wish.port);
+    let (first, first_request) = granted(&mut scene, 7).await;
+    let (second, second_request) = granted(&mut scene, 8).await;
+    let mut both = [(first, first_request, 7), (second, second_request, 8)];
+    both.sort_by_key(|(_, request, _)| request.port);
     let mut live = [redir.event("live").await["port"].as_u64(), redir.event("live").await["port"].as_u64()];
     live.sort_unstable();
     assert_eq!(live, [Some(8080), Some(9090)]);
-    let [(first, first_wish, one), (second, second_wish, two)] = &mut both;
-    assert_eq!((first_wish.port, second_wish.port), (8080, 9090));
-    assert!(first_wish.token != second_wish.token && first_wish.filter == second_wish.filter);
+    let [(first, first_request, one), (second, second_request, two)] = &mut both;
+    assert_eq!((first_request.port, second_request.port), (8080, 9090));
+    assert!(first_request.token != second_request.token && first_request.filter == second_request.filter);
     reaches(first, *one, scene.service.as_ref().unwrap()).await;
     reaches(second, *two, &other).await;
 
     redir.signal(nix::sys::signal::Signal::SIGINT);
-    for (session, wish) in [(first, first_wish), (second, second_wish)] {
-        let_go(session, wish).await;
+    for (session, request) in [(first, first_request), (second, second_request)] {
+        let_go(session, request).await;
     }
     assert_eq!(redir.end().await, (Some(0), String::new()));
 }
@@ -129,10 +129,10 @@ async fn a_port_that_is_refused_ends_the_others() {
     let mut sessions = Vec::new();
     for _ in 0..2 {
         let mut session = scene.agent.accept().await;
-        let (seq, wish) = session.wish().await;
-        sessions.push((session, seq, wish));
+        let (seq, request) = session.request().await;
+        sessions.push((session, seq, request));
     }
-    sessions.sort_by_key(|(.., wish)| wish.port);
+    sessions.sort_by_key(|(.., request)| request.port);
     let (mut refused, seq, second) = sessions.pop().unwrap();
     let (mut session, first_seq, first) = sessions.pop().unwrap();
     session.grant(first_seq, &first, 7, &[("web-1", Liveness::Live, "")]).await;
@@ -164,15 +164,15 @@ async fn a_command_is_ready_once_all_its_ports_answer() {
     assert_eq!(ready["state"], "ready");
     assert_eq!(ready["addresses"], serde_json::json!([address, late_address.to_string()]));
     assert_eq!(ready["taken"], serde_json::json!([address]));
-    let (first, first_wish) = granted(&mut scene, 7).await;
-    let (second, second_wish) = granted(&mut scene, 8).await;
+    let (first, first_request) = granted(&mut scene, 7).await;
+    let (second, second_request) = granted(&mut scene, 8).await;
     redir.event("live").await;
     redir.event("live").await;
-    let at_9090 = if first_wish.port == 9090 { (&first, 7) } else { (&second, 8) };
+    let at_9090 = if first_request.port == 9090 { (&first, 7) } else { (&second, 8) };
     reaches(at_9090.0, at_9090.1, &late).await;
     redir.signal(nix::sys::signal::Signal::SIGTERM);
-    for (mut session, wish) in [(first, first_wish), (second, second_wish)] {
-        let_go(&mut session, &wish).await;
+    for (mut session, request) in [(first, first_request), (second, second_request)] {
+        let_go(&mut session, &request).await;
     }
     assert_eq!(redir.end().await.0, Some(143), "the command's own");
 }

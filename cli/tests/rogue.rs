@@ -41,13 +41,13 @@ async fn streams_are_bounded_with_what_they_hold() {
 #[tokio::test]
 async fn messages_are_bounded_while_nobody_reads() {
     let mut scene = Scene::new().await;
-    let (redir, mut session, wish) = scene.live(&[]).await;
+    let (redir, mut session, request) = scene.live(&[]).await;
     let reason = "because of this; do that ".repeat(80);
     let before = resident_kib(redir.child.id().unwrap());
     for round in 0..120 {
         let names: Vec<String> = (0..300).map(|number| format!("pod-{round}-{number}")).collect();
         let pods: Vec<_> = names.iter().map(|name| (name.as_str(), Liveness::Refused, reason.as_str())).collect();
-        session.say(0, &ToDeveloper::Intercept(state(&wish, 7 + round, &pods))).await;
+        session.say(0, &ToDeveloper::Intercept(state(&request, 7 + round, &pods))).await;
     }
     // Answered behind all of them.
     let (mut send, _receive) = session.open(7 + 119).await;

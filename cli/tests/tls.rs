@@ -18,8 +18,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-fn with(wish: &InterceptRequest, handling: TlsHandling) -> ToDeveloper {
-    let mut state = state(wish, 7, &[("web-1", Liveness::Live, "")]);
+fn with(request: &InterceptRequest, handling: TlsHandling) -> ToDeveloper {
+    let mut state = state(request, 7, &[("web-1", Liveness::Live, "")]);
     state.pods[0].tls = Some(PodTls { handling, sentence: "this port speaks TLS: so it is; do that\u{1b}".into() });
     ToDeveloper::Intercept(state)
 }
@@ -27,14 +27,14 @@ fn with(wish: &InterceptRequest, handling: TlsHandling) -> ToDeveloper {
 #[tokio::test]
 async fn what_becomes_of_tls_is_an_event_and_told_once() {
     let mut scene = Scene::new().await;
-    let (mut redir, mut session, wish) = scene.live(&["--header", "x-user: alice"]).await;
-    session.say(0, &with(&wish, TlsHandling::Unread)).await;
+    let (mut redir, mut session, request) = scene.live(&["--header", "x-user: alice"]).await;
+    session.say(0, &with(&request, TlsHandling::Unread)).await;
     let event = redir.event("tls").await;
     assert_eq!((&event["pod"], &event["port"], &event["agent"]), (&"web-1".into(), &8080.into(), &"node-1".into()));
     assert_eq!((&event["state"], &event["local"]), (&"unread".into(), &Value::Null));
     assert_eq!(event["reason"], "this port speaks TLS: so it is; do that\\x1b");
-    session.say(0, &with(&wish, TlsHandling::Unread)).await;
-    session.say(0, &with(&wish, TlsHandling::Decrypted)).await;
+    session.say(0, &with(&request, TlsHandling::Unread)).await;
+    session.say(0, &with(&request, TlsHandling::Decrypted)).await;
     let event = redir.event("tls").await;
     assert_eq!((&event["state"], &event["local"]), (&"decrypted".into(), &"plaintext".into()));
 }
@@ -48,8 +48,8 @@ async fn people_are_told_what_their_service_gets() {
         let mut scene = Scene::new().await;
         let mut redir: Redir = scene.intercept(flags);
         let mut session: Session = scene.agent.accept().await;
-        let (seq, wish) = session.wish().await;
-        session.say(seq, &with(&wish, TlsHandling::Decrypted)).await;
+        let (seq, request) = session.request().await;
+        session.say(seq, &with(&request, TlsHandling::Decrypted)).await;
         let live = redir.line_with("live").await;
         assert!(live.contains(&format!("-> 127.0.0.1:{} {arrow}", scene.port())), "{live}");
         redir.line_with("curl -k https://10.0.0.2:8080/").await;

@@ -14,7 +14,7 @@ const WRONG: &[(&[&str], &[&str])] = &[
     (&["intercept", "web-1", "--port", "99999"], &["--port", "`99999`", "1 to 65535"]),
     (&["intercept", "web-1", "--port", "0"], &["`0`"]),
     (&["intercept", "web-1", "--port", "8080:http"], &["`http`"]),
-    (&["intercept", "web-1", "--port", "8080:10.0.0.1:80"], &["no port"]),
+    (&["intercept", "web-1", "--port", "8080:10.0.0.1:80"], &["not a port"]),
     (&["intercept", "web-1", "--port", "1", "--port", "1:2"], &["port 1 is there twice"]),
     (&["intercept", "web-1", "--port", "1:2", "--to", "h:3"], &["--port 1:2 and --to h:3", "leave"]),
     (&["intercept", "web-1", "--port", "1", "--port", "2", "--to", "h:3"], &["2 --port and 1 --to"]),

@@ -8,38 +8,12 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use redir_api::names;
 use serde_json::Value;
 
+use crate::model::agents::{AgentPod, DetailSource, Outlook};
 use crate::wording::install as say;
-
-/// How far a DaemonSet has come with its last change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct AgentRollout {
-    /// Nodes that shall run an agent.
-    pub(crate) wanted: i32,
-    /// Those that run the new one, ready.
-    pub(crate) ready: i32,
-    /// Whether the controller has seen the change at all.
-    pub(crate) is_current: bool,
-}
-
-impl AgentRollout {
-    pub(crate) fn of(set: &DaemonSet) -> Self {
-        let status = set.status.clone().unwrap_or_default();
-        let updated = status.updated_number_scheduled.unwrap_or(0);
-        Self {
-            wanted: status.desired_number_scheduled,
-            ready: status.number_ready.min(updated),
-            is_current: status.observed_generation >= set.metadata.generation,
-        }
-    }
-
-    pub(crate) fn is_done(self) -> bool {
-        self.is_current && self.wanted > 0 && self.ready >= self.wanted
-    }
-}
 
 /// An agent that ended so often does not come up by itself: by then its kubelet waits 80 s between two tries.
 const HOPELESS_RESTARTS: i32 = 3;
-/// What no wait mends.
+/// What no waiting fixes.
 const HOPELESS: [&str; 3] = ["InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError"];
 /// The container runtime's waits between two tries: what they wait after says more, and their text counts seconds.
 const BACK_OFFS: [&str; 1] = ["CrashLoopBackOff"];
@@ -50,42 +24,6 @@ const POD_GENERATION: &str = "pod-template-generation";
 const LAST_WORDS: usize = 3;
 /// Characters of such a line.
 const LINE: usize = 400;
-
-/// One agent's pod.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct AgentPod {
-    pub(crate) name: String,
-    pub(crate) node: String,
-    pub(crate) image: String,
-    /// Whether it is what the DaemonSet says now; the others are about to be replaced.
-    pub(crate) is_new: bool,
-    /// Why it is not ready; `None`: it is.
-    pub(crate) problem: Option<String>,
-    /// Whether it stays so.
-    pub(crate) outlook: Outlook,
-    /// What the pod's status does not say stands elsewhere.
-    pub(crate) more: DetailSource,
-}
-
-/// What is to be expected of an agent that is not ready.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Outlook {
-    MayPass,
-    /// Not with this image and these values.
-    Hopeless,
-}
-
-/// Where more about a trouble is to be had.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum DetailSource {
-    Nowhere,
-    /// In the log of the container that ended.
-    PreviousLog,
-    /// In the log of the container that runs.
-    Log,
-    /// In the pod's Events.
-    Events,
-}
 
 /// The pods that are not ending.
 pub(crate) fn pods(set: &DaemonSet, pods: &[Pod]) -> Vec<AgentPod> {
@@ -217,6 +155,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::model::agents::AgentRollout;
 
     fn pod(container: &Value) -> AgentPod {
         agent_pod(

@@ -4,7 +4,6 @@
 
 use kube::core::Status;
 
-use super::connect::Cluster;
 use crate::error::CliError;
 use crate::wording::cluster as say;
 
@@ -20,14 +19,14 @@ pub(crate) enum ApiCall<'a> {
 }
 
 /// One sentence with the next step.
-pub(crate) fn explain(cluster: &Cluster, doing: &ApiCall<'_>, error: &kube::Error) -> CliError {
+pub(crate) fn explain(server: &str, doing: &ApiCall<'_>, error: &kube::Error) -> CliError {
     CliError::Failed(match error {
         kube::Error::Api(status) if status.code == 403 => return CliError::Forbidden(refused(doing, status)),
         kube::Error::Api(status) if is_passing(status) => return CliError::Away(refused(doing, status)),
         kube::Error::Api(status) => refused(doing, status),
         kube::Error::Auth(why) => say::no_credentials(&chain(why)),
-        kube::Error::SerdeError(why) => say::strange_answer(&cluster.server, &why.to_string()),
-        other => return CliError::Away(say::unreachable(&cluster.server, &chain(other))),
+        kube::Error::SerdeError(why) => say::strange_answer(server, &why.to_string()),
+        other => return CliError::Away(say::unreachable(server, &chain(other))),
     })
 }
 

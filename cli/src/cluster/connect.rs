@@ -53,7 +53,7 @@ impl Cluster {
     ) -> Result<T, CliError> {
         match timeout(CALL, call).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(explain(self, &doing, &error)),
+            Ok(Err(error)) => Err(explain(&self.server, &doing, &error)),
             Err(_) => Err(CliError::Away(say::no_answer(&self.server, CALL))),
         }
     }

@@ -9,53 +9,15 @@ use k8s_openapi::api::core::v1::{Node, Pod, ResourceQuota};
 use redir_api::{Intercept, names, node as api};
 use serde_json::Value;
 
-use super::agents::{AgentPod, AgentRollout};
-use super::rights::{InterceptableTargets, Right};
-use crate::values::{AgentAddress, Target};
+use crate::model::access::{AccessRight, InterceptableTargets};
+use crate::model::agents::{AgentPod, AgentRollout};
+use crate::model::check;
+use crate::model::check::Check;
+use crate::model::values::{AgentAddress, Target};
 use crate::wording::{doctor as say, rights as say_right};
 
-/// One line of the diagnosis.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Check {
-    /// What was looked at.
-    pub(crate) what: &'static str,
-    pub(crate) finding: Finding,
-    /// One sentence; of a problem it ends with the next step.
-    pub(crate) sentence: String,
-    /// The rights that it is about, if some are missing.
-    pub(crate) missing: Vec<Right>,
-}
-
-/// How bad it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Finding {
-    Good,
-    /// Worth knowing, or not to be seen by this user.
-    Note,
-    Problem,
-}
-
-impl Check {
-    pub(crate) fn good(what: &'static str, sentence: String) -> Self {
-        Self { what, finding: Finding::Good, sentence, missing: Vec::new() }
-    }
-
-    pub(crate) fn note(what: &'static str, sentence: String) -> Self {
-        Self { what, finding: Finding::Note, sentence, missing: Vec::new() }
-    }
-
-    /// With the rights that it is about.
-    fn about(self, missing: Vec<Right>) -> Self {
-        Self { missing, ..self }
-    }
-
-    pub(crate) fn problem(what: &'static str, sentence: String) -> Self {
-        Self { what, finding: Finding::Problem, sentence, missing: Vec::new() }
-    }
-}
-
 /// What of a target's rights is missing.
-pub(crate) fn rights(target: &Target, namespace: &str, missing: Vec<Right>, user: Option<&str>) -> Check {
+pub(crate) fn rights(target: &Target, namespace: &str, missing: Vec<AccessRight>, user: Option<&str>) -> Check {
     match missing.is_empty() {
         true => Check::good(say::RIGHTS, say_right::may(target, namespace)),
         false => Check::problem(say::RIGHTS, say_right::missing(target, namespace, &missing, user)).about(missing),
@@ -63,7 +25,7 @@ pub(crate) fn rights(target: &Target, namespace: &str, missing: Vec<Right>, user
 }
 
 /// The same of those on Intercepts alone.
-pub(crate) fn own_rights(namespace: &str, missing: Vec<Right>, user: Option<&str>) -> Check {
+pub(crate) fn own_rights(namespace: &str, missing: Vec<AccessRight>, user: Option<&str>) -> Check {
     match missing.is_empty() {
         true => Check::good(say::RIGHTS, say::own_rights(namespace)),
         false => {
@@ -73,7 +35,7 @@ pub(crate) fn own_rights(namespace: &str, missing: Vec<Right>, user: Option<&str
 }
 
 /// `--flush` beside conditions is a right that few have: without it nothing is wrong.
-pub(crate) fn flush(target: &Target, namespace: &str, missing: Vec<Right>, user: Option<&str>) -> Check {
+pub(crate) fn flush(target: &Target, namespace: &str, missing: Vec<AccessRight>, user: Option<&str>) -> Check {
     match missing.is_empty() {
         true => Check::good(say::FLUSH, say_right::may_flush(target)),
         false => Check::note(say::FLUSH, say_right::missing(target, namespace, &missing, user)).about(missing),
@@ -89,13 +51,10 @@ pub(crate) fn interceptable(namespace: &str, found: &InterceptableTargets, user:
     }
 }
 
-/// What a ResourceQuota calls the number of Intercepts.
-pub(crate) const COUNT: &str = "count/intercepts.redir.dev";
-
 /// The smallest quota on Intercepts is the one that counts. Without one nothing is wrong, but any developer may make many.
 pub(crate) fn quota(namespace: &str, quotas: &[ResourceQuota], there: usize) -> Check {
     let limits = quotas.iter().filter_map(|quota| {
-        let most = &quota.spec.as_ref()?.hard.as_ref()?.get(COUNT)?.0;
+        let most = &quota.spec.as_ref()?.hard.as_ref()?.get(check::COUNT)?.0;
         Some((quota.metadata.name.as_deref().unwrap_or_default(), most.as_str()))
     });
     match limits.min_by_key(|(_, most)| most.parse::<u64>().unwrap_or(u64::MAX)) {
@@ -251,6 +210,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::model::check::{COUNT, Finding};
 
     fn node(name: &str, kernel: &str) -> Node {
         serde_json::from_value(json!({

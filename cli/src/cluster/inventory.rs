@@ -14,6 +14,7 @@ use redir_api::names;
 
 use super::api_call::{ApiCall, unless};
 use super::connect::Cluster;
+use crate::model::installation::NamespaceInventory;
 
 /// Lists that are asked for at the same time.
 const AT_ONCE: usize = 8;
@@ -30,22 +31,6 @@ const OBSERVED: [(&str, &str); 5] = [
 ];
 /// The account that a token belongs to, on Secrets that old servers make for each.
 const TOKEN_OF: &str = "kubernetes.io/service-account.name";
-
-/// What was found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct NamespaceInventory {
-    /// `secret pull`, sorted: what is there besides the known objects and what belongs to them.
-    pub(crate) others: Vec<String>,
-    /// Kinds that could not be looked at, and why.
-    pub(crate) unknown: Vec<String>,
-}
-
-impl NamespaceInventory {
-    /// Whether nothing would be lost with the namespace.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.others.is_empty() && self.unknown.is_empty()
-    }
-}
 
 /// Looks at the namespace. `known` are UIDs of what is known to be in it, `ended` is the group whose objects are ended and
 /// waited for by themselves, and whose resource may just be going.

@@ -65,24 +65,24 @@ pub(crate) struct Lease {
 
 impl Lease {
     /// Makes the object.
-    pub(crate) async fn start(cluster: &Cluster, wish: InterceptTemplate) -> Result<(Self, Intercept), CliError> {
+    pub(crate) async fn start(cluster: &Cluster, template: InterceptTemplate) -> Result<(Self, Intercept), CliError> {
         let api: Api<Intercept> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
         let right = ApiCall::Right("create", PLURAL, Some(&cluster.namespace));
-        let wanted = wish.object()?;
+        let wanted = template.object()?;
         let made = match timeout(CALL, create(&api, &wanted)).await {
-            Ok(made) => made.map_err(|error| explain(cluster, &right, &error)),
+            Ok(made) => made.map_err(|error| explain(&cluster.server, &right, &error)),
             // It may have been made nevertheless: asked again, the server says so, and none is left behind.
             Err(_) => cluster.call(right, create(&api, &wanted)).await,
         };
         let object = match made {
             Ok(object) => object,
-            Err(error) => return Err(explain_refusal(cluster, &wish, error).await),
+            Err(error) => return Err(explain_refusal(cluster, &template, error).await),
         };
         let (sender, news) = mpsc::channel(QUEUE);
         let keeper = LeaseKeeper {
             cluster: cluster.clone(),
             api,
-            wish,
+            template,
             news: sender,
             object: object.clone(),
             clocks: ClockWatch::new(SystemTime::now(), std::time::Instant::now()),
@@ -141,8 +141,8 @@ impl Drop for Lease {
 }
 
 /// A refused object's trouble, with the right that is missing.
-async fn explain_refusal(cluster: &Cluster, wish: &InterceptTemplate, error: CliError) -> CliError {
-    rights::explained(cluster, &wish.target, wish.flushes_beside_a_filter(), error).await
+async fn explain_refusal(cluster: &Cluster, template: &InterceptTemplate, error: CliError) -> CliError {
+    rights::explained(cluster, &template.target, template.flushes_beside_a_filter(), error).await
 }
 
 /// Why a watch is over.
@@ -158,7 +158,7 @@ enum WatchEnd {
 struct LeaseKeeper {
     cluster: Cluster,
     api: Api<Intercept>,
-    wish: InterceptTemplate,
+    template: InterceptTemplate,
     news: mpsc::Sender<LeaseEvent>,
     object: Intercept,
     clocks: ClockWatch,
@@ -252,8 +252,11 @@ impl LeaseKeeper {
                 }
                 Ok(Ok(_)) => return WatchEnd::TunnelError,
                 Ok(Err(error)) => {
-                    let why =
-                        explain(&self.cluster, &ApiCall::Right("get", PLURAL, Some(&self.cluster.namespace)), &error);
+                    let why = explain(
+                        &self.cluster.server,
+                        &ApiCall::Right("get", PLURAL, Some(&self.cluster.namespace)),
+                        &error,
+                    );
                     self.tell_away(Some(why.to_string())).await;
                 }
                 Err(_) => self.tell_away(Some(say::no_answer(&self.cluster.server, CALL))).await,
@@ -281,7 +284,7 @@ impl LeaseKeeper {
         let mut backoff = Backoff::new();
         loop {
             let right = ApiCall::Right("create", PLURAL, Some(&self.cluster.namespace));
-            let object = match self.wish.object() {
+            let object = match self.template.object() {
                 Ok(object) => object,
                 Err(error) => return self.failed(error).await,
             };
@@ -292,8 +295,8 @@ impl LeaseKeeper {
                     return self.tell(LeaseEvent::Recreated(Box::new(object))).await.is_none();
                 }
                 Ok(Err(error @ kube::Error::Api(_))) => {
-                    let error = explain(&self.cluster, &right, &error);
-                    return self.failed(explain_refusal(&self.cluster, &self.wish, error).await).await;
+                    let error = explain(&self.cluster.server, &right, &error);
+                    return self.failed(explain_refusal(&self.cluster, &self.template, error).await).await;
                 }
                 // The network may come back later than the machine woke up.
                 Ok(Err(_)) | Err(_) => sleep(backoff.wait()).await,

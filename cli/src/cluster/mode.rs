@@ -8,8 +8,8 @@
 use super::connect::has_kubeconfig;
 use crate::args;
 use crate::error::CliError;
+use crate::model::values::Target;
 use crate::static_agents::{self, StaticAgents};
-use crate::values::Target;
 use crate::wording::cluster as say;
 
 /// Whom a command asks.

@@ -13,8 +13,9 @@ use kube::api::ListParams;
 use redir_api::names;
 use tokio::time::{Instant, timeout};
 
-use super::agents::{self, Outlook};
+use super::agents;
 use super::connect::Cluster;
+use crate::model::agents::Outlook;
 use crate::wording::cluster as say;
 
 /// How long an agent may take until it is heard of. One that runs answers in milliseconds; one that is being replaced in

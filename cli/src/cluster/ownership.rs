@@ -6,6 +6,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use redir_api::names;
 use serde_json::{Value, json};
 
+use crate::model::installation::{HelmRelease, PodSecurityLevel};
+
 /// Carried by everything that redir installs, whoever applies it: Helm, kubectl or `redir`.
 const PART_OF: &str = "app.kubernetes.io/part-of";
 const REDIR: &str = "redir";
@@ -16,13 +18,6 @@ const HELM_NAMESPACE: &str = "meta.helm.sh/release-namespace";
 const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
 /// The one that admits an agent.
 const PRIVILEGED: &str = "privileged";
-
-/// A release of Helm.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct HelmRelease {
-    pub(crate) name: String,
-    pub(crate) namespace: String,
-}
 
 /// The release that an object belongs to.
 pub(crate) fn helm_release(object: &ObjectMeta) -> Option<HelmRelease> {
@@ -47,10 +42,6 @@ pub(crate) fn is_created_by_redir(namespace: &ObjectMeta) -> bool {
 pub(crate) fn created_mark(uid: &str) -> Value {
     json!({"metadata": {"annotations": {names::CREATED: uid}}})
 }
-
-/// The PodSecurity level that a namespace enforces, if it names one, where that does not admit an agent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct PodSecurityLevel(pub(crate) Option<String>);
 
 /// Why an agent may not be admitted; `None`: it is.
 pub(crate) fn strict_level(namespace: &ObjectMeta) -> Option<PodSecurityLevel> {

@@ -8,7 +8,7 @@ use std::num::NonZeroU16;
 
 use serde_json::Value;
 
-use crate::values::PortName;
+use crate::model::values::PortName;
 use crate::wording::cluster as say;
 
 /// A port that a container or a Service declares.

@@ -9,18 +9,17 @@ use redir_api::{AgentState, Intercept, PodState};
 use redir_tunnel::Pin;
 
 use super::target::ExpectedPod;
-use crate::config::Agent;
-use crate::values::AgentAddress;
+use crate::model::values::{AgentAddress, KnownAgent};
 use crate::wording::cluster as say;
 
 /// The agents that an Intercept's status names, as they can be dialled. One whose entry cannot be used is left out.
-pub(crate) fn agents(intercept: &Intercept) -> Vec<Agent> {
+pub(crate) fn agents(intercept: &Intercept) -> Vec<KnownAgent> {
     let entries = intercept.status.iter().flat_map(|status| &status.agents);
     let agent = |entry: &redir_api::AgentStatus| {
         let key: Pin = entry.key.parse().ok()?;
         let addresses: Vec<AgentAddress> =
             entry.endpoints.iter().filter_map(|endpoint| endpoint.address.parse().ok()).collect();
-        (!addresses.is_empty()).then(|| Agent { name: entry.node.clone(), addresses, key })
+        (!addresses.is_empty()).then(|| KnownAgent { name: entry.node.clone(), addresses, key })
     };
     // An agent that has no pod of it has nothing to be dialled for.
     entries.filter(|entry| !entry.pods.is_empty()).filter_map(agent).collect()
@@ -59,13 +58,13 @@ pub(crate) struct InterceptProgress {
 
 /// Puts together what the developer, the agents and the tunnels know. `silent` says why nothing will come of a node whose agent has
 /// said nothing that is of use; `None`: something still may.
-pub(crate) fn standing(
+pub(crate) fn intercept_progress(
     expected: Option<&[ExpectedPod]>,
     intercept: &Intercept,
     tunnels: &BTreeMap<String, NodeTunnel>,
     silent: impl Fn(&str) -> Option<String>,
 ) -> InterceptProgress {
-    let mut standing = InterceptProgress { live: 0, pods: 0, missing: Vec::new(), waiting: Vec::new() };
+    let mut progress = InterceptProgress { live: 0, pods: 0, missing: Vec::new(), waiting: Vec::new() };
     let told: BTreeMap<&str, usize> = intercept
         .status
         .iter()
@@ -79,32 +78,32 @@ pub(crate) fn standing(
             Some(node) if told.contains_key(node) => (),
             Some(node) => *nodes.entry(node).or_default() += 1,
             None => {
-                standing.pods += 1;
-                standing.missing.push((pod.name.clone(), say::not_scheduled()));
+                progress.pods += 1;
+                progress.missing.push((pod.name.clone(), say::not_scheduled()));
             }
         }
     }
     for (node, pods) in nodes.into_iter().filter(|(_, pods)| *pods > 0) {
-        standing.pods += pods;
+        progress.pods += pods;
         match (tunnels.get(node), refusal(intercept, node)) {
-            (Some(NodeTunnel::Live(live)), _) => standing.live += live,
-            (Some(NodeTunnel::Without(why)), _) => standing.missing.push((node.to_owned(), why.clone())),
-            (_, Some(why)) => standing.missing.push((node.to_owned(), why)),
-            (Some(NodeTunnel::Asked), None) => standing.waiting.push(node.to_owned()),
+            (Some(NodeTunnel::Live(live)), _) => progress.live += live,
+            (Some(NodeTunnel::Without(why)), _) => progress.missing.push((node.to_owned(), why.clone())),
+            (_, Some(why)) => progress.missing.push((node.to_owned(), why)),
+            (Some(NodeTunnel::Asked), None) => progress.waiting.push(node.to_owned()),
             (None, None) => match silent(node) {
-                None => standing.waiting.push(node.to_owned()),
+                None => progress.waiting.push(node.to_owned()),
                 Some(why) => {
                     let why = if told.contains_key(node) { say::no_endpoint() } else { why };
-                    standing.missing.push((node.to_owned(), why));
+                    progress.missing.push((node.to_owned(), why));
                 }
             },
         }
     }
-    standing
+    progress
 }
 
 /// Nodes whose tunnel is no longer needed.
-pub(crate) fn gone(tunnels: &BTreeMap<String, NodeTunnel>, agents: &[Agent]) -> Vec<String> {
+pub(crate) fn gone(tunnels: &BTreeMap<String, NodeTunnel>, agents: &[KnownAgent]) -> Vec<String> {
     let wanted: BTreeSet<&str> = agents.iter().map(|agent| agent.name.as_str()).collect();
     tunnels.keys().filter(|node| !wanted.contains(node.as_str())).cloned().collect()
 }
@@ -176,14 +175,14 @@ mod tests {
             agent("n4", "Refused", &["e"]),
         ]);
         let expected = at(&[("a", "n1"), ("b", "n1"), ("c", "n2"), ("d", "n3"), ("e", "n4"), ("f", "n5"), ("g", "")]);
-        let early = standing(Some(&expected), &seen, &tunnels, may_come);
+        let early = intercept_progress(Some(&expected), &seen, &tunnels, may_come);
         assert_eq!((early.live, early.pods), (2, 7));
         assert_eq!(early.waiting, ["n3", "n5"]);
         let names =
-            |standing: &InterceptProgress| standing.missing.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+            |progress: &InterceptProgress| progress.missing.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
         assert_eq!(names(&early), ["g", "n2", "n4"]);
         assert_eq!(early.missing[2].1, "its pods share the host's network");
-        let late = standing(Some(&expected), &seen, &tunnels, silent);
+        let late = intercept_progress(Some(&expected), &seen, &tunnels, silent);
         assert_eq!(
             (late.waiting.as_slice(), names(&late)),
             (["n3".to_owned()].as_slice(), vec!["g".into(), "n2".into(), "n4".into(), "n5".into()])
@@ -193,10 +192,14 @@ mod tests {
     #[test]
     fn what_agents_count_is_newer() {
         let tunnels = BTreeMap::from([("n1".to_owned(), NodeTunnel::Live(3))]);
-        let scaled =
-            standing(Some(&at(&[("a", "n1")])), &intercept(&[agent("n1", "Live", &["a", "b", "c"])]), &tunnels, silent);
+        let scaled = intercept_progress(
+            Some(&at(&[("a", "n1")])),
+            &intercept(&[agent("n1", "Live", &["a", "b", "c"])]),
+            &tunnels,
+            silent,
+        );
         assert_eq!((scaled.live, scaled.pods, scaled.missing.len()), (3, 3, 0));
-        let unknown = standing(None, &intercept(&[]), &BTreeMap::new(), may_come);
+        let unknown = intercept_progress(None, &intercept(&[]), &BTreeMap::new(), may_come);
         assert_eq!((unknown.pods, unknown.waiting.len()), (0, 0));
         assert_eq!(gone(&tunnels, &[]), ["n1"]);
     }

@@ -3,7 +3,7 @@
 //! Owns: which rights an intercept needs (those that the admission policies check, among others), and the questions. Must
 //! not word the answers (`wording::rights`). Called by: `commands::intercept`, `commands::doctor`, `lease`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use futures_util::future::try_join_all;
 use k8s_openapi::api::authentication::v1::SelfSubjectReview;
@@ -13,76 +13,22 @@ use k8s_openapi::api::authorization::v1::{
 };
 use kube::Api;
 use kube::api::PostParams;
-use redir_api::{GROUP, PLURAL, TargetKind};
+use redir_api::TargetKind;
 
 use super::api_call::ApiCall;
 use super::connect::Cluster;
 use crate::error::CliError;
-use crate::values::{Target, short};
+use crate::model::access::{AccessRight, INTERCEPT, InterceptableTargets, on_intercepts, on_target, to_flush};
+use crate::model::values::{Target, short};
 use crate::wording::rights as say;
 
-/// The verb on a target that the policy on Intercepts checks.
-const INTERCEPT: &str = "intercept";
-/// The same beside a filter, with `--flush`.
-const FLUSH: &str = "flush";
-/// What `redir` does with its own Intercepts, and shows of others'.
-const VERBS: [&str; 6] = ["create", "get", "list", "watch", "patch", "delete"];
-
-/// One right as RBAC names it, in the namespace that is meant.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Right {
-    pub(crate) verb: &'static str,
-    /// Empty: the core group.
-    pub(crate) group: &'static str,
-    pub(crate) resource: &'static str,
-    /// `None`: every object of the resource.
-    pub(crate) name: Option<String>,
-}
-
-impl Right {
-    /// Whether it is one on Intercepts, which come together.
-    pub(crate) fn is_on_intercepts(&self) -> bool {
-        self.group == GROUP
-    }
-
-    pub(crate) fn is_flush(&self) -> bool {
-        self.verb == FLUSH
-    }
-}
-
-/// The rights on Intercepts themselves.
-pub(crate) fn on_intercepts() -> Vec<Right> {
-    VERBS.map(|verb| Right { verb, group: GROUP, resource: PLURAL, name: None }).into()
-}
-
-/// What one intercept needs on its target, as the policies check it: of labels the right on all pods, since they may come
-/// to mean any.
-pub(crate) fn on_target(target: &Target) -> Vec<Right> {
-    let verbs: &[&str] = if matches!(target, Target::Labels(_)) { &[INTERCEPT] } else { &["get", INTERCEPT] };
-    verbs.iter().map(|verb| of_target(target, verb)).collect()
-}
-
-/// What closing connections beside a filter needs.
-pub(crate) fn to_flush(target: &Target) -> Right {
-    of_target(target, FLUSH)
-}
-
-fn of_target(target: &Target, verb: &'static str) -> Right {
-    let (kind, name) = match target {
-        Target::Labels(_) => (TargetKind::Pod, None),
-        Target::Pod(name) => (TargetKind::Pod, Some(name.clone())),
-        Target::Workload(kind, name) => (*kind, Some(name.clone())),
-    };
-    Right { verb, group: kind.group(), resource: kind.plural(), name }
-}
-
 /// Those of the rights that this user has not.
-pub(crate) async fn missing(cluster: &Cluster, rights: Vec<Right>) -> Result<Vec<Right>, CliError> {
+pub(crate) async fn missing(cluster: &Cluster, rights: Vec<AccessRight>) -> Result<Vec<AccessRight>, CliError> {
     let answers = try_join_all(rights.iter().map(|right| has(cluster, right))).await?;
     Ok(rights.into_iter().zip(answers).filter(|(_, has)| !has).map(|(right, _)| right).collect())
 }
 
-async fn has(cluster: &Cluster, right: &Right) -> Result<bool, CliError> {
+async fn has(cluster: &Cluster, right: &AccessRight) -> Result<bool, CliError> {
     let attributes = ResourceAttributes {
         group: Some(right.group.to_owned()),
         resource: Some(right.resource.to_owned()),
@@ -130,17 +76,6 @@ pub(crate) async fn explained(cluster: &Cluster, target: &Target, flushes: bool,
     }
 }
 
-/// What a user may intercept in a namespace, whatever the target.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct InterceptableTargets {
-    /// Every object of these kinds.
-    pub(crate) kinds: BTreeSet<TargetKind>,
-    /// These, as `deploy/web`.
-    pub(crate) named: BTreeSet<String>,
-    /// Whether there may be more: not every authorizer can list what it allows.
-    pub(crate) is_incomplete: bool,
-}
-
 /// Asks for the user's rules, and where those are not all for each kind.
 pub(crate) async fn interceptable(cluster: &Cluster) -> Result<InterceptableTargets, CliError> {
     let spec = SelfSubjectRulesReviewSpec { namespace: Some(cluster.namespace.clone()) };
@@ -153,7 +88,8 @@ pub(crate) async fn interceptable(cluster: &Cluster) -> Result<InterceptableTarg
     let mut found = may.and(&reads);
     found.is_incomplete = status.incomplete;
     if found.is_incomplete {
-        let of_kind = |kind: TargetKind, verb| Right { verb, group: kind.group(), resource: kind.plural(), name: None };
+        let of_kind =
+            |kind: TargetKind, verb| AccessRight { verb, group: kind.group(), resource: kind.plural(), name: None };
         let both = |kind: TargetKind| [of_kind(kind, "get"), of_kind(kind, INTERCEPT)];
         let missing = missing(cluster, TargetKind::ALL.into_iter().flat_map(both).collect()).await?;
         let has = |kind: &TargetKind| !both(*kind).iter().any(|right| missing.contains(right));
@@ -204,15 +140,6 @@ fn of_rules(rules: &[ResourceRule], verb: &str) -> InterceptableTargets {
         }
     }
     found
-}
-
-/// Rights by what they are on, each with all its verbs: a role of kubectl's for each.
-pub(crate) fn by_object(rights: &[Right]) -> BTreeMap<(&'static str, &'static str, Option<&str>), Vec<&'static str>> {
-    let mut objects: BTreeMap<_, Vec<&'static str>> = BTreeMap::new();
-    for right in rights {
-        objects.entry((right.group, right.resource, right.name.as_deref())).or_default().push(right.verb);
-    }
-    objects
 }
 
 #[cfg(test)]

@@ -3,68 +3,12 @@
 //! Owns: what of an object is shown. Must not show a filter's values: they may be secrets. Called by: `commands::cluster`.
 
 use redir_api::filter::{ConditionSpec, FilterSpec, NamedTest};
-use redir_api::{AgentStatus, Intercept, PodState};
+use redir_api::{AgentStatus, Intercept};
 use redir_wire::UnixMillis;
 
 use super::viewer::Viewer;
-use crate::values::{join_labels, short};
-
-/// One Intercept.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct InterceptRow {
-    pub(crate) namespace: String,
-    pub(crate) name: String,
-    /// `deploy/web`, or labels.
-    pub(crate) target: String,
-    pub(crate) port: String,
-    /// Whose, by the API server's name.
-    pub(crate) user: String,
-    /// Whether the server has checked that name.
-    pub(crate) is_checked: bool,
-    /// The machine, as its developer says it: `alice@laptop`.
-    pub(crate) from: String,
-    /// Whether it was made here.
-    pub(crate) is_own: bool,
-    /// Whether it was made by the same person, perhaps at another machine.
-    pub(crate) is_of_this_login: bool,
-    pub(crate) since: UnixMillis,
-    /// Without values; empty is everything.
-    pub(crate) filter: String,
-    pub(crate) to: String,
-    pub(crate) pods: Vec<InterceptPodRow>,
-    /// Nodes whose agent has something to say of all its pods.
-    pub(crate) reasons: Vec<(String, String)>,
-}
-
-/// One pod of an Intercept.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct InterceptPodRow {
-    pub(crate) node: String,
-    pub(crate) pod: String,
-    pub(crate) addresses: Vec<String>,
-    pub(crate) port: Option<u16>,
-    pub(crate) state: &'static str,
-    pub(crate) reason: String,
-    /// Nobody listens on the port in it.
-    pub(crate) nobody_listens: bool,
-}
-
-impl InterceptRow {
-    /// How many of its pods are live.
-    pub(crate) fn live(&self) -> usize {
-        self.pods.iter().filter(|pod| pod.state == state(PodState::Live)).count()
-    }
-}
-
-/// A workload that can be intercepted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct WorkloadRow {
-    pub(crate) namespace: String,
-    /// `deploy/web`
-    pub(crate) target: String,
-    /// `8080 (http)`
-    pub(crate) ports: Vec<String>,
-}
+use crate::model::rows::{InterceptPodRow, InterceptRow};
+use crate::model::values::{join_labels, short};
 
 /// The row of an Intercept.
 pub(crate) fn row(intercept: &Intercept, viewer: &Viewer) -> InterceptRow {
@@ -123,20 +67,10 @@ fn pods(agent: &AgentStatus) -> impl Iterator<Item = InterceptPodRow> {
         pod: pod.name.clone(),
         addresses: pod.addresses.clone(),
         port: pod.port,
-        state: state(pod.state),
+        state: pod.state,
         reason: pod.reason.clone(),
         nobody_listens: pod.nobody_listens,
     })
-}
-
-fn state(state: PodState) -> &'static str {
-    match state {
-        PodState::Waiting => "waiting",
-        PodState::Pending => "pending",
-        PodState::Live => "live",
-        PodState::Refused => "refused",
-        PodState::Lost => "lost",
-    }
 }
 
 /// `header x-user and path prefix`: what is looked at, without what it is compared with.
@@ -163,6 +97,7 @@ fn condition(condition: &ConditionSpec) -> String {
 
 #[cfg(test)]
 mod tests {
+    use redir_api::PodState;
     use serde_json::json;
 
     use super::*;
@@ -195,7 +130,7 @@ mod tests {
         assert!(!format!("{row:?}").contains("secret"));
         assert_eq!((row.live(), row.pods.len(), row.is_own), (1, 2, false));
         assert_eq!(row.since, UnixMillis(1_795_460_584_000));
-        assert_eq!((row.pods[1].state, row.pods[1].node.as_str()), ("refused", "n1"));
+        assert_eq!((row.pods[1].state, row.pods[1].node.as_str()), (PodState::Refused, "n1"));
         assert_eq!(row.reasons, [("n1".to_owned(), "1 pod cannot be intercepted".to_owned())]);
     }
 

@@ -17,7 +17,7 @@ use super::api_call::{ApiCall, unless};
 use super::connect::Cluster;
 use super::ports;
 use crate::error::CliError;
-use crate::values::{PortName, Target, short};
+use crate::model::values::{PortName, Target, short};
 use crate::wording::cluster as say;
 
 /// Names that a sentence lists.

@@ -18,7 +18,7 @@ use super::api_call::ApiCall;
 use super::connect::Cluster;
 use super::target;
 use crate::error::CliError;
-use crate::values::{Target, short};
+use crate::model::values::{Target, short};
 use crate::wording::cluster as say;
 
 /// Until the API server is asked first: agents name new pods within milliseconds, and pods are replaced within seconds.

@@ -10,8 +10,8 @@ use redir_tunnel::Pin;
 use redir_wire::{EarlierConnections, Filter, Probes};
 
 use crate::error::CliError;
+use crate::model::values::{PortName, Target};
 use crate::timestamps;
-use crate::values::{PortName, Target};
 use crate::wording::values as say;
 
 /// Longer names are cut, so that the suffix still fits.
@@ -118,7 +118,7 @@ mod tests {
 
     use super::*;
 
-    fn wish(target: &str) -> InterceptTemplate {
+    fn template(target: &str) -> InterceptTemplate {
         InterceptTemplate {
             target: target.parse().unwrap(),
             port: "http".parse().unwrap(),
@@ -134,8 +134,8 @@ mod tests {
         }
     }
 
-    fn spec(wish: &InterceptTemplate) -> Value {
-        serde_json::to_value(wish.object().unwrap()).unwrap()["spec"].clone()
+    fn spec(template: &InterceptTemplate) -> Value {
+        serde_json::to_value(template.object().unwrap()).unwrap()["spec"].clone()
     }
 
     #[test]
@@ -143,15 +143,15 @@ mod tests {
         let subject = Subject::Header("x-user".into());
         let condition = Condition { subject, test: Test::Exact("alice".into()), negate: false };
         let filter = Some(Filter { mode: Mode::Any, conditions: vec![condition], preflights: false });
-        let wish = InterceptTemplate { filter, port: "8080".parse().unwrap(), ..wish("deploy/web") };
+        let template = InterceptTemplate { filter, port: "8080".parse().unwrap(), ..template("deploy/web") };
         let expected = json!({
             "target": {"kind": "Deployment", "name": "web"}, "port": "8080", "probes": "App",
             "filter": {"any": [{"header": {"name": "x-user", "exact": "alice"}}]},
             "developerKey": "sha256:47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU",
             "to": "127.0.0.1:3000", "user": "alice@example.com", "from": "alice@laptop",
         });
-        assert_eq!(spec(&wish), expected);
-        let object = wish.object().unwrap();
+        assert_eq!(spec(&template), expected);
+        let object = template.object().unwrap();
         assert_eq!(object.metadata.name.as_deref(), Some("web-47deqpj8"));
         assert!(object.metadata.annotations.unwrap().contains_key(names::RENEWED));
     }
@@ -162,7 +162,7 @@ mod tests {
             let test = Test::Exact(vec![b'a'; length]);
             let condition = Condition { subject: Subject::Header("x".into()), test, negate: false };
             let filter = Some(Filter { mode: Mode::Any, conditions: vec![condition], preflights: false });
-            InterceptTemplate { filter, ..wish("deploy/web") }.object()
+            InterceptTemplate { filter, ..template("deploy/web") }.object()
         };
         assert!(with(limits::TEXT - 1).is_ok());
         let Err(CliError::Usage(sentence)) = with(limits::TEXT) else { panic!("it is taken") };
@@ -171,21 +171,21 @@ mod tests {
             "{sentence}"
         );
         let labels = (0..17).map(|n| format!("l{n}=a")).collect::<Vec<_>>().join(",");
-        assert!(wish(&labels).object().is_err());
+        assert!(template(&labels).object().is_err());
     }
 
     #[test]
     fn what_is_asked_for_beside_is_written_only_then() {
-        let plain = spec(&wish("deploy/web"));
+        let plain = spec(&template("deploy/web"));
         assert!(plain.get("evenIfDown").is_none() && plain.get("forwarded").is_none());
-        let asked = spec(&InterceptTemplate { even_if_down: true, forwarded: true, ..wish("deploy/web") });
+        let asked = spec(&InterceptTemplate { even_if_down: true, forwarded: true, ..template("deploy/web") });
         assert_eq!((&asked["evenIfDown"], &asked["forwarded"]), (&json!(true), &json!(true)));
     }
 
     #[test]
     fn pods_and_labels() {
-        assert_eq!(spec(&wish("web-1"))["target"], json!({"kind": "Pod", "name": "web-1"}));
-        let labels = spec(&wish("app=web,tier=front"));
+        assert_eq!(spec(&template("web-1"))["target"], json!({"kind": "Pod", "name": "web-1"}));
+        let labels = spec(&template("app=web,tier=front"));
         assert_eq!(labels["selector"], json!({"matchLabels": {"app": "web", "tier": "front"}}));
         assert_eq!((&labels["target"], &labels["port"]), (&Value::Null, &json!("http")));
     }

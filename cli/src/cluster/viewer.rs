@@ -1,6 +1,6 @@
 //! Who looks at a cluster's Intercepts, and how far the names in them are to be believed.
 //!
-//! Owns: asking. Must not judge a row (`objects`). Called by: `commands::objects`.
+//! Owns: asking. Must not judge a row (`rows`). Called by: `commands::kubernetes`.
 
 use redir_wire::UnixMillis;
 

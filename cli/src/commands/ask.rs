@@ -8,11 +8,11 @@ use redir_wire::{CloseCode, RefusedCode, ToAgent, ToDeveloper};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
-use crate::config::Agent;
 use crate::error::CliError;
 use crate::events::Event;
 use crate::json;
 use crate::link::tunnel::{self, TunnelError};
+use crate::model::values::KnownAgent;
 use crate::screen::Screen;
 use crate::static_agents::StaticAgents;
 use crate::wording::session as say;
@@ -39,7 +39,11 @@ impl From<String> for Failure {
 }
 
 /// Asks all, in the order of the configuration.
-pub(super) async fn ask(static_agents: &StaticAgents, question: &ToAgent, screen: &Screen) -> Vec<(Agent, Answer)> {
+pub(super) async fn ask(
+    static_agents: &StaticAgents,
+    question: &ToAgent,
+    screen: &Screen,
+) -> Vec<(KnownAgent, Answer)> {
     let mut asking = JoinSet::new();
     for (index, agent) in static_agents.agents.iter().cloned().enumerate() {
         let (identity, question) = (static_agents.identity.clone(), question.clone());
@@ -55,7 +59,7 @@ pub(super) async fn ask(static_agents: &StaticAgents, question: &ToAgent, screen
         tokio::select! {
             Some(Ok(answer)) = asking.join_next() => answers.push(answer),
             _ = patience.tick() => {
-                let missing: Vec<Agent> = static_agents.agents.iter().enumerate()
+                let missing: Vec<KnownAgent> = static_agents.agents.iter().enumerate()
                     .filter(|(index, _)| !answers.iter().any(|(answered, ..)| answered == index))
                     .map(|(_, agent)| agent.clone())
                     .collect();
@@ -69,7 +73,7 @@ pub(super) async fn ask(static_agents: &StaticAgents, question: &ToAgent, screen
 }
 
 /// Asks one agent over a tunnel of its own.
-pub(super) async fn one(agent: &Agent, identity: &redir_tunnel::Identity, question: &ToAgent) -> Answer {
+pub(super) async fn one(agent: &KnownAgent, identity: &redir_tunnel::Identity, question: &ToAgent) -> Answer {
     let mut tunnel = tunnel::dial(agent, identity).await.map_err(|error| error.sentence(agent))?;
     let answer = async {
         let number = tunnel.control.ask(question).await?;
@@ -96,7 +100,7 @@ pub(super) fn json(events: &[Event]) -> String {
 }
 
 /// Agents that said nothing are told of; if there is one, the command failed, but what the others said was shown.
-pub(super) fn failures<'a>(failed: impl IntoIterator<Item = (&'a Agent, &'a String)>) -> Result<(), CliError> {
+pub(super) fn failures<'a>(failed: impl IntoIterator<Item = (&'a KnownAgent, &'a String)>) -> Result<(), CliError> {
     let failed: Vec<_> = failed.into_iter().map(|(agent, why)| (agent.name.as_str(), why.as_str())).collect();
     match failed.is_empty() {
         true => Ok(()),

@@ -18,7 +18,7 @@ use crate::wording::install as say;
 const VALUE: &str = "controlPlane";
 
 /// Where the agents' pods are, and what the admin said.
-pub(super) struct Wish<'a> {
+pub(super) struct ControlPlanePreference<'a> {
     pub(super) namespace: &'a str,
     /// `controlPlane: false` was written down.
     pub(super) is_refused: bool,
@@ -27,7 +27,7 @@ pub(super) struct Wish<'a> {
 /// Lets agents run there if they could run nowhere else, as in a cluster of one node, or if they do; what to say of it.
 pub(super) async fn include_if_needed(
     cluster: &Cluster,
-    wish: Wish<'_>,
+    preference: ControlPlanePreference<'_>,
     values: &mut Values,
 ) -> Result<Option<String>, CliError> {
     if is_included(values) {
@@ -36,7 +36,11 @@ pub(super) async fn include_if_needed(
     let nodes: Api<Node> = Api::all(cluster.client.clone());
     let nodes = cluster.call(ApiCall::Admin("list", "nodes"), nodes.list(&ListParams::default())).await?.items;
     let (control, others) = apart(&nodes, &values.node_selector());
-    let has = if control.is_empty() || wish.is_refused { Vec::new() } else { agents(cluster, wish.namespace).await? };
+    let has = if control.is_empty() || preference.is_refused {
+        Vec::new()
+    } else {
+        agents(cluster, preference.namespace).await?
+    };
     let decision = decide(&control, others, &has);
     if decision.as_ref().is_some_and(|(is_on, _)| *is_on) {
         include(values);

@@ -18,18 +18,21 @@ use super::ask;
 use super::install::server;
 use super::quota;
 use super::rollout::look;
+use super::runtime::with_runtime;
 use crate::args;
 use crate::cluster::Cluster;
 use crate::cluster::api_call::{ApiCall, unless};
 use crate::cluster::apply::manifests;
-use crate::cluster::diagnosis::{self, Check, Finding};
+use crate::cluster::diagnosis;
 use crate::cluster::mode::refuse_static;
 use crate::cluster::{policies, rights, target};
 use crate::error::{CliError, Outcome};
 use crate::events::Event;
 use crate::link::tunnel::{SOFTWARE, look_up};
+use crate::model::access;
+use crate::model::check::{Check, Finding};
+use crate::model::values::{AgentAddress, LabelSet, Target};
 use crate::screen::{Screen, print};
-use crate::values::{AgentAddress, LabelSet, Target};
 use crate::wording::{doctor as say, events as show};
 
 /// A resolver's own limit is longer than anybody wants to wait here.
@@ -40,7 +43,7 @@ pub(crate) fn run(args: &args::DoctorArgs) -> Outcome {
     refuse_static("doctor", "`redir status` asks them, `redir-agent check` looks at their machine", &args.cluster)?;
     let labels = args.selector.clone().map(|LabelSet(labels)| Target::Labels(labels));
     let wanted = args.target.clone().or(labels);
-    super::with_runtime(args.output, async |screen| {
+    with_runtime(args.output, async |screen| {
         let mut checks = vec![client()];
         match Cluster::connect(&args.cluster).await {
             Ok(cluster) => examine(&cluster, wanted.as_ref(), &mut checks).await,
@@ -113,8 +116,8 @@ async fn resource(cluster: &Cluster, checks: &mut Vec<Check>) -> bool {
 /// Whether this user may intercept the target, or else what there is that they may.
 async fn rights(cluster: &Cluster, target: Option<&Target>) -> Result<Vec<Check>, CliError> {
     let namespace = cluster.namespace.as_str();
-    let mut needed = rights::on_intercepts();
-    needed.extend(target.iter().flat_map(|target| rights::on_target(target)));
+    let mut needed = access::on_intercepts();
+    needed.extend(target.iter().flat_map(|target| access::on_target(target)));
     let missing = rights::missing(cluster, needed).await?;
     // For the lines that an admin is given.
     let user = rights::username(cluster).await;
@@ -128,7 +131,7 @@ async fn rights(cluster: &Cluster, target: Option<&Target>) -> Result<Vec<Check>
         return Ok(checks);
     };
     let mut checks = vec![diagnosis::rights(target, namespace, missing, user)];
-    let missing = rights::missing(cluster, vec![rights::to_flush(target)]).await?;
+    let missing = rights::missing(cluster, vec![access::to_flush(target)]).await?;
     checks.push(diagnosis::flush(target, namespace, missing, user));
     Ok(checks)
 }

@@ -15,13 +15,16 @@ use serde_json::Value;
 use super::confirm::confirm;
 use super::control_plane;
 use super::rollout;
+use super::runtime::with_runtime;
 use crate::args;
 use crate::cluster::Cluster;
 use crate::cluster::api_call::{ApiCall, unless};
 use crate::cluster::apply::{ApplyMode, Manifest, manifests};
-use crate::cluster::ownership::{self, PodSecurityLevel};
+use crate::cluster::ownership;
 use crate::error::{CliError, Outcome};
 use crate::events::{AdminStep, ObjectAction};
+use crate::model::installation::HelmAdvice;
+use crate::model::installation::PodSecurityLevel;
 use crate::screen::{Screen, print};
 use crate::wording::install as say;
 
@@ -38,7 +41,7 @@ pub(crate) enum InstallMode {
 /// Applies everything, and waits for the agents.
 pub(crate) fn run(args: &args::InstallArgs, before: InstallMode) -> Outcome {
     let values = values(args, Values::default())?;
-    super::with_runtime(args.output, async |screen| {
+    with_runtime(args.output, async |screen| {
         let cluster = Cluster::connect(&args.cluster).await;
         let mut options = Options { namespace: namespace(&args.cluster), values };
         if args.print {
@@ -46,8 +49,11 @@ pub(crate) fn run(args: &args::InstallArgs, before: InstallMode) -> Outcome {
         }
         let cluster = cluster?;
         server(&cluster).await?;
-        let wish = control_plane::Wish { namespace: &options.namespace, is_refused: refuses_control_plane(args)? };
-        if let Some(sentence) = control_plane::include_if_needed(&cluster, wish, &mut options.values).await? {
+        let preference = control_plane::ControlPlanePreference {
+            namespace: &options.namespace,
+            is_refused: refuses_control_plane(args)?,
+        };
+        if let Some(sentence) = control_plane::include_if_needed(&cluster, preference, &mut options.values).await? {
             screen.step(&AdminStep::Remark { sentence });
         }
         let keep = if args.dry_run { ApplyMode::DryRun } else { ApplyMode::Yes };
@@ -118,7 +124,7 @@ impl Found {
     }
 
     /// Two ways of installing would undo each other's work: what Helm has installed is Helm's.
-    pub(super) fn refuse_helm(&self, next: say::HelmAdvice) -> Result<(), CliError> {
+    pub(super) fn refuse_helm(&self, next: HelmAdvice) -> Result<(), CliError> {
         let release = self.0.iter().find_map(|(_, object)| ownership::helm_release(&object.as_ref()?.metadata));
         release.map_or(Ok(()), |release| Err(CliError::Failed(say::is_helm_s(&release, next))))
     }
@@ -170,11 +176,11 @@ impl Installation<'_> {
         if before == InstallMode::Installed && found.of_kind("DaemonSet").1.is_none() {
             return Err(CliError::Failed(say::not_installed_yet(&self.options.namespace)));
         }
-        found.refuse_helm(say::HelmAdvice::Upgrade)?;
+        found.refuse_helm(HelmAdvice::Upgrade)?;
         let command = if before == InstallMode::Installed { "upgrade" } else { "install" };
         refuse_elsewhere(self.cluster, self.options, command).await?;
         if let Some(manifest) = found.foreign().next() {
-            return Err(CliError::Failed(say::is_foreign(manifest)));
+            return Err(CliError::Failed(say::is_foreign(&manifest.spoken(), manifest.namespace())));
         }
         let step = self.namespace_step(&found)?;
         if let (NamespaceStep::LetAgentsIn(_, before), ApplyMode::Yes) = (&step, self.keep) {

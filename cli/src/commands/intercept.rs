@@ -15,6 +15,7 @@ use super::nodes::Nodes;
 use super::pod_check::{self, PodCheck};
 use super::port_intercept::ServiceState;
 use super::run::{InterceptRun, ended_first};
+use super::runtime::with_runtime;
 use super::service_start::{Started, glance, start};
 use crate::args;
 use crate::child::Child;
@@ -29,12 +30,13 @@ use crate::conditions;
 use crate::error::{CliError, Outcome};
 use crate::events::Event;
 use crate::link::DesiredIntercept;
+use crate::model::values::{LabelSet, PortName, Seconds, Target};
+use crate::routes::{PortRoute, port_routes};
 use crate::screen::Screen;
 use crate::service::{Service, ServiceProtocol};
 use crate::signals::Signals;
 use crate::static_agents::StaticAgents;
 use crate::user;
-use crate::values::{LabelSet, PortName, PortRoute, Seconds, Target, port_routes};
 use crate::wording::{cluster as cluster_say, session as say, values as say_value};
 
 /// How long the command may take until it answers.
@@ -89,7 +91,7 @@ fn on_static_agents(
             speaks: speaks(args.local_tls),
         });
     }
-    super::with_runtime(args.agents.output, async move |screen| {
+    with_runtime(args.agents.output, async move |screen| {
         warn_if_unlikely(&screen, filter.as_ref());
         let mut signals = listen()?;
         let starts_command = !args.command.is_empty();
@@ -125,7 +127,7 @@ fn in_cluster(
         // clap sees to it that there is exactly one.
         _ => return Err(CliError::Failed(say::bug())),
     };
-    super::with_runtime(args.agents.output, async move |screen| {
+    with_runtime(args.agents.output, async move |screen| {
         warn_if_unlikely(&screen, filter.as_ref());
         let mut signals = listen()?;
         let cluster = Cluster::connect(&args.cluster).await?;
@@ -205,7 +207,7 @@ async fn begin(
     pods: Option<Vec<ExpectedPod>>,
     seen: ServiceState,
 ) -> Result<(), CliError> {
-    let wish = InterceptTemplate {
+    let template = InterceptTemplate {
         target: wanted.target.clone(),
         port,
         filter: wanted.filter.clone(),
@@ -218,7 +220,7 @@ async fn begin(
         user: rights::whoami(cluster).await?,
         from: user::at_machine(),
     };
-    let (lease, object) = Lease::start(cluster, wish).await?;
+    let (lease, object) = Lease::start(cluster, template).await?;
     let token =
         object.metadata.uid.as_deref().and_then(redir_api::token).ok_or_else(|| CliError::Failed(say::bug()))?;
     let created = Event::Created {

@@ -9,18 +9,20 @@ use kube::api::{DeleteParams, DynamicObject, ListParams, ObjectList};
 use redir_api::{Intercept, PLURAL, TargetKind, names};
 
 use super::ask;
+use super::runtime::with_runtime;
 use crate::args;
 use crate::cluster::Cluster;
 use crate::cluster::api_call::{ApiCall, unless};
 use crate::cluster::mode::refuse_static;
-use crate::cluster::rows::{self, InterceptRow, WorkloadRow};
+use crate::cluster::rows;
 use crate::cluster::viewer::Viewer;
 use crate::cluster::{ports, target};
 use crate::error::{CliError, Outcome};
 use crate::events::Event;
+use crate::model::rows::{InterceptRow, WorkloadRow};
+use crate::model::values::{LeaveTarget, Target, short};
 use crate::screen::{Screen, print};
 use crate::timestamps;
-use crate::values::{LeaveTarget, Target, short};
 use crate::wording::{cluster as say, events as show, session};
 
 /// What `list` shows: what a developer names. Replica sets and pods belong to one of these, jobs end.
@@ -29,7 +31,7 @@ const LISTED: [TargetKind; 5] =
 
 /// `redir list`: the intercepts, and what can be intercepted.
 pub(super) fn list(args: &args::QueryArgs) -> Outcome {
-    super::with_runtime(args.agents.output, async |screen| {
+    with_runtime(args.agents.output, async |screen| {
         let cluster = Cluster::connect(&args.cluster).await?;
         let place = (!args.all_namespaces).then_some(cluster.namespace.as_str());
         let rows = rows(&cluster, place).await?;
@@ -42,14 +44,14 @@ pub(super) fn list(args: &args::QueryArgs) -> Outcome {
                 1 => say::no_workloads(place) + "\n",
                 _ => show::table(&workloads, screen.paint()),
             };
-            format!("{first}\n{}", wishes(&screen, &events, &say::no_intercepts(place)))
+            format!("{first}\n{}", intercept_table(&screen, &events, &say::no_intercepts(place)))
         })
     })
 }
 
 /// `redir status`: the developer's own intercepts, pod by pod.
 pub(super) fn status(args: &args::QueryArgs) -> Outcome {
-    super::with_runtime(args.agents.output, async |screen| {
+    with_runtime(args.agents.output, async |screen| {
         let cluster = Cluster::connect(&args.cluster).await?;
         let place = (!args.all_namespaces).then_some(cluster.namespace.as_str());
         let own = rows(&cluster, place).await?.into_iter().filter(|row| row.is_own);
@@ -57,8 +59,8 @@ pub(super) fn status(args: &args::QueryArgs) -> Outcome {
         answer(&screen, &events, || match events.is_empty() {
             true => session::none_of_yours() + "\n",
             false => {
-                let pods = show::table(&show::wish_pods(&events), screen.paint());
-                format!("{}\n{pods}", wishes(&screen, &events, ""))
+                let pods = show::table(&show::intercept_pods(&events), screen.paint());
+                format!("{}\n{pods}", intercept_table(&screen, &events, ""))
             }
         })
     })
@@ -69,7 +71,7 @@ pub(super) fn leave(args: &args::LeaveArgs) -> Outcome {
     if let Some(LeaveTarget::Id(_)) = args.which {
         return Err(CliError::Usage(say::number_in_cluster()));
     }
-    super::with_runtime(args.agents.output, async |screen| {
+    with_runtime(args.agents.output, async |screen| {
         let cluster = Cluster::connect(&args.cluster).await?;
         let rows = rows(&cluster, Some(&cluster.namespace)).await?;
         let mut left = 0_usize;
@@ -112,7 +114,7 @@ fn is_meant(row: &InterceptRow, which: Option<&LeaveTarget>) -> bool {
 /// `redir describe`: everything about one.
 pub(super) fn describe(args: &args::DescribeArgs) -> Outcome {
     refuse_static("describe", "`redir status` and `redir list` show their intercepts", &args.cluster)?;
-    super::with_runtime(args.output, async |screen| {
+    with_runtime(args.output, async |screen| {
         let cluster = Cluster::connect(&args.cluster).await?;
         let api: Api<Intercept> = Api::namespaced(cluster.client.clone(), &cluster.namespace);
         let right = ApiCall::Right("get", PLURAL, Some(&cluster.namespace));
@@ -129,9 +131,9 @@ pub(super) fn describe(args: &args::DescribeArgs) -> Outcome {
             Err(error) => screen.note(error.to_string()),
         }
         answer(&screen, &events, || {
-            let pods = show::table(&show::wish_pods(&events), screen.paint());
+            let pods = show::table(&show::intercept_pods(&events), screen.paint());
             let history = show::table(&show::happened(&events, timestamps::now()), screen.paint());
-            format!("{}\n{pods}\n{history}", show::wish_fields(&events, timestamps::now()))
+            format!("{}\n{pods}\n{history}", show::intercept_fields(&events, timestamps::now()))
         })
     })
 }
@@ -230,8 +232,8 @@ fn workload(kind: TargetKind, object: &DynamicObject) -> WorkloadRow {
     }
 }
 
-fn wishes(screen: &Screen, events: &[Event], none: &str) -> String {
-    let rows = show::wishes(events, timestamps::now());
+fn intercept_table(screen: &Screen, events: &[Event], none: &str) -> String {
+    let rows = show::cluster_intercepts(events, timestamps::now());
     if rows.len() == 1 { format!("{none}\n") } else { show::table(&rows, screen.paint()) }
 }
 

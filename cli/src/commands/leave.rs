@@ -8,12 +8,13 @@ use redir_wire::{LeaveScope, RefusedCode, ToAgent, ToDeveloper};
 
 use super::ask::{self, ask};
 use super::kubernetes;
+use super::runtime::with_runtime;
 use crate::args::LeaveArgs;
 use crate::cluster::mode::{self, Mode, ModeSigns};
 use crate::error::{CliError, Outcome};
 use crate::events::Event;
 use crate::link::selector;
-use crate::values::LeaveTarget;
+use crate::model::values::LeaveTarget;
 use crate::wording::session as say;
 
 /// Asks every agent to end what is named; it is a failure if nobody had what is named.
@@ -31,7 +32,7 @@ pub(crate) fn run(args: &LeaveArgs) -> Outcome {
         Some(LeaveTarget::Target(target)) => LeaveScope::Selector(selector(target), None),
         None => LeaveScope::All,
     };
-    super::with_runtime(args.agents.output, async move |screen| {
+    with_runtime(args.agents.output, async move |screen| {
         let answers = ask(&static_agents, &ToAgent::Leave(asked), &screen).await;
         let mut ended = 0_usize;
         let mut failed = Vec::new();

@@ -6,6 +6,7 @@ use redir_wire::{ToAgent, ToDeveloper};
 
 use super::ask::{self, ask};
 use super::kubernetes;
+use super::runtime::with_runtime;
 use crate::args::{OutputFormat, QueryArgs};
 use crate::cluster::mode::{self, Mode};
 use crate::error::Outcome;
@@ -20,7 +21,7 @@ pub(crate) fn run(args: &QueryArgs) -> Outcome {
         Mode::Static(static_agents) => static_agents,
         Mode::Kubernetes => return kubernetes::list(args),
     };
-    super::with_runtime(args.agents.output, async move |screen| {
+    with_runtime(args.agents.output, async move |screen| {
         let answers = ask(&static_agents, &ToAgent::List, &screen).await;
         let mut events = Vec::new();
         for (agent, answer) in &answers {

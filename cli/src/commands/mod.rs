@@ -1,6 +1,6 @@
 //! One file for each command.
 //!
-//! Owns: the dispatch, and the runtime that commands with agents run on. Called by: `main`.
+//! Owns: the dispatch. Called by: `main`.
 
 mod ask;
 mod completions;
@@ -8,6 +8,7 @@ mod confirm;
 mod control_plane;
 mod deletion_wait;
 mod doctor;
+mod end_reason;
 mod install;
 mod intercept;
 mod keygen;
@@ -17,19 +18,19 @@ mod list;
 mod nodes;
 mod outage;
 mod pod_check;
+mod port_in_cluster;
 mod port_intercept;
 mod quota;
 mod rollout;
 mod run;
+mod runtime;
 mod service_start;
 mod status;
 mod uninstall;
 
 use self::install::InstallMode;
-use crate::args::{Command, OutputFormat};
-use crate::error::{CliError, Outcome};
-use crate::screen::Screen;
-use crate::wording;
+use crate::args::Command;
+use crate::error::Outcome;
 
 /// Runs the command to its end.
 pub(crate) fn run(command: Command) -> Outcome {
@@ -46,18 +47,4 @@ pub(crate) fn run(command: Command) -> Outcome {
         Command::Completions(args) => completions::run(&args),
         Command::Keygen(args) => keygen::run(&args),
     }
-}
-
-/// One thread is enough for a developer's traffic, and keeps the process small.
-fn with_runtime(output: OutputFormat, command: impl AsyncFnOnce(Screen) -> Outcome) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| CliError::Failed(wording::session::no_runtime(&error)))?;
-    let (screen, writing) = Screen::start(output);
-    let outcome = runtime.block_on(command(screen.clone()));
-    // A name that is being looked up on a helper thread is not waited for.
-    runtime.shutdown_background();
-    writing.finish(screen);
-    outcome
 }

@@ -7,13 +7,12 @@ use tokio::task::JoinSet;
 
 use super::ask::{Answer, one};
 use super::service_start::patience;
-use crate::config::Agent;
 use crate::error::CliError;
 use crate::link::DesiredIntercept;
+use crate::model::values::{KnownAgent, Target};
 use crate::screen::Screen;
 use crate::signals::{SignalEvent, Signals};
 use crate::static_agents::StaticAgents;
-use crate::values::Target;
 use crate::wording::session as say;
 
 /// What to do with the command.
@@ -42,7 +41,7 @@ pub(super) async fn check_pods(
     }
     let mut missing = static_agents.agents.clone();
     // The ports that no agent has had so far, and why each agent has not.
-    let mut without: Vec<(&DesiredIntercept, Vec<(Agent, String)>)> =
+    let mut without: Vec<(&DesiredIntercept, Vec<(KnownAgent, String)>)> =
         wanted.iter().map(|wanted| (wanted, Vec::new())).collect();
     let mut patience = patience();
     loop {
@@ -75,7 +74,7 @@ pub(super) async fn check_pods(
 }
 
 /// The first port that nobody has.
-fn refusal(without: &[(&DesiredIntercept, Vec<(Agent, String)>)], of_several: bool) -> CliError {
+fn refusal(without: &[(&DesiredIntercept, Vec<(KnownAgent, String)>)], of_several: bool) -> CliError {
     let Some((wanted, reasons)) = without.first() else { return CliError::Failed(say::bug()) };
     let reasons: Vec<_> = reasons.iter().map(|(agent, reason)| (agent.name.as_str(), reason.as_str())).collect();
     let sentence = say::nothing_live(&reasons);
@@ -86,7 +85,7 @@ fn refusal(without: &[(&DesiredIntercept, Vec<(Agent, String)>)], of_several: bo
 fn verdict(answer: &Answer, wanted: &DesiredIntercept) -> Result<(), String> {
     match answer {
         Ok(ToDeveloper::Listing(listing)) => permitted(listing, wanted),
-        // Whatever else it says, the wish itself gets the answer that counts.
+        // Whatever else it says: the answer to the intercept request counts.
         Ok(_) => Ok(()),
         Err(failure) => Err(failure.sentence.clone()),
     }

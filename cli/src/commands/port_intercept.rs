@@ -11,13 +11,13 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::end_reason::EndReason;
 use super::nodes::{self, Nodes};
-use super::run::EndReason;
 use super::service_start::hint;
-use crate::config::Agent;
 use crate::error::CliError;
 use crate::events::Event;
 use crate::link::{AgentLink, DesiredIntercept, FirstAnswer, LinkEnd};
+use crate::model::values::KnownAgent;
 use crate::screen::Screen;
 use crate::wording::session as say;
 
@@ -40,18 +40,18 @@ pub(super) struct PortIntercept {
     identity: Identity,
     pub(super) wanted: Arc<DesiredIntercept>,
     links: JoinSet<LinkEnd>,
-    sender: mpsc::Sender<(Agent, FirstAnswer)>,
-    verdicts: mpsc::Receiver<(Agent, FirstAnswer)>,
+    sender: mpsc::Sender<(KnownAgent, FirstAnswer)>,
+    verdicts: mpsc::Receiver<(KnownAgent, FirstAnswer)>,
     /// In a cluster: its nodes, which come and go.
     pub(super) nodes: Option<Nodes>,
     /// Agents that have not answered yet.
-    asked: Vec<Agent>,
+    asked: Vec<KnownAgent>,
     live: bool,
     service: ServiceState,
     /// Set by the links as soon as a pod is live.
     was_live: Arc<AtomicBool>,
     /// What to tell of agents without a live pod, once it is known whether another has one.
-    without: Vec<(Agent, Vec<Event>, String)>,
+    without: Vec<(KnownAgent, Vec<Event>, String)>,
     /// Ends it, with all others.
     leave: CancellationToken,
 }
@@ -85,7 +85,7 @@ impl PortIntercept {
     }
 
     /// Dials agents that stay the same.
-    pub(super) fn dial_all(&mut self, agents: &[Agent]) {
+    pub(super) fn dial_all(&mut self, agents: &[KnownAgent]) {
         for agent in agents {
             self.dial(agent, None, self.leave.clone());
         }
@@ -93,7 +93,12 @@ impl PortIntercept {
     }
 
     /// Begins with one agent.
-    pub(super) fn dial(&mut self, agent: &Agent, moved: Option<watch::Receiver<Agent>>, leave: CancellationToken) {
+    pub(super) fn dial(
+        &mut self,
+        agent: &KnownAgent,
+        moved: Option<watch::Receiver<KnownAgent>>,
+        leave: CancellationToken,
+    ) {
         let link = AgentLink {
             agent: agent.clone(),
             moved,
@@ -130,7 +135,7 @@ impl PortIntercept {
     }
 
     /// The agents that have not answered yet.
-    pub(super) fn asked(&self) -> &[Agent] {
+    pub(super) fn asked(&self) -> &[KnownAgent] {
         &self.asked
     }
 
@@ -139,7 +144,7 @@ impl PortIntercept {
         self.nodes.as_ref().map(Nodes::waiting).unwrap_or_default()
     }
 
-    fn verdict(&mut self, agent: &Agent, verdict: FirstAnswer) -> Option<EndReason> {
+    fn verdict(&mut self, agent: &KnownAgent, verdict: FirstAnswer) -> Option<EndReason> {
         self.asked.retain(|asked| asked != agent);
         match verdict {
             FirstAnswer::Live(_) => self.first_live(),

@@ -9,7 +9,8 @@ use redir_api::{Intercept, PLURAL};
 
 use crate::cluster::Cluster;
 use crate::cluster::api_call::ApiCall;
-use crate::cluster::diagnosis::{self, Check};
+use crate::cluster::diagnosis;
+use crate::model::check::Check;
 use crate::wording::doctor as say;
 
 /// `None` for whoever may not list Intercepts, which is told among the rights.

@@ -15,10 +15,11 @@ use tokio::time::{Instant, sleep};
 
 use super::outage::ApiServerOutage;
 use crate::cluster::Cluster;
-use crate::cluster::agents::{self, AgentPod, AgentRollout, DetailSource, Outlook};
+use crate::cluster::agents;
 use crate::cluster::api_call::ApiCall;
 use crate::error::CliError;
 use crate::events::AdminStep;
+use crate::model::agents::{AgentPod, AgentRollout, DetailSource, Outlook};
 use crate::screen::Screen;
 use crate::wording::install as say;
 

@@ -11,13 +11,14 @@ use futures_util::future::{join_all, select_all};
 use redir_tunnel::Identity;
 use tokio_util::sync::CancellationToken;
 
+use super::end_reason::EndReason;
 use super::port_intercept::{PortIntercept, ServiceState};
 use super::service_start::{end_child, patience};
 use crate::child::Child;
-use crate::config::Agent;
 use crate::error::{CliError, Outcome};
 use crate::events::{CommandState, Event};
 use crate::link::DesiredIntercept;
+use crate::model::values::KnownAgent;
 use crate::screen::Screen;
 use crate::signals::{CommandSignal, SignalEvent, Signals};
 use crate::wording::{cluster as cluster_say, session as say};
@@ -36,22 +37,6 @@ pub(super) struct InterceptRun {
     /// Set by the links as soon as a pod is live.
     was_live: Arc<AtomicBool>,
     leave: CancellationToken,
-}
-
-/// Why the intercept ends.
-pub(super) enum EndReason {
-    /// The developer said so, with this signal for their command.
-    Signal(CommandSignal),
-    /// As above, without waiting for anything.
-    AtOnce,
-    /// Their command ended by itself.
-    Command(u8),
-    /// It was ended from elsewhere.
-    Elsewhere(String),
-    /// Nobody reads what we say.
-    NoReader,
-    /// It did not work, or no longer does.
-    Failed(String),
 }
 
 impl InterceptRun {
@@ -161,7 +146,7 @@ impl InterceptRun {
         if !nodes.is_empty() {
             self.screen.note(cluster_say::waiting_for_nodes(&nodes));
         }
-        let mut agents: Vec<Agent> = Vec::new();
+        let mut agents: Vec<KnownAgent> = Vec::new();
         for agent in self.ports.iter().flat_map(PortIntercept::asked) {
             if !agents.contains(agent) {
                 agents.push(agent.clone());

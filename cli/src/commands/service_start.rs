@@ -21,7 +21,7 @@ const PATIENCE: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(10)
 /// How long a service may take to accept before it counts as not there yet, where that is only said.
 const GLANCE: Duration = Duration::from_millis(500);
 
-/// A service that does not run yet is no mistake: it may be started later.
+/// A service that does not run yet is not an error: the developer may start it later.
 pub(super) async fn hint(screen: &Screen, service: &Service) {
     if service.answers().await.is_some() {
         return;

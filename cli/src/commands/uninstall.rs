@@ -16,6 +16,7 @@ use redir_manifests::Options;
 use super::confirm::confirm;
 use super::deletion_wait::Patience;
 use super::install::{Found, namespace, refuse_elsewhere};
+use super::runtime::with_runtime;
 use crate::args;
 use crate::cluster::Cluster;
 use crate::cluster::agents;
@@ -25,6 +26,7 @@ use crate::cluster::inventory::inventory;
 use crate::cluster::ownership;
 use crate::error::{CliError, Outcome};
 use crate::events::{AdminStep, ObjectAction};
+use crate::model::installation::HelmAdvice;
 use crate::screen::Screen;
 use crate::wording::install as say;
 
@@ -36,7 +38,7 @@ const WAIT: Duration = Duration::from_secs(120);
 
 /// Removes everything.
 pub(crate) fn run(args: &args::UninstallArgs) -> Outcome {
-    super::with_runtime(args.output, async |screen| {
+    with_runtime(args.output, async |screen| {
         let cluster = Cluster::connect(&args.cluster).await?;
         // Whatever the server's version: what an older redir has installed on it must go, and what it does not know is not there.
         let options = Options { namespace: namespace(&args.cluster), ..Options::default() };
@@ -119,10 +121,11 @@ struct Removal<'a> {
 impl Removal<'_> {
     async fn plan(&self, options: &Options) -> Result<Plan, CliError> {
         let found = Found::read(self.cluster, options).await?;
-        found.refuse_helm(say::HelmAdvice::Uninstall)?;
+        found.refuse_helm(HelmAdvice::Uninstall)?;
         refuse_elsewhere(self.cluster, options, "uninstall").await?;
         for manifest in found.foreign() {
-            self.screen.step(&AdminStep::Remark { sentence: say::stays_foreign(manifest) });
+            self.screen
+                .step(&AdminStep::Remark { sentence: say::stays_foreign(&manifest.spoken(), manifest.namespace()) });
         }
         let foreign: Vec<(String, String)> = found.foreign().map(|of| (of.kind().to_owned(), of.spoken())).collect();
         let mut plan = Plan {

@@ -7,18 +7,8 @@ use std::ffi::OsStr;
 
 use redir_http::filter::{Condition, Filter, FilterError, Mode, Subject, Test};
 
+use crate::model::values::ConditionSubject;
 use crate::wording::values as say;
-
-/// What of a request a flag looks at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
-    Header,
-    Path,
-    Method,
-    Query,
-    Cookie,
-    Baggage,
-}
 
 /// How a flag compares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,25 +20,26 @@ pub(crate) enum Kind {
 }
 
 /// The condition that a flag's value says, or why it says none.
-pub(super) fn parse(place: Place, kind: Kind, text: &OsStr) -> Result<Condition, String> {
+pub(super) fn parse(place: ConditionSubject, kind: Kind, text: &OsStr) -> Result<Condition, String> {
     let text = bytes(text).ok_or_else(say::not_utf8)?;
     let (name, value) = match place {
-        Place::Path | Place::Method => (&b""[..], text),
+        ConditionSubject::Path | ConditionSubject::Method => (&b""[..], text),
         _ if kind == Kind::Present => (text, &b""[..]),
-        Place::Header => split(place, text, b':').map(|(name, value)| (name, value.trim_ascii_start()))?,
-        Place::Query | Place::Cookie | Place::Baggage => split(place, text, b'=')?,
+        ConditionSubject::Header => split(place, text, b':').map(|(name, value)| (name, value.trim_ascii_start()))?,
+        ConditionSubject::Query | ConditionSubject::Cookie | ConditionSubject::Baggage => split(place, text, b'=')?,
     };
-    if value.is_empty() && kind != Kind::Present && place != Place::Path && place != Place::Method {
+    if value.is_empty() && kind != Kind::Present && place != ConditionSubject::Path && place != ConditionSubject::Method
+    {
         return Err(say::empty(place, name));
     }
     let name_of = || name.to_vec();
     let subject = match place {
-        Place::Header => Subject::Header(name_of()),
-        Place::Query => Subject::Query(name_of()),
-        Place::Cookie => Subject::Cookie(name_of()),
-        Place::Baggage => Subject::Baggage(name_of()),
-        Place::Path => Subject::Path,
-        Place::Method => Subject::Method,
+        ConditionSubject::Header => Subject::Header(name_of()),
+        ConditionSubject::Query => Subject::Query(name_of()),
+        ConditionSubject::Cookie => Subject::Cookie(name_of()),
+        ConditionSubject::Baggage => Subject::Baggage(name_of()),
+        ConditionSubject::Path => Subject::Path,
+        ConditionSubject::Method => Subject::Method,
     };
     let test = match kind {
         Kind::Present => Test::Present,
@@ -65,10 +56,12 @@ pub(super) fn parse(place: Place, kind: Kind, text: &OsStr) -> Result<Condition,
 }
 
 /// The agent's own judge has refused it: why, with what was typed.
-fn refusal(place: Place, name: &[u8], value: &[u8], why: &FilterError) -> String {
+fn refusal(place: ConditionSubject, name: &[u8], value: &[u8], why: &FilterError) -> String {
     match why {
         FilterError::Name(_) => say::name(place, name),
-        FilterError::Path(_) | FilterError::Value(_) | FilterError::Always(_) if place == Place::Path => path(value),
+        FilterError::Path(_) | FilterError::Value(_) | FilterError::Always(_) if place == ConditionSubject::Path => {
+            path(value)
+        }
         FilterError::Method(_) => {
             match value.iter().any(u8::is_ascii_lowercase) && value.iter().all(u8::is_ascii_graphic) {
                 true => say::method_case(value),
@@ -91,7 +84,7 @@ fn path(value: &[u8]) -> String {
     }
 }
 
-fn split(place: Place, text: &[u8], at: u8) -> Result<(&[u8], &[u8]), String> {
+fn split(place: ConditionSubject, text: &[u8], at: u8) -> Result<(&[u8], &[u8]), String> {
     let end = text.iter().position(|byte| *byte == at).ok_or_else(|| say::no_value(place, text))?;
     Ok((&text[..end], &text[end + 1..]))
 }
@@ -111,35 +104,42 @@ fn bytes(text: &OsStr) -> Option<&[u8]> {
 mod tests {
     use super::*;
 
-    const PLACES: [Place; 6] = [Place::Header, Place::Path, Place::Method, Place::Query, Place::Cookie, Place::Baggage];
+    const PLACES: [ConditionSubject; 6] = [
+        ConditionSubject::Header,
+        ConditionSubject::Path,
+        ConditionSubject::Method,
+        ConditionSubject::Query,
+        ConditionSubject::Cookie,
+        ConditionSubject::Baggage,
+    ];
     const KINDS: [Kind; 4] = [Kind::Exact, Kind::Prefix, Kind::Regex, Kind::Present];
 
-    fn shown(place: Place, kind: Kind, text: &str) -> String {
+    fn shown(place: ConditionSubject, kind: Kind, text: &str) -> String {
         parse(place, kind, OsStr::new(text)).unwrap_or_else(|why| panic!("{text}: {why}")).to_string()
     }
 
-    fn refused(place: Place, kind: Kind, text: &str) -> String {
+    fn refused(place: ConditionSubject, kind: Kind, text: &str) -> String {
         parse(place, kind, OsStr::new(text)).expect_err(text)
     }
 
     #[test]
     fn names_and_values_are_taken_apart() {
         for (place, kind, text, expected) in [
-            (Place::Header, Kind::Exact, "x-user:alice", "header x-user = alice"),
-            (Place::Header, Kind::Exact, "X-User: a: b=c ", "header X-User = a: b=c"),
-            (Place::Header, Kind::Prefix, "x-user: al ", "header x-user = al …"),
-            (Place::Header, Kind::Regex, "x-user: al.*|bob", "header x-user ~ al.*|bob"),
-            (Place::Header, Kind::Regex, "x-user: ^$", "header x-user ~ ^$"),
-            (Place::Header, Kind::Present, "x-user", "header x-user present"),
-            (Place::Query, Kind::Exact, "user[]=a=b", "query user[] = a=b"),
-            (Place::Query, Kind::Prefix, "q=%C3%AB", "query q = %C3%AB…"),
-            (Place::Cookie, Kind::Exact, "sid=\"a\"", "cookie sid = \\\"a\\\""),
-            (Place::Cookie, Kind::Present, "sid", "cookie sid present"),
-            (Place::Baggage, Kind::Regex, "tenant=a|b", "baggage tenant ~ a|b"),
-            (Place::Path, Kind::Exact, "/a/b", "path = /a/b"),
-            (Place::Path, Kind::Regex, "/users/[0-9]+", "path ~ /users/[0-9]+"),
-            (Place::Method, Kind::Exact, "M-SEARCH", "method = M-SEARCH"),
-            (Place::Method, Kind::Regex, "GET|HEAD", "method ~ GET|HEAD"),
+            (ConditionSubject::Header, Kind::Exact, "x-user:alice", "header x-user = alice"),
+            (ConditionSubject::Header, Kind::Exact, "X-User: a: b=c ", "header X-User = a: b=c"),
+            (ConditionSubject::Header, Kind::Prefix, "x-user: al ", "header x-user = al …"),
+            (ConditionSubject::Header, Kind::Regex, "x-user: al.*|bob", "header x-user ~ al.*|bob"),
+            (ConditionSubject::Header, Kind::Regex, "x-user: ^$", "header x-user ~ ^$"),
+            (ConditionSubject::Header, Kind::Present, "x-user", "header x-user present"),
+            (ConditionSubject::Query, Kind::Exact, "user[]=a=b", "query user[] = a=b"),
+            (ConditionSubject::Query, Kind::Prefix, "q=%C3%AB", "query q = %C3%AB…"),
+            (ConditionSubject::Cookie, Kind::Exact, "sid=\"a\"", "cookie sid = \\\"a\\\""),
+            (ConditionSubject::Cookie, Kind::Present, "sid", "cookie sid present"),
+            (ConditionSubject::Baggage, Kind::Regex, "tenant=a|b", "baggage tenant ~ a|b"),
+            (ConditionSubject::Path, Kind::Exact, "/a/b", "path = /a/b"),
+            (ConditionSubject::Path, Kind::Regex, "/users/[0-9]+", "path ~ /users/[0-9]+"),
+            (ConditionSubject::Method, Kind::Exact, "M-SEARCH", "method = M-SEARCH"),
+            (ConditionSubject::Method, Kind::Regex, "GET|HEAD", "method ~ GET|HEAD"),
         ] {
             assert_eq!(shown(place, kind, text), expected, "{text}");
         }
@@ -148,29 +148,29 @@ mod tests {
     #[test]
     fn refusals_name_the_next_step() {
         for (place, kind, text, expected) in [
-            (Place::Header, Kind::Exact, "alice", "no colon"),
-            (Place::Header, Kind::Exact, "x user: a", "header name"),
-            (Place::Header, Kind::Exact, "x-user:  ", "--header-present x-user"),
-            (Place::Header, Kind::Prefix, "x-user:", "--header-regex 'x-user: ^$'"),
-            (Place::Header, Kind::Exact, "x-user: a\u{7}", "control"),
-            (Place::Query, Kind::Exact, "user", "no ="),
-            (Place::Query, Kind::Exact, "user=", "--query-present user"),
-            (Place::Query, Kind::Exact, "q=zoë x&", "zo%C3%AB%20x%26"),
-            (Place::Query, Kind::Present, "user&", "query parameter"),
-            (Place::Cookie, Kind::Exact, "sid", "no ="),
-            (Place::Cookie, Kind::Exact, "sid=a;b", "`;`"),
-            (Place::Cookie, Kind::Exact, "=a", "cookie"),
-            (Place::Baggage, Kind::Exact, "tenant=a,b", "`,`"),
-            (Place::Baggage, Kind::Regex, "tenant=", "--baggage-regex 'tenant=^$'"),
-            (Place::Path, Kind::Exact, "api", "write /api"),
-            (Place::Path, Kind::Exact, "", "write /"),
-            (Place::Path, Kind::Prefix, "/a?b=c", "--query"),
-            (Place::Path, Kind::Exact, "/caf\u{e9} x", "/caf%C3%A9%20x"),
-            (Place::Path, Kind::Regex, "(", "unclosed group"),
-            (Place::Path, Kind::Regex, "(a{1000}){1000}", "too big"),
-            (Place::Method, Kind::Exact, "get", "write GET"),
-            (Place::Method, Kind::Exact, "GE T", "POST"),
-            (Place::Method, Kind::Exact, "", "POST"),
+            (ConditionSubject::Header, Kind::Exact, "alice", "no colon"),
+            (ConditionSubject::Header, Kind::Exact, "x user: a", "header name"),
+            (ConditionSubject::Header, Kind::Exact, "x-user:  ", "--header-present x-user"),
+            (ConditionSubject::Header, Kind::Prefix, "x-user:", "--header-regex 'x-user: ^$'"),
+            (ConditionSubject::Header, Kind::Exact, "x-user: a\u{7}", "control"),
+            (ConditionSubject::Query, Kind::Exact, "user", "no ="),
+            (ConditionSubject::Query, Kind::Exact, "user=", "--query-present user"),
+            (ConditionSubject::Query, Kind::Exact, "q=zoë x&", "zo%C3%AB%20x%26"),
+            (ConditionSubject::Query, Kind::Present, "user&", "query parameter"),
+            (ConditionSubject::Cookie, Kind::Exact, "sid", "no ="),
+            (ConditionSubject::Cookie, Kind::Exact, "sid=a;b", "`;`"),
+            (ConditionSubject::Cookie, Kind::Exact, "=a", "cookie"),
+            (ConditionSubject::Baggage, Kind::Exact, "tenant=a,b", "`,`"),
+            (ConditionSubject::Baggage, Kind::Regex, "tenant=", "--baggage-regex 'tenant=^$'"),
+            (ConditionSubject::Path, Kind::Exact, "api", "write /api"),
+            (ConditionSubject::Path, Kind::Exact, "", "write /"),
+            (ConditionSubject::Path, Kind::Prefix, "/a?b=c", "--query"),
+            (ConditionSubject::Path, Kind::Exact, "/caf\u{e9} x", "/caf%C3%A9%20x"),
+            (ConditionSubject::Path, Kind::Regex, "(", "unclosed group"),
+            (ConditionSubject::Path, Kind::Regex, "(a{1000}){1000}", "too big"),
+            (ConditionSubject::Method, Kind::Exact, "get", "write GET"),
+            (ConditionSubject::Method, Kind::Exact, "GE T", "POST"),
+            (ConditionSubject::Method, Kind::Exact, "", "POST"),
         ] {
             let why = refused(place, kind, text);
             assert!(why.contains(expected), "{text}: {why}");

@@ -9,9 +9,9 @@ use redir_wire::{
     TlsHandling, limits,
 };
 
+use super::desired::DesiredIntercept;
 use crate::curl::{CurlLine, curl};
 use crate::events::{AppListening, Event, InterceptConflict, LivePod, ServiceInput};
-use crate::link::DesiredIntercept;
 use crate::service::ServiceProtocol;
 use crate::wording::events::earlier_connections;
 

@@ -5,16 +5,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use clap::ValueEnum;
-
-/// Which form of the header the service reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ProxyProtocol {
-    /// One line of text.
-    V1,
-    /// Binary.
-    V2,
-}
+use crate::model::values::ProxyProtocol;
 
 impl ProxyProtocol {
     /// The header of a connection from `client` to `destination`.

@@ -16,12 +16,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::clock::ClockWatch;
+use super::context::{AgentLink, FirstAnswer, SessionEnd};
 use super::last_reported::{LastReported, settled};
 use super::streams;
 use super::tunnel::{Tunnel, TunnelError};
-use super::{AgentLink, FirstAnswer};
-use crate::config::Agent;
 use crate::events::Event;
+use crate::model::values::KnownAgent;
 use crate::wording::session as say;
 
 /// How often clocks and deadlines are looked at.
@@ -46,19 +46,6 @@ const MOST_HELD: usize = 256;
 /// A step of waiting for the agent.
 const STEP: Duration = Duration::from_millis(200);
 
-/// Why a session is over.
-#[derive(Debug)]
-pub(crate) enum SessionEnd {
-    /// We left, cleanly.
-    Left,
-    /// The intercept was ended from elsewhere.
-    EndedElsewhere(String),
-    /// Dialling again cannot help.
-    GaveUp(String),
-    /// The tunnel is gone; dial again.
-    Lost(TunnelError),
-}
-
 pub(crate) struct Session<'a> {
     link: &'a mut AgentLink,
     tunnel: Tunnel,
@@ -66,8 +53,8 @@ pub(crate) struct Session<'a> {
     /// When the intercept was asked for first, or when the tunnel before was lost.
     since: Instant,
     began: Instant,
-    /// The wish's number on this tunnel.
-    wish: u32,
+    /// The number of the intercept request on this tunnel.
+    request_number: u32,
     /// The intercepts that are ours on this tunnel.
     own: watch::Sender<BTreeSet<u64>>,
     streams: JoinSet<()>,
@@ -91,7 +78,7 @@ impl<'a> Session<'a> {
             reported,
             since,
             began: Instant::now(),
-            wish: 0,
+            request_number: 0,
             own: watch::Sender::new(BTreeSet::new()),
             streams: JoinSet::new(),
             connecting: streams::connecting(),
@@ -111,9 +98,9 @@ impl<'a> Session<'a> {
             developer: self.tunnel.welcome.developer.clone(),
         });
         self.reported.developer.clone_from(&self.tunnel.welcome.developer);
-        let wish = ToAgent::Intercept(self.link.wanted.wish());
-        match self.tunnel.control.ask(&wish).await {
-            Ok(number) => self.wish = number,
+        let request = ToAgent::Intercept(self.link.wanted.request());
+        match self.tunnel.control.ask(&request).await {
+            Ok(number) => self.request_number = number,
             Err(gone) => return self.link.over(&gone),
         }
         let end = self.follow().await;
@@ -123,7 +110,7 @@ impl<'a> Session<'a> {
             SessionEnd::Left => (),
             SessionEnd::EndedElsewhere(_) => self.drain(Instant::now() + DRAIN).await,
             SessionEnd::GaveUp(_) => (),
-            // Nobody is there to hear a close, and the next dial shall not wait.
+            // Nobody is there to hear a close, and the next dial must not wait.
             SessionEnd::Lost(_) => return end,
         }
         self.tunnel.streams.close(CloseCode::Done).await;
@@ -173,7 +160,7 @@ impl<'a> Session<'a> {
             ToDeveloper::Ended(ended) if ended.token == self.link.wanted.token => {
                 return Some(SessionEnd::EndedElsewhere(ended.sentence));
             }
-            ToDeveloper::Refused(refused) if said.answers == self.wish => {
+            ToDeveloper::Refused(refused) if said.answers == self.request_number => {
                 return Some(refusal(refused, self.link.was_decided()));
             }
             ToDeveloper::Pong(_) => self.pong = None,
@@ -255,7 +242,7 @@ impl<'a> Session<'a> {
             .then(|| SessionEnd::GaveUp(say::never_armed(SETTLE)))
     }
 
-    /// Takes leave: the agent gives new requests to the app, waits until those under way to us are through, and confirms.
+    /// Takes leave: the agent gives new requests to the app, waits until those in flight to us are complete, and confirms.
     /// Until then everything that comes is served: nobody else would answer it.
     async fn leave(&mut self) {
         let leave = ToAgent::Leave(LeaveScope::Token(self.link.wanted.token));
@@ -324,7 +311,7 @@ enum Step {
 }
 
 /// Waits until a cluster's agent is known under another key.
-async fn replaced(moved: &mut Option<watch::Receiver<Agent>>, key: Pin) {
+async fn replaced(moved: &mut Option<watch::Receiver<KnownAgent>>, key: Pin) {
     let other = match moved {
         Some(moved) => moved.wait_for(|agent| agent.key != key).await.is_ok(),
         None => false,
@@ -334,7 +321,7 @@ async fn replaced(moved: &mut Option<watch::Receiver<Agent>>, key: Pin) {
     }
 }
 
-/// What a refused wish means. An intercept that was live before waits for its pods to come back.
+/// What a refused intercept request means. An intercept that was live before waits for its pods to come back.
 fn refusal(refused: Refused, was_live: bool) -> SessionEnd {
     match refused.code {
         // The old tunnel is not known to be dead yet, or the agent is being replaced: it is asked again.

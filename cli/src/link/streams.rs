@@ -14,7 +14,8 @@ use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::timeout;
 
-use super::{DesiredIntercept, local_tls};
+use super::desired::DesiredIntercept;
+use super::local_tls;
 use crate::service::{CONNECT, ServiceProtocol};
 
 /// A stream may overtake the message that tells of its intercept, by a lost packet or two.

@@ -12,9 +12,8 @@ use redir_wire::{Bye, CloseCode, Refused, RefusedCode, SessionError, ToAgent, To
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 
-use crate::config::Agent;
+use crate::model::values::{AgentAddress, KnownAgent};
 use crate::user;
-use crate::values::AgentAddress;
 use crate::wording::tunnel as say;
 
 /// A resolver's own limit is often 30 s and more; the developer wants to know earlier.
@@ -69,7 +68,7 @@ impl TunnelError {
     }
 
     /// One sentence with the next step.
-    pub(crate) fn sentence(&self, agent: &Agent) -> String {
+    pub(crate) fn sentence(&self, agent: &KnownAgent) -> String {
         match self {
             Self::NoSuchHost => say::no_such_host(agent),
             Self::NoSocket(why) => say::no_socket(why),
@@ -84,7 +83,7 @@ impl TunnelError {
     }
 
     /// The reason alone, for a tunnel that is dialled again anyway.
-    pub(crate) fn reason(&self, agent: &Agent) -> String {
+    pub(crate) fn reason(&self, agent: &KnownAgent) -> String {
         match self {
             Self::Lost(why) => say::lost_reason(why),
             other => other.sentence(agent),
@@ -137,7 +136,7 @@ pub(crate) async fn look_up(hosts: &[AgentAddress], limit: Duration) -> Vec<Sock
 }
 
 /// Dials all addresses of all the agent's hosts at once, and greets.
-pub(crate) async fn dial(agent: &Agent, identity: &Identity) -> Result<Tunnel, TunnelError> {
+pub(crate) async fn dial(agent: &KnownAgent, identity: &Identity) -> Result<Tunnel, TunnelError> {
     let addresses = look_up(&agent.addresses, LOOKUP).await;
     if addresses.is_empty() {
         return Err(TunnelError::NoSuchHost);

@@ -2,32 +2,14 @@
 //!
 //! Owns: what a host may look like. Must not look names up. Called by: `values`.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU16;
 use std::str::FromStr;
 
 use redir_wire::limits;
 
+use crate::model::values::{AgentAddress, ServiceAddress};
 use crate::wording::values as say;
-
-/// `HOST:PORT` of an agent; the host may be a name, an IPv4 address or an IPv6 address in brackets.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct AgentAddress {
-    /// Name or address, without brackets.
-    pub(crate) host: String,
-    /// The agent's UDP port.
-    pub(crate) port: NonZeroU16,
-}
-
-/// `HOST:PORT` of the developer's service, as `--to` takes it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct ServiceAddress {
-    /// Name or address, without brackets.
-    pub(crate) host: String,
-    /// The service's TCP port.
-    pub(crate) port: NonZeroU16,
-}
 
 /// What is wrong with a `HOST:PORT`.
 enum AddressFault<'a> {
@@ -90,25 +72,6 @@ impl FromStr for ServiceAddress {
             Ok(address) if address.is_unspecified() => Err(say::service_anywhere(text)),
             Ok(_) | Err(_) => Ok(Self { host: host.to_owned(), port }),
         }
-    }
-}
-
-impl fmt::Display for AgentAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_address(f, &self.host, self.port)
-    }
-}
-
-impl fmt::Display for ServiceAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_address(f, &self.host, self.port)
-    }
-}
-
-fn write_address(f: &mut fmt::Formatter<'_>, host: &str, port: NonZeroU16) -> fmt::Result {
-    match host.contains(':') {
-        true => write!(f, "[{host}]:{port}"),
-        false => write!(f, "{host}:{port}"),
     }
 }
 

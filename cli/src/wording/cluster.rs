@@ -7,7 +7,7 @@ use std::time::Duration;
 use redir_api::{TargetKind, names};
 
 use crate::escape::{escape, escape_sentence};
-use crate::values::{PortName, Target, join_labels, short};
+use crate::model::values::{PortName, Target, join_labels, short};
 use crate::wording::config::show;
 
 pub(crate) fn no_flush() -> &'static str {

@@ -28,7 +28,7 @@ pub(crate) fn mistake(path: &Path, line: usize, key: &str, what: &str) -> String
 }
 
 pub(crate) fn syntax(why: &str) -> String {
-    format!("this is no TOML ({}): correct the line", why.lines().collect::<Vec<_>>().join(", "))
+    format!("invalid TOML ({}): correct the line", why.lines().collect::<Vec<_>>().join(", "))
 }
 
 pub(crate) fn unknown_key(known: &str) -> String {

@@ -57,7 +57,7 @@ pub(crate) fn no_quota(namespace: &str, there: usize) -> String {
     format!(
         "no quota limits the intercepts of namespace {namespace}, which has {there}: the admin's `kubectl -n {namespace} \
          create quota redir-intercepts --hard={}=20` does",
-        crate::cluster::diagnosis::COUNT
+        crate::model::check::COUNT
     )
 }
 

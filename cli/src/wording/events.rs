@@ -4,21 +4,21 @@ mod requests;
 
 use std::net::SocketAddr;
 
+use redir_api::PodState;
 use redir_http::filter::{Condition, Mode, Subject, Test};
 use redir_wire::{
     EarlierConnections, Filter, InterceptEntry, Listening, Liveness, Owner, PodFlush, PodTls, Takes, TlsHandling,
     UnixMillis,
 };
 
-use crate::cluster::diagnosis::Finding;
-use crate::cluster::rows::InterceptRow;
+pub(crate) use self::requests::connections_left_out;
 use crate::escape::{Charset, escape, escape_own, escape_sentence};
 use crate::events::{AppListening, CommandState, Event, InterceptConflict, LivePod, ServiceInput};
-use crate::screen::{Colour, Paint};
+use crate::model::check::Finding;
+use crate::model::rows::InterceptRow;
+use crate::model::values::join_labels;
+use crate::paint::{Colour, Paint};
 use crate::timestamps;
-use crate::values::join_labels;
-
-pub(crate) use self::requests::connections_left_out;
 
 /// The lines of an event, without newlines; none for what only programs want to know.
 pub(crate) fn lines(event: &Event, paint: Paint, charset: Charset, now: UnixMillis) -> Vec<String> {
@@ -27,7 +27,7 @@ pub(crate) fn lines(event: &Event, paint: Paint, charset: Charset, now: UnixMill
         Event::Connected { .. } => Vec::new(),
         // The pods' own lines say it to people.
         Event::Created { .. } => Vec::new(),
-        Event::Status { live, pods, missing } => standing(*live, *pods, missing, paint),
+        Event::Status { live, pods, missing } => progress(*live, *pods, missing, paint),
         Event::Recreated { intercept } => {
             vec![format!("again  the intercept had expired and was made anew as {}", escape(intercept))]
         }
@@ -118,7 +118,7 @@ pub(crate) fn of_port(port: u16, event: &Event, line: &str) -> String {
 }
 
 /// `9 of 10 pods live; node-x: no agent there …`; nothing if one pod is live and no other is meant.
-fn standing(live: usize, pods: usize, missing: &[(String, String)], paint: Paint) -> Vec<String> {
+fn progress(live: usize, pods: usize, missing: &[(String, String)], paint: Paint) -> Vec<String> {
     if missing.is_empty() {
         return if pods > 1 {
             vec![format!("{}   {live} of {pods} pods", paint.with(Colour::Green, "all"))]
@@ -448,7 +448,7 @@ pub(crate) fn workloads(events: &[Event]) -> Vec<Vec<String>> {
 }
 
 /// The table of a cluster's intercepts.
-pub(crate) fn wishes(events: &[Event], now: UnixMillis) -> Vec<Vec<String>> {
+pub(crate) fn cluster_intercepts(events: &[Event], now: UnixMillis) -> Vec<Vec<String>> {
     let rows = rows(events).map(|row| {
         vec![
             escape(&row.namespace),
@@ -459,7 +459,7 @@ pub(crate) fn wishes(events: &[Event], now: UnixMillis) -> Vec<Vec<String>> {
             format!("{} ago", timestamps::age(row.since, now)),
             if row.filter.is_empty() { "every request".to_owned() } else { escape(&row.filter) },
             dash(escape(&row.to)),
-            standing_of(row),
+            liveness_summary(row),
         ]
     });
     with_heading(&["NAMESPACE", "INTERCEPT", "TARGET", "PORT", "DEVELOPER", "SINCE", "MATCHES", "TO", "STATE"], rows)
@@ -488,7 +488,7 @@ pub(crate) fn developer(row: &InterceptRow) -> String {
 }
 
 /// `live in 2 of 3 pods`, and the first reason why not in all.
-fn standing_of(row: &InterceptRow) -> String {
+fn liveness_summary(row: &InterceptRow) -> String {
     let why = row.pods.iter().find(|pod| !pod.reason.is_empty()).map(|pod| (&pod.pod, &pod.reason));
     let why = why.or_else(|| row.reasons.first().map(|(node, reason)| (node, reason)));
     let state = match row.pods.len() {
@@ -507,8 +507,18 @@ fn standing_of(row: &InterceptRow) -> String {
     }
 }
 
+fn pod_state(state: PodState) -> &'static str {
+    match state {
+        PodState::Waiting => "waiting",
+        PodState::Pending => "pending",
+        PodState::Live => "live",
+        PodState::Refused => "refused",
+        PodState::Lost => "lost",
+    }
+}
+
 /// The table of the pods of a cluster's intercepts.
-pub(crate) fn wish_pods(events: &[Event]) -> Vec<Vec<String>> {
+pub(crate) fn intercept_pods(events: &[Event]) -> Vec<Vec<String>> {
     let rows = rows(events).flat_map(|row| {
         row.pods.iter().map(|pod| {
             vec![
@@ -517,7 +527,7 @@ pub(crate) fn wish_pods(events: &[Event]) -> Vec<Vec<String>> {
                 escape(&pod.pod),
                 dash(escape(pod.addresses.join(","))),
                 pod.port.map_or_else(|| "-".to_owned(), |port| port.to_string()),
-                pod.state.to_owned(),
+                pod_state(pod.state).to_owned(),
                 if pod.nobody_listens { "nobody listens".to_owned() } else { dash(String::new()) },
                 dash(escape_sentence(&pod.reason)),
             ]
@@ -527,7 +537,7 @@ pub(crate) fn wish_pods(events: &[Event]) -> Vec<Vec<String>> {
 }
 
 /// One intercept, a field a line.
-pub(crate) fn wish_fields(events: &[Event], now: UnixMillis) -> String {
+pub(crate) fn intercept_fields(events: &[Event], now: UnixMillis) -> String {
     let Some(row) = rows(events).next() else { return String::new() };
     let matches = if row.filter.is_empty() { "every request".to_owned() } else { escape(&row.filter) };
     format!(
@@ -539,7 +549,7 @@ pub(crate) fn wish_fields(events: &[Event], now: UnixMillis) -> String {
         developer(row),
         timestamps::age(row.since, now),
         dash(escape(&row.to)),
-        standing_of(row),
+        liveness_summary(row),
     )
 }
 
@@ -549,7 +559,7 @@ pub(crate) fn check(event: &Event, paint: Paint) -> String {
     let word = match check.finding {
         Finding::Good => paint.with(Colour::Green, "ok   "),
         Finding::Note => paint.with(Colour::Dim, "note "),
-        Finding::Problem => paint.with(Colour::Red, "wrong"),
+        Finding::Problem => paint.with(Colour::Red, "FAIL "),
     };
     format!("{word}  {:<12}  {}", check.what, check.sentence)
 }

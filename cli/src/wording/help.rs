@@ -66,58 +66,13 @@ Examples:
   redir intercept web-1 --port 8080 --to host.docker.internal:3000
       where redir runs in a container, and the service beside it
   redir intercept web-1 -p 8080 -o json | jq -c 'select(.event == \"request\")'
-      one JSON object for each matched request
+      one JSON object for each matched request";
 
-With -o json each line is an object with an `event`:
-  connected   agent, address, developer
-  live        agent, id, pod, port, to, local, app, addresses,
-              earlier_connections, after_ms, curl
-  app         agent, pod, port, state (listening, nobody, loopback_only),
-              reason, curl; whether somebody listens on the port in the pod,
-              where that changes
-  not_intercepted
-              agent, pod, port, cause (earlier_connections, proxy_protocol,
-              head_too_long, head_too_slow, memory_scarce, redirected, unseen,
-              http2_unanswered, client_passes, pod_passes), reason; connections
-              of the port that do not come to you, each cause once
-  intercepted_again
-              agent, pod, port, cause (client_passes, pod_passes)
-  flushed     agent, pod, port, closed, left, reason (null, or why it could not
-              be done)
-  tls         agent, pod, port, state (unread, passed, decrypted, clear,
-              other), local, reason
-  probe       agent, pod, port, reason (a probe or health check that comes to
-              you, and how to keep it away)
-  refused     agent, pod (null: the whole intercept), state, reason
-  conflict    agent, pod, developer, yours, id, since, takes (everything,
-              shared); of an intercept that gets requests which you want
-  conflict_over
-              agent, pod, developer, id
-  overlap     as conflict; of one that wants requests which you get
-  overlap_over
-              agent, pod, developer, id
-  request     agent, id, pod, client, when, method, path, status (null: none),
-              outcome (answered, refused: by redir itself, client_left, cut,
-              other), reason (of refused), grpc_status, ms, missed
-  connection  what is not HTTP: agent, id, pod, client, when, state (open,
-              closed), received, sent, outcome, reason, ms, missed
-  lost        agent, reason
-  restored    agent, pods, after_ms
-  bypassed    agent, id, requests (matched ones that went to the app while this
-              machine did not answer the agent)
-  service     state (silent: nobody answers where requests go), to
-  command     state (started, ready, ended), pid, port, addresses, code,
-              taken (those where another process answered before)
-  ended       reason
-  created     intercept, namespace, target (Kubernetes, as the next two)
-  standing    live, pods, missing (node or pod, and reason)
-  recreated   intercept
-
-What is about one intercept also has its port in the pod. `redir list` and `redir status` print pod, intercept and \
-tunnel, `redir leave` prints left (agent, what, count, ids). What is not known is null: curl where no request to try was \
-found or nobody listens, app, id and status. `local` is what your service gets: plaintext, tls (--local-tls), as_sent (what the client sends), \
-null (nothing). Times are RFC 3339 in UTC. COMMAND's own standard output goes to standard error then. In paths every \
-byte that is not printable ASCII is written \\xNN.";
+pub(crate) const JSON_LINES: &str = "With -o json each line is an object with an `event`:";
+pub(crate) const JSON_REST: &str = "\
+Each line about one intercept also has its `port` in the pod. A field is null where its value is not known. `local` is what \
+your service gets: plaintext, tls (with --local-tls), as_sent (what the client sends), null (nothing). Times are RFC 3339 in \
+UTC. COMMAND's own standard output goes to standard error. The documentation describes each field.";
 
 pub(crate) const TARGET: &str = "A workload (deploy/web, also statefulset/, daemonset/, replicaset/, job/, rollout/, service/, pod/), a pod's name (web-1), or labels that its pods carry (app=web,tier=front)";
 pub(crate) const SELECTOR: &str = "Every pod in the namespace with these labels, instead of a workload";
@@ -204,10 +159,7 @@ Install redir into a Kubernetes cluster, as its admin: the resource, the roles, 
 Nothing is intercepted by it, no pod is restarted, no webhook is made. Waits until every node's agent is ready. \
 Running it again brings everything back to what this release installs. A namespace that exists stays as it is, but for the \
 PodSecurity level that it enforces, which must admit the agents: that is asked for first, and put back by `redir uninstall`. \
-What Helm has installed is left to Helm.
-
-With -o json each step is an object: object (action, kind, name, namespace, dry_run), agents (ready, wanted), agent_not_ready \
-(node, pod, reason), remark (sentence), done (sentence).";
+What Helm has installed is left to Helm.";
 pub(crate) const INSTALL_EXAMPLES: &str = "\
 Examples:
   redir install --dry-run
@@ -238,8 +190,8 @@ pub(crate) const UNINSTALL_YES: &str = "Remove without asking";
 pub(crate) const UNINSTALL_WAIT: &str = "How many seconds it may take until everything is gone [default: 120]";
 pub(crate) const DOCTOR: &str = "Check a cluster, its agents and your own rights, and say what to do next";
 pub(crate) const DOCTOR_LONG: &str = "\
-Check a cluster, its agents and your own rights: one line each, with the next step where something is wrong. \
-Ends with 1 if something is. What you may not look at is said, and is no fault.
+Check a cluster, its agents and your own rights: one line each, with the next step where a check fails. \
+Ends with 1 if one does. What you may not look at is said, and does not count as a failure.
 
 With a TARGET it says whether you may intercept just that one, and if not the line with which the cluster's admin grants \
 it; without, all that you may intercept in the namespace.";
@@ -247,10 +199,7 @@ pub(crate) const DOCTOR_EXAMPLES: &str = "\
 Examples:
   redir doctor -n shop               what you may intercept in namespace shop
   redir doctor deploy/web -n shop    whether you may intercept this workload
-  redir doctor -l app=web            whether you may intercept by labels
-
-With -o json each line is an object with the event check: check, finding (good, note, problem), sentence, missing (rights \
-that you have not: verb, group, resource, name, null for all).";
+  redir doctor -l app=web            whether you may intercept by labels";
 pub(crate) const DOCTOR_TARGET: &str =
     "What you want to intercept: a workload (deploy/web), a pod's name, or labels (app=web)";
 
@@ -274,6 +223,7 @@ mod tests {
             UPGRADE_LONG,
             UNINSTALL_LONG,
             DOCTOR_LONG,
+            JSON_REST,
             DOCTOR_EXAMPLES,
         ] {
             let mut before = "";

@@ -5,12 +5,10 @@ use std::time::Duration;
 
 use redir_api::names;
 
-use crate::cluster::agents::{AgentPod, AgentRollout};
-use crate::cluster::apply::Manifest;
-use crate::cluster::inventory::NamespaceInventory;
-use crate::cluster::ownership::{HelmRelease, PodSecurityLevel};
 use crate::escape::{escape, escape_sentence};
 use crate::events::{AdminStep, ObjectAction};
+use crate::model::agents::{AgentPod, AgentRollout};
+use crate::model::installation::{HelmAdvice, HelmRelease, NamespaceInventory, PodSecurityLevel};
 use crate::wording::config::show;
 
 pub(crate) fn values(path: Option<&Path>, why: &str) -> String {
@@ -199,13 +197,6 @@ pub(crate) fn namespace_came(namespace: &str) -> String {
     format!("namespace {} was made by somebody else just now: run it again", escape(namespace))
 }
 
-/// What the admin wanted to do with what is Helm's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum HelmAdvice {
-    Upgrade,
-    Uninstall,
-}
-
 pub(crate) fn is_helm_s(release: &HelmRelease, step: HelmAdvice) -> String {
     let (name, namespace) = (escape(&release.name), escape(&release.namespace));
     let next = match step {
@@ -228,20 +219,20 @@ pub(crate) fn installed_elsewhere(there: &str, here: &str, command: &str) -> Str
     format!("the redir of this cluster is in namespace {there}, not in {}: {next}", escape(here))
 }
 
-pub(crate) fn is_foreign(manifest: &Manifest) -> String {
+pub(crate) fn is_foreign(object: &str, namespace: Option<&str>) -> String {
     format!(
         "there is a {} that is not redir's{}: delete or rename it, and run it again",
-        escape(manifest.spoken()),
-        within(manifest)
+        escape(object),
+        within(namespace)
     )
 }
 
-pub(crate) fn stays_foreign(manifest: &Manifest) -> String {
-    format!("{}{} is not redir's and stays", escape(manifest.spoken()), within(manifest))
+pub(crate) fn stays_foreign(object: &str, namespace: Option<&str>) -> String {
+    format!("{}{} is not redir's and stays", escape(object), within(namespace))
 }
 
-fn within(manifest: &Manifest) -> String {
-    manifest.namespace().map(|namespace| format!(" in namespace {}", escape(namespace))).unwrap_or_default()
+fn within(namespace: Option<&str>) -> String {
+    namespace.map(|namespace| format!(" in namespace {}", escape(namespace))).unwrap_or_default()
 }
 
 /// Nodes of a sentence.

@@ -2,13 +2,13 @@
 
 use redir_api::{TargetKind, names};
 
-use crate::cluster::rights::{InterceptableTargets, Right, by_object};
 use crate::escape::escape;
-use crate::values::{Target, short};
+use crate::model::access::{AccessRight, InterceptableTargets, by_object};
+use crate::model::values::{Target, short};
 
 /// The rights without which a target is not intercepted; at least one.
-pub(crate) fn missing(target: &Target, namespace: &str, missing: &[Right], user: Option<&str>) -> String {
-    let flush = missing.iter().all(Right::is_flush).then_some("leave --flush or the conditions out, or ");
+pub(crate) fn missing(target: &Target, namespace: &str, missing: &[AccessRight], user: Option<&str>) -> String {
+    let flush = missing.iter().all(AccessRight::is_flush).then_some("leave --flush or the conditions out, or ");
     format!(
         "you may not {} in namespace {} ({}): {}ask the cluster's admin for `{}`",
         escape(deeds(target, missing)),
@@ -20,7 +20,7 @@ pub(crate) fn missing(target: &Target, namespace: &str, missing: &[Right], user:
 }
 
 /// Those on Intercepts alone, where no target is named.
-pub(crate) fn missing_on_intercepts(namespace: &str, missing: &[Right], user: Option<&str>) -> String {
+pub(crate) fn missing_on_intercepts(namespace: &str, missing: &[AccessRight], user: Option<&str>) -> String {
     let verbs: Vec<&str> = missing.iter().map(|right| right.verb).collect();
     format!(
         "you may not {} intercepts in namespace {}: ask the cluster's admin for `{}`",
@@ -31,7 +31,7 @@ pub(crate) fn missing_on_intercepts(namespace: &str, missing: &[Right], user: Op
 }
 
 /// `intercept deploy/web`
-fn deeds(target: &Target, missing: &[Right]) -> String {
+fn deeds(target: &Target, missing: &[AccessRight]) -> String {
     let target = match target {
         Target::Labels(_) => "pods by their labels".to_owned(),
         Target::Pod(name) => format!("{}/{name}", short(TargetKind::Pod)),
@@ -47,7 +47,7 @@ fn deeds(target: &Target, missing: &[Right]) -> String {
 }
 
 /// `it needs the verbs get and intercept on deployments.apps/web`
-fn spelled(missing: &[Right]) -> String {
+fn spelled(missing: &[AccessRight]) -> String {
     let objects = by_object(missing).into_iter().map(|((group, resource, name), verbs)| {
         let word = if verbs.len() == 1 { "verb" } else { "verbs" };
         let name = name.map(|name| format!("/{name}")).unwrap_or_default();
@@ -63,11 +63,11 @@ fn full(group: &str, resource: &str) -> String {
 
 /// Whoever has no right on Intercepts at all is no developer in that namespace yet: the role is made for that. Else just
 /// what is missing, in roles of its own.
-fn grant(namespace: &str, missing: &[Right], user: Option<&str>) -> String {
+fn grant(namespace: &str, missing: &[AccessRight], user: Option<&str>) -> String {
     let user = user.unwrap_or("YOU");
     let kubectl = format!("kubectl -n {namespace} create");
     let own = missing.iter().filter(|right| right.is_on_intercepts()).count();
-    let is_newcomer = own == crate::cluster::rights::on_intercepts().len();
+    let is_newcomer = own == crate::model::access::on_intercepts().len();
     let mut lines = Vec::new();
     if is_newcomer {
         let binding = name(&[names::DEVELOPER_ROLE, user]);
@@ -78,7 +78,7 @@ fn grant(namespace: &str, missing: &[Right], user: Option<&str>) -> String {
         ));
     }
     // All that the role has not.
-    let rest: Vec<Right> = missing.iter().filter(|right| !is_newcomer || right.is_flush()).cloned().collect();
+    let rest: Vec<AccessRight> = missing.iter().filter(|right| !is_newcomer || right.is_flush()).cloned().collect();
     for ((group, resource, object), verbs) in by_object(&rest) {
         let role = name(&["redir", &verbs.join("-"), resource, object.unwrap_or_default(), user]);
         let object = object.map(|object| format!(" --resource-name={object}")).unwrap_or_default();
@@ -163,7 +163,7 @@ const NAMES: usize = 10;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::rights::{on_intercepts, on_target, to_flush};
+    use crate::model::access::{on_intercepts, on_target, to_flush};
 
     fn target(text: &str) -> Target {
         text.parse().unwrap()

@@ -5,10 +5,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::config::Agent;
 use crate::escape::{escape, escape_sentence};
+use crate::model::values::{KnownAgent, LeaveTarget, Target};
 use crate::service::Service;
-use crate::values::{LeaveTarget, Target};
 use crate::wording::tunnel::agent;
 
 pub(crate) fn left_out(lines: u64) -> String {
@@ -51,7 +50,7 @@ pub(crate) fn no_random() -> String {
 }
 
 pub(crate) fn bug() -> String {
-    "redir made a mistake of its own and stopped the intercept: please report it with what it printed".to_owned()
+    "internal error in redir, which ended the intercept: please report it with what redir printed".to_owned()
 }
 
 pub(crate) fn nothing_answers(service: &Service) -> String {
@@ -83,12 +82,12 @@ pub(crate) fn of_port(port: u16, sentence: &str) -> String {
     format!("port {port}: {sentence}")
 }
 
-pub(crate) fn waiting_for_agents(agents: &[Agent]) -> String {
+pub(crate) fn waiting_for_agents(agents: &[KnownAgent]) -> String {
     let names: Vec<String> = agents.iter().map(agent).collect();
     format!("waiting for {}", names.join(", "))
 }
 
-pub(crate) fn still_dialling(of: &Agent, so_far: Duration, reason: &str) -> String {
+pub(crate) fn still_dialling(of: &KnownAgent, so_far: Duration, reason: &str) -> String {
     format!("still no tunnel to {} after {} s: {}", agent(of), so_far.as_secs(), escape_sentence(reason))
 }
 
@@ -153,7 +152,7 @@ fn each(reasons: &[(&str, &str)]) -> String {
     }
 }
 
-pub(crate) fn no_answer(of: &Agent) -> String {
+pub(crate) fn no_answer(of: &KnownAgent) -> String {
     format!("{} took the question and did not answer: see its log, or try again", agent(of))
 }
 

@@ -4,8 +4,8 @@ use redir_api::SizeError;
 use redir_http::filter::{Condition, FilterError};
 use redir_tunnel::PinError;
 
-use crate::conditions::Place;
 use crate::escape::{escape, escape_sentence};
+use crate::model::values::ConditionSubject;
 
 pub(crate) fn too_large(error: &SizeError) -> String {
     format!("the intercept {error}: leave some out, or write one regex for several values")
@@ -13,7 +13,7 @@ pub(crate) fn too_large(error: &SizeError) -> String {
 
 pub(crate) fn port(part: &str) -> String {
     format!(
-        "`{}` is no port: write a number from 1 to 65535, such as 8080 or 8080:3000, or in Kubernetes its name",
+        "`{}` is not a port: write a number from 1 to 65535, such as 8080 or 8080:3000, or in Kubernetes its name",
         escape(part)
     )
 }
@@ -30,13 +30,13 @@ pub(crate) fn named_port(name: &str) -> String {
 
 pub(crate) fn kind(text: &str) -> String {
     format!(
-        "`{}` is no kind of workload: write deploy/, statefulset/, daemonset/, replicaset/, job/, rollout/, service/ or pod/",
+        "`{}` is not a kind of workload: write deploy/, statefulset/, daemonset/, replicaset/, job/, rollout/, service/ or pod/",
         escape(text)
     )
 }
 
 pub(crate) fn workload_name(text: &str) -> String {
-    format!("`{}` is no name of a workload: write one such as deploy/web", escape(text))
+    format!("`{}` is not a workload's name: write one such as deploy/web", escape(text))
 }
 
 pub(crate) fn target(text: &str) -> String {
@@ -48,7 +48,7 @@ pub(crate) fn target(text: &str) -> String {
 
 pub(crate) fn label(pair: &str) -> String {
     format!(
-        "`{}` is no label: write key=value, several with commas between them, such as app=web,tier=front",
+        "`{}` is not a label: write key=value, several with commas between them, such as app=web,tier=front",
         escape(pair)
     )
 }
@@ -62,7 +62,7 @@ pub(crate) fn agent_without_port(text: &str) -> String {
 }
 
 pub(crate) fn agent_port(text: &str, port: &str) -> String {
-    format!("`{}` in `{}` is no port: write HOST:PORT with a number from 1 to 65535", escape(port), escape(text))
+    format!("`{}` in `{}` is not a port: write HOST:PORT with a number from 1 to 65535", escape(port), escape(text))
 }
 
 pub(crate) fn agent_brackets(text: &str) -> String {
@@ -81,7 +81,7 @@ pub(crate) fn service_address(text: &str) -> String {
 }
 
 pub(crate) fn service_port(text: &str, port: &str) -> String {
-    format!("`{}` in `{}` is no port: write HOST:PORT with a number from 1 to 65535", escape(port), escape(text))
+    format!("`{}` in `{}` is not a port: write HOST:PORT with a number from 1 to 65535", escape(port), escape(text))
 }
 
 pub(crate) fn service_brackets(text: &str) -> String {
@@ -127,34 +127,34 @@ struct Words {
     ends: &'static str,
 }
 
-fn words(place: Place) -> Words {
+fn words(place: ConditionSubject) -> Words {
     let (what, flag, between, example, ends) = match place {
-        Place::Header => ("header", "header", ": ", "x-user: alice", ""),
-        Place::Query => ("query parameter", "query", "=", "user=alice", " or a `&`"),
-        Place::Cookie => ("cookie", "cookie", "=", "session=4711", " or a `;`"),
-        Place::Baggage => ("baggage member", "baggage", "=", "tenant=alpha", ", a `,` or a `;`"),
-        Place::Path => ("path", "path", "", "/api", ""),
-        Place::Method => ("method", "method", "", "GET", ""),
+        ConditionSubject::Header => ("header", "header", ": ", "x-user: alice", ""),
+        ConditionSubject::Query => ("query parameter", "query", "=", "user=alice", " or a `&`"),
+        ConditionSubject::Cookie => ("cookie", "cookie", "=", "session=4711", " or a `;`"),
+        ConditionSubject::Baggage => ("baggage member", "baggage", "=", "tenant=alpha", ", a `,` or a `;`"),
+        ConditionSubject::Path => ("path", "path", "", "/api", ""),
+        ConditionSubject::Method => ("method", "method", "", "GET", ""),
     };
     Words { what, flag, between, example, ends }
 }
 
-pub(crate) fn no_value(place: Place, text: &[u8]) -> String {
+pub(crate) fn no_value(place: ConditionSubject, text: &[u8]) -> String {
     let Words { between, example, .. } = words(place);
-    let sign = if place == Place::Header { "colon" } else { between };
+    let sign = if place == ConditionSubject::Header { "colon" } else { between };
     format!("`{}` has no {sign}: write 'name{between}value', such as '{example}'", escape(text))
 }
 
-pub(crate) fn name(place: Place, name: &[u8]) -> String {
+pub(crate) fn name(place: ConditionSubject, name: &[u8]) -> String {
     let Words { what, example, .. } = words(place);
     let rule = match place {
-        Place::Query => "write it as in the request, with %XX for what is not printable ASCII",
+        ConditionSubject::Query => "write it as in the request, with %XX for what is not printable ASCII",
         _ => "letters, digits and dashes only",
     };
     format!("`{}` is no {what} name: {rule}, such as '{example}'", escape(name))
 }
 
-pub(crate) fn empty(place: Place, name: &[u8]) -> String {
+pub(crate) fn empty(place: ConditionSubject, name: &[u8]) -> String {
     let (Words { flag, between, .. }, name) = (words(place), escape(name));
     format!(
         "there is nothing behind `{name}{}`: write a value, or --{flag}-present {name} if any value will do, or --{flag}-regex '{name}{between}^$' if it must be empty",
@@ -162,7 +162,7 @@ pub(crate) fn empty(place: Place, name: &[u8]) -> String {
     )
 }
 
-pub(crate) fn value(place: Place, name: &[u8]) -> String {
+pub(crate) fn value(place: ConditionSubject, name: &[u8]) -> String {
     let Words { what, between, ends, .. } = words(place);
     format!(
         "the value behind `{}{}` is too long for a {what} or holds a control character{ends}, which none can: leave that out",

@@ -122,11 +122,11 @@ impl Session {
         }
     }
 
-    /// The next message, which must be a wish.
-    pub(crate) async fn wish(&mut self) -> (u32, InterceptRequest) {
+    /// The next message, which must be an intercept request.
+    pub(crate) async fn request(&mut self) -> (u32, InterceptRequest) {
         let said = self.next().await;
-        let ToAgent::Intercept(wish) = said.message else { panic!("{said:?}") };
-        (said.seq, wish)
+        let ToAgent::Intercept(request) = said.message else { panic!("{said:?}") };
+        (said.seq, request)
     }
 
     pub(crate) async fn say(&mut self, answers: u32, message: &ToDeveloper) {
@@ -141,9 +141,15 @@ impl Session {
         self.connection
     }
 
-    /// Grants a wish: these pods are in these states.
-    pub(crate) async fn grant(&mut self, seq: u32, wish: &InterceptRequest, id: u64, pods: &[(&str, Liveness, &str)]) {
-        self.say(seq, &ToDeveloper::Intercept(state(wish, id, pods))).await;
+    /// Grants an intercept request: these pods are in these states.
+    pub(crate) async fn grant(
+        &mut self,
+        seq: u32,
+        request: &InterceptRequest,
+        id: u64,
+        pods: &[(&str, Liveness, &str)],
+    ) {
+        self.say(seq, &ToDeveloper::Intercept(state(request, id, pods))).await;
     }
 
     /// Opens a client connection's stream.
@@ -191,7 +197,7 @@ pub(crate) fn left(ids: &[Option<u64>]) -> ToDeveloper {
 }
 
 /// The state of an intercept.
-pub(crate) fn state(wish: &InterceptRequest, id: u64, pods: &[(&str, Liveness, &str)]) -> InterceptState {
+pub(crate) fn state(request: &InterceptRequest, id: u64, pods: &[(&str, Liveness, &str)]) -> InterceptState {
     let pod = |(name, state, reason): &(&str, Liveness, &str)| PodState {
         flushed: None,
         pod: (*name).to_owned(),
@@ -209,13 +215,13 @@ pub(crate) fn state(wish: &InterceptRequest, id: u64, pods: &[(&str, Liveness, &
     let (conflicts, overlaps) = (Vec::new(), Vec::new());
     InterceptState {
         id,
-        token: wish.token,
+        token: request.token,
         since: UnixMillis(0),
         pods,
         conflicts,
         overlaps,
         bypassed: 0,
-        even_if_down: wish.even_if_down,
-        forwarded: wish.forwarded,
+        even_if_down: request.even_if_down,
+        forwarded: request.forwarded,
     }
 }

@@ -79,17 +79,17 @@ impl Scene {
             self.list(&["web-1"]).await;
         }
         let mut session = self.agent.accept().await;
-        let (seq, wish) = session.wish().await;
-        session.grant(seq, &wish, 7, &[("web-1", Liveness::Live, "")]).await;
+        let (seq, request) = session.request().await;
+        session.grant(seq, &request, 7, &[("web-1", Liveness::Live, "")]).await;
         redir.event("live").await;
-        (redir, session, wish)
+        (redir, session, request)
     }
 }
 
 /// Answers redir's leave-taking.
-pub(crate) async fn let_go(session: &mut Session, wish: &InterceptRequest) {
+pub(crate) async fn let_go(session: &mut Session, request: &InterceptRequest) {
     let said = session.next().await;
-    assert_eq!(said.message, ToAgent::Leave(LeaveScope::Token(wish.token)));
+    assert_eq!(said.message, ToAgent::Leave(LeaveScope::Token(request.token)));
     session.say(said.seq, &left(&[Some(7)])).await;
 }
 

@@ -109,7 +109,7 @@ impl People<'_> {
                 "note   quota",
                 "kubectl -n shop create quota redir-intercepts --hard=count/intercepts.redir.dev=20",
             ],
-            &["wrong"],
+            &["FAIL "],
         )?;
         let quota = said.lines().find(|line| line.contains("note   quota")).context("the quota")?;
         let line = quota.split('`').nth(1).with_context(|| format!("no line for the admin in {quota:?}"))?;
@@ -119,9 +119,9 @@ impl People<'_> {
             &["doctor", "deploy/web"],
             0,
             &[may, "note   flush", "--verb=flush --resource=deployments.apps --resource-name=web"],
-            &["wrong"],
+            &["FAIL "],
         )?;
-        self.says("alice", &["doctor", "-l", "app=web"], 0, &["you may intercept app=web"], &["wrong"])?;
+        self.says("alice", &["doctor", "-l", "app=web"], 0, &["you may intercept app=web"], &["FAIL "])?;
         self.says(
             "alice",
             &["doctor", "deploy/nothing"],
@@ -133,14 +133,14 @@ impl People<'_> {
             "carol",
             &["doctor"],
             1,
-            &["you may make intercepts", "wrong  targets", "you may intercept nothing in namespace shop"],
+            &["you may make intercepts", "FAIL   targets", "you may intercept nothing in namespace shop"],
             &[],
         )?;
         self.says(
             "carol",
             &["doctor", "deploy/web"],
             1,
-            &["wrong  rights", "you may not intercept deploy/web", "the verb intercept on deployments.apps/web"],
+            &["FAIL   rights", "you may not intercept deploy/web", "the verb intercept on deployments.apps/web"],
             &[may, ROLE],
         )?;
         self.says(
@@ -148,9 +148,9 @@ impl People<'_> {
             &["doctor"],
             0,
             &["deploy/web, ", "pod/web", "service/web"],
-            &["wrong", "everything", "every "],
+            &["FAIL ", "everything", "every "],
         )?;
-        self.says("dave", &["doctor", "deploy/web"], 0, &[may], &["wrong"])?;
+        self.says("dave", &["doctor", "deploy/web"], 0, &[may], &["FAIL "])?;
         self.says("dave", &["doctor", "deploy/other"], 1, &["you may not intercept deploy/other"], &[ROLE])?;
         self.says(
             "dave",
@@ -159,8 +159,8 @@ impl People<'_> {
             &["you may not intercept pods by their labels", "--resource=pods &&"],
             &[ROLE],
         )?;
-        self.says("erin", &["doctor", "deploy/web"], 0, &[may, "ok     flush"], &["wrong", "note   flush"])?;
-        self.says("frank", &["doctor"], 0, &["you may intercept every Pod in namespace shop"], &["wrong"])?;
+        self.says("erin", &["doctor", "deploy/web"], 0, &[may, "ok     flush"], &["FAIL ", "note   flush"])?;
+        self.says("frank", &["doctor"], 0, &["you may intercept every Pod in namespace shop"], &["FAIL "])?;
         self.says(
             "mallory",
             &["doctor"],
@@ -243,7 +243,7 @@ impl People<'_> {
         self.says("alice", &["list"], 0, &["admin (root@desk, name not checked)"], &[])?;
         self.says("alice", &["list", "-o", "json"], 0, &["\"developer_checked\":false"], &[])?;
         let less = "validatingadmissionpolicybinding redir-intercepts is missing or checks less";
-        self.says("alice", &["doctor"], 1, &["wrong  policies", less], &[])?;
+        self.says("alice", &["doctor"], 1, &["FAIL   policies", less], &[])?;
         self.world.send(&Who::Admin, Verb::MergePatch, binding, &actions("Deny"))?;
         // It may have been made while nobody checked.
         self.says("alice", &["list", "-o", "json"], 0, &["\"developer_checked\":false"], &[])?;
@@ -288,6 +288,6 @@ impl People<'_> {
         let second = ["intercept", "deploy/web", "--port", "http:3000"];
         self.says("alice", &second, 1, &["refused to create intercepts", "exceeded quota: few"], &never)?;
         let few = "quota few lets namespace shop have 0 intercepts";
-        self.says("alice", &["doctor"], 0, &["ok     quota", few], &["wrong"]).map(drop)
+        self.says("alice", &["doctor"], 0, &["ok     quota", few], &["FAIL "]).map(drop)
     }
 }

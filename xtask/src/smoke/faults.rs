@@ -25,7 +25,7 @@ pub(super) fn api_server(story: &mut Story, world: &mut World<'_>) -> Result<()>
     );
     let port = format!("{PORT}:{}", world.own_port);
     let mut intercept = world.intercept(&world.alice, &["deploy/web", "--port", &port, "--header", HEADER])?;
-    intercept.standing()?;
+    intercept.status()?;
     let pods = world.pods(SHOP)?;
     let pod = pods.first().context("there is no pod")?;
     let from = node(&world.nodes, &pod.node)?;
@@ -44,7 +44,7 @@ pub(super) fn api_server(story: &mut Story, world: &mut World<'_>) -> Result<()>
     until("the API server answers again", || Ok(world.pods(SHOP).ok()))?;
     let back = Instant::now();
     let mut late = world.intercept(&world.alice, &["deploy/web", "--port", &port, "--header", LATE_HEADER])?;
-    late.standing()?;
+    late.status()?;
     let heard = back.elapsed();
     let limit = if world.cluster.provider_name() == "kind" { HEARD_WITH_KIND } else { HEARD };
     let tick = story.must(heard < limit, &format!("an intercept took {heard:.1?} after the API server was back"));
@@ -71,7 +71,7 @@ pub(super) fn uninstall(
     );
     let port = format!("{PORT}:{}", world.own_port);
     let mut intercept = world.intercept(&world.alice, &["deploy/web", "--port", &port])?;
-    intercept.standing()?;
+    intercept.status()?;
     story.command("redir uninstall --yes");
     let said = world.as_admin(&["uninstall", "--yes"])?;
     said.lines().for_each(|line| story.say(line));

@@ -64,9 +64,9 @@ fn intercept(story: &mut Story, world: &mut World<'_>) -> Result<()> {
     let port = format!("{SERVICE_PORT}:{}", world.own_port);
     story.command(&format!("redir intercept -n {SHOP} service/web --port {port} --header '{HEADER}'"));
     let mut intercept = world.intercept(&world.alice, &["service/web", "--port", &port, "--header", HEADER])?;
-    let standing = intercept.standing()?;
-    let all = standing["live"] == 2 && standing["pods"] == 2;
-    let tick = story.must(all, &format!("two of two pods are live: {standing}"));
+    let status = intercept.status()?;
+    let all = status["live"] == 2 && status["pods"] == 2;
+    let tick = story.must(all, &format!("two of two pods are live: {status}"));
     story.say(&format!("{tick} live in 2 of 2 pods"));
     let mut rows = Vec::new();
     table(story, world, &mut rows, [("blue", "green"), ("denied", "denied")])?;

@@ -31,7 +31,7 @@ pub(super) fn tampering(story: &mut Story, world: &World<'_>) -> Result<()> {
     );
     let port = format!("{PORT}:{}", world.own_port);
     let mut intercept = world.intercept(&world.alice, &["deploy/web", "--port", &port, "--header", HEADER])?;
-    intercept.standing()?;
+    intercept.status()?;
     let name = intercept.name()?;
     let path = format!("/apis/redir.dev/v1alpha1/namespaces/{SHOP}/intercepts/{name}/status");
     let alice = world.cluster.kubectl().with(&world.alice);

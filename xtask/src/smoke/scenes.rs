@@ -42,10 +42,10 @@ pub(super) fn with_header(story: &mut Story, world: &mut World<'_>, figures: &mu
     let calls = figures.calls(world)?;
     let began = Instant::now();
     let mut intercept = alice(story, world, &["deploy/web", "--header", HEADER])?;
-    let standing = intercept.standing()?;
+    let status = intercept.status()?;
     figures.live = Some(began.elapsed());
-    let all = standing["live"] == 2 && standing["pods"] == 2;
-    let tick = story.must(all, &format!("two of two pods are live: {standing}"));
+    let all = status["live"] == 2 && status["pods"] == 2;
+    let tick = story.must(all, &format!("two of two pods are live: {status}"));
     story.say(&format!("{tick} live in 2 of 2 pods"));
     every_way(story, world)?;
     let after = world.pods(OTHER)?;
@@ -110,7 +110,7 @@ fn every_way(story: &mut Story, world: &World<'_>) -> Result<()> {
 pub(super) fn rollout_and_scale(story: &mut Story, world: &mut World<'_>, figures: &mut Figures) -> Result<()> {
     story.scene("The app is rolled out anew and scaled up", "the intercept follows without a keystroke");
     let mut intercept = alice(story, world, &["deploy/web", "--header", HEADER])?;
-    intercept.standing()?;
+    intercept.status()?;
     let old = world.pods(SHOP)?;
     let kubectl = world.cluster.kubectl();
     story.command("kubectl -n shop rollout restart deploy/web");
@@ -153,7 +153,7 @@ pub(super) fn everything(story: &mut Story, world: &mut World<'_>) -> Result<()>
     let port = format!("{SERVICE_PORT}:{}", world.own_port);
     story.command(&format!("redir intercept -n {SHOP} service/web --port {port}"));
     let mut intercept = world.intercept(&world.alice, &["service/web", "--port", &port])?;
-    intercept.standing()?;
+    intercept.status()?;
     let mut rows = Vec::new();
     for from in &world.nodes {
         for (ip, family) in world.cluster_ips.iter().zip(FAMILIES) {

@@ -271,9 +271,9 @@ pub(super) struct Intercepting {
 }
 
 impl Intercepting {
-    /// Waits until its standing is told: how many of how many pods are live, and whatever else it says.
-    pub(super) fn standing(&mut self) -> Result<Value> {
-        self.event("standing", 1)
+    /// Waits for the event `status`: how many of how many pods are live, and whatever else it says.
+    pub(super) fn status(&mut self) -> Result<Value> {
+        self.event("status", 1)
     }
 
     /// Waits for so many events of a kind and gives the last of them.

@@ -3,7 +3,7 @@
 use redir_wire::{ConnectionBytes, RequestEvent, RequestOutcome};
 
 use crate::escape::{escape, escape_sentence};
-use crate::screen::{Colour, Paint};
+use crate::paint::{Colour, Paint};
 use crate::timestamps;
 
 /// Bytes of a path that are shown to people.

@@ -171,10 +171,10 @@ fn alice(story: &Story, world: &World<'_>, target: &str, port: &str) -> Result<I
 }
 
 fn all_live(story: &mut Story, intercept: &mut Intercepting, pods: usize) -> Result<()> {
-    let standing = intercept.standing()?;
-    let all = standing["live"] == pods && standing["pods"] == pods;
-    let tick = story.must(all, &format!("all of {pods} pods are live: {standing}"));
-    story.say(&format!("{tick} live in {} of {} pods", standing["live"], standing["pods"]));
+    let status = intercept.status()?;
+    let all = status["live"] == pods && status["pods"] == pods;
+    let tick = story.must(all, &format!("all of {pods} pods are live: {status}"));
+    story.say(&format!("{tick} live in {} of {} pods", status["live"], status["pods"]));
     Ok(())
 }
 

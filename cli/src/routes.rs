@@ -4,7 +4,7 @@
 
 use std::num::NonZeroU16;
 
-use super::{PortMapping, PortName, ServiceAddress};
+use crate::model::values::{PortMapping, PortName, ServiceAddress};
 use crate::service::Service;
 use crate::wording::values as say;
 
