@@ -10,12 +10,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use redir_tunnel::{Budget, DataStream, relay_halves};
+use redir_tunnel::{Budget, DataStream, PeerVerifier, relay_halves};
 use redir_wire::{ClientTls, StreamCode};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::ClientConfig;
+use rustls::crypto::ring;
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, split};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -31,10 +30,15 @@ pub(crate) struct Secured(TlsStream<TcpStream>);
 /// Shakes hands as the client did: the same name, and the protocol that was agreed with it.
 pub(crate) async fn secure(tcp: TcpStream, client: &ClientTls) -> Result<Secured, StreamCode> {
     let provider = Arc::new(ring::default_provider());
-    let own = Arc::new(OwnMachine(provider.clone()));
+    // Any certificate whose key the service proves to have.
+    let schemes = provider.signature_verification_algorithms.supported_schemes();
+    let verifier = Arc::new(PeerVerifier::of_certificates(provider.clone(), schemes, |_| Ok(())));
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let mut config =
-        config.map_err(|_| StreamCode::NoTls)?.dangerous().with_custom_certificate_verifier(own).with_no_client_auth();
+    let mut config = config
+        .map_err(|_| StreamCode::NoTls)?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
     config.alpn_protocols = client.alpn.clone().into_iter().collect();
     let name = client.server_name.clone().and_then(|name| ServerName::try_from(name).ok());
     // With an address in its place no name is sent.
@@ -111,44 +115,5 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for WriteThrough<W> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
-}
-
-/// Takes any certificate whose key the service proves to have.
-#[derive(Debug)]
-struct OwnMachine(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for OwnMachine {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use redir_tunnel::{Arrival, Lost, Pin};
+use redir_tunnel::{Arrival, LivenessLimits, Lost, Pin, TunnelLiveness, TunnelState};
 use redir_wire::session::FromAgent;
 use redir_wire::{CloseCode, InterceptState, LeaveScope, Refused, RefusedCode, ToAgent, ToDeveloper};
 use tokio::sync::{Semaphore, watch};
@@ -24,13 +24,6 @@ use crate::events::Event;
 use crate::model::values::KnownAgent;
 use crate::wording::session as say;
 
-/// How often clocks and deadlines are looked at.
-const TICK: Duration = Duration::from_millis(500);
-/// How often the agent is asked whether it lives. A new process in its place answers with a reset at once: this bounds
-/// how long the intercept is away. QUIC's own keep-alive, every 3 s, would be too late.
-const PING: Duration = Duration::from_secs(1);
-/// An agent that lives answers within this after our machine woke up.
-const PONG: Duration = Duration::from_secs(2);
 /// How long pods may take until they are live: the agent itself gives up earlier.
 const SETTLE: Duration = Duration::from_secs(15);
 /// How long the agent may take to confirm that we left: it waits until nothing is under way to us.
@@ -65,13 +58,14 @@ pub(crate) struct Session<'a> {
     watch: ClockWatch,
     /// The agent was said not to know something that was asked for.
     outdated: bool,
-    /// When the agent was asked last, and until when it must have answered after a sleep.
-    pinged: Instant,
-    pong: Option<Instant>,
+    liveness: TunnelLiveness,
+    /// This machine slept, and the agent has not answered since.
+    slept: bool,
 }
 
 impl<'a> Session<'a> {
     pub(crate) fn new(link: &'a mut AgentLink, tunnel: Tunnel, reported: &'a mut LastReported, since: Instant) -> Self {
+        let liveness = TunnelLiveness::new(LivenessLimits::DEVELOPER, tunnel.streams.frame_counts(), Instant::now());
         Self {
             link,
             tunnel,
@@ -85,8 +79,8 @@ impl<'a> Session<'a> {
             held: Vec::new(),
             outdated: false,
             watch: ClockWatch::new(SystemTime::now(), std::time::Instant::now()),
-            pinged: Instant::now(),
-            pong: None,
+            liveness,
+            slept: false,
         }
     }
 
@@ -118,7 +112,7 @@ impl<'a> Session<'a> {
     }
 
     async fn follow(&mut self) -> SessionEnd {
-        let mut tick = interval(TICK);
+        let mut tick = interval(LivenessLimits::DEVELOPER.look);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let leave = self.link.leave.clone();
         let key = self.link.agent.key;
@@ -163,12 +157,12 @@ impl<'a> Session<'a> {
             ToDeveloper::Refused(refused) if said.answers == self.request_number => {
                 return Some(refusal(refused, self.link.was_decided()));
             }
-            ToDeveloper::Pong(_) => self.pong = None,
             // The end of the stream follows, for which it is remembered.
             ToDeveloper::Bye(_) => (),
             // Answers to questions that this session does not ask.
             ToDeveloper::Welcome(_)
             | ToDeveloper::Intercept(_)
+            | ToDeveloper::Pong(_)
             | ToDeveloper::Listing(_)
             | ToDeveloper::Status(_)
             | ToDeveloper::Left(_)
@@ -225,18 +219,23 @@ impl<'a> Session<'a> {
 
     async fn tick(&mut self) -> Option<SessionEnd> {
         self.link.screen.tick();
-        let jumped = self.watch.jumped(SystemTime::now(), std::time::Instant::now());
-        if jumped && self.pong.is_none() {
-            self.pong = Some(Instant::now() + PONG);
+        let now = Instant::now();
+        if self.watch.jumped(SystemTime::now(), std::time::Instant::now()) {
+            self.liveness.woke(now);
+            self.slept = true;
         }
-        if jumped || self.pinged.elapsed() >= PING {
-            self.pinged = Instant::now();
-            if let Err(gone) = self.tunnel.control.ask(&ToAgent::Ping(1)).await {
-                return Some(self.link.over(&gone));
-            }
+        let streams = &self.tunnel.streams;
+        let report = self.liveness.look(streams.frame_counts(), streams.rtt(), now);
+        if report.state == TunnelState::Down {
+            let why = if self.slept { TunnelError::Slept } else { TunnelError::Lost(Lost::Silent) };
+            return Some(SessionEnd::Lost(why));
         }
-        if self.pong.is_some_and(|deadline| Instant::now() > deadline) {
-            return Some(SessionEnd::Lost(TunnelError::Slept));
+        self.slept &= self.liveness.is_asking();
+        // QUIC acknowledges it, whatever the agent makes of it.
+        if report.ping
+            && let Err(gone) = self.tunnel.control.ask(&ToAgent::Ping(1)).await
+        {
+            return Some(self.link.over(&gone));
         }
         (self.link.verdict.is_some() && self.began.elapsed() > SETTLE)
             .then(|| SessionEnd::GaveUp(say::never_armed(SETTLE)))
@@ -248,8 +247,7 @@ impl<'a> Session<'a> {
         let leave = ToAgent::Leave(LeaveScope::Token(self.link.wanted.token));
         let began = Instant::now();
         let Ok(number) = self.tunnel.control.ask(&leave).await else { return };
-        let mut heard = (self.tunnel.streams.packets(), began);
-        while began.elapsed() < LEAVE && heard.1.elapsed() < LEAVE_SILENCE {
+        while began.elapsed() < LEAVE && self.liveness.silent_for(Instant::now()) < LEAVE_SILENCE {
             match self.ending(Instant::now() + STEP).await {
                 Step::Said(said) => {
                     let confirmed = said.answers == number;
@@ -262,10 +260,8 @@ impl<'a> Session<'a> {
                 // It ends the intercept with the tunnel.
                 Step::TunnelError => return,
             }
-            let packets = self.tunnel.streams.packets();
-            if packets != heard.0 {
-                heard = (packets, Instant::now());
-            }
+            let streams = &self.tunnel.streams;
+            self.liveness.look(streams.frame_counts(), streams.rtt(), Instant::now());
         }
         self.drain(Instant::now() + DRAIN).await;
     }

@@ -20,11 +20,11 @@ use tokio::{runtime::Handle, task::JoinSet, time::timeout};
 
 use crate::{
     canonical,
-    handshakes::{self, Admission, Handshakes, Place},
+    handshakes::{self, HandshakeAdmission, HandshakePlace, Handshakes},
     hints::UnreachableHints,
     source::ClientKey,
     tls::{self, Authorised},
-    transport::{End, HANDSHAKE, transport},
+    transport::{HANDSHAKE, TunnelEnd, transport},
 };
 
 /// Where developers' tunnels arrive.
@@ -45,9 +45,9 @@ impl AgentEndpoint {
         let tls = tls::agent_config(identity, authorised).map_err(io::Error::other)?;
         let crypto = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
         let mut server = ServerConfig::with_crypto(Arc::new(crypto));
-        server.transport_config(transport(End::Agent)).max_incoming(handshakes::MOST);
+        server.transport_config(transport(TunnelEnd::Agent)).max_incoming(handshakes::MOST);
         server.incoming_buffer_size(INCOMING_BUFFER).incoming_buffer_size_total(INCOMING_BUFFERS);
-        let runtime = Arc::new(Pinned { handle: Handle::current() });
+        let runtime = Arc::new(PinnedRuntime { handle: Handle::current() });
         let (hints, mut errors) = (UnreachableHints::default(), JoinSet::new());
         let socket = hearing(socket, &runtime, &hints, &mut errors)?;
         let config = endpoint_config(identity);
@@ -67,9 +67,9 @@ impl AgentEndpoint {
             let incoming = self.endpoint.accept().await?;
             let client = ClientKey::of(incoming.remote_address().ip());
             match self.handshakes.admit(client, incoming.remote_address_validated()) {
-                Admission::Admitted(place) => return Some(Handshake { incoming, place }),
+                HandshakeAdmission::Admitted(place) => return Some(Handshake { incoming, place }),
                 // Fails only if the address is validated already.
-                Admission::Prove => incoming.retry().ok(),
+                HandshakeAdmission::Prove => incoming.retry().ok(),
             };
         }
     }
@@ -95,7 +95,7 @@ impl AgentEndpoint {
 #[cfg(target_os = "linux")]
 fn hearing(
     socket: UdpSocket,
-    _: &Pinned,
+    _: &PinnedRuntime,
     hints: &UnreachableHints,
     errors: &mut JoinSet<()>,
 ) -> io::Result<Arc<dyn AsyncUdpSocket>> {
@@ -108,7 +108,7 @@ fn hearing(
 #[cfg(not(target_os = "linux"))]
 fn hearing(
     socket: UdpSocket,
-    runtime: &Pinned,
+    runtime: &PinnedRuntime,
     _: &UnreachableHints,
     _: &mut JoinSet<()>,
 ) -> io::Result<Arc<dyn AsyncUdpSocket>> {
@@ -119,7 +119,7 @@ fn hearing(
 #[derive(Debug)]
 pub struct Handshake {
     incoming: quinn::Incoming,
-    place: Place,
+    place: HandshakePlace,
 }
 
 impl Handshake {
@@ -185,11 +185,11 @@ fn endpoint_config(identity: &Identity) -> EndpointConfig {
 
 /// Tokio, on one given runtime whoever calls.
 #[derive(Debug)]
-struct Pinned {
+struct PinnedRuntime {
     handle: Handle,
 }
 
-impl Runtime for Pinned {
+impl Runtime for PinnedRuntime {
     fn new_timer(&self, at: std::time::Instant) -> std::pin::Pin<Box<dyn AsyncTimer>> {
         let _inside = self.handle.enter();
         TokioRuntime.new_timer(at)

@@ -5,6 +5,7 @@
 //! for fewer where it is a part of what all tunnels may hold (`pool`); beyond that number the streams that have stalled
 //! longest give up by themselves.
 
+use std::any::Any;
 use std::collections::BTreeSet;
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
@@ -18,31 +19,30 @@ use bytes::{Buf, Bytes};
 use tokio::io::AsyncWrite;
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::pool::Member;
 use crate::transport::STALLED_STREAMS;
 
 /// One for each end of each tunnel; cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Budget(Arc<Inner>);
+pub struct Budget(Arc<BudgetState>);
 
 #[derive(Debug)]
-struct Inner {
-    stalled: Mutex<Stalled>,
+struct BudgetState {
+    stalled: Mutex<StalledStreams>,
     /// How many streams may stand unread.
     most: Arc<AtomicUsize>,
-    /// Of a tunnel that shares with others.
-    _member: Option<Member>,
+    /// Of a tunnel that shares with others; kept for its drop.
+    _membership: Option<Box<dyn Any + Send + Sync>>,
 }
 
-impl Default for Inner {
+impl Default for BudgetState {
     fn default() -> Self {
-        Inner { stalled: Mutex::default(), most: Arc::new(AtomicUsize::new(STALLED_STREAMS)), _member: None }
+        BudgetState { stalled: Mutex::default(), most: Arc::new(AtomicUsize::new(STALLED_STREAMS)), _membership: None }
     }
 }
 
 /// Streams in the order in which they stalled.
 #[derive(Debug, Default)]
-struct Stalled {
+struct StalledStreams {
     streams: BTreeSet<u64>,
     next: u64,
 }
@@ -57,9 +57,10 @@ pub enum BudgetError {
 }
 
 impl Budget {
-    /// Of a tunnel that shares with others: how many of its streams may stand unread changes with them.
-    pub(crate) fn of(most: Arc<AtomicUsize>, member: Member) -> Self {
-        Budget(Arc::new(Inner { stalled: Mutex::default(), most, _member: Some(member) }))
+    /// Of a tunnel that shares with others: how many of its streams may stand unread changes with them. `membership` is
+    /// dropped with the last clone.
+    pub(crate) fn of(most: Arc<AtomicUsize>, membership: impl Any + Send + Sync) -> Self {
+        Budget(Arc::new(BudgetState { stalled: Mutex::default(), most, _membership: Some(Box::new(membership)) }))
     }
 
     /// Writes all these bytes of a stream to its reader, as many at once as it takes. A reader that takes nothing counts
@@ -110,15 +111,15 @@ impl Budget {
         self.lock().streams.len()
     }
 
-    fn enter(&self) -> Place {
+    fn enter(&self) -> StalledPlace {
         let mut stalled = self.lock();
         let number = stalled.next;
         stalled.next += 1;
         stalled.streams.insert(number);
-        Place { budget: self.clone(), number }
+        StalledPlace { budget: self.clone(), number }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Stalled> {
+    fn lock(&self) -> MutexGuard<'_, StalledStreams> {
         self.0.stalled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -127,14 +128,14 @@ impl Budget {
 #[derive(Debug)]
 pub struct StallTimer {
     budget: Budget,
-    waiting: Option<Box<Waiting>>,
+    waiting: Option<Box<StalledWait>>,
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct StalledWait {
     timer: Pin<Box<Sleep>>,
     /// Once the reader counts as stalled.
-    place: Option<Place>,
+    place: Option<StalledPlace>,
 }
 
 impl StallTimer {
@@ -147,7 +148,7 @@ impl StallTimer {
     pub fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let budget = &self.budget;
         let waiting =
-            self.waiting.get_or_insert_with(|| Box::new(Waiting { timer: Box::pin(sleep(PATIENCE)), place: None }));
+            self.waiting.get_or_insert_with(|| Box::new(StalledWait { timer: Box::pin(sleep(PATIENCE)), place: None }));
         loop {
             ready!(waiting.timer.as_mut().poll(cx));
             match &waiting.place {
@@ -162,12 +163,12 @@ impl StallTimer {
 
 /// A stalled stream's place in the order.
 #[derive(Debug)]
-struct Place {
+struct StalledPlace {
     budget: Budget,
     number: u64,
 }
 
-impl Place {
+impl StalledPlace {
     /// Whether this stream is one of the slowest that are too many.
     fn must_yield(&self) -> bool {
         let most = self.budget.0.most.load(Ordering::Relaxed);
@@ -177,7 +178,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for StalledPlace {
     fn drop(&mut self) {
         self.budget.lock().streams.remove(&self.number);
     }

@@ -21,8 +21,9 @@ use crate::{
     canonical,
     control::{ControlError, DeveloperControl},
     error::{ACCESS_DENIED, DialError, Lost, NO_APPLICATION_PROTOCOL},
+    liveness::FrameCounts,
     tls::{SeenPin, developer_config},
-    transport::{End, HANDSHAKE, transport},
+    transport::{HANDSHAKE, TunnelEnd, transport},
 };
 
 /// A tunnel that the agent has welcomed.
@@ -69,17 +70,17 @@ async fn dial_one(
     session: DeveloperSession,
 ) -> Result<Dialled, DialError> {
     let seen = SeenPin::default();
-    let ends = Ends { address, key: identity.pin(), agent, seen: seen.clone() };
+    let context = DialContext { address, key: identity.pin(), agent, seen: seen.clone() };
     let tls = developer_config(identity, agent, seen).map_err(|_| DialError::NotAnAgent(address))?;
     let crypto = QuicClientConfig::try_from(tls).map_err(|_| DialError::NotAnAgent(address))?;
     let mut config = ClientConfig::new(Arc::new(crypto));
-    config.transport_config(transport(End::Developer));
+    config.transport_config(transport(TunnelEnd::Developer));
     let endpoint = endpoint(address).map_err(DialError::Socket)?;
     let connecting = endpoint.connect_with(config, address, SERVER_NAME).map_err(|_| DialError::Silent(address))?;
     let greeted = timeout(HANDSHAKE, async {
-        let connection = connecting.await.map_err(|error| ends.explain(&error))?;
-        let control = DeveloperControl::open(&connection, session).await.map_err(|error| ends.explain(&error))?;
-        welcomed(connection, control, &ends).await
+        let connection = connecting.await.map_err(|error| context.explain(&error))?;
+        let control = DeveloperControl::open(&connection, session).await.map_err(|error| context.explain(&error))?;
+        welcomed(connection, control, &context).await
     });
     let (connection, control, welcome) = greeted.await.unwrap_or(Err(DialError::Silent(address)))?;
     Ok(Dialled { tunnel: Tunnel { connection, endpoint, budget: Budget::default() }, control, welcome })
@@ -88,33 +89,33 @@ async fn dial_one(
 async fn welcomed(
     connection: quinn::Connection,
     mut control: DeveloperControl,
-    ends: &Ends,
+    context: &DialContext,
 ) -> Result<(quinn::Connection, DeveloperControl, Welcome), DialError> {
     match control.next().await {
         Ok(Some(first)) => match first.message {
             ToDeveloper::Welcome(welcome) => Ok((connection, control, welcome)),
-            ToDeveloper::Refused(refused) => Err(DialError::Refused(ends.address, refused)),
-            ToDeveloper::Bye(bye) => Err(DialError::Lost(ends.address, Lost::Closed(bye.code, bye.sentence))),
-            _ => Err(DialError::Greeting(ends.address, SessionError::Order("the first message was not a welcome"))),
+            ToDeveloper::Refused(refused) => Err(DialError::Refused(context.address, refused)),
+            ToDeveloper::Bye(bye) => Err(DialError::Lost(context.address, Lost::Closed(bye.code, bye.sentence))),
+            _ => Err(DialError::Greeting(context.address, SessionError::Order("the first message was not a welcome"))),
         },
         Ok(None) | Err(ControlError::Reset | ControlError::Stalled) => match connection.close_reason() {
-            Some(error) => Err(ends.explain(&error)),
-            None => Err(DialError::NotAnAgent(ends.address)),
+            Some(error) => Err(context.explain(&error)),
+            None => Err(DialError::NotAnAgent(context.address)),
         },
-        Err(ControlError::Session(why)) => Err(DialError::Greeting(ends.address, why)),
-        Err(ControlError::Connection(error)) => Err(ends.explain(&error)),
+        Err(ControlError::Session(why)) => Err(DialError::Greeting(context.address, why)),
+        Err(ControlError::Connection(error)) => Err(context.explain(&error)),
     }
 }
 
 /// What a sentence about a failed handshake needs to know.
-struct Ends {
+struct DialContext {
     address: SocketAddr,
     key: Pin,
     agent: Pin,
     seen: SeenPin,
 }
 
-impl Ends {
+impl DialContext {
     fn explain(&self, error: &ConnectionError) -> DialError {
         let address = self.address;
         if let Some(has) = self.seen.value().filter(|has| *has != self.agent) {
@@ -160,9 +161,9 @@ impl Tunnel {
         &self.budget
     }
 
-    /// Packets that came from the agent so far: more of them later show that it lives.
-    pub fn packets(&self) -> u64 {
-        self.connection.stats().udp_rx.datagrams
+    /// What shows whether the agent lives: for [`crate::TunnelLiveness`].
+    pub fn frame_counts(&self) -> FrameCounts {
+        FrameCounts::of(&self.connection)
     }
 
     /// The round-trip time.
@@ -217,7 +218,7 @@ impl DataStream {
 /// Why a data stream has no header.
 #[derive(Debug, PartialEq, Eq)]
 pub enum HeaderError {
-    /// It ended or was reset before its header was through.
+    /// It ended or was reset before its header was complete.
     Ended,
     /// It did not come in time.
     Late,

@@ -141,7 +141,7 @@ impl fmt::Display for DialError {
                 )
             }
             Self::Lost(address, why) => write!(f, "the agent at {address} ended the greeting: {why}; try again"),
-            Self::Greeting(address, why) => write!(f, "the agent at {address} greeted wrongly: {why}"),
+            Self::Greeting(address, why) => write!(f, "the agent at {address} sent a malformed greeting: {why}"),
             Self::Refused(_, refused) => f.write_str(&refused.sentence),
             Self::WrongAgent { address, has, expected } => write!(
                 f,

@@ -15,17 +15,17 @@ use crate::source::ClientKey;
 
 /// The handshakes under way; cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Handshakes(Arc<Mutex<Table>>);
+pub(crate) struct Handshakes(Arc<Mutex<HandshakeTable>>);
 
 #[derive(Debug, Default)]
-struct Table {
+struct HandshakeTable {
     /// By age.
-    places: BTreeMap<u64, Entry>,
+    places: BTreeMap<u64, HandshakeEntry>,
     next: u64,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct HandshakeEntry {
     client: ClientKey,
     /// Dropped when another takes the place.
     _displaced: oneshot::Sender<()>,
@@ -33,16 +33,16 @@ struct Entry {
 
 /// What becomes of a newcomer.
 #[derive(Debug)]
-pub(crate) enum Admission {
+pub(crate) enum HandshakeAdmission {
     /// It may go on.
-    Admitted(Place),
+    Admitted(HandshakePlace),
     /// It must first prove that its address is not forged.
     Prove,
 }
 
 /// A handshake's place until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct HandshakePlace {
     handshakes: Handshakes,
     number: u64,
     displaced: oneshot::Receiver<()>,
@@ -50,11 +50,11 @@ pub(crate) struct Place {
 
 impl Handshakes {
     /// A handshake begins. `proven`: its address is not forged.
-    pub(crate) fn admit(&self, client: ClientKey, proven: bool) -> Admission {
+    pub(crate) fn admit(&self, client: ClientKey, proven: bool) -> HandshakeAdmission {
         let mut table = self.lock();
         let own = table.of(client);
         if !proven && (table.places.len() >= PROVE_ABOVE || own >= PROVE_CLIENT_ABOVE) {
-            return Admission::Prove;
+            return HandshakeAdmission::Prove;
         }
         if own >= MOST_OF_CLIENT {
             table.displace(client);
@@ -66,17 +66,17 @@ impl Handshakes {
         let number = table.next;
         table.next += 1;
         let (_displaced, displaced) = oneshot::channel();
-        table.places.insert(number, Entry { client, _displaced });
-        Admission::Admitted(Place { handshakes: self.clone(), number, displaced })
+        table.places.insert(number, HandshakeEntry { client, _displaced });
+        HandshakeAdmission::Admitted(HandshakePlace { handshakes: self.clone(), number, displaced })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Table> {
+    fn lock(&self) -> MutexGuard<'_, HandshakeTable> {
         // A map and a number: no half-done state that a panic could leave.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Table {
+impl HandshakeTable {
     fn of(&self, client: ClientKey) -> usize {
         self.places.values().filter(|entry| entry.client == client).count()
     }
@@ -98,7 +98,7 @@ impl Table {
     }
 }
 
-impl Place {
+impl HandshakePlace {
     /// Resolves when another has taken the place.
     pub(crate) async fn displaced(&mut self) {
         // The sender only ever goes.
@@ -106,7 +106,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for HandshakePlace {
     fn drop(&mut self) {
         self.handshakes.lock().places.remove(&self.number);
     }
@@ -132,14 +132,14 @@ mod tests {
         ClientKey::of(Ipv6Addr::from_bits((0x2001_0db8 << 96) | ((network as u128) << 64) | host as u128).into())
     }
 
-    fn admitted(handshakes: &Handshakes, client: ClientKey) -> Place {
+    fn admitted(handshakes: &Handshakes, client: ClientKey) -> HandshakePlace {
         match handshakes.admit(client, true) {
-            Admission::Admitted(place) => place,
-            Admission::Prove => panic!("it has proved itself"),
+            HandshakeAdmission::Admitted(place) => place,
+            HandshakeAdmission::Prove => panic!("it has proved itself"),
         }
     }
 
-    fn is_displaced(place: &mut Place) -> bool {
+    fn is_displaced(place: &mut HandshakePlace) -> bool {
         place.displaced.try_recv() == Err(oneshot::error::TryRecvError::Closed)
     }
 
@@ -148,27 +148,27 @@ mod tests {
         let handshakes = Handshakes::default();
         let mut places = Vec::new();
         for _ in 0..PROVE_CLIENT_ABOVE {
-            let Admission::Admitted(place) = handshakes.admit(client(1, 1), false) else { panic!("not yet") };
+            let HandshakeAdmission::Admitted(place) = handshakes.admit(client(1, 1), false) else { panic!("not yet") };
             places.push(place);
         }
-        assert!(matches!(handshakes.admit(client(1, 2), false), Admission::Prove), "of the same network");
+        assert!(matches!(handshakes.admit(client(1, 2), false), HandshakeAdmission::Prove), "of the same network");
         for network in 2.. {
             match handshakes.admit(client(network, 1), false) {
-                Admission::Admitted(place) => places.push(place),
-                Admission::Prove => break,
+                HandshakeAdmission::Admitted(place) => places.push(place),
+                HandshakeAdmission::Prove => break,
             }
         }
         assert_eq!(places.len(), PROVE_ABOVE);
         admitted(&handshakes, client(9, 1));
         places.truncate(PROVE_CLIENT_ABOVE - 1);
-        assert!(matches!(handshakes.admit(client(1, 1), false), Admission::Admitted(_)));
+        assert!(matches!(handshakes.admit(client(1, 1), false), HandshakeAdmission::Admitted(_)));
     }
 
     #[test]
     fn one_client_takes_places_from_itself_alone() {
         let handshakes = Handshakes::default();
         let mut other = admitted(&handshakes, ClientKey::of(IpAddr::from([192, 0, 2, 1])));
-        let mut own: Vec<Place> = (0..1000).map(|host| admitted(&handshakes, client(1, host))).collect();
+        let mut own: Vec<HandshakePlace> = (0..1000).map(|host| admitted(&handshakes, client(1, host))).collect();
         assert!(!is_displaced(&mut other));
         let displaced = own.iter_mut().filter_map(|place| is_displaced(place).then_some(())).count();
         assert_eq!(displaced, 1000 - MOST_OF_CLIENT);
@@ -178,7 +178,8 @@ mod tests {
     #[test]
     fn of_many_clients_the_one_with_most_places_makes_room_and_among_equals_the_oldest() {
         let handshakes = Handshakes::default();
-        let mut crowd: Vec<Place> = (0..MOST - 1).map(|network| admitted(&handshakes, client(network, 1))).collect();
+        let mut crowd: Vec<HandshakePlace> =
+            (0..MOST - 1).map(|network| admitted(&handshakes, client(network, 1))).collect();
         let mut twice = admitted(&handshakes, client(100, 2));
         let _newcomer = admitted(&handshakes, client(1000, 1));
         assert!(is_displaced(&mut crowd[100]) && !is_displaced(&mut twice) && !is_displaced(&mut crowd[0]));

@@ -12,6 +12,7 @@ mod developer;
 mod error;
 mod handshakes;
 mod hints;
+mod liveness;
 mod pool;
 mod relay;
 #[cfg(target_os = "linux")]
@@ -21,6 +22,7 @@ mod source;
 mod tests;
 mod tls;
 mod transport;
+mod verifier;
 
 use std::net::SocketAddr;
 
@@ -30,12 +32,14 @@ pub use control::{AgentControl, Control, ControlError, DeveloperControl, FLUSH, 
 pub use developer::{Arrival, DataStream, Dialled, HeaderError, Tunnel, dial};
 pub use error::{DialError, Lost};
 pub use hints::{UnreachableHints, UnreachableWatch};
+pub use liveness::{FrameCounts, LivenessLimits, LivenessReport, TunnelLiveness, TunnelState};
 pub use pool::{PART_MIN, UnreadPool};
 pub use redir_identity::{Identity, IdentityError, Pin, PinError};
 pub use relay::{Relayed, relay, relay_halves, stream_to_tcp, tcp_to_stream};
 pub use source::ClientKey;
 pub use tls::Authorised;
 pub use transport::{DEVELOPER_KEEP_ALIVE, HANDSHAKE, IDLE, KEEP_ALIVE, STALLED_STREAMS, STREAM_WINDOW, STREAMS};
+pub use verifier::{PeerVerifier, ShownKey};
 
 /// An address as people write it: a socket of both families has IPv4 addresses as `::ffff:192.0.2.1`.
 pub fn canonical(address: SocketAddr) -> SocketAddr {

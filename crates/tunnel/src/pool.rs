@@ -21,22 +21,22 @@ use crate::{
 
 /// One for each agent; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct UnreadPool(Arc<Pool>);
+pub struct UnreadPool(Arc<PoolState>);
 
 #[derive(Debug)]
-struct Pool {
+struct PoolState {
     bytes: u64,
-    members: Mutex<Members>,
+    members: Mutex<KeyMembers>,
 }
 
 #[derive(Debug, Default)]
-struct Members {
+struct KeyMembers {
     next: u64,
-    tunnels: BTreeMap<u64, Tunnel>,
+    tunnels: BTreeMap<u64, PooledTunnel>,
 }
 
 #[derive(Debug)]
-struct Tunnel {
+struct PooledTunnel {
     key: Pin,
     connection: quinn::Connection,
     stalled_most: Arc<AtomicUsize>,
@@ -52,24 +52,24 @@ impl Default for UnreadPool {
 impl UnreadPool {
     /// So many bytes for all tunnels.
     pub fn new(bytes: u64) -> Self {
-        Self(Arc::new(Pool { bytes, members: Mutex::default() }))
+        Self(Arc::new(PoolState { bytes, members: Mutex::default() }))
     }
 
     /// A tunnel of this key joins. It leaves when its budget and all clones of it are dropped.
     pub fn join(&self, connection: &quinn::Connection, key: Pin) -> Budget {
         let stalled_most = Arc::new(AtomicUsize::new(0));
-        let tunnel = Tunnel { key, connection: connection.clone(), stalled_most: stalled_most.clone() };
+        let tunnel = PooledTunnel { key, connection: connection.clone(), stalled_most: stalled_most.clone() };
         let mut members = self.0.lock();
         let number = members.next;
         members.next += 1;
         members.tunnels.insert(number, tunnel);
         self.0.divide(&members);
-        Budget::of(stalled_most, Member { pool: self.0.clone(), number })
+        Budget::of(stalled_most, PoolMember { pool: self.0.clone(), number })
     }
 }
 
-impl Pool {
-    fn divide(&self, members: &Members) {
+impl PoolState {
+    fn divide(&self, members: &KeyMembers) {
         let keys: BTreeSet<&Pin> = members.tunnels.values().map(|tunnel| &tunnel.key).collect();
         for tunnel in members.tunnels.values() {
             let siblings = members.tunnels.values().filter(|other| other.key == tunnel.key).count();
@@ -80,7 +80,7 @@ impl Pool {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Members> {
+    fn lock(&self) -> MutexGuard<'_, KeyMembers> {
         // A map and a number: no half-done state that a panic could leave.
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -95,12 +95,12 @@ fn part(bytes: u64, keys: u64, siblings: u64) -> u64 {
 
 /// A tunnel's place in the pool.
 #[derive(Debug)]
-pub(crate) struct Member {
-    pool: Arc<Pool>,
+pub(crate) struct PoolMember {
+    pool: Arc<PoolState>,
     number: u64,
 }
 
-impl Drop for Member {
+impl Drop for PoolMember {
     fn drop(&mut self) {
         let mut members = self.pool.lock();
         let left = members.tunnels.remove(&self.number);

@@ -52,7 +52,7 @@ pub async fn relay_halves<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     budget: &Budget,
 ) -> Relayed {
     let mut relayed = Relayed::default();
-    let mut stream = Unfinished { send, recv, finished: false };
+    let mut stream = UnfinishedStream { send, recv, finished: false };
     let result = tokio::try_join!(
         stream_to_tcp(&mut stream.recv, write, budget, &mut relayed.to_tcp),
         tcp_to_stream(read, &mut stream.send, &mut relayed.from_tcp),
@@ -155,13 +155,13 @@ fn tcp_code(error: &io::Error) -> StreamCode {
 }
 
 /// Resets the stream when dropped halfway: quinn would finish it.
-struct Unfinished {
+struct UnfinishedStream {
     send: SendStream,
     recv: RecvStream,
     finished: bool,
 }
 
-impl Drop for Unfinished {
+impl Drop for UnfinishedStream {
     fn drop(&mut self) {
         if !self.finished {
             refuse(&mut self.send, &mut self.recv, StreamCode::Gone);

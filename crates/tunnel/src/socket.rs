@@ -80,7 +80,7 @@ fn sent_to(address: &SockaddrStorage) -> Option<SocketAddr> {
 
 impl AsyncUdpSocket for AgentSocket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        Box::pin(Writable { socket: self, waiting: None })
+        Box::pin(WritableWait { socket: self, waiting: None })
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
@@ -133,12 +133,12 @@ impl AsyncUdpSocket for AgentSocket {
 }
 
 /// One task's wait until the socket takes more; a socket remembers a waker for each such future.
-struct Writable {
+struct WritableWait {
     socket: Arc<AgentSocket>,
     waiting: Option<Pin<Box<dyn Future<Output = io::Result<()>> + Send + Sync>>>,
 }
 
-impl UdpPoller for Writable {
+impl UdpPoller for WritableWait {
     fn poll_writable(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let waiting = this.waiting.get_or_insert_with(|| {
@@ -151,7 +151,7 @@ impl UdpPoller for Writable {
     }
 }
 
-impl std::fmt::Debug for Writable {
+impl std::fmt::Debug for WritableWait {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Writable").finish_non_exhaustive()
     }

@@ -25,23 +25,23 @@ pub const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// Which end of the tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum End {
+pub(crate) enum TunnelEnd {
     /// Opens data streams; the other end opens the control stream alone.
     Agent,
     /// Opens the control stream; the other end opens data streams.
     Developer,
 }
 
-pub(crate) fn transport(end: End) -> Arc<TransportConfig> {
+pub(crate) fn transport(end: TunnelEnd) -> Arc<TransportConfig> {
     let mut config = TransportConfig::default();
     let (streams_from_peer, keep_alive) = match end {
-        End::Agent => (CONTROL_STREAMS, KEEP_ALIVE),
-        End::Developer => (STREAMS, DEVELOPER_KEEP_ALIVE),
+        TunnelEnd::Agent => (CONTROL_STREAMS, KEEP_ALIVE),
+        TunnelEnd::Developer => (STREAMS, DEVELOPER_KEEP_ALIVE),
     };
     let window = match end {
         // Until it has its part of what all tunnels may hold (`pool`).
-        End::Agent => STREAM_WINDOW,
-        End::Developer => CONNECTION_WINDOW,
+        TunnelEnd::Agent => STREAM_WINDOW,
+        TunnelEnd::Developer => CONNECTION_WINDOW,
     };
     config
         .max_concurrent_bidi_streams(VarInt::from_u32(streams_from_peer))
@@ -59,7 +59,7 @@ pub(crate) fn transport(end: End) -> Arc<TransportConfig> {
 /// A first packet is repeated after three of these, then after twice as long each time. quinn's 333 ms leave 2 s and 4 s
 /// without a packet to an agent that comes back meanwhile; the intercept must be back within 3 s.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
-/// The control stream, and one more so that a mistake is told from a full limit.
+/// The control stream, and one more so that an error differs from a full limit.
 const CONTROL_STREAMS: u32 = 2;
 /// Room for every stalled stream that the budget allows, and for 16 more at full speed. quinn gives room back only when an
 /// eighth of the window is free: with less beside the stalled streams, a sender and a reader that keeps up wait for each

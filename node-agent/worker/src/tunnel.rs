@@ -1,6 +1,6 @@
 //! The tunnels of the developers that are connected to this agent.
 //!
-//! Owns the QUIC endpoint, one session task for each tunnel, what says whether a tunnel is alive (`liveness`), the hub that
+//! Owns the QUIC endpoint, one session task for each tunnel, the hub that
 //! keeps the registry, and the hands that arm.
 //! Must not decide which intercept wins (the registry's), nor touch a client's connection (the capture's).
 //! Called by the worker's start and shutdown.
@@ -14,7 +14,6 @@ mod hands;
 mod hub;
 mod keys;
 mod listening;
-mod liveness;
 mod looks;
 mod session;
 #[cfg(test)]

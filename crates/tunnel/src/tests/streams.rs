@@ -13,13 +13,13 @@ use super::{TestAgent, within};
 use crate::{Arrival, HeaderError, Identity, Pin, Relayed, STALLED_STREAMS, STREAM_WINDOW, Tunnel, UnreadPool, relay};
 
 /// A tunnel, and the agent's connection.
-struct Pair {
+struct TunnelPair {
     agent: quinn::Connection,
     developer: Tunnel,
     _keep: Box<dyn std::any::Any>,
 }
 
-impl Pair {
+impl TunnelPair {
     async fn new() -> Self {
         let alice = Identity::generate().unwrap();
         let agent = TestAgent::start(&[&alice]);
@@ -67,7 +67,7 @@ fn header() -> StreamHeader {
 #[tokio::test]
 async fn a_hundred_megabytes_each_way_keep_their_checksum() {
     const CHUNKS: usize = 1600;
-    let pair = Pair::new().await;
+    let pair = TunnelPair::new().await;
     let mut tasks = JoinSet::new();
     let ((mut send, mut recv), service) = pair.relayed(&mut tasks).await;
     let (mut read, mut write) = service.into_split();
@@ -118,7 +118,7 @@ async fn a_hundred_megabytes_each_way_keep_their_checksum() {
 
 #[tokio::test]
 async fn a_half_close_leaves_the_other_direction_open() {
-    let pair = Pair::new().await;
+    let pair = TunnelPair::new().await;
     let mut tasks = JoinSet::new();
     let ((mut send, mut recv), mut service) = pair.relayed(&mut tasks).await;
     send.write_all(b"question").await.unwrap();
@@ -143,7 +143,7 @@ async fn a_half_close_leaves_the_other_direction_open() {
 
 #[tokio::test]
 async fn a_reset_of_the_stream_resets_the_service() {
-    let pair = Pair::new().await;
+    let pair = TunnelPair::new().await;
     let mut tasks = JoinSet::new();
     let ((mut send, mut recv), mut service) = pair.relayed(&mut tasks).await;
     send.write_all(b"x").await.unwrap();
@@ -157,7 +157,7 @@ async fn a_reset_of_the_stream_resets_the_service() {
 /// As when the agent's client has what it wanted: its FIN, and nobody reads.
 #[tokio::test]
 async fn a_reader_that_is_done_is_an_ordinary_end_for_the_service() {
-    let pair = Pair::new().await;
+    let pair = TunnelPair::new().await;
     for _ in 0..20 {
         let mut tasks = JoinSet::new();
         let ((mut send, recv), mut service) = pair.relayed(&mut tasks).await;
@@ -175,7 +175,7 @@ async fn a_reader_that_is_done_is_an_ordinary_end_for_the_service() {
 
 #[tokio::test]
 async fn a_reset_of_the_service_resets_the_stream() {
-    let pair = Pair::new().await;
+    let pair = TunnelPair::new().await;
     let mut tasks = JoinSet::new();
     let ((send, mut recv), service) = pair.relayed(&mut tasks).await;
     socket2::SockRef::from(&service).set_linger(Some(Duration::ZERO)).unwrap();
@@ -191,7 +191,7 @@ async fn a_reset_of_the_service_resets_the_stream() {
 
 #[tokio::test]
 async fn a_relay_that_is_dropped_resets_both_sides() {
-    let pair = Pair::new().await;
+    let pair = TunnelPair::new().await;
     let mut tasks = JoinSet::new();
     let ((mut send, mut recv), mut service) = pair.relayed(&mut tasks).await;
     send.write_all(b"x").await.unwrap();
@@ -207,7 +207,7 @@ async fn a_relay_that_is_dropped_resets_both_sides() {
 
 #[tokio::test]
 async fn a_lost_tunnel_resets_the_service() {
-    let pair = Pair::new().await;
+    let pair = TunnelPair::new().await;
     let mut tasks = JoinSet::new();
     let (_stream, mut service) = pair.relayed(&mut tasks).await;
     pair.agent.close(2_u32.into(), b"");
@@ -219,7 +219,7 @@ async fn a_lost_tunnel_resets_the_service() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_is_opened_while_the_developer_goes_ends_at_once() {
     for round in 0..50 {
-        let pair = Pair::new().await;
+        let pair = TunnelPair::new().await;
         let (agent, developer) = (pair.agent.clone(), pair.developer.clone());
         let opened = tokio::spawn(async move {
             tokio::time::sleep(Duration::from_micros(round * 40)).await;
@@ -237,7 +237,7 @@ async fn a_stream_that_is_opened_while_the_developer_goes_ends_at_once() {
 
 #[tokio::test]
 async fn a_refusal_carries_its_code() {
-    let pair = Pair::new().await;
+    let pair = TunnelPair::new().await;
     let ((send, mut recv), arrival) = pair.stream().await;
     within(arrival.header()).await.unwrap().refuse(StreamCode::Refused);
     let reset = within(recv.read_to_end(100)).await.unwrap_err();
@@ -250,7 +250,7 @@ async fn a_refusal_carries_its_code() {
 
 #[tokio::test]
 async fn a_stream_without_a_header_is_refused() {
-    let pair = Pair::new().await;
+    let pair = TunnelPair::new().await;
     let (mut send, _recv) = pair.agent.open_bi().await.unwrap();
     send.write_all(&[0xff, 0xff, 1, 2, 3]).await.unwrap();
     let arrival = within(pair.developer.accept()).await.unwrap();
@@ -267,7 +267,7 @@ async fn a_stream_without_a_header_is_refused() {
 #[tokio::test]
 async fn stalled_readers_do_not_stall_the_rest() {
     const BYTES: usize = 8 << 20;
-    let pair = Pair::new().await;
+    let pair = TunnelPair::new().await;
     let mut tasks = JoinSet::new();
     let alone = Instant::now();
     transfer(&pair, &mut tasks, BYTES).await;
@@ -310,7 +310,7 @@ async fn unread_bytes_of_all_tunnels_have_one_bound() {
     let pool = UnreadPool::new(ALL);
     let (mut pairs, mut unread, mut sending) = (Vec::new(), Vec::new(), JoinSet::new());
     for number in 0..TUNNELS {
-        let pair = Pair::new().await;
+        let pair = TunnelPair::new().await;
         // Two keys: one has one tunnel, the other all others.
         let budget = pool.join(&pair.agent, Pin::of_spki(if number == 0 { b"alice" } else { b"bob" }));
         pairs.push((pair, budget));
@@ -331,7 +331,7 @@ async fn unread_bytes_of_all_tunnels_have_one_bound() {
 }
 
 /// What all agents have got, once nothing more comes.
-async fn settled(pairs: &[(Pair, crate::Budget)]) -> u64 {
+async fn settled(pairs: &[(TunnelPair, crate::Budget)]) -> u64 {
     let sum = || pairs.iter().map(|(pair, _)| pair.agent.stats().udp_rx.datagrams).sum::<u64>();
     // Keep-alives come each half second.
     let (mut before, few) = (0, 4 * pairs.len() as u64);
@@ -355,7 +355,7 @@ async fn fill(mut send: quinn::SendStream) -> quinn::SendStream {
     send
 }
 
-async fn transfer(pair: &Pair, tasks: &mut JoinSet<Relayed>, bytes: usize) {
+async fn transfer(pair: &TunnelPair, tasks: &mut JoinSet<Relayed>, bytes: usize) {
     let ((mut send, _recv), mut service) = pair.relayed(tasks).await;
     let block = vec![1; 256 * 1024];
     let write = async {
@@ -382,7 +382,7 @@ async fn wait_for(mut done: impl FnMut() -> bool) {
 #[tokio::test]
 async fn an_early_answer_arrives_whole_although_the_service_closes() {
     const ANSWER: usize = STREAM_WINDOW as usize + 64 * 1024;
-    let pair = Pair::new().await;
+    let pair = TunnelPair::new().await;
     let mut tasks = JoinSet::new();
     let ((mut send, mut recv), mut service) = pair.relayed(&mut tasks).await;
     send.write_all(b"POST /").await.unwrap();

@@ -12,14 +12,11 @@ use std::{
     },
 };
 
+use redir_tunnel::PeerVerifier;
 use rustls::{
-    ClientConfig, ClientConnection, Connection, DigitallySignedStruct, Error, SignatureScheme, SupportedCipherSuite,
-    client::{
-        ResolvesClientCert, Resumption,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    },
-    crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime},
+    ClientConfig, ClientConnection, Connection, Error, SignatureScheme, SupportedCipherSuite,
+    client::{ResolvesClientCert, Resumption},
+    pki_types::{CertificateDer, ServerName},
     sign::CertifiedKey,
 };
 use tokio::net::TcpStream;
@@ -114,11 +111,16 @@ impl Agreed {
 
 fn config(offer: &Offer, stapled: &Arc<Mutex<Vec<u8>>>, asked: &Arc<Asked>) -> Result<ClientConfig, Error> {
     let provider = Offer::provider(offer.suites.clone());
-    let shown = Shown { provider: provider.clone(), schemes: offer.schemes.clone(), stapled: stapled.clone() };
+    let stapled = stapled.clone();
+    // Any certificate whose key the app proves to have; which one it is, is looked at before anything is sent.
+    let verifier = PeerVerifier::of_certificates(provider.clone(), offer.schemes.clone(), move |shown| {
+        *stapled.lock().unwrap_or_else(PoisonError::into_inner) = shown.ocsp_response.to_vec();
+        Ok(())
+    });
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&offer.versions)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(shown))
+        .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_cert_resolver(asked.clone());
     config.alpn_protocols = offer.protocols.clone();
     config.resumption = Resumption::disabled();
@@ -160,49 +162,5 @@ impl ResolvesClientCert for Asked {
 
     fn has_certs(&self) -> bool {
         false
-    }
-}
-
-/// Takes any certificate whose key the app proves to have; which one it is, is looked at before anything is sent.
-#[derive(Debug)]
-struct Shown {
-    provider: Arc<CryptoProvider>,
-    schemes: Vec<SignatureScheme>,
-    stapled: Arc<Mutex<Vec<u8>>>,
-}
-
-impl ServerCertVerifier for Shown {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        *self.stapled.lock().unwrap_or_else(PoisonError::into_inner) = ocsp_response.to_vec();
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.schemes.clone()
     }
 }

@@ -3,8 +3,8 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use redir_tunnel::{
-    AgentControl, AgentEndpoint, ControlError, HANDSHAKE, Handshake, Turn, UnreachableHints, UnreachableWatch,
-    UnreadPool,
+    AgentControl, AgentEndpoint, ControlError, FrameCounts, HANDSHAKE, Handshake, LivenessLimits, TunnelLiveness,
+    TunnelState, Turn, UnreachableHints, UnreachableWatch, UnreadPool,
 };
 use redir_wire::{Bye, CloseCode, Malformed, Refused, RefusedCode, SessionError, ToAgent, ToDeveloper};
 use tokio::{
@@ -21,7 +21,6 @@ use super::{
     handle::TunnelHandle,
     hub::{Command, Joined},
     keys::{CountedTunnel, Room, TunnelsByKey, too_many},
-    liveness::{Counted, LOOK, Life, Liveness},
 };
 
 /// How the agent introduces itself.
@@ -205,7 +204,7 @@ async fn carry(
     shared: &Shared,
 ) -> Result<Bye, ControlError> {
     let mut pulse = Pulse::new(handle.connection(), &shared.hints);
-    let mut look = interval(LOOK);
+    let mut look = interval(LivenessLimits::AGENT.look);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut report = Reports::default();
     loop {
@@ -280,14 +279,14 @@ impl Reports {
 
 /// Looks whether the tunnel is alive, and acts on it.
 struct Pulse {
-    liveness: Liveness,
+    liveness: TunnelLiveness,
     /// Hints about the address from which the developer comes.
     watch: UnreachableWatch,
 }
 
 impl Pulse {
     fn new(connection: &quinn::Connection, hints: &UnreachableHints) -> Self {
-        let liveness = Liveness::new(Counted::of(connection), Instant::now());
+        let liveness = TunnelLiveness::new(LivenessLimits::AGENT, FrameCounts::of(connection), Instant::now());
         Self { liveness, watch: hints.watch(connection.remote_address()) }
     }
 
@@ -303,19 +302,19 @@ impl Pulse {
         if !self.watch.is_of(connection.remote_address()) {
             self.watch = shared.hints.watch(connection.remote_address());
         }
-        let looked = self.liveness.look(Counted::of(connection), connection.rtt(), Instant::now());
-        if looked.life == Life::Down {
+        let looked = self.liveness.look(FrameCounts::of(connection), connection.rtt(), Instant::now());
+        if looked.state == TunnelState::Down {
             return Err(ControlError::Connection(quinn::ConnectionError::TimedOut));
         }
         if looked.ping && control.unsent() == 0 {
             // QUIC acknowledges it, whatever redir makes of it. What is not sent yet is acknowledged as well.
             say(control, 0, &ToDeveloper::Pong(0))?;
         }
-        if handle.set_unanswered(looked.life == Life::Unanswered) {
+        if handle.set_unanswered(looked.state == TunnelState::Unanswered) {
             let address = connection.remote_address();
-            match looked.life {
-                Life::Unanswered => tracing::info!(%address, "a developer does not answer: new requests go to the app"),
-                Life::Alive | Life::Down => {
+            match looked.state {
+                TunnelState::Unanswered => tracing::info!(%address, "a developer does not answer: new requests go to the app"),
+                TunnelState::Alive | TunnelState::Down => {
                     tracing::info!(%address, "a developer answers again");
                     // The hub has an end only with the worker.
                     shared.hub.send(Command::Answers).await.ok();

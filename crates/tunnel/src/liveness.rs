@@ -1,24 +1,29 @@
-//! Whether a developer's tunnel is alive: the one place that decides it.
+//! Whether the other end of a tunnel is alive: the one place that decides it, at both ends.
 //!
-//! Owns what is known of the other end (what was heard, what is outstanding, hints that it is gone) as a state machine
-//! without clock or socket. Must not end anything: the session does. Called by `session`, every [`LOOK`] and at each hint.
+//! Owns what is known of the other end (what was heard, what is outstanding, signs that it is gone) as a state machine
+//! without clock or socket. Must not end anything: whoever owns the tunnel does. Called by the agent's session and by
+//! `redir`'s, every [`LivenessLimits::look`] and at each sign.
 //!
-//! Three things end or pause a tunnel:
-//! - **Silence**: nothing was heard for [`SILENCE`]: down.
-//! - **A hint** that nobody listens at the developer's address: it is asked [`PINGS`] times, one probe timeout apart. Down
-//!   if nothing at all is heard meanwhile. Anybody may forge hints: they are followed once in [`HINT_PAUSE`].
+//! Four things end or pause a tunnel:
+//! - **Silence**: nothing was heard for [`LivenessLimits::silence`]: down. QUIC's keep-alives see to it that a living end is
+//!   not silent.
+//! - **A hint** that nobody listens at the other end's address: it is asked a few times, one probe timeout apart. Down if
+//!   nothing at all is heard meanwhile. Anybody may forge hints: they are followed once in [`HINT_PAUSE`].
+//! - **A wake-up**: this machine slept, and the other end may have given the tunnel up. It is asked in the same way.
 //! - **Nothing acknowledged** for [`UNANSWERED`], or four round trips if that is longer, while something is outstanding:
-//!   new requests go to the app until the developer's end acknowledges again. The agent's keep-alive sees to it that
-//!   something is outstanding soon.
+//!   the agent gives new requests to the app until the developer's end acknowledges again. The agent's keep-alive sees to
+//!   it that something is outstanding soon.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::transport::IDLE;
+
 /// What a QUIC connection has counted so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Counted {
-    /// Frames received, in packets that only the developer's end can have sent.
+pub struct FrameCounts {
+    /// Frames received, in packets that only the other end can have sent.
     heard: u64,
     /// Of them, acknowledgements.
     acknowledged: u64,
@@ -26,8 +31,9 @@ pub(super) struct Counted {
     asked: u64,
 }
 
-impl Counted {
-    pub(super) fn of(connection: &quinn::Connection) -> Self {
+impl FrameCounts {
+    /// Of this connection, until now.
+    pub fn of(connection: &quinn::Connection) -> Self {
         let stats = connection.stats();
         let (received, sent) = (stats.frame_rx, stats.frame_tx);
         let eliciting = |frames: &quinn::FrameStats| {
@@ -43,7 +49,7 @@ impl Counted {
 
 /// How a tunnel is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Life {
+pub enum TunnelState {
     /// It answers, or nothing was asked.
     Alive,
     /// What was sent is not acknowledged: it gets no new requests.
@@ -54,16 +60,48 @@ pub(super) enum Life {
 
 /// What a look has come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Looked {
-    pub(super) life: Life,
+pub struct LivenessReport {
+    /// How the tunnel is.
+    pub state: TunnelState,
     /// Something must be sent now that the other end acknowledges.
-    pub(super) ping: bool,
+    pub ping: bool,
 }
+
+/// How often one end looks, and how long it waits.
+#[derive(Clone, Copy, Debug)]
+pub struct LivenessLimits {
+    /// Time between two looks.
+    pub look: Duration,
+    /// A tunnel from which nothing came for so long is down.
+    pub silence: Duration,
+    /// How often the other end is asked after a hint or a wake-up.
+    pings: u32,
+    /// Time between two of these, at least: a process that lives may wait for a CPU.
+    probe: Duration,
+}
+
+impl LivenessLimits {
+    /// The agent's, about a developer's end. Silence: eight keep-alives of it. A look at either end may be late, and a
+    /// vanished machine may go unnoticed for 10 s. A probe takes two looks, of which the second may be early.
+    pub const AGENT: Self = Self {
+        look: Duration::from_millis(100),
+        silence: Duration::from_secs(8),
+        pings: 3,
+        probe: Duration::from_millis(180),
+    };
+    /// The developer's, about an agent: after a wake-up it has 2 s to answer.
+    pub const DEVELOPER: Self =
+        Self { look: Duration::from_millis(500), silence: IDLE, pings: 4, probe: Duration::from_millis(480) };
+}
+
+const _: () = assert!(LivenessLimits::AGENT.probe.as_millis() < 2 * LivenessLimits::AGENT.look.as_millis());
+const _: () = assert!(LivenessLimits::DEVELOPER.probe.as_millis() < LivenessLimits::DEVELOPER.look.as_millis());
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Liveness {
-    counted: Counted,
+pub struct TunnelLiveness {
+    limits: LivenessLimits,
+    counted: FrameCounts,
     looked: Instant,
     heard: Instant,
     /// Since when something is outstanding of which nothing was acknowledged.
@@ -71,52 +109,75 @@ pub(super) struct Liveness {
     unanswered: bool,
     /// How long it may be silent.
     patience: Duration,
-    asking: Option<Asking>,
+    asking: Option<OpenQuestion>,
     /// Hints count from then on.
     hints_from: Instant,
 }
 
-/// The developer's end is asked whether it lives.
+/// The other end is asked whether it lives.
 #[derive(Clone, Copy, Debug)]
-struct Asking {
+struct OpenQuestion {
     pings: u32,
     next: Instant,
     /// What was heard before the first ping.
     heard: u64,
 }
 
-impl Liveness {
-    pub(super) fn new(counted: Counted, now: Instant) -> Self {
+impl TunnelLiveness {
+    /// Of a tunnel that is up now.
+    pub fn new(limits: LivenessLimits, counted: FrameCounts, now: Instant) -> Self {
         Self {
+            limits,
             counted,
             looked: now,
             heard: now,
             outstanding: None,
             unanswered: false,
-            patience: SILENCE,
+            patience: limits.silence,
             asking: None,
             hints_from: now,
         }
     }
 
     /// All that the tunnel carried goes on in another of the same redir: it is most likely dead.
-    pub(super) fn replaced(&mut self) {
+    pub fn replaced(&mut self) {
         self.patience = SILENCE_REPLACED;
     }
 
-    /// Somebody says that nobody listens there; true if the developer's end is asked about it.
-    pub(super) fn hinted(&mut self, now: Instant) -> bool {
+    /// Somebody says that nobody listens there; true if the other end is asked about it.
+    pub fn hinted(&mut self, now: Instant) -> bool {
         if self.asking.is_some() || now < self.hints_from {
             return false;
         }
         self.hints_from = now + HINT_PAUSE;
-        // What came before the hint is counted by the next look, and is no answer.
-        self.asking = Some(Asking { pings: 0, next: now, heard: 0 });
+        self.ask_now(now);
         true
     }
 
-    /// What is so now; to be called every [`LOOK`].
-    pub(super) fn look(&mut self, counted: Counted, rtt: Duration, now: Instant) -> Looked {
+    /// This machine slept: the other end is asked, unless it is being asked already.
+    pub fn woke(&mut self, now: Instant) {
+        if self.asking.is_none() {
+            self.ask_now(now);
+        }
+    }
+
+    /// Whether it is being asked.
+    pub fn is_asking(&self) -> bool {
+        self.asking.is_some()
+    }
+
+    /// How long nothing was heard, as far as the looks tell.
+    pub fn silent_for(&self, now: Instant) -> Duration {
+        now.duration_since(self.heard)
+    }
+
+    /// What came before is counted by the next look, and is no answer.
+    fn ask_now(&mut self, now: Instant) {
+        self.asking = Some(OpenQuestion { pings: 0, next: now, heard: 0 });
+    }
+
+    /// What is so now; to be called every [`LivenessLimits::look`].
+    pub fn look(&mut self, counted: FrameCounts, rtt: Duration, now: Instant) -> LivenessReport {
         self.forgive(now);
         let heard = counted.heard != self.counted.heard;
         if heard {
@@ -131,18 +192,18 @@ impl Liveness {
         let unanswered_for = self.outstanding.map(|since| now.duration_since(since));
         self.unanswered |= unanswered_for.is_some_and(|time| time >= UNANSWERED.max(rtt * 4));
         let (ping, gone) = self.ask(rtt, now);
-        let life = match () {
-            () if gone || now.duration_since(self.heard) >= self.patience => Life::Down,
-            () if self.unanswered => Life::Unanswered,
-            () => Life::Alive,
+        let state = match () {
+            () if gone || now.duration_since(self.heard) >= self.patience => TunnelState::Down,
+            () if self.unanswered => TunnelState::Unanswered,
+            () => TunnelState::Alive,
         };
         // QUIC's own next probe may be far off, after a silence.
-        Looked { life, ping: ping || (heard && self.unanswered) }
+        LivenessReport { state, ping: ping || (heard && self.unanswered) }
     }
 
     /// Time in which this agent did not run says nothing about the other end.
     fn forgive(&mut self, now: Instant) {
-        let lost = now.duration_since(self.looked).saturating_sub(LOOK * 2);
+        let lost = now.duration_since(self.looked).saturating_sub(self.limits.look * 2);
         self.looked = now;
         self.heard += lost;
         if let Some(since) = &mut self.outstanding {
@@ -165,30 +226,20 @@ impl Liveness {
         if now < asking.next {
             return (false, false);
         }
-        if asking.pings == PINGS {
+        if asking.pings == self.limits.pings {
             return (false, true);
         }
         asking.pings += 1;
         // RFC 9002, 6.2.1: with a variance of half the round trip, as long as it is not known better.
-        asking.next = now + (rtt * 3 + ACK_DELAY).max(PROBE);
+        asking.next = now + (rtt * 3 + ACK_DELAY).max(self.limits.probe);
         (true, false)
     }
 }
 
-/// How often a session looks.
-pub(super) const LOOK: Duration = Duration::from_millis(100);
-/// A tunnel from which nothing came for so long is down: eight keep-alives of the developer's end. A look at either end
-/// may be late, and a vanished machine may go unnoticed for 10 s.
-const SILENCE: Duration = Duration::from_secs(8);
-/// The same for a tunnel whose redir has dialled another: two keep-alives may be lost.
+/// How long a tunnel may be silent whose redir has dialled another: two keep-alives may be lost.
 const SILENCE_REPLACED: Duration = Duration::from_millis(2500);
 /// How long nothing may be acknowledged while something is outstanding, before new requests go to the app.
 const UNANSWERED: Duration = Duration::from_secs(1);
-/// How often the developer's end is asked after a hint.
-const PINGS: u32 = 3;
-/// A probe timeout is at least this: a process that lives may wait for a CPU. Two looks, of which the second may be early.
-const PROBE: Duration = Duration::from_millis(180);
-const _: () = assert!(PROBE.as_millis() < 2 * LOOK.as_millis());
 /// How long an end may keep an acknowledgement (RFC 9000, 18.2, `max_ack_delay`).
 const ACK_DELAY: Duration = Duration::from_millis(25);
 /// How often hints are followed.
@@ -198,23 +249,25 @@ const HINT_PAUSE: Duration = Duration::from_secs(5);
 mod tests {
     use super::*;
 
+    const LIMITS: LivenessLimits = LivenessLimits::AGENT;
+    const LOOK: Duration = LIMITS.look;
     const RTT: Duration = Duration::from_millis(10);
 
     /// A tunnel, its clock, and what it has counted.
     struct Tunnel {
-        liveness: Liveness,
-        counted: Counted,
+        liveness: TunnelLiveness,
+        counted: FrameCounts,
         now: Instant,
     }
 
     impl Tunnel {
         fn new() -> Self {
-            let (counted, now) = (Counted::default(), Instant::now());
-            Self { liveness: Liveness::new(counted, now), counted, now }
+            let (counted, now) = (FrameCounts::default(), Instant::now());
+            Self { liveness: TunnelLiveness::new(LIMITS, counted, now), counted, now }
         }
 
         /// Looks until `time` is over; the pings that were asked for, and how it is then.
-        fn run(&mut self, time: Duration, rtt: Duration) -> (usize, Life) {
+        fn run(&mut self, time: Duration, rtt: Duration) -> (usize, TunnelState) {
             let (until, mut pings) = (self.now + time, 0);
             loop {
                 self.now += LOOK;
@@ -223,8 +276,8 @@ mod tests {
                     pings += 1;
                     self.counted.asked += 1;
                 }
-                if self.now >= until || looked.life == Life::Down {
-                    return (pings, looked.life);
+                if self.now >= until || looked.state == TunnelState::Down {
+                    return (pings, looked.state);
                 }
             }
         }
@@ -233,7 +286,7 @@ mod tests {
             (self.counted.heard, self.counted.acknowledged) = (self.counted.heard + 1, self.counted.acknowledged + 1);
         }
 
-        fn is(&mut self, after_millis: u64) -> Life {
+        fn is(&mut self, after_millis: u64) -> TunnelState {
             self.run(Duration::from_millis(after_millis), RTT).1
         }
     }
@@ -243,7 +296,7 @@ mod tests {
         let mut tunnel = Tunnel::new();
         assert!(tunnel.liveness.hinted(tunnel.now));
         let began = tunnel.now;
-        assert_eq!(tunnel.run(Duration::from_secs(3), RTT), (3, Life::Down));
+        assert_eq!(tunnel.run(Duration::from_secs(3), RTT), (3, TunnelState::Down));
         assert!(tunnel.now - began <= Duration::from_millis(1000), "{:?}", tunnel.now - began);
     }
 
@@ -259,7 +312,7 @@ mod tests {
                 sent += tunnel.run(LOOK, RTT).0;
             }
             tunnel.acknowledges();
-            assert_eq!(tunnel.run(Duration::from_secs(3), RTT), (0, Life::Alive), "after {pings} pings");
+            assert_eq!(tunnel.run(Duration::from_secs(3), RTT), (0, TunnelState::Alive), "after {pings} pings");
         }
     }
 
@@ -270,7 +323,7 @@ mod tests {
         for _ in 0..1000 {
             tunnel.liveness.hinted(tunnel.now);
             let (more, life) = tunnel.run(LOOK, RTT);
-            assert_eq!(life, Life::Alive);
+            assert_eq!(life, TunnelState::Alive);
             pings += more;
             if more > 0 {
                 tunnel.acknowledges();
@@ -283,17 +336,17 @@ mod tests {
     fn what_is_not_acknowledged_for_a_second_stops_new_requests_until_something_is_heard() {
         let mut tunnel = Tunnel::new();
         tunnel.counted.asked += 1;
-        assert_eq!(tunnel.is(1000), Life::Alive);
-        assert_eq!(tunnel.is(200), Life::Unanswered);
+        assert_eq!(tunnel.is(1000), TunnelState::Alive);
+        assert_eq!(tunnel.is(200), TunnelState::Unanswered);
         tunnel.counted.asked += 1;
-        assert_eq!(tunnel.is(2000), Life::Unanswered);
+        assert_eq!(tunnel.is(2000), TunnelState::Unanswered);
         // Something comes from there: it is asked at once, since only an answer shows that our packets arrive.
         tunnel.counted.heard += 1;
-        assert_eq!(tunnel.run(LOOK, RTT), (1, Life::Unanswered));
+        assert_eq!(tunnel.run(LOOK, RTT), (1, TunnelState::Unanswered));
         tunnel.acknowledges();
-        assert_eq!(tunnel.is(100), Life::Alive);
+        assert_eq!(tunnel.is(100), TunnelState::Alive);
         // With nothing outstanding an idle tunnel is no silent one.
-        assert_eq!(tunnel.is(3000), Life::Alive);
+        assert_eq!(tunnel.is(3000), TunnelState::Alive);
     }
 
     #[test]
@@ -301,19 +354,19 @@ mod tests {
         let mut tunnel = Tunnel::new();
         tunnel.counted.asked += 1;
         let rtt = Duration::from_millis(500);
-        assert_eq!(tunnel.run(Duration::from_millis(2000), rtt).1, Life::Alive);
-        assert_eq!(tunnel.run(Duration::from_millis(200), rtt).1, Life::Unanswered);
+        assert_eq!(tunnel.run(Duration::from_millis(2000), rtt).1, TunnelState::Alive);
+        assert_eq!(tunnel.run(Duration::from_millis(200), rtt).1, TunnelState::Unanswered);
     }
 
     #[test]
     fn silence_ends_it_and_sooner_if_it_was_replaced() {
-        for (replaced, limit) in [(false, SILENCE), (true, SILENCE_REPLACED)] {
+        for (replaced, limit) in [(false, LIMITS.silence), (true, SILENCE_REPLACED)] {
             let mut tunnel = Tunnel::new();
             if replaced {
                 tunnel.liveness.replaced();
             }
             let began = tunnel.now;
-            assert_eq!(tunnel.run(limit * 2, RTT).1, Life::Down);
+            assert_eq!(tunnel.run(limit * 2, RTT).1, TunnelState::Down);
             assert!(tunnel.now - began >= limit && tunnel.now - began <= limit + LOOK * 2);
         }
     }
@@ -323,8 +376,37 @@ mod tests {
         let mut tunnel = Tunnel::new();
         tunnel.counted.asked += 1;
         assert!(tunnel.liveness.hinted(tunnel.now));
-        assert_eq!(tunnel.run(LOOK, RTT), (1, Life::Alive));
+        assert_eq!(tunnel.run(LOOK, RTT), (1, TunnelState::Alive));
         tunnel.now += Duration::from_secs(60);
-        assert_eq!(tunnel.is(100), Life::Alive);
+        assert_eq!(tunnel.is(100), TunnelState::Alive);
+    }
+
+    #[test]
+    fn after_a_sleep_the_agent_has_two_seconds_to_answer() {
+        let limits = LivenessLimits::DEVELOPER;
+        for answers_at in [None, Some(1), Some(3)] {
+            let (mut counted, mut now) = (FrameCounts::default(), Instant::now());
+            let mut liveness = TunnelLiveness::new(limits, counted, now);
+            assert!(!liveness.look(counted, RTT, now).ping, "nothing is asked without a reason");
+            let woke = now;
+            liveness.woke(now);
+            let mut states = Vec::new();
+            for look in 0..6 {
+                if answers_at == Some(look) {
+                    counted.heard += 1;
+                }
+                let report = liveness.look(counted, RTT, now);
+                states.push(report.state);
+                if report.state == TunnelState::Down {
+                    break;
+                }
+                now += limits.look;
+            }
+            assert_eq!(liveness.is_asking(), answers_at.is_none());
+            match answers_at {
+                None => assert_eq!((states.last(), now - woke), (Some(&TunnelState::Down), Duration::from_secs(2))),
+                Some(_) => assert_eq!(states, [TunnelState::Alive; 6]),
+            }
+        }
     }
 }
