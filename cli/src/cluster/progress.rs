@@ -45,13 +45,35 @@ pub(crate) enum NodeTunnel {
     Without(String),
 }
 
-/// How an intercept stands as a whole.
+/// Why an intercept is not live in a pod, or on a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum MissingReason {
+    /// No node runs the pod yet.
+    NotScheduled,
+    /// Its agent has named no address that can be dialled.
+    NoEndpoint,
+    /// What the agent, or the tunnel to it, says.
+    Told(String),
+}
+
+impl MissingReason {
+    /// For people.
+    pub(crate) fn sentence(&self) -> String {
+        match self {
+            Self::NotScheduled => say::not_scheduled(),
+            Self::NoEndpoint => say::no_endpoint(),
+            Self::Told(sentence) => sentence.clone(),
+        }
+    }
+}
+
+/// In how many of its pods an intercept is live, and what is missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct InterceptProgress {
     pub(crate) live: usize,
     pub(crate) pods: usize,
     /// Node or pod, and why it is not live.
-    pub(crate) missing: Vec<(String, String)>,
+    pub(crate) missing: Vec<(String, MissingReason)>,
     /// Nodes from which something may still come.
     pub(crate) waiting: Vec<String>,
 }
@@ -79,7 +101,7 @@ pub(crate) fn intercept_progress(
             Some(node) => *nodes.entry(node).or_default() += 1,
             None => {
                 progress.pods += 1;
-                progress.missing.push((pod.name.clone(), say::not_scheduled()));
+                progress.missing.push((pod.name.clone(), MissingReason::NotScheduled));
             }
         }
     }
@@ -87,19 +109,36 @@ pub(crate) fn intercept_progress(
         progress.pods += pods;
         match (tunnels.get(node), refusal(intercept, node)) {
             (Some(NodeTunnel::Live(live)), _) => progress.live += live,
-            (Some(NodeTunnel::Without(why)), _) => progress.missing.push((node.to_owned(), why.clone())),
-            (_, Some(why)) => progress.missing.push((node.to_owned(), why)),
+            (Some(NodeTunnel::Without(why)), _) => {
+                progress.missing.push((node.to_owned(), MissingReason::Told(why.clone())));
+            }
+            (_, Some(why)) => progress.missing.push((node.to_owned(), MissingReason::Told(why))),
             (Some(NodeTunnel::Asked), None) => progress.waiting.push(node.to_owned()),
             (None, None) => match silent(node) {
                 None => progress.waiting.push(node.to_owned()),
                 Some(why) => {
-                    let why = if told.contains_key(node) { say::no_endpoint() } else { why };
+                    let names_agent = told.contains_key(node);
+                    let why = if names_agent { MissingReason::NoEndpoint } else { MissingReason::Told(why) };
                     progress.missing.push((node.to_owned(), why));
                 }
             },
         }
     }
     progress
+}
+
+/// Whether the object's status, which `redir list` and kubectl show, says as much as the tunnels. An agent writes it after it
+/// has answered the tunnel.
+pub(crate) fn is_published(intercept: &Intercept, tunnels: &BTreeMap<String, NodeTunnel>) -> bool {
+    let agents = || intercept.status.iter().flat_map(|status| &status.agents);
+    let published = |node: &str| -> usize {
+        let pods = agents().filter(|agent| agent.node == node).flat_map(|agent| &agent.pods);
+        pods.filter(|pod| pod.state == PodState::Live).count()
+    };
+    tunnels.iter().all(|(node, tunnel)| match tunnel {
+        NodeTunnel::Live(live) => published(node) >= *live,
+        NodeTunnel::Asked | NodeTunnel::Without(_) => true,
+    })
 }
 
 /// Nodes whose tunnel is no longer needed.
@@ -181,7 +220,7 @@ mod tests {
         let names =
             |progress: &InterceptProgress| progress.missing.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
         assert_eq!(names(&early), ["g", "n2", "n4"]);
-        assert_eq!(early.missing[2].1, "its pods share the host's network");
+        assert_eq!(early.missing[2].1, MissingReason::Told("its pods share the host's network".into()));
         let late = intercept_progress(Some(&expected), &seen, &tunnels, silent);
         assert_eq!(
             (late.waiting.as_slice(), names(&late)),
@@ -202,5 +241,24 @@ mod tests {
         let unknown = intercept_progress(None, &intercept(&[]), &BTreeMap::new(), may_come);
         assert_eq!((unknown.pods, unknown.waiting.len()), (0, 0));
         assert_eq!(gone(&tunnels, &[]), ["n1"]);
+    }
+
+    #[test]
+    fn what_the_tunnels_say_first_is_published_later() {
+        let with = |states: &[&str]| {
+            let mut agent = agent("n1", "Pending", &["a", "b"]);
+            for (pod, state) in agent["pods"].as_array_mut().unwrap().iter_mut().zip(states) {
+                pod["state"] = json!(state);
+            }
+            intercept(&[agent])
+        };
+        let tunnels = |live| BTreeMap::from([("n1".to_owned(), NodeTunnel::Live(live))]);
+        assert!(!is_published(&intercept(&[]), &tunnels(2)));
+        assert!(!is_published(&with(&["Waiting", "Waiting"]), &tunnels(2)));
+        assert!(!is_published(&with(&["Live", "Waiting"]), &tunnels(2)));
+        assert!(is_published(&with(&["Live", "Live"]), &tunnels(2)));
+        assert!(is_published(&with(&["Live", "Waiting"]), &tunnels(1)), "the other one is refused, or new");
+        let without = BTreeMap::from([("n1".to_owned(), NodeTunnel::Without("unreachable".into()))]);
+        assert!(is_published(&with(&["Waiting", "Waiting"]), &without));
     }
 }

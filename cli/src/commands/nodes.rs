@@ -24,6 +24,9 @@ use crate::wording::cluster as say;
 /// How often that is looked at.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// How long the object's status may lag behind the tunnels before the intercept's status is told all the same.
+const STATUS_LAG: Duration = Duration::from_secs(2);
+
 /// What is known of an intercept in a cluster.
 pub(super) struct Nodes {
     pub(super) lease: Lease,
@@ -42,7 +45,9 @@ pub(super) struct Nodes {
     /// When that was last.
     pub(super) looked: Option<Instant>,
     pub(super) look: Interval,
-    /// Whether it was told how the intercept stands.
+    /// Since when all is known that is told then.
+    pub(super) complete: Option<Instant>,
+    /// Whether the intercept's status was told.
     pub(super) is_told: bool,
     /// Whether it was told that there is no pod.
     pub(super) is_empty_told: bool,
@@ -98,6 +103,7 @@ impl Nodes {
             looks: Arc::default(),
             looked: None,
             look,
+            complete: None,
             is_told: false,
             is_empty_told: false,
             is_silence_told: false,
@@ -129,6 +135,12 @@ impl Nodes {
         let others_live = self.tunnels.values().any(|tunnel| matches!(tunnel, NodeTunnel::Live(_)));
         let why = |node: &str| looks.verdict(node, silent, others_live);
         progress::intercept_progress(self.expected.as_deref(), &self.object, &self.tunnels, why)
+    }
+
+    /// Whether `redir list` says the same by now, or had the time to.
+    pub(super) fn is_published(&mut self) -> bool {
+        let complete = *self.complete.get_or_insert_with(Instant::now);
+        progress::is_published(&self.object, &self.tunnels) || complete.elapsed() >= STATUS_LAG
     }
 
     /// The agents may have heard of it from now on only.

@@ -12,7 +12,7 @@ use super::nodes::{ClusterEvent, NodeLink};
 use super::port_intercept::PortIntercept;
 use crate::cluster::lease::LeaseEvent;
 use crate::cluster::observations::PATIENT;
-use crate::cluster::progress::{self, InterceptProgress, NodeTunnel};
+use crate::cluster::progress::{self, InterceptProgress, MissingReason, NodeTunnel};
 use crate::cluster::target_watch::TargetState;
 use crate::events::Event;
 use crate::link::{DesiredIntercept, FirstAnswer};
@@ -139,7 +139,7 @@ impl PortIntercept {
     fn judge(&mut self) -> Option<EndReason> {
         let nodes = self.nodes.as_mut().filter(|nodes| !nodes.is_told)?;
         let progress = nodes.progress();
-        let comes_later = progress.missing.iter().all(|(_, why)| *why == say::not_scheduled());
+        let comes_later = progress.missing.iter().all(|(_, why)| *why == MissingReason::NotScheduled);
         if !progress.waiting.is_empty() {
             if let Some(line) = nodes.wonder(&progress.waiting) {
                 self.screen.note(line);
@@ -153,12 +153,16 @@ impl PortIntercept {
             }
             return None;
         }
+        if progress.live > 0 && !nodes.is_published() {
+            return None;
+        }
         nodes.is_told = true;
+        let missing: Vec<_> = progress.missing.iter().map(|(name, why)| (name.clone(), why.sentence())).collect();
         if progress.live == 0 {
-            let reasons: Vec<_> = progress.missing.iter().map(|(name, why)| (name.as_str(), why.as_str())).collect();
+            let reasons: Vec<_> = missing.iter().map(|(name, why)| (name.as_str(), why.as_str())).collect();
             return Some(EndReason::Failed(session::nothing_live(&reasons)));
         }
-        let InterceptProgress { live, pods, missing, waiting: _ } = progress;
+        let InterceptProgress { live, pods, missing: _, waiting: _ } = progress;
         self.screen.tell(&Event::Status { live, pods, missing });
         None
     }
