@@ -11,7 +11,7 @@ use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Args, Command, FromArgMatches};
 use redir_http::filter::{self as judge, Condition, Mode};
 use redir_wire::Filter;
 
-use self::value::Kind;
+use self::value::ComparisonKind;
 use crate::error::CliError;
 use crate::model::values::ConditionSubject;
 use crate::wording::{help, values as say};
@@ -27,30 +27,30 @@ pub(crate) struct Conditions {
 }
 
 /// Name, what it looks at, how it compares, what its value is called, help.
-type Flag = (&'static str, ConditionSubject, Kind, &'static str, &'static str);
+type ConditionFlag = (&'static str, ConditionSubject, ComparisonKind, &'static str, &'static str);
 
-const FLAGS: &[Flag] = &[
-    ("header", ConditionSubject::Header, Kind::Exact, "NAME: VALUE", help::HEADER),
-    ("header-prefix", ConditionSubject::Header, Kind::Prefix, "NAME: PREFIX", help::HEADER_PREFIX),
-    ("header-regex", ConditionSubject::Header, Kind::Regex, "NAME: REGEX", help::HEADER_REGEX),
-    ("header-present", ConditionSubject::Header, Kind::Present, "NAME", help::HEADER_PRESENT),
-    ("path", ConditionSubject::Path, Kind::Exact, "PATH", help::PATH),
-    ("path-prefix", ConditionSubject::Path, Kind::Prefix, "PREFIX", help::PATH_PREFIX),
-    ("path-regex", ConditionSubject::Path, Kind::Regex, "REGEX", help::PATH_REGEX),
-    ("method", ConditionSubject::Method, Kind::Exact, "METHOD", help::METHOD),
-    ("method-regex", ConditionSubject::Method, Kind::Regex, "REGEX", help::METHOD_REGEX),
-    ("query", ConditionSubject::Query, Kind::Exact, "NAME=VALUE", help::QUERY),
-    ("query-prefix", ConditionSubject::Query, Kind::Prefix, "NAME=PREFIX", help::QUERY_PREFIX),
-    ("query-regex", ConditionSubject::Query, Kind::Regex, "NAME=REGEX", help::QUERY_REGEX),
-    ("query-present", ConditionSubject::Query, Kind::Present, "NAME", help::QUERY_PRESENT),
-    ("cookie", ConditionSubject::Cookie, Kind::Exact, "NAME=VALUE", help::COOKIE),
-    ("cookie-prefix", ConditionSubject::Cookie, Kind::Prefix, "NAME=PREFIX", help::COOKIE_PREFIX),
-    ("cookie-regex", ConditionSubject::Cookie, Kind::Regex, "NAME=REGEX", help::COOKIE_REGEX),
-    ("cookie-present", ConditionSubject::Cookie, Kind::Present, "NAME", help::COOKIE_PRESENT),
-    ("baggage", ConditionSubject::Baggage, Kind::Exact, "NAME=VALUE", help::BAGGAGE),
-    ("baggage-prefix", ConditionSubject::Baggage, Kind::Prefix, "NAME=PREFIX", help::BAGGAGE_PREFIX),
-    ("baggage-regex", ConditionSubject::Baggage, Kind::Regex, "NAME=REGEX", help::BAGGAGE_REGEX),
-    ("baggage-present", ConditionSubject::Baggage, Kind::Present, "NAME", help::BAGGAGE_PRESENT),
+const FLAGS: &[ConditionFlag] = &[
+    ("header", ConditionSubject::Header, ComparisonKind::Exact, "NAME: VALUE", help::HEADER),
+    ("header-prefix", ConditionSubject::Header, ComparisonKind::Prefix, "NAME: PREFIX", help::HEADER_PREFIX),
+    ("header-regex", ConditionSubject::Header, ComparisonKind::Regex, "NAME: REGEX", help::HEADER_REGEX),
+    ("header-present", ConditionSubject::Header, ComparisonKind::Present, "NAME", help::HEADER_PRESENT),
+    ("path", ConditionSubject::Path, ComparisonKind::Exact, "PATH", help::PATH),
+    ("path-prefix", ConditionSubject::Path, ComparisonKind::Prefix, "PREFIX", help::PATH_PREFIX),
+    ("path-regex", ConditionSubject::Path, ComparisonKind::Regex, "REGEX", help::PATH_REGEX),
+    ("method", ConditionSubject::Method, ComparisonKind::Exact, "METHOD", help::METHOD),
+    ("method-regex", ConditionSubject::Method, ComparisonKind::Regex, "REGEX", help::METHOD_REGEX),
+    ("query", ConditionSubject::Query, ComparisonKind::Exact, "NAME=VALUE", help::QUERY),
+    ("query-prefix", ConditionSubject::Query, ComparisonKind::Prefix, "NAME=PREFIX", help::QUERY_PREFIX),
+    ("query-regex", ConditionSubject::Query, ComparisonKind::Regex, "NAME=REGEX", help::QUERY_REGEX),
+    ("query-present", ConditionSubject::Query, ComparisonKind::Present, "NAME", help::QUERY_PRESENT),
+    ("cookie", ConditionSubject::Cookie, ComparisonKind::Exact, "NAME=VALUE", help::COOKIE),
+    ("cookie-prefix", ConditionSubject::Cookie, ComparisonKind::Prefix, "NAME=PREFIX", help::COOKIE_PREFIX),
+    ("cookie-regex", ConditionSubject::Cookie, ComparisonKind::Regex, "NAME=REGEX", help::COOKIE_REGEX),
+    ("cookie-present", ConditionSubject::Cookie, ComparisonKind::Present, "NAME", help::COOKIE_PRESENT),
+    ("baggage", ConditionSubject::Baggage, ComparisonKind::Exact, "NAME=VALUE", help::BAGGAGE),
+    ("baggage-prefix", ConditionSubject::Baggage, ComparisonKind::Prefix, "NAME=PREFIX", help::BAGGAGE_PREFIX),
+    ("baggage-regex", ConditionSubject::Baggage, ComparisonKind::Regex, "NAME=REGEX", help::BAGGAGE_REGEX),
+    ("baggage-present", ConditionSubject::Baggage, ComparisonKind::Present, "NAME", help::BAGGAGE_PRESENT),
 ];
 
 /// The group of all of them, for flags that need one.

@@ -13,11 +13,11 @@ use crate::wording::values as say;
 pub(crate) struct PortRoute {
     /// The app's.
     pub(crate) pod: PortName,
-    own: Own,
+    own: RouteDestination,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Own {
+enum RouteDestination {
     /// This machine's port of the same number.
     Same,
     /// This machine's port of this number.
@@ -39,9 +39,9 @@ pub(crate) fn port_routes(ports: &[PortMapping], to: &[ServiceAddress]) -> Resul
         }
         let own = match (own, to.get(index)) {
             (Some(own), Some(to)) => return Err(say::port_and_to(&pod.to_string(), own.get(), &to.to_string())),
-            (None, Some(to)) => Own::Named(to.clone()),
-            (Some(own), None) => Own::Port(*own),
-            (None, None) => Own::Same,
+            (None, Some(to)) => RouteDestination::Named(to.clone()),
+            (Some(own), None) => RouteDestination::Port(*own),
+            (None, None) => RouteDestination::Same,
         };
         routes.push(PortRoute { pod: pod.clone(), own });
     }
@@ -52,18 +52,18 @@ impl PortRoute {
     /// The service, once the pod's port has this number.
     pub(crate) fn service(&self, pod: NonZeroU16) -> Service {
         match &self.own {
-            Own::Same => Service::Loopback(pod),
-            Own::Port(own) => Service::Loopback(*own),
-            Own::Named(address) => Service::Named(address.clone()),
+            RouteDestination::Same => Service::Loopback(pod),
+            RouteDestination::Port(own) => Service::Loopback(*own),
+            RouteDestination::Named(address) => Service::Named(address.clone()),
         }
     }
 
     /// The service's port, if the flags say it.
     pub(crate) fn own_port(&self) -> Option<NonZeroU16> {
         match &self.own {
-            Own::Same => None,
-            Own::Port(own) => Some(*own),
-            Own::Named(address) => Some(address.port),
+            RouteDestination::Same => None,
+            RouteDestination::Port(own) => Some(*own),
+            RouteDestination::Named(address) => Some(address.port),
         }
     }
 }

@@ -52,7 +52,7 @@ pub(crate) fn print(text: &str) -> Outcome {
 }
 
 #[derive(Debug)]
-enum Item {
+enum OutputItem {
     Out(String),
     Error(String),
     /// The rest of the line is the reader's.
@@ -60,7 +60,7 @@ enum Item {
     End,
 }
 
-impl Item {
+impl OutputItem {
     fn length(&self) -> usize {
         match self {
             Self::Out(line) | Self::Error(line) | Self::Question(line) => line.len(),
@@ -71,7 +71,7 @@ impl Item {
 
 /// What waits for the reader: bytes, and how many lines were left out since one was written.
 #[derive(Debug, Default)]
-struct Backlog {
+struct OutputBacklog {
     bytes: AtomicUsize,
     left_out: AtomicU64,
 }
@@ -86,23 +86,23 @@ pub(crate) struct Screen {
     port: Option<u16>,
     /// There are other ports: people are told which one it is.
     of_several: bool,
-    queue: mpsc::SyncSender<Item>,
-    backlog: Arc<Backlog>,
+    queue: mpsc::SyncSender<OutputItem>,
+    backlog: Arc<OutputBacklog>,
     reader_gone: CancellationToken,
     /// Of lines about connections.
     connections: Arc<Mutex<LineThrottle>>,
 }
 
 /// The writing thread's end.
-pub(crate) struct Writing {
+pub(crate) struct WriterHandle {
     finished: mpsc::Receiver<()>,
 }
 
-impl Writing {
+impl WriterHandle {
     /// Waits until what was told is written, unless the reader does not read.
     pub(crate) fn finish(self, screen: Screen) {
         // A full queue has no room for this; then the thread ends with the last sender, or with the process.
-        screen.queue.try_send(Item::End).ok();
+        screen.queue.try_send(OutputItem::End).ok();
         drop(screen);
         // Either it is written, or the reader had its time.
         self.finished.recv_timeout(FLUSH).ok();
@@ -111,11 +111,11 @@ impl Writing {
 
 impl Screen {
     /// Starts the writing thread.
-    pub(crate) fn start(output: OutputFormat) -> (Self, Writing) {
+    pub(crate) fn start(output: OutputFormat) -> (Self, WriterHandle) {
         let (queue, items) = mpsc::sync_channel(QUEUE);
         let (done, finished) = mpsc::sync_channel(1);
         let reader_gone = CancellationToken::new();
-        let backlog = Arc::new(Backlog::default());
+        let backlog = Arc::new(OutputBacklog::default());
         let (gone, waiting) = (reader_gone.clone(), Arc::clone(&backlog));
         thread::spawn(move || {
             if write_all(&items, &waiting, io::stdout(), io::stderr()).is_err() {
@@ -129,7 +129,7 @@ impl Screen {
         let charset = charset_of(&io::stdout());
         let screen =
             Self { output, paint, charset, port: None, of_several: false, queue, backlog, reader_gone, connections };
-        (screen, Writing { finished })
+        (screen, WriterHandle { finished })
     }
 
     /// The same screen for what is about one intercepted port.
@@ -160,12 +160,12 @@ impl Screen {
     /// Tells an event, in the form that was asked for.
     pub(crate) fn tell(&self, event: &Event) {
         match self.output {
-            OutputFormat::Json => self.send(Item::Out(json::line(event, self.port))),
+            OutputFormat::Json => self.send(OutputItem::Out(json::line(event, self.port))),
             OutputFormat::Text => {
                 if let Event::Connection { .. } = event {
                     match self.throttle(LineThrottle::line) {
                         Some(0) => (),
-                        Some(more) => self.send(Item::Out(wording::events::connections_left_out(more))),
+                        Some(more) => self.send(OutputItem::Out(wording::events::connections_left_out(more))),
                         None => return,
                     }
                 }
@@ -173,7 +173,7 @@ impl Screen {
                 if let (Some(port), Some(first)) = (self.told_port(), lines.first_mut()) {
                     *first = wording::events::of_port(port, event, first);
                 }
-                lines.into_iter().for_each(|line| self.send(Item::Out(line)));
+                lines.into_iter().for_each(|line| self.send(OutputItem::Out(line)));
             }
         }
     }
@@ -181,8 +181,8 @@ impl Screen {
     /// Tells a step of an admin's command: to people on standard error, but for the last one.
     pub(crate) fn step(&self, step: &AdminStep) {
         match (self.output, step) {
-            (OutputFormat::Json, _) => self.send(Item::Out(json::line(&Event::Step(step.clone()), None))),
-            (OutputFormat::Text, AdminStep::Done { .. }) => self.send(Item::Out(wording::install::step(step))),
+            (OutputFormat::Json, _) => self.send(OutputItem::Out(json::line(&Event::Step(step.clone()), None))),
+            (OutputFormat::Text, AdminStep::Done { .. }) => self.send(OutputItem::Out(wording::install::step(step))),
             (OutputFormat::Text, _) => self.note(wording::install::step(step)),
         }
     }
@@ -190,7 +190,7 @@ impl Screen {
     /// Tells how many lines about connections were left out when none comes any more that would tell it.
     pub(crate) fn tick(&self) {
         if let Some(more) = self.throttle(LineThrottle::rest) {
-            self.send(Item::Out(wording::events::connections_left_out(more)));
+            self.send(OutputItem::Out(wording::events::connections_left_out(more)));
         }
     }
 
@@ -201,22 +201,22 @@ impl Screen {
 
     /// Progress and warnings, for people, on standard error in both forms.
     pub(crate) fn note(&self, line: String) {
-        self.send(Item::Error(line));
+        self.send(OutputItem::Error(line));
     }
 
     /// Asks somebody at the terminal, behind everything that was told before.
     pub(crate) fn ask(&self, question: String) {
-        self.send(Item::Question(question));
+        self.send(OutputItem::Question(question));
     }
 
-    fn send(&self, item: Item) {
+    fn send(&self, item: OutputItem) {
         self.backlog.send(&self.queue, item);
     }
 }
 
-impl Backlog {
+impl OutputBacklog {
     /// Queues an item, or counts it as left out.
-    fn send(&self, queue: &mpsc::SyncSender<Item>, item: Item) {
+    fn send(&self, queue: &mpsc::SyncSender<OutputItem>, item: OutputItem) {
         let length = item.length();
         let before = self.bytes.fetch_add(length, Ordering::Relaxed);
         if before + length <= QUEUE_BYTES && !matches!(queue.try_send(item), Err(mpsc::TrySendError::Full(_))) {
@@ -228,8 +228,8 @@ impl Backlog {
 }
 
 fn write_all(
-    items: &mpsc::Receiver<Item>,
-    backlog: &Backlog,
+    items: &mpsc::Receiver<OutputItem>,
+    backlog: &OutputBacklog,
     mut out: impl Write,
     mut error: impl Write,
 ) -> io::Result<()> {
@@ -241,18 +241,18 @@ fn write_all(
             writeln!(error, "{}", wording::session::left_out(missing)).ok();
         }
         match item {
-            Item::Out(line) => {
+            OutputItem::Out(line) => {
                 writeln!(out, "{line}")?;
                 out.flush()?;
             }
             // Nothing depends on standard error.
-            Item::Error(line) => {
+            OutputItem::Error(line) => {
                 writeln!(error, "{line}").ok();
             }
-            Item::Question(text) => {
+            OutputItem::Question(text) => {
                 write!(error, "{text}").and_then(|()| error.flush()).ok();
             }
-            Item::End => break,
+            OutputItem::End => break,
         }
     }
     Ok(())
@@ -272,8 +272,13 @@ mod tests {
     #[test]
     fn lines_keep_their_order_and_losses_are_told() {
         let (queue, items) = mpsc::sync_channel(3);
-        let backlog = Backlog::default();
-        for item in [Item::Out("a".into()), Item::Error("b".into()), Item::Out("c".into()), Item::Out("d".into())] {
+        let backlog = OutputBacklog::default();
+        for item in [
+            OutputItem::Out("a".into()),
+            OutputItem::Error("b".into()),
+            OutputItem::Out("c".into()),
+            OutputItem::Out("d".into()),
+        ] {
             backlog.send(&queue, item);
         }
         drop(queue);
@@ -286,9 +291,9 @@ mod tests {
     #[test]
     fn long_lines_are_left_out_earlier() {
         let (queue, items) = mpsc::sync_channel(QUEUE);
-        let backlog = Backlog::default();
+        let backlog = OutputBacklog::default();
         for _ in 0..10 {
-            backlog.send(&queue, Item::Out("x".repeat(QUEUE_BYTES / 4)));
+            backlog.send(&queue, OutputItem::Out("x".repeat(QUEUE_BYTES / 4)));
         }
         drop(queue);
         let (mut out, mut error) = (Vec::new(), Vec::new());
@@ -310,8 +315,8 @@ mod tests {
             }
         }
         let (queue, items) = mpsc::sync_channel(1);
-        let backlog = Backlog::default();
-        backlog.send(&queue, Item::Out("a".into()));
+        let backlog = OutputBacklog::default();
+        backlog.send(&queue, OutputItem::Out("a".into()));
         assert!(write_all(&items, &backlog, Closed, Vec::new()).is_err());
     }
 }

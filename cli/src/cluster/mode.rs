@@ -13,7 +13,7 @@ use crate::static_agents::{self, StaticAgents};
 use crate::wording::cluster as say;
 
 /// Whom a command asks.
-pub(crate) enum Mode {
+pub(crate) enum CommandMode {
     /// These agents.
     Static(StaticAgents),
     /// A cluster's API server.
@@ -45,7 +45,7 @@ impl ModeSigns<'_> {
 }
 
 /// Decides for `list` and `status`.
-pub(crate) fn of_question(args: &args::QueryArgs) -> Result<Mode, CliError> {
+pub(crate) fn of_question(args: &args::QueryArgs) -> Result<CommandMode, CliError> {
     let flag = args.all_namespaces.then_some("--all-namespaces");
     of(&ModeSigns { target: None, flag, cluster: &args.cluster }, &args.agents)
 }
@@ -61,7 +61,7 @@ pub(crate) fn refuse_static(command: &str, instead: &str, flags: &args::ClusterA
 }
 
 /// Decides, and reads `redir.toml` only where it decides.
-pub(crate) fn of(signs: &ModeSigns<'_>, agents: &args::AgentArgs) -> Result<Mode, CliError> {
+pub(crate) fn of(signs: &ModeSigns<'_>, agents: &args::AgentArgs) -> Result<CommandMode, CliError> {
     let named = !agents.agent.is_empty() || !agents.agent_key.is_empty();
     match (signs.first(), named) {
         (Some(sign), true) => Err(CliError::Usage(say::two_modes(&sign))),
@@ -71,9 +71,11 @@ pub(crate) fn of(signs: &ModeSigns<'_>, agents: &args::AgentArgs) -> Result<Mode
         {
             Err(CliError::Usage(say::no_cluster_beside_agents(&sign)))
         }
-        (Some(_), false) => Ok(Mode::Kubernetes),
-        (None, true) => static_agents::resolve(agents).map(Mode::Static),
-        (None, false) if static_agents::names_agents(agents)? => static_agents::resolve(agents).map(Mode::Static),
-        (None, false) => Ok(Mode::Kubernetes),
+        (Some(_), false) => Ok(CommandMode::Kubernetes),
+        (None, true) => static_agents::resolve(agents).map(CommandMode::Static),
+        (None, false) if static_agents::names_agents(agents)? => {
+            static_agents::resolve(agents).map(CommandMode::Static)
+        }
+        (None, false) => Ok(CommandMode::Kubernetes),
     }
 }

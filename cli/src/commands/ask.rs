@@ -21,18 +21,18 @@ use crate::wording::session as say;
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// What one agent said, or why it said nothing.
-pub(super) type Answer = Result<ToDeveloper, Failure>;
+pub(super) type AgentAnswer = Result<ToDeveloper, AgentFailure>;
 
 /// Why an agent did not do what it was asked.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct AgentFailure {
     /// The agent's own word; `None` if it did not get as far.
     pub(super) code: Option<RefusedCode>,
     /// For the developer.
     pub(super) sentence: String,
 }
 
-impl From<String> for Failure {
+impl From<String> for AgentFailure {
     fn from(sentence: String) -> Self {
         Self { code: None, sentence }
     }
@@ -43,7 +43,7 @@ pub(super) async fn ask(
     static_agents: &StaticAgents,
     question: &ToAgent,
     screen: &Screen,
-) -> Vec<(KnownAgent, Answer)> {
+) -> Vec<(KnownAgent, AgentAnswer)> {
     let mut asking = JoinSet::new();
     for (index, agent) in static_agents.agents.iter().cloned().enumerate() {
         let (identity, question) = (static_agents.identity.clone(), question.clone());
@@ -73,7 +73,7 @@ pub(super) async fn ask(
 }
 
 /// Asks one agent over a tunnel of its own.
-pub(super) async fn one(agent: &KnownAgent, identity: &redir_tunnel::Identity, question: &ToAgent) -> Answer {
+pub(super) async fn one(agent: &KnownAgent, identity: &redir_tunnel::Identity, question: &ToAgent) -> AgentAnswer {
     let mut tunnel = tunnel::dial(agent, identity).await.map_err(|error| error.sentence(agent))?;
     let answer = async {
         let number = tunnel.control.ask(question).await?;
@@ -85,7 +85,9 @@ pub(super) async fn one(agent: &KnownAgent, identity: &redir_tunnel::Identity, q
         }
     };
     let answer = match timeout(ANSWER, answer).await {
-        Ok(Ok(ToDeveloper::Refused(refused))) => Err(Failure { code: Some(refused.code), sentence: refused.sentence }),
+        Ok(Ok(ToDeveloper::Refused(refused))) => {
+            Err(AgentFailure { code: Some(refused.code), sentence: refused.sentence })
+        }
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(lost)) => Err(lost.sentence(agent).into()),
         Err(_) => Err(say::no_answer(agent).into()),

@@ -18,7 +18,7 @@ const LOOK: Duration = Duration::from_millis(250);
 const REMIND: Duration = Duration::from_secs(5);
 
 /// The pauses between two looks, what is told in them, and when there are enough of them.
-pub(super) struct Patience<'a> {
+pub(super) struct DeletionWait<'a> {
     screen: &'a Screen,
     begin: Instant,
     limit: Duration,
@@ -28,7 +28,7 @@ pub(super) struct Patience<'a> {
     is_absence_told: bool,
 }
 
-impl<'a> Patience<'a> {
+impl<'a> DeletionWait<'a> {
     pub(super) fn begin(screen: &'a Screen, limit: Duration) -> Self {
         let begin = Instant::now();
         Self {

@@ -106,9 +106,9 @@ fn print_all(options: &Options) -> Outcome {
 }
 
 /// What is there of each object of the manifests.
-pub(super) struct Found(pub(super) Vec<(Manifest, Option<DynamicObject>)>);
+pub(super) struct InstalledObjects(pub(super) Vec<(Manifest, Option<DynamicObject>)>);
 
-impl Found {
+impl InstalledObjects {
     pub(super) async fn read(cluster: &Cluster, options: &Options) -> Result<Self, CliError> {
         let mut found = Vec::new();
         for manifest in manifests(options)? {
@@ -172,7 +172,7 @@ struct Installation<'a> {
 
 impl Installation<'_> {
     async fn run(&self, before: InstallMode, args: &args::InstallArgs) -> Outcome {
-        let found = Found::read(self.cluster, self.options).await?;
+        let found = InstalledObjects::read(self.cluster, self.options).await?;
         if before == InstallMode::Installed && found.of_kind("DaemonSet").1.is_none() {
             return Err(CliError::Failed(say::not_installed_yet(&self.options.namespace)));
         }
@@ -200,7 +200,7 @@ impl Installation<'_> {
         Ok(0)
     }
 
-    fn namespace_step(&self, found: &Found) -> Result<NamespaceStep, CliError> {
+    fn namespace_step(&self, found: &InstalledObjects) -> Result<NamespaceStep, CliError> {
         let Some(object) = &found.of_kind("Namespace").1 else { return Ok(NamespaceStep::Create) };
         if object.metadata.deletion_timestamp.is_some() {
             return Err(CliError::Failed(say::namespace_ends(&self.options.namespace)));
@@ -212,7 +212,7 @@ impl Installation<'_> {
         })
     }
 
-    async fn apply(&self, found: &Found, step: &NamespaceStep) -> Result<(), CliError> {
+    async fn apply(&self, found: &InstalledObjects, step: &NamespaceStep) -> Result<(), CliError> {
         // The server cannot check what belongs into a namespace that does not exist.
         let is_homeless = self.keep == ApplyMode::DryRun && matches!(step, NamespaceStep::Create);
         for (manifest, _) in &found.0 {

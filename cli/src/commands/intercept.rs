@@ -11,17 +11,17 @@ use std::time::Duration;
 use redir_tunnel::Identity;
 use redir_wire::{EarlierConnections, Filter, Probes, Token};
 
-use super::nodes::Nodes;
+use super::nodes::ClusterNodes;
 use super::pod_check::{self, PodCheck};
 use super::port_intercept::ServiceState;
 use super::run::{InterceptRun, ended_first};
 use super::runtime::with_runtime;
-use super::service_start::{Started, glance, start};
+use super::service_start::{StartOutcome, glance, start};
 use crate::args;
 use crate::child::Child;
 use crate::cluster::Cluster;
 use crate::cluster::lease::Lease;
-use crate::cluster::mode::{self, Mode, ModeSigns};
+use crate::cluster::mode::{self, CommandMode, ModeSigns};
 use crate::cluster::rights;
 use crate::cluster::target::{self, ExpectedPod};
 use crate::cluster::target_watch::TargetWatch;
@@ -57,8 +57,8 @@ pub(crate) fn run(mut args: args::InterceptArgs) -> Outcome {
         cluster: &args.cluster,
     };
     match mode::of(&signs, &args.agents)? {
-        Mode::Static(static_agents) => on_static_agents(args, &routes, filter, static_agents),
-        Mode::Kubernetes => in_cluster(args, routes, selector, filter),
+        CommandMode::Static(static_agents) => on_static_agents(args, &routes, filter, static_agents),
+        CommandMode::Kubernetes => in_cluster(args, routes, selector, filter),
     }
 }
 
@@ -242,7 +242,7 @@ async fn begin(
         port.screen.note(cluster_say::resource_is_older(flag));
     }
     port.screen.tell(&created);
-    port.nodes = Some(Nodes::new(cluster.clone(), lease, pods, watch, object));
+    port.nodes = Some(ClusterNodes::new(cluster.clone(), lease, pods, watch, object));
     Ok(())
 }
 
@@ -266,9 +266,11 @@ async fn ready(
     }
     let wait = wait.map_or(WAIT, |wait| wait.0);
     match start(screen, signals, services, command, wait).await? {
-        Started::Runs(child, addresses) => Ok(Ok((Some(*child), reported(addresses.into_iter().map(Some).collect())))),
-        Started::Ended(code) => ended_first(screen, code).map(Err),
-        Started::Interrupted(code) => {
+        StartOutcome::Runs(child, addresses) => {
+            Ok(Ok((Some(*child), reported(addresses.into_iter().map(Some).collect()))))
+        }
+        StartOutcome::Ended(code) => ended_first(screen, code).map(Err),
+        StartOutcome::Interrupted(code) => {
             screen.tell(&Event::Ended { reason: say::nothing_yet() });
             Ok(Err(code))
         }

@@ -10,7 +10,7 @@ use super::ask::{self, ask};
 use super::kubernetes;
 use super::runtime::with_runtime;
 use crate::args::LeaveArgs;
-use crate::cluster::mode::{self, Mode, ModeSigns};
+use crate::cluster::mode::{self, CommandMode, ModeSigns};
 use crate::error::{CliError, Outcome};
 use crate::events::Event;
 use crate::link::selector;
@@ -24,8 +24,8 @@ pub(crate) fn run(args: &LeaveArgs) -> Outcome {
         Some(LeaveTarget::Id(_)) | None => None,
     };
     let static_agents = match mode::of(&ModeSigns { target, flag: None, cluster: &args.cluster }, &args.agents)? {
-        Mode::Static(static_agents) => static_agents,
-        Mode::Kubernetes => return kubernetes::leave(args),
+        CommandMode::Static(static_agents) => static_agents,
+        CommandMode::Kubernetes => return kubernetes::leave(args),
     };
     let asked = match &args.which {
         Some(LeaveTarget::Id(id)) => LeaveScope::Id(*id),

@@ -8,7 +8,7 @@ use super::ask::{self, ask};
 use super::kubernetes;
 use super::runtime::with_runtime;
 use crate::args::{OutputFormat, QueryArgs};
-use crate::cluster::mode::{self, Mode};
+use crate::cluster::mode::{self, CommandMode};
 use crate::error::Outcome;
 use crate::events::Event;
 use crate::screen::{Screen, print};
@@ -18,8 +18,8 @@ use crate::wording::{events as show, session as say};
 /// Asks every agent, or the cluster, and shows one list.
 pub(crate) fn run(args: &QueryArgs) -> Outcome {
     let static_agents = match mode::of_question(args)? {
-        Mode::Static(static_agents) => static_agents,
-        Mode::Kubernetes => return kubernetes::list(args),
+        CommandMode::Static(static_agents) => static_agents,
+        CommandMode::Kubernetes => return kubernetes::list(args),
     };
     with_runtime(args.agents.output, async move |screen| {
         let answers = ask(&static_agents, &ToAgent::List, &screen).await;

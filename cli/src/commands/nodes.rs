@@ -28,7 +28,7 @@ const LOOK: Duration = Duration::from_millis(500);
 const STATUS_LAG: Duration = Duration::from_secs(2);
 
 /// What is known of an intercept in a cluster.
-pub(super) struct Nodes {
+pub(super) struct ClusterNodes {
     pub(super) lease: Lease,
     /// The pods when it was made.
     pub(super) expected: Option<Vec<ExpectedPod>>,
@@ -72,7 +72,7 @@ pub(super) enum ClusterEvent {
 }
 
 /// Waits for news from the cluster, if there is one.
-pub(super) async fn news(nodes: &mut Option<Nodes>) -> ClusterEvent {
+pub(super) async fn news(nodes: &mut Option<ClusterNodes>) -> ClusterEvent {
     let Some(nodes) = nodes else { return std::future::pending().await };
     tokio::select! {
         news = nodes.lease.next() => ClusterEvent::Object(news),
@@ -81,7 +81,7 @@ pub(super) async fn news(nodes: &mut Option<Nodes>) -> ClusterEvent {
     }
 }
 
-impl Nodes {
+impl ClusterNodes {
     pub(super) fn new(
         cluster: Cluster,
         lease: Lease,

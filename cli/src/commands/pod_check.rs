@@ -5,7 +5,7 @@
 use redir_wire::{Listing, PodEntry, ToAgent, ToDeveloper, limits};
 use tokio::task::JoinSet;
 
-use super::ask::{Answer, one};
+use super::ask::{AgentAnswer, one};
 use super::service_start::patience;
 use crate::error::CliError;
 use crate::link::DesiredIntercept;
@@ -82,7 +82,7 @@ fn refusal(without: &[(&DesiredIntercept, Vec<(KnownAgent, String)>)], of_severa
 }
 
 /// Why this agent has nothing for the intercept.
-fn verdict(answer: &Answer, wanted: &DesiredIntercept) -> Result<(), String> {
+fn verdict(answer: &AgentAnswer, wanted: &DesiredIntercept) -> Result<(), String> {
     match answer {
         Ok(ToDeveloper::Listing(listing)) => permitted(listing, wanted),
         // Whatever else it says: the answer to the intercept request counts.

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::end_reason::EndReason;
-use super::nodes::{self, Nodes};
+use super::nodes::{self, ClusterNodes};
 use super::service_start::hint;
 use crate::error::CliError;
 use crate::events::Event;
@@ -43,7 +43,7 @@ pub(super) struct PortIntercept {
     sender: mpsc::Sender<(KnownAgent, FirstAnswer)>,
     verdicts: mpsc::Receiver<(KnownAgent, FirstAnswer)>,
     /// In a cluster: its nodes, which come and go.
-    pub(super) nodes: Option<Nodes>,
+    pub(super) nodes: Option<ClusterNodes>,
     /// Agents that have not answered yet.
     asked: Vec<KnownAgent>,
     live: bool,
@@ -141,7 +141,7 @@ impl PortIntercept {
 
     /// The cluster's nodes that have not answered yet.
     pub(super) fn waiting_nodes(&self) -> Vec<String> {
-        self.nodes.as_ref().map(Nodes::waiting).unwrap_or_default()
+        self.nodes.as_ref().map(ClusterNodes::waiting).unwrap_or_default()
     }
 
     fn verdict(&mut self, agent: &KnownAgent, verdict: FirstAnswer) -> Option<EndReason> {

@@ -58,7 +58,7 @@ pub(super) async fn ready(
     wait: Duration,
 ) -> Result<AgentRollout, CliError> {
     let begin = Instant::now();
-    let mut waiting = Waiting::begin(screen, cluster, namespace, begin);
+    let mut waiting = RolloutWait::begin(screen, cluster, namespace, begin);
     let mut absence = ApiServerOutage::default();
     loop {
         match absence.outlast(look(cluster, namespace).await, Instant::now())? {
@@ -82,7 +82,7 @@ pub(super) async fn ready(
     }
 }
 
-struct Waiting<'a> {
+struct RolloutWait<'a> {
     screen: &'a Screen,
     cluster: &'a Cluster,
     namespace: &'a str,
@@ -98,7 +98,7 @@ struct Waiting<'a> {
     hopeless: Option<Instant>,
 }
 
-impl<'a> Waiting<'a> {
+impl<'a> RolloutWait<'a> {
     fn begin(screen: &'a Screen, cluster: &'a Cluster, namespace: &'a str, begin: Instant) -> Self {
         Self {
             screen,

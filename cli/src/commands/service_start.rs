@@ -36,7 +36,7 @@ pub(super) async fn glance(services: &[Service]) -> Vec<Option<SocketAddr>> {
 }
 
 /// What became of a command until its ports answered.
-pub(super) enum Started {
+pub(super) enum StartOutcome {
     /// Each of them answers, here.
     Runs(Box<Child>, Vec<SocketAddr>),
     /// It ended before all of them ever answered.
@@ -52,7 +52,7 @@ pub(super) async fn start(
     services: &[Service],
     command: &[std::ffi::OsString],
     wait: Duration,
-) -> Result<Started, CliError> {
+) -> Result<StartOutcome, CliError> {
     let before: Vec<SocketAddr> = glance(services).await.into_iter().flatten().collect();
     for address in &before {
         screen.note(say::answers_already(*address));
@@ -67,18 +67,18 @@ pub(super) async fn start(
         tokio::select! {
             addresses = &mut answering => {
                 screen.tell(&Event::Command(CommandState::Ready { addresses: addresses.clone(), taken: before }));
-                return Ok(Started::Runs(Box::new(child), addresses));
+                return Ok(StartOutcome::Runs(Box::new(child), addresses));
             }
             code = child.ended() => {
                 screen.tell(&Event::Command(CommandState::Ended { code }));
-                return Ok(Started::Ended(code));
+                return Ok(StartOutcome::Ended(code));
             }
             arrived = signals.next() => match arrived {
                 SignalEvent::Forward(signal) => child.forward(signal),
                 SignalEvent::End(signal) => {
-                    return Ok(Started::Interrupted(end_child(screen, signals, child, signal).await));
+                    return Ok(StartOutcome::Interrupted(end_child(screen, signals, child, signal).await));
                 }
-                SignalEvent::EndAtOnce(_) => return Ok(Started::Interrupted(child.kill().await)),
+                SignalEvent::EndAtOnce(_) => return Ok(StartOutcome::Interrupted(child.kill().await)),
             },
             _ = patience.tick() => screen.note(say::waiting_for_command(&silent(services).await, begin.elapsed())),
             () = tokio::time::sleep_until(begin + wait) => {

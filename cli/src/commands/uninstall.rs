@@ -14,8 +14,8 @@ use redir_api::{GROUP, Intercept, PLURAL};
 use redir_manifests::Options;
 
 use super::confirm::confirm;
-use super::deletion_wait::Patience;
-use super::install::{Found, namespace, refuse_elsewhere};
+use super::deletion_wait::DeletionWait;
+use super::install::{InstalledObjects, namespace, refuse_elsewhere};
 use super::runtime::with_runtime;
 use crate::args;
 use crate::cluster::Cluster;
@@ -63,17 +63,17 @@ pub(crate) fn run(args: &args::UninstallArgs) -> Outcome {
 }
 
 /// What there is to remove.
-struct Plan {
+struct RemovalPlan {
     intercepts: usize,
     /// The very objects, in the order in which they were applied.
     objects: Vec<(Manifest, ObjectMeta)>,
     /// Kinds of which an object has a name of ours and is somebody else's.
     foreign: BTreeSet<String>,
-    namespace: Fate,
+    namespace: NamespaceFate,
 }
 
 /// What becomes of the namespace.
-enum Fate {
+enum NamespaceFate {
     /// There is none.
     Absent,
     /// `redir install` has made it, and nothing else is in it.
@@ -82,20 +82,20 @@ enum Fate {
     Stays(Manifest, ObjectMeta, String),
 }
 
-impl Plan {
+impl RemovalPlan {
     /// A namespace that stays is no redir, but a level that was changed for it is to be put back.
     fn is_empty(&self) -> bool {
         self.intercepts == 0
             && self.objects.is_empty()
             && self.owed_level().is_none()
-            && !matches!(self.namespace, Fate::Goes(..))
+            && !matches!(self.namespace, NamespaceFate::Goes(..))
     }
 
     /// The namespace whose PodSecurity level is to be put back.
     fn owed_level(&self) -> Option<&Manifest> {
         match &self.namespace {
-            Fate::Stays(manifest, meta, _) => ownership::put_level_back(meta).map(|_| manifest),
-            Fate::Absent | Fate::Goes(..) => None,
+            NamespaceFate::Stays(manifest, meta, _) => ownership::put_level_back(meta).map(|_| manifest),
+            NamespaceFate::Absent | NamespaceFate::Goes(..) => None,
         }
     }
 
@@ -119,8 +119,8 @@ struct Removal<'a> {
 }
 
 impl Removal<'_> {
-    async fn plan(&self, options: &Options) -> Result<Plan, CliError> {
-        let found = Found::read(self.cluster, options).await?;
+    async fn plan(&self, options: &Options) -> Result<RemovalPlan, CliError> {
+        let found = InstalledObjects::read(self.cluster, options).await?;
         found.refuse_helm(HelmAdvice::Uninstall)?;
         refuse_elsewhere(self.cluster, options, "uninstall").await?;
         for manifest in found.foreign() {
@@ -128,11 +128,11 @@ impl Removal<'_> {
                 .step(&AdminStep::Remark { sentence: say::stays_foreign(&manifest.spoken(), manifest.namespace()) });
         }
         let foreign: Vec<(String, String)> = found.foreign().map(|of| (of.kind().to_owned(), of.spoken())).collect();
-        let mut plan = Plan {
+        let mut plan = RemovalPlan {
             intercepts: 0,
             objects: Vec::new(),
             foreign: foreign.iter().map(|(kind, _)| kind.clone()).collect(),
-            namespace: Fate::Absent,
+            namespace: NamespaceFate::Absent,
         };
         let mut namespace = None;
         for (manifest, object) in found.0 {
@@ -145,7 +145,7 @@ impl Removal<'_> {
             }
         }
         if let Some((manifest, meta)) = namespace {
-            plan.namespace = self.fate(manifest, meta, &plan).await;
+            plan.namespace = self.namespace_fate(manifest, meta, &plan).await;
         }
         if !plan.is_foreign(RESOURCE) {
             plan.intercepts = self.intercepts().await?.len();
@@ -154,27 +154,27 @@ impl Removal<'_> {
     }
 
     /// Nothing is deleted with the namespace that redir did not make.
-    async fn fate(&self, manifest: Manifest, meta: ObjectMeta, plan: &Plan) -> Fate {
+    async fn namespace_fate(&self, manifest: Manifest, meta: ObjectMeta, plan: &RemovalPlan) -> NamespaceFate {
         if !ownership::is_created_by_redir(&meta) {
             let why = say::foreign_namespace(manifest.name());
-            return Fate::Stays(manifest, meta, why);
+            return NamespaceFate::Stays(manifest, meta, why);
         }
         match self.what_else(manifest.name(), plan).await {
-            None => Fate::Goes(manifest, meta),
-            Some(why) => Fate::Stays(manifest, meta, why),
+            None => NamespaceFate::Goes(manifest, meta),
+            Some(why) => NamespaceFate::Stays(manifest, meta, why),
         }
     }
 
-    async fn what_else(&self, namespace: &str, plan: &Plan) -> Option<String> {
+    async fn what_else(&self, namespace: &str, plan: &RemovalPlan) -> Option<String> {
         let known: BTreeSet<String> = plan.objects.iter().filter_map(|(_, meta)| meta.uid.clone()).collect();
         let inventory = inventory(self.cluster, namespace, &known, plan.ended_group()).await;
         (!inventory.is_empty()).then(|| say::shared_namespace(namespace, &inventory))
     }
 
     /// What will be removed, before anything is.
-    fn list(&self, plan: &Plan) {
+    fn list(&self, plan: &RemovalPlan) {
         let mut names: Vec<String> = plan.objects.iter().rev().map(|(manifest, _)| manifest.spoken()).collect();
-        if let Fate::Goes(manifest, _) = &plan.namespace {
+        if let NamespaceFate::Goes(manifest, _) = &plan.namespace {
             names.push(manifest.spoken());
         }
         if let Some(manifest) = plan.owed_level() {
@@ -182,13 +182,13 @@ impl Removal<'_> {
         }
         let sentence = say::will_remove(plan.intercepts, &names);
         self.screen.step(&AdminStep::Remark { sentence });
-        if let Fate::Stays(_, _, why) = &plan.namespace {
+        if let NamespaceFate::Stays(_, _, why) = &plan.namespace {
             self.screen.step(&AdminStep::Remark { sentence: why.clone() });
         }
     }
 
-    async fn run(&self, namespace: &str, plan: &Plan) -> Result<(), CliError> {
-        let mut waiting = Patience::begin(self.screen, self.wait);
+    async fn run(&self, namespace: &str, plan: &RemovalPlan) -> Result<(), CliError> {
+        let mut waiting = DeletionWait::begin(self.screen, self.wait);
         if !plan.is_foreign(RESOURCE) {
             self.end_intercepts(&mut waiting).await?;
         }
@@ -205,10 +205,12 @@ impl Removal<'_> {
         }
         let mut going: Vec<&Manifest> = rest.iter().map(|(manifest, _)| manifest).collect();
         match &plan.namespace {
-            Fate::Absent => (),
-            Fate::Stays(manifest, meta, why) => self.leave_namespace(manifest, meta, why, &mut waiting).await?,
+            NamespaceFate::Absent => (),
+            NamespaceFate::Stays(manifest, meta, why) => {
+                self.leave_namespace(manifest, meta, why, &mut waiting).await?;
+            }
             // Agents took their time to end: something may have come meanwhile.
-            Fate::Goes(manifest, meta) => match self.what_else(manifest.name(), plan).await {
+            NamespaceFate::Goes(manifest, meta) => match self.what_else(manifest.name(), plan).await {
                 Some(why) => self.leave_namespace(manifest, meta, &why, &mut waiting).await?,
                 None => {
                     self.delete(manifest, meta, &mut waiting).await?;
@@ -224,7 +226,7 @@ impl Removal<'_> {
         manifest: &Manifest,
         meta: &ObjectMeta,
         why: &str,
-        waiting: &mut Patience<'_>,
+        waiting: &mut DeletionWait<'_>,
     ) -> Result<(), CliError> {
         self.screen.step(&manifest.step(ObjectAction::Keep, self.keep));
         self.screen.step(&AdminStep::Remark { sentence: why.to_owned() });
@@ -239,7 +241,12 @@ impl Removal<'_> {
         Ok(())
     }
 
-    async fn delete(&self, manifest: &Manifest, meta: &ObjectMeta, waiting: &mut Patience<'_>) -> Result<(), CliError> {
+    async fn delete(
+        &self,
+        manifest: &Manifest,
+        meta: &ObjectMeta,
+        waiting: &mut DeletionWait<'_>,
+    ) -> Result<(), CliError> {
         if waiting.outlast(async || manifest.delete(self.cluster, meta.uid.clone(), self.keep).await).await? {
             self.screen.step(&manifest.step(ObjectAction::Delete, self.keep));
         }
@@ -247,7 +254,7 @@ impl Removal<'_> {
     }
 
     /// Deletes every Intercept of the cluster and waits until none is left. A cluster without the resource has none.
-    async fn end_intercepts(&self, waiting: &mut Patience<'_>) -> Result<(), CliError> {
+    async fn end_intercepts(&self, waiting: &mut DeletionWait<'_>) -> Result<(), CliError> {
         let mut told = false;
         loop {
             let left = waiting.outlast(async || self.intercepts().await).await?;
@@ -278,7 +285,7 @@ impl Removal<'_> {
     }
 
     /// Waits until no agent runs any more: until then something may be attached to pods.
-    async fn agents_gone(&self, namespace: &str, waiting: &mut Patience<'_>) -> Result<(), CliError> {
+    async fn agents_gone(&self, namespace: &str, waiting: &mut DeletionWait<'_>) -> Result<(), CliError> {
         let api: Api<Pod> = Api::namespaced(self.cluster.client.clone(), namespace);
         let parameters = ListParams::default().labels(&agents::selector());
         loop {
@@ -294,7 +301,7 @@ impl Removal<'_> {
     }
 
     /// Waits until these are gone.
-    async fn gone(&self, mut left: Vec<&Manifest>, waiting: &mut Patience<'_>) -> Result<(), CliError> {
+    async fn gone(&self, mut left: Vec<&Manifest>, waiting: &mut DeletionWait<'_>) -> Result<(), CliError> {
         if self.keep == ApplyMode::DryRun {
             return Ok(());
         }

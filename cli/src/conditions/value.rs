@@ -12,7 +12,7 @@ use crate::wording::values as say;
 
 /// How a flag compares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum ComparisonKind {
     Exact,
     Prefix,
     Regex,
@@ -20,15 +20,18 @@ pub(crate) enum Kind {
 }
 
 /// The condition that a flag's value says, or why it says none.
-pub(super) fn parse(place: ConditionSubject, kind: Kind, text: &OsStr) -> Result<Condition, String> {
+pub(super) fn parse(place: ConditionSubject, kind: ComparisonKind, text: &OsStr) -> Result<Condition, String> {
     let text = bytes(text).ok_or_else(say::not_utf8)?;
     let (name, value) = match place {
         ConditionSubject::Path | ConditionSubject::Method => (&b""[..], text),
-        _ if kind == Kind::Present => (text, &b""[..]),
+        _ if kind == ComparisonKind::Present => (text, &b""[..]),
         ConditionSubject::Header => split(place, text, b':').map(|(name, value)| (name, value.trim_ascii_start()))?,
         ConditionSubject::Query | ConditionSubject::Cookie | ConditionSubject::Baggage => split(place, text, b'=')?,
     };
-    if value.is_empty() && kind != Kind::Present && place != ConditionSubject::Path && place != ConditionSubject::Method
+    if value.is_empty()
+        && kind != ComparisonKind::Present
+        && place != ConditionSubject::Path
+        && place != ConditionSubject::Method
     {
         return Err(say::empty(place, name));
     }
@@ -42,11 +45,11 @@ pub(super) fn parse(place: ConditionSubject, kind: Kind, text: &OsStr) -> Result
         ConditionSubject::Method => Subject::Method,
     };
     let test = match kind {
-        Kind::Present => Test::Present,
+        ComparisonKind::Present => Test::Present,
         // A blank at the end of a whole value never arrives; at the end of a prefix it means something.
-        Kind::Exact => Test::Exact(value.trim_ascii_end().to_vec()),
-        Kind::Prefix => Test::Prefix(value.to_vec()),
-        Kind::Regex => Test::Regex(std::str::from_utf8(value).map_err(|_| say::not_utf8())?.to_owned()),
+        ComparisonKind::Exact => Test::Exact(value.trim_ascii_end().to_vec()),
+        ComparisonKind::Prefix => Test::Prefix(value.to_vec()),
+        ComparisonKind::Regex => Test::Regex(std::str::from_utf8(value).map_err(|_| say::not_utf8())?.to_owned()),
     };
     let condition = Condition { subject, test, negate: false };
     match Filter::new(Mode::All, vec![condition.clone()]) {
@@ -112,34 +115,35 @@ mod tests {
         ConditionSubject::Cookie,
         ConditionSubject::Baggage,
     ];
-    const KINDS: [Kind; 4] = [Kind::Exact, Kind::Prefix, Kind::Regex, Kind::Present];
+    const KINDS: [ComparisonKind; 4] =
+        [ComparisonKind::Exact, ComparisonKind::Prefix, ComparisonKind::Regex, ComparisonKind::Present];
 
-    fn shown(place: ConditionSubject, kind: Kind, text: &str) -> String {
+    fn shown(place: ConditionSubject, kind: ComparisonKind, text: &str) -> String {
         parse(place, kind, OsStr::new(text)).unwrap_or_else(|why| panic!("{text}: {why}")).to_string()
     }
 
-    fn refused(place: ConditionSubject, kind: Kind, text: &str) -> String {
+    fn refused(place: ConditionSubject, kind: ComparisonKind, text: &str) -> String {
         parse(place, kind, OsStr::new(text)).expect_err(text)
     }
 
     #[test]
     fn names_and_values_are_taken_apart() {
         for (place, kind, text, expected) in [
-            (ConditionSubject::Header, Kind::Exact, "x-user:alice", "header x-user = alice"),
-            (ConditionSubject::Header, Kind::Exact, "X-User: a: b=c ", "header X-User = a: b=c"),
-            (ConditionSubject::Header, Kind::Prefix, "x-user: al ", "header x-user = al …"),
-            (ConditionSubject::Header, Kind::Regex, "x-user: al.*|bob", "header x-user ~ al.*|bob"),
-            (ConditionSubject::Header, Kind::Regex, "x-user: ^$", "header x-user ~ ^$"),
-            (ConditionSubject::Header, Kind::Present, "x-user", "header x-user present"),
-            (ConditionSubject::Query, Kind::Exact, "user[]=a=b", "query user[] = a=b"),
-            (ConditionSubject::Query, Kind::Prefix, "q=%C3%AB", "query q = %C3%AB…"),
-            (ConditionSubject::Cookie, Kind::Exact, "sid=\"a\"", "cookie sid = \\\"a\\\""),
-            (ConditionSubject::Cookie, Kind::Present, "sid", "cookie sid present"),
-            (ConditionSubject::Baggage, Kind::Regex, "tenant=a|b", "baggage tenant ~ a|b"),
-            (ConditionSubject::Path, Kind::Exact, "/a/b", "path = /a/b"),
-            (ConditionSubject::Path, Kind::Regex, "/users/[0-9]+", "path ~ /users/[0-9]+"),
-            (ConditionSubject::Method, Kind::Exact, "M-SEARCH", "method = M-SEARCH"),
-            (ConditionSubject::Method, Kind::Regex, "GET|HEAD", "method ~ GET|HEAD"),
+            (ConditionSubject::Header, ComparisonKind::Exact, "x-user:alice", "header x-user = alice"),
+            (ConditionSubject::Header, ComparisonKind::Exact, "X-User: a: b=c ", "header X-User = a: b=c"),
+            (ConditionSubject::Header, ComparisonKind::Prefix, "x-user: al ", "header x-user = al …"),
+            (ConditionSubject::Header, ComparisonKind::Regex, "x-user: al.*|bob", "header x-user ~ al.*|bob"),
+            (ConditionSubject::Header, ComparisonKind::Regex, "x-user: ^$", "header x-user ~ ^$"),
+            (ConditionSubject::Header, ComparisonKind::Present, "x-user", "header x-user present"),
+            (ConditionSubject::Query, ComparisonKind::Exact, "user[]=a=b", "query user[] = a=b"),
+            (ConditionSubject::Query, ComparisonKind::Prefix, "q=%C3%AB", "query q = %C3%AB…"),
+            (ConditionSubject::Cookie, ComparisonKind::Exact, "sid=\"a\"", "cookie sid = \\\"a\\\""),
+            (ConditionSubject::Cookie, ComparisonKind::Present, "sid", "cookie sid present"),
+            (ConditionSubject::Baggage, ComparisonKind::Regex, "tenant=a|b", "baggage tenant ~ a|b"),
+            (ConditionSubject::Path, ComparisonKind::Exact, "/a/b", "path = /a/b"),
+            (ConditionSubject::Path, ComparisonKind::Regex, "/users/[0-9]+", "path ~ /users/[0-9]+"),
+            (ConditionSubject::Method, ComparisonKind::Exact, "M-SEARCH", "method = M-SEARCH"),
+            (ConditionSubject::Method, ComparisonKind::Regex, "GET|HEAD", "method ~ GET|HEAD"),
         ] {
             assert_eq!(shown(place, kind, text), expected, "{text}");
         }
@@ -148,29 +152,29 @@ mod tests {
     #[test]
     fn refusals_name_the_next_step() {
         for (place, kind, text, expected) in [
-            (ConditionSubject::Header, Kind::Exact, "alice", "no colon"),
-            (ConditionSubject::Header, Kind::Exact, "x user: a", "header name"),
-            (ConditionSubject::Header, Kind::Exact, "x-user:  ", "--header-present x-user"),
-            (ConditionSubject::Header, Kind::Prefix, "x-user:", "--header-regex 'x-user: ^$'"),
-            (ConditionSubject::Header, Kind::Exact, "x-user: a\u{7}", "control"),
-            (ConditionSubject::Query, Kind::Exact, "user", "no ="),
-            (ConditionSubject::Query, Kind::Exact, "user=", "--query-present user"),
-            (ConditionSubject::Query, Kind::Exact, "q=zoë x&", "zo%C3%AB%20x%26"),
-            (ConditionSubject::Query, Kind::Present, "user&", "query parameter"),
-            (ConditionSubject::Cookie, Kind::Exact, "sid", "no ="),
-            (ConditionSubject::Cookie, Kind::Exact, "sid=a;b", "`;`"),
-            (ConditionSubject::Cookie, Kind::Exact, "=a", "cookie"),
-            (ConditionSubject::Baggage, Kind::Exact, "tenant=a,b", "`,`"),
-            (ConditionSubject::Baggage, Kind::Regex, "tenant=", "--baggage-regex 'tenant=^$'"),
-            (ConditionSubject::Path, Kind::Exact, "api", "write /api"),
-            (ConditionSubject::Path, Kind::Exact, "", "write /"),
-            (ConditionSubject::Path, Kind::Prefix, "/a?b=c", "--query"),
-            (ConditionSubject::Path, Kind::Exact, "/caf\u{e9} x", "/caf%C3%A9%20x"),
-            (ConditionSubject::Path, Kind::Regex, "(", "unclosed group"),
-            (ConditionSubject::Path, Kind::Regex, "(a{1000}){1000}", "too big"),
-            (ConditionSubject::Method, Kind::Exact, "get", "write GET"),
-            (ConditionSubject::Method, Kind::Exact, "GE T", "POST"),
-            (ConditionSubject::Method, Kind::Exact, "", "POST"),
+            (ConditionSubject::Header, ComparisonKind::Exact, "alice", "no colon"),
+            (ConditionSubject::Header, ComparisonKind::Exact, "x user: a", "header name"),
+            (ConditionSubject::Header, ComparisonKind::Exact, "x-user:  ", "--header-present x-user"),
+            (ConditionSubject::Header, ComparisonKind::Prefix, "x-user:", "--header-regex 'x-user: ^$'"),
+            (ConditionSubject::Header, ComparisonKind::Exact, "x-user: a\u{7}", "control"),
+            (ConditionSubject::Query, ComparisonKind::Exact, "user", "no ="),
+            (ConditionSubject::Query, ComparisonKind::Exact, "user=", "--query-present user"),
+            (ConditionSubject::Query, ComparisonKind::Exact, "q=zoë x&", "zo%C3%AB%20x%26"),
+            (ConditionSubject::Query, ComparisonKind::Present, "user&", "query parameter"),
+            (ConditionSubject::Cookie, ComparisonKind::Exact, "sid", "no ="),
+            (ConditionSubject::Cookie, ComparisonKind::Exact, "sid=a;b", "`;`"),
+            (ConditionSubject::Cookie, ComparisonKind::Exact, "=a", "cookie"),
+            (ConditionSubject::Baggage, ComparisonKind::Exact, "tenant=a,b", "`,`"),
+            (ConditionSubject::Baggage, ComparisonKind::Regex, "tenant=", "--baggage-regex 'tenant=^$'"),
+            (ConditionSubject::Path, ComparisonKind::Exact, "api", "write /api"),
+            (ConditionSubject::Path, ComparisonKind::Exact, "", "write /"),
+            (ConditionSubject::Path, ComparisonKind::Prefix, "/a?b=c", "--query"),
+            (ConditionSubject::Path, ComparisonKind::Exact, "/caf\u{e9} x", "/caf%C3%A9%20x"),
+            (ConditionSubject::Path, ComparisonKind::Regex, "(", "unclosed group"),
+            (ConditionSubject::Path, ComparisonKind::Regex, "(a{1000}){1000}", "too big"),
+            (ConditionSubject::Method, ComparisonKind::Exact, "get", "write GET"),
+            (ConditionSubject::Method, ComparisonKind::Exact, "GE T", "POST"),
+            (ConditionSubject::Method, ComparisonKind::Exact, "", "POST"),
         ] {
             let why = refused(place, kind, text);
             assert!(why.contains(expected), "{text}: {why}");

@@ -19,7 +19,7 @@ use crate::wording::events::earlier_connections;
 const PASSING: [&str; 2] = ["client_passes", "pod_passes"];
 
 /// Which conflict: pod, developer, and the other intercept's number, as far as the agent tells it.
-type Key = (String, String, Option<u64>);
+type ConflictKey = (String, String, Option<u64>);
 
 /// Pods and conflicts, as last told.
 #[derive(Debug, Default)]
@@ -34,8 +34,8 @@ pub(crate) struct LastReported {
     probes: BTreeSet<String>,
     apps: BTreeMap<String, Listening>,
     misses: BTreeSet<(String, String)>,
-    conflicts: BTreeMap<Key, InterceptConflict>,
-    overlaps: BTreeMap<Key, InterceptConflict>,
+    conflicts: BTreeMap<ConflictKey, InterceptConflict>,
+    overlaps: BTreeMap<ConflictKey, InterceptConflict>,
     lost: BTreeSet<String>,
     /// Requests that went past us so far.
     bypassed: u64,
@@ -281,7 +281,7 @@ impl LastReported {
                 takes: conflict.takes,
             };
             let key = |conflict: &Conflict| (conflict.pod.clone(), conflict.developer.clone(), conflict.id);
-            let now: BTreeMap<Key, InterceptConflict> =
+            let now: BTreeMap<ConflictKey, InterceptConflict> =
                 now.iter().map(|conflict| (key(conflict), clash(conflict))).collect();
             let new = now.iter().filter(|(key, _)| !before.contains_key(key));
             events.extend(new.map(|(_, clash)| begins(clash.clone())));

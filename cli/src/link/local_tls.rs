@@ -25,10 +25,10 @@ use tokio_rustls::client::TlsStream;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// A service that speaks TLS, with a session on it.
-pub(crate) struct Secured(TlsStream<TcpStream>);
+pub(crate) struct TlsService(TlsStream<TcpStream>);
 
 /// Shakes hands as the client did: the same name, and the protocol that was agreed with it.
-pub(crate) async fn secure(tcp: TcpStream, client: &ClientTls) -> Result<Secured, StreamCode> {
+pub(crate) async fn secure(tcp: TcpStream, client: &ClientTls) -> Result<TlsService, StreamCode> {
     let provider = Arc::new(ring::default_provider());
     // Any certificate whose key the service proves to have.
     let schemes = provider.signature_verification_algorithms.supported_schemes();
@@ -45,12 +45,12 @@ pub(crate) async fn secure(tcp: TcpStream, client: &ClientTls) -> Result<Secured
     let name = name.unwrap_or(ServerName::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST).into()));
     let shaken = timeout(HANDSHAKE, TlsConnector::from(Arc::new(config)).connect(name, tcp)).await;
     match shaken {
-        Ok(Ok(stream)) => Ok(Secured(stream)),
+        Ok(Ok(stream)) => Ok(TlsService(stream)),
         Ok(Err(_)) | Err(_) => Err(StreamCode::NoTls),
     }
 }
 
-impl Secured {
+impl TlsService {
     /// Sends the bytes that were looked at already.
     pub(crate) async fn begin(mut self, first: &[u8]) -> Result<Self, StreamCode> {
         let written = timeout(HANDSHAKE, async {
@@ -69,7 +69,7 @@ impl Secured {
         let linger = |tls: &TlsStream<TcpStream>, time| socket2::SockRef::from(tls.get_ref().0).set_linger(time);
         let lingers = linger(&self.0, Some(Duration::ZERO)).is_ok();
         let (read, write) = split(self.0);
-        let (mut read, mut write) = (Lenient(read), WriteThrough { inner: write, accepted: None });
+        let (mut read, mut write) = (LenientReader(read), WriteThrough { inner: write, accepted: None });
         let relayed = relay_halves(&mut read, &mut write, stream.send, stream.recv, budget).await;
         if relayed.reset.is_none() && lingers {
             linger(&read.0.unsplit(write.inner), None).ok();
@@ -79,9 +79,9 @@ impl Secured {
 
 /// A reader that takes a FIN without `close_notify` for an end: many a server leaves it out, and nobody but the
 /// developer's own machine could have cut the connection.
-struct Lenient<R>(R);
+struct LenientReader<R>(R);
 
-impl<R: AsyncRead + Unpin> AsyncRead for Lenient<R> {
+impl<R: AsyncRead + Unpin> AsyncRead for LenientReader<R> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match ready!(Pin::new(&mut self.0).poll_read(cx, into)) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),

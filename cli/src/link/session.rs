@@ -249,16 +249,16 @@ impl<'a> Session<'a> {
         let Ok(number) = self.tunnel.control.ask(&leave).await else { return };
         while began.elapsed() < LEAVE && self.liveness.silent_for(Instant::now()) < LEAVE_SILENCE {
             match self.ending(Instant::now() + STEP).await {
-                Step::Said(said) => {
+                EndingStep::Said(said) => {
                     let confirmed = said.answers == number;
                     self.link.tell_request(said.message);
                     if confirmed {
                         break;
                     }
                 }
-                Step::Stream | Step::Late => (),
+                EndingStep::Stream | EndingStep::Late => (),
                 // It ends the intercept with the tunnel.
-                Step::TunnelError => return,
+                EndingStep::TunnelError => return,
             }
             let streams = &self.tunnel.streams;
             self.liveness.look(streams.frame_counts(), streams.rtt(), Instant::now());
@@ -270,32 +270,32 @@ impl<'a> Session<'a> {
     async fn drain(&mut self, deadline: Instant) {
         while !self.streams.is_empty() {
             match self.ending(deadline).await {
-                Step::Said(said) => self.link.tell_request(said.message),
-                Step::Stream => (),
-                Step::Late | Step::TunnelError => return,
+                EndingStep::Said(said) => self.link.tell_request(said.message),
+                EndingStep::Stream => (),
+                EndingStep::Late | EndingStep::TunnelError => return,
             }
         }
     }
 
     /// One thing that happens while the intercept ends. A request that the agent decided just before is still served.
-    async fn ending(&mut self, deadline: Instant) -> Step {
+    async fn ending(&mut self, deadline: Instant) -> EndingStep {
         tokio::select! {
-            said = self.tunnel.control.next() => said.map_or(Step::TunnelError, Step::Said),
+            said = self.tunnel.control.next() => said.map_or(EndingStep::TunnelError, EndingStep::Said),
             arrival = self.tunnel.streams.accept() => match arrival {
                 Ok(arrival) => {
                     self.serve(arrival);
-                    Step::Stream
+                    EndingStep::Stream
                 }
-                Err(_) => Step::TunnelError,
+                Err(_) => EndingStep::TunnelError,
             },
-            Some(_) = self.streams.join_next() => Step::Stream,
-            () = sleep_until(deadline) => Step::Late,
+            Some(_) = self.streams.join_next() => EndingStep::Stream,
+            () = sleep_until(deadline) => EndingStep::Late,
         }
     }
 }
 
 /// What happens while an intercept ends.
-enum Step {
+enum EndingStep {
     /// The agent said something.
     Said(FromAgent),
     /// A stream came or ended.
