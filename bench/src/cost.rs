@@ -32,14 +32,14 @@ pub fn cpu_time(pids: &[i32]) -> u64 {
 
 /// The machine's CPUs at a moment.
 #[derive(Debug, Clone, Copy)]
-pub struct Machine {
+pub struct MachineTime {
     at: Instant,
     /// Ticks of all CPUs in which nothing ran.
     idle: u64,
     cpus: u32,
 }
 
-impl Machine {
+impl MachineTime {
     /// Now.
     pub fn now() -> Result<Self> {
         let text = fs::read_to_string("/proc/stat").context("/proc/stat")?;

@@ -10,7 +10,7 @@ pub type Metric = String;
 
 /// One contender in one cell of a scenario.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Record {
+pub struct CellRecord {
     /// The scenario's letter.
     pub scenario: String,
     /// What was done: `1 connection`, …
@@ -63,7 +63,7 @@ pub fn estimate(values: &[f64]) -> Option<Estimate> {
 /// The same with another probability of being outside of the interval, at least a thousandth.
 pub fn estimate_with(values: &[f64], outside: f64) -> Option<Estimate> {
     let middle = median(values)?;
-    let mut random = Random::new(0);
+    let mut random = Xorshift::new(0);
     let mut medians: Vec<f64> = (0..DRAWS)
         .filter_map(|_| median(&values.iter().map(|_| values[random.below(values.len())]).collect::<Vec<_>>()))
         .collect();
@@ -88,9 +88,9 @@ const DRAWS: usize = 2000;
 
 /// xorshift64: a fixed sequence is all that is wanted.
 #[derive(Debug)]
-pub struct Random(u64);
+pub struct Xorshift(u64);
 
-impl Random {
+impl Xorshift {
     /// The sequence of a seed.
     pub fn new(seed: u64) -> Self {
         // xorshift stays at 0 for ever if it begins there.

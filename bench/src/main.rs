@@ -9,9 +9,9 @@ use redir_bench::{parser, programs, report, scenarios};
 /// Measure redir
 #[derive(Parser)]
 #[command(disable_help_subcommand = true)]
-enum Command {
+enum BenchCommand {
     /// The scenarios with real programs and sockets
-    Run(scenarios::Options),
+    Run(scenarios::RunOptions),
     /// What changed between two results
     Compare {
         /// A `results.json`, or the folder that has it
@@ -30,7 +30,7 @@ enum Command {
         #[command(subcommand)]
         counted: Option<Counted>,
         #[command(flatten)]
-        options: parser::Options,
+        options: parser::ParserOptions,
     },
     /// One of the bench's own programs
     #[command(hide = true)]
@@ -49,14 +49,14 @@ enum Counted {
 
 #[derive(Subcommand)]
 enum Program {
-    App(programs::app::Options),
-    Relay(programs::relay::Options),
-    Load(programs::load::Options),
-    Wan(programs::wan::Options),
+    App(programs::app::AppOptions),
+    Relay(programs::relay::RelayOptions),
+    Load(programs::load::LoadOptions),
+    Wan(programs::wan::WanOptions),
 }
 
 fn main() -> ExitCode {
-    match run(Command::parse()) {
+    match run(BenchCommand::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -67,17 +67,17 @@ fn main() -> ExitCode {
 }
 
 /// Whether all is well: nothing failed in what was run, no goal of the parser's missed.
-fn run(command: Command) -> Result<bool> {
+fn run(command: BenchCommand) -> Result<bool> {
     match command {
-        Command::Run(options) => scenarios::run(&options),
-        Command::Compare { before, after } => report::compare::print(&before, &after).map(|()| true),
-        Command::Report { folder } => report::again(&folder).map(|()| true),
-        Command::Parser { counted: Some(Counted::Counted), .. } => {
+        BenchCommand::Run(options) => scenarios::run(&options),
+        BenchCommand::Compare { before, after } => report::compare::print(&before, &after).map(|()| true),
+        BenchCommand::Report { folder } => report::again(&folder).map(|()| true),
+        BenchCommand::Parser { counted: Some(Counted::Counted), .. } => {
             parser::counted();
             Ok(true)
         }
-        Command::Parser { counted: None, options } => parser::run(&options),
-        Command::Program { program } => program.run().map(|()| true),
+        BenchCommand::Parser { counted: None, options } => parser::run(&options),
+        BenchCommand::Program { program } => program.run().map(|()| true),
     }
 }
 

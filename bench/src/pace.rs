@@ -63,13 +63,13 @@ impl Pace {
 
 /// One line at a time on standard error: what is measured, since when, and how long the rest takes.
 #[derive(Debug)]
-pub struct Progress {
+pub struct ProgressLog {
     begun: Instant,
     /// What the scenarios that are left take, the present one without.
     after: Duration,
 }
 
-impl Progress {
+impl ProgressLog {
     /// Begins with what all scenarios should take.
     pub fn begin(all: Duration) -> Self {
         Self { begun: Instant::now(), after: all }

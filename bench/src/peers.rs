@@ -18,11 +18,11 @@ use nix::{
 };
 use redir_rig::Process;
 
-use crate::{cost, world::World};
+use crate::{cost, world::BenchWorld};
 
 /// Which of the bench's worlds a contender is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Site {
+pub enum WorldSite {
     /// The one that everything is in.
     Main,
     /// Its twin, which is there while two builds are compared.
@@ -35,7 +35,7 @@ pub struct Contender {
     /// Its name in results.
     pub name: String,
     /// Where it runs.
-    pub site: Site,
+    pub site: WorldSite,
     /// Where its requests go.
     pub to: SocketAddr,
     /// More headers of its requests.
@@ -55,16 +55,16 @@ impl Contender {
     pub fn transparent(name: &str, to: SocketAddr, roots: Vec<i32>) -> Self {
         let (name, expect) = (name.to_owned(), "green");
         let (headers, processes) = (Vec::new(), Vec::new());
-        Self { name, site: Site::Main, to, headers, expect, roots, processes, statistics: None }
+        Self { name, site: WorldSite::Main, to, headers, expect, roots, processes, statistics: None }
     }
 
     /// Requests to the intercepted app that match nothing.
-    pub fn unmatched(world: &World) -> Self {
+    pub fn unmatched(world: &BenchWorld) -> Self {
         Self::transparent(world.build().name, world.app(0), world.agent_pids())
     }
 
     /// Requests to the intercepted app that go to the developer.
-    pub fn matched(world: &World) -> Self {
+    pub fn matched(world: &BenchWorld) -> Self {
         let mut redir = Self::unmatched(world);
         redir.headers = vec![MATCHED.to_owned()];
         redir.expect = "blue";
@@ -73,7 +73,7 @@ impl Contender {
 
     /// The same, in another world.
     #[must_use]
-    pub fn at(mut self, site: Site) -> Self {
+    pub fn at(mut self, site: WorldSite) -> Self {
         self.site = site;
         self
     }

@@ -3,107 +3,59 @@
 mod builds;
 mod cells;
 mod filters;
+mod first_answer;
 mod idle;
 mod matched;
 mod mixed;
-mod node;
+mod neighbour;
 mod resilience;
 mod steering;
-mod time_to_live;
+
 mod unmatched;
 
 pub(crate) use builds::BASELINE;
 pub(crate) use steering::REDIRECT;
 
-use std::{fs, io::ErrorKind, path::PathBuf, time::Duration};
-
-use anyhow::{Context, Result};
-use clap::{Args, ValueEnum};
-
-use crate::{
-    figures::Record,
-    goals::Row,
-    pace::{DEFAULT, Pace, Progress, QUICK},
-    parser, report,
-    world::World,
+use std::{
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    time::Duration,
 };
 
-/// One of BENCH's scenarios.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Scenario {
-    /// Another pod of the node is intercepted
-    N,
-    /// An intercepted port, unmatched requests
-    U,
-    /// The same with many filters
-    F,
-    /// Matched requests
-    M,
-    /// Unmatched requests beside matched ones
-    X,
-    /// Faults under 2,000 requests/s
-    R,
-    /// From the command to the first matched answer
-    T,
-    /// What idle connections and tunnels hold
-    I,
-    /// The head parser
-    P,
-}
+use anyhow::{Context, Result};
+use clap::Args;
+use redir_bench_options::{BenchOptions, Scenario};
 
-const ALL: [Scenario; 9] = [
-    Scenario::N,
-    Scenario::U,
-    Scenario::F,
-    Scenario::M,
-    Scenario::X,
-    Scenario::R,
-    Scenario::T,
-    Scenario::I,
-    Scenario::P,
-];
+use crate::{
+    figures::CellRecord,
+    goals::GoalRow,
+    pace::{DEFAULT, Pace, ProgressLog, QUICK},
+    parser, report,
+    world::BenchWorld,
+};
 
-/// The command line.
+/// The command line of `redir-bench run`.
 #[derive(Debug, Args)]
-pub struct Options {
-    /// Which ones; without any, those that a goal is about
-    #[arg(ignore_case = true)]
-    scenarios: Vec<Scenario>,
-    /// Within a minute, whether it all works; its figures say nothing
-    #[arg(long)]
-    quick: bool,
-    /// Also what no goal asks for: hours. Interrupted, the same command goes on where it was
-    #[arg(long, conflicts_with = "quick")]
-    all: bool,
-    /// Only these others (`haproxy`, `nginx`, `envoy`, `ssh`, `rathole`, `rusnel`, `bore`); `none` for none
-    #[arg(long, value_delimiter = ',')]
-    peers: Vec<String>,
-    /// Only cells whose name contains this, for whoever works on one
-    #[arg(long)]
-    cell: Option<String>,
-    /// Other than 20 rounds: more narrow the intervals, the figures of fewer nobody should quote
-    #[arg(long)]
-    rounds: Option<usize>,
-    /// Another build in the same rounds: its `redir-agent`, or the folder that has it. A `redir` beside it is its CLI. Only of
-    /// U, M and I; fails if the build under test is worse
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["all", "quick"])]
-    against: Option<PathBuf>,
+pub struct RunOptions {
+    #[command(flatten)]
+    bench: BenchOptions,
     /// Where `results.json`, `README.md` and the charts go
     #[arg(long)]
     out: PathBuf,
 }
 
 /// What a scenario works with.
-struct Bench<'a> {
-    world: &'a mut World,
+struct BenchRun<'a> {
+    world: &'a mut BenchWorld,
     /// Where the other build is, if two are compared.
-    twin: Option<&'a mut World>,
+    twin: Option<&'a mut BenchWorld>,
     /// How often the builds have changed their worlds.
     block: usize,
     pace: Pace,
     /// Also what no goal asks for.
     all: bool,
-    progress: &'a mut Progress,
+    progress: &'a mut ProgressLog,
     peers: &'a [String],
     cell: Option<&'a str>,
     folder: PathBuf,
@@ -114,10 +66,10 @@ struct Bench<'a> {
     /// What the run has shown of its own settings.
     shown: Vec<String>,
     /// What the parser reaches.
-    parser: Vec<Row>,
+    parser: Vec<GoalRow>,
 }
 
-impl Bench<'_> {
+impl BenchRun<'_> {
     /// Does something that a short round cannot fill.
     fn long<T>(&mut self, measure: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         let before = self.pace;
@@ -141,30 +93,30 @@ impl Bench<'_> {
 }
 
 /// Runs what was asked for and writes the report; false if a scenario failed, or a request that should not have.
-pub fn run(options: &Options) -> Result<bool> {
+pub fn run(RunOptions { bench: options, out }: &RunOptions) -> Result<bool> {
     let mut pace = if options.quick { QUICK } else { DEFAULT };
     pace.rounds = options.rounds.unwrap_or(pace.rounds);
     let asked = |scenario: &Scenario| match options.scenarios.is_empty() {
         true => match scenario {
             // No goal is about it.
-            Scenario::X => options.all || options.quick,
+            Scenario::Mixed => options.all || options.quick,
             // Its own quick run is `parser --quick`: without optimisation it takes minutes.
-            Scenario::P => !options.quick,
+            Scenario::Parser => !options.quick,
             _ => true,
         },
         false => options.scenarios.contains(scenario),
     };
-    let wanted: Vec<Scenario> = ALL.into_iter().filter(asked).collect();
+    let wanted: Vec<Scenario> = Scenario::ALL.into_iter().filter(asked).collect();
     if options.against.is_some() {
         builds::check(&wanted, &options.scenarios)?;
         pace.rounds = pace.rounds.div_ceil(builds::BLOCKS);
     }
     let takes = |scenario: Scenario| match options.against {
         Some(_) => builds::takes(scenario, pace),
-        None => scenario.takes(pace, options.all),
+        None => takes_about(scenario, pace, options.all),
     };
-    let mut progress = Progress::begin(wanted.iter().map(|scenario| takes(*scenario)).sum());
-    let mut world = World::new(4).context("build the bench's namespaces")?;
+    let mut progress = ProgressLog::begin(wanted.iter().map(|scenario| takes(*scenario)).sum());
+    let mut world = BenchWorld::new(4).context("build the bench's namespaces")?;
     let mut twin = options.against.as_deref().map(builds::twin).transpose()?;
     let folder = tempfile::tempdir()?;
     let (mut records, mut parser) = (Vec::new(), Vec::new());
@@ -172,8 +124,8 @@ pub fn run(options: &Options) -> Result<bool> {
     let mut left_out = subset(options);
     let mut whole = true;
     for scenario in &wanted {
-        progress.next(&format!("{scenario:?}"), takes(*scenario));
-        let mut context = Bench {
+        progress.next(scenario.name(), takes(*scenario));
+        let mut context = BenchRun {
             world: &mut world,
             twin: twin.as_mut(),
             block: 0,
@@ -183,12 +135,12 @@ pub fn run(options: &Options) -> Result<bool> {
             peers: &options.peers,
             cell: options.cell.as_deref(),
             folder: folder.path().to_owned(),
-            out: options.out.clone(),
+            out: out.clone(),
             left_out: Vec::new(),
             shown: Vec::new(),
             parser: Vec::new(),
         };
-        let part = Part::of(*scenario, options);
+        let part = ScenarioPart::of(*scenario, options.all, out);
         let seen = match part.done()? {
             Some(seen) => seen,
             None => match builds::run(*scenario, &mut context) {
@@ -199,8 +151,8 @@ pub fn run(options: &Options) -> Result<bool> {
                 // What the others have measured is worth as much as before.
                 Err(error) => {
                     whole = false;
-                    context.left_out.push(format!("{scenario:?}, which failed: {error:#}"));
-                    eprintln!("error: scenario {scenario:?}: {error:#}");
+                    context.left_out.push(format!("{}, which failed: {error:#}", scenario.name()));
+                    eprintln!("error: scenario {}: {error:#}", scenario.name());
                     Vec::new()
                 }
             },
@@ -215,98 +167,97 @@ pub fn run(options: &Options) -> Result<bool> {
         twin.stop_agent()?;
     }
     if whole {
-        Part::forget(options)?;
+        ScenarioPart::forget(out)?;
     }
     left_out.sort();
     left_out.dedup();
-    let notes = report::Notes { shown, left_out };
+    let notes = report::RunNotes { shown, left_out };
     if options.against.is_some() {
-        return Ok(report::builds::write(&options.out, pace, builds::BLOCKS, records, notes)? && whole);
+        return Ok(report::builds::write(out, pace, builds::BLOCKS, records, notes)? && whole);
     }
-    Ok(report::write(&options.out, pace, records, parser, notes)? && whole)
+    Ok(report::write(out, pace, records, parser, notes)? && whole)
 }
 
 /// What a shorter run goes without.
-fn subset(options: &Options) -> Vec<String> {
+fn subset(options: &BenchOptions) -> Vec<String> {
     let sentence = if options.quick {
-        "Quick: two rounds of 0.3 s, a twentieth of the connections and repetitions, of the lines only W2 and W2L, no P"
+        "Quick: two rounds of 0.3 s, a twentieth of the connections and repetitions, of the emulated links only W2 and W2L, no `parser`"
     } else if options.all || options.against.is_some() {
         return Vec::new();
     } else {
-        "What no goal is about: X, more connections, heads, bodies, filters and peers (`--all`)"
+        "What no goal is about: `mixed`, more connections, heads, bodies, filters and peers (`--all`)"
     };
     vec![sentence.to_owned()]
 }
 
-impl Scenario {
-    fn run(self, context: &mut Bench<'_>) -> Result<Vec<Record>> {
-        match self {
-            Self::N => node::run(context),
-            Self::U => unmatched::run(context),
-            Self::F => filters::run(context),
-            Self::M => matched::run(context),
-            Self::X => context.long(mixed::run),
-            Self::R => resilience::run(context),
-            Self::T => time_to_live::run(context),
-            Self::I => idle::run(context),
-            Self::P => parser(context),
-        }
-    }
-
-    /// With all peers, on a machine as small as two cores: a guess for the time left.
-    fn takes(self, pace: Pace, all: bool) -> Duration {
-        // Contenders in short rounds and in long ones, seconds for each of the latter, seconds for all.
-        let (short, long, each, fixed) = match (self, all) {
-            (Self::N, _) => (6, 0, 0, 10),
-            (Self::U, false) => (20, 0, 0, 10),
-            (Self::U, true) => (116, 0, 0, 60),
-            (Self::F, false) => (2, 0, 0, 5),
-            (Self::F, true) => (9, 0, 0, 120),
-            (Self::M, false) => (8, 13, 0, 30),
-            (Self::M, true) => (15, 55, 0, 30),
-            (Self::X, _) => (0, 5, 0, 30),
-            (Self::R, _) => (0, 0, 17, 0),
-            (Self::T, _) => (0, 0, 0, 130),
-            (Self::I, _) => (0, 0, 0, 40),
-            (Self::P, _) => (0, 0, 0, 45),
-        };
-        let rounds = |pace: Pace| u32::try_from(pace.rounds).unwrap_or(1);
-        let long_rounds = rounds(pace.long());
-        let measured = pace.measurement() * short * rounds(pace) + pace.long().measurement() * long * long_rounds;
-        let others = Duration::from_secs(each) * long_rounds + Duration::from_secs(fixed);
-        measured + others / u32::try_from(pace.cut.min(10)).unwrap_or(1)
+/// Measures one scenario.
+fn measure(scenario: Scenario, context: &mut BenchRun<'_>) -> Result<Vec<CellRecord>> {
+    match scenario {
+        Scenario::Neighbour => neighbour::run(context),
+        Scenario::Unmatched => unmatched::run(context),
+        Scenario::Filters => filters::run(context),
+        Scenario::Matched => matched::run(context),
+        Scenario::Mixed => context.long(mixed::run),
+        Scenario::Resilience => resilience::run(context),
+        Scenario::FirstAnswer => first_answer::run(context),
+        Scenario::Idle => idle::run(context),
+        Scenario::Parser => parser(context),
     }
 }
 
+/// With all peers, on a machine as small as two cores: a guess for the time left.
+fn takes_about(scenario: Scenario, pace: Pace, all: bool) -> Duration {
+    // Contenders in short rounds and in long ones, seconds for each of the latter, seconds for all.
+    let (short, long, each, fixed) = match (scenario, all) {
+        (Scenario::Neighbour, _) => (6, 0, 0, 10),
+        (Scenario::Unmatched, false) => (20, 0, 0, 10),
+        (Scenario::Unmatched, true) => (116, 0, 0, 60),
+        (Scenario::Filters, false) => (2, 0, 0, 5),
+        (Scenario::Filters, true) => (9, 0, 0, 120),
+        (Scenario::Matched, false) => (8, 13, 0, 30),
+        (Scenario::Matched, true) => (15, 55, 0, 30),
+        (Scenario::Mixed, _) => (0, 5, 0, 30),
+        (Scenario::Resilience, _) => (0, 0, 17, 0),
+        (Scenario::FirstAnswer, _) => (0, 0, 0, 130),
+        (Scenario::Idle, _) => (0, 0, 0, 40),
+        (Scenario::Parser, _) => (0, 0, 0, 45),
+    };
+    let rounds = |pace: Pace| u32::try_from(pace.rounds).unwrap_or(1);
+    let long_rounds = rounds(pace.long());
+    let measured = pace.measurement() * short * rounds(pace) + pace.long().measurement() * long * long_rounds;
+    let others = Duration::from_secs(each) * long_rounds + Duration::from_secs(fixed);
+    measured + others / u32::try_from(pace.cut.min(10)).unwrap_or(1)
+}
+
 /// A scenario's figures while a run of hours is not at its end.
-struct Part(Option<PathBuf>);
+struct ScenarioPart(Option<PathBuf>);
 
-impl Part {
-    fn folder(options: &Options) -> PathBuf {
-        options.out.join("parts")
+impl ScenarioPart {
+    fn folder(out: &Path) -> PathBuf {
+        out.join("parts")
     }
 
-    fn of(scenario: Scenario, options: &Options) -> Self {
+    fn of(scenario: Scenario, all: bool, out: &Path) -> Self {
         // The parser's are soon made again, and have files of their own.
-        let kept = options.all && scenario != Scenario::P;
-        Self(kept.then(|| Self::folder(options).join(format!("{scenario:?}.json"))))
+        let kept = all && scenario != Scenario::Parser;
+        Self(kept.then(|| Self::folder(out).join(format!("{}.json", scenario.name()))))
     }
 
-    fn done(&self) -> Result<Option<Vec<Record>>> {
+    fn done(&self) -> Result<Option<Vec<CellRecord>>> {
         let Some(text) = self.0.as_ref().and_then(|file| fs::read_to_string(file).ok()) else { return Ok(None) };
         serde_json::from_str(&text)
             .map(Some)
             .context("a part of an earlier run cannot be read: remove the folder `parts`")
     }
 
-    fn keep(&self, records: &[Record]) -> Result<()> {
+    fn keep(&self, records: &[CellRecord]) -> Result<()> {
         let Some(file) = &self.0 else { return Ok(()) };
         fs::create_dir_all(file.parent().context("a file is in a folder")?)?;
         fs::write(file, serde_json::to_string(records)?).with_context(|| format!("write {}", file.display()))
     }
 
-    fn forget(options: &Options) -> Result<()> {
-        match fs::remove_dir_all(Self::folder(options)) {
+    fn forget(out: &Path) -> Result<()> {
+        match fs::remove_dir_all(Self::folder(out)) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error).context("remove the parts"),
             _ => Ok(()),
         }
@@ -314,8 +265,9 @@ impl Part {
 }
 
 /// Its figures are in files of its own, beside the others; its goals are among all.
-fn parser(context: &mut Bench<'_>) -> Result<Vec<Record>> {
-    context.progress.say("P: the head parser next to httparse", Duration::from_secs(60));
-    context.parser = parser::measure(context.pace.cut > 1, Some(&context.out))?.iter().map(Row::of_parser).collect();
+fn parser(context: &mut BenchRun<'_>) -> Result<Vec<CellRecord>> {
+    context.progress.say("parser: the head parser next to httparse", Duration::from_secs(60));
+    context.parser =
+        parser::measure(context.pace.cut > 1, Some(&context.out))?.iter().map(GoalRow::of_parser).collect();
     Ok(Vec::new())
 }

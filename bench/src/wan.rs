@@ -1,4 +1,4 @@
-//! The line between the developer's machine and the node: none, or as long, narrow and lossy as a profile says.
+//! The link between the developer's machine and the node: none, or as long, narrow and lossy as a profile says.
 //!
 //! netem and fq are not in every kernel. Delay and loss are a program's that holds packets in netfilter's queues, on the
 //! gateway; the rate is a token bucket's behind it. Both ends of every tunnel have it between them, and nobody else.
@@ -11,9 +11,9 @@ use crate::{
     world::{self, ENDS},
 };
 
-/// A line.
+/// A link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Profile {
+pub struct LinkProfile {
     /// Its name in results.
     pub name: &'static str,
     /// Milliseconds there and back.
@@ -24,22 +24,22 @@ pub struct Profile {
     pub loss: u32,
 }
 
-const fn profile(name: &'static str, round_trip: u32, rate: u32, loss: u32) -> Profile {
-    Profile { name, round_trip, rate, loss }
+const fn profile(name: &'static str, round_trip: u32, rate: u32, loss: u32) -> LinkProfile {
+    LinkProfile { name, round_trip, rate, loss }
 }
 
-/// A good line.
-pub const W1: Profile = profile("W1", 5, 1000, 0);
+/// A good link.
+pub const W1: LinkProfile = profile("W1", 5, 1000, 0);
 /// Across a country.
-pub const W2: Profile = profile("W2", 20, 200, 0);
+pub const W2: LinkProfile = profile("W2", 20, 200, 0);
 /// Across an ocean.
-pub const W3: Profile = profile("W3", 80, 50, 0);
+pub const W3: LinkProfile = profile("W3", 80, 50, 0);
 /// As W2, and bad.
-pub const W2L: Profile = profile("W2L", 20, 200, 1);
+pub const W2L: LinkProfile = profile("W2L", 20, 200, 1);
 /// As W3, and bad.
-pub const W3L: Profile = profile("W3L", 80, 50, 3);
+pub const W3L: LinkProfile = profile("W3L", 80, 50, 3);
 
-impl Profile {
+impl LinkProfile {
     /// In words.
     pub fn spelled(self) -> String {
         let loss = if self.loss == 0 { String::new() } else { format!(", {} % lost each way", self.loss) };
@@ -47,9 +47,9 @@ impl Profile {
     }
 }
 
-/// A line that is up.
+/// A link that is up.
 #[derive(Debug)]
-pub struct Wan {
+pub struct EmulatedLink {
     _holds: Process,
 }
 
@@ -60,9 +60,9 @@ const QUEUES: [&str; 2] = ["0", "1"];
 /// A token bucket's room: what a queue at the narrow end holds.
 const BURST: &str = "64kb";
 
-impl Wan {
-    /// Puts the line in its place. The seed decides which packets are lost.
-    pub fn up(topology: &Topology, profile: Profile, seed: u64) -> Result<Self> {
+impl EmulatedLink {
+    /// Puts the link in its place. The seed decides which packets are lost.
+    pub fn up(topology: &Topology, profile: LinkProfile, seed: u64) -> Result<Self> {
         let delay = (profile.round_trip * 500).to_string();
         let (loss, seed) = ((profile.loss * 10_000).to_string(), seed.to_string());
         let mut arguments = vec!["wan", "--delay", &delay, "--loss", &loss, "--seed", &seed];

@@ -17,7 +17,7 @@ use redir_rig::{
 
 use crate::{
     cost,
-    wan::{Profile, Wan},
+    wan::{EmulatedLink, LinkProfile},
 };
 
 /// The app's port, in both pods.
@@ -33,23 +33,23 @@ pub const START: Duration = Duration::from_secs(20);
 
 /// The programs that a world runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Build {
+pub struct RedirBuild {
     /// The contender's name in results.
     pub name: &'static str,
     /// Its `redir-agent` and `redir`; none for those under test.
     pub programs: Option<[PathBuf; 2]>,
 }
 
-impl Build {
+impl RedirBuild {
     /// What the bench is for.
     pub const TESTED: Self = Self { name: "redir", programs: None };
 }
 
 /// Namespaces and what runs in them all the time.
 #[derive(Debug)]
-pub struct World {
+pub struct BenchWorld {
     /// Whose agent and CLI are started here.
-    build: Build,
+    build: RedirBuild,
     /// The apps of both pods, and the developer's.
     pub apps: Vec<Process>,
     /// The agent, while it runs.
@@ -58,8 +58,8 @@ pub struct World {
     pub home: Home,
     /// Its file.
     pub config: AgentConfig,
-    /// The line to the developer's machine; none is there unless a scenario asks for it.
-    line: Option<Wan>,
+    /// The link to the developer's machine; none is there unless a scenario asks for it.
+    link: Option<EmulatedLink>,
     /// The namespaces; they go last.
     pub topology: Topology,
 }
@@ -73,7 +73,7 @@ fn senders(topology: &Topology) -> impl Iterator<Item = &Namespace> {
     topology.pods.iter().chain(hosts).map(|host| &host.namespace)
 }
 
-impl World {
+impl BenchWorld {
     /// Builds it with so many pods, at least two, and without an agent.
     pub fn new(pods: usize) -> Result<Self> {
         let topology = Topology::new(&unique_prefix("bench"), pods)?;
@@ -96,7 +96,7 @@ impl World {
             set("cubic").or_else(|_| set("reno"))?;
         }
         let mut world =
-            Self { build: Build::TESTED, apps: Vec::new(), agent: None, home, config, line: None, topology };
+            Self { build: RedirBuild::TESTED, apps: Vec::new(), agent: None, home, config, link: None, topology };
         world.start_apps()?;
         Ok(world)
     }
@@ -113,12 +113,12 @@ impl World {
     }
 
     /// Whose agent and CLI are started here.
-    pub fn build(&self) -> &Build {
+    pub fn build(&self) -> &RedirBuild {
         &self.build
     }
 
     /// Ends the agent; the next one, and the next CLI, are this build's.
-    pub fn set_build(&mut self, build: Build) -> Result<()> {
+    pub fn set_build(&mut self, build: RedirBuild) -> Result<()> {
         self.stop_agent()?;
         let [agent, cli] = build.programs.clone().map_or([None, None], |programs| programs.map(Some));
         self.config.program = agent;
@@ -137,13 +137,13 @@ impl World {
         Ok(())
     }
 
-    /// Puts a line between the developer's machine and the node, or takes it away. The seed decides what is lost.
-    pub fn set_line(&mut self, profile: Option<Profile>, seed: u64) -> Result<()> {
-        if let Some(line) = self.line.take() {
-            line.down(&self.topology)?;
+    /// Puts a link between the developer's machine and the node, or takes it away. The seed decides what is lost.
+    pub fn set_link(&mut self, profile: Option<LinkProfile>, seed: u64) -> Result<()> {
+        if let Some(link) = self.link.take() {
+            link.down(&self.topology)?;
         }
         if let Some(profile) = profile {
-            self.line = Some(Wan::up(&self.topology, profile, seed)?);
+            self.link = Some(EmulatedLink::up(&self.topology, profile, seed)?);
         }
         Ok(())
     }

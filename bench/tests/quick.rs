@@ -5,7 +5,7 @@
 use std::{fs, process::Command, time::Duration};
 
 use anyhow::{Result, ensure};
-use redir_bench::report::Results;
+use redir_bench::report::BenchResults;
 use redir_rig::Process;
 
 /// A quick run is a minute; a debug build on a busy machine may take longer.
@@ -21,11 +21,11 @@ fn a_quick_run_completes_without_failed_requests() -> Result<()> {
     let code = bench.exit_code(LIMIT)?;
     ensure!(code == 0, "ended with {code}: {}", bench.log());
 
-    let results: Results = serde_json::from_str(&fs::read_to_string(out.join("results.json"))?)?;
-    let latest: Results = serde_json::from_str(&fs::read_to_string(folder.path().join("latest.json"))?)?;
+    let results: BenchResults = serde_json::from_str(&fs::read_to_string(out.join("results.json"))?)?;
+    let latest: BenchResults = serde_json::from_str(&fs::read_to_string(folder.path().join("latest.json"))?)?;
     ensure!(results.quick && latest.goals.len() == results.goals.len());
-    for letter in ["N", "U", "F", "M", "X", "R", "T", "I"] {
-        ensure!(results.records.iter().any(|record| record.scenario == letter), "nothing of {letter}");
+    for scenario in ["neighbour", "unmatched", "filters", "matched", "mixed", "resilience", "first-answer", "idle"] {
+        ensure!(results.records.iter().any(|record| record.scenario == scenario), "nothing of {scenario}");
     }
     for record in &results.records {
         ensure!(record.failed == 0, "{record:?}");
@@ -35,7 +35,7 @@ fn a_quick_run_completes_without_failed_requests() -> Result<()> {
         ensure!(row.ratio.is_some() == (row.met != "skipped"), "{row:?}");
     }
     ensure!(fs::read_to_string(out.join("README.md"))?.contains("A quick run"));
-    ensure!(fs::read_to_string(out.join("u-1-connection.svg"))?.ends_with("</svg>\n"));
+    ensure!(fs::read_to_string(out.join("unmatched-1-connection.svg"))?.ends_with("</svg>\n"));
     Ok(())
 }
 
@@ -46,14 +46,30 @@ fn some_scenarios_and_some_cells_can_be_asked_for() -> Result<()> {
     let out = folder.path().join("cells");
     let mut command = Command::new(env!("CARGO_BIN_EXE_redir-bench"));
     command
-        .args(["run", "U", "N", "--quick", "--rounds", "2", "--cell", "saturated", "--peers", "none", "--out"])
+        .args([
+            "run",
+            "unmatched",
+            "neighbour",
+            "--quick",
+            "--rounds",
+            "2",
+            "--cell",
+            "saturated",
+            "--peers",
+            "none",
+            "--out",
+        ])
         .arg(&out);
     let mut bench = Process::spawn("redir-bench", &mut command)?;
     let code = bench.exit_code(LIMIT)?;
     ensure!(code == 0, "ended with {code}: {}", bench.log());
-    let results: Results = serde_json::from_str(&fs::read_to_string(out.join("results.json"))?)?;
+    let results: BenchResults = serde_json::from_str(&fs::read_to_string(out.join("results.json"))?)?;
     let seen = |scenario: &str| results.records.iter().any(|record| record.scenario == scenario);
-    ensure!(seen("U") && seen("N") && results.records.iter().all(|record| record.cell.contains("saturated")));
+    ensure!(
+        seen("unmatched")
+            && seen("neighbour")
+            && results.records.iter().all(|record| record.cell.contains("saturated"))
+    );
     ensure!(
         results.notes.shown.iter().any(|sentence| sentence.starts_with("congestion control: ")),
         "{:?}",

@@ -1,74 +1,50 @@
 //! `cargo xtask bench`: sets up the others, builds redir and `redir-bench` as releases are built, and starts the latter as
 //! root. Owns the order and where the results go; what is measured, and against which goal, is in `bench/`.
 
+use std::env;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
+use redir_bench_options::{BenchOptions, Scenario};
 
 use crate::{child, paths, privilege, setup, signals, ui};
 
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
-pub(crate) struct Options {
+pub(crate) struct BenchCommand {
     #[command(subcommand)]
-    command: Option<Other>,
-    /// N, U, F, M, X, R, T, I, P; without any, those that a goal is about: all but X
-    scenarios: Vec<String>,
-    /// Within a minute, whether it all works; its figures say nothing
-    #[arg(long)]
-    quick: bool,
-    /// Also what no goal asks for: hours. Interrupted, the same command goes on where it was
-    #[arg(long, conflicts_with = "quick")]
-    all: bool,
-    /// Only these others (haproxy, nginx, envoy, ssh, rathole, rusnel, bore), or `none`
-    #[arg(long, value_delimiter = ',')]
-    peers: Vec<String>,
-    /// Only cells whose name contains this, for whoever works on one
-    #[arg(long)]
-    cell: Option<String>,
-    /// Other than 20 rounds: more narrow the intervals, the figures of fewer nobody should quote
-    #[arg(long)]
-    rounds: Option<usize>,
-    /// Another build in the same rounds: its `redir-agent`, or the folder that has it. A `redir` beside it is its CLI. Only of
-    /// U, M and I; fails if this build is worse
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["all", "quick"])]
-    against: Option<PathBuf>,
+    command: Option<BenchSubcommand>,
+    #[command(flatten)]
+    options: BenchOptions,
 }
 
 #[derive(Subcommand)]
-enum Other {
-    /// The HTTP head parser next to httparse: instructions and wall time, then criterion's wall times
-    Parser {
-        /// Only the table with the goals, from fewer rounds: seconds, and the same instruction counts
-        #[arg(long)]
-        quick: bool,
-    },
-    /// What changed between two results
+enum BenchSubcommand {
+    /// Show what changed between two results, by goal
     Compare {
-        /// A result's folder
+        /// The older result's folder
         before: PathBuf,
-        /// Another one
+        /// The newer result's folder
         after: PathBuf,
     },
 }
 
-pub(crate) fn run(options: &Options) -> Result<()> {
-    match &options.command {
-        Some(Other::Parser { quick }) => return parser(*quick),
-        Some(Other::Compare { before, after }) => {
-            build(&["--package", "redir-bench"])?;
-            return child::show(Command::new(binary()?).arg("compare").arg(before).arg(after));
-        }
-        None => (),
+pub(crate) fn run(BenchCommand { command, options }: &BenchCommand) -> Result<()> {
+    if let Some(BenchSubcommand::Compare { before, after }) = command {
+        build(&["--package", "redir-bench"])?;
+        return child::show(Command::new(binary()?).arg("compare").arg(before).arg(after));
+    }
+    // Needs neither root nor peers, and has a page of its own.
+    if options.is_only(Scenario::Parser) {
+        return parser(options.quick);
     }
     setup::run(setup::Say::OnlyWork)?;
     let by_hand = ["cargo xtask bench".to_owned()];
     let privilege = privilege::obtain("making the bench's network namespaces", &by_hand)?;
-    // A quick run is for correctness: it takes whom it finds.
-    if !options.quick && (options.against.is_none() || !options.peers.is_empty()) {
+    if options.needs_peers() {
         for missing in setup::with_peers(&options.peers)? {
             println!("{} {missing}", ui::bold("left out:"));
         }
@@ -82,25 +58,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         command.arg(assignment(name, value.as_os_str()));
     }
     command.arg(binary()?).args(["run", "--out"]).arg(folder(options)?);
-    if options.quick {
-        command.arg("--quick");
-    }
-    if options.all {
-        command.arg("--all");
-    }
-    if !options.peers.is_empty() {
-        command.args(["--peers", &options.peers.join(",")]);
-    }
-    if let Some(cell) = &options.cell {
-        command.args(["--cell", cell]);
-    }
-    if let Some(rounds) = options.rounds {
-        command.args(["--rounds", &rounds.to_string()]);
-    }
-    if let Some(other) = &options.against {
-        command.arg("--against").arg(other);
-    }
-    child::show(command.args(&options.scenarios))
+    // The words of this command line, which has been read with the same options.
+    child::show(command.args(env::args_os().skip_while(|word| word != "bench").skip(1)))
 }
 
 fn parser(quick: bool) -> Result<()> {
@@ -143,14 +102,12 @@ fn assignment(name: &str, value: &OsStr) -> OsString {
     pair
 }
 
-/// Where the results go: `bench/results/<date>-<CPUs>-<architecture>`, with the scenarios' letters if they are not all; a
-/// run's that nobody should quote, into the target directory.
-fn folder(options: &Options) -> Result<PathBuf> {
-    if options.against.is_some() {
-        return Ok(paths::target()?.join("bench").join("against"));
-    }
-    if options.quick || options.cell.is_some() || options.rounds.is_some_and(|rounds| rounds < 20) {
-        return Ok(paths::target()?.join("bench").join("tried"));
+/// Where the results go: `bench/results/<date>-<CPUs>-<architecture>`, with the scenarios' names if they are not all; those
+/// of a run that must not be quoted go into the target directory.
+fn folder(options: &BenchOptions) -> Result<PathBuf> {
+    if !options.is_quotable() {
+        let name = if options.against.is_some() { "against" } else { "tried" };
+        return Ok(paths::target()?.join("bench").join(name));
     }
     let results = paths::root().join("bench").join("results");
     if options.all
@@ -161,8 +118,8 @@ fn folder(options: &Options) -> Result<PathBuf> {
     let date = Command::new("date").args(["-u", "+%F"]).output()?;
     let date = String::from_utf8_lossy(&date.stdout).trim().to_owned();
     let cpus = std::thread::available_parallelism()?;
-    let letters: String = options.scenarios.iter().map(|name| format!("-{}", name.to_lowercase())).collect();
-    let name = format!("{date}-{cpus}cpu-{}{letters}", std::env::consts::ARCH);
+    let names: String = options.scenarios.iter().map(|scenario| format!("-{}", scenario.name())).collect();
+    let name = format!("{date}-{cpus}cpu-{}{names}", env::consts::ARCH);
     Ok(results.join(name))
 }
 

@@ -51,7 +51,7 @@ enum Command {
     /// Play what ought to break redir against release builds of it, and see that nobody loses anything
     Chaos(chaos::Options),
     /// Measure redir next to others that do the same, in network namespaces of its own
-    Bench(bench::Options),
+    Bench(bench::BenchCommand),
     /// A real Kubernetes on this machine, for trying and testing
     Cluster(cluster::Options),
     /// Make the agent's container image: a static binary in an empty file system, with or without a container tool

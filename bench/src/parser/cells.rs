@@ -13,7 +13,7 @@ use super::corpus::{Head, corpus};
 
 /// One thing to be measured, on one head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cell {
+pub(super) enum ParserCell {
     Redir,
     Httparse,
     Engine,
@@ -34,22 +34,22 @@ pub(super) const MANY: usize = 1000;
 pub(super) const FILTERS: [Filters; 3] = [Filters::Values, Filters::Names, Filters::Paths];
 
 /// Every cell; each is measured on every head.
-pub(super) fn cells() -> Vec<Cell> {
-    let mut cells = vec![Cell::Redir, Cell::Httparse, Cell::Engine, Cell::HttparseFramed];
-    cells.extend([Cell::RedirSplit, Cell::HttparseSplit]);
-    cells.extend(Level::all().map(Cell::At));
-    cells.extend(FILTERS.into_iter().flat_map(|filters| [FEW, MANY].map(|count| Cell::Filtered(filters, count))));
+pub(super) fn cells() -> Vec<ParserCell> {
+    let mut cells = vec![ParserCell::Redir, ParserCell::Httparse, ParserCell::Engine, ParserCell::HttparseFramed];
+    cells.extend([ParserCell::RedirSplit, ParserCell::HttparseSplit]);
+    cells.extend(Level::all().map(ParserCell::At));
+    cells.extend(FILTERS.into_iter().flat_map(|filters| [FEW, MANY].map(|count| ParserCell::Filtered(filters, count))));
     cells
 }
 
 /// What the cells work on.
-pub(super) struct Bench {
+pub(super) struct ParserBench {
     pub(super) heads: Vec<Head>,
     table: Table,
     tables: Vec<((Filters, usize), Table)>,
 }
 
-impl Bench {
+impl ParserBench {
     pub(super) fn new() -> Self {
         let sizes = FILTERS.into_iter().flat_map(|filters| [(filters, FEW), (filters, MANY)]);
         Self {
@@ -60,25 +60,25 @@ impl Bench {
     }
 
     /// Does what `cell` says, with `head`, `times` times.
-    pub(super) fn run(&self, cell: Cell, head: &Head, times: usize) {
+    pub(super) fn run(&self, cell: ParserCell, head: &Head, times: usize) {
         let (bytes, table) = (head.bytes.as_slice(), &self.table);
         match cell {
-            Cell::Redir => measured(times, || contenders::redir(black_box(bytes), table)),
-            Cell::Httparse => measured(times, || contenders::httparse(black_box(bytes))),
-            Cell::Engine => measured(times, || contenders::engine(black_box(bytes), table)),
-            Cell::HttparseFramed => measured(times, || contenders::httparse_framed(black_box(bytes))),
-            Cell::RedirSplit => measured(times, || {
+            ParserCell::Redir => measured(times, || contenders::redir(black_box(bytes), table)),
+            ParserCell::Httparse => measured(times, || contenders::httparse(black_box(bytes))),
+            ParserCell::Engine => measured(times, || contenders::engine(black_box(bytes), table)),
+            ParserCell::HttparseFramed => measured(times, || contenders::httparse_framed(black_box(bytes))),
+            ParserCell::RedirSplit => measured(times, || {
                 (1..bytes.len()).for_each(|at| {
                     black_box(contenders::redir_split(black_box(bytes), at, table));
                 });
             }),
-            Cell::HttparseSplit => measured(times, || {
+            ParserCell::HttparseSplit => measured(times, || {
                 (1..bytes.len()).for_each(|at| {
                     black_box(contenders::httparse_split(black_box(bytes), at));
                 });
             }),
-            Cell::At(level) => measured(times, || contenders::redir_at(level, black_box(bytes), table)),
-            Cell::Filtered(filters, count) => {
+            ParserCell::At(level) => measured(times, || contenders::redir_at(level, black_box(bytes), table)),
+            ParserCell::Filtered(filters, count) => {
                 let found = self.tables.iter().find(|(size, _)| *size == (filters, count));
                 let (_, table) = found.expect("there is a table for each cell");
                 measured(times, || contenders::redir(black_box(bytes), table));
@@ -88,9 +88,9 @@ impl Bench {
 }
 
 /// How many heads a cell reads each time it is asked to.
-pub(super) fn units(cell: Cell, head: &Head) -> usize {
+pub(super) fn units(cell: ParserCell, head: &Head) -> usize {
     match cell {
-        Cell::RedirSplit | Cell::HttparseSplit => head.bytes.len() - 1,
+        ParserCell::RedirSplit | ParserCell::HttparseSplit => head.bytes.len() - 1,
         _ => 1,
     }
 }

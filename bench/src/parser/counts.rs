@@ -9,14 +9,14 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::cells::{self, Bench, Cell};
+use super::cells::{self, ParserBench, ParserCell};
 
 /// How often each cell does its work while it is counted: it does not vary, so this only thins out the loop itself.
 const TIMES: usize = 16;
 
 /// Runs every cell for callgrind: once for what is only done once (and not counted), then counted.
 pub(super) fn under_callgrind() {
-    let bench = Bench::new();
+    let bench = ParserBench::new();
     for cell in cells::cells() {
         bench.heads.iter().for_each(|head| bench.run(cell, head, 1));
     }
@@ -29,9 +29,9 @@ pub(super) fn under_callgrind() {
     }
 }
 
-fn times(cell: Cell) -> usize {
+fn times(cell: ParserCell) -> usize {
     match cell {
-        Cell::RedirSplit | Cell::HttparseSplit => 1,
+        ParserCell::RedirSplit | ParserCell::HttparseSplit => 1,
         _ => TIMES,
     }
 }
@@ -42,7 +42,7 @@ pub(super) fn available() -> bool {
 }
 
 /// Instructions for one head: of each cell, in the order of [`cells::cells`], for each head.
-pub(super) fn count(bench: &Bench) -> Result<Vec<Vec<f64>>> {
+pub(super) fn count(bench: &ParserBench) -> Result<Vec<Vec<f64>>> {
     let folder = tempfile::tempdir().context("cannot make a folder for callgrind's output")?;
     let out = folder.path().join("out");
     let mut command = Command::new("valgrind");

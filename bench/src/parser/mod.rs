@@ -18,13 +18,13 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::Args;
 
-use cells::Bench;
-pub use goals::Judged;
-pub use wall::Interval;
+use cells::ParserBench;
+pub use goals::JudgedGoal;
+pub use wall::WallInterval;
 
 /// What a run may be told.
 #[derive(Args, Debug)]
-pub struct Options {
+pub struct ParserOptions {
     /// A tenth of the rounds of wall time; the instruction counts are the same
     #[arg(long)]
     quick: bool,
@@ -46,7 +46,7 @@ pub fn counted() {
 ///
 /// # Errors
 /// callgrind is there and does not work, or `out` cannot be written.
-pub fn run(options: &Options) -> Result<bool> {
+pub fn run(options: &ParserOptions) -> Result<bool> {
     Ok(measure(options.quick, options.out.as_deref())?.iter().all(|goal| goal.met))
 }
 
@@ -54,11 +54,11 @@ pub fn run(options: &Options) -> Result<bool> {
 ///
 /// # Errors
 /// As [`run`].
-pub fn measure(quick: bool, out: Option<&Path>) -> Result<Vec<Judged>> {
-    let bench = Bench::new();
+pub fn measure(quick: bool, out: Option<&Path>) -> Result<Vec<JudgedGoal>> {
+    let bench = ParserBench::new();
     let counts = if counts::available() { Some(counts::count(&bench)?) } else { None };
     let rounds = wall::measure(&bench, if quick { QUICK } else { ROUNDS });
-    let measured = goals::Measured { heads: &bench.heads, counts, rounds };
+    let measured = goals::ParserFigures { heads: &bench.heads, counts, rounds };
     let judged = goals::judge(&measured);
     let text = report::markdown(&measured, &judged);
     print!("{text}");

@@ -10,12 +10,12 @@ use anyhow::{Context, Result};
 use redir_http::Level;
 use serde_json::{Value, json};
 
-use super::cells::Cell;
-use super::goals::{FRAMED, HEAD, Judged, Measured, SPLIT, geometric_mean, of_cell};
+use super::cells::ParserCell;
+use super::goals::{FRAMED, HEAD, JudgedGoal, ParserFigures, SPLIT, geometric_mean, of_cell};
 use super::wall;
 
 /// Both tables.
-pub(super) fn markdown(measured: &Measured<'_>, judged: &[Judged]) -> String {
+pub(super) fn markdown(measured: &ParserFigures<'_>, judged: &[JudgedGoal]) -> String {
     let mut text = String::new();
     let counted = if measured.counts.is_some() { "instructions" } else { "nanoseconds (valgrind is not installed)" };
     let _ = writeln!(
@@ -38,12 +38,12 @@ pub(super) fn markdown(measured: &Measured<'_>, judged: &[Judged]) -> String {
             "| {} | {} | {:.0} | {:.0} | {:.2} | {:.2} | {:.0} | {:.0} | {:.2} | {:.2} | {:.2} |",
             head.name,
             head.bytes.len(),
-            of(Cell::Redir, number),
-            of(Cell::Httparse, number),
+            of(ParserCell::Redir, number),
+            of(ParserCell::Httparse, number),
             HEAD.each(shown)[number],
             wall(HEAD),
-            of(Cell::Engine, number),
-            of(Cell::HttparseFramed, number),
+            of(ParserCell::Engine, number),
+            of(ParserCell::HttparseFramed, number),
             FRAMED.each(shown)[number],
             wall(FRAMED),
             SPLIT.each(shown)[number],
@@ -66,9 +66,9 @@ pub(super) fn markdown(measured: &Measured<'_>, judged: &[Judged]) -> String {
 
 /// One line on the instructions that other machines have.
 fn levels(text: &mut String, shown: &[Vec<f64>]) {
-    let httparse = of_cell(Cell::Httparse, shown);
+    let httparse = of_cell(ParserCell::Httparse, shown);
     let ratio = |level| {
-        let ours = of_cell(Cell::At(level), shown);
+        let ours = of_cell(ParserCell::At(level), shown);
         geometric_mean(&httparse.iter().zip(ours).map(|(theirs, ours)| theirs / ours).collect::<Vec<_>>())
     };
     let each: Vec<String> = Level::all().map(|level| format!("{} {:.2}", level.name(), ratio(level))).collect();
@@ -76,14 +76,14 @@ fn levels(text: &mut String, shown: &[Vec<f64>]) {
 }
 
 /// The median nanoseconds of each cell, for each head.
-fn medians(measured: &Measured<'_>) -> Vec<Vec<f64>> {
+fn medians(measured: &ParserFigures<'_>) -> Vec<Vec<f64>> {
     let cells = measured.rounds.first().map_or(0, Vec::len);
     let of = |cell: usize, head: usize| wall::median(measured.rounds.iter().map(|round| round[cell][head]).collect());
     (0..cells).map(|cell| (0..measured.heads.len()).map(|head| of(cell, head)).collect()).collect()
 }
 
 /// Both files, with the folder.
-pub(super) fn write(folder: &Path, text: &str, measured: &Measured<'_>, judged: &[Judged]) -> Result<()> {
+pub(super) fn write(folder: &Path, text: &str, measured: &ParserFigures<'_>, judged: &[JudgedGoal]) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let files = [("parser.md", text.to_owned()), ("parser.json", format!("{:#}\n", data(measured, judged)))];
     for (name, content) in files {
@@ -93,14 +93,14 @@ pub(super) fn write(folder: &Path, text: &str, measured: &Measured<'_>, judged: 
     Ok(())
 }
 
-fn data(measured: &Measured<'_>, judged: &[Judged]) -> Value {
+fn data(measured: &ParserFigures<'_>, judged: &[JudgedGoal]) -> Value {
     let times = medians(measured);
     let of = |cells: &[Vec<f64>], number: usize| {
         let of = |cell| of_cell(cell, cells)[number];
         json!({
-            "redir": of(Cell::Redir), "httparse": of(Cell::Httparse),
-            "engine": of(Cell::Engine), "httparse_framed": of(Cell::HttparseFramed),
-            "redir_split": of(Cell::RedirSplit), "httparse_split": of(Cell::HttparseSplit),
+            "redir": of(ParserCell::Redir), "httparse": of(ParserCell::Httparse),
+            "engine": of(ParserCell::Engine), "httparse_framed": of(ParserCell::HttparseFramed),
+            "redir_split": of(ParserCell::RedirSplit), "httparse_split": of(ParserCell::HttparseSplit),
         })
     };
     let heads = measured.heads.iter().enumerate().map(|(number, head)| {

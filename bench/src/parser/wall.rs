@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::cells::{self, Bench, Cell};
+use super::cells::{self, ParserBench, ParserCell};
 
 /// How long one cell is measured on one head in one round, at the least: hundreds of times the clock's own cost.
 const SAMPLE: Duration = Duration::from_micros(20);
@@ -17,7 +17,7 @@ const RESAMPLES: usize = 1000;
 
 /// A median, with its 95 % interval.
 #[derive(Clone, Copy, Debug)]
-pub struct Interval {
+pub struct WallInterval {
     /// Its lower end.
     pub low: f64,
     /// The median.
@@ -27,7 +27,7 @@ pub struct Interval {
 }
 
 /// Nanoseconds for one head: of each round, of each cell in the order of [`cells::cells`], for each head.
-pub(super) fn measure(bench: &Bench, rounds: usize) -> Vec<Vec<Vec<f64>>> {
+pub(super) fn measure(bench: &ParserBench, rounds: usize) -> Vec<Vec<Vec<f64>>> {
     let cells = cells::cells();
     let times = |cell, head| {
         let tried = if cells::units(cell, head) == 1 { TRIED } else { 1 };
@@ -38,7 +38,7 @@ pub(super) fn measure(bench: &Bench, rounds: usize) -> Vec<Vec<Vec<f64>>> {
     };
     let plan: Vec<Vec<usize>> =
         cells.iter().map(|&cell| bench.heads.iter().map(|head| times(cell, head)).collect()).collect();
-    let one = |cell: Cell, head, times: usize| {
+    let one = |cell: ParserCell, head, times: usize| {
         // Not what the cell before has pushed out of the caches.
         bench.run(cell, head, times / 8 + 1);
         let begin = Instant::now();
@@ -59,7 +59,7 @@ pub(super) fn measure(bench: &Bench, rounds: usize) -> Vec<Vec<Vec<f64>>> {
 }
 
 /// The median of `values`, one for each round, and where it is with 95 % certainty (percentile bootstrap).
-pub(super) fn interval(values: &[f64]) -> Interval {
+pub(super) fn interval(values: &[f64]) -> WallInterval {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut any = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -68,7 +68,7 @@ pub(super) fn interval(values: &[f64]) -> Interval {
     let mut medians: Vec<f64> = (0..RESAMPLES).map(|_| median((0..values.len()).map(|_| any()).collect())).collect();
     medians.sort_by(f64::total_cmp);
     let at = |part: usize| medians[RESAMPLES * part / 1000];
-    Interval { low: at(25), median: median(values.to_vec()), high: at(975) }
+    WallInterval { low: at(25), median: median(values.to_vec()), high: at(975) }
 }
 
 pub(super) fn median(mut values: Vec<f64>) -> f64 {
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn an_interval_is_around_the_median() {
-        let Interval { low, median, high } = interval(&[1.0, 9.0, 2.0, 3.0, 2.5]);
+        let WallInterval { low, median, high } = interval(&[1.0, 9.0, 2.0, 3.0, 2.5]);
         assert!(low <= 2.0 && high >= 3.0 && median == 2.5, "{low} {median} {high}");
     }
 }

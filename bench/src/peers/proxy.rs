@@ -14,11 +14,11 @@ use anyhow::{Context, Result, bail};
 use redir_rig::wait;
 
 use super::{Contender, filled, find, write};
-use crate::world::{self, MIDDLE, START, World};
+use crate::world::{self, BenchWorld, MIDDLE, START};
 
 /// A kind of proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Proxy {
+pub enum ProxyPeer {
     /// The bench's own relay.
     Floor,
     /// HAProxy, reading HTTP
@@ -32,9 +32,10 @@ pub enum Proxy {
 }
 
 /// All of them.
-pub const ALL: [Proxy; 5] = [Proxy::Floor, Proxy::HaproxyHttp, Proxy::HaproxyTcp, Proxy::Nginx, Proxy::Envoy];
+pub const ALL: [ProxyPeer; 5] =
+    [ProxyPeer::Floor, ProxyPeer::HaproxyHttp, ProxyPeer::HaproxyTcp, ProxyPeer::Nginx, ProxyPeer::Envoy];
 
-impl Proxy {
+impl ProxyPeer {
     /// Its name in results.
     pub fn name(self) -> &'static str {
         match self {
@@ -51,7 +52,7 @@ impl Proxy {
     }
 
     /// Starts it in `web-2`, its files in `folder`; it answers when this returns.
-    pub fn start(self, world: &World, folder: &Path) -> Result<Contender> {
+    pub fn start(self, world: &BenchWorld, folder: &Path) -> Result<Contender> {
         let pod = &world.topology.pods[1];
         let listen = SocketAddr::new(pod.v4.into(), self.port());
         let app = world.app(1);
@@ -120,7 +121,7 @@ impl Proxy {
 /// What is shown of the settings that a cell rests on: in one with large bodies, HAProxy's TCP mode must have spliced all of
 /// them. An error if it has not: its figure would be that of another setting.
 pub fn proven(contenders: &[Contender], cell: &str) -> Result<Vec<String>> {
-    let tcp = |contender: &&Contender| contender.name == Proxy::HaproxyTcp.name() && cell.contains("MB bodies");
+    let tcp = |contender: &&Contender| contender.name == ProxyPeer::HaproxyTcp.name() && cell.contains("MB bodies");
     let Some(contender) = contenders.iter().find(tcp) else { return Ok(Vec::new()) };
     let socket = contender.statistics.as_deref().context("HAProxy's socket for statistics is not configured")?;
     let [all, spliced] = haproxy_bytes_out(socket)?;

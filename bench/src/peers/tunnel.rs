@@ -7,11 +7,11 @@ use anyhow::{Context, Result};
 use redir_rig::{Http, Process, namespace::checked, wait};
 
 use super::{Contender, filled, find, write};
-use crate::world::{LOCAL, MIDDLE, START, World};
+use crate::world::{BenchWorld, LOCAL, MIDDLE, START};
 
 /// A kind of tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tunnel {
+pub enum TunnelPeer {
     /// OpenSSH
     Ssh,
     /// rathole over noise
@@ -23,9 +23,9 @@ pub enum Tunnel {
 }
 
 /// All of them.
-pub const ALL: [Tunnel; 4] = [Tunnel::Ssh, Tunnel::Rathole, Tunnel::Rusnel, Tunnel::Bore];
+pub const ALL: [TunnelPeer; 4] = [TunnelPeer::Ssh, TunnelPeer::Rathole, TunnelPeer::Rusnel, TunnelPeer::Bore];
 
-impl Tunnel {
+impl TunnelPeer {
     /// Its name in results.
     pub fn name(self) -> &'static str {
         match self {
@@ -37,7 +37,7 @@ impl Tunnel {
     }
 
     /// Starts its server in `web-2`, its files in `folder`.
-    pub fn server(self, world: &World, folder: &Path) -> Result<Process> {
+    pub fn server(self, world: &BenchWorld, folder: &Path) -> Result<Process> {
         let pod = &world.topology.pods[1];
         let (host, cpu) = (pod.v4.to_string(), MIDDLE.to_string());
         let mut command = Command::new("taskset");
@@ -79,7 +79,7 @@ impl Tunnel {
     }
 
     /// Starts the developer's end and does not wait.
-    pub fn client(self, world: &World, folder: &Path) -> Result<Process> {
+    pub fn client(self, world: &BenchWorld, folder: &Path) -> Result<Process> {
         let (host, to) = (world.topology.pods[1].v4.to_string(), self.to(world));
         let local = format!("127.0.0.1:{LOCAL}");
         let mut command;
@@ -110,7 +110,7 @@ impl Tunnel {
     }
 
     /// Both ends, once a request goes through. The cost of the server alone is counted, as the agent's is.
-    pub fn start(self, world: &World, folder: &Path) -> Result<Contender> {
+    pub fn start(self, world: &BenchWorld, folder: &Path) -> Result<Contender> {
         let server = self.server(world, folder)?;
         let client = wait::until(format!("{} to go through", self.name()), START, || {
             let mut client = self.client(world, folder)?;
@@ -128,14 +128,14 @@ impl Tunnel {
     }
 
     /// Where its clients go.
-    pub fn to(self, world: &World) -> SocketAddr {
+    pub fn to(self, world: &BenchWorld) -> SocketAddr {
         let port = if self == Self::Bore { 9200 } else { 9101 + self as u16 };
         SocketAddr::new(world.topology.pods[1].v4.into(), port)
     }
 }
 
 /// Whether the developer answers there.
-pub fn answers(world: &World, to: SocketAddr) -> bool {
+pub fn answers(world: &BenchWorld, to: SocketAddr) -> bool {
     let connected = world.topology.client.namespace.connect_with(to, Duration::from_secs(1), |_| Ok(()));
     let answer = connected.and_then(|stream| Http::new(stream).get("/", &[]));
     answer.is_ok_and(|answer| answer.text().starts_with("blue"))

@@ -15,7 +15,7 @@ use super::{Events, Interest, request};
 
 /// Its command line.
 #[derive(Debug, Args)]
-pub struct Options {
+pub struct AppOptions {
     /// What it answers first
     #[arg(long)]
     name: String,
@@ -46,7 +46,7 @@ const BACKLOG: i32 = 4096;
 const READ: usize = 256 * 1024;
 
 /// Serves until it is killed. Says `ready` on standard output once it listens.
-pub fn run(options: &Options) -> Result<()> {
+pub fn run(options: &AppOptions) -> Result<()> {
     let listener = listen(options.listen, false)?;
     println!("ready");
     let mut events = Events::new()?;

@@ -24,7 +24,7 @@ use connection::{Connection, Exchange, Step};
 
 /// Its command line.
 #[derive(Debug, Clone, Args)]
-pub struct Options {
+pub struct LoadOptions {
     /// Where the requests go
     #[arg(long)]
     to: SocketAddr,
@@ -94,7 +94,7 @@ struct Schedule {
 }
 
 struct Run<'a> {
-    options: &'a Options,
+    options: &'a LoadOptions,
     exchange: Exchange,
     events: Events,
     connections: Vec<Connection>,
@@ -105,7 +105,7 @@ struct Run<'a> {
 }
 
 /// Loads, then gives what was seen.
-pub fn run(options: &Options) -> Result<Report> {
+pub fn run(options: &LoadOptions) -> Result<Report> {
     let now = Instant::now();
     let begin = now + Duration::from_millis(options.warm);
     let end = begin + Duration::from_millis(options.counted);
@@ -136,7 +136,7 @@ pub fn run(options: &Options) -> Result<Report> {
     Ok(run.finish(end))
 }
 
-fn request(options: &Options) -> Vec<u8> {
+fn request(options: &LoadOptions) -> Vec<u8> {
     let method = if options.upload > 0 { "POST" } else { "GET" };
     let mut text =
         format!("{method} {} HTTP/1.1\r\nhost: web\r\nuser-agent: redir-bench\r\naccept: */*\r\n", options.path);

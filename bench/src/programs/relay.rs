@@ -15,7 +15,7 @@ use super::{Events, Interest, app};
 
 /// Its command line.
 #[derive(Debug, Args)]
-pub struct Options {
+pub struct RelayOptions {
     /// Where it listens
     #[arg(long)]
     listen: SocketAddr,
@@ -42,7 +42,7 @@ const LISTENER: u64 = u64::MAX;
 const READ: usize = 256 * 1024;
 
 /// Relays until it is killed. Says `ready` on standard output once it listens.
-pub fn run(options: &Options) -> Result<()> {
+pub fn run(options: &RelayOptions) -> Result<()> {
     let listener = app::listen(options.listen, options.transparent)?;
     println!("ready");
     let mut events = Events::new()?;

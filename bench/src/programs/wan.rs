@@ -1,4 +1,4 @@
-//! `redir-bench program wan`: holds packets for as long as a long line would, and loses some. One of netfilter's queues a
+//! `redir-bench program wan`: holds packets for as long as a long link would, and loses some. One of netfilter's queues a
 //! direction; only what the kernel says about a packet is read, never a byte of it. Rates are the qdiscs' (`crate::wan`).
 
 mod queue;
@@ -17,12 +17,12 @@ use nix::{
     sys::time::TimeSpec,
 };
 
-use crate::figures::Random;
-use queue::Queue;
+use crate::figures::Xorshift;
+use queue::NetfilterQueue;
 
 /// Its command line.
 #[derive(Debug, Args)]
-pub struct Options {
+pub struct WanOptions {
     /// Microseconds that each direction takes
     #[arg(long)]
     delay: u64,
@@ -40,35 +40,35 @@ pub struct Options {
 const MILLION: usize = 1_000_000;
 
 /// Serves the queues until it is killed. Says `ready` on standard output once it does.
-pub fn run(options: &Options) -> Result<()> {
-    let mut lines = Vec::new();
+pub fn run(options: &WanOptions) -> Result<()> {
+    let mut directions = Vec::new();
     for number in &options.queue {
-        lines.push(Line::open(*number, options).with_context(|| format!("netfilter's queue {number}"))?);
+        directions.push(LinkDirection::open(*number, options).with_context(|| format!("netfilter's queue {number}"))?);
     }
     println!("ready");
     thread::scope(|scope| {
-        let running: Vec<_> = lines.iter_mut().map(|line| scope.spawn(|| line.serve())).collect();
+        let running: Vec<_> = directions.iter_mut().map(|direction| scope.spawn(|| direction.serve())).collect();
         running
             .into_iter()
-            .try_for_each(|line| line.join().map_err(|_| anyhow::anyhow!("a queue's thread panicked"))?)
+            .try_for_each(|thread| thread.join().map_err(|_| anyhow::anyhow!("a queue's thread panicked"))?)
     })
 }
 
 /// One direction.
-struct Line {
-    queue: Queue,
+struct LinkDirection {
+    queue: NetfilterQueue,
     delay: Duration,
     loss: usize,
-    random: Random,
+    random: Xorshift,
     /// In the order in which they are let go.
     under_way: VecDeque<(Instant, u32)>,
 }
 
-impl Line {
-    fn open(number: u16, options: &Options) -> Result<Self> {
+impl LinkDirection {
+    fn open(number: u16, options: &WanOptions) -> Result<Self> {
         // A loss takes one packet of the wire: there the kernel cuts what was joined before it queues it.
-        let queue = Queue::open(number, options.loss == 0)?;
-        let random = Random::new(options.seed ^ (u64::from(number) << 32));
+        let queue = NetfilterQueue::open(number, options.loss == 0)?;
+        let random = Xorshift::new(options.seed ^ (u64::from(number) << 32));
         let delay = Duration::from_micros(options.delay);
         Ok(Self { queue, delay, loss: options.loss, random, under_way: VecDeque::new() })
     }

@@ -7,24 +7,24 @@ use std::{fmt::Write, fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Notes, Results, machine, markdown::short, spelled, telling};
+use super::{BenchResults, RunNotes, machine, markdown::short, spelled, telling, write_json};
 use crate::{
-    figures::{Estimate, Record, estimate_with, median, ratios},
+    figures::{CellRecord, Estimate, estimate_with, median, ratios},
     pace::Pace,
     scenarios::BASELINE,
 };
 
 /// One figure of both builds.
-struct Compared<'a> {
-    record: &'a Record,
+struct ComparedFigure<'a> {
+    record: &'a CellRecord,
     metric: &'a str,
     medians: [f64; 2],
     ratio: Estimate,
-    verdict: Verdict,
+    verdict: BuildVerdict,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
+enum BuildVerdict {
     Better,
     Worse,
     NoDifference,
@@ -33,11 +33,11 @@ enum Verdict {
 }
 
 /// Writes `results.json` and `README.md`, prints the comparison; false if anything is worse, or a request failed.
-pub fn write(folder: &Path, pace: Pace, blocks: usize, records: Vec<Record>, notes: Notes) -> Result<bool> {
+pub fn write(folder: &Path, pace: Pace, blocks: usize, records: Vec<CellRecord>, notes: RunNotes) -> Result<bool> {
     fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
     let (all, outside) = compare(&records)?;
     let count = |verdict| all.iter().filter(|compared| compared.verdict == verdict).count();
-    let (worse, better) = (count(Verdict::Worse), count(Verdict::Better));
+    let (worse, better) = (count(BuildVerdict::Worse), count(BuildVerdict::Better));
     let mut page = format!(
         "# redir next to another build\n\n{}; {blocks} times {}, with new processes that have changed places.\n\n{}\n",
         machine()?,
@@ -56,14 +56,14 @@ pub fn write(folder: &Path, pace: Pace, blocks: usize, records: Vec<Record>, not
             record.scenario, record.cell, record.contender, record.failed
         )?;
     }
-    let (same, unknown) = (count(Verdict::NoDifference), count(Verdict::TooFewRounds));
+    let (same, unknown) = (count(BuildVerdict::NoDifference), count(BuildVerdict::TooFewRounds));
     writeln!(
         page,
         "\n**{worse} worse, {better} better, {same} without a difference, {unknown} with too few rounds to say**"
     )?;
     print!("{page}");
     fs::write(folder.join("README.md"), &page).context("write the page")?;
-    let results = Results {
+    let results = BenchResults {
         machine: machine()?,
         pace: spelled(pace),
         quick: true,
@@ -71,19 +71,19 @@ pub fn write(folder: &Path, pace: Pace, blocks: usize, records: Vec<Record>, not
         notes,
         records: records.clone(),
     };
-    fs::write(folder.join("results.json"), serde_json::to_string(&results)?).context("write the results")?;
+    write_json(&folder.join("results.json"), &results)?;
     println!("written to {}", folder.display());
     Ok(worse == 0 && failed == 0)
 }
 
 /// All figures that are judged, and the chance of each to be outside of its interval.
-fn compare(records: &[Record]) -> Result<(Vec<Compared<'_>>, f64)> {
+fn compare(records: &[CellRecord]) -> Result<(Vec<ComparedFigure<'_>>, f64)> {
     let of = |wanted: &'static str| records.iter().filter(move |record| record.contender == wanted);
     let pairs = of(REDIR).filter_map(|redir| {
-        let same = |other: &&Record| other.scenario == redir.scenario && other.cell == redir.cell;
+        let same = |other: &&CellRecord| other.scenario == redir.scenario && other.cell == redir.cell;
         Some((redir, of(BASELINE).find(same)?))
     });
-    let judged: Vec<(&Record, &Record, &str)> = pairs
+    let judged: Vec<(&CellRecord, &CellRecord, &str)> = pairs
         .flat_map(|(redir, baseline)| {
             let metrics = telling(std::slice::from_ref(redir)).into_iter().chain([CPU]);
             let both =
@@ -100,13 +100,13 @@ fn compare(records: &[Record]) -> Result<(Vec<Compared<'_>>, f64)> {
         let seen = estimate_with(&rounds, outside).zip(median(of_redir)).zip(median(of_baseline));
         let ((ratio, redir_median), baseline_median) =
             seen.with_context(|| format!("{} {}: no figure of both builds", redir.scenario, redir.cell))?;
-        let verdict = if rounds.len() < ENOUGH { Verdict::TooFewRounds } else { Verdict::of(ratio, metric) };
-        Ok(Compared { record: redir, metric, medians: [baseline_median, redir_median], ratio, verdict })
+        let verdict = if rounds.len() < ENOUGH { BuildVerdict::TooFewRounds } else { BuildVerdict::of(ratio, metric) };
+        Ok(ComparedFigure { record: redir, metric, medians: [baseline_median, redir_median], ratio, verdict })
     });
     Ok((compared.collect::<Result<_>>()?, outside))
 }
 
-impl Verdict {
+impl BuildVerdict {
     fn of(ratio: Estimate, metric: &str) -> Self {
         let more_is_better = ["requests/s", "MB/s"].contains(&metric);
         match (ratio.low > 1.0, ratio.high < 1.0) {
@@ -128,12 +128,12 @@ impl Verdict {
     }
 }
 
-fn table(all: &[Compared<'_>], outside: f64) -> Result<String> {
+fn table(all: &[ComparedFigure<'_>], outside: f64) -> Result<String> {
     let mut table = format!(
         "| cell | figure | {BASELINE} | {REDIR} | ratio | {:.2} % interval | |\n|---|---|--:|--:|--:|---|---|\n",
         (1.0 - outside) * 100.0
     );
-    for Compared { record, metric, medians: [baseline, redir], ratio, verdict } in all {
+    for ComparedFigure { record, metric, medians: [baseline, redir], ratio, verdict } in all {
         writeln!(
             table,
             "| {} {} | {metric} | {} | {} | {:.3} | {:.3} to {:.3} | {} |",
@@ -161,9 +161,9 @@ mod tests {
 
     use super::*;
 
-    fn record(contender: &str, metric: &str, values: &[f64]) -> Record {
-        Record {
-            scenario: "U".into(),
+    fn record(contender: &str, metric: &str, values: &[f64]) -> CellRecord {
+        CellRecord {
+            scenario: "unmatched".into(),
             cell: if metric == "requests/s" { "64 connections, saturated" } else { "1 connection" }.into(),
             contender: contender.into(),
             pins: String::new(),
@@ -175,7 +175,7 @@ mod tests {
         }
     }
 
-    fn verdict(metric: &str, redir: &[f64], baseline: &[f64]) -> Verdict {
+    fn verdict(metric: &str, redir: &[f64], baseline: &[f64]) -> BuildVerdict {
         let records = [record(REDIR, metric, redir), record(BASELINE, metric, baseline)];
         compare(&records).expect("both are there").0[0].verdict
     }
@@ -184,13 +184,13 @@ mod tests {
     fn a_difference_is_one_beyond_its_interval_and_has_a_direction() {
         let slow = [110.0, 111.0, 109.0, 112.0, 110.0, 110.0, 111.0, 109.0];
         let fast = [100.0, 101.0, 99.0, 100.0, 102.0, 100.0, 101.0, 99.0];
-        assert_eq!(verdict("p50 µs", &slow, &fast), Verdict::Worse);
-        assert_eq!(verdict("p50 µs", &fast, &slow), Verdict::Better);
-        assert_eq!(verdict("requests/s", &slow, &fast), Verdict::Better);
-        assert_eq!(verdict("requests/s", &fast, &slow), Verdict::Worse);
+        assert_eq!(verdict("p50 µs", &slow, &fast), BuildVerdict::Worse);
+        assert_eq!(verdict("p50 µs", &fast, &slow), BuildVerdict::Better);
+        assert_eq!(verdict("requests/s", &slow, &fast), BuildVerdict::Better);
+        assert_eq!(verdict("requests/s", &fast, &slow), BuildVerdict::Worse);
         let noisy = [99.0, 103.0, 100.0, 101.0, 101.0, 99.0, 103.0, 99.0];
-        assert_eq!(verdict("p50 µs", &noisy, &fast), Verdict::NoDifference);
-        assert_eq!(verdict("p50 µs", &slow[..7], &fast[..7]), Verdict::TooFewRounds);
+        assert_eq!(verdict("p50 µs", &noisy, &fast), BuildVerdict::NoDifference);
+        assert_eq!(verdict("p50 µs", &slow[..7], &fast[..7]), BuildVerdict::TooFewRounds);
     }
 
     #[test]
@@ -203,7 +203,7 @@ mod tests {
         ];
         let (compared, outside) = compare(&all).expect("both are there");
         assert_eq!((compared.len(), outside), (2, 0.025));
-        assert_eq!((compared[0].verdict, compared[1].verdict), (Verdict::NoDifference, Verdict::Worse));
+        assert_eq!((compared[0].verdict, compared[1].verdict), (BuildVerdict::NoDifference, BuildVerdict::Worse));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::{markdown::short, read};
-use crate::goals::Row;
+use crate::goals::GoalRow;
 
 /// Prints a line for each goal that both have.
 pub fn print(before: &Path, after: &Path) -> Result<()> {
@@ -23,7 +23,7 @@ pub fn print(before: &Path, after: &Path) -> Result<()> {
     Ok(())
 }
 
-fn change(old: &Row, new: &Row) -> &'static str {
+fn change(old: &GoalRow, new: &GoalRow) -> &'static str {
     let apart = old.high < new.low || new.high < old.low;
     match (apart, old.met == new.met, new.met.as_str()) {
         (_, false, "yes") => "met now",

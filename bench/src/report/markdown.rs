@@ -4,11 +4,11 @@ use std::fmt::Write;
 
 use anyhow::Result;
 
-use super::{Results, by_redir, telling};
-use crate::figures::{Record, median};
+use super::{BenchResults, by_redir, telling};
+use crate::figures::{CellRecord, median};
 
 /// All of it.
-pub(super) fn page(results: &Results, charts: &[String]) -> Result<String> {
+pub(super) fn page(results: &BenchResults, charts: &[String]) -> Result<String> {
     let mut page = format!("# redir, measured\n\n{}; {}.\n", results.machine, results.pace);
     if results.quick {
         page += "\n**A quick run: it shows that the bench works, and nothing about speed.**\n";
@@ -38,7 +38,7 @@ pub(super) fn page(results: &Results, charts: &[String]) -> Result<String> {
 }
 
 /// The table of goals.
-pub(super) fn goals(results: &Results) -> Result<String> {
+pub(super) fn goals(results: &BenchResults) -> Result<String> {
     let mut table = String::from("| goal | figure | interval | to reach | met |\n|---|---|---|---|---|\n");
     for row in &results.goals {
         let figure = |value: Option<f64>| value.map(short).unwrap_or_default();
@@ -48,7 +48,7 @@ pub(super) fn goals(results: &Results) -> Result<String> {
     Ok(table)
 }
 
-fn table(page: &mut String, cell: &[Record]) -> Result<()> {
+fn table(page: &mut String, cell: &[CellRecord]) -> Result<()> {
     let first = &cell[0];
     writeln!(page, "\n### {}: {}\n\n{}\n", first.scenario, first.cell, first.pins)?;
     writeln!(page, "`cargo xtask bench {}`\n", first.scenario)?;

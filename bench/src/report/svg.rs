@@ -5,8 +5,8 @@ use std::{fmt::Write, fs, path::Path};
 
 use anyhow::Result;
 
-use super::{Results, by_redir, markdown::short, telling};
-use crate::figures::{Record, median};
+use super::{BenchResults, by_redir, markdown::short, telling};
+use crate::figures::{CellRecord, median};
 
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 320.0;
@@ -17,7 +17,7 @@ const MARGIN: f64 = 40.0;
 const COLOURS: [&str; 8] = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999"];
 
 /// Writes them; gives their names.
-pub(super) fn write(folder: &Path, results: &Results) -> Result<Vec<String>> {
+pub(super) fn write(folder: &Path, results: &BenchResults) -> Result<Vec<String>> {
     let mut names = Vec::new();
     for cell in results.records.chunk_by(|a, b| a.scenario == b.scenario && a.cell == b.cell) {
         let open = cell[0].quantiles.iter().any(|(_, us)| *us > 0.0) && !cell[0].cell.contains("saturated");
@@ -31,7 +31,7 @@ pub(super) fn write(folder: &Path, results: &Results) -> Result<Vec<String>> {
         fs::write(folder.join(&name), text)?;
         names.push(name);
     }
-    for Scaling { name, title, across, series } in scalings(&results.records) {
+    for ScalingChart { name, title, across, series } in scalings(&results.records) {
         if series.iter().any(|(_, points)| points.len() > 1) {
             fs::write(folder.join(name), grown(title, across, &series)?)?;
             names.push(name.to_owned());
@@ -41,23 +41,23 @@ pub(super) fn write(folder: &Path, results: &Results) -> Result<Vec<String>> {
 }
 
 /// Points of one contender: how much of something, and the figure.
-type Series<'a> = (&'a str, Vec<(f64, f64)>);
+type ChartSeries<'a> = (&'a str, Vec<(f64, f64)>);
 
 /// A figure by how much of something there is.
-struct Scaling<'a> {
+struct ScalingChart<'a> {
     /// The file's.
     name: &'static str,
     title: &'static str,
     /// Of what.
     across: &'static str,
-    series: Vec<Series<'a>>,
+    series: Vec<ChartSeries<'a>>,
 }
 
 /// What grows in these results.
-fn scalings(records: &[Record]) -> Vec<Scaling<'_>> {
+fn scalings(records: &[CellRecord]) -> Vec<ScalingChart<'_>> {
     let of = |scenario: &'static str| records.iter().filter(move |record| record.scenario == scenario);
-    let mut by_connections: Vec<Series<'_>> = Vec::new();
-    for record in of("U").filter(|record| record.cell.ends_with(" connections, saturated")) {
+    let mut by_connections: Vec<ChartSeries<'_>> = Vec::new();
+    for record in of("unmatched").filter(|record| record.cell.ends_with(" connections, saturated")) {
         if let Some(point) = point(&record.cell, record, "requests/s") {
             match by_connections.iter_mut().find(|(contender, _)| *contender == record.contender) {
                 Some((_, points)) => points.push(point),
@@ -69,24 +69,24 @@ fn scalings(records: &[Record]) -> Vec<Scaling<'_>> {
         let named = of(scenario).filter(move |record| record.contender.ends_with(unit));
         named.filter_map(|record| point(&record.contender, record, metric)).collect::<Vec<_>>()
     };
-    let by_filters = [counted("F", "filter", "p50 µs"), counted("F", "filters", "p50 µs")].concat();
-    let by_developers = [counted("X", "developer", "p99 µs"), counted("X", "developers", "p99 µs")].concat();
+    let by_filters = [counted("filters", "filter", "p50 µs"), counted("filters", "filters", "p50 µs")].concat();
+    let by_developers = [counted("mixed", "developer", "p99 µs"), counted("mixed", "developers", "p99 µs")].concat();
     let mut scalings = vec![
-        Scaling {
-            name: "u-by-connections.svg",
-            title: "U: requests/s, saturated",
+        ScalingChart {
+            name: "unmatched-by-connections.svg",
+            title: "unmatched: requests/s, saturated",
             across: "connections",
             series: by_connections,
         },
-        Scaling {
-            name: "f-by-filters.svg",
-            title: "F: p50 µs of unmatched requests",
+        ScalingChart {
+            name: "filters-by-filters.svg",
+            title: "filters: p50 µs of unmatched requests",
             across: "filters",
             series: vec![("redir", by_filters)],
         },
-        Scaling {
-            name: "x-by-developers.svg",
-            title: "X: p99 µs of unmatched requests",
+        ScalingChart {
+            name: "mixed-by-developers.svg",
+            title: "mixed: p99 µs of unmatched requests",
             across: "developers",
             series: vec![("redir", by_developers)],
         },
@@ -98,13 +98,13 @@ fn scalings(records: &[Record]) -> Vec<Scaling<'_>> {
 }
 
 /// The number that a text begins with, and a record's figure.
-fn point(text: &str, record: &Record, metric: &str) -> Option<(f64, f64)> {
+fn point(text: &str, record: &CellRecord, metric: &str) -> Option<(f64, f64)> {
     let number = text.split(' ').next()?.replace(',', "").parse().ok()?;
     Some((number, median(record.metrics.get(metric)?)?))
 }
 
 /// Logarithmic in what grows; the figure from 0.
-fn grown(title: &str, of: &str, series: &[Series<'_>]) -> Result<String> {
+fn grown(title: &str, of: &str, series: &[ChartSeries<'_>]) -> Result<String> {
     let points = || series.iter().flat_map(|(_, points)| points);
     let (least, most) = points().fold((f64::MAX, 1.0_f64), |(least, most), (x, _)| (least.min(*x), most.max(*x)));
     let high = points().fold(f64::EPSILON, |high: f64, (_, y)| high.max(*y));
@@ -131,7 +131,7 @@ fn grown(title: &str, of: &str, series: &[Series<'_>]) -> Result<String> {
 }
 
 /// Logarithmic in time; each contender's share of requests answered by then.
-fn curves(cell: &[Record]) -> Result<String> {
+fn curves(cell: &[CellRecord]) -> Result<String> {
     let times = || cell.iter().flat_map(|r| &r.quantiles).map(|(_, us)| us.max(1.0));
     let (low, high) = (times().fold(f64::MAX, f64::min), times().fold(1.0, f64::max));
     let across =
@@ -158,7 +158,7 @@ fn curves(cell: &[Record]) -> Result<String> {
 }
 
 /// The slowest answer around an event, which is at 0.
-fn line(record: &Record) -> Result<String> {
+fn line(record: &CellRecord) -> Result<String> {
     let high = record.timeline.iter().fold(1.0, |high: f64, (_, ms)| high.max(*ms));
     let across = |since: f64| LEFT + (since + 1.0) / 4.0 * (WIDTH - LEFT - RIGHT);
     let up = |ms: f64| HEIGHT - MARGIN - ms / high * (HEIGHT - 2.0 * MARGIN);
@@ -179,14 +179,14 @@ fn line(record: &Record) -> Result<String> {
 
 /// Of the cell's telling metric, by redir's where there are others: medians of what was seen at different speeds of the
 /// machine must not stand side by side.
-fn bars(cell: &[Record]) -> Result<String> {
+fn bars(cell: &[CellRecord]) -> Result<String> {
     let Some(metric) = telling(cell) else { return Ok(begin("nothing")? + "</svg>\n") };
     let relative = cell.iter().all(|record| by_redir(cell, record, metric).is_some());
-    let value = |record: &Record| match relative {
+    let value = |record: &CellRecord| match relative {
         true => by_redir(cell, record, metric),
         false => record.metrics.get(metric).and_then(|values| median(values)),
     };
-    let value = |record: &Record| value(record).unwrap_or(0.0);
+    let value = |record: &CellRecord| value(record).unwrap_or(0.0);
     let high = cell.iter().map(value).fold(f64::EPSILON, f64::max);
     let unit = if relative { ", redir = 1" } else { "" };
     let mut svg = begin(&format!("{}: {}, {metric}{unit}", cell[0].scenario, cell[0].cell))?;

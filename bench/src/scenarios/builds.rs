@@ -9,25 +9,28 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{Bench, Scenario};
+use redir_bench_options::Scenario;
+
+use super::{BenchRun, measure};
 use crate::{
-    figures::Record,
+    figures::CellRecord,
     pace::Pace,
-    peers::{Contender, Site},
-    world::{Build, World},
+    peers::{Contender, WorldSite},
+    world::{BenchWorld, RedirBuild},
 };
 
 /// How often all of it is measured with new processes.
 pub(super) const BLOCKS: usize = 4;
 /// The other build's name in results.
 pub(crate) const BASELINE: &str = "baseline";
-const COMPARED: [Scenario; 3] = [Scenario::U, Scenario::M, Scenario::I];
+const COMPARED: [Scenario; 3] = [Scenario::Unmatched, Scenario::Matched, Scenario::Idle];
 
 /// A usage error unless each scenario can be compared.
 pub(super) fn check(wanted: &[Scenario], asked: &[Scenario]) -> Result<()> {
     ensure!(
         !asked.is_empty() && wanted.iter().all(|scenario| COMPARED.contains(scenario)),
-        "--against compares {COMPARED:?}: name some of them"
+        "--against compares {}: name some of them",
+        COMPARED.map(Scenario::name).join(", ")
     );
     Ok(())
 }
@@ -37,22 +40,22 @@ pub(super) fn takes(scenario: Scenario, pace: Pace) -> Duration {
     let blocks = u32::try_from(BLOCKS).unwrap_or(1);
     let rounds = |pace: Pace| u32::try_from(pace.rounds).unwrap_or(1) * pace.measurement();
     let block = match scenario {
-        Scenario::U => 2 * 4 * (rounds(pace) + pace.warming().measurement()),
-        Scenario::M => 2 * (3 * rounds(pace) + 13 * (rounds(pace.long()) + pace.warming().measurement())),
+        Scenario::Unmatched => 2 * 4 * (rounds(pace) + pace.warming().measurement()),
+        Scenario::Matched => 2 * (3 * rounds(pace) + 13 * (rounds(pace.long()) + pace.warming().measurement())),
         _ => Duration::from_secs(60),
     };
     (block + Duration::from_secs(5)) * blocks
 }
 
 /// The world of the other build.
-pub(super) fn twin(path: &Path) -> Result<World> {
+pub(super) fn twin(path: &Path) -> Result<BenchWorld> {
     let build = baseline(path)?;
-    let mut world = World::new(2).context("build the namespaces of the other build")?;
+    let mut world = BenchWorld::new(2).context("build the namespaces of the other build")?;
     world.set_build(build)?;
     Ok(world)
 }
 
-fn baseline(path: &Path) -> Result<Build> {
+fn baseline(path: &Path) -> Result<RedirBuild> {
     let path = fs::canonicalize(path).with_context(|| format!("find {}", path.display()))?;
     let agent = if path.is_dir() { path.join("redir-agent") } else { path };
     if !agent.is_file() {
@@ -60,19 +63,19 @@ fn baseline(path: &Path) -> Result<Build> {
     }
     let beside = agent.with_file_name("redir");
     let cli: PathBuf = if beside.is_file() { beside } else { redir_rig::binaries::find("redir")? };
-    Ok(Build { name: BASELINE, programs: Some([agent, cli]) })
+    Ok(RedirBuild { name: BASELINE, programs: Some([agent, cli]) })
 }
 
 /// A scenario, in blocks if two builds are compared.
-pub(super) fn run(scenario: Scenario, bench: &mut Bench<'_>) -> Result<Vec<Record>> {
-    let mut records = scenario.run(bench)?;
+pub(super) fn run(scenario: Scenario, bench: &mut BenchRun<'_>) -> Result<Vec<CellRecord>> {
+    let mut records = measure(scenario, bench)?;
     if let Some(twin) = &bench.twin {
         let [agent, cli] = twin.build().programs.clone().context("a twin has a build of its own")?;
         bench.shown.push(format!("{BASELINE}: {} and {}", agent.display(), cli.display()));
         for block in 1..BLOCKS {
             bench.block = block;
             bench.swap_builds()?;
-            merge(&mut records, scenario.run(bench)?);
+            merge(&mut records, measure(scenario, bench)?);
         }
         bench.swap_builds()?;
     }
@@ -80,9 +83,9 @@ pub(super) fn run(scenario: Scenario, bench: &mut Bench<'_>) -> Result<Vec<Recor
 }
 
 /// Adds rounds to those that are there.
-pub(super) fn merge(all: &mut Vec<Record>, more: Vec<Record>) {
+pub(super) fn merge(all: &mut Vec<CellRecord>, more: Vec<CellRecord>) {
     for record in more {
-        let same = |old: &&mut Record| old.cell == record.cell && old.contender == record.contender;
+        let same = |old: &&mut CellRecord| old.cell == record.cell && old.contender == record.contender;
         let Some(old) = all.iter_mut().find(same) else {
             all.push(record);
             continue;
@@ -95,11 +98,11 @@ pub(super) fn merge(all: &mut Vec<Record>, more: Vec<Record>) {
     }
 }
 
-impl Bench<'_> {
+impl BenchRun<'_> {
     /// The world of a site.
-    pub(super) fn at(&self, site: Site) -> &World {
+    pub(super) fn at(&self, site: WorldSite) -> &BenchWorld {
         match (site, &self.twin) {
-            (Site::Twin, Some(twin)) => twin,
+            (WorldSite::Twin, Some(twin)) => twin,
             _ => self.world,
         }
     }
@@ -115,7 +118,7 @@ impl Bench<'_> {
     }
 
     /// Does something in every world that has an agent.
-    pub(super) fn each_world<T>(&mut self, mut what: impl FnMut(&mut World) -> Result<T>) -> Result<Vec<T>> {
+    pub(super) fn each_world<T>(&mut self, mut what: impl FnMut(&mut BenchWorld) -> Result<T>) -> Result<Vec<T>> {
         let mut all = vec![what(self.world)?];
         if let Some(twin) = &mut self.twin {
             all.push(what(twin)?);
@@ -124,8 +127,8 @@ impl Bench<'_> {
     }
 
     /// A contender of every world that has an agent.
-    pub(super) fn each_site(&self, contender: impl Fn(&World) -> Contender) -> Vec<Contender> {
-        let twin = self.twin.iter().map(|twin| contender(twin).at(Site::Twin));
+    pub(super) fn each_site(&self, contender: impl Fn(&BenchWorld) -> Contender) -> Vec<Contender> {
+        let twin = self.twin.iter().map(|twin| contender(twin).at(WorldSite::Twin));
         [contender(self.world)].into_iter().chain(twin).collect()
     }
 
@@ -153,8 +156,8 @@ mod tests {
 
     #[test]
     fn rounds_of_all_blocks_are_kept_by_build() {
-        let record = |contender: &str, value: f64| Record {
-            scenario: "I".into(),
+        let record = |contender: &str, value: f64| CellRecord {
+            scenario: "idle".into(),
             cell: "tunnel".into(),
             contender: contender.into(),
             pins: String::new(),
@@ -182,7 +185,7 @@ mod tests {
             fs::write(file, "").expect("write");
         }
         let agent = fs::canonicalize(agent).expect("there");
-        let build = Build { name: BASELINE, programs: Some([agent.clone(), agent.with_file_name("redir")]) };
+        let build = RedirBuild { name: BASELINE, programs: Some([agent.clone(), agent.with_file_name("redir")]) };
         assert_eq!(baseline(folder.path()).expect("a build"), build);
         assert_eq!(baseline(&agent).expect("the same"), build);
     }

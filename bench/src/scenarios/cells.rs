@@ -5,25 +5,25 @@ use std::{collections::BTreeMap, thread, time::Duration};
 
 use anyhow::{Context, Result};
 
-use super::Bench;
+use super::BenchRun;
 use crate::{
-    cost::{self, Machine},
-    figures::{Record, median},
+    cost::{self, MachineTime},
+    figures::{CellRecord, median},
     peers::Contender,
     programs::load::Report,
-    world::{self, ENDS, MIDDLE, World},
+    world::{self, BenchWorld, ENDS, MIDDLE},
 };
 
 /// Where load and app (and a developer's end) run; what is between is always on the middle's CPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pins {
+pub(super) enum CpuPlacement {
     /// On the middle's too: each hand-over is on one CPU, the least noise for latency.
     Together,
     /// On the other one: the middle has its CPU for itself, and its capacity is what is found.
     Apart,
 }
 
-impl Pins {
+impl CpuPlacement {
     pub(super) fn ends(self) -> usize {
         match self {
             Self::Together => MIDDLE,
@@ -37,23 +37,23 @@ impl Pins {
 }
 
 /// A kind of load.
-pub(super) struct Cell<'a> {
+pub(super) struct LoadCell<'a> {
     pub(super) scenario: &'a str,
     pub(super) name: &'a str,
     /// Of `redir-bench program load`.
     pub(super) load: &'a [&'a str],
-    pub(super) pins: Pins,
+    pub(super) pins: CpuPlacement,
 }
 
-impl Cell<'_> {
+impl LoadCell<'_> {
     /// Measures all contenders in every round, in turn.
-    pub(super) fn run(&self, bench: &mut Bench<'_>, contenders: &[Contender]) -> Result<Vec<Record>> {
+    pub(super) fn run(&self, bench: &mut BenchRun<'_>, contenders: &[Contender]) -> Result<Vec<CellRecord>> {
         if !bench.wants(self.name) {
             return Ok(Vec::new());
         }
         let pace = bench.pace;
         self.warm(bench, contenders)?;
-        let mut runs: Vec<Vec<Measured>> = contenders.iter().map(|_| Vec::new()).collect();
+        let mut runs: Vec<Vec<RoundFigures>> = contenders.iter().map(|_| Vec::new()).collect();
         for round in 0..pace.rounds {
             let left = pace.measurement() * u32::try_from((pace.rounds - round) * contenders.len())?;
             bench
@@ -68,7 +68,7 @@ impl Cell<'_> {
 
     /// Every contender carries the load once before anything counts: what one does only at first (connections to the
     /// app, tables that grow) is in nobody's first round.
-    fn warm(&self, bench: &mut Bench<'_>, contenders: &[Contender]) -> Result<()> {
+    fn warm(&self, bench: &mut BenchRun<'_>, contenders: &[Contender]) -> Result<()> {
         let pace = bench.pace;
         bench.pace = pace.warming();
         let warmed = contenders.iter().try_for_each(|contender| self.once(bench, contender).map(drop));
@@ -77,11 +77,11 @@ impl Cell<'_> {
     }
 
     /// One round of one contender.
-    pub(super) fn once(&self, bench: &Bench<'_>, contender: &Contender) -> Result<Measured> {
+    pub(super) fn once(&self, bench: &BenchRun<'_>, contender: &Contender) -> Result<RoundFigures> {
         self.measure(bench, contender).with_context(|| format!("{} {}: {}", self.scenario, self.name, contender.name))
     }
 
-    fn measure(&self, bench: &Bench<'_>, contender: &Contender) -> Result<Measured> {
+    fn measure(&self, bench: &BenchRun<'_>, contender: &Contender) -> Result<RoundFigures> {
         let world = bench.at(contender.site);
         let pids = contender.pids();
         cost::pin(&pids, MIDDLE)?;
@@ -96,24 +96,24 @@ impl Cell<'_> {
         let mut load = world.topology.client.namespace.spawn("load", &mut command)?;
         cost::pin(&[load.pid()], self.pins.ends())?;
         thread::sleep(Duration::from_millis(warm));
-        let before = (cost::cpu_time(&pids), Machine::now()?);
+        let before = (cost::cpu_time(&pids), MachineTime::now()?);
         thread::sleep(Duration::from_millis(counted));
-        let after = (cost::cpu_time(&pids), Machine::now()?);
+        let after = (cost::cpu_time(&pids), MachineTime::now()?);
         let code = load.exit_code(Duration::from_secs(30))?;
         anyhow::ensure!(code == 0, "the load ended with {code}: {}", load.stderr());
         let report = serde_json::from_str(&load.stdout()).context("what the load printed")?;
-        Ok(Measured { report, cpu: after.0.saturating_sub(before.0), busy: after.1.busy_since(&before.1) })
+        Ok(RoundFigures { report, cpu: after.0.saturating_sub(before.0), busy: after.1.busy_since(&before.1) })
     }
 
     /// The rounds of one contender as they are kept.
-    pub(super) fn record(&self, contender: &str, runs: &[Measured]) -> Record {
+    pub(super) fn record(&self, contender: &str, runs: &[RoundFigures]) -> CellRecord {
         let mut metrics: BTreeMap<String, Vec<f64>> = BTreeMap::new();
         for run in runs {
             for (name, value) in run.metrics() {
                 metrics.entry(name.to_owned()).or_default().push(value);
             }
         }
-        Record {
+        CellRecord {
             scenario: self.scenario.to_owned(),
             cell: self.name.to_owned(),
             contender: contender.to_owned(),
@@ -138,14 +138,14 @@ pub(super) fn order(round: usize, contenders: usize) -> impl Iterator<Item = usi
 }
 
 /// The figures of a round.
-pub(super) struct Measured {
+pub(super) struct RoundFigures {
     report: Report,
     /// Nanoseconds of the contender's processes, and of the whole machine.
     cpu: u64,
     busy: u64,
 }
 
-impl Measured {
+impl RoundFigures {
     #[expect(clippy::cast_precision_loss, reason = "counts below 2^52")]
     fn metrics(&self) -> Vec<(&'static str, f64)> {
         let report = &self.report;
@@ -164,14 +164,14 @@ impl Measured {
 }
 
 /// The median of each.
-fn quantiles(runs: &[Measured]) -> Vec<(f64, f64)> {
+fn quantiles(runs: &[RoundFigures]) -> Vec<(f64, f64)> {
     let Some(first) = runs.first() else { return Vec::new() };
     let at = |index: usize| runs.iter().filter_map(move |run| run.report.quantiles.get(index)).map(|(_, us)| *us);
     let points = first.report.quantiles.iter().enumerate();
     points.filter_map(|(index, (q, _))| Some((*q, median(&at(index).collect::<Vec<_>>())?))).collect()
 }
 
-fn pin_ends(world: &World, contender: &Contender, cpu: usize) -> Result<()> {
+fn pin_ends(world: &BenchWorld, contender: &Contender, cpu: usize) -> Result<()> {
     let apps: Vec<i32> = world.apps.iter().map(redir_rig::Process::pid).collect();
     cost::pin(&apps, cpu)?;
     // A tunnel's developer end; the roots are the middle.

@@ -1,16 +1,16 @@
-//! X: unmatched requests, while a ninth as many matched ones go to 1, 5, 20 or 50 developers. The control has the same
+//! `mixed`: unmatched requests, while a ninth as many matched ones go to 1, 5, 20 or 50 developers. The control has the same
 //! intercept and nobody who asks for anything of it.
 
 use anyhow::{Context, Result, ensure};
 use redir_rig::{Cli, Process};
 
 use super::{
-    Bench,
-    cells::{Cell, Measured, Pins, order},
+    BenchRun,
+    cells::{CpuPlacement, LoadCell, RoundFigures, order},
 };
 use crate::{
     cost,
-    figures::Record,
+    figures::CellRecord,
     peers::Contender,
     programs::load::Report,
     world::{self, ENDS, START},
@@ -20,20 +20,20 @@ const DEVELOPERS: [usize; 5] = [0, 1, 5, 20, 50];
 /// Matched requests a second, of all developers together.
 const MATCHED: usize = 100;
 
-pub(super) fn run(bench: &mut Bench<'_>) -> Result<Vec<Record>> {
-    let cell = Cell {
-        scenario: "X",
+pub(super) fn run(bench: &mut BenchRun<'_>) -> Result<Vec<CellRecord>> {
+    let cell = LoadCell {
+        scenario: "mixed",
         name: "900 unmatched requests/s, 100 matched",
         load: &["--connections", "4", "--rate", "900"],
-        pins: Pins::Apart,
+        pins: CpuPlacement::Apart,
     };
-    let mut runs: [Vec<Measured>; DEVELOPERS.len()] = Default::default();
+    let mut runs: [Vec<RoundFigures>; DEVELOPERS.len()] = Default::default();
     let mut failed = [0; DEVELOPERS.len()];
     for round in 0..bench.pace.rounds {
         for number in order(round, DEVELOPERS.len()) {
             let count = &DEVELOPERS[number];
             let left = bench.pace.measurement() * u32::try_from(DEVELOPERS.len() * (bench.pace.rounds - round))?;
-            bench.progress.say(&format!("X: {count} developers, round {}", round + 1), left);
+            bench.progress.say(&format!("mixed: {count} developers, round {}", round + 1), left);
             let live = intercepts(bench, (*count).min(bench.pace.pieces(DEVELOPERS[4])).max(1))?;
             let loads = if *count == 0 { Vec::new() } else { matched(bench, live.len())? };
             let redir = Contender::transparent("redir", bench.world.app(0), bench.world.agent_pids());
@@ -65,7 +65,7 @@ fn header(number: usize) -> String {
 }
 
 /// So many developers, each with a header value of their own. All are live.
-fn intercepts(bench: &mut Bench<'_>, count: usize) -> Result<Vec<Cli>> {
+fn intercepts(bench: &mut BenchRun<'_>, count: usize) -> Result<Vec<Cli>> {
     bench.world.start_agent()?;
     let start = |number| bench.world.start_intercept(0, &["--header", &header(number)]);
     let mut all: Vec<Cli> = (0..count).map(start).collect::<Result<_>>()?;
@@ -76,7 +76,7 @@ fn intercepts(bench: &mut Bench<'_>, count: usize) -> Result<Vec<Cli>> {
 }
 
 /// The developers' clients, one each.
-fn matched(bench: &Bench<'_>, developers: usize) -> Result<Vec<Process>> {
+fn matched(bench: &BenchRun<'_>, developers: usize) -> Result<Vec<Process>> {
     #[expect(clippy::cast_precision_loss, reason = "a hundred requests")]
     let rate = (MATCHED as f64 / developers as f64).to_string();
     let (to, warm, counted) =
@@ -93,7 +93,7 @@ fn matched(bench: &Bench<'_>, developers: usize) -> Result<Vec<Process>> {
 }
 
 /// How many of its requests failed.
-fn ended(bench: &Bench<'_>, mut load: Process) -> Result<u64> {
+fn ended(bench: &BenchRun<'_>, mut load: Process) -> Result<u64> {
     let code = load.exit_code(bench.pace.measurement() + START)?;
     ensure!(code == 0, "a developer's client ended with {code}: {}", load.stderr());
     let report: Report = serde_json::from_str(&load.stdout()).context("what the load printed")?;

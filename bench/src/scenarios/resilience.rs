@@ -1,4 +1,4 @@
-//! R: unmatched requests while an intercept comes, goes, loses its CLI and its agent: how many fail, how slow the rest
+//! `resilience`: unmatched requests while an intercept comes, goes, loses its CLI and its agent: how many fail, how slow the rest
 //! gets. Each request is on a connection of its own and never tried again. Connections that were inside a killed process
 //! are counted apart: their SYN was sent before it was gone.
 
@@ -10,9 +10,9 @@ use std::{
 use anyhow::{Context, Result};
 use redir_rig::{Cli, Load, load::Outcome};
 
-use super::Bench;
+use super::BenchRun;
 use crate::{
-    figures::Record,
+    figures::CellRecord,
     world::{MIDDLE, PORT},
 };
 
@@ -33,14 +33,16 @@ const OTHER: u16 = PORT + 1;
 /// What none of the load's requests carries.
 const FILTER: [&str; 2] = ["--header", "x-user: bench"];
 
-pub(super) fn run(bench: &mut Bench<'_>) -> Result<Vec<Record>> {
+pub(super) fn run(bench: &mut BenchRun<'_>) -> Result<Vec<CellRecord>> {
     let mut records = Vec::new();
     let repetitions = (bench.pace.long().rounds / bench.pace.cut.min(2)).max(1);
     for event in EVENTS {
         let mut metrics: BTreeMap<String, Vec<f64>> = BTreeMap::new();
         let (mut failed, mut reason, mut timeline) = (0, None, Vec::new());
         for repetition in 0..repetitions {
-            bench.progress.say(&format!("R: {event}, {} of {repetitions}", repetition + 1), Duration::from_secs(5));
+            bench
+                .progress
+                .say(&format!("resilience: {event}, {} of {repetitions}", repetition + 1), Duration::from_secs(5));
             let seen = once(bench, event).with_context(|| event.to_owned())?;
             for (name, value) in seen.metrics {
                 metrics.entry(name.to_owned()).or_default().push(value);
@@ -51,8 +53,8 @@ pub(super) fn run(bench: &mut Bench<'_>) -> Result<Vec<Record>> {
             }
             reason = reason.or(seen.reason);
         }
-        records.push(Record {
-            scenario: "R".into(),
+        records.push(CellRecord {
+            scenario: "resilience".into(),
             cell: event.to_owned(),
             contender: "redir".into(),
             pins: format!("agent and app on CPU {MIDDLE}, load on any"),
@@ -66,14 +68,14 @@ pub(super) fn run(bench: &mut Bench<'_>) -> Result<Vec<Record>> {
     Ok(records)
 }
 
-struct Seen {
+struct EventFigures {
     metrics: [(&'static str, f64); 4],
     timeline: Vec<(f64, f64)>,
     failed: u64,
     reason: Option<String>,
 }
 
-fn once(bench: &mut Bench<'_>, event: &str) -> Result<Seen> {
+fn once(bench: &mut BenchRun<'_>, event: &str) -> Result<EventFigures> {
     let world = &mut *bench.world;
     world.start_agent()?;
     let mut intercept = if event == "attach" { None } else { Some(world.intercept(&FILTER)?) };
@@ -114,7 +116,7 @@ fn once(bench: &mut Bench<'_>, event: &str) -> Result<Seen> {
         ("p99 bump ms", during - before),
     ];
     let reason = after.first().and_then(|outcome| outcome.result.clone().err());
-    Ok(Seen { metrics, timeline: timeline(&report.outcomes, began), failed: after.len() as u64, reason })
+    Ok(EventFigures { metrics, timeline: timeline(&report.outcomes, began), failed: after.len() as u64, reason })
 }
 
 /// The slowest answer by when its SYN was sent, from a second before the event to three after it.

@@ -12,24 +12,24 @@ use anyhow::{Context, Result};
 use redir_rig::{Cli, Namespace, topology::Family};
 
 use super::{
-    Bench,
-    cells::{Cell, Pins},
+    BenchRun,
+    cells::{CpuPlacement, LoadCell},
 };
 use crate::{
-    figures::Record,
+    figures::CellRecord,
     peers::Contender,
-    world::{self, PORT, World},
+    world::{self, BenchWorld, PORT},
 };
 
 /// The floor's own port, and that of its clients.
 const RELAY: u16 = 9100;
 const RELAYED: u16 = 9101;
 
-const CELL: Cell<'static> = Cell {
-    scenario: "U",
+const CELL: LoadCell<'static> = LoadCell {
+    scenario: "unmatched",
     name: "a connection for each request, however taken",
     load: &["--connections", "16", "--close", "--rate", "1000"],
-    pins: Pins::Together,
+    pins: CpuPlacement::Together,
 };
 const MACHINE: &str = "machine ns/request";
 
@@ -44,7 +44,7 @@ const STEERED: usize = 0;
 const BEHIND: usize = 1;
 const FLOORS: [usize; 2] = [2, 3];
 
-pub(super) fn run(bench: &mut Bench<'_>) -> Result<Vec<Record>> {
+pub(super) fn run(bench: &mut BenchRun<'_>) -> Result<Vec<CellRecord>> {
     if !bench.wants(CELL.name) {
         return Ok(Vec::new());
     }
@@ -59,7 +59,7 @@ pub(super) fn run(bench: &mut Bench<'_>) -> Result<Vec<Record>> {
     records
 }
 
-fn measure(bench: &mut Bench<'_>) -> Result<Vec<Record>> {
+fn measure(bench: &mut BenchRun<'_>) -> Result<Vec<CellRecord>> {
     bench.world.start_agent()?;
     let start = |pod| bench.world.start_intercept(pod, &["--header", "x-user: bench"]);
     let mut live = [start(STEERED)?, start(BEHIND)?];
@@ -81,7 +81,7 @@ fn measure(bench: &mut Bench<'_>) -> Result<Vec<Record>> {
 }
 
 /// What redir would cost behind REDIRECT.
-fn calculated(records: &[Record]) -> Result<Record> {
+fn calculated(records: &[CellRecord]) -> Result<CellRecord> {
     let of = |name: &str| {
         let record = records.iter().find(|record| record.contender == name).context("a contender is missing")?;
         record.metrics.get(MACHINE).context("it has answered nothing")
@@ -96,7 +96,7 @@ fn calculated(records: &[Record]) -> Result<Record> {
 
 /// The floor in a pod behind TPROXY or REDIRECT. A pod each: what netfilter does for one connection, it does for every one
 /// of its network namespace.
-fn floor(world: &World, pod: usize, transparent: bool) -> Result<Contender> {
+fn floor(world: &BenchWorld, pod: usize, transparent: bool) -> Result<Contender> {
     let (host, app) = (&world.topology.pods[pod], world.app(pod));
     let (name, listen, table, target) = match transparent {
         true => (FLOOR_TPROXY, Family::V4.loopback(), "mangle", format!("TPROXY --on-ip 127.0.0.1 --on-port {RELAY}")),
@@ -114,12 +114,12 @@ fn floor(world: &World, pod: usize, transparent: bool) -> Result<Contender> {
     Ok(contender)
 }
 
-fn behind(world: &World) -> &Namespace {
+fn behind(world: &BenchWorld) -> &Namespace {
     &world.topology.pods[BEHIND].namespace
 }
 
 /// A filter of nothing in the first place of the pod's hook, so that redir's is behind what is added later.
-fn take_first_place(world: &World) -> Result<()> {
+fn take_first_place(world: &BenchWorld) -> Result<()> {
     behind(world).output(&["tc", "qdisc", "add", "dev", "eth0", "clsact"])?;
     // A protocol for local experiments (IEEE 802), which nobody speaks here.
     behind(world).output(&[FILTER, &["1", "protocol", "0x88b5"], EVERYTHING].concat())?;
@@ -131,7 +131,7 @@ const FILTER: &[&str] = &["tc", "filter", "add", "dev", "eth0", "ingress", "pref
 const EVERYTHING: &[&str] = &["u32", "match", "u32", "0", "0", "flowid", "1:1"];
 
 /// TPROXY instead of redir's programs, for packets on their way in; gives its rule.
-fn go_around_programs(world: &World) -> Result<String> {
+fn go_around_programs(world: &BenchWorld) -> Result<String> {
     // The app listens on every address; on loopback alone there is nobody but the agent.
     let listeners = behind(world).output(&["ss", "--no-header", "--listening", "--tcp", "--numeric", "--ipv4"])?;
     let mut words = listeners.split_whitespace();

@@ -1,69 +1,79 @@
-//! U: requests that match nothing on an intercepted port, next to the app alone and to proxies in the same place.
+//! `unmatched`: requests that match nothing on an intercepted port, next to the app alone and to proxies in the same place.
 
 use anyhow::Result;
 use redir_rig::Cli;
 
 use super::{
-    Bench,
-    cells::{Cell, Pins},
+    BenchRun,
+    cells::{CpuPlacement, LoadCell},
     steering,
 };
 use crate::{
-    figures::{Record, median},
+    figures::{CellRecord, median},
     peers::{
         Contender,
-        proxy::{self, Proxy},
+        proxy::{self, ProxyPeer},
     },
 };
 
 /// A load that goals are about.
-struct Load {
-    cell: Cell<'static>,
+struct UnmatchedLoad {
+    cell: LoadCell<'static>,
     /// Whether the app alone is measured too.
     direct: bool,
     /// Those that a goal names.
-    proxies: &'static [Proxy],
+    proxies: &'static [ProxyPeer],
 }
 
-const LOADS: [Load; 4] = [
-    Load {
-        cell: Cell { scenario: "U", name: "1 connection", load: &["--rate", "2000"], pins: Pins::Together },
-        direct: true,
-        proxies: &[Proxy::Floor, Proxy::HaproxyHttp, Proxy::Envoy],
-    },
-    Load {
-        cell: Cell {
-            scenario: "U",
-            name: "64 connections, saturated",
-            load: &["--connections", "64"],
-            pins: Pins::Apart,
+const LOADS: [UnmatchedLoad; 4] = [
+    UnmatchedLoad {
+        cell: LoadCell {
+            scenario: "unmatched",
+            name: "1 connection",
+            load: &["--rate", "2000"],
+            pins: CpuPlacement::Together,
         },
         direct: true,
-        proxies: &[Proxy::HaproxyHttp, Proxy::HaproxyTcp, Proxy::Nginx, Proxy::Envoy],
+        proxies: &[ProxyPeer::Floor, ProxyPeer::HaproxyHttp, ProxyPeer::Envoy],
     },
-    Load {
+    UnmatchedLoad {
+        cell: LoadCell {
+            scenario: "unmatched",
+            name: "64 connections, saturated",
+            load: &["--connections", "64"],
+            pins: CpuPlacement::Apart,
+        },
+        direct: true,
+        proxies: &[ProxyPeer::HaproxyHttp, ProxyPeer::HaproxyTcp, ProxyPeer::Nginx, ProxyPeer::Envoy],
+    },
+    UnmatchedLoad {
         // At a fixed rate: saturated, this load would measure how the client address runs out of ports.
-        cell: Cell {
-            scenario: "U",
+        cell: LoadCell {
+            scenario: "unmatched",
             name: "a connection for each request",
             load: &["--connections", "16", "--close", "--rate", "1000"],
-            pins: Pins::Together,
+            pins: CpuPlacement::Together,
         },
         direct: true,
         // The one shares its connections to the app between clients; the other opens one for each, as redir does.
-        proxies: &[Proxy::HaproxyHttp, Proxy::HaproxyTcp],
+        proxies: &[ProxyPeer::HaproxyHttp, ProxyPeer::HaproxyTcp],
     },
-    Load {
-        cell: Cell { scenario: "U", name: "8 MB bodies", load: &["--path", "/8000000"], pins: Pins::Apart },
+    UnmatchedLoad {
+        cell: LoadCell {
+            scenario: "unmatched",
+            name: "8 MB bodies",
+            load: &["--path", "/8000000"],
+            pins: CpuPlacement::Apart,
+        },
         direct: false,
-        proxies: &[Proxy::HaproxyTcp],
+        proxies: &[ProxyPeer::HaproxyTcp],
     },
 ];
 
-pub(super) fn run(bench: &mut Bench<'_>) -> Result<Vec<Record>> {
+pub(super) fn run(bench: &mut BenchRun<'_>) -> Result<Vec<CellRecord>> {
     let intercepts = bench.each_world(|world| world.intercept(&["--header", "x-user: bench"]))?;
     let mut records = Vec::new();
-    for Load { cell, direct, proxies } in &LOADS {
+    for UnmatchedLoad { cell, direct, proxies } in &LOADS {
         if !bench.wants(cell.name) {
             continue;
         }
@@ -85,7 +95,7 @@ pub(super) fn run(bench: &mut Bench<'_>) -> Result<Vec<Record>> {
 }
 
 /// Redir, these, and the app alone if asked.
-fn contenders(bench: &mut Bench<'_>, direct: bool, proxies: &[Proxy]) -> Result<Vec<Contender>> {
+fn contenders(bench: &mut BenchRun<'_>, direct: bool, proxies: &[ProxyPeer]) -> Result<Vec<Contender>> {
     let mut contenders = bench.each_site(Contender::unmatched);
     if bench.builds_only() {
         return Ok(contenders);
@@ -100,7 +110,7 @@ fn contenders(bench: &mut Bench<'_>, direct: bool, proxies: &[Proxy]) -> Result<
 }
 
 /// What no goal asks for: more connections, shares of what the slowest proxy can, larger heads and bodies, pipelines.
-fn levels(bench: &mut Bench<'_>, seen: &[Record]) -> Result<Vec<Record>> {
+fn levels(bench: &mut BenchRun<'_>, seen: &[CellRecord]) -> Result<Vec<CellRecord>> {
     let saturated =
         seen.iter().filter(|record| record.cell.starts_with("64 connections") && record.contender != "direct");
     let rates = saturated.filter_map(|record| median(record.metrics.get("requests/s")?));
@@ -129,15 +139,17 @@ fn levels(bench: &mut Bench<'_>, seen: &[Record]) -> Result<Vec<Record>> {
     let mut records = Vec::new();
     for (name, load) in &loads {
         let load: Vec<&str> = load.iter().map(String::as_str).collect();
-        records.extend(Cell { scenario: "U", name, load: &load, pins: Pins::Apart }.run(bench, &contenders)?);
+        records.extend(
+            LoadCell { scenario: "unmatched", name, load: &load, pins: CpuPlacement::Apart }.run(bench, &contenders)?,
+        );
     }
     Ok(records)
 }
 
 /// One that cannot be started is left out, and said.
-pub(super) fn start(bench: &mut Bench<'_>, proxy: Proxy, contenders: &mut Vec<Contender>) {
+pub(super) fn start(bench: &mut BenchRun<'_>, proxy: ProxyPeer, contenders: &mut Vec<Contender>) {
     // The floor is the bench's own.
-    if proxy != Proxy::Floor && !bench.asked(proxy.name()) {
+    if proxy != ProxyPeer::Floor && !bench.asked(proxy.name()) {
         return;
     }
     match proxy.start(bench.world, &bench.folder) {

@@ -1,4 +1,4 @@
-//! One of netfilter's queues, as far as a line needs it: numbers of packets come, verdicts go. Messages as in
+//! One of netfilter's queues, as far as an emulated link needs it: numbers of packets come, verdicts go. Messages as in
 //! linux/netfilter/nfnetlink_queue.h.
 
 use std::{
@@ -40,13 +40,13 @@ const BUFFER: usize = 32 << 20;
 const HEAD: usize = 16 + 4;
 
 /// The queue.
-pub(super) struct Queue {
+pub(super) struct NetfilterQueue {
     socket: Socket,
     number: u16,
     buffer: Vec<u8>,
 }
 
-impl Queue {
+impl NetfilterQueue {
     /// Binds it in the calling thread's namespace; `joined`: packets come as they are, also those that the kernel has
     /// joined.
     pub(super) fn open(number: u16, joined: bool) -> Result<Self> {
@@ -84,7 +84,7 @@ impl Queue {
             let length = match (&self.socket).read(&mut self.buffer) {
                 Ok(length) => length,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
-                // Some were lost, as on a line that is too full.
+                // Some were lost, as on a link that is too full.
                 Err(error) if error.raw_os_error() == Some(ENOBUFS) => continue,
                 Err(error) => return Err(error).context("read from netfilter"),
             };
@@ -130,7 +130,7 @@ impl Queue {
     }
 }
 
-impl AsFd for Queue {
+impl AsFd for NetfilterQueue {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
