@@ -45,7 +45,7 @@ enum Command {
     /// Run every test: unit, kernel programs, and end to end in real network namespaces
     Test(test::Options),
     /// Play the main job with the real programs: intercept, match, change, kill; ends with what it measured
-    Demo(demo::Options),
+    Demo(demo::DemoOptions),
     /// Search for inputs that break the HTTP engine, for as long as asked
     Fuzz(fuzz::Options),
     /// Play what ought to break redir against release builds of it, and see that nobody loses anything

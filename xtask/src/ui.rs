@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::env;
 use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Whether standard output is a terminal that may be repainted.
@@ -12,8 +13,15 @@ pub(crate) fn terminal() -> bool {
     *TERMINAL.get_or_init(|| io::stdout().is_terminal() && env::var("TERM").as_deref() != Ok("dumb"))
 }
 
+/// From now on everything is coloured, wherever it goes: a picture is made of it.
+pub(crate) fn always_in_colour() {
+    IN_COLOUR.store(true, Ordering::Relaxed);
+}
+
+static IN_COLOUR: AtomicBool = AtomicBool::new(false);
+
 fn colours() -> bool {
-    terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    IN_COLOUR.load(Ordering::Relaxed) || terminal() && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 fn paint(code: &str, text: &str) -> String {

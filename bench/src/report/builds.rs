@@ -35,20 +35,22 @@ enum BuildVerdict {
 /// Writes `results.json` and `README.md`, prints the comparison; false if anything is worse, or a request failed.
 pub fn write(folder: &Path, pace: Pace, blocks: usize, records: Vec<CellRecord>, notes: RunNotes) -> Result<bool> {
     fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
-    let (all, outside) = compare(&records)?;
+    let goals = Vec::new();
+    let results = BenchResults { machine: machine()?, pace: spelled(pace), quick: true, goals, notes, records };
+    let (all, outside) = compare(&results.records)?;
     let count = |verdict| all.iter().filter(|compared| compared.verdict == verdict).count();
     let (worse, better) = (count(BuildVerdict::Worse), count(BuildVerdict::Better));
     let mut page = format!(
         "# redir next to another build\n\n{}; {blocks} times {}, with new processes that have changed places.\n\n{}\n",
-        machine()?,
-        spelled(pace),
+        results.machine,
+        results.pace,
         table(&all, outside)?
     );
-    for sentence in notes.shown.iter().chain(&notes.left_out) {
+    for sentence in results.notes.shown.iter().chain(&results.notes.left_out) {
         writeln!(page, "- {sentence}")?;
     }
-    let failed: u64 = records.iter().map(|record| record.failed).sum();
-    for record in records.iter().filter(|record| record.failed > 0) {
+    let failed: u64 = results.records.iter().map(|record| record.failed).sum();
+    for record in results.records.iter().filter(|record| record.failed > 0) {
         let reason = record.reason.as_deref().unwrap_or("no reason");
         writeln!(
             page,
@@ -63,14 +65,6 @@ pub fn write(folder: &Path, pace: Pace, blocks: usize, records: Vec<CellRecord>,
     )?;
     print!("{page}");
     fs::write(folder.join("README.md"), &page).context("write the page")?;
-    let results = BenchResults {
-        machine: machine()?,
-        pace: spelled(pace),
-        quick: true,
-        goals: Vec::new(),
-        notes,
-        records: records.clone(),
-    };
     write_json(&folder.join("results.json"), &results)?;
     println!("written to {}", folder.display());
     Ok(worse == 0 && failed == 0)

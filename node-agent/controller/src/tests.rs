@@ -19,7 +19,7 @@ use redir_link::{
     resolved::{Obstacle, Requests, Resolved},
 };
 use redir_tunnel::Pin;
-use redir_wire::{Probes, Selector, Token, InterceptRequest};
+use redir_wire::{InterceptRequest, Probes, Selector, Token};
 use redir_worker::control::ControlPlane as _;
 use serde_json::{Value, json};
 

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 use redir_rig::{namespace::Namespace, wait};
 use redir_tunnel::{Dialled, Identity, Pin, Tunnel, dial};
-use redir_wire::{CloseCode, Probes, Selector, ToAgent, ToDeveloper, Token, InterceptRequest};
+use redir_wire::{CloseCode, InterceptRequest, Probes, Selector, ToAgent, ToDeveloper, Token};
 
 const SOON: Duration = Duration::from_secs(60);
 

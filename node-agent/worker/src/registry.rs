@@ -19,7 +19,7 @@ use std::{
 };
 
 use redir_tunnel::Pin;
-use redir_wire::{PodEntry, Refused, RefusedCode, Selector, Token, LeaveScope, InterceptRequest};
+use redir_wire::{InterceptRequest, LeaveScope, PodEntry, Refused, RefusedCode, Selector, Token};
 
 use crate::control::{Grant, Place, Plane};
 use redir_config::PodName;

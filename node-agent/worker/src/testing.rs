@@ -8,7 +8,7 @@ use std::{
 use redir_config::PodName;
 use redir_identity::Pin;
 use redir_link::resolved::Resolved;
-use redir_wire::{Token, InterceptRequest};
+use redir_wire::{InterceptRequest, Token};
 
 use crate::registry::{Registry, SessionId};
 

@@ -4,13 +4,15 @@
 
 mod faults;
 mod figures;
+mod picture;
 mod scenes;
 pub(crate) mod story;
 mod world;
 
 use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 use redir_rig::cleanup;
 
@@ -20,18 +22,21 @@ use story::Story;
 use world::World;
 
 #[derive(Args)]
-pub(crate) struct Options {
+pub(crate) struct DemoOptions {
     /// Leave everything running at the end, and print what to try
     #[arg(long)]
     keep: bool,
+    /// Save the first scenes as a picture of the terminal, as README has it (docs/demo.svg)
+    #[arg(long, value_name = "FILE", conflicts_with = "keep")]
+    record: Option<PathBuf>,
     /// The programs are built and this process is root
     #[arg(long, hide = true)]
     prepared: bool,
 }
 
-pub(crate) fn run(options: &Options) -> Result<()> {
+pub(crate) fn run(options: &DemoOptions) -> Result<()> {
     if options.prepared {
-        return play(options.keep);
+        return play(options);
     }
     setup::run(setup::Say::OnlyWork)?;
     let by_hand = ["cargo xtask demo".to_owned()];
@@ -45,19 +50,24 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "--package",
         "redir-node-agent",
     ]))?;
-    become_the_play(privilege, options.keep)
+    become_the_play(privilege, options)
 }
 
 /// The same program once more, as root and with the shipped programs' place in its environment.
-fn become_the_play(privilege: Privilege, keep: bool) -> Result<()> {
+fn become_the_play(privilege: Privilege, options: &DemoOptions) -> Result<()> {
     let place = paths::target()?.join("release");
-    let mut arguments = vec!["demo", "--prepared"];
-    arguments.extend(keep.then_some("--keep"));
-    let arguments: Vec<&OsStr> = arguments.into_iter().map(OsStr::new).collect();
+    let mut arguments: Vec<&OsStr> = ["demo", "--prepared"].map(OsStr::new).to_vec();
+    arguments.extend(options.keep.then_some(OsStr::new("--keep")));
+    if let Some(file) = &options.record {
+        arguments.extend([OsStr::new("--record"), file.as_os_str()]);
+    }
     privilege.again(&[("REDIR_BIN_DIR", place.as_os_str())], &arguments)
 }
 
-fn play(keep: bool) -> Result<()> {
+fn play(options: &DemoOptions) -> Result<()> {
+    if options.record.is_some() {
+        ui::always_in_colour();
+    }
     cleanup::sweep()?;
     let mut story = Story::begin();
     let mut world = World::build(&mut story)?;
@@ -71,15 +81,26 @@ fn play(keep: bool) -> Result<()> {
     scenes::ctrl_c(&mut story, &world, &mut intercept, &mut times)?;
     let intercept = faults::worker_killed(&mut story, &mut world, &mut times)?;
     let intercept = faults::agent_killed(&mut story, &mut world, intercept, &mut times)?;
-    if keep {
+    if options.keep {
         times.print(&mut story);
         return stay(&story, &world);
     }
     drop(intercept);
     scenes::goodbye(&mut story, world)?;
     times.print(&mut story);
-    story.end()
+    story.end()?;
+    options.record.as_deref().map_or(Ok(()), |file| record(&story, file))
 }
+
+/// Only of a run in which every answer was right.
+fn record(story: &Story, file: &Path) -> Result<()> {
+    picture::write(file, &story.printed(PICTURED)).with_context(|| format!("cannot write {}", file.display()))?;
+    println!("the first {PICTURED} scenes are in {}", file.display());
+    Ok(())
+}
+
+/// The scenes of the picture: what redir is for, and no figure of this machine but two.
+const PICTURED: usize = 4;
 
 /// Everything goes on until the person has had enough.
 fn stay(story: &Story, world: &World) -> Result<()> {

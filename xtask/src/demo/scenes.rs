@@ -8,8 +8,9 @@ use redir_rig::Cli;
 use redir_rig::topology::{FAMILIES, Family};
 
 use super::figures::Times;
-use super::story::{Story, precise};
+use super::story::Story;
 use super::world::{HEADER, PODS, PORT, World, line};
+use crate::ui;
 
 /// How long a change may take to be seen before the demo gives up.
 const LIMIT: Duration = Duration::from_secs(15);
@@ -24,11 +25,7 @@ pub(super) fn filtered(story: &mut Story, world: &World, times: &mut Times) -> R
     let mut intercept = world.intercept(story, &["app=web", "--port", "8080:3000", "--header", HEADER])?;
     let (live, first) = until_first_answer(world, &mut intercept, "blue", began)?;
     (times.live, times.first_answer) = (Some(live), Some(first));
-    story.say(&format!(
-        "live in both pods after {}, first intercepted answer (from the first that was) after {}",
-        precise(live),
-        precise(first)
-    ));
+    story.say(&format!("{} live in both pods", ui::green("✓")));
     let mut rows = Vec::new();
     for (pod, family) in world.pods() {
         let to = pod.at(family, PORT);
@@ -61,7 +58,7 @@ fn until_first_answer(world: &World, cli: &mut Cli, version: &str, began: Instan
 
 /// Requests for both on one connection.
 pub(super) fn kept_alive(story: &mut Story, world: &World) -> Result<()> {
-    story.scene("Both on one kept-alive connection", "decided request by request, answers in order");
+    story.scene("Both on one kept-alive connection", "each request is decided separately, answers keep their order");
     let mut rows = Vec::new();
     for family in FAMILIES {
         let to = world.topology.pod().at(family, PORT);
@@ -73,7 +70,7 @@ pub(super) fn kept_alive(story: &mut Story, world: &World) -> Result<()> {
         }
         rows.push((to.ip().to_string(), cells));
     }
-    story.table(&["", "without", "with", "without", "with"], &rows);
+    story.table(&["", "without header", "with header", "without header", "with header"], &rows);
     Ok(())
 }
 
@@ -81,7 +78,7 @@ pub(super) fn kept_alive(story: &mut Story, world: &World) -> Result<()> {
 pub(super) fn new_version(story: &mut Story, world: &mut World) -> Result<()> {
     story.scene(
         "The developer changes the code: blue becomes orange",
-        "nothing is pushed, built into an image or rolled out",
+        "a restart on the laptop: no image, no push, no rollout",
     );
     let to = world.topology.pod().at(Family::V4, PORT);
     let mut connection = world.dial(to)?;
@@ -93,15 +90,16 @@ pub(super) fn new_version(story: &mut Story, world: &mut World) -> Result<()> {
     let after = story.check("after the change, same connection", &line(&mut connection, &[HEADER]), "orange");
     let others = story.check("after the change, without the header", &world.ask(to, &[]), &world.green(Family::V4));
     let cells = vec![before, after, anew, others];
-    story.table(&["", "before", "after", "a new one", "everybody else"], &[("same connection".into(), cells)]);
+    let heading = ["", "before", "after", "on a new connection", "without header"];
+    story.table(&heading, &[(format!("with {HEADER}"), cells)]);
     Ok(())
 }
 
-/// A second developer's wish without a filter, on one pod, beside the filtered one.
+/// A second developer's intercept without a filter, on one pod, beside the filtered one.
 pub(super) fn two_at_once(story: &mut Story, world: &World) -> Result<()> {
     story.scene(
         "A global intercept: all requests of one pod",
-        "it takes what no filter has claimed; the other pod is not concerned",
+        "it takes what no filter has claimed; the other pod is unaffected",
     );
     let mut all = world.intercept(story, &["web-1", "--port", "8080:3000"])?;
     all.wait_live()?;

@@ -1,6 +1,7 @@
 //! What the demo prints, and its memory of every answer that was not the expected one. All wording helpers are here;
 //! nothing here touches a socket.
 
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -13,6 +14,8 @@ pub(crate) struct Story {
     since: Instant,
     answers: usize,
     wrong: Vec<String>,
+    /// What was printed, scene by scene, with its colours.
+    printed: RefCell<Vec<Vec<String>>>,
 }
 
 /// An answer as it came: the body's line, or what went wrong instead.
@@ -20,26 +23,40 @@ pub(crate) type Answer = Result<String>;
 
 impl Story {
     pub(crate) fn begin() -> Story {
-        Story { scene: 0, since: Instant::now(), answers: 0, wrong: Vec::new() }
+        Story { scene: 0, since: Instant::now(), answers: 0, wrong: Vec::new(), printed: RefCell::default() }
     }
 
     /// A new scene, with its title and what to look at.
     pub(crate) fn scene(&mut self, title: &str, look_at: &str) {
         self.scene += 1;
-        println!("\n{}", ui::bold(&format!("{}  {title}", self.scene)));
+        self.printed.borrow_mut().push(Vec::new());
+        self.print("");
+        self.print(&ui::bold(&format!("{}  {title}", self.scene)));
         for line in look_at.lines() {
-            println!("   {}", ui::dim(line));
+            self.say(&ui::dim(line));
         }
     }
 
     /// A line of the telling.
     pub(crate) fn say(&self, text: &str) {
-        println!("   {text}");
+        self.print(&format!("   {text}"));
+    }
+
+    fn print(&self, line: &str) {
+        println!("{line}");
+        if let Some(scene) = self.printed.borrow_mut().last_mut() {
+            scene.push(line.to_owned());
+        }
+    }
+
+    /// The lines of the first scenes, with their colours.
+    pub(crate) fn printed(&self, scenes: usize) -> Vec<String> {
+        self.printed.borrow().iter().take(scenes).flatten().cloned().collect()
     }
 
     /// A command as a person would type it.
     pub(crate) fn command(&self, text: &str) {
-        println!("   {} {text}", ui::dim("$"));
+        self.say(&format!("{} {text}", ui::dim("$")));
     }
 
     /// Compares an answer with what it must be; a cell for a table. `expected` is the whole answer (`green 10.210.3.2`) or
@@ -77,10 +94,10 @@ impl Story {
         for (text, width) in heading[1..].iter().zip(&widths) {
             line += &format!("   {}", pad(text, *width));
         }
-        println!("   {}", ui::dim(line.trim_end()));
+        self.say(&ui::dim(line.trim_end()));
         for (name, cells) in rows {
             let cells: Vec<String> = cells.iter().zip(&widths).map(|(cell, width)| cell.padded(*width)).collect();
-            println!("   {}   {}", pad(name, first), cells.join("   ").trim_end());
+            self.say(&format!("{}   {}", pad(name, first), cells.join("   ").trim_end()));
         }
     }
 

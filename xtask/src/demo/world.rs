@@ -42,7 +42,7 @@ impl World {
     pub(super) fn build(story: &mut Story) -> Result<World> {
         story.scene(
             "One node, two pods, a client, a developer",
-            "everything below are real processes and sockets in network namespaces",
+            "real processes and sockets in network namespaces of this machine",
         );
         let topology = Topology::new(&unique_prefix("demo"), PODS)?;
         let mut services = Vec::new();
@@ -173,9 +173,9 @@ fn draw(story: &Story, topology: &Topology) {
         story.say(&format!("{} answers {} on port {PORT}", service(pod), ui::green("green")));
     }
     story.say(&format!("{} the agent, redir-agent", service(&topology.node)));
-    story.say(&format!("{} who asks; behind a router", service(&topology.client)));
+    story.say(&format!("{} sends the requests, from behind a router", service(&topology.client)));
     story.say(&format!(
-        "{} runs {} on {DEVELOPMENT}; behind the router too",
+        "{} runs {} on {DEVELOPMENT}, behind the router too",
         service(&topology.developer),
         ui::blue("blue")
     ));

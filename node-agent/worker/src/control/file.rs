@@ -1,7 +1,7 @@
 //! The configuration file as a control plane: its pods by name and label, its developers by key.
 
 use redir_tunnel::Pin;
-use redir_wire::{EarlierConnections, PodEntry, Refused, RefusedCode, Selector, Token, InterceptRequest, limits};
+use redir_wire::{EarlierConnections, InterceptRequest, PodEntry, Refused, RefusedCode, Selector, Token, limits};
 
 use super::{ControlPlane, Grant, Obstacle, Place};
 use crate::registry::filter;

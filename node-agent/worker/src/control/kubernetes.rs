@@ -14,7 +14,7 @@ use redir_link::{
     resolved::{Requests, Resolution, Resolved},
 };
 use redir_tunnel::Pin;
-use redir_wire::{EarlierConnections, PodEntry, Probes, Refused, RefusedCode, Token, InterceptRequest, limits};
+use redir_wire::{EarlierConnections, InterceptRequest, PodEntry, Probes, Refused, RefusedCode, Token, limits};
 
 use super::{ControlPlane, Grant, Place};
 use crate::registry::filter::describe;

@@ -12,7 +12,7 @@ use std::{fmt, sync::Arc, time::SystemTime};
 
 use redir_http::filter::Filter;
 use redir_tunnel::Pin;
-use redir_wire::{PodEntry, Refused, Token, InterceptRequest};
+use redir_wire::{InterceptRequest, PodEntry, Refused, Token};
 
 use redir_config::PodName;
 use redir_ipc::{FirstHand, LastProcess};

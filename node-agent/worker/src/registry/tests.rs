@@ -13,7 +13,8 @@ use redir_ipc::{AppListening, Gate};
 use redir_rig::dice::Dice;
 use redir_tunnel::{Identity, Pin};
 use redir_wire::{
-    Filter, InterceptState, Listing, Liveness, Owner, Probes, RefusedCode, Selector, Takes, Token, LeaveScope, InterceptRequest,
+    Filter, InterceptRequest, InterceptState, LeaveScope, Listing, Liveness, Owner, Probes, RefusedCode, Selector,
+    Takes, Token,
 };
 
 use super::{

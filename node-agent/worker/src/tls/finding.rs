@@ -88,9 +88,10 @@ impl Finding {
                 TlsHandling::Unread,
                 "this port speaks TLS, and the certificate that the agent has for it cannot be used: its connections go to the app unread; ask the agent's administrator to run `redir-agent check`",
             ),
-            (Finding::Tls, Means::Certificate, _) => {
-                (TlsHandling::Decrypted, "this port speaks TLS, which the agent decrypts and encrypts again for the app")
-            }
+            (Finding::Tls, Means::Certificate, _) => (
+                TlsHandling::Decrypted,
+                "this port speaks TLS, which the agent decrypts and encrypts again for the app",
+            ),
             (Finding::Client, Means::Certificate, _) => (
                 TlsHandling::Unread,
                 "this port speaks TLS, and a client offers only versions or ciphers that the agent does not have: its connections go to the app unread; those of other clients are decrypted",

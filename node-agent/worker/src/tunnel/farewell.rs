@@ -6,7 +6,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use redir_tunnel::Pin;
-use redir_wire::{LeftIntercept, Token, LeaveScope};
+use redir_wire::{LeaveScope, LeftIntercept, Token};
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 

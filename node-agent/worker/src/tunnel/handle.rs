@@ -8,7 +8,7 @@ use std::{
     time::UNIX_EPOCH,
 };
 
-use redir_tunnel::{Budget, StallTimer, Pin, UnreadPool};
+use redir_tunnel::{Budget, Pin, StallTimer, UnreadPool};
 use redir_wire::{RequestOutcome, UnixMillis, limits};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;

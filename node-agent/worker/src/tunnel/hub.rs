@@ -16,8 +16,8 @@ use std::{
 use redir_http::filter::Key;
 use redir_tunnel::{Authorised, Pin};
 use redir_wire::{
-    Bye, EarlierConnections, InterceptState, PodFlush, Probes, Refused, RefusedCode, StatusReport, ToAgent,
-    ToDeveloper, TunnelStatus, InterceptRequest,
+    Bye, EarlierConnections, InterceptRequest, InterceptState, PodFlush, Probes, Refused, RefusedCode, StatusReport,
+    ToAgent, ToDeveloper, TunnelStatus,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 

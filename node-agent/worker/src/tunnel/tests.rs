@@ -15,8 +15,8 @@ use redir_config::{
 use redir_http::filter::{Condition, Key, Mode, Subject, Test};
 use redir_tunnel::{DialError, Dialled, Identity, Lost, Pin, dial};
 use redir_wire::{
-    CloseCode, Filter, InterceptState, Liveness, Owner, Probes, Refused, RefusedCode, RequestOutcome, Selector, Takes,
-    TlsHandling, ToAgent, ToDeveloper, Token, LeaveScope, InterceptRequest,
+    CloseCode, Filter, InterceptRequest, InterceptState, LeaveScope, Liveness, Owner, Probes, Refused, RefusedCode,
+    RequestOutcome, Selector, Takes, TlsHandling, ToAgent, ToDeveloper, Token,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -498,7 +498,9 @@ async fn leaving_works_from_another_tunnel_of_the_same_key() {
     let ToDeveloper::Listing(listing) = second.ask(ToAgent::List).await else { panic!() };
     assert_eq!((listing.intercepts[0].id, listing.intercepts[0].owner), (first.id, Owner::You));
     let selector = Selector::Pod("web-1".into());
-    let ToDeveloper::Left(left) = second.ask(ToAgent::Leave(LeaveScope::Selector(selector, None))).await else { panic!() };
+    let ToDeveloper::Left(left) = second.ask(ToAgent::Leave(LeaveScope::Selector(selector, None))).await else {
+        panic!()
+    };
     assert_eq!(left.intercepts[0].what, "web-1:8080");
     let ended = alice
         .hears(|message| match message {
@@ -638,7 +640,10 @@ async fn what_is_found_out_about_tls_is_told_to_each_as_it_concerns_them() {
     assert!(listing.intercepts.iter().all(|entry| entry.tls.is_some()));
 
     world.tls.replace(&Certificates([((pod.clone(), 8080), vec![pair("web.test")])].into()));
-    assert_eq!(fate(&alice.state(|state| fate(state) != Some(TlsHandling::Passed)).await), Some(TlsHandling::Decrypted));
+    assert_eq!(
+        fate(&alice.state(|state| fate(state) != Some(TlsHandling::Passed)).await),
+        Some(TlsHandling::Decrypted)
+    );
     assert_eq!(
         within(world.unseen.recv()).await,
         Some((pod.clone(), 8080)),

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use redir_tunnel::Pin;
-use redir_wire::{Ended, Left, LeftIntercept, Refused, ToDeveloper, LeaveScope};
+use redir_wire::{Ended, LeaveScope, Left, LeftIntercept, Refused, ToDeveloper};
 
 use crate::{
     plan::Intercept,
