@@ -18,7 +18,7 @@ enum GoalReach {
 use GoalReach::{AtLeast, AtMost};
 
 /// One figure of redir, by another's of the same rounds or as it is.
-struct Goal {
+struct SpeedGoal {
     /// The scenario's name first.
     text: &'static str,
     /// What the cell's name begins with.
@@ -60,17 +60,17 @@ const fn goal(
     against: &'static str,
     metric: &'static str,
     reach: GoalReach,
-) -> Goal {
-    Goal { text, cell, subject: REDIR, against: Some(against), metric, reach }
+) -> SpeedGoal {
+    SpeedGoal { text, cell, subject: REDIR, against: Some(against), metric, reach }
 }
 
-const fn plain(text: &'static str, cell: &'static str, metric: &'static str, reach: GoalReach) -> Goal {
-    Goal { text, cell, subject: REDIR, against: None, metric, reach }
+const fn plain(text: &'static str, cell: &'static str, metric: &'static str, reach: GoalReach) -> SpeedGoal {
+    SpeedGoal { text, cell, subject: REDIR, against: None, metric, reach }
 }
 
-const GOALS: &[Goal] = &[
-    Goal { subject: "redir on another pod", ..goal("neighbour p50", ONE, "no redir", "p50 µs", AtMost(1.02)) },
-    Goal {
+const GOALS: &[SpeedGoal] = &[
+    SpeedGoal { subject: "redir on another pod", ..goal("neighbour p50", ONE, "no redir", "p50 µs", AtMost(1.02)) },
+    SpeedGoal {
         subject: "redir on another pod",
         ..goal("neighbour requests/s", FULL, "no redir", "requests/s", AtLeast(0.98))
     },
@@ -97,7 +97,7 @@ const GOALS: &[Goal] = &[
     ),
     goal("unmatched 8 MB bodies, by HAProxy tcp's", "8 MB bodies", "HAProxy tcp", "MB/s", AtLeast(0.85)),
     // What the others cost by what redir costs: by so much the capacity is greater.
-    Goal {
+    SpeedGoal {
         subject: REDIRECT,
         ..goal(
             "unmatched taking connections, REDIRECT's CPU by redir's",
@@ -107,7 +107,7 @@ const GOALS: &[Goal] = &[
             AtLeast(1.05),
         )
     },
-    Goal {
+    SpeedGoal {
         subject: "1,000 filters",
         ..goal("filters p50, 1 to 1000 filters", ONE, "1 filter", "p50 µs", AtMost(1.02))
     },
@@ -177,7 +177,7 @@ impl GoalRow {
     }
 }
 
-impl Goal {
+impl SpeedGoal {
     fn row(&self, records: &[CellRecord]) -> GoalRow {
         let reach = match self.reach {
             AtMost(value) => format!("≤ {value}"),

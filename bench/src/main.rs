@@ -36,7 +36,7 @@ enum BenchCommand {
     #[command(hide = true)]
     Program {
         #[command(subcommand)]
-        program: Program,
+        program: OwnProgram,
     },
 }
 
@@ -48,7 +48,7 @@ enum Counted {
 }
 
 #[derive(Subcommand)]
-enum Program {
+enum OwnProgram {
     App(programs::app::AppOptions),
     Relay(programs::relay::RelayOptions),
     Load(programs::load::LoadOptions),
@@ -81,7 +81,7 @@ fn run(command: BenchCommand) -> Result<bool> {
     }
 }
 
-impl Program {
+impl OwnProgram {
     fn run(&self) -> Result<()> {
         match self {
             Self::App(options) => programs::app::run(options),

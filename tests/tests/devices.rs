@@ -43,7 +43,7 @@ fn up(device: &str, net: u8, end: usize) -> String {
     format!("addr add {v4}/24 dev {device}\naddr add {v6}/64 dev {device} nodad\nlink set {device} up\n")
 }
 
-/// A VPN between client and pod, as long as the process lives.
+/// A VPN between client and pod, while the process is running.
 fn vpn(w: &World, net: u8) -> anyhow::Result<Process> {
     let client = &w.client().namespace;
     let mut wire = client.spawn("vpn", Command::new("python3").args(["-c", WIRE]))?;

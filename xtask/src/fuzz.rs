@@ -16,10 +16,10 @@ use crate::{paths, setup, signals, ui};
 
 #[derive(Args)]
 #[command(after_help = LESSON)]
-pub(crate) struct Options {
+pub(crate) struct FuzzOptions {
     /// Only these; all of them if none is named
     #[arg(value_name = "TARGET")]
-    targets: Vec<Target>,
+    targets: Vec<FuzzTarget>,
     /// How long to fuzz in all, shared evenly over the targets; the build is not counted
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=60 * 24 * 7))]
     minutes: u64,
@@ -41,7 +41,7 @@ the run fails with its path: copy it to crates/http/fuzz/corpus/TARGET, and
 
 /// The fuzz targets, each a file of its name in `crates/http/fuzz/fuzz_targets`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-enum Target {
+enum FuzzTarget {
     /// Request heads: the same at every split, and as httparse reads them
     Head,
     /// Response heads: the same
@@ -54,7 +54,7 @@ enum Target {
     Connection,
 }
 
-impl Target {
+impl FuzzTarget {
     fn name(self) -> &'static str {
         match self {
             Self::Head => "head",
@@ -82,14 +82,14 @@ const SLACK: Duration = Duration::from_secs(120);
 /// One input's limits: far above the slowest that passes, far below what would stall a run.
 const LIMITS: &[&str] = &["-timeout=20", "-report_slow_units=20", "-rss_limit_mb=2048"];
 
-pub(crate) fn run(options: &Options) -> Result<()> {
+pub(crate) fn run(options: &FuzzOptions) -> Result<()> {
     setup::with_fuzzer()?;
     let programs = build()?;
-    let targets = if options.targets.is_empty() { Target::value_variants() } else { &options.targets };
+    let targets = if options.targets.is_empty() { FuzzTarget::value_variants() } else { &options.targets };
     let share = Duration::from_secs(options.minutes * 60) / u32::try_from(targets.len()).context("too many targets")?;
     let mut findings = 0;
     for &target in targets {
-        let place = Place::make(&programs, target)?;
+        let place = FuzzFolders::make(&programs, target)?;
         findings += usize::from(!place.fuzz(share)?);
         if signals::interrupted() {
             bail!("interrupted");
@@ -144,8 +144,8 @@ fn folder() -> Result<PathBuf> {
 }
 
 /// Where one target's things are.
-struct Place {
-    target: Target,
+struct FuzzFolders {
+    target: FuzzTarget,
     program: PathBuf,
     /// What was found on this machine.
     work: PathBuf,
@@ -154,10 +154,10 @@ struct Place {
     artifacts: PathBuf,
 }
 
-impl Place {
-    fn make(programs: &Path, target: Target) -> Result<Place> {
+impl FuzzFolders {
+    fn make(programs: &Path, target: FuzzTarget) -> Result<FuzzFolders> {
         let (name, folder) = (target.name(), folder()?);
-        let place = Place {
+        let place = FuzzFolders {
             target,
             program: programs.join(name),
             work: folder.join("corpus").join(name),
@@ -187,8 +187,8 @@ impl Place {
         command.arg(format!("-max_total_time={}", time.as_secs().max(1)));
         // The slash makes it a folder.
         command.arg(format!("-artifact_prefix={}/", self.artifacts.display())).args([&self.work, &self.kept]);
-        let line = ui::Line::start(format!("fuzzing {}, {}", ui::bold(self.target.name()), ui::spoken(time)));
-        let mut words = Words::default();
+        let line = ui::ProgressLine::start(format!("fuzzing {}, {}", ui::bold(self.target.name()), ui::spoken(time)));
+        let mut words = FuzzerOutput::default();
         let end = child::lines(&mut command, Instant::now() + time + SLACK, |text| {
             text.into_iter().for_each(|text| words.read(text));
             line.tick(&words.pulse);
@@ -234,7 +234,7 @@ impl Place {
 
 /// What a target has said so far.
 #[derive(Default)]
-struct Words {
+struct FuzzerOutput {
     /// How far it is.
     pulse: String,
     /// The end of the rest: a broken check's words, or AddressSanitizer's.
@@ -248,10 +248,10 @@ struct Words {
 /// What libFuzzer says of itself.
 const CHATTER: [&str; 2] = ["INFO: ", "NEW_FUNC["];
 
-impl Words {
+impl FuzzerOutput {
     fn read(&mut self, line: &str) {
         self.aborted |= line.contains("libFuzzer: deadly signal");
-        if let Some(pulse) = Pulse::read(line) {
+        if let Some(pulse) = FuzzPulse::read(line) {
             self.pulse = pulse.spoken();
         } else if let Some((_, path)) = line.split_once("Test unit written to ") {
             self.input = Some(path.to_owned());
@@ -263,21 +263,21 @@ impl Words {
 
 /// One of libFuzzer's lines on how far it is: `#4096 pulse  cov: 510 ft: 1000 corp: 80/9Kb exec/s: 1024 rss: 50Mb`.
 #[derive(Debug, PartialEq, Eq)]
-struct Pulse {
+struct FuzzPulse {
     runs: u64,
     coverage: u64,
     inputs: u64,
 }
 
-impl Pulse {
-    fn read(line: &str) -> Option<Pulse> {
+impl FuzzPulse {
+    fn read(line: &str) -> Option<FuzzPulse> {
         let mut words = line.strip_prefix('#')?.split_ascii_whitespace();
         let runs = words.next()?.parse().ok()?;
         let after = |name: &str| {
             let mut words = line.split_ascii_whitespace().skip_while(|word| *word != name);
             words.nth(1)?.split('/').next()?.parse().ok()
         };
-        Some(Pulse { runs, coverage: after("cov:")?, inputs: after("corp:")? })
+        Some(FuzzPulse { runs, coverage: after("cov:")?, inputs: after("corp:")? })
     }
 
     fn spoken(&self) -> String {
@@ -296,7 +296,7 @@ mod tests {
             .unwrap()
             .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
             .collect();
-        let mut names: Vec<&str> = Target::value_variants().iter().map(|target| target.name()).collect();
+        let mut names: Vec<&str> = FuzzTarget::value_variants().iter().map(|target| target.name()).collect();
         files.sort();
         names.sort_unstable();
         assert_eq!(files, names);
@@ -307,7 +307,7 @@ mod tests {
 
     #[test]
     fn a_finding_is_told_by_the_check_that_broke() {
-        let mut words = Words::default();
+        let mut words = FuzzerOutput::default();
         for line in [
             "INFO: Running with entropic power schedule",
             "#8\tNEW    cov: 5 ft: 1 corp: 2/9b lim: 43 exec/s: 0 rss: 50Mb",
@@ -328,10 +328,10 @@ mod tests {
     #[test]
     fn libfuzzers_lines_are_read() {
         let line = "#4096\tpulse  cov: 510 ft: 1000 corp: 80/9Kb lim: 43 exec/s: 1024 rss: 50Mb";
-        assert_eq!(Pulse::read(line), Some(Pulse { runs: 4096, coverage: 510, inputs: 80 }));
+        assert_eq!(FuzzPulse::read(line), Some(FuzzPulse { runs: 4096, coverage: 510, inputs: 80 }));
         for line in ["#4096\tpulse", "#2\tINITED exec/s: 0 rss: 35Mb", "    #3 0x55d in main", "INFO: seed corpus", ""]
         {
-            assert_eq!(Pulse::read(line), None, "{line}");
+            assert_eq!(FuzzPulse::read(line), None, "{line}");
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::{child, paths, ui};
 
 /// Make the agent's image
 #[derive(clap::Args)]
-pub(crate) struct Options {
+pub(crate) struct ImageOptions {
     /// Its name
     #[arg(long, value_name = "REF", default_value = DEFAULT_NAME)]
     tag: String,
@@ -31,7 +31,7 @@ pub(crate) struct Options {
 }
 
 const DEFAULT_NAME: &str = concat!("ghcr.io/redir-dev/redir-agent:", env!("CARGO_PKG_VERSION"));
-pub(crate) fn run(options: &Options) -> Result<()> {
+pub(crate) fn run(options: &ImageOptions) -> Result<()> {
     setup::run(Say::OnlyWork)?;
     let archive = build(&options.tag, options.debug, options.output.as_deref())?;
     match options.load {

@@ -31,11 +31,11 @@ use clap::{CommandFactory, Parser, Subcommand};
 #[command(name = "cargo xtask", bin_name = "cargo xtask", after_help = LESSON, disable_help_subcommand = true)]
 struct Arguments {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<XtaskCommand>,
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum XtaskCommand {
     /// Install what the agent's build and the tests need, where it is missing
     Setup,
     /// Check formatting, lints, documentation, licences, the workflow, names, sizes and import cycles
@@ -43,21 +43,21 @@ enum Command {
     /// Check the links of the documents, and build the pages of docs/ as a website
     Book,
     /// Run every test: unit, kernel programs, and end to end in real network namespaces
-    Test(test::Options),
+    Test(test::TestOptions),
     /// Play the main job with the real programs: intercept, match, change, kill; ends with what it measured
     Demo(demo::DemoOptions),
     /// Search for inputs that break the HTTP engine, for as long as asked
-    Fuzz(fuzz::Options),
+    Fuzz(fuzz::FuzzOptions),
     /// Play what ought to break redir against release builds of it, and see that nobody loses anything
     Chaos(chaos::Options),
     /// Measure redir next to others that do the same, in network namespaces of its own
     Bench(bench::BenchCommand),
     /// A real Kubernetes on this machine, for trying and testing
-    Cluster(cluster::Options),
+    Cluster(cluster::ClusterOptions),
     /// Make the agent's container image: a static binary in an empty file system, with or without a container tool
-    Image(image::Options),
+    Image(image::ImageOptions),
     /// Everything an admin and a developer do, on a real cluster: install, intercept, roll out, refuse, break, uninstall
-    Smoke(smoke::Options),
+    Smoke(smoke::SmokeOptions),
     /// Remove what a killed run left: namespaces of the rig whose process is dead
     #[command(hide = true)]
     Sweep,
@@ -91,20 +91,20 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: &Command) -> anyhow::Result<()> {
+fn run(command: &XtaskCommand) -> anyhow::Result<()> {
     match command {
-        Command::Setup => setup::run(setup::Say::Everything),
-        Command::Check(options) => check::run(options),
-        Command::Book => book::run(),
-        Command::Test(options) => test::run(options),
-        Command::Demo(options) => demo::run(options),
-        Command::Fuzz(options) => fuzz::run(options),
-        Command::Chaos(options) => chaos::run(options),
-        Command::Bench(options) => bench::run(options),
-        Command::Cluster(options) => cluster::run(options),
-        Command::Image(options) => image::run(options),
-        Command::Smoke(options) => smoke::run(options),
-        Command::Sweep => test::sweep(),
+        XtaskCommand::Setup => setup::run(setup::Say::Everything),
+        XtaskCommand::Check(options) => check::run(options),
+        XtaskCommand::Book => book::run(),
+        XtaskCommand::Test(options) => test::run(options),
+        XtaskCommand::Demo(options) => demo::run(options),
+        XtaskCommand::Fuzz(options) => fuzz::run(options),
+        XtaskCommand::Chaos(options) => chaos::run(options),
+        XtaskCommand::Bench(options) => bench::run(options),
+        XtaskCommand::Cluster(options) => cluster::run(options),
+        XtaskCommand::Image(options) => image::run(options),
+        XtaskCommand::Smoke(options) => smoke::run(options),
+        XtaskCommand::Sweep => test::sweep(),
     }
 }
 

@@ -53,25 +53,25 @@ pub(crate) fn interrupted() -> bool {
 }
 
 /// Registers a process group to be stopped with xtask, until the guard is dropped.
-pub(crate) fn guard(group: u32) -> Guard {
+pub(crate) fn guard(group: u32) -> ProcessGroupGuard {
     let group = i32::try_from(group).expect("a process id is positive and fits");
     GROUPS.lock().unwrap_or_else(PoisonError::into_inner).insert(group);
-    Guard { group }
+    ProcessGroupGuard { group }
 }
 
-/// A process group that is stopped on Ctrl-C as long as this lives.
-pub(crate) struct Guard {
+/// A process group that is stopped on Ctrl-C while this exists.
+pub(crate) struct ProcessGroupGuard {
     group: i32,
 }
 
-impl Guard {
+impl ProcessGroupGuard {
     /// Sends a signal to the whole group; one that is gone already is no error.
     pub(crate) fn signal(&self, signal: Signal) {
         signal_group(self.group, signal);
     }
 }
 
-impl Drop for Guard {
+impl Drop for ProcessGroupGuard {
     fn drop(&mut self) {
         GROUPS.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.group);
     }

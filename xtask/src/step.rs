@@ -35,7 +35,7 @@ pub(crate) fn noting(
     mut note: impl FnMut(&str) -> String,
 ) -> Result<()> {
     let mut file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
-    let line = ui::Line::start(line);
+    let line = ui::ProgressLine::start(line);
     let mut tail = Tail::default();
     let mut noted = String::new();
     let end = child::lines(command, Instant::now() + LIMIT, |text| {

@@ -18,7 +18,7 @@ use crate::{cluster, kernel, paths, setup, signals, ui};
 pub(crate) use tally::{LeftOut, Tally, by_reason};
 
 #[derive(Args)]
-pub(crate) struct Options {
+pub(crate) struct TestOptions {
     /// Only this package (a Cargo package name, e.g. redir-http); may be repeated
     #[arg(short, long, value_name = "NAME")]
     package: Vec<String>,
@@ -45,7 +45,7 @@ pub(crate) struct Options {
     pub(crate) verbose: bool,
 }
 
-impl Options {
+impl TestOptions {
     /// Whether no test program was chosen.
     pub(crate) fn names_no_program(&self) -> bool {
         self.package.is_empty() && self.files.is_empty()
@@ -59,7 +59,7 @@ const WITHOUT_API_SERVER: [&str; 2] = ["bad_environment", "processes"];
 /// The whole suite takes ten minutes on two cores; a run that hangs must end by itself long before CI gives up on it.
 const LIMIT: Duration = Duration::from_secs(35 * 60);
 
-pub(crate) fn run(options: &Options) -> Result<()> {
+pub(crate) fn run(options: &TestOptions) -> Result<()> {
     setup::run(setup::Say::OnlyWork)?;
     setup::with_cases()?;
     if !options.kernels.is_empty() {
@@ -67,7 +67,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let privilege = privilege::obtain("sharing this machine's files with a virtual machine", &by_hand)?;
         return kernel::run(options, privilege);
     }
-    let places = Places::find(options)?;
+    let places = TestPlaces::find(options)?;
     // Asked before the build, so that nobody waits minutes for a question.
     let by_hand = ["cargo xtask test".to_owned()];
     let privilege = privilege::obtain("making network namespaces and loading kernel programs for the tests", &by_hand)?;
@@ -111,11 +111,11 @@ fn sweep_as(privilege: Privilege) -> Result<()> {
 }
 
 /// Where tests find what is not theirs, by the name of the variable that says so.
-pub(crate) struct Places(Vec<(&'static str, PathBuf)>);
+pub(crate) struct TestPlaces(Vec<(&'static str, PathBuf)>);
 
-impl Places {
-    fn find(options: &Options) -> Result<Places> {
-        let mut places = Places::without_kubernetes(options)?;
+impl TestPlaces {
+    fn find(options: &TestOptions) -> Result<TestPlaces> {
+        let mut places = TestPlaces::without_kubernetes(options)?;
         if starts_an_api_server(options) {
             places.0.push(("REDIR_KUBERNETES_BIN", cluster::programs()?));
         }
@@ -123,12 +123,12 @@ impl Places {
     }
 
     /// Where no test starts an API server.
-    pub(crate) fn without_kubernetes(options: &Options) -> Result<Places> {
+    pub(crate) fn without_kubernetes(options: &TestOptions) -> Result<TestPlaces> {
         let mut places = vec![("REDIR_BIN_DIR", paths::target()?.join("debug")), ("REDIR_CASES", paths::cases()?)];
         if options.rounds > 1 {
             places.push(("REDIR_ROUNDS", options.rounds.to_string().into()));
         }
-        Ok(Places(places))
+        Ok(TestPlaces(places))
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&'static str, &Path)> {
@@ -137,14 +137,14 @@ impl Places {
 }
 
 /// Whether a test may, for which Kubernetes may have to be compiled.
-fn starts_an_api_server(options: &Options) -> bool {
+fn starts_an_api_server(options: &TestOptions) -> bool {
     let in_package = options.package.is_empty() || options.package.iter().any(|name| name == KUBERNETES);
     let in_file = |file: &String| !WITHOUT_API_SERVER.contains(&file.as_str());
     in_package && (options.files.is_empty() || options.files.iter().any(in_file))
 }
 
 /// All programs, since the end-to-end tests start them as a person would, and the tests themselves.
-fn build(options: &Options, places: &Places) -> Result<()> {
+fn build(options: &TestOptions, places: &TestPlaces) -> Result<()> {
     println!("building the programs and their tests");
     build_programs()?;
     child::show(cargo_test(options, places, Privilege::Root)?.arg("--no-run"))
@@ -161,7 +161,7 @@ pub(crate) fn build_programs() -> Result<()> {
     ]))
 }
 
-fn run_tests(options: &Options, places: &Places, privilege: Privilege) -> Result<Tally> {
+fn run_tests(options: &TestOptions, places: &TestPlaces, privilege: Privilege) -> Result<Tally> {
     let log = log()?;
     let mut file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
     let mut command = cargo_test(options, places, privilege)?;
@@ -187,7 +187,7 @@ fn run_tests(options: &Options, places: &Places, privilege: Privilege) -> Result
 }
 
 /// `cargo test` for what was chosen.
-pub(crate) fn cargo_test(options: &Options, places: &Places, privilege: Privilege) -> Result<Command> {
+pub(crate) fn cargo_test(options: &TestOptions, places: &TestPlaces, privilege: Privilege) -> Result<Command> {
     let mut command = paths::cargo();
     command.current_dir(paths::root()).arg("test");
     if options.package.is_empty() {

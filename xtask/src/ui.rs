@@ -64,7 +64,7 @@ pub(crate) fn spoken(time: Duration) -> String {
 
 /// One line about something that takes a while. On a terminal the line carries a running clock and is rewritten with
 /// the result; in a log it is printed once at the start and the result follows on a line of its own.
-pub(crate) struct Line {
+pub(crate) struct ProgressLine {
     text: String,
     since: Instant,
     /// When a log was last told how far it is.
@@ -74,9 +74,9 @@ pub(crate) struct Line {
 /// How often a log is told.
 const TELL: Duration = Duration::from_secs(60);
 
-impl Line {
-    pub(crate) fn start(text: impl Into<String>) -> Line {
-        let line = Line { text: text.into(), since: Instant::now(), told: Cell::new(Instant::now()) };
+impl ProgressLine {
+    pub(crate) fn start(text: impl Into<String>) -> ProgressLine {
+        let line = ProgressLine { text: text.into(), since: Instant::now(), told: Cell::new(Instant::now()) };
         if terminal() {
             line.tick("");
         } else {

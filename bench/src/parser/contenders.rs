@@ -54,17 +54,17 @@ pub fn table(filters: Filters, count: usize) -> Table {
 }
 
 /// What both sides say of a head: its length, and whether the filter matches.
-pub type Said = Option<(usize, bool)>;
+pub type HeadVerdict = Option<(usize, bool)>;
 
 /// The head, read and decided as `Engine::client` does it.
 #[inline(never)]
-pub fn redir(head: &[u8], table: &Table) -> Said {
+pub fn redir(head: &[u8], table: &Table) -> HeadVerdict {
     redir_at(Level::best(), head, table)
 }
 
 /// The same with other instructions than the CPU's best.
 #[inline(never)]
-pub fn redir_at(level: Level, head: &[u8], table: &Table) -> Said {
+pub fn redir_at(level: Level, head: &[u8], table: &Table) -> HeadVerdict {
     let mut state = RequestHead::new();
     let Ok(Progress::Complete) = state.advance_at(level, head, table.names()) else { return None };
     let index = table.decide(&mut state, head).ok()?;
@@ -73,7 +73,7 @@ pub fn redir_at(level: Level, head: &[u8], table: &Table) -> Said {
 
 /// The same when it arrives in two pieces.
 #[inline(never)]
-pub fn redir_split(head: &[u8], at: usize, table: &Table) -> Said {
+pub fn redir_split(head: &[u8], at: usize, table: &Table) -> HeadVerdict {
     let mut state = RequestHead::new();
     if let Ok(Progress::Complete) | Err(_) = state.advance(&head[..at], table.names()) {
         return None;
@@ -92,7 +92,7 @@ pub fn engine(head: &[u8], table: &Table) -> Step {
 
 /// The head, read by httparse, and the same filter.
 #[inline(never)]
-pub fn httparse(head: &[u8]) -> Said {
+pub fn httparse(head: &[u8]) -> HeadVerdict {
     let mut room = [const { MaybeUninit::uninit() }; ROOM];
     let mut request = httparse::Request::new(&mut []);
     let Ok(httparse::Status::Complete(len)) = request.parse_with_uninit_headers(head, &mut room) else { return None };
@@ -102,7 +102,7 @@ pub fn httparse(head: &[u8]) -> Said {
 
 /// The same when it arrives in two pieces: httparse begins again.
 #[inline(never)]
-pub fn httparse_split(head: &[u8], at: usize) -> Said {
+pub fn httparse_split(head: &[u8], at: usize) -> HeadVerdict {
     if httparse(&head[..at]).is_some() { None } else { httparse(head) }
 }
 

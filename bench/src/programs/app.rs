@@ -25,7 +25,7 @@ pub struct AppOptions {
 }
 
 /// A client's connection.
-struct Client {
+struct AppClient {
     stream: TcpStream,
     /// Read and not yet a whole head.
     unread: Vec<u8>,
@@ -60,7 +60,7 @@ pub fn run(options: &AppOptions) -> Result<()> {
                     stream.set_nonblocking(true)?;
                     stream.set_nodelay(true)?;
                     events.add(&stream, next, Interest::INPUT)?;
-                    clients.insert(next, Client::new(stream));
+                    clients.insert(next, AppClient::new(stream));
                     next += 1;
                 }
             } else if let Some(client) = clients.get_mut(&number) {
@@ -88,7 +88,7 @@ pub(super) fn listen(address: SocketAddr, transparent: bool) -> Result<TcpListen
     Ok(socket.into())
 }
 
-impl Client {
+impl AppClient {
     fn new(stream: TcpStream) -> Self {
         Self { stream, unread: Vec::new(), body: 0, owed: 0, answer: Vec::new(), written: 0, filler: 0 }
     }

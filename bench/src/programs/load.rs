@@ -62,7 +62,7 @@ pub struct LoadOptions {
 
 /// What it prints, as one line of JSON.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Report {
+pub struct LoadFigures {
     /// Answered requests in the counted time.
     pub requests: u64,
     /// Failed ones, also while warming up.
@@ -86,14 +86,14 @@ const TIMER: u64 = u64::MAX;
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The schedule of an open loop, and what is due but has no free connection yet.
-struct Schedule {
+struct OpenLoopSchedule {
     timer: TimerFd,
     interval: Duration,
     next: Instant,
     waiting: VecDeque<Instant>,
 }
 
-struct Run<'a> {
+struct LoadRun<'a> {
     options: &'a LoadOptions,
     exchange: Exchange,
     events: Events,
@@ -101,16 +101,16 @@ struct Run<'a> {
     free: VecDeque<usize>,
     begin: Instant,
     latencies: Histogram<u64>,
-    report: Report,
+    report: LoadFigures,
 }
 
 /// Loads, then gives what was seen.
-pub fn run(options: &LoadOptions) -> Result<Report> {
+pub fn run(options: &LoadOptions) -> Result<LoadFigures> {
     let now = Instant::now();
     let begin = now + Duration::from_millis(options.warm);
     let end = begin + Duration::from_millis(options.counted);
-    let report = Report { requests: 0, failed: 0, reason: None, seconds: 0.0, bytes: 0, quantiles: Vec::new() };
-    let mut run = Run {
+    let report = LoadFigures { requests: 0, failed: 0, reason: None, seconds: 0.0, bytes: 0, quantiles: Vec::new() };
+    let mut run = LoadRun {
         options,
         exchange: Exchange {
             requests: request(options).repeat(options.pipeline),
@@ -130,7 +130,7 @@ pub fn run(options: &LoadOptions) -> Result<Report> {
             let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK)?;
             run.events.add(&timer, TIMER, Interest::INPUT)?;
             let interval = Duration::from_secs_f64(1.0 / rate);
-            run.open_loop(Schedule { timer, interval, next: now, waiting: VecDeque::new() }, end)?;
+            run.open_loop(OpenLoopSchedule { timer, interval, next: now, waiting: VecDeque::new() }, end)?;
         }
     }
     Ok(run.finish(end))
@@ -151,7 +151,7 @@ fn request(options: &LoadOptions) -> Vec<u8> {
     bytes
 }
 
-impl Run<'_> {
+impl LoadRun<'_> {
     fn saturate(&mut self, end: Instant) -> Result<()> {
         while Instant::now() < end {
             while let Some(free) = self.free.pop_front() {
@@ -165,7 +165,7 @@ impl Run<'_> {
     }
 
     /// Until the schedule ends and everything due before was answered.
-    fn open_loop(&mut self, mut schedule: Schedule, end: Instant) -> Result<()> {
+    fn open_loop(&mut self, mut schedule: OpenLoopSchedule, end: Instant) -> Result<()> {
         loop {
             let now = Instant::now();
             while schedule.next <= now && schedule.next < end {
@@ -237,9 +237,9 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn finish(mut self, end: Instant) -> Report {
+    fn finish(mut self, end: Instant) -> LoadFigures {
         // An open load has waited for its requests; a saturating one ends with some under way, and what of a body is still in
-        // buffers shall not take its time from the next round.
+        // buffers must not take its time from the next round.
         match self.options.rate {
             Some(_) => self.report.failed += (self.connections.len() - self.free.len()) as u64,
             None => self.connections.iter().for_each(Connection::reset_at_its_end),

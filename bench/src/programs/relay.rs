@@ -28,7 +28,7 @@ pub struct RelayOptions {
 }
 
 /// One direction's reading end and what could not be written to the other yet.
-struct Leg {
+struct RelayLeg {
     stream: TcpStream,
     /// For the other leg.
     held: Vec<u8>,
@@ -47,7 +47,7 @@ pub fn run(options: &RelayOptions) -> Result<()> {
     println!("ready");
     let mut events = Events::new()?;
     events.add(&listener, LISTENER, Interest::INPUT)?;
-    let mut pairs: HashMap<u64, [Leg; 2]> = HashMap::new();
+    let mut pairs: HashMap<u64, [RelayLeg; 2]> = HashMap::new();
     let mut next = 0;
     let mut buffer = vec![0; READ];
     loop {
@@ -56,7 +56,7 @@ pub fn run(options: &RelayOptions) -> Result<()> {
                 while let Ok((client, _)) = listener.accept() {
                     client.set_nonblocking(true)?;
                     client.set_nodelay(true)?;
-                    let pair = [Leg::new(client), Leg::new(connect(options.to)?)];
+                    let pair = [RelayLeg::new(client), RelayLeg::new(connect(options.to)?)];
                     // Even: the client's leg; odd: the app's.
                     events.add(&pair[0].stream, next, Interest::INPUT)?;
                     events.add(&pair[1].stream, next + 1, Interest::INPUT)?;
@@ -76,7 +76,7 @@ pub fn run(options: &RelayOptions) -> Result<()> {
 }
 
 /// A leg is watched for input while more of it is wanted, and for output while something is held for it.
-fn watch(events: &Events, first: u64, pair: &mut [Leg; 2]) -> Result<()> {
+fn watch(events: &Events, first: u64, pair: &mut [RelayLeg; 2]) -> Result<()> {
     for (side, number) in [(0, first), (1, first + 1)] {
         let leg = &pair[side];
         let wanted = Interest { input: !leg.ended && leg.held.is_empty(), output: !pair[1 - side].held.is_empty() };
@@ -99,7 +99,7 @@ fn connect(to: SocketAddr) -> Result<TcpStream> {
 }
 
 /// Something is to be read from `side`, or can be written to it.
-fn step(pair: &mut [Leg; 2], side: usize, buffer: &mut [u8]) -> std::io::Result<()> {
+fn step(pair: &mut [RelayLeg; 2], side: usize, buffer: &mut [u8]) -> std::io::Result<()> {
     flush(pair, 1 - side)?;
     if pair[side].held.is_empty() && !pair[side].ended {
         match pair[side].stream.read(buffer) {
@@ -116,12 +116,12 @@ fn step(pair: &mut [Leg; 2], side: usize, buffer: &mut [u8]) -> std::io::Result<
 }
 
 /// Writes what `from` has held for the other leg.
-fn flush(pair: &mut [Leg; 2], from: usize) -> std::io::Result<()> {
+fn flush(pair: &mut [RelayLeg; 2], from: usize) -> std::io::Result<()> {
     let held = std::mem::take(&mut pair[from].held);
     pass(pair, from, &held)
 }
 
-fn pass(pair: &mut [Leg; 2], from: usize, mut bytes: &[u8]) -> std::io::Result<()> {
+fn pass(pair: &mut [RelayLeg; 2], from: usize, mut bytes: &[u8]) -> std::io::Result<()> {
     while !bytes.is_empty() {
         match pair[1 - from].stream.write(bytes) {
             Ok(n) => bytes = &bytes[n..],
@@ -133,7 +133,7 @@ fn pass(pair: &mut [Leg; 2], from: usize, mut bytes: &[u8]) -> std::io::Result<(
     Ok(())
 }
 
-impl Leg {
+impl RelayLeg {
     fn new(stream: TcpStream) -> Self {
         Self { stream, held: Vec::new(), ended: false, watched: Interest::INPUT }
     }

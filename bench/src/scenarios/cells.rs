@@ -10,7 +10,7 @@ use crate::{
     cost::{self, MachineTime},
     figures::{CellRecord, median},
     peers::Contender,
-    programs::load::Report,
+    programs::load::LoadFigures,
     world::{self, BenchWorld, ENDS, MIDDLE},
 };
 
@@ -139,7 +139,7 @@ pub(super) fn order(round: usize, contenders: usize) -> impl Iterator<Item = usi
 
 /// The figures of a round.
 pub(super) struct RoundFigures {
-    report: Report,
+    report: LoadFigures,
     /// Nanoseconds of the contender's processes, and of the whole machine.
     cpu: u64,
     busy: u64,

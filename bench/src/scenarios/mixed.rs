@@ -12,7 +12,7 @@ use crate::{
     cost,
     figures::CellRecord,
     peers::Contender,
-    programs::load::Report,
+    programs::load::LoadFigures,
     world::{self, ENDS, START},
 };
 
@@ -96,6 +96,6 @@ fn matched(bench: &BenchRun<'_>, developers: usize) -> Result<Vec<Process>> {
 fn ended(bench: &BenchRun<'_>, mut load: Process) -> Result<u64> {
     let code = load.exit_code(bench.pace.measurement() + START)?;
     ensure!(code == 0, "a developer's client ended with {code}: {}", load.stderr());
-    let report: Report = serde_json::from_str(&load.stdout()).context("what the load printed")?;
+    let report: LoadFigures = serde_json::from_str(&load.stdout()).context("what the load printed")?;
     Ok(report.failed)
 }

@@ -209,7 +209,7 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
                 let shared = Arc::clone(&shared);
                 connections.spawn(async move {
                     shared.open.fetch_add(1, Ordering::AcqRel);
-                    let _open = Open(&shared.open);
+                    let _open = OpenCount(&shared.open);
                     // A client that goes away in the middle is no news to the service.
                     let _ = talk(stream, client, &shared).await;
                 });
@@ -218,9 +218,9 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-struct Open<'a>(&'a AtomicUsize);
+struct OpenCount<'a>(&'a AtomicUsize);
 
-impl Drop for Open<'_> {
+impl Drop for OpenCount<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
@@ -245,12 +245,12 @@ async fn talk(stream: TcpStream, client: SocketAddr, shared: &Shared) -> Result<
 }
 
 /// How a connection ends.
-enum End {
+enum ConnectionEnd {
     Finish,
     Reset,
 }
 
-/// A client's connection, in clear or over TLS.
+/// A client's connection, cleartext or over TLS.
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
     fn tcp(&self) -> &TcpStream;
 }
@@ -279,12 +279,12 @@ impl Connection<'_> {
     /// To the client's end or the service's own, which it says in TLS too.
     async fn run(mut self) -> Result<()> {
         match self.answers().await? {
-            End::Finish => Ok(self.stream.shutdown().await?),
-            End::Reset => Ok(()),
+            ConnectionEnd::Finish => Ok(self.stream.shutdown().await?),
+            ConnectionEnd::Reset => Ok(()),
         }
     }
 
-    async fn answers(&mut self) -> Result<End> {
+    async fn answers(&mut self) -> Result<ConnectionEnd> {
         while let Some(head) = self.head().await? {
             let line = head.lines().next().unwrap_or_default().to_owned();
             let at = self.stream.tcp().local_addr()?;
@@ -296,7 +296,7 @@ impl Connection<'_> {
                 ("/download", n) => self.download(n.parse()?).await?,
                 ("", "reset") => {
                     SockRef::from(self.stream.tcp()).set_linger(Some(Duration::ZERO))?;
-                    return Ok(End::Reset);
+                    return Ok(ConnectionEnd::Reset);
                 }
                 ("", "upgrade") => {
                     self.upgrade().await?;
@@ -324,7 +324,7 @@ impl Connection<'_> {
                 }
             }
         }
-        Ok(End::Finish)
+        Ok(ConnectionEnd::Finish)
     }
 
     fn answer(&self) -> String {

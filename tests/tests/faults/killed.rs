@@ -14,7 +14,7 @@ both!(a_killed_worker_is_replaced_and_nobody_notices, UNDER_LOAD, |w| {
         let complete = Instant::now();
         // Not before: what is waited for between the two would count.
         let again = matched_again(w, killed)?;
-        machine.promise("worker killed, taken up again", again, TAKEN_UP)?;
+        machine.promise("worker killed, resumed", again, RESUMED_WITHIN)?;
         load.wait_for(200, complete)?;
         none_failed_since(&load.stop()?, complete, &format!("worker killed, round {round}, live again in {again:?}"))?;
     }
@@ -37,7 +37,7 @@ both!(a_killed_agent_leaves_the_app_alone_and_comes_back, UNDER_LOAD, |w| {
         w.agent.restart(&w.topology.node.namespace, &[])?;
         let (machine, ready) = (Starvation::watch(), Instant::now());
         let again = matched_again(w, ready)?;
-        machine.promise("agent started again, taken up again", again, TAKEN_UP)?;
+        machine.promise("agent started again, resumed", again, RESUMED_WITHIN)?;
         none_failed_since(&load.stop()?, complete, &format!("agent killed, round {round}, live again in {again:?}"))?;
     }
     Ok(())

@@ -36,7 +36,7 @@ const RATE: u32 = 200;
 /// Longer than any state here takes on a machine at load 30.
 const LATE: Duration = Duration::from_secs(60);
 /// How soon an intercept is back where an agent, or a pod, is.
-const TAKEN_UP: Duration = Duration::from_secs(3);
+const RESUMED_WITHIN: Duration = Duration::from_secs(3);
 
 const UNDER_LOAD: Scenario = Scenario { limit: Duration::from_secs(120), ..USUAL };
 
@@ -62,9 +62,7 @@ fn none_failed_since(report: &LoadReport, since: Instant, what: &str) -> Result<
 
 /// Waits until matched requests reach the developer again; how long that took from `since`.
 fn matched_again(w: &World, since: Instant) -> Result<Duration> {
-    wait::until_true("the intercept to be taken up again", LATE, || {
-        Ok(w.get(Family::V4, &[ALICE])?.starts_with("blue"))
-    })?;
+    wait::until_true("the intercept to resume", LATE, || Ok(w.get(Family::V4, &[ALICE])?.starts_with("blue")))?;
     Ok(since.elapsed())
 }
 

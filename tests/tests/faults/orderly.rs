@@ -122,7 +122,7 @@ both!(a_recreated_pod_is_intercepted_again, RECREATED, |w| {
         let (machine, there) = (Starvation::watch(), Instant::now());
         let load = load(w, FAMILIES[round % 2])?;
         let again = matched_again(w, there)?;
-        machine.promise("pod recreated, taken up again", again, TAKEN_UP)?;
+        machine.promise("pod recreated, resumed", again, RESUMED_WITHIN)?;
         load.wait_for(50, Instant::now())?;
         none_failed_since(&load.stop()?, there, &format!("pod recreated, round {round}, live again in {again:?}"))?;
         let (code, listed, _) = w.redir(&w.alice, &["list"])?;

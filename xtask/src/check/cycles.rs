@@ -20,7 +20,7 @@ type ModuleGraph = BTreeMap<String, BTreeSet<String>>;
 
 /// The modules that are in a cycle, by the crate's folder; crates without a cycle are left out.
 pub(crate) fn find(files: &[SourceFile]) -> BTreeMap<String, BTreeSet<String>> {
-    let files: Files<'_> = files.iter().map(|file| (file.path.as_path(), &file.syntax)).collect();
+    let files: SourceFiles<'_> = files.iter().map(|file| (file.path.as_path(), &file.syntax)).collect();
     let mut cyclic: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for root in files.keys().filter(|path| path.ends_with("src/main.rs") || path.ends_with("src/lib.rs")) {
         let cycles = in_cycles(&CrateModules::read(&files, root).graph());
@@ -50,7 +50,7 @@ fn in_cycles(graph: &ModuleGraph) -> BTreeSet<String> {
     graph.keys().filter(|module| reaches_itself(module)).cloned().collect()
 }
 
-type Files<'a> = BTreeMap<&'a Path, &'a syn::File>;
+type SourceFiles<'a> = BTreeMap<&'a Path, &'a syn::File>;
 
 /// All that one crate's code says about modules.
 #[derive(Default)]
@@ -64,7 +64,7 @@ struct CrateModules {
 }
 
 impl CrateModules {
-    fn read(files: &Files<'_>, root: &Path) -> Self {
+    fn read(files: &SourceFiles<'_>, root: &Path) -> Self {
         let mut modules = Self::default();
         let folder = root.parent().unwrap_or(root).to_owned();
         let mut open = vec![(root.to_owned(), Vec::new(), folder)];

@@ -26,7 +26,7 @@ const MANIFESTS: &str = "/etc/kubernetes/manifests";
 /// The kubelet looks at its folder of pods each 20 s.
 const LIMIT: Duration = Duration::from_secs(180);
 
-pub(super) struct Kind {
+pub(super) struct KindProvider {
     kubectl: Kubectl,
 }
 
@@ -50,7 +50,7 @@ impl fmt::Display for Request {
 }
 
 /// The cluster of that name, if kind is here and has it.
-pub(super) fn found() -> Result<Option<Kind>> {
+pub(super) fn found() -> Result<Option<KindProvider>> {
     if paths::program("kind").is_none() {
         return Ok(None);
     }
@@ -58,7 +58,7 @@ pub(super) fn found() -> Result<Option<Kind>> {
     if !clusters.lines().any(|name| name == NAME) {
         return Ok(None);
     }
-    Ok(Some(Kind { kubectl: Kubectl::new("kubectl", kubeconfig()?) }))
+    Ok(Some(KindProvider { kubectl: Kubectl::new("kubectl", kubeconfig()?) }))
 }
 
 /// An error unless the cluster that is up was made for this request, to its end.
@@ -77,7 +77,7 @@ fn ensure_same(made_for: Option<&str>, request: Request) -> Result<()> {
 }
 
 /// Makes it and waits until its nodes are ready; half of one goes again, also when this is interrupted.
-pub(super) fn up(request: Request) -> Result<Kind> {
+pub(super) fn up(request: Request) -> Result<KindProvider> {
     let Request { nodes, version, proxy, cni } = request;
     ensure!(
         proxy != Some(ProxyMode::Both),
@@ -220,7 +220,7 @@ fn move_api_server(from: &str, to: &str) -> Result<()> {
     checked(in_machine(CONTROL).args(["mv", &format!("{from}/{file}"), &format!("{to}/{file}")]), None).map(drop)
 }
 
-impl Provider for Kind {
+impl Provider for KindProvider {
     fn name(&self) -> &'static str {
         "kind"
     }

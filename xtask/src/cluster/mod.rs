@@ -26,7 +26,7 @@ use kubectl::Kubectl;
 use version::KubernetesVersion;
 
 #[derive(Args)]
-pub(crate) struct Options {
+pub(crate) struct ClusterOptions {
     #[command(subcommand)]
     action: Action,
 }
@@ -267,9 +267,9 @@ impl Cluster {
                 ensure!(kind::found()?.is_none(), "a cluster of kind's is up: `cargo xtask cluster down` ends it");
                 let (local, was) = local::up(options.shape())?;
                 let how = match was {
-                    local::Was::Down => "up",
-                    local::Was::Incomplete => "up again, all of it",
-                    local::Was::Up => "up already",
+                    local::PreviousState::Down => "up",
+                    local::PreviousState::Incomplete => "up again, all of it",
+                    local::PreviousState::Up => "up already",
                 };
                 (Box::new(local), how)
             }
@@ -395,7 +395,7 @@ pub(crate) fn programs() -> Result<PathBuf> {
     local::programs(version)
 }
 
-pub(crate) fn run(options: &Options) -> Result<()> {
+pub(crate) fn run(options: &ClusterOptions) -> Result<()> {
     match &options.action {
         Action::Setup { kubernetes_version } => {
             let version = kubernetes_version.unwrap_or_else(KubernetesVersion::in_tree);

@@ -10,9 +10,9 @@ use nix::unistd::Pid;
 use redir_rig::topology::Family;
 use redir_rig::{Cli, Load, LoadReport};
 
-use super::figures::Times;
+use super::figures::DemoTimes;
 use super::story::{Story, precise};
-use super::world::{HEADER, PODS, PORT, World};
+use super::world::{DemoWorld, HEADER, PODS, PORT};
 
 /// Requests a second, each on a connection of its own.
 const RATE: u32 = 250;
@@ -22,7 +22,7 @@ const SPAN: usize = 500;
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// The worker alone dies; its guardian starts another.
-pub(super) fn worker_killed(story: &mut Story, world: &mut World, times: &mut Times) -> Result<Cli> {
+pub(super) fn worker_killed(story: &mut Story, world: &mut DemoWorld, times: &mut DemoTimes) -> Result<Cli> {
     story.scene(
         "kill -9 of the agent's worker, under a stream of requests",
         &format!("{RATE} requests/s without the header, each on a new connection, never retried, 15 s of patience"),
@@ -41,7 +41,12 @@ pub(super) fn worker_killed(story: &mut Story, world: &mut World, times: &mut Ti
 }
 
 /// Both processes die, as when the container is killed; then somebody starts the agent anew.
-pub(super) fn agent_killed(story: &mut Story, world: &mut World, intercept: Cli, times: &mut Times) -> Result<Cli> {
+pub(super) fn agent_killed(
+    story: &mut Story,
+    world: &mut DemoWorld,
+    intercept: Cli,
+    times: &mut DemoTimes,
+) -> Result<Cli> {
     story.scene(
         "kill -9 of the whole agent, under the same stream",
         "nobody is there to clean up: what is left in the pods' namespaces?",
@@ -67,7 +72,7 @@ pub(super) fn agent_killed(story: &mut Story, world: &mut World, intercept: Cli,
     Ok(intercept)
 }
 
-fn start(world: &World) -> Result<Load> {
+fn start(world: &DemoWorld) -> Result<Load> {
     let to = world.topology.pod().at(Family::V4, PORT);
     let load = Load::start(&world.topology.client.namespace, to, RATE, "/", &[])?;
     load.wait_for(SPAN, Instant::now())?;
@@ -97,7 +102,7 @@ fn dead(pid: i32) -> bool {
     })
 }
 
-fn until_intercepted(world: &World, intercept: &Cli, since: Instant) -> Result<Duration> {
+fn until_intercepted(world: &DemoWorld, intercept: &Cli, since: Instant) -> Result<Duration> {
     let to = world.topology.pod().at(Family::V4, PORT);
     while !world.ask(to, &[HEADER]).is_ok_and(|answer| answer.starts_with("orange")) {
         ensure!(since.elapsed() < LIMIT, "not intercepted again after {LIMIT:?}: {}", intercept.process.log());

@@ -10,40 +10,40 @@ use redir_rig::http;
 use redir_rig::topology::Family;
 
 use super::story::{Story, precise};
-use super::world::{CONTROL, HEADER, PORT, World};
+use super::world::{CONTROL, DemoWorld, HEADER, PORT};
 
 /// Requests of each kind. The three kinds take turns request by request, so that a slow moment of the machine meets all.
 const REQUESTS: usize = 1500;
 
 /// What was measured.
 #[derive(Default)]
-pub(super) struct Times {
+pub(super) struct DemoTimes {
     pub(super) live: Option<Duration>,
     pub(super) first_answer: Option<Duration>,
     pub(super) after_ctrl_c: Option<Duration>,
     pub(super) worker_back: Option<Duration>,
     pub(super) agent_back: Option<Duration>,
-    latency: Option<Latency>,
+    latency: Option<LatencyFigures>,
 }
 
 /// Medians in microseconds; added = of the differences to the control's request just before.
-struct Latency {
+struct LatencyFigures {
     direct: f64,
     unmatched: f64,
     matched: f64,
 }
 
 /// Measures all three kinds.
-pub(super) fn latency(story: &mut Story, world: &World, times: &mut Times) -> Result<()> {
+pub(super) fn latency(story: &mut Story, world: &DemoWorld, times: &mut DemoTimes) -> Result<()> {
     story.scene(
         "What it costs",
         &format!(
             "{REQUESTS} requests of each kind in turns, kept alive; the control is a port of the pod nobody intercepts"
         ),
     );
-    let mut control = Asker::new(world, CONTROL, &[], "green")?;
-    let mut unmatched = Asker::new(world, PORT, &[], "green")?;
-    let mut matched = Asker::new(world, PORT, &[HEADER], "orange")?;
+    let mut control = LatencyProbe::new(world, CONTROL, &[], "green")?;
+    let mut unmatched = LatencyProbe::new(world, PORT, &[], "green")?;
+    let mut matched = LatencyProbe::new(world, PORT, &[HEADER], "orange")?;
     let (mut direct, mut more_unmatched, mut more_matched) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..REQUESTS {
         let base = control.ask()?;
@@ -51,13 +51,14 @@ pub(super) fn latency(story: &mut Story, world: &World, times: &mut Times) -> Re
         more_unmatched.push(unmatched.ask()? - base);
         more_matched.push(matched.ask()? - base);
     }
-    let latency = Latency { direct: median(direct), unmatched: median(more_unmatched), matched: median(more_matched) };
+    let latency =
+        LatencyFigures { direct: median(direct), unmatched: median(more_unmatched), matched: median(more_matched) };
     latency.print(story);
     times.latency = Some(latency);
     Ok(())
 }
 
-impl Latency {
+impl LatencyFigures {
     fn print(&self, story: &Story) {
         story.say(&format!(
             "direct {:.0} µs   unmatched {:+.0} µs   matched, through the tunnel {:+.0} µs",
@@ -68,16 +69,16 @@ impl Latency {
 
 /// A kept-alive connection that asks one thing over and over, with nothing of its own to do between write and read: what
 /// the client does meanwhile would hide what redir adds.
-struct Asker {
+struct LatencyProbe {
     stream: TcpStream,
     request: String,
     expected: &'static str,
 }
 
-impl Asker {
-    fn new(world: &World, port: u16, headers: &[&str], expected: &'static str) -> Result<Asker> {
+impl LatencyProbe {
+    fn new(world: &DemoWorld, port: u16, headers: &[&str], expected: &'static str) -> Result<LatencyProbe> {
         let stream = world.dial(world.topology.pod().at(Family::V4, port))?.stream;
-        Ok(Asker { stream, request: http::request("GET", "/", headers), expected })
+        Ok(LatencyProbe { stream, request: http::request("GET", "/", headers), expected })
     }
 
     /// One request, in microseconds.
@@ -105,7 +106,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-impl Times {
+impl DemoTimes {
     /// All of them, one a line.
     pub(super) fn print(&self, story: &mut Story) {
         story.scene("Measured", "on this machine, in this run; from the command's start, its process start included");

@@ -19,7 +19,7 @@ use redir_rig::cleanup;
 use crate::privilege::{self, Privilege};
 use crate::{child, paths, setup, ui};
 use story::Story;
-use world::World;
+use world::DemoWorld;
 
 #[derive(Args)]
 pub(crate) struct DemoOptions {
@@ -70,8 +70,8 @@ fn play(options: &DemoOptions) -> Result<()> {
     }
     cleanup::sweep()?;
     let mut story = Story::begin();
-    let mut world = World::build(&mut story)?;
-    let mut times = figures::Times::default();
+    let mut world = DemoWorld::build(&mut story)?;
+    let mut times = figures::DemoTimes::default();
 
     let mut intercept = scenes::filtered(&mut story, &world, &mut times)?;
     scenes::kept_alive(&mut story, &world)?;
@@ -103,7 +103,7 @@ fn record(story: &Story, file: &Path) -> Result<()> {
 const PICTURED: usize = 4;
 
 /// Everything goes on until the person has had enough.
-fn stay(story: &Story, world: &World) -> Result<()> {
+fn stay(story: &Story, world: &DemoWorld) -> Result<()> {
     story.verdict()?;
     world.print_what_to_try();
     println!("\n{} Ctrl-C ends it and removes everything.", ui::bold("It is running."));

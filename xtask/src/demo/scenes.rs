@@ -7,16 +7,16 @@ use nix::sys::signal::Signal;
 use redir_rig::Cli;
 use redir_rig::topology::{FAMILIES, Family};
 
-use super::figures::Times;
+use super::figures::DemoTimes;
 use super::story::Story;
-use super::world::{HEADER, PODS, PORT, World, line};
+use super::world::{DemoWorld, HEADER, PODS, PORT, line};
 use crate::ui;
 
 /// How long a change may take to be seen before the demo gives up.
 const LIMIT: Duration = Duration::from_secs(15);
 
 /// An intercept with a header, in both pods.
-pub(super) fn filtered(story: &mut Story, world: &World, times: &mut Times) -> Result<Cli> {
+pub(super) fn filtered(story: &mut Story, world: &DemoWorld, times: &mut DemoTimes) -> Result<Cli> {
     story.scene(
         "Only the requests that carry alice's header",
         "the rest stays with the app, which still sees the client's own address",
@@ -39,7 +39,7 @@ pub(super) fn filtered(story: &mut Story, world: &World, times: &mut Times) -> R
 }
 
 /// When the CLI said that it is live, and when an answer was `version`, both counted from `began`.
-fn until_first_answer(world: &World, cli: &mut Cli, version: &str, began: Instant) -> Result<(Duration, Duration)> {
+fn until_first_answer(world: &DemoWorld, cli: &mut Cli, version: &str, began: Instant) -> Result<(Duration, Duration)> {
     let to = world.topology.pod().at(Family::V4, PORT);
     let (mut live, mut first) = (None, None);
     while live.is_none() || first.is_none() {
@@ -57,7 +57,7 @@ fn until_first_answer(world: &World, cli: &mut Cli, version: &str, began: Instan
 }
 
 /// Requests for both on one connection.
-pub(super) fn kept_alive(story: &mut Story, world: &World) -> Result<()> {
+pub(super) fn kept_alive(story: &mut Story, world: &DemoWorld) -> Result<()> {
     story.scene("Both on one kept-alive connection", "each request is decided separately, answers keep their order");
     let mut rows = Vec::new();
     for family in FAMILIES {
@@ -75,7 +75,7 @@ pub(super) fn kept_alive(story: &mut Story, world: &World) -> Result<()> {
 }
 
 /// The developer changes their code.
-pub(super) fn new_version(story: &mut Story, world: &mut World) -> Result<()> {
+pub(super) fn new_version(story: &mut Story, world: &mut DemoWorld) -> Result<()> {
     story.scene(
         "The developer changes the code: blue becomes orange",
         "a restart on the laptop: no image, no push, no rollout",
@@ -96,7 +96,7 @@ pub(super) fn new_version(story: &mut Story, world: &mut World) -> Result<()> {
 }
 
 /// A second developer's intercept without a filter, on one pod, beside the filtered one.
-pub(super) fn two_at_once(story: &mut Story, world: &World) -> Result<()> {
+pub(super) fn two_at_once(story: &mut Story, world: &DemoWorld) -> Result<()> {
     story.scene(
         "A global intercept: all requests of one pod",
         "it takes what no filter has claimed; the other pod is unaffected",
@@ -120,7 +120,7 @@ pub(super) fn two_at_once(story: &mut Story, world: &World) -> Result<()> {
 }
 
 /// Ctrl-C in the developer's terminal.
-pub(super) fn ctrl_c(story: &mut Story, world: &World, intercept: &mut Cli, times: &mut Times) -> Result<()> {
+pub(super) fn ctrl_c(story: &mut Story, world: &DemoWorld, intercept: &mut Cli, times: &mut DemoTimes) -> Result<()> {
     story.scene("Ctrl-C", "the next request goes to the app, on the same connection too");
     let to = world.topology.pod().at(Family::V4, PORT);
     let mut connection = world.dial(to)?;
@@ -145,7 +145,7 @@ pub(super) fn ctrl_c(story: &mut Story, world: &World, intercept: &mut Cli, time
 }
 
 /// The end: the agent goes as it does in a rolling update.
-pub(super) fn goodbye(story: &mut Story, mut world: World) -> Result<()> {
+pub(super) fn goodbye(story: &mut Story, mut world: DemoWorld) -> Result<()> {
     story.scene("The agent leaves (SIGTERM)", "");
     let code = world.agent()?.terminate(LIMIT)?;
     let mark = story.must(code == 0, &format!("SIGTERM ended the agent with {code}: {}", world.agent()?.process.log()));

@@ -61,7 +61,7 @@ impl Story {
 
     /// Compares an answer with what it must be; a cell for a table. `expected` is the whole answer (`green 10.210.3.2`) or
     /// its first word.
-    pub(crate) fn check(&mut self, what: &str, answer: &Answer, expected: &str) -> Cell {
+    pub(crate) fn check(&mut self, what: &str, answer: &Answer, expected: &str) -> AnswerCell {
         self.answers += 1;
         let (text, right) = match answer {
             Ok(text) => (text.clone(), text == expected || text.split(' ').next() == Some(expected)),
@@ -70,7 +70,7 @@ impl Story {
         if !right {
             self.wrong.push(format!("{what}: expected {expected:?}, got {text:?}"));
         }
-        Cell { text, right }
+        AnswerCell { text, right }
     }
 
     /// A condition other than an answer's text.
@@ -83,7 +83,7 @@ impl Story {
     }
 
     /// Rows under a heading, columns aligned; the first column is plain text.
-    pub(crate) fn table(&self, heading: &[&str], rows: &[(String, Vec<Cell>)]) {
+    pub(crate) fn table(&self, heading: &[&str], rows: &[(String, Vec<AnswerCell>)]) {
         let first = rows.iter().map(|(name, _)| width(name)).chain([width(heading[0])]).max().unwrap_or(0);
         let column = |index: usize| {
             let cells = rows.iter().filter_map(|(_, cells)| cells.get(index)).map(|cell| width(&cell.text) + 2);
@@ -132,12 +132,12 @@ impl Story {
 }
 
 /// One answer in a table.
-pub(crate) struct Cell {
+pub(crate) struct AnswerCell {
     text: String,
     right: bool,
 }
 
-impl Cell {
+impl AnswerCell {
     fn padded(&self, to: usize) -> String {
         let mark = if self.right { ui::green("✓") } else { ui::red("✗") };
         let (word, rest) = self.text.split_once(' ').unwrap_or((&self.text, ""));

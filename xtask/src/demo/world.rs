@@ -25,7 +25,7 @@ pub(super) const HEADER: &str = "x-user: alice";
 pub(super) const PODS: usize = 2;
 
 /// Dropped in this order: who uses a namespace goes before it.
-pub(super) struct World {
+pub(super) struct DemoWorld {
     /// `None` only while it is started anew.
     agent: Option<Agent>,
     config: AgentConfig,
@@ -38,8 +38,8 @@ pub(super) struct World {
     pub(super) topology: Topology,
 }
 
-impl World {
-    pub(super) fn build(story: &mut Story) -> Result<World> {
+impl DemoWorld {
+    pub(super) fn build(story: &mut Story) -> Result<DemoWorld> {
         story.scene(
             "One node, two pods, a client, a developer",
             "real processes and sockets in network namespaces of this machine",
@@ -58,7 +58,7 @@ impl World {
         let agent = Agent::start(&topology.node.namespace, &config)?;
         write_redir_toml(&home, &topology, &agent)?;
         draw(story, &topology);
-        Ok(World {
+        Ok(DemoWorld {
             agent: Some(agent),
             config,
             home,

@@ -14,9 +14,9 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use super::Architecture;
-use super::pulse::{Health, Pulse};
-use super::steal::Steal;
-use super::store::Kernel;
+use super::pulse::{GuestHealth, GuestPulse};
+use super::steal::CpuSteal;
+use super::store::StoredKernel;
 use crate::privilege::Privilege;
 use crate::step::Tail;
 use crate::{child, paths, signals};
@@ -30,8 +30,8 @@ const LOOK: Duration = Duration::from_millis(200);
 const MEMORY_MIB: u32 = 3072;
 
 /// What is to be booted.
-pub(super) struct Plan<'a> {
-    pub(super) kernel: &'a Kernel,
+pub(super) struct GuestPlan<'a> {
+    pub(super) kernel: &'a StoredKernel,
     pub(super) initramfs: &'a Path,
     /// The guest's root; it cannot write there.
     pub(super) root: &'a Path,
@@ -63,25 +63,25 @@ pub(super) enum End {
 
 /// A running guest. Drop ends it and what shares its folders.
 struct Guest {
-    qemu: Running,
-    _shares: Vec<Running>,
+    qemu: RunningGuest,
+    _shares: Vec<RunningGuest>,
     _sockets: TempDir,
 }
 
 /// A process in a group of its own, which ends with this and on Ctrl-C.
-struct Running {
+struct RunningGuest {
     child: Child,
-    guard: signals::Guard,
+    guard: signals::ProcessGroupGuard,
 }
 
-impl Running {
-    fn start(command: &mut Command, log: &Path) -> Result<Running> {
+impl RunningGuest {
+    fn start(command: &mut Command, log: &Path) -> Result<RunningGuest> {
         let spelled = child::spelled(command);
         let log = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
         let errors = log.try_clone().context("cannot copy a descriptor")?;
         command.stdin(Stdio::null()).stdout(log).stderr(errors).process_group(0);
         let child = command.spawn().with_context(|| format!("cannot start `{spelled}`"))?;
-        Ok(Running { guard: signals::guard(child.id()), child })
+        Ok(RunningGuest { guard: signals::guard(child.id()), child })
     }
 
     fn exited(&mut self) -> Result<Option<ExitStatus>> {
@@ -89,7 +89,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningGuest {
     fn drop(&mut self) {
         if self.child.try_wait().is_ok_and(|status| status.is_some()) {
             return;
@@ -102,11 +102,11 @@ impl Drop for Running {
 }
 
 /// Boots it, hands every line that the job prints to `line` (`None` about once a second in between), and waits for its end.
-pub(super) fn run(plan: &Plan, mut line: impl FnMut(Option<&str>)) -> Result<End> {
+pub(super) fn run(plan: &GuestPlan, mut line: impl FnMut(Option<&str>)) -> Result<End> {
     let mut guest = Guest::boot(plan)?;
-    let mut words = Words::new(&plan.out.join("log"));
-    let mut pulse = Pulse::new(&plan.out.join("beat"), Instant::now());
-    let mut steal = Steal::new(&plan.out.join("steal"), guest.qemu.child.id());
+    let mut words = GuestOutput::new(&plan.out.join("log"));
+    let mut pulse = GuestPulse::new(&plan.out.join("beat"), Instant::now());
+    let mut steal = CpuSteal::new(&plan.out.join("steal"), guest.qemu.child.id());
     let (began, mut ticked) = (Instant::now(), Instant::now());
     loop {
         let exited = guest.qemu.exited()?;
@@ -120,11 +120,11 @@ pub(super) fn run(plan: &Plan, mut line: impl FnMut(Option<&str>)) -> Result<End
             bail!("interrupted");
         }
         match pulse.look(Instant::now()) {
-            Health::Well => (),
-            Health::Unborn(age) if age < BOOT_LIMIT => (),
-            Health::Unborn(age) => return Ok(End::LockedUp(age, last_words(plan.out))),
-            Health::ClockWrong(times) => return Ok(End::ClockWrong(times)),
-            Health::Silent(span) => return Ok(End::LockedUp(span, last_words(plan.out))),
+            GuestHealth::Well => (),
+            GuestHealth::Unborn(age) if age < BOOT_LIMIT => (),
+            GuestHealth::Unborn(age) => return Ok(End::LockedUp(age, last_words(plan.out))),
+            GuestHealth::ClockWrong(times) => return Ok(End::ClockWrong(times)),
+            GuestHealth::Silent(span) => return Ok(End::LockedUp(span, last_words(plan.out))),
         }
         if began.elapsed() > plan.limit {
             return Ok(End::Late);
@@ -138,7 +138,7 @@ pub(super) fn run(plan: &Plan, mut line: impl FnMut(Option<&str>)) -> Result<End
 }
 
 /// QEMU is gone: by power-off after the job, or not.
-fn ended(plan: &Plan, pulse: &Pulse, exited: Option<ExitStatus>) -> Result<End> {
+fn ended(plan: &GuestPlan, pulse: &GuestPulse, exited: Option<ExitStatus>) -> Result<End> {
     if let Ok(text) = fs::read_to_string(plan.out.join("status")) {
         let code = text.trim().parse().with_context(|| format!("the guest's status is {text:?}"))?;
         return Ok(End::Done(code));
@@ -163,7 +163,7 @@ fn tail_of(file: &Path) -> String {
 }
 
 impl Guest {
-    fn boot(plan: &Plan) -> Result<Guest> {
+    fn boot(plan: &GuestPlan) -> Result<Guest> {
         // Short: a socket's path has 108 bytes.
         let sockets = tempfile::Builder::new().prefix("redir-").tempdir().context("cannot make a temporary folder")?;
         let mut shares = Vec::new();
@@ -173,12 +173,15 @@ impl Guest {
             [("root", plan.root, "always"), ("modules", &modules, "always"), ("out", plan.out, "none")]
         {
             let log = plan.out.join(format!("virtiofsd-{tag}.log"));
-            shares.push(Running::start(&mut share(plan.privilege, &sockets.path().join(tag), source, cache)?, &log)?);
+            shares.push(RunningGuest::start(
+                &mut share(plan.privilege, &sockets.path().join(tag), source, cache)?,
+                &log,
+            )?);
         }
         for ((tag, _), share) in SHARES.iter().zip(&mut shares) {
             until_there(&sockets.path().join(tag), share, &plan.out.join(format!("virtiofsd-{tag}.log")))?;
         }
-        let qemu = Running::start(&mut qemu(plan, sockets.path())?, &plan.out.join("qemu.log"))?;
+        let qemu = RunningGuest::start(&mut qemu(plan, sockets.path())?, &plan.out.join("qemu.log"))?;
         Ok(Guest { qemu, _shares: shares, _sockets: sockets })
     }
 }
@@ -206,7 +209,7 @@ fn share(privilege: Privilege, socket: &Path, source: &Path, cache: &str) -> Res
     Ok(command)
 }
 
-fn until_there(socket: &Path, share: &mut Running, log: &Path) -> Result<()> {
+fn until_there(socket: &Path, share: &mut RunningGuest, log: &Path) -> Result<()> {
     let limit = Instant::now() + SHARE_LIMIT;
     while !socket.exists() {
         if let Some(status) = share.exited()? {
@@ -220,7 +223,7 @@ fn until_there(socket: &Path, share: &mut Running, log: &Path) -> Result<()> {
     Ok(())
 }
 
-fn qemu(plan: &Plan, sockets: &Path) -> Result<Command> {
+fn qemu(plan: &GuestPlan, sockets: &Path) -> Result<Command> {
     let architecture = plan.kernel.architecture;
     let emulator = paths::program(architecture.emulator())
         .with_context(|| format!("{} is nowhere in PATH", architecture.emulator()))?;
@@ -262,15 +265,15 @@ impl Architecture {
 }
 
 /// The lines that come in to a file.
-struct Words {
+struct GuestOutput {
     path: PathBuf,
     file: Option<File>,
     unfinished: Vec<u8>,
 }
 
-impl Words {
-    fn new(path: &Path) -> Words {
-        Words { path: path.to_owned(), file: None, unfinished: Vec::new() }
+impl GuestOutput {
+    fn new(path: &Path) -> GuestOutput {
+        GuestOutput { path: path.to_owned(), file: None, unfinished: Vec::new() }
     }
 
     /// Whole lines only; a line that never ends stays in the file.

@@ -47,7 +47,7 @@ struct NotTried {
 
 /// A built test program.
 #[derive(Debug)]
-pub(super) struct Program {
+pub(super) struct TestProgram {
     /// Cargo's name of its target.
     pub(super) name: String,
     /// Its source, relative to its package.
@@ -58,12 +58,12 @@ pub(super) struct Program {
 }
 
 /// The programs that `command` (a `cargo test … --no-run`) has built.
-pub(super) fn programs(command: &mut Command) -> Result<Vec<Program>> {
+pub(super) fn programs(command: &mut Command) -> Result<Vec<TestProgram>> {
     command.args(["--no-run", "--quiet", "--message-format=json-render-diagnostics"]);
     child::output(command)?.lines().filter_map(|line| program(line).transpose()).collect()
 }
 
-fn program(line: &str) -> Result<Option<Program>> {
+fn program(line: &str) -> Result<Option<TestProgram>> {
     let message: Value = serde_json::from_str(line).with_context(|| format!("cargo said {line:?}"))?;
     let Some(executable) = message["executable"].as_str().filter(|_| message["profile"]["test"] == true) else {
         return Ok(None);
@@ -73,7 +73,7 @@ fn program(line: &str) -> Result<Option<Program>> {
         PathBuf::from(text(&message["manifest_path"])?).parent().context("a manifest in a folder")?.to_owned();
     let target = &message["target"];
     let source = PathBuf::from(text(&target["src_path"])?);
-    Ok(Some(Program {
+    Ok(Some(TestProgram {
         name: text(&target["name"])?,
         source: source.strip_prefix(&package).unwrap_or(&source).display().to_string(),
         is_unit: target["kind"].as_array().is_none_or(|kinds| kinds.iter().all(|kind| kind != "test")),
@@ -94,8 +94,8 @@ pub(super) struct Job {
 }
 
 /// Test programs, and how they are called.
-struct Programs {
-    programs: Vec<Program>,
+struct TestPrograms {
+    programs: Vec<TestProgram>,
     filter: Option<String>,
     environment: BTreeMap<String, String>,
 }
@@ -108,7 +108,7 @@ impl Job {
 
     /// Test programs, with this machine's own userland.
     pub(super) fn tests(
-        programs: Vec<Program>,
+        programs: Vec<TestProgram>,
         filter: Option<&str>,
         environment: BTreeMap<String, String>,
     ) -> Result<Job> {
@@ -129,7 +129,7 @@ impl Job {
         if here.is_empty() {
             bail!("no test program to run in a guest was chosen");
         }
-        let programs = Programs { programs: here, filter: filter.map(str::to_owned), environment };
+        let programs = TestPrograms { programs: here, filter: filter.map(str::to_owned), environment };
         let busybox = paths::program("busybox").context("busybox is nowhere in PATH")?;
         Ok(Job { script: programs.script(), root: "/".into(), busybox, left_out })
     }
@@ -143,7 +143,7 @@ impl Job {
     }
 }
 
-impl Programs {
+impl TestPrograms {
     fn script(&self) -> String {
         let mut script = String::from("status=0\n");
         for (name, value) in &self.environment {
@@ -157,7 +157,7 @@ impl Programs {
         script + "exit $status\n"
     }
 
-    fn lines_of(&self, program: &Program) -> String {
+    fn lines_of(&self, program: &TestProgram) -> String {
         let unit = if program.is_unit { "unittests " } else { "" };
         let title = format!("     Running {unit}{} ({})", program.source, program.executable.display());
         let mut command = vec![
@@ -191,7 +191,7 @@ fn left_out_of(program: &str) -> impl Iterator<Item = &'static NotTried> {
 }
 
 /// A test that was renamed would be run again without a word, or another one left out.
-fn ensure_there(program: &Program, test: &str) -> Result<()> {
+fn ensure_there(program: &TestProgram, test: &str) -> Result<()> {
     let output = Command::new(&program.executable).args(["--list", test]).output();
     let output = output.with_context(|| format!("cannot start {}", program.executable.display()))?;
     let list = String::from_utf8_lossy(&output.stdout);
@@ -214,8 +214,8 @@ const GUEST: &str = include_str!("guest.sh");
 mod tests {
     use super::*;
 
-    fn program_named(name: &str) -> Program {
-        Program {
+    fn program_named(name: &str) -> TestProgram {
+        TestProgram {
             name: name.into(),
             source: "src/main.rs".into(),
             is_unit: true,

@@ -20,10 +20,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use guest::{End, Plan};
+use guest::{End, GuestPlan};
 use job::Job;
-use store::Kernel;
-use tested::Record;
+use store::StoredKernel;
+use tested::KernelRecord;
 
 use crate::{
     lock, paths,
@@ -87,7 +87,7 @@ fn chosen(words: &[String]) -> Vec<String> {
     chosen
 }
 
-pub(crate) fn run(options: &test::Options, privilege: Privilege) -> Result<()> {
+pub(crate) fn run(options: &test::TestOptions, privilege: Privilege) -> Result<()> {
     if options.architecture == Architecture::Arm64 && !(options.names_no_program() && options.filter.is_none()) {
         bail!("on arm64 only the agent's own try of its programs is run: leave out -p, --test and names of tests");
     }
@@ -112,10 +112,10 @@ pub(crate) fn run(options: &test::Options, privilege: Privilege) -> Result<()> {
 }
 
 /// Notes what passed; a program in which a test failed is not noted. `is_default`: no program was chosen by name.
-fn record(kernel: &Kernel, job: &Job, tally: &Tally, is_default: bool) -> Result<()> {
+fn record(kernel: &StoredKernel, job: &Job, tally: &Tally, is_default: bool) -> Result<()> {
     let uname =
         fs::read_to_string(folder()?.join(&kernel.release).join("kernel")).context("the guest has no kernel")?;
-    let records: Vec<Record> = tally
+    let records: Vec<KernelRecord> = tally
         .good
         .iter()
         .map(|(program, passed)| {
@@ -123,7 +123,7 @@ fn record(kernel: &Kernel, job: &Job, tally: &Tally, is_default: bool) -> Result
             let is_its = |left_out: &&LeftOut| left_out.program == *program;
             let left_out: Vec<LeftOut> = job.left_out.iter().chain(&tally.left_out).filter(is_its).cloned().collect();
             let left_out = by_reason(&left_out);
-            Record { what: what.to_owned(), passed: *passed, left_out }
+            KernelRecord { what: what.to_owned(), passed: *passed, left_out }
         })
         .collect();
     tested::write(kernel, uname.trim(), &records)
@@ -136,8 +136,8 @@ fn recorded_as(program: &str, is_default: bool) -> &str {
 }
 
 /// Builds the programs, and chooses what a guest runs of them.
-fn tests(options: &test::Options) -> Result<Job> {
-    let places = test::Places::without_kubernetes(options)?;
+fn tests(options: &test::TestOptions) -> Result<Job> {
+    let places = test::TestPlaces::without_kubernetes(options)?;
     let is_default = options.names_no_program();
     println!("building what is run in the guests");
     let mut command = test::cargo_test(options, &places, Privilege::Root)?;
@@ -160,7 +160,7 @@ fn tests(options: &test::Options) -> Result<Job> {
 }
 
 /// Runs the job on a kernel; once more if the emulation failed it.
-fn on(kernel: &Kernel, job: &Job, privilege: Privilege, verbose: bool) -> Result<Tally> {
+fn on(kernel: &StoredKernel, job: &Job, privilege: Privilege, verbose: bool) -> Result<Tally> {
     let out = folder()?.join(&kernel.release);
     let mut single_thread = false;
     loop {
@@ -204,7 +204,7 @@ fn on(kernel: &Kernel, job: &Job, privilege: Privilege, verbose: bool) -> Result
 }
 
 fn attempt(
-    kernel: &Kernel,
+    kernel: &StoredKernel,
     job: &Job,
     privilege: Privilege,
     out: &Path,
@@ -218,7 +218,8 @@ fn attempt(
     job.write(out)?;
     let initramfs = out.join("initramfs");
     kernel.write_initramfs(&job.busybox, &initramfs)?;
-    let plan = Plan { kernel, initramfs: &initramfs, root: &job.root, out, single_thread, limit: LIMIT, privilege };
+    let plan =
+        GuestPlan { kernel, initramfs: &initramfs, root: &job.root, out, single_thread, limit: LIMIT, privilege };
     let began = Instant::now();
     let mut booted = false;
     let end = guest::run(&plan, |line| {

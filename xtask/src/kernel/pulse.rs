@@ -16,7 +16,7 @@ const TOLERATED: f64 = 1.5;
 
 /// What the beats say.
 #[derive(Debug, PartialEq)]
-pub(super) enum Health {
+pub(super) enum GuestHealth {
     /// No beat since the start, so long ago.
     Unborn(Duration),
     Well,
@@ -26,7 +26,7 @@ pub(super) enum Health {
 }
 
 /// The watch over one guest's beats.
-pub(super) struct Pulse {
+pub(super) struct GuestPulse {
     file: PathBuf,
     since: Instant,
     /// The first beat: the host's time of its writing, and the guest's uptime in seconds.
@@ -35,16 +35,16 @@ pub(super) struct Pulse {
     heard: Instant,
 }
 
-impl Pulse {
-    pub(super) fn new(file: &Path, now: Instant) -> Pulse {
-        Pulse { file: file.to_owned(), since: now, first: None, last: None, heard: now }
+impl GuestPulse {
+    pub(super) fn new(file: &Path, now: Instant) -> GuestPulse {
+        GuestPulse { file: file.to_owned(), since: now, first: None, last: None, heard: now }
     }
 
     pub(super) fn was_born(&self) -> bool {
         self.first.is_some()
     }
 
-    pub(super) fn look(&mut self, now: Instant) -> Health {
+    pub(super) fn look(&mut self, now: Instant) -> GuestHealth {
         // The host's clock is the file's own time: it does not matter when this looks.
         let written = fs::metadata(&self.file).and_then(|file| file.modified());
         let uptime = fs::read_to_string(&self.file).ok().and_then(|text| text.trim().parse().ok());
@@ -62,20 +62,20 @@ impl Pulse {
         }
     }
 
-    fn health(&self, now: Instant) -> Health {
+    fn health(&self, now: Instant) -> GuestHealth {
         let (Some((first, uptime)), Some((last, later))) = (self.first, self.last) else {
-            return Health::Unborn(now - self.since);
+            return GuestHealth::Unborn(now - self.since);
         };
         let silent = now - self.heard;
         if silent > SILENT {
-            return Health::Silent(silent);
+            return GuestHealth::Silent(silent);
         }
         let span = last.duration_since(first).unwrap_or_default();
         if span < WINDOW {
-            return Health::Well;
+            return GuestHealth::Well;
         }
         let times = (later - uptime) / span.as_secs_f64();
-        if times > TOLERATED { Health::ClockWrong(times) } else { Health::Well }
+        if times > TOLERATED { GuestHealth::ClockWrong(times) } else { GuestHealth::Well }
     }
 }
 
@@ -83,9 +83,9 @@ impl Pulse {
 mod tests {
     use super::*;
 
-    fn after(beats: &[(f64, f64)], now: f64) -> Health {
+    fn after(beats: &[(f64, f64)], now: f64) -> GuestHealth {
         let (start, wall) = (Instant::now(), SystemTime::now());
-        let mut pulse = Pulse::new(Path::new("/nowhere"), start);
+        let mut pulse = GuestPulse::new(Path::new("/nowhere"), start);
         for &(host, guest) in beats {
             let at = Duration::from_secs_f64(host);
             pulse.beat(start + at, wall + at, guest);
@@ -95,16 +95,16 @@ mod tests {
 
     #[test]
     fn a_clock_that_runs_too_fast_is_noticed_and_a_late_beat_is_not_one() {
-        assert_eq!(after(&[(10.0, 3.0), (12.0, 8.0)], 12.0), Health::Well);
-        assert_eq!(after(&[(10.0, 3.0), (30.0, 53.0)], 30.0), Health::ClockWrong(2.5));
+        assert_eq!(after(&[(10.0, 3.0), (12.0, 8.0)], 12.0), GuestHealth::Well);
+        assert_eq!(after(&[(10.0, 3.0), (30.0, 53.0)], 30.0), GuestHealth::ClockWrong(2.5));
         // The first was written 4 s late, on a busy host.
-        assert_eq!(after(&[(10.0, 3.0), (22.0, 19.0)], 30.0), Health::Well);
+        assert_eq!(after(&[(10.0, 3.0), (22.0, 19.0)], 30.0), GuestHealth::Well);
     }
 
     #[test]
     fn a_guest_that_says_nothing_is_not_well() {
-        assert_eq!(after(&[], 20.0), Health::Unborn(Duration::from_secs(20)));
-        assert_eq!(after(&[(10.0, 3.0)], 200.0), Health::Silent(Duration::from_secs(190)));
-        assert_eq!(after(&[(10.0, 3.0), (150.0, 143.0)], 200.0), Health::Well);
+        assert_eq!(after(&[], 20.0), GuestHealth::Unborn(Duration::from_secs(20)));
+        assert_eq!(after(&[(10.0, 3.0)], 200.0), GuestHealth::Silent(Duration::from_secs(190)));
+        assert_eq!(after(&[(10.0, 3.0), (150.0, 143.0)], 200.0), GuestHealth::Well);
     }
 }

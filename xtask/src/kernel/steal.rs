@@ -13,15 +13,15 @@ const STOLEN: Duration = Duration::from_millis(12);
 /// From one pause to the next.
 const PERIOD: Duration = Duration::from_millis(30);
 
-pub(super) struct Steal {
+pub(super) struct CpuSteal {
     wanted: PathBuf,
     qemu: Pid,
 }
 
-impl Steal {
-    pub(super) fn new(wanted: &Path, qemu: u32) -> Steal {
+impl CpuSteal {
+    pub(super) fn new(wanted: &Path, qemu: u32) -> CpuSteal {
         let qemu = Pid::from_raw(i32::try_from(qemu).expect("a process id is positive and fits"));
-        Steal { wanted: wanted.to_owned(), qemu }
+        CpuSteal { wanted: wanted.to_owned(), qemu }
     }
 
     /// Lets `time` pass, with pauses of the guest if they are wanted.

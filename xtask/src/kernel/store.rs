@@ -17,7 +17,7 @@ use crate::{child, image, lock, paths, signals};
 pub(super) const NEWEST: &str = "newest";
 
 /// A kernel that can be booted.
-pub(super) struct Kernel {
+pub(super) struct StoredKernel {
     /// What was asked for: `6.1`, or `newest`.
     pub(super) wanted: String,
     /// As `uname -r` says it.
@@ -34,13 +34,13 @@ pub(super) const HOLDER: &str = "`cargo xtask test --kernel`";
 
 /// Brings the kernels of these series up to date, in the order they were asked for. They stay as they are while the lock is
 /// held: a guest has its modules from there.
-pub(super) fn install(wanted: &[String], architecture: Architecture) -> Result<(Flock<File>, Vec<Kernel>)> {
+pub(super) fn install(wanted: &[String], architecture: Architecture) -> Result<(Flock<File>, Vec<StoredKernel>)> {
     let shelf = shelf(architecture)?;
     let lock = lock::exclusive(&shelf.join("lock"), HOLDER)?;
     let apt = Apt::open(&shelf.join("apt"), architecture)?;
     update(&apt)?;
     let offered = apt.kernels()?;
-    let mut kernels: Vec<Kernel> = Vec::new();
+    let mut kernels: Vec<StoredKernel> = Vec::new();
     for wanted in wanted {
         let kernel = bring_up_to_date(&apt, &offered, &shelf, wanted, architecture)?;
         // The newest may have been asked for by its number as well.
@@ -76,7 +76,7 @@ fn bring_up_to_date(
     shelf: &Path,
     wanted: &str,
     architecture: Architecture,
-) -> Result<Kernel> {
+) -> Result<StoredKernel> {
     let folder = shelf.join(wanted);
     let cached = read_package(&folder);
     let series = (wanted != NEWEST).then_some(wanted);
@@ -99,7 +99,7 @@ fn bring_up_to_date(
             apt::all_series(offered)?
         ),
     };
-    Ok(Kernel { wanted: wanted.to_owned(), release, version, architecture, folder })
+    Ok(StoredKernel { wanted: wanted.to_owned(), release, version, architecture, folder })
 }
 
 /// Release and version of what lies there whole.
@@ -169,12 +169,12 @@ pub(super) fn remove(folder: &Path) -> Result<()> {
     fs::remove_dir_all(folder).with_context(|| format!("cannot remove {}", folder.display()))
 }
 
-impl Kernel {
+impl StoredKernel {
     /// One that is nowhere, for tests of what is written about it.
     #[cfg(test)]
-    pub(super) fn named(wanted: &str, version: &str, architecture: Architecture) -> Kernel {
+    pub(super) fn named(wanted: &str, version: &str, architecture: Architecture) -> StoredKernel {
         let (wanted, version, release) = (wanted.to_owned(), version.to_owned(), version.to_owned());
-        Kernel { wanted, release, version, architecture, folder: PathBuf::new() }
+        StoredKernel { wanted, release, version, architecture, folder: PathBuf::new() }
     }
 
     /// Its name in titles: the version, and what was asked for where that is a word.

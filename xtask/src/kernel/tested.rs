@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::store::Kernel;
+use super::store::StoredKernel;
 use crate::{paths, tested};
 
 /// One thing that was run on one kernel, without a failure.
-pub(super) struct Record {
+pub(super) struct KernelRecord {
     /// `datapath`, or a file of the end-to-end tests.
     pub(super) what: String,
     pub(super) passed: usize,
@@ -22,7 +22,7 @@ pub(super) struct Record {
 const BEGIN: &str = "<!-- kernels-tested.json, by `cargo xtask test --kernel … --record` -->\n";
 
 /// Adds results to the file, in the place of older ones of the same; a newer kernel of the series replaces all of its.
-pub(super) fn write(kernel: &Kernel, uname: &str, records: &[Record]) -> Result<()> {
+pub(super) fn write(kernel: &StoredKernel, uname: &str, records: &[KernelRecord]) -> Result<()> {
     let path = file();
     let text = fs::read_to_string(&path).unwrap_or_else(|_| r#"{"kernels": []}"#.into());
     let mut all: Value = serde_json::from_str(&text).with_context(|| format!("cannot read {}", path.display()))?;
@@ -37,7 +37,7 @@ fn file() -> PathBuf {
     paths::root().join("docs/kernels-tested.json")
 }
 
-fn put(entries: &mut Vec<Value>, kernel: &Kernel, uname: &str, date: &str, records: &[Record]) {
+fn put(entries: &mut Vec<Value>, kernel: &StoredKernel, uname: &str, date: &str, records: &[KernelRecord]) {
     let (series, architecture) = (kernel.series(), kernel.architecture.debian());
     let is_it = |entry: &Value| entry["series"] == series && entry["architecture"] == architecture;
     let mut results: Vec<Value> = match entries.iter().position(is_it) {
@@ -126,8 +126,8 @@ mod tests {
 
     #[test]
     fn results_replace_older_ones_of_the_same_kernel() {
-        let of = |version: &str| Kernel::named("6.1", version, Architecture::Amd64);
-        let record = |what: &str, passed| Record { what: what.into(), passed, left_out: vec!["x: why".into()] };
+        let of = |version: &str| StoredKernel::named("6.1", version, Architecture::Amd64);
+        let record = |what: &str, passed| KernelRecord { what: what.into(), passed, left_out: vec!["x: why".into()] };
         let mut entries = Vec::new();
         put(&mut entries, &of("6.1.9-1"), "Linux", "2026-01-01", &[record("datapath", 60), record("mesh", 4)]);
         put(&mut entries, &of("5.10.1-1"), "Linux", "2026-01-01", &[record("datapath", 50)]);

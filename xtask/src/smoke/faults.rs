@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::traces;
-use super::world::{self, HEADER, PORT, SHOP, World, answered, node, until};
+use super::world::{self, HEADER, PORT, SHOP, SmokeWorld, answered, node, until};
 use crate::cluster::Cluster;
 use crate::demo::story::Story;
 
@@ -18,7 +18,7 @@ const HEARD_WITH_KIND: Duration = Duration::from_secs(20);
 const LATE_HEADER: &str = "x-user: late";
 
 /// Running intercepts do not need the API server.
-pub(super) fn api_server(story: &mut Story, world: &mut World<'_>) -> Result<()> {
+pub(super) fn api_server(story: &mut Story, world: &mut SmokeWorld<'_>) -> Result<()> {
     story.scene(
         "The API server is away for 30 s",
         "what is intercepted stays so, nothing flaps when it is back, and the agents hear of a new intercept at once",
@@ -61,7 +61,7 @@ pub(super) fn api_server(story: &mut Story, world: &mut World<'_>) -> Result<()>
 /// Nothing is left, and nobody notices.
 pub(super) fn uninstall(
     story: &mut Story,
-    world: &World<'_>,
+    world: &SmokeWorld<'_>,
     cluster: &Cluster,
     before: &[(String, String)],
 ) -> Result<()> {

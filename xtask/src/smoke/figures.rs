@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::world::World;
+use super::world::SmokeWorld;
 use crate::demo::story::{Story, precise};
 
 /// The figures of one run.
 #[derive(Default)]
-pub(super) struct Figures {
+pub(super) struct SmokeFigures {
     /// From the command to the last pod's being live.
     pub(super) live: Option<Duration>,
     /// From a new pod's address being known to its being live, each.
@@ -26,17 +26,17 @@ const LIVE_LIMIT: Duration = Duration::from_secs(3);
 const JOIN_LIMIT: Duration = Duration::from_secs(3);
 
 /// Requests that the API server has answered for Intercepts, by verb.
-pub(super) struct Calls(BTreeMap<String, u64>);
+pub(super) struct ApiCalls(BTreeMap<String, u64>);
 
-impl Figures {
+impl SmokeFigures {
     /// Those until now.
     #[expect(clippy::unused_self, reason = "one place for everything that is measured")]
-    pub(super) fn calls(&self, world: &World<'_>) -> Result<Calls> {
-        Ok(Calls(calls(&world.cluster.kubectl().raw("/metrics")?)))
+    pub(super) fn calls(&self, world: &SmokeWorld<'_>) -> Result<ApiCalls> {
+        Ok(ApiCalls(calls(&world.cluster.kubectl().raw("/metrics")?)))
     }
 
     /// Those since then.
-    pub(super) fn calls_made(&mut self, world: &World<'_>, before: &Calls) -> Result<()> {
+    pub(super) fn calls_made(&mut self, world: &SmokeWorld<'_>, before: &ApiCalls) -> Result<()> {
         for (verb, count) in calls(&world.cluster.kubectl().raw("/metrics")?) {
             let made = count - before.0.get(&verb).copied().unwrap_or(0);
             if made > 0 {
@@ -47,7 +47,7 @@ impl Figures {
     }
 
     /// What the agents hold now.
-    pub(super) fn memory(&mut self, world: &World<'_>) -> Result<()> {
+    pub(super) fn memory(&mut self, world: &SmokeWorld<'_>) -> Result<()> {
         // On one machine the nodes' processes see each other's.
         let script = "for p in $(pidof redir-agent); do \
                       [ $(readlink /proc/$p/ns/net) = $(readlink /proc/self/ns/net) ] && grep VmRSS /proc/$p/status; \

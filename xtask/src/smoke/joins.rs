@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use redir_rig::process::Process;
 
-use super::world::{Intercepting, SHOP, World};
+use super::world::{Intercepting, SHOP, SmokeWorld};
 
 /// How often it is looked; what is measured is exact to this.
 const LOOK: Duration = Duration::from_millis(2);
@@ -16,7 +16,7 @@ const LOOK: Duration = Duration::from_millis(2);
 /// Does `work`, and notes meanwhile for each pod how long it took from its address's being known to everybody who watches
 /// pods until redir told it live.
 pub(super) fn noted<T>(
-    world: &World<'_>,
+    world: &SmokeWorld<'_>,
     intercept: &Intercepting,
     work: impl FnOnce() -> Result<T>,
 ) -> Result<(T, BTreeMap<String, Duration>)> {

@@ -22,10 +22,10 @@ use redir_rig::cleanup;
 use crate::cluster::{self, Up};
 use crate::demo::story::Story;
 use crate::setup::{self, Say};
-use figures::Figures;
+use figures::SmokeFigures;
 
 #[derive(Args)]
-pub(crate) struct Options {
+pub(crate) struct SmokeOptions {
     #[command(flatten)]
     cluster: Up,
     /// Build without optimisation: sooner done, and the figures mean less
@@ -42,11 +42,11 @@ pub(crate) struct Options {
     record: bool,
 }
 
-pub(crate) fn run(options: &Options) -> Result<()> {
+pub(crate) fn run(options: &SmokeOptions) -> Result<()> {
     ensure!(options.cluster.nodes >= 2, "the smoke test needs two nodes: leave --nodes out or say 2 or more");
     setup::run(Say::OnlyWork)?;
     // Before this process may become root: what is built belongs to the person.
-    let programs = world::Programs::build(options.debug)?;
+    let programs = world::SmokePrograms::build(options.debug)?;
     let up = if options.network { options.cluster.with_names_and_policies() } else { options.cluster };
     cluster::prepare(&up)?;
     let cluster = cluster::Cluster::up(&up)?;
@@ -64,11 +64,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     result
 }
 
-fn play(cluster: &cluster::Cluster, programs: &world::Programs, record: bool) -> Result<()> {
+fn play(cluster: &cluster::Cluster, programs: &world::SmokePrograms, record: bool) -> Result<()> {
     let mut story = Story::begin();
-    let mut figures = Figures::default();
+    let mut figures = SmokeFigures::default();
     // A cluster that was kept may have an older redir in it.
-    world::World::admin(cluster, programs, &["uninstall", "--yes"])?;
+    world::SmokeWorld::admin(cluster, programs, &["uninstall", "--yes"])?;
     let before = traces::nodes_state(cluster)?;
     let mut world = scenes::install(&mut story, cluster, programs)?;
     kinds::start(cluster)?;

@@ -8,7 +8,7 @@ use redir_rig::namespace::checked;
 use serde_json::{Value, json};
 
 use super::traces::{beside, left_out, nodes_state};
-use super::world::{APP_IMAGE, HEADER, PORT, Pod, Programs, SERVICE_PORT, SHOP, World, until};
+use super::world::{APP_IMAGE, HEADER, PORT, SERVICE_PORT, SHOP, SmokePod, SmokePrograms, SmokeWorld, until};
 use super::{faults, scenes};
 use crate::cluster::Cluster;
 use crate::demo::story::{Answer, Story};
@@ -20,9 +20,9 @@ const STRANGER: &str = "stranger";
 const ANSWER_SECONDS: &str = "15";
 const DENIAL_SECONDS: &str = "3";
 
-pub(super) fn play(cluster: &Cluster, programs: &Programs) -> Result<()> {
+pub(super) fn play(cluster: &Cluster, programs: &SmokePrograms) -> Result<()> {
     let mut story = Story::begin();
-    World::admin(cluster, programs, &["uninstall", "--yes"])?;
+    SmokeWorld::admin(cluster, programs, &["uninstall", "--yes"])?;
     let mut world = scenes::install(&mut story, cluster, programs)?;
     policy(&mut story, &world)?;
     let before = [nodes_state(cluster)?, pods_state(&world)?].concat();
@@ -36,7 +36,7 @@ pub(super) fn play(cluster: &Cluster, programs: &Programs) -> Result<()> {
 }
 
 /// Everything to and from the app is denied but what one client asks.
-fn policy(story: &mut Story, world: &World<'_>) -> Result<()> {
+fn policy(story: &mut Story, world: &SmokeWorld<'_>) -> Result<()> {
     story.scene(
         "The admin denies everything, and lets one client in",
         "two clients on each node ask for the Service by name and for each pod by address",
@@ -59,7 +59,7 @@ fn policy(story: &mut Story, world: &World<'_>) -> Result<()> {
 }
 
 /// The same clients while alice intercepts, while the policy changes, and afterwards.
-fn intercept(story: &mut Story, world: &mut World<'_>) -> Result<()> {
+fn intercept(story: &mut Story, world: &mut SmokeWorld<'_>) -> Result<()> {
     story.scene("Alice intercepts service/web", "who is let in reaches her with her header; who is not, nobody");
     let port = format!("{SERVICE_PORT}:{}", world.own_port);
     story.command(&format!("redir intercept -n {SHOP} service/web --port {port} --header '{HEADER}'"));
@@ -86,8 +86,8 @@ fn intercept(story: &mut Story, world: &mut World<'_>) -> Result<()> {
 /// What each client gets from each place, with the header and without; `expected` for friends, then for strangers.
 fn table(
     story: &mut Story,
-    world: &World<'_>,
-    rows: &mut Vec<(String, Vec<crate::demo::story::Cell>)>,
+    world: &SmokeWorld<'_>,
+    rows: &mut Vec<(String, Vec<crate::demo::story::AnswerCell>)>,
     expected: [(&str, &str); 2],
 ) -> Result<()> {
     let pods = world.pods(SHOP)?;
@@ -116,7 +116,7 @@ fn table(
 
 /// Lets in one kind of client instead of the other, by the policy of this number instead of the one before: kube-router keeps
 /// the IPv4 addresses of a policy that changes twice.
-fn let_in(world: &World<'_>, role: &str, number: u32) -> Result<()> {
+fn let_in(world: &SmokeWorld<'_>, role: &str, number: u32) -> Result<()> {
     let kubectl = world.cluster.kubectl();
     kubectl.output_with(&["apply", "-f", "-"], &allow(role, number))?;
     let old = format!("allow-{}", number - 1);
@@ -125,7 +125,7 @@ fn let_in(world: &World<'_>, role: &str, number: u32) -> Result<()> {
 }
 
 /// Waits until the policy lets one kind of client in and the other not, on all nodes and in both families.
-fn enforced(world: &World<'_>, allowed: &str, denied: &str) -> Result<()> {
+fn enforced(world: &SmokeWorld<'_>, allowed: &str, denied: &str) -> Result<()> {
     let pods = world.pods(SHOP)?;
     for client in clients(world)? {
         let (role, word) = if client.name.starts_with(allowed) { (allowed, "green") } else { (denied, "denied") };
@@ -138,7 +138,7 @@ fn enforced(world: &World<'_>, allowed: &str, denied: &str) -> Result<()> {
 }
 
 /// The networks' own programs, and everything else that hangs at devices, are what they were.
-fn same(story: &mut Story, world: &World<'_>, before: &[(String, String)]) -> Result<()> {
+fn same(story: &mut Story, world: &SmokeWorld<'_>, before: &[(String, String)]) -> Result<()> {
     for (name, state) in [nodes_state(world.cluster)?, pods_state(world)?].concat() {
         let was = before.iter().find(|(known, _)| *known == name).map(|(_, state)| state);
         let tick = story.must(was == Some(&state), &format!("{name} was {was:?} and is {state:?}"));
@@ -149,8 +149,8 @@ fn same(story: &mut Story, world: &World<'_>, before: &[(String, String)]) -> Re
 }
 
 /// What is attached to a pod's own devices, for each pod of the app; told by the pod's name.
-fn pods_state(world: &World<'_>) -> Result<Vec<(String, String)>> {
-    let state = |pod: Pod| {
+fn pods_state(world: &SmokeWorld<'_>) -> Result<Vec<(String, String)>> {
+    let state = |pod: SmokePod| {
         let script = "\
             [ -n \"$pid\" ] || { echo \"no process of the pod was found\" >&2; exit 1; }
             for words in 'bpftool net show' 'tc qdisc show' 'ip rule' 'ip -6 rule' 'ip route' 'nft list ruleset'; do
@@ -164,18 +164,24 @@ fn pods_state(world: &World<'_>) -> Result<Vec<(String, String)>> {
 }
 
 /// The running clients of both kinds.
-fn clients(world: &World<'_>) -> Result<Vec<Pod>> {
+fn clients(world: &SmokeWorld<'_>) -> Result<Vec<SmokePod>> {
     let pods = world.labelled(SHOP, "role")?;
     anyhow::ensure!(pods.len() == 2 * world.nodes.len(), "there are {} clients, not two for each node", pods.len());
     Ok(pods)
 }
 
 /// Asks the Service by a name.
-fn ask(world: &World<'_>, client: &Pod, host: &str, header: Option<&str>) -> Answer {
+fn ask(world: &SmokeWorld<'_>, client: &SmokePod, host: &str, header: Option<&str>) -> Answer {
     ask_at(world, client, (host, SERVICE_PORT), header, ANSWER_SECONDS)
 }
 
-fn ask_at(world: &World<'_>, client: &Pod, (host, port): (&str, u16), header: Option<&str>, seconds: &str) -> Answer {
+fn ask_at(
+    world: &SmokeWorld<'_>,
+    client: &SmokePod,
+    (host, port): (&str, u16),
+    header: Option<&str>,
+    seconds: &str,
+) -> Answer {
     let mut command: Command = world.cluster.kubectl().command();
     command.args(["-n", SHOP, "exec", &client.name, "--", "/smoke-app", "get", host, &port.to_string(), seconds]);
     Ok(checked(command.args(header), None)?.trim_end().to_owned())

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use redir_rig::namespace::checked;
 use serde_json::{Value, json};
 
-use super::world::World;
+use super::world::SmokeWorld;
 use crate::{paths, tested};
 
 /// The line before the table.
@@ -29,7 +29,7 @@ const COLUMNS: [(&str, &str); 9] = [
 ];
 
 /// What the cluster says of itself, as an entry.
-pub(super) fn entry(world: &World<'_>, answers: usize) -> Result<Value> {
+pub(super) fn entry(world: &SmokeWorld<'_>, answers: usize) -> Result<Value> {
     let kubectl = world.cluster.kubectl();
     let server: Value = serde_json::from_str(&kubectl.raw("/version")?).context("cannot read the server's version")?;
     let mut proxies = Vec::new();

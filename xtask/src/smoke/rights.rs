@@ -3,11 +3,11 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::world::{HEADER, PORT, SHOP, World, answered, node};
+use super::world::{HEADER, PORT, SHOP, SmokeWorld, answered, node};
 use crate::demo::story::Story;
 
 /// Neither a user who may nothing nor one who may elsewhere gets anything.
-pub(super) fn refusals(story: &mut Story, world: &World<'_>) -> Result<()> {
+pub(super) fn refusals(story: &mut Story, world: &SmokeWorld<'_>) -> Result<()> {
     story.scene("Others try the same", "mallory may nothing, bob may intercept in another namespace");
     for (name, kubeconfig) in [("mallory", &world.mallory), ("bob", &world.bob)] {
         let arguments = ["intercept", "deploy/web", "-n", SHOP, "--port", "8080:1"];
@@ -24,7 +24,7 @@ pub(super) fn refusals(story: &mut Story, world: &World<'_>) -> Result<()> {
 }
 
 /// Whoever may make an Intercept may neither change it nor speak for an agent.
-pub(super) fn tampering(story: &mut Story, world: &World<'_>) -> Result<()> {
+pub(super) fn tampering(story: &mut Story, world: &SmokeWorld<'_>) -> Result<()> {
     story.scene(
         "Alice's own Intercept is tampered with",
         "its status is the agents' alone, and a changed spec is refused",
@@ -73,7 +73,7 @@ pub(super) fn tampering(story: &mut Story, world: &World<'_>) -> Result<()> {
 }
 
 /// Creating Intercepts is not enough: the right on the target itself is asked for by an admission policy.
-fn policy_holds(story: &mut Story, world: &World<'_>, of_alice: &Value) -> Result<()> {
+fn policy_holds(story: &mut Story, world: &SmokeWorld<'_>, of_alice: &Value) -> Result<()> {
     let carol = world.cluster.user("carol", &[])?;
     let admin = world.cluster.kubectl();
     admin.output(&["-n", SHOP, "create", "role", "carol", "--verb=*", "--resource=intercepts.redir.dev"])?;

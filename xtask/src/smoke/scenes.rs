@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::figures::Figures;
+use super::figures::SmokeFigures;
 use super::joins;
 use super::world::{
-    HEADER, Intercepting, LONG, OTHER, PORT, Programs, SERVICE_PORT, SHOP, World, answered, node, until,
+    HEADER, Intercepting, LONG, OTHER, PORT, SERVICE_PORT, SHOP, SmokePrograms, SmokeWorld, answered, node, until,
 };
 use crate::cluster::Cluster;
 use crate::demo::story::{Story, precise};
@@ -19,12 +19,16 @@ const FAMILIES: [&str; 2] = ["IPv4", "IPv6"];
 const END: Duration = Duration::from_secs(2);
 
 /// The admin's part.
-pub(super) fn install<'a>(story: &mut Story, cluster: &'a Cluster, programs: &'a Programs) -> Result<World<'a>> {
+pub(super) fn install<'a>(
+    story: &mut Story,
+    cluster: &'a Cluster,
+    programs: &'a SmokePrograms,
+) -> Result<SmokeWorld<'a>> {
     story.scene("The admin installs redir", "the roles, the resource, and an agent on every node");
     story.command("redir install");
-    let said = World::install(cluster, programs)?;
+    let said = SmokeWorld::install(cluster, programs)?;
     said.lines().for_each(|line| story.say(line));
-    let world = World::new(cluster, programs)?;
+    let world = SmokeWorld::new(cluster, programs)?;
     let (code, said) = world.redir(cluster.kubeconfig(), &["doctor", "-n", SHOP])?;
     story.command("redir doctor -n shop");
     said.lines().for_each(|line| story.say(line));
@@ -34,7 +38,7 @@ pub(super) fn install<'a>(story: &mut Story, cluster: &'a Cluster, programs: &'a
 }
 
 /// `redir intercept deploy/web --header`, looked at from every side.
-pub(super) fn with_header(story: &mut Story, world: &mut World<'_>, figures: &mut Figures) -> Result<()> {
+pub(super) fn with_header(story: &mut Story, world: &mut SmokeWorld<'_>, figures: &mut SmokeFigures) -> Result<()> {
     story.scene(
         "Alice intercepts deploy/web",
         "her header's requests only: by ClusterIP, NodePort, pod IP and port-forward",
@@ -64,7 +68,7 @@ pub(super) fn with_header(story: &mut Story, world: &mut World<'_>, figures: &mu
 }
 
 /// Starts alice's intercept on port http.
-fn alice(story: &mut Story, world: &World<'_>, arguments: &[&str]) -> Result<Intercepting> {
+fn alice(story: &mut Story, world: &SmokeWorld<'_>, arguments: &[&str]) -> Result<Intercepting> {
     let port = format!("http:{}", world.own_port);
     let arguments = [arguments, &["--port", &port]].concat();
     let spelled: Vec<String> = arguments
@@ -76,7 +80,7 @@ fn alice(story: &mut Story, world: &World<'_>, arguments: &[&str]) -> Result<Int
 }
 
 /// Each way to the app, from each node, with the header and without.
-fn every_way(story: &mut Story, world: &World<'_>) -> Result<()> {
+fn every_way(story: &mut Story, world: &SmokeWorld<'_>) -> Result<()> {
     let mut rows = Vec::new();
     let mut row = |story: &mut Story, name: String, ask: &dyn Fn(Option<&str>) -> crate::demo::story::Answer| {
         let matched = story.check(&format!("{name}, with the header"), &ask(Some(HEADER)), "blue");
@@ -107,7 +111,11 @@ fn every_way(story: &mut Story, world: &World<'_>) -> Result<()> {
 }
 
 /// Every pod is replaced, then there are more, under one intercept.
-pub(super) fn rollout_and_scale(story: &mut Story, world: &mut World<'_>, figures: &mut Figures) -> Result<()> {
+pub(super) fn rollout_and_scale(
+    story: &mut Story,
+    world: &mut SmokeWorld<'_>,
+    figures: &mut SmokeFigures,
+) -> Result<()> {
     story.scene("The app is rolled out anew and scaled up", "the intercept follows without a keystroke");
     let mut intercept = alice(story, world, &["deploy/web", "--header", HEADER])?;
     intercept.status()?;
@@ -148,7 +156,7 @@ pub(super) fn rollout_and_scale(story: &mut Story, world: &mut World<'_>, figure
 }
 
 /// Without a condition every request comes.
-pub(super) fn everything(story: &mut Story, world: &mut World<'_>) -> Result<()> {
+pub(super) fn everything(story: &mut Story, world: &mut SmokeWorld<'_>) -> Result<()> {
     story.scene("Alice intercepts everything", "service/web, without a condition");
     let port = format!("{SERVICE_PORT}:{}", world.own_port);
     story.command(&format!("redir intercept -n {SHOP} service/web --port {port}"));

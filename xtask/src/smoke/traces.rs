@@ -8,7 +8,7 @@ use anyhow::Result;
 use redir_rig::namespace::checked;
 use serde_json::Value;
 
-use super::world::Pod;
+use super::world::SmokePod;
 use crate::cluster::Cluster;
 
 /// What redir might leave in a node's own network namespace: programs on its devices, addresses, rules. `bpftool` shows
@@ -50,7 +50,7 @@ fn without_numbers(words: &str) -> String {
 /// What redir has left in a pod or on its node, in words; empty if nothing. An agent's links end with the processes that
 /// hold them, so none of these may be left in the node's network namespace; a clsact filter and a queueing discipline
 /// would stay in the pod's.
-pub(super) fn left_in(cluster: &Cluster, pod: &Pod) -> Result<String> {
+pub(super) fn left_in(cluster: &Cluster, pod: &SmokePod) -> Result<String> {
     let script = "\
         own=$(readlink /proc/self/ns/net)
         command -v pidof >/dev/null || echo \"left out: pidof\"
@@ -68,7 +68,7 @@ pub(super) fn left_in(cluster: &Cluster, pod: &Pod) -> Result<String> {
 }
 
 /// Runs a script on a pod's node; `$pid` is one of the pod's processes there, or empty, and [`LOOK`] is in the pod's network.
-pub(super) fn beside(cluster: &Cluster, pod: &Pod, script: &str) -> Result<String> {
+pub(super) fn beside(cluster: &Cluster, pod: &SmokePod, script: &str) -> Result<String> {
     // The kubelet's systemd driver writes `_` for the `-` of a UID.
     let find = "\
         pod=pod$(echo \"$1\" | tr - .)

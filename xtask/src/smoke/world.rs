@@ -38,15 +38,15 @@ pub(super) const LONG: Duration = Duration::from_secs(180);
 const CURL_SECONDS: &str = "15";
 
 /// Everything that is built before the cluster is.
-pub(super) struct Programs {
+pub(super) struct SmokePrograms {
     redir: PathBuf,
     app: PathBuf,
     agent_archive: PathBuf,
     app_archive: PathBuf,
 }
 
-impl Programs {
-    pub(super) fn build(debug: bool) -> Result<Programs> {
+impl SmokePrograms {
+    pub(super) fn build(debug: bool) -> Result<SmokePrograms> {
         let folder = paths::target()?.join("smoke");
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let (profile, output) = if debug { ("dev", "debug") } else { ("release", "release") };
@@ -61,14 +61,14 @@ impl Programs {
         child::show(&mut rustc)?;
         let app_archive = folder.join("smoke-app.tar");
         cluster::image::write(APP_IMAGE, &app, &app_archive)?;
-        Ok(Programs { redir: paths::target()?.join(output).join("redir"), app, agent_archive, app_archive })
+        Ok(SmokePrograms { redir: paths::target()?.join(output).join("redir"), app, agent_archive, app_archive })
     }
 }
 
 /// The cluster with the app in it, and alice at her machine.
-pub(super) struct World<'a> {
+pub(super) struct SmokeWorld<'a> {
     pub(super) cluster: &'a Cluster,
-    programs: &'a Programs,
+    programs: &'a SmokePrograms,
     pub(super) nodes: Vec<Node>,
     /// May intercept in the shop; nothing; may intercept elsewhere.
     pub(super) alice: PathBuf,
@@ -82,14 +82,14 @@ pub(super) struct World<'a> {
     pub(super) cluster_ips: Vec<String>,
 }
 
-impl<'a> World<'a> {
+impl<'a> SmokeWorld<'a> {
     /// `redir` as the administrator, before there is a world.
-    pub(super) fn admin(cluster: &Cluster, programs: &Programs, arguments: &[&str]) -> Result<String> {
+    pub(super) fn admin(cluster: &Cluster, programs: &SmokePrograms, arguments: &[&str]) -> Result<String> {
         checked(redir(&programs.redir, cluster.kubeconfig()).args(arguments), None)
     }
 
     /// Installs redir by its own command.
-    pub(super) fn install(cluster: &Cluster, programs: &Programs) -> Result<String> {
+    pub(super) fn install(cluster: &Cluster, programs: &SmokePrograms) -> Result<String> {
         cluster.load(&programs.agent_archive)?;
         let values = paths::target()?.join("smoke").join("values.yaml");
         fs::write(&values, "imagePullPolicy: Never\n").context("cannot write the values")?;
@@ -98,7 +98,7 @@ impl<'a> World<'a> {
     }
 
     /// The app on two nodes behind a Service, the same labels in another namespace, and three users.
-    pub(super) fn new(cluster: &'a Cluster, programs: &'a Programs) -> Result<World<'a>> {
+    pub(super) fn new(cluster: &'a Cluster, programs: &'a SmokePrograms) -> Result<SmokeWorld<'a>> {
         cluster.load(&programs.app_archive)?;
         let kubectl = cluster.kubectl();
         for namespace in [SHOP, OTHER] {
@@ -124,7 +124,7 @@ impl<'a> World<'a> {
         let blue = Process::spawn("blue", Command::new(&programs.app).args(["blue", &own_port.to_string()]))?;
         let found = kubectl.get(&["-n", SHOP, "service", "web"])?;
         let node_port = found["spec"]["ports"][0]["nodePort"].as_u64().and_then(|port| u16::try_from(port).ok());
-        Ok(World {
+        Ok(SmokeWorld {
             cluster,
             programs,
             nodes: cluster.nodes()?,
@@ -164,12 +164,12 @@ impl<'a> World<'a> {
     }
 
     /// What the app's pods of a namespace are: name, node and address of those that run and are ready.
-    pub(super) fn pods(&self, namespace: &str) -> Result<Vec<Pod>> {
+    pub(super) fn pods(&self, namespace: &str) -> Result<Vec<SmokePod>> {
         self.labelled(namespace, "app=web")
     }
 
     /// The same for the pods with a label.
-    pub(super) fn labelled(&self, namespace: &str, label: &str) -> Result<Vec<Pod>> {
+    pub(super) fn labelled(&self, namespace: &str, label: &str) -> Result<Vec<SmokePod>> {
         let list = self.cluster.kubectl().get(&["-n", namespace, "pods", "-l", label])?;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let ready = |pod: &&Value| {
@@ -183,7 +183,7 @@ impl<'a> World<'a> {
             let name = text(&pod["metadata"]["name"]);
             let ips: Value =
                 pod["status"]["podIPs"].as_array().into_iter().flatten().map(|ip| ip["ip"].clone()).collect();
-            Ok(Pod {
+            Ok(SmokePod {
                 node: text(&pod["spec"]["nodeName"]),
                 address: text(&pod["status"]["podIP"]),
                 addresses: of_both_families(&ips).with_context(|| format!("the pod {name}"))?,
@@ -229,7 +229,7 @@ impl<'a> World<'a> {
 
 /// A pod of the app.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Pod {
+pub(super) struct SmokePod {
     pub(super) name: String,
     pub(super) node: String,
     pub(super) address: String,

@@ -18,13 +18,13 @@ pub(crate) struct Tally {
     /// Name and number of passed tests of each program in which none failed.
     pub(crate) good: Vec<(String, usize)>,
     verbose: bool,
-    current: Option<Program>,
+    current: Option<TalliedProgram>,
 }
 
-struct Program {
+struct TalliedProgram {
     name: String,
     /// `None` for documentation, which seldom has tests: it is shown only if there was one.
-    line: Option<ui::Line>,
+    line: Option<ui::ProgressLine>,
     output: Vec<String>,
     done: usize,
 }
@@ -68,7 +68,7 @@ pub(crate) fn by_reason(left_out: &[LeftOut]) -> Vec<String> {
     tests.iter().map(line).collect()
 }
 
-impl Program {
+impl TalliedProgram {
     fn end(&mut self, result: &str) {
         match self.line.take() {
             Some(line) => line.end(result),
@@ -103,9 +103,9 @@ impl Tally {
         };
         if let Some(name) = program_started(line) {
             self.abandon("ended without a result");
-            let line = (!name.ends_with(DOCUMENTATION)).then(|| ui::Line::start(format!("  {name}")));
-            self.current = Some(Program { line, name, output: Vec::new(), done: 0 });
-        } else if let Some(result) = Outcome::read(line) {
+            let line = (!name.ends_with(DOCUMENTATION)).then(|| ui::ProgressLine::start(format!("  {name}")));
+            self.current = Some(TalliedProgram { line, name, output: Vec::new(), done: 0 });
+        } else if let Some(result) = TestOutcome::read(line) {
             self.result(&result);
         } else {
             self.output(line);
@@ -154,7 +154,7 @@ impl Tally {
         }
     }
 
-    fn result(&mut self, result: &Outcome) {
+    fn result(&mut self, result: &TestOutcome) {
         self.passed += result.passed;
         self.failed += result.failed;
         self.skipped += result.ignored;
@@ -207,18 +207,18 @@ fn program_started(line: &str) -> Option<String> {
     Some(if what.starts_with("unittests") { format!("{name} (unit)") } else { name.to_owned() })
 }
 
-struct Outcome {
+struct TestOutcome {
     passed: usize,
     failed: usize,
     ignored: usize,
 }
 
-impl Outcome {
+impl TestOutcome {
     /// From `test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s`.
-    fn read(line: &str) -> Option<Outcome> {
+    fn read(line: &str) -> Option<TestOutcome> {
         let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
         let count = |name: &str| counts.split("; ").find_map(|part| part.strip_suffix(name)?.trim().parse().ok());
-        Some(Outcome { passed: count("passed")?, failed: count("failed")?, ignored: count("ignored")? })
+        Some(TestOutcome { passed: count("passed")?, failed: count("failed")?, ignored: count("ignored")? })
     }
 }
 

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 
 use super::plan::ADDONS_IN_NODE;
 use super::programs::{newest_go_wanted, remove, shelf, with_go, write};
-use super::progress::Progress;
+use super::progress::BuildProgress;
 use crate::cluster::Network;
 use crate::{lock, setup, step, ui};
 
@@ -108,7 +108,7 @@ impl Addon {
         let mut command = Command::new("sh");
         command.current_dir(workshop).args(["addons.sh", name]);
         with_go(&mut command, &setup::with_go(newest_go_wanted())?);
-        let mut progress = Progress::resume(&workshop.join(format!("{name}.packages")))?;
+        let mut progress = BuildProgress::resume(&workshop.join(format!("{name}.packages")))?;
         let log = step::log_file(&format!("cluster-{name}.log"))?;
         step::noting(&mut command, format!("compiling {name}"), &log, |line| progress.line(line))?;
         let (done, place) = (workshop.join("done").join(name), into.join(name));

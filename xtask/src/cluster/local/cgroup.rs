@@ -12,13 +12,13 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::plan::{Machine, NAME};
+use super::plan::{ClusterMachine, NAME};
 
 /// Between two looks at a cgroup that is being emptied.
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Where the machine keeps its cgroups.
-pub(super) struct Cgroups {
+pub(super) struct NodeCgroups {
     /// Every hierarchy; with version 2 the only one.
     hierarchies: Vec<PathBuf>,
     /// The one that tells which processes there are.
@@ -27,8 +27,8 @@ pub(super) struct Cgroups {
     memory: PathBuf,
 }
 
-impl Cgroups {
-    pub(super) fn find() -> Result<Cgroups> {
+impl NodeCgroups {
+    pub(super) fn find() -> Result<NodeCgroups> {
         let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
         from_mounts(&mounts).context(
             "neither cgroup version 1 with `pids` and `memory` nor version 2 is mounted below /sys/fs/cgroup: \
@@ -37,7 +37,7 @@ impl Cgroups {
     }
 
     /// Makes a machine's cgroup in every hierarchy, ready for the kubelet to make others in it.
-    pub(super) fn prepare(&self, machine: Machine) -> Result<()> {
+    pub(super) fn prepare(&self, machine: ClusterMachine) -> Result<()> {
         for hierarchy in &self.hierarchies {
             let mut cgroup = hierarchy.clone();
             for part in [NAME.to_owned(), machine.to_string()] {
@@ -53,7 +53,7 @@ impl Cgroups {
     }
 
     /// The files that a process writes `0` to in order to join a component's cgroups.
-    pub(super) fn doors(&self, machine: Machine, component: &str) -> Result<[PathBuf; 2]> {
+    pub(super) fn doors(&self, machine: ClusterMachine, component: &str) -> Result<[PathBuf; 2]> {
         [&self.processes, &self.memory]
             .map(|hierarchy| {
                 let cgroup = hierarchy.join(NAME).join(machine.to_string()).join(component);
@@ -66,7 +66,7 @@ impl Cgroups {
     }
 
     /// The processes of a component, and what they started.
-    pub(super) fn processes(&self, machine: Machine, component: &str) -> Vec<i32> {
+    pub(super) fn processes(&self, machine: ClusterMachine, component: &str) -> Vec<i32> {
         processes_below(&self.processes.join(NAME).join(machine.to_string()).join(component))
     }
 
@@ -92,7 +92,7 @@ impl Cgroups {
 }
 
 /// From the lines of `/proc/self/mounts`: source, place, type, options.
-fn from_mounts(mounts: &str) -> Option<Cgroups> {
+fn from_mounts(mounts: &str) -> Option<NodeCgroups> {
     let mut version_1 = Vec::new();
     let mut version_2 = None;
     for line in mounts.lines() {
@@ -108,14 +108,14 @@ fn from_mounts(mounts: &str) -> Option<Cgroups> {
         }
     }
     if let Some(root) = version_2 {
-        return Some(Cgroups { hierarchies: vec![root.clone()], processes: root.clone(), memory: root });
+        return Some(NodeCgroups { hierarchies: vec![root.clone()], processes: root.clone(), memory: root });
     }
     let with = |controller: &str| {
         let mut found = version_1.iter().filter(|(_, options)| options.split(',').any(|option| option == controller));
         found.next().map(|(place, _)| place.clone())
     };
     let (processes, memory) = (with("pids")?, with("memory")?);
-    Some(Cgroups { hierarchies: version_1.into_iter().map(|(place, _)| place).collect(), processes, memory })
+    Some(NodeCgroups { hierarchies: version_1.into_iter().map(|(place, _)| place).collect(), processes, memory })
 }
 
 /// In version 2 a cgroup says which controllers its children have; one that cannot be had is the kubelet's to complain of.

@@ -4,23 +4,23 @@
 use std::path::PathBuf;
 
 use super::addons::Addon;
-use super::pki::Pki;
+use super::pki::ClusterPki;
 use super::plan::{
-    ADDON_KUBECONFIG, API_PORT, CONTAINERD_SOCKET, FILES_IN_NODE, FLANNEL_HEALTH_PORT, KUBE_ROUTER_HEALTH_PORT,
-    Machine, POD_NETWORKS, PROXY_HEALTH_PORT, SERVICE_NETWORKS, audit_log, audit_policy, both, logs,
+    ADDON_KUBECONFIG, API_PORT, CONTAINERD_SOCKET, ClusterMachine, FILES_IN_NODE, FLANNEL_HEALTH_PORT,
+    KUBE_ROUTER_HEALTH_PORT, POD_NETWORKS, PROXY_HEALTH_PORT, SERVICE_NETWORKS, audit_log, audit_policy, both, logs,
 };
 use crate::cluster::{Network, ProxyMode, Shape};
 
 /// A process of the cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Component {
-    pub(super) machine: Machine,
-    pub(super) kind: Kind,
+    pub(super) machine: ClusterMachine,
+    pub(super) kind: ComponentKind,
 }
 
 /// In the order in which they are started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Kind {
+pub(super) enum ComponentKind {
     Etcd,
     ApiServer,
     ControllerManager,
@@ -35,31 +35,33 @@ pub(super) enum Kind {
     Flannel,
 }
 
-const OF_CONTROL: [Kind; 4] = [Kind::Etcd, Kind::ApiServer, Kind::ControllerManager, Kind::Scheduler];
-const OF_NODES: [Kind; 4] = [Kind::Node, Kind::Containerd, Kind::Kubelet, Kind::Proxy];
+const OF_CONTROL: [ComponentKind; 4] =
+    [ComponentKind::Etcd, ComponentKind::ApiServer, ComponentKind::ControllerManager, ComponentKind::Scheduler];
+const OF_NODES: [ComponentKind; 4] =
+    [ComponentKind::Node, ComponentKind::Containerd, ComponentKind::Kubelet, ComponentKind::Proxy];
 
-impl Kind {
+impl ComponentKind {
     /// Its program's name, and its own in messages, logs and cgroups.
     pub(super) fn name(self) -> &'static str {
         match self {
-            Kind::Etcd => "etcd",
-            Kind::ApiServer => "kube-apiserver",
-            Kind::ControllerManager => "kube-controller-manager",
-            Kind::Scheduler => "kube-scheduler",
-            Kind::Node => "node",
-            Kind::Containerd => "containerd",
-            Kind::Kubelet => "kubelet",
-            Kind::Proxy => "kube-proxy",
-            Kind::KubeRouter => "kube-router",
-            Kind::Flannel => "flanneld",
+            ComponentKind::Etcd => "etcd",
+            ComponentKind::ApiServer => "kube-apiserver",
+            ComponentKind::ControllerManager => "kube-controller-manager",
+            ComponentKind::Scheduler => "kube-scheduler",
+            ComponentKind::Node => "node",
+            ComponentKind::Containerd => "containerd",
+            ComponentKind::Kubelet => "kubelet",
+            ComponentKind::Proxy => "kube-proxy",
+            ComponentKind::KubeRouter => "kube-router",
+            ComponentKind::Flannel => "flanneld",
         }
     }
 
     /// What it is a program of, where that is no part of every cluster.
     pub(super) fn addon(self) -> Option<Addon> {
         match self {
-            Kind::KubeRouter => Some(Addon::KubeRouter),
-            Kind::Flannel => Some(Addon::Flannel),
+            ComponentKind::KubeRouter => Some(Addon::KubeRouter),
+            ComponentKind::Flannel => Some(Addon::Flannel),
             _ => None,
         }
     }
@@ -67,8 +69,8 @@ impl Kind {
     /// What it is a part of, where that is not Kubernetes.
     pub(super) fn part(self) -> Option<&'static str> {
         match self {
-            Kind::Etcd => Some("etcd"),
-            Kind::Containerd => Some("containerd"),
+            ComponentKind::Etcd => Some("etcd"),
+            ComponentKind::Containerd => Some("containerd"),
             _ => None,
         }
     }
@@ -77,8 +79,8 @@ impl Kind {
 impl Component {
     /// Everything, the control plane first.
     pub(super) fn all(shape: Shape) -> impl Iterator<Item = Component> {
-        Machine::all(shape.nodes).into_iter().flat_map(move |machine| {
-            let kinds = if machine == Machine::Control { OF_CONTROL.to_vec() } else { of_nodes(shape.network) };
+        ClusterMachine::all(shape.nodes).into_iter().flat_map(move |machine| {
+            let kinds = if machine == ClusterMachine::Control { OF_CONTROL.to_vec() } else { of_nodes(shape.network) };
             kinds.into_iter().map(move |kind| Component { machine, kind })
         })
     }
@@ -86,8 +88,8 @@ impl Component {
     /// `etcd`, `node-1/kubelet`.
     pub(super) fn name(self) -> String {
         match self.machine {
-            Machine::Control => self.kind.name().to_owned(),
-            node @ Machine::Node(_) => format!("{node}/{}", self.kind.name()),
+            ClusterMachine::Control => self.kind.name().to_owned(),
+            node @ ClusterMachine::Node(_) => format!("{node}/{}", self.kind.name()),
         }
     }
 
@@ -95,16 +97,16 @@ impl Component {
     pub(super) fn endpoint(self) -> String {
         let address = self.machine.address();
         match self.kind {
-            Kind::Etcd => "127.0.0.1:2379".into(),
-            Kind::ApiServer => format!("{address}:{API_PORT}"),
-            Kind::ControllerManager => "127.0.0.1:10257".into(),
-            Kind::Scheduler => "127.0.0.1:10259".into(),
-            Kind::Node => address.to_string(),
-            Kind::Containerd => CONTAINERD_SOCKET.into(),
-            Kind::Kubelet => format!("{address}:10250"),
-            Kind::Proxy => format!("{address}:{PROXY_HEALTH_PORT}"),
-            Kind::KubeRouter => format!("{address}:{KUBE_ROUTER_HEALTH_PORT}"),
-            Kind::Flannel => format!("{address}:{FLANNEL_HEALTH_PORT}"),
+            ComponentKind::Etcd => "127.0.0.1:2379".into(),
+            ComponentKind::ApiServer => format!("{address}:{API_PORT}"),
+            ComponentKind::ControllerManager => "127.0.0.1:10257".into(),
+            ComponentKind::Scheduler => "127.0.0.1:10259".into(),
+            ComponentKind::Node => address.to_string(),
+            ComponentKind::Containerd => CONTAINERD_SOCKET.into(),
+            ComponentKind::Kubelet => format!("{address}:10250"),
+            ComponentKind::Proxy => format!("{address}:{PROXY_HEALTH_PORT}"),
+            ComponentKind::KubeRouter => format!("{address}:{KUBE_ROUTER_HEALTH_PORT}"),
+            ComponentKind::Flannel => format!("{address}:{FLANNEL_HEALTH_PORT}"),
         }
     }
 
@@ -114,18 +116,18 @@ impl Component {
 
     /// Its arguments, the program's own name not among them.
     pub(super) fn arguments(self, shape: Shape) -> Vec<String> {
-        let pki = Pki::place();
+        let pki = ClusterPki::place();
         let kubeconfig = |name: &str| format!("--kubeconfig={}", self.machine.kubeconfig(name).display());
         let (address, machine) = (self.machine.address(), self.machine);
         match self.kind {
-            Kind::Etcd => vec![
+            ComponentKind::Etcd => vec![
                 format!("--data-dir={}", machine.folder().join("etcd").display()),
                 "--listen-client-urls=http://127.0.0.1:2379".into(),
                 "--advertise-client-urls=http://127.0.0.1:2379".into(),
                 "--listen-peer-urls=http://127.0.0.1:2380".into(),
             ],
-            Kind::ApiServer => api_server(&pki),
-            Kind::ControllerManager => vec![
+            ComponentKind::ApiServer => api_server(&pki),
+            ComponentKind::ControllerManager => vec![
                 kubeconfig("kube-controller-manager"),
                 "--bind-address=127.0.0.1".into(),
                 "--leader-elect=false".into(),
@@ -136,20 +138,20 @@ impl Component {
                 format!("--cluster-signing-cert-file={}", pki.file("ca.crt")),
                 format!("--cluster-signing-key-file={}", pki.file("ca.key")),
             ],
-            Kind::Scheduler => {
+            ComponentKind::Scheduler => {
                 vec![kubeconfig("kube-scheduler"), "--bind-address=127.0.0.1".into(), "--leader-elect=false".into()]
             }
             // Its namespaces are made by `node.sh`, which gets these.
-            Kind::Node => vec![machine.to_string(), machine.var().display().to_string()],
-            Kind::Containerd => vec![format!("--config={}/containerd.toml", FILES_IN_NODE)],
-            Kind::Kubelet => vec![
+            ComponentKind::Node => vec![machine.to_string(), machine.var().display().to_string()],
+            ComponentKind::Containerd => vec![format!("--config={}/containerd.toml", FILES_IN_NODE)],
+            ComponentKind::Kubelet => vec![
                 format!("--config={}/kubelet.json", FILES_IN_NODE),
                 format!("--kubeconfig={}/kubelet.kubeconfig", FILES_IN_NODE),
                 format!("--hostname-override={machine}"),
                 format!("--node-ip={address},{}", machine.address6()),
             ],
-            Kind::Proxy => self.proxy(shape),
-            Kind::KubeRouter => vec![
+            ComponentKind::Proxy => self.proxy(shape),
+            ComponentKind::KubeRouter => vec![
                 format!("--kubeconfig={ADDON_KUBECONFIG}"),
                 format!("--hostname-override={machine}"),
                 "--run-firewall=true".into(),
@@ -160,7 +162,7 @@ impl Component {
                 format!("--service-cluster-ip-range={}", both(SERVICE_NETWORKS)),
                 format!("--health-port={KUBE_ROUTER_HEALTH_PORT}"),
             ],
-            Kind::Flannel => vec![
+            ComponentKind::Flannel => vec![
                 "--kube-subnet-mgr".into(),
                 format!("--kubeconfig-file={ADDON_KUBECONFIG}"),
                 format!("--net-config-path={FILES_IN_NODE}/flannel.json"),
@@ -196,27 +198,27 @@ impl Component {
     }
 }
 
-fn of_nodes(network: Network) -> Vec<Kind> {
-    let flannel = network.is_flannel().then_some(Kind::Flannel);
-    let policy = network.policy.then_some(Kind::KubeRouter);
+fn of_nodes(network: Network) -> Vec<ComponentKind> {
+    let flannel = network.is_flannel().then_some(ComponentKind::Flannel);
+    let policy = network.policy.then_some(ComponentKind::KubeRouter);
     OF_NODES.into_iter().chain(flannel).chain(policy).collect()
 }
 
 impl ProxyMode {
     /// What a node's proxy is told.
-    fn on(self, node: Machine) -> ProxyMode {
+    fn on(self, node: ClusterMachine) -> ProxyMode {
         match (self, node) {
-            (ProxyMode::Both, Machine::Node(number)) if number % 2 == 0 => ProxyMode::Iptables,
+            (ProxyMode::Both, ClusterMachine::Node(number)) if number % 2 == 0 => ProxyMode::Iptables,
             (ProxyMode::Both, _) => ProxyMode::Nftables,
             (one, _) => one,
         }
     }
 }
 
-fn api_server(pki: &Pki) -> Vec<String> {
+fn api_server(pki: &ClusterPki) -> Vec<String> {
     let file = |flag: &str, name: &str| format!("--{flag}={}", pki.file(name));
     vec![
-        format!("--advertise-address={}", Machine::Control.address()),
+        format!("--advertise-address={}", ClusterMachine::Control.address()),
         format!("--secure-port={API_PORT}"),
         "--etcd-servers=http://127.0.0.1:2379".into(),
         format!("--service-cluster-ip-range={}", both(SERVICE_NETWORKS)),

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::Local;
 use super::addons::Addon;
-use super::plan::{DNS_DOMAIN, DNS_SERVICE, Machine, STATE};
+use super::plan::{ClusterMachine, DNS_DOMAIN, DNS_SERVICE, STATE};
 use super::ready::has_condition;
 use crate::cluster::image;
 use crate::ui;
@@ -21,7 +21,7 @@ const SERVICE: &str = "kube-dns";
 impl Local {
     /// Brings it to the cluster, or does nothing if it is there already, and waits until it answers.
     pub(super) fn start_dns(&self) -> Result<()> {
-        let line = ui::Line::start("DNS");
+        let line = ui::ProgressLine::start("DNS");
         let started = self.dns();
         line.end(if started.is_ok() { "ready" } else { "failed" });
         started
@@ -50,7 +50,7 @@ impl Local {
             // Under its own name once every node has it.
             let new = archive.with_extension("new");
             image::write(&reference, &Addon::CoreDns.file("coredns")?, &new)?;
-            Machine::nodes(self.shape.nodes).try_for_each(|node| self.import(node, &new).map(drop))?;
+            ClusterMachine::nodes(self.shape.nodes).try_for_each(|node| self.import(node, &new).map(drop))?;
             fs::rename(&new, &archive).with_context(|| format!("cannot rename {}", new.display()))?;
         }
         for object in objects(&reference) {

@@ -7,34 +7,34 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::pki::Pki;
+use super::pki::ClusterPki;
 use super::plan::{
-    ADDON_USER, CONTAINERD_SOCKET, DNS_DOMAIN, DNS_SERVICE, FILES_IN_NODE, Machine, NAME, POD_NETWORKS, api_url,
+    ADDON_USER, CONTAINERD_SOCKET, ClusterMachine, DNS_DOMAIN, DNS_SERVICE, FILES_IN_NODE, NAME, POD_NETWORKS, api_url,
     audit_policy, node_script,
 };
 use crate::cluster::{Network, Shape};
 
 /// What the components read.
-pub(super) struct Files<'a> {
-    pub(super) pki: &'a Pki,
+pub(super) struct NodeFiles<'a> {
+    pub(super) pki: &'a ClusterPki,
     /// containerd's way of stacking an image's layers.
     pub(super) snapshotter: &'a str,
     /// The image that holds a pod's namespaces.
     pub(super) pause: &'a str,
 }
 
-impl Files<'_> {
+impl NodeFiles<'_> {
     pub(super) fn write(&self, shape: Shape) -> Result<()> {
-        make_folder(&Machine::Control.folder())?;
+        make_folder(&ClusterMachine::Control.folder())?;
         for name in ["kube-controller-manager", "kube-scheduler"] {
-            self.pki.kubeconfig(name, &api_url(), &Machine::Control.kubeconfig(name))?;
+            self.pki.kubeconfig(name, &api_url(), &ClusterMachine::Control.kubeconfig(name))?;
         }
         write(&audit_policy(), &unaudited().to_string())?;
         write(&node_script(), include_str!("node.sh"))?;
-        Machine::nodes(shape.nodes).zip(1..).try_for_each(|(node, number)| self.write_node(node, number, shape))
+        ClusterMachine::nodes(shape.nodes).zip(1..).try_for_each(|(node, number)| self.write_node(node, number, shape))
     }
 
-    fn write_node(&self, node: Machine, number: u8, shape: Shape) -> Result<()> {
+    fn write_node(&self, node: ClusterMachine, number: u8, shape: Shape) -> Result<()> {
         let var = node.var();
         for folder in [
             "lib/cni",
@@ -112,7 +112,7 @@ runtime_type = "io.containerd.runc.v2"
     }
 }
 
-fn kubelet(node: Machine, shape: Shape) -> Value {
+fn kubelet(node: ClusterMachine, shape: Shape) -> Value {
     let file = |name: &str| format!("{}/{name}", FILES_IN_NODE);
     let mut configuration = json!({
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -159,7 +159,7 @@ fn pod_network(number: u8, network: Network) -> Value {
         "ipMasq": false,
         "ipam": {
             "type": "host-local",
-            "ranges": Machine::pods(number).map(|network| [json!({ "subnet": network.to_string() })]),
+            "ranges": ClusterMachine::pods(number).map(|network| [json!({ "subnet": network.to_string() })]),
             "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }],
             "dataDir": "/var/lib/cni",
         },

@@ -36,25 +36,25 @@ use super::kubectl::Kubectl;
 use super::version::KubernetesVersion;
 use super::{Cni, Network, Node, Piece, Provider, ProxyMode, Shape};
 use crate::{lock, paths, setup, signals, ui};
-use cgroup::Cgroups;
-use components::{Component, Kind};
-use files::Files;
-use pki::Pki;
-use plan::{LOCK, Machine, STATE};
-use programs::Programs;
+use cgroup::NodeCgroups;
+use components::{Component, ComponentKind};
+use files::NodeFiles;
+use pki::ClusterPki;
+use plan::{ClusterMachine, LOCK, STATE};
+use programs::ClusterPrograms;
 pub(super) use programs::source_of;
 
 /// A local cluster that was started, by this process or another.
 pub(super) struct Local {
     shape: Shape,
-    programs: Programs,
-    cgroups: Cgroups,
+    programs: ClusterPrograms,
+    cgroups: NodeCgroups,
     kubectl: Kubectl,
 }
 
 /// What `up` found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Was {
+pub(super) enum PreviousState {
     Down,
     /// Some of its components did not run.
     Incomplete,
@@ -64,14 +64,14 @@ pub(super) enum Was {
 /// Everything that needs no root: packages, and the programs.
 pub(super) fn set_up(version: KubernetesVersion, network: Option<Network>) -> Result<bool> {
     setup::run(setup::Say::OnlyWork)?;
-    let programs = Programs::of(version)?.install()?;
+    let programs = ClusterPrograms::of(version)?.install()?;
     let addons = network.map(addons::install).transpose()?;
     Ok(programs || addons == Some(true))
 }
 
 /// Where they are.
 pub(super) fn programs(version: KubernetesVersion) -> Result<PathBuf> {
-    Ok(Programs::of(version)?.folder().join("bin"))
+    Ok(ClusterPrograms::of(version)?.folder().join("bin"))
 }
 
 /// The cluster on this machine, in whatever state it is.
@@ -89,22 +89,22 @@ pub(super) fn found() -> Result<Option<Local>> {
                 policy: record["policy"].as_bool()?,
             },
         };
-        Some((shape, Programs::in_folder(shape.version, record["programs"].as_str()?)))
+        Some((shape, ClusterPrograms::in_folder(shape.version, record["programs"].as_str()?)))
     };
     let (shape, programs) = read(&text).with_context(|| {
         format!("cannot read {}: `cargo xtask cluster down` removes what is there", self::record().display())
     })?;
     let kubectl = Kubectl::new(programs.program("kubectl"), admin_kubeconfig());
-    Ok(Some(Local { shape, programs, cgroups: Cgroups::find()?, kubectl }))
+    Ok(Some(Local { shape, programs, cgroups: NodeCgroups::find()?, kubectl }))
 }
 
 /// Starts a cluster, or what does not run of the one that is there, and waits until everything works. Needs root.
-pub(super) fn up(shape: Shape) -> Result<(Local, Was)> {
+pub(super) fn up(shape: Shape) -> Result<(Local, PreviousState)> {
     let _lock = lock::exclusive(Path::new(LOCK), "`cargo xtask cluster`")?;
     if let Some(local) = found()?.filter(Local::holds_together) {
         let Shape { nodes, version, proxy, network } = local.shape;
         ensure!(
-            local.shape == shape && local.programs == Programs::of(shape.version)?,
+            local.shape == shape && local.programs == ClusterPrograms::of(shape.version)?,
             "another cluster is up, made with `--nodes {nodes} --kubernetes-version {version} --proxy {} --cni {}{}{}`: \
              `cargo xtask cluster down` ends it",
             proxy.name(),
@@ -115,46 +115,46 @@ pub(super) fn up(shape: Shape) -> Result<(Local, Was)> {
         let was = local.complete()?;
         return Ok((local, was));
     }
-    remove(Log::Goes)?;
+    remove(ComponentLog::Goes)?;
     let local = start(shape).inspect_err(|_| {
         // What it said stays, until the next `up` or `down`.
-        if let Err(error) = remove(Log::Stays) {
+        if let Err(error) = remove(ComponentLog::Stays) {
             eprintln!("{} {error:#}", ui::red("error:"));
         }
     })?;
-    Ok((local, Was::Down))
+    Ok((local, PreviousState::Down))
 }
 
 /// Whether anything of a cluster is there, in whatever state.
 pub(super) fn is_there() -> bool {
-    network::exists() || Path::new(STATE).exists() || Cgroups::find().is_ok_and(|cgroups| cgroups.exist())
+    network::exists() || Path::new(STATE).exists() || NodeCgroups::find().is_ok_and(|cgroups| cgroups.exist())
 }
 
 /// Ends and removes all of it. Needs root.
 pub(super) fn down() -> Result<()> {
     let _lock = lock::exclusive(Path::new(LOCK), "`cargo xtask cluster`")?;
-    remove(Log::Goes)
+    remove(ComponentLog::Goes)
 }
 
 /// What becomes of the components' logs.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Log {
+enum ComponentLog {
     Stays,
     Goes,
 }
 
-fn remove(log: Log) -> Result<()> {
+fn remove(log: ComponentLog) -> Result<()> {
     // Namespaces of a dead process go with its mounts and devices, so processes come first.
-    if let Ok(cgroups) = Cgroups::find() {
+    if let Ok(cgroups) = NodeCgroups::find() {
         cgroups.end_all()?;
     }
     network::remove()?;
     for entry in fs::read_dir(STATE).into_iter().flatten().flatten() {
-        if log == Log::Goes || entry.path() != plan::logs() {
+        if log == ComponentLog::Goes || entry.path() != plan::logs() {
             discard(&entry.path())?;
         }
     }
-    if log == Log::Goes { discard(Path::new(STATE)) } else { Ok(()) }
+    if log == ComponentLog::Goes { discard(Path::new(STATE)) } else { Ok(()) }
 }
 
 /// Removes a file or folder, but never through a mount: nothing of ours is mounted here, only in nodes.
@@ -164,7 +164,7 @@ fn discard(path: &Path) -> Result<()> {
 }
 
 fn start(shape: Shape) -> Result<Local> {
-    let line = ui::Line::start("network, keys and files");
+    let line = ui::ProgressLine::start("network, keys and files");
     let prepared = prepare(shape);
     line.end(if prepared.is_ok() { "made" } else { "failed" });
     prepared?;
@@ -174,10 +174,10 @@ fn start(shape: Shape) -> Result<Local> {
 
 /// All that is there before the first process.
 fn prepare(shape: Shape) -> Result<()> {
-    let (nodes, programs) = (shape.nodes, Programs::of(shape.version)?);
+    let (nodes, programs) = (shape.nodes, ClusterPrograms::of(shape.version)?);
     let mut private = fs::DirBuilder::new();
     private.recursive(true).mode(0o700);
-    for folder in [Machine::Control.folder(), Path::new(STATE).join("pki")] {
+    for folder in [ClusterMachine::Control.folder(), Path::new(STATE).join("pki")] {
         private.create(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
     let state = Path::new(STATE);
@@ -187,11 +187,11 @@ fn prepare(shape: Shape) -> Result<()> {
     give_kubeconfigs_to_the_person()?;
     // First of all, so that whatever else fails is found.
     fs::write(record(), recorded(shape, &programs)).with_context(|| format!("cannot write {}", record().display()))?;
-    let cgroups = Cgroups::find()?;
-    Machine::all(nodes).into_iter().try_for_each(|machine| cgroups.prepare(machine))?;
+    let cgroups = NodeCgroups::find()?;
+    ClusterMachine::all(nodes).into_iter().try_for_each(|machine| cgroups.prepare(machine))?;
     network::make(nodes, shape.network.cni)?;
-    let pki = Pki::make(nodes)?;
-    Files { pki: &pki, snapshotter: snapshotter()?, pause: &programs.pause_image() }.write(shape)?;
+    let pki = ClusterPki::make(nodes)?;
+    NodeFiles { pki: &pki, snapshotter: snapshotter()?, pause: &programs.pause_image() }.write(shape)?;
     // Last of all: who finds it finds all the others.
     pki.kubeconfig("admin", &plan::api_url(), &admin_kubeconfig())
 }
@@ -216,7 +216,7 @@ fn record() -> PathBuf {
 }
 
 /// What `found` reads.
-fn recorded(shape: Shape, programs: &Programs) -> String {
+fn recorded(shape: Shape, programs: &ClusterPrograms) -> String {
     let Shape { nodes, version, proxy, network } = shape;
     json!({
         "nodes": nodes,
@@ -241,46 +241,47 @@ fn admin_kubeconfig() -> PathBuf {
 impl Local {
     /// Whether the machines are there, so that only components could be missing. What a reboot or a killed `up` left is not.
     fn holds_together(&self) -> bool {
-        self.kubectl.kubeconfig().exists() && Machine::nodes(self.shape.nodes).all(|machine| self.init(machine).is_ok())
+        self.kubectl.kubeconfig().exists()
+            && ClusterMachine::nodes(self.shape.nodes).all(|machine| self.init(machine).is_ok())
     }
 
     /// Starts what does not run, in order, and waits until all of it works.
-    fn complete(&self) -> Result<Was> {
+    fn complete(&self) -> Result<PreviousState> {
         let missing: Vec<Component> = Component::all(self.shape).filter(|component| !self.runs(*component)).collect();
         if missing.is_empty() && self.wanting().is_none() {
-            return Ok(Was::Up);
+            return Ok(PreviousState::Up);
         }
         let all = missing.len() == Component::all(self.shape).count();
-        let start = |kinds: &[Kind]| {
+        let start = |kinds: &[ComponentKind]| {
             let mut wanted = missing.iter().filter(|component| kinds.contains(&component.kind));
             wanted.try_for_each(|component| self.start_component(*component))
         };
-        start(&[Kind::Etcd, Kind::ApiServer, Kind::Node])?;
+        start(&[ComponentKind::Etcd, ComponentKind::ApiServer, ComponentKind::Node])?;
         self.wait_for_nodes_to_be_made()?;
-        start(&[Kind::Containerd])?;
-        self.wait("etcd and the API server", &[Kind::Etcd, Kind::ApiServer])?;
-        start(&[Kind::ControllerManager, Kind::Scheduler])?;
-        for kubelet in missing.iter().filter(|component| component.kind == Kind::Kubelet) {
+        start(&[ComponentKind::Containerd])?;
+        self.wait("etcd and the API server", &[ComponentKind::Etcd, ComponentKind::ApiServer])?;
+        start(&[ComponentKind::ControllerManager, ComponentKind::Scheduler])?;
+        for kubelet in missing.iter().filter(|component| component.kind == ComponentKind::Kubelet) {
             self.import(kubelet.machine, &self.programs.pause_archive())?;
         }
         self.register()?;
-        start(&[Kind::Kubelet, Kind::Proxy, Kind::KubeRouter, Kind::Flannel])?;
-        self.wait("controllers and scheduler", &[Kind::ControllerManager, Kind::Scheduler])?;
-        let addons = [Kind::KubeRouter, Kind::Flannel];
+        start(&[ComponentKind::Kubelet, ComponentKind::Proxy, ComponentKind::KubeRouter, ComponentKind::Flannel])?;
+        self.wait("controllers and scheduler", &[ComponentKind::ControllerManager, ComponentKind::Scheduler])?;
+        let addons = [ComponentKind::KubeRouter, ComponentKind::Flannel];
         if Component::all(self.shape).any(|component| addons.contains(&component.kind)) {
             self.wait("network", &addons)?;
         }
-        self.wait("nodes", &[Kind::Containerd, Kind::Kubelet, Kind::Proxy])?;
+        self.wait("nodes", &[ComponentKind::Containerd, ComponentKind::Kubelet, ComponentKind::Proxy])?;
         if self.shape.network.dns {
             self.start_dns()?;
         }
-        Ok(if all { Was::Down } else { Was::Incomplete })
+        Ok(if all { PreviousState::Down } else { PreviousState::Incomplete })
     }
 
     /// Makes the nodes' objects, which a kubelet would make too, but without the range of its pods, for which it then waits.
     fn register(&self) -> Result<()> {
-        for (node, number) in Machine::nodes(self.shape.nodes).zip(1..) {
-            let pods = Machine::pods(number).map(|network| network.to_string());
+        for (node, number) in ClusterMachine::nodes(self.shape.nodes).zip(1..) {
+            let pods = ClusterMachine::pods(number).map(|network| network.to_string());
             let addresses = [IpAddr::from(node.address()), node.address6().into()];
             let addresses = addresses.map(|address| json!({ "type": "InternalIP", "address": address }));
             let object = json!({
@@ -298,23 +299,25 @@ impl Local {
 
     fn wait_for_nodes_to_be_made(&self) -> Result<()> {
         const LIMIT: Duration = Duration::from_secs(30);
-        for node in Machine::nodes(self.shape.nodes) {
+        for node in ClusterMachine::nodes(self.shape.nodes) {
             let made = wait::until_true(format!("{node} to be made"), LIMIT, || Ok(self.init(node).is_ok()));
-            made.map_err(|error| self.blame(Component { machine: node, kind: Kind::Node }, &format!("{error:#}")))?;
+            made.map_err(|error| {
+                self.blame(Component { machine: node, kind: ComponentKind::Node }, &format!("{error:#}"))
+            })?;
         }
         Ok(())
     }
 
     /// Waits until all components of these kinds work.
-    fn wait(&self, what: &str, kinds: &[Kind]) -> Result<()> {
-        let line = ui::Line::start(what);
+    fn wait(&self, what: &str, kinds: &[ComponentKind]) -> Result<()> {
+        let line = ui::ProgressLine::start(what);
         let mut components = Component::all(self.shape).filter(|component| kinds.contains(&component.kind));
         let result = components.try_for_each(|component| self.wait_for(component, &line));
         line.end(if result.is_ok() { "ready" } else { "failed" });
         result
     }
 
-    fn wait_for(&self, component: Component, line: &ui::Line) -> Result<()> {
+    fn wait_for(&self, component: Component, line: &ui::ProgressLine) -> Result<()> {
         // A loaded machine takes half a minute for the slowest of them.
         const LIMIT: Duration = Duration::from_secs(300);
         const LOOK: Duration = Duration::from_millis(100);
@@ -346,13 +349,13 @@ impl Local {
         )
     }
 
-    fn machine(&self, name: &str) -> Result<Machine> {
-        let found = Machine::nodes(self.shape.nodes).find(|node| node.to_string() == name);
+    fn machine(&self, name: &str) -> Result<ClusterMachine> {
+        let found = ClusterMachine::nodes(self.shape.nodes).find(|node| node.to_string() == name);
         found.with_context(|| format!("no node is called {name}: there are node-1 to node-{}", self.shape.nodes))
     }
 
     fn component(&self, name: &str) -> Result<Component> {
-        let found = Component::all(self.shape).filter(|component| component.kind != Kind::Node);
+        let found = Component::all(self.shape).filter(|component| component.kind != ComponentKind::Node);
         let found = found.into_iter().find(|component| component.name() == name);
         found.with_context(|| format!("no component is called {name}: `cargo xtask cluster status` names them"))
     }
@@ -372,8 +375,8 @@ impl Provider for Local {
     }
 
     fn nodes(&self) -> Result<Vec<Node>> {
-        let node = |machine: Machine| Node { name: machine.to_string(), address: machine.address().into() };
-        Ok(Machine::nodes(self.shape.nodes).map(node).collect())
+        let node = |machine: ClusterMachine| Node { name: machine.to_string(), address: machine.address().into() };
+        Ok(ClusterMachine::nodes(self.shape.nodes).map(node).collect())
     }
 
     fn enter(&self, node: &str) -> Result<Command> {
@@ -381,7 +384,7 @@ impl Provider for Local {
     }
 
     fn load(&self, archive: &Path) -> Result<()> {
-        for node in Machine::nodes(self.shape.nodes) {
+        for node in ClusterMachine::nodes(self.shape.nodes) {
             let words = self.import(node, archive)?;
             // `unpacking NAME (DIGEST)...done`
             let images = words.lines().filter_map(|line| line.strip_prefix("unpacking ")?.split(' ').next());
@@ -402,7 +405,7 @@ impl Provider for Local {
         if !self.runs(component) {
             self.start_component(component)?;
         }
-        let line = ui::Line::start(component.name());
+        let line = ui::ProgressLine::start(component.name());
         let result = self.wait_for(component, &line);
         line.end(if result.is_ok() { "ready" } else { "failed" });
         result
@@ -419,7 +422,7 @@ impl Provider for Local {
                 log: component.log(),
             })
         };
-        Component::all(self.shape).filter(|component| component.kind != Kind::Node).map(piece).collect()
+        Component::all(self.shape).filter(|component| component.kind != ComponentKind::Node).map(piece).collect()
     }
 
     fn wanting(&self) -> Option<String> {

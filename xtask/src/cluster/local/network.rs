@@ -13,23 +13,23 @@ use ipnet::IpNet;
 use redir_rig::cleanup::NETNS_DIR;
 use redir_rig::namespace::checked;
 
-use super::plan::{HOST_ADDRESS, HOST_ADDRESS6, Machine, NAME, NODE_NETWORKS, POD_NETWORKS, SERVICE_NETWORKS};
+use super::plan::{ClusterMachine, HOST_ADDRESS, HOST_ADDRESS6, NAME, NODE_NETWORKS, POD_NETWORKS, SERVICE_NETWORKS};
 use crate::cluster::Cni;
 
 /// Makes all of it.
 pub(super) fn make(nodes: u8, cni: Cni) -> Result<()> {
     load_modules();
     refuse_overlaps()?;
-    for machine in Machine::all(nodes) {
+    for machine in ClusterMachine::all(nodes) {
         checked(Command::new("ip").args(["netns", "add", &machine.namespace()]), None)?;
         ip(Some(machine), "link set lo up\n")?;
         set(machine, "ipv4/ip_forward")?;
         set(machine, "ipv6/conf/all/forwarding")?;
     }
-    ip(Some(Machine::Control), &control_links(nodes)?)?;
+    ip(Some(ClusterMachine::Control), &control_links(nodes)?)?;
     make_host_link(nodes)?;
-    ip(Some(Machine::Control), "link set host master br0 up\n")?;
-    Machine::nodes(nodes).try_for_each(|node| make_node(node, nodes, cni))
+    ip(Some(ClusterMachine::Control), "link set host master br0 up\n")?;
+    ClusterMachine::nodes(nodes).try_for_each(|node| make_node(node, nodes, cni))
 }
 
 /// Removes whatever is there of it.
@@ -96,9 +96,9 @@ fn taken_by(destination: &str) -> Option<IpNet> {
 
 fn control_links(nodes: u8) -> Result<String> {
     let mut batch = String::from("link add br0 type bridge forward_delay 0 mcast_snooping 0\n");
-    batch += &addresses(Machine::Control.address(), Machine::Control.address6(), "br0");
+    batch += &addresses(ClusterMachine::Control.address(), ClusterMachine::Control.address6(), "br0");
     batch += "link set br0 up\n";
-    for node in Machine::nodes(nodes) {
+    for node in ClusterMachine::nodes(nodes) {
         let namespace = node.namespace();
         writeln!(batch, "link add {node} type veth peer name eth0 netns {namespace}")?;
         writeln!(batch, "link set {node} master br0 up")?;
@@ -108,7 +108,7 @@ fn control_links(nodes: u8) -> Result<String> {
 }
 
 fn make_host_link(nodes: u8) -> Result<()> {
-    let control = Machine::Control.namespace();
+    let control = ClusterMachine::Control.namespace();
     ip(None, &format!("link add {NAME} type veth peer name host netns {control}\n"))?;
     // The machine may have no IPv6 of its own, as a container often has none.
     let switch = format!("/proc/sys/net/ipv6/conf/{NAME}/disable_ipv6");
@@ -123,10 +123,10 @@ fn addresses(v4: Ipv4Addr, v6: Ipv6Addr, link: &str) -> String {
     format!("address add {v4}/{bits} dev {link}\naddress add {v6}/{bits6} dev {link} nodad\n")
 }
 
-fn make_node(node: Machine, nodes: u8, cni: Cni) -> Result<()> {
+fn make_node(node: ClusterMachine, nodes: u8, cni: Cni) -> Result<()> {
     let addresses = addresses(node.address(), node.address6(), "eth0");
     // Only for Services of whoever is on the node itself: the control plane's machine leads nowhere, and says so.
-    let (default, default6) = (Machine::Control.address(), Machine::Control.address6());
+    let (default, default6) = (ClusterMachine::Control.address(), ClusterMachine::Control.address6());
     let defaults = format!("route add default via {default}\nroute add default via {default6}\n");
     // Everything else makes its own way to the pods of other nodes.
     let to_others = if cni == Cni::Bridge { routes(nodes, Some(node))? } else { String::new() };
@@ -137,30 +137,30 @@ fn make_node(node: Machine, nodes: u8, cni: Cni) -> Result<()> {
 }
 
 /// Switches a setting of a machine's network on.
-fn set(machine: Machine, setting: &str) -> Result<()> {
+fn set(machine: ClusterMachine, setting: &str) -> Result<()> {
     let namespace = format!("--net={NETNS_DIR}/{}", machine.namespace());
     let write = format!("echo 1 >/proc/sys/net/{setting}");
     checked(Command::new("nsenter").args([&namespace, "sh", "-ec", &write]), None).map(drop)
 }
 
 /// To the pods of every node but the one that asks; who is no node reaches Services through the first.
-fn routes(nodes: u8, of: Option<Machine>) -> Result<String> {
+fn routes(nodes: u8, of: Option<ClusterMachine>) -> Result<String> {
     let mut batch = String::new();
-    let mut add = |networks: [IpNet; 2], via: Machine| {
+    let mut add = |networks: [IpNet; 2], via: ClusterMachine| {
         let [v4, v6] = networks;
         writeln!(batch, "route add {v4} via {}\nroute add {v6} via {}", via.address(), via.address6())
     };
-    for (number, node) in (1..=nodes).zip(Machine::nodes(nodes)).filter(|(_, node)| Some(*node) != of) {
-        add(Machine::pods(number), node)?;
+    for (number, node) in (1..=nodes).zip(ClusterMachine::nodes(nodes)).filter(|(_, node)| Some(*node) != of) {
+        add(ClusterMachine::pods(number), node)?;
     }
     if of.is_none() {
-        add(SERVICE_NETWORKS, Machine::Node(1))?;
+        add(SERVICE_NETWORKS, ClusterMachine::Node(1))?;
     }
     Ok(batch)
 }
 
 /// `ip -batch` on the machine itself or in a machine of the cluster.
-fn ip(machine: Option<Machine>, batch: &str) -> Result<()> {
+fn ip(machine: Option<ClusterMachine>, batch: &str) -> Result<()> {
     let mut command = Command::new("ip");
     if let Some(machine) = machine {
         command.args(["-netns", &machine.namespace()]);

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use redir_rig::namespace::checked;
 
-use super::plan::{ADDON_USER, API_SERVICE, Machine, STATE};
+use super::plan::{ADDON_USER, API_SERVICE, ClusterMachine, STATE};
 use crate::cluster::kubeconfig::{self, Identity};
 
 const OPENSSL_CONFIG: &str = include_str!("openssl.cnf");
@@ -16,36 +16,36 @@ const OPENSSL_CONFIG: &str = include_str!("openssl.cnf");
 const DAYS: &str = "3650";
 
 /// The folder with `NAME.crt` and `NAME.key`.
-pub(super) struct Pki {
+pub(super) struct ClusterPki {
     folder: PathBuf,
 }
 
 /// Who a certificate is for.
-struct Subject<'a> {
+struct CertificateSubject<'a> {
     file: &'a str,
     /// Kubernetes reads the user from CN and the groups from O.
     name: &'a str,
     alternatives: &'a str,
 }
 
-impl Pki {
+impl ClusterPki {
     /// Where they are, made or not.
-    pub(super) fn place() -> Pki {
-        Pki { folder: Path::new(STATE).join("pki") }
+    pub(super) fn place() -> ClusterPki {
+        ClusterPki { folder: Path::new(STATE).join("pki") }
     }
 
     /// Makes all that the cluster's own components need.
-    pub(super) fn make(nodes: u8) -> Result<Pki> {
-        let pki = Pki::place();
+    pub(super) fn make(nodes: u8) -> Result<ClusterPki> {
+        let pki = ClusterPki::place();
         fs::create_dir_all(&pki.folder).with_context(|| format!("cannot make {}", pki.folder.display()))?;
         fs::write(pki.folder.join("openssl.cnf"), OPENSSL_CONFIG).context("cannot write openssl.cnf")?;
         pki.authority()?;
-        let api = Machine::Control.address();
+        let api = ClusterMachine::Control.address();
         let api = format!(
             "DNS:kubernetes,DNS:kubernetes.default,DNS:kubernetes.default.svc,DNS:localhost,\
              IP:{API_SERVICE},IP:{api},IP:127.0.0.1"
         );
-        pki.issue(&Subject { file: "kube-apiserver", name: "/CN=kube-apiserver", alternatives: &api })?;
+        pki.issue(&CertificateSubject { file: "kube-apiserver", name: "/CN=kube-apiserver", alternatives: &api })?;
         for (file, name) in [
             ("admin", "/O=system:masters/CN=admin"),
             ("to-kubelets", "/O=system:masters/CN=kube-apiserver"),
@@ -54,12 +54,12 @@ impl Pki {
             ("kube-proxy", "/CN=system:kube-proxy"),
             (ADDON_USER, "/O=system:masters/CN=addons"),
         ] {
-            pki.issue(&Subject { file, name, alternatives: "DNS:localhost" })?;
+            pki.issue(&CertificateSubject { file, name, alternatives: "DNS:localhost" })?;
         }
-        for node in Machine::nodes(nodes) {
+        for node in ClusterMachine::nodes(nodes) {
             let name = format!("/O=system:nodes/CN=system:node:{node}");
             let alternatives = format!("DNS:{node},IP:{}", node.address());
-            pki.issue(&Subject { file: &node.to_string(), name: &name, alternatives: &alternatives })?;
+            pki.issue(&CertificateSubject { file: &node.to_string(), name: &name, alternatives: &alternatives })?;
         }
         // Not a certificate: what service accounts' tokens are signed with.
         pki.openssl(&["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", "service-accounts.key"])?;
@@ -90,7 +90,7 @@ impl Pki {
         self.request("ca", "/CN=redir-cluster", "ca", &[])
     }
 
-    fn issue(&self, subject: &Subject) -> Result<()> {
+    fn issue(&self, subject: &CertificateSubject) -> Result<()> {
         let alternatives = format!("subjectAltName={}", subject.alternatives);
         let signed = ["-CA", "ca.crt", "-CAkey", "ca.key", "-addext", &alternatives];
         self.request(subject.file, subject.name, "leaf", &signed)

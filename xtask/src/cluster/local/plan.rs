@@ -51,7 +51,7 @@ pub(super) const FILES_IN_NODE: &str = "/var/lib/redir";
 
 /// How everything in and around the cluster reaches the API server.
 pub(super) fn api_url() -> String {
-    format!("https://{}:{API_PORT}", Machine::Control.address())
+    format!("https://{}:{API_PORT}", ClusterMachine::Control.address())
 }
 
 pub(super) fn logs() -> PathBuf {
@@ -65,7 +65,7 @@ pub(super) fn audit_log() -> PathBuf {
 
 /// What the audit log leaves out.
 pub(super) fn audit_policy() -> PathBuf {
-    Machine::Control.folder().join("audit-policy.json")
+    ClusterMachine::Control.folder().join("audit-policy.json")
 }
 
 /// What a node's first process runs.
@@ -96,21 +96,21 @@ pub(super) fn both([v4, v6]: [IpNet; 2]) -> String {
 
 /// A network namespace with its processes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Machine {
+pub(super) enum ClusterMachine {
     /// The control plane.
     Control,
     /// `node-N`, from 1.
     Node(u8),
 }
 
-impl Machine {
+impl ClusterMachine {
     /// The control plane, then the nodes.
-    pub(super) fn all(nodes: u8) -> Vec<Machine> {
-        [Machine::Control].into_iter().chain(Machine::nodes(nodes)).collect()
+    pub(super) fn all(nodes: u8) -> Vec<ClusterMachine> {
+        [ClusterMachine::Control].into_iter().chain(ClusterMachine::nodes(nodes)).collect()
     }
 
-    pub(super) fn nodes(nodes: u8) -> impl Iterator<Item = Machine> {
-        (1..=nodes).map(Machine::Node)
+    pub(super) fn nodes(nodes: u8) -> impl Iterator<Item = ClusterMachine> {
+        (1..=nodes).map(ClusterMachine::Node)
     }
 
     /// Its network namespace, as `ip netns` names it.
@@ -120,15 +120,15 @@ impl Machine {
 
     pub(super) fn address(self) -> Ipv4Addr {
         match self {
-            Machine::Control => Ipv4Addr::new(10, 211, 0, 1),
-            Machine::Node(number) => Ipv4Addr::new(10, 211, 0, 10 + number),
+            ClusterMachine::Control => Ipv4Addr::new(10, 211, 0, 1),
+            ClusterMachine::Node(number) => Ipv4Addr::new(10, 211, 0, 10 + number),
         }
     }
 
     pub(super) fn address6(self) -> Ipv6Addr {
         match self {
-            Machine::Control => node_address6(1),
-            Machine::Node(number) => node_address6(0x10 + u16::from(number)),
+            ClusterMachine::Control => node_address6(1),
+            ClusterMachine::Node(number) => node_address6(0x10 + u16::from(number)),
         }
     }
 
@@ -154,11 +154,11 @@ impl Machine {
     }
 }
 
-impl fmt::Display for Machine {
+impl fmt::Display for ClusterMachine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Machine::Control => write!(f, "control"),
-            Machine::Node(number) => write!(f, "node-{number}"),
+            ClusterMachine::Control => write!(f, "control"),
+            ClusterMachine::Node(number) => write!(f, "node-{number}"),
         }
     }
 }
@@ -173,9 +173,9 @@ mod tests {
         assert_eq!(written(NODE_NETWORKS), "10.211.0.0/24,fd00:10:211::/64");
         assert_eq!(written(POD_NETWORKS), "10.212.0.0/16,fd00:10:212::/48");
         assert_eq!(written(SERVICE_NETWORKS), "10.213.0.0/16,fd00:10:213::/112");
-        assert_eq!(written(Machine::pods(3)), "10.212.3.0/24,fd00:10:212:3::/64");
-        assert_eq!(Machine::Node(2).address6().to_string(), "fd00:10:211::12");
-        for (whole, part) in POD_NETWORKS.iter().zip(Machine::pods(9)) {
+        assert_eq!(written(ClusterMachine::pods(3)), "10.212.3.0/24,fd00:10:212:3::/64");
+        assert_eq!(ClusterMachine::Node(2).address6().to_string(), "fd00:10:211::12");
+        for (whole, part) in POD_NETWORKS.iter().zip(ClusterMachine::pods(9)) {
             assert!(whole.contains(&part), "{whole} {part}");
         }
     }

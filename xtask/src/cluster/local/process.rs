@@ -11,8 +11,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use redir_rig::{cleanup::NETNS_DIR, wait};
 
-use super::components::{Component, Kind};
-use super::plan::{self, CONTAINERD_SOCKET, Machine};
+use super::components::{Component, ComponentKind};
+use super::plan::{self, CONTAINERD_SOCKET, ClusterMachine};
 use super::{Local, addons};
 
 /// What a component may take to end by itself: etcd and the API server close what they have open.
@@ -34,7 +34,7 @@ impl Local {
             matches!(name.trim(), "containerd-shim" | "runc")
         };
         let all = self.cgroups.processes(component.machine, component.kind.name());
-        all.into_iter().filter(|pid| component.kind != Kind::Containerd || !of_containers(pid)).collect()
+        all.into_iter().filter(|pid| component.kind != ComponentKind::Containerd || !of_containers(pid)).collect()
     }
 
     /// Signals a component and waits for its end; whether it has ended.
@@ -54,7 +54,7 @@ impl Local {
         command.args(["-ec", r#"echo 0 >"$1"; echo 0 >"$2"; shift 2; exec setsid "$@""#, "sh"]).args(doors);
         command.args(self.invocation(component)?);
         command.env_clear().env("PATH", SYSTEM_PATH).current_dir("/");
-        if component.machine != Machine::Control {
+        if component.machine != ClusterMachine::Control {
             command.env("PATH", format!("{PROGRAMS_IN_NODE}:{SYSTEM_PATH}"));
         }
         // By this flannel knows which node it is on.
@@ -75,37 +75,40 @@ impl Local {
     fn invocation(&self, component: Component) -> Result<Vec<String>> {
         let name = component.kind.name();
         let mut words = match component.kind {
-            Kind::Containerd | Kind::Kubelet | Kind::Proxy => {
+            ComponentKind::Containerd | ComponentKind::Kubelet | ComponentKind::Proxy => {
                 [self.entering(component.machine)?, vec![format!("{PROGRAMS_IN_NODE}/{name}")]].concat()
             }
-            Kind::KubeRouter | Kind::Flannel => {
+            ComponentKind::KubeRouter | ComponentKind::Flannel => {
                 let addon = component.kind.addon().expect("each of these is an addon's");
                 [self.entering(component.machine)?, vec![addon.file_in_node(name)]].concat()
             }
             kind => {
                 let namespace = format!("--net={NETNS_DIR}/{}", component.machine.namespace());
-                let program =
-                    if kind == Kind::Node { becoming_a_node() } else { vec![path(&self.programs.program(name))] };
+                let program = if kind == ComponentKind::Node {
+                    becoming_a_node()
+                } else {
+                    vec![path(&self.programs.program(name))]
+                };
                 [vec!["nsenter".into(), namespace, "--".into()], program].concat()
             }
         };
         words.extend(component.arguments(self.shape));
-        if component.kind == Kind::Node {
+        if component.kind == ComponentKind::Node {
             words.extend([path(self.programs.folder()), path(&addons::folder()?)]);
         }
         Ok(words)
     }
 
     /// The words before a command that is to run in a node.
-    fn entering(&self, node: Machine) -> Result<Vec<String>> {
+    fn entering(&self, node: ClusterMachine) -> Result<Vec<String>> {
         let target = format!("--target={}", self.init(node)?);
         let words = ["nsenter", &target, "--net", "--mount", "--pid", "--uts", "--ipc", "--"];
         Ok(words.map(str::to_owned).to_vec())
     }
 
     /// A node's first process.
-    pub(super) fn init(&self, node: Machine) -> Result<i32> {
-        let processes = self.processes(Component { machine: node, kind: Kind::Node });
+    pub(super) fn init(&self, node: ClusterMachine) -> Result<i32> {
+        let processes = self.processes(Component { machine: node, kind: ComponentKind::Node });
         let first = |pid: &i32| {
             // It is pid 1 in its own namespace, and has become `pause` once the node is made.
             let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
@@ -119,10 +122,10 @@ impl Local {
     }
 
     /// Imports an archive of images into a node; containerd's own words.
-    pub(super) fn import(&self, node: Machine, archive: &Path) -> Result<String> {
+    pub(super) fn import(&self, node: ClusterMachine, archive: &Path) -> Result<String> {
         // containerd's socket is there some moments after its start.
         const LIMIT: Duration = Duration::from_secs(60);
-        let containerd = Component { machine: node, kind: Kind::Containerd };
+        let containerd = Component { machine: node, kind: ComponentKind::Containerd };
         let answers =
             || Ok(self.ctr(node, &["version"])?.stdout(Stdio::null()).stderr(Stdio::null()).status()?.success());
         wait::until_true("containerd to answer", LIMIT, answers)
@@ -136,14 +139,14 @@ impl Local {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    fn ctr(&self, node: Machine, arguments: &[&str]) -> Result<Command> {
+    fn ctr(&self, node: ClusterMachine, arguments: &[&str]) -> Result<Command> {
         let mut command = self.command_in(node)?;
         command.arg(format!("{PROGRAMS_IN_NODE}/ctr")).args(["--address", CONTAINERD_SOCKET, "--namespace", "k8s.io"]);
         command.args(["--connect-timeout", "5s", "--timeout", "5m"]).args(arguments);
         Ok(command)
     }
 
-    pub(super) fn command_in(&self, node: Machine) -> Result<Command> {
+    pub(super) fn command_in(&self, node: ClusterMachine) -> Result<Command> {
         let words = self.entering(node)?;
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).env("PATH", format!("{PROGRAMS_IN_NODE}:{SYSTEM_PATH}")).current_dir("/");

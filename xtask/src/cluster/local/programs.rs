@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::progress::Progress;
+use super::progress::BuildProgress;
 use crate::cluster::image;
 use crate::cluster::version::KubernetesVersion;
 use crate::{child, lock, paths, setup, step, ui};
@@ -41,20 +41,20 @@ const GO_SETTINGS: [&str; 7] = ["GOPROXY", "GONOPROXY", "GOSUMDB", "GONOSUMDB", 
 
 /// Kubernetes of one version, and all that it runs on, in a folder: `bin`, `cni`, `pause.tar`, `versions`, `modules`.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Programs {
+pub(super) struct ClusterPrograms {
     version: KubernetesVersion,
     folder: PathBuf,
 }
 
-impl Programs {
+impl ClusterPrograms {
     /// Whether they are there or not.
-    pub(super) fn of(version: KubernetesVersion) -> Result<Programs> {
-        Ok(Programs { version, folder: shelf()?.join(format!("kubernetes-{version}-{RECIPE}")) })
+    pub(super) fn of(version: KubernetesVersion) -> Result<ClusterPrograms> {
+        Ok(ClusterPrograms { version, folder: shelf()?.join(format!("kubernetes-{version}-{RECIPE}")) })
     }
 
     /// Those of a cluster that is up, which somebody with another cache may have made.
-    pub(super) fn in_folder(version: KubernetesVersion, folder: &str) -> Programs {
-        Programs { version, folder: folder.into() }
+    pub(super) fn in_folder(version: KubernetesVersion, folder: &str) -> ClusterPrograms {
+        ClusterPrograms { version, folder: folder.into() }
     }
 
     pub(super) fn folder(&self) -> &Path {
@@ -95,7 +95,7 @@ impl Programs {
         if make {
             self.build(&workshop)?;
         }
-        let line = ui::Line::start("removing what only the build needed");
+        let line = ui::ProgressLine::start("removing what only the build needed");
         remove(&workshop)?;
         line.end("done");
         for folder in outdated()? {
@@ -158,7 +158,7 @@ impl Programs {
         }
         let log = step::log_file(&format!("cluster-{stage}.log"))?;
         let mut command = command(workshop, go, &[stage, &self.version.to_string()]);
-        let mut progress = Progress::resume(&workshop.join("compiled.packages"))?;
+        let mut progress = BuildProgress::resume(&workshop.join("compiled.packages"))?;
         step::noting(&mut command, what.to_owned(), &log, |line| {
             if stage == "compile" { progress.line(line) } else { String::new() }
         })?;

@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 /// Reads the lines of `build.sh compile`.
-pub(super) struct Progress {
+pub(super) struct BuildProgress {
     /// `PART PACKAGE` of each that was begun.
     begun: BTreeSet<String>,
     /// The same, for the next run.
@@ -20,13 +20,13 @@ pub(super) struct Progress {
     part: String,
 }
 
-impl Progress {
+impl BuildProgress {
     /// Goes on after the runs that wrote this file.
-    pub(super) fn resume(record: &Path) -> Result<Progress> {
+    pub(super) fn resume(record: &Path) -> Result<BuildProgress> {
         let begun = fs::read_to_string(record).unwrap_or_default().lines().map(str::to_owned).collect();
         let file = File::options().create(true).append(true).open(record);
         let file = file.with_context(|| format!("cannot write {}", record.display()))?;
-        Ok(Progress { begun, record: file, total: 0, compiled: 0, part: String::new() })
+        Ok(BuildProgress { begun, record: file, total: 0, compiled: 0, part: String::new() })
     }
 
     /// Takes a line; how far it is.
@@ -70,7 +70,7 @@ mod tests {
     fn packages_are_counted_over_an_interruption_and_never_beyond_the_total() {
         let folder = tempfile::tempdir().unwrap();
         let record = folder.path().join("record");
-        let mut progress = Progress::resume(&record).unwrap();
+        let mut progress = BuildProgress::resume(&record).unwrap();
         assert_eq!(progress.line("go: downloading k8s.io/api v0.37.2"), "counting packages");
         assert_eq!(progress.line("packages: 4"), "0 of 4 packages, 0 % ()");
         progress.line("part: 0 Kubernetes");
@@ -79,7 +79,7 @@ mod tests {
         assert_eq!(progress.line("# k8s.io/api/core/v1"), "2 of 4 packages, 50 % (Kubernetes)");
         drop(progress);
 
-        let mut progress = Progress::resume(&record).unwrap();
+        let mut progress = BuildProgress::resume(&record).unwrap();
         progress.line("packages: 4");
         progress.line("part: 0 Kubernetes");
         assert_eq!(progress.line("k8s.io/api/core/v1"), "2 of 4 packages, 50 % (Kubernetes)");

@@ -7,8 +7,8 @@ use redir_rig::Http;
 use serde_json::Value;
 
 use super::Local;
-use super::components::{Component, Kind};
-use super::plan::{FLANNEL_HEALTH_PORT, KUBE_ROUTER_HEALTH_PORT, Machine, PROXY_HEALTH_PORT};
+use super::components::{Component, ComponentKind};
+use super::plan::{ClusterMachine, FLANNEL_HEALTH_PORT, KUBE_ROUTER_HEALTH_PORT, PROXY_HEALTH_PORT};
 
 impl Local {
     /// What a component still lacks; `None` if it works.
@@ -18,14 +18,14 @@ impl Local {
         }
         match component.kind {
             // Told by those who need them: the API server's readiness has etcd's in it, the kubelet's containerd's.
-            Kind::Etcd | Kind::Node | Kind::Containerd => None,
-            Kind::ApiServer => self.kubectl.raw("/readyz").err().map(|_| "does not answer yet".into()),
-            Kind::ControllerManager => self.controller_manager_lacks(),
-            Kind::Scheduler => self.unhealthy("scheduler"),
-            Kind::Kubelet => self.kubelet_lacks(component.machine),
-            Kind::Proxy => unhealthy_at(component.machine, PROXY_HEALTH_PORT, "/healthz"),
-            Kind::KubeRouter => unhealthy_at(component.machine, KUBE_ROUTER_HEALTH_PORT, "/healthz"),
-            Kind::Flannel => unhealthy_at(component.machine, FLANNEL_HEALTH_PORT, "/readyz"),
+            ComponentKind::Etcd | ComponentKind::Node | ComponentKind::Containerd => None,
+            ComponentKind::ApiServer => self.kubectl.raw("/readyz").err().map(|_| "does not answer yet".into()),
+            ComponentKind::ControllerManager => self.controller_manager_lacks(),
+            ComponentKind::Scheduler => self.unhealthy("scheduler"),
+            ComponentKind::Kubelet => self.kubelet_lacks(component.machine),
+            ComponentKind::Proxy => unhealthy_at(component.machine, PROXY_HEALTH_PORT, "/healthz"),
+            ComponentKind::KubeRouter => unhealthy_at(component.machine, KUBE_ROUTER_HEALTH_PORT, "/healthz"),
+            ComponentKind::Flannel => unhealthy_at(component.machine, FLANNEL_HEALTH_PORT, "/readyz"),
         }
     }
 
@@ -44,7 +44,7 @@ impl Local {
         (!healthy).then(|| "is not healthy yet".into())
     }
 
-    fn kubelet_lacks(&self, machine: Machine) -> Option<String> {
+    fn kubelet_lacks(&self, machine: ClusterMachine) -> Option<String> {
         let node = self.kubectl.get(&["nodes", &machine.to_string()]).unwrap_or_default();
         let conditions = &node["status"]["conditions"];
         if !has_condition(conditions, "Ready") {
@@ -76,7 +76,7 @@ fn reason(conditions: &Value) -> String {
     format!("is not Ready yet{}", message.map(|text| format!(" ({text})")).unwrap_or_default())
 }
 
-fn unhealthy_at(machine: Machine, port: u16, path: &str) -> Option<String> {
+fn unhealthy_at(machine: ClusterMachine, port: u16, path: &str) -> Option<String> {
     let healthy = answers((machine.address(), port).into(), path);
     (!healthy).then(|| "is not healthy yet".into())
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use redir_rig::process::Process;
 
 use crate::demo::story::Story;
-use crate::smoke::world::{PORT, Pod, World, node, until};
+use crate::smoke::world::{PORT, SmokePod, SmokeWorld, node, until};
 
 /// Requests after something has happened to the pod, before it counts as survived.
 const AFTER: usize = 3;
@@ -26,8 +26,8 @@ struct Answers {
 impl KeptAlive {
     /// Begins, and waits for the first answers.
     pub(super) fn start(
-        world: &World<'_>,
-        pod: &Pod,
+        world: &SmokeWorld<'_>,
+        pod: &SmokePod,
         header: Option<&str>,
         expected: &'static str,
     ) -> Result<KeptAlive> {

@@ -11,8 +11,8 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::traces::beside;
-use super::world::{APP_IMAGE, HEADER, Intercepting, LONG, PORT, Pod, World, answered, asked, node, until};
-use crate::demo::story::{Cell, Story};
+use super::world::{APP_IMAGE, HEADER, Intercepting, LONG, PORT, SmokePod, SmokeWorld, answered, asked, node, until};
+use crate::demo::story::{AnswerCell, Story};
 use kept_alive::KeptAlive;
 use workloads::{BATCH, DATABASE, ISOLATED, NAMESPACE, SIDECAR_PORT};
 
@@ -22,7 +22,7 @@ pub(super) use workloads::start;
 const RESIZE: &str = r#"{"spec":{"containers":[{"name":"web","resources":{"requests":{"cpu":"20m","memory":"32Mi"},"limits":{"cpu":"300m","memory":"96Mi"}}}]}}"#;
 
 /// All of them.
-pub(super) fn play(story: &mut Story, world: &World<'_>) -> Result<()> {
+pub(super) fn play(story: &mut Story, world: &SmokeWorld<'_>) -> Result<()> {
     user_namespaces(story, world)?;
     native_sidecar(story, world)?;
     one_pod(story, world)?;
@@ -31,7 +31,7 @@ pub(super) fn play(story: &mut Story, world: &World<'_>) -> Result<()> {
 }
 
 /// Two pods on two nodes, one that comes, one that goes, none for a while.
-fn user_namespaces(story: &mut Story, world: &World<'_>) -> Result<()> {
+fn user_namespaces(story: &mut Story, world: &SmokeWorld<'_>) -> Result<()> {
     story.scene(
         "Pods in user namespaces, in a namespace with PodSecurity restricted",
         "hostUsers: false; two nodes, a pod that comes later, one that goes, and all of them gone for a while",
@@ -64,7 +64,7 @@ fn user_namespaces(story: &mut Story, world: &World<'_>) -> Result<()> {
 }
 
 /// The port of a container that Kubernetes starts before the app and keeps, in every pod of a StatefulSet.
-fn native_sidecar(story: &mut Story, world: &World<'_>) -> Result<()> {
+fn native_sidecar(story: &mut Story, world: &SmokeWorld<'_>) -> Result<()> {
     story.scene(
         "A native sidecar's port, in a StatefulSet",
         "an init container with restartPolicy Always; one pod is made anew meanwhile, under the same name",
@@ -81,7 +81,7 @@ fn native_sidecar(story: &mut Story, world: &World<'_>) -> Result<()> {
 }
 
 /// A pod by its name, which is made anew, resized and debugged under one intercept.
-fn one_pod(story: &mut Story, world: &World<'_>) -> Result<()> {
+fn one_pod(story: &mut Story, world: &SmokeWorld<'_>) -> Result<()> {
     story.scene(
         "One pod by its name",
         "made anew under that name, resized in place and debugged by an ephemeral container meanwhile",
@@ -90,7 +90,7 @@ fn one_pod(story: &mut Story, world: &World<'_>) -> Result<()> {
     let mut intercept = alice(story, world, &name, "http")?;
     all_live(story, &mut intercept, 1)?;
     let pods = made_anew(story, world, &name, PORT)?;
-    let (own, others): (Vec<Pod>, Vec<Pod>) = pods.into_iter().partition(|pod| pod.name == name);
+    let (own, others): (Vec<SmokePod>, Vec<SmokePod>) = pods.into_iter().partition(|pod| pod.name == name);
     let pod = own.first().context("the pod is there")?;
     table(story, world, &own, PORT, ("blue", "green"))?;
     story.say("the other pod of the StatefulSet:");
@@ -119,7 +119,7 @@ fn one_pod(story: &mut Story, world: &World<'_>) -> Result<()> {
 }
 
 /// A Job's pod, until the Job is complete.
-fn job(story: &mut Story, world: &World<'_>) -> Result<()> {
+fn job(story: &mut Story, world: &SmokeWorld<'_>) -> Result<()> {
     story.scene("A Job's pod", "the intercept ends with the Job");
     let pods = ready(world, BATCH, 1)?;
     let mut intercept = alice(story, world, &format!("job/{BATCH}"), "http")?;
@@ -146,7 +146,7 @@ fn job(story: &mut Story, world: &World<'_>) -> Result<()> {
 }
 
 /// The namespace has what it had before, and nobody was refused there.
-fn untouched(story: &mut Story, world: &World<'_>) -> Result<()> {
+fn untouched(story: &mut Story, world: &SmokeWorld<'_>) -> Result<()> {
     let list = world.cluster.kubectl().get(&["-n", NAMESPACE, "events", "--field-selector=type=Warning"])?;
     let events = list["items"].as_array().context("kubectl listed no events")?;
     let denied = |event: &&Value| event["message"].as_str().is_some_and(|text| text.contains("PodSecurity"));
@@ -157,14 +157,14 @@ fn untouched(story: &mut Story, world: &World<'_>) -> Result<()> {
 }
 
 /// Waits until so many pods of a workload are ready.
-fn ready(world: &World<'_>, app: &str, count: usize) -> Result<Vec<Pod>> {
+fn ready(world: &SmokeWorld<'_>, app: &str, count: usize) -> Result<Vec<SmokePod>> {
     until(&format!("{count} pods of {app} are ready"), || {
         Ok(Some(world.labelled(NAMESPACE, &format!("app={app}"))?).filter(|pods| pods.len() == count))
     })
 }
 
 /// Starts alice's intercept of the requests with her header.
-fn alice(story: &Story, world: &World<'_>, target: &str, port: &str) -> Result<Intercepting> {
+fn alice(story: &Story, world: &SmokeWorld<'_>, target: &str, port: &str) -> Result<Intercepting> {
     story.command(&format!("redir intercept -n {NAMESPACE} {target} --port {port} --header '{HEADER}'"));
     let port = format!("{port}:{}", world.own_port);
     world.intercept_in(NAMESPACE, &world.alice, &[target, "--port", &port, "--header", HEADER])
@@ -179,11 +179,17 @@ fn all_live(story: &mut Story, intercept: &mut Intercepting, pods: usize) -> Res
 }
 
 /// Asks a port of each pod with the header and without; `expected` are the answers to the one and the other.
-fn table(story: &mut Story, world: &World<'_>, pods: &[Pod], port: u16, expected: (&str, &str)) -> Result<()> {
+fn table(
+    story: &mut Story,
+    world: &SmokeWorld<'_>,
+    pods: &[SmokePod],
+    port: u16,
+    expected: (&str, &str),
+) -> Result<()> {
     let mut rows = Vec::new();
     for pod in pods {
         let from = node(&world.nodes, &pod.node)?;
-        let mut cell = |what: &str, header: Option<&str>, expected: &str| -> Cell {
+        let mut cell = |what: &str, header: Option<&str>, expected: &str| -> AnswerCell {
             story.check(&format!("{} {what}", pod.name), &world.ask(from, &pod.address, port, header), expected)
         };
         let cells = vec![cell("with the header", Some(HEADER), expected.0), cell("without", None, expected.1)];
@@ -196,9 +202,9 @@ fn table(story: &mut Story, world: &World<'_>, pods: &[Pod], port: u16, expected
 /// Ctrl-C; what carries the header goes to the app again.
 fn leave(
     story: &mut Story,
-    world: &World<'_>,
+    world: &SmokeWorld<'_>,
     intercept: Intercepting,
-    pods: &[Pod],
+    pods: &[SmokePod],
     (port, app): (u16, &str),
 ) -> Result<()> {
     intercept.leave()?;
@@ -206,14 +212,14 @@ fn leave(
     table(story, world, pods, port, (app, app))
 }
 
-fn scale(story: &Story, world: &World<'_>, replicas: usize) -> Result<()> {
+fn scale(story: &Story, world: &SmokeWorld<'_>, replicas: usize) -> Result<()> {
     let arguments = ["-n", NAMESPACE, "scale", &format!("deploy/{ISOLATED}"), &format!("--replicas={replicas}")];
     story.command(&format!("kubectl {}", arguments.join(" ")));
     world.cluster.kubectl().output(&arguments).map(drop)
 }
 
 /// Waits until so many pods are left, those that are ending counted.
-fn left(world: &World<'_>, count: usize) -> Result<()> {
+fn left(world: &SmokeWorld<'_>, count: usize) -> Result<()> {
     until(&format!("{count} pods are left"), || {
         let pods = world.cluster.kubectl().get(&["-n", NAMESPACE, "pods", "-l", &format!("app={ISOLATED}")])?;
         Ok(pods["items"].as_array().is_some_and(|pods| pods.len() == count).then_some(()))
@@ -221,7 +227,7 @@ fn left(world: &World<'_>, count: usize) -> Result<()> {
 }
 
 /// Waits until each of these pods is intercepted, as every new one is in a moment.
-fn intercepted(world: &World<'_>, pods: &[Pod], port: u16) -> Result<()> {
+fn intercepted(world: &SmokeWorld<'_>, pods: &[SmokePod], port: u16) -> Result<()> {
     for pod in pods {
         let from = node(&world.nodes, &pod.node)?;
         answered("a new pod is intercepted", "blue", || world.ask(from, &pod.address, port, Some(HEADER)))?;
@@ -230,22 +236,22 @@ fn intercepted(world: &World<'_>, pods: &[Pod], port: u16) -> Result<()> {
 }
 
 /// Deletes a pod of the StatefulSet and waits until the next one of its name is intercepted; all of the StatefulSet's pods.
-fn made_anew(story: &Story, world: &World<'_>, name: &str, port: u16) -> Result<Vec<Pod>> {
+fn made_anew(story: &Story, world: &SmokeWorld<'_>, name: &str, port: u16) -> Result<Vec<SmokePod>> {
     let old = world.labelled(NAMESPACE, &format!("app={DATABASE}"))?;
     story.command(&format!("kubectl -n {NAMESPACE} delete pod {name}"));
     world.cluster.kubectl().output(&["-n", NAMESPACE, "delete", "pod", name, "--wait=false"])?;
     let pods = until("the pod is made anew", || {
         let pods = world.labelled(NAMESPACE, &format!("app={DATABASE}"))?;
-        let is_new = |pod: &Pod| pod.name == name && old.iter().all(|old| old.uid != pod.uid);
+        let is_new = |pod: &SmokePod| pod.name == name && old.iter().all(|old| old.uid != pod.uid);
         Ok((pods.len() == old.len() && pods.iter().any(is_new)).then_some(pods))
     })?;
-    let new: Vec<Pod> = pods.iter().filter(|pod| pod.name == name).cloned().collect();
+    let new: Vec<SmokePod> = pods.iter().filter(|pod| pod.name == name).cloned().collect();
     intercepted(world, &new, port)?;
     Ok(pods)
 }
 
 /// Nobody's uid in the pod is the node's of the same number.
-fn has_user_namespace(story: &mut Story, world: &World<'_>, pod: &Pod) -> Result<()> {
+fn has_user_namespace(story: &mut Story, world: &SmokeWorld<'_>, pod: &SmokePod) -> Result<()> {
     let object = world.cluster.kubectl().get(&["-n", NAMESPACE, "pod", &pod.name])?;
     if object["spec"]["hostUsers"] != false {
         left_out(story, "user namespaces: this server knows no hostUsers");
@@ -259,7 +265,7 @@ fn has_user_namespace(story: &mut Story, world: &World<'_>, pod: &Pod) -> Result
 }
 
 /// The pod gets more CPU and memory.
-fn resize(story: &mut Story, world: &World<'_>, name: &str) -> Result<()> {
+fn resize(story: &mut Story, world: &SmokeWorld<'_>, name: &str) -> Result<()> {
     let kubectl = world.cluster.kubectl();
     let served: Value = serde_json::from_str(&kubectl.raw("/api/v1")?).context("cannot read what the server serves")?;
     let resources = served["resources"].as_array().context("the server serves nothing")?;
@@ -281,7 +287,7 @@ fn resize(story: &mut Story, world: &World<'_>, name: &str) -> Result<()> {
 }
 
 /// A container more, which asks the app over the pod's own loopback device.
-fn debug(story: &mut Story, world: &World<'_>, name: &str) -> Result<()> {
+fn debug(story: &mut Story, world: &SmokeWorld<'_>, name: &str) -> Result<()> {
     let kubectl = world.cluster.kubectl();
     story.command(&format!("kubectl -n {NAMESPACE} debug {name} --profile=restricted --image={APP_IMAGE} -- …"));
     let port = PORT.to_string();
@@ -316,7 +322,7 @@ fn debug(story: &mut Story, world: &World<'_>, name: &str) -> Result<()> {
 }
 
 /// What a pod's containers are known by, and how often they were started again; ephemeral ones not counted.
-fn containers(world: &World<'_>, name: &str) -> Result<Vec<String>> {
+fn containers(world: &SmokeWorld<'_>, name: &str) -> Result<Vec<String>> {
     let pod = world.cluster.kubectl().get(&["-n", NAMESPACE, "pod", name])?;
     let lists = ["containerStatuses", "initContainerStatuses"].map(|field| pod["status"][field].clone());
     let all = lists.iter().filter_map(Value::as_array).flatten();
