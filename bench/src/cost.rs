@@ -12,6 +12,11 @@ use nix::{
 };
 use redir_rig::process;
 
+/// The CPU of whatever stands between client and app.
+pub const MIDDLE: usize = 1;
+/// The other CPU, of load and app, where both ends together would hide what the middle can do.
+pub const ENDS: usize = 0;
+
 /// A process and all its descendants.
 pub fn family(pid: i32) -> Vec<i32> {
     let mut all = vec![pid];

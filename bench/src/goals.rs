@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     figures::{CellRecord, Estimate, estimate, ratios},
     parser::JudgedGoal,
-    scenarios::REDIRECT,
+    peers::{REDIR, REDIRECT},
 };
 
 /// Which side of the figure is the good one.
@@ -46,7 +46,6 @@ pub struct GoalRow {
     pub met: String,
 }
 
-const REDIR: &str = "redir";
 const ONE: &str = "1 connection";
 /// Of `matched`.
 const ABOVE: &str = "ms above a round trip";

@@ -20,6 +20,13 @@ use redir_rig::Process;
 
 use crate::{cost, world::BenchWorld};
 
+/// The build under test, in results.
+pub const REDIR: &str = "redir";
+/// The other build that it is compared with.
+pub const BASELINE: &str = "baseline";
+/// What redir would cost behind netfilter's REDIRECT: a sum of what was measured, never seen itself.
+pub const REDIRECT: &str = "redir behind REDIRECT, calculated";
+
 /// Which of the bench's worlds a contender is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WorldSite {

@@ -13,9 +13,6 @@ mod steering;
 
 mod unmatched;
 
-pub(crate) use builds::BASELINE;
-pub(crate) use steering::REDIRECT;
-
 use std::{
     fs,
     io::ErrorKind,

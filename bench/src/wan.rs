@@ -7,8 +7,8 @@ use anyhow::Result;
 use redir_rig::{Namespace, Process, Topology};
 
 use crate::{
-    cost,
-    world::{self, ENDS},
+    cost::{self, ENDS},
+    programs,
 };
 
 /// A link.
@@ -68,7 +68,7 @@ impl EmulatedLink {
         let mut arguments = vec!["wan", "--delay", &delay, "--loss", &loss, "--seed", &seed];
         arguments.extend(QUEUES.iter().flat_map(|queue| ["--queue", queue]));
         let gateway = &topology.gateway.namespace;
-        let holds = world::own(gateway, &arguments)?;
+        let holds = programs::start(gateway, &arguments)?;
         cost::pin(&[holds.pid()], ENDS)?;
         for (side, queue) in ["-i", "-o"].into_iter().zip(QUEUES) {
             let rule = [side, DEVICE, "-j", "NFQUEUE", "--queue-num", queue];

@@ -1,7 +1,7 @@
 //! The place of everything: two pods on a node, a client and a developer behind a gateway, the agent. `web-1` is the one
 //! that is intercepted; `web-2`, its twin, has the control and the peers. Dropped, everything is gone.
 
-use std::{collections::BTreeSet, env, fs, net::SocketAddr, path::PathBuf, process::Command, time::Duration};
+use std::{collections::BTreeSet, fs, net::SocketAddr, path::PathBuf};
 
 use anyhow::{Context, Result};
 use nix::{
@@ -16,7 +16,8 @@ use redir_rig::{
 };
 
 use crate::{
-    cost,
+    cost::{self, MIDDLE},
+    programs::{self, START},
     wan::{EmulatedLink, LinkProfile},
 };
 
@@ -24,12 +25,6 @@ use crate::{
 pub const PORT: u16 = 8080;
 /// Where the developer's own version listens.
 pub const LOCAL: u16 = 3000;
-/// The CPU of whatever stands between client and app.
-pub const MIDDLE: usize = 1;
-/// The other CPU, of load and app, where both ends together would hide what the middle can do.
-pub const ENDS: usize = 0;
-/// For a program's start on a busy machine.
-pub const START: Duration = Duration::from_secs(20);
 
 /// The programs that a world runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -228,20 +223,6 @@ impl BenchWorld {
     }
 }
 
-/// Starts this very program as one of the bench's own, and waits until it is ready.
-pub fn own(namespace: &Namespace, arguments: &[&str]) -> Result<Process> {
-    let mut process = namespace.spawn(arguments[0], program()?.args(arguments))?;
-    process.wait_for_line("ready", START)?;
-    Ok(process)
-}
-
-/// `redir-bench program …`, to be completed.
-pub fn program() -> Result<Command> {
-    let mut command = Command::new(env::current_exe().context("own path")?);
-    command.arg("program");
-    Ok(command)
-}
-
 fn app(namespace: &Namespace, name: &str, listen: SocketAddr) -> Result<Process> {
-    own(namespace, &["app", "--name", name, "--listen", &listen.to_string()])
+    programs::start(namespace, &["app", "--name", name, "--listen", &listen.to_string()])
 }

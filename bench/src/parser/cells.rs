@@ -5,7 +5,7 @@
 
 use std::hint::black_box;
 
-use redir_http::Level;
+use redir_http::InstructionSet;
 use redir_http::filter::Table;
 
 use super::contenders::{self, Filters};
@@ -22,7 +22,7 @@ pub(super) enum ParserCell {
     RedirSplit,
     HttparseSplit,
     /// With other instructions than the best.
-    At(Level),
+    At(InstructionSet),
     /// With so many filters.
     Filtered(Filters, usize),
 }
@@ -37,7 +37,7 @@ pub(super) const FILTERS: [Filters; 3] = [Filters::Values, Filters::Names, Filte
 pub(super) fn cells() -> Vec<ParserCell> {
     let mut cells = vec![ParserCell::Redir, ParserCell::Httparse, ParserCell::Engine, ParserCell::HttparseFramed];
     cells.extend([ParserCell::RedirSplit, ParserCell::HttparseSplit]);
-    cells.extend(Level::all().map(ParserCell::At));
+    cells.extend(InstructionSet::all().map(ParserCell::At));
     cells.extend(FILTERS.into_iter().flat_map(|filters| [FEW, MANY].map(|count| ParserCell::Filtered(filters, count))));
     cells
 }

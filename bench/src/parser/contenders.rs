@@ -5,7 +5,7 @@
 
 use std::mem::MaybeUninit;
 
-use redir_http::Level;
+use redir_http::InstructionSet;
 use redir_http::engine::{Engine, Options, Step};
 use redir_http::filter::{Condition, Filter, Key, Mode, Subject, Table, Test};
 use redir_http::head::{Progress, RequestHead};
@@ -59,12 +59,12 @@ pub type HeadVerdict = Option<(usize, bool)>;
 /// The head, read and decided as `Engine::client` does it.
 #[inline(never)]
 pub fn redir(head: &[u8], table: &Table) -> HeadVerdict {
-    redir_at(Level::best(), head, table)
+    redir_at(InstructionSet::best(), head, table)
 }
 
 /// The same with other instructions than the CPU's best.
 #[inline(never)]
-pub fn redir_at(level: Level, head: &[u8], table: &Table) -> HeadVerdict {
+pub fn redir_at(level: InstructionSet, head: &[u8], table: &Table) -> HeadVerdict {
     let mut state = RequestHead::new();
     let Ok(Progress::Complete) = state.advance_at(level, head, table.names()) else { return None };
     let index = table.decide(&mut state, head).ok()?;
@@ -196,7 +196,7 @@ mod tests {
                 let said = httparse(&head.bytes);
                 let matched = head.name.contains("with the filter's header");
                 assert_eq!(said, Some((head.bytes.len(), matched)), "{}", head.name);
-                assert!(Level::all().all(|level| redir_at(level, &head.bytes, &table) == said), "{}", head.name);
+                assert!(InstructionSet::all().all(|level| redir_at(level, &head.bytes, &table) == said), "{}", head.name);
                 let every = 1..head.bytes.len();
                 assert!(every.clone().all(|at| redir_split(&head.bytes, at, &table) == said), "{}", head.name);
                 assert!(every.step_by(16).all(|at| httparse_split(&head.bytes, at) == said), "{}", head.name);

@@ -14,7 +14,11 @@ use anyhow::{Context, Result, bail};
 use redir_rig::wait;
 
 use super::{Contender, filled, find, write};
-use crate::world::{self, BenchWorld, MIDDLE, START};
+use crate::{
+    cost::MIDDLE,
+    programs::{self, START},
+    world::BenchWorld,
+};
 
 /// A kind of proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +62,7 @@ impl ProxyPeer {
         let app = world.app(1);
         let mut process = match self {
             Self::Floor => {
-                world::own(&pod.namespace, &["relay", "--listen", &listen.to_string(), "--to", &app.to_string()])?
+                programs::start(&pod.namespace, &["relay", "--listen", &listen.to_string(), "--to", &app.to_string()])?
             }
             _ => pod.namespace.spawn(self.name(), &mut self.command(listen, app, folder)?)?,
         };

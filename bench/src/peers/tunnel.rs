@@ -7,7 +7,11 @@ use anyhow::{Context, Result};
 use redir_rig::{Http, Process, namespace::checked, wait};
 
 use super::{Contender, filled, find, write};
-use crate::world::{BenchWorld, LOCAL, MIDDLE, START};
+use crate::{
+    cost::MIDDLE,
+    programs::START,
+    world::{BenchWorld, LOCAL},
+};
 
 /// A kind of tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use super::{BenchResults, RunNotes, machine, markdown::short, spelled, telling, 
 use crate::{
     figures::{CellRecord, Estimate, estimate_with, median, ratios},
     pace::Pace,
-    scenarios::BASELINE,
+    peers::{BASELINE, REDIR},
 };
 
 /// One figure of both builds.
@@ -144,7 +144,6 @@ fn table(all: &[ComparedFigure<'_>], outside: f64) -> Result<String> {
     Ok(table)
 }
 
-const REDIR: &str = "redir";
 const CPU: &str = "CPU ns/request";
 /// Rounds. That one build wins all of so many by chance happens once in 128 times.
 const ENOUGH: usize = 8;

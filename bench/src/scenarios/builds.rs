@@ -15,14 +15,12 @@ use super::{BenchRun, measure};
 use crate::{
     figures::CellRecord,
     pace::Pace,
-    peers::{Contender, WorldSite},
+    peers::{BASELINE, Contender, WorldSite},
     world::{BenchWorld, RedirBuild},
 };
 
 /// How often all of it is measured with new processes.
 pub(super) const BLOCKS: usize = 4;
-/// The other build's name in results.
-pub(crate) const BASELINE: &str = "baseline";
 const COMPARED: [Scenario; 3] = [Scenario::Unmatched, Scenario::Matched, Scenario::Idle];
 
 /// A usage error unless each scenario can be compared.

@@ -7,11 +7,11 @@ use anyhow::{Context, Result};
 
 use super::BenchRun;
 use crate::{
-    cost::{self, MachineTime},
+    cost::{self, ENDS, MIDDLE, MachineTime},
     figures::{CellRecord, median},
     peers::Contender,
-    programs::load::LoadFigures,
-    world::{self, BenchWorld, ENDS, MIDDLE},
+    programs::{self, load::LoadFigures},
+    world::BenchWorld,
 };
 
 /// Where load and app (and a developer's end) run; what is between is always on the middle's CPU.
@@ -87,7 +87,7 @@ impl LoadCell<'_> {
         cost::pin(&pids, MIDDLE)?;
         pin_ends(world, contender, self.pins.ends())?;
         let (warm, counted) = (bench.pace.warm, bench.pace.counted);
-        let mut command = world::program()?;
+        let mut command = programs::command()?;
         command.args(["load", "--to", &contender.to.to_string(), "--expect", contender.expect]).args(self.load);
         command.args(["--warm", &warm.to_string(), "--counted", &counted.to_string()]);
         for header in &contender.headers {

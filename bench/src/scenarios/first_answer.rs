@@ -16,8 +16,9 @@ use crate::{
         Contender,
         tunnel::{self, TunnelPeer},
     },
+    programs::START,
     wan::{LinkProfile, W2, W3},
-    world::{BenchWorld, START},
+    world::BenchWorld,
 };
 
 /// A tunnel whose server runs, the files of its client, and where it answers.

@@ -15,8 +15,9 @@ use crate::{
         Contender, MATCHED, WorldSite,
         tunnel::{self, TunnelPeer},
     },
+    programs::START,
     wan::{LinkProfile, W1, W2, W2L, W3, W3L},
-    world::{BenchWorld, START},
+    world::BenchWorld,
 };
 
 /// A load, and the tunnels that a goal compares redir with; without any, the link itself is the control.

@@ -9,11 +9,10 @@ use super::{
     cells::{CpuPlacement, LoadCell, RoundFigures, order},
 };
 use crate::{
-    cost,
+    cost::{self, ENDS},
     figures::CellRecord,
     peers::Contender,
-    programs::load::LoadFigures,
-    world::{self, ENDS, START},
+    programs::{self, START, load::LoadFigures},
 };
 
 const DEVELOPERS: [usize; 5] = [0, 1, 5, 20, 50];
@@ -82,7 +81,7 @@ fn matched(bench: &BenchRun<'_>, developers: usize) -> Result<Vec<Process>> {
     let (to, warm, counted) =
         (bench.world.app(0).to_string(), bench.pace.warm.to_string(), bench.pace.counted.to_string());
     let one = |number| {
-        let mut command = world::program()?;
+        let mut command = programs::command()?;
         command.args(["load", "--to", &to, "--expect", "blue", "--rate", &rate, "--header", &header(number)]);
         command.args(["--warm", &warm, "--counted", &counted]);
         let load = bench.world.topology.client.namespace.spawn("a developer's client", &mut command)?;

@@ -11,10 +11,7 @@ use anyhow::{Context, Result};
 use redir_rig::{Cli, Load, load::Outcome};
 
 use super::BenchRun;
-use crate::{
-    figures::CellRecord,
-    world::{MIDDLE, PORT},
-};
+use crate::{cost::MIDDLE, figures::CellRecord, world::PORT};
 
 /// Requests a second; fewer in a quick run, which must also work with a debug build on a busy machine.
 const RATE: usize = 2000;

@@ -17,8 +17,9 @@ use super::{
 };
 use crate::{
     figures::CellRecord,
-    peers::Contender,
-    world::{self, BenchWorld, PORT},
+    peers::{Contender, REDIR, REDIRECT},
+    programs,
+    world::{BenchWorld, PORT},
 };
 
 /// The floor's own port, and that of its clients.
@@ -33,11 +34,9 @@ const CELL: LoadCell<'static> = LoadCell {
 };
 const MACHINE: &str = "machine ns/request";
 
-const REDIR: &str = "redir";
 const TPROXY: &str = "redir behind TPROXY";
 const FLOOR_TPROXY: &str = "epoll floor behind TPROXY";
 const FLOOR_REDIRECT: &str = "epoll floor behind REDIRECT";
-pub(crate) const REDIRECT: &str = "redir behind REDIRECT, calculated";
 
 /// The pods: steered, behind TPROXY, and those of the two floors.
 const STEERED: usize = 0;
@@ -107,7 +106,7 @@ fn floor(world: &BenchWorld, pod: usize, transparent: bool) -> Result<Contender>
     if transparent {
         arguments.push("--transparent");
     }
-    let process = world::own(&host.namespace, &arguments)?;
+    let process = programs::start(&host.namespace, &arguments)?;
     netfilter(&host.namespace, "-A", &format!("PREROUTING -t {table} -i eth0 -p tcp --dport {RELAYED} -j {target}"))?;
     let mut contender = Contender::transparent(name, SocketAddr::new(host.v4.into(), RELAYED), vec![process.pid()]);
     contender.processes = vec![process];
