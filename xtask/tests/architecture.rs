@@ -11,7 +11,7 @@ fn root() -> PathBuf {
 }
 
 fn page() -> String {
-    fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap()
+    fs::read_to_string(root().join("ARCHITECTURE.md")).expect("the page is in the tree")
 }
 
 fn quoted(text: &str) -> impl Iterator<Item = &str> {
@@ -20,11 +20,11 @@ fn quoted(text: &str) -> impl Iterator<Item = &str> {
 
 /// The table's rows.
 fn documented(page: &str) -> Uses {
-    let (_, table) = page.split_once("| crate | uses |\n").unwrap();
+    let (_, table) = page.split_once("| crate | uses |\n").expect("the page has the table");
     let rows = table.lines().skip(1).take_while(|line| line.starts_with('|'));
     rows.map(|row| {
-        let (name, uses) = row.trim_start_matches('|').split_once('|').unwrap();
-        (quoted(name).next().unwrap().to_owned(), quoted(uses).map(str::to_owned).collect())
+        let (name, uses) = row.trim_start_matches('|').split_once('|').expect("a row has two cells");
+        (quoted(name).next().expect("a row names a crate").to_owned(), quoted(uses).map(str::to_owned).collect())
     })
     .collect()
 }
@@ -35,14 +35,18 @@ fn declared() -> Uses {
         .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
         .current_dir(root())
         .output()
-        .unwrap();
-    let metadata: serde_json::Value = serde_json::from_slice(&metadata.stdout).unwrap();
+        .expect("cargo runs");
+    let metadata: serde_json::Value = serde_json::from_slice(&metadata.stdout).expect("cargo prints JSON");
     let short = |name: &str| name.strip_prefix("redir-").unwrap_or(name).to_owned();
     let mut uses = Uses::new();
-    for package in metadata["packages"].as_array().unwrap() {
-        let own = package["dependencies"].as_array().unwrap().iter().filter(|needed| needed["kind"].is_null());
+    for package in metadata["packages"].as_array().expect("packages are a list") {
+        let own = package["dependencies"]
+            .as_array()
+            .expect("dependencies are a list")
+            .iter()
+            .filter(|needed| needed["kind"].is_null());
         let names = own.filter_map(|needed| needed["name"].as_str()?.strip_prefix("redir-").map(str::to_owned));
-        uses.insert(short(package["name"].as_str().unwrap()), names.collect());
+        uses.insert(short(package["name"].as_str().expect("a package has a name")), names.collect());
     }
     uses
 }
@@ -52,10 +56,12 @@ fn exists(name: &str) -> bool {
     let inside = |folder: &str, rest: &str| root().join(folder).join("src").join(rest);
     let path = match name.split('/').collect::<Vec<_>>()[..] {
         ["guardian" | "worker" | "controller" | "config" | "sandbox", ..] => {
-            let (part, rest) = name.split_once('/').unwrap();
+            let (part, rest) = name.split_once('/').expect("it was split before");
             inside(&format!("node-agent/{part}"), rest)
         }
-        ["crates", part, _, ..] => inside(&format!("crates/{part}"), name.splitn(3, '/').nth(2).unwrap()),
+        ["crates", part, _, ..] => {
+            inside(&format!("crates/{part}"), name.splitn(3, '/').nth(2).expect("it has three parts"))
+        }
         _ => root().join(name),
     };
     path.exists() || path.with_extension("rs").exists()
