@@ -1,7 +1,13 @@
 //! The place of everything: two pods on a node, a client and a developer behind a gateway, the agent. `web-1` is the one
 //! that is intercepted; `web-2`, its twin, has the control and the peers. Dropped, everything is gone.
 
-use std::{collections::BTreeSet, fs, net::SocketAddr, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use anyhow::{Context, Result};
 use nix::{
@@ -21,6 +27,8 @@ use crate::{
     wan::{EmulatedLink, LinkProfile},
 };
 
+/// Each with a key of their own, since the agent takes 32 tunnels of a key: intercepts are theirs in turn.
+const DEVELOPERS: usize = 8;
 /// The app's port, in both pods.
 pub const PORT: u16 = 8080;
 /// Where the developer's own version listens.
@@ -49,8 +57,10 @@ pub struct BenchWorld {
     pub apps: Vec<Process>,
     /// The agent, while it runs.
     pub agent: Option<Agent>,
-    /// The developer's key.
-    pub home: Home,
+    /// The developers' keys.
+    homes: Vec<Home>,
+    /// How many intercepts were started.
+    started: AtomicUsize,
     /// Its file.
     pub config: AgentConfig,
     /// The link to the developer's machine; none is there unless a scenario asks for it.
@@ -72,11 +82,13 @@ impl BenchWorld {
     /// Builds it with so many pods, at least two, and without an agent.
     pub fn new(pods: usize) -> Result<Self> {
         let topology = Topology::new(&unique_prefix("bench"), pods)?;
-        let home = Home::new()?;
+        let homes = (0..DEVELOPERS).map(|_| Home::new()).collect::<Result<Vec<_>>>()?;
         let mut config = AgentConfig::new(&topology, "auto");
         // As the proxies, which write no line for each request either.
         config.arguments = vec!["--log=info,access=off".to_owned()];
-        config.developers = vec![home.developer("bench", "{ app = \"web\" }")];
+        let named = homes.iter().enumerate();
+        config.developers =
+            named.map(|(number, home)| home.developer(&format!("bench-{number}"), "{ app = \"web\" }")).collect();
         let namespaces = topology.pods.iter().map(|pod| &pod.namespace);
         for namespace in namespaces.chain([&topology.client.namespace, &topology.developer.namespace]) {
             // A connection for each request runs out of ports within seconds else; TIME_WAIT stays as it is.
@@ -90,8 +102,16 @@ impl BenchWorld {
             let set = |name| namespace.sysctl(CONGESTION_CONTROL, name);
             set("cubic").or_else(|_| set("reno"))?;
         }
-        let mut world =
-            Self { build: RedirBuild::TESTED, apps: Vec::new(), agent: None, home, config, link: None, topology };
+        let mut world = Self {
+            build: RedirBuild::TESTED,
+            apps: Vec::new(),
+            agent: None,
+            homes,
+            started: AtomicUsize::new(0),
+            config,
+            link: None,
+            topology,
+        };
         world.start_apps()?;
         Ok(world)
     }
@@ -117,7 +137,9 @@ impl BenchWorld {
         self.stop_agent()?;
         let [agent, cli] = build.programs.clone().map_or([None, None], |programs| programs.map(Some));
         self.config.program = agent;
-        self.home.program = cli;
+        for home in &mut self.homes {
+            home.program.clone_from(&cli);
+        }
         self.build = build;
         Ok(())
     }
@@ -219,7 +241,8 @@ impl BenchWorld {
         let mut arguments =
             vec![self.topology.pods[pod].name.as_str(), "--port", &port, "--agent", &node, "--agent-key", &agent.pin];
         arguments.extend(conditions);
-        self.home.start(&self.topology.developer.namespace, &arguments)
+        let home = &self.homes[self.started.fetch_add(1, Ordering::Relaxed) % self.homes.len()];
+        home.start(&self.topology.developer.namespace, &arguments)
     }
 }
 
