@@ -6,9 +6,9 @@ use redir_abi::{Reason, is_reserved};
 
 use crate::maps;
 use crate::packet::{self, TCP};
-use crate::raw::{Skb, Start};
+use crate::raw::{HeaderStart, PacketBuffer};
 use crate::reflect::{swap_and_mark, swap_at};
-use crate::socket::{self, Owner};
+use crate::socket::{self, SocketOwner};
 
 const ICMPV4: u8 = 1;
 const ICMPV6: u8 = 58;
@@ -19,7 +19,7 @@ pub const fn protocol<const V6: bool>() -> u8 {
     if V6 { ICMPV6 } else { ICMPV4 }
 }
 
-struct Error {
+struct IcmpError {
     outer: [u32; 10],
     inner: [u32; 10],
     /// From the start of the outer IP header, in bytes.
@@ -29,7 +29,7 @@ struct Error {
 }
 
 #[inline(always)]
-pub fn run<const V6: bool, const L2: usize>(skb: Skb) -> Reason {
+pub fn run<const V6: bool, const L2: usize>(skb: PacketBuffer) -> Reason {
     let Some(error) = (if V6 { parse_v6(skb) } else { parse_v4(skb) }) else { return Reason::ReflectOther };
     if !concerns_agent::<V6>(skb, &error) {
         return Reason::ReflectOther;
@@ -41,52 +41,52 @@ pub fn run<const V6: bool, const L2: usize>(skb: Skb) -> Reason {
 }
 
 #[inline(always)]
-fn concerns_agent<const V6: bool>(skb: Skb, error: &Error) -> bool {
+fn concerns_agent<const V6: bool>(skb: PacketBuffer, error: &IcmpError) -> bool {
     if !is_reserved(packet::source_port(error.ports)) || !maps::port(packet::destination_port(error.ports)).reflected {
         return false;
     }
     // The agent's socket receives client:app_port → pod:P.
     let tuple = packet::tuple::<V6>(&error.inner, error.ports.rotate_left(16));
-    socket::state_and_owner::<V6>(skb, &tuple).1 == Owner::Agent
+    socket::state_and_owner::<V6>(skb, &tuple).1 == SocketOwner::Agent
 }
 
 #[inline(always)]
-fn parse_v4(skb: Skb) -> Option<Error> {
-    let outer = skb.load::<[u32; 5]>(Start::Network, 0)?;
+fn parse_v4(skb: PacketBuffer) -> Option<IcmpError> {
+    let outer = skb.load::<[u32; 5]>(HeaderStart::Network, 0)?;
     if packet::v4_protocol(&outer) != ICMPV4 {
         return None;
     }
     let icmp_at = packet::header_length(outer[0]);
     // Destination unreachable, time exceeded, parameter problem.
-    if !matches!(skb.load::<u8>(Start::Network, icmp_at)?, 3 | 11 | 12) {
+    if !matches!(skb.load::<u8>(HeaderStart::Network, icmp_at)?, 3 | 11 | 12) {
         return None;
     }
     let inner_at = icmp_at + 8;
-    let inner = skb.load::<[u32; 5]>(Start::Network, inner_at)?;
+    let inner = skb.load::<[u32; 5]>(HeaderStart::Network, inner_at)?;
     if packet::v4_protocol(&inner) != TCP {
         return None;
     }
-    let ports = skb.load(Start::Network, inner_at + packet::header_length(inner[0]))?;
-    Some(Error { outer: widen(outer), inner: widen(inner), inner_at, ports })
+    let ports = skb.load(HeaderStart::Network, inner_at + packet::header_length(inner[0]))?;
+    Some(IcmpError { outer: widen(outer), inner: widen(inner), inner_at, ports })
 }
 
 #[inline(always)]
-fn parse_v6(skb: Skb) -> Option<Error> {
-    let outer = skb.load::<[u32; 10]>(Start::Network, 0)?;
+fn parse_v6(skb: PacketBuffer) -> Option<IcmpError> {
+    let outer = skb.load::<[u32; 10]>(HeaderStart::Network, 0)?;
     if packet::v6_next_header(&outer) != ICMPV6 {
         return None;
     }
     // Unreachable, too big, time exceeded, parameter problem.
-    if !matches!(skb.load::<u8>(Start::Network, 40)?, 1..=4) {
+    if !matches!(skb.load::<u8>(HeaderStart::Network, 40)?, 1..=4) {
         return None;
     }
     let inner_at = 48;
-    let inner = skb.load::<[u32; 10]>(Start::Network, inner_at)?;
+    let inner = skb.load::<[u32; 10]>(HeaderStart::Network, inner_at)?;
     if packet::v6_next_header(&inner) != TCP {
         return None;
     }
-    let ports = skb.load(Start::Network, inner_at + 40)?;
-    Some(Error { outer, inner, inner_at, ports })
+    let ports = skb.load(HeaderStart::Network, inner_at + 40)?;
+    Some(IcmpError { outer, inner, inner_at, ports })
 }
 
 #[inline(always)]

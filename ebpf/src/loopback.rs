@@ -3,28 +3,28 @@
 
 use redir_abi::{Reason, TRIAL, is_reserved};
 
-use crate::maps::{self, Record, Taker};
-use crate::packet::{self, Family, Glance, NotTcp, Segment};
-use crate::raw::{Sender, Skb};
+use crate::maps::{self, ConnectionRecord, ListenerRole};
+use crate::packet::{self, NotTcp, QuickParse, RawFamily, TcpSegment};
+use crate::raw::{PacketBuffer, PacketSender};
 
 #[inline(always)]
-pub fn run(skb: Skb) -> Reason {
+pub fn run(skb: PacketBuffer) -> Reason {
     match packet::family(skb) {
-        Family::V4 => watch::<false>(skb),
-        Family::V6 => watch::<true>(skb),
-        Family::Other => Reason::ReflectNotIp,
+        RawFamily::V4 => watch::<false>(skb),
+        RawFamily::V6 => watch::<true>(skb),
+        RawFamily::Other => Reason::ReflectNotIp,
     }
 }
 
 #[inline(always)]
-fn watch<const V6: bool>(skb: Skb) -> Reason {
+fn watch<const V6: bool>(skb: PacketBuffer) -> Reason {
     match packet::glance::<V6, { crate::ETHERNET }>(skb) {
-        Glance::Syn { .. } | Glance::Unclear => {}
-        Glance::Tcp { source, .. } if is_reserved(source) => {}
-        Glance::Tcp { .. } | Glance::Other(_) => return Reason::ReflectOther,
+        QuickParse::Syn { .. } | QuickParse::Unclear => {}
+        QuickParse::Tcp { source, .. } if is_reserved(source) => {}
+        QuickParse::Tcp { .. } | QuickParse::Other(_) => return Reason::ReflectOther,
     }
     let sender = skb.sender(maps::leg_sockets());
-    if !matches!(sender, Sender::Leg(_) | Sender::Accepted) {
+    if !matches!(sender, PacketSender::Leg(_) | PacketSender::Accepted) {
         return Reason::ReflectOther;
     }
     let segment = match packet::segment::<V6>(skb) {
@@ -32,7 +32,7 @@ fn watch<const V6: bool>(skb: Skb) -> Reason {
         Err(why) => return broken(skb, why),
     };
     let number = match sender {
-        Sender::Leg(number) => number,
+        PacketSender::Leg(number) => number,
         _ if segment.opens() => return Reason::ReflectElsewhere,
         _ => return Reason::ReflectOther,
     };
@@ -48,7 +48,7 @@ fn watch<const V6: bool>(skb: Skb) -> Reason {
     }
     // As in `reflect`: at the SYN, and with cookies at the ACK.
     if number & TRIAL != 0 || segment.opens() {
-        let leg = Record { client: segment.source::<V6>(), pod: destination, ports: segment.tcp[0] };
+        let leg = ConnectionRecord { client: segment.source::<V6>(), pod: destination, ports: segment.tcp[0] };
         if !give_trial(number, &segment, &leg) {
             return Reason::ReflectTrialLost;
         }
@@ -59,10 +59,10 @@ fn watch<const V6: bool>(skb: Skb) -> Reason {
 /// Has the companion give a leg that only tries the way to its listener; false if that cannot be. What is left recorded of one
 /// that has ended (it ends with a reset) must not catch another connection, least of all a leg to the app.
 #[inline(always)]
-pub fn give_trial(number: u64, segment: &Segment, leg: &Record) -> bool {
+pub fn give_trial(number: u64, segment: &TcpSegment, leg: &ConnectionRecord) -> bool {
     let trial = number & TRIAL != 0;
     if trial && (segment.opens() || !segment.has_syn_or_rst()) {
-        return maps::has_companion() && maps::record(leg, Taker::Trial);
+        return maps::has_companion() && maps::record(leg, ListenerRole::Trial);
     }
     maps::forget_record(leg);
     true
@@ -71,16 +71,16 @@ pub fn give_trial(number: u64, segment: &Segment, leg: &Record) -> bool {
 /// What is no whole packet. Of a leg it is not to be understood, and not to be sent to a client; what accepts sends no
 /// extension headers, behind which a SYN could hide.
 #[inline(always)]
-pub fn broken(skb: Skb, why: NotTcp) -> Reason {
+pub fn broken(skb: PacketBuffer, why: NotTcp) -> Reason {
     match (skb.sender(maps::leg_sockets()), why) {
-        (Sender::Leg(_), _) | (Sender::Accepted, NotTcp::Extension) => Reason::ReflectBroken,
+        (PacketSender::Leg(_), _) | (PacketSender::Accepted, NotTcp::Extension) => Reason::ReflectBroken,
         _ => Reason::ReflectOther,
     }
 }
 
 /// What a leg's socket sends to anything but the app stays here: whoever holds it reaches nothing else as the pod.
 #[inline(always)]
-pub fn elsewhere<const V6: bool>(skb: Skb, segment: &Segment, number: u64) -> Reason {
+pub fn elsewhere<const V6: bool>(skb: PacketBuffer, segment: &TcpSegment, number: u64) -> Reason {
     if segment.opens() && was_rerouted::<V6>(skb, segment) {
         return rerouted(number);
     }
@@ -89,7 +89,7 @@ pub fn elsewhere<const V6: bool>(skb: Skb, segment: &Segment, number: u64) -> Re
 
 /// Whether the pod has changed a port or the destination of a leg's SYN.
 #[inline(always)]
-pub fn was_rerouted<const V6: bool>(skb: Skb, segment: &Segment) -> bool {
+pub fn was_rerouted<const V6: bool>(skb: PacketBuffer, segment: &TcpSegment) -> bool {
     let to = segment.destination::<V6>();
     !is_reserved(segment.source_port()) || !skb.sender_connects_to::<V6>(&to, segment.destination_port())
 }

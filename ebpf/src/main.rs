@@ -23,9 +23,9 @@ use aya_ebpf::{
     macros::{classifier, sk_lookup, socket_filter},
     programs::{SkBuffContext, SkLookupContext, TcContext},
 };
-use redir_abi::{Reason, Verdict};
+use redir_abi::{PacketVerdict, Reason};
 
-use crate::raw::Skb;
+use crate::raw::PacketBuffer;
 
 /// `TCX_NEXT` and `TC_ACT_UNSPEC`: the next program on the hook decides.
 const NEXT: i32 = -1;
@@ -46,34 +46,34 @@ const BARE: usize = 0;
 
 #[classifier]
 pub fn redir_steer(ctx: TcContext) -> i32 {
-    leave(steer::run::<ETHERNET, true>(Skb::of(&ctx)))
+    leave(steer::run::<ETHERNET, true>(PacketBuffer::of(&ctx)))
 }
 
 #[classifier]
 pub fn redir_steer_l3(ctx: TcContext) -> i32 {
-    leave(steer::run::<BARE, true>(Skb::of(&ctx)))
+    leave(steer::run::<BARE, true>(PacketBuffer::of(&ctx)))
 }
 
 #[classifier]
 pub fn redir_steer_lo(ctx: TcContext) -> i32 {
-    leave(steer::run::<ETHERNET, false>(Skb::of(&ctx)))
+    leave(steer::run::<ETHERNET, false>(PacketBuffer::of(&ctx)))
 }
 
 #[classifier]
 pub fn redir_reflect(ctx: TcContext) -> i32 {
-    let skb = Skb::of(&ctx);
+    let skb = PacketBuffer::of(&ctx);
     turn(skb, reflect::run::<ETHERNET>(skb))
 }
 
 #[classifier]
 pub fn redir_refl_l3(ctx: TcContext) -> i32 {
-    let skb = Skb::of(&ctx);
+    let skb = PacketBuffer::of(&ctx);
     turn(skb, reflect::run::<BARE>(skb))
 }
 
 #[classifier]
 pub fn redir_refl_lo(ctx: TcContext) -> i32 {
-    leave(loopback::run(Skb::of(&ctx)))
+    leave(loopback::run(PacketBuffer::of(&ctx)))
 }
 
 #[sk_lookup]
@@ -81,8 +81,8 @@ pub fn redir_time_wait(ctx: SkLookupContext) -> u32 {
     let reason = time_wait::run(&ctx);
     maps::count(reason);
     match reason.verdict() {
-        Verdict::Drop => REFUSE,
-        Verdict::Next | Verdict::Redirect => PASS,
+        PacketVerdict::Drop => REFUSE,
+        PacketVerdict::Next | PacketVerdict::Redirect => PASS,
     }
 }
 
@@ -102,18 +102,18 @@ pub fn redir_filter(ctx: SkBuffContext) -> i64 {
 fn leave(reason: Reason) -> i32 {
     maps::count(reason);
     match reason.verdict() {
-        Verdict::Drop => DROP,
-        Verdict::Next | Verdict::Redirect => NEXT,
+        PacketVerdict::Drop => DROP,
+        PacketVerdict::Next | PacketVerdict::Redirect => NEXT,
     }
 }
 
 #[inline(always)]
-fn turn(skb: Skb, reason: Reason) -> i32 {
+fn turn(skb: PacketBuffer, reason: Reason) -> i32 {
     maps::count(reason);
     match reason.verdict() {
-        Verdict::Next => NEXT,
-        Verdict::Drop => DROP,
-        Verdict::Redirect => skb.redirect_to_own_ingress(),
+        PacketVerdict::Next => NEXT,
+        PacketVerdict::Drop => DROP,
+        PacketVerdict::Redirect => skb.redirect_to_own_ingress(),
     }
 }
 

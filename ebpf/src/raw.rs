@@ -18,20 +18,20 @@ use redir_abi::ACCEPTS;
 
 /// `BPF_HDR_START_MAC` and `BPF_HDR_START_NET`.
 #[derive(Clone, Copy)]
-pub enum Start {
+pub enum HeaderStart {
     Link = 0,
     Network = 1,
 }
 
 /// Words of a packet: any bytes are a valid value.
-pub trait Words: Copy {}
-impl Words for u8 {}
-impl Words for u16 {}
-impl Words for u32 {}
-impl<T: Words, const N: usize> Words for [T; N] {}
+pub trait PacketWords: Copy {}
+impl PacketWords for u8 {}
+impl PacketWords for u16 {}
+impl PacketWords for u32 {}
+impl<T: PacketWords, const N: usize> PacketWords for [T; N] {}
 
 /// Who sends a packet.
-pub enum Sender {
+pub enum PacketSender {
     /// A socket that the guardian has made for a leg, with its number.
     Leg(u64),
     /// A listener of the agent's, or a socket that one has accepted.
@@ -45,9 +45,9 @@ pub enum Sender {
 
 /// A packet on a TC hook.
 #[derive(Clone, Copy)]
-pub struct Skb(*mut __sk_buff);
+pub struct PacketBuffer(*mut __sk_buff);
 
-impl Skb {
+impl PacketBuffer {
     #[inline(always)]
     pub fn of(ctx: &TcContext) -> Self {
         Self(ctx.skb.skb)
@@ -81,15 +81,15 @@ impl Skb {
 
     /// Who sends the packet; `legs` is the socket storage of the legs.
     #[inline(always)]
-    pub fn sender(self, legs: *mut c_void) -> Sender {
-        let Some(full) = self.full_sender() else { return Sender::Kernel };
+    pub fn sender(self, legs: *mut c_void) -> PacketSender {
+        let Some(full) = self.full_sender() else { return PacketSender::Kernel };
         // SAFETY: a full socket and a map of socket storage; the value is checked before it is read.
         unsafe {
             let number = bpf_sk_storage_get(legs, full.cast(), core::ptr::null_mut(), 0).cast::<u64>();
             match number.as_ref() {
-                None => Sender::Socket,
-                Some(&ACCEPTS) => Sender::Accepted,
-                Some(&number) => Sender::Leg(number),
+                None => PacketSender::Socket,
+                Some(&ACCEPTS) => PacketSender::Accepted,
+                Some(&number) => PacketSender::Leg(number),
             }
         }
     }
@@ -97,13 +97,13 @@ impl Skb {
     /// Whether a socket that the guardian has made for a leg sends the packet.
     #[inline(always)]
     pub fn is_of_leg(self, legs: *mut c_void) -> bool {
-        matches!(self.sender(legs), Sender::Leg(_))
+        matches!(self.sender(legs), PacketSender::Leg(_))
     }
 
     /// Whether a socket of the agent sends the packet, whatever it is for.
     #[inline(always)]
     pub fn is_of_agent(self, legs: *mut c_void) -> bool {
-        matches!(self.sender(legs), Sender::Leg(_) | Sender::Accepted)
+        matches!(self.sender(legs), PacketSender::Leg(_) | PacketSender::Accepted)
     }
 
     /// Whether the socket that sends the packet was connected to this address and port (in host order): the packet may have
@@ -143,7 +143,7 @@ impl Skb {
 
     /// Reads by direct packet access, from the start of the frame: only what is in the linear part.
     #[inline(always)]
-    pub fn peek<T: Words>(self, offset: usize) -> Option<T> {
+    pub fn peek<T: PacketWords>(self, offset: usize) -> Option<T> {
         // SAFETY: the bounds check before the read is the one the verifier wants; T is plain words, alignment 1 is assumed.
         unsafe {
             let at = (*self.0).data as usize + offset;
@@ -156,7 +156,7 @@ impl Skb {
 
     /// Reads through the kernel, wherever the bytes are.
     #[inline(always)]
-    pub fn load<T: Words>(self, start: Start, offset: u32) -> Option<T> {
+    pub fn load<T: PacketWords>(self, start: HeaderStart, offset: u32) -> Option<T> {
         let mut value = MaybeUninit::<T>::uninit();
         // SAFETY: `value` has the length that is passed; the helper fills all of it or fails.
         unsafe {
@@ -170,7 +170,7 @@ impl Skb {
 
     /// Writes at an offset from the start of the frame. No checksum is changed.
     #[inline(always)]
-    pub fn store<T: Words>(self, offset: u32, value: &T) -> bool {
+    pub fn store<T: PacketWords>(self, offset: u32, value: &T) -> bool {
         let from = core::ptr::from_ref(value).cast::<c_void>();
         // SAFETY: `from` is valid for the length that is passed.
         unsafe { bpf_skb_store_bytes(self.0, offset, from, size_of::<T>() as u32, 0) == 0 }
@@ -190,15 +190,15 @@ const SOCK_STREAM: u32 = 1;
 const CURRENT_NETNS: u64 = u64::MAX;
 
 /// A `bpf_sock_tuple` as words; the first three are enough for IPv4.
-pub type Tuple = [u32; 9];
+pub type SocketTuple = [u32; 9];
 
 /// A socket the kernel found, with a reference that must be released on every path.
-pub struct Sock(*mut bpf_sock);
+pub struct FoundSocket(*mut bpf_sock);
 
-impl Sock {
+impl FoundSocket {
     /// Looks a tuple up as if it had arrived with this packet; sees TIME_WAIT and request sockets too.
     #[inline(always)]
-    pub fn find<const V6: bool>(skb: Skb, tuple: &Tuple) -> Option<Self> {
+    pub fn find<const V6: bool>(skb: PacketBuffer, tuple: &SocketTuple) -> Option<Self> {
         let mut tuple = *tuple;
         let at = (&raw mut tuple).cast::<bpf_sock_tuple>();
         // SAFETY: the tuple is as long as the length says, which is a constant for the verifier.
@@ -243,7 +243,7 @@ impl Sock {
 
     /// Makes the stack deliver the packet to this socket.
     #[inline(always)]
-    pub fn assign(&self, skb: Skb) -> bool {
+    pub fn assign(&self, skb: PacketBuffer) -> bool {
         // SAFETY: a referenced socket and the program's own context.
         unsafe { bpf_sk_assign(skb.0.cast(), self.0.cast(), 0) == 0 }
     }
@@ -257,7 +257,7 @@ impl Sock {
 
 /// What an `sk_lookup` program is asked about. Every field is read, whatever the family: the kernel answers 0 for the
 /// other one, and the compiler has no two reads that it could merge into one with a computed offset.
-pub struct Lookup {
+pub struct LookupContext {
     pub family: u32,
     pub protocol: u32,
     pub remote_v4: u32,
@@ -270,7 +270,7 @@ pub struct Lookup {
     pub local_port: u32,
 }
 
-impl Lookup {
+impl LookupContext {
     #[inline(always)]
     pub fn of(ctx: &SkLookupContext) -> Self {
         let lookup: *const bpf_sk_lookup = ctx.lookup;

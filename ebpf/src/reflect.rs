@@ -3,27 +3,27 @@
 //!
 //! Parse, decide, apply. Applying writes addresses and the mark; the entry point redirects.
 
-use redir_abi::{MARK, Reason, TRIAL, Verdict, is_reserved};
+use redir_abi::{MARK, PacketVerdict, Reason, TRIAL, is_reserved};
 
 use crate::icmp;
 use crate::loopback;
-use crate::maps::{self, Record};
-use crate::packet::{self, Family, Glance, NotTcp, Segment};
-use crate::raw::{Sender, Skb, Start};
-use crate::socket::{self, LISTEN, NEW_SYN_RECV, NONE, Owner, SYN_SENT, TIME_WAIT};
+use crate::maps::{self, ConnectionRecord};
+use crate::packet::{self, NotTcp, QuickParse, RawFamily, TcpSegment};
+use crate::raw::{HeaderStart, PacketBuffer, PacketSender};
+use crate::socket::{self, LISTEN, NEW_SYN_RECV, NONE, SYN_SENT, SocketOwner, TIME_WAIT};
 
 /// `MARK` travels with the packet as far as `steer`, which lets it pass and takes the mark off.
 #[inline(always)]
-pub fn run<const L2: usize>(skb: Skb) -> Reason {
+pub fn run<const L2: usize>(skb: PacketBuffer) -> Reason {
     match packet::family(skb) {
-        Family::V4 => reflect::<false, L2>(skb),
-        Family::V6 => reflect::<true, L2>(skb),
-        Family::Other => Reason::ReflectNotIp,
+        RawFamily::V4 => reflect::<false, L2>(skb),
+        RawFamily::V6 => reflect::<true, L2>(skb),
+        RawFamily::Other => Reason::ReflectNotIp,
     }
 }
 
 #[inline(always)]
-fn reflect<const V6: bool, const L2: usize>(skb: Skb) -> Reason {
+fn reflect<const V6: bool, const L2: usize>(skb: PacketBuffer) -> Reason {
     if is_somebody_elses::<V6, L2>(skb) {
         return Reason::ReflectOther;
     }
@@ -33,7 +33,7 @@ fn reflect<const V6: bool, const L2: usize>(skb: Skb) -> Reason {
         Err(why) => return loopback::broken(skb, why),
     };
     let reason = decide::<V6>(skb, &segment);
-    if reason.verdict() != Verdict::Redirect {
+    if reason.verdict() != PacketVerdict::Redirect {
         return reason;
     }
     let late = matches!(reason, Reason::ReflectOutLate | Reason::ReflectReplyLate | Reason::ReflectReplyTimeWait);
@@ -47,16 +47,16 @@ fn reflect<const V6: bool, const L2: usize>(skb: Skb) -> Reason {
 /// The cheap look that ends almost every packet of the pod. Whatever a leg sends is looked at, wherever it goes: it has a
 /// reserved port, unless a rule of the pod has given its SYN another one.
 #[inline(always)]
-fn is_somebody_elses<const V6: bool, const L2: usize>(skb: Skb) -> bool {
+fn is_somebody_elses<const V6: bool, const L2: usize>(skb: PacketBuffer) -> bool {
     match packet::glance::<V6, L2>(skb) {
-        Glance::Syn { source, destination } => {
+        QuickParse::Syn { source, destination } => {
             !is_between(source, destination) && !skb.is_of_agent(maps::leg_sockets())
         }
-        Glance::Tcp { source, destination } => {
+        QuickParse::Tcp { source, destination } => {
             !(is_between(source, destination) || is_reserved(source) && skb.is_of_leg(maps::leg_sockets()))
         }
-        Glance::Other(protocol) => protocol != icmp::protocol::<V6>(),
-        Glance::Unclear => false,
+        QuickParse::Other(protocol) => protocol != icmp::protocol::<V6>(),
+        QuickParse::Unclear => false,
     }
 }
 
@@ -74,23 +74,23 @@ fn of_leg(agent: u16, app: u16) -> bool {
 
 /// The leg that a packet belongs to if it is one's: both directions leave the pod with its address as source.
 #[inline(always)]
-fn leg<const V6: bool>(segment: &Segment, to_app: bool) -> Record {
+fn leg<const V6: bool>(segment: &TcpSegment, to_app: bool) -> ConnectionRecord {
     let ports = if to_app { segment.tcp[0] } else { segment.tcp[0].rotate_left(16) };
-    Record { client: segment.destination::<V6>(), pod: segment.source::<V6>(), ports }
+    ConnectionRecord { client: segment.destination::<V6>(), pod: segment.source::<V6>(), ports }
 }
 
 /// Sockets are known by what the guardian has put on them, and what comes from no socket by its tuple; never by a mark.
 #[inline(always)]
-fn decide<const V6: bool>(skb: Skb, segment: &Segment) -> Reason {
+fn decide<const V6: bool>(skb: PacketBuffer, segment: &TcpSegment) -> Reason {
     let (source, destination) = (segment.source_port(), segment.destination_port());
     if is_reserved(source) || segment.opens() {
         let to_app = of_leg(source, destination);
         match skb.sender(maps::leg_sockets()) {
-            Sender::Leg(number) if to_app => return outward::<V6>(skb, segment, number),
-            Sender::Leg(number) => return loopback::elsewhere::<V6>(skb, segment, number),
-            Sender::Accepted if segment.opens() => return Reason::ReflectElsewhere,
+            PacketSender::Leg(number) if to_app => return outward::<V6>(skb, segment, number),
+            PacketSender::Leg(number) => return loopback::elsewhere::<V6>(skb, segment, number),
+            PacketSender::Accepted if segment.opens() => return Reason::ReflectElsewhere,
             // A socket of the pod may have the same ports: what it sends is its own.
-            Sender::Kernel if to_app && maps::is_leg(&leg::<V6>(segment, true)) => return Reason::ReflectOutLate,
+            PacketSender::Kernel if to_app && maps::is_leg(&leg::<V6>(segment, true)) => return Reason::ReflectOutLate,
             _ => {}
         }
     }
@@ -99,7 +99,7 @@ fn decide<const V6: bool>(skb: Skb, segment: &Segment) -> Reason {
 
 /// Agent to app.
 #[inline(always)]
-fn outward<const V6: bool>(skb: Skb, segment: &Segment, number: u64) -> Reason {
+fn outward<const V6: bool>(skb: PacketBuffer, segment: &TcpSegment, number: u64) -> Reason {
     if segment.opens() {
         if loopback::was_rerouted::<V6>(skb, segment) {
             return loopback::rerouted(number);
@@ -120,26 +120,26 @@ fn outward<const V6: bool>(skb: Skb, segment: &Segment, number: u64) -> Reason {
 
 /// The app's answer, if a socket of the agent waits for it or has waited.
 #[inline(always)]
-fn homeward<const V6: bool>(skb: Skb, segment: &Segment) -> Reason {
+fn homeward<const V6: bool>(skb: PacketBuffer, segment: &TcpSegment) -> Reason {
     match socket::state_and_owner::<V6>(skb, &segment.swapped_tuple::<V6>()) {
         // Late segments: the agent's socket has closed first. Nobody's, but nothing else is on reserved ports.
         (TIME_WAIT, _) => Reason::ReflectReplyTimeWait,
         (NONE | LISTEN, _) => late_reply::<V6>(segment),
         // The answer to our SYN has SYN or RST; anything else is of an earlier leg, or of the client's own connection.
-        (SYN_SENT, Owner::Agent) if !segment.has_syn_or_rst() => late_reply::<V6>(segment),
-        (_, Owner::Agent) => Reason::ReflectReply,
+        (SYN_SENT, SocketOwner::Agent) if !segment.has_syn_or_rst() => late_reply::<V6>(segment),
+        (_, SocketOwner::Agent) => Reason::ReflectReply,
         _ => Reason::ReflectNotOurs,
     }
 }
 
 #[inline(always)]
-fn late_reply<const V6: bool>(segment: &Segment) -> Reason {
+fn late_reply<const V6: bool>(segment: &TcpSegment) -> Reason {
     if maps::is_leg(&leg::<V6>(segment, false)) { Reason::ReflectReplyLate } else { Reason::ReflectNotOurs }
 }
 
 /// Writes the addresses in exchange, the device's own address as the frame's destination, and the mark.
 #[inline(always)]
-pub fn swap_and_mark<const V6: bool, const L2: usize>(skb: Skb, ip: [u32; 10], reason: Reason) -> Reason {
+pub fn swap_and_mark<const V6: bool, const L2: usize>(skb: PacketBuffer, ip: [u32; 10], reason: Reason) -> Reason {
     if !swap_at::<V6, L2>(skb, 0, ip) || !turn_frame::<L2>(skb) {
         return Reason::ReflectWriteFailed;
     }
@@ -149,7 +149,7 @@ pub fn swap_and_mark<const V6: bool, const L2: usize>(skb: Skb, ip: [u32; 10], r
 
 /// Exchanges the addresses of the IP header `offset` bytes after the outer one's start.
 #[inline(always)]
-pub fn swap_at<const V6: bool, const L2: usize>(skb: Skb, offset: u32, mut ip: [u32; 10]) -> bool {
+pub fn swap_at<const V6: bool, const L2: usize>(skb: PacketBuffer, offset: u32, mut ip: [u32; 10]) -> bool {
     packet::swap::<V6>(&mut ip);
     let start = L2 as u32 + offset;
     if V6 {
@@ -160,10 +160,10 @@ pub fn swap_at<const V6: bool, const L2: usize>(skb: Skb, offset: u32, mut ip: [
 }
 
 #[inline(always)]
-fn turn_frame<const L2: usize>(skb: Skb) -> bool {
+fn turn_frame<const L2: usize>(skb: PacketBuffer) -> bool {
     if L2 == 0 {
         return true;
     }
-    let Some(own) = skb.load::<[u8; 6]>(Start::Link, 6) else { return false };
+    let Some(own) = skb.load::<[u8; 6]>(HeaderStart::Link, 6) else { return false };
     skb.store(0, &own)
 }

@@ -8,28 +8,28 @@
 use aya_ebpf::programs::SkLookupContext;
 use redir_abi::Reason;
 
-use crate::maps::{self, Key, Record, Taker};
+use crate::maps::{self, AddressKey, ConnectionRecord, ListenerRole};
 use crate::packet::{self, TCP};
-use crate::raw::Lookup;
+use crate::raw::LookupContext;
 
 const AF_INET6: u32 = 10;
 
 #[inline(always)]
 pub fn run(ctx: &SkLookupContext) -> Reason {
-    let lookup = Lookup::of(ctx);
+    let lookup = LookupContext::of(ctx);
     let (client, pod) = addresses(&lookup);
     // As in the TCP header: source first, both in network order.
     let ports = u32::from(lookup.remote_port) | u32::from((lookup.local_port as u16).to_be()) << 16;
     if lookup.protocol != u32::from(TCP) {
         return Reason::TimeWaitOther;
     }
-    let Some(taken) = maps::take(&Record { client, pod, ports }) else { return Reason::TimeWaitOther };
+    let Some(taken) = maps::take(&ConnectionRecord { client, pod, ports }) else { return Reason::TimeWaitOther };
     if taken.late {
         // Of whom it is now, is not known.
         Reason::TimeWaitLate
     } else if maps::select_listener(ctx, lookup.family == AF_INET6, taken.taker) {
         Reason::TimeWaitAssigned
-    } else if taken.taker == Taker::Trial {
+    } else if taken.taker == ListenerRole::Trial {
         Reason::TimeWaitTrialLost
     } else {
         Reason::TimeWaitAssignFailed
@@ -38,7 +38,7 @@ pub fn run(ctx: &SkLookupContext) -> Reason {
 
 /// The client's address and the pod's.
 #[inline(always)]
-fn addresses(lookup: &Lookup) -> (Key, Key) {
+fn addresses(lookup: &LookupContext) -> (AddressKey, AddressKey) {
     if lookup.family == AF_INET6 {
         (lookup.remote_v6, lookup.local_v6)
     } else {

@@ -46,28 +46,28 @@ fn missing(what: &str) -> String {
 }
 
 /// A compiler that can build `core` for the eBPF target.
-struct Compiler {
+struct EbpfCompiler {
     cargo: OsString,
     rustc: OsString,
     /// Debian's is a stable one: it takes `-Z` flags only when told that it may.
     bootstrap: bool,
 }
 
-fn debian_pair() -> Option<Compiler> {
+fn debian_pair() -> Option<EbpfCompiler> {
     let rustc = Path::new("/usr/bin/rustc");
     if !rustc.exists() || !has_core_source(rustc) {
         return None;
     }
-    Some(Compiler { cargo: env::var_os("CARGO")?, rustc: rustc.into(), bootstrap: true })
+    Some(EbpfCompiler { cargo: env::var_os("CARGO")?, rustc: rustc.into(), bootstrap: true })
 }
 
-fn nightly_pair() -> Option<Compiler> {
+fn nightly_pair() -> Option<EbpfCompiler> {
     let which = |tool| output(clean("rustup").args(["which", "--toolchain", "nightly", tool]));
     let rustc = which("rustc")?;
     if !has_core_source(Path::new(&rustc)) {
         return None;
     }
-    Some(Compiler { cargo: which("cargo")?.into(), rustc: rustc.into(), bootstrap: false })
+    Some(EbpfCompiler { cargo: which("cargo")?.into(), rustc: rustc.into(), bootstrap: false })
 }
 
 fn has_core_source(rustc: &Path) -> bool {
@@ -105,7 +105,7 @@ fn target_dir(out: &Path) -> PathBuf {
     }
 }
 
-fn compile(compiler: &Compiler, path: &OsString, source: &Path, target_dir: &Path) -> Result<(), String> {
+fn compile(compiler: &EbpfCompiler, path: &OsString, source: &Path, target_dir: &Path) -> Result<(), String> {
     let mut cargo = clean(&compiler.cargo);
     cargo
         .current_dir(source)

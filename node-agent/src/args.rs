@@ -14,22 +14,22 @@ use clap::{
 };
 use redir_api::names;
 
-use redir_sandbox::Confinement;
+use redir_sandbox::ConfinementArguments;
 
-use crate::logging::Format;
+use crate::logging::LogFormat;
 
 /// The redir agent: one process for each node, which gives a pod's connections to the developers who asked for them.
 #[derive(Debug, Parser)]
 #[command(name = "redir-agent", version, arg_required_else_help = true, after_help = START)]
-pub(crate) struct Cli {
+pub(crate) struct AgentArguments {
     #[command(flatten)]
-    pub(crate) log: Log,
+    pub(crate) log: LogOptions,
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub(crate) command: AgentCommand,
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+pub(crate) enum AgentCommand {
     /// Run the agent (as root)
     ///
     /// Starts two processes: the guardian, which holds the privileges, and the worker, which has none and handles every
@@ -40,9 +40,9 @@ pub(crate) enum Command {
     /// controller, speaks to it.
     Run {
         #[command(flatten)]
-        file: ConfigFile,
+        file: ConfigPath,
         #[command(flatten)]
-        kubernetes: Box<Kubernetes>,
+        kubernetes: Box<KubernetesOptions>,
     },
     /// Make the agent's key and print its name
     ///
@@ -57,28 +57,28 @@ pub(crate) enum Command {
     /// Changes nothing. Ends with 0 when `redir-agent run` would start here.
     Check {
         #[command(flatten)]
-        file: ConfigFile,
+        file: ConfigPath,
     },
     /// The unprivileged half; started by the guardian only
     #[command(hide = true)]
     Worker {
         #[command(flatten)]
-        file: ConfigFile,
+        file: ConfigPath,
         #[command(flatten)]
-        confinement: Confinement,
+        confinement: ConfinementArguments,
     },
     /// The process that speaks to the API server; started by the guardian only
     #[command(hide = true)]
     Controller {
         #[command(flatten)]
-        file: ConfigFile,
+        file: ConfigPath,
         #[command(flatten)]
-        confinement: Confinement,
+        confinement: ConfinementArguments,
     },
 }
 
 #[derive(Debug, Clone, Args)]
-pub(crate) struct ConfigFile {
+pub(crate) struct ConfigPath {
     /// The configuration (TOML)
     #[arg(long = "config", value_name = "FILE", default_value = "/etc/redir/agent.toml")]
     pub(crate) path: PathBuf,
@@ -86,7 +86,7 @@ pub(crate) struct ConfigFile {
 
 /// What the DaemonSet says; the rest is as in a file without those keys.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Kubernetes {
+pub(crate) struct KubernetesOptions {
     /// Be the agent of a Kubernetes node
     #[arg(long = "kubernetes", conflicts_with = "path")]
     pub(crate) enabled: bool,
@@ -120,15 +120,15 @@ pub(crate) struct Kubernetes {
     pub(crate) drain: Option<String>,
 }
 
-impl Kubernetes {
+impl KubernetesOptions {
     /// The configuration as text; `None` without `--kubernetes`.
-    pub(crate) fn text(&self) -> Result<Option<String>, Usage> {
+    pub(crate) fn text(&self) -> Result<Option<String>, UsageError> {
         if !self.enabled {
             return Ok(None);
         }
         let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let node = self.node.clone().or_else(|| environment(names::ENV_NODE_NAME)).ok_or_else(|| {
-            Usage("--kubernetes needs to know its Node; give --node, or NODE_NAME in the environment".to_owned())
+            UsageError("--kubernetes needs to know its Node; give --node, or NODE_NAME in the environment".to_owned())
         })?;
         let listen = self.listen.unwrap_or_else(|| (any_address(), names::PORT).into());
         let mut agent = toml::Table::new();
@@ -169,15 +169,15 @@ fn any_address() -> IpAddr {
 
 /// Before or behind the subcommand.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct Log {
+pub(crate) struct LogOptions {
     /// What to log: error, warn, info, debug or trace, also by module (redir_worker=debug,info)
     ///
     /// Without it the environment's REDIR_LOG counts, else info.
     #[arg(long = "log", value_name = "FILTER", global = true)]
     pub(crate) filter: Option<String>,
     /// How to log
-    #[arg(long = "log-format", value_enum, default_value_t = Format::Text, global = true)]
-    pub(crate) format: Format,
+    #[arg(long = "log-format", value_enum, default_value_t = LogFormat::Text, global = true)]
+    pub(crate) format: LogFormat,
 }
 
 /// Whether clap was asked for help or the version, or nothing was asked at all.
@@ -203,15 +203,15 @@ pub(crate) fn sentence(error: &clap::Error) -> String {
 
 /// A wrong command line that clap could not see: exit code 2.
 #[derive(Debug)]
-pub(crate) struct Usage(pub(crate) String);
+pub(crate) struct UsageError(pub(crate) String);
 
-impl fmt::Display for Usage {
+impl fmt::Display for UsageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl std::error::Error for Usage {}
+impl std::error::Error for UsageError {}
 
 const START: &str = "\
 To start:
@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn definition_is_sound() {
-        Cli::command().debug_assert();
+        AgentArguments::command().debug_assert();
     }
 
     #[test]
@@ -239,8 +239,8 @@ mod tests {
         for line in
             [&["--log", "debug", "--log-format", "json", "run"][..], &["run", "--log", "debug", "--log-format", "json"]]
         {
-            let cli = Cli::try_parse_from(["redir-agent"].iter().chain(line)).unwrap();
-            assert_eq!((cli.log.filter.as_deref(), cli.log.format), (Some("debug"), Format::Json), "{line:?}");
+            let cli = AgentArguments::try_parse_from(["redir-agent"].iter().chain(line)).unwrap();
+            assert_eq!((cli.log.filter.as_deref(), cli.log.format), (Some("debug"), LogFormat::Json), "{line:?}");
         }
     }
 
@@ -255,7 +255,7 @@ mod tests {
             let agent = objects.iter().find(|object| object["kind"] == "DaemonSet").unwrap();
             let words = agent["spec"]["template"]["spec"]["containers"][0]["args"].as_array().unwrap();
             let words = words.iter().map(|word| word.as_str().unwrap());
-            let cli = Cli::try_parse_from(["redir-agent"].into_iter().chain(words)).unwrap();
+            let cli = AgentArguments::try_parse_from(["redir-agent"].into_iter().chain(words)).unwrap();
             let filter = cli.log.filter.unwrap();
             tracing_subscriber::EnvFilter::try_new(&filter).unwrap_or_else(|error| panic!("{filter}: {error}"));
         }
@@ -264,7 +264,7 @@ mod tests {
     #[test]
     fn wrong_usage_ends_with_2() {
         for args in [&["redir-agent"][..], &["redir-agent", "run", "--cfg", "x"], &["redir-agent", "keygen"]] {
-            assert_eq!(Cli::try_parse_from(args).expect_err("wrong").exit_code(), 2, "{args:?}");
+            assert_eq!(AgentArguments::try_parse_from(args).expect_err("wrong").exit_code(), 2, "{args:?}");
         }
     }
 
@@ -277,7 +277,7 @@ mod tests {
             (&["run", "--log-format", "jso"], "did you mean json?"),
             (&["check", "--config"], "a value is required for '--config <FILE>'"),
         ] {
-            let error = Cli::try_parse_from(["redir-agent"].iter().chain(args)).expect_err("wrong");
+            let error = AgentArguments::try_parse_from(["redir-agent"].iter().chain(args)).expect_err("wrong");
             let sentence = sentence(&error);
             assert!(sentence.contains(expected) && !sentence.contains('\n'), "{args:?}: {sentence}");
         }

@@ -19,7 +19,7 @@ use tracing_subscriber::{EnvFilter, filter::filter_fn, prelude::*};
 
 /// How a log line looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Format {
+pub(crate) enum LogFormat {
     /// One line of text for each event.
     #[default]
     Text,
@@ -28,15 +28,15 @@ pub(crate) enum Format {
 }
 
 /// Sends log lines to stderr; `filter` is a list of directives such as `info,quinn=warn`.
-pub(crate) fn init(format: Format, filter: &str) -> anyhow::Result<()> {
+pub(crate) fn init(format: LogFormat, filter: &str) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(filter).with_context(|| {
         format!("log filter {filter:?} is not understood: use a level or a list such as info,access=off")
     })?;
     let lines =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Lossy { to: io::stderr(), lost: &LOST });
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| LossyWriter { to: io::stderr(), lost: &LOST });
     let done = match format {
-        Format::Text => lines.with_ansi(io::stderr().is_terminal()).finish().with(filter_fn(is_told)).try_init(),
-        Format::Json => lines.json().flatten_event(true).finish().with(filter_fn(is_told)).try_init(),
+        LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).finish().with(filter_fn(is_told)).try_init(),
+        LogFormat::Json => lines.json().flatten_event(true).finish().with(filter_fn(is_told)).try_init(),
     };
     done.map_err(|error| anyhow::anyhow!("set up logging: {error}"))
 }
@@ -48,19 +48,19 @@ fn is_told(line: &Metadata<'_>) -> bool {
 }
 
 /// A stream that is written only where it takes the bytes at once.
-struct Lossy<'a, W> {
+struct LossyWriter<'a, W> {
     to: W,
     lost: &'a AtomicU64,
 }
 
-impl<W: Write + AsFd> Lossy<'_, W> {
+impl<W: Write + AsFd> LossyWriter<'_, W> {
     fn has_room(&self) -> bool {
         let mut stream = [PollFd::new(self.to.as_fd(), PollFlags::POLLOUT)];
         poll(&mut stream, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 }
 
-impl<W: Write + AsFd> Write for Lossy<'_, W> {
+impl<W: Write + AsFd> Write for LossyWriter<'_, W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if !self.has_room() {
             self.lost.fetch_add(1, Ordering::Relaxed);
@@ -96,8 +96,10 @@ mod tests {
         for asked in ["trace", "info,h2=trace", "h2=debug,h2::proto=trace"] {
             let log = std::sync::Arc::<std::sync::Mutex<Vec<u8>>>::default();
             let writer = log.clone();
-            let lines =
-                tracing_subscriber::fmt().with_env_filter(asked).with_writer(move || Shared(writer.clone())).finish();
+            let lines = tracing_subscriber::fmt()
+                .with_env_filter(asked)
+                .with_writer(move || SharedBuffer(writer.clone()))
+                .finish();
             tracing::subscriber::with_default(lines.with(filter_fn(is_told)), || {
                 tracing::error!(target: "h2::proto::streams", "secret");
                 tracing::info!(target: "redir_agent", "said");
@@ -108,9 +110,9 @@ mod tests {
         }
     }
 
-    struct Shared(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+    struct SharedBuffer(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
 
-    impl Write for Shared {
+    impl Write for SharedBuffer {
         fn write(&mut self, line: &[u8]) -> io::Result<usize> {
             self.0.lock().unwrap().extend_from_slice(line);
             Ok(line.len())
@@ -125,7 +127,7 @@ mod tests {
     fn a_reader_that_has_stopped_stops_nobody() {
         let (reader, writer) = nix::unistd::pipe().unwrap();
         let lost = AtomicU64::new(0);
-        let mut log = Lossy { to: File::from(writer), lost: &lost };
+        let mut log = LossyWriter { to: File::from(writer), lost: &lost };
         let line = [b'x'; 1000];
         // A pipe holds 64 KiB; were one of these to wait, the test would.
         for _ in 0..200 {

@@ -17,12 +17,12 @@ use std::{
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
 use redir_config::ConfigError;
-use redir_sandbox::Confinement;
+use redir_sandbox::ConfinementArguments;
 
-use crate::args::{Cli, Command, ConfigFile, Log, Usage};
+use crate::args::{AgentArguments, AgentCommand, ConfigPath, LogOptions, UsageError};
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match AgentArguments::try_parse() {
         Ok(cli) => cli,
         Err(help) if args::is_help(&help) => help.exit(),
         Err(wrong) => {
@@ -34,7 +34,8 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             say(&format!("{error:#}"));
-            let usage = |cause: &(dyn std::error::Error + 'static)| cause.is::<ConfigError>() || cause.is::<Usage>();
+            let usage =
+                |cause: &(dyn std::error::Error + 'static)| cause.is::<ConfigError>() || cause.is::<UsageError>();
             ExitCode::from(if error.chain().any(usage) { 2 } else { 1 })
         }
     }
@@ -55,29 +56,29 @@ fn say(sentence: &str) {
     writeln!(io::stderr(), "redir-agent: {line}").ok();
 }
 
-fn run(command: Command, log: &Log) -> anyhow::Result<ExitCode> {
+fn run(command: AgentCommand, log: &LogOptions) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run { file, kubernetes } => {
+        AgentCommand::Run { file, kubernetes } => {
             start_log(log)?;
-            let arguments = redir_guardian::Arguments {
+            let arguments = redir_guardian::ChildArguments {
                 worker: child_arguments("worker", &file, log),
                 controller: child_arguments("controller", &file, log),
             };
             let settings = match kubernetes.text()? {
-                Some(text) => redir_guardian::Settings::Text(text, Path::new("the command line")),
-                None => redir_guardian::Settings::File(&file.path),
+                Some(text) => redir_guardian::ConfigOrigin::Text(text, Path::new("the command line")),
+                None => redir_guardian::ConfigOrigin::File(&file.path),
             };
             redir_guardian::run(settings, arguments).map(ExitCode::from)
         }
-        Command::Check { file } => {
+        AgentCommand::Check { file } => {
             redir_guardian::check(&file.path).map(|good| if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        Command::Keygen { file } => keygen(&file),
-        Command::Worker { file, confinement } => {
+        AgentCommand::Keygen { file } => keygen(&file),
+        AgentCommand::Worker { file, confinement } => {
             start_log(log)?;
             work(&file.path, &confinement).map(|()| ExitCode::SUCCESS)
         }
-        Command::Controller { file, confinement } => {
+        AgentCommand::Controller { file, confinement } => {
             start_log(log)?;
             watch_cluster(&file.path, &confinement).map(|()| ExitCode::SUCCESS)
         }
@@ -97,7 +98,7 @@ fn control(command: &str) -> anyhow::Result<OwnedFd> {
         .with_context(|| format!("`redir-agent {command}` is started by the agent itself; start `redir-agent run`"))
 }
 
-fn work(config_file: &Path, confinement: &Confinement) -> anyhow::Result<()> {
+fn work(config_file: &Path, confinement: &ConfinementArguments) -> anyhow::Result<()> {
     let control = control("worker")?;
     // The last that is read of any file.
     let limits = redir_worker::MachineLimits::look();
@@ -109,7 +110,7 @@ fn work(config_file: &Path, confinement: &Confinement) -> anyhow::Result<()> {
     redir_worker::run(bootstrap, admin, limits)
 }
 
-fn watch_cluster(config_file: &Path, confinement: &Confinement) -> anyhow::Result<()> {
+fn watch_cluster(config_file: &Path, confinement: &ConfinementArguments) -> anyhow::Result<()> {
     let control = control("controller")?;
     let profile = confinement.profile();
     redir_sandbox::enter(&profile, confinement.user)?;
@@ -117,22 +118,22 @@ fn watch_cluster(config_file: &Path, confinement: &Confinement) -> anyhow::Resul
     redir_controller::run(control, config_file)
 }
 
-fn child_arguments(command: &str, file: &ConfigFile, log: &Log) -> Vec<OsString> {
+fn child_arguments(command: &str, file: &ConfigPath, log: &LogOptions) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = [command, "--config"].map(OsString::from).into();
     arguments.push(file.path.clone().into());
     arguments.extend(["--log".into(), filter(log).into(), "--log-format".into(), format_name(log.format).into()]);
     arguments
 }
 
-fn start_log(log: &Log) -> anyhow::Result<()> {
-    logging::init(log.format, &filter(log)).map_err(|error| Usage(format!("{error:#}")).into())
+fn start_log(log: &LogOptions) -> anyhow::Result<()> {
+    logging::init(log.format, &filter(log)).map_err(|error| UsageError(format!("{error:#}")).into())
 }
 
-fn filter(log: &Log) -> String {
+fn filter(log: &LogOptions) -> String {
     let environment = || std::env::var("REDIR_LOG").ok().filter(|filter| !filter.is_empty());
     log.filter.clone().or_else(environment).unwrap_or_else(|| "info".to_owned())
 }
 
-fn format_name(format: logging::Format) -> String {
+fn format_name(format: logging::LogFormat) -> String {
     format.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }

@@ -13,11 +13,11 @@ use tempfile::TempDir;
 const AGENT: &str = env!("CARGO_BIN_EXE_redir-agent");
 
 /// A folder with a good configuration and key.
-struct Folder {
+struct TestFolder {
     folder: TempDir,
 }
 
-impl Folder {
+impl TestFolder {
     fn new() -> Self {
         let folder = Self { folder: tempfile::tempdir().expect("folder") };
         let made = agent(&["keygen", &folder.text("agent.key")]);
@@ -64,7 +64,7 @@ fn a_missing_configuration() {
 
 #[test]
 fn a_bad_configuration_is_wrong_usage() {
-    let folder = Folder::new();
+    let folder = TestFolder::new();
     folder.write("[agent]\nlisten = \"127.0.0.1\"\nkey = \"agent.key\"\n");
     assert_ends(&folder.run(), 2, &["agent.toml:2: agent.listen: ", "0.0.0.0:7447"]);
     let checked = agent(&["check", "--config", &folder.text("agent.toml")]);
@@ -73,7 +73,7 @@ fn a_bad_configuration_is_wrong_usage() {
 
 #[test]
 fn a_missing_key_and_one_that_others_may_read() {
-    let folder = Folder::new();
+    let folder = TestFolder::new();
     let key = folder.path("agent.key");
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).expect("mode");
     assert_ends(&folder.run(), 1, &["agent.key", "chmod 600"]);
@@ -86,7 +86,7 @@ fn a_missing_key_and_one_that_others_may_read() {
 
 #[test]
 fn a_port_in_use() {
-    let folder = Folder::new();
+    let folder = TestFolder::new();
     let taken = UdpSocket::bind("127.0.0.1:0").expect("port");
     let port = taken.local_addr().expect("bound").port();
     folder.write(&format!("[agent]\nlisten = \"127.0.0.1:{port}\"\nkey = \"agent.key\"\n"));
@@ -95,14 +95,14 @@ fn a_port_in_use() {
 
 #[test]
 fn an_address_of_another_machine() {
-    let folder = Folder::new();
+    let folder = TestFolder::new();
     folder.write("[agent]\nlisten = \"192.0.2.1:7447\"\nkey = \"agent.key\"\n");
     assert_ends(&folder.run(), 1, &["192.0.2.1 is not an address of this machine", "agent.listen"]);
 }
 
 #[test]
 fn missing_capabilities_are_named() {
-    let folder = Folder::new();
+    let folder = TestFolder::new();
     let without = |capabilities: &str| {
         let output = Command::new("setpriv")
             .args(["--bounding-set", capabilities, "--inh-caps", capabilities, AGENT, "run", "--config"])
@@ -117,7 +117,7 @@ fn missing_capabilities_are_named() {
 
 #[test]
 fn check_says_what_protects_and_what_does_not() {
-    let folder = Folder::new();
+    let folder = TestFolder::new();
     let check = |bounds: &[&str]| {
         let output = Command::new("setpriv")
             .args(bounds)
@@ -151,7 +151,7 @@ fn wrong_usage() {
     for arguments in [&["run", "--cfg", "x"][..], &["frobnicate"], &["keygen"], &[]] {
         assert_eq!(agent(arguments).status.code(), Some(2), "{arguments:?}");
     }
-    let folder = Folder::new();
+    let folder = TestFolder::new();
     let output = agent(&["run", "--config", &folder.text("agent.toml"), "--log", "info,=,"]);
     assert_ends(&output, 2, &["log filter"]);
 }
@@ -185,7 +185,7 @@ fn keygen_prints_the_pin_and_never_overwrites() {
 /// The test asks the kernel by itself: what is said is not its version's.
 #[test]
 fn a_way_of_attaching_that_the_kernel_lacks_ends_the_agent() {
-    let folder = Folder::new();
+    let folder = TestFolder::new();
     let text = fs::read_to_string(folder.path("agent.toml")).expect("readable");
     folder.write(&text.replace("[agent]", "[agent]\nattach = \"tcx\""));
     let output = agent(&["check", "--config", &folder.text("agent.toml")]);
@@ -203,7 +203,7 @@ fn a_way_of_attaching_that_the_kernel_lacks_ends_the_agent() {
 /// Some kernels count maps and programs against it, as 5.10 does; nothing is said of it where they do not.
 #[test]
 fn a_limit_of_locked_memory_that_is_too_low_is_named() {
-    let folder = Folder::new();
+    let folder = TestFolder::new();
     let with_little = |command: &str| {
         let output = Command::new("prlimit")
             .args([
@@ -235,7 +235,7 @@ fn a_limit_of_locked_memory_that_is_too_low_is_named() {
 /// As behind `| head`, when that has enough. Nobody reads it, and nothing else is different.
 #[test]
 fn a_reader_that_left_is_no_failure() {
-    let folder = Folder::new();
+    let folder = TestFolder::new();
     let new_key = folder.text("other.key");
     for arguments in [&["check", "--config", &folder.text("agent.toml")][..], &["keygen", &new_key], &["--help"]] {
         let whole = agent(arguments);
@@ -254,7 +254,7 @@ fn a_reader_that_left_is_no_failure() {
 
 #[test]
 fn check_says_what_the_machine_can_do_and_changes_nothing() {
-    let folder = Folder::new();
+    let folder = TestFolder::new();
     let text = fs::read_to_string(folder.path("agent.toml")).expect("readable");
     folder.write(&format!(
         "{text}[[pod]]\nname = \"gone\"\nnetns = \"/run/netns/redir-no-such\"\n\

@@ -9,9 +9,9 @@ mod addr;
 mod ports;
 mod reason;
 
-pub use addr::Addr;
-pub use ports::{PORT_WORDS, PortWord, Ports, REFLECTED, RESERVED_HIGH, RESERVED_LOW, STEERED, UNGATED, is_reserved};
-pub use reason::{Program, REASONS, Reason, Verdict};
+pub use addr::MappedAddress;
+pub use ports::{PORT_WORDS, PortBit, PortWord, REFLECTED, RESERVED_HIGH, RESERVED_LOW, STEERED, UNGATED, is_reserved};
+pub use reason::{PacketVerdict, ProgramName, REASONS, Reason};
 
 /// The mark of a packet between `reflect`, which has turned it, and `steer`, which takes it off again: no socket carries
 /// it, and nothing is decided by it but that `steer` leaves the packet alone. Its bits are outside the masks in common use
@@ -97,9 +97,9 @@ pub mod map {
     pub const RELEASED: &str = "RELEASED";
     /// Array of [`PortWord`](crate::PortWord), [`PORT_WORDS`](crate::PORT_WORDS) long: what is done with each port. Written by the guardian.
     pub const PORTS: &str = "PORTS";
-    /// Hash: [`Addr`](crate::Addr) → `u8`, the pod's own addresses.
+    /// Hash: [`MappedAddress`](crate::Addr) → `u8`, the pod's own addresses.
     pub const POD_IPS: &str = "POD_IPS";
-    /// LRU hash: [`Addr`](crate::Addr) of a client → `u64`, monotonic nanoseconds until which it is not steered.
+    /// LRU hash: [`MappedAddress`](crate::Addr) of a client → `u64`, monotonic nanoseconds until which it is not steered.
     pub const BYPASS: &str = "BYPASS";
     /// Array of one `u64` that can be mapped: the worker's last sign of life, monotonic nanoseconds.
     pub const HEARTBEAT: &str = "HEARTBEAT";

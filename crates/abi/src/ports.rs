@@ -37,14 +37,14 @@ const _: () = assert!(PORT_WORDS * 64 == 65_536);
 
 /// Where a port sits in the port map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ports {
+pub struct PortBit {
     /// Index of the word.
     pub word: u32,
     /// The port's bit in each part of the word.
     pub bit: u64,
 }
 
-impl Ports {
+impl PortBit {
     /// The place of `port`.
     #[inline(always)]
     pub const fn of(port: u16) -> Self {
@@ -74,8 +74,8 @@ mod tests {
 
     #[test]
     fn every_port_has_its_own_place() {
-        assert_eq!(Ports::of(0), Ports { word: 0, bit: 1 });
-        assert_eq!(Ports::of(65_535), Ports { word: 1023, bit: 1 << 63 });
-        assert_eq!(Ports::of(8080), Ports { word: 126, bit: 1 << 16 });
+        assert_eq!(PortBit::of(0), PortBit { word: 0, bit: 1 });
+        assert_eq!(PortBit::of(65_535), PortBit { word: 1023, bit: 1 << 63 });
+        assert_eq!(PortBit::of(8080), PortBit { word: 126, bit: 1 << 16 });
     }
 }

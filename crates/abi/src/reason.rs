@@ -2,7 +2,7 @@
 
 /// Which program counts a reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Program {
+pub enum ProgramName {
     /// Ingress: gives new connections to the agent.
     Steer,
     /// Egress: turns the agent's packets back to the app, and the app's answers back to the agent.
@@ -13,7 +13,7 @@ pub enum Program {
     Filter,
 }
 
-impl Program {
+impl ProgramName {
     /// Its name in the metrics.
     pub const fn name(self) -> &'static str {
         match self {
@@ -27,7 +27,7 @@ impl Program {
 
 /// What becomes of a packet that was decided for a reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum PacketVerdict {
     /// Goes its way; also a steered packet, which was only given a socket.
     Next,
     /// Dropped: sending it on would break a live connection or leak it to a client.
@@ -53,14 +53,14 @@ macro_rules! reasons {
             }
 
             /// The program that counts it.
-            pub const fn program(self) -> Program {
-                match self { $(Self::$variant => Program::$program,)+ }
+            pub const fn program(self) -> ProgramName {
+                match self { $(Self::$variant => ProgramName::$program,)+ }
             }
 
             /// What becomes of the packet.
             #[inline(always)]
-            pub const fn verdict(self) -> Verdict {
-                match self { $(Self::$variant => Verdict::$verdict,)+ }
+            pub const fn verdict(self) -> PacketVerdict {
+                match self { $(Self::$variant => PacketVerdict::$verdict,)+ }
             }
         }
     };

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::PodName;
 
-pub use validity::{Instant, Validity};
+pub use validity::{CertificateValidity, UtcTime};
 
 /// What is given for each port. A port with an empty list has certificates that cannot be used.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -45,27 +45,27 @@ impl Pair {
     }
 
     /// The pair as rustls uses it: parsed, and the key is the certificate's.
-    pub fn certified(&self) -> Result<Arc<CertifiedKey>, Flaw> {
+    pub fn certified(&self) -> Result<Arc<CertifiedKey>, CertificateFlaw> {
         let chain: Vec<_> = CertificateDer::pem_slice_iter(self.chain.as_bytes())
             .collect::<Result<_, _>>()
-            .map_err(|_| Flaw::NoCertificate)?;
+            .map_err(|_| CertificateFlaw::NoCertificate)?;
         if chain.is_empty() {
-            return Err(Flaw::NoCertificate);
+            return Err(CertificateFlaw::NoCertificate);
         }
-        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).map_err(|_| Flaw::NoKey)?;
-        let key = ring::sign::any_supported_type(&key).map_err(|_| Flaw::UnknownKey)?;
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).map_err(|_| CertificateFlaw::NoKey)?;
+        let key = ring::sign::any_supported_type(&key).map_err(|_| CertificateFlaw::UnknownKey)?;
         let certified = CertifiedKey::new(chain, key);
         match certified.keys_match() {
             Ok(()) => Ok(Arc::new(certified)),
-            Err(rustls::Error::InconsistentKeys(_)) => Err(Flaw::Mismatch),
-            Err(_) => Err(Flaw::NoCertificate),
+            Err(rustls::Error::InconsistentKeys(_)) => Err(CertificateFlaw::Mismatch),
+            Err(_) => Err(CertificateFlaw::NoCertificate),
         }
     }
 }
 
 /// Why a pair cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flaw {
+pub enum CertificateFlaw {
     /// No certificate, or one that is malformed.
     NoCertificate,
     /// No private key, or an encrypted one.
@@ -78,7 +78,7 @@ pub enum Flaw {
 
 /// One certificate on its way to the worker.
 #[derive(Serialize, Deserialize)]
-struct Entry {
+struct WireCertificate {
     pod: String,
     port: u16,
     pairs: Vec<Pair>,
@@ -90,14 +90,14 @@ impl Certificates {
         let entries: Vec<_> = self
             .0
             .iter()
-            .map(|((pod, port), pairs)| Entry { pod: pod.to_string(), port: *port, pairs: pairs.clone() })
+            .map(|((pod, port), pairs)| WireCertificate { pod: pod.to_string(), port: *port, pairs: pairs.clone() })
             .collect();
         serde_json::to_vec(&entries).expect("texts and numbers have a JSON form")
     }
 
     /// Reads what [`Certificates::encode`] wrote.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let entries: Vec<Entry> = serde_json::from_slice(bytes).ok()?;
+        let entries: Vec<WireCertificate> = serde_json::from_slice(bytes).ok()?;
         let entries =
             entries.into_iter().map(|entry| Some(((PodName::new(&entry.pod).ok()?, entry.port), entry.pairs)));
         entries.collect::<Option<_>>().map(Self)
@@ -134,20 +134,20 @@ mod tests {
         let flaw = |chain: &str, key: &str| {
             Pair { chain: chain.to_owned(), key: key.to_owned() }.certified().expect_err("flawed")
         };
-        assert_eq!(flaw("", &one.key), Flaw::NoCertificate);
-        assert_eq!(flaw(&one.key, &one.key), Flaw::NoCertificate);
+        assert_eq!(flaw("", &one.key), CertificateFlaw::NoCertificate);
+        assert_eq!(flaw(&one.key, &one.key), CertificateFlaw::NoCertificate);
         assert_eq!(
             flaw("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", &one.key),
-            Flaw::NoCertificate
+            CertificateFlaw::NoCertificate
         );
-        assert_eq!(flaw("-----BEGIN CERTIFICATE-----\n\u{1}\n", &one.key), Flaw::NoCertificate);
-        assert_eq!(flaw(&one.chain, &one.chain), Flaw::NoKey);
-        assert_eq!(flaw(&one.chain, &one.key.replace("PRIVATE", "ENCRYPTED PRIVATE")), Flaw::NoKey);
+        assert_eq!(flaw("-----BEGIN CERTIFICATE-----\n\u{1}\n", &one.key), CertificateFlaw::NoCertificate);
+        assert_eq!(flaw(&one.chain, &one.chain), CertificateFlaw::NoKey);
+        assert_eq!(flaw(&one.chain, &one.key.replace("PRIVATE", "ENCRYPTED PRIVATE")), CertificateFlaw::NoKey);
         assert_eq!(
             flaw(&one.chain, "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"),
-            Flaw::UnknownKey
+            CertificateFlaw::UnknownKey
         );
-        assert_eq!(flaw(&one.chain, &other.key), Flaw::Mismatch);
+        assert_eq!(flaw(&one.chain, &other.key), CertificateFlaw::Mismatch);
     }
 
     #[test]

@@ -21,24 +21,24 @@ use redir_identity::Pin;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 pub use table::ConfigError;
-use table::{Place, Section, Source, Value};
+use table::{ConfigSection, ConfigSource, KeyPlace, PlacedValue};
 
 /// The whole file, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
+pub struct NodeConfig {
     /// `[agent]`
-    pub agent: Agent,
+    pub agent: AgentSettings,
     /// `[[pod]]`, in file order; names and namespaces are unique.
-    pub pods: Vec<Pod>,
+    pub pods: Vec<PodConfig>,
     /// `[[developer]]`, in file order; names and keys are unique.
-    pub developers: Vec<Developer>,
+    pub developers: Vec<DeveloperConfig>,
     /// `[kubernetes]`: pods and developers are the API server's to tell, and the two lists above are empty.
-    pub kubernetes: Option<Kubernetes>,
+    pub kubernetes: Option<KubernetesSettings>,
 }
 
 /// `[kubernetes]`, as `redir-agent run --kubernetes` writes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kubernetes {
+pub struct KubernetesSettings {
     /// The Node's name.
     pub node: String,
     /// The node's address for developers, if the Node itself does not tell.
@@ -55,7 +55,7 @@ pub struct Kubernetes {
 
 /// `[agent]`: takes effect at the start of the agent only.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Agent {
+pub struct AgentSettings {
     /// UDP address that developers dial.
     pub listen: SocketAddr,
     /// PKCS#8 PEM file with the agent's Ed25519 key; `None` in Kubernetes, where it is a new one at each start.
@@ -67,7 +67,7 @@ pub struct Agent {
     /// Where the source ports of the pass-through leg come from.
     pub upstream_ports: UpstreamPorts,
     /// How programs are attached.
-    pub attach: Attach,
+    pub attach: AttachSetting,
     /// Whether the agent looks by itself, once, whether a port that a filter wants speaks TLS.
     pub probe_tls: bool,
     /// The worker's uid and gid, never 0.
@@ -85,7 +85,7 @@ pub enum UpstreamPorts {
 
 /// How programs are attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Attach {
+pub enum AttachSetting {
     /// TCX where the kernel has it, clsact otherwise.
     Auto,
     /// TCX or an error.
@@ -96,11 +96,11 @@ pub enum Attach {
 
 /// `[[pod]]`
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pod {
+pub struct PodConfig {
     /// The name that the CLI and the logs use.
     pub name: PodName,
     /// What developers are authorised by.
-    pub labels: Labels,
+    pub labels: PodLabels,
     /// Absolute path of the pod's network namespace.
     pub netns: PathBuf,
     /// The only ports that may be intercepted; `None` allows all.
@@ -121,7 +121,7 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
-impl Pod {
+impl PodConfig {
     /// Whether the configuration lets this port be intercepted.
     pub fn allows(&self, port: u16) -> bool {
         port != 0 && self.ports.as_ref().is_none_or(|ports| ports.contains(&port))
@@ -130,29 +130,29 @@ impl Pod {
 
 /// `[[developer]]`
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Developer {
+pub struct DeveloperConfig {
     /// The name that others see in `redir list`.
     pub name: String,
     /// The developer's public key.
     pub key: Pin,
     /// Label sets; a pod that matches one of them may be intercepted.
-    pub pods: Vec<Labels>,
+    pub pods: Vec<PodLabels>,
     /// May have other people's connections closed (`--flush` with a filter).
     pub flush: bool,
 }
 
-impl Developer {
+impl DeveloperConfig {
     /// Whether this developer may intercept the pod.
-    pub fn may(&self, pod: &Pod) -> bool {
+    pub fn may(&self, pod: &PodConfig) -> bool {
         self.pods.iter().any(|labels| labels.matches(&pod.labels))
     }
 }
 
 /// A set of labels. As a selector it matches every pod that carries all of them; the empty set matches every pod.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Labels(pub BTreeMap<String, String>);
+pub struct PodLabels(pub BTreeMap<String, String>);
 
-impl Labels {
+impl PodLabels {
     /// Whether a pod with these labels is selected.
     pub fn matches(&self, pod: &Self) -> bool {
         self.0.iter().all(|(key, value)| pod.0.get(key) == Some(value))
@@ -248,10 +248,10 @@ impl fmt::Display for PodName {
     }
 }
 
-impl Config {
+impl NodeConfig {
     /// Parses and checks the whole text. `file` appears in messages and is what a relative key path is relative to.
     pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
-        let mut root = Source { file, text }.root()?;
+        let mut root = ConfigSource { file, text }.root()?;
         let agent = root.required("agent", "add a section [agent] with at least `listen` and `key`")?.section()?;
         let kubernetes = root.optional("kubernetes").map(|value| value.section().and_then(kubernetes)).transpose()?;
         let base = file.parent().unwrap_or(Path::new(""));
@@ -272,32 +272,32 @@ impl Config {
     }
 
     /// The pod of this name.
-    pub fn pod(&self, name: &PodName) -> Option<&Pod> {
+    pub fn pod(&self, name: &PodName) -> Option<&PodConfig> {
         self.pods.iter().find(|pod| pod.name == *name)
     }
 
     /// The developer with this public key.
-    pub fn developer(&self, key: &Pin) -> Option<&Developer> {
+    pub fn developer(&self, key: &Pin) -> Option<&DeveloperConfig> {
         self.developers.iter().find(|developer| developer.key == *key)
     }
 }
 
 /// An entry of a list of tables together with where its two unique keys stand.
-struct Entry<'a, T> {
+struct ListEntry<'a, T> {
     value: T,
-    unique: [Place<'a>; 2],
+    unique: [KeyPlace<'a>; 2],
 }
 
 fn each<'a, T>(
-    list: Option<Value<'a>>,
-    read: impl Fn(Section<'a>) -> Result<Entry<'a, T>, ConfigError>,
-) -> Result<Vec<Entry<'a, T>>, ConfigError> {
+    list: Option<PlacedValue<'a>>,
+    read: impl Fn(ConfigSection<'a>) -> Result<ListEntry<'a, T>, ConfigError>,
+) -> Result<Vec<ListEntry<'a, T>>, ConfigError> {
     let Some(list) = list else { return Ok(Vec::new()) };
     list.list()?.into_iter().map(|item| item.section().and_then(&read)).collect()
 }
 
 /// Refuses two entries that share one of their two unique keys.
-fn distinct<T>(entries: Vec<Entry<'_, T>>, of: impl Fn(&T) -> [String; 2]) -> Result<Vec<T>, ConfigError> {
+fn distinct<T>(entries: Vec<ListEntry<'_, T>>, of: impl Fn(&T) -> [String; 2]) -> Result<Vec<T>, ConfigError> {
     for which in 0..2 {
         let mut seen = BTreeMap::new();
         for (index, entry) in entries.iter().enumerate() {
@@ -311,13 +311,13 @@ fn distinct<T>(entries: Vec<Entry<'_, T>>, of: impl Fn(&T) -> [String; 2]) -> Re
 }
 
 /// `base` is what a key's path is relative to; without it there is no key.
-fn agent(mut section: Section<'_>, base: Option<&Path>) -> Result<Agent, ConfigError> {
+fn agent(mut section: ConfigSection<'_>, base: Option<&Path>) -> Result<AgentSettings, ConfigError> {
     let listen = section.required("listen", "write the UDP address that developers dial, as in \"0.0.0.0:7447\"")?;
     let key = base.map(|base| {
         let hint = "write the path of the agent's key file; `redir-agent keygen FILE` makes one";
         section.required("key", hint).and_then(|value| path(&value, base))
     });
-    let agent = Agent {
+    let agent = AgentSettings {
         listen: address(&listen)?,
         key: key.transpose()?,
         admin: section.optional("admin").map_or(Ok(DEFAULT_ADMIN), |value| admin(&value))?,
@@ -325,7 +325,7 @@ fn agent(mut section: Section<'_>, base: Option<&Path>) -> Result<Agent, ConfigE
         upstream_ports: section
             .optional("upstream_ports")
             .map_or(Ok(UpstreamPorts::Low), |value| one_of(&value, &UPSTREAM_PORTS))?,
-        attach: section.optional("attach").map_or(Ok(Attach::Auto), |value| one_of(&value, &ATTACH))?,
+        attach: section.optional("attach").map_or(Ok(AttachSetting::Auto), |value| one_of(&value, &ATTACH))?,
         probe_tls: section.optional("probe_tls").map_or(Ok(true), |value| value.boolean())?,
         user: section.optional("user").map_or(Ok(names::WORKER_USER), |value| user(&value))?,
     };
@@ -333,14 +333,14 @@ fn agent(mut section: Section<'_>, base: Option<&Path>) -> Result<Agent, ConfigE
     Ok(agent)
 }
 
-fn kubernetes(mut section: Section<'_>) -> Result<Kubernetes, ConfigError> {
+fn kubernetes(mut section: ConfigSection<'_>) -> Result<KubernetesSettings, ConfigError> {
     let node = section.required("node", "write the Node's name; in a pod it is spec.nodeName")?;
-    let address = |value: Value<'_>| -> Result<_, ConfigError> {
+    let address = |value: PlacedValue<'_>| -> Result<_, ConfigError> {
         let problem = "is no IP address; write the node's own, as in \"192.0.2.10\"";
         value.text()?.parse().map_err(|_| value.error(problem))
     };
-    let path = |value: Value<'_>| -> Result<_, ConfigError> { Ok(PathBuf::from(value.text()?)) };
-    let kubernetes = Kubernetes {
+    let path = |value: PlacedValue<'_>| -> Result<_, ConfigError> { Ok(PathBuf::from(value.text()?)) };
+    let kubernetes = KubernetesSettings {
         node: node.text()?.to_owned(),
         address: section.optional("address").map(address).transpose()?,
         proc: section.optional("proc").map_or(Ok("/proc".into()), path)?,
@@ -355,7 +355,7 @@ fn kubernetes(mut section: Section<'_>) -> Result<Kubernetes, ConfigError> {
     Ok(kubernetes)
 }
 
-fn namespaces(list: Value<'_>) -> Result<BTreeSet<String>, ConfigError> {
+fn namespaces(list: PlacedValue<'_>) -> Result<BTreeSet<String>, ConfigError> {
     list.list()?.iter().map(|name| name.text().map(str::to_owned)).collect()
 }
 
@@ -364,7 +364,7 @@ fn kube_system() -> BTreeSet<String> {
 }
 
 /// `HOST:PORT`, also with `https://` before it.
-fn api_server(value: &Value<'_>) -> Result<http::Uri, ConfigError> {
+fn api_server(value: &PlacedValue<'_>) -> Result<http::Uri, ConfigError> {
     let text = value.text()?;
     let address = text.strip_prefix("https://").unwrap_or(text).trim_end_matches('/');
     let url = format!("https://{address}").parse::<http::Uri>().ok();
@@ -373,36 +373,36 @@ fn api_server(value: &Value<'_>) -> Result<http::Uri, ConfigError> {
         .ok_or_else(|| value.error("is no address of an API server; write HOST:PORT, as in \"192.0.2.1:6443\""))
 }
 
-fn pod<'a>(mut section: Section<'a>, base: &Path) -> Result<Entry<'a, Pod>, ConfigError> {
+fn pod<'a>(mut section: ConfigSection<'a>, base: &Path) -> Result<ListEntry<'a, PodConfig>, ConfigError> {
     let name = section.required("name", "write the name that the CLI calls this pod by, as in \"web-1\"")?;
     let netns = section.required("netns", "write the path of its network namespace, as in \"/run/netns/web-1\"")?;
     let ports = section.optional("ports").map(ports).transpose()?;
-    let pod = Pod {
+    let pod = PodConfig {
         name: PodName::new(name.text()?).map_err(|problem| name.error(format!("{problem}; choose another")))?,
-        labels: section.optional("labels").map_or(Ok(Labels::default()), labels)?,
+        labels: section.optional("labels").map_or(Ok(PodLabels::default()), labels)?,
         netns: netns_path(&netns)?,
         tls: section.optional("tls").map_or(Ok(Vec::new()), |value| tls(value, ports.as_ref(), base))?,
         ports,
     };
     section.finish("name, labels, netns, ports, tls")?;
-    Ok(Entry { value: pod, unique: [name.place(), netns.place()] })
+    Ok(ListEntry { value: pod, unique: [name.place(), netns.place()] })
 }
 
-fn developer(mut section: Section<'_>) -> Result<Entry<'_, Developer>, ConfigError> {
+fn developer(mut section: ConfigSection<'_>) -> Result<ListEntry<'_, DeveloperConfig>, ConfigError> {
     let name = section.required("name", "write the name that others see, as in \"alice\"")?;
     let key = section.required("key", "write the line that `redir keygen` printed, as in \"sha256:…\"")?;
     let pods = section.required("pods", "list the label sets this developer may intercept; [{}] is every pod")?;
-    let developer = Developer {
+    let developer = DeveloperConfig {
         name: developer_name(&name)?,
         key: Pin::from_str(key.text()?).map_err(|problem| key.error(problem))?,
         pods: label_sets(pods)?,
         flush: section.optional("flush").map_or(Ok(false), |value| value.boolean())?,
     };
     section.finish("name, key, pods, flush")?;
-    Ok(Entry { value: developer, unique: [name.place(), key.place()] })
+    Ok(ListEntry { value: developer, unique: [name.place(), key.place()] })
 }
 
-fn address(value: &Value<'_>) -> Result<SocketAddr, ConfigError> {
+fn address(value: &PlacedValue<'_>) -> Result<SocketAddr, ConfigError> {
     let text = value.text()?;
     let address: SocketAddr = text.parse().map_err(|_| {
         value.error(format!("{text:?} is not an address and port; write \"0.0.0.0:7447\" or \"[::]:7447\""))
@@ -413,7 +413,7 @@ fn address(value: &Value<'_>) -> Result<SocketAddr, ConfigError> {
     Ok(address)
 }
 
-fn admin(value: &Value<'_>) -> Result<SocketAddr, ConfigError> {
+fn admin(value: &PlacedValue<'_>) -> Result<SocketAddr, ConfigError> {
     let address = address(value)?;
     if !address.ip().is_loopback() {
         return Err(value.error(format!(
@@ -424,7 +424,7 @@ fn admin(value: &Value<'_>) -> Result<SocketAddr, ConfigError> {
     Ok(address)
 }
 
-fn path(value: &Value<'_>, base: &Path) -> Result<PathBuf, ConfigError> {
+fn path(value: &PlacedValue<'_>, base: &Path) -> Result<PathBuf, ConfigError> {
     let text = value.text()?;
     if text.is_empty() {
         return Err(value.error("is empty; write the path of the file"));
@@ -432,7 +432,7 @@ fn path(value: &Value<'_>, base: &Path) -> Result<PathBuf, ConfigError> {
     Ok(base.join(text))
 }
 
-fn netns_path(value: &Value<'_>) -> Result<PathBuf, ConfigError> {
+fn netns_path(value: &PlacedValue<'_>) -> Result<PathBuf, ConfigError> {
     let path = PathBuf::from(value.text()?);
     if !path.is_absolute() {
         return Err(value.error(format!(
@@ -443,7 +443,7 @@ fn netns_path(value: &Value<'_>) -> Result<PathBuf, ConfigError> {
     Ok(path)
 }
 
-fn drain(value: &Value<'_>) -> Result<Duration, ConfigError> {
+fn drain(value: &PlacedValue<'_>) -> Result<Duration, ConfigError> {
     let text = value.text()?;
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
@@ -465,7 +465,7 @@ fn drain(value: &Value<'_>) -> Result<Duration, ConfigError> {
     Ok(duration)
 }
 
-fn one_of<T: Copy>(value: &Value<'_>, choices: &[(&str, T)]) -> Result<T, ConfigError> {
+fn one_of<T: Copy>(value: &PlacedValue<'_>, choices: &[(&str, T)]) -> Result<T, ConfigError> {
     let text = value.text()?;
     choices.iter().find(|(name, _)| *name == text).map(|(_, choice)| *choice).ok_or_else(|| {
         let names: Vec<_> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
@@ -473,7 +473,7 @@ fn one_of<T: Copy>(value: &Value<'_>, choices: &[(&str, T)]) -> Result<T, Config
     })
 }
 
-fn user(value: &Value<'_>) -> Result<u32, ConfigError> {
+fn user(value: &PlacedValue<'_>) -> Result<u32, ConfigError> {
     match u32::try_from(value.integer()?) {
         Ok(0) => Err(value.error("0 is root and the worker must not be root; write another uid, as in 60744")),
         // -1 means "leave as it is" to setresuid.
@@ -482,7 +482,7 @@ fn user(value: &Value<'_>) -> Result<u32, ConfigError> {
     }
 }
 
-fn labels(value: Value<'_>) -> Result<Labels, ConfigError> {
+fn labels(value: PlacedValue<'_>) -> Result<PodLabels, ConfigError> {
     let mut labels = BTreeMap::new();
     for (key, value) in value.section()?.entries() {
         let text = value.text()?;
@@ -492,17 +492,17 @@ fn labels(value: Value<'_>) -> Result<Labels, ConfigError> {
         }
         labels.insert(key, text.to_owned());
     }
-    Ok(Labels(labels))
+    Ok(PodLabels(labels))
 }
 
-fn label_sets(value: Value<'_>) -> Result<Vec<Labels>, ConfigError> {
+fn label_sets(value: PlacedValue<'_>) -> Result<Vec<PodLabels>, ConfigError> {
     let empty = value.error("is empty, so nothing may be intercepted; list label sets, [{}] is every pod");
     let sets: Vec<_> = value.list()?.into_iter().map(labels).collect::<Result<_, _>>()?;
     if sets.is_empty() { Err(empty) } else { Ok(sets) }
 }
 
-fn tls(value: Value<'_>, allowed: Option<&BTreeSet<u16>>, base: &Path) -> Result<Vec<TlsFiles>, ConfigError> {
-    let entry = |item: Value<'_>| {
+fn tls(value: PlacedValue<'_>, allowed: Option<&BTreeSet<u16>>, base: &Path) -> Result<Vec<TlsFiles>, ConfigError> {
+    let entry = |item: PlacedValue<'_>| {
         let mut section = item.section()?;
         let number = section.required("port", "write the app's port that speaks TLS, as in 8443")?;
         let cert =
@@ -519,13 +519,13 @@ fn tls(value: Value<'_>, allowed: Option<&BTreeSet<u16>>, base: &Path) -> Result
     value.list()?.into_iter().map(entry).collect()
 }
 
-fn ports(value: Value<'_>) -> Result<BTreeSet<u16>, ConfigError> {
+fn ports(value: PlacedValue<'_>) -> Result<BTreeSet<u16>, ConfigError> {
     let empty = value.error("is empty, so nothing may be intercepted; list ports, or leave the key out to allow all");
     let ports: BTreeSet<_> = value.list()?.iter().map(port).collect::<Result<_, _>>()?;
     if ports.is_empty() { Err(empty) } else { Ok(ports) }
 }
 
-fn port(value: &Value<'_>) -> Result<u16, ConfigError> {
+fn port(value: &PlacedValue<'_>) -> Result<u16, ConfigError> {
     let number = value.integer()?;
     u16::try_from(number)
         .ok()
@@ -533,7 +533,7 @@ fn port(value: &Value<'_>) -> Result<u16, ConfigError> {
         .ok_or_else(|| value.error(format!("{number} is no port; write one of 1 to 65535")))
 }
 
-fn developer_name(value: &Value<'_>) -> Result<String, ConfigError> {
+fn developer_name(value: &PlacedValue<'_>) -> Result<String, ConfigError> {
     let text = value.text()?;
     let plain = !text.chars().any(|c| c.is_control() || c.is_whitespace());
     if text.is_empty() || text.chars().count() > 64 || !plain {
@@ -551,7 +551,8 @@ const MAX_DRAIN: Duration = Duration::from_secs(600);
 /// Bytes; Kubernetes allows 253 + 1 + 63 for a key.
 const MAX_LABEL: usize = 317;
 const UPSTREAM_PORTS: [(&str, UpstreamPorts); 2] = [("low", UpstreamPorts::Low), ("high", UpstreamPorts::High)];
-const ATTACH: [(&str, Attach); 3] = [("auto", Attach::Auto), ("tcx", Attach::Tcx), ("clsact", Attach::Clsact)];
+const ATTACH: [(&str, AttachSetting); 3] =
+    [("auto", AttachSetting::Auto), ("tcx", AttachSetting::Tcx), ("clsact", AttachSetting::Clsact)];
 
 #[cfg(test)]
 mod tests;

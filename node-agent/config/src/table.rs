@@ -38,21 +38,21 @@ impl std::error::Error for ConfigError {}
 
 /// The file under the reader: its name for messages, its text for line numbers.
 #[derive(Clone, Copy)]
-pub(super) struct Source<'a> {
+pub(super) struct ConfigSource<'a> {
     pub(super) file: &'a Path,
     pub(super) text: &'a str,
 }
 
-impl<'a> Source<'a> {
+impl<'a> ConfigSource<'a> {
     /// Parses the text; the result is the file's root table.
-    pub(super) fn root(self) -> Result<Section<'a>, ConfigError> {
+    pub(super) fn root(self) -> Result<ConfigSection<'a>, ConfigError> {
         let table = DeTable::parse(self.text).map_err(|error| ConfigError {
             file: self.file.to_owned(),
             line: error.span().map(|span| self.line(span.start)),
             key: None,
             problem: format!("not valid TOML: {}; correct this line", error.message().trim().replace('\n', ", ")),
         })?;
-        Ok(Section { source: self, path: String::new(), at: 0, table: table.into_inner() })
+        Ok(ConfigSection { source: self, path: String::new(), at: 0, table: table.into_inner() })
     }
 
     fn line(self, offset: usize) -> usize {
@@ -71,8 +71,8 @@ impl<'a> Source<'a> {
 }
 
 /// One table. Keys are taken out as they are read; what is left at `finish` is unknown.
-pub(super) struct Section<'a> {
-    source: Source<'a>,
+pub(super) struct ConfigSection<'a> {
+    source: ConfigSource<'a>,
     path: String,
     at: usize,
     table: DeTable<'a>,
@@ -80,13 +80,13 @@ pub(super) struct Section<'a> {
 
 /// Where a key stands; outlives the value, for errors about two entries.
 #[derive(Clone)]
-pub(super) struct Place<'a> {
-    source: Source<'a>,
+pub(super) struct KeyPlace<'a> {
+    source: ConfigSource<'a>,
     path: String,
     at: usize,
 }
 
-impl Place<'_> {
+impl KeyPlace<'_> {
     /// An error about what stands here.
     pub(super) fn error(&self, problem: impl fmt::Display) -> ConfigError {
         self.source.error(self.at, &self.path, problem)
@@ -94,22 +94,22 @@ impl Place<'_> {
 }
 
 /// One value with its place.
-pub(super) struct Value<'a> {
-    place: Place<'a>,
+pub(super) struct PlacedValue<'a> {
+    place: KeyPlace<'a>,
     value: DeValue<'a>,
 }
 
-impl<'a> Section<'a> {
+impl<'a> ConfigSection<'a> {
     /// Takes a key that may be absent.
-    pub(super) fn optional(&mut self, key: &str) -> Option<Value<'a>> {
+    pub(super) fn optional(&mut self, key: &str) -> Option<PlacedValue<'a>> {
         let (name, value) = self.table.remove_entry(key)?;
         let path = join(&self.path, key);
-        let place = Place { source: self.source, path, at: name.span().start };
-        Some(Value { place, value: value.into_inner() })
+        let place = KeyPlace { source: self.source, path, at: name.span().start };
+        Some(PlacedValue { place, value: value.into_inner() })
     }
 
     /// Takes a key that must be there; `hint` says what to write.
-    pub(super) fn required(&mut self, key: &str, hint: &str) -> Result<Value<'a>, ConfigError> {
+    pub(super) fn required(&mut self, key: &str, hint: &str) -> Result<PlacedValue<'a>, ConfigError> {
         self.optional(key).ok_or_else(|| {
             let path = join(&self.path, key);
             self.source.error(self.at, &path, format!("is missing; {hint}"))
@@ -128,15 +128,15 @@ impl<'a> Section<'a> {
     }
 
     /// All keys of a table whose keys are free (labels), in file order.
-    pub(super) fn entries(self) -> Vec<(String, Value<'a>)> {
+    pub(super) fn entries(self) -> Vec<(String, PlacedValue<'a>)> {
         let Self { source, path, table, .. } = self;
         let mut entries: Vec<_> = table
             .into_iter()
             .map(|(name, value)| {
                 let at = name.span().start;
                 let name = name.into_inner().into_owned();
-                let place = Place { source, path: join(&path, &name), at };
-                (name, Value { place, value: value.into_inner() })
+                let place = KeyPlace { source, path: join(&path, &name), at };
+                (name, PlacedValue { place, value: value.into_inner() })
             })
             .collect();
         entries.sort_by_key(|(_, value)| value.place.at);
@@ -144,14 +144,14 @@ impl<'a> Section<'a> {
     }
 }
 
-impl<'a> Value<'a> {
+impl<'a> PlacedValue<'a> {
     /// An error about this value.
     pub(super) fn error(&self, problem: impl fmt::Display) -> ConfigError {
         self.place.error(problem)
     }
 
     /// Where it stands.
-    pub(super) fn place(&self) -> Place<'a> {
+    pub(super) fn place(&self) -> KeyPlace<'a> {
         self.place.clone()
     }
 
@@ -185,15 +185,15 @@ impl<'a> Value<'a> {
     }
 
     /// The value as a list; each item's path carries its index.
-    pub(super) fn list(self) -> Result<Vec<Value<'a>>, ConfigError> {
+    pub(super) fn list(self) -> Result<Vec<PlacedValue<'a>>, ConfigError> {
         match self.value {
             DeValue::Array(items) => Ok(items
                 .into_iter()
                 .enumerate()
                 .map(|(index, item): (usize, Spanned<DeValue<'a>>)| {
                     let path = format!("{}[{index}]", self.place.path);
-                    let place = Place { source: self.place.source, path, at: item.span().start };
-                    Value { place, value: item.into_inner() }
+                    let place = KeyPlace { source: self.place.source, path, at: item.span().start };
+                    PlacedValue { place, value: item.into_inner() }
                 })
                 .collect()),
             ref other => {
@@ -203,11 +203,11 @@ impl<'a> Value<'a> {
     }
 
     /// The value as a table.
-    pub(super) fn section(self) -> Result<Section<'a>, ConfigError> {
+    pub(super) fn section(self) -> Result<ConfigSection<'a>, ConfigError> {
         match self.value {
             DeValue::Table(table) => {
-                let Place { source, path, at } = self.place;
-                Ok(Section { source, path, at, table })
+                let KeyPlace { source, path, at } = self.place;
+                Ok(ConfigSection { source, path, at, table })
             }
             ref other => Err(self.error(format!(
                 "is {} where a table is needed; write it as {{ key = \"value\" }} or under a [heading]",

@@ -5,8 +5,8 @@ use super::*;
 const PIN: &str = "sha256:47DEQpj8HBSa-_TImW-5JCeuQeRkm5NMpJWZG3hSuFU";
 const PIN2: &str = "sha256:n4bQgYhMfWWaL-qgxVrQFaO_TxsrC4Is0V1sFbDwCgg";
 
-fn parse(text: &str) -> Result<Config, ConfigError> {
-    Config::parse(text, Path::new("/etc/redir/agent.toml"))
+fn parse(text: &str) -> Result<NodeConfig, ConfigError> {
+    NodeConfig::parse(text, Path::new("/etc/redir/agent.toml"))
 }
 
 fn good() -> String {
@@ -49,7 +49,7 @@ fn reads_everything() {
     assert_eq!(config.agent.key.as_deref(), Some(Path::new("/etc/redir/agent.key")));
     assert_eq!(config.agent.admin, DEFAULT_ADMIN);
     assert_eq!(config.agent.drain, Duration::from_millis(1500));
-    assert_eq!((config.agent.attach, config.agent.user), (Attach::Clsact, 1000));
+    assert_eq!((config.agent.attach, config.agent.user), (AttachSetting::Clsact, 1000));
     assert_eq!((config.agent.upstream_ports, config.agent.probe_tls), (UpstreamPorts::High, true));
     let quiet = parse(&good().replace("user = 1000", "probe_tls = false")).expect("it is good too");
     assert!(!quiet.agent.probe_tls);
@@ -69,7 +69,7 @@ fn defaults() {
     let config = parse("[agent]\nlisten = \"[::]:7447\"\nkey = \"/k\"").expect("enough");
     assert_eq!((config.agent.drain, config.agent.user), (DEFAULT_DRAIN, names::WORKER_USER));
     let agent = &config.agent;
-    assert_eq!((agent.attach, agent.upstream_ports, agent.probe_tls), (Attach::Auto, UpstreamPorts::Low, true));
+    assert_eq!((agent.attach, agent.upstream_ports, agent.probe_tls), (AttachSetting::Auto, UpstreamPorts::Low, true));
     assert!(config.pods.is_empty() && config.developers.is_empty());
 }
 

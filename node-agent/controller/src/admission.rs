@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 use redir_tunnel::Pin;
 use redir_wire::Token;
 
-use super::{facts::InterceptFacts, world::World};
+use super::{facts::InterceptFacts, world::ClusterState};
 
 /// Those that are not taken.
 #[derive(Default)]
-pub(super) struct Admission {
+pub(super) struct IgnoredIntercepts {
     /// And why.
     pub(super) refused: BTreeMap<Token, String>,
     /// Nothing is found out about these, and nothing is told: whoever makes any number must not make work for all nodes.
@@ -20,13 +20,13 @@ pub(super) struct Admission {
 }
 
 /// Who is taken.
-pub(super) fn admit(world: &World) -> Admission {
+pub(super) fn admit(world: &ClusterState) -> IgnoredIntercepts {
     let mut oldest_first: Vec<&InterceptFacts> = world.intercepts.values().collect();
     oldest_first.sort_by_key(|intercept| (intercept.made, intercept.token));
-    let (mut admission, mut namespaces, mut keys) = (Admission::default(), BTreeMap::new(), BTreeMap::new());
+    let (mut admission, mut namespaces, mut keys) = (IgnoredIntercepts::default(), BTreeMap::new(), BTreeMap::new());
     for intercept in oldest_first {
         let namespace = &*intercept.id.namespace;
-        let share: &mut Share = namespaces.entry(namespace).or_default();
+        let share: &mut NamespaceShare = namespaces.entry(namespace).or_default();
         let reason = match &intercept.wanted {
             _ if world.forbidden.contains(namespace) => Some(forbidden(namespace)),
             // It takes nobody's place.
@@ -53,13 +53,13 @@ fn forbidden(namespace: &str) -> String {
 
 /// What a namespace has taken of what it may have.
 #[derive(Default)]
-struct Share {
+struct NamespaceShare {
     intercepts: usize,
     bytes: usize,
     refused: usize,
 }
 
-impl Share {
+impl NamespaceShare {
     fn take(&mut self, intercept: &InterceptFacts) -> Option<String> {
         let bytes = self.bytes.saturating_add(intercept.bytes);
         if self.intercepts >= MOST_OF_NAMESPACE {

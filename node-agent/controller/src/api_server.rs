@@ -22,37 +22,37 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{driver::Vitals, jitter::jittered};
+use super::{driver::ControllerVitals, jitter::jittered};
 
 /// Cheap to clone; a service for [`Client::new`].
 #[derive(Clone)]
-pub(super) struct ApiServer(Arc<Inner>);
+pub(super) struct ApiServer(Arc<ApiServerInner>);
 
-struct Inner {
+struct ApiServerInner {
     base: Config,
-    servers: Mutex<Servers>,
-    contact: watch::Sender<Contact>,
-    vitals: watch::Sender<Vitals>,
+    servers: Mutex<ServerAddresses>,
+    contact: watch::Sender<ServerContact>,
+    vitals: watch::Sender<ControllerVitals>,
 }
 
 /// The addresses.
-struct Servers {
+struct ServerAddresses {
     /// Those that were given: these stay.
     given: usize,
-    all: Vec<Server>,
+    all: Vec<ServerAddress>,
     /// The one that answered last, which is asked first.
     first: usize,
 }
 
 #[derive(Clone)]
-struct Server {
+struct ServerAddress {
     url: Uri,
     client: Client,
 }
 
 /// Whether the API server is heard: it has answered the last call, and not that it is not able to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Contact {
+struct ServerContact {
     heard: bool,
     since: Instant,
     /// How often it has come back.
@@ -61,7 +61,7 @@ struct Contact {
     returned: Option<Instant>,
 }
 
-impl Contact {
+impl ServerContact {
     /// Whether being heard now is a return, for which others begin anew: not of one that answers this and not that, again and
     /// again, or it would be asked by all agents without a pause.
     fn is_return(&self) -> bool {
@@ -75,7 +75,11 @@ impl Contact {
 
 impl ApiServer {
     /// `base` says how to reach it, `named` is an address that comes before.
-    pub(super) fn new(base: Config, named: Option<&Uri>, vitals: watch::Sender<Vitals>) -> kube::Result<Self> {
+    pub(super) fn new(
+        base: Config,
+        named: Option<&Uri>,
+        vitals: watch::Sender<ControllerVitals>,
+    ) -> kube::Result<Self> {
         let mut base = base;
         base.connect_timeout = Some(CONNECT);
         base.read_timeout = Some(READ);
@@ -83,13 +87,14 @@ impl ApiServer {
         base.default_retry = false;
         let mut all = Vec::new();
         if let Some(named) = named {
-            all.push(Server::by_address(&base, named.clone())?);
+            all.push(ServerAddress::by_address(&base, named.clone())?);
         }
-        all.push(Server { url: base.cluster_url.clone(), client: Client::try_from(base.clone())? });
-        let servers = Mutex::new(Servers { given: all.len(), all, first: 0 });
-        let contact = watch::Sender::new(Contact { heard: false, since: Instant::now(), returns: 0, returned: None });
+        all.push(ServerAddress { url: base.cluster_url.clone(), client: Client::try_from(base.clone())? });
+        let servers = Mutex::new(ServerAddresses { given: all.len(), all, first: 0 });
+        let contact =
+            watch::Sender::new(ServerContact { heard: false, since: Instant::now(), returns: 0, returned: None });
         vitals.send_modify(|vitals| vitals.silent_since = Some(Instant::now()));
-        Ok(Self(Arc::new(Inner { base, servers, contact, vitals })))
+        Ok(Self(Arc::new(ApiServerInner { base, servers, contact, vitals })))
     }
 
     /// A client that asks here. Each has a task of its own: clone it.
@@ -118,7 +123,7 @@ impl ApiServer {
     pub(super) async fn look_for(self) {
         let mut contact = self.0.contact.subscribe();
         loop {
-            let Contact { heard, since, .. } = *contact.borrow_and_update();
+            let ServerContact { heard, since, .. } = *contact.borrow_and_update();
             if heard {
                 if contact.changed().await.is_err() {
                     return;
@@ -135,7 +140,7 @@ impl ApiServer {
     /// One question to every address at once.
     async fn look(&self) {
         let servers = self.servers().all.clone();
-        let ask = |(index, server): (usize, Server)| async move {
+        let ask = |(index, server): (usize, ServerAddress)| async move {
             let request = Request::get("/readyz").body(Body::empty()).ok()?;
             let answer = timeout(LOOK, server.client.send(request)).await.ok()?.ok()?;
             // One that comes up says so with 500.
@@ -187,7 +192,7 @@ impl ApiServer {
         let known = servers.all.split_off(given);
         for url in urls {
             let known = known.iter().find(|server| server.url == url).cloned();
-            match known.map_or_else(|| Server::by_address(&self.0.base, url), Ok) {
+            match known.map_or_else(|| ServerAddress::by_address(&self.0.base, url), Ok) {
                 Ok(server) => servers.all.push(server),
                 Err(error) => tracing::warn!(%error, "an address of the API server cannot be used"),
             }
@@ -262,7 +267,7 @@ impl ApiServer {
             if news {
                 let is_return = silence.is_none() && contact.is_return();
                 is_told = is_return || silence.is_some() && !contact.has_just_returned();
-                *contact = Contact { heard: silence.is_none(), since: Instant::now(), ..*contact };
+                *contact = ServerContact { heard: silence.is_none(), since: Instant::now(), ..*contact };
                 if is_return {
                     (contact.returns, contact.returned) = (contact.returns + 1, Some(contact.since));
                 }
@@ -281,7 +286,7 @@ impl ApiServer {
         }
     }
 
-    fn servers(&self) -> MutexGuard<'_, Servers> {
+    fn servers(&self) -> MutexGuard<'_, ServerAddresses> {
         self.0.servers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -300,7 +305,7 @@ impl tower::Service<Request<Body>> for ApiServer {
     }
 }
 
-impl Server {
+impl ServerAddress {
     /// At an address of its own, where it shows the name that every API server's certificate has.
     fn by_address(base: &Config, url: Uri) -> kube::Result<Self> {
         let mut config = base.clone();

@@ -8,19 +8,19 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
-use redir_config::Kubernetes;
+use redir_config::KubernetesSettings;
 
 /// Where that is written.
-pub(super) enum Source {
+pub(super) enum CredentialSource {
     /// The service account of the agent's pod; its token is read again as it is renewed.
     Pod(Box<Config>),
     /// A kubeconfig file.
     File(PathBuf),
 }
 
-impl Source {
+impl CredentialSource {
     /// Fails if there is nothing to try with.
-    pub(super) fn new(settings: &Kubernetes) -> anyhow::Result<Self> {
+    pub(super) fn new(settings: &KubernetesSettings) -> anyhow::Result<Self> {
         if let Some(file) = &settings.kubeconfig {
             return Ok(Self::File(file.clone()));
         }

@@ -12,10 +12,10 @@ use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Node;
 use kube::{Api, Client};
 use redir_api::{AgentStatus, node::endpoints};
-use redir_config::{Agent, Kubernetes};
+use redir_config::{AgentSettings, KubernetesSettings};
 use redir_link::{
-    SOFTWARE, Standings,
-    resolved::{ObjectId, Resolved},
+    InterceptReports, SOFTWARE,
+    resolved::{ObjectId, ResolvedCluster},
 };
 use redir_wire::Token;
 use tokio::{
@@ -26,38 +26,38 @@ use tokio::{
 
 use super::{
     api_server::ApiServer,
-    client::Source,
+    client::CredentialSource,
     permissions::permissions,
-    publish::Conclusion,
-    renewals::Renewals,
-    resolve::{Needs, resolve},
+    publish::ClusterConclusion,
+    renewals::LeaseRenewals,
+    resolve::{NeededObjects, resolve},
     secrets,
-    status::{Introduction, Notice, Told, entries},
-    watch::{self, Heard},
-    world::{Named, World},
+    status::{AgentEntry, ReportedEvents, WorkloadNotice, entries},
+    watch::{self, WatchEvent},
+    world::{ClusterState, ObjectName},
     write::{self, WriteError},
-    writes::Writes,
+    writes::WriteQueue,
 };
 
 /// What the driver needs.
-pub(super) struct Parts {
+pub(super) struct DriverParts {
     /// Where and how.
-    pub(super) settings: Kubernetes,
+    pub(super) settings: KubernetesSettings,
     /// `[agent]`
-    pub(super) agent: Agent,
+    pub(super) agent: AgentSettings,
     /// The agent's public key.
     pub(super) key: String,
     /// Where what is concluded goes.
-    pub(super) conclusions: channel::Sender<Option<Arc<Conclusion>>>,
+    pub(super) conclusions: channel::Sender<Option<Arc<ClusterConclusion>>>,
     /// How the intercepts stand; `None` as long as no worker has said it.
-    pub(super) standings: channel::Receiver<Option<Standings>>,
+    pub(super) standings: channel::Receiver<Option<InterceptReports>>,
     /// How this process fares.
-    pub(super) vitals: channel::Sender<Vitals>,
+    pub(super) vitals: channel::Sender<ControllerVitals>,
 }
 
 /// How the controller fares, by its own clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Vitals {
+pub(super) struct ControllerVitals {
     /// Since when the API server has not been heard.
     pub(super) silent_since: Option<tokio::time::Instant>,
     /// Intercepts in the whole cluster.
@@ -69,7 +69,7 @@ pub(super) struct Vitals {
 }
 
 /// Runs until it is aborted.
-pub(super) async fn run(parts: Parts, source: Source) {
+pub(super) async fn run(parts: DriverParts, source: CredentialSource) {
     let server = loop {
         match server(&parts, &source).await {
             Ok(server) => break server,
@@ -96,20 +96,20 @@ pub(super) async fn run(parts: Parts, source: Source) {
         parts.settings.address,
         found,
     ));
-    let introduction = Introduction {
+    let introduction = AgentEntry {
         node: node.clone(),
         key: parts.key.clone(),
         software: SOFTWARE,
         endpoints: addresses.borrow().clone(),
     };
-    let driver = Driver {
+    let driver = ControllerDriver {
         client,
         server,
         heard,
         listeners,
         introduction,
-        renewals: Renewals::new(&node),
-        world: World::new(parts.settings.forbidden.clone()),
+        renewals: LeaseRenewals::new(&node),
+        world: ClusterState::new(parts.settings.forbidden.clone()),
         conclusions: parts.conclusions,
         vitals: parts.vitals,
         patience: None,
@@ -117,57 +117,57 @@ pub(super) async fn run(parts: Parts, source: Source) {
         services: BTreeMap::new(),
         secrets: BTreeMap::new(),
         asked: BTreeSet::new(),
-        told: Told::default(),
+        told: ReportedEvents::default(),
         notices,
-        writes: Writes::default(),
+        writes: WriteQueue::default(),
         writing: JoinSet::new(),
     };
     driver.run(hearing, parts.standings, addresses).await;
 }
 
-struct Driver {
+struct ControllerDriver {
     client: Client,
     server: ApiServer,
-    heard: mpsc::Sender<Heard>,
+    heard: mpsc::Sender<WatchEvent>,
     listeners: JoinSet<()>,
-    introduction: Introduction,
-    renewals: Renewals,
-    world: World,
-    conclusions: channel::Sender<Option<Arc<Conclusion>>>,
-    vitals: channel::Sender<Vitals>,
+    introduction: AgentEntry,
+    renewals: LeaseRenewals,
+    world: ClusterState,
+    conclusions: channel::Sender<Option<Arc<ClusterConclusion>>>,
+    vitals: channel::Sender<ControllerVitals>,
     /// Until when nothing is concluded from a world of which something is still asked.
     patience: Option<Instant>,
     /// Something has been concluded.
     settled: bool,
     /// Listeners of Services.
-    services: BTreeMap<Named, AbortHandle>,
+    services: BTreeMap<ObjectName, AbortHandle>,
     /// Listeners of the Secrets of a namespace, with what they listen to.
     secrets: BTreeMap<String, channel::Sender<BTreeSet<String>>>,
     /// ReplicaSets that are asked about.
     asked: BTreeSet<String>,
-    told: Told,
-    notices: mpsc::Sender<Notice>,
-    writes: Writes,
-    writing: JoinSet<Written>,
+    told: ReportedEvents,
+    notices: mpsc::Sender<WorkloadNotice>,
+    writes: WriteQueue,
+    writing: JoinSet<WriteOutcome>,
 }
 
-async fn server(parts: &Parts, source: &Source) -> anyhow::Result<ApiServer> {
+async fn server(parts: &DriverParts, source: &CredentialSource) -> anyhow::Result<ApiServer> {
     let config = source.config().await?;
     let server = ApiServer::new(config, parts.settings.api_server.as_ref(), parts.vitals.clone());
     server.context("cannot make a client for the API server")
 }
 
 /// The end of one call.
-enum Written {
+enum WriteOutcome {
     Status(Token, Option<AgentStatus>, Result<(), WriteError>),
     Deleted(ObjectId, Result<(), WriteError>),
 }
 
-impl Driver {
+impl ControllerDriver {
     async fn run(
         mut self,
-        mut hearing: mpsc::Receiver<Heard>,
-        mut standings: channel::Receiver<Option<Standings>>,
+        mut hearing: mpsc::Receiver<WatchEvent>,
+        mut standings: channel::Receiver<Option<InterceptReports>>,
         mut addresses: channel::Receiver<Vec<redir_api::Endpoint>>,
     ) {
         loop {
@@ -197,10 +197,10 @@ impl Driver {
         }
     }
 
-    fn take(&mut self, heard: Heard) {
+    fn take(&mut self, heard: WatchEvent) {
         match heard {
-            Heard::Change(change) => self.world.take(change),
-            Heard::Nothing => {
+            WatchEvent::Change(change) => self.world.take(change),
+            WatchEvent::Nothing => {
                 self.failed();
                 self.renewals.not_heard(Instant::now());
             }
@@ -213,13 +213,13 @@ impl Driver {
 
     /// Whether enough is known to say something. What an earlier controller has said stays in force until then: it must not
     /// be taken back only because a Service has not been heard of yet.
-    fn may_conclude(&mut self, needs: &Needs, standings: Option<&Standings>, now: Instant) -> bool {
+    fn may_conclude(&mut self, needs: &NeededObjects, standings: Option<&InterceptReports>, now: Instant) -> bool {
         let patience = *self.patience.get_or_insert(now + PATIENCE);
         now >= patience || standings.is_some() && self.world.answers(needs)
     }
 
     /// Brings everything in line with what is known.
-    fn conclude(&mut self, standings: Option<&Standings>) {
+    fn conclude(&mut self, standings: Option<&InterceptReports>) {
         let now = Instant::now();
         let (resolved, needs) = resolve(&self.world);
         self.ask(&needs);
@@ -233,7 +233,7 @@ impl Driver {
         }
         let certificates = secrets::certificates(&self.world, &resolved);
         let permissions = permissions(&self.world, &resolved);
-        let conclusion = Arc::new(Conclusion { resolved, certificates, permissions });
+        let conclusion = Arc::new(ClusterConclusion { resolved, certificates, permissions });
         self.conclusions.send_if_modified(|known| {
             let news = known.as_ref() != Some(&conclusion);
             if news {
@@ -243,11 +243,11 @@ impl Driver {
         });
         let objects = self.world.intercepts.len() as u64;
         self.vitals.send_if_modified(|vitals| std::mem::replace(&mut vitals.objects, objects) != objects);
-        self.report(&conclusion.resolved, standings.unwrap_or(&Standings::new()), now);
+        self.report(&conclusion.resolved, standings.unwrap_or(&InterceptReports::new()), now);
     }
 
     /// Has written what is to be said.
-    fn report(&mut self, resolved: &Resolved, standings: &Standings, now: Instant) {
+    fn report(&mut self, resolved: &ResolvedCluster, standings: &InterceptReports, now: Instant) {
         let entries = entries(resolved, standings, &self.introduction);
         for notice in self.told.tell(resolved, &entries) {
             // People miss a line; the status has it all the same.
@@ -259,34 +259,34 @@ impl Driver {
             let (client, node) = (self.client.clone(), self.introduction.node.clone());
             self.writing.spawn(async move {
                 let result = write::status(client, &node, &id, entry.as_ref()).await;
-                Written::Status(token, entry, result)
+                WriteOutcome::Status(token, entry, result)
             });
         }
         for forgotten in self.renewals.expired(&self.world, now) {
             let (client, id, version) = (self.client.clone(), forgotten.id.clone(), forgotten.version.clone());
             self.writing.spawn(async move {
                 let result = write::delete(client, &id, version).await;
-                Written::Deleted(id, result)
+                WriteOutcome::Deleted(id, result)
             });
         }
     }
 
-    fn written(&mut self, written: Written) {
+    fn written(&mut self, written: WriteOutcome) {
         match written {
-            Written::Status(token, entry, result) => {
+            WriteOutcome::Status(token, entry, result) => {
                 if let Err(WriteError::Failed(error)) = &result {
                     self.failed();
                     tracing::warn!(%error, "an Intercept's status could not be written; it is tried again");
                 }
                 self.writes.done(token, entry, &result, Instant::now());
             }
-            Written::Deleted(id, Ok(())) => {
+            WriteOutcome::Deleted(id, Ok(())) => {
                 self.vitals.send_modify(|vitals| vitals.expired += 1);
                 tracing::info!(namespace = id.namespace, name = id.name, "an Intercept was not renewed and is deleted");
             }
             // Renewed in the last moment, or deleted by another agent.
-            Written::Deleted(_, Err(WriteError::Outdated)) => {}
-            Written::Deleted(id, Err(WriteError::Failed(error))) => {
+            WriteOutcome::Deleted(_, Err(WriteError::Outdated)) => {}
+            WriteOutcome::Deleted(id, Err(WriteError::Failed(error))) => {
                 self.failed();
                 tracing::warn!(namespace = id.namespace, name = id.name, %error, "an Intercept that was not renewed could not be deleted");
             }
@@ -294,7 +294,7 @@ impl Driver {
     }
 
     /// Asks for what must be known, and no longer for what need not.
-    fn ask(&mut self, needs: &Needs) {
+    fn ask(&mut self, needs: &NeededObjects) {
         self.services.retain(|named, listener| {
             let needed = needs.services.contains(named);
             if !needed {

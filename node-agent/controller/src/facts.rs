@@ -23,7 +23,7 @@ use redir_link::{health_checks::HealthCheck, resolved::ObjectId};
 use redir_tunnel::Pin;
 use redir_wire::{Token, limits};
 
-use super::{mesh::Mesh, probes::health_checks};
+use super::{mesh::MeshKind, probes::health_checks};
 
 /// `None` for an object that no API server has given out.
 fn object_id(meta: &ObjectMeta) -> Option<ObjectId> {
@@ -32,7 +32,7 @@ fn object_id(meta: &ObjectMeta) -> Option<ObjectId> {
 
 /// Who controls an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Controller {
+pub(crate) struct OwnerController {
     /// As it is written, with the version.
     pub(crate) api_version: String,
     /// Its kind.
@@ -43,7 +43,7 @@ pub(crate) struct Controller {
     pub(crate) uid: String,
 }
 
-impl Controller {
+impl OwnerController {
     /// The owner that controls an object, by its owner references.
     pub(super) fn of(meta: &ObjectMeta) -> Option<Self> {
         let mut owners = meta.owner_references.iter().flatten();
@@ -76,7 +76,7 @@ pub(crate) struct PodFacts {
     /// Which process is its last, if it is known to end.
     pub(crate) ending: Option<LastProcess>,
     /// Who controls it.
-    pub(crate) controller: Option<Controller>,
+    pub(crate) controller: Option<OwnerController>,
     /// Its containers' named TCP ports.
     pub(crate) ports: BTreeMap<String, u16>,
     /// The Secrets that it mounts.
@@ -84,7 +84,7 @@ pub(crate) struct PodFacts {
     /// Why it can never be intercepted; ends with the next step.
     pub(crate) unfit: Option<String>,
     /// Which mesh it is in.
-    pub(crate) mesh: Option<Mesh>,
+    pub(crate) mesh: Option<MeshKind>,
     /// What asks for its health and may reach somebody else than the app.
     pub(crate) health_checks: Vec<HealthCheck>,
 }
@@ -111,11 +111,11 @@ impl PodFacts {
             over: phase.is_some_and(is_over),
             ends_since: ends_since(&pod.metadata),
             ending: ending(pod),
-            controller: Controller::of(&pod.metadata),
+            controller: OwnerController::of(&pod.metadata),
             ports: ports(pod),
             secrets: secrets(pod),
             unfit: unfit(pod),
-            mesh: Mesh::of(pod),
+            mesh: MeshKind::of(pod),
             health_checks: health_checks(pod),
         })
     }

@@ -13,21 +13,21 @@ use anyhow::{Context as _, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::io::{Interest, unix::AsyncFd};
 
-use redir_config::Config;
+use redir_config::NodeConfig;
 use redir_ipc::{self as ipc, ControllerMessage, REPLY_LEN, Reply};
 
 /// The socket.
-pub(super) struct Guardian(AsyncFd<OwnedFd>);
+pub(super) struct GuardianSocket(AsyncFd<OwnedFd>);
 
 /// What the guardian gives before anything else.
-pub(super) struct Bootstrap {
+pub(super) struct ControllerBootstrap {
     pub(super) control: OwnedFd,
-    pub(super) config: Config,
+    pub(super) config: NodeConfig,
     /// The agent's public key.
     pub(super) key: String,
 }
 
-impl Bootstrap {
+impl ControllerBootstrap {
     /// Receives it. Blocks up to ten seconds; called before any runtime exists.
     pub(super) fn receive(control: OwnedFd, config_file: &Path) -> anyhow::Result<Self> {
         let mut wait = [PollFd::new(control.as_fd(), PollFlags::POLLIN)];
@@ -41,12 +41,12 @@ impl Bootstrap {
         let (Reply::Bootstrap, Ok([key, config])) = (reply, fds) else {
             bail!("the guardian's first message is not the one expected; start `redir-agent run`");
         };
-        let config = Config::parse(&text(config)?, config_file)?;
+        let config = NodeConfig::parse(&text(config)?, config_file)?;
         Ok(Self { control, config, key: text(key)? })
     }
 }
 
-impl Guardian {
+impl GuardianSocket {
     #[expect(unsafe_code, reason = "AsyncFd must be promised that its descriptor stays open")]
     pub(super) fn new(control: OwnedFd) -> io::Result<Self> {
         let interest = Interest::READABLE | Interest::WRITABLE;

@@ -45,15 +45,15 @@ use tokio::{
     time::{Instant, interval, sleep_until},
 };
 
-use driver::Vitals;
-use guardian::{Bootstrap, Guardian};
-use publish::{Newest, Talk};
+use driver::ControllerVitals;
+use guardian::{ControllerBootstrap, GuardianSocket};
+use publish::{LatestConclusion, LinkTraffic};
 use redir_ipc::{ControllerMessage, Reply};
 use redir_link::SIGN_OF_LIFE;
 
 /// Runs until the guardian ends it, or is gone.
 pub fn run(control: OwnedFd, config_file: &Path) -> anyhow::Result<()> {
-    let bootstrap = Bootstrap::receive(control, config_file)?;
+    let bootstrap = ControllerBootstrap::receive(control, config_file)?;
     let mut builder = Builder::new_current_thread();
     // Names are looked up in threads of their own.
     let runtime = builder.max_blocking_threads(2).enable_all().build().context("start the runtime")?;
@@ -62,16 +62,23 @@ pub fn run(control: OwnedFd, config_file: &Path) -> anyhow::Result<()> {
     done
 }
 
-async fn live(Bootstrap { control, config, key }: Bootstrap) -> anyhow::Result<()> {
+async fn live(ControllerBootstrap { control, config, key }: ControllerBootstrap) -> anyhow::Result<()> {
     let settings = config.kubernetes.context("the controller is for Kubernetes alone; start `redir-agent run`")?;
-    let source = client::Source::new(&settings)?;
-    let guardian = Arc::new(Guardian::new(control).context("speak with the guardian")?);
-    let (conclusions, concluded) = channel::channel(Newest::None);
-    let permitted = channel::Sender::new(Newest::None);
-    let (vitals, standings) = (channel::Sender::new(Vitals::default()), channel::Sender::new(None));
-    let talk = Talk { permitted: permitted.subscribe(), vitals: vitals.subscribe(), standings: standings.clone() };
-    let parts =
-        driver::Parts { settings, agent: config.agent, key, conclusions, standings: standings.subscribe(), vitals };
+    let source = client::CredentialSource::new(&settings)?;
+    let guardian = Arc::new(GuardianSocket::new(control).context("speak with the guardian")?);
+    let (conclusions, concluded) = channel::channel(LatestConclusion::None);
+    let permitted = channel::Sender::new(LatestConclusion::None);
+    let (vitals, standings) = (channel::Sender::new(ControllerVitals::default()), channel::Sender::new(None));
+    let talk =
+        LinkTraffic { permitted: permitted.subscribe(), vitals: vitals.subscribe(), standings: standings.clone() };
+    let parts = driver::DriverParts {
+        settings,
+        agent: config.agent,
+        key,
+        conclusions,
+        standings: standings.subscribe(),
+        vitals,
+    };
     let mut tasks = JoinSet::new();
     tasks.spawn(driver::run(parts, source));
     tasks.spawn(publish::run(guardian.clone(), concluded, permitted));
@@ -80,7 +87,7 @@ async fn live(Bootstrap { control, config, key }: Bootstrap) -> anyhow::Result<(
 }
 
 /// Follows the guardian: another link with each worker, and the end.
-async fn follow(guardian: &Guardian, talk: Talk, mut tasks: JoinSet<()>) -> anyhow::Result<()> {
+async fn follow(guardian: &GuardianSocket, talk: LinkTraffic, mut tasks: JoinSet<()>) -> anyhow::Result<()> {
     let mut link = JoinSet::new();
     let mut alive = interval(SIGN_OF_LIFE);
     // Until when the next link must have come.
@@ -130,14 +137,14 @@ mod link_tests {
     /// Joined with a worker; `None`: it ends within this time of the paused clock.
     async fn follow_for(time: Duration, worker_stays: bool) -> Option<anyhow::Result<()>> {
         let (ours, theirs) = ipc::pair().expect("sockets");
-        let guardian = Guardian::new(theirs).expect("a socket");
+        let guardian = GuardianSocket::new(theirs).expect("a socket");
         let (link, worker) = ipc::stream_pair().expect("sockets");
         ipc::send(ours.as_fd(), &Reply::Peer.encode(0), &[link.as_fd()]).expect("sent");
         drop(link);
         let worker = worker_stays.then_some(worker);
-        let permitted = channel::Sender::new(Newest::None);
-        let (vitals, standings) = (channel::Sender::new(Vitals::default()), channel::Sender::new(None));
-        let talk = Talk { permitted: permitted.subscribe(), vitals: vitals.subscribe(), standings };
+        let permitted = channel::Sender::new(LatestConclusion::None);
+        let (vitals, standings) = (channel::Sender::new(ControllerVitals::default()), channel::Sender::new(None));
+        let talk = LinkTraffic { permitted: permitted.subscribe(), vitals: vitals.subscribe(), standings };
         let end = timeout(time, follow(&guardian, talk, JoinSet::new())).await.ok();
         drop((worker, ours));
         end

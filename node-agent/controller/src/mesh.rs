@@ -12,9 +12,9 @@ use redir_ipc::FirstHand;
 
 /// The mesh that a pod is in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Mesh {
+pub(crate) enum MeshKind {
     /// A proxy runs in the pod, and its netfilter rules give it the pod's connections.
-    Sidecar(Sidecar),
+    MeshSidecar(Sidecar),
     /// Istio's ambient mode: the node's proxy has its sockets in the pod, and sends the app's answers to itself by marks.
     Ambient,
 }
@@ -27,15 +27,15 @@ pub(crate) struct Sidecar {
     /// Ports that the proxy itself listens on.
     own: &'static [u16],
     /// Ports whose connections do not go through it.
-    past: Vec<Ports>,
+    past: Vec<PortRange>,
     /// If given, only these go through it.
-    through: Option<Vec<Ports>>,
+    through: Option<Vec<PortRange>>,
 }
 
 /// Ports from the first to the last.
-type Ports = (u16, u16);
+type PortRange = (u16, u16);
 
-impl Mesh {
+impl MeshKind {
     pub(super) fn of(pod: &Pod) -> Option<Self> {
         let annotation = |name: &str| pod.annotations().get(name).map(String::as_str);
         let runs = |name: &str| containers(pod).any(|container| container.name == name);
@@ -57,12 +57,12 @@ impl Mesh {
         } else {
             return None;
         };
-        Some(Self::Sidecar(sidecar))
+        Some(Self::MeshSidecar(sidecar))
     }
 
     /// Who takes the connections of a port first, or why it is refused.
     pub(super) fn judge(&self, port: u16) -> Result<FirstHand, String> {
-        let Self::Sidecar(Sidecar { name, own, past, through }) = self else {
+        let Self::MeshSidecar(Sidecar { name, own, past, through }) = self else {
             return Err("the pod is in Istio's ambient mesh, whose rules would take redir's connections to the app \
                         elsewhere; intercept a pod outside of it, or one with a sidecar"
                 .to_owned());
@@ -70,7 +70,7 @@ impl Mesh {
         if own.contains(&port) {
             return Err(format!("port {port} is {name}'s own; intercept a port of the app"));
         }
-        let within = |ports: &[Ports]| ports.iter().any(|(first, last)| (*first..=*last).contains(&port));
+        let within = |ports: &[PortRange]| ports.iter().any(|(first, last)| (*first..=*last).contains(&port));
         if within(past) || through.as_ref().is_some_and(|through| !within(through)) {
             return Err(format!(
                 "connections to port {port} pass {name} by, but its rules would take redir's connections to the app \
@@ -82,7 +82,7 @@ impl Mesh {
 }
 
 /// A list as in `80,8000-8100`; what is no port is left out.
-fn ports(list: Option<&str>) -> Vec<Ports> {
+fn ports(list: Option<&str>) -> Vec<PortRange> {
     let range = |item: &str| {
         let (first, last) = item.split_once('-').unwrap_or((item, item));
         Some((first.trim().parse().ok()?, last.trim().parse().ok()?))
@@ -101,12 +101,12 @@ mod tests {
 
     use super::*;
 
-    fn mesh(annotations: &Value, containers: &[&str], sidecars: &[&str]) -> Option<Mesh> {
+    fn mesh(annotations: &Value, containers: &[&str], sidecars: &[&str]) -> Option<MeshKind> {
         let plain: Vec<Value> = containers.iter().map(|name| json!({"name": name})).collect();
         let always = |name: &&str| json!({"name": name, "restartPolicy": "Always"});
         let sidecars: Vec<Value> = sidecars.iter().map(always).collect();
         let pod = json!({"metadata": {"annotations": annotations}, "spec": {"containers": plain, "initContainers": sidecars}});
-        Mesh::of(&serde_json::from_value(pod).unwrap())
+        MeshKind::of(&serde_json::from_value(pod).unwrap())
     }
 
     #[test]

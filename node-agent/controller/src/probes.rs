@@ -11,7 +11,7 @@ use k8s_openapi::{
 };
 
 use super::facts::containers;
-use redir_link::health_checks::{Asks, Get, HealthCheck, USER_AGENT};
+use redir_link::health_checks::{CheckTransport, HealthCheck, HttpGetCheck, USER_AGENT};
 
 /// Readiness gates that load balancers of clouds put on pods, and how their checks' User-Agent begins.
 const BALANCERS: [(&str, &str, &str); 3] = [
@@ -41,9 +41,9 @@ fn of_probe(container: &Container, kind: &str, probe: &Probe) -> Option<HealthCh
     let fields = fields(get);
     let agent = fields.iter().find(|(name, _)| name.eq_ignore_ascii_case(USER_AGENT));
     let asks = match get.scheme.as_deref() {
-        Some(scheme) if scheme.eq_ignore_ascii_case("https") => Asks::KubeletHttps,
+        Some(scheme) if scheme.eq_ignore_ascii_case("https") => CheckTransport::KubeletHttps,
         _ if agent.is_none_or(|(_, value)| value.starts_with("kube-probe/")) => return None,
-        _ => Asks::Http(Get { target: target(get), fields }),
+        _ => CheckTransport::Http(HttpGetCheck { target: target(get), fields }),
     };
     Some(HealthCheck { what, port: Some(port), asks })
 }
@@ -79,7 +79,7 @@ fn of_balancers(pod: &Pod) -> impl Iterator<Item = HealthCheck> {
         Some(HealthCheck {
             what: format!("the health checks of {whose}"),
             port: None,
-            asks: Asks::LoadBalancer(agent.to_owned()),
+            asks: CheckTransport::LoadBalancer(agent.to_owned()),
         })
     })
 }
@@ -124,18 +124,22 @@ mod tests {
         });
         let check = |what: &str, port, asks| HealthCheck { what: what.to_owned(), port, asks };
         let fields = vec![("USER-agent".to_owned(), "mine".to_owned()), ("X-A".to_owned(), "b".to_owned())];
-        let live = Asks::Http(Get { target: "/live?a".into(), fields });
+        let live = CheckTransport::Http(HttpGetCheck { target: "/live?a".into(), fields });
         let found = health_checks(&serde_json::from_value(pod).expect("a pod"));
         assert_eq!(
             found,
             [
                 check("the liveness probe of container app", Some(8080), live),
-                check("the startup probe of container side", Some(2), Asks::KubeletHttps),
-                check("the health checks of Google Cloud's load balancer", None, Asks::LoadBalancer("GoogleHC".into())),
+                check("the startup probe of container side", Some(2), CheckTransport::KubeletHttps),
+                check(
+                    "the health checks of Google Cloud's load balancer",
+                    None,
+                    CheckTransport::LoadBalancer("GoogleHC".into())
+                ),
                 check(
                     "the health checks of the AWS load balancer",
                     None,
-                    Asks::LoadBalancer("ELB-HealthChecker".into())
+                    CheckTransport::LoadBalancer("ELB-HealthChecker".into())
                 ),
             ]
         );

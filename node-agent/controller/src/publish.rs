@@ -7,9 +7,10 @@
 use std::{io, sync::Arc};
 
 use redir_config::certificates::Certificates;
-use redir_ipc::{ControllerMessage, Permission};
+use redir_ipc::{ControllerMessage, PodPermission};
 use redir_link::{
-    Health, LONGEST_STANDING, SIGN_OF_LIFE, Standing, Standings, ToController, ToWorker, changes, resolved::Resolved,
+    Health, InterceptReports, LONGEST_STANDING, SIGN_OF_LIFE, Standing, ToController, ToWorker, changes,
+    resolved::ResolvedCluster,
 };
 use redir_wire::Token;
 use tokio::{
@@ -23,27 +24,27 @@ use tokio::{
     time::sleep,
 };
 
-use super::{driver::Vitals, guardian::Guardian};
+use super::{driver::ControllerVitals, guardian::GuardianSocket};
 
 /// What follows from what is known of the cluster.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Conclusion {
+pub(super) struct ClusterConclusion {
     /// Who may intercept what.
-    pub(super) resolved: Resolved,
+    pub(super) resolved: ResolvedCluster,
     /// With which certificates it is read.
     pub(super) certificates: Certificates,
     /// What may be armed for it.
-    pub(super) permissions: Vec<Permission>,
+    pub(super) permissions: Vec<PodPermission>,
 }
 
 /// The newest conclusion; `None`: nothing is known yet.
-pub(super) type Newest = Option<Arc<Conclusion>>;
+pub(super) type LatestConclusion = Option<Arc<ClusterConclusion>>;
 
 /// Tells the guardian, and lets the worker have what it was told. Ends with the guardian.
 pub(super) async fn run(
-    guardian: Arc<Guardian>,
-    mut conclusions: channel::Receiver<Newest>,
-    permitted: channel::Sender<Newest>,
+    guardian: Arc<GuardianSocket>,
+    mut conclusions: channel::Receiver<LatestConclusion>,
+    permitted: channel::Sender<LatestConclusion>,
 ) {
     while conclusions.changed().await.is_ok() {
         let newest = conclusions.borrow_and_update().clone();
@@ -57,7 +58,7 @@ pub(super) async fn run(
     }
 }
 
-async fn permit(guardian: &Guardian, permissions: &[Permission]) -> io::Result<()> {
+async fn permit(guardian: &GuardianSocket, permissions: &[PodPermission]) -> io::Result<()> {
     guardian.say(&ControllerMessage::Begin).await?;
     for permission in permissions {
         guardian.say(&ControllerMessage::Allow(permission.clone())).await?;
@@ -67,20 +68,20 @@ async fn permit(guardian: &Guardian, permissions: &[Permission]) -> io::Result<(
 
 /// What is said and heard over a link.
 #[derive(Clone)]
-pub(super) struct Talk {
+pub(super) struct LinkTraffic {
     /// To be told to the worker.
-    pub(super) permitted: channel::Receiver<Newest>,
+    pub(super) permitted: channel::Receiver<LatestConclusion>,
     /// To be told as well.
-    pub(super) vitals: channel::Receiver<Vitals>,
+    pub(super) vitals: channel::Receiver<ControllerVitals>,
     /// What the worker says.
-    pub(super) standings: channel::Sender<Option<Standings>>,
+    pub(super) standings: channel::Sender<Option<InterceptReports>>,
 }
 
 /// The link to the worker of now.
-pub(super) fn speak(stream: UnixStream, talk: Talk) -> JoinSet<()> {
+pub(super) fn speak(stream: UnixStream, talk: LinkTraffic) -> JoinSet<()> {
     let (from, to) = stream.into_split();
     let mut tasks = JoinSet::new();
-    let Talk { permitted, vitals, standings } = talk;
+    let LinkTraffic { permitted, vitals, standings } = talk;
     tasks.spawn(async move {
         let end = tokio::select! {
             end = tell(BufWriter::new(to), permitted, vitals) => end,
@@ -89,17 +90,17 @@ pub(super) fn speak(stream: UnixStream, talk: Talk) -> JoinSet<()> {
         let error = end.err().map(|error| error.to_string()).unwrap_or_default();
         tracing::warn!(error, "the link to the worker has ended");
         // Nothing of it is live any more. One that was killed leaves a reset instead of an end.
-        standings.send_replace(Some(Standings::new()));
+        standings.send_replace(Some(InterceptReports::new()));
     });
     tasks
 }
 
 async fn tell(
     mut to: BufWriter<OwnedWriteHalf>,
-    mut permitted: channel::Receiver<Newest>,
-    mut vitals: channel::Receiver<Vitals>,
+    mut permitted: channel::Receiver<LatestConclusion>,
+    mut vitals: channel::Receiver<ControllerVitals>,
 ) -> io::Result<()> {
-    let mut told = Arc::new(Conclusion::default());
+    let mut told = Arc::new(ClusterConclusion::default());
     let mut is_first = true;
     permitted.mark_changed();
     loop {
@@ -115,15 +116,15 @@ async fn tell(
             (told, is_first) = (newest, false);
         }
         let health = health(*vitals.borrow_and_update());
-        redir_link::send(&mut to, &ToWorker::Health(health)).await?;
+        redir_link::send(&mut to, &ToWorker::WorkerHealth(health)).await?;
         to.flush().await?;
     }
 }
 
 async fn differences(
     to: &mut BufWriter<OwnedWriteHalf>,
-    Conclusion { resolved: was, certificates: had, .. }: &Conclusion,
-    Conclusion { resolved: is, certificates: has, .. }: &Conclusion,
+    ClusterConclusion { resolved: was, certificates: had, .. }: &ClusterConclusion,
+    ClusterConclusion { resolved: is, certificates: has, .. }: &ClusterConclusion,
 ) -> io::Result<()> {
     for (name, pod) in changes(&was.pods, &is.pods) {
         let gone = || ToWorker::PodGone(name.clone());
@@ -144,16 +145,19 @@ async fn differences(
     redir_link::send(to, &ToWorker::Commit).await
 }
 
-fn health(Vitals { silent_since, objects, api_errors, expired }: Vitals) -> Health {
+fn health(ControllerVitals { silent_since, objects, api_errors, expired }: ControllerVitals) -> Health {
     Health { silent: silent_since.map(|since| since.elapsed()), objects, api_errors, expired }
 }
 
 /// What the worker says is text for the status, of intercepts that are there anyway.
-async fn listen(mut from: BufReader<OwnedReadHalf>, standings: &channel::Sender<Option<Standings>>) -> io::Result<()> {
-    let mut heard = Standings::new();
+async fn listen(
+    mut from: BufReader<OwnedReadHalf>,
+    standings: &channel::Sender<Option<InterceptReports>>,
+) -> io::Result<()> {
+    let mut heard = InterceptReports::new();
     while let Some(message) = redir_link::receive(&mut from, LONGEST_STANDING).await? {
         match message {
-            ToController::Standing(uid, standing) => {
+            ToController::InterceptReport(uid, standing) => {
                 let (token, standing) = (Token::from(uid), standing.bounded());
                 heard.remove(&token);
                 let bytes: usize = heard.values().chain([&standing]).map(Standing::bytes).sum();
@@ -178,36 +182,36 @@ mod tests {
     use std::{collections::BTreeMap, time::Duration};
 
     use redir_ipc::FirstHand;
-    use redir_link::{ConflictStanding, LONGEST, resolved::KnownPod};
+    use redir_link::{ConflictReport, LONGEST, resolved::KnownPod};
     use tokio::time::timeout;
 
     use super::*;
 
     const SOON: Duration = Duration::from_secs(60);
 
-    fn conclusion(number: usize) -> Newest {
+    fn conclusion(number: usize) -> LatestConclusion {
         let labels =
             BTreeMap::from([("number".to_owned(), number.to_string()), ("long".to_owned(), "x".repeat(20_000))]);
         let entry = redir_wire::PodEntry { name: "a".into(), labels, ports: Vec::new() };
         let pod = KnownPod { entry, first: FirstHand::App, ending: None, health_checks: Vec::new() };
         let name = redir_config::PodName::new("uid").expect("a name");
-        let resolved = Resolved { pods: BTreeMap::from([(name, pod)]), ..Resolved::default() };
-        Some(Arc::new(Conclusion { resolved, ..Conclusion::default() }))
+        let resolved = ResolvedCluster { pods: BTreeMap::from([(name, pod)]), ..ResolvedCluster::default() };
+        Some(Arc::new(ClusterConclusion { resolved, ..ClusterConclusion::default() }))
     }
 
-    struct Ends {
-        permitted: channel::Sender<Newest>,
-        standings: channel::Receiver<Option<Standings>>,
-        talk: Talk,
-        _vitals: channel::Sender<Vitals>,
+    struct PublishRig {
+        permitted: channel::Sender<LatestConclusion>,
+        standings: channel::Receiver<Option<InterceptReports>>,
+        talk: LinkTraffic,
+        _vitals: channel::Sender<ControllerVitals>,
     }
 
-    fn ends() -> Ends {
-        let (permitted, vitals) = (channel::Sender::new(None), channel::Sender::new(Vitals::default()));
+    fn ends() -> PublishRig {
+        let (permitted, vitals) = (channel::Sender::new(None), channel::Sender::new(ControllerVitals::default()));
         let standings = channel::Sender::new(None);
         let heard = standings.subscribe();
-        let talk = Talk { permitted: permitted.subscribe(), vitals: vitals.subscribe(), standings };
-        Ends { permitted, standings: heard, talk, _vitals: vitals }
+        let talk = LinkTraffic { permitted: permitted.subscribe(), vitals: vitals.subscribe(), standings };
+        PublishRig { permitted, standings: heard, talk, _vitals: vitals }
     }
 
     /// The number of the pod that is told before the next commit.
@@ -217,7 +221,7 @@ mod tests {
             match redir_link::receive(worker, LONGEST).await.expect("a message") {
                 Some(ToWorker::Pod(_, pod)) => number = pod.entry.labels["number"].parse().ok(),
                 Some(ToWorker::Commit) => return number.expect("a pod"),
-                Some(ToWorker::Health(_)) => {}
+                Some(ToWorker::WorkerHealth(_)) => {}
                 other => panic!("{other:?}"),
             }
         }
@@ -225,7 +229,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_worker_that_does_not_read_gets_the_newest_when_it_reads_again() {
-        let Ends { permitted, talk, .. } = &ends();
+        let PublishRig { permitted, talk, .. } = &ends();
         permitted.send_replace(conclusion(0));
         let (ours, mut worker) = UnixStream::pair().expect("sockets");
         let _link = speak(ours, talk.clone());
@@ -253,14 +257,13 @@ mod tests {
         let mut ends = ends();
         let (ours, mut worker) = UnixStream::pair().expect("sockets");
         let _link = speak(ours, ends.talk.clone());
-        let conflict =
-            ConflictStanding { pod: "p".repeat(9_000), developer: String::new(), since: 0, everything: true };
+        let conflict = ConflictReport { pod: "p".repeat(9_000), developer: String::new(), since: 0, everything: true };
         let standing = Standing { pods: Vec::new(), conflicts: vec![conflict] };
         let writer = async {
             for number in 0..u16::try_from(MOST_STANDINGS).expect("small") + 9 {
                 let mut uid = [0; 16];
                 uid[..2].copy_from_slice(&number.to_ne_bytes());
-                let said = ToController::Standing(Token(uid).into(), standing.clone());
+                let said = ToController::InterceptReport(Token(uid).into(), standing.clone());
                 redir_link::send(&mut worker, &said).await.expect("sent");
             }
             redir_link::send(&mut worker, &ToController::Commit).await.expect("sent");
@@ -272,19 +275,21 @@ mod tests {
         assert_eq!(heard.len(), MOST_STANDINGS);
         assert!(heard.values().all(|standing| standing.conflicts[0].pod.len() < 300));
         drop(worker);
-        let is_empty = |standings: &Option<Standings>| standings.as_ref().is_some_and(Standings::is_empty);
+        let is_empty =
+            |standings: &Option<InterceptReports>| standings.as_ref().is_some_and(InterceptReports::is_empty);
         timeout(SOON, ends.standings.wait_for(is_empty)).await.expect("in time").expect("it runs");
     }
 
     /// One object that is too large ended what was told of all others.
     #[tokio::test]
     async fn what_is_too_long_is_left_out_and_the_rest_is_told() {
-        let Ends { permitted, talk, .. } = &ends();
+        let PublishRig { permitted, talk, .. } = &ends();
         let long = redir_config::certificates::Pair { chain: "\u{1}".repeat(1 << 20), key: String::new() };
         let name = redir_config::PodName::new("uid").expect("a name");
         let certificates = Certificates(BTreeMap::from([((name, 8443), vec![long])]));
         let known = conclusion(7).expect("some");
-        let conclusion = Conclusion { resolved: known.resolved.clone(), certificates, ..Conclusion::default() };
+        let conclusion =
+            ClusterConclusion { resolved: known.resolved.clone(), certificates, ..ClusterConclusion::default() };
         permitted.send_replace(Some(Arc::new(conclusion)));
         let (ours, mut worker) = UnixStream::pair().expect("sockets");
         let _link = speak(ours, talk.clone());
@@ -308,12 +313,11 @@ mod tests {
         let mut ends = ends();
         let (ours, mut worker) = UnixStream::pair().expect("sockets");
         let _link = speak(ours, ends.talk.clone());
-        let conflict =
-            ConflictStanding { pod: "p".repeat(250), developer: "d".repeat(250), since: 0, everything: true };
+        let conflict = ConflictReport { pod: "p".repeat(250), developer: "d".repeat(250), since: 0, everything: true };
         let standing = Standing { pods: Vec::new(), conflicts: vec![conflict; 50] };
         let writer = async {
             for number in 0..200 {
-                let said = ToController::Standing(Token([number; 16]).into(), standing.clone());
+                let said = ToController::InterceptReport(Token([number; 16]).into(), standing.clone());
                 redir_link::send(&mut worker, &said).await.expect("sent");
             }
             redir_link::send(&mut worker, &ToController::Commit).await.expect("sent");

@@ -12,26 +12,26 @@ use std::{
 use redir_api::names::EXPIRE_AFTER;
 use redir_wire::Token;
 
-use super::{facts::InterceptFacts, world::World};
+use super::{facts::InterceptFacts, world::ClusterState};
 
 /// When each Intercept was last seen to be renewed.
 #[derive(Debug)]
-pub(crate) struct Renewals {
-    seen: BTreeMap<Token, Seen>,
+pub(crate) struct LeaseRenewals {
+    seen: BTreeMap<Token, LastRenewal>,
     /// Until when nothing may have been heard.
     deaf: Option<Instant>,
     node: String,
 }
 
 #[derive(Debug)]
-struct Seen {
+struct LastRenewal {
     value: Option<String>,
     since: Instant,
     /// It was named as forgotten then; nothing has come of it yet.
     named: Option<Instant>,
 }
 
-impl Renewals {
+impl LeaseRenewals {
     pub(crate) fn new(node: &str) -> Self {
         Self { seen: BTreeMap::new(), deaf: None, node: node.to_owned() }
     }
@@ -42,12 +42,12 @@ impl Renewals {
     }
 
     /// Takes what is known now, and names the forgotten ones: each again after [`AGAIN`] as long as it is still there.
-    pub(crate) fn expired<'w>(&mut self, world: &'w World, now: Instant) -> Vec<&'w InterceptFacts> {
+    pub(crate) fn expired<'w>(&mut self, world: &'w ClusterState, now: Instant) -> Vec<&'w InterceptFacts> {
         self.seen.retain(|token, _| world.intercepts.contains_key(token));
         let mut expired = Vec::new();
         for (token, intercept) in &world.intercepts {
             let value = &intercept.renewed;
-            let fresh = || Seen { value: value.clone(), since: now, named: None };
+            let fresh = || LastRenewal { value: value.clone(), since: now, named: None };
             let seen = self.seen.entry(*token).or_insert_with(fresh);
             if seen.value != *value {
                 *seen = fresh();

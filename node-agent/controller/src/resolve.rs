@@ -11,29 +11,32 @@ use redir_api::{PortRef, Target, TargetKind};
 use redir_wire::{PodEntry, limits};
 
 use super::{
-    admission::{Admission, admit},
+    admission::{IgnoredIntercepts, admit},
     facts::{InterceptFacts, PodFacts, ServiceFacts},
-    mesh::Mesh,
-    world::{Named, World},
+    mesh::MeshKind,
+    world::{ClusterState, ObjectName},
 };
 use redir_ipc::FirstHand;
-use redir_link::resolved::{Granted, KnownPod, Obstacle, Place, Requests, Resolution, Resolved, Workload};
+use redir_link::resolved::{
+    GrantedIntercept, InterceptedRequests, KnownPod, PodObstacle, PodPlacement, ResolvedCluster, ResolvedIntercept,
+    WorkloadRef,
+};
 
 /// What must be asked of the API server before all pods of all targets are known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Needs {
+pub(crate) struct NeededObjects {
     /// Services.
-    pub(crate) services: BTreeSet<Named>,
+    pub(crate) services: BTreeSet<ObjectName>,
     /// ReplicaSets, by UID.
-    pub(crate) owners: BTreeMap<String, Named>,
+    pub(crate) owners: BTreeMap<String, ObjectName>,
     /// Secrets that pods which are intercepted mount, by namespace.
     pub(crate) secrets: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// Who may intercept what, and what else must be known for it.
-pub(crate) fn resolve(world: &World) -> (Resolved, Needs) {
-    let mut needs = Needs::default();
-    let Admission { mut refused, left_out } = admit(world);
+pub(crate) fn resolve(world: &ClusterState) -> (ResolvedCluster, NeededObjects) {
+    let mut needs = NeededObjects::default();
+    let IgnoredIntercepts { mut refused, left_out } = admit(world);
     let looked_at = world.intercepts.values().filter(|intercept| !left_out.contains(&intercept.token));
     let intercepts = looked_at.map(|intercept| {
         let refused = refused.remove(&intercept.token);
@@ -41,7 +44,7 @@ pub(crate) fn resolve(world: &World) -> (Resolved, Needs) {
     });
     let intercepts = intercepts.collect();
     let pods = world.pods.values().map(|pod| (pod.name.clone(), known(pod))).collect();
-    let resolved = Resolved { intercepts, pods };
+    let resolved = ResolvedCluster { intercepts, pods };
     for pod in resolved.steered().filter_map(|(pod, _)| world.pods.get(pod)) {
         if !pod.secrets.is_empty() {
             needs.secrets.entry(pod.id.namespace.clone()).or_default().extend(pod.secrets.iter().cloned());
@@ -50,8 +53,13 @@ pub(crate) fn resolve(world: &World) -> (Resolved, Needs) {
     (resolved, needs)
 }
 
-fn resolution(world: &World, intercept: &InterceptFacts, refused: Option<String>, needs: &mut Needs) -> Resolution {
-    let aim = Aim::of(intercept);
+fn resolution(
+    world: &ClusterState,
+    intercept: &InterceptFacts,
+    refused: Option<String>,
+    needs: &mut NeededObjects,
+) -> ResolvedIntercept {
+    let aim = InterceptTarget::of(intercept);
     let mut workload = None;
     let mut places = Vec::new();
     // A pod that ends keeps its intercepts to the last, and gets no new ones: its network may be gone any moment.
@@ -60,9 +68,9 @@ fn resolution(world: &World, intercept: &InterceptFacts, refused: Option<String>
     for pod in pods {
         let Some(found) = aim.find(world, pod, needs) else { continue };
         workload = found.or(workload);
-        places.push(Place { pod: pod.name.clone(), port: aim.port(world, pod) });
+        places.push(PodPlacement { pod: pod.name.clone(), port: aim.port(world, pod) });
     }
-    Resolution {
+    ResolvedIntercept {
         id: intercept.id.clone(),
         user: intercept.user(),
         what: aim.to_string(),
@@ -74,17 +82,17 @@ fn resolution(world: &World, intercept: &InterceptFacts, refused: Option<String>
 }
 
 /// What its developer gets. A filter is looked at only where it matters: there may be any number of Intercepts elsewhere.
-fn granted(intercept: &InterceptFacts, elsewhere: bool) -> Result<Granted, String> {
+fn granted(intercept: &InterceptFacts, elsewhere: bool) -> Result<GrantedIntercept, String> {
     let (wanted, key) = intercept.wanted.clone()?;
     let filter = match &intercept.spec.filter {
-        None => Requests::All,
-        Some(_) if elsewhere => Requests::Elsewhere,
+        None => InterceptedRequests::All,
+        Some(_) if elsewhere => InterceptedRequests::Elsewhere,
         Some(filter) => match intercept.filter_flaw() {
             Some(flaw) => return Err(flaw),
-            None => Requests::Matching(Box::new(filter.clone())),
+            None => InterceptedRequests::Matching(Box::new(filter.clone())),
         },
     };
-    Ok(Granted {
+    Ok(GrantedIntercept {
         key,
         filter,
         probes: wanted.probes,
@@ -96,14 +104,14 @@ fn granted(intercept: &InterceptFacts, elsewhere: bool) -> Result<Granted, Strin
 }
 
 /// What an Intercept aims at, also one that is refused: its pods' agents say so.
-struct Aim<'a> {
+struct InterceptTarget<'a> {
     namespace: &'a str,
     target: Option<(TargetKind, &'a str)>,
     selector: Option<Selector>,
     port: Option<PortRef>,
 }
 
-impl std::fmt::Display for Aim<'_> {
+impl std::fmt::Display for InterceptTarget<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.target {
             Some((kind, name)) => write!(f, "{} {name}", kind.as_str())?,
@@ -113,7 +121,7 @@ impl std::fmt::Display for Aim<'_> {
     }
 }
 
-impl<'a> Aim<'a> {
+impl<'a> InterceptTarget<'a> {
     fn of(intercept: &'a InterceptFacts) -> Self {
         let wanted = intercept.wanted.as_ref().ok().map(|(wanted, _)| wanted);
         let target = intercept.spec.target.as_ref().map(|target| (target.kind, target.name.as_str()));
@@ -127,7 +135,7 @@ impl<'a> Aim<'a> {
     }
 
     /// Whether the pod is meant, and by which workload.
-    fn find(&self, world: &World, pod: &PodFacts, needs: &mut Needs) -> Option<Option<Workload>> {
+    fn find(&self, world: &ClusterState, pod: &PodFacts, needs: &mut NeededObjects) -> Option<Option<WorkloadRef>> {
         let Some((kind, name)) = self.target else {
             return self.selector.as_ref()?.matches(&pod.labels).then_some(None);
         };
@@ -154,7 +162,7 @@ impl<'a> Aim<'a> {
         }
     }
 
-    fn service<'w>(&self, world: &'w World, needs: &mut Needs) -> Option<&'w ServiceFacts> {
+    fn service<'w>(&self, world: &'w ClusterState, needs: &mut NeededObjects) -> Option<&'w ServiceFacts> {
         let (_, name) = self.target.filter(|(kind, _)| *kind == TargetKind::Service)?;
         let named = (self.namespace.to_owned(), name.to_owned());
         needs.services.insert(named.clone());
@@ -162,37 +170,37 @@ impl<'a> Aim<'a> {
     }
 
     /// The port's number in a pod.
-    fn port(&self, world: &World, pod: &PodFacts) -> Result<u16, Obstacle> {
+    fn port(&self, world: &ClusterState, pod: &PodFacts) -> Result<u16, PodObstacle> {
         if let Some(reason) = &pod.unfit {
-            return Err(Obstacle::Never(reason.clone()));
+            return Err(PodObstacle::Never(reason.clone()));
         }
-        let Some(port) = &self.port else { return Err(Obstacle::Never("the Intercept is refused".to_owned())) };
-        let port = match self.service(world, &mut Needs::default()) {
-            Some(service) => service_port(service, port).map_err(Obstacle::Never)?,
+        let Some(port) = &self.port else { return Err(PodObstacle::Never("the Intercept is refused".to_owned())) };
+        let port = match self.service(world, &mut NeededObjects::default()) {
+            Some(service) => service_port(service, port).map_err(PodObstacle::Never)?,
             None => port.clone(),
         };
         let number = match port {
             PortRef::Number(number) => number,
             PortRef::Name(name) => *pod.ports.get(&name).ok_or_else(|| {
                 let known = list(pod.ports.keys());
-                Obstacle::Never(format!(
+                PodObstacle::Never(format!(
                     "pod {} names no TCP port {name} (named are: {known}); give its number",
                     pod.id.name
                 ))
             })?,
         };
         if let Some(mesh) = &pod.mesh {
-            mesh.judge(number).map_err(Obstacle::Never)?;
+            mesh.judge(number).map_err(PodObstacle::Never)?;
         }
         if pod.ips.is_empty() {
-            return Err(Obstacle::NotYet("the pod has no address yet".to_owned()));
+            return Err(PodObstacle::NotYet("the pod has no address yet".to_owned()));
         }
         Ok(number)
     }
 }
 
-fn workload(kind: TargetKind, name: &str, uid: &str) -> Workload {
-    Workload {
+fn workload(kind: TargetKind, name: &str, uid: &str) -> WorkloadRef {
+    WorkloadRef {
         api_version: kind.api_version().to_owned(),
         kind: kind.as_str().to_owned(),
         name: name.to_owned(),
@@ -229,8 +237,8 @@ fn list(items: impl Iterator<Item = impl std::fmt::Display>) -> String {
 
 fn known(pod: &PodFacts) -> KnownPod {
     let first = match pod.mesh {
-        Some(Mesh::Sidecar(_)) => FirstHand::Proxy,
-        Some(Mesh::Ambient) | None => FirstHand::App,
+        Some(MeshKind::MeshSidecar(_)) => FirstHand::Proxy,
+        Some(MeshKind::Ambient) | None => FirstHand::App,
     };
     let mut ports: Vec<u16> = pod.ports.values().copied().collect();
     ports.sort_unstable();

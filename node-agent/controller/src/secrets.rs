@@ -15,8 +15,8 @@ use k8s_openapi::api::{
     core::v1::Secret,
 };
 use kube::{Api, Client, api::PostParams};
-use redir_config::certificates::{Certificates, Flaw, Pair};
-use redir_link::{LONGEST, resolved::Resolved};
+use redir_config::certificates::{CertificateFlaw, Certificates, Pair};
+use redir_link::{LONGEST, resolved::ResolvedCluster};
 use tokio::{
     sync::{mpsc::Sender, watch as channel},
     time::{sleep, timeout},
@@ -24,14 +24,14 @@ use tokio::{
 
 use super::{
     api_server::ApiServer,
-    watch::Heard,
-    world::{Change, World},
+    watch::WatchEvent,
+    world::{ClusterChange, ClusterState},
 };
 
 /// The certificates for each intercepted port: those that its pod mounts. Which of the pod's ports has which is found
 /// out when the app shows it. A port for which there is no room left gets an empty list: its developer hears that its
 /// certificates cannot be used.
-pub(crate) fn certificates(world: &World, resolved: &Resolved) -> Certificates {
+pub(crate) fn certificates(world: &ClusterState, resolved: &ResolvedCluster) -> Certificates {
     let mut given: BTreeMap<_, Vec<Pair>> = BTreeMap::new();
     let mut room = MOST_BYTES;
     let ports: BTreeSet<_> = resolved.steered().collect();
@@ -57,13 +57,13 @@ pub(super) async fn listen(
     server: ApiServer,
     namespace: String,
     mut wanted: channel::Receiver<BTreeSet<String>>,
-    heard: Sender<Heard>,
+    heard: Sender<WatchEvent>,
 ) {
     loop {
         let names = wanted.borrow_and_update().clone();
         match timeout(CALLS, read(&client, &namespace, &names)).await {
             Ok(Ok(pairs)) => {
-                if heard.send(Heard::Change(Change::Secrets(namespace.clone(), pairs))).await.is_err() {
+                if heard.send(WatchEvent::Change(ClusterChange::Secrets(namespace.clone(), pairs))).await.is_err() {
                     return;
                 }
             }
@@ -128,10 +128,10 @@ fn pair(secret: &Secret) -> Result<Pair, &'static str> {
     }
     match pair.certified() {
         Ok(_) => Ok(pair),
-        Err(Flaw::NoCertificate) => Err("its tls.crt holds no certificate in PEM"),
-        Err(Flaw::NoKey) => Err("its tls.key holds no private key in PEM, or an encrypted one"),
-        Err(Flaw::UnknownKey) => Err("its key is of a kind that the agent does not know"),
-        Err(Flaw::Mismatch) => Err("its key is not that of its certificate"),
+        Err(CertificateFlaw::NoCertificate) => Err("its tls.crt holds no certificate in PEM"),
+        Err(CertificateFlaw::NoKey) => Err("its tls.key holds no private key in PEM, or an encrypted one"),
+        Err(CertificateFlaw::UnknownKey) => Err("its key is of a kind that the agent does not know"),
+        Err(CertificateFlaw::Mismatch) => Err("its key is not that of its certificate"),
     }
 }
 

@@ -10,14 +10,16 @@ use std::{
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use redir_api::{AgentState, AgentStatus, ConflictStatus, Endpoint, PodState, PodStatus};
 use redir_link::{
-    Standing, Standings,
-    resolved::{ObjectId, Obstacle, Place, Requests, Resolution, Resolved, Workload},
+    InterceptReports, Standing,
+    resolved::{
+        InterceptedRequests, ObjectId, PodObstacle, PodPlacement, ResolvedCluster, ResolvedIntercept, WorkloadRef,
+    },
 };
 use redir_wire::Token;
 
 /// How the agent introduces itself to developers.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Introduction {
+pub(crate) struct AgentEntry {
     /// The node's name.
     pub(crate) node: String,
     /// The agent's public key.
@@ -30,15 +32,15 @@ pub(crate) struct Introduction {
 
 /// The entry for each Intercept that has a pod here.
 pub(crate) fn entries(
-    resolved: &Resolved,
-    standings: &Standings,
-    introduction: &Introduction,
+    resolved: &ResolvedCluster,
+    standings: &InterceptReports,
+    introduction: &AgentEntry,
 ) -> BTreeMap<Token, AgentStatus> {
     let here = resolved.intercepts.iter().filter(|(_, resolution)| !resolution.places.is_empty());
     here.map(|(token, resolution)| (*token, entry(resolution, standings.get(token), introduction))).collect()
 }
 
-fn entry(resolution: &Resolution, standing: Option<&Standing>, introduction: &Introduction) -> AgentStatus {
+fn entry(resolution: &ResolvedIntercept, standing: Option<&Standing>, introduction: &AgentEntry) -> AgentStatus {
     let pods: Vec<PodStatus> = resolution.places.iter().map(|place| pod(resolution, place, standing)).collect();
     let (state, reason) = match &resolution.granted {
         Err(reason) => (AgentState::Refused, reason.clone()),
@@ -57,12 +59,16 @@ fn entry(resolution: &Resolution, standing: Option<&Standing>, introduction: &In
     }
 }
 
-fn pod(resolution: &Resolution, Place { pod, port }: &Place, standing: Option<&Standing>) -> PodStatus {
+fn pod(
+    resolution: &ResolvedIntercept,
+    PodPlacement { pod, port }: &PodPlacement,
+    standing: Option<&Standing>,
+) -> PodStatus {
     let told = standing.and_then(|standing| standing.pods.iter().find(|told| told.pod == *pod));
     let made = millis(resolution.made);
     let (state, reason, since) = match (&resolution.granted, port, told) {
-        (Err(reason), _, _) | (Ok(_), Err(Obstacle::Never(reason)), _) => (PodState::Refused, reason.clone(), made),
-        (Ok(_), Err(Obstacle::NotYet(reason)), _) => (PodState::Pending, reason.clone(), made),
+        (Err(reason), _, _) | (Ok(_), Err(PodObstacle::Never(reason)), _) => (PodState::Refused, reason.clone(), made),
+        (Ok(_), Err(PodObstacle::NotYet(reason)), _) => (PodState::Pending, reason.clone(), made),
         (Ok(_), Ok(_), None) => (PodState::Waiting, String::new(), made),
         (Ok(_), Ok(_), Some(told)) => (told.state, told.reason.clone(), told.since),
     };
@@ -116,9 +122,9 @@ fn time(millis: u64) -> Time {
 
 /// Something that the people of a workload should read beside it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Notice {
+pub(crate) struct WorkloadNotice {
     /// Beside what it is told; `None`: beside the Intercept alone.
-    pub(crate) workload: Option<Workload>,
+    pub(crate) workload: Option<WorkloadRef>,
     /// The Intercept.
     pub(crate) intercept: ObjectId,
     /// What has happened.
@@ -140,34 +146,42 @@ pub(crate) enum NoticeKind {
 
 /// What has been told about each Intercept.
 #[derive(Debug, Default)]
-pub(crate) struct Told(BTreeMap<Token, ToldOne>);
+pub(crate) struct ReportedEvents(BTreeMap<Token, LastReported>);
 
 #[derive(Debug)]
-struct ToldOne {
+struct LastReported {
     live: bool,
     refused: BTreeSet<String>,
-    workload: Option<Workload>,
+    workload: Option<WorkloadRef>,
     intercept: ObjectId,
     who: String,
 }
 
-impl Told {
+impl ReportedEvents {
     /// Takes over what an earlier controller has told, as far as this node's entries of the status show it.
-    pub(crate) fn resume<'w>(&mut self, resolved: &Resolved, written: impl Iterator<Item = (Token, &'w AgentStatus)>) {
+    pub(crate) fn resume<'w>(
+        &mut self,
+        resolved: &ResolvedCluster,
+        written: impl Iterator<Item = (Token, &'w AgentStatus)>,
+    ) {
         for (token, entry) in written {
             let Some(resolution) = resolved.intercepts.get(&token) else { continue };
-            let one = self.0.entry(token).or_insert_with(|| ToldOne::new(resolution));
+            let one = self.0.entry(token).or_insert_with(|| LastReported::new(resolution));
             one.live = entry.pods.iter().any(|pod| pod.state == PodState::Live);
             one.refused = refusals(resolution, entry);
         }
     }
 
     /// What is to be told now.
-    pub(crate) fn tell(&mut self, resolved: &Resolved, entries: &BTreeMap<Token, AgentStatus>) -> Vec<Notice> {
+    pub(crate) fn tell(
+        &mut self,
+        resolved: &ResolvedCluster,
+        entries: &BTreeMap<Token, AgentStatus>,
+    ) -> Vec<WorkloadNotice> {
         let mut notices = Vec::new();
         for (token, entry) in entries {
             let Some(resolution) = resolved.intercepts.get(token) else { continue };
-            let one = self.0.entry(*token).or_insert_with(|| ToldOne::new(resolution));
+            let one = self.0.entry(*token).or_insert_with(|| LastReported::new(resolution));
             one.workload = resolution.workload.clone().or(one.workload.take());
             one.update(resolution, entry, &mut notices);
         }
@@ -179,8 +193,8 @@ impl Told {
     }
 }
 
-impl ToldOne {
-    fn new(resolution: &Resolution) -> Self {
+impl LastReported {
+    fn new(resolution: &ResolvedIntercept) -> Self {
         Self {
             live: false,
             refused: BTreeSet::new(),
@@ -190,10 +204,10 @@ impl ToldOne {
         }
     }
 
-    fn update(&mut self, resolution: &Resolution, entry: &AgentStatus, notices: &mut Vec<Notice>) {
+    fn update(&mut self, resolution: &ResolvedIntercept, entry: &AgentStatus, notices: &mut Vec<WorkloadNotice>) {
         let live: Vec<&str> =
             entry.pods.iter().filter(|pod| pod.state == PodState::Live).map(|pod| &*pod.name).collect();
-        let filtered = resolution.granted.as_ref().is_ok_and(|granted| granted.filter != Requests::All);
+        let filtered = resolution.granted.as_ref().is_ok_and(|granted| granted.filter != InterceptedRequests::All);
         let requests = if filtered { "requests that match a filter" } else { "all connections" };
         let note =
             format!("{requests} of {} go to {} from {}: {}", resolution.what, self.who, entry.node, live.join(", "));
@@ -206,7 +220,7 @@ impl ToldOne {
         self.refused = reasons;
     }
 
-    fn live(&mut self, live: bool, notices: &mut Vec<Notice>, note: String) {
+    fn live(&mut self, live: bool, notices: &mut Vec<WorkloadNotice>, note: String) {
         match (self.live, live) {
             (false, true) => notices.push(self.notice(NoticeKind::Started, note)),
             (true, false) => {
@@ -218,13 +232,13 @@ impl ToldOne {
         self.live = live;
     }
 
-    fn notice(&self, kind: NoticeKind, note: String) -> Notice {
-        Notice { workload: self.workload.clone(), intercept: self.intercept.clone(), kind, note }
+    fn notice(&self, kind: NoticeKind, note: String) -> WorkloadNotice {
+        WorkloadNotice { workload: self.workload.clone(), intercept: self.intercept.clone(), kind, note }
     }
 }
 
 /// Why what of it is refused.
-fn refusals(resolution: &Resolution, entry: &AgentStatus) -> BTreeSet<String> {
+fn refusals(resolution: &ResolvedIntercept, entry: &AgentStatus) -> BTreeSet<String> {
     let whole = (entry.state == AgentState::Refused && resolution.granted.is_err()).then(|| entry.reason.clone());
     let pods = entry.pods.iter().filter(|pod| pod.state == PodState::Refused && resolution.granted.is_ok());
     let pods = pods.map(|pod| format!("{}: {}", pod.name, pod.reason));

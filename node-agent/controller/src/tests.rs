@@ -13,26 +13,26 @@ use redir_config::{
     PodName,
     certificates::{Certificates, Pair},
 };
-use redir_ipc::{FirstHand, Permission};
+use redir_ipc::{FirstHand, PodPermission};
 use redir_link::{
-    ConflictStanding, PodStanding, Standing, Standings,
-    resolved::{Obstacle, Requests, Resolved},
+    ConflictReport, InterceptReports, PodInterceptReport, Standing,
+    resolved::{InterceptedRequests, PodObstacle, ResolvedCluster},
 };
 use redir_tunnel::Pin;
 use redir_wire::{InterceptRequest, Probes, Selector, Token};
-use redir_worker::control::ControlPlane as _;
+use redir_worker::control::InterceptPolicy as _;
 use serde_json::{Value, json};
 
 use super::{
     admission::{MOST_OF_NAMESPACE, MOST_REFUSED_OF_NAMESPACE},
-    facts::{Controller, InterceptFacts, PodFacts, ServiceFacts},
+    facts::{InterceptFacts, OwnerController, PodFacts, ServiceFacts},
     permissions::permissions,
-    renewals::Renewals,
+    renewals::LeaseRenewals,
     resolve::resolve,
     secrets,
-    status::{Introduction, Notice, NoticeKind, Told, entries},
-    world::{Change, World},
-    writes::{MOST_UNDER_WAY, Writes},
+    status::{AgentEntry, NoticeKind, ReportedEvents, WorkloadNotice, entries},
+    world::{ClusterChange, ClusterState},
+    writes::{MOST_UNDER_WAY, WriteQueue},
 };
 
 const NODE: &str = "n1";
@@ -98,21 +98,21 @@ fn target(kind: &str, name: &str) -> Value {
     json!({"target": {"kind": kind, "name": name}})
 }
 
-fn world(pods: Vec<PodFacts>, intercepts: Vec<InterceptFacts>) -> World {
-    let mut world = World::default();
-    world.take(Change::Pods(pods));
-    world.take(Change::Intercepts(intercepts));
+fn world(pods: Vec<PodFacts>, intercepts: Vec<InterceptFacts>) -> ClusterState {
+    let mut world = ClusterState::default();
+    world.take(ClusterChange::Pods(pods));
+    world.take(ClusterChange::Intercepts(intercepts));
     world
 }
 
 /// The pods of the only Intercept, and their ports.
-fn places(world: &World) -> Vec<(String, Result<u16, Obstacle>)> {
+fn places(world: &ClusterState) -> Vec<(String, Result<u16, PodObstacle>)> {
     let (resolved, _) = resolve(world);
     let one = resolved.intercepts.into_values().next().unwrap();
     one.places.into_iter().map(|place| (place.pod.bare().to_owned(), place.port)).collect()
 }
 
-fn names_of(world: &World) -> Vec<String> {
+fn names_of(world: &ClusterState) -> Vec<String> {
     places(world).into_iter().map(|(name, _)| name).collect()
 }
 
@@ -130,16 +130,16 @@ fn certificates_are_those_that_an_intercepted_pod_mounts() {
     let needs = resolve(&world).1.secrets;
     let names = BTreeSet::from(["more-tls".to_owned(), "web-tls".to_owned()]);
     assert_eq!(needs, BTreeMap::from([("shop".to_owned(), names)]));
-    let certificates = |world: &World| secrets::certificates(world, &resolve(world).0);
+    let certificates = |world: &ClusterState| secrets::certificates(world, &resolve(world).0);
     assert_eq!(certificates(&world), Certificates::default());
     let pair = Pair { chain: "chain".into(), key: "key".into() };
     let granted = BTreeMap::from([("web-tls".to_owned(), pair.clone()), ("unmounted".to_owned(), pair.clone())]);
-    world.take(Change::Secrets("bank".into(), granted.clone()));
+    world.take(ClusterChange::Secrets("bank".into(), granted.clone()));
     assert_eq!(certificates(&world), Certificates::default(), "another namespace's are nobody's here");
-    world.take(Change::Secrets("shop".into(), granted));
+    world.take(ClusterChange::Secrets("shop".into(), granted));
     let at = (PodName::of_uid(&uid(1), "shop", "a").unwrap(), 8080);
     assert_eq!(certificates(&world), Certificates(BTreeMap::from([(at, vec![pair])])));
-    world.take(Change::Intercepts(Vec::new()));
+    world.take(ClusterChange::Intercepts(Vec::new()));
     world.forget(&resolve(&world).1);
     assert_eq!((certificates(&world), world.secrets.len()), (Certificates::default(), 0));
 }
@@ -182,23 +182,23 @@ fn a_deployment_is_found_once_its_replica_set_is_known() {
     assert_eq!(needs.owners.len(), 2);
     assert_eq!(needs.owners[&uid(90)], ("shop".to_owned(), "web-1".to_owned()));
     assert_eq!(names_of(&world), [""; 0]);
-    let owner = |kind: &str, group: &str, name: &str| Controller {
+    let owner = |kind: &str, group: &str, name: &str| OwnerController {
         api_version: format!("{group}/v1"),
         kind: kind.into(),
         name: name.into(),
         uid: uid(80),
     };
-    world.take(Change::Owner(uid(90), Some(owner("Deployment", "apps", "web"))));
-    world.take(Change::Owner(uid(91), None));
+    world.take(ClusterChange::Owner(uid(90), Some(owner("Deployment", "apps", "web"))));
+    world.take(ClusterChange::Owner(uid(91), None));
     assert_eq!(names_of(&world), ["a"]);
     let (resolved, _) = resolve(&world);
     let workload = resolved.intercepts.into_values().next().unwrap().workload.unwrap();
     assert_eq!((&*workload.kind, &*workload.name, workload.uid), ("Deployment", "web", uid(80)));
     // A ReplicaSet of that name which somebody else controls is no Deployment's.
-    world.take(Change::Owner(uid(90), Some(owner("Deployment", "evil.example", "web"))));
+    world.take(ClusterChange::Owner(uid(90), Some(owner("Deployment", "evil.example", "web"))));
     assert_eq!(names_of(&world), [""; 0]);
-    world.take(Change::Intercepts(vec![intercept(50, &target("Rollout", "web"), &json!({}))]));
-    world.take(Change::Owner(uid(90), Some(owner("Rollout", "argoproj.io", "web"))));
+    world.take(ClusterChange::Intercepts(vec![intercept(50, &target("Rollout", "web"), &json!({}))]));
+    world.take(ClusterChange::Owner(uid(90), Some(owner("Rollout", "argoproj.io", "web"))));
     assert_eq!(names_of(&world), ["a"]);
 }
 
@@ -221,21 +221,21 @@ fn a_service_selects_and_names_ports() {
     assert_eq!(names_of(&world), [""; 0]);
     let ports = json!([{"name": "http", "port": 80, "targetPort": "http"}, {"name": "raw", "port": 81},
                        {"name": "udp", "port": 82, "protocol": "UDP"}]);
-    world.take(Change::Service(named.clone(), service(ports)));
+    world.take(ClusterChange::Service(named.clone(), service(ports)));
     assert_eq!(places(&world), [("a".to_owned(), Ok(8080))]);
     for (port, number) in [("80", 8080), ("raw", 81), ("81", 81)] {
-        world.take(Change::Intercepts(vec![intercept(50, &spec(port), &json!({}))]));
+        world.take(ClusterChange::Intercepts(vec![intercept(50, &spec(port), &json!({}))]));
         assert_eq!(places(&world), [("a".to_owned(), Ok(number))]);
     }
     for port in ["8080", "udp", "no"] {
-        world.take(Change::Intercepts(vec![intercept(50, &spec(port), &json!({}))]));
-        let [(_, Err(Obstacle::Never(reason)))] = &places(&world)[..] else { panic!("refused") };
+        world.take(ClusterChange::Intercepts(vec![intercept(50, &spec(port), &json!({}))]));
+        let [(_, Err(PodObstacle::Never(reason)))] = &places(&world)[..] else { panic!("refused") };
         assert!(reason.contains("80 (http), 81 (raw)"), "{reason}");
     }
     // One without a selector has endpoints by hand, which are not followed; one that is gone selects nothing.
-    world.take(Change::Service(named.clone(), ServiceFacts::read(&Service::default())));
+    world.take(ClusterChange::Service(named.clone(), ServiceFacts::read(&Service::default())));
     assert_eq!(names_of(&world), [""; 0]);
-    world.take(Change::Service(named, None));
+    world.take(ClusterChange::Service(named, None));
     assert_eq!(names_of(&world), [""; 0]);
 }
 
@@ -269,7 +269,7 @@ fn only_its_own_namespace_is_looked_at_and_what_is_over_is_not() {
 fn what_cannot_be_intercepted_says_why() {
     let refused = |with: &Value, word: &str| {
         let world = world(vec![pod(1, "a", with)], vec![intercept(50, &target("Pod", "a"), &json!({}))]);
-        let [(_, Err(Obstacle::Never(reason)))] = &places(&world)[..] else { panic!("refused: {word}") };
+        let [(_, Err(PodObstacle::Never(reason)))] = &places(&world)[..] else { panic!("refused: {word}") };
         assert!(reason.contains(word) && reason.contains(';'), "{reason}");
     };
     refused(&json!({"spec": {"hostNetwork": true}}), "hostNetwork");
@@ -279,10 +279,10 @@ fn what_cannot_be_intercepted_says_why() {
     refused(&json!({"metadata": {"annotations": {"ambient.istio.io/redirection": "enabled"}}}), "ambient");
     let no_port = intercept(50, &json!({"target": {"kind": "Pod", "name": "a"}, "port": "grpc"}), &json!({}));
     let world_ = world(vec![pod(1, "a", &json!({}))], vec![no_port]);
-    assert!(matches!(&places(&world_)[..], [(_, Err(Obstacle::Never(reason)))] if reason.contains("http")));
+    assert!(matches!(&places(&world_)[..], [(_, Err(PodObstacle::Never(reason)))] if reason.contains("http")));
     let no_ip = pod(1, "a", &json!({"status": {"podIPs": null}}));
     let world = world(vec![no_ip], vec![intercept(50, &target("Pod", "a"), &json!({}))]);
-    assert!(matches!(&places(&world)[..], [(_, Err(Obstacle::NotYet(_)))]));
+    assert!(matches!(&places(&world)[..], [(_, Err(PodObstacle::NotYet(_)))]));
 }
 
 #[test]
@@ -292,7 +292,7 @@ fn a_mesh_pod_is_found_behind_its_proxy() {
     let world = world(vec![mesh], vec![intercept(50, &target("Pod", "a"), &json!({}))]);
     let (resolved, _) = resolve(&world);
     assert_eq!(resolved.first_hand(&name), FirstHand::Proxy);
-    let [Permission { pod, namespace, at, ports }] = &permissions(&world, &resolved)[..] else { panic!("one") };
+    let [PodPermission { pod, namespace, at, ports }] = &permissions(&world, &resolved)[..] else { panic!("one") };
     assert_eq!((pod, &**namespace, &ports[..]), (&name, "shop", &[8080][..]));
     assert_eq!((at.first, &at.ips), (FirstHand::Proxy, &vec!["10.0.0.1".parse().unwrap()]));
 }
@@ -359,12 +359,12 @@ fn an_intercept_ends_with_its_object_and_with_any_change_of_its_spec() {
     assert_eq!(of(vec![intercept(50, &target("Pod", "a"), &bad_key)]).keys().len(), 0);
 }
 
-fn introduction() -> Introduction {
-    Introduction { node: NODE.into(), key: "sha256:agent".into(), software: "redir-agent 0", endpoints: vec![] }
+fn introduction() -> AgentEntry {
+    AgentEntry { node: NODE.into(), key: "sha256:agent".into(), software: "redir-agent 0", endpoints: vec![] }
 }
 
-fn standing(resolved: &Resolved, states: &[(u64, PodState, &str)]) -> Standings {
-    let pods = states.iter().map(|(number, state, reason)| PodStanding {
+fn standing(resolved: &ResolvedCluster, states: &[(u64, PodState, &str)]) -> InterceptReports {
+    let pods = states.iter().map(|(number, state, reason)| PodInterceptReport {
         pod: PodName::new(&uid(*number)).unwrap(),
         addresses: vec!["10.0.0.1".into()],
         state: *state,
@@ -372,7 +372,7 @@ fn standing(resolved: &Resolved, states: &[(u64, PodState, &str)]) -> Standings 
         since: 1_700_000_000_123,
         nobody_listens: false,
     });
-    let conflict = ConflictStanding { pod: "a".into(), developer: "bob".into(), since: 0, everything: true };
+    let conflict = ConflictReport { pod: "a".into(), developer: "bob".into(), since: 0, everything: true };
     let standing = Standing { pods: pods.collect(), conflicts: vec![conflict] };
     resolved.intercepts.keys().map(|token| (*token, standing.clone())).collect()
 }
@@ -383,9 +383,9 @@ fn the_status_says_pod_by_pod_how_it_stands() {
     let pods =
         vec![pod(1, "a", &json!({})), pod(2, "b", &json!({})), pod(3, "c", &json!({"spec": {"hostNetwork": true}}))];
     let (resolved, _) = resolve(&world(pods, vec![intercept(50, &selector, &json!({}))]));
-    let of = |standings: &Standings| entries(&resolved, standings, &introduction()).remove(&token(50)).unwrap();
+    let of = |standings: &InterceptReports| entries(&resolved, standings, &introduction()).remove(&token(50)).unwrap();
 
-    let before = of(&Standings::new());
+    let before = of(&InterceptReports::new());
     assert_eq!(before.state, AgentState::Waiting);
     let states: Vec<PodState> = before.pods.iter().map(|pod| pod.state).collect();
     assert_eq!(states, [PodState::Waiting, PodState::Waiting, PodState::Refused]);
@@ -403,7 +403,7 @@ fn the_status_says_pod_by_pod_how_it_stands() {
 #[test]
 fn an_intercept_without_a_pod_here_is_not_spoken_of() {
     let (resolved, _) = resolve(&world(vec![], vec![intercept(50, &target("Pod", "a"), &json!({}))]));
-    assert!(entries(&resolved, &Standings::new(), &introduction()).is_empty());
+    assert!(entries(&resolved, &InterceptReports::new(), &introduction()).is_empty());
 }
 
 #[test]
@@ -411,11 +411,11 @@ fn a_refused_one_is_told_by_its_pods_agents_without_its_secrets() {
     let mut spec = target("Pod", "a");
     merge(&mut spec, &json!({"filter": {"all": [{"header": {"name": "x", "regex": "secret("}}]}}));
     let (resolved, _) = resolve(&world(vec![pod(1, "a", &json!({}))], vec![intercept(50, &spec, &json!({}))]));
-    let entries = entries(&resolved, &Standings::new(), &introduction());
+    let entries = entries(&resolved, &InterceptReports::new(), &introduction());
     let entry = &entries[&token(50)];
     assert_eq!(entry.state, AgentState::Refused);
     assert!(entry.reason.contains("regular expression") && !entry.reason.contains("secret"), "{}", entry.reason);
-    let notices = Told::default().tell(&resolved, &entries);
+    let notices = ReportedEvents::default().tell(&resolved, &entries);
     assert_eq!(notices.iter().map(|notice| notice.kind).collect::<Vec<_>>(), [NoticeKind::Refused]);
     assert!(!notices[0].note.contains("secret"));
 }
@@ -424,11 +424,11 @@ fn a_refused_one_is_told_by_its_pods_agents_without_its_secrets() {
 fn start_end_and_refusal_are_told_once() {
     let plain = vec![intercept(50, &target("Pod", "a"), &json!({}))];
     let (resolved, _) = resolve(&world(vec![pod(1, "a", &json!({}))], plain));
-    let mut told = Told::default();
-    let mut tell = |resolved: &Resolved, standings: &Standings| -> Vec<Notice> {
+    let mut told = ReportedEvents::default();
+    let mut tell = |resolved: &ResolvedCluster, standings: &InterceptReports| -> Vec<WorkloadNotice> {
         told.tell(resolved, &entries(resolved, standings, &introduction()))
     };
-    assert_eq!(tell(&resolved, &Standings::new()), []);
+    assert_eq!(tell(&resolved, &InterceptReports::new()), []);
     let live = standing(&resolved, &[(1, PodState::Live, "")]);
     let [started] = &tell(&resolved, &live)[..] else { panic!("one notice") };
     assert_eq!(started.kind, NoticeKind::Started);
@@ -441,13 +441,13 @@ fn start_end_and_refusal_are_told_once() {
     assert_eq!(tell(&resolved, &refused), []);
     assert_eq!(tell(&resolved, &live).len(), 1);
     let (gone, _) = resolve(&world(vec![pod(1, "a", &json!({}))], vec![]));
-    let [ended] = &tell(&gone, &Standings::new())[..] else { panic!("one notice") };
+    let [ended] = &tell(&gone, &InterceptReports::new())[..] else { panic!("one notice") };
     assert_eq!((ended.kind, ended.workload.is_some()), (NoticeKind::Ended, true));
 }
 
 /// The reasons of those that are refused, by number.
-fn refused(world: &World) -> BTreeMap<u64, String> {
-    let refused = |(token, one): (Token, redir_link::resolved::Resolution)| {
+fn refused(world: &ClusterState) -> BTreeMap<u64, String> {
+    let refused = |(token, one): (Token, redir_link::resolved::ResolvedIntercept)| {
         let number = world.intercepts[&token].id.name.trim_start_matches('i').parse().unwrap();
         Some((number, one.granted.err()?))
     };
@@ -467,7 +467,7 @@ fn a_key_is_the_oldest_intercepts_alone() {
     assert!(reasons[&50].contains("older Intercept names the same developerKey") && reasons[&50].contains(';'));
     let (resolved, _) = resolve(&world);
     assert_eq!((resolved.keys(), resolved.steered().count()), (vec![key(1)], 1));
-    world.take(Change::InterceptGone(token(51)));
+    world.take(ClusterChange::InterceptGone(token(51)));
     assert_eq!(refused(&world).into_keys().collect::<Vec<_>>(), [52], "the next oldest has it");
 }
 
@@ -504,9 +504,9 @@ fn any_number_of_intercepts_makes_bounded_work() {
     let granted = resolved.intercepts.values().filter(|one| one.granted.is_ok()).count();
     assert_eq!(granted, MOST_OF_NAMESPACE, "one that is invalid takes nobody's place");
     let introduction =
-        Introduction { node: NODE.to_owned(), key: "k".to_owned(), software: "redir", endpoints: Vec::new() };
-    let entries = entries(&resolved, &Standings::new(), &introduction);
-    let (mut writes, now) = (Writes::default(), Instant::now());
+        AgentEntry { node: NODE.to_owned(), key: "k".to_owned(), software: "redir", endpoints: Vec::new() };
+    let entries = entries(&resolved, &InterceptReports::new(), &introduction);
+    let (mut writes, now) = (WriteQueue::default(), Instant::now());
     let mut written = BTreeSet::new();
     loop {
         let due = writes.due(&world, &entries, now);
@@ -529,7 +529,7 @@ fn certificates_of_all_ports_have_a_sum() {
     let web = json!({"selector": {"matchLabels": {"app": "web"}}});
     let mut world = world(pods, vec![intercept(500, &web, &json!({}))]);
     let large = Pair { chain: "c".repeat(60 << 10), key: "key".into() };
-    world.take(Change::Secrets("shop".into(), BTreeMap::from([("web-tls".to_owned(), large)])));
+    world.take(ClusterChange::Secrets("shop".into(), BTreeMap::from([("web-tls".to_owned(), large)])));
     let Certificates(given) = secrets::certificates(&world, &resolve(&world).0);
     assert_eq!(given.len(), 100, "one that is left out is told as not usable");
     let bytes: usize = given.values().flatten().map(Pair::bytes).sum();
@@ -567,30 +567,30 @@ fn a_filter_is_compiled_only_where_it_has_a_pod_and_once() {
     for (token, one) in &resolved.intercepts {
         let is_here = *token == redir_api::token(&uid(70)).unwrap();
         let granted = one.granted.as_ref().unwrap();
-        assert_eq!(matches!(granted.filter, Requests::Matching(_)), is_here);
+        assert_eq!(matches!(granted.filter, InterceptedRequests::Matching(_)), is_here);
         assert_eq!(world.intercepts[token].filter.is_known(), is_here, "{}", one.id.name);
     }
     assert!(resolved.grant(&Pin::of_spki(&3_u64.to_ne_bytes()), wish(token(3))).is_err(), "no pod of it is here");
     // Renewed each minute: it is not compiled again.
     let mut renewed = of_its_own(70, &spec("a"), "shop");
     renewed.renewed = Some("now".into());
-    world.take(Change::Intercept(Box::new(renewed)));
+    world.take(ClusterChange::Intercept(Box::new(renewed)));
     assert!(world.intercepts[&token(70)].filter.is_known());
     let list = world.intercepts.values().map(|one| InterceptFacts { filter: Default::default(), ..one.clone() });
     let list = list.collect();
-    world.take(Change::Intercepts(list));
+    world.take(ClusterChange::Intercepts(list));
     assert!(world.intercepts[&token(70)].filter.is_known() && !world.intercepts[&token(3)].filter.is_known());
 }
 
 #[test]
 fn nothing_is_intercepted_in_a_forbidden_namespace() {
     let system = json!({"metadata": {"namespace": "kube-system"}});
-    let mut world = World::new(BTreeSet::from(["kube-system".to_owned()]));
-    world.take(Change::Pods(vec![pod(1, "a", &system)]));
-    world.take(Change::Intercepts(vec![of_its_own(50, &target("Pod", "a"), "kube-system")]));
+    let mut world = ClusterState::new(BTreeSet::from(["kube-system".to_owned()]));
+    world.take(ClusterChange::Pods(vec![pod(1, "a", &system)]));
+    world.take(ClusterChange::Intercepts(vec![of_its_own(50, &target("Pod", "a"), "kube-system")]));
     let (resolved, _) = resolve(&world);
     assert_eq!((resolved.keys().len(), permissions(&world, &resolved).len()), (0, 0));
-    let entry = entries(&resolved, &Standings::new(), &introduction()).remove(&token(50)).unwrap();
+    let entry = entries(&resolved, &InterceptReports::new(), &introduction()).remove(&token(50)).unwrap();
     assert_eq!(entry.state, AgentState::Refused);
     assert!(entry.reason.contains("namespace kube-system; "), "{}", entry.reason);
 }
@@ -602,7 +602,7 @@ fn a_controller_goes_on_with_what_an_earlier_one_has_told() {
     let (resolved, _) = resolve(&world(vec![pod(1, "a", &json!({}))], plain));
     for (state, next) in [(PodState::Live, NoticeKind::Ended), (PodState::Refused, NoticeKind::Started)] {
         let written = entries(&resolved, &standing(&resolved, &[(1, state, "why")]), &introduction());
-        let mut told = Told::default();
+        let mut told = ReportedEvents::default();
         told.resume(&resolved, written.iter().map(|(token, entry)| (*token, entry)));
         assert_eq!(told.tell(&resolved, &written), []);
         let other = if state == PodState::Live { PodState::Refused } else { PodState::Live };
@@ -616,7 +616,7 @@ fn only_what_is_not_renewed_for_long_is_forgotten() {
     let renewed = |value: &str| {
         intercept(50, &target("Pod", "a"), &json!({"metadata": {"annotations": {"redir.dev/renewed": value}}}))
     };
-    let (mut renewals, start) = (Renewals::new(NODE), Instant::now());
+    let (mut renewals, start) = (LeaseRenewals::new(NODE), Instant::now());
     let mut at = |value: &str, seconds: u64, deaf: bool| {
         let now = start + Duration::from_secs(seconds);
         if deaf {
@@ -644,7 +644,7 @@ fn agents_do_not_all_delete_at_once() {
     let start = Instant::now();
     let dues: std::collections::BTreeSet<Duration> = (0..20)
         .map(|node| {
-            let mut renewals = Renewals::new(&format!("node-{node}"));
+            let mut renewals = LeaseRenewals::new(&format!("node-{node}"));
             renewals.expired(&facts, start);
             renewals.next().unwrap() - start
         })

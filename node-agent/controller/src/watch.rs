@@ -20,39 +20,39 @@ use tokio::{sync::mpsc::Sender, time::sleep};
 
 use super::{
     api_server::ApiServer,
-    facts::{Controller, InterceptFacts, PodFacts, ServiceFacts},
+    facts::{InterceptFacts, OwnerController, PodFacts, ServiceFacts},
     jitter::jittered,
-    world::{Change, Named},
+    world::{ClusterChange, ObjectName},
 };
 use redir_config::PodName;
 
 /// What a listener says.
 #[derive(Debug)]
-pub(super) enum Heard {
+pub(super) enum WatchEvent {
     /// Something has become known.
-    Change(Change),
+    Change(ClusterChange),
     /// The API server cannot be heard now.
     Nothing,
 }
 
 /// Listens to the pods of a node.
-pub(super) async fn pods(client: Client, server: ApiServer, node: String, heard: Sender<Heard>) {
+pub(super) async fn pods(client: Client, server: ApiServer, node: String, heard: Sender<WatchEvent>) {
     let config = watch_config().fields(&format!("spec.nodeName={node}"));
-    let kind = Kind {
+    let kind = WatchedKind {
         what: "pods",
         read: PodFacts::read,
-        one: |pod| Change::Pod(Box::new(pod)),
-        gone: |pod: &Pod| Some(Change::PodGone(PodName::new(pod.metadata.uid.as_deref()?).ok()?)),
-        all: Change::Pods,
+        one: |pod| ClusterChange::Pod(Box::new(pod)),
+        gone: |pod: &Pod| Some(ClusterChange::PodGone(PodName::new(pod.metadata.uid.as_deref()?).ok()?)),
+        all: ClusterChange::Pods,
     };
     follow(watcher(Api::<Pod>::all(client), config), kind, server, heard).await;
 }
 
 /// Listens to the Intercepts of all namespaces. One that cannot be read must not hide the others: each is read by itself.
-pub(super) async fn intercepts(client: Client, server: ApiServer, node: String, heard: Sender<Heard>) {
+pub(super) async fn intercepts(client: Client, server: ApiServer, node: String, heard: Sender<WatchEvent>) {
     let resource = ApiResource::erase::<Intercept>(&());
     let api = Api::<DynamicObject>::all_with(client, &resource);
-    let kind = Kind {
+    let kind = WatchedKind {
         what: "intercepts",
         read: |object: &DynamicObject| match object.clone().try_parse::<Intercept>() {
             Ok(intercept) => InterceptFacts::read(&intercept, &node),
@@ -62,15 +62,17 @@ pub(super) async fn intercepts(client: Client, server: ApiServer, node: String, 
                 None
             }
         },
-        one: |intercept| Change::Intercept(Box::new(intercept)),
-        gone: |object: &DynamicObject| redir_api::token(object.metadata.uid.as_deref()?).map(Change::InterceptGone),
-        all: Change::Intercepts,
+        one: |intercept| ClusterChange::Intercept(Box::new(intercept)),
+        gone: |object: &DynamicObject| {
+            redir_api::token(object.metadata.uid.as_deref()?).map(ClusterChange::InterceptGone)
+        },
+        all: ClusterChange::Intercepts,
     };
     follow(watcher(api, watch_config()), kind, server, heard).await;
 }
 
 /// How one kind of object becomes known.
-struct Kind<R, O, G, A> {
+struct WatchedKind<R, O, G, A> {
     what: &'static str,
     read: R,
     one: O,
@@ -80,22 +82,22 @@ struct Kind<R, O, G, A> {
 
 async fn follow<K, T, R, O, G, A>(
     stream: impl Stream<Item = watcher::Result<Event<K>>>,
-    kind: Kind<R, O, G, A>,
+    kind: WatchedKind<R, O, G, A>,
     server: ApiServer,
-    heard: Sender<Heard>,
+    heard: Sender<WatchEvent>,
 ) where
     R: Fn(&K) -> Option<T>,
-    O: Fn(T) -> Change,
-    G: Fn(&K) -> Option<Change>,
-    A: Fn(Vec<T>) -> Change,
+    O: Fn(T) -> ClusterChange,
+    G: Fn(&K) -> Option<ClusterChange>,
+    A: Fn(Vec<T>) -> ClusterChange,
 {
     let mut stream = std::pin::pin!(stream);
     let mut list = Vec::new();
-    let mut pause = Pause::new(kind.what, server);
+    let mut pause = RetryPause::new(kind.what, server);
     while let Some(event) = stream.next().await {
         let change = match event {
             Err(error) => {
-                if heard.send(Heard::Nothing).await.is_err() {
+                if heard.send(WatchEvent::Nothing).await.is_err() {
                     return;
                 }
                 pause.after(&error).await;
@@ -115,23 +117,23 @@ async fn follow<K, T, R, O, G, A>(
         };
         pause.over();
         let Some(change) = change else { continue };
-        if heard.send(Heard::Change(change)).await.is_err() {
+        if heard.send(WatchEvent::Change(change)).await.is_err() {
             return;
         }
     }
 }
 
 /// Listens to one Service.
-pub(super) async fn service(client: Client, server: ApiServer, named: Named, heard: Sender<Heard>) {
+pub(super) async fn service(client: Client, server: ApiServer, named: ObjectName, heard: Sender<WatchEvent>) {
     let api = Api::<Service>::namespaced(client, &named.0);
     let mut stream = std::pin::pin!(watch_object(api, &named.1));
-    let mut pause = Pause::new("services", server);
+    let mut pause = RetryPause::new("services", server);
     while let Some(event) = stream.next().await {
         match event {
             Ok(service) => {
                 pause.over();
                 let service = service.as_ref().and_then(ServiceFacts::read);
-                if heard.send(Heard::Change(Change::Service(named.clone(), service))).await.is_err() {
+                if heard.send(WatchEvent::Change(ClusterChange::Service(named.clone(), service))).await.is_err() {
                     return;
                 }
             }
@@ -145,14 +147,14 @@ pub(super) async fn owner(
     client: Client,
     server: ApiServer,
     uid: String,
-    (namespace, name): Named,
-    heard: Sender<Heard>,
+    (namespace, name): ObjectName,
+    heard: Sender<WatchEvent>,
 ) {
     let api = Api::<ReplicaSet>::namespaced(client, &namespace);
-    let mut pause = Pause::new("replicasets", server);
+    let mut pause = RetryPause::new("replicasets", server);
     loop {
         let owner = match api.get_metadata_opt(&name).await {
-            Ok(Some(set)) if set.metadata.uid.as_deref() == Some(&*uid) => Controller::of(&set.metadata),
+            Ok(Some(set)) if set.metadata.uid.as_deref() == Some(&*uid) => OwnerController::of(&set.metadata),
             // It is gone, or another has its name.
             Ok(_) => None,
             Err(error) => {
@@ -161,14 +163,14 @@ pub(super) async fn owner(
             }
         };
         // A receiver that is gone has ended for another reason.
-        heard.send(Heard::Change(Change::Owner(uid, owner))).await.ok();
+        heard.send(WatchEvent::Change(ClusterChange::Owner(uid, owner))).await.ok();
         return;
     }
 }
 
 /// Time between tries, longer with each, and one log line for a row of failures. It begins anew once the API server is heard
 /// again, by whomever.
-struct Pause {
+struct RetryPause {
     what: &'static str,
     server: ApiServer,
     next: Duration,
@@ -176,7 +178,7 @@ struct Pause {
     returns: u64,
 }
 
-impl Pause {
+impl RetryPause {
     fn new(what: &'static str, server: ApiServer) -> Self {
         let returns = server.returns();
         Self { what, server, next: FIRST_PAUSE, returns }

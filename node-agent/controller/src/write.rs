@@ -12,7 +12,7 @@ use redir_api::{AgentStatus, GROUP, Intercept, KIND, VERSION, names};
 use serde_json::json;
 use tokio::{sync::mpsc, time::timeout};
 
-use super::status::{Notice, NoticeKind};
+use super::status::{NoticeKind, WorkloadNotice};
 use redir_link::resolved::ObjectId;
 
 /// Puts this node's entry into an Intercept's status, or takes it out.
@@ -60,7 +60,7 @@ async fn bounded<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Resul
 }
 
 /// Publishes notices until nobody has any more.
-pub(super) async fn events(client: Client, node: String, mut notices: mpsc::Receiver<Notice>) {
+pub(super) async fn events(client: Client, node: String, mut notices: mpsc::Receiver<WorkloadNotice>) {
     let reporter = Reporter { controller: names::REPORTER.to_owned(), instance: Some(names::field_manager(&node)) };
     let recorder = Recorder::new(client, reporter);
     while let Some(notice) = notices.recv().await {
@@ -73,7 +73,7 @@ pub(super) async fn events(client: Client, node: String, mut notices: mpsc::Rece
     }
 }
 
-fn event(Notice { workload, intercept, kind, note }: &Notice) -> (Event, ObjectReference) {
+fn event(WorkloadNotice { workload, intercept, kind, note }: &WorkloadNotice) -> (Event, ObjectReference) {
     let (type_, reason, action) = match kind {
         NoticeKind::Started => (EventType::Normal, "Intercepted", "Intercept"),
         NoticeKind::Ended => (EventType::Normal, "InterceptEnded", "Release"),
@@ -120,14 +120,14 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use redir_link::resolved::Workload;
+    use redir_link::resolved::WorkloadRef;
 
     /// Method, path and body of each request.
-    type Seen = Arc<Mutex<Vec<(String, Value)>>>;
+    type SeenRequests = Arc<Mutex<Vec<(String, Value)>>>;
 
     /// A client whose requests are kept, and answered with this status code.
-    fn client(code: u16) -> (Client, Seen) {
-        let seen = Seen::default();
+    fn client(code: u16) -> (Client, SeenRequests) {
+        let seen = SeenRequests::default();
         let kept = seen.clone();
         let answer = move |request: Request<Body>| {
             let kept = kept.clone();
@@ -161,11 +161,16 @@ mod tests {
     /// The policy on them lets no others pass.
     #[test]
     fn every_event_has_a_reason_that_is_known_and_names_its_intercept() {
-        let workload =
-            Workload { api_version: "apps/v1".into(), kind: "Deployment".into(), name: "web".into(), uid: "u2".into() };
+        let workload = WorkloadRef {
+            api_version: "apps/v1".into(),
+            kind: "Deployment".into(),
+            name: "web".into(),
+            uid: "u2".into(),
+        };
         for kind in [NoticeKind::Started, NoticeKind::Ended, NoticeKind::Refused] {
             for workload in [None, Some(workload.clone())] {
-                let (event, regarding) = event(&Notice { workload, intercept: id(), kind, note: String::new() });
+                let (event, regarding) =
+                    event(&WorkloadNotice { workload, intercept: id(), kind, note: String::new() });
                 assert!(names::EVENT_REASONS.contains(&event.reason.as_str()), "{}", event.reason);
                 let about = [Some(&regarding), event.secondary.as_ref()];
                 assert!(about.into_iter().flatten().any(|about| about.kind.as_deref() == Some(KIND)));

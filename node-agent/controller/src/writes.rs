@@ -9,12 +9,12 @@ use std::{
 use redir_api::AgentStatus;
 use redir_wire::Token;
 
-use super::{world::World, write::WriteError};
+use super::{world::ClusterState, write::WriteError};
 use redir_link::resolved::ObjectId;
 
 /// Which entries are to be written: one call for each Intercept at a time, the newest state with the next.
 #[derive(Default)]
-pub(super) struct Writes {
+pub(super) struct WriteQueue {
     under_way: BTreeSet<Token>,
     /// Written by this process; the watch may not have shown it yet.
     written: BTreeMap<Token, Option<AgentStatus>>,
@@ -23,10 +23,10 @@ pub(super) struct Writes {
     last: Option<Token>,
 }
 
-impl Writes {
+impl WriteQueue {
     pub(super) fn due(
         &mut self,
-        world: &World,
+        world: &ClusterState,
         entries: &BTreeMap<Token, AgentStatus>,
         now: Instant,
     ) -> Vec<(Token, ObjectId, Option<AgentStatus>)> {
@@ -90,10 +90,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{facts::InterceptFacts, world::Change};
+    use crate::{facts::InterceptFacts, world::ClusterChange};
 
     /// A world with one Intercept, and what this agent has to say of it.
-    fn one_to_write() -> (World, BTreeMap<Token, AgentStatus>) {
+    fn one_to_write() -> (ClusterState, BTreeMap<Token, AgentStatus>) {
         let pin = redir_tunnel::Pin::of_spki(&[1]).to_string();
         let intercept: Intercept = serde_json::from_value(json!({
             "apiVersion": "redir.dev/v1alpha1", "kind": "Intercept",
@@ -107,8 +107,8 @@ mod tests {
         .unwrap();
         let facts = InterceptFacts::read(&intercept, "n1").unwrap();
         let token = facts.token;
-        let mut world = World::default();
-        world.take(Change::Intercepts(vec![facts]));
+        let mut world = ClusterState::default();
+        world.take(ClusterChange::Intercepts(vec![facts]));
         let entry = json!({"node": "n1", "key": "k", "software": "redir", "protocol": 1, "state": "Live"});
         let entry = serde_json::from_value(entry).unwrap();
         (world, BTreeMap::from([(token, entry)]))
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn a_status_that_could_not_be_written_is_written_again() {
         let (world, entries) = one_to_write();
-        let (mut writes, mut now) = (Writes::default(), Instant::now());
+        let (mut writes, mut now) = (WriteQueue::default(), Instant::now());
         for error in [WriteError::Failed("no".into()), WriteError::Outdated] {
             let due = writes.due(&world, &entries, now);
             let [(token, _, entry)] = &due[..] else { panic!("{error:?}: {} are due", due.len()) };

@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 /// Deaths in a row of workers that died young.
 #[derive(Debug, Default)]
-pub(super) struct Backoff {
+pub(super) struct RestartBackoff {
     young: u32,
 }
 
-impl Backoff {
+impl RestartBackoff {
     /// The worker that started at `born` is dead: when may the next one start?
     pub(super) fn died(&mut self, born: Instant, now: Instant) -> Instant {
         if now.duration_since(born) >= GROWN_UP {
@@ -37,7 +37,7 @@ mod tests {
 
     #[test]
     fn delays_grow_while_workers_die_young_and_start_over_after_a_long_life() {
-        let mut backoff = Backoff::default();
+        let mut backoff = RestartBackoff::default();
         let now = Instant::now() + GROWN_UP;
         let mut delays = Vec::new();
         for _ in 0..9 {
@@ -50,7 +50,7 @@ mod tests {
 
     #[test]
     fn many_deaths_do_not_overflow() {
-        let mut backoff = Backoff { young: u32::MAX };
+        let mut backoff = RestartBackoff { young: u32::MAX };
         let now = Instant::now();
         assert_eq!(backoff.died(now, now), now + LONGEST);
         assert_eq!(backoff.died(now, now), now + LONGEST);

@@ -3,16 +3,16 @@
 use std::path::Path;
 
 use redir_config::{
-    Config, Pod, TlsFiles,
-    certificates::{Instant, Validity},
+    NodeConfig, PodConfig, TlsFiles,
+    certificates::{CertificateValidity, UtcTime},
 };
 use redir_identity::Identity;
 
 use super::{
-    devices::Survey,
-    kernel::Kernel,
-    netns::{Home, NetnsId},
-    preflight::{Machine, Place},
+    devices::NetnsSurvey,
+    kernel::KernelFeatures,
+    netns::{HostNamespaces, NetnsId},
+    preflight::{HostCapabilities, RuntimeEnvironment},
     reload::ConfigFile,
     tls_files,
 };
@@ -24,14 +24,15 @@ pub fn check(config_file: &Path) -> anyhow::Result<bool> {
     let config = file.config();
     let (file, pods, developers) = (config_file.display(), config.pods.len(), config.developers.len());
     line(format_args!("{file}: good ({pods} pods, {developers} developers)"))?;
-    let machine = Machine::look(Place::Host)?;
+    let machine = HostCapabilities::look(RuntimeEnvironment::Host)?;
     for fact in machine.describe() {
         line(format_args!("{fact}"))?;
     }
     let mut good = true;
-    let tried =
-        machine.verdict().and_then(|()| Kernel::try_out(config.agent.attach.into()).map_err(|error| error.to_string()));
-    for fact in tried.iter().flat_map(Kernel::describe) {
+    let tried = machine
+        .verdict()
+        .and_then(|()| KernelFeatures::try_out(config.agent.attach.into()).map_err(|error| error.to_string()));
+    for fact in tried.iter().flat_map(KernelFeatures::describe) {
         line(format_args!("{fact}"))?;
     }
     match redir_sandbox::try_out() {
@@ -51,7 +52,7 @@ pub fn check(config_file: &Path) -> anyhow::Result<bool> {
             }
         }
     }
-    let home = Home::new()?;
+    let home = HostNamespaces::new()?;
     for pod in &config.pods {
         line(format_args!("{}", describe(&home, pod)))?;
     }
@@ -61,7 +62,7 @@ pub fn check(config_file: &Path) -> anyhow::Result<bool> {
 }
 
 /// What is wrong with the agent's key.
-fn key(config: &Config) -> anyhow::Result<Option<String>> {
+fn key(config: &NodeConfig) -> anyhow::Result<Option<String>> {
     let Some(file) = config.agent.key.as_deref() else { return Ok(None) };
     match Identity::load(file) {
         Ok(identity) => line(format_args!("key {}: {}", file.display(), identity.pin())).map(|()| None),
@@ -70,25 +71,25 @@ fn key(config: &Config) -> anyhow::Result<Option<String>> {
 }
 
 /// An expired certificate is the app's affair: its clients judge it. It is told because somebody may have forgotten it.
-fn certificate(pod: &Pod, files: &TlsFiles) -> Result<String, String> {
+fn certificate(pod: &PodConfig, files: &TlsFiles) -> Result<String, String> {
     let (_, certified) = tls_files::read(files)?;
-    let validity = certified.cert.first().and_then(|leaf| Validity::of(leaf));
-    let (cert, now) = (files.cert.display(), Instant::now());
+    let validity = certified.cert.first().and_then(|leaf| CertificateValidity::of(leaf));
+    let (cert, now) = (files.cert.display(), UtcTime::now());
     let dates = match validity {
-        Some(Validity { until, .. }) if until < now => {
+        Some(CertificateValidity { until, .. }) if until < now => {
             format!("warning: expired on {until}; clients will not take it from the app either")
         }
-        Some(Validity { from, .. }) if from > now => format!("warning: not valid before {from}"),
-        Some(Validity { until, .. }) => format!("valid until {until}"),
+        Some(CertificateValidity { from, .. }) if from > now => format!("warning: not valid before {from}"),
+        Some(CertificateValidity { until, .. }) => format!("valid until {until}"),
         None => "without readable dates".to_owned(),
     };
     Ok(format!("pod {} port {}: certificate {cert}: {dates}", pod.name, files.port))
 }
 
 /// A pod that is not there yet is no problem: it is looked for when it is intercepted.
-fn describe(home: &Home, pod: &Pod) -> String {
+fn describe(home: &HostNamespaces, pod: &PodConfig) -> String {
     let survey = home.open(&pod.netns).and_then(|netns| {
-        let inside = netns.within(home, Survey::of_intercepted);
+        let inside = netns.within(home, NetnsSurvey::of_intercepted);
         inside.map_err(|error| format!("cannot enter {}: {error}; run this as root", pod.netns.display()))?
     });
     match survey {
@@ -102,7 +103,7 @@ fn describe(home: &Home, pod: &Pod) -> String {
 }
 
 /// Two names for one namespace: only one of them can be intercepted at a time.
-fn twins(pods: &[Pod]) -> anyhow::Result<()> {
+fn twins(pods: &[PodConfig]) -> anyhow::Result<()> {
     for (index, pod) in pods.iter().enumerate() {
         let Ok(id) = NetnsId::of(&pod.netns) else { continue };
         let twin = pods[..index].iter().find(|other| NetnsId::of(&other.netns).is_ok_and(|other| other == id));
@@ -117,7 +118,7 @@ fn twins(pods: &[Pod]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn unauthorised(config: &Config) -> anyhow::Result<()> {
+fn unauthorised(config: &NodeConfig) -> anyhow::Result<()> {
     for developer in &config.developers {
         if !config.pods.iter().any(|pod| developer.may(pod)) {
             line(format_args!("developer {}: no pod has these labels now", developer.name))?;

@@ -19,9 +19,9 @@ use nix::{
     unistd::Pid,
 };
 
-use super::control::Control;
+use super::control::ControlSocket;
 use redir_ipc as ipc;
-use redir_sandbox::Confinement;
+use redir_sandbox::ConfinementArguments;
 
 /// The descriptor on which a child finds its control socket.
 pub(crate) const CONTROL_FD: i32 = 3;
@@ -34,7 +34,7 @@ pub(super) const CONTROLLER_ENVIRONMENT: &[&str] =
 
 /// How one kind of child is started.
 #[derive(Debug)]
-pub(super) struct Launch {
+pub(super) struct ChildLauncher {
     /// What follows `redir-agent`: the subcommand by which the child knows what it is, and its uid.
     pub(super) arguments: Vec<OsString>,
     /// The variables of the guardian's environment that the child gets.
@@ -43,16 +43,16 @@ pub(super) struct Launch {
 
 /// How a process ended, as a shell would say it: 128 + signal for a killed one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Ended {
+pub(super) struct ExitCause {
     pub(super) pid: Pid,
     pub(super) code: u8,
 }
 
-impl Launch {
+impl ChildLauncher {
     /// `arguments` begin with the subcommand.
     pub(super) fn new(
         mut arguments: Vec<OsString>,
-        confinement: &Confinement,
+        confinement: &ConfinementArguments,
         environment: &'static [&'static str],
     ) -> Self {
         arguments.extend(confinement.arguments());
@@ -60,43 +60,45 @@ impl Launch {
     }
 
     /// Starts a child. It blocks on its control socket until its first message is there.
-    pub(super) fn spawn(&self) -> io::Result<(Pid, Control)> {
+    pub(super) fn spawn(&self) -> io::Result<(Pid, ControlSocket)> {
         let (ours, theirs) = ipc::pair()?;
         let mut command = Command::new("/proc/self/exe");
         command.arg0("redir-agent").args(&self.arguments).stdin(Stdio::null()).env_clear();
         command.envs(std::env::vars_os().filter(|(name, _)| self.environment.iter().any(|passed| name == passed)));
-        in_child(&mut command, Inheritance::new(theirs.as_raw_fd()));
+        in_child(&mut command, ChildSetup::new(theirs.as_raw_fd()));
         let child = command.spawn()?;
         let pid = i32::try_from(child.id()).map(Pid::from_raw).map_err(io::Error::other)?;
-        Ok((pid, Control::new(ours)))
+        Ok((pid, ControlSocket::new(ours)))
     }
 }
 
 /// Reaps one process that has ended: the worker, or as PID 1 any orphan.
-pub(super) fn reap() -> Option<Ended> {
+pub(super) fn reap() -> Option<ExitCause> {
     match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-        Ok(WaitStatus::Exited(pid, code)) => Some(Ended { pid, code: code.to_le_bytes()[0] }),
-        Ok(WaitStatus::Signaled(pid, signal, _)) => Some(Ended { pid, code: 128 + (signal as i32).to_le_bytes()[0] }),
+        Ok(WaitStatus::Exited(pid, code)) => Some(ExitCause { pid, code: code.to_le_bytes()[0] }),
+        Ok(WaitStatus::Signaled(pid, signal, _)) => {
+            Some(ExitCause { pid, code: 128 + (signal as i32).to_le_bytes()[0] })
+        }
         _ => None,
     }
 }
 
 /// What the child does between fork and exec, as plain numbers: no allocation is allowed there.
 #[derive(Clone, Copy)]
-struct Inheritance {
+struct ChildSetup {
     control: i32,
     /// A number behind spaces, which the kernel skips; `None` if the guardian's own cannot be read.
     oom_score: Option<[u8; 5]>,
 }
 
 #[expect(unsafe_code, reason = "std has no safe way to act between fork and exec")]
-fn in_child(command: &mut Command, inheritance: Inheritance) {
+fn in_child(command: &mut Command, inheritance: ChildSetup) {
     // SAFETY: the closure makes system calls on plain numbers only; it neither allocates nor locks, and the guardian
     // has a single thread anyway.
     unsafe { command.pre_exec(move || inheritance.apply()) };
 }
 
-impl Inheritance {
+impl ChildSetup {
     fn new(control: i32) -> Self {
         let own =
             fs::read_to_string("/proc/self/oom_score_adj").ok().and_then(|score| score.trim().parse::<i32>().ok());
@@ -213,7 +215,7 @@ mod tests {
     fn descriptors_of_a_child(control: i32) -> Vec<String> {
         let mut command = Command::new("ls");
         command.arg("/proc/self/fd").stdin(Stdio::null());
-        in_child(&mut command, Inheritance::new(control));
+        in_child(&mut command, ChildSetup::new(control));
         let output = command.output().expect("ls");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).expect("text").lines().map(str::to_owned).collect()

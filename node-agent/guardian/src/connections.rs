@@ -15,7 +15,7 @@ use redir_ipc::AppListening;
 
 /// One connection of the port, as far as it matters here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Connection {
+pub(super) struct PortConnection {
     /// The other end's address; `None` of a family that is not IP.
     pub(super) peer: Option<IpAddr>,
     /// The other end's port.
@@ -27,7 +27,7 @@ pub(super) struct Connection {
 }
 
 /// The connections on `port` that are established or that the client has half closed.
-pub(super) fn on_port(port: u16) -> io::Result<Vec<Connection>> {
+pub(super) fn on_port(port: u16) -> io::Result<Vec<PortConnection>> {
     let mut connections = Vec::new();
     dump(port, CONNECTED, |message| connections.extend(connection(message)))?;
     Ok(connections)
@@ -66,11 +66,11 @@ fn question(family: u8, port: u16, states: u32) -> [u8; QUESTION] {
 }
 
 /// `struct inet_diag_msg`: the peer's port at 6, its address at 24, the uid at 64, the inode at 68.
-fn connection(message: &[u8]) -> Option<Connection> {
+fn connection(message: &[u8]) -> Option<PortConnection> {
     let peer_port = u16::from_be_bytes(message.get(6..8)?.try_into().ok()?);
     let uid = u32_at(message, 64)?;
     let is_accepted = u32_at(message, 68).is_some_and(|inode| inode != 0);
-    Some(Connection { peer: address(message, 24), peer_port, uid, is_accepted })
+    Some(PortConnection { peer: address(message, 24), peer_port, uid, is_accepted })
 }
 
 /// `struct inet_diag_msg`: the family at 0, the socket's own address at 8.

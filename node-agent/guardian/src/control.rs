@@ -11,18 +11,18 @@ use std::{
 
 use nix::poll::PollFlags;
 
-use redir_ipc::{self as ipc, Malformed, REPLY_LEN, REQUEST_LEN, Reply, Request};
+use redir_ipc::{self as ipc, MalformedMessage, REPLY_LEN, REQUEST_LEN, Reply, Request};
 
 /// The socket and the messages that wait for room in it.
 #[derive(Debug)]
-pub(super) struct Control {
+pub(super) struct ControlSocket {
     socket: OwnedFd,
     waiting: VecDeque<([u8; REPLY_LEN], Vec<OwnedFd>)>,
 }
 
 /// What the socket brought.
 #[derive(Debug)]
-pub(super) enum Received {
+pub(super) enum ControlInput {
     /// A request and its number.
     Request(u32, Request),
     /// Bytes that are none; the number if they have one.
@@ -33,7 +33,7 @@ pub(super) enum Received {
     Closed,
 }
 
-impl Control {
+impl ControlSocket {
     pub(super) fn new(socket: OwnedFd) -> Self {
         Self { socket, waiting: VecDeque::new() }
     }
@@ -67,27 +67,27 @@ impl Control {
     }
 
     /// Takes one request, unless answers wait.
-    pub(super) fn receive(&mut self) -> Received {
+    pub(super) fn receive(&mut self) -> ControlInput {
         if !self.waiting.is_empty() {
-            return Received::Nothing;
+            return ControlInput::Nothing;
         }
         let mut buffer = [0; REQUEST_LEN];
         match ipc::receive_plain(self.socket.as_fd(), &mut buffer) {
-            Ok(0) => Received::Closed,
+            Ok(0) => ControlInput::Closed,
             Ok(REQUEST_LEN) => match Request::decode(&buffer) {
-                Ok((seq, request)) => Received::Request(seq, request),
-                Err(Malformed) => Received::Malformed(Request::seq(&buffer)),
+                Ok((seq, request)) => ControlInput::Request(seq, request),
+                Err(MalformedMessage) => ControlInput::Malformed(Request::seq(&buffer)),
             },
-            Ok(_) => Received::Malformed(None),
+            Ok(_) => ControlInput::Malformed(None),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-                Received::Nothing
+                ControlInput::Nothing
             }
-            Err(_) => Received::Closed,
+            Err(_) => ControlInput::Closed,
         }
     }
 }
 
-impl AsFd for Control {
+impl AsFd for ControlSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
@@ -100,34 +100,34 @@ mod tests {
     #[test]
     fn a_worker_that_does_not_read_is_not_heard() {
         let (guardian, worker) = ipc::pair().expect("socket pair");
-        let mut control = Control::new(guardian);
+        let mut control = ControlSocket::new(guardian);
         let mut sent = 0;
         while control.interest() == PollFlags::POLLIN {
             control.send(sent, &Reply::Done, Vec::new());
             sent += 1;
         }
         ipc::send(worker.as_fd(), &Request::Alive.encode(0), &[]).expect("sent");
-        assert!(matches!(control.receive(), Received::Nothing));
+        assert!(matches!(control.receive(), ControlInput::Nothing));
         let mut buffer = [0; REPLY_LEN];
         for expected in 0..sent {
             let (length, _) = ipc::receive(worker.as_fd(), &mut buffer).expect("received");
             assert_eq!(Reply::decode(&buffer[..length]), Ok((expected, Reply::Done)));
             control.flush();
         }
-        assert!(matches!(control.receive(), Received::Request(0, Request::Alive)));
-        assert!(matches!(control.receive(), Received::Nothing));
+        assert!(matches!(control.receive(), ControlInput::Request(0, Request::Alive)));
+        assert!(matches!(control.receive(), ControlInput::Nothing));
     }
 
     #[test]
     fn bytes_that_are_no_request_and_a_closed_end_are_told_apart() {
         let (guardian, worker) = ipc::pair().expect("socket pair");
-        let mut control = Control::new(guardian);
+        let mut control = ControlSocket::new(guardian);
         ipc::send(worker.as_fd(), &[7; REQUEST_LEN], &[]).expect("sent");
         ipc::send(worker.as_fd(), &[7; 3], &[]).expect("sent");
-        assert!(matches!(control.receive(), Received::Malformed(Some(0x0707_0707))));
-        assert!(matches!(control.receive(), Received::Malformed(None)));
+        assert!(matches!(control.receive(), ControlInput::Malformed(Some(0x0707_0707))));
+        assert!(matches!(control.receive(), ControlInput::Malformed(None)));
         drop(worker);
-        assert!(matches!(control.receive(), Received::Closed));
+        assert!(matches!(control.receive(), ControlInput::Closed));
         control.send(1, &Reply::Done, Vec::new());
         assert_eq!(control.interest(), PollFlags::POLLIN, "a message to a dead worker does not wait");
     }

@@ -16,27 +16,27 @@ use nix::{
 };
 
 use super::{
-    backoff::Backoff,
-    child::{Ended, Launch},
-    control::Control,
+    backoff::RestartBackoff,
+    child::{ChildLauncher, ExitCause},
+    control::ControlSocket,
 };
 use redir_ipc::{self as ipc, ControllerMessage, PERMISSION_LEN, Reply};
 
 /// The process, and when there is to be another.
-pub(super) struct Controller {
-    launch: Launch,
+pub(super) struct ControllerSupervisor {
+    launch: ChildLauncher,
     /// The agent's public key, which it tells developers.
     key: OwnedFd,
-    process: Option<Process>,
+    process: Option<ControllerProcess>,
     restart_at: Option<Instant>,
-    backoff: Backoff,
+    backoff: RestartBackoff,
     /// One has been ready: from now on a death is followed by a restart.
     served: bool,
 }
 
-struct Process {
+struct ControllerProcess {
     pid: Pid,
-    control: Control,
+    control: ControlSocket,
     born: Instant,
     heard: Instant,
     closed: bool,
@@ -44,7 +44,7 @@ struct Process {
 
 /// What becomes of the agent when its controller has ended.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Death {
+pub(super) enum ControllerExit {
     /// It was not the controller that ended.
     Another,
     /// Another one is started.
@@ -53,9 +53,9 @@ pub(super) enum Death {
     End(u8),
 }
 
-impl Controller {
-    pub(super) fn new(launch: Launch, key: OwnedFd) -> Self {
-        Self { launch, key, process: None, restart_at: None, backoff: Backoff::default(), served: false }
+impl ControllerSupervisor {
+    pub(super) fn new(launch: ChildLauncher, key: OwnedFd) -> Self {
+        Self { launch, key, process: None, restart_at: None, backoff: RestartBackoff::default(), served: false }
     }
 
     /// Starts it if there is none and it is time; whether it did.
@@ -77,15 +77,15 @@ impl Controller {
         }
     }
 
-    fn start(&self, config: impl FnOnce() -> io::Result<OwnedFd>, now: Instant) -> io::Result<Process> {
+    fn start(&self, config: impl FnOnce() -> io::Result<OwnedFd>, now: Instant) -> io::Result<ControllerProcess> {
         let fds = vec![self.key.try_clone()?, config()?];
         let (pid, mut control) = self.launch.spawn()?;
         control.send(0, &Reply::Bootstrap, fds);
-        Ok(Process { pid, control, born: now, heard: now, closed: false })
+        Ok(ControllerProcess { pid, control, born: now, heard: now, closed: false })
     }
 
     /// Joins it with the worker, as far as it is there.
-    pub(super) fn join(&mut self, worker: &mut Control) {
+    pub(super) fn join(&mut self, worker: &mut ControlSocket) {
         let joined = ipc::stream_pair().map(|(one, other)| {
             if let Some(process) = &mut self.process {
                 process.control.send(0, &Reply::Peer, vec![one]);
@@ -136,7 +136,7 @@ impl Controller {
     }
 
     /// What to poll its socket for.
-    pub(super) fn interest(&self) -> Option<(&Control, PollFlags)> {
+    pub(super) fn interest(&self) -> Option<(&ControlSocket, PollFlags)> {
         let process = self.process.as_ref().filter(|process| !process.closed)?;
         // It is heard also while it reads nothing.
         Some((&process.control, process.control.interest() | PollFlags::POLLIN))
@@ -148,11 +148,13 @@ impl Controller {
     }
 
     /// A process has ended.
-    pub(super) fn ended(&mut self, ended: Ended, now: Instant) -> Death {
-        let Some(process) = self.process.take_if(|process| process.pid == ended.pid) else { return Death::Another };
+    pub(super) fn ended(&mut self, ended: ExitCause, now: Instant) -> ControllerExit {
+        let Some(process) = self.process.take_if(|process| process.pid == ended.pid) else {
+            return ControllerExit::Another;
+        };
         if !self.served {
             tracing::error!(code = ended.code, "the controller could not start; the agent ends");
-            return Death::End(ended.code.max(1));
+            return ControllerExit::End(ended.code.max(1));
         }
         let restart_at = self.backoff.died(process.born, now);
         let delay = restart_at.duration_since(now);
@@ -162,7 +164,7 @@ impl Controller {
             "the controller is dead; a new one is started, and what is known stays in force"
         );
         self.restart_at = Some(restart_at);
-        Death::Restart
+        ControllerExit::Restart
     }
 
     /// SIGKILL: it holds nothing that would have to be put away.

@@ -7,16 +7,16 @@ use std::{io, net::IpAddr};
 use nix::sys::socket::SockProtocol;
 
 use super::{
-    datapath::{Device, Framing},
+    datapath::{LinkLayer, PodDevice},
     netlink::{NetlinkSocket, attribute, u16_at, u32_at},
 };
 
 /// The addresses and devices of one namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Survey {
+pub(super) struct NetnsSurvey {
     /// The devices that a packet of the pod can take, `lo` excepted, by their index: those with an address, and those
     /// that are up and belong to no bridge or bond, since a route needs no address.
-    pub(super) devices: Vec<Device>,
+    pub(super) devices: Vec<PodDevice>,
     /// The addresses on devices other than `lo`.
     pub(super) pod_addresses: Vec<IpAddr>,
     /// The addresses on `lo`.
@@ -26,7 +26,7 @@ pub(super) struct Survey {
     pub(super) unusable: Option<String>,
 }
 
-impl Survey {
+impl NetnsSurvey {
     /// Looks at the namespace of the calling thread.
     pub(super) fn take() -> io::Result<Self> {
         let mut netlink = NetlinkSocket::open(SockProtocol::NetlinkRoute)?;
@@ -64,7 +64,7 @@ impl Survey {
         self.pod_addresses.iter().chain(on_lo).copied().collect()
     }
 
-    fn of(links: &[Link], addresses: &[Address]) -> Self {
+    fn of(links: &[DeviceLink], addresses: &[LinkAddress]) -> Self {
         let mut survey = Self::default();
         let mut links: Vec<_> = links.iter().collect();
         links.sort_by_key(|link| link.index);
@@ -89,7 +89,7 @@ impl Survey {
             }
             match framing(link.hardware) {
                 Some(framing) if addressed || (link.up && !link.enslaved) => {
-                    survey.devices.push(Device { index: link.index, name: link.name.clone(), framing });
+                    survey.devices.push(PodDevice { index: link.index, name: link.name.clone(), framing });
                 }
                 None if addressed => {
                     let sentence = format!(
@@ -107,7 +107,7 @@ impl Survey {
 
 /// What is known of one device.
 #[derive(Debug, Clone)]
-struct Link {
+struct DeviceLink {
     index: u32,
     name: String,
     /// `ARPHRD_…`
@@ -121,18 +121,18 @@ struct Link {
 }
 
 #[derive(Debug, Clone)]
-struct Address {
+struct LinkAddress {
     link: u32,
     ip: IpAddr,
 }
 
-impl Address {
-    fn is_on(&self, links: &[Link]) -> bool {
+impl LinkAddress {
+    fn is_on(&self, links: &[DeviceLink]) -> bool {
         links.iter().any(|link| link.index == self.link)
     }
 }
 
-fn look(netlink: &mut NetlinkSocket) -> io::Result<(Vec<Link>, Vec<Address>)> {
+fn look(netlink: &mut NetlinkSocket) -> io::Result<(Vec<DeviceLink>, Vec<LinkAddress>)> {
     let (mut links, mut addresses) = (Vec::new(), Vec::new());
     netlink.dump(libc::RTM_GETLINK, &links_question(), |body| links.extend(link(body)))?;
     netlink.dump(libc::RTM_GETADDR, &[0; ADDRESS_HEADER], |body| addresses.extend(address(body)))?;
@@ -150,12 +150,12 @@ fn links_question() -> [u8; LINK_HEADER + 8] {
 }
 
 /// `struct ifinfomsg` and its attributes.
-fn link(body: &[u8]) -> Option<Link> {
+fn link(body: &[u8]) -> Option<DeviceLink> {
     let flags = u32_at(body, 8)?.cast_signed();
     let attributes = body.get(LINK_HEADER..)?;
     let name = attribute(attributes, libc::IFLA_IFNAME)?;
     let name = name.strip_suffix(b"\0").unwrap_or(name);
-    Some(Link {
+    Some(DeviceLink {
         index: u32_at(body, 4)?,
         name: String::from_utf8_lossy(name).into_owned(),
         hardware: u16_at(body, 2)?,
@@ -178,7 +178,7 @@ fn ipvlan_mode(attributes: &[u8]) -> Option<u16> {
 }
 
 /// `struct ifaddrmsg` and its attributes. On a point-to-point device `IFA_ADDRESS` is the other end's.
-fn address(body: &[u8]) -> Option<Address> {
+fn address(body: &[u8]) -> Option<LinkAddress> {
     let attributes = body.get(ADDRESS_HEADER..)?;
     let bytes = attribute(attributes, libc::IFA_LOCAL).or_else(|| attribute(attributes, libc::IFA_ADDRESS))?;
     let ip = match i32::from(*body.first()?) {
@@ -186,15 +186,15 @@ fn address(body: &[u8]) -> Option<Address> {
         libc::AF_INET6 => IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?),
         _ => return None,
     };
-    Some(Address { link: u32_at(body, 4)?, ip })
+    Some(LinkAddress { link: u32_at(body, 4)?, ip })
 }
 
 /// What a device's frames begin with, by its ARPHRD number (`if_arp.h`).
-fn framing(hardware: u16) -> Option<Framing> {
+fn framing(hardware: u16) -> Option<LinkLayer> {
     match hardware {
-        libc::ARPHRD_ETHER => Some(Framing::Ethernet),
+        libc::ARPHRD_ETHER => Some(LinkLayer::Ethernet),
         libc::ARPHRD_NONE | libc::ARPHRD_TUNNEL | libc::ARPHRD_TUNNEL6 | libc::ARPHRD_SIT | ARPHRD_RAWIP => {
-            Some(Framing::Bare)
+            Some(LinkLayer::Bare)
         }
         _ => None,
     }
@@ -219,9 +219,9 @@ const TRIES: u32 = 3;
 mod tests {
     use super::*;
 
-    fn link(name: &str, index: u32, hardware: u16) -> Link {
+    fn link(name: &str, index: u32, hardware: u16) -> DeviceLink {
         let name = name.into();
-        Link {
+        DeviceLink {
             index,
             name,
             hardware,
@@ -232,20 +232,20 @@ mod tests {
         }
     }
 
-    fn address(link: u32, ip: &str) -> Address {
-        Address { link, ip: ip.parse().expect("address") }
+    fn address(link: u32, ip: &str) -> LinkAddress {
+        LinkAddress { link, ip: ip.parse().expect("address") }
     }
 
-    fn names(survey: &Survey) -> Vec<(&str, Framing)> {
+    fn names(survey: &NetnsSurvey) -> Vec<(&str, LinkLayer)> {
         survey.devices.iter().map(|device| (&*device.name, device.framing)).collect()
     }
 
     #[test]
     fn devices_that_packets_can_take_are_taken() {
-        let down = Link { up: false, ..link("down0", 4, 1) };
-        let spare = Link { up: false, ..link("spare0", 5, 1) };
-        let port = Link { enslaved: true, ..link("port0", 6, 1) };
-        let survey = Survey::of(
+        let down = DeviceLink { up: false, ..link("down0", 4, 1) };
+        let spare = DeviceLink { up: false, ..link("spare0", 5, 1) };
+        let port = DeviceLink { enslaved: true, ..link("port0", 6, 1) };
+        let survey = NetnsSurvey::of(
             &[link("tun0", 3, 0xfffe), link("lo", 1, 772), link("eth0", 2, 1), down, spare, port, link("route0", 7, 1)],
             &[
                 address(1, "127.0.0.1"),
@@ -256,9 +256,9 @@ mod tests {
                 address(1, "192.0.2.80"),
             ],
         );
-        let expected = [("eth0", Framing::Ethernet), ("tun0", Framing::Bare), ("down0", Framing::Ethernet)];
+        let expected = [("eth0", LinkLayer::Ethernet), ("tun0", LinkLayer::Bare), ("down0", LinkLayer::Ethernet)];
         assert_eq!(names(&survey)[..3], expected);
-        assert_eq!(names(&survey)[3..], [("route0", Framing::Ethernet)]);
+        assert_eq!(names(&survey)[3..], [("route0", LinkLayer::Ethernet)]);
         assert_eq!((survey.pod_addresses.len(), survey.loopback_addresses.len()), (4, 2));
         let steered = survey.steered_addresses();
         assert!(steered.contains(&"192.0.2.80".parse().expect("address")), "a load balancer's on lo: {steered:?}");
@@ -268,20 +268,20 @@ mod tests {
 
     #[test]
     fn a_device_of_unknown_kind_is_named() {
-        let survey = Survey::of(&[link("gre1", 2, 778)], &[address(2, "10.0.0.2")]);
+        let survey = NetnsSurvey::of(&[link("gre1", 2, 778)], &[address(2, "10.0.0.2")]);
         let sentence = survey.unusable.expect("GRE");
         assert!(sentence.contains("gre1") && sentence.contains("778"), "{sentence}");
-        assert_eq!(Survey::of(&[link("gre1", 2, 778)], &[]).unusable, None, "without an address");
+        assert_eq!(NetnsSurvey::of(&[link("gre1", 2, 778)], &[]).unusable, None, "without an address");
     }
 
     #[test]
     fn a_device_that_delivers_past_programs_is_named() {
-        let l3s = Link { delivers_past_programs: true, ..link("ipvl0", 3, 1) };
+        let l3s = DeviceLink { delivers_past_programs: true, ..link("ipvl0", 3, 1) };
         let links = [link("eth0", 2, 1), l3s];
-        let survey = Survey::of(&links, &[address(2, "10.0.0.2"), address(3, "10.0.1.2")]);
+        let survey = NetnsSurvey::of(&links, &[address(2, "10.0.0.2"), address(3, "10.0.1.2")]);
         let sentence = survey.unusable.expect("ipvlan");
         assert!(sentence.contains("ipvl0") && sentence.contains("l3s") && sentence.contains("; use "), "{sentence}");
-        let survey = Survey::of(&links, &[address(2, "10.0.0.2")]);
+        let survey = NetnsSurvey::of(&links, &[address(2, "10.0.0.2")]);
         assert_eq!((names(&survey).len(), survey.unusable), (1, None), "without an address");
     }
 
@@ -307,7 +307,7 @@ mod tests {
 
     #[test]
     fn the_machine_itself_is_read_as_other_programs_read_it() {
-        let survey = Survey::take().expect("netlink");
+        let survey = NetnsSurvey::take().expect("netlink");
         assert!(survey.loopback_addresses.contains(&"127.0.0.1".parse().expect("address")), "{survey:?}");
         for device in &survey.devices {
             let index = std::fs::read_to_string(format!("/sys/class/net/{}/ifindex", device.name));

@@ -13,27 +13,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::processes::{Members, without_sandbox};
-use super::{datapath::Pause, netns::NetnsId, process::Process};
+use self::processes::{PodProcesses, without_sandbox};
+use super::{datapath::YieldPoint, netns::NetnsId, process::ProcessHandle};
 use redir_config::PodName;
 use redir_ipc::LastProcess;
 
 /// The pods that are watched.
 #[derive(Debug, Default)]
-pub(super) struct Endings {
-    pods: BTreeMap<PodName, Ending>,
+pub(super) struct PodEndings {
+    pods: BTreeMap<PodName, PodEnding>,
     next: Option<Instant>,
 }
 
 #[derive(Debug)]
-struct Ending {
+struct PodEnding {
     netns: NetnsId,
     last: LastProcess,
     /// Those that ran when they were listed last; others may have come since.
-    processes: Vec<Process>,
+    processes: Vec<ProcessHandle>,
 }
 
-impl Ending {
+impl PodEnding {
     /// Whether one of its known processes runs. Looks at one of them, unless that one has ended.
     fn runs(&mut self, proc: &Path) -> bool {
         while self.processes.last().is_some_and(|process| !process.runs(proc)) {
@@ -43,10 +43,10 @@ impl Ending {
     }
 }
 
-impl Endings {
+impl PodEndings {
     /// Watches a pod from now on.
     pub(super) fn watch(&mut self, pod: PodName, netns: NetnsId, last: LastProcess, now: Instant) {
-        self.pods.insert(pod, Ending { netns, last, processes: Vec::new() });
+        self.pods.insert(pod, PodEnding { netns, last, processes: Vec::new() });
         self.next = Some(now);
     }
 
@@ -62,7 +62,7 @@ impl Endings {
 
     /// Looks, if it is time; the pods whose last process has ended, which are watched no longer. However many pods have
     /// none of their known processes left, the node's are listed once.
-    pub(super) fn look(&mut self, proc: &Path, now: Instant, pause: Pause<'_>) -> Vec<PodName> {
+    pub(super) fn look(&mut self, proc: &Path, now: Instant, pause: YieldPoint<'_>) -> Vec<PodName> {
         if self.next().is_none_or(|next| next > now) {
             return Vec::new();
         }
@@ -75,7 +75,7 @@ impl Endings {
             return Vec::new();
         }
         let began = Instant::now();
-        let members = Members::list(proc, &unknown, pause);
+        let members = PodProcesses::list(proc, &unknown, pause);
         // Half of the guardian's time at most: pods whose processes come and go have all of the node's listed each time.
         self.next = self.next.max(Some(Instant::now() + began.elapsed()));
         let mut members = match members {

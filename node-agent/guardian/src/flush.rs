@@ -15,17 +15,17 @@ use std::{
 
 use nix::sys::socket::SockProtocol;
 
-use self::socket::{AppSocket, Cookie};
+use self::socket::{AppSocket, SocketCookie};
 use super::netlink::NetlinkSocket;
 
 /// One flush of one port.
 #[derive(Debug)]
-pub(super) struct Flush {
+pub(super) struct PortFlush {
     port: u16,
     /// Whose sockets are the agent's.
     agent_user: u32,
     /// What is still to be closed; `None` before the first look, which decides it.
-    targets: Option<HashSet<Cookie>>,
+    targets: Option<HashSet<SocketCookie>>,
     /// Idle by the last look.
     idle: Vec<AppSocket>,
     closed: u32,
@@ -35,14 +35,14 @@ pub(super) struct Flush {
 
 /// What came of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Flushed {
+pub(super) struct FlushResult {
     /// Connections that were closed.
     pub(super) closed: u32,
     /// Connections that were in use all the time, and stay with the app.
     pub(super) left: u32,
 }
 
-impl Flush {
+impl PortFlush {
     pub(super) fn new(port: u16, agent_user: u32, now: Instant) -> Self {
         Self { port, agent_user, targets: None, idle: Vec::new(), closed: 0, until: now + PATIENCE, next: now }
     }
@@ -58,14 +58,14 @@ impl Flush {
     }
 
     /// What has come of it so far.
-    pub(super) fn so_far(&self) -> Flushed {
+    pub(super) fn so_far(&self) -> FlushResult {
         let left = self.targets.as_ref().map_or(0, HashSet::len);
-        Flushed { closed: self.closed, left: u32::try_from(left).unwrap_or(u32::MAX) }
+        FlushResult { closed: self.closed, left: u32::try_from(left).unwrap_or(u32::MAX) }
     }
 
     /// One step, inside the pod's namespace; the result once nothing is left, or the time is over. The error ends with the
     /// next step to take.
-    pub(super) fn step(&mut self, now: Instant) -> Result<Option<Flushed>, String> {
+    pub(super) fn step(&mut self, now: Instant) -> Result<Option<FlushResult>, String> {
         if self.idle.is_empty() {
             self.look().map_err(|error| unreadable(&error))?;
             let pause = now.elapsed() * SHARE;

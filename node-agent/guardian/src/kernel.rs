@@ -15,25 +15,25 @@ use std::{
 use nix::sched::{CloneFlags, unshare};
 
 use super::{
-    datapath::{Attach, DatapathError, Device, Framing, PodDatapath, PodSpec},
-    listeners::{self, Listeners},
+    datapath::{AttachMode, DatapathError, LinkLayer, PodDatapath, PodDevice, PodSpec},
+    listeners::{self, ListenerPair},
 };
 
 /// What was seen to work.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Kernel {
+pub(super) struct KernelFeatures {
     /// How programs are attached to devices: TCX or clsact.
-    hook: Attach,
+    hook: AttachMode,
     /// Why connections are not taken where the stack looks for a listener, if so.
     no_companion: Option<String>,
 }
 
-impl Kernel {
+impl KernelFeatures {
     /// Loads and attaches everything once. The error is why pods cannot be intercepted here.
-    pub(super) fn try_out(attach: Attach) -> Result<Self, DatapathError> {
+    pub(super) fn try_out(attach: AttachMode) -> Result<Self, DatapathError> {
         let (netns, listeners) = scratch()?;
         // Nothing is steered: no packet is ever on it, and it is down.
-        let lo = Device { index: 1, name: "lo".into(), framing: Framing::Ethernet };
+        let lo = PodDevice { index: 1, name: "lo".into(), framing: LinkLayer::Ethernet };
         let spec = PodSpec {
             netns: netns.as_fd(),
             devices: &[lo],
@@ -52,8 +52,8 @@ impl Kernel {
     /// For `redir-agent check`.
     pub(super) fn describe(&self) -> Vec<String> {
         let attached = match self.hook {
-            Attach::Clsact => "clsact filters",
-            Attach::Tcx | Attach::Auto => "TCX",
+            AttachMode::Clsact => "clsact filters",
+            AttachMode::Tcx | AttachMode::Auto => "TCX",
         };
         let companion = match &self.no_companion {
             None => "companion (sk_lookup): attached".to_owned(),
@@ -73,7 +73,7 @@ impl Kernel {
 }
 
 /// A network namespace of our own, and listeners in it. It goes with the last of its descriptors.
-fn scratch() -> Result<(OwnedFd, Listeners), DatapathError> {
+fn scratch() -> Result<(OwnedFd, ListenerPair), DatapathError> {
     let make = || -> io::Result<_> {
         unshare(CloneFlags::CLONE_NEWNET)?;
         Ok((File::open("/proc/thread-self/ns/net")?.into(), listeners::listen(|_| true)?))
@@ -94,21 +94,21 @@ mod tests {
     #[test]
     fn what_is_told_is_what_the_kernel_does() {
         let exists = redir_rig::tcx::exists().expect("root");
-        let auto = Kernel::try_out(Attach::Auto).expect("root");
-        assert_eq!(auto.hook, if exists { Attach::Tcx } else { Attach::Clsact });
+        let auto = KernelFeatures::try_out(AttachMode::Auto).expect("root");
+        assert_eq!(auto.hook, if exists { AttachMode::Tcx } else { AttachMode::Clsact });
         assert_eq!(auto.describe()[0].contains("TCX"), exists, "{:?}", auto.describe());
-        let clsact = Kernel::try_out(Attach::Clsact).expect("root");
+        let clsact = KernelFeatures::try_out(AttachMode::Clsact).expect("root");
         assert!(clsact.describe()[0].contains("clsact"), "{:?}", clsact.describe());
         assert_eq!(auto.no_companion, None, "every kernel that redir was tried on has sk_lookup");
-        match Kernel::try_out(Attach::Tcx) {
-            Ok(tcx) => assert!(exists && tcx.hook == Attach::Tcx),
+        match KernelFeatures::try_out(AttachMode::Tcx) {
+            Ok(tcx) => assert!(exists && tcx.hook == AttachMode::Tcx),
             Err(error) => assert!(!exists && matches!(error, DatapathError::NoTcx), "{error}"),
         }
     }
 
     #[test]
     fn what_a_lack_means_is_told_with_it() {
-        let none = Kernel { hook: Attach::Clsact, no_companion: Some("no such program".into()) };
+        let none = KernelFeatures { hook: AttachMode::Clsact, no_companion: Some("no such program".into()) };
         let told = none.describe().join("\n");
         assert!(told.contains("none (no such program)") && told.contains("a mesh redirects"), "{told}");
     }

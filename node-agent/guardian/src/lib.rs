@@ -47,27 +47,27 @@ use redir_api::names;
 use redir_identity::Identity;
 
 use self::{
-    child::Launch,
-    controller::Controller,
-    kernel::Kernel,
-    netns::Home,
-    permissions::Permissions,
-    pods::Pods,
-    preflight::{Machine, Place},
+    child::ChildLauncher,
+    controller::ControllerSupervisor,
+    kernel::KernelFeatures,
+    netns::HostNamespaces,
+    permissions::PermissionList,
+    pods::PodTable,
+    preflight::{HostCapabilities, RuntimeEnvironment},
     reload::ConfigFile,
-    seek::Seeker,
-    signals::Signals,
+    seek::NetnsResolver,
+    signals::GuardianSignals,
     supervisor::Supervisor,
     tls_files::TlsFiles,
 };
 
-use redir_sandbox::Confinement;
+use redir_sandbox::ConfinementArguments;
 
 pub use check::check;
 pub use child::inherited_control;
 
 /// Where the configuration comes from; the path is its name in messages.
-pub enum Settings<'a> {
+pub enum ConfigOrigin<'a> {
     /// A file, which may change.
     File(&'a Path),
     /// This text.
@@ -75,7 +75,7 @@ pub enum Settings<'a> {
 }
 
 /// What follows the binary's name when it is started once more.
-pub struct Arguments {
+pub struct ChildArguments {
     /// As the worker.
     pub worker: Vec<OsString>,
     /// As the controller.
@@ -83,26 +83,26 @@ pub struct Arguments {
 }
 
 /// Runs the agent. The result is the exit code.
-pub fn run(settings: Settings<'_>, arguments: Arguments) -> anyhow::Result<u8> {
+pub fn run(settings: ConfigOrigin<'_>, arguments: ChildArguments) -> anyhow::Result<u8> {
     let file = match settings {
-        Settings::File(path) => ConfigFile::read(path)?,
-        Settings::Text(text, path) => ConfigFile::fixed(text, path)?,
+        ConfigOrigin::File(path) => ConfigFile::read(path)?,
+        ConfigOrigin::Text(text, path) => ConfigFile::fixed(text, path)?,
     };
     let kubernetes = file.config().kubernetes.clone();
-    let place = if kubernetes.is_some() { Place::Kubernetes } else { Place::Host };
-    let machine = Machine::look(place).context("cannot read /proc; mount it")?;
+    let place = if kubernetes.is_some() { RuntimeEnvironment::Kubernetes } else { RuntimeEnvironment::Host };
+    let machine = HostCapabilities::look(place).context("cannot read /proc; mount it")?;
     machine.verdict().map_err(|sentence| anyhow!(sentence))?;
     let agent = file.config().agent.clone();
     let identity = agent.key.as_deref().map_or_else(Identity::generate, Identity::load)?;
     let cluster = kubernetes
         .as_ref()
-        .map(|kubernetes| (Seeker::new(&kubernetes.proc), Permissions::new(kubernetes.forbidden.clone())));
-    Kernel::try_out(agent.attach.into())?.tell();
+        .map(|kubernetes| (NetnsResolver::new(&kubernetes.proc), PermissionList::new(kubernetes.forbidden.clone())));
+    KernelFeatures::try_out(agent.attach.into())?.tell();
     // Before the first child and every thread that stays, so that they inherit the blocked signals: those that tried the
     // kernel have ended.
-    let signals = Signals::new().context("cannot take signals")?;
+    let signals = GuardianSignals::new().context("cannot take signals")?;
     raise_descriptor_limit();
-    let home = Home::new().context("cannot open the agent's own network namespace")?;
+    let home = HostNamespaces::new().context("cannot open the agent's own network namespace")?;
     let udp = sockets::tunnels(agent.listen).map_err(|sentence| anyhow!(sentence))?;
     let key = memory::sealed(c"redir-agent-key", identity.to_pkcs8_der()).context("cannot keep the key in memory")?;
     tracing::info!(listen = %agent.listen, key = %identity.pin(), pods = file.config().pods.len(), "the agent starts");
@@ -112,19 +112,22 @@ pub fn run(settings: Settings<'_>, arguments: Arguments) -> anyhow::Result<u8> {
     let pin = memory::sealed(c"redir-agent-pin", identity.pin().to_string().as_bytes());
     let pin = pin.context("cannot keep the public key in memory")?;
     let controller = kubernetes.map(|kubernetes| {
-        let confinement = Confinement { user: names::CONTROLLER_USER, node_proc: Some(kubernetes.proc) };
-        Controller::new(Launch::new(arguments.controller, &confinement, child::CONTROLLER_ENVIRONMENT), pin)
+        let confinement = ConfinementArguments { user: names::CONTROLLER_USER, node_proc: Some(kubernetes.proc) };
+        ControllerSupervisor::new(
+            ChildLauncher::new(arguments.controller, &confinement, child::CONTROLLER_ENVIRONMENT),
+            pin,
+        )
     });
-    let confinement = Confinement { user: agent.user, node_proc: None };
-    let launch = Launch::new(arguments.worker, &confinement, child::WORKER_ENVIRONMENT);
-    let mut pods = Pods::new(home, agent.attach, agent.user, cluster);
+    let confinement = ConfinementArguments { user: agent.user, node_proc: None };
+    let launch = ChildLauncher::new(arguments.worker, &confinement, child::WORKER_ENVIRONMENT);
+    let mut pods = PodTable::new(home, agent.attach, agent.user, cluster);
     pods.note(file.config());
     let supervisor = Supervisor {
         launch,
         controller,
         pods,
         drain: agent.drain,
-        life: supervisor::Life::default(),
+        life: supervisor::WorkerLifecycle::default(),
         file,
         signals,
         tls,
@@ -134,7 +137,7 @@ pub fn run(settings: Settings<'_>, arguments: Arguments) -> anyhow::Result<u8> {
     Ok(supervisor.run())
 }
 
-fn stay_in_memory(machine: &Machine) {
+fn stay_in_memory(machine: &HostCapabilities) {
     const MEANING: &str = "the guardian may be slow where the worker has used up the memory";
     if !machine.may_lock_memory() {
         tracing::warn!("the agent lacks CAP_IPC_LOCK: {MEANING}; add it to its capabilities");

@@ -8,17 +8,17 @@ use std::{
 
 /// Things with the time at which they are let go, oldest first.
 #[derive(Debug)]
-pub(super) struct Linger<T> {
+pub(super) struct LingerQueue<T> {
     kept: VecDeque<(Instant, T)>,
 }
 
-impl<T> Default for Linger<T> {
+impl<T> Default for LingerQueue<T> {
     fn default() -> Self {
         Self { kept: VecDeque::new() }
     }
 }
 
-impl<T> Linger<T> {
+impl<T> LingerQueue<T> {
     /// Keeps a thing for three seconds.
     pub(super) fn keep(&mut self, thing: T, now: Instant) {
         self.kept.push_back((now + TIME, thing));
@@ -46,7 +46,7 @@ mod tests {
     #[test]
     fn things_go_in_order_when_they_are_due() {
         let start = Instant::now();
-        let mut linger = Linger::default();
+        let mut linger = LingerQueue::default();
         assert_eq!(linger.next(), None);
         linger.keep("a", start);
         linger.keep("b", start + Duration::from_secs(1));

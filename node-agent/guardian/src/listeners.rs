@@ -18,14 +18,14 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 /// The pair, on one port number.
 #[derive(Debug)]
-pub(super) struct Listeners {
+pub(super) struct ListenerPair {
     pub(super) port: u16,
     pub(super) v4: OwnedFd,
     pub(super) v6: Option<OwnedFd>,
 }
 
 /// Listens on a free port of 127.0.0.1 and ::1 that `usable` accepts.
-pub(super) fn listen(usable: impl Fn(u16) -> bool) -> io::Result<Listeners> {
+pub(super) fn listen(usable: impl Fn(u16) -> bool) -> io::Result<ListenerPair> {
     let mut last = io::Error::from(io::ErrorKind::AddrInUse);
     for _ in 0..TRIES {
         let v4 = listener(Domain::IPV4, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)));
@@ -41,8 +41,8 @@ pub(super) fn listen(usable: impl Fn(u16) -> bool) -> io::Result<Listeners> {
             continue;
         }
         match listener(Domain::IPV6, SocketAddr::from((Ipv6Addr::LOCALHOST, port))) {
-            Ok(v6) => return Ok(Listeners { port, v4: v4.into(), v6: Some(v6.into()) }),
-            Err(error) if no_ipv6(&error) => return Ok(Listeners { port, v4: v4.into(), v6: None }),
+            Ok(v6) => return Ok(ListenerPair { port, v4: v4.into(), v6: Some(v6.into()) }),
+            Err(error) if no_ipv6(&error) => return Ok(ListenerPair { port, v4: v4.into(), v6: None }),
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = error,
             Err(error) => return Err(error),
         }

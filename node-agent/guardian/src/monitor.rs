@@ -19,7 +19,7 @@ use nix::{
 #[derive(Debug)]
 pub(super) struct DeviceMonitor {
     socket: OwnedFd,
-    pace: Pace,
+    pace: SurveyPace,
     /// There is more to do than the last look has done.
     unfinished: bool,
 }
@@ -30,7 +30,7 @@ impl DeviceMonitor {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, GROUPS))?;
-        Ok(Self { socket, pace: Pace::new(now), unfinished: false })
+        Ok(Self { socket, pace: SurveyPace::new(now), unfinished: false })
     }
 
     /// What to poll, unless the pod has had its turn: a pod that changes all the time shall not wake anybody.
@@ -67,11 +67,11 @@ impl DeviceMonitor {
     }
 
     /// A look is over.
-    pub(super) fn looked(&mut self, now: Instant, outcome: Looked) {
-        self.unfinished |= outcome != Looked::Done;
+    pub(super) fn looked(&mut self, now: Instant, outcome: SurveyOutcome) {
+        self.unfinished |= outcome != SurveyOutcome::Done;
         match outcome {
-            Looked::Partly => (self.pace.last, self.pace.next) = (now, now),
-            Looked::Done | Looked::Failed => self.pace.looked(now),
+            SurveyOutcome::Partly => (self.pace.last, self.pace.next) = (now, now),
+            SurveyOutcome::Done | SurveyOutcome::Failed => self.pace.looked(now),
         }
     }
 
@@ -88,7 +88,7 @@ impl DeviceMonitor {
 
 /// How a look ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Looked {
+pub(super) enum SurveyOutcome {
     /// Nothing is left to do.
     Done,
     /// There was more to do than one look may: the next one goes on at once.
@@ -99,13 +99,13 @@ pub(super) enum Looked {
 
 /// How often a pod is looked at. Pure: time comes as a parameter.
 #[derive(Debug)]
-struct Pace {
+struct SurveyPace {
     last: Instant,
     next: Instant,
     pause: Duration,
 }
 
-impl Pace {
+impl SurveyPace {
     fn new(now: Instant) -> Self {
         Self { last: now, next: now, pause: Duration::ZERO }
     }
@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn a_pod_that_changes_all_the_time_is_looked_at_less_and_less_often() {
         let start = Instant::now();
-        let mut pace = Pace::new(start);
+        let mut pace = SurveyPace::new(start);
         assert_eq!(pace.next, start);
         let (mut now, mut pauses) = (start, Vec::new());
         for _ in 0..10 {

@@ -53,8 +53,8 @@ impl NetlinkSocket {
         let mut interrupted = false;
         loop {
             let length = recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty())?;
-            for message in Messages(&self.buffer[..length]) {
-                let Message { kind, flags, body } = message?;
+            for message in NetlinkMessages(&self.buffer[..length]) {
+                let NetlinkMessage { kind, flags, body } = message?;
                 interrupted |= flags & DUMP_INTERRUPTED != 0;
                 match i32::from(kind) {
                     libc::NLMSG_DONE | libc::NLMSG_ERROR => {
@@ -89,9 +89,9 @@ impl NetlinkSocket {
         acknowledged(self.answer()?.body)
     }
 
-    fn answer(&mut self) -> io::Result<Message<'_>> {
+    fn answer(&mut self) -> io::Result<NetlinkMessage<'_>> {
         let length = recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty())?;
-        Messages(&self.buffer[..length]).next().ok_or(io::ErrorKind::InvalidData)?
+        NetlinkMessages(&self.buffer[..length]).next().ok_or(io::ErrorKind::InvalidData)?
     }
 
     fn ask(&self, kind: u16, flags: u16, question: &[u8]) -> io::Result<()> {
@@ -108,17 +108,17 @@ impl NetlinkSocket {
     }
 }
 
-struct Message<'a> {
+struct NetlinkMessage<'a> {
     kind: u16,
     flags: u16,
     body: &'a [u8],
 }
 
 /// The messages of one datagram.
-struct Messages<'a>(&'a [u8]);
+struct NetlinkMessages<'a>(&'a [u8]);
 
-impl<'a> Iterator for Messages<'a> {
-    type Item = io::Result<Message<'a>>;
+impl<'a> Iterator for NetlinkMessages<'a> {
+    type Item = io::Result<NetlinkMessage<'a>>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let bytes = self.0;
@@ -130,7 +130,7 @@ impl<'a> Iterator for Messages<'a> {
         };
         // Messages begin at multiples of four (NLMSG_ALIGN).
         self.0 = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some(Ok(Message { kind, flags, body }))
+        Some(Ok(NetlinkMessage { kind, flags, body }))
     }
 }
 
@@ -192,10 +192,10 @@ mod tests {
         for length in [0_u32, 3, 17, 4096] {
             let mut bytes = [0; HEADER];
             bytes[..4].copy_from_slice(&length.to_ne_bytes());
-            let read: Vec<_> = Messages(&bytes).collect();
+            let read: Vec<_> = NetlinkMessages(&bytes).collect();
             assert!(read.len() == 1 && read[0].is_err(), "{length}");
         }
-        assert!(Messages(&[]).next().is_none());
+        assert!(NetlinkMessages(&[]).next().is_none());
         for attributes in [&[][..], &[0, 0, 1, 0], &[9, 0, 1, 0, 5], &[4, 0, 2, 0]] {
             assert_eq!(attribute(attributes, 1), None);
         }

@@ -41,14 +41,14 @@ impl NetnsId {
 
 /// The namespaces that are nobody's pod: the agent's own and the first process's.
 #[derive(Debug)]
-pub(super) struct Home {
+pub(super) struct HostNamespaces {
     own: File,
     forbidden: Vec<NetnsId>,
     /// The user namespace that the agent is in, which is the node's: in another it could enter no pod.
     users: Option<NetnsId>,
 }
 
-impl Home {
+impl HostNamespaces {
     /// Must be called before any `setns`.
     pub(super) fn new() -> io::Result<Self> {
         let own = File::open("/proc/thread-self/ns/net")?;
@@ -70,7 +70,7 @@ impl Home {
     }
 
     /// Opens a pod's namespace; the error ends with the next step.
-    pub(super) fn open(&self, path: &Path) -> Result<Netns, String> {
+    pub(super) fn open(&self, path: &Path) -> Result<PodNetns, String> {
         let shown = path.display();
         let file =
             File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path).map_err(
@@ -91,18 +91,18 @@ impl Home {
                 "{shown} is the node's own network namespace (hostNetwork), which redir never touches; name a pod's"
             ));
         }
-        Ok(Netns { file, id })
+        Ok(PodNetns { file, id })
     }
 }
 
 /// An open network namespace of a pod.
 #[derive(Debug)]
-pub(super) struct Netns {
+pub(super) struct PodNetns {
     file: File,
     id: NetnsId,
 }
 
-impl Netns {
+impl PodNetns {
     pub(super) fn id(&self) -> NetnsId {
         self.id
     }
@@ -122,16 +122,16 @@ impl Netns {
     }
 
     /// Runs `work` inside. Sockets that it makes belong to the pod's namespace for good.
-    pub(super) fn within<T>(&self, home: &Home, work: impl FnOnce() -> T) -> io::Result<T> {
+    pub(super) fn within<T>(&self, home: &HostNamespaces, work: impl FnOnce() -> T) -> io::Result<T> {
         setns(&self.file, CloneFlags::CLONE_NEWNET)?;
-        let way_back = WayBack(home);
+        let way_back = NetnsGuard(home);
         let result = work();
         drop(way_back);
         Ok(result)
     }
 }
 
-impl AsFd for Netns {
+impl AsFd for PodNetns {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
@@ -140,9 +140,9 @@ impl AsFd for Netns {
 /// `_IO(0xb7, 0x1)`, ioctl_nsfs(2).
 const NS_GET_USERNS: libc::Ioctl = 0xb701;
 
-struct WayBack<'a>(&'a Home);
+struct NetnsGuard<'a>(&'a HostNamespaces);
 
-impl Drop for WayBack<'_> {
+impl Drop for NetnsGuard<'_> {
     fn drop(&mut self) {
         if let Err(error) = setns(&self.0.own, CloneFlags::CLONE_NEWNET) {
             tracing::error!(%error, "cannot come back from a pod's network namespace; ending at once");

@@ -7,17 +7,17 @@ use std::collections::BTreeMap;
 
 use redir_abi::is_reserved;
 
-use super::connections::{self, Connection};
+use super::connections::{self, PortConnection};
 
 /// Source port → the app's port that it is connected to.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Orphans {
+pub(super) struct OrphanedLegs {
     held: BTreeMap<u16, u16>,
 }
 
-impl Orphans {
+impl OrphanedLegs {
     /// Takes note of the connections that a port has before the worker makes any.
-    pub(super) fn note(&mut self, port: u16, connections: &[Connection]) {
+    pub(super) fn note(&mut self, port: u16, connections: &[PortConnection]) {
         let sources = connections.iter().map(|connection| connection.peer_port).filter(|source| is_reserved(*source));
         self.held.extend(sources.map(|source| (source, port)));
     }
@@ -48,14 +48,14 @@ mod tests {
 
     #[test]
     fn only_reserved_ports_are_noted_and_what_has_gone_is_free() {
-        let mut orphans = Orphans::default();
-        let connection = |peer_port| Connection { peer: None, peer_port, uid: 0, is_accepted: true };
+        let mut orphans = OrphanedLegs::default();
+        let connection = |peer_port| PortConnection { peer: None, peer_port, uid: 0, is_accepted: true };
         // Nothing is connected to port 1 of this machine: what is noted there is found gone.
         orphans.note(1, &[connection(700), connection(40_000), connection(20_000)]);
         assert_eq!(orphans.held.len(), 2);
         assert!(orphans.among(&[701]).is_empty());
         assert_eq!(orphans.held.len(), 2, "nobody asked for one of them");
         assert!(orphans.among(&[700, 701]).is_empty());
-        assert_eq!(orphans, Orphans::default());
+        assert_eq!(orphans, OrphanedLegs::default());
     }
 }

@@ -15,19 +15,19 @@ use std::{
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::process::Process;
-use redir_config::{Config, PodName};
+use super::process::ProcessHandle;
+use redir_config::{NodeConfig, PodName};
 
 /// The processes that the file names.
 #[derive(Debug, Default)]
-pub(super) struct Owners {
+pub(super) struct NetnsOwners {
     /// Those that are waited for.
     waited: BTreeMap<PodName, OwnedFd>,
     /// Each as it was when its number was first met in the file.
-    first: BTreeMap<u32, Process>,
+    first: BTreeMap<u32, ProcessHandle>,
 }
 
-impl Owners {
+impl NetnsOwners {
     /// Waits for the end of the process that the path names, if it names one. Without a pidfd the path is looked at each
     /// second, as any other.
     pub(super) fn watch(&mut self, pod: &PodName, netns: &Path) {
@@ -39,11 +39,11 @@ impl Owners {
     }
 
     /// Takes the processes of a new configuration; those that it named before stay who they were.
-    pub(super) fn note(&mut self, config: &Config) {
+    pub(super) fn note(&mut self, config: &NodeConfig) {
         let named: BTreeSet<u32> = config.pods.iter().filter_map(|pod| owner(&pod.netns)).collect();
         self.first.retain(|pid, _| named.contains(pid));
         for pid in named {
-            if let Ok(Some(process)) = Process::of(Path::new(PROC), pid) {
+            if let Ok(Some(process)) = ProcessHandle::of(Path::new(PROC), pid) {
                 self.first.entry(pid).or_insert(process);
             }
         }
@@ -53,7 +53,7 @@ impl Owners {
     /// error ends with the next step.
     pub(super) fn confirm(&mut self, netns: &Path) -> Result<(), String> {
         let Some(pid) = owner(netns) else { return Ok(()) };
-        let now = Process::of(Path::new(PROC), pid);
+        let now = ProcessHandle::of(Path::new(PROC), pid);
         let now = now.map_err(|error| format!("cannot look at process {pid}: {error}; try again"))?;
         let first = now.map(|process| *self.first.entry(pid).or_insert(process));
         if now.is_some() && first == now {
@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn the_end_of_a_process_is_seen_once() {
         let mut process = std::process::Command::new("sleep").arg("600").spawn().expect("started");
-        let (mut owners, pod) = (Owners::default(), PodName::new("web-1").expect("a name"));
+        let (mut owners, pod) = (NetnsOwners::default(), PodName::new("web-1").expect("a name"));
         owners.watch(&pod, Path::new(&format!("/proc/{}/ns/net", process.id())));
         owners.forget_ended();
         assert_eq!(owners.descriptors().count(), 1);

@@ -8,13 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{pod::Refusal, watch::STARVED_LIMIT};
+use super::{pod::RequestRefusal, watch::STARVED_LIMIT};
 use redir_config::PodName;
-use redir_ipc::{ControllerMessage, Permission, RefusedCode, Whereabouts};
+use redir_ipc::{ControllerMessage, PodLocation, PodPermission, RefusalCode};
 
 /// The list in force, and the next one.
 #[derive(Debug)]
-pub(super) struct Permissions {
+pub(super) struct PermissionList {
     /// Namespaces in which nothing is armed, whatever the controller says.
     forbidden: BTreeSet<String>,
     next: Option<BTreeMap<PodName, PermittedPod>>,
@@ -29,11 +29,11 @@ pub(super) struct PermittedPod {
     /// As people call it.
     pub(super) name: PodName,
     /// Where it is, as the API server says.
-    pub(super) at: Whereabouts,
+    pub(super) at: PodLocation,
     ports: BTreeSet<u16>,
 }
 
-impl Permissions {
+impl PermissionList {
     pub(super) fn new(forbidden: BTreeSet<String>) -> Self {
         Self { forbidden, next: None, in_force: BTreeMap::new(), withdrawn: BTreeMap::new() }
     }
@@ -52,7 +52,7 @@ impl Permissions {
         }
     }
 
-    fn add(&mut self, Permission { pod, namespace, at, ports }: Permission) {
+    fn add(&mut self, PodPermission { pod, namespace, at, ports }: PodPermission) {
         let Some(next) = &mut self.next else { return };
         if self.forbidden.contains(&namespace) {
             tracing::error!(%pod, "the controller permits a pod of a forbidden namespace; it is left out");
@@ -75,16 +75,16 @@ impl Permissions {
     }
 
     /// The pod, if this port of it may be armed.
-    pub(super) fn check(&self, name: &PodName, port: u16) -> Result<&PermittedPod, Refusal> {
+    pub(super) fn check(&self, name: &PodName, port: u16) -> Result<&PermittedPod, RequestRefusal> {
         let pod = self.in_force.get(name).ok_or_else(|| {
             let sentence = format!("no live Intercept means pod {name}, so it is not armed; make one");
-            Refusal::new(RefusedCode::UnknownPod, sentence)
+            RequestRefusal::new(RefusalCode::UnknownPod, sentence)
         })?;
         if pod.ports.contains(&port) {
             return Ok(pod);
         }
         let sentence = format!("no live Intercept means port {port} of {}, so it is not armed; make one", pod.name);
-        Err(Refusal::new(RefusedCode::PortNotAllowed, sentence))
+        Err(RequestRefusal::new(RefusalCode::PortNotAllowed, sentence))
     }
 
     /// Whether any port of it may be armed.
@@ -120,18 +120,18 @@ mod tests {
     }
 
     fn allow(number: u8, namespace: &str, ports: &[u16]) -> ControllerMessage {
-        let at = Whereabouts { ips: vec![[10, 0, 0, number].into()], first: FirstHand::App };
+        let at = PodLocation { ips: vec![[10, 0, 0, number].into()], first: FirstHand::App };
         let (namespace, ports) = (namespace.to_owned(), ports.to_vec());
-        ControllerMessage::Allow(Permission { pod: pod(number), namespace, at, ports })
+        ControllerMessage::Allow(PodPermission { pod: pod(number), namespace, at, ports })
     }
 
-    fn say(permissions: &mut Permissions, list: Vec<ControllerMessage>, now: Instant) {
+    fn say(permissions: &mut PermissionList, list: Vec<ControllerMessage>, now: Instant) {
         let whole = [ControllerMessage::Begin].into_iter().chain(list).chain([ControllerMessage::Commit]);
         whole.for_each(|message| permissions.take(message, now));
     }
 
-    fn permissions() -> Permissions {
-        Permissions::new(BTreeSet::from(["kube-system".to_owned()]))
+    fn permissions() -> PermissionList {
+        PermissionList::new(BTreeSet::from(["kube-system".to_owned()]))
     }
 
     #[test]
@@ -147,8 +147,8 @@ mod tests {
         let permitted = all.check(&pod(1), 81).expect("permitted");
         assert_eq!((permitted.name.to_string(), permitted.at.ips.len()), ("shop/web-1".to_owned(), 1));
         assert!(all.check(&pod(1), 80).is_ok());
-        assert_eq!(all.check(&pod(1), 82).expect_err("another port").code, RefusedCode::PortNotAllowed);
-        assert_eq!(all.check(&pod(2), 80).expect_err("another pod").code, RefusedCode::UnknownPod);
+        assert_eq!(all.check(&pod(1), 82).expect_err("another port").code, RefusalCode::PortNotAllowed);
+        assert_eq!(all.check(&pod(2), 80).expect_err("another pod").code, RefusalCode::UnknownPod);
     }
 
     #[test]

@@ -13,51 +13,51 @@ use std::{
 use redir_abi::{Reason, is_reserved};
 
 use super::{
-    connections::{self, Connection},
-    datapath::{self, Adapted, DatapathError, Pause, PodDatapath, PodSpec},
-    detours::{Detours, Steered},
-    devices::Survey,
-    flush::{Flush, Flushed},
-    listeners::{self, Listeners},
-    monitor::{DeviceMonitor, Looked},
-    netns::{Home, Netns, NetnsId},
-    orphans::Orphans,
-    pods::Granted,
+    connections::{self, PortConnection},
+    datapath::{self, AdaptStep, DatapathError, PodDatapath, PodSpec, YieldPoint},
+    detours::{PortDetours, SteerCounts},
+    devices::NetnsSurvey,
+    flush::{FlushResult, PortFlush},
+    listeners::{self, ListenerPair},
+    monitor::{DeviceMonitor, SurveyOutcome},
+    netns::{HostNamespaces, NetnsId, PodNetns},
+    orphans::OrphanedLegs,
+    pods::GrantedReply,
     sockets,
 };
 use redir_config::{self as config, PodName};
 use redir_ipc::{
-    AppListening, Armed, BindAddress, Detour, FirstHand, Gate, Handed, MAX_ADDRESSES, MAX_FDS, PodNetwork, RefusedCode,
-    Whereabouts,
+    AppListening, Armed, BindAddress, FirstHand, HandedSockets, ListenerGate, MAX_ADDRESSES, MAX_FDS, PodLocation,
+    PodNetwork, PortDetour, RefusalCode,
 };
 
 /// Why a wish of the worker is not granted.
 #[derive(Debug)]
-pub(super) struct Refusal {
-    pub(super) code: RefusedCode,
+pub(super) struct RequestRefusal {
+    pub(super) code: RefusalCode,
     /// Ends with the next step.
     pub(super) sentence: String,
 }
 
-impl Refusal {
-    pub(super) fn new(code: RefusedCode, sentence: impl Into<String>) -> Self {
+impl RequestRefusal {
+    pub(super) fn new(code: RefusalCode, sentence: impl Into<String>) -> Self {
         Self { code, sentence: sentence.into() }
     }
 }
 
-impl From<DatapathError> for Refusal {
+impl From<DatapathError> for RequestRefusal {
     fn from(error: DatapathError) -> Self {
-        Self::new(RefusedCode::Datapath, error.to_string())
+        Self::new(RefusalCode::Datapath, error.to_string())
     }
 }
 
 /// A pod with programs in it.
 #[derive(Debug)]
 pub(super) struct ArmedPod {
-    netns: Netns,
+    netns: PodNetns,
     datapath: PodDatapath,
     agent_port: u16,
-    survey: Survey,
+    survey: NetnsSurvey,
     monitor: DeviceMonitor,
     /// What the last look failed with: told once.
     failing: Option<String>,
@@ -65,41 +65,41 @@ pub(super) struct ArmedPod {
     untold: bool,
     /// Whose sockets are the agent's.
     user: u32,
-    orphans: Orphans,
-    at: Whereabouts,
+    orphans: OrphanedLegs,
+    at: PodLocation,
     /// What was seen on each armed port of clients that dialled another one.
-    detours: BTreeMap<u16, Detours>,
+    detours: BTreeMap<u16, PortDetours>,
     /// Packets of legs to something else than the app, as far as they were told.
     elsewhere: u64,
 }
 
 /// What is the same for all pods.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Common<'a> {
-    pub(super) home: &'a Home,
-    pub(super) attach: config::Attach,
+pub(super) struct PodContext<'a> {
+    pub(super) home: &'a HostNamespaces,
+    pub(super) attach: config::AttachSetting,
     /// The worker's uid.
     pub(super) user: u32,
 }
 
 /// What the worker gets for an armed port.
-pub(super) type Handover = (Armed, Vec<OwnedFd>);
+pub(super) type ArmedHandover = (Armed, Vec<OwnedFd>);
 
 impl ArmedPod {
     /// Enters the pod, listens, loads and attaches, in this order; on an error nothing stays. `ports` are the only ones
     /// that may be armed.
     pub(super) fn new(
-        common: Common<'_>,
-        netns: Netns,
+        common: PodContext<'_>,
+        netns: PodNetns,
         ports: Option<&BTreeSet<u16>>,
         port: u16,
-        at: Whereabouts,
-        pause: Pause<'_>,
-    ) -> Result<(Self, Handover), Refusal> {
+        at: PodLocation,
+        pause: YieldPoint<'_>,
+    ) -> Result<(Self, ArmedHandover), RequestRefusal> {
         let inside = netns.within(common.home, || look_and_listen(ports, port)).map_err(|error| {
             unusable(format!("cannot enter the pod's network namespace: {error}; run the agent as root"))
         })?;
-        let Inside { monitor, survey, listeners, connections, app } = inside.map_err(unusable)?;
+        let EnteredPod { monitor, survey, listeners, connections, app } = inside.map_err(unusable)?;
         let spec = PodSpec {
             netns: netns.as_fd(),
             devices: &survey.devices,
@@ -120,10 +120,10 @@ impl ArmedPod {
                 "a mesh's proxy takes this pod's connections, and this kernel cannot steer behind it ({why}); use a kernel \
                  with sk_lookup programs on this node"
             );
-            return Err(Refusal::new(RefusedCode::Datapath, sentence));
+            return Err(RequestRefusal::new(RefusalCode::Datapath, sentence));
         }
         let agent_port = listeners.port;
-        let mut orphans = Orphans::default();
+        let mut orphans = OrphanedLegs::default();
         orphans.note(port, &connections);
         let user = common.user;
         let mut armed = Self {
@@ -140,10 +140,10 @@ impl ArmedPod {
             detours: BTreeMap::new(),
             elsewhere: 0,
         };
-        let handed = if listeners.v6.is_some() { Handed::Both } else { Handed::Ipv4 };
+        let handed = if listeners.v6.is_some() { HandedSockets::Both } else { HandedSockets::Ipv4 };
         let fds = armed.handover(listeners).map_err(|error| {
             let sentence = format!("cannot hand descriptors over: {error}; raise the agent's RLIMIT_NOFILE");
-            Refusal::new(RefusedCode::Datapath, sentence)
+            RequestRefusal::new(RefusalCode::Datapath, sentence)
         })?;
         let told = armed.told(count(&connections, from_before), armed.reached(app), handed);
         if armed.is_long() {
@@ -154,7 +154,12 @@ impl ArmedPod {
     }
 
     /// Lets legs to one more port pass; nothing is steered there yet.
-    pub(super) fn arm(&mut self, home: &Home, port: u16, pause: Pause<'_>) -> Result<Armed, Refusal> {
+    pub(super) fn arm(
+        &mut self,
+        home: &HostNamespaces,
+        port: u16,
+        pause: YieldPoint<'_>,
+    ) -> Result<Armed, RequestRefusal> {
         let look = || (connections_of(port), listening_on(port));
         let (connections, app) = self.netns.within(home, look).unwrap_or_default();
         self.orphans.note(port, &connections);
@@ -164,12 +169,12 @@ impl ArmedPod {
         self.datapath.reflect(port)?;
         // Steering was detached if no port was armed for a while.
         self.datapath.attach(pause).inspect_err(|_| self.disarm(port, pause))?;
-        Ok(self.told(earlier, self.reached(app), Handed::Nothing))
+        Ok(self.told(earlier, self.reached(app), HandedSockets::Nothing))
     }
 
     /// Whether the app listens on a port (`None` where the kernel does not tell), and how clients reach it there past the
     /// programs, if they do.
-    pub(super) fn app_on(&mut self, home: &Home, port: u16) -> (Option<AppListening>, Option<Detour>) {
+    pub(super) fn app_on(&mut self, home: &HostNamespaces, port: u16) -> (Option<AppListening>, Option<PortDetour>) {
         let look = || (connections_of(port), listening_on(port));
         let Ok((connections, app)) = self.netns.within(home, look) else { return (None, None) };
         let app = self.reached(app);
@@ -181,7 +186,7 @@ impl ArmedPod {
         // One of the agent's own that it has not accepted yet does not show whose it is.
         let direct = direct.filter(|connection| connection.is_accepted);
         let direct = direct.filter_map(|connection| Some((connection.peer?, connection.peer_port))).collect();
-        (app, self.detours.entry(port).or_default().saw(direct, Steered::of(&counters)))
+        (app, self.detours.entry(port).or_default().saw(direct, SteerCounts::of(&counters)))
     }
 
     /// A proxy inside the pod reaches the app on `lo`, too.
@@ -193,16 +198,16 @@ impl ArmedPod {
     }
 
     /// Steers an armed port: the way to the app was tried.
-    pub(super) fn steer(&mut self, port: u16, gate: Gate) -> Result<(), Refusal> {
+    pub(super) fn steer(&mut self, port: u16, gate: ListenerGate) -> Result<(), RequestRefusal> {
         if !self.datapath.armed_ports().contains(&port) {
-            return Err(Refusal::new(RefusedCode::NotArmed, format!("port {port} is not armed; arm it first")));
+            return Err(RequestRefusal::new(RefusalCode::NotArmed, format!("port {port} is not armed; arm it first")));
         }
         self.datapath.divert_no_more()?;
         Ok(self.datapath.arm(port, gate.into())?)
     }
 
     /// New listeners for legs that only try the way; None where the kernel has no companion to give them connections.
-    pub(super) fn trial_listeners(&mut self, home: &Home) -> Result<Option<Listeners>, Refusal> {
+    pub(super) fn trial_listeners(&mut self, home: &HostNamespaces) -> Result<Option<ListenerPair>, RequestRefusal> {
         if !self.datapath.looks_up() {
             return Ok(None);
         }
@@ -215,7 +220,7 @@ impl ArmedPod {
         Ok(Some(listeners))
     }
 
-    fn told(&self, earlier: u32, app: Option<AppListening>, handed: Handed) -> Armed {
+    fn told(&self, earlier: u32, app: Option<AppListening>, handed: HandedSockets) -> Armed {
         Armed {
             earlier,
             app,
@@ -226,7 +231,7 @@ impl ArmedPod {
     }
 
     /// The guardian keeps no listener: they must die with the worker.
-    fn handover(&self, listeners: Listeners) -> io::Result<Vec<OwnedFd>> {
+    fn handover(&self, listeners: ListenerPair) -> io::Result<Vec<OwnedFd>> {
         let mut fds = vec![listeners.v4];
         fds.extend(listeners.v6);
         fds.push(self.datapath.heartbeat_fd()?);
@@ -238,12 +243,12 @@ impl ArmedPod {
 
     /// Whether the answer to the first arm cannot hold all addresses and links: the rest follows.
     fn is_long(&self) -> bool {
-        let Survey { devices, pod_addresses, loopback_addresses, .. } = &self.survey;
+        let NetnsSurvey { devices, pod_addresses, loopback_addresses, .. } = &self.survey;
         pod_addresses.len().max(loopback_addresses.len()) > MAX_ADDRESSES || 2 * devices.len() + LINKS > MAX_FDS
     }
 
     /// Leaves the port's new connections to the app; with the last port steering is detached.
-    pub(super) fn disarm(&mut self, port: u16, pause: Pause<'_>) {
+    pub(super) fn disarm(&mut self, port: u16, pause: YieldPoint<'_>) {
         self.detours.remove(&port);
         if let Err(error) = self.datapath.disarm(port) {
             tracing::error!(%error, port, "disarming a port failed");
@@ -254,14 +259,14 @@ impl ArmedPod {
     }
 
     /// Leaves all new connections to the app; those that were steered go on being reflected.
-    pub(super) fn stop_steering(&mut self, pause: Pause<'_>) {
+    pub(super) fn stop_steering(&mut self, pause: YieldPoint<'_>) {
         if let Err(error) = self.datapath.detach_steer(pause) {
             tracing::error!(%error, "detaching steering failed; without its listener it passes everything");
         }
     }
 
     /// Detaches everything.
-    pub(super) fn detach(mut self, pause: Pause<'_>) {
+    pub(super) fn detach(mut self, pause: YieldPoint<'_>) {
         if let Err(error) = self.datapath.detach_all(pause) {
             tracing::error!(%error, "detaching a pod's programs failed");
         }
@@ -270,21 +275,21 @@ impl ArmedPod {
     /// Sockets for legs in this pod, and the number of the first that could be made; the others' follow it.
     pub(super) fn sockets(
         &mut self,
-        home: &Home,
+        home: &HostNamespaces,
         bind: BindAddress,
         ports: &[u16],
         for_trial: bool,
-    ) -> Result<(Vec<io::Result<OwnedFd>>, u64), Refusal> {
+    ) -> Result<(Vec<io::Result<OwnedFd>>, u64), RequestRefusal> {
         if let Some(port) = ports.iter().find(|port| !is_reserved(**port)) {
-            return Err(Refusal::new(
-                RefusedCode::PortNotReserved,
+            return Err(RequestRefusal::new(
+                RefusalCode::PortNotReserved,
                 format!("port {port} is not one of the agent's source ports; take one of 512-1023 or 10000-29999"),
             ));
         }
         if for_trial && !self.datapath.looks_up() {
             // Nothing would keep such a leg from the app.
             let sentence = "nothing is steered in the pod, so the way to its app cannot be tried; arm a port first";
-            return Err(Refusal::new(RefusedCode::NotArmed, sentence));
+            return Err(RequestRefusal::new(RefusalCode::NotArmed, sentence));
         }
         let orphans = &mut self.orphans;
         let make = || {
@@ -321,27 +326,33 @@ impl ArmedPod {
 
     /// Looks at the pod's devices and addresses again and brings the programs in line; what the worker must know, if it
     /// is news. Takes some milliseconds; what is left over is done by the next look.
-    pub(super) fn look(&mut self, home: &Home, name: &PodName, now: Instant, pause: Pause<'_>) -> Vec<Granted> {
+    pub(super) fn look(
+        &mut self,
+        home: &HostNamespaces,
+        name: &PodName,
+        now: Instant,
+        pause: YieldPoint<'_>,
+    ) -> Vec<GrantedReply> {
         let before = std::mem::take(&mut self.untold);
         let (changed, adapted) = self.try_look(home, pause);
         if changed {
-            let Survey { devices, pod_addresses, .. } = &self.survey;
+            let NetnsSurvey { devices, pod_addresses, .. } = &self.survey;
             tracing::info!(pod = %name, devices = devices.len(), addresses = pod_addresses.len(), "the pod's devices or addresses have changed");
         }
         let outcome = match &adapted {
-            Ok(Adapted::Whole) => Looked::Done,
-            Ok(Adapted::Partly) => Looked::Partly,
-            Err(_) => Looked::Failed,
+            Ok(AdaptStep::Whole) => SurveyOutcome::Done,
+            Ok(AdaptStep::Partly) => SurveyOutcome::Partly,
+            Err(_) => SurveyOutcome::Failed,
         };
         self.monitor.looked(now, outcome);
         self.note_failure(name, adapted.err().or_else(|| self.survey.unusable.clone()));
-        self.untold = (changed || before) && outcome == Looked::Partly;
+        self.untold = (changed || before) && outcome == SurveyOutcome::Partly;
         if (changed || before) && !self.untold { self.network(name) } else { Vec::new() }
     }
 
     /// Whether anything is new, and whether every device has its programs now.
-    fn try_look(&mut self, home: &Home, pause: Pause<'_>) -> (bool, Result<Adapted, String>) {
-        let survey = match self.netns.within(home, Survey::take).and_then(|survey| survey) {
+    fn try_look(&mut self, home: &HostNamespaces, pause: YieldPoint<'_>) -> (bool, Result<AdaptStep, String>) {
+        let survey = match self.netns.within(home, NetnsSurvey::take).and_then(|survey| survey) {
             Ok(survey) => survey,
             Err(error) => return (false, Err(format!("cannot list the pod's addresses: {error}"))),
         };
@@ -364,7 +375,7 @@ impl ArmedPod {
     }
 
     /// All addresses and links, in as many messages as they need.
-    fn network(&self, name: &PodName) -> Vec<Granted> {
+    fn network(&self, name: &PodName) -> Vec<GrantedReply> {
         let links = self.datapath.link_fds().unwrap_or_else(|error| {
             // They are duplicates for a guardian that dies: without them it is as with clsact.
             tracing::warn!(pod = %name, %error, "cannot hand the pod's links to the worker; raise the agent's RLIMIT_NOFILE");
@@ -374,19 +385,24 @@ impl ArmedPod {
     }
 
     /// One step of a flush.
-    pub(super) fn flush(&self, home: &Home, flush: &mut Flush, now: Instant) -> Result<Option<Flushed>, Refusal> {
+    pub(super) fn flush(
+        &self,
+        home: &HostNamespaces,
+        flush: &mut PortFlush,
+        now: Instant,
+    ) -> Result<Option<FlushResult>, RequestRefusal> {
         let step = self.netns.within(home, || flush.step(now)).map_err(|error| {
             unusable(format!("cannot enter the pod's network namespace: {error}; look whether the pod still runs"))
         })?;
-        step.map_err(|sentence| Refusal::new(RefusedCode::Datapath, sentence))
+        step.map_err(|sentence| RequestRefusal::new(RefusalCode::Datapath, sentence))
     }
 
-    pub(super) fn bypass(&mut self, client: IpAddr, how_long: Duration) -> Result<(), Refusal> {
+    pub(super) fn bypass(&mut self, client: IpAddr, how_long: Duration) -> Result<(), RequestRefusal> {
         Ok(self.datapath.bypass(client, how_long)?)
     }
 
     /// In the order of `Reason::ALL`.
-    pub(super) fn counters(&self) -> Result<Vec<u64>, Refusal> {
+    pub(super) fn counters(&self) -> Result<Vec<u64>, RequestRefusal> {
         let stats = self.datapath.stats()?;
         let counter =
             |reason: &Reason| stats.iter().find(|(counted, _)| counted == reason).map_or(0, |(_, count)| *count);
@@ -417,22 +433,22 @@ impl ArmedPod {
         &self.at.ips
     }
 
-    pub(super) fn hook(&self) -> datapath::Attach {
+    pub(super) fn hook(&self) -> datapath::AttachMode {
         self.datapath.hook()
     }
 }
 
 /// What is found and made inside the pod before anything is attached.
-struct Inside {
+struct EnteredPod {
     monitor: DeviceMonitor,
-    survey: Survey,
-    listeners: Listeners,
-    connections: Vec<Connection>,
+    survey: NetnsSurvey,
+    listeners: ListenerPair,
+    connections: Vec<PortConnection>,
     app: Option<AppListening>,
 }
 
 /// Before the worker gets them: it must be able to accept with them, and nothing else.
-fn keep_to_ports(datapath: &PodDatapath, listeners: &Listeners) -> Result<(), Refusal> {
+fn keep_to_ports(datapath: &PodDatapath, listeners: &ListenerPair) -> Result<(), RequestRefusal> {
     let sockets = [Some(&listeners.v4), listeners.v6.as_ref()];
     let kept = sockets.into_iter().flatten().try_for_each(|socket| datapath.make_listener(socket.as_fd()));
     kept.map_err(|error| {
@@ -440,19 +456,19 @@ fn keep_to_ports(datapath: &PodDatapath, listeners: &Listeners) -> Result<(), Re
     })
 }
 
-fn look_and_listen(ports: Option<&BTreeSet<u16>>, port: u16) -> Result<Inside, String> {
+fn look_and_listen(ports: Option<&BTreeSet<u16>>, port: u16) -> Result<EnteredPod, String> {
     let taken = |agent_port| agent_port == port || ports.is_some_and(|ports| ports.contains(&agent_port));
     // First, so that nothing that changes from the survey on is missed.
     let monitor = DeviceMonitor::open(Instant::now())
         .map_err(|error| format!("cannot hear of changes in the pod's network namespace: {error}; try again"))?;
-    let survey = Survey::of_intercepted()?;
+    let survey = NetnsSurvey::of_intercepted()?;
     let listeners = listeners::listen(|agent_port| !taken(agent_port))
         .map_err(|error| format!("cannot listen in the pod's network namespace: {error}; free some ports there"))?;
-    Ok(Inside { monitor, survey, listeners, connections: connections_of(port), app: listening_on(port) })
+    Ok(EnteredPod { monitor, survey, listeners, connections: connections_of(port), app: listening_on(port) })
 }
 
 /// None where the kernel does not tell: they are a number for people and a precaution.
-fn connections_of(port: u16) -> Vec<Connection> {
+fn connections_of(port: u16) -> Vec<PortConnection> {
     connections::on_port(port).unwrap_or_else(|error| {
         tracing::debug!(%error, port, "the kernel does not tell which connections the port has");
         Vec::new()
@@ -465,37 +481,37 @@ fn listening_on(port: u16) -> Option<AppListening> {
     listening.inspect_err(|error| tracing::debug!(%error, port, "the kernel does not tell who listens")).ok()
 }
 
-fn count(connections: &[Connection], counts: impl Fn(&Connection) -> bool) -> u32 {
+fn count(connections: &[PortConnection], counts: impl Fn(&PortConnection) -> bool) -> u32 {
     u32::try_from(connections.iter().filter(|connection| counts(connection)).count()).unwrap_or(u32::MAX)
 }
 
 /// The app's end of an agent's upstream leg has a reserved port on the other side.
-fn from_before(connection: &Connection) -> bool {
+fn from_before(connection: &PortConnection) -> bool {
     !is_reserved(connection.peer_port)
 }
 
 /// The listeners, the two maps, and the links of `lo` (both ways) and of the companion.
 const LINKS: usize = 7;
 
-fn unusable(sentence: String) -> Refusal {
-    Refusal::new(RefusedCode::Namespace, sentence)
+fn unusable(sentence: String) -> RequestRefusal {
+    RequestRefusal::new(RefusalCode::Namespace, sentence)
 }
 
-impl From<Gate> for datapath::Gate {
-    fn from(gate: Gate) -> Self {
+impl From<ListenerGate> for datapath::SteerGate {
+    fn from(gate: ListenerGate) -> Self {
         match gate {
-            Gate::AppListening => Self::AppListening,
-            Gate::Always => Self::Always,
+            ListenerGate::AppListening => Self::AppListening,
+            ListenerGate::Always => Self::Always,
         }
     }
 }
 
-impl From<config::Attach> for datapath::Attach {
-    fn from(attach: config::Attach) -> Self {
+impl From<config::AttachSetting> for datapath::AttachMode {
+    fn from(attach: config::AttachSetting) -> Self {
         match attach {
-            config::Attach::Auto => Self::Auto,
-            config::Attach::Tcx => Self::Tcx,
-            config::Attach::Clsact => Self::Clsact,
+            config::AttachSetting::Auto => Self::Auto,
+            config::AttachSetting::Tcx => Self::Tcx,
+            config::AttachSetting::Clsact => Self::Clsact,
         }
     }
 }

@@ -12,53 +12,53 @@ use std::{
 };
 
 use super::{
-    datapath::Pause,
-    endings::Endings,
-    flush::{Flush, Flushed},
-    linger::Linger,
-    listeners::Listeners,
+    datapath::YieldPoint,
+    endings::PodEndings,
+    flush::{FlushResult, PortFlush},
+    linger::LingerQueue,
+    listeners::ListenerPair,
     monitor::DeviceMonitor,
-    netns::{Home, Netns, NetnsId},
-    owners::Owners,
-    permissions::Permissions,
-    pod::{ArmedPod, Common, Refusal},
-    seek::Seeker,
+    netns::{HostNamespaces, NetnsId, PodNetns},
+    owners::NetnsOwners,
+    permissions::PermissionList,
+    pod::{ArmedPod, PodContext, RequestRefusal},
+    seek::NetnsResolver,
 };
-use redir_config::{Attach, Config, PodName};
-use redir_ipc::{ControllerMessage, Handed, RefusedCode, Reply, Request, Whereabouts};
+use redir_config::{AttachSetting, NodeConfig, PodName};
+use redir_ipc::{ControllerMessage, HandedSockets, PodLocation, RefusalCode, Reply, Request};
 
 /// A granted wish: the answer and the descriptors beside it.
-pub(super) type Granted = (Reply, Vec<OwnedFd>);
+pub(super) type GrantedReply = (Reply, Vec<OwnedFd>);
 
 /// Armed pods by name.
-pub(super) type Armed = BTreeMap<PodName, ArmedPod>;
+pub(super) type ArmedPods = BTreeMap<PodName, ArmedPod>;
 
 /// Called between the steps of slow work, for quick requests about the other pods (see [`serve_quick`]).
-pub(super) type Meanwhile<'a> = &'a mut dyn FnMut(&Home, &mut Armed);
+pub(super) type QuickRequests<'a> = &'a mut dyn FnMut(&HostNamespaces, &mut ArmedPods);
 
 /// Everything about pods that the guardian holds.
 #[derive(Debug)]
-pub(super) struct Pods {
-    home: Home,
-    attach: Attach,
+pub(super) struct PodTable {
+    home: HostNamespaces,
+    attach: AttachSetting,
     user: u32,
-    armed: Armed,
-    lingering: Linger<ArmedPod>,
+    armed: ArmedPods,
+    lingering: LingerQueue<ArmedPod>,
     /// Pods that the worker has been told are gone.
     told: BTreeSet<PodName>,
     flushes: Vec<PodFlush>,
     /// No step of any flush before this.
     flush_again: Option<Instant>,
     /// In Kubernetes: where the pods are, since no configuration says it.
-    seeker: Option<Seeker>,
+    seeker: Option<NetnsResolver>,
     /// In Kubernetes: what may be armed.
-    permissions: Option<Permissions>,
+    permissions: Option<PermissionList>,
     /// Ports that the worker did not disarm in time: when their pods are detached, until they are permitted again.
     cuts: BTreeMap<(PodName, u16), Instant>,
     /// Armed pods that no Intercept means any more: when they are detached, whatever the worker does.
     ended: BTreeMap<PodName, Instant>,
-    endings: Endings,
-    owners: Owners,
+    endings: PodEndings,
+    owners: NetnsOwners,
     /// No line about what the worker may not arm before this.
     refused_again: Option<Instant>,
 }
@@ -68,16 +68,21 @@ pub(super) struct Pods {
 struct PodFlush {
     seq: u32,
     pod: PodName,
-    flush: Flush,
+    flush: PortFlush,
 }
 
-impl Pods {
+impl PodTable {
     /// `user` is the worker's uid; `cluster` says in Kubernetes where pods are and what may be armed.
-    pub(super) fn new(home: Home, attach: Attach, user: u32, cluster: Option<(Seeker, Permissions)>) -> Self {
+    pub(super) fn new(
+        home: HostNamespaces,
+        attach: AttachSetting,
+        user: u32,
+        cluster: Option<(NetnsResolver, PermissionList)>,
+    ) -> Self {
         let (seeker, permissions) = cluster.unzip();
-        let (armed, lingering, told) = (BTreeMap::new(), Linger::default(), BTreeSet::new());
+        let (armed, lingering, told) = (BTreeMap::new(), LingerQueue::default(), BTreeSet::new());
         let (flushes, flush_again) = (Vec::new(), None);
-        let (endings, owners) = (Endings::default(), Owners::default());
+        let (endings, owners) = (PodEndings::default(), NetnsOwners::default());
         let (cuts, ended) = (BTreeMap::new(), BTreeMap::new());
         Self {
             home,
@@ -101,10 +106,10 @@ impl Pods {
     /// Answers a wish about a pod. `Ready` and `Alive` are not wishes and get no answer.
     pub(super) fn serve(
         &mut self,
-        config: &Config,
+        config: &NodeConfig,
         request: Request,
-        meanwhile: Meanwhile<'_>,
-    ) -> Option<Result<Granted, Refusal>> {
+        meanwhile: QuickRequests<'_>,
+    ) -> Option<Result<GrantedReply, RequestRefusal>> {
         let done = |()| (Reply::Done, Vec::new());
         Some(match request {
             Request::Arm { pod, port } => self.arm(config, &pod, port, meanwhile),
@@ -132,11 +137,11 @@ impl Pods {
 
     fn arm(
         &mut self,
-        config: &Config,
+        config: &NodeConfig,
         asked: &PodName,
         port: u16,
-        meanwhile: Meanwhile<'_>,
-    ) -> Result<Granted, Refusal> {
+        meanwhile: QuickRequests<'_>,
+    ) -> Result<GrantedReply, RequestRefusal> {
         // What the worker says of a pod is its name alone.
         let permitted = self.permitted(config, asked, port);
         let (name, at) = &permitted.inspect_err(|refusal| self.note_refused(asked, port, refusal))?;
@@ -147,23 +152,23 @@ impl Pods {
             };
             if replaced {
                 let sentence = format!("{name} has been replaced by a new pod; release the old one first");
-                return Err(Refusal::new(RefusedCode::Busy, sentence));
+                return Err(RequestRefusal::new(RefusalCode::Busy, sentence));
             }
             if port == armed.agent_port() {
                 let sentence = format!("port {port} of {name} is the agent's own; release the pod and arm it again");
-                return Err(Refusal::new(RefusedCode::PortNotAllowed, sentence));
+                return Err(RequestRefusal::new(RefusalCode::PortNotAllowed, sentence));
             }
             let told = self.aside(name, meanwhile, |armed, home, pause| armed.arm(home, port, pause));
             let told = told.unwrap_or_else(|| Err(not_armed(name)))?;
             tracing::info!(pod = %name, port, "armed");
-            return Ok((Reply::Armed(told), Vec::new()));
+            return Ok((Reply::ArmedReply(told), Vec::new()));
         }
         let netns = self.open(config, name, at, meanwhile);
-        let netns = netns.map_err(|sentence| Refusal::new(RefusedCode::Namespace, sentence))?;
+        let netns = netns.map_err(|sentence| RequestRefusal::new(RefusalCode::Namespace, sentence))?;
         if let Some((other, _)) = self.armed.iter().find(|(_, armed)| armed.netns_id() == netns.id()) {
-            return Err(Refusal::new(RefusedCode::Namespace, same_namespace(name, other)));
+            return Err(RequestRefusal::new(RefusalCode::Namespace, same_namespace(name, other)));
         }
-        let common = Common { home: &self.home, attach: self.attach, user: self.user };
+        let common = PodContext { home: &self.home, attach: self.attach, user: self.user };
         let ports = config.pod(name).and_then(|pod| pod.ports.as_ref());
         let mut pause = || meanwhile(&self.home, &mut self.armed);
         let (armed, (told, fds)) = ArmedPod::new(common, netns, ports, port, at.clone(), &mut pause)?;
@@ -173,11 +178,11 @@ impl Pods {
         if let Some(pod) = config.pod(name) {
             self.owners.watch(name, &pod.netns);
         }
-        Ok((Reply::Armed(told), fds))
+        Ok((Reply::ArmedReply(told), fds))
     }
 
     /// For people, and not as often as the worker likes.
-    fn note_refused(&mut self, pod: &PodName, port: u16, refusal: &Refusal) {
+    fn note_refused(&mut self, pod: &PodName, port: u16, refusal: &RequestRefusal) {
         let now = Instant::now();
         if self.refused_again.is_none_or(|at| at <= now) {
             self.refused_again = Some(now + REFUSED_PAUSE);
@@ -186,10 +191,15 @@ impl Pods {
     }
 
     /// The pod as people call it, and where it is: by the configuration, or by what the controller has said.
-    fn permitted(&self, config: &Config, name: &PodName, port: u16) -> Result<(PodName, Whereabouts), Refusal> {
+    fn permitted(
+        &self,
+        config: &NodeConfig,
+        name: &PodName,
+        port: u16,
+    ) -> Result<(PodName, PodLocation), RequestRefusal> {
         match &self.permissions {
             Some(permissions) => permissions.check(name, port).map(|pod| (pod.name.clone(), pod.at.clone())),
-            None => allowed(config, name, port).map(|()| (name.clone(), Whereabouts::default())),
+            None => allowed(config, name, port).map(|()| (name.clone(), PodLocation::default())),
         }
     }
 
@@ -197,8 +207,8 @@ impl Pods {
     fn aside<T>(
         &mut self,
         name: &PodName,
-        meanwhile: Meanwhile<'_>,
-        work: impl FnOnce(&mut ArmedPod, &Home, Pause<'_>) -> T,
+        meanwhile: QuickRequests<'_>,
+        work: impl FnOnce(&mut ArmedPod, &HostNamespaces, YieldPoint<'_>) -> T,
     ) -> Option<T> {
         let (name, mut pod) = self.armed.remove_entry(name)?;
         let done = work(&mut pod, &self.home, &mut || meanwhile(&self.home, &mut self.armed));
@@ -208,11 +218,11 @@ impl Pods {
 
     fn open(
         &mut self,
-        config: &Config,
+        config: &NodeConfig,
         name: &PodName,
-        at: &Whereabouts,
-        meanwhile: Meanwhile<'_>,
-    ) -> Result<Netns, String> {
+        at: &PodLocation,
+        meanwhile: QuickRequests<'_>,
+    ) -> Result<PodNetns, String> {
         let Self { home, armed, seeker, owners, .. } = self;
         match (seeker, config.pod(name)) {
             (Some(seeker), _) => seeker.open(home, name, &at.ips, &mut || meanwhile(home, armed)),
@@ -225,23 +235,23 @@ impl Pods {
     }
 
     /// A pod or port that is not armed is no error: the wish is fulfilled.
-    fn disarm(&mut self, name: &PodName, port: u16, meanwhile: Meanwhile<'_>) {
+    fn disarm(&mut self, name: &PodName, port: u16, meanwhile: QuickRequests<'_>) {
         if self.aside(name, meanwhile, |armed, _, pause| armed.disarm(port, pause)).is_some() {
             tracing::info!(pod = %name, port, "disarmed");
         }
     }
 
-    fn release(&mut self, name: &PodName, meanwhile: Meanwhile<'_>) -> Result<(), Refusal> {
+    fn release(&mut self, name: &PodName, meanwhile: QuickRequests<'_>) -> Result<(), RequestRefusal> {
         let ports = self.armed.get(name).map(ArmedPod::ports).unwrap_or_default();
         if let Some(port) = ports.first() {
             let sentence = format!("port {port} of {name} is still armed; disarm it first");
-            return Err(Refusal::new(RefusedCode::Busy, sentence));
+            return Err(RequestRefusal::new(RefusalCode::Busy, sentence));
         }
         self.detach(name, meanwhile);
         Ok(())
     }
 
-    fn detach(&mut self, name: &PodName, meanwhile: Meanwhile<'_>) {
+    fn detach(&mut self, name: &PodName, meanwhile: QuickRequests<'_>) {
         let Some((name, armed)) = self.armed.remove_entry(name) else { return };
         armed.detach(&mut || meanwhile(&self.home, &mut self.armed));
         self.seeker.iter_mut().for_each(|seeker| seeker.forget(&name));
@@ -263,7 +273,7 @@ impl Pods {
         }
     }
 
-    /// When [`Pods::enforce`] has something to do.
+    /// When [`PodTable::enforce`] has something to do.
     pub(super) fn next_withdrawal(&self) -> Option<Instant> {
         let permissions = self.permissions.as_ref()?;
         let cuts = self.cuts.iter().filter(|((name, _), _)| !permissions.has(name)).map(|(_, at)| *at);
@@ -274,7 +284,7 @@ impl Pods {
     /// left to chance: once its connections have had `drain`, the pod is detached, unless an Intercept means another port
     /// of it: then as soon as none does. One that has disarmed keeps a pod's connections for [`LAST_CONNECTIONS`]. The
     /// result are the pods that are detached.
-    pub(super) fn enforce(&mut self, now: Instant, drain: Duration, meanwhile: Meanwhile<'_>) -> Vec<PodName> {
+    pub(super) fn enforce(&mut self, now: Instant, drain: Duration, meanwhile: QuickRequests<'_>) -> Vec<PodName> {
         let due = self.permissions.as_mut().map_or_else(Vec::new, |permissions| permissions.due(now));
         for (name, port) in due {
             if !self.armed.get(&name).is_some_and(|armed| armed.ports().contains(&port)) {
@@ -310,12 +320,12 @@ impl Pods {
         self.cuts.clear();
         self.ended.clear();
         self.flushes.clear();
-        self.endings = Endings::default();
+        self.endings = PodEndings::default();
         self.owners.forget_all();
     }
 
     /// Detaches what has lingered long enough.
-    pub(super) fn expire(&mut self, now: Instant, meanwhile: Meanwhile<'_>) {
+    pub(super) fn expire(&mut self, now: Instant, meanwhile: QuickRequests<'_>) {
         for armed in self.lingering.expire(now) {
             armed.detach(&mut || meanwhile(&self.home, &mut self.armed));
         }
@@ -345,25 +355,31 @@ impl Pods {
     }
 
     /// Looks at it; what the worker is told.
-    pub(super) fn look(&mut self, name: &PodName, now: Instant, meanwhile: Meanwhile<'_>) -> Vec<Granted> {
+    pub(super) fn look(&mut self, name: &PodName, now: Instant, meanwhile: QuickRequests<'_>) -> Vec<GrantedReply> {
         self.aside(name, meanwhile, |armed, home, pause| armed.look(home, name, now, pause)).unwrap_or_default()
     }
 
-    /// Begins to close earlier connections of an armed port; answered by [`Pods::flush`] under this number.
-    pub(super) fn begin_flush(&mut self, seq: u32, name: PodName, port: u16, now: Instant) -> Result<(), Refusal> {
+    /// Begins to close earlier connections of an armed port; answered by [`PodTable::flush`] under this number.
+    pub(super) fn begin_flush(
+        &mut self,
+        seq: u32,
+        name: PodName,
+        port: u16,
+        now: Instant,
+    ) -> Result<(), RequestRefusal> {
         let armed = find(&mut self.armed, &name)?;
         if !armed.ports().contains(&port) {
-            return Err(Refusal::new(
-                RefusedCode::NotArmed,
+            return Err(RequestRefusal::new(
+                RefusalCode::NotArmed,
                 format!("port {port} of {name} is not armed; arm it first"),
             ));
         }
         if self.flushes.len() >= MOST_FLUSHES {
             let sentence = "the agent closes the earlier connections of many ports already; try again in a minute";
-            return Err(Refusal::new(RefusedCode::Busy, sentence));
+            return Err(RequestRefusal::new(RefusalCode::Busy, sentence));
         }
         tracing::info!(pod = %name, port, "connections from before the intercept are closed once they are idle");
-        self.flushes.push(PodFlush { seq, pod: name, flush: Flush::new(port, self.user, now) });
+        self.flushes.push(PodFlush { seq, pod: name, flush: PortFlush::new(port, self.user, now) });
         Ok(())
     }
 
@@ -375,7 +391,7 @@ impl Pods {
 
     /// One step of one flush, if it is due; the answer once it is over. All of them together take a tenth of the
     /// guardian's time.
-    pub(super) fn flush(&mut self, now: Instant) -> Option<(u32, Result<Granted, Refusal>)> {
+    pub(super) fn flush(&mut self, now: Instant) -> Option<(u32, Result<GrantedReply, RequestRefusal>)> {
         if self.next_flush().is_none_or(|next| next > now) {
             return None;
         }
@@ -389,7 +405,7 @@ impl Pods {
         self.flush_again = Some(Instant::now() + now.elapsed() * FLUSH_SHARE);
         let over = outcome.transpose()?;
         let PodFlush { seq, pod, .. } = self.flushes.swap_remove(at);
-        let answer = over.map(|Flushed { closed, left }| {
+        let answer = over.map(|FlushResult { closed, left }| {
             tracing::info!(%pod, closed, left, "connections from before the intercept were closed");
             (Reply::Flushed { closed, left }, Vec::new())
         });
@@ -407,7 +423,7 @@ impl Pods {
     }
 
     /// Pods that were to end and whose last process has ended, each told once.
-    pub(super) fn ended(&mut self, now: Instant, meanwhile: Meanwhile<'_>) -> Vec<PodName> {
+    pub(super) fn ended(&mut self, now: Instant, meanwhile: QuickRequests<'_>) -> Vec<PodName> {
         let Self { home, armed, seeker: Some(seeker), endings, .. } = self else { return Vec::new() };
         endings.look(seeker.proc(), now, &mut || meanwhile(home, armed))
     }
@@ -423,12 +439,12 @@ impl Pods {
     }
 
     /// Takes note of what a configuration names: the first, and each new one.
-    pub(super) fn note(&mut self, config: &Config) {
+    pub(super) fn note(&mut self, config: &NodeConfig) {
         self.owners.note(config);
     }
 
     /// Takes back what a new configuration no longer allows; the worker hears of it by itself.
-    pub(super) fn restrict(&mut self, config: &Config) {
+    pub(super) fn restrict(&mut self, config: &NodeConfig) {
         if self.seeker.is_some() {
             return;
         }
@@ -457,7 +473,7 @@ impl Pods {
     }
 
     /// Armed pods that have another namespace now, each told once.
-    pub(super) fn gone(&mut self, config: &Config) -> Vec<PodName> {
+    pub(super) fn gone(&mut self, config: &NodeConfig) -> Vec<PodName> {
         let (home, seeker) = (&self.home, &mut self.seeker);
         let replaced = |(name, armed): &(&PodName, &ArmedPod)| match seeker.as_mut() {
             Some(seeker) => seeker.replaced(home, name, armed.netns_id(), armed.ips()),
@@ -469,7 +485,11 @@ impl Pods {
 }
 
 /// Answers a request that takes microseconds; None for one that gets no answer, or is not of this kind.
-pub(super) fn serve_quick(home: &Home, armed: &mut Armed, request: Request) -> Option<Result<Granted, Refusal>> {
+pub(super) fn serve_quick(
+    home: &HostNamespaces,
+    armed: &mut ArmedPods,
+    request: Request,
+) -> Option<Result<GrantedReply, RequestRefusal>> {
     Some(match request {
         Request::Sockets { pod: name, bind, ports, for_trial } => {
             find(armed, &name).and_then(|armed| armed.sockets(home, bind, &ports, for_trial)).map(sockets)
@@ -500,7 +520,7 @@ pub(super) fn serve_quick(home: &Home, armed: &mut Armed, request: Request) -> O
     })
 }
 
-fn find<'a>(armed: &'a mut Armed, name: &PodName) -> Result<&'a mut ArmedPod, Refusal> {
+fn find<'a>(armed: &'a mut ArmedPods, name: &PodName) -> Result<&'a mut ArmedPod, RequestRefusal> {
     armed.get_mut(name).ok_or_else(|| not_armed(name))
 }
 
@@ -510,15 +530,15 @@ const MOST_FLUSHES: usize = 64;
 const FLUSH_SHARE: u32 = 9;
 
 /// Refuses a pod or port that the configuration does not let be intercepted.
-fn allowed(config: &Config, name: &PodName, port: u16) -> Result<(), Refusal> {
-    let pod = config.pod(name).ok_or_else(|| Refusal::new(RefusedCode::UnknownPod, no_such_pod(name)))?;
+fn allowed(config: &NodeConfig, name: &PodName, port: u16) -> Result<(), RequestRefusal> {
+    let pod = config.pod(name).ok_or_else(|| RequestRefusal::new(RefusalCode::UnknownPod, no_such_pod(name)))?;
     if pod.allows(port) {
         return Ok(());
     }
     let sentence = format!(
         "the agent's configuration does not let port {port} of {name} be intercepted; see `ports` of the pod there"
     );
-    Err(Refusal::new(RefusedCode::PortNotAllowed, sentence))
+    Err(RequestRefusal::new(RefusalCode::PortNotAllowed, sentence))
 }
 
 fn no_such_pod(name: &PodName) -> String {
@@ -537,19 +557,19 @@ fn current(netns: &Path) -> Option<NetnsId> {
     NetnsId::of(netns).ok()
 }
 
-fn not_armed(name: &PodName) -> Refusal {
-    Refusal::new(RefusedCode::NotArmed, format!("{name} is not armed; arm it first"))
+fn not_armed(name: &PodName) -> RequestRefusal {
+    RequestRefusal::new(RefusalCode::NotArmed, format!("{name} is not armed; arm it first"))
 }
 
-fn trial_listeners(listeners: Option<Listeners>) -> Granted {
+fn trial_listeners(listeners: Option<ListenerPair>) -> GrantedReply {
     match listeners {
-        Some(Listeners { v4, v6: Some(v6), .. }) => (Reply::TrialListeners(Handed::Both), vec![v4, v6]),
-        Some(Listeners { v4, v6: None, .. }) => (Reply::TrialListeners(Handed::Ipv4), vec![v4]),
-        None => (Reply::TrialListeners(Handed::Nothing), Vec::new()),
+        Some(ListenerPair { v4, v6: Some(v6), .. }) => (Reply::TrialListeners(HandedSockets::Both), vec![v4, v6]),
+        Some(ListenerPair { v4, v6: None, .. }) => (Reply::TrialListeners(HandedSockets::Ipv4), vec![v4]),
+        None => (Reply::TrialListeners(HandedSockets::Nothing), Vec::new()),
     }
 }
 
-fn sockets((results, first): (Vec<io::Result<OwnedFd>>, u64)) -> Granted {
+fn sockets((results, first): (Vec<io::Result<OwnedFd>>, u64)) -> GrantedReply {
     let mut fds = Vec::new();
     let errnos = results
         .into_iter()

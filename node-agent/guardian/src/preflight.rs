@@ -7,23 +7,23 @@ use std::{fs, io};
 
 /// What this process may do, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Machine {
+pub(super) struct HostCapabilities {
     capabilities: u64,
     release: String,
-    place: Place,
+    place: RuntimeEnvironment,
 }
 
 /// Where the agent runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum RuntimeEnvironment {
     /// On a host that names its pods' namespaces.
     Host,
     /// On a Kubernetes node, whose pods it must find.
     Kubernetes,
 }
 
-impl Machine {
-    pub(super) fn look(place: Place) -> io::Result<Self> {
+impl HostCapabilities {
+    pub(super) fn look(place: RuntimeEnvironment) -> io::Result<Self> {
         let status = fs::read_to_string("/proc/self/status")?;
         let release = fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned();
         Ok(Self { capabilities: effective(&status), release, place })
@@ -66,7 +66,7 @@ impl Machine {
 
     fn lacking(&self) -> Vec<String> {
         let admin = self.capabilities >> CAP_SYS_ADMIN & 1 == 1;
-        let finding: &[_] = if self.place == Place::Kubernetes { &TO_FIND_PODS } else { &[] };
+        let finding: &[_] = if self.place == RuntimeEnvironment::Kubernetes { &TO_FIND_PODS } else { &[] };
         NEEDED
             .iter()
             .chain(finding)
@@ -118,8 +118,8 @@ const TO_FIND_PODS: [(u32, &str, &str); 1] = [(19, "CAP_SYS_PTRACE", "to find po
 mod tests {
     use super::*;
 
-    fn machine(capabilities: u64) -> Machine {
-        Machine { capabilities, release: "6.18.0".into(), place: Place::Host }
+    fn machine(capabilities: u64) -> HostCapabilities {
+        HostCapabilities { capabilities, release: "6.18.0".into(), place: RuntimeEnvironment::Host }
     }
 
     #[test]
@@ -143,7 +143,7 @@ mod tests {
     fn a_kubernetes_node_needs_one_more() {
         let without = machine(!(1 << 19));
         assert_eq!(without.verdict(), Ok(()));
-        let verdict = Machine { place: Place::Kubernetes, ..without }.verdict().expect_err("one");
+        let verdict = HostCapabilities { place: RuntimeEnvironment::Kubernetes, ..without }.verdict().expect_err("one");
         assert!(verdict.contains("lacks CAP_SYS_PTRACE ("), "{verdict}");
     }
 

@@ -8,16 +8,16 @@ use std::{
 
 /// A process, which no other is mistaken for that gets its number later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Process {
+pub(super) struct ProcessHandle {
     /// When it began, in ticks of the kernel's clock since the boot.
     began: u64,
     pid: u32,
 }
 
-impl Process {
+impl ProcessHandle {
     /// `None`: it has ended.
     pub(super) fn of(proc: &Path, pid: u32) -> io::Result<Option<Self>> {
-        let stat = unless_ended(Stat::read(proc, pid))?.filter(|stat| stat.runs);
+        let stat = unless_ended(ProcessStat::read(proc, pid))?.filter(|stat| stat.runs);
         Ok(stat.map(|stat| Self { began: stat.began, pid }))
     }
 
@@ -33,7 +33,7 @@ impl Process {
 
     /// Whether it still runs. What cannot be read for another reason than its end counts as running.
     pub(super) fn runs(self, proc: &Path) -> bool {
-        match unless_ended(Stat::read(proc, self.pid)) {
+        match unless_ended(ProcessStat::read(proc, self.pid)) {
             Ok(stat) => stat.is_some_and(|stat| stat.runs && stat.began == self.began),
             Err(_) => true,
         }
@@ -53,12 +53,12 @@ pub(super) fn has_ended(error: &io::Error) -> bool {
 }
 
 /// What of `/proc/PID/stat` matters.
-struct Stat {
+struct ProcessStat {
     runs: bool,
     began: u64,
 }
 
-impl Stat {
+impl ProcessStat {
     fn read(proc: &Path, pid: u32) -> io::Result<Self> {
         let text = read(&proc.join(format!("{pid}/stat")))?;
         Self::parse(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no stat of a process"))

@@ -9,21 +9,21 @@ use std::{
     sync::Arc,
 };
 
-use redir_config::Config;
+use redir_config::NodeConfig;
 
 /// The file, its last good content, and what it looked like when it was last read.
 pub(super) struct ConfigFile {
     path: PathBuf,
     /// The text is no file's.
     fixed: bool,
-    seen: Option<Look>,
+    seen: Option<FileStamp>,
     text: String,
-    config: Arc<Config>,
+    config: Arc<NodeConfig>,
 }
 
 /// What changes when a file is written to or replaced (also through a symbolic link, as a ConfigMap is).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Look {
+pub(super) struct FileStamp {
     device: u64,
     inode: u64,
     size: u64,
@@ -33,7 +33,7 @@ pub(super) struct Look {
 
 /// What reading the file again has brought.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Reload {
+pub(super) enum ReloadOutcome {
     /// The text is the one in use.
     Same,
     /// A new configuration is in use.
@@ -46,15 +46,15 @@ pub(super) enum Reload {
 impl ConfigFile {
     /// Reads the file for the first time.
     pub(super) fn read(path: &Path) -> anyhow::Result<Self> {
-        let seen = Look::at(path).ok();
+        let seen = FileStamp::at(path).ok();
         let text = read(path)?;
-        let config = Arc::new(Config::parse(&text, path)?);
+        let config = Arc::new(NodeConfig::parse(&text, path)?);
         Ok(Self { path: path.to_owned(), fixed: false, seen, text, config })
     }
 
     /// A configuration that is not in a file; `path` stands for it in messages.
     pub(super) fn fixed(text: String, path: &Path) -> anyhow::Result<Self> {
-        let config = Arc::new(Config::parse(&text, path)?);
+        let config = Arc::new(NodeConfig::parse(&text, path)?);
         Ok(Self { path: path.to_owned(), fixed: true, seen: None, text, config })
     }
 
@@ -62,7 +62,7 @@ impl ConfigFile {
         &self.path
     }
 
-    pub(super) fn config(&self) -> &Arc<Config> {
+    pub(super) fn config(&self) -> &Arc<NodeConfig> {
         &self.config
     }
 
@@ -74,29 +74,29 @@ impl ConfigFile {
     /// Whether the file looks different from when it was last read. A file that is away for a moment (between two
     /// renames) looks the same.
     pub(super) fn changed(&self) -> bool {
-        !self.fixed && Look::at(&self.path).is_ok_and(|now| self.seen != Some(now))
+        !self.fixed && FileStamp::at(&self.path).is_ok_and(|now| self.seen != Some(now))
     }
 
     /// Reads the file again. On an error the last good configuration stays in use.
-    pub(super) fn reload(&mut self) -> anyhow::Result<Reload> {
+    pub(super) fn reload(&mut self) -> anyhow::Result<ReloadOutcome> {
         if self.fixed {
-            return Ok(Reload::Same);
+            return Ok(ReloadOutcome::Same);
         }
         // Looked at before it is read: a change in between is found the next time.
-        self.seen = Look::at(&self.path).ok();
+        self.seen = FileStamp::at(&self.path).ok();
         let text = read(&self.path)?;
         if text == self.text {
-            return Ok(Reload::Same);
+            return Ok(ReloadOutcome::Same);
         }
-        let config = Config::parse(&text, &self.path)?;
+        let config = NodeConfig::parse(&text, &self.path)?;
         let restart_needed = config.agent != self.config.agent;
         self.text = text;
         self.config = Arc::new(config);
-        Ok(Reload::New { restart_needed })
+        Ok(ReloadOutcome::New { restart_needed })
     }
 }
 
-impl Look {
+impl FileStamp {
     /// As it looks now.
     pub(super) fn at(path: &Path) -> io::Result<Self> {
         let metadata = fs::metadata(path)?;
@@ -144,7 +144,7 @@ mod tests {
 
         write(&path, &format!("{GOOD}[[pod]]\nname = \"a\"\nnetns = \"/n\"\n"));
         assert!(file.changed());
-        assert_eq!(file.reload().expect("good"), Reload::New { restart_needed: false });
+        assert_eq!(file.reload().expect("good"), ReloadOutcome::New { restart_needed: false });
         assert!(!file.changed());
         assert_eq!((file.config().pods.len(), file.text().contains("[[pod]]")), (1, true));
 
@@ -158,8 +158,8 @@ mod tests {
         fs::remove_file(&path).expect("removed");
         assert!(!file.changed(), "away for a moment");
         write(&path, &GOOD.replace("7447", "7448"));
-        assert_eq!(file.reload().expect("good"), Reload::New { restart_needed: true });
-        assert_eq!(file.reload().expect("good"), Reload::Same);
+        assert_eq!(file.reload().expect("good"), ReloadOutcome::New { restart_needed: true });
+        assert_eq!(file.reload().expect("good"), ReloadOutcome::Same);
     }
 
     #[test]

@@ -9,13 +9,13 @@ use nix::unistd::Pid;
 
 /// What the threads of a process had got and waited for at some time.
 #[derive(Debug)]
-pub(super) struct Scheduling {
+pub(super) struct SchedStats {
     at: Instant,
-    threads: BTreeMap<u32, Thread>,
+    threads: BTreeMap<u32, ThreadStats>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Thread {
+struct ThreadStats {
     /// Nanoseconds on a CPU.
     ran: u64,
     /// Nanoseconds in a run queue; the present wait is added only when it is over.
@@ -24,13 +24,13 @@ struct Thread {
     runnable: bool,
 }
 
-impl Scheduling {
+impl SchedStats {
     /// Looks at a process now.
     pub(super) fn of(pid: Pid, now: Instant) -> Self {
         let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
         let threads = tasks.filter_map(|task| {
             let tid = task.file_name().to_str()?.parse().ok()?;
-            Some((tid, Thread::of(&task.path())?))
+            Some((tid, ThreadStats::of(&task.path())?))
         });
         Self { at: now, threads: threads.collect() }
     }
@@ -44,7 +44,7 @@ impl Scheduling {
     }
 }
 
-impl Thread {
+impl ThreadStats {
     fn of(task: &Path) -> Option<Self> {
         let schedstat = fs::read_to_string(task.join("schedstat")).ok()?;
         let mut numbers = schedstat.split_whitespace().map(str::parse);
@@ -81,10 +81,10 @@ mod tests {
 
     #[test]
     fn only_who_wanted_a_cpu_and_had_none_is_starved() {
-        let thread = |ran, waited, runnable| Thread { ran, waited, runnable };
+        let thread = |ran, waited, runnable| ThreadStats { ran, waited, runnable };
         let start = thread(5, 7, true);
         let asleep = thread(5, 7, false);
-        let lacked = |before: Thread, after: Thread| after.lacked(before, WINDOW) > WINDOW / 2;
+        let lacked = |before: ThreadStats, after: ThreadStats| after.lacked(before, WINDOW) > WINDOW / 2;
         assert!(!lacked(asleep, thread(5, 7, false)), "waits for something else");
         assert!(!lacked(start, thread(5, 7, false)), "stopped, or in a lock");
         assert!(!lacked(start, thread(WINDOW, 9, true)), "spins on a CPU of its own");
@@ -93,27 +93,27 @@ mod tests {
         assert!(!lacked(start, thread(WINDOW * 3 / 4, WINDOW / 4, true)), "shares a CPU");
     }
 
-    struct Killed(Child);
+    struct KilledOnDrop(Child);
 
-    impl Drop for Killed {
+    impl Drop for KilledOnDrop {
         fn drop(&mut self) {
             self.0.kill().expect("ours");
             self.0.wait().expect("ours");
         }
     }
 
-    fn spawn(command: &[&str]) -> (Killed, Pid) {
+    fn spawn(command: &[&str]) -> (KilledOnDrop, Pid) {
         let child = Command::new(command[0]).args(&command[1..]).spawn().expect("coreutils and util-linux");
         let pid = Pid::from_raw(i32::try_from(child.id()).expect("a pid"));
-        (Killed(child), pid)
+        (KilledOnDrop(child), pid)
     }
 
     /// Looks until the judgement is as expected; windows of a tenth of a second, on a machine with other things to do.
     fn becomes(pid: Pid, starved: bool) {
         for _ in 0..200 {
-            let before = Scheduling::of(pid, Instant::now());
+            let before = SchedStats::of(pid, Instant::now());
             std::thread::sleep(Duration::from_millis(100));
-            let after = Scheduling::of(pid, Instant::now());
+            let after = SchedStats::of(pid, Instant::now());
             if !before.threads.is_empty() && after.starved_since(&before) == starved {
                 return;
             }

@@ -18,21 +18,21 @@ use std::{
 use self::cgroup::SHORTEST_UID;
 pub(super) use self::cgroup::names;
 use super::{
-    datapath::Pause,
-    devices::Survey,
-    netns::{Home, Netns, NetnsId},
-    process::{Process, read},
+    datapath::YieldPoint,
+    devices::NetnsSurvey,
+    netns::{HostNamespaces, NetnsId, PodNetns},
+    process::{ProcessHandle, read},
 };
 use redir_config::PodName;
 
 /// Finds pods, and remembers by which process.
 #[derive(Debug)]
-pub(super) struct Seeker {
+pub(super) struct NetnsResolver {
     proc: PathBuf,
     found: BTreeMap<PodName, u32>,
 }
 
-impl Seeker {
+impl NetnsResolver {
     /// `proc` is the node's `/proc`.
     pub(super) fn new(proc: &Path) -> Self {
         Self { proc: proc.to_owned(), found: BTreeMap::new() }
@@ -46,11 +46,11 @@ impl Seeker {
     /// Opens the network namespace of a pod; the error ends with the next step.
     pub(super) fn open(
         &mut self,
-        home: &Home,
+        home: &HostNamespaces,
         pod: &PodName,
         ips: &[IpAddr],
-        pause: Pause<'_>,
-    ) -> Result<Netns, String> {
+        pause: YieldPoint<'_>,
+    ) -> Result<PodNetns, String> {
         let uid = uid(pod)?;
         let processes = self.processes(uid, pause)?;
         let Some(first) = processes.first() else {
@@ -78,12 +78,12 @@ impl Seeker {
     /// The one namespace that is the pod's; else why the first of them is not, if there is one.
     fn choose(
         &self,
-        home: &Home,
+        home: &HostNamespaces,
         pod: &PodName,
         candidates: &[(u32, NetnsId)],
         ips: &[IpAddr],
-        pause: Pause<'_>,
-    ) -> Result<(u32, Netns), Option<String>> {
+        pause: YieldPoint<'_>,
+    ) -> Result<(u32, PodNetns), Option<String>> {
         let owners = self.owners(home, candidates);
         let (mut found, mut refusal) = (None, None);
         for (pid, _) in candidates {
@@ -99,7 +99,7 @@ impl Seeker {
 
     /// The namespaces that the pod's processes are in, each by the oldest of them, the node's own last; and why one could not
     /// be looked at.
-    fn candidates(&self, home: &Home, processes: &[u32]) -> (Vec<(u32, NetnsId)>, Option<String>) {
+    fn candidates(&self, home: &HostNamespaces, processes: &[u32]) -> (Vec<(u32, NetnsId)>, Option<String>) {
         let mut candidates: Vec<(u32, NetnsId)> = Vec::new();
         let mut refusal = None;
         for pid in processes {
@@ -119,14 +119,14 @@ impl Seeker {
 
     /// The user namespaces that may own the pod's network: the node's, and that of the pod's sandbox, which is the oldest of
     /// its processes outside the node's network (`hostUsers: false`).
-    fn owners(&self, home: &Home, candidates: &[(u32, NetnsId)]) -> Vec<NetnsId> {
+    fn owners(&self, home: &HostNamespaces, candidates: &[(u32, NetnsId)]) -> Vec<NetnsId> {
         let sandbox = candidates.first().and_then(|(pid, _)| NetnsId::of(&self.namespace(*pid, "user")).ok());
         [home.users(), sandbox].into_iter().flatten().collect()
     }
 
     /// Whether the pod is known to have another network namespace than this one: its sandbox was made anew. A pod whose
     /// processes have all ended keeps its namespace until there is another.
-    pub(super) fn replaced(&mut self, home: &Home, pod: &PodName, id: NetnsId, ips: &[IpAddr]) -> bool {
+    pub(super) fn replaced(&mut self, home: &HostNamespaces, pod: &PodName, id: NetnsId, ips: &[IpAddr]) -> bool {
         let Ok(uid) = uid(pod) else { return false };
         if self.found.get(pod).is_some_and(|pid| self.is_in(*pid, uid, id)) {
             return false;
@@ -145,7 +145,7 @@ impl Seeker {
     }
 
     /// The processes of a pod, the oldest first.
-    fn processes(&self, uid: &str, pause: Pause<'_>) -> Result<Vec<u32>, String> {
+    fn processes(&self, uid: &str, pause: YieldPoint<'_>) -> Result<Vec<u32>, String> {
         let proc = self.proc.display();
         let entries = fs::read_dir(&self.proc)
             .map_err(|error| format!("cannot read {proc}: {error}; mount the node's /proc there"))?;
@@ -155,10 +155,10 @@ impl Seeker {
         for some in all.chunks(PROCESSES) {
             pause();
             let of_pod = some.iter().filter(|pid| self.belongs(**pid, uid));
-            found.extend(of_pod.filter_map(|pid| Process::of(&self.proc, *pid).ok()?));
+            found.extend(of_pod.filter_map(|pid| ProcessHandle::of(&self.proc, *pid).ok()?));
         }
         found.sort_unstable();
-        Ok(found.into_iter().map(Process::pid).collect())
+        Ok(found.into_iter().map(ProcessHandle::pid).collect())
     }
 
     fn belongs(&self, pid: u32, uid: &str) -> bool {
@@ -191,7 +191,13 @@ impl Seeker {
         SANDBOXES.iter().find(|(name, _)| comm.trim_end().starts_with(name)).map(|(_, sandbox)| *sandbox)
     }
 
-    fn check(&self, home: &Home, path: &Path, owners: &[NetnsId], ips: &[IpAddr]) -> Result<Netns, String> {
+    fn check(
+        &self,
+        home: &HostNamespaces,
+        path: &Path,
+        owners: &[NetnsId],
+        ips: &[IpAddr],
+    ) -> Result<PodNetns, String> {
         let netns = home.open(path)?;
         // Before anything is done inside: whoever owns it can do there what they like.
         if !netns.owner().is_ok_and(|owner| owners.contains(&owner)) {
@@ -200,7 +206,7 @@ impl Seeker {
                 path.display()
             ));
         }
-        let survey = netns.within(home, Survey::of_intercepted).map_err(|error| {
+        let survey = netns.within(home, NetnsSurvey::of_intercepted).map_err(|error| {
             format!("cannot enter the pod's network namespace: {error}; give the agent CAP_SYS_ADMIN")
         })??;
         if ips.iter().any(|ip| survey.pod_addresses.contains(ip)) {

@@ -12,11 +12,11 @@ use nix::sys::{
 
 /// The guardian's four signals.
 #[derive(Debug)]
-pub(super) struct Signals {
+pub(super) struct GuardianSignals {
     fd: SignalFd,
 }
 
-impl Signals {
+impl GuardianSignals {
     /// Blocks them for this process and everything it starts that does not unblock them.
     pub(super) fn new() -> io::Result<Self> {
         let set: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD].into_iter().collect();
@@ -31,7 +31,7 @@ impl Signals {
     }
 }
 
-impl AsFd for Signals {
+impl AsFd for GuardianSignals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }

@@ -14,19 +14,19 @@ use nix::{
 };
 
 use super::{
-    backoff::Backoff,
-    child::{self, Ended, Launch},
-    control::Control,
-    controller::{Controller, Death},
+    backoff::RestartBackoff,
+    child::{self, ChildLauncher, ExitCause},
+    control::ControlSocket,
+    controller::{ControllerExit, ControllerSupervisor},
     memory,
-    netns::Home,
-    pod::Refusal,
-    pods::{self, Armed, Granted, Pods},
-    reload::{ConfigFile, Reload},
-    signals::Signals,
+    netns::HostNamespaces,
+    pod::RequestRefusal,
+    pods::{self, ArmedPods, GrantedReply, PodTable},
+    reload::{ConfigFile, ReloadOutcome},
+    signals::GuardianSignals,
     tls_files::TlsFiles,
-    watch::Silence,
-    worker::Worker,
+    watch::WatchdogVerdict,
+    worker::WorkerProcess,
 };
 use redir_config::PodName;
 use redir_ipc::{Reply, Request};
@@ -35,39 +35,39 @@ use redir_ipc::{Reply, Request};
 pub(super) struct Supervisor {
     pub(super) file: ConfigFile,
     pub(super) tls: TlsFiles,
-    pub(super) signals: Signals,
+    pub(super) signals: GuardianSignals,
     pub(super) udp: OwnedFd,
     pub(super) key: OwnedFd,
-    pub(super) launch: Launch,
+    pub(super) launch: ChildLauncher,
     /// In Kubernetes.
-    pub(super) controller: Option<Controller>,
+    pub(super) controller: Option<ControllerSupervisor>,
     pub(super) drain: Duration,
-    pub(super) pods: Pods,
-    pub(super) life: Life,
+    pub(super) pods: PodTable,
+    pub(super) life: WorkerLifecycle,
 }
 
 /// The worker's life, and the agent's.
 #[derive(Default)]
-pub(super) struct Life {
-    worker: Option<Worker>,
+pub(super) struct WorkerLifecycle {
+    worker: Option<WorkerProcess>,
     restart_at: Option<Instant>,
-    backoff: Backoff,
+    backoff: RestartBackoff,
     /// A worker has served: from now on a death is followed by a restart.
     served: bool,
-    stopping: Option<Stopping>,
+    stopping: Option<ShutdownDeadline>,
     exit: Option<u8>,
     next_look: Option<Instant>,
 }
 
 /// What the wait has brought, beside signals and wishes.
-struct Woken {
+struct WakeReasons {
     /// A process that a pod of the file ends with has ended.
     owner_ended: bool,
     /// A pod's devices or addresses may have changed.
     devices_changed: bool,
 }
 
-struct Stopping {
+struct ShutdownDeadline {
     kill_at: Instant,
     at_once: bool,
 }
@@ -81,7 +81,7 @@ impl Supervisor {
             let now = Instant::now();
             self.expire(now);
             if let Some(code) = self.finished() {
-                self.controller.iter().for_each(Controller::kill);
+                self.controller.iter().for_each(ControllerSupervisor::kill);
                 return code;
             }
             self.start_if_due(now);
@@ -136,12 +136,12 @@ impl Supervisor {
         }
     }
 
-    fn start(&mut self, now: Instant) -> anyhow::Result<Worker> {
+    fn start(&mut self, now: Instant) -> anyhow::Result<WorkerProcess> {
         let [config, certificates] = self.config()?;
         let (udp, key) = (self.udp.try_clone()?, self.key.try_clone()?);
         let (pid, mut control) = self.launch.spawn()?;
         control.send(0, &Reply::Bootstrap, vec![udp, key, config, certificates]);
-        Ok(Worker::new(pid, control, now))
+        Ok(WorkerProcess::new(pid, control, now))
     }
 
     /// With a new controller the worker hears everything anew.
@@ -169,7 +169,7 @@ impl Supervisor {
             return;
         }
         let Self { pods, life, drain, .. } = self;
-        let Life { worker, served, .. } = life;
+        let WorkerLifecycle { worker, served, .. } = life;
         let gone = pods.enforce(now, *drain, &mut |home, armed| {
             if let Some(worker) = worker {
                 serve_meanwhile(worker, served, None, &mut Vec::new(), home, armed);
@@ -204,8 +204,8 @@ impl Supervisor {
 
     fn reload(&mut self) {
         match self.file.reload() {
-            Ok(Reload::Same) => {}
-            Ok(Reload::New { restart_needed }) => {
+            Ok(ReloadOutcome::Same) => {}
+            Ok(ReloadOutcome::New { restart_needed }) => {
                 tracing::info!(file = %self.file.path().display(), "the configuration is read again");
                 if restart_needed {
                     tracing::warn!("a change of [agent] takes effect when the agent is started again");
@@ -241,23 +241,23 @@ impl Supervisor {
         let worker = self.life.worker.as_mut()?;
         let overdue = self.life.stopping.as_ref().is_some_and(|stopping| now >= stopping.kill_at);
         match worker.judge(now) {
-            Silence::Fine(until) if !overdue => return Some(until),
-            Silence::Fine(_) => tracing::warn!("the worker did not end within the drain time; it is killed"),
-            Silence::TooLong => tracing::error!("the worker is silent; it is killed"),
+            WatchdogVerdict::Fine(until) if !overdue => return Some(until),
+            WatchdogVerdict::Fine(_) => tracing::warn!("the worker did not end within the drain time; it is killed"),
+            WatchdogVerdict::TooLong => tracing::error!("the worker is silent; it is killed"),
         }
         worker.kill();
         // Its death is reported by SIGCHLD; until then look again soon, in case the signal is slow.
         Some(now + LOOK)
     }
 
-    fn wait(&self, now: Instant, silence: Option<Instant>) -> Woken {
+    fn wait(&self, now: Instant, silence: Option<Instant>) -> WakeReasons {
         let stop = self.life.stopping.as_ref().filter(|_| self.life.worker.is_some()).map(|stopping| stopping.kill_at);
         let restart = self.life.restart_at.filter(|_| self.life.worker.is_none() && self.life.exit.is_none());
         let look = self.pods.next_look(now);
         let ending = self.pods.next_ending();
         let controller = self.controller.as_ref();
         let times = [
-            controller.and_then(Controller::next),
+            controller.and_then(ControllerSupervisor::next),
             self.pods.next_withdrawal(),
             self.life.next_look,
             silence,
@@ -275,7 +275,7 @@ impl Supervisor {
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         let worker = self.life.worker.as_ref();
         fds.extend(worker.and_then(|worker| Some(PollFd::new(worker.control.as_fd(), worker.interest()?))));
-        let interest = controller.and_then(Controller::interest);
+        let interest = controller.and_then(ControllerSupervisor::interest);
         fds.extend(interest.map(|(control, interest)| PollFd::new(control.as_fd(), interest)));
         let others = fds.len();
         fds.extend(self.pods.owners().map(|process| PollFd::new(process, PollFlags::POLLIN)));
@@ -288,12 +288,13 @@ impl Supervisor {
         let flush = self.pods.next_flush().is_some_and(|next| next <= now);
         let due = listens && look.is_some_and(|look| look <= now);
         let flush = flush || ending.is_some_and(|next| next <= now);
-        let timeout = if due || flush || worker.is_some_and(Worker::wishes_wait) { Duration::ZERO } else { timeout };
+        let timeout =
+            if due || flush || worker.is_some_and(WorkerProcess::wishes_wait) { Duration::ZERO } else { timeout };
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::ZERO);
         // An interrupted wait is a short wait.
         poll(&mut fds, timeout).unwrap_or_default();
         let any = |fds: &[PollFd<'_>]| fds.iter().any(|fd| fd.any().unwrap_or(true));
-        Woken { owner_ended: any(&fds[others..monitors]), devices_changed: due || any(&fds[monitors..]) }
+        WakeReasons { owner_ended: any(&fds[others..monitors]), devices_changed: due || any(&fds[monitors..]) }
     }
 
     /// One step of closing earlier connections, if one is due.
@@ -307,10 +308,10 @@ impl Supervisor {
     /// One pod at a time, between the worker's wishes.
     fn look_at_devices(&mut self) {
         let Self { pods, file, life, .. } = self;
-        let Life { worker: Some(worker), served, .. } = life else { return };
+        let WorkerLifecycle { worker: Some(worker), served, .. } = life else { return };
         let Some(changed) = pods.next_changed(Instant::now()) else { return };
         let mut deferred = Vec::new();
-        let mut meanwhile = |home: &Home, armed: &mut Armed| {
+        let mut meanwhile = |home: &HostNamespaces, armed: &mut ArmedPods| {
             serve_meanwhile(worker, served, Some(&changed), &mut deferred, home, armed);
         };
         let news = pods.look(&changed, Instant::now(), &mut meanwhile);
@@ -325,8 +326,8 @@ impl Supervisor {
 
     /// Says which pods that are to end have no process left.
     fn look_at_endings(&mut self) {
-        let Life { worker: Some(worker), served, .. } = &mut self.life else { return };
-        let mut meanwhile = |home: &Home, armed: &mut Armed| {
+        let WorkerLifecycle { worker: Some(worker), served, .. } = &mut self.life else { return };
+        let mut meanwhile = |home: &HostNamespaces, armed: &mut ArmedPods| {
             serve_meanwhile(worker, served, None, &mut Vec::new(), home, armed);
         };
         for pod in self.pods.ended(Instant::now(), &mut meanwhile) {
@@ -351,7 +352,7 @@ impl Supervisor {
         } else {
             tracing::info!("{signal}: ending within {:?}", self.drain);
             let kill_at = Instant::now() + self.drain + GRACE;
-            self.life.stopping = Some(Stopping { kill_at, at_once: false });
+            self.life.stopping = Some(ShutdownDeadline { kill_at, at_once: false });
             if let Some(worker) = &mut self.life.worker {
                 worker.control.send(0, &Reply::Shutdown { drain: self.drain }, Vec::new());
             }
@@ -371,8 +372,8 @@ impl Supervisor {
             self.hear_controller();
             if let Some(controller) = &mut self.controller {
                 match controller.ended(ended, Instant::now()) {
-                    Death::Another | Death::Restart => {}
-                    Death::End(code) => self.end(code),
+                    ControllerExit::Another | ControllerExit::Restart => {}
+                    ControllerExit::End(code) => self.end(code),
                 }
             }
         }
@@ -381,10 +382,10 @@ impl Supervisor {
     /// Nothing can be served: there is no use in going on.
     fn end(&mut self, code: u8) {
         self.life.exit.get_or_insert(code);
-        self.life.worker.iter().for_each(Worker::kill);
+        self.life.worker.iter().for_each(WorkerProcess::kill);
     }
 
-    fn worker_died(&mut self, ended: Ended) {
+    fn worker_died(&mut self, ended: ExitCause) {
         let now = Instant::now();
         let Some(worker) = self.life.worker.take() else { return };
         self.pods.worker_died(now);
@@ -418,7 +419,7 @@ impl Supervisor {
                 None => break,
             }
         }
-        if let Some((seq, request)) = self.life.worker.as_mut().and_then(Worker::next_slow) {
+        if let Some((seq, request)) = self.life.worker.as_mut().and_then(WorkerProcess::next_slow) {
             self.answer(seq, request);
         }
     }
@@ -431,11 +432,11 @@ impl Supervisor {
             self.hear_controller();
         }
         let Self { pods, file, tls, life, .. } = self;
-        let Life { worker: Some(worker), served, .. } = life else { return };
+        let WorkerLifecycle { worker: Some(worker), served, .. } = life else { return };
         let busy = request.pod().cloned().filter(|_| request.is_slow());
         note_ready(&request, served);
         let mut deferred = Vec::new();
-        let mut meanwhile = |home: &Home, armed: &mut Armed| {
+        let mut meanwhile = |home: &HostNamespaces, armed: &mut ArmedPods| {
             serve_meanwhile(worker, served, busy.as_ref(), &mut deferred, home, armed);
         };
         let answer = match request {
@@ -455,7 +456,7 @@ impl Supervisor {
 
     /// Detaches what has lingered long enough.
     fn expire(&mut self, now: Instant) {
-        let Life { worker, served, .. } = &mut self.life;
+        let WorkerLifecycle { worker, served, .. } = &mut self.life;
         self.pods.expire(now, &mut |home, armed| {
             if let Some(worker) = worker {
                 // No pod is worked on that a request could name.
@@ -468,12 +469,12 @@ impl Supervisor {
 /// Answers the quick wishes that wait, but for those about the pod that is `busy`, which are put off: as many as there may be
 /// in all pauses of one work, then none is taken any more.
 fn serve_meanwhile(
-    worker: &mut Worker,
+    worker: &mut WorkerProcess,
     served: &mut bool,
     busy: Option<&PodName>,
     deferred: &mut Vec<(u32, Request)>,
-    home: &Home,
-    armed: &mut Armed,
+    home: &HostNamespaces,
+    armed: &mut ArmedPods,
 ) {
     for _ in 0..BATCH {
         if deferred.len() >= MOST_DEFERRED {
@@ -494,7 +495,7 @@ fn certificates(tls: &TlsFiles) -> io::Result<OwnedFd> {
 }
 
 /// Before the answer to the request that changed what is armed.
-fn push_certificates(control: &mut Control, tls: &TlsFiles) {
+fn push_certificates(control: &mut ControlSocket, tls: &TlsFiles) {
     match certificates(tls) {
         Ok(certificates) => control.send(0, &Reply::Certificates, vec![certificates]),
         Err(error) => {
@@ -510,9 +511,9 @@ fn note_ready(request: &Request, served: &mut bool) {
     }
 }
 
-fn reply(control: &mut Control, seq: u32, answer: Option<Result<Granted, Refusal>>) {
+fn reply(control: &mut ControlSocket, seq: u32, answer: Option<Result<GrantedReply, RequestRefusal>>) {
     let Some(answer) = answer else { return };
-    let (reply, fds) = answer.unwrap_or_else(|Refusal { code, sentence }| {
+    let (reply, fds) = answer.unwrap_or_else(|RequestRefusal { code, sentence }| {
         tracing::debug!(%sentence, "refused");
         (Reply::Refused { code, sentence }, Vec::new())
     });

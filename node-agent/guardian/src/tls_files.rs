@@ -14,23 +14,23 @@ use std::{
 };
 
 use redir_config::{
-    Config, PodName, TlsFiles as Files,
-    certificates::{Certificates, Flaw, Pair},
+    NodeConfig, PodName, TlsFiles as Files,
+    certificates::{CertificateFlaw, Certificates, Pair},
 };
 use rustls::sign::CertifiedKey;
 
-use super::reload::Look;
+use super::reload::FileStamp;
 
 /// All entries of the configuration.
 #[derive(Default)]
 pub(super) struct TlsFiles {
-    entries: BTreeMap<(PodName, Files), Entry>,
+    entries: BTreeMap<(PodName, Files), PortPair>,
     armed: BTreeSet<(PodName, u16)>,
 }
 
 /// One entry.
-struct Entry {
-    seen: Looks,
+struct PortPair {
+    seen: PairStamps,
     last_good: Option<Pair>,
     /// The one before: an app may show its old certificate until it is restarted.
     before: Option<Pair>,
@@ -39,15 +39,15 @@ struct Entry {
 }
 
 /// What the two files looked like when they were last read.
-type Looks = [Option<Look>; 2];
+type PairStamps = [Option<FileStamp>; 2];
 
 impl TlsFiles {
     /// Follows the configuration: new entries are read, what is wrong with them is told.
-    pub(super) fn configure(&mut self, config: &Config) {
+    pub(super) fn configure(&mut self, config: &NodeConfig) {
         let wanted = config.pods.iter().flat_map(|pod| pod.tls.iter().map(|files| (pod.name.clone(), files.clone())));
         let mut before = std::mem::take(&mut self.entries);
         for (pod, files) in wanted {
-            let entry = before.remove(&(pod.clone(), files.clone())).unwrap_or_else(|| Entry::read(&files));
+            let entry = before.remove(&(pod.clone(), files.clone())).unwrap_or_else(|| PortPair::read(&files));
             self.entries.insert((pod, files), entry);
         }
         self.tell();
@@ -64,7 +64,7 @@ impl TlsFiles {
             if now == entry.seen || now.iter().any(Option::is_none) {
                 continue;
             }
-            let new = Entry::read(files);
+            let new = PortPair::read(files);
             if new.last_good.is_some() && new.last_good != entry.last_good {
                 tracing::info!(%pod, port = files.port, cert = %files.cert.display(), "the certificate is read again");
                 changed = true;
@@ -74,7 +74,7 @@ impl TlsFiles {
                 Some(good) if known.as_ref() != Some(&good) => (Some(good), known.or(entry.before.take())),
                 _ => (known, entry.before.take()),
             };
-            *entry = Entry { last_good, before, ..new };
+            *entry = PortPair { last_good, before, ..new };
         }
         changed
     }
@@ -113,19 +113,19 @@ impl TlsFiles {
     }
 }
 
-impl Entry {
+impl PortPair {
     fn read(files: &Files) -> Self {
         // Looked at before they are read: a change in between is found the next time.
         let seen = looks(files);
         match read(files) {
-            Ok((pair, _)) => Entry { seen, last_good: Some(pair), before: None, problem: None },
-            Err(problem) => Entry { seen, last_good: None, before: None, problem: Some(problem) },
+            Ok((pair, _)) => PortPair { seen, last_good: Some(pair), before: None, problem: None },
+            Err(problem) => PortPair { seen, last_good: None, before: None, problem: Some(problem) },
         }
     }
 }
 
-fn looks(files: &Files) -> Looks {
-    [&files.cert, &files.key].map(|path| Look::at(path).ok())
+fn looks(files: &Files) -> PairStamps {
+    [&files.cert, &files.key].map(|path| FileStamp::at(path).ok())
 }
 
 /// Reads and checks an entry's files. The error is a sentence with the next step.
@@ -141,14 +141,16 @@ pub(super) fn read(files: &Files) -> Result<(Pair, Arc<CertifiedKey>), String> {
     let pair = Pair { chain, key };
     match pair.certified() {
         Ok(certified) => Ok((pair, certified)),
-        Err(Flaw::NoCertificate) => Err(format!("{cert_path} holds no certificate in PEM; write the app's there")),
-        Err(Flaw::NoKey) => Err(format!(
+        Err(CertificateFlaw::NoCertificate) => {
+            Err(format!("{cert_path} holds no certificate in PEM; write the app's there"))
+        }
+        Err(CertificateFlaw::NoKey) => Err(format!(
             "{key_path} holds no private key in PEM, or an encrypted one; write the app's own, not encrypted"
         )),
-        Err(Flaw::UnknownKey) => Err(format!(
+        Err(CertificateFlaw::UnknownKey) => Err(format!(
             "the key in {key_path} is of a kind that the agent does not know; it knows RSA, ECDSA on P-256 and P-384, and Ed25519"
         )),
-        Err(Flaw::Mismatch) => Err(format!(
+        Err(CertificateFlaw::Mismatch) => Err(format!(
             "the key in {key_path} is not that of the certificate in {cert_path}; name two files that belong together"
         )),
     }
@@ -182,17 +184,17 @@ mod tests {
     use super::*;
     use redir_config::certificates::testing::pair;
 
-    struct Folder {
+    struct TlsFolder {
         folder: tempfile::TempDir,
         files: Files,
     }
 
-    impl Folder {
+    impl TlsFolder {
         fn new() -> Self {
             let folder = tempfile::tempdir().expect("folder");
             let at = |name| folder.path().join(name);
             let files = Files { port: 8443, cert: at("web.crt"), key: at("web.key") };
-            Folder { folder, files }
+            TlsFolder { folder, files }
         }
 
         fn write(&self, path: &PathBuf, text: &str, mode: u32) {
@@ -207,16 +209,16 @@ mod tests {
             self.write(&self.files.key, &pair.key, 0o600);
         }
 
-        fn config(&self) -> Config {
+        fn config(&self) -> NodeConfig {
             let text = "[agent]\nlisten = \"127.0.0.1:7447\"\nkey = \"/k\"\n[[pod]]\nname = \"web-1\"\nnetns = \"/n\"\n\
                         [[pod.tls]]\nport = 8443\ncert = \"web.crt\"\nkey = \"web.key\"\n";
-            Config::parse(text, &self.folder.path().join("agent.toml")).expect("good")
+            NodeConfig::parse(text, &self.folder.path().join("agent.toml")).expect("good")
         }
     }
 
     #[test]
     fn every_bad_file_is_a_sentence_with_the_next_step() {
-        let folder = Folder::new();
+        let folder = TlsFolder::new();
         let (one, other) = (pair("web.test"), pair("web.test"));
         let bad = |needles: &[&str]| {
             let sentence = read(&folder.files).expect_err("bad");
@@ -245,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_rotation_is_followed_and_a_bad_one_leaves_the_last_good() {
-        let folder = Folder::new();
+        let folder = TlsFolder::new();
         let key = (PodName::new("web-1").expect("good"), 8443);
         let mut files = TlsFiles::default();
         files.configure(&folder.config());
@@ -292,7 +294,7 @@ mod tests {
         folder.put(&three);
         assert!(files.changed() && files.armed([key.clone()].into_iter()));
         assert_eq!(files.certificates().0[&key], [three, two_again], "what the app still shows can be read");
-        let none = Config { pods: Vec::new(), ..folder.config() };
+        let none = NodeConfig { pods: Vec::new(), ..folder.config() };
         files.configure(&none);
         assert_eq!(files.certificates(), Certificates::default());
     }

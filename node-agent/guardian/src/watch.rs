@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// The guardian's memory of the worker's last sign of life.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(super) struct WorkerWatchdog {
     heard: Instant,
     limit: Duration,
     ticked: Instant,
@@ -14,14 +14,14 @@ pub(super) struct Watch {
 
 /// What the silence means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Silence {
+pub(super) enum WatchdogVerdict {
     /// Look again at this time.
     Fine(Instant),
     /// Kill it.
     TooLong,
 }
 
-impl Watch {
+impl WorkerWatchdog {
     /// A worker that has just been started.
     pub(super) fn new(now: Instant) -> Self {
         Self { heard: now, limit: FIRST_LIMIT, ticked: now, excused: None }
@@ -42,7 +42,7 @@ impl Watch {
     /// Judges the silence. A guardian that was itself stopped (the whole container frozen, a debugger) has not listened:
     /// the worker gets its time again. One that is `starved` of CPU cannot speak: it is asked for again and again, and the
     /// worker gets more time, up to [`STARVED_LIMIT`].
-    pub(super) fn tick(&mut self, now: Instant, starved: impl FnOnce() -> bool) -> Silence {
+    pub(super) fn tick(&mut self, now: Instant, starved: impl FnOnce() -> bool) -> WatchdogVerdict {
         if now.duration_since(self.ticked) > PAUSE {
             self.heard = now;
             self.excused = None;
@@ -50,15 +50,15 @@ impl Watch {
         self.ticked = now;
         let until = self.excused.unwrap_or(self.heard + self.limit);
         if now < until {
-            return Silence::Fine(until);
+            return WatchdogVerdict::Fine(until);
         }
         let last = self.heard + STARVED_LIMIT;
         if now >= last || !starved() {
-            return Silence::TooLong;
+            return WatchdogVerdict::TooLong;
         }
         let until = last.min(now + LIMIT);
         self.excused = Some(until);
-        Silence::Fine(until)
+        WatchdogVerdict::Fine(until)
     }
 }
 
@@ -86,40 +86,40 @@ mod tests {
     fn silence_is_counted_from_the_last_word() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
-        let mut watch = Watch::new(start);
+        let mut watch = WorkerWatchdog::new(start);
         watch.heard(at(100));
         for second in 1..=5 {
-            assert_eq!(watch.tick(at(second * 1000), never), Silence::Fine(at(5100)));
+            assert_eq!(watch.tick(at(second * 1000), never), WatchdogVerdict::Fine(at(5100)));
         }
-        assert_eq!(watch.tick(at(5100), || false), Silence::TooLong);
+        assert_eq!(watch.tick(at(5100), || false), WatchdogVerdict::TooLong);
         watch.heard(at(5150));
-        assert_eq!(watch.tick(at(5200), never), Silence::Fine(at(10_150)));
+        assert_eq!(watch.tick(at(5200), never), WatchdogVerdict::Fine(at(10_150)));
     }
 
     #[test]
     fn a_starting_worker_has_longer() {
         let start = Instant::now();
-        let mut watch = Watch::new(start);
+        let mut watch = WorkerWatchdog::new(start);
         for second in 1..15 {
-            assert!(matches!(watch.tick(start + Duration::from_secs(second), never), Silence::Fine(_)));
+            assert!(matches!(watch.tick(start + Duration::from_secs(second), never), WatchdogVerdict::Fine(_)));
         }
-        assert_eq!(watch.tick(start + Duration::from_secs(15), || false), Silence::TooLong);
+        assert_eq!(watch.tick(start + Duration::from_secs(15), || false), WatchdogVerdict::TooLong);
     }
 
     #[test]
     fn a_guardian_that_slept_does_not_blame_the_worker() {
         let start = Instant::now();
-        let mut watch = Watch::new(start);
+        let mut watch = WorkerWatchdog::new(start);
         watch.heard(start);
         let woken = start + Duration::from_secs(3600);
-        assert_eq!(watch.tick(woken, never), Silence::Fine(woken + LIMIT));
+        assert_eq!(watch.tick(woken, never), WatchdogVerdict::Fine(woken + LIMIT));
     }
 
     #[test]
     fn a_starved_worker_has_thirty_seconds_and_one_that_is_starved_no_more_five() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut watch = Watch::new(start);
+        let mut watch = WorkerWatchdog::new(start);
         watch.heard(start);
         assert!(!watch.is_quiet(start) && watch.is_quiet(at(1)));
         let mut looks = 0;
@@ -128,19 +128,22 @@ mod tests {
                 looks += 1;
                 true
             };
-            assert!(matches!(watch.tick(at(second), starved), Silence::Fine(until) if until <= at(30)), "{second}");
+            assert!(
+                matches!(watch.tick(at(second), starved), WatchdogVerdict::Fine(until) if until <= at(30)),
+                "{second}"
+            );
         }
         assert_eq!(looks, 5, "at 5 s, 10 s, … 25 s");
-        assert_eq!(watch.tick(at(30), || true), Silence::TooLong);
+        assert_eq!(watch.tick(at(30), || true), WatchdogVerdict::TooLong);
 
         watch.heard(at(31));
         for second in 32..36 {
-            assert_eq!(watch.tick(at(second), never), Silence::Fine(at(36)));
+            assert_eq!(watch.tick(at(second), never), WatchdogVerdict::Fine(at(36)));
         }
-        assert_eq!(watch.tick(at(36), || true), Silence::Fine(at(41)));
+        assert_eq!(watch.tick(at(36), || true), WatchdogVerdict::Fine(at(41)));
         for second in 37..41 {
-            assert_eq!(watch.tick(at(second), never), Silence::Fine(at(41)));
+            assert_eq!(watch.tick(at(second), never), WatchdogVerdict::Fine(at(41)));
         }
-        assert_eq!(watch.tick(at(41), || false), Silence::TooLong);
+        assert_eq!(watch.tick(at(41), || false), WatchdogVerdict::TooLong);
     }
 }

@@ -12,43 +12,43 @@ use nix::{
 };
 
 use super::{
-    control::{Control, Received},
-    scheduling::Scheduling,
-    watch::{Silence, Watch},
+    control::{ControlInput, ControlSocket},
+    scheduling::SchedStats,
+    watch::{WatchdogVerdict, WorkerWatchdog},
 };
-use redir_ipc::{RefusedCode, Reply, Request};
+use redir_ipc::{RefusalCode, Reply, Request};
 
 /// A running worker.
-pub(super) struct Worker {
+pub(super) struct WorkerProcess {
     pub(super) pid: Pid,
-    pub(super) control: Control,
-    pub(super) watch: Watch,
+    pub(super) control: ControlSocket,
+    pub(super) watch: WorkerWatchdog,
     pub(super) born: Instant,
     /// What its threads had got when its silence was last looked at.
-    scheduling: Option<Scheduling>,
+    scheduling: Option<SchedStats>,
     /// Wishes that change what is attached, in the order in which they came.
     slow: VecDeque<(u32, Request)>,
     closed: bool,
     blamed: bool,
 }
 
-impl Worker {
-    pub(super) fn new(pid: Pid, control: Control, now: Instant) -> Self {
+impl WorkerProcess {
+    pub(super) fn new(pid: Pid, control: ControlSocket, now: Instant) -> Self {
         let slow = VecDeque::new();
-        let watch = Watch::new(now);
+        let watch = WorkerWatchdog::new(now);
         Self { pid, control, watch, born: now, scheduling: None, slow, closed: false, blamed: false }
     }
 
     /// Judges its silence: one that is starved of CPU is not hung.
-    pub(super) fn judge(&mut self, now: Instant) -> Silence {
+    pub(super) fn judge(&mut self, now: Instant) -> WatchdogVerdict {
         if !self.watch.is_quiet(now) {
             self.scheduling = None;
         } else if self.scheduling.is_none() {
-            self.scheduling = Some(Scheduling::of(self.pid, now));
+            self.scheduling = Some(SchedStats::of(self.pid, now));
         }
         let (pid, before) = (self.pid, &mut self.scheduling);
         self.watch.tick(now, || {
-            let after = Scheduling::of(pid, now);
+            let after = SchedStats::of(pid, now);
             let starved = before.as_ref().is_some_and(|before| after.starved_since(before));
             *before = Some(after);
             if starved {
@@ -76,7 +76,7 @@ impl Worker {
         self.control.flush();
         while !self.closed && self.slow.len() < LINE {
             match self.control.receive() {
-                Received::Request(seq, request) => {
+                ControlInput::Request(seq, request) => {
                     self.watch.heard(now);
                     match request {
                         slow if slow.is_slow() => self.slow.push_back((seq, slow)),
@@ -84,10 +84,10 @@ impl Worker {
                         quick => return Some((seq, quick)),
                     }
                 }
-                Received::Malformed(seq) => self.refuse_malformed(seq.unwrap_or(0)),
-                Received::Nothing => return None,
+                ControlInput::Malformed(seq) => self.refuse_malformed(seq.unwrap_or(0)),
+                ControlInput::Nothing => return None,
                 // Dead, or about to be: it may still say why. One that stays is silent, and ends by the watch.
-                Received::Closed => self.closed = true,
+                ControlInput::Closed => self.closed = true,
             }
         }
         None
@@ -110,7 +110,7 @@ impl Worker {
             tracing::error!("the worker sent what is no request; it is refused, and further ones without a word");
         }
         let sentence = "the request is not understood; this is a fault in redir-agent".to_owned();
-        self.control.send(seq, &Reply::Refused { code: RefusedCode::Malformed, sentence }, Vec::new());
+        self.control.send(seq, &Reply::Refused { code: RefusalCode::Malformed, sentence }, Vec::new());
     }
 }
 
@@ -137,7 +137,7 @@ mod tests {
     #[test]
     fn quick_wishes_overtake_slow_ones_which_keep_their_order() {
         let (ours, theirs) = ipc::pair().expect("socket pair");
-        let mut worker = Worker::new(Pid::this(), Control::new(ours), Instant::now());
+        let mut worker = WorkerProcess::new(Pid::this(), ControlSocket::new(ours), Instant::now());
         for (seq, request) in [(1, arm(1)), (2, Request::Alive), (3, arm(2)), (4, sockets()), (5, arm(3))] {
             ipc::send(theirs.as_fd(), &request.encode(seq), &[]).expect("sent");
         }
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn a_flood_waits_in_the_socket() {
         let (ours, theirs) = ipc::pair().expect("socket pair");
-        let mut worker = Worker::new(Pid::this(), Control::new(ours), Instant::now());
+        let mut worker = WorkerProcess::new(Pid::this(), ControlSocket::new(ours), Instant::now());
         for _ in 0..3 * LINE {
             if ipc::send(theirs.as_fd(), &arm(1).encode(1), &[]).is_err() {
                 assert_eq!(worker.next_quick(Instant::now()), None);
@@ -167,17 +167,17 @@ mod tests {
     fn what_is_no_request_is_refused_and_any_request_is_a_sign_of_life() {
         let (ours, theirs) = ipc::pair().expect("socket pair");
         let start = Instant::now();
-        let mut worker = Worker::new(Pid::this(), Control::new(ours), start);
+        let mut worker = WorkerProcess::new(Pid::this(), ControlSocket::new(ours), start);
         ipc::send(theirs.as_fd(), &[9; ipc::REQUEST_LEN], &[]).expect("sent");
         assert_eq!(worker.next_quick(start), None);
         let mut buffer = [0; REPLY_LEN];
         let (length, _) = ipc::receive(theirs.as_fd(), &mut buffer).expect("answered");
         let answer = Reply::decode(&buffer[..length]).expect("a reply");
-        assert!(matches!(answer, (0x0909_0909, Reply::Refused { code: RefusedCode::Malformed, .. })), "{answer:?}");
+        assert!(matches!(answer, (0x0909_0909, Reply::Refused { code: RefusalCode::Malformed, .. })), "{answer:?}");
 
         ipc::send(theirs.as_fd(), &arm(1).encode(1), &[]).expect("sent");
         worker.next_quick(start + Duration::from_secs(1));
-        assert_eq!(worker.judge(start), Silence::Fine(start + Duration::from_secs(6)));
+        assert_eq!(worker.judge(start), WatchdogVerdict::Fine(start + Duration::from_secs(6)));
         drop(theirs);
         assert_eq!(worker.next_quick(start), None);
         assert_eq!(worker.interest(), None);

@@ -1,21 +1,21 @@
 //! Writing and reading the fields of a fixed-size message, one after the other, zeros behind the last.
 //!
-//! Owns bounds checks and nothing else: a field that does not fit or does not parse is `Malformed`, never a panic.
+//! Owns bounds checks and nothing else: a field that does not fit or does not parse is `MalformedMessage`, never a panic.
 //! Numbers are native-endian: both ends are the same binary on the same machine.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A message that this binary would not have written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Malformed;
+pub struct MalformedMessage;
 
 /// Fills a message of exactly `N` bytes.
-pub(super) struct Writer<const N: usize> {
+pub(super) struct MessageWriter<const N: usize> {
     buffer: [u8; N],
     at: usize,
 }
 
-impl<const N: usize> Writer<N> {
+impl<const N: usize> MessageWriter<N> {
     pub(super) fn new() -> Self {
         Self { buffer: [0; N], at: 0 }
     }
@@ -66,62 +66,62 @@ impl<const N: usize> Writer<N> {
 }
 
 /// Takes a message apart.
-pub(super) struct Reader<'a> {
+pub(super) struct MessageReader<'a> {
     rest: &'a [u8],
 }
 
-impl<'a> Reader<'a> {
+impl<'a> MessageReader<'a> {
     pub(super) fn new(message: &'a [u8]) -> Self {
         Self { rest: message }
     }
 
-    pub(super) fn bytes(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
-        let (taken, rest) = self.rest.split_at_checked(count).ok_or(Malformed)?;
+    pub(super) fn bytes(&mut self, count: usize) -> Result<&'a [u8], MalformedMessage> {
+        let (taken, rest) = self.rest.split_at_checked(count).ok_or(MalformedMessage)?;
         self.rest = rest;
         Ok(taken)
     }
 
-    fn array<const L: usize>(&mut self) -> Result<[u8; L], Malformed> {
-        self.bytes(L)?.try_into().map_err(|_| Malformed)
+    fn array<const L: usize>(&mut self) -> Result<[u8; L], MalformedMessage> {
+        self.bytes(L)?.try_into().map_err(|_| MalformedMessage)
     }
 
-    pub(super) fn u8(&mut self) -> Result<u8, Malformed> {
+    pub(super) fn u8(&mut self) -> Result<u8, MalformedMessage> {
         Ok(u8::from_ne_bytes(self.array()?))
     }
 
-    pub(super) fn u16(&mut self) -> Result<u16, Malformed> {
+    pub(super) fn u16(&mut self) -> Result<u16, MalformedMessage> {
         Ok(u16::from_ne_bytes(self.array()?))
     }
 
-    pub(super) fn u32(&mut self) -> Result<u32, Malformed> {
+    pub(super) fn u32(&mut self) -> Result<u32, MalformedMessage> {
         Ok(u32::from_ne_bytes(self.array()?))
     }
 
-    pub(super) fn u64(&mut self) -> Result<u64, Malformed> {
+    pub(super) fn u64(&mut self) -> Result<u64, MalformedMessage> {
         Ok(u64::from_ne_bytes(self.array()?))
     }
 
     /// A number of items, at most `max`.
-    pub(super) fn count(&mut self, max: usize) -> Result<usize, Malformed> {
+    pub(super) fn count(&mut self, max: usize) -> Result<usize, MalformedMessage> {
         let count = usize::from(self.u16()?);
-        if count > max { Err(Malformed) } else { Ok(count) }
+        if count > max { Err(MalformedMessage) } else { Ok(count) }
     }
 
-    pub(super) fn text(&mut self, max: usize) -> Result<&'a str, Malformed> {
+    pub(super) fn text(&mut self, max: usize) -> Result<&'a str, MalformedMessage> {
         let count = self.count(max)?;
-        std::str::from_utf8(self.bytes(count)?).map_err(|_| Malformed)
+        std::str::from_utf8(self.bytes(count)?).map_err(|_| MalformedMessage)
     }
 
-    pub(super) fn ip(&mut self) -> Result<IpAddr, Malformed> {
+    pub(super) fn ip(&mut self) -> Result<IpAddr, MalformedMessage> {
         match self.u8()? {
             4 => Ok(IpAddr::V4(Ipv4Addr::from(self.array::<4>()?))),
             6 => Ok(IpAddr::V6(Ipv6Addr::from(self.array::<16>()?))),
-            _ => Err(Malformed),
+            _ => Err(MalformedMessage),
         }
     }
 
     /// What follows the last field must be zeros, so that every message has one encoding only.
-    pub(super) fn finish(self) -> Result<(), Malformed> {
-        if self.rest.iter().all(|byte| *byte == 0) { Ok(()) } else { Err(Malformed) }
+    pub(super) fn finish(self) -> Result<(), MalformedMessage> {
+        if self.rest.iter().all(|byte| *byte == 0) { Ok(()) } else { Err(MalformedMessage) }
     }
 }

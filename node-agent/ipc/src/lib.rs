@@ -1,7 +1,7 @@
 //! What the guardian and the worker say to each other: fixed-size datagrams over a SEQPACKET socket pair.
 //!
 //! Owns the messages and their one encoding. The guardian does not trust the worker: whatever bytes arrive,
-//! `Request::decode` returns a request within its limits or `Malformed`. Neither side's decisions are made here.
+//! `Request::decode` returns a request within its limits or `MalformedMessage`. Neither side's decisions are made here.
 
 mod channel;
 mod codec;
@@ -19,9 +19,9 @@ use serde::{Deserialize, Serialize};
 use redir_config::PodName;
 
 pub use channel::{MAX_FDS, pair, receive, receive_plain, send, stream_pair};
-pub use codec::Malformed;
-use codec::{Reader, Writer};
-pub use permission::{ControllerMessage, PERMISSION_LEN, PERMITTED_PORTS, Permission};
+pub use codec::MalformedMessage;
+use codec::{MessageReader, MessageWriter};
+pub use permission::{ControllerMessage, PERMISSION_LEN, PERMITTED_PORTS, PodPermission};
 
 /// Bytes of every message of the worker.
 pub const REQUEST_LEN: usize = 384;
@@ -31,7 +31,7 @@ pub const REPLY_LEN: usize = 2048;
 pub const MAX_SOCKETS: usize = 32;
 /// Most addresses that a pod may have at the API server; today it is one of each family.
 pub const MAX_POD_IPS: usize = 4;
-/// Most addresses in each of the two lists of [`Armed`]; 2 × 56 × 17 bytes fit the reply. A pod with more of them is told
+/// Most addresses in each of the two lists of [`ArmedReply`]; 2 × 56 × 17 bytes fit the reply. A pod with more of them is told
 /// in parts, by [`PodNetwork`].
 pub const MAX_ADDRESSES: usize = 56;
 /// Most addresses in each of the two lists of one [`PodNetwork`].
@@ -41,7 +41,7 @@ const MAX_PARTS: usize = POD_IP_ENTRIES as usize / MAX_PART_ADDRESSES + 1;
 
 /// Whether the app must be in LISTEN for a connection to be steered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gate {
+pub enum ListenerGate {
     /// The app's own listener must be there: TCP probes stay truthful.
     AppListening,
     /// Steer in any case.
@@ -51,7 +51,7 @@ pub enum Gate {
 /// How the guardian finds a pod that no configuration names, and what it must know of it: the controller says it, never
 /// the worker.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Whereabouts {
+pub struct PodLocation {
     /// The pod's addresses as the API server has them; its namespace must hold one. At most [`MAX_POD_IPS`].
     pub ips: Vec<IpAddr>,
     /// Who takes the pod's connections first.
@@ -114,7 +114,7 @@ pub enum Request {
     Ready,
     /// The worker lives. No reply.
     Alive,
-    /// Attach to a pod, and let legs to the port pass; nothing is steered yet. → `Armed`
+    /// Attach to a pod, and let legs to the port pass; nothing is steered yet. → `ArmedReply`
     Arm { pod: PodName, port: u16 },
     /// Stop that. → `Done`
     Disarm { pod: PodName, port: u16 },
@@ -128,7 +128,7 @@ pub enum Request {
     /// The counters of a pod's programs. → `Stats`
     Stats { pod: PodName },
     /// The way to the app was tried: steer new connections of an armed port. → `Done`
-    Steer { pod: PodName, port: u16, gate: Gate },
+    Steer { pod: PodName, port: u16, gate: ListenerGate },
     /// New listeners for legs that only try the way. → `TrialListeners`
     TrialListeners { pod: PodName },
     /// Close the connections that the app had on an armed port before, once they are idle. → `Flushed`, up to half a
@@ -162,7 +162,7 @@ pub enum Reply {
     /// The last process of a pod that is to end has ended; its link is there for some milliseconds more.
     PodEnded { pod: PodName },
     /// Answer to `Arm`, with [listener4, listener6 if there is one, heartbeat, notes of turned SYNs, link duplicates…] if this is the pod's first port.
-    Armed(Armed),
+    ArmedReply(Armed),
     /// Answer to `Disarm`, `Release`, `Bypass`, `Steer`.
     Done,
     /// Answer to `Sockets`: for each port 0 (its descriptor is beside the message, in order) or an errno. The first of the
@@ -172,11 +172,11 @@ pub enum Reply {
     Stats { counters: Vec<u64> },
     /// Answer to `TrialListeners`, with [listener4, listener6 if there is one]; or nothing, where the kernel has no companion
     /// that could give them connections.
-    TrialListeners(Handed),
+    TrialListeners(HandedSockets),
     /// Answer to `Listening`; `app` is `None` where the kernel does not tell.
-    Listening { app: Option<AppListening>, detour: Option<Detour> },
+    Listening { app: Option<AppListening>, detour: Option<PortDetour> },
     /// Answer to anything: no, and why.
-    Refused { code: RefusedCode, sentence: String },
+    Refused { code: RefusalCode, sentence: String },
     /// Answer to `Flush`: how many connections were closed, and how many were in use all the time.
     Flushed { closed: u32, left: u32 },
     /// An armed pod's devices or addresses have changed: with [link duplicates…].
@@ -192,9 +192,9 @@ pub struct PodNetwork {
     pub first: bool,
     /// The last one.
     pub last: bool,
-    /// As in [`Armed`].
+    /// As in [`ArmedReply`].
     pub pod_addresses: Vec<IpAddr>,
-    /// As in [`Armed`].
+    /// As in [`ArmedReply`].
     pub loopback_addresses: Vec<IpAddr>,
 }
 
@@ -237,12 +237,12 @@ pub struct Armed {
     /// The addresses on `lo`; at most [`MAX_ADDRESSES`].
     pub loopback_addresses: Vec<IpAddr>,
     /// Which descriptors come with it.
-    pub handed: Handed,
+    pub handed: HandedSockets,
 }
 
 /// How clients have reached the app on an armed port past the programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Detour {
+pub enum PortDetour {
     /// They dialled another port or address.
     Redirected,
     /// The programs have not seen a packet of theirs.
@@ -262,7 +262,7 @@ pub enum AppListening {
 
 /// Which descriptors come with an armed port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Handed {
+pub enum HandedSockets {
     /// None: the worker has them.
     Nothing,
     /// One listener, and the rest.
@@ -273,7 +273,7 @@ pub enum Handed {
 
 /// Why the guardian said no.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RefusedCode {
+pub enum RefusalCode {
     /// The request was not understood.
     Malformed,
     /// The configuration has no such pod.
@@ -292,21 +292,21 @@ pub enum RefusedCode {
     PortNotReserved,
 }
 
-const CODES: [RefusedCode; 8] = [
-    RefusedCode::Malformed,
-    RefusedCode::UnknownPod,
-    RefusedCode::PortNotAllowed,
-    RefusedCode::Namespace,
-    RefusedCode::Datapath,
-    RefusedCode::Busy,
-    RefusedCode::NotArmed,
-    RefusedCode::PortNotReserved,
+const CODES: [RefusalCode; 8] = [
+    RefusalCode::Malformed,
+    RefusalCode::UnknownPod,
+    RefusalCode::PortNotAllowed,
+    RefusalCode::Namespace,
+    RefusalCode::Datapath,
+    RefusalCode::Busy,
+    RefusalCode::NotArmed,
+    RefusalCode::PortNotReserved,
 ];
 
 impl Request {
     /// The datagram.
     pub fn encode(&self, seq: u32) -> [u8; REQUEST_LEN] {
-        let mut w = Writer::new();
+        let mut w = MessageWriter::new();
         w.u32(seq);
         match self {
             Self::Ready => w.u8(1),
@@ -325,8 +325,8 @@ impl Request {
             Self::Stats { pod } => w.u8(8).text(pod.key()),
             Self::Steer { pod, port, gate } => {
                 let gate = match gate {
-                    Gate::AppListening => 0,
-                    Gate::Always => 1,
+                    ListenerGate::AppListening => 0,
+                    ListenerGate::Always => 1,
                 };
                 w.u8(9).text(pod.key()).u16(*port).u8(gate)
             }
@@ -346,11 +346,11 @@ impl Request {
     }
 
     /// Reads a datagram of an untrusted worker.
-    pub fn decode(datagram: &[u8]) -> Result<(u32, Self), Malformed> {
+    pub fn decode(datagram: &[u8]) -> Result<(u32, Self), MalformedMessage> {
         if datagram.len() != REQUEST_LEN {
-            return Err(Malformed);
+            return Err(MalformedMessage);
         }
-        let mut r = Reader::new(datagram);
+        let mut r = MessageReader::new(datagram);
         let seq = r.u32()?;
         let request = match r.u8()? {
             1 => Self::Ready,
@@ -369,7 +369,7 @@ impl Request {
             11 => Self::Flush { pod: pod(&mut r)?, port: port(&mut r)? },
             12 => Self::Listening { pod: pod(&mut r)?, port: port(&mut r)? },
             13 => Self::Ending { pod: pod(&mut r)?, last: last_process(&mut r)? },
-            _ => return Err(Malformed),
+            _ => return Err(MalformedMessage),
         };
         r.finish()?;
         Ok((seq, request))
@@ -414,66 +414,66 @@ impl Request {
 
     /// The sequence number of a datagram that is otherwise malformed, to answer it.
     pub fn seq(datagram: &[u8]) -> Option<u32> {
-        Reader::new(datagram).u32().ok()
+        MessageReader::new(datagram).u32().ok()
     }
 }
 
-fn pod(r: &mut Reader<'_>) -> Result<PodName, Malformed> {
-    PodName::new(r.text(PodName::MAX)?).map_err(|_| Malformed)
+fn pod(r: &mut MessageReader<'_>) -> Result<PodName, MalformedMessage> {
+    PodName::new(r.text(PodName::MAX)?).map_err(|_| MalformedMessage)
 }
 
-fn port(r: &mut Reader<'_>) -> Result<u16, Malformed> {
+fn port(r: &mut MessageReader<'_>) -> Result<u16, MalformedMessage> {
     match r.u16()? {
-        0 => Err(Malformed),
+        0 => Err(MalformedMessage),
         port => Ok(port),
     }
 }
 
-fn yes_or_no(r: &mut Reader<'_>) -> Result<bool, Malformed> {
+fn yes_or_no(r: &mut MessageReader<'_>) -> Result<bool, MalformedMessage> {
     match r.u8()? {
         0 => Ok(false),
         1 => Ok(true),
-        _ => Err(Malformed),
+        _ => Err(MalformedMessage),
     }
 }
 
-fn gate(r: &mut Reader<'_>) -> Result<Gate, Malformed> {
+fn gate(r: &mut MessageReader<'_>) -> Result<ListenerGate, MalformedMessage> {
     match r.u8()? {
-        0 => Ok(Gate::AppListening),
-        1 => Ok(Gate::Always),
-        _ => Err(Malformed),
+        0 => Ok(ListenerGate::AppListening),
+        1 => Ok(ListenerGate::Always),
+        _ => Err(MalformedMessage),
     }
 }
 
-fn last_process(r: &mut Reader<'_>) -> Result<Option<LastProcess>, Malformed> {
+fn last_process(r: &mut MessageReader<'_>) -> Result<Option<LastProcess>, MalformedMessage> {
     match r.u8()? {
         0 => Ok(Some(LastProcess::OfContainers)),
         1 => Ok(Some(LastProcess::OfSandbox)),
         2 => Ok(None),
-        _ => Err(Malformed),
+        _ => Err(MalformedMessage),
     }
 }
 
-fn bind(r: &mut Reader<'_>) -> Result<BindAddress, Malformed> {
+fn bind(r: &mut MessageReader<'_>) -> Result<BindAddress, MalformedMessage> {
     let (ip, scope) = (r.ip()?, r.u32()?);
     let scoped = matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
     let mapped = ip.to_canonical() != ip;
     if mapped || ip.is_unspecified() || ip.is_multicast() || (scope != 0 && !scoped) {
-        return Err(Malformed);
+        return Err(MalformedMessage);
     }
     Ok(BindAddress { ip, scope })
 }
 
-fn ports(r: &mut Reader<'_>) -> Result<Vec<u16>, Malformed> {
+fn ports(r: &mut MessageReader<'_>) -> Result<Vec<u16>, MalformedMessage> {
     match r.count(MAX_SOCKETS)? {
-        0 => Err(Malformed),
+        0 => Err(MalformedMessage),
         count => (0..count).map(|_| port(r)).collect(),
     }
 }
 
-fn bypass_time(r: &mut Reader<'_>) -> Result<Duration, Malformed> {
+fn bypass_time(r: &mut MessageReader<'_>) -> Result<Duration, MalformedMessage> {
     match r.u32()? {
-        millis if millis > MAX_BYPASS_MILLIS => Err(Malformed),
+        millis if millis > MAX_BYPASS_MILLIS => Err(MalformedMessage),
         millis => Ok(Duration::from_millis(millis.into())),
     }
 }
@@ -481,7 +481,7 @@ fn bypass_time(r: &mut Reader<'_>) -> Result<Duration, Malformed> {
 impl Reply {
     /// The datagram.
     pub fn encode(&self, seq: u32) -> [u8; REPLY_LEN] {
-        let mut w = Writer::new();
+        let mut w = MessageWriter::new();
         w.u32(seq);
         match self {
             Self::Bootstrap => w.u8(1),
@@ -491,7 +491,7 @@ impl Reply {
             Self::Shutdown { drain } => w.u8(3).u32(u32::try_from(drain.as_millis()).unwrap_or(u32::MAX)),
             Self::PodGone { pod } => w.u8(4).text(pod.key()),
             Self::PodEnded { pod } => w.u8(14).text(pod.key()),
-            Self::Armed(armed) => {
+            Self::ArmedReply(armed) => {
                 w.u8(5).u32(armed.earlier).u8(listening_number(armed.app)).u8(handed_to(armed.handed));
                 addresses_to(&mut w, &armed.pod_addresses, MAX_ADDRESSES);
                 addresses_to(&mut w, &armed.loopback_addresses, MAX_ADDRESSES)
@@ -522,11 +522,11 @@ impl Reply {
     }
 
     /// Reads a datagram of the guardian.
-    pub fn decode(datagram: &[u8]) -> Result<(u32, Self), Malformed> {
+    pub fn decode(datagram: &[u8]) -> Result<(u32, Self), MalformedMessage> {
         if datagram.len() != REPLY_LEN {
-            return Err(Malformed);
+            return Err(MalformedMessage);
         }
-        let mut r = Reader::new(datagram);
+        let mut r = MessageReader::new(datagram);
         let seq = r.u32()?;
         let reply = match r.u8()? {
             1 => Self::Bootstrap,
@@ -534,7 +534,7 @@ impl Reply {
             15 => Self::Peer,
             3 => Self::Shutdown { drain: Duration::from_millis(r.u32()?.into()) },
             4 => Self::PodGone { pod: pod(&mut r)? },
-            5 => Self::Armed(armed(&mut r)?),
+            5 => Self::ArmedReply(armed(&mut r)?),
             6 => Self::Done,
             7 => {
                 let first = r.u64()?;
@@ -545,7 +545,7 @@ impl Reply {
                 Self::Stats { counters: (0..count).map(|_| r.u64()).collect::<Result<_, _>>()? }
             }
             9 => {
-                let code = *CODES.get(r.count(CODES.len())?).ok_or(Malformed)?;
+                let code = *CODES.get(r.count(CODES.len())?).ok_or(MalformedMessage)?;
                 Self::Refused { code, sentence: r.text(MAX_SENTENCE)?.to_owned() }
             }
             10 => Self::TrialListeners(handed(&mut r)?),
@@ -554,44 +554,48 @@ impl Reply {
             13 => Self::Listening { app: listening(&mut r)?, detour: detour(&mut r)? },
             14 => Self::PodEnded { pod: pod(&mut r)? },
             16 => Self::Certificates,
-            _ => return Err(Malformed),
+            _ => return Err(MalformedMessage),
         };
         r.finish()?;
         Ok((seq, reply))
     }
 }
 
-fn addresses_to<'a>(w: &'a mut Writer<REPLY_LEN>, addresses: &[IpAddr], most: usize) -> &'a mut Writer<REPLY_LEN> {
+fn addresses_to<'a>(
+    w: &'a mut MessageWriter<REPLY_LEN>,
+    addresses: &[IpAddr],
+    most: usize,
+) -> &'a mut MessageWriter<REPLY_LEN> {
     let addresses = &addresses[..addresses.len().min(most)];
     w.count(addresses.len());
     addresses.iter().fold(w, |w, ip| w.ip(*ip))
 }
 
-fn armed(r: &mut Reader<'_>) -> Result<Armed, Malformed> {
+fn armed(r: &mut MessageReader<'_>) -> Result<Armed, MalformedMessage> {
     let (earlier, app) = (r.u32()?, listening(r)?);
     let handed = handed(r)?;
     let (pod_addresses, loopback_addresses) = (addresses(r, MAX_ADDRESSES)?, addresses(r, MAX_ADDRESSES)?);
     Ok(Armed { earlier, app, handed, pod_addresses, loopback_addresses })
 }
 
-fn handed_to(handed: Handed) -> u8 {
+fn handed_to(handed: HandedSockets) -> u8 {
     match handed {
-        Handed::Nothing => 0,
-        Handed::Ipv4 => 1,
-        Handed::Both => 2,
+        HandedSockets::Nothing => 0,
+        HandedSockets::Ipv4 => 1,
+        HandedSockets::Both => 2,
     }
 }
 
-fn handed(r: &mut Reader<'_>) -> Result<Handed, Malformed> {
+fn handed(r: &mut MessageReader<'_>) -> Result<HandedSockets, MalformedMessage> {
     match r.u8()? {
-        0 => Ok(Handed::Nothing),
-        1 => Ok(Handed::Ipv4),
-        2 => Ok(Handed::Both),
-        _ => Err(Malformed),
+        0 => Ok(HandedSockets::Nothing),
+        1 => Ok(HandedSockets::Ipv4),
+        2 => Ok(HandedSockets::Both),
+        _ => Err(MalformedMessage),
     }
 }
 
-fn network(r: &mut Reader<'_>) -> Result<PodNetwork, Malformed> {
+fn network(r: &mut MessageReader<'_>) -> Result<PodNetwork, MalformedMessage> {
     let (pod, first, last) = (pod(r)?, yes_or_no(r)?, yes_or_no(r)?);
     let most = MAX_PART_ADDRESSES;
     Ok(PodNetwork { pod, first, last, pod_addresses: addresses(r, most)?, loopback_addresses: addresses(r, most)? })
@@ -606,41 +610,41 @@ const fn listening_number(app: Option<AppListening>) -> u8 {
     }
 }
 
-const fn detour_number(detour: Option<Detour>) -> u8 {
+const fn detour_number(detour: Option<PortDetour>) -> u8 {
     match detour {
         None => 0,
-        Some(Detour::Redirected) => 1,
-        Some(Detour::Unseen) => 2,
+        Some(PortDetour::Redirected) => 1,
+        Some(PortDetour::Unseen) => 2,
     }
 }
 
-fn detour(r: &mut Reader<'_>) -> Result<Option<Detour>, Malformed> {
+fn detour(r: &mut MessageReader<'_>) -> Result<Option<PortDetour>, MalformedMessage> {
     Ok(match r.u8()? {
         0 => None,
-        1 => Some(Detour::Redirected),
-        2 => Some(Detour::Unseen),
-        _ => return Err(Malformed),
+        1 => Some(PortDetour::Redirected),
+        2 => Some(PortDetour::Unseen),
+        _ => return Err(MalformedMessage),
     })
 }
 
-fn listening(r: &mut Reader<'_>) -> Result<Option<AppListening>, Malformed> {
+fn listening(r: &mut MessageReader<'_>) -> Result<Option<AppListening>, MalformedMessage> {
     Ok(match r.u8()? {
         0 => None,
         1 => Some(AppListening::Yes),
         2 => Some(AppListening::Nobody),
         3 => Some(AppListening::LoopbackOnly),
-        _ => return Err(Malformed),
+        _ => return Err(MalformedMessage),
     })
 }
 
-fn addresses(r: &mut Reader<'_>, most: usize) -> Result<Vec<IpAddr>, Malformed> {
+fn addresses(r: &mut MessageReader<'_>, most: usize) -> Result<Vec<IpAddr>, MalformedMessage> {
     let count = r.count(most)?;
     (0..count).map(|_| r.ip()).collect()
 }
 
-fn errnos(r: &mut Reader<'_>) -> Result<Vec<i32>, Malformed> {
+fn errnos(r: &mut MessageReader<'_>) -> Result<Vec<i32>, MalformedMessage> {
     let count = r.count(MAX_SOCKETS)?;
-    (0..count).map(|_| i32::try_from(r.u32()?).map_err(|_| Malformed)).collect()
+    (0..count).map(|_| i32::try_from(r.u32()?).map_err(|_| MalformedMessage)).collect()
 }
 
 /// The longest beginning of a sentence that fits a reply.

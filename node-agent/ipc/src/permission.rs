@@ -6,8 +6,8 @@
 use std::net::IpAddr;
 
 use super::{
-    FirstHand, MAX_POD_IPS, Whereabouts,
-    codec::{Malformed, Reader, Writer},
+    FirstHand, MAX_POD_IPS, PodLocation,
+    codec::{MalformedMessage, MessageReader, MessageWriter},
 };
 use redir_config::PodName;
 
@@ -26,20 +26,20 @@ pub enum ControllerMessage {
     /// The whole list follows.
     Begin,
     /// One pod of it.
-    Allow(Permission),
+    Allow(PodPermission),
     /// That was all: it takes the place of the earlier list.
     Commit,
 }
 
 /// A pod that live Intercepts mean.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Permission {
+pub struct PodPermission {
     /// Which, by UID.
     pub pod: PodName,
     /// Its namespace.
     pub namespace: String,
     /// Its addresses, as the API server has them, and who takes its connections first.
-    pub at: Whereabouts,
+    pub at: PodLocation,
     /// The ports, at most [`PERMITTED_PORTS`].
     pub ports: Vec<u16>,
 }
@@ -47,12 +47,12 @@ pub struct Permission {
 impl ControllerMessage {
     /// The datagram.
     pub fn encode(&self) -> [u8; PERMISSION_LEN] {
-        let mut w = Writer::new();
+        let mut w = MessageWriter::new();
         match self {
             Self::Ready => w.u8(1),
             Self::Alive => w.u8(2),
             Self::Begin => w.u8(3),
-            Self::Allow(Permission { pod, namespace, at, ports }) => {
+            Self::Allow(PodPermission { pod, namespace, at, ports }) => {
                 let first = match at.first {
                     FirstHand::App => 0,
                     FirstHand::Proxy => 1,
@@ -70,37 +70,37 @@ impl ControllerMessage {
     }
 
     /// Reads a datagram.
-    pub fn decode(datagram: &[u8]) -> Result<Self, Malformed> {
+    pub fn decode(datagram: &[u8]) -> Result<Self, MalformedMessage> {
         if datagram.len() != PERMISSION_LEN {
-            return Err(Malformed);
+            return Err(MalformedMessage);
         }
-        let mut r = Reader::new(datagram);
+        let mut r = MessageReader::new(datagram);
         let message = match r.u8()? {
             1 => Self::Ready,
             2 => Self::Alive,
             3 => Self::Begin,
             4 => Self::Allow(permission(&mut r)?),
             5 => Self::Commit,
-            _ => return Err(Malformed),
+            _ => return Err(MalformedMessage),
         };
         r.finish()?;
         Ok(message)
     }
 }
 
-fn permission(r: &mut Reader<'_>) -> Result<Permission, Malformed> {
+fn permission(r: &mut MessageReader<'_>) -> Result<PodPermission, MalformedMessage> {
     let (uid, namespace, name) = (r.text(PodName::MAX)?, r.text(MAX_NAMESPACE)?, r.text(PodName::MAX)?);
-    let pod = PodName::of_uid(uid, namespace, name).map_err(|_| Malformed)?;
+    let pod = PodName::of_uid(uid, namespace, name).map_err(|_| MalformedMessage)?;
     let first = match r.u8()? {
         0 => FirstHand::App,
         1 => FirstHand::Proxy,
-        _ => return Err(Malformed),
+        _ => return Err(MalformedMessage),
     };
     let count = r.count(MAX_POD_IPS)?;
     let ips: Vec<IpAddr> = (0..count).map(|_| r.ip()).collect::<Result<_, _>>()?;
     let count = r.count(PERMITTED_PORTS)?;
     let ports = (0..count).map(|_| super::port(r)).collect::<Result<_, _>>()?;
-    Ok(Permission { pod, namespace: namespace.to_owned(), at: Whereabouts { ips, first }, ports })
+    Ok(PodPermission { pod, namespace: namespace.to_owned(), at: PodLocation { ips, first }, ports })
 }
 
 /// A namespace's name is a label (RFC 1123).
@@ -115,13 +115,13 @@ const _: () = assert!(
 mod tests {
     use super::*;
 
-    fn longest() -> Permission {
+    fn longest() -> PodPermission {
         let long = "x".repeat(PodName::MAX);
         let ip: IpAddr = "fd00:1:2:3:4:5:6:7".parse().expect("an address");
-        Permission {
+        PodPermission {
             pod: PodName::of_uid(&long, &"n".repeat(MAX_NAMESPACE), &long).expect("a name"),
             namespace: "n".repeat(MAX_NAMESPACE),
-            at: Whereabouts { ips: vec![ip; MAX_POD_IPS], first: FirstHand::Proxy },
+            at: PodLocation { ips: vec![ip; MAX_POD_IPS], first: FirstHand::Proxy },
             ports: vec![u16::MAX; PERMITTED_PORTS],
         }
     }
@@ -137,13 +137,16 @@ mod tests {
 
     #[test]
     fn what_is_no_message_is_refused() {
-        assert_eq!(ControllerMessage::decode(&[1; PERMISSION_LEN]), Err(Malformed));
-        assert_eq!(ControllerMessage::decode(&[1]), Err(Malformed));
-        let mut port_0 = Permission { ports: vec![0], ..longest() };
-        assert_eq!(ControllerMessage::decode(&ControllerMessage::Allow(port_0.clone()).encode()), Err(Malformed));
+        assert_eq!(ControllerMessage::decode(&[1; PERMISSION_LEN]), Err(MalformedMessage));
+        assert_eq!(ControllerMessage::decode(&[1]), Err(MalformedMessage));
+        let mut port_0 = PodPermission { ports: vec![0], ..longest() };
+        assert_eq!(
+            ControllerMessage::decode(&ControllerMessage::Allow(port_0.clone()).encode()),
+            Err(MalformedMessage)
+        );
         port_0.ports = vec![80];
         let mut bytes = ControllerMessage::Allow(port_0).encode();
         bytes[PERMISSION_LEN - 1] = 1;
-        assert_eq!(ControllerMessage::decode(&bytes), Err(Malformed));
+        assert_eq!(ControllerMessage::decode(&bytes), Err(MalformedMessage));
     }
 }

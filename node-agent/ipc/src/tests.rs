@@ -15,8 +15,8 @@ fn requests() -> Vec<Request> {
         Request::Ready,
         Request::Alive,
         Request::Arm { pod: pod.clone(), port: 8080 },
-        Request::Steer { pod: pod.clone(), port: 8080, gate: Gate::AppListening },
-        Request::Steer { pod: pod.clone(), port: 65535, gate: Gate::Always },
+        Request::Steer { pod: pod.clone(), port: 8080, gate: ListenerGate::AppListening },
+        Request::Steer { pod: pod.clone(), port: 65535, gate: ListenerGate::Always },
         Request::TrialListeners { pod: pod.clone() },
         Request::Arm { pod: pod.clone(), port: 65535 },
         Request::Disarm { pod: pod.clone(), port: 1 },
@@ -37,7 +37,7 @@ fn requests() -> Vec<Request> {
     ]
 }
 
-fn armed(addresses: usize, handed: Handed) -> Armed {
+fn armed(addresses: usize, handed: HandedSockets) -> Armed {
     let addresses = vec!["2001:db8::1".parse().expect("address"); addresses];
     let app = Some(AppListening::LoopbackOnly);
     Armed { earlier: u32::MAX, app, pod_addresses: addresses.clone(), loopback_addresses: addresses, handed }
@@ -52,25 +52,25 @@ fn replies() -> Vec<Reply> {
         Reply::Shutdown { drain: Duration::from_secs(600) },
         Reply::PodGone { pod: longest() },
         Reply::PodEnded { pod: longest() },
-        Reply::Armed(armed(0, Handed::Nothing)),
-        Reply::Armed(armed(1, Handed::Ipv4)),
-        Reply::Armed(armed(MAX_ADDRESSES, Handed::Both)),
+        Reply::ArmedReply(armed(0, HandedSockets::Nothing)),
+        Reply::ArmedReply(armed(1, HandedSockets::Ipv4)),
+        Reply::ArmedReply(armed(MAX_ADDRESSES, HandedSockets::Both)),
         Reply::Done,
         Reply::Sockets { errnos: vec![98; MAX_SOCKETS], first: u64::MAX },
-        Reply::TrialListeners(Handed::Both),
+        Reply::TrialListeners(HandedSockets::Both),
         Reply::Stats { counters: vec![u64::MAX; Reason::ALL.len()] },
         Reply::Flushed { closed: u32::MAX, left: 1 },
         Reply::Network(PodNetwork {
             pod: longest(),
             first: true,
             last: false,
-            pod_addresses: armed(MAX_PART_ADDRESSES, Handed::Nothing).pod_addresses,
-            loopback_addresses: armed(MAX_PART_ADDRESSES, Handed::Nothing).loopback_addresses,
+            pod_addresses: armed(MAX_PART_ADDRESSES, HandedSockets::Nothing).pod_addresses,
+            loopback_addresses: armed(MAX_PART_ADDRESSES, HandedSockets::Nothing).loopback_addresses,
         }),
         Reply::Listening { app: None, detour: None },
-        Reply::Listening { app: Some(AppListening::Yes), detour: Some(Detour::Redirected) },
-        Reply::Listening { app: Some(AppListening::Nobody), detour: Some(Detour::Unseen) },
-        Reply::Refused { code: RefusedCode::PortNotReserved, sentence: "no; do this".into() },
+        Reply::Listening { app: Some(AppListening::Yes), detour: Some(PortDetour::Redirected) },
+        Reply::Listening { app: Some(AppListening::Nobody), detour: Some(PortDetour::Unseen) },
+        Reply::Refused { code: RefusalCode::PortNotReserved, sentence: "no; do this".into() },
     ]
 }
 
@@ -91,19 +91,19 @@ fn replies_come_back() {
 #[test]
 fn long_sentences_and_lists_are_cut() {
     let sentence = "ä".repeat(1000);
-    let reply = Reply::Refused { code: RefusedCode::Namespace, sentence: sentence.clone() };
+    let reply = Reply::Refused { code: RefusalCode::Namespace, sentence: sentence.clone() };
     let Ok((7, Reply::Refused { sentence: cut, .. })) = Reply::decode(&reply.encode(7)) else { panic!("decodes") };
     assert!(sentence.starts_with(&cut) && cut.len() == MAX_SENTENCE);
-    let reply = Reply::Armed(armed(100, Handed::Both));
-    assert_eq!(Reply::decode(&reply.encode(7)), Ok((7, Reply::Armed(armed(MAX_ADDRESSES, Handed::Both)))));
+    let reply = Reply::ArmedReply(armed(100, HandedSockets::Both));
+    assert_eq!(Reply::decode(&reply.encode(7)), Ok((7, Reply::ArmedReply(armed(MAX_ADDRESSES, HandedSockets::Both)))));
 }
 
 #[test]
 fn lengths_other_than_the_fixed_one_are_malformed() {
     for length in [0, 1, 5, REQUEST_LEN - 1, REQUEST_LEN + 1, REPLY_LEN] {
-        assert_eq!(Request::decode(&vec![0; length]), Err(Malformed));
+        assert_eq!(Request::decode(&vec![0; length]), Err(MalformedMessage));
     }
-    assert_eq!(Reply::decode(&[0; REQUEST_LEN]), Err(Malformed));
+    assert_eq!(Reply::decode(&[0; REQUEST_LEN]), Err(MalformedMessage));
 }
 
 #[test]
@@ -124,23 +124,23 @@ fn values_outside_their_limits_are_malformed() {
         encode("ff02::1", 0, vec![700]),
         Request::Arm { pod: pod.clone(), port: 0 }.encode(1),
     ] {
-        assert_eq!(Request::decode(&message), Err(Malformed));
+        assert_eq!(Request::decode(&message), Err(MalformedMessage));
         assert_eq!(Request::seq(&message), Some(1));
     }
     let mut message = Request::Release { pod }.encode(1);
     message[REQUEST_LEN - 1] = 1;
-    assert_eq!(Request::decode(&message), Err(Malformed), "something follows the last field");
+    assert_eq!(Request::decode(&message), Err(MalformedMessage), "something follows the last field");
     let mut message = Request::Ready.encode(1);
     for kind in (0..=255).filter(|kind| !(1..=12).contains(kind)) {
         message[4] = kind;
-        assert_eq!(Request::decode(&message), Err(Malformed), "kind {kind}");
+        assert_eq!(Request::decode(&message), Err(MalformedMessage), "kind {kind}");
     }
 }
 
 /// xorshift64*: the same bytes in every run.
-struct Random(u64);
+struct RandomBytes(u64);
 
-impl Random {
+impl RandomBytes {
     fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
@@ -164,13 +164,13 @@ fn check(bytes: &[u8]) -> bool {
             assert_eq!(request.encode(seq)[..], *bytes);
             true
         }
-        Err(Malformed) => false,
+        Err(MalformedMessage) => false,
     }
 }
 
 #[test]
 fn random_bytes_never_panic() {
-    let mut random = Random(0x5eed);
+    let mut random = RandomBytes(0x5eed);
     for _ in 0..20_000 {
         let mut bytes = [0; REQUEST_LEN];
         let filled = random.below(REQUEST_LEN + 1);
@@ -186,7 +186,7 @@ fn random_bytes_never_panic() {
 
 #[test]
 fn good_messages_with_a_few_changed_bytes_are_refused_or_mean_what_they_say() {
-    let mut random = Random(0xfeed);
+    let mut random = RandomBytes(0xfeed);
     let mut accepted = 0;
     for round in 0..20_000 {
         let requests = requests();

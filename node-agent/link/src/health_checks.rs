@@ -13,14 +13,14 @@ pub struct HealthCheck {
     /// Which port of the pod; `None`: perhaps every one.
     pub port: Option<u16>,
     /// How it asks.
-    pub asks: Asks,
+    pub asks: CheckTransport,
 }
 
 /// How a health check asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Asks {
+pub enum CheckTransport {
     /// With a GET, in plaintext, that does not show itself as the kubelet's.
-    Http(Get),
+    Http(HttpGetCheck),
     /// Inside TLS, as the kubelet.
     KubeletHttps,
     /// With requests of which no more is known than how this header's value begins: a load balancer's.
@@ -29,7 +29,7 @@ pub enum Asks {
 
 /// The request of a probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Get {
+pub struct HttpGetCheck {
     /// Path and query.
     pub target: String,
     /// The fields that the pod's spec gives it, names and values.

@@ -15,7 +15,7 @@ use redir_wire::{Token, limits};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-use crate::resolved::{KnownPod, Resolution};
+use crate::resolved::{KnownPod, ResolvedIntercept};
 
 /// Name and release.
 pub const SOFTWARE: &str = concat!("redir-agent ", env!("CARGO_PKG_VERSION"));
@@ -24,9 +24,9 @@ pub const SOFTWARE: &str = concat!("redir-agent ", env!("CARGO_PKG_VERSION"));
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToWorker {
     /// An Intercept is such.
-    Intercept(Uid, Box<Resolution>),
+    Intercept(InterceptUid, Box<ResolvedIntercept>),
     /// An Intercept is gone.
-    InterceptGone(Uid),
+    InterceptGone(InterceptUid),
     /// A pod of this node is such.
     Pod(PodName, KnownPod),
     /// A pod is gone.
@@ -38,32 +38,32 @@ pub enum ToWorker {
     /// What was said so far is whole: it is in force from now on.
     Commit,
     /// How the controller fares; also a sign of life.
-    Health(Health),
+    WorkerHealth(Health),
 }
 
 /// Worker → controller.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToController {
     /// An intercept with a live tunnel stands so.
-    Standing(Uid, Standing),
+    InterceptReport(InterceptUid, Standing),
     /// An intercept has no tunnel any more.
-    Gone(Uid),
+    Gone(InterceptUid),
     /// That was all for now.
     Commit,
 }
 
 /// An Intercept's UID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Uid([u8; 16]);
+pub struct InterceptUid([u8; 16]);
 
-impl From<Token> for Uid {
+impl From<Token> for InterceptUid {
     fn from(Token(bytes): Token) -> Self {
         Self(bytes)
     }
 }
 
-impl From<Uid> for Token {
-    fn from(Uid(bytes): Uid) -> Self {
+impl From<InterceptUid> for Token {
+    fn from(InterceptUid(bytes): InterceptUid) -> Self {
         Self(bytes)
     }
 }
@@ -85,17 +85,17 @@ pub struct Health {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
     /// Pod by pod.
-    pub pods: Vec<PodStanding>,
+    pub pods: Vec<PodInterceptReport>,
     /// What others take from it.
-    pub conflicts: Vec<ConflictStanding>,
+    pub conflicts: Vec<ConflictReport>,
 }
 
 /// How every intercept with a live tunnel stands.
-pub type Standings = BTreeMap<Token, Standing>;
+pub type InterceptReports = BTreeMap<Token, Standing>;
 
 /// How an intercept stands in one pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PodStanding {
+pub struct PodInterceptReport {
     /// Which.
     pub pod: PodName,
     /// Never `Waiting`: there is a tunnel.
@@ -112,7 +112,7 @@ pub struct PodStanding {
 
 /// Another intercept that takes requests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ConflictStanding {
+pub struct ConflictReport {
     /// In which pod.
     pub pod: String,
     /// Whose.
@@ -225,7 +225,7 @@ pub const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 pub const LONGEST: u32 = 4 << 20;
 /// Bytes of what the worker says at once: the state of an intercept in every pod of a large node.
 pub const LONGEST_STANDING: u32 = POD_BYTES + CONFLICT_BYTES + ENVELOPE_BYTES;
-/// Bytes of the pods of a [`Standing`], as it is said: 250 for a live one.
+/// Bytes of the pods of a [`InterceptReport`], as it is said: 250 for a live one.
 const POD_BYTES: u32 = 96 << 10;
 /// Bytes of its conflicts, as they are said: some hundred each. Of more, people read the first.
 const CONFLICT_BYTES: u32 = 32 << 10;
@@ -247,13 +247,13 @@ mod tests {
         let (mut one, mut other) = tokio::io::duplex(7);
         let sender = tokio::spawn(async move {
             for objects in 0..3 {
-                send(&mut one, &ToWorker::Health(Health { objects, ..Health::default() })).await.expect("sent");
+                send(&mut one, &ToWorker::WorkerHealth(Health { objects, ..Health::default() })).await.expect("sent");
             }
         });
         for expected in 0..3 {
             let heard = receive::<ToWorker>(&mut other, LONGEST).await.expect("received");
             assert!(
-                matches!(heard, Some(ToWorker::Health(Health { objects, .. })) if objects == expected),
+                matches!(heard, Some(ToWorker::WorkerHealth(Health { objects, .. })) if objects == expected),
                 "{heard:?}"
             );
         }
@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn a_standing_is_cut_to_what_an_honest_worker_says() {
-        let pod = PodStanding {
+        let pod = PodInterceptReport {
             pod: PodName::new("uid").expect("a name"),
             state: PodState::Live,
             reason: "é".repeat(10_000),
@@ -281,8 +281,7 @@ mod tests {
             addresses: vec!["1".repeat(300); 300],
             nobody_listens: false,
         };
-        let conflict =
-            ConflictStanding { pod: "p".repeat(300), developer: "d".repeat(300), since: 0, everything: true };
+        let conflict = ConflictReport { pod: "p".repeat(300), developer: "d".repeat(300), since: 0, everything: true };
         let long = Standing { pods: vec![pod; 300], conflicts: vec![conflict; 300] };
         let cut = long.bounded();
         assert!(cut.pods[0].reason.len() <= limits::SENTENCE && cut.pods[0].addresses[0].len() == limits::NAME);
@@ -294,7 +293,7 @@ mod tests {
     /// The worst there is, escaped as long as it can be.
     #[tokio::test]
     async fn the_longest_standing_is_sent_and_received() {
-        let pod = PodStanding {
+        let pod = PodInterceptReport {
             pod: PodName::of_uid("uid", "shop", &"n".repeat(253)).expect("a name"),
             state: PodState::Live,
             reason: "\u{1}".repeat(10_000),
@@ -303,15 +302,15 @@ mod tests {
             nobody_listens: true,
         };
         let name = "\u{1}".repeat(300);
-        let conflict = ConflictStanding { pod: name.clone(), developer: name, since: u64::MAX, everything: false };
+        let conflict = ConflictReport { pod: name.clone(), developer: name, since: u64::MAX, everything: false };
         for (pods, conflicts) in [(300, 300), (0, 3000), (3000, 0)] {
             let standing = Standing { pods: vec![pod.clone(); pods], conflicts: vec![conflict.clone(); conflicts] };
             let standing = standing.bounded();
             let mut bytes = Vec::new();
-            let uid = Uid::from(Token([255; 16]));
-            send(&mut bytes, &ToController::Standing(uid, standing.clone())).await.expect("sent");
+            let uid = InterceptUid::from(Token([255; 16]));
+            send(&mut bytes, &ToController::InterceptReport(uid, standing.clone())).await.expect("sent");
             let heard = receive(&mut &bytes[..], LONGEST_STANDING).await.expect("received");
-            assert!(matches!(heard, Some(ToController::Standing(_, heard)) if heard == standing));
+            assert!(matches!(heard, Some(ToController::InterceptReport(_, heard)) if heard == standing));
         }
     }
 

@@ -16,16 +16,16 @@ use redir_ipc::{FirstHand, LastProcess};
 
 /// The Intercepts as they concern this node.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Resolved {
+pub struct ResolvedCluster {
     /// By UID; also those without a pod here.
-    pub intercepts: BTreeMap<Token, Resolution>,
+    pub intercepts: BTreeMap<Token, ResolvedIntercept>,
     /// The pods of this node.
     pub pods: BTreeMap<PodName, KnownPod>,
 }
 
 /// One Intercept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Resolution {
+pub struct ResolvedIntercept {
     /// Which.
     pub id: ObjectId,
     /// Who the developer is, for people.
@@ -33,23 +33,23 @@ pub struct Resolution {
     /// What is intercepted, for people, such as `Deployment web, port 8080`.
     pub what: String,
     /// The workload, to which its Events are told; `None` while it is not known, and for a selector.
-    pub workload: Option<Workload>,
+    pub workload: Option<WorkloadRef>,
     /// When it was made.
     pub made: SystemTime,
     /// What its developer gets, or why nobody gets anything.
-    pub granted: Result<Granted, String>,
+    pub granted: Result<GrantedIntercept, String>,
     /// Its pods on this node.
-    pub places: Vec<Place>,
+    pub places: Vec<PodPlacement>,
 }
 
 /// What an Intercept that is not refused gives to its developer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Granted {
+pub struct GrantedIntercept {
     /// The developer's key.
     #[serde(with = "as_text")]
     pub key: Pin,
     /// Which requests.
-    pub filter: Requests,
+    pub filter: InterceptedRequests,
     /// As in the object.
     pub probes: ProbesSpec,
     /// As in the object.
@@ -64,7 +64,7 @@ pub struct Granted {
 
 /// Which requests an Intercept is about.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Requests {
+pub enum InterceptedRequests {
     /// All of them.
     All,
     /// Those of this filter. It can be compiled.
@@ -86,7 +86,7 @@ pub struct ObjectId {
 
 /// A workload, as Events name it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Workload {
+pub struct WorkloadRef {
     /// With the version.
     pub api_version: String,
     /// Its kind.
@@ -99,16 +99,16 @@ pub struct Workload {
 
 /// A pod of an intercept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
+pub struct PodPlacement {
     /// Which.
     pub pod: PodName,
     /// The port's number in it, or why there is none.
-    pub port: Result<u16, Obstacle>,
+    pub port: Result<u16, PodObstacle>,
 }
 
 /// Why a pod is not armed for an intercept that is wanted there. Each ends with the next step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Obstacle {
+pub enum PodObstacle {
     /// It will be when something that is under way has happened.
     NotYet(String),
     /// It will not be.
@@ -137,7 +137,7 @@ struct EntryForm {
     ports: Vec<u16>,
 }
 
-impl Resolved {
+impl ResolvedCluster {
     /// The pods and ports that may be steered.
     pub fn steered(&self) -> impl Iterator<Item = (&PodName, u16)> {
         let granted = self.intercepts.values().filter(|resolution| resolution.granted.is_ok());

@@ -5,11 +5,11 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::Args;
 use redir_api::names;
 
-use crate::Profile;
+use crate::SandboxProfile;
 
 /// What the guardian tells each child by its command line: the child gives everything else up before it hears more.
 #[derive(Debug, Clone, Args)]
-pub struct Confinement {
+pub struct ConfinementArguments {
     /// Its uid and gid
     #[arg(long, value_name = "UID", default_value_t = names::WORKER_USER)]
     pub user: u32,
@@ -18,7 +18,7 @@ pub struct Confinement {
     pub node_proc: Option<PathBuf>,
 }
 
-impl Confinement {
+impl ConfinementArguments {
     /// What it is started with.
     pub fn arguments(&self) -> Vec<OsString> {
         let mut arguments = vec!["--user".into(), self.user.to_string().into()];
@@ -27,10 +27,10 @@ impl Confinement {
     }
 
     /// What it may do.
-    pub fn profile(&self) -> Profile {
+    pub fn profile(&self) -> SandboxProfile {
         match &self.node_proc {
-            None => Profile::Traffic,
-            Some(node_proc) => Profile::ApiServer { node_proc: node_proc.clone() },
+            None => SandboxProfile::Traffic,
+            Some(node_proc) => SandboxProfile::ApiServer { node_proc: node_proc.clone() },
         }
     }
 }

@@ -14,13 +14,13 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
 
-use super::Profile;
+use super::SandboxProfile;
 
 /// A system call's number, and what its arguments must be: any of the rules, all conditions of one. None: anything.
-type Calls = BTreeMap<i64, Vec<SeccompRule>>;
+type SyscallRules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// Leaves the calling thread, and those that it starts, the calls of the profile.
-pub(super) fn restrict(profile: &Profile) -> anyhow::Result<()> {
+pub(super) fn restrict(profile: &SandboxProfile) -> anyhow::Result<()> {
     // The stricter answer of the two counts.
     install(&program(hostile(), SeccompAction::Allow, SeccompAction::KillProcess)?)?;
     let unknown = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
@@ -50,27 +50,27 @@ fn install(program: &BpfProgram) -> anyhow::Result<()> {
 
 const _: () = assert!(size_of::<seccompiler::sock_filter>() == size_of::<libc::sock_filter>());
 
-fn program(calls: Calls, others: SeccompAction, listed: SeccompAction) -> anyhow::Result<BpfProgram> {
+fn program(calls: SyscallRules, others: SeccompAction, listed: SeccompAction) -> anyhow::Result<BpfProgram> {
     let arch = TargetArch::try_from(std::env::consts::ARCH).context("it is of a kind that no filter is known for")?;
     Ok(SeccompFilter::new(calls, others, listed, arch)?.try_into()?)
 }
 
 /// What nobody calls but an intruder.
-fn hostile() -> Calls {
+fn hostile() -> SyscallRules {
     HOSTILE.iter().map(|call| (*call, Vec::new())).collect()
 }
 
-fn allowed(profile: &Profile) -> anyhow::Result<Calls> {
-    let mut calls: Calls = COMMON.iter().map(|call| (*call, Vec::new())).collect();
+fn allowed(profile: &SandboxProfile) -> anyhow::Result<SyscallRules> {
+    let mut calls: SyscallRules = COMMON.iter().map(|call| (*call, Vec::new())).collect();
     calls.extend(bound_to_arguments()?);
-    let data = [libc::PROT_EXEC].map(|exec| Condition::Without(2, exec));
+    let data = [libc::PROT_EXEC].map(|exec| ArgumentRule::Without(2, exec));
     match profile {
-        Profile::Traffic => {
+        SandboxProfile::Traffic => {
             calls.insert(libc::SYS_mmap, any([rule(data)?]));
             // quinn asks with a socket of its own whether the kernel sends several datagrams at once.
             calls.insert(libc::SYS_socket, sockets(&[libc::AF_INET, libc::AF_INET6], &[libc::SOCK_DGRAM])?);
         }
-        Profile::ApiServer { .. } => {
+        SandboxProfile::ApiServer { .. } => {
             calls.extend(FILES.iter().map(|call| (*call, Vec::new())));
             // The C library loads what resolves names.
             calls.insert(libc::SYS_mmap, Vec::new());
@@ -83,18 +83,18 @@ fn allowed(profile: &Profile) -> anyhow::Result<Calls> {
 }
 
 /// In both profiles.
-fn bound_to_arguments() -> anyhow::Result<Calls> {
+fn bound_to_arguments() -> anyhow::Result<SyscallRules> {
     // A thread, never a process or a namespace. The C library falls back to it from clone3, whose arguments no filter sees.
-    let thread = Condition::Masked(0, libc::CLONE_THREAD | NAMESPACES, libc::CLONE_THREAD);
+    let thread = ArgumentRule::Masked(0, libc::CLONE_THREAD | NAMESPACES, libc::CLONE_THREAD);
     let own = i32::try_from(std::process::id())?;
     Ok(BTreeMap::from([
         (libc::SYS_clone, any([rule([thread])?])),
-        (libc::SYS_mprotect, any([rule([Condition::Without(2, libc::PROT_EXEC)])?])),
-        (libc::SYS_socketpair, any([rule([Condition::Is(0, libc::AF_UNIX)])?])),
+        (libc::SYS_mprotect, any([rule([ArgumentRule::Without(2, libc::PROT_EXEC)])?])),
+        (libc::SYS_socketpair, any([rule([ArgumentRule::Is(0, libc::AF_UNIX)])?])),
         // abort(3)
-        (libc::SYS_tgkill, any([rule([Condition::Is(0, own)])?])),
+        (libc::SYS_tgkill, any([rule([ArgumentRule::Is(0, own)])?])),
         // Its own limits.
-        (libc::SYS_prlimit64, any([rule([Condition::Is(0, 0)])?, rule([Condition::Is(0, own)])?])),
+        (libc::SYS_prlimit64, any([rule([ArgumentRule::Is(0, 0)])?, rule([ArgumentRule::Is(0, own)])?])),
         (libc::SYS_prctl, each(0, &[libc::PR_SET_NAME, PR_SET_VMA])?),
         (libc::SYS_ioctl, each(1, &[FIONBIO, FIONREAD, TCGETS])?),
     ]))
@@ -102,33 +102,33 @@ fn bound_to_arguments() -> anyhow::Result<Calls> {
 
 fn sockets(families: &[i32], kinds: &[i32]) -> anyhow::Result<Vec<SeccompRule>> {
     let pairs = families.iter().flat_map(|family| kinds.iter().map(move |kind| (*family, *kind)));
-    pairs.map(|(family, kind)| rule([Condition::Is(0, family), Condition::Masked(1, SOCK_TYPE, kind)])).collect()
+    pairs.map(|(family, kind)| rule([ArgumentRule::Is(0, family), ArgumentRule::Masked(1, SOCK_TYPE, kind)])).collect()
 }
 
 /// The argument is one of these.
 fn each(argument: u8, values: &[i32]) -> anyhow::Result<Vec<SeccompRule>> {
-    values.iter().map(|value| rule([Condition::Is(argument, *value)])).collect()
+    values.iter().map(|value| rule([ArgumentRule::Is(argument, *value)])).collect()
 }
 
 fn any<const N: usize>(rules: [SeccompRule; N]) -> Vec<SeccompRule> {
     rules.into()
 }
 
-fn rule<const N: usize>(conditions: [Condition; N]) -> anyhow::Result<SeccompRule> {
-    let conditions: Result<_, _> = conditions.into_iter().map(Condition::compile).collect();
+fn rule<const N: usize>(conditions: [ArgumentRule; N]) -> anyhow::Result<SeccompRule> {
+    let conditions: Result<_, _> = conditions.into_iter().map(ArgumentRule::compile).collect();
     Ok(SeccompRule::new(conditions?)?)
 }
 
 /// What is asked of an argument, by its place. All of them are ints or flags in the lower half.
 #[derive(Clone, Copy)]
-enum Condition {
+enum ArgumentRule {
     Is(u8, i32),
     Without(u8, i32),
     /// Place, mask, and what is to be left.
     Masked(u8, i32, i32),
 }
 
-impl Condition {
+impl ArgumentRule {
     fn compile(self) -> Result<SeccompCondition, seccompiler::BackendError> {
         let bits = |value: i32| u64::from(value.cast_unsigned());
         let (argument, operator, value) = match self {

@@ -14,17 +14,17 @@ use nix::{
     unistd::{chdir, chroot},
 };
 
-use super::Profile;
+use super::SandboxProfile;
 
 /// Leaves what the profile does not need.
-pub(super) fn leave(profile: &Profile) -> io::Result<()> {
+pub(super) fn leave(profile: &SandboxProfile) -> io::Result<()> {
     match profile {
-        Profile::Traffic => {
+        SandboxProfile::Traffic => {
             own_namespace()?;
             empty_root()
         }
-        Profile::ApiServer { node_proc } if node_proc == Path::new(PROC) => Ok(()),
-        Profile::ApiServer { node_proc } => {
+        SandboxProfile::ApiServer { node_proc } if node_proc == Path::new(PROC) => Ok(()),
+        SandboxProfile::ApiServer { node_proc } => {
             own_namespace()?;
             cover(node_proc)
         }
@@ -33,7 +33,7 @@ pub(super) fn leave(profile: &Profile) -> io::Result<()> {
 
 /// Tries it on a thread that ends: a mount namespace of its own has a root and a working folder of its own.
 pub(super) fn try_out() -> io::Result<()> {
-    let tried = thread::Builder::new().name("scratch".into()).spawn(|| leave(&Profile::Traffic))?;
+    let tried = thread::Builder::new().name("scratch".into()).spawn(|| leave(&SandboxProfile::Traffic))?;
     tried.join().unwrap_or_else(|_panic| Err(io::Error::other("the thread that tried it panicked")))
 }
 
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     /// On a thread of its own, whose view of files nobody shares.
-    fn after(profile: &Profile, look: impl FnOnce() + Send) {
+    fn after(profile: &SandboxProfile, look: impl FnOnce() + Send) {
         thread::scope(|scope| {
             let seen = scope.spawn(|| {
                 leave(profile).expect("root");
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn for_traffic_there_is_no_file_and_none_can_be_made() {
-        after(&Profile::Traffic, || {
+        after(&SandboxProfile::Traffic, || {
             for folder in ["/", "/..", "."] {
                 assert_eq!(fs::read_dir(folder).expect("there").count(), 0, "{folder}");
             }
@@ -103,7 +103,7 @@ mod tests {
         let node = tempfile::tempdir().expect("folder");
         let inside = node.path().join("1");
         fs::write(&inside, "secret").expect("written");
-        after(&Profile::ApiServer { node_proc: node.path().to_owned() }, || {
+        after(&SandboxProfile::ApiServer { node_proc: node.path().to_owned() }, || {
             assert_eq!(fs::read_dir(node.path()).expect("there").count(), 0);
             assert!(fs::read("/proc/self/status").is_ok());
         });

@@ -3,7 +3,7 @@
 //!
 //! Two steps, since between them a child hears from the guardian what it is to do: [`enter`] takes files, uid and
 //! capabilities, [`restrict_calls`] the system calls. Neither can be taken back. Must be called while the process has one
-//! thread: the later ones inherit all of it. Called by `main`, for each kind of child with its [`Profile`].
+//! thread: the later ones inherit all of it. Called by `main`, for each kind of child with its [`SandboxProfile`].
 
 mod arguments;
 mod calls;
@@ -14,11 +14,11 @@ use std::{io, path::PathBuf};
 
 use anyhow::Context;
 
-pub use arguments::Confinement;
+pub use arguments::ConfinementArguments;
 
 /// What a kind of child needs after its start.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Profile {
+pub enum SandboxProfile {
     /// Handles strangers' bytes: no file, no program, and no socket but those that the guardian hands over.
     Traffic,
     /// Speaks to the API server: opens files (token, names' resolution) and sockets, but sees no process of the node.
@@ -30,7 +30,7 @@ pub enum Profile {
 
 /// Leaves the file system and gives up every privilege. `user` becomes uid and gid. Fails if a privilege stays; a file
 /// system that cannot be left is told, with what it means.
-pub fn enter(profile: &Profile, user: u32) -> anyhow::Result<()> {
+pub fn enter(profile: &SandboxProfile, user: u32) -> anyhow::Result<()> {
     // A statically linked C library has no getrandom() that the crate of that name would find: it reads /dev/urandom instead,
     // which it opens with the first call and keeps.
     getrandom::fill(&mut [0]).context("read random numbers")?;
@@ -43,13 +43,13 @@ pub fn enter(profile: &Profile, user: u32) -> anyhow::Result<()> {
 
 /// Whether a child could leave the host's files here; the error is a sentence with the next step.
 pub fn try_out() -> Result<(), String> {
-    files::try_out().map_err(|error| not_left(&Profile::Traffic, &error))
+    files::try_out().map_err(|error| not_left(&SandboxProfile::Traffic, &error))
 }
 
-fn not_left(profile: &Profile, error: &io::Error) -> String {
+fn not_left(profile: &SandboxProfile, error: &io::Error) -> String {
     let meaning = match profile {
-        Profile::Traffic => "only the filter of system calls keeps the worker from this machine's files",
-        Profile::ApiServer { .. } => "the process that speaks to the API server sees those of the node",
+        SandboxProfile::Traffic => "only the filter of system calls keeps the worker from this machine's files",
+        SandboxProfile::ApiServer { .. } => "the process that speaks to the API server sees those of the node",
     };
     format!(
         "no file system of its own for a process without privileges ({error}): {meaning}. Give the agent CAP_SYS_ADMIN and \
@@ -58,7 +58,7 @@ fn not_left(profile: &Profile, error: &io::Error) -> String {
 }
 
 /// Leaves the process only the system calls of its profile.
-pub fn restrict_calls(profile: &Profile) {
+pub fn restrict_calls(profile: &SandboxProfile) {
     if let Err(error) = calls::restrict(profile) {
         tracing::warn!(
             "this kernel does not restrict system calls ({error:#}); a kernel with CONFIG_SECCOMP_FILTER does"

@@ -11,7 +11,7 @@ use redir_api::names;
 use redir_rig::wait;
 use serde_json::{Value, json};
 
-use world::{LONG, NODE, World};
+use world::{InstallCluster, LONG, NODE};
 
 const OWN: &str = "redir-system";
 
@@ -40,7 +40,7 @@ fn custom_resource(group: &str, kind: &str) -> Value {
 /// One API server for all of these: each begins where nothing is installed.
 #[test]
 fn nothing_goes_that_redir_did_not_make() -> Result<()> {
-    let world = World::new()?;
+    let world = InstallCluster::new()?;
     agents_keep_away_from_a_control_plane(&world).context("on the nodes of a control plane")?;
     a_namespace_that_exists_is_not_taken_over(&world).context("in a namespace that exists")?;
     a_namespace_goes_only_if_redir_made_it_and_nothing_else_is_in_it(&world).context("in a namespace of its own")?;
@@ -51,14 +51,14 @@ fn nothing_goes_that_redir_did_not_make() -> Result<()> {
 
 #[test]
 fn an_agent_that_cannot_start_says_why() -> Result<()> {
-    let world = World::new()?;
+    let world = InstallCluster::new()?;
     each_reason_is_told_once(&world).context("while an agent cannot start")?;
     world.redir(&["uninstall", "--yes"])?.must(0, &["redir is gone"])?;
     a_pod_that_may_not_be_made_is_told(&world).context("while no pod may be made")
 }
 
 /// Where there is no other node agents run on the control plane's, and leave it once there is one.
-fn agents_keep_away_from_a_control_plane(world: &World) -> Result<()> {
+fn agents_keep_away_from_a_control_plane(world: &InstallCluster) -> Result<()> {
     let label = |value: &str| world.kubectl(&["label", "node", NODE, &format!("{}{value}", names::CONTROL_PLANE)]);
     let alone = "no node takes agents but those of the control plane";
     label("=")?;
@@ -86,7 +86,7 @@ fn agents_keep_away_from_a_control_plane(world: &World) -> Result<()> {
 }
 
 /// Somebody's namespace, with somebody's things: it is as it was before and after.
-fn a_namespace_that_exists_is_not_taken_over(world: &World) -> Result<()> {
+fn a_namespace_that_exists_is_not_taken_over(world: &InstallCluster) -> Result<()> {
     world.create(&strict_namespace("team", "baseline"))?;
     world.create(&config_map("team", "theirs"))?;
     what_a_failed_install_changed_is_put_back(world)?;
@@ -141,7 +141,7 @@ fn a_namespace_that_exists_is_not_taken_over(world: &World) -> Result<()> {
 }
 
 /// The level is the first that is changed, and may be all.
-fn what_a_failed_install_changed_is_put_back(world: &World) -> Result<()> {
+fn what_a_failed_install_changed_is_put_back(world: &InstallCluster) -> Result<()> {
     let rule = json!({"apiGroups": ["apiextensions.k8s.io"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["customresourcedefinitions"]});
     let policy = json!({
         "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy", "metadata": {"name": "freeze"},
@@ -170,7 +170,7 @@ fn what_a_failed_install_changed_is_put_back(world: &World) -> Result<()> {
     Ok(())
 }
 
-fn a_namespace_goes_only_if_redir_made_it_and_nothing_else_is_in_it(world: &World) -> Result<()> {
+fn a_namespace_goes_only_if_redir_made_it_and_nothing_else_is_in_it(world: &InstallCluster) -> Result<()> {
     let gone = || wait::until_true("the namespace to be gone", LONG, || Ok(world.namespace(OWN)?.is_none()));
 
     world.install(OWN, &[])?.must(0, &["created namespace redir-system"])?;
@@ -221,7 +221,7 @@ fn a_namespace_goes_only_if_redir_made_it_and_nothing_else_is_in_it(world: &Worl
     gone()
 }
 
-fn what_is_somebody_else_s_is_left_to_them(world: &World) -> Result<()> {
+fn what_is_somebody_else_s_is_left_to_them(world: &InstallCluster) -> Result<()> {
     // Of a name that redir uses.
     let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "redir-developer"}, "rules": []});
     world.create(&role)?;
@@ -251,7 +251,7 @@ fn what_is_somebody_else_s_is_left_to_them(world: &World) -> Result<()> {
 }
 
 /// A server drops fields that its CRD does not have: no agent ever hears of them, and none is to blame.
-fn what_an_older_resource_drops_is_told(world: &World) -> Result<()> {
+fn what_an_older_resource_drops_is_told(world: &InstallCluster) -> Result<()> {
     let fields = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties";
     let patch = ["evenIfDown", "forwarded"].map(|field| json!({"op": "remove", "path": format!("{fields}/{field}")}));
     let patch = json!(patch).to_string();
@@ -275,7 +275,7 @@ fn what_an_older_resource_drops_is_told(world: &World) -> Result<()> {
 }
 
 /// What was said to stay stays with all that belongs to it, and is not waited for. The intercept from before is there, and the agent's pod.
-fn what_has_our_names_keeps_what_is_in_it(world: &World) -> Result<()> {
+fn what_has_our_names_keeps_what_is_in_it(world: &InstallCluster) -> Result<()> {
     let daemonset = ["daemonset", "-n", OWN, "redir-agent"];
     let release = ["meta.helm.sh/release-name-", "meta.helm.sh/release-namespace-"];
     world.kubectl(&[&["annotate"], &daemonset[..], &release].concat())?;
@@ -293,7 +293,7 @@ fn what_has_our_names_keeps_what_is_in_it(world: &World) -> Result<()> {
 }
 
 /// What the kubelet writes while an agent cannot start: told once each, and the end comes by itself.
-fn each_reason_is_told_once(world: &World) -> Result<()> {
+fn each_reason_is_told_once(world: &InstallCluster) -> Result<()> {
     let mut install = world.start(&["install", "--image", "registry.test/none:1"])?;
     let pod = world.pod(OWN)?;
     let is = |container: Value| world.container_is(OWN, &pod, &container);
@@ -342,7 +342,7 @@ fn each_reason_is_told_once(world: &World) -> Result<()> {
 }
 
 /// Nothing but its Events says why the controller makes no pod.
-fn a_pod_that_may_not_be_made_is_told(world: &World) -> Result<()> {
+fn a_pod_that_may_not_be_made_is_told(world: &InstallCluster) -> Result<()> {
     world.create(&strict_namespace("small", "privileged"))?;
     let quota = json!({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none", "namespace": "small"}, "spec": {"hard": {"pods": "0"}}});
     world.create(&quota)?;

@@ -9,30 +9,30 @@ use redir_rig::{binaries, cleanup, namespace::Namespace, process::Process, topol
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::server::{self, Server};
+use crate::server::{self, TestApiServer};
 
 /// For a command of redir's and what controllers do, on a busy machine.
 pub(crate) const LONG: Duration = Duration::from_secs(180);
 /// The one node that there is.
 pub(crate) const NODE: &str = "n1";
 
-pub(crate) struct World {
+pub(crate) struct InstallCluster {
     // Before the namespace that they are in.
     _controllers: Process,
-    server: Server,
+    server: TestApiServer,
     home: TempDir,
     pub(crate) node: Namespace,
 }
 
 /// How a command ended.
 #[derive(Debug)]
-pub(crate) struct Ended {
+pub(crate) struct CommandResult {
     pub(crate) code: i32,
     pub(crate) out: String,
     pub(crate) err: String,
 }
 
-impl Ended {
+impl CommandResult {
     /// Ended so, and said all of this.
     pub(crate) fn must(self, code: i32, words: &[&str]) -> Result<Self> {
         ensure!(self.code == code, "ended with {} instead of {code}: {self:?}", self.code);
@@ -44,10 +44,10 @@ impl Ended {
     }
 }
 
-impl World {
+impl InstallCluster {
     pub(crate) fn new() -> Result<Self> {
         let node = Namespace::new(format!("{}-admin", unique_prefix("t"))).context("namespaces: run as root")?;
-        let server = Server::start(&node, std::net::Ipv4Addr::new(192, 0, 2, 1))?;
+        let server = TestApiServer::start(&node, std::net::Ipv4Addr::new(192, 0, 2, 1))?;
         let mut controllers = Command::new(server::programs()?.join("kube-controller-manager"));
         controllers
             .arg(format!("--kubeconfig={}", server.admin_kubeconfig().display()))
@@ -72,14 +72,14 @@ impl World {
     }
 
     /// Runs it to its end.
-    pub(crate) fn redir(&self, arguments: &[&str]) -> Result<Ended> {
+    pub(crate) fn redir(&self, arguments: &[&str]) -> Result<CommandResult> {
         let mut process = self.start(arguments)?;
         self.end(&mut process)
     }
 
-    pub(crate) fn end(&self, process: &mut Process) -> Result<Ended> {
+    pub(crate) fn end(&self, process: &mut Process) -> Result<CommandResult> {
         let code = process.exit_code(LONG)?;
-        Ok(Ended { code, out: process.stdout(), err: process.stderr() })
+        Ok(CommandResult { code, out: process.stdout(), err: process.stderr() })
     }
 
     /// Runs it at a terminal, where somebody has typed this.
@@ -165,7 +165,7 @@ impl World {
     }
 
     /// Installs to the end, with an agent that comes up.
-    pub(crate) fn install(&self, namespace: &str, more: &[&str]) -> Result<Ended> {
+    pub(crate) fn install(&self, namespace: &str, more: &[&str]) -> Result<CommandResult> {
         let mut process = self.start(&[&["install", "-n", namespace], more].concat())?;
         let pod = self.pod(namespace)?;
         self.container_is(namespace, &pod, &json!({"ready": true, "state": {"running": {}}}))?;

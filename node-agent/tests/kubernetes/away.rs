@@ -17,14 +17,14 @@ fn swallow(node: &Namespace) -> Result<()> {
 }
 
 /// How long after `since` an Intercept that is made now has been heard of.
-fn heard_of(world: &World, name: &str, since: Instant) -> Result<Duration> {
+fn heard_of(world: &AgentCluster, name: &str, since: Instant) -> Result<Duration> {
     world.intercept(name, &Identity::generate()?, &filtered(name))?;
     world.status(name, "told", |_| true)?;
     Ok(since.elapsed())
 }
 
 /// `/readyz` of the agent, with what it says beside.
-fn readiness(world: &World) -> Result<String> {
+fn readiness(world: &AgentCluster) -> Result<String> {
     let stream = world.topology.node.namespace.connect("127.0.0.1:7448".parse()?)?;
     Ok(Http::new(stream).get("/readyz", &["connection: close"])?.text())
 }
@@ -32,7 +32,7 @@ fn readiness(world: &World) -> Result<String> {
 /// The address that it was told leads nowhere any more: it goes on with the one that it has read.
 #[test]
 fn the_api_server_is_found_at_its_own_address() -> Result<()> {
-    let mut world = World::new()?;
+    let mut world = AgentCluster::new()?;
     world.running_pod(0)?;
     wait::until_true("the agent to be ready", SOON, || Ok(world.is_ready()))?;
     world.agent().wait_for_line("the API server's addresses", SOON)?;

@@ -8,7 +8,7 @@ use nix::{
 use super::*;
 
 /// The agent's process of this name.
-fn process(world: &mut World, name: &str) -> Result<i32> {
+fn process(world: &mut AgentCluster, name: &str) -> Result<i32> {
     let found = wait::until(format!("the {name}"), SOON, || {
         let children = world.agent().children();
         let is_it = |pid: &i32| {
@@ -31,7 +31,7 @@ fn status(pid: i32, key: &str) -> Result<String> {
 }
 
 /// An Intercept whose requests go to a developer.
-fn live_intercept(world: &mut World) -> Result<(Identity, Intercept, Developer)> {
+fn live_intercept(world: &mut AgentCluster) -> Result<(Identity, Intercept, DeveloperTunnel)> {
     world.running_pod(0)?;
     let alice = Identity::generate()?;
     let intercept = world.intercept("mine", &alice, &filtered("alice"))?;
@@ -39,7 +39,7 @@ fn live_intercept(world: &mut World) -> Result<(Identity, Intercept, Developer)>
     Ok((alice, intercept, developer))
 }
 
-fn dial_again(world: &World, alice: &Identity, intercept: &Intercept) -> Result<Developer> {
+fn dial_again(world: &AgentCluster, alice: &Identity, intercept: &Intercept) -> Result<DeveloperTunnel> {
     let told = world.status("mine", "told", |entry| !entry.endpoints.is_empty())?;
     // A worker that was started just now lets somebody in once the controller has told it everything.
     let developer = wait::until("a tunnel", SOON, || Ok(world.dial(&told, alice, &[intercept]).ok()))?;
@@ -51,18 +51,18 @@ fn dial_again(world: &World, alice: &Identity, intercept: &Intercept) -> Result<
 }
 
 /// An Intercept that is made now is heard of.
-fn is_heard_of(world: &World, name: &str) -> Result<()> {
+fn is_heard_of(world: &AgentCluster, name: &str) -> Result<()> {
     world.intercept(name, &Identity::generate()?, &filtered(name))?;
     world.status(name, "told", |entry| entry.state == AgentState::Waiting).map(drop)
 }
 
-fn goes_on(world: &World) -> Result<()> {
+fn goes_on(world: &AgentCluster) -> Result<()> {
     world.answers(0, &["x-user: alice"], "blue")?;
     world.answers(0, &[], "green")
 }
 
 /// After the end of a process. A connection that was accepted in its last moment is reset.
-fn goes_to_the_app(world: &World) -> Result<()> {
+fn goes_to_the_app(world: &AgentCluster) -> Result<()> {
     wait::until_true("the app to answer", SOON, || {
         Ok(world.get(0, &["x-user: alice"]).is_ok_and(|text| text.starts_with("green")))
     })
@@ -70,7 +70,7 @@ fn goes_to_the_app(world: &World) -> Result<()> {
 
 #[test]
 fn only_the_controller_can_speak_to_the_api_server() -> Result<()> {
-    let mut world = World::new()?;
+    let mut world = AgentCluster::new()?;
     let (worker, controller) = (process(&mut world, "worker")?, process(&mut world, "controller")?);
     for pid in [worker, controller] {
         for key in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
@@ -107,7 +107,7 @@ fn only_the_controller_can_speak_to_the_api_server() -> Result<()> {
 
 #[test]
 fn nothing_is_let_go_while_the_controller_is_dead_or_frozen() -> Result<()> {
-    let mut world = World::new()?;
+    let mut world = AgentCluster::new()?;
     let _live = live_intercept(&mut world)?;
     for number in 0..2 {
         let controller = process(&mut world, "controller")?;
@@ -143,7 +143,7 @@ fn nothing_is_let_go_while_the_controller_is_dead_or_frozen() -> Result<()> {
 
 #[test]
 fn a_new_worker_is_told_everything_and_the_guardians_end_is_everybodys() -> Result<()> {
-    let mut world = World::new()?;
+    let mut world = AgentCluster::new()?;
     let (alice, intercept, developer) = live_intercept(&mut world)?;
     let (worker, controller) = (process(&mut world, "worker")?, process(&mut world, "controller")?);
     send(worker, Signal::SIGKILL)?;

@@ -14,12 +14,12 @@ use redir_wire::{CloseCode, InterceptRequest, Probes, Selector, ToAgent, ToDevel
 const SOON: Duration = Duration::from_secs(60);
 
 /// A tunnel that is up, or was.
-pub(crate) struct Developer {
+pub(crate) struct DeveloperTunnel {
     tunnel: Tunnel,
     heard: Arc<Mutex<Vec<ToDeveloper>>>,
 }
 
-impl Developer {
+impl DeveloperTunnel {
     /// Dials from inside `from`, and asks for these Intercepts.
     pub(crate) fn dial(
         from: &Namespace,

@@ -14,7 +14,7 @@ use super::*;
 const BEFORE_THE_LINK_GOES: Duration = Duration::from_millis(100);
 
 /// A process of a pod's, in this cgroup of it: it runs as long as the real one does.
-fn process(world: &World, pod: &Pod, cgroup: &str) -> Result<Process> {
+fn process(world: &AgentCluster, pod: &Pod, cgroup: &str) -> Result<Process> {
     // A sandbox's own process holds no file; what is inherited beside these would be pipes.
     let program = if cgroup == "sandbox" { "exec sleep 600 </dev/null >/dev/null 2>&1" } else { "exec sleep 600" };
     let process = world.topology.pods[0].namespace.spawn(cgroup, Command::new("sh").args(["-c", program]))?;
@@ -43,7 +43,7 @@ fn goes_on(client: &TcpStream) -> Result<bool> {
 /// Neither the deletion nor the end of the app ends what the developer works on, but both together.
 #[test]
 fn what_is_held_ends_with_the_last_process_of_a_pod_that_is_deleted() -> Result<()> {
-    let mut world = World::new()?;
+    let mut world = AgentCluster::new()?;
     let pod = world.pod(0)?;
     // These stand for themselves, and end.
     fs::remove_dir_all(world.process_of(0))?;

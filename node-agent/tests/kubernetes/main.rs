@@ -19,7 +19,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use developer::Developer;
+use developer::DeveloperTunnel;
 use k8s_openapi::{
     api::{
         apps::v1::{Deployment, ReplicaSet},
@@ -49,7 +49,7 @@ use redir_tunnel::{Identity, Pin};
 use redir_wire::{Liveness, TlsHandling, ToDeveloper};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use server::Server;
+use server::TestApiServer;
 use tempfile::TempDir;
 
 const SOON: Duration = Duration::from_secs(60);
@@ -57,20 +57,20 @@ const NODE: &str = "n1";
 const SHOP: &str = "shop";
 const PORT: u16 = 8080;
 
-struct World {
+struct AgentCluster {
     agent: Option<Process>,
     client: Client,
-    server: Server,
+    server: TestApiServer,
     proc: TempDir,
     topology: Topology,
     apps: Vec<App>,
     owner: Value,
 }
 
-impl World {
+impl AgentCluster {
     fn new() -> Result<Self> {
         let topology = Topology::new(&unique_prefix("t"), 3).context("namespaces: run as root")?;
-        let server = Server::start(&topology.node.namespace, topology.node.v4)?;
+        let server = TestApiServer::start(&topology.node.namespace, topology.node.v4)?;
         let client = server.client(&topology.node.namespace)?;
         let proc = cleanup::directory("proc")?;
         let mut world = Self { agent: None, client, server, proc, topology, apps: Vec::new(), owner: Value::Null };
@@ -236,11 +236,11 @@ impl World {
     }
 
     /// Dials the agent as a status tells it.
-    fn dial(&self, told: &AgentStatus, identity: &Identity, intercepts: &[&Intercept]) -> Result<Developer> {
+    fn dial(&self, told: &AgentStatus, identity: &Identity, intercepts: &[&Intercept]) -> Result<DeveloperTunnel> {
         let address: SocketAddr = told.endpoints.first().context("no endpoint")?.address.parse()?;
         let key: Pin = told.key.parse().context("the agent's key")?;
         let tokens = intercepts.iter().filter_map(|one| redir_api::token(one.uid().as_deref()?)).collect();
-        Developer::dial(&self.topology.client.namespace, address, key, identity, tokens)
+        DeveloperTunnel::dial(&self.topology.client.namespace, address, key, identity, tokens)
     }
 
     /// A request of a client to a pod.
@@ -343,7 +343,7 @@ fn live(entry: &AgentStatus, pods: usize) -> bool {
 /// From the object to the answer and back, with scaling, a lost API server, and what is refused.
 #[test]
 fn an_intercept_lives_and_ends_with_its_object() -> Result<()> {
-    let mut world = World::new()?;
+    let mut world = AgentCluster::new()?;
     world.running_pod(0)?;
     wait::until_true("the agent to be ready", SOON, || Ok(world.is_ready()))?;
     let before = Snapshot::take(&world.topology.pods[0].namespace)?;
@@ -432,7 +432,7 @@ fn an_intercept_lives_and_ends_with_its_object() -> Result<()> {
 /// A changed spec, a pod that cannot be, and a status that is put right again.
 #[test]
 fn what_is_refused_says_why_in_the_status() -> Result<()> {
-    let mut world = World::new()?;
+    let mut world = AgentCluster::new()?;
     world.running_pod(0)?;
     let alice = Identity::generate()?;
     world.intercept("mine", &alice, &json!({"target": {"kind": "Deployment", "name": "web"}, "port": "grpc"}))?;
@@ -460,7 +460,7 @@ fn what_is_refused_says_why_in_the_status() -> Result<()> {
 /// TLS is read with the app's own certificate from a Secret, once its name is granted and not before.
 #[test]
 fn a_granted_secret_lets_the_agent_read_tls() -> Result<()> {
-    let mut world = World::new()?;
+    let mut world = AgentCluster::new()?;
     let certificate = Certificate::new()?;
     let data = json!({"tls.crt": fs::read_to_string(certificate.cert_file())?, "tls.key": certificate.key()});
     for name in ["web-tls", "other-tls"] {

@@ -26,7 +26,7 @@ pub(crate) const CLUSTER_IP: &str = "127.0.0.2";
 const AGENT: &str = "agent-token";
 
 /// The two processes and their files.
-pub(crate) struct Server {
+pub(crate) struct TestApiServer {
     _etcd: Process,
     api: Option<Process>,
     folder: TempDir,
@@ -34,7 +34,7 @@ pub(crate) struct Server {
     address: Ipv4Addr,
 }
 
-impl Server {
+impl TestApiServer {
     /// `address` is what the Service's EndpointSlice tells: the node's, where somebody follows it.
     pub(crate) fn start(node: &Namespace, address: Ipv4Addr) -> Result<Self> {
         let programs = programs()?;

@@ -8,8 +8,8 @@ use redir_rig::{cli::Home, wait};
 use serde_json::{Value, json};
 
 use crate::{
-    request::{Verb, Who},
-    world::{SHOP, SOON, World, deployment, intercept, intercepts},
+    request::{RequestUser, WriteVerb},
+    world::{RightsCluster, SHOP, SOON, deployment, intercept, intercepts},
 };
 
 /// `redir` against a server on a busy machine.
@@ -17,14 +17,14 @@ const COMMAND: Duration = Duration::from_secs(60);
 const HEADER: [&str; 2] = ["--header", "x-user: alice"];
 const ROLE: &str = "--clusterrole=redir-developer";
 
-/// Runs the command as people with the rights of [`World`].
-struct People<'a> {
-    world: &'a World,
+/// Runs the command as people with the rights of [`RightsCluster`].
+struct TestUsers<'a> {
+    world: &'a RightsCluster,
     home: Home,
     wrong: Vec<String>,
 }
 
-pub(crate) fn tries(world: &World) -> Result<Vec<String>> {
+pub(crate) fn tries(world: &RightsCluster) -> Result<Vec<String>> {
     for name in ["web", "other"] {
         let container = json!({"name": "app", "image": "none", "ports": [{"name": "http", "containerPort": 8080}]});
         let template = json!({"metadata": {"labels": {"app": name}}, "spec": {"containers": [container]}});
@@ -35,8 +35,8 @@ pub(crate) fn tries(world: &World) -> Result<Vec<String>> {
         )?;
     }
     // Statuses that nobody's agent wrote would be dialled.
-    world.send(&Who::Admin, Verb::Delete, &intercepts(SHOP), &Value::Null)?;
-    let mut people = People { world, home: Home::new()?, wrong: Vec::new() };
+    world.send(&RequestUser::Admin, WriteVerb::Delete, &intercepts(SHOP), &Value::Null)?;
+    let mut people = TestUsers { world, home: Home::new()?, wrong: Vec::new() };
     people.doctor()?;
     people.refusals()?;
     people.names()?;
@@ -44,7 +44,7 @@ pub(crate) fn tries(world: &World) -> Result<Vec<String>> {
     Ok(people.wrong)
 }
 
-impl People<'_> {
+impl TestUsers<'_> {
     fn run(&self, user: &str, groups: &[&str], arguments: &[&str]) -> Result<(i32, String)> {
         let kubeconfig = self.world.kubeconfig_as(user, groups)?;
         let mut arguments = arguments.to_vec();
@@ -239,12 +239,12 @@ impl People<'_> {
         self.says("alice", &["leave", "of-the-admin"], 1, &["another developer's, admin (root@desk)"], &[])?;
         let binding = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicybindings/redir-intercepts";
         let actions = |actions: &str| json!({"spec": {"validationActions": [actions]}});
-        self.world.send(&Who::Admin, Verb::MergePatch, binding, &actions("Warn"))?;
+        self.world.send(&RequestUser::Admin, WriteVerb::MergePatch, binding, &actions("Warn"))?;
         self.says("alice", &["list"], 0, &["admin (root@desk, name not checked)"], &[])?;
         self.says("alice", &["list", "-o", "json"], 0, &["\"developer_checked\":false"], &[])?;
         let less = "validatingadmissionpolicybinding redir-intercepts is missing or checks less";
         self.says("alice", &["doctor"], 1, &["FAIL   policies", less], &[])?;
-        self.world.send(&Who::Admin, Verb::MergePatch, binding, &actions("Deny"))?;
+        self.world.send(&RequestUser::Admin, WriteVerb::MergePatch, binding, &actions("Deny"))?;
         // It may have been made while nobody checked.
         self.says("alice", &["list", "-o", "json"], 0, &["\"developer_checked\":false"], &[])?;
         Ok(())
@@ -267,7 +267,7 @@ impl People<'_> {
         object["spec"]["port"] = json!("1");
         wait::until_true("the other policy to count", SOON, || {
             let path = format!("{}?dryRun=All", intercepts(SHOP));
-            Ok(self.world.send(&Who::Admin, Verb::Post, &path, &object)?.code == 403)
+            Ok(self.world.send(&RequestUser::Admin, WriteVerb::Post, &path, &object)?.code == 403)
         })?;
         let never = [ROLE, "you may not", "create role"];
         let first = ["intercept", "deploy/web", "--port", "1:3000"];
@@ -278,12 +278,13 @@ impl People<'_> {
         self.world.make(&path, &quota)?;
         // What a controller would write, were one running.
         let counted = json!({"status": {"hard": quota["spec"]["hard"], "used": {"count/intercepts.redir.dev": "0"}}});
-        let counted = self.world.send(&Who::Admin, Verb::MergePatch, &format!("{path}/few/status"), &counted)?;
+        let counted =
+            self.world.send(&RequestUser::Admin, WriteVerb::MergePatch, &format!("{path}/few/status"), &counted)?;
         ensure!(counted.code == 200, "{counted:?}");
         let object = intercept("", &deployment("web"));
         wait::until_true("the quota to count", SOON, || {
             // A dry run is not counted.
-            Ok(self.world.send(&Who::Admin, Verb::Post, &intercepts(SHOP), &object)?.code == 403)
+            Ok(self.world.send(&RequestUser::Admin, WriteVerb::Post, &intercepts(SHOP), &object)?.code == 403)
         })?;
         let second = ["intercept", "deploy/web", "--port", "http:3000"];
         self.says("alice", &second, 1, &["refused to create intercepts", "exceeded quota: few"], &never)?;

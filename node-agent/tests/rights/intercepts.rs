@@ -5,22 +5,22 @@ use redir_api::TargetKind;
 use serde_json::{Value, json};
 
 use crate::{
-    request::{Expected, Verb, Who, forbidden, invalid},
+    request::{ExpectedResult, RequestUser, WriteVerb, forbidden, invalid},
     world::{
-        ALICE, BANK, BOB, CAROL, DAVE, EDITOR, ERIN, FRANK, GRACE, MALLORY, NORA, OWNER, SHOP, World, deployment,
-        intercept, intercepts, target,
+        ALICE, BANK, BOB, CAROL, DAVE, EDITOR, ERIN, FRANK, GRACE, MALLORY, NORA, OWNER, RightsCluster, SHOP,
+        deployment, intercept, intercepts, target,
     },
 };
-use Expected::Allowed;
+use ExpectedResult::Allowed;
 
 /// Who, what they try (for people), how, where behind the namespace's Intercepts, with what, and how it ends.
-type Try = (Who, String, Verb, String, Value, Expected);
+type InterceptAttempt = (RequestUser, String, WriteVerb, String, Value, ExpectedResult);
 
 const CREATE: &str = r#"cannot create resource "intercepts""#;
 const CHANGED: &str = "an Intercept is never changed";
 const FLUSH: &str = "needs the verb flush on the target";
 
-pub(crate) fn tries(world: &World) -> Result<Vec<String>> {
+pub(crate) fn tries(world: &RightsCluster) -> Result<Vec<String>> {
     let mut rows = kinds();
     rows.extend(selectors());
     rows.extend(ways());
@@ -32,7 +32,7 @@ pub(crate) fn tries(world: &World) -> Result<Vec<String>> {
     Ok(wrong)
 }
 
-fn play(world: &World, rows: Vec<Try>) -> Result<Vec<String>> {
+fn play(world: &RightsCluster, rows: Vec<InterceptAttempt>) -> Result<Vec<String>> {
     let mut wrong = Vec::new();
     for (who, what, verb, behind, body, expected) in rows {
         let answer = world.send(&who, verb, &format!("{}{behind}", intercepts(SHOP)), &body)?;
@@ -41,18 +41,18 @@ fn play(world: &World, rows: Vec<Try>) -> Result<Vec<String>> {
     Ok(wrong)
 }
 
-fn create(who: Who, what: impl Into<String>, spec: &Value, expected: Expected) -> Try {
-    (who, what.into(), Verb::Post, String::new(), intercept("", spec), expected)
+fn create(who: RequestUser, what: impl Into<String>, spec: &Value, expected: ExpectedResult) -> InterceptAttempt {
+    (who, what.into(), WriteVerb::Post, String::new(), intercept("", spec), expected)
 }
 
-fn denied(kind: TargetKind, name: &str) -> Expected {
+fn denied(kind: TargetKind, name: &str) -> ExpectedResult {
     forbidden(format!(
         "you may not intercept {}/{name} in namespace {SHOP}: it needs the verb intercept",
         kind.plural()
     ))
 }
 
-fn kinds() -> Vec<Try> {
+fn kinds() -> Vec<InterceptAttempt> {
     let mut rows = Vec::new();
     for kind in TargetKind::ALL {
         let what = |name: &str| format!("{} {name}", kind.as_str());
@@ -63,7 +63,7 @@ fn kinds() -> Vec<Try> {
         row(CAROL, "web", denied(kind, "web"));
         row(DAVE, "web", Allowed);
         row(DAVE, "other", denied(kind, "other"));
-        row(Who::Admin, "web", Allowed);
+        row(RequestUser::Admin, "web", Allowed);
         match kind {
             TargetKind::Pod => row(FRANK, "web", Allowed),
             _ => row(FRANK, "web", denied(kind, "web")),
@@ -74,7 +74,7 @@ fn kinds() -> Vec<Try> {
     rows
 }
 
-fn selectors() -> Vec<Try> {
+fn selectors() -> Vec<InterceptAttempt> {
     let labels = json!({"selector": {"matchLabels": {"app": "web"}}});
     let expression =
         json!({"selector": {"matchExpressions": [{"key": "app", "operator": "In", "values": ["web", "other"]}]}});
@@ -93,32 +93,32 @@ fn selectors() -> Vec<Try> {
 }
 
 /// Every way of making an object.
-fn ways() -> Vec<Try> {
+fn ways() -> Vec<InterceptAttempt> {
     let web = deployment("web");
     let web_denied = || denied(TargetKind::Deployment, "web");
-    let at = |who: Who, what: &str, verb, behind: &str, name: &str, expected| {
+    let at = |who: RequestUser, what: &str, verb, behind: &str, name: &str, expected| {
         (who, what.to_owned(), verb, behind.to_owned(), intercept(name, &web), expected)
     };
     let apply = "?fieldManager=try&force=true";
     vec![
-        at(ALICE, "a name of her own", Verb::Post, "", "own", Allowed),
-        at(CAROL, "a name of her own", Verb::Post, "", "own-2", web_denied()),
-        at(ALICE, "a dry run", Verb::Post, "?dryRun=All", "dry", Allowed),
+        at(ALICE, "a name of her own", WriteVerb::Post, "", "own", Allowed),
+        at(CAROL, "a name of her own", WriteVerb::Post, "", "own-2", web_denied()),
+        at(ALICE, "a dry run", WriteVerb::Post, "?dryRun=All", "dry", Allowed),
         (
             ALICE,
             "what was only tried is not there".into(),
-            Verb::Get,
+            WriteVerb::Get,
             "/dry".into(),
             Value::Null,
-            Expected::Refused(404, "not found".into()),
+            ExpectedResult::Refused(404, "not found".into()),
         ),
-        at(CAROL, "a dry run", Verb::Post, "?dryRun=All", "dry", web_denied()),
-        at(DAVE, "server-side apply", Verb::Apply, &format!("/applied{apply}"), "applied", Allowed),
-        at(CAROL, "server-side apply", Verb::Apply, &format!("/applied-2{apply}"), "applied-2", web_denied()),
+        at(CAROL, "a dry run", WriteVerb::Post, "?dryRun=All", "dry", web_denied()),
+        at(DAVE, "server-side apply", WriteVerb::Apply, &format!("/applied{apply}"), "applied", Allowed),
+        at(CAROL, "server-side apply", WriteVerb::Apply, &format!("/applied-2{apply}"), "applied-2", web_denied()),
         at(
             CAROL,
             "server-side apply, dry",
-            Verb::Apply,
+            WriteVerb::Apply,
             &format!("/applied-2{apply}&dryRun=All"),
             "applied-2",
             web_denied(),
@@ -126,18 +126,32 @@ fn ways() -> Vec<Try> {
         at(
             NORA,
             "server-side apply without create",
-            Verb::Apply,
+            WriteVerb::Apply,
             &format!("/applied-3{apply}"),
             "applied-3",
             forbidden(CREATE),
         ),
-        at(DAVE, "PUT of what is not there", Verb::Put, "/put", "put", Expected::Refused(404, "not found".into())),
-        at(CAROL, "PUT of what is not there", Verb::Put, "/put", "put", Expected::Refused(404, "not found".into())),
-        at(ALICE, "PUT", Verb::Put, "/own", "own", forbidden(r#"cannot update resource "intercepts""#)),
+        at(
+            DAVE,
+            "PUT of what is not there",
+            WriteVerb::Put,
+            "/put",
+            "put",
+            ExpectedResult::Refused(404, "not found".into()),
+        ),
+        at(
+            CAROL,
+            "PUT of what is not there",
+            WriteVerb::Put,
+            "/put",
+            "put",
+            ExpectedResult::Refused(404, "not found".into()),
+        ),
+        at(ALICE, "PUT", WriteVerb::Put, "/own", "own", forbidden(r#"cannot update resource "intercepts""#)),
     ]
 }
 
-fn flushes() -> Vec<Try> {
+fn flushes() -> Vec<InterceptAttempt> {
     let with = |spec: &Value, flush: &Value, filter: Option<Value>| {
         let mut spec = spec.clone();
         spec["flush"] = flush.clone();
@@ -167,25 +181,25 @@ fn flushes() -> Vec<Try> {
         create(FRANK, "a selector, flush", &with(&pods, &json!(true), None), Allowed),
         create(FRANK, "a selector, flush beside a filter", &with(&pods, &json!(true), filter()), forbidden(FLUSH)),
         create(GRACE, "a selector, flush beside a filter", &with(&pods, &json!(true), filter()), Allowed),
-        create(Who::Admin, "flush beside a filter", &with(&web, &json!(true), filter()), Allowed),
+        create(RequestUser::Admin, "flush beside a filter", &with(&web, &json!(true), filter()), Allowed),
         create(
             ALICE,
             "flush: yes",
             &with(&web, &json!("yes"), filter()),
-            Expected::Refused(422, "must be of type boolean".into()),
+            ExpectedResult::Refused(422, "must be of type boolean".into()),
         ),
     ]);
     rows
 }
 
 /// A spec never changes, whoever writes; what else there is may.
-fn changes(world: &World) -> Result<Vec<String>> {
+fn changes(world: &RightsCluster) -> Result<Vec<String>> {
     let spec = json!({"target": {"kind": "Deployment", "name": "web"},
                       "filter": {"all": [{"header": {"name": "x-user", "exact": "alice"}}]}});
-    let made = world.send(&DAVE, Verb::Post, &intercepts(SHOP), &intercept("mine", &spec))?;
+    let made = world.send(&DAVE, WriteVerb::Post, &intercepts(SHOP), &intercept("mine", &spec))?;
     let mut wrong: Vec<String> = Allowed.judge("dave, an Intercept with a filter", &made).into_iter().collect();
     let whole = || -> Result<Value> {
-        Ok(world.send(&DAVE, Verb::Get, &format!("{}/mine", intercepts(SHOP)), &Value::Null)?.body)
+        Ok(world.send(&DAVE, WriteVerb::Get, &format!("{}/mine", intercepts(SHOP)), &Value::Null)?.body)
     };
     let mut other_port = whole()?;
     other_port["spec"]["port"] = json!("9090");
@@ -194,16 +208,16 @@ fn changes(world: &World) -> Result<Vec<String>> {
     // What the server fills in may be left out.
     relabelled["spec"].as_object_mut().map(|spec| spec.remove("probes"));
     let merge = |what: &str, patch: Value, expected| {
-        (DAVE, what.to_owned(), Verb::MergePatch, "/mine".to_owned(), patch, expected)
+        (DAVE, what.to_owned(), WriteVerb::MergePatch, "/mine".to_owned(), patch, expected)
     };
     let json_patch = |what: &str, patch: Value| {
-        (DAVE, what.to_owned(), Verb::JsonPatch, "/mine".to_owned(), json!([patch]), invalid(CHANGED))
+        (DAVE, what.to_owned(), WriteVerb::JsonPatch, "/mine".to_owned(), json!([patch]), invalid(CHANGED))
     };
     let applied = || "/mine?fieldManager=other&force=true".to_owned();
     let renewed = json!({"metadata": {"annotations": {"redir.dev/renewed": "2026-11-30T00:00:00Z"}}});
-    let rows: Vec<Try> = vec![
-        (DAVE, "PUT with another port".into(), Verb::Put, "/mine".into(), other_port, invalid(CHANGED)),
-        (DAVE, "PUT with a label, the spec the same".into(), Verb::Put, "/mine".into(), relabelled, Allowed),
+    let rows: Vec<InterceptAttempt> = vec![
+        (DAVE, "PUT with another port".into(), WriteVerb::Put, "/mine".into(), other_port, invalid(CHANGED)),
+        (DAVE, "PUT with a label, the spec the same".into(), WriteVerb::Put, "/mine".into(), relabelled, Allowed),
         merge("another port", json!({"spec": {"port": "9090"}}), invalid(CHANGED)),
         merge("no filter any more", json!({"spec": {"filter": null}}), invalid(CHANGED)),
         merge("flush", json!({"spec": {"flush": true}}), invalid(CHANGED)),
@@ -229,34 +243,34 @@ fn changes(world: &World) -> Result<Vec<String>> {
         (
             DAVE,
             "apply with another port".into(),
-            Verb::Apply,
+            WriteVerb::Apply,
             applied(),
             intercept("mine", &json!({"target": spec["target"], "port": "9090"})),
             invalid(CHANGED),
         ),
-        (DAVE, "apply, the spec the same".into(), Verb::Apply, applied(), intercept("mine", &spec), Allowed),
+        (DAVE, "apply, the spec the same".into(), WriteVerb::Apply, applied(), intercept("mine", &spec), Allowed),
         (
             DAVE,
             "a dry run of another port".into(),
-            Verb::MergePatch,
+            WriteVerb::MergePatch,
             "/mine?dryRun=All".into(),
             json!({"spec": {"port": "9090"}}),
             invalid(CHANGED),
         ),
-        (ALICE, "renewing".into(), Verb::MergePatch, "/mine".into(), renewed.clone(), Allowed),
+        (ALICE, "renewing".into(), WriteVerb::MergePatch, "/mine".into(), renewed.clone(), Allowed),
         (
             ALICE,
             "another port".into(),
-            Verb::MergePatch,
+            WriteVerb::MergePatch,
             "/mine".into(),
             json!({"spec": {"port": "9090"}}),
             invalid(CHANGED),
         ),
-        (BOB, "renewing".into(), Verb::MergePatch, "/mine".into(), renewed, forbidden("cannot patch resource")),
+        (BOB, "renewing".into(), WriteVerb::MergePatch, "/mine".into(), renewed, forbidden("cannot patch resource")),
         (
-            Who::Admin,
+            RequestUser::Admin,
             "another port".into(),
-            Verb::MergePatch,
+            WriteVerb::MergePatch,
             "/mine".into(),
             json!({"spec": {"port": "9090"}}),
             invalid(CHANGED),
@@ -271,53 +285,56 @@ fn changes(world: &World) -> Result<Vec<String>> {
 }
 
 /// One namespace's right is no other's, and what is not an Intercept is not the policies' business.
-fn elsewhere(world: &World) -> Result<Vec<String>> {
+fn elsewhere(world: &RightsCluster) -> Result<Vec<String>> {
     let mut wrong = Vec::new();
-    let mut row = |who: &Who, what: &str, verb, path: &str, body: &Value, expected: Expected| -> Result<()> {
-        let answer = world.send(who, verb, path, body)?;
-        wrong.extend(expected.judge(&format!("{}, {what}", who.name()), &answer));
-        Ok(())
-    };
+    let mut row =
+        |who: &RequestUser, what: &str, verb, path: &str, body: &Value, expected: ExpectedResult| -> Result<()> {
+            let answer = world.send(who, verb, path, body)?;
+            wrong.extend(expected.judge(&format!("{}, {what}", who.name()), &answer));
+            Ok(())
+        };
     let object = intercept("", &deployment("web"));
-    row(&ALICE, "in another namespace", Verb::Post, &intercepts(BANK), &object, forbidden(CREATE))?;
-    row(&DAVE, "in another namespace", Verb::Post, &intercepts(BANK), &object, forbidden(CREATE))?;
-    row(&BOB, "in his own namespace", Verb::Post, &intercepts(BANK), &object, Allowed)?;
+    row(&ALICE, "in another namespace", WriteVerb::Post, &intercepts(BANK), &object, forbidden(CREATE))?;
+    row(&DAVE, "in another namespace", WriteVerb::Post, &intercepts(BANK), &object, forbidden(CREATE))?;
+    row(&BOB, "in his own namespace", WriteVerb::Post, &intercepts(BANK), &object, Allowed)?;
     let mut elsewhere = object.clone();
     elsewhere["metadata"]["namespace"] = json!(SHOP);
-    let mismatch = Expected::Refused(400, "does not match the namespace".into());
-    row(&BOB, "another namespace inside the object", Verb::Post, &intercepts(BANK), &elsewhere, mismatch)?;
+    let mismatch = ExpectedResult::Refused(400, "does not match the namespace".into());
+    row(&BOB, "another namespace inside the object", WriteVerb::Post, &intercepts(BANK), &elsewhere, mismatch)?;
     let everywhere = "/apis/redir.dev/v1alpha1/intercepts";
-    row(&ALICE, "reading those of all namespaces", Verb::Get, everywhere, &Value::Null, forbidden("cannot list"))?;
+    row(&ALICE, "reading those of all namespaces", WriteVerb::Get, everywhere, &Value::Null, forbidden("cannot list"))?;
     // Bound to the workloads' reading alone, the role gives no more than that.
     let pod = json!({"metadata": {"name": "made"}, "spec": {"containers": [{"name": "a", "image": "none"}]}});
     let pods = format!("/api/v1/namespaces/{SHOP}/pods");
-    row(&ALICE, "making a pod", Verb::Post, &pods, &pod, forbidden("cannot create resource"))?;
+    row(&ALICE, "making a pod", WriteVerb::Post, &pods, &pod, forbidden("cannot create resource"))?;
     let secrets = format!("/api/v1/namespaces/{SHOP}/secrets");
-    row(&ALICE, "reading Secrets", Verb::Get, &secrets, &Value::Null, forbidden("cannot list resource"))?;
+    row(&ALICE, "reading Secrets", WriteVerb::Get, &secrets, &Value::Null, forbidden("cannot list resource"))?;
     Ok(wrong)
 }
 
 /// The policy by itself, where the resource's own rule does not come first.
-fn without_the_rule(world: &World) -> Result<Vec<String>> {
+fn without_the_rule(world: &RightsCluster) -> Result<Vec<String>> {
     let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/intercepts.redir.dev";
     let rule = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/x-kubernetes-validations";
-    let with_rule = world.send(&Who::Admin, Verb::Get, path, &Value::Null)?.body;
+    let with_rule = world.send(&RequestUser::Admin, WriteVerb::Get, path, &Value::Null)?.body;
     let rules = with_rule.pointer(rule).cloned().unwrap_or_default();
     let remove = json!([{"op": "remove", "path": rule}]);
     let mut wrong: Vec<String> = Allowed
-        .judge("the admin, the rule taken away", &world.send(&Who::Admin, Verb::JsonPatch, path, &remove)?)
+        .judge("the admin, the rule taken away", &world.send(&RequestUser::Admin, WriteVerb::JsonPatch, path, &remove)?)
         .into_iter()
         .collect();
     let words = "an Intercept's spec cannot be changed; delete it and make another";
     let change = json!({"spec": {"port": "9090"}});
     let mine = format!("{}/mine?dryRun=All", intercepts(SHOP));
     let answer = redir_rig::wait::until("the rule to be gone", std::time::Duration::from_secs(60), || {
-        let answer = world.send(&DAVE, Verb::MergePatch, &mine, &change)?;
+        let answer = world.send(&DAVE, WriteVerb::MergePatch, &mine, &change)?;
         let is_old = answer.body["message"].as_str().is_some_and(|message| message.contains(CHANGED));
         Ok((!is_old).then_some(answer))
     })?;
     wrong.extend(invalid(words).judge("dave, another port, refused by the policy alone", &answer));
     let back = json!([{"op": "add", "path": rule, "value": rules}]);
-    wrong.extend(Allowed.judge("the admin, the rule back", &world.send(&Who::Admin, Verb::JsonPatch, path, &back)?));
+    wrong.extend(
+        Allowed.judge("the admin, the rule back", &world.send(&RequestUser::Admin, WriteVerb::JsonPatch, path, &back)?),
+    );
     Ok(wrong)
 }

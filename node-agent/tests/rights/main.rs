@@ -18,12 +18,12 @@ mod world;
 
 use anyhow::{Result, ensure};
 
-use world::World;
+use world::RightsCluster;
 
 /// One server for all of it: most of the time is its start.
 #[test]
 fn rights_are_as_documented() -> Result<()> {
-    let world = World::new()?;
+    let world = RightsCluster::new()?;
     let mut wrong = world.installed.clone();
     wrong.extend(intercepts::tries(&world)?);
     wrong.extend(users::tries(&world)?);

@@ -13,7 +13,7 @@ const ANSWER: Duration = Duration::from_secs(60);
 
 /// Whose request it is.
 #[derive(Clone)]
-pub(crate) enum Who {
+pub(crate) enum RequestUser {
     /// `system:masters`.
     Admin,
     /// A user with these groups.
@@ -22,7 +22,7 @@ pub(crate) enum Who {
     Token(&'static str, Client),
 }
 
-impl Who {
+impl RequestUser {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Admin => "the admin",
@@ -33,7 +33,7 @@ impl Who {
 
 /// How an object is written.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Verb {
+pub(crate) enum WriteVerb {
     Get,
     Post,
     Put,
@@ -43,7 +43,7 @@ pub(crate) enum Verb {
     JsonPatch,
 }
 
-impl Verb {
+impl WriteVerb {
     fn method(self) -> &'static str {
         match self {
             Self::Get => "GET",
@@ -66,7 +66,7 @@ impl Verb {
 
 /// What the server said.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct ServerAnswer {
     pub(crate) code: u16,
     pub(crate) body: Value,
     /// `Warning` headers.
@@ -77,22 +77,22 @@ pub(crate) struct Answer {
 pub(crate) fn send(
     node: &Namespace,
     admin: &Client,
-    who: &Who,
-    verb: Verb,
+    who: &RequestUser,
+    verb: WriteVerb,
     path: &str,
     body: &Value,
-) -> Result<Answer> {
+) -> Result<ServerAnswer> {
     let mut request = http::Request::builder().method(verb.method()).uri(path).header("content-type", verb.content());
     let client = match who {
-        Who::Admin => admin.clone(),
-        Who::User(name, groups) => {
+        RequestUser::Admin => admin.clone(),
+        RequestUser::User(name, groups) => {
             request = request.header("impersonate-user", *name).header("impersonate-group", "system:authenticated");
             for group in *groups {
                 request = request.header("impersonate-group", *group);
             }
             admin.clone()
         }
-        Who::Token(_, client) => client.clone(),
+        RequestUser::Token(_, client) => client.clone(),
     };
     let bytes = if body.is_null() { Vec::new() } else { serde_json::to_vec(body)? };
     let request = request.body(Body::from(bytes))?;
@@ -100,7 +100,7 @@ pub(crate) fn send(
         let (head, body) = client.send(request).await?.into_parts();
         let bytes = body.collect().await?.to_bytes();
         let warnings = head.headers.get_all("warning").iter();
-        Ok::<_, anyhow::Error>(Answer {
+        Ok::<_, anyhow::Error>(ServerAnswer {
             code: head.status.as_u16(),
             body: serde_json::from_slice(&bytes).unwrap_or(Value::Null),
             warnings: warnings.map(|warning| warning.to_str().unwrap_or("?").to_owned()).collect(),
@@ -111,7 +111,7 @@ pub(crate) fn send(
 
 /// How a try must end.
 #[derive(Clone, Debug)]
-pub(crate) enum Expected {
+pub(crate) enum ExpectedResult {
     /// It is done.
     Allowed,
     /// It is refused with this code, and the message has these words.
@@ -119,18 +119,18 @@ pub(crate) enum Expected {
 }
 
 /// By RBAC or a policy, with these words.
-pub(crate) fn forbidden(words: impl Into<String>) -> Expected {
-    Expected::Refused(403, words.into())
+pub(crate) fn forbidden(words: impl Into<String>) -> ExpectedResult {
+    ExpectedResult::Refused(403, words.into())
 }
 
 /// As no object that can be, with these words.
-pub(crate) fn invalid(words: impl Into<String>) -> Expected {
-    Expected::Refused(422, words.into())
+pub(crate) fn invalid(words: impl Into<String>) -> ExpectedResult {
+    ExpectedResult::Refused(422, words.into())
 }
 
-impl Expected {
+impl ExpectedResult {
     /// What is wrong with an answer, in one line.
-    pub(crate) fn judge(&self, what: &str, answer: &Answer) -> Option<String> {
+    pub(crate) fn judge(&self, what: &str, answer: &ServerAnswer) -> Option<String> {
         let message = answer.body["message"].as_str().unwrap_or_default();
         let as_expected = match self {
             Self::Allowed => matches!(answer.code, 200 | 201),

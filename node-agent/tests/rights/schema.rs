@@ -5,14 +5,14 @@ use redir_api::limits;
 use serde_json::{Value, json};
 
 use crate::{
-    request::{Expected, Verb, Who, invalid},
-    world::{SHOP, World, deployment, intercept, intercepts},
+    request::{ExpectedResult, RequestUser, WriteVerb, invalid},
+    world::{RightsCluster, SHOP, deployment, intercept, intercepts},
 };
-use Expected::Allowed;
+use ExpectedResult::Allowed;
 
 const ONE_OF: &str = "must validate one and only one schema (oneOf)";
 
-pub(crate) fn tries(world: &World) -> Result<Vec<String>> {
+pub(crate) fn tries(world: &RightsCluster) -> Result<Vec<String>> {
     let mut wrong = Vec::new();
     let path = format!("{}?dryRun=All&fieldValidation=Strict", intercepts(SHOP));
     for (fields, expected) in whole().into_iter().chain(selectors()).chain(filters()).chain(sizes()) {
@@ -22,7 +22,7 @@ pub(crate) fn tries(world: &World) -> Result<Vec<String>> {
             deployment("web")
         };
         merge(&mut spec, &fields);
-        let answer = world.send(&Who::Admin, Verb::Post, &path, &intercept("", &spec))?;
+        let answer = world.send(&RequestUser::Admin, WriteVerb::Post, &path, &intercept("", &spec))?;
         wrong.extend(expected.judge(&short(&fields), &answer));
         wrong.extend(answer.warnings.iter().map(|warning| format!("{}: {warning}", short(&fields))));
     }
@@ -39,7 +39,7 @@ fn merge(spec: &mut Value, fields: &Value) {
     }
 }
 
-fn whole() -> Vec<(Value, Expected)> {
+fn whole() -> Vec<(Value, ExpectedResult)> {
     let labels = json!({"matchLabels": {"app": "web"}});
     vec![
         (json!({}), Allowed),
@@ -67,11 +67,11 @@ fn whole() -> Vec<(Value, Expected)> {
         (json!({"to": "a".repeat(254)}), invalid("253")),
         (json!({"evenIfDown": "yes"}), invalid("must be of type boolean")),
         (json!({"forwarded": 1}), invalid("must be of type boolean")),
-        (json!({"prot": "80"}), Expected::Refused(400, "unknown field".into())),
+        (json!({"prot": "80"}), ExpectedResult::Refused(400, "unknown field".into())),
     ]
 }
 
-fn selectors() -> Vec<(Value, Expected)> {
+fn selectors() -> Vec<(Value, ExpectedResult)> {
     let labels = |count: usize, value: &str| {
         let labels: serde_json::Map<_, _> = (0..count).map(|n| (format!("l{n}"), json!(value))).collect();
         json!({"selector": {"matchLabels": labels}})
@@ -96,7 +96,7 @@ fn selectors() -> Vec<(Value, Expected)> {
 }
 
 /// Each field alone would do: the sum of all does not.
-fn sizes() -> Vec<(Value, Expected)> {
+fn sizes() -> Vec<(Value, ExpectedResult)> {
     let too_large = || invalid("more than 4096 characters together");
     let most = limits::TEXT;
     // What is no ASCII is a character too.
@@ -128,7 +128,7 @@ fn sizes() -> Vec<(Value, Expected)> {
     ]
 }
 
-fn filters() -> impl Iterator<Item = (Value, Expected)> {
+fn filters() -> impl Iterator<Item = (Value, ExpectedResult)> {
     let condition = |condition: Value| json!({"all": [condition]});
     let header = |test: Value| {
         let mut header = json!({"name": "x-user"});
@@ -150,7 +150,7 @@ fn filters() -> impl Iterator<Item = (Value, Expected)> {
         (condition(json!({"method": "A".repeat(257)})), invalid("256")),
         (condition(json!({"path": {}})), invalid(ONE_OF)),
         (condition(json!({"path": {"exact": "/", "prefix": "/"}})), invalid(ONE_OF)),
-        (condition(json!({"path": {"present": true}})), Expected::Refused(400, "unknown field".into())),
+        (condition(json!({"path": {"present": true}})), ExpectedResult::Refused(400, "unknown field".into())),
         (condition(json!({"path": {"prefix": ""}})), invalid("should be at least 1 chars long")),
         (header(json!({})), invalid(ONE_OF)),
         (header(json!({"exact": "a", "regex": "a"})), invalid(ONE_OF)),

@@ -10,12 +10,12 @@ use serde_json::{Value, json};
 
 use crate::{
     agent,
-    request::{Expected, Verb, Who, forbidden, invalid},
-    world::{ALICE, SHOP, World, deployment, intercept, intercepts},
+    request::{ExpectedResult, RequestUser, WriteVerb, forbidden, invalid},
+    world::{ALICE, RightsCluster, SHOP, deployment, intercept, intercepts},
 };
-use Expected::Allowed;
+use ExpectedResult::Allowed;
 
-type Try<'a> = (&'a Who, &'static str, Verb, String, Value, Expected);
+type StatusAttempt<'a> = (&'a RequestUser, &'static str, WriteVerb, String, Value, ExpectedResult);
 
 const TLS_PAGE: &str = include_str!("../../../docs/src/tls.md");
 const OWN_ENTRY: &str = "an agent writes its own node's entry of an Intercept's status and no other";
@@ -25,17 +25,17 @@ const NODES: [&str; 3] = ["n1", "n2", "n3"];
 const OWN: usize = 0;
 
 /// The agents of the nodes, and others with tokens.
-struct Agents {
-    one: Who,
-    two: Who,
-    three: Who,
+struct NodeAgents {
+    one: RequestUser,
+    two: RequestUser,
+    three: RequestUser,
     /// The agents' account, of no pod.
-    unbound: Who,
+    unbound: RequestUser,
     /// Of another account's pod on the first node, with the agents' role.
-    stranger: Who,
+    stranger: RequestUser,
 }
 
-pub(crate) fn tries(world: &World) -> Result<Vec<String>> {
+pub(crate) fn tries(world: &RightsCluster) -> Result<Vec<String>> {
     let agents = agents(world)?;
     let mut wrong = begin(world, &agents)?;
     let before = agents_of(world, "seen")?;
@@ -51,7 +51,7 @@ pub(crate) fn tries(world: &World) -> Result<Vec<String>> {
     Ok(wrong)
 }
 
-fn play(world: &World, rows: Vec<Try<'_>>) -> Result<Vec<String>> {
+fn play(world: &RightsCluster, rows: Vec<StatusAttempt<'_>>) -> Result<Vec<String>> {
     let mut wrong = Vec::new();
     for (who, what, verb, path, body, expected) in rows {
         let answer = world.send(who, verb, &path, &body)?;
@@ -60,7 +60,7 @@ fn play(world: &World, rows: Vec<Try<'_>>) -> Result<Vec<String>> {
     Ok(wrong)
 }
 
-fn agents(world: &World) -> Result<Agents> {
+fn agents(world: &RightsCluster) -> Result<NodeAgents> {
     let namespace = format!("/api/v1/namespaces/{}", names::NAMESPACE);
     world.make(&format!("{namespace}/serviceaccounts"), &json!({"metadata": {"name": "stranger"}}))?;
     // Even with the right to write a status, it is its node's entry alone.
@@ -72,7 +72,7 @@ fn agents(world: &World) -> Result<Agents> {
     for node in NODES {
         world.make("/api/v1/nodes", &json!({"metadata": {"name": node}}))?;
     }
-    let agents = Agents {
+    let agents = NodeAgents {
         one: bound(world, "the agent of n1", names::AGENT, Some("n1"))?,
         two: bound(world, "the agent of n2", names::AGENT, Some("n2"))?,
         three: bound(world, "the agent of n3", names::AGENT, Some("n3"))?,
@@ -84,7 +84,7 @@ fn agents(world: &World) -> Result<Agents> {
 }
 
 /// A token of an account: of a pod of it on this node, as the kubelet asks for it, or of none.
-fn bound(world: &World, name: &'static str, account: &str, node: Option<&str>) -> Result<Who> {
+fn bound(world: &RightsCluster, name: &'static str, account: &str, node: Option<&str>) -> Result<RequestUser> {
     let namespace = format!("/api/v1/namespaces/{}", names::NAMESPACE);
     let mut spec = json!({"expirationSeconds": 3600});
     if let Some(node) = node {
@@ -100,7 +100,13 @@ fn bound(world: &World, name: &'static str, account: &str, node: Option<&str>) -
 }
 
 /// Whoever has such a token of an account.
-pub(crate) fn token(world: &World, name: &'static str, namespace: &str, account: &str, spec: &Value) -> Result<Who> {
+pub(crate) fn token(
+    world: &RightsCluster,
+    name: &'static str,
+    namespace: &str,
+    account: &str,
+    spec: &Value,
+) -> Result<RequestUser> {
     let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec});
     let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
     let made = world.make(&path, &request)?;
@@ -111,7 +117,7 @@ pub(crate) fn token(world: &World, name: &'static str, namespace: &str, account:
         config.auth_info.token = Some(token.into());
         Ok::<_, anyhow::Error>(Client::try_from(config)?)
     })??;
-    Ok(Who::Token(name, client))
+    Ok(RequestUser::Token(name, client))
 }
 
 fn entry(node: &str, state: &str) -> Value {
@@ -136,23 +142,24 @@ fn manager(node: &str) -> String {
     format!("?force=true&fieldManager={}", names::field_manager(node))
 }
 
-fn agents_of(world: &World, name: &str) -> Result<Value> {
-    let object = world.send(&Who::Admin, Verb::Get, &format!("{}/{name}", intercepts(SHOP)), &Value::Null)?.body;
+fn agents_of(world: &RightsCluster, name: &str) -> Result<Value> {
+    let object =
+        world.send(&RequestUser::Admin, WriteVerb::Get, &format!("{}/{name}", intercepts(SHOP)), &Value::Null)?.body;
     Ok(object["status"]["agents"].clone())
 }
 
 /// An Intercept whose status three agents have written, and what they may do before there is one.
-fn begin(world: &World, agents: &Agents) -> Result<Vec<String>> {
+fn begin(world: &RightsCluster, agents: &NodeAgents) -> Result<Vec<String>> {
     for name in ["seen", "fresh"] {
         let mut object = intercept(name, &deployment("web"));
         // Whoever makes it has no say in its status.
         object["status"] = json!({"agents": [entry("n1", "Live")]});
-        let made = world.send(&ALICE, Verb::Post, &intercepts(SHOP), &object)?;
+        let made = world.send(&ALICE, WriteVerb::Post, &intercepts(SHOP), &object)?;
         ensure!(made.code == 201 && made.body["status"].is_null(), "a forged status: {made:?}");
     }
     let write = |name: &str, node: &str, entries: &[Value]| (at(name, &manager(node)), applied(name, entries));
-    let mut rows: Vec<Try<'_>> = Vec::new();
-    let mut row = |who, what, (path, body), expected| rows.push((who, what, Verb::Apply, path, body, expected));
+    let mut rows: Vec<StatusAttempt<'_>> = Vec::new();
+    let mut row = |who, what, (path, body), expected| rows.push((who, what, WriteVerb::Apply, path, body, expected));
     row(&agents.one, "a foreign entry, the first", write("fresh", "n1", &[entry("n2", "Live")]), forbidden(OWN_ENTRY));
     row(
         &agents.one,
@@ -175,14 +182,15 @@ fn begin(world: &World, agents: &Agents) -> Result<Vec<String>> {
 }
 
 /// Another node's entry, in every way of writing.
-fn of_others(agents: &Agents) -> Vec<Try<'_>> {
+fn of_others(agents: &NodeAgents) -> Vec<StatusAttempt<'_>> {
     let [one, two, three] = NODES.map(|node| entry(node, "Live"));
     let forged = entry("n2", "Refused");
     let own = || forbidden(OWN_ENTRY);
-    let apply = |node: &str, entries: &[Value]| (Verb::Apply, at("seen", &manager(node)), applied("seen", entries));
-    let merge = |body: Value| (Verb::MergePatch, at("seen", ""), body);
-    let json_patch = |patch: Value| (Verb::JsonPatch, at("seen", ""), json!([patch]));
-    let mut rows: Vec<Try<'_>> = Vec::new();
+    let apply =
+        |node: &str, entries: &[Value]| (WriteVerb::Apply, at("seen", &manager(node)), applied("seen", entries));
+    let merge = |body: Value| (WriteVerb::MergePatch, at("seen", ""), body);
+    let json_patch = |patch: Value| (WriteVerb::JsonPatch, at("seen", ""), json!([patch]));
+    let mut rows: Vec<StatusAttempt<'_>> = Vec::new();
     let mut row = |who, what, (verb, path, body), expected| rows.push((who, what, verb, path, body, expected));
     let agent = &agents.one;
     row(agent, "apply of a foreign entry", apply("n1", &[one.clone(), forged.clone()]), own());
@@ -258,40 +266,45 @@ fn of_others(agents: &Agents) -> Vec<Try<'_>> {
         own(),
     );
     let (_, path, body) = merge(status(&[forged]));
-    row(&Who::Admin, "merge patch", (Verb::MergePatch, path.clone(), body.clone()), forbidden(ONLY_AGENTS));
-    row(&agents.unbound, "merge patch", (Verb::MergePatch, path.clone(), body.clone()), forbidden(ONLY_AGENTS));
+    row(
+        &RequestUser::Admin,
+        "merge patch",
+        (WriteVerb::MergePatch, path.clone(), body.clone()),
+        forbidden(ONLY_AGENTS),
+    );
+    row(&agents.unbound, "merge patch", (WriteVerb::MergePatch, path.clone(), body.clone()), forbidden(ONLY_AGENTS));
     row(
         &ALICE_,
         "merge patch",
-        (Verb::MergePatch, path.clone(), body.clone()),
+        (WriteVerb::MergePatch, path.clone(), body.clone()),
         forbidden(r#"cannot patch resource "intercepts/status""#),
     );
-    row(agent, "PUT", (Verb::Put, path, body), forbidden(r#"cannot update resource "intercepts/status""#));
+    row(agent, "PUT", (WriteVerb::Put, path, body), forbidden(r#"cannot update resource "intercepts/status""#));
     rows
 }
 
 /// A reference to it outlives a row.
-static ALICE_: Who = ALICE;
+static ALICE_: RequestUser = ALICE;
 
 /// Its own entry, in every way of writing; nothing is kept.
-fn of_its_own(agents: &Agents) -> Vec<Try<'_>> {
-    let dry = |patch: Value| (Verb::JsonPatch, at("seen", "?dryRun=All"), json!([patch]));
+fn of_its_own(agents: &NodeAgents) -> Vec<StatusAttempt<'_>> {
+    let dry = |patch: Value| (WriteVerb::JsonPatch, at("seen", "?dryRun=All"), json!([patch]));
     let own = |field: &str| format!("/status/agents/{OWN}{field}");
     let [_, two, three] = NODES.map(|node| entry(node, "Live"));
-    let mut rows: Vec<Try<'_>> = Vec::new();
+    let mut rows: Vec<StatusAttempt<'_>> = Vec::new();
     let mut row = |what, (verb, path, body)| rows.push((&agents.one, what, verb, path, body, Allowed));
     row("JSON patch of its own entry", dry(json!({"op": "replace", "path": own("/state"), "value": "Refused"})));
     row("JSON patch that removes its own entry", dry(json!({"op": "remove", "path": own("")})));
     let changed = status(&[entry("n1", "Refused"), two.clone(), three.clone()]);
-    row("merge patch of its own entry", (Verb::MergePatch, at("seen", "?dryRun=All"), changed));
-    row("merge patch without its own entry", (Verb::MergePatch, at("seen", "?dryRun=All"), status(&[two, three])));
-    let nothing = (Verb::Apply, at("seen", &format!("{}&dryRun=All", manager("n1"))), applied("seen", &[]));
+    row("merge patch of its own entry", (WriteVerb::MergePatch, at("seen", "?dryRun=All"), changed));
+    row("merge patch without its own entry", (WriteVerb::MergePatch, at("seen", "?dryRun=All"), status(&[two, three])));
+    let nothing = (WriteVerb::Apply, at("seen", &format!("{}&dryRun=All", manager("n1"))), applied("seen", &[]));
     row("apply that gives its own entry up", nothing);
     rows
 }
 
 /// Numbers that Rust's types could not hold.
-fn out_of_range(agents: &Agents) -> Vec<Try<'_>> {
+fn out_of_range(agents: &NodeAgents) -> Vec<StatusAttempt<'_>> {
     let pod = |port: i64| json!([{"name": "web-1", "uid": "1", "state": "Live", "since": "2026-11-30T00:00:00Z", "port": port}]);
     let with = |field: &str, value: Value| {
         let mut own = entry("n1", "Live");
@@ -299,8 +312,8 @@ fn out_of_range(agents: &Agents) -> Vec<Try<'_>> {
         applied("seen", &[own])
     };
     let path = || at("seen", &format!("{}&dryRun=All", manager("n1")));
-    let mut rows: Vec<Try<'_>> = Vec::new();
-    let mut row = |what, body, expected| rows.push((&agents.one, what, Verb::Apply, path(), body, expected));
+    let mut rows: Vec<StatusAttempt<'_>> = Vec::new();
+    let mut row = |what, body, expected| rows.push((&agents.one, what, WriteVerb::Apply, path(), body, expected));
     row("port 65536", with("pods", pod(65536)), invalid("should be less than or equal to 65535"));
     row("port -1", with("pods", pod(-1)), invalid("should be greater than or equal to 0"));
     row("port 65535", with("pods", pod(65535)), Allowed);
@@ -311,13 +324,14 @@ fn out_of_range(agents: &Agents) -> Vec<Try<'_>> {
 }
 
 /// No Secret is in reach but one that is granted by the documents' own lines.
-fn secrets(world: &World, agents: &Agents) -> Result<Vec<String>> {
+fn secrets(world: &RightsCluster, agents: &NodeAgents) -> Result<Vec<String>> {
     let path = format!("/api/v1/namespaces/{SHOP}/secrets");
     for name in ["web-tls", "other-tls"] {
         world.make(&path, &json!({"metadata": {"name": name}}))?;
     }
-    let get =
-        |name: &str, what, expected| (&agents.one, what, Verb::Get, format!("{path}/{name}"), Value::Null, expected);
+    let get = |name: &str, what, expected| {
+        (&agents.one, what, WriteVerb::Get, format!("{path}/{name}"), Value::Null, expected)
+    };
     let refused = || forbidden("cannot get resource");
     let mut wrong = play(world, vec![get("web-tls", "a Secret that nobody granted", refused())])?;
     for words in documents::commands(TLS_PAGE, "kubectl")? {
@@ -328,22 +342,22 @@ fn secrets(world: &World, agents: &Agents) -> Result<Vec<String>> {
     world.counts(&agents.one, &format!("{path}/web-tls"))?;
     let granted = get("web-tls", "a Secret that was granted", Allowed);
     let list =
-        (&agents.one, "listing Secrets", Verb::Get, path.clone(), Value::Null, forbidden("cannot list resource"));
+        (&agents.one, "listing Secrets", WriteVerb::Get, path.clone(), Value::Null, forbidden("cannot list resource"));
     wrong.extend(play(world, vec![granted, get("other-tls", "another Secret", refused()), list])?);
     Ok(wrong)
 }
 
 /// A token ends with its pod.
-fn ended(world: &World, agents: &Agents) -> Result<Vec<String>> {
+fn ended(world: &RightsCluster, agents: &NodeAgents) -> Result<Vec<String>> {
     let pod = format!("/api/v1/namespaces/{}/pods/{}-n3?gracePeriodSeconds=0", names::NAMESPACE, names::AGENT);
-    world.send(&Who::Admin, Verb::Delete, &pod, &Value::Null)?;
+    world.send(&RequestUser::Admin, WriteVerb::Delete, &pod, &Value::Null)?;
     let body = applied("seen", &[entry("n3", "Live")]);
     // Tokens that were good a moment ago are remembered for some seconds.
     let refused = redir_rig::wait::until("the token to be refused", Duration::from_secs(120), || {
-        let answer = world.send(&agents.three, Verb::Apply, &at("seen", &manager("n3")), &body)?;
+        let answer = world.send(&agents.three, WriteVerb::Apply, &at("seen", &manager("n3")), &body)?;
         Ok((answer.code != 200).then_some(answer))
     })?;
-    Ok(Expected::Refused(401, String::new())
+    Ok(ExpectedResult::Refused(401, String::new())
         .judge("the agent of n3, after its pod's end", &refused)
         .into_iter()
         .collect())

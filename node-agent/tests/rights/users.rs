@@ -4,18 +4,18 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use crate::{
-    request::{Expected, Verb, Who, forbidden, invalid},
+    request::{ExpectedResult, RequestUser, WriteVerb, forbidden, invalid},
     status::token,
-    world::{ALICE, SHOP, World, deployment, intercept, intercepts},
+    world::{ALICE, RightsCluster, SHOP, deployment, intercept, intercepts},
 };
-use Expected::Allowed;
+use ExpectedResult::Allowed;
 
 /// As identity providers name people and programs.
-const OIDC: Who = Who::User("https://id.example.com/realms/shop#7f3c", &["shop-developers"]);
+const OIDC: RequestUser = RequestUser::User("https://id.example.com/realms/shop#7f3c", &["shop-developers"]);
 const ACCOUNT: &str = "system:serviceaccount:shop:ci";
-const IMPERSONATED: Who = Who::User(ACCOUNT, &["shop-developers"]);
+const IMPERSONATED: RequestUser = RequestUser::User(ACCOUNT, &["shop-developers"]);
 
-pub(crate) fn tries(world: &World) -> Result<Vec<String>> {
+pub(crate) fn tries(world: &RightsCluster) -> Result<Vec<String>> {
     world.make(&format!("/api/v1/namespaces/{SHOP}/serviceaccounts"), &json!({"metadata": {"name": "ci"}}))?;
     world.shell(&format!(
         "kubectl -n {SHOP} create rolebinding ci --clusterrole=redir-developer --serviceaccount={SHOP}:ci"
@@ -27,7 +27,7 @@ pub(crate) fn tries(world: &World) -> Result<Vec<String>> {
     Ok(wrong)
 }
 
-fn names(world: &World, pipeline: &Who) -> Result<Vec<String>> {
+fn names(world: &RightsCluster, pipeline: &RequestUser) -> Result<Vec<String>> {
     let must_be = |name: &str| forbidden(format!("spec.user must be {name}, as the API server knows you"));
     let path = intercepts(SHOP);
     let mut wrong = Vec::new();
@@ -43,24 +43,24 @@ fn names(world: &World, pipeline: &Who) -> Result<Vec<String>> {
         (&IMPERSONATED, ACCOUNT, Allowed),
         // Who impersonates is not asked for: the server says whose request it is.
         (&IMPERSONATED, "admin", must_be(ACCOUNT)),
-        (&Who::Admin, "admin", Allowed),
-        (&Who::Admin, "alice", must_be("admin")),
+        (&RequestUser::Admin, "admin", Allowed),
+        (&RequestUser::Admin, "alice", must_be("admin")),
     ] {
         let mut object = intercept("", &deployment("web"));
         object["spec"]["user"] = json!(user);
-        let answer = world.send(who, Verb::Post, &path, &object)?;
+        let answer = world.send(who, WriteVerb::Post, &path, &object)?;
         wrong.extend(expected.judge(&format!("{}, in the name of {user:?}", who.name()), &answer));
     }
     let mut object = intercept("in-anothers-name", &deployment("web"));
     object["spec"]["user"] = json!("bob");
     let apply = format!("{path}/in-anothers-name?fieldManager=try");
-    let answer = world.send(&ALICE, Verb::Apply, &apply, &object)?;
+    let answer = world.send(&ALICE, WriteVerb::Apply, &apply, &object)?;
     wrong.extend(must_be("alice").judge("alice, server-side apply in another's name", &answer));
     Ok(wrong)
 }
 
 /// Annotations and labels, which no schema bounds, when it is made and later.
-fn beside_the_spec(world: &World) -> Result<Vec<String>> {
+fn beside_the_spec(world: &RightsCluster) -> Result<Vec<String>> {
     let too_many = || invalid("16 annotations with 16384 bytes together");
     let owned = || invalid("2 owner references with 1024 bytes each");
     let kept = || invalid("may get no finalizer");
@@ -97,18 +97,18 @@ fn beside_the_spec(world: &World) -> Result<Vec<String>> {
             own.extend(more.clone());
         }
         let what = metadata.to_string().chars().take(60).collect::<String>();
-        let answer = world.send(&ALICE, Verb::Post, &path, &object)?;
+        let answer = world.send(&ALICE, WriteVerb::Post, &path, &object)?;
         wrong.extend(expected.clone().judge(&format!("alice, made with {what}"), &answer));
         // The same, of one that is there.
         let change = json!({"metadata": metadata});
-        world.send(&ALICE, Verb::Post, &path, &intercept("plain", &deployment("web")))?;
-        let answer = world.send(&ALICE, Verb::MergePatch, &format!("{path}/plain?dryRun=All"), &change)?;
+        world.send(&ALICE, WriteVerb::Post, &path, &intercept("plain", &deployment("web")))?;
+        let answer = world.send(&ALICE, WriteVerb::MergePatch, &format!("{path}/plain?dryRun=All"), &change)?;
         wrong.extend(expected.judge(&format!("alice, changed to {what}"), &answer));
     }
     // What the server bounds, or drops, only when an object is made.
     for field in ["generateName", "selfLink"] {
         let change = json!({"metadata": {field: "a".repeat(254)}});
-        let answer = world.send(&ALICE, Verb::MergePatch, &format!("{path}/plain?dryRun=All"), &change)?;
+        let answer = world.send(&ALICE, WriteVerb::MergePatch, &format!("{path}/plain?dryRun=All"), &change)?;
         wrong.extend(too_many().judge(&format!("alice, a long {field}"), &answer));
     }
     Ok(wrong)

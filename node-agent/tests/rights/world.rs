@@ -10,8 +10,8 @@ use redir_rig::{cleanup, documents, namespace::Namespace, topology::unique_prefi
 use serde_json::{Value, json};
 
 use crate::{
-    request::{Answer, Expected, Verb, Who, send},
-    server::{Server, programs},
+    request::{ExpectedResult, RequestUser, ServerAnswer, WriteVerb, send},
+    server::{TestApiServer, programs},
 };
 
 const KUBERNETES_PAGE: &str = include_str!("../../../docs/src/kubernetes.md");
@@ -22,41 +22,41 @@ pub(crate) const SHOP: &str = "shop";
 pub(crate) const BANK: &str = "bank";
 
 /// `redir-developer` in [`SHOP`], by the documents' own line.
-pub(crate) const ALICE: Who = Who::User("alice", &["shop-developers"]);
+pub(crate) const ALICE: RequestUser = RequestUser::User("alice", &["shop-developers"]);
 /// `redir-developer` in [`BANK`].
-pub(crate) const BOB: Who = Who::User("bob", &[]);
+pub(crate) const BOB: RequestUser = RequestUser::User("bob", &[]);
 /// May write Intercepts in [`SHOP`] in every way, and intercept nothing.
-pub(crate) const CAROL: Who = Who::User("carol", &[]);
+pub(crate) const CAROL: RequestUser = RequestUser::User("carol", &[]);
 /// The same, and may intercept what is named `web`, of every kind.
-pub(crate) const DAVE: Who = Who::User("dave", &[]);
+pub(crate) const DAVE: RequestUser = RequestUser::User("dave", &[]);
 /// The same as dave, and may flush there.
-pub(crate) const ERIN: Who = Who::User("erin", &[]);
+pub(crate) const ERIN: RequestUser = RequestUser::User("erin", &[]);
 /// May write Intercepts and intercept every pod, and no workload.
-pub(crate) const FRANK: Who = Who::User("frank", &[]);
+pub(crate) const FRANK: RequestUser = RequestUser::User("frank", &[]);
 /// The same as frank, and may flush every pod.
-pub(crate) const GRACE: Who = Who::User("grace", &[]);
+pub(crate) const GRACE: RequestUser = RequestUser::User("grace", &[]);
 /// May patch and intercept everything, and create no Intercept.
-pub(crate) const NORA: Who = Who::User("nora", &[]);
+pub(crate) const NORA: RequestUser = RequestUser::User("nora", &[]);
 /// What Kubernetes' own roles `edit` and `admin` are put together of (a controller does that, and none runs), in [`SHOP`].
-pub(crate) const EDITOR: Who = Who::User("editor", &[]);
-pub(crate) const OWNER: Who = Who::User("owner", &[]);
+pub(crate) const EDITOR: RequestUser = RequestUser::User("editor", &[]);
+pub(crate) const OWNER: RequestUser = RequestUser::User("owner", &[]);
 /// Nothing at all.
-pub(crate) const MALLORY: Who = Who::User("mallory", &[]);
+pub(crate) const MALLORY: RequestUser = RequestUser::User("mallory", &[]);
 
-pub(crate) struct World {
+pub(crate) struct RightsCluster {
     pub(crate) node: Namespace,
-    pub(crate) server: Server,
+    pub(crate) server: TestApiServer,
     pub(crate) client: Client,
     /// What was wrong with the installation.
     pub(crate) installed: Vec<String>,
 }
 
-impl World {
+impl RightsCluster {
     pub(crate) fn new() -> Result<Self> {
         cleanup::on_signals();
         let node = Namespace::new(format!("{}api", unique_prefix("t"))).context("a namespace: run as root")?;
         // Nobody here follows the Service's EndpointSlice.
-        let server = Server::start(&node, std::net::Ipv4Addr::new(192, 0, 2, 1))?;
+        let server = TestApiServer::start(&node, std::net::Ipv4Addr::new(192, 0, 2, 1))?;
         let client = server.client(&node)?;
         let mut world = Self { node, server, client, installed: Vec::new() };
         world.install()?;
@@ -68,7 +68,7 @@ impl World {
         Ok(world)
     }
 
-    pub(crate) fn send(&self, who: &Who, verb: Verb, path: &str, body: &Value) -> Result<Answer> {
+    pub(crate) fn send(&self, who: &RequestUser, verb: WriteVerb, path: &str, body: &Value) -> Result<ServerAnswer> {
         send(&self.node, &self.client, who, verb, path, &named(body, who))
     }
 
@@ -94,7 +94,7 @@ impl World {
 
     /// What the admin makes, so that there is something to try.
     pub(crate) fn make(&self, path: &str, object: &Value) -> Result<Value> {
-        let answer = self.send(&Who::Admin, Verb::Post, path, object)?;
+        let answer = self.send(&RequestUser::Admin, WriteVerb::Post, path, object)?;
         ensure!(answer.code == 201, "{path}: {answer:?}");
         Ok(answer.body)
     }
@@ -105,9 +105,9 @@ impl World {
         for round in ["installed", "installed again"] {
             for object in &objects {
                 let path = format!("{}?fieldManager=redir&fieldValidation=Strict", path(object)?);
-                let answer = self.send(&Who::Admin, Verb::Apply, &path, object)?;
+                let answer = self.send(&RequestUser::Admin, WriteVerb::Apply, &path, object)?;
                 let what = format!("{} {} {round}", object["kind"], object["metadata"]["name"]);
-                self.installed.extend(Expected::Allowed.judge(&what, &answer));
+                self.installed.extend(ExpectedResult::Allowed.judge(&what, &answer));
                 self.installed.extend(answer.warnings.iter().map(|warning| format!("{what}: {warning}")));
             }
         }
@@ -153,9 +153,9 @@ impl World {
     }
 
     /// Until what somebody was granted counts: they may read what is there, or is not.
-    pub(crate) fn counts(&self, who: &Who, path: &str) -> Result<()> {
+    pub(crate) fn counts(&self, who: &RequestUser, path: &str) -> Result<()> {
         wait::until_true(format!("{} to be let read {path}", who.name()), SOON, || {
-            Ok(self.send(who, Verb::Get, path, &Value::Null)?.code != 403)
+            Ok(self.send(who, WriteVerb::Get, path, &Value::Null)?.code != 403)
         })
     }
 
@@ -174,25 +174,25 @@ impl World {
         let path = intercepts(SHOP);
         let object = intercept("waits", &deployment("web"));
         wait::until_true("the policy on Intercepts to count", SOON, || {
-            Ok(self.send(&CAROL, Verb::Post, &format!("{path}?dryRun=All"), &object)?.code == 403)
+            Ok(self.send(&CAROL, WriteVerb::Post, &format!("{path}?dryRun=All"), &object)?.code == 403)
         })?;
         self.make(&path, &object)?;
         let status = json!({"status": {"agents": []}});
         wait::until_true("the policy on their status to count", SOON, || {
             let path = format!("{path}/waits/status?dryRun=All");
-            Ok(self.send(&Who::Admin, Verb::MergePatch, &path, &status)?.code == 403)
+            Ok(self.send(&RequestUser::Admin, WriteVerb::MergePatch, &path, &status)?.code == 403)
         })?;
-        let gone = self.send(&Who::Admin, Verb::Delete, &format!("{path}/waits"), &Value::Null)?;
+        let gone = self.send(&RequestUser::Admin, WriteVerb::Delete, &format!("{path}/waits"), &Value::Null)?;
         ensure!(gone.code == 200, "{gone:?}");
         Ok(())
     }
 }
 
 /// An Intercept that names nobody is made in the sender's own name.
-fn named(body: &Value, who: &Who) -> Value {
+fn named(body: &Value, who: &RequestUser) -> Value {
     let mut body = body.clone();
     if body["kind"] == "Intercept" && body["spec"].is_object() && body["spec"].get("user").is_none() {
-        body["spec"]["user"] = json!(if matches!(who, Who::Admin) { "admin" } else { who.name() });
+        body["spec"]["user"] = json!(if matches!(who, RequestUser::Admin) { "admin" } else { who.name() });
     }
     body
 }

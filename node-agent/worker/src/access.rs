@@ -4,7 +4,7 @@
 
 use std::{net::SocketAddr, sync::Arc, sync::atomic::Ordering, time::Instant};
 
-use super::{capture::Place, metrics::Metrics, relay::Tally};
+use super::{capture::ConnectionPlace, metrics::Metrics, relay::Tally};
 use redir_config::PodName;
 
 /// One client connection, from its access event at open to the one at close (on drop).
@@ -25,7 +25,7 @@ pub(crate) struct Access {
     /// Why it ended; a task that was ended from outside has no better word than this.
     reason: &'static str,
     /// Its place among all connections; `None` where they are not counted.
-    place: Option<Arc<Place>>,
+    place: Option<Arc<ConnectionPlace>>,
 }
 
 impl Access {
@@ -50,7 +50,7 @@ impl Access {
     }
 
     /// Its place is cheaper once something was decided.
-    pub(crate) fn at(&mut self, place: Arc<Place>) {
+    pub(crate) fn at(&mut self, place: Arc<ConnectionPlace>) {
         self.place = Some(place);
     }
 

@@ -40,24 +40,24 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 
 /// Whether the agent is ready: its tunnel endpoint listens and its configuration is loaded.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Readiness(Arc<State>);
+pub(crate) struct AgentReadiness(Arc<ReadinessState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct ReadinessState {
     ready: AtomicBool,
-    elsewhere: Mutex<Elsewhere>,
+    elsewhere: Mutex<ControllerHealth>,
 }
 
 /// What the controller has said, and when.
 #[derive(Clone, Copy, Debug, Default)]
-struct Elsewhere {
+struct ControllerHealth {
     /// When the controller was last heard; `None`: there is none, or not yet.
     controller: Option<Instant>,
     /// Since when it does not hear the API server.
     silent_since: Option<Instant>,
 }
 
-impl Readiness {
+impl AgentReadiness {
     /// Sets what `/readyz` answers.
     pub(crate) fn set(&self, ready: bool) {
         self.0.ready.store(ready, Ordering::Relaxed);
@@ -79,7 +79,7 @@ impl Readiness {
         self.elsewhere().silent_since = silent.and_then(|silent| Instant::now().checked_sub(silent));
     }
 
-    fn elsewhere(&self) -> MutexGuard<'_, Elsewhere> {
+    fn elsewhere(&self) -> MutexGuard<'_, ControllerHealth> {
         self.0.elsewhere.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -89,7 +89,7 @@ impl Readiness {
             true => (StatusCode::OK, "ready\n".to_owned()),
             false => (StatusCode::SERVICE_UNAVAILABLE, "not ready: starting or shutting down\n".to_owned()),
         };
-        let Elsewhere { controller, silent_since } = *self.elsewhere();
+        let ControllerHealth { controller, silent_since } = *self.elsewhere();
         if let Some(silent) = controller.map(|heard| heard.elapsed()).filter(|silent| *silent >= CONTROLLER_SILENCE) {
             let seconds = silent.as_secs();
             text.push_str(&format!(
@@ -117,12 +117,12 @@ pub(crate) fn bind(address: SocketAddr) -> anyhow::Result<std::net::TcpListener>
 }
 
 /// Serves until it is dropped; `scrape` makes the text of `/metrics`.
-pub(crate) async fn serve<S, T>(listener: TcpListener, readiness: Readiness, scrape: S)
+pub(crate) async fn serve<S, T>(listener: TcpListener, readiness: AgentReadiness, scrape: S)
 where
     S: Fn() -> T + Clone + Send + Sync + 'static,
     T: Future<Output = Result<String, std::fmt::Error>> + Send,
 {
-    let (mut connections, mut places) = (JoinSet::new(), Places::default());
+    let (mut connections, mut places) = (JoinSet::new(), AdminConnections::default());
     loop {
         while connections.try_join_next().is_some() {}
         let socket = match listener.accept().await {
@@ -150,21 +150,21 @@ where
                 tracing::debug!(%error, "an admin connection ended badly");
             }
         });
-        places.0.push(Place { connection, answering });
+        places.0.push(AdminConnection { connection, answering });
     }
 }
 
 /// The connections that are served, the oldest first.
 #[derive(Default)]
-struct Places(Vec<Place>);
+struct AdminConnections(Vec<AdminConnection>);
 
-struct Place {
+struct AdminConnection {
     connection: AbortHandle,
     /// A request is whole and its answer is being made.
     answering: Arc<AtomicBool>,
 }
 
-impl Places {
+impl AdminConnections {
     /// Leaves room for one more connection.
     fn make_room(&mut self) {
         self.0.retain(|place| !place.connection.is_finished());
@@ -179,7 +179,7 @@ impl Places {
 
 async fn answer<S, T, B>(
     request: Request<B>,
-    readiness: &Readiness,
+    readiness: &AgentReadiness,
     scrape: &S,
 ) -> Result<Response<Full<Bytes>>, Infallible>
 where
@@ -238,7 +238,7 @@ mod tests {
     async fn answers_health_readiness_and_metrics() {
         let listener = TcpListener::from_std(bind("127.0.0.1:0".parse().unwrap()).unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
-        let readiness = Readiness::default();
+        let readiness = AgentReadiness::default();
         let mut tasks = JoinSet::new();
         tasks.spawn(serve(listener, readiness.clone(), || async { Ok("figures\n".to_owned()) }));
 
@@ -273,7 +273,7 @@ mod tests {
         let listener = TcpListener::from_std(bind("127.0.0.1:0".parse().unwrap()).unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve(listener, Readiness::default(), std::future::pending));
+        tasks.spawn(serve(listener, AgentReadiness::default(), std::future::pending));
         // The answer to one is being made.
         let mut scraper = TcpStream::connect(address).await.unwrap();
         scraper.write_all(b"GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();

@@ -19,30 +19,30 @@ use std::{
     time::Duration,
 };
 
-use network::ToldNetwork;
-use pending::Pending;
+use network::PartialNetwork;
+use pending::PendingRequests;
 use redir_abi::Reason;
-use redir_config::{Config, PodName, certificates::Certificates};
-use redir_ipc::{self as ipc, Detour, FirstHand, Handed, PodNetwork, Reply, Request};
-use shelf::Shelf;
+use redir_config::{NodeConfig, PodName, certificates::Certificates};
+use redir_ipc::{self as ipc, FirstHand, HandedSockets, PodNetwork, PortDetour, Reply, Request};
+use shelf::LinkStore;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::{Notify, mpsc, oneshot, watch},
     time::{Instant, timeout},
 };
 
-pub(crate) use driver::Driver;
+pub(crate) use driver::BrokerDriver;
 pub(crate) use network::PodAddresses;
-pub(crate) use redir_ipc::{AppListening, Gate, LastProcess, RefusedCode};
+pub(crate) use redir_ipc::{AppListening, LastProcess, ListenerGate, RefusalCode};
 
 /// What the guardian gives the worker before anything else.
-pub struct Bootstrap {
+pub struct WorkerBootstrap {
     /// The QUIC socket, bound, with large buffers.
     pub(crate) udp: UdpSocket,
     /// The agent's key, PKCS#8 DER.
     pub(crate) key: Vec<u8>,
     /// The configuration at the start.
-    pub(crate) config: Arc<Config>,
+    pub(crate) config: Arc<NodeConfig>,
     /// The apps' certificates at the start.
     pub(crate) certificates: Certificates,
     /// Where the text came from, for messages.
@@ -53,9 +53,9 @@ pub struct Bootstrap {
 
 /// What the guardian says unasked.
 #[derive(Debug)]
-pub(crate) enum Event {
+pub(crate) enum GuardianEvent {
     /// The configuration has changed (`[agent]` is as it was: it takes effect at the start only), or a certificate.
-    Config(Arc<Config>),
+    Config(Arc<NodeConfig>),
     /// The link to a controller, which takes the place of the one before.
     Controller(OwnedFd),
     /// End: no new work; connections may go on for `drain`.
@@ -75,7 +75,7 @@ pub(crate) enum Event {
 
 /// An armed port.
 #[derive(Debug)]
-pub(crate) struct Armed {
+pub(crate) struct ArmedPort {
     /// The app's connections on the port from before, which stay with the app.
     pub(crate) earlier_connections: u32,
     /// Whether the app listens on the port; `None`: the kernel does not tell.
@@ -118,7 +118,7 @@ pub(crate) enum BrokerError {
     /// The guardian said no.
     Refused {
         /// For code.
-        code: RefusedCode,
+        code: RefusalCode,
         /// For people; names the next step.
         sentence: String,
     },
@@ -155,50 +155,54 @@ impl From<io::Error> for BrokerError {
 /// The handle; clones share the socket.
 #[derive(Clone)]
 pub(crate) struct Broker {
-    shared: Arc<Shared>,
+    shared: Arc<BrokerSocket>,
 }
 
-struct Shared {
+struct BrokerSocket {
     socket: AsyncFd<OwnedFd>,
-    state: Mutex<State>,
+    state: Mutex<BrokerState>,
     /// Something was asked: the driver looks anew until when an answer is due.
     asked: Notify,
     /// Whether the guardian hangs; set by the driver.
     hung: watch::Sender<bool>,
 }
 
-struct State {
+struct BrokerState {
     next_seq: u32,
-    pending: Pending,
+    pending: PendingRequests,
     /// Pods whose listeners the worker has, until their release.
     held: HashSet<PodName>,
-    networks: HashMap<PodName, ToldNetwork>,
-    shelf: Shelf,
+    networks: HashMap<PodName, PartialNetwork>,
+    shelf: LinkStore,
     gone: bool,
 }
 
 /// What came for a request.
-struct Answer {
+struct GuardianAnswer {
     reply: Reply,
     fds: Vec<OwnedFd>,
 }
 
 /// Takes the control socket over. Must be called inside a tokio runtime; the driver's `run` must be spawned.
-pub(crate) fn start(control: OwnedFd, config_file: &Path) -> io::Result<(Broker, Driver, mpsc::Receiver<Event>)> {
+pub(crate) fn start(
+    control: OwnedFd,
+    config_file: &Path,
+) -> io::Result<(Broker, BrokerDriver, mpsc::Receiver<GuardianEvent>)> {
     let socket = register(control)?;
-    let pending = Pending::new(Instant::now());
+    let pending = PendingRequests::new(Instant::now());
     let (held, networks) = (HashSet::new(), HashMap::new());
-    let state = State { next_seq: 1, pending, held, networks, shelf: Shelf::new()?, gone: false };
+    let state = BrokerState { next_seq: 1, pending, held, networks, shelf: LinkStore::new()?, gone: false };
     let (hung, _) = watch::channel(false);
-    let broker = Broker { shared: Arc::new(Shared { socket, state: Mutex::new(state), asked: Notify::new(), hung }) };
+    let broker =
+        Broker { shared: Arc::new(BrokerSocket { socket, state: Mutex::new(state), asked: Notify::new(), hung }) };
     let (events, receiver) = mpsc::channel(EVENTS);
-    Ok((broker.clone(), Driver::new(broker, events, config_file.to_owned()), receiver))
+    Ok((broker.clone(), BrokerDriver::new(broker, events, config_file.to_owned()), receiver))
 }
 
 #[expect(unsafe_code, reason = "AsyncFd must be promised that its descriptor stays open")]
 fn register(control: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     let interest = Interest::READABLE | Interest::WRITABLE;
-    // SAFETY: an `OwnedFd` keeps its number and its file open until it is dropped, and `Shared` never takes it out.
+    // SAFETY: an `OwnedFd` keeps its number and its file open until it is dropped, and `BrokerSocket` never takes it out.
     unsafe { AsyncFd::register_with_interest(control, interest) }.map_err(io::Error::from)
 }
 
@@ -215,34 +219,34 @@ impl Broker {
 
     /// Attaches to the pod and lets legs to the port pass; `steer` gives its new connections to the pod's listeners.
     /// Dropped before its end, or failed, it is undone.
-    pub(crate) async fn arm(&self, pod: &PodName, port: u16, first_hand: FirstHand) -> Result<Armed, BrokerError> {
+    pub(crate) async fn arm(&self, pod: &PodName, port: u16, first_hand: FirstHand) -> Result<ArmedPort, BrokerError> {
         let request = Request::Arm { pod: pod.clone(), port };
         self.state().forget_stale_network(pod);
-        let undo = Undo { broker: self, pod, port, settled: false };
+        let undo = UndoArm { broker: self, pod, port, settled: false };
         let asked = self.ask(request, ARM_TIMEOUT).await;
-        let Answer { reply, fds } = match asked {
+        let GuardianAnswer { reply, fds } = match asked {
             Err(error @ BrokerError::Refused { .. }) => {
                 undo.defuse();
                 return Err(error);
             }
             asked => asked?,
         };
-        let Reply::Armed(told) = reply else { return Err(unexpected(&reply)) };
+        let Reply::ArmedReply(told) = reply else { return Err(unexpected(&reply)) };
         let (earlier_connections, app, pod_addresses) = (told.earlier, told.app, told.pod_addresses.clone());
         let first = self.adopt(pod, told, first_hand, fds)?;
         undo.defuse();
-        Ok(Armed { earlier_connections, app, pod_addresses, first })
+        Ok(ArmedPort { earlier_connections, app, pod_addresses, first })
     }
 
     /// Steers new connections of an armed port, once the way to the app was tried.
-    pub(crate) async fn steer(&self, pod: &PodName, port: u16, gate: Gate) -> Result<(), BrokerError> {
+    pub(crate) async fn steer(&self, pod: &PodName, port: u16, gate: ListenerGate) -> Result<(), BrokerError> {
         self.done(Request::Steer { pod: pod.clone(), port, gate }, TIMEOUT).await
     }
 
     /// Listeners for legs that only try the way, until they are dropped; none where the kernel has no means to give them
     /// connections.
     pub(crate) async fn trial_listeners(&self, pod: &PodName) -> Result<Vec<TcpListener>, BrokerError> {
-        let Answer { reply, fds } = self.ask(Request::TrialListeners { pod: pod.clone() }, TIMEOUT).await?;
+        let GuardianAnswer { reply, fds } = self.ask(Request::TrialListeners { pod: pod.clone() }, TIMEOUT).await?;
         match reply {
             Reply::TrialListeners(_) => Ok(fds.into_iter().map(TcpListener::from).collect()),
             other => Err(unexpected(&other)),
@@ -276,7 +280,7 @@ impl Broker {
         for_trial: bool,
     ) -> Result<Vec<io::Result<LegSocket>>, BrokerError> {
         let request = Request::Sockets { pod: pod.clone(), bind: bind.into(), ports: ports.to_vec(), for_trial };
-        let Answer { reply, fds } = self.ask(request, TIMEOUT).await?;
+        let GuardianAnswer { reply, fds } = self.ask(request, TIMEOUT).await?;
         let Reply::Sockets { errnos, first } = reply else { return Err(unexpected(&reply)) };
         let mut legs = fds.into_iter().zip(first..).map(|(socket, number)| LegSocket { socket, number });
         let one = |errno| match errno {
@@ -315,14 +319,14 @@ impl Broker {
         &self,
         pod: &PodName,
         port: u16,
-    ) -> Result<(Option<AppListening>, Option<Detour>), BrokerError> {
+    ) -> Result<(Option<AppListening>, Option<PortDetour>), BrokerError> {
         match self.ask(Request::Listening { pod: pod.clone(), port }, TIMEOUT).await?.reply {
             Reply::Listening { app, detour } => Ok((app, detour)),
             other => Err(unexpected(&other)),
         }
     }
 
-    /// The pod is to end: [`Event::PodEnded`] says when its last process has. Without one it is not to end any more.
+    /// The pod is to end: [`GuardianEvent::PodEnded`] says when its last process has. Without one it is not to end any more.
     pub(crate) async fn ending(&self, pod: &PodName, last: Option<LastProcess>) -> Result<(), BrokerError> {
         self.done(Request::Ending { pod: pod.clone(), last }, ARM_TIMEOUT).await
     }
@@ -334,7 +338,7 @@ impl Broker {
         }
     }
 
-    async fn ask(&self, request: Request, limit: Duration) -> Result<Answer, BrokerError> {
+    async fn ask(&self, request: Request, limit: Duration) -> Result<GuardianAnswer, BrokerError> {
         let (answer, receiver) = oneshot::channel();
         let (seq, message) = {
             let mut state = self.state();
@@ -351,7 +355,7 @@ impl Broker {
             return Err(error);
         }
         match timeout(limit, receiver).await {
-            Ok(Ok(Answer { reply: Reply::Refused { code, sentence }, .. })) => {
+            Ok(Ok(GuardianAnswer { reply: Reply::Refused { code, sentence }, .. })) => {
                 Err(BrokerError::Refused { code, sentence })
             }
             Ok(Ok(answer)) => Ok(answer),
@@ -382,9 +386,9 @@ impl Broker {
             fds.next().ok_or_else(|| io::Error::other(short))
         };
         let (listener4, listener6) = match told.handed {
-            Handed::Nothing => return Ok(None),
-            Handed::Ipv4 => (next()?, None),
-            Handed::Both => (next()?, Some(next()?)),
+            HandedSockets::Nothing => return Ok(None),
+            HandedSockets::Ipv4 => (next()?, None),
+            HandedSockets::Both => (next()?, Some(next()?)),
         };
         let listener4 = shelf::high(listener4)?.into();
         let listener6 = listener6.map(shelf::high).transpose()?.map(TcpListener::from);
@@ -397,28 +401,28 @@ impl Broker {
         Ok(Some(ArmedPod { listener4, listener6, heartbeat, turned, first_hand, addresses }))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, BrokerState> {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Takes an `Arm` back whose asker has gone or failed: the requests follow it on the socket, so that the guardian has it
 /// undone before it sees any later one.
-struct Undo<'a> {
+struct UndoArm<'a> {
     broker: &'a Broker,
     pod: &'a PodName,
     port: u16,
     settled: bool,
 }
 
-impl Undo<'_> {
+impl UndoArm<'_> {
     /// The answer has reached its asker.
     fn defuse(mut self) {
         self.settled = true;
     }
 }
 
-impl Drop for Undo<'_> {
+impl Drop for UndoArm<'_> {
     fn drop(&mut self) {
         if self.settled || self.broker.state().gone {
             return;
@@ -434,7 +438,7 @@ impl Drop for Undo<'_> {
     }
 }
 
-impl State {
+impl BrokerState {
     /// What was told of a pod that is about to be armed for the first time is of an arm that was taken back.
     fn forget_stale_network(&mut self, pod: &PodName) {
         if !self.held.contains(pod) {
@@ -443,7 +447,7 @@ impl State {
     }
 
     /// Takes a part of a pod's changed network; with the last one, the event.
-    fn network(&mut self, part: PodNetwork, links: Vec<OwnedFd>) -> Option<Event> {
+    fn network(&mut self, part: PodNetwork, links: Vec<OwnedFd>) -> Option<GuardianEvent> {
         let pod = part.pod.clone();
         if self.held.contains(&pod) {
             if part.first {
@@ -452,7 +456,7 @@ impl State {
             self.shelf.keep(&pod, links.into_iter());
         }
         let addresses = self.networks.entry(pod.clone()).or_default().part(part)?;
-        Some(Event::Readdressed(pod, addresses))
+        Some(GuardianEvent::Readdressed(pod, addresses))
     }
 
     /// Fails every waiting request: their senders are dropped.
@@ -474,7 +478,7 @@ fn unexpected(reply: &Reply) -> BrokerError {
 }
 
 /// Receives the guardian's first message. Blocks up to ten seconds; called before any runtime exists.
-pub fn bootstrap(control: OwnedFd, config_file: &Path) -> anyhow::Result<Bootstrap> {
+pub fn bootstrap(control: OwnedFd, config_file: &Path) -> anyhow::Result<WorkerBootstrap> {
     driver::bootstrap(control, config_file)
 }
 

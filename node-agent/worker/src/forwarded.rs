@@ -27,13 +27,13 @@ impl Forwarded {
     /// A whole HTTP/1 head, from its request line to its empty line, with the fields. All else is as it was.
     pub(crate) fn head(self, head: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(head.len() + ROOM);
-        let mut sent = Sent::default();
+        let mut sent = ReceivedFields::default();
         for (index, line) in lines(head).enumerate() {
             let (name, value) = field(line);
-            match Kind::of(name) {
+            match ForwardedField::of(name) {
                 _ if index == 0 => out.extend_from_slice(line),
-                Some(Kind::For) => sent.addresses.push(value),
-                Some(Kind::Forwarded) => sent.elements.push(value),
+                Some(ForwardedField::For) => sent.addresses.push(value),
+                Some(ForwardedField::Forwarded) => sent.elements.push(value),
                 kind => {
                     sent.note(kind, value);
                     out.extend_from_slice(line);
@@ -54,7 +54,7 @@ impl Forwarded {
     pub(crate) fn parts(self, head: &mut Parts) {
         let values = |name| head.headers.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
         let host = head.uri.authority().map(|authority| authority.as_str().as_bytes());
-        let sent = Sent {
+        let sent = ReceivedFields {
             addresses: values(FOR),
             elements: values(FORWARDED),
             host: host.or_else(|| values(header::HOST.as_str()).first().copied()),
@@ -67,7 +67,7 @@ impl Forwarded {
         }
     }
 
-    fn fields<'a>(self, sent: &Sent<'a>) -> impl Iterator<Item = (&'static str, Vec<u8>)> + use<'a> {
+    fn fields<'a>(self, sent: &ReceivedFields<'a>) -> impl Iterator<Item = (&'static str, Vec<u8>)> + use<'a> {
         let addresses = joined(&sent.addresses, self.client.to_string().as_bytes());
         let elements = (!sent.elements.is_empty()).then(|| joined(&sent.elements, self.element().as_bytes()));
         let proto = (!sent.has_proto).then(|| self.scheme.as_bytes().to_vec());
@@ -87,7 +87,7 @@ impl Forwarded {
 
 /// What the client has sent of these fields.
 #[derive(Default)]
-struct Sent<'a> {
+struct ReceivedFields<'a> {
     addresses: Vec<&'a [u8]>,
     elements: Vec<&'a [u8]>,
     host: Option<&'a [u8]>,
@@ -95,20 +95,20 @@ struct Sent<'a> {
     has_host: bool,
 }
 
-impl<'a> Sent<'a> {
-    fn note(&mut self, kind: Option<Kind>, value: &'a [u8]) {
+impl<'a> ReceivedFields<'a> {
+    fn note(&mut self, kind: Option<ForwardedField>, value: &'a [u8]) {
         match kind {
-            Some(Kind::Proto) => self.has_proto = true,
-            Some(Kind::ForwardedHost) => self.has_host = true,
-            Some(Kind::Host) => self.host = Some(value),
-            Some(Kind::For | Kind::Forwarded) | None => {}
+            Some(ForwardedField::Proto) => self.has_proto = true,
+            Some(ForwardedField::ForwardedHost) => self.has_host = true,
+            Some(ForwardedField::Host) => self.host = Some(value),
+            Some(ForwardedField::For | ForwardedField::Forwarded) | None => {}
         }
     }
 }
 
 /// A field that matters here.
 #[derive(Clone, Copy)]
-enum Kind {
+enum ForwardedField {
     For,
     Forwarded,
     Proto,
@@ -116,7 +116,7 @@ enum Kind {
     Host,
 }
 
-impl Kind {
+impl ForwardedField {
     fn of(name: &[u8]) -> Option<Self> {
         let known = [
             (FOR, Self::For),

@@ -39,21 +39,21 @@ use tokio::{
 };
 
 use self::{
-    admin::Readiness,
-    broker::{Broker, Event},
-    capture::{Captures, Limit, Shares},
-    control::Plane,
+    admin::AgentReadiness,
+    broker::{Broker, GuardianEvent},
+    capture::{ConnectionLimit, ConnectionShares, PodCaptures},
+    control::Policy,
     metrics::Metrics,
     misses::Misses,
     plan::Plans,
-    shutdown::Stop,
+    shutdown::StopSignals,
     tls::{GivenFor, Tls},
-    tunnel::Tunnels,
+    tunnel::TunnelService,
     upstream::{BrokenWay, ports::Ranges},
 };
-pub use broker::{Bootstrap, bootstrap};
+pub use broker::{WorkerBootstrap, bootstrap};
 
-use redir_config::{Config, UpstreamPorts};
+use redir_config::{NodeConfig, UpstreamPorts};
 
 /// Threads that carry connections: they wait for sockets most of the time, and each costs memory of its own.
 const MOST_THREADS: usize = 8;
@@ -76,12 +76,12 @@ impl MachineLimits {
 }
 
 /// Opens the admin address, while the worker may still listen.
-pub fn bind_admin(bootstrap: &Bootstrap) -> anyhow::Result<TcpListener> {
+pub fn bind_admin(bootstrap: &WorkerBootstrap) -> anyhow::Result<TcpListener> {
     admin::bind(bootstrap.config.agent.admin)
 }
 
 /// Runs the worker until it is told to end.
-pub fn run(bootstrap: Bootstrap, admin: TcpListener, limits: MachineLimits) -> anyhow::Result<()> {
+pub fn run(bootstrap: WorkerBootstrap, admin: TcpListener, limits: MachineLimits) -> anyhow::Result<()> {
     let runtime = Builder::new_multi_thread()
         .worker_threads(limits.cpus.min(MOST_THREADS))
         .max_blocking_threads(4)
@@ -95,22 +95,22 @@ pub fn run(bootstrap: Bootstrap, admin: TcpListener, limits: MachineLimits) -> a
 }
 
 /// Everything that runs as long as the worker does.
-struct Worker {
-    captures: Captures,
-    tunnels: Tunnels,
-    plane: watch::Sender<Plane>,
+struct RunningWorker {
+    captures: PodCaptures,
+    tunnels: TunnelService,
+    plane: watch::Sender<Policy>,
     /// Where the links to the controllers go.
     controller: mpsc::Sender<std::os::fd::OwnedFd>,
-    readiness: Readiness,
-    stop: Stop,
+    readiness: AgentReadiness,
+    stop: StopSignals,
     /// The broker's driver and the admin page; aborted when this is dropped.
     _tasks: JoinSet<()>,
 }
 
-async fn live(bootstrap: Bootstrap, admin: TcpListener, limits: MachineLimits) -> anyhow::Result<()> {
+async fn live(bootstrap: WorkerBootstrap, admin: TcpListener, limits: MachineLimits) -> anyhow::Result<()> {
     let (broker, driver, mut events) =
         broker::start(bootstrap.control, &bootstrap.config_file).context("speak with the guardian")?;
-    let Bootstrap { udp, key, config, certificates, .. } = bootstrap;
+    let WorkerBootstrap { udp, key, config, certificates, .. } = bootstrap;
     let by_kubernetes = config.kubernetes.is_some();
     let given_for = if by_kubernetes { GivenFor::Pods } else { GivenFor::Ports };
     let tls = Tls::new(&certificates, given_for, config.agent.probe_tls);
@@ -118,7 +118,7 @@ async fn live(bootstrap: Bootstrap, admin: TcpListener, limits: MachineLimits) -
     let given = tls.clone();
     tasks.spawn(driver.with_certificates(move |certificates| given.replace(certificates)).run());
     pulse::start(broker.control()?, &mut tasks).context("start the thread that says the worker lives")?;
-    let parts = Parts { udp, admin, memory: limits.memory, key, config, tls };
+    let parts = WorkerParts { udp, admin, memory: limits.memory, key, config, tls };
     let (broken_ways, mut broken) = mpsc::channel(BROKEN_WAYS);
     let worker = start(parts, &broker, broken_ways, tasks).await?;
     broker.ready().await.context("tell the guardian that the worker serves")?;
@@ -132,18 +132,18 @@ async fn live(bootstrap: Bootstrap, admin: TcpListener, limits: MachineLimits) -
         };
         let Some(event) = event else { break };
         match event {
-            Event::Config(config) => {
+            GuardianEvent::Config(config) => {
                 tracing::info!(pods = config.pods.len(), developers = config.developers.len(), "new configuration");
                 worker.plane.send_replace(config);
             }
             // Without Kubernetes nobody waits for one, and none comes.
-            Event::Controller(link) => worker.controller.send(link).await.unwrap_or_default(),
-            Event::PodGone(pod) => {
+            GuardianEvent::Controller(link) => worker.controller.send(link).await.unwrap_or_default(),
+            GuardianEvent::PodGone(pod) => {
                 tracing::warn!(%pod, "the pod's network namespace is another one now: its connections are reset");
                 worker.captures.abort(&pod);
                 worker.tunnels.rearm(&pod).await;
             }
-            Event::PodEnded(pod) => {
+            GuardianEvent::PodEnded(pod) => {
                 tracing::info!(%pod, "the pod's last process has ended: its connections are reset");
                 worker.captures.abort(&pod);
                 // Its ports are let go of, and taken up again if it goes on. Of Kubernetes' the sandbox may be there for long:
@@ -154,14 +154,14 @@ async fn live(bootstrap: Bootstrap, admin: TcpListener, limits: MachineLimits) -
                     worker.tunnels.rearm(&pod).await;
                 }
             }
-            Event::Readdressed(pod, addresses) => {
+            GuardianEvent::Readdressed(pod, addresses) => {
                 worker.captures.readdressed(&pod);
                 worker.tunnels.readdress(pod, addresses).await;
             }
-            Event::Shutdown { drain } => {
+            GuardianEvent::Shutdown { drain } => {
                 return worker.end(drain, &mut events).await;
             }
-            Event::GuardianGone => break,
+            GuardianEvent::GuardianGone => break,
         }
     }
     worker.abandon().await;
@@ -173,38 +173,38 @@ const LINKS: usize = 4;
 /// Broken ways that wait to be heard of; the same one is reported again by the next connection.
 const BROKEN_WAYS: usize = 64;
 
-struct Parts {
+struct WorkerParts {
     udp: std::net::UdpSocket,
     admin: TcpListener,
     /// Bytes of memory that the worker may use, if that is limited.
     memory: Option<u64>,
     key: Vec<u8>,
-    config: Arc<Config>,
+    config: Arc<NodeConfig>,
     tls: Tls,
 }
 
 async fn start(
-    parts: Parts,
+    parts: WorkerParts,
     broker: &Broker,
     broken: mpsc::Sender<BrokenWay>,
     mut tasks: JoinSet<()>,
-) -> anyhow::Result<Worker> {
+) -> anyhow::Result<RunningWorker> {
     let identity = Identity::from_pkcs8_der(&parts.key).context("read the agent's key")?;
     memory::set_budget(parts.memory);
-    let limit = Limit::of_process(parts.memory);
+    let limit = ConnectionLimit::of_process(parts.memory);
     let admin = tokio::net::TcpListener::from_std(parts.admin).context("serve the admin address")?;
     let metrics = Arc::new(Metrics::new());
-    let (stop, plans, readiness) = (Stop::default(), Plans::default(), Readiness::default());
+    let (stop, plans, readiness) = (StopSignals::default(), Plans::default(), AgentReadiness::default());
     let misses = Misses::default();
     let ranges = match parts.config.agent.upstream_ports {
         UpstreamPorts::Low => Ranges::LowFirst,
         UpstreamPorts::High => Ranges::HighOnly,
     };
-    let captures = Captures::new(capture::Shared {
+    let captures = PodCaptures::new(capture::CaptureContext {
         broker: broker.clone(),
         plans: plans.clone(),
         metrics: metrics.clone(),
-        shares: Shares::new(limit),
+        shares: ConnectionShares::new(limit),
         ranges,
         broken,
         tls: parts.tls.clone(),
@@ -212,9 +212,9 @@ async fn start(
         stop: stop.clone(),
     });
     let come_and_go = parts.config.kubernetes.is_some();
-    let first: Plane = if come_and_go { control::link::nothing() } else { parts.config.clone() };
-    let (plane, changes) = watch::channel::<Plane>(first);
-    let tunnels = tunnel::start(tunnel::Parts {
+    let first: Policy = if come_and_go { control::link::nothing() } else { parts.config.clone() };
+    let (plane, changes) = watch::channel::<Policy>(first);
+    let tunnels = tunnel::start(tunnel::TunnelParts {
         udp: parts.udp,
         unread: memory::unread_budget(parts.memory),
         identity,
@@ -237,7 +237,7 @@ async fn start(
     let (controller, links) = mpsc::channel(LINKS);
     if come_and_go {
         // Ready once the controller has told what there is.
-        let parts = control::link::Parts {
+        let parts = control::link::ControllerLinkParts {
             plane: plane.clone(),
             tls: parts.tls.clone(),
             standings: tunnels.standings(),
@@ -248,16 +248,16 @@ async fn start(
     } else {
         readiness.set(true);
     }
-    Ok(Worker { captures, tunnels, plane, controller, readiness, stop, _tasks: tasks })
+    Ok(RunningWorker { captures, tunnels, plane, controller, readiness, stop, _tasks: tasks })
 }
 
 /// Makes the text of `/metrics`: what the pods' programs counted is asked for when it is read.
 fn scrape(
     broker: Broker,
-    captures: Captures,
+    captures: PodCaptures,
     metrics: Arc<Metrics>,
-    counters: Arc<tunnel::counters::Counters>,
-    cluster: Option<Readiness>,
+    counters: Arc<tunnel::counters::TunnelCounters>,
+    cluster: Option<AgentReadiness>,
 ) -> impl Fn() -> std::pin::Pin<Box<dyn Future<Output = Result<String, std::fmt::Error>> + Send>> + Clone + Send + Sync
 {
     move || {
@@ -288,9 +288,9 @@ fn scrape(
     }
 }
 
-impl Worker {
+impl RunningWorker {
     /// The ordered end: nothing new is steered, tunnels take no new work, connections drain, the rest is reset.
-    async fn end(self, drain: Duration, events: &mut mpsc::Receiver<Event>) -> anyhow::Result<()> {
+    async fn end(self, drain: Duration, events: &mut mpsc::Receiver<GuardianEvent>) -> anyhow::Result<()> {
         tracing::info!(drain_seconds = drain.as_secs(), "shutting down");
         self.readiness.set(false);
         self.stop.draining.cancel();

@@ -12,13 +12,13 @@ use prometheus_client::{
 };
 use redir_abi::Reason;
 
-use super::tunnel::counters::Counters;
+use super::tunnel::counters::TunnelCounters;
 use redir_link::Health;
 
 /// A counter of events.
-pub(crate) type Count = Counter<u64, AtomicU64>;
+pub(crate) type EventCounter = Counter<u64, AtomicU64>;
 /// A level that rises and falls.
-pub(crate) type Level = Gauge<i64, AtomicI64>;
+pub(crate) type LevelGauge = Gauge<i64, AtomicI64>;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ReasonLabel {
@@ -45,104 +45,104 @@ struct DatapathLabel {
 /// Every figure of the worker.
 pub(crate) struct Metrics {
     registry: Registry,
-    datapath: Family<DatapathLabel, Count>,
-    closed: Family<ReasonLabel, Count>,
-    opaque: Family<ReasonLabel, Count>,
-    bypasses: Family<ReasonLabel, Count>,
-    pods_passing: Family<ReasonLabel, Level>,
+    datapath: Family<DatapathLabel, EventCounter>,
+    closed: Family<ReasonLabel, EventCounter>,
+    opaque: Family<ReasonLabel, EventCounter>,
+    bypasses: Family<ReasonLabel, EventCounter>,
+    pods_passing: Family<ReasonLabel, LevelGauge>,
     /// Connections accepted.
-    pub(crate) connections: Count,
+    pub(crate) connections: EventCounter,
     /// Connections open now.
-    pub(crate) connections_open: Level,
+    pub(crate) connections_open: LevelGauge,
     /// Requests that went to the app.
-    pub(crate) requests_app: Count,
+    pub(crate) requests_app: EventCounter,
     /// Requests that went to a developer.
-    pub(crate) requests_developer: Count,
+    pub(crate) requests_developer: EventCounter,
     /// Requests that the agent answered itself because a developer's side could not.
-    pub(crate) requests_refused: Count,
+    pub(crate) requests_refused: EventCounter,
     /// Bytes from clients.
-    pub(crate) bytes_received: Count,
+    pub(crate) bytes_received: EventCounter,
     /// Bytes to clients.
-    pub(crate) bytes_sent: Count,
+    pub(crate) bytes_sent: EventCounter,
     /// Source ports that did not work and were replaced by another.
-    pub(crate) upstream_retries: Count,
+    pub(crate) upstream_retries: EventCounter,
     /// Connections that somebody in the pod dialled to the agent's listener itself: not steered, reset.
-    pub(crate) strays: Count,
+    pub(crate) strays: EventCounter,
     /// Failed accepts (file descriptors, memory).
-    pub(crate) accept_errors: Count,
+    pub(crate) accept_errors: EventCounter,
     /// Clients whose new connections pass to the app because they have their share.
-    pub(crate) clients_passing: Level,
+    pub(crate) clients_passing: LevelGauge,
     /// Pods captured now.
-    pub(crate) pods: Level,
+    pub(crate) pods: LevelGauge,
     /// Intercepts that the API server tells of, in the whole cluster.
-    objects: Level,
+    objects: LevelGauge,
     /// Bytes that are held for clients and developers now.
-    pub(crate) memory_held: Level,
+    pub(crate) memory_held: LevelGauge,
     /// Calls to the API server that failed, watches included.
-    api_errors: Count,
+    api_errors: EventCounter,
     /// Intercepts that were deleted because nobody renewed them.
-    expired: Count,
+    expired: EventCounter,
     /// 1 while the controller is heard.
-    controller: Level,
-    tunnels: Level,
-    tunnels_opened: Count,
-    handshakes_refused: Count,
-    sessions_failed: Count,
-    intercepts: Level,
-    intercepts_refused: Count,
-    streams: Level,
-    streams_opened: Count,
-    streams_failed: Count,
-    requests_bypassed: Count,
-    tunnel_probes: Count,
-    events_dropped: Count,
-    arms_failed: Count,
+    controller: LevelGauge,
+    tunnels: LevelGauge,
+    tunnels_opened: EventCounter,
+    handshakes_refused: EventCounter,
+    sessions_failed: EventCounter,
+    intercepts: LevelGauge,
+    intercepts_refused: EventCounter,
+    streams: LevelGauge,
+    streams_opened: EventCounter,
+    streams_failed: EventCounter,
+    requests_bypassed: EventCounter,
+    tunnel_probes: EventCounter,
+    events_dropped: EventCounter,
+    arms_failed: EventCounter,
 }
 
 impl Metrics {
     /// All figures, at zero.
     pub(crate) fn new() -> Self {
         let mut registry = Registry::with_prefix("redir");
-        let requests = Family::<DecisionLabel, Count>::default();
-        let bytes = Family::<DirectionLabel, Count>::default();
+        let requests = Family::<DecisionLabel, EventCounter>::default();
+        let bytes = Family::<DirectionLabel, EventCounter>::default();
         let decided = |decision| requests.get_or_create_owned(&DecisionLabel { decision });
         let directed = |direction| bytes.get_or_create_owned(&DirectionLabel { direction });
         let metrics = Metrics {
             datapath: Family::default(),
             closed: Family::default(),
             opaque: Family::default(),
-            connections: Count::default(),
-            connections_open: Level::default(),
+            connections: EventCounter::default(),
+            connections_open: LevelGauge::default(),
             requests_app: decided("app"),
             requests_developer: decided("developer"),
             requests_refused: decided("refused"),
             bytes_received: directed("received"),
             bytes_sent: directed("sent"),
-            upstream_retries: Count::default(),
+            upstream_retries: EventCounter::default(),
             bypasses: Family::default(),
-            strays: Count::default(),
-            accept_errors: Count::default(),
-            clients_passing: Level::default(),
+            strays: EventCounter::default(),
+            accept_errors: EventCounter::default(),
+            clients_passing: LevelGauge::default(),
             pods_passing: Family::default(),
-            pods: Level::default(),
-            objects: Level::default(),
-            memory_held: Level::default(),
-            api_errors: Count::default(),
-            expired: Count::default(),
-            controller: Level::default(),
-            tunnels: Level::default(),
-            tunnels_opened: Count::default(),
-            handshakes_refused: Count::default(),
-            sessions_failed: Count::default(),
-            intercepts: Level::default(),
-            intercepts_refused: Count::default(),
-            streams: Level::default(),
-            streams_opened: Count::default(),
-            streams_failed: Count::default(),
-            requests_bypassed: Count::default(),
-            tunnel_probes: Count::default(),
-            events_dropped: Count::default(),
-            arms_failed: Count::default(),
+            pods: LevelGauge::default(),
+            objects: LevelGauge::default(),
+            memory_held: LevelGauge::default(),
+            api_errors: EventCounter::default(),
+            expired: EventCounter::default(),
+            controller: LevelGauge::default(),
+            tunnels: LevelGauge::default(),
+            tunnels_opened: EventCounter::default(),
+            handshakes_refused: EventCounter::default(),
+            sessions_failed: EventCounter::default(),
+            intercepts: LevelGauge::default(),
+            intercepts_refused: EventCounter::default(),
+            streams: LevelGauge::default(),
+            streams_opened: EventCounter::default(),
+            streams_failed: EventCounter::default(),
+            requests_bypassed: EventCounter::default(),
+            tunnel_probes: EventCounter::default(),
+            events_dropped: EventCounter::default(),
+            arms_failed: EventCounter::default(),
             registry: Registry::default(),
         };
         registry.register("requests", "HTTP requests by where they went", requests);
@@ -197,22 +197,22 @@ impl Metrics {
     }
 
     /// The counter of connections that ended for this reason (one of our own words).
-    pub(crate) fn closed(&self, reason: &'static str) -> Count {
+    pub(crate) fn closed(&self, reason: &'static str) -> EventCounter {
         self.closed.get_or_create_owned(&ReasonLabel { reason })
     }
 
     /// The counter of connections that went opaque for this reason.
-    pub(crate) fn opaque(&self, reason: &'static str) -> Count {
+    pub(crate) fn opaque(&self, reason: &'static str) -> EventCounter {
         self.opaque.get_or_create_owned(&ReasonLabel { reason })
     }
 
     /// The counter of clients let pass to the app for this reason.
-    pub(crate) fn bypasses(&self, reason: &'static str) -> Count {
+    pub(crate) fn bypasses(&self, reason: &'static str) -> EventCounter {
         self.bypasses.get_or_create_owned(&ReasonLabel { reason })
     }
 
     /// The number of pods whose new connections pass to the app now for this reason.
-    pub(crate) fn pods_passing(&self, reason: &'static str) -> Level {
+    pub(crate) fn pods_passing(&self, reason: &'static str) -> LevelGauge {
         self.pods_passing.get_or_create_owned(&ReasonLabel { reason })
     }
 
@@ -242,7 +242,7 @@ impl Metrics {
     }
 
     /// Takes over what the tunnels counted.
-    pub(crate) fn set_tunnels(&self, counters: &Counters) {
+    pub(crate) fn set_tunnels(&self, counters: &TunnelCounters) {
         for (ours, count) in [
             (&self.tunnels, counters.tunnels.value()),
             (&self.intercepts, counters.intercepts.value()),

@@ -14,7 +14,7 @@ use redir_wire::Miss;
 use tokio::sync::watch;
 
 use redir_config::PodName;
-use redir_ipc::Detour;
+use redir_ipc::PortDetour;
 
 /// Why a connection is not read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,11 +39,11 @@ pub(crate) enum Cause {
     MemoryScarce,
 }
 
-impl From<Detour> for Cause {
-    fn from(detour: Detour) -> Self {
+impl From<PortDetour> for Cause {
+    fn from(detour: PortDetour) -> Self {
         match detour {
-            Detour::Redirected => Self::Redirected,
-            Detour::Unseen => Self::Unseen,
+            PortDetour::Redirected => Self::Redirected,
+            PortDetour::Unseen => Self::Unseen,
         }
     }
 }
@@ -142,10 +142,10 @@ fn is_proxy_protocol(bytes: &[u8]) -> bool {
 
 /// What was seen on all ports; cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Misses(Arc<Inner>);
+pub(crate) struct Misses(Arc<MissesInner>);
 
 #[derive(Debug, Default)]
-struct Inner {
+struct MissesInner {
     seen: Mutex<BTreeMap<(PodName, u16), BTreeSet<Cause>>>,
     news: watch::Sender<()>,
 }

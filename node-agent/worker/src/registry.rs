@@ -21,12 +21,12 @@ use std::{
 use redir_tunnel::Pin;
 use redir_wire::{InterceptRequest, LeaveScope, PodEntry, Refused, RefusedCode, Selector, Token};
 
-use crate::control::{Grant, Place, Plane};
+use crate::control::{InterceptGrant, PodPlacement, Policy};
 use redir_config::PodName;
 
-use contest::Overlaps;
+use contest::FilterOverlaps;
 
-pub(crate) use contest::Contests;
+pub(crate) use contest::PortContests;
 
 /// One tunnel's number, never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,18 +34,18 @@ pub(crate) struct SessionId(pub(crate) u64);
 
 /// All intercepts of all live tunnels.
 #[derive(Debug)]
-pub(crate) struct Registry {
-    plane: Plane,
-    wishes: BTreeMap<u64, Registered>,
-    retired: HashMap<(Pin, Token), Retired>,
-    overlaps: Overlaps,
+pub(crate) struct InterceptRegistry {
+    plane: Policy,
+    wishes: BTreeMap<u64, RegisteredIntercept>,
+    retired: HashMap<(Pin, Token), RetiredIntercept>,
+    overlaps: FilterOverlaps,
     next: u64,
     edition: u64,
 }
 
 /// One intercept.
 #[derive(Debug)]
-pub(crate) struct Registered {
+pub(crate) struct RegisteredIntercept {
     /// Its number, kept over redials.
     pub(crate) id: u64,
     /// Another with each registration, which may bring another filter.
@@ -55,7 +55,7 @@ pub(crate) struct Registered {
     /// Whose key.
     pub(crate) pin: Pin,
     /// What it comes to.
-    pub(crate) grant: Grant,
+    pub(crate) grant: InterceptGrant,
     /// Since when, kept over redials.
     pub(crate) since: SystemTime,
     /// Requests reported so far.
@@ -68,7 +68,7 @@ pub(crate) struct Registered {
 
 /// What is kept of an intercept whose tunnel was lost.
 #[derive(Debug)]
-struct Retired {
+struct RetiredIntercept {
     id: u64,
     since: SystemTime,
     requests: Arc<AtomicU64>,
@@ -78,7 +78,7 @@ struct Retired {
 
 /// An intercept that has ended, and who must hear of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Leaver {
+pub(crate) struct EndedIntercept {
     /// Its number.
     pub(crate) id: u64,
     /// Its token.
@@ -89,27 +89,27 @@ pub(crate) struct Leaver {
     pub(crate) what: String,
 }
 
-impl Registered {
+impl RegisteredIntercept {
     /// Older ones are less; numbers are given in the order of arrival and kept with the seniority.
     fn age(&self) -> (Option<(SystemTime, Token)>, u64) {
         (self.grant.made, self.id)
     }
 
     /// What a redial takes up again.
-    fn retired(self, now: Instant) -> Retired {
+    fn retired(self, now: Instant) -> RetiredIntercept {
         let Self { id, since, requests, bypassed, .. } = self;
-        Retired { id, since, requests, bypassed, until: now + SENIORITY }
+        RetiredIntercept { id, since, requests, bypassed, until: now + SENIORITY }
     }
 }
 
-impl Registry {
+impl InterceptRegistry {
     /// No intercept yet.
-    pub(crate) fn new(plane: Plane) -> Self {
+    pub(crate) fn new(plane: Policy) -> Self {
         Self {
             plane,
             wishes: BTreeMap::new(),
             retired: HashMap::new(),
-            overlaps: Overlaps::default(),
+            overlaps: FilterOverlaps::default(),
             next: 1,
             edition: 0,
         }
@@ -117,9 +117,9 @@ impl Registry {
 
     /// Puts a new control plane in the place of the old; the intercepts that have ended with it, and why. The caller ends
     /// the sessions of keys that it no longer has.
-    pub(crate) fn configure(&mut self, plane: Plane) -> Vec<(Leaver, Pin, String)> {
+    pub(crate) fn configure(&mut self, plane: Policy) -> Vec<(EndedIntercept, Pin, String)> {
         self.plane = plane;
-        let ended = |wish: &Registered| Some((wish.id, self.plane.ended(&wish.pin, wish.grant.wish.token)?));
+        let ended = |wish: &RegisteredIntercept| Some((wish.id, self.plane.ended(&wish.pin, wish.grant.wish.token)?));
         let ended: Vec<(u64, String)> = self.wishes.values().filter_map(ended).collect();
         ended.iter().for_each(|(id, _)| self.overlaps.forget(*id));
         let gone = ended.into_iter().filter_map(|(id, why)| {
@@ -138,7 +138,7 @@ impl Registry {
     }
 
     /// The control plane.
-    pub(crate) fn plane(&self) -> &Plane {
+    pub(crate) fn plane(&self) -> &Policy {
         &self.plane
     }
 
@@ -159,16 +159,16 @@ impl Registry {
         self.retired.retain(|_, retired| retired.until > now);
         let before = predecessor.and_then(|id| self.wishes.remove(&id)).map(|before| before.retired(now));
         let before = before.or_else(|| self.retired.remove(&(pin, token)));
-        let Retired { id, since, requests, bypassed, .. } = before.unwrap_or_else(|| {
+        let RetiredIntercept { id, since, requests, bypassed, .. } = before.unwrap_or_else(|| {
             let id = self.next;
             self.next += 1;
             let since = grant.made.map_or(clock, |(made, _)| made);
-            Retired { id, since, requests: Arc::default(), bypassed: Arc::default(), until: now }
+            RetiredIntercept { id, since, requests: Arc::default(), bypassed: Arc::default(), until: now }
         });
         self.edition += 1;
         let edition = self.edition;
         let registered =
-            Registered { id, edition, session, pin, grant, since, requests, bypassed, seen: BTreeSet::new() };
+            RegisteredIntercept { id, edition, session, pin, grant, since, requests, bypassed, seen: BTreeSet::new() };
         self.overlaps.compare(&registered, self.wishes.values());
         self.wishes.insert(id, registered);
         self.note_pods();
@@ -176,7 +176,7 @@ impl Registry {
     }
 
     /// Whether an intercept may be added beside those that are there, but for the one in whose place it comes.
-    fn check_room(&self, pin: &Pin, predecessor: Option<u64>, grant: &Grant) -> Result<(), Refused> {
+    fn check_room(&self, pin: &Pin, predecessor: Option<u64>, grant: &InterceptGrant) -> Result<(), Refused> {
         let others = || self.wishes.values().filter(|other| Some(other.id) != predecessor);
         if others().filter(|other| other.pin == *pin).count() >= INTERCEPTS_OF_A_KEY {
             let sentence = format!(
@@ -202,7 +202,7 @@ impl Registry {
     }
 
     /// Ends those of a developer's intercepts that `which` names, in whichever session they are.
-    pub(crate) fn leave(&mut self, pin: &Pin, which: &LeaveScope) -> Result<Vec<Leaver>, Refused> {
+    pub(crate) fn leave(&mut self, pin: &Pin, which: &LeaveScope) -> Result<Vec<EndedIntercept>, Refused> {
         let ids: Vec<u64> = self
             .wishes
             .values()
@@ -210,7 +210,7 @@ impl Registry {
             .map(|wish| wish.id)
             .collect();
         ids.iter().for_each(|id| self.overlaps.forget(*id));
-        let leavers: Vec<Leaver> = ids.iter().filter_map(|id| self.wishes.remove(id)).map(leaver).collect();
+        let leavers: Vec<EndedIntercept> = ids.iter().filter_map(|id| self.wishes.remove(id)).map(leaver).collect();
         if leavers.is_empty() && !matches!(which, LeaveScope::All) {
             let sentence = "you have no such intercept here; `redir list` shows those you have".to_owned();
             return Err(Refused { code: RefusedCode::NotFound, sentence });
@@ -219,27 +219,27 @@ impl Registry {
     }
 
     /// An intercept by its number.
-    pub(crate) fn wish(&self, id: u64) -> Option<&Registered> {
+    pub(crate) fn wish(&self, id: u64) -> Option<&RegisteredIntercept> {
         self.wishes.get(&id)
     }
 
     /// All intercepts, oldest first; in the same order on every agent where the plane knows when they were made.
-    pub(crate) fn wishes(&self) -> impl Iterator<Item = &Registered> {
-        let mut wishes: Vec<&Registered> = self.wishes.values().collect();
+    pub(crate) fn wishes(&self) -> impl Iterator<Item = &RegisteredIntercept> {
+        let mut wishes: Vec<&RegisteredIntercept> = self.wishes.values().collect();
         wishes.sort_by_key(|wish| wish.age());
         wishes.into_iter()
     }
 
     /// The pods that a wish selects and its developer may intercept, whatever the port.
-    fn places(&self, wish: &Registered) -> Vec<Place> {
+    fn places(&self, wish: &RegisteredIntercept) -> Vec<PodPlacement> {
         self.plane.places(&wish.pin, &wish.grant)
     }
 
-    fn of_session(&self, session: SessionId) -> impl Iterator<Item = &Registered> {
+    fn of_session(&self, session: SessionId) -> impl Iterator<Item = &RegisteredIntercept> {
         self.wishes.values().filter(move |wish| wish.session == session)
     }
 
-    fn names(&self, which: &LeaveScope, wish: &Registered) -> bool {
+    fn names(&self, which: &LeaveScope, wish: &RegisteredIntercept) -> bool {
         match which {
             LeaveScope::All => true,
             LeaveScope::Id(id) => wish.id == *id,
@@ -252,9 +252,10 @@ impl Registry {
     }
 
     /// Whether every pod of the wish is one that the selector selects.
-    fn covers(&self, selector: &Selector, wish: &Registered) -> bool {
+    fn covers(&self, selector: &Selector, wish: &RegisteredIntercept) -> bool {
         let visible = self.plane.visible(&wish.pin);
-        let selected = |place: &Place| visible.iter().any(|(pod, entry)| *pod == place.pod && selects(selector, entry));
+        let selected =
+            |place: &PodPlacement| visible.iter().any(|(pod, entry)| *pod == place.pod && selects(selector, entry));
         let places = self.places(wish);
         !places.is_empty() && places.iter().all(selected)
     }
@@ -279,8 +280,8 @@ fn selects(selector: &Selector, pod: &PodEntry) -> bool {
     }
 }
 
-fn leaver(gone: Registered) -> Leaver {
-    Leaver { id: gone.id, token: gone.grant.wish.token, session: gone.session, what: gone.grant.what }
+fn leaver(gone: RegisteredIntercept) -> EndedIntercept {
+    EndedIntercept { id: gone.id, token: gone.grant.wish.token, session: gone.session, what: gone.grant.what }
 }
 
 /// How long an intercept keeps its place after its tunnel was lost: longer than a laptop's change of network.

@@ -10,14 +10,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::broker::Event;
+use super::broker::GuardianEvent;
 
 /// What may still happen after everything was told to end at once.
 const LAST: Duration = Duration::from_secs(1);
 
 /// What every connection watches; cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Stop {
+pub(crate) struct StopSignals {
     /// New connections pass to the app; quiet ones close, busy ones go on.
     pub(crate) draining: CancellationToken,
     /// The deadline: what is left is reset.
@@ -28,7 +28,7 @@ pub(crate) struct Stop {
 pub(crate) async fn drained(
     ended: impl Future<Output = ()>,
     drain: Duration,
-    events: &mut mpsc::Receiver<Event>,
+    events: &mut mpsc::Receiver<GuardianEvent>,
 ) -> bool {
     let mut ended = std::pin::pin!(ended);
     let mut deadline = Instant::now() + drain;
@@ -37,14 +37,14 @@ pub(crate) async fn drained(
             () = &mut ended => return true,
             () = sleep_until(deadline) => return false,
             event = events.recv() => match event {
-                Some(Event::Shutdown { drain }) => deadline = deadline.min(Instant::now() + drain),
-                Some(Event::GuardianGone) | None => return false,
+                Some(GuardianEvent::Shutdown { drain }) => deadline = deadline.min(Instant::now() + drain),
+                Some(GuardianEvent::GuardianGone) | None => return false,
                 Some(
-                    Event::Config(_)
-                    | Event::Controller(_)
-                    | Event::PodGone(_)
-                    | Event::PodEnded(_)
-                    | Event::Readdressed(..),
+                    GuardianEvent::Config(_)
+                    | GuardianEvent::Controller(_)
+                    | GuardianEvent::PodGone(_)
+                    | GuardianEvent::PodEnded(_)
+                    | GuardianEvent::Readdressed(..),
                 ) => {}
             }
         }
@@ -72,9 +72,9 @@ mod tests {
     #[tokio::test]
     async fn a_second_order_shortens_the_time_and_a_dead_guardian_ends_it() {
         let (sender, mut events) = mpsc::channel(1);
-        sender.send(Event::Shutdown { drain: Duration::ZERO }).await.unwrap();
+        sender.send(GuardianEvent::Shutdown { drain: Duration::ZERO }).await.unwrap();
         assert!(!drained(std::future::pending(), Duration::from_secs(60), &mut events).await);
-        sender.send(Event::GuardianGone).await.unwrap();
+        sender.send(GuardianEvent::GuardianGone).await.unwrap();
         assert!(!drained(std::future::pending(), Duration::from_secs(60), &mut events).await);
     }
 }

@@ -7,23 +7,23 @@ use std::{
 
 use redir_config::PodName;
 use redir_identity::Pin;
-use redir_link::resolved::Resolved;
+use redir_link::resolved::ResolvedCluster;
 use redir_wire::{InterceptRequest, Token};
 
-use crate::registry::{Registry, SessionId};
+use crate::registry::{InterceptRegistry, SessionId};
 
 /// Which intercepts win on each port.
 #[derive(Debug)]
-pub struct Contests(Registry);
+pub struct PortWinners(InterceptRegistry);
 
-impl Contests {
+impl PortWinners {
     /// Without an intercept.
-    pub fn new(resolved: Arc<Resolved>) -> Self {
-        Self(Registry::new(resolved))
+    pub fn new(resolved: Arc<ResolvedCluster>) -> Self {
+        Self(InterceptRegistry::new(resolved))
     }
 
     /// What is resolved from now on.
-    pub fn configure(&mut self, resolved: Arc<Resolved>) {
+    pub fn configure(&mut self, resolved: Arc<ResolvedCluster>) {
         self.0.configure(resolved);
     }
 

@@ -36,19 +36,19 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{broker::Broker, capture::Captures, control::Plane, misses::Misses, plan::Plans, tls::Tls};
+use crate::{broker::Broker, capture::PodCaptures, control::Policy, misses::Misses, plan::Plans, tls::Tls};
 use redir_config::PodName;
-use redir_link::Standings;
+use redir_link::InterceptReports;
 
 use self::{
-    counters::Counters,
-    hub::{Command, Hands, Hub},
+    counters::TunnelCounters,
+    hub::{HubCommand, HubOutputs, TunnelHub},
 };
 
 pub(crate) use handle::{OpenStream, TunnelHandle};
 
 /// What the tunnels need from the worker.
-pub(crate) struct Parts {
+pub(crate) struct TunnelParts {
     /// The QUIC socket.
     pub(crate) udp: UdpSocket,
     /// Bytes that developers' tunnels may hold of what their clients leave unread.
@@ -56,11 +56,11 @@ pub(crate) struct Parts {
     /// The agent's key.
     pub(crate) identity: Identity,
     /// The control plane; a change that removes a key ends its tunnels.
-    pub(crate) plane: watch::Receiver<Plane>,
+    pub(crate) plane: watch::Receiver<Policy>,
     /// Arms and disarms.
     pub(crate) broker: Broker,
     /// Is told what was armed.
-    pub(crate) captures: Captures,
+    pub(crate) captures: PodCaptures,
     /// Where the decisions go.
     pub(crate) plans: Plans,
     /// What is known of TLS.
@@ -70,11 +70,11 @@ pub(crate) struct Parts {
 }
 
 /// The running tunnels.
-pub(crate) struct Tunnels {
+pub(crate) struct TunnelService {
     endpoint: Arc<AgentEndpoint>,
-    hub: mpsc::Sender<Command>,
-    counters: Arc<Counters>,
-    standings: watch::Sender<Standings>,
+    hub: mpsc::Sender<HubCommand>,
+    counters: Arc<TunnelCounters>,
+    standings: watch::Sender<InterceptReports>,
     closing: CancellationToken,
     /// The task that owns all sessions.
     sessions: JoinSet<()>,
@@ -82,14 +82,14 @@ pub(crate) struct Tunnels {
 }
 
 /// Starts serving; inside a tokio runtime.
-pub(crate) fn start(parts: Parts) -> anyhow::Result<Tunnels> {
-    let Parts { udp, unread, identity, plane, broker, captures, plans, tls, misses } = parts;
+pub(crate) fn start(parts: TunnelParts) -> anyhow::Result<TunnelService> {
+    let TunnelParts { udp, unread, identity, plane, broker, captures, plans, tls, misses } = parts;
     let (ops, requested) = mpsc::unbounded_channel();
     let (looks, unseen) = mpsc::unbounded_channel();
     let (flushes, to_flush) = mpsc::unbounded_channel();
     let (armed, watched) = watch::channel(BTreeSet::new());
     let captured = armed.subscribe();
-    let hands = Hands { ops, looks, flushes, armed, standings: watch::Sender::new(Standings::new()) };
+    let hands = HubOutputs { ops, looks, flushes, armed, standings: watch::Sender::new(InterceptReports::new()) };
     let mut tunnels = start_with((udp, unread), &identity, plane.clone(), plans, (tls.clone(), misses.clone()), hands)?;
     tunnels.tasks.spawn(listening::run(broker.clone(), misses, watched, tunnels.hub.clone()));
     tunnels.tasks.spawn(endings::run(broker.clone(), captures.clone(), plane.clone(), captured));
@@ -103,44 +103,45 @@ pub(crate) fn start(parts: Parts) -> anyhow::Result<Tunnels> {
 fn start_with(
     (udp, unread): (UdpSocket, u64),
     identity: &Identity,
-    plane: watch::Receiver<Plane>,
+    plane: watch::Receiver<Policy>,
     plans: Plans,
     (tls, misses): (Tls, Misses),
-    hands: Hands,
-) -> anyhow::Result<Tunnels> {
+    hands: HubOutputs,
+) -> anyhow::Result<TunnelService> {
     let authorised = Authorised::default();
     authorised.replace(plane.borrow().keys());
     let endpoint = AgentEndpoint::start(udp, identity, authorised.clone())
         .context("cannot serve tunnels on the UDP socket; check `listen` in the configuration")?;
     let endpoint = Arc::new(endpoint);
-    let counters = Arc::new(Counters::default());
+    let counters = Arc::new(TunnelCounters::default());
     let (hub, commands) = mpsc::channel(COMMANDS);
     let mut tasks = JoinSet::new();
-    let about = session::About { agent: agent_name(), software: redir_link::SOFTWARE };
+    let about = session::AgentIntroduction { agent: agent_name(), software: redir_link::SOFTWARE };
     let standings = hands.standings.clone();
-    let hub_task = Hub::new(plane.clone(), authorised, plans, counters.clone(), hands, (tls, misses), about.clone());
+    let hub_task =
+        TunnelHub::new(plane.clone(), authorised, plans, counters.clone(), hands, (tls, misses), about.clone());
     tasks.spawn(hub_task.run(commands));
     let (closing, mut sessions) = (CancellationToken::new(), JoinSet::new());
     let accept =
         session::accept(endpoint.clone(), closing.clone(), plane, hub.clone(), counters.clone(), about, unread);
     sessions.spawn(accept);
-    Ok(Tunnels { endpoint, hub, counters, standings, closing, sessions, tasks })
+    Ok(TunnelService { endpoint, hub, counters, standings, closing, sessions, tasks })
 }
 
-impl Tunnels {
+impl TunnelService {
     /// The pod has another network namespace: its ports are disarmed and armed anew.
     pub(crate) async fn rearm(&self, pod: &PodName) {
-        self.tell(Command::Rearm(pod.clone())).await;
+        self.tell(HubCommand::Rearm(pod.clone())).await;
     }
 
     /// The pod's app cannot be reached through the agent: its ports are disarmed, and the way is tried again later.
     pub(crate) async fn broken(&self, pod: &PodName, reason: String) {
-        self.tell(Command::Broken(pod.clone(), reason)).await;
+        self.tell(HubCommand::Broken(pod.clone(), reason)).await;
     }
 
     /// The pod has other addresses now: its developers are told.
     pub(crate) async fn readdress(&self, pod: PodName, addresses: Vec<IpAddr>) {
-        self.tell(Command::Readdress(pod, addresses)).await;
+        self.tell(HubCommand::Readdress(pod, addresses)).await;
     }
 
     /// Takes no new tunnel and no new intercept, empties all plans, and returns when every port is disarmed, or after
@@ -148,7 +149,7 @@ impl Tunnels {
     pub(crate) async fn stop_new(&self) {
         self.endpoint.refuse_new();
         let (done, disarmed) = oneshot::channel();
-        self.tell(Command::StopNew(done)).await;
+        self.tell(HubCommand::StopNew(done)).await;
         if timeout(DISARM, disarmed).await.is_err() {
             tracing::warn!("not every port could be disarmed in time; the guardian does it when the worker ends");
         }
@@ -157,7 +158,7 @@ impl Tunnels {
     /// Says goodbye, closes all tunnels and the endpoint; bounded.
     pub(crate) async fn close(mut self) {
         let bye = Bye { code: CloseCode::Shutdown, sentence: "the agent is shutting down".into() };
-        self.tell(Command::Close(bye)).await;
+        self.tell(HubCommand::Close(bye)).await;
         self.closing.cancel();
         timeout(GOODBYE, self.sessions.join_next()).await.ok();
         self.sessions.shutdown().await;
@@ -168,12 +169,12 @@ impl Tunnels {
     }
 
     /// What was counted.
-    pub(crate) fn counters(&self) -> &Arc<Counters> {
+    pub(crate) fn counters(&self) -> &Arc<TunnelCounters> {
         &self.counters
     }
 
     /// How the intercepts stand, as long as somebody holds this.
-    pub(crate) fn standings(&self) -> watch::Receiver<Standings> {
+    pub(crate) fn standings(&self) -> watch::Receiver<InterceptReports> {
         self.standings.subscribe()
     }
 
@@ -183,7 +184,7 @@ impl Tunnels {
         self.endpoint.address()
     }
 
-    async fn tell(&self, command: Command) {
+    async fn tell(&self, command: HubCommand) {
         if self.hub.send(command).await.is_err() {
             tracing::error!("the registry has ended before the worker");
         }

@@ -4,25 +4,25 @@ use std::{fmt, time::SystemTime};
 
 /// The certificate's two dates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Validity {
+pub struct CertificateValidity {
     /// Not before.
-    pub from: Instant,
+    pub from: UtcTime,
     /// Not after.
-    pub until: Instant,
+    pub until: UtcTime,
 }
 
 /// Year, month, day, hour, minute, second in UTC, which compare as times do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Instant([u16; 6]);
+pub struct UtcTime([u16; 6]);
 
-impl fmt::Display for Instant {
+impl fmt::Display for UtcTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [year, month, day, hour, minute, _] = self.0;
         write!(f, "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02} UTC")
     }
 }
 
-impl Instant {
+impl UtcTime {
     /// By this machine's clock.
     pub fn now() -> Self {
         let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
@@ -55,7 +55,7 @@ impl Instant {
     }
 }
 
-impl Validity {
+impl CertificateValidity {
     /// Reads it from a certificate in DER.
     pub fn of(certificate: &[u8]) -> Option<Self> {
         let (_, certificate, _) = element(certificate)?;
@@ -70,7 +70,7 @@ impl Validity {
         let (_, validity, _) = element(tbs)?;
         let (from_tag, from, rest) = element(validity)?;
         let (until_tag, until, _) = element(rest)?;
-        Some(Validity { from: Instant::read(from_tag, from)?, until: Instant::read(until_tag, until)? })
+        Some(CertificateValidity { from: UtcTime::read(from_tag, from)?, until: UtcTime::read(until_tag, until)? })
     }
 }
 
@@ -109,27 +109,27 @@ mod tests {
 
     #[test]
     fn dates_of_both_forms_are_read() {
-        let validity = Validity::of(&made((1999, 12, 31), (2049, 2, 28))).expect("dates");
+        let validity = CertificateValidity::of(&made((1999, 12, 31), (2049, 2, 28))).expect("dates");
         assert_eq!(
             [validity.from, validity.until].map(|at| at.to_string()),
             ["1999-12-31 00:00 UTC", "2049-02-28 00:00 UTC"]
         );
-        let validity = Validity::of(&made((2050, 1, 1), (4096, 1, 1))).expect("dates");
+        let validity = CertificateValidity::of(&made((2050, 1, 1), (4096, 1, 1))).expect("dates");
         assert_eq!(validity.until.to_string(), "4096-01-01 00:00 UTC");
-        assert!(validity.from < validity.until && Instant::now() < validity.from);
+        assert!(validity.from < validity.until && UtcTime::now() < validity.from);
     }
 
     #[test]
     fn bytes_that_are_no_certificate_have_none() {
         let good = made((2020, 1, 1), (2030, 1, 1));
         for end in 0..good.len() {
-            assert_eq!(Validity::of(&good[..end]), None, "{end} bytes");
+            assert_eq!(CertificateValidity::of(&good[..end]), None, "{end} bytes");
         }
         let at = good.windows(13).position(|window| window == b"200101000000Z").expect("the first date");
         for (from, to) in [(at, b'x'), (at + 12, b'A'), (at - 1, 12), (at - 2, 0x16)] {
             let mut bad = good.clone();
             bad[from] = to;
-            assert_eq!(Validity::of(&bad), None);
+            assert_eq!(CertificateValidity::of(&bad), None);
         }
     }
 
@@ -142,7 +142,7 @@ mod tests {
             (1_795_460_584, [2026, 11, 23, 19, 3, 4]),
             (4_107_542_400, [2100, 3, 1, 0, 0, 0]),
         ] {
-            assert_eq!(Instant::at(seconds), Instant(date));
+            assert_eq!(UtcTime::at(seconds), UtcTime(date));
         }
     }
 }

@@ -11,13 +11,13 @@ use std::{
 };
 
 use redir_rig::dice::Dice;
-use redir_worker::testing::Contests;
+use redir_worker::testing::PortWinners;
 
 use super::*;
 
 /// The cluster as it is.
 #[derive(Default)]
-struct Truth {
+struct TrueCluster {
     pods: BTreeMap<PodName, PodFacts>,
     intercepts: BTreeMap<Token, InterceptFacts>,
     next: u64,
@@ -25,8 +25,8 @@ struct Truth {
     free: Vec<String>,
 }
 
-impl Truth {
-    fn world(&self) -> World {
+impl TrueCluster {
+    fn world(&self) -> ClusterState {
         world(self.pods.values().cloned().collect(), self.intercepts.values().cloned().collect())
     }
 
@@ -36,7 +36,7 @@ impl Truth {
     }
 
     /// One change; what the listeners of pods, or of Intercepts, will be told of it.
-    fn change(&mut self, dice: &mut Dice) -> Change {
+    fn change(&mut self, dice: &mut Dice) -> ClusterChange {
         let pods: Vec<PodName> = self.pods.keys().filter(|pod| **pod != stable_pod()).cloned().collect();
         let intercepts: Vec<Token> = self.intercepts.keys().filter(|one| **one != token(STABLE)).copied().collect();
         let pick = |dice: &mut Dice, length: usize| usize::try_from(dice.roll(length as u64)).unwrap();
@@ -45,7 +45,7 @@ impl Truth {
                 let name = pods[pick(dice, pods.len())].clone();
                 let gone = self.pods.remove(&name).unwrap();
                 self.free.extend(gone.ips.iter().map(ToString::to_string));
-                Change::PodGone(name)
+                ClusterChange::PodGone(name)
             }
             1 if !pods.is_empty() => {
                 // A pod that had no address gets one, perhaps another's old one.
@@ -55,12 +55,12 @@ impl Truth {
                 if pod.ips.is_empty() {
                     pod.ips = vec![address.parse().unwrap()];
                 }
-                Change::Pod(Box::new(pod.clone()))
+                ClusterChange::Pod(Box::new(pod.clone()))
             }
             2 if !intercepts.is_empty() => {
                 let one = intercepts[pick(dice, intercepts.len())];
                 self.intercepts.remove(&one);
-                Change::InterceptGone(one)
+                ClusterChange::InterceptGone(one)
             }
             3 if !intercepts.is_empty() => {
                 // Renewed, or tampered with.
@@ -69,7 +69,7 @@ impl Truth {
                 if dice.chance(4) {
                     one.wanted = Err("its spec has been changed; delete it".to_owned());
                 }
-                Change::Intercept(Box::new(one.clone()))
+                ClusterChange::Intercept(Box::new(one.clone()))
             }
             4 => {
                 let number = self.number();
@@ -79,7 +79,7 @@ impl Truth {
                 let with = json!({"spec": {"developerKey": key}, "metadata": {"creationTimestamp": made}});
                 let one = intercept(number, &by_label(), &with);
                 self.intercepts.insert(one.token, one.clone());
-                Change::Intercept(Box::new(one))
+                ClusterChange::Intercept(Box::new(one))
             }
             _ => {
                 let number = self.number();
@@ -89,28 +89,28 @@ impl Truth {
                 let name = format!("web-{}", dice.roll(4));
                 let pod = pod(number, &name, &json!({"status": {"podIPs": ips}}));
                 self.pods.insert(pod.name.clone(), pod.clone());
-                Change::Pod(Box::new(pod))
+                ClusterChange::Pod(Box::new(pod))
             }
         }
     }
 
-    fn list(&self, pods: bool) -> Change {
+    fn list(&self, pods: bool) -> ClusterChange {
         match pods {
-            true => Change::Pods(self.pods.values().cloned().collect()),
-            false => Change::Intercepts(self.intercepts.values().cloned().collect()),
+            true => ClusterChange::Pods(self.pods.values().cloned().collect()),
+            false => ClusterChange::Intercepts(self.intercepts.values().cloned().collect()),
         }
     }
 }
 
 /// What a listener has still to hear.
 #[derive(Default)]
-struct Line {
-    waiting: VecDeque<Change>,
+struct WatchBacklog {
+    waiting: VecDeque<ClusterChange>,
     broken: bool,
 }
 
-impl Line {
-    fn tell(&mut self, change: &Change, dice: &mut Dice) {
+impl WatchBacklog {
+    fn tell(&mut self, change: &ClusterChange, dice: &mut Dice) {
         if self.broken {
             return;
         }
@@ -134,20 +134,20 @@ fn by_label() -> Value {
     json!({"selector": {"matchLabels": {"app": "web"}}})
 }
 
-fn is_of_pods(change: &Change) -> bool {
-    matches!(change, Change::Pod(_) | Change::PodGone(_) | Change::Pods(_))
+fn is_of_pods(change: &ClusterChange) -> bool {
+    matches!(change, ClusterChange::Pod(_) | ClusterChange::PodGone(_) | ClusterChange::Pods(_))
 }
 
 #[test]
 fn any_order_of_events_ends_in_what_is_and_lets_nothing_go_on_the_way() {
     for seed in 1..=150 {
         let mut dice = Dice::new(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed));
-        let mut truth = Truth { next: 9, ..Truth::default() };
+        let mut truth = TrueCluster { next: 9, ..TrueCluster::default() };
         let stable = intercept(STABLE, &by_label(), &json!({}));
         truth.intercepts.insert(stable.token, stable);
         truth.pods.insert(stable_pod(), pod(2, "stable", &json!({})));
-        let (mut heard, mut lines) = (truth.world(), [Line::default(), Line::default()]);
-        let mut registry = Contests::new(Arc::new(resolve(&heard).0));
+        let (mut heard, mut lines) = (truth.world(), [WatchBacklog::default(), WatchBacklog::default()]);
+        let mut registry = PortWinners::new(Arc::new(resolve(&heard).0));
         registry.register(1, key(1), wish(token(STABLE)), SystemTime::now());
         for step in 0..120 {
             if step < 90 {
@@ -166,7 +166,7 @@ fn any_order_of_events_ends_in_what_is_and_lets_nothing_go_on_the_way() {
                 heard.take(change);
             }
             let plane = Arc::new(resolve(&heard).0);
-            for Permission { pod, at, .. } in permissions(&heard, &plane) {
+            for PodPermission { pod, at, .. } in permissions(&heard, &plane) {
                 assert_eq!(at.ips, heard.pods[&pod].ips, "seed {seed}: by UID, never by address");
             }
             registry.configure(plane.clone());
@@ -205,7 +205,7 @@ fn every_agent_lets_the_same_one_win() {
         let plane = Arc::new(resolve(&world(vec![pod(2, "stable", &json!({}))], intercepts)).0);
         let winners: BTreeSet<(Vec<Token>, Vec<Token>)> = (0..4)
             .map(|_| {
-                let mut registry = Contests::new(plane.clone());
+                let mut registry = PortWinners::new(plane.clone());
                 let mut order: Vec<u64> = (10..16).collect();
                 while let Some(number) = (!order.is_empty())
                     .then(|| order.swap_remove(usize::try_from(dice.roll(order.len() as u64)).unwrap()))

@@ -8,12 +8,13 @@ use std::net::IpAddr;
 use redir_abi::POD_IP_ENTRIES;
 
 use super::{
-    Attachment, DatapathError, Device, LOOPBACK, MAX_DEVICES, NO_DEVICE, Pause, PodDatapath, netlink::Direction, object,
+    DatapathError, LOOPBACK, MAX_DEVICES, NO_DEVICE, PodDatapath, PodDevice, ProgramAttachment, YieldPoint,
+    netlink::FilterParent, object,
 };
 
 /// What is left to be done after one step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Adapted {
+pub(crate) enum AdaptStep {
     /// Nothing.
     Whole,
     /// Some devices still have no programs: take another step.
@@ -23,7 +24,7 @@ pub(crate) enum Adapted {
 impl PodDatapath {
     /// One step towards these devices, which takes some milliseconds. A device that could not be given its programs is
     /// tried again by the next step; the error is the first of them.
-    pub(crate) fn adapt(&mut self, devices: &[Device], pause: Pause<'_>) -> Result<Adapted, DatapathError> {
+    pub(crate) fn adapt(&mut self, devices: &[PodDevice], pause: YieldPoint<'_>) -> Result<AdaptStep, DatapathError> {
         let devices = &devices[..devices.len().min(MAX_DEVICES)];
         let result = self.forget_gone(devices, pause);
         self.devices = devices.to_vec();
@@ -36,8 +37,8 @@ impl PodDatapath {
         self.maps.set_pod_ips(&addresses[..addresses.len().min(most)])
     }
 
-    fn forget_gone(&mut self, devices: &[Device], pause: Pause<'_>) -> Result<(), DatapathError> {
-        let stays = |attachment: &Attachment| {
+    fn forget_gone(&mut self, devices: &[PodDevice], pause: YieldPoint<'_>) -> Result<(), DatapathError> {
+        let stays = |attachment: &ProgramAttachment| {
             let device = attachment.device();
             let known = matches!(device, NO_DEVICE | LOOPBACK) || devices.iter().any(|one| one.index == device);
             known && attachment.holds()
@@ -62,12 +63,12 @@ impl PodDatapath {
         result
     }
 
-    fn reach_new(&mut self, pause: Pause<'_>) -> Result<Adapted, DatapathError> {
+    fn reach_new(&mut self, pause: YieldPoint<'_>) -> Result<AdaptStep, DatapathError> {
         let steers = !self.steering.is_empty();
-        let lacks = |attachments: &[Attachment], device: &Device| {
+        let lacks = |attachments: &[ProgramAttachment], device: &PodDevice| {
             !attachments.iter().any(|attachment| attachment.device() == device.index)
         };
-        let (mut left, mut result) = (STEP, Ok(Adapted::Whole));
+        let (mut left, mut result) = (STEP, Ok(AdaptStep::Whole));
         for device in after(&self.devices, self.last_failed) {
             let reflect = lacks(&self.reflecting, &device);
             let steer = steers && lacks(&self.steering, &device);
@@ -75,7 +76,7 @@ impl PodDatapath {
                 continue;
             }
             if left == 0 {
-                return result.and(Ok(Adapted::Partly));
+                return result.and(Ok(AdaptStep::Partly));
             }
             left -= 1;
             pause();
@@ -91,13 +92,13 @@ impl PodDatapath {
     }
 
     /// Reflect first, as ever: what is steered must find it.
-    fn reach(&mut self, device: &Device, reflect: bool, steer: bool) -> Result<(), DatapathError> {
+    fn reach(&mut self, device: &PodDevice, reflect: bool, steer: bool) -> Result<(), DatapathError> {
         if reflect {
-            let attachment = self.attach_one(device, Direction::Egress, object::reflect_for(device))?;
+            let attachment = self.attach_one(device, FilterParent::Egress, object::reflect_for(device))?;
             self.reflecting.push(attachment);
         }
         if steer {
-            let attachment = self.attach_one(device, Direction::Ingress, object::steer_for(device))?;
+            let attachment = self.attach_one(device, FilterParent::Ingress, object::steer_for(device))?;
             self.steering.push(attachment);
         }
         Ok(())
@@ -105,7 +106,7 @@ impl PodDatapath {
 }
 
 /// The devices, those behind the one that failed last first: as many as a step takes must not keep it from the others.
-fn after(devices: &[Device], last_failed: Option<u32>) -> Vec<Device> {
+fn after(devices: &[PodDevice], last_failed: Option<u32>) -> Vec<PodDevice> {
     let mut devices = devices.to_vec();
     if let Some(at) = devices.iter().position(|device| Some(device.index) == last_failed) {
         devices.rotate_left(at + 1);
@@ -118,11 +119,11 @@ const STEP: usize = 8;
 
 #[cfg(test)]
 mod tests {
-    use super::{super::Framing, *};
+    use super::{super::LinkLayer, *};
 
     #[test]
     fn a_step_begins_behind_the_device_that_failed_last() {
-        let device = |index| Device { index, name: format!("eth{index}"), framing: Framing::Ethernet };
+        let device = |index| PodDevice { index, name: format!("eth{index}"), framing: LinkLayer::Ethernet };
         let devices: Vec<_> = (1..=4).map(device).collect();
         let order = |failed| after(&devices, failed).iter().map(|device| device.index).collect::<Vec<_>>();
         assert_eq!(order(None), [1, 2, 3, 4]);

@@ -9,21 +9,21 @@ use std::{
 
 use super::{
     DatapathError, clsact, link,
-    netlink::{self, Filter},
+    netlink::{self, TcFilter},
 };
 
 /// A program on a hook.
 #[derive(Debug)]
-pub(super) enum Attachment {
+pub(super) enum ProgramAttachment {
     /// With the device's index, or [`NO_DEVICE`].
     Link(u32, OwnedFd),
-    Filter(Filter),
+    Filter(TcFilter),
 }
 
 /// The index of the namespace's own hooks.
 pub(super) const NO_DEVICE: u32 = 0;
 
-impl Attachment {
+impl ProgramAttachment {
     pub(super) fn link(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Link(_, link) => Some(link.as_fd()),

@@ -14,7 +14,7 @@ use std::{
 
 use super::{
     DatapathError,
-    netlink::{self, Direction, Filter},
+    netlink::{self, FilterParent, TcFilter},
 };
 
 /// First on the hook. When that priority belongs to another classifier, the kernel chooses.
@@ -22,32 +22,32 @@ const FIRST: u16 = 1;
 
 /// A device of one network namespace, for the whole machine: inode of the namespace, index of the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Place {
+struct NetnsDevice {
     netns: u64,
     device: u32,
 }
 
 /// How this process uses the qdisc of a place. A pod may have two datapaths at a time: one that drains, and its successor.
 #[derive(Clone, Copy, Debug)]
-struct Use {
+struct QdiscUse {
     users: usize,
     ours: bool,
 }
 
-static USES: Mutex<Option<HashMap<Place, Use>>> = Mutex::new(None);
+static USES: Mutex<Option<HashMap<NetnsDevice, QdiscUse>>> = Mutex::new(None);
 
 /// A hold on a device's clsact qdisc. Not released by dropping: that has to happen in the right network namespace.
 #[derive(Debug)]
-pub(super) struct Qdisc {
-    place: Place,
+pub(super) struct QdiscHold {
+    place: NetnsDevice,
     name: String,
 }
 
-impl Qdisc {
+impl QdiscHold {
     /// Makes the qdisc if there is none; the first user clears away what a killed predecessor has left.
     pub(super) fn hold(device: u32, name: &str) -> Result<Self, DatapathError> {
         let fail = |action| move |source| DatapathError::Clsact { action, device: name.to_owned(), source };
-        let place = Place { netns: own_netns().map_err(DatapathError::Netns)?, device };
+        let place = NetnsDevice { netns: own_netns().map_err(DatapathError::Netns)?, device };
         let mut uses = lock();
         let uses = uses.get_or_insert_default();
         if let Some(known) = uses.get_mut(&place) {
@@ -60,7 +60,7 @@ impl Qdisc {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => left > 0 && is_empty(device),
                 Err(e) => return Err(fail("add the clsact qdisc")(e)),
             };
-            uses.insert(place, Use { users: 1, ours });
+            uses.insert(place, QdiscUse { users: 1, ours });
         }
         Ok(Self { place, name: name.to_owned() })
     }
@@ -68,10 +68,10 @@ impl Qdisc {
     /// Adds a program's filter.
     pub(super) fn attach(
         &self,
-        direction: Direction,
+        direction: FilterParent,
         program: &'static str,
         fd: BorrowedFd<'_>,
-    ) -> Result<Filter, DatapathError> {
+    ) -> Result<TcFilter, DatapathError> {
         let add = |priority| netlink::add_filter(self.place.device, direction, priority, program, fd);
         let filter = add(FIRST).or_else(|_taken| add(0)).map_err(|source| DatapathError::Attach {
             program,
@@ -83,7 +83,7 @@ impl Qdisc {
     }
 
     /// Another's filter may end the chain before ours is run. The notes of turned SYNs show it where it does.
-    fn tell_what_comes_first(&self, ours: &Filter) {
+    fn tell_what_comes_first(&self, ours: &TcFilter) {
         let filters = netlink::filters(self.place.device, ours.direction).unwrap_or_default();
         for first in filters.iter().filter(|filter| filter.priority < ours.priority) {
             let (device, priority, name) =
@@ -114,8 +114,8 @@ impl Qdisc {
     }
 }
 
-/// Deletes a filter that `Qdisc::attach` has made.
-pub(super) fn detach(filter: &Filter) -> Result<(), DatapathError> {
+/// Deletes a filter that `QdiscHold::attach` has made.
+pub(super) fn detach(filter: &TcFilter) -> Result<(), DatapathError> {
     gone_is_fine(netlink::delete_filter(filter)).map_err(|source| DatapathError::Clsact {
         action: "delete a filter",
         device: format!("device {}", filter.device),
@@ -126,7 +126,7 @@ pub(super) fn detach(filter: &Filter) -> Result<(), DatapathError> {
 /// Deletes the filters that carry the names of our programs, and says how many there were.
 fn remove_leftovers(device: u32) -> io::Result<usize> {
     let mut removed = 0;
-    for direction in [Direction::Ingress, Direction::Egress] {
+    for direction in [FilterParent::Ingress, FilterParent::Egress] {
         for filter in netlink::filters(device, direction)? {
             if filter.name.as_deref().is_some_and(is_ours) {
                 gone_is_fine(netlink::delete_filter(&filter))?;
@@ -144,7 +144,7 @@ fn is_ours(name: &str) -> bool {
 
 /// In doubt the qdisc is not empty.
 fn is_empty(device: u32) -> bool {
-    [Direction::Ingress, Direction::Egress]
+    [FilterParent::Ingress, FilterParent::Egress]
         .into_iter()
         .all(|d| netlink::filters(device, d).is_ok_and(|filters| filters.is_empty()))
 }
@@ -161,6 +161,6 @@ fn own_netns() -> io::Result<u64> {
     Ok(fs::metadata("/proc/thread-self/ns/net")?.ino())
 }
 
-fn lock() -> MutexGuard<'static, Option<HashMap<Place, Use>>> {
+fn lock() -> MutexGuard<'static, Option<HashMap<NetnsDevice, QdiscUse>>> {
     USES.lock().unwrap_or_else(PoisonError::into_inner)
 }

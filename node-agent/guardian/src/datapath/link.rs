@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Where a program is attached, with the kernel's numbers (`enum bpf_attach_type`).
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Hook<'a> {
+pub(super) enum AttachType<'a> {
     /// Ingress of a device, before every other program there.
     TcxIngress(u32),
     /// Egress of a device, before every other program there.
@@ -30,7 +30,7 @@ const BPF_F_BEFORE: u32 = 1 << 3;
 /// The part of `union bpf_attr` that `BPF_LINK_CREATE` reads for these hooks.
 #[derive(Default)]
 #[repr(C)]
-struct LinkCreate {
+struct LinkCreateAttr {
     program: u32,
     target: u32,
     attach_type: u32,
@@ -40,11 +40,11 @@ struct LinkCreate {
     expected_revision: u64,
 }
 
-const _: () = assert!(size_of::<LinkCreate>() == 32);
+const _: () = assert!(size_of::<LinkCreateAttr>() == 32);
 
 /// The part of `union bpf_attr` that `BPF_OBJ_GET_INFO_BY_FD` reads.
 #[repr(C)]
-struct GetInfo {
+struct ObjInfoAttr {
     fd: u32,
     length: u32,
     info: u64,
@@ -53,7 +53,7 @@ struct GetInfo {
 /// `struct bpf_link_info` of a TCX link.
 #[derive(Default)]
 #[repr(C)]
-struct LinkInfo {
+struct BpfLinkInfo {
     kind: u32,
     id: u32,
     program: u32,
@@ -63,14 +63,14 @@ struct LinkInfo {
 }
 
 /// Attaches a loaded program. The link lives as long as its descriptor and the duplicates of it.
-pub(super) fn create(program: BorrowedFd<'_>, hook: Hook<'_>) -> io::Result<OwnedFd> {
+pub(super) fn create(program: BorrowedFd<'_>, hook: AttachType<'_>) -> io::Result<OwnedFd> {
     let (target, attach_type, flags) = match hook {
-        Hook::TcxIngress(device) => (device, BPF_TCX_INGRESS, BPF_F_BEFORE),
-        Hook::TcxEgress(device) => (device, BPF_TCX_EGRESS, BPF_F_BEFORE),
-        Hook::SkLookup(netns) => (number(netns.as_raw_fd()), BPF_SK_LOOKUP, 0),
+        AttachType::TcxIngress(device) => (device, BPF_TCX_INGRESS, BPF_F_BEFORE),
+        AttachType::TcxEgress(device) => (device, BPF_TCX_EGRESS, BPF_F_BEFORE),
+        AttachType::SkLookup(netns) => (number(netns.as_raw_fd()), BPF_SK_LOOKUP, 0),
     };
     let program = number(program.as_raw_fd());
-    let mut attributes = LinkCreate { program, target, attach_type, flags, ..LinkCreate::default() };
+    let mut attributes = LinkCreateAttr { program, target, attach_type, flags, ..LinkCreateAttr::default() };
     let fd = bpf(BPF_LINK_CREATE, &mut attributes)?;
     // SAFETY: the kernel has just made this descriptor for us (close-on-exec); nobody else knows it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
@@ -91,9 +91,9 @@ pub(super) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
 
 /// The index of the device that a TCX link is on; 0 once the device is gone.
 pub(super) fn device(link: BorrowedFd<'_>) -> io::Result<u32> {
-    let mut info = LinkInfo::default();
-    let length = u32::try_from(size_of::<LinkInfo>()).map_err(io::Error::other)?;
-    let mut attributes = GetInfo { fd: number(link.as_raw_fd()), length, info: (&raw mut info).addr() as u64 };
+    let mut info = BpfLinkInfo::default();
+    let length = u32::try_from(size_of::<BpfLinkInfo>()).map_err(io::Error::other)?;
+    let mut attributes = ObjInfoAttr { fd: number(link.as_raw_fd()), length, info: (&raw mut info).addr() as u64 };
     bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attributes)?;
     Ok(info.device)
 }

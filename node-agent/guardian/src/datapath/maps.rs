@@ -12,16 +12,16 @@ use aya::{
     maps::{Array, HashMap, IterableMap, Map, MapData, MapError, PerCpuArray, SockMap},
 };
 use nix::time::{ClockId, clock_gettime};
-use redir_abi::{Addr, PortWord, Ports, REFLECTED, Reason, STEERED, UNGATED, map};
+use redir_abi::{MappedAddress, PortBit, PortWord, REFLECTED, Reason, STEERED, UNGATED, map};
 
 use super::{
-    DatapathError, Gate,
+    DatapathError, SteerGate,
     object::{map_error, map_missing},
     storage,
 };
 
 /// Handles on the maps of one loaded object. The programs name them by these very descriptors until they are loaded.
-pub(super) struct Maps {
+pub(super) struct DatapathMaps {
     agent_port: Array<MapData, u32>,
     ports: Array<MapData, PortWord>,
     pod_ips: HashMap<MapData, [u8; 16], u8>,
@@ -37,7 +37,7 @@ pub(super) struct Maps {
     listeners: SockMap<MapData>,
 }
 
-impl Maps {
+impl DatapathMaps {
     /// Takes the maps out of the object.
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
         Ok(Self {
@@ -93,7 +93,7 @@ impl Maps {
 
     /// The addresses that are steered, from now on these. An address that stays is never missing meanwhile.
     pub(super) fn set_pod_ips(&mut self, addresses: &[IpAddr]) -> Result<(), DatapathError> {
-        let wanted: Vec<_> = addresses.iter().map(|address| Addr::from(*address).0).collect();
+        let wanted: Vec<_> = addresses.iter().map(|address| MappedAddress::from(*address).0).collect();
         let failed = |e: &MapError| map_error(map::POD_IPS, e);
         let known: Vec<_> = self.pod_ips.keys().collect::<Result<_, _>>().map_err(|e| failed(&e))?;
         for gone in known.iter().filter(|address| !wanted.contains(address)) {
@@ -130,13 +130,13 @@ impl Maps {
     }
 
     /// Steers a port. Its packets are reflected from now on until the object goes.
-    pub(super) fn steer(&mut self, port: u16, gate: Gate) -> Result<(), DatapathError> {
+    pub(super) fn steer(&mut self, port: u16, gate: SteerGate) -> Result<(), DatapathError> {
         self.change(port, |word, bit| {
             word[REFLECTED] |= bit;
             word[STEERED] |= bit;
             match gate {
-                Gate::AppListening => word[UNGATED] &= !bit,
-                Gate::Always => word[UNGATED] |= bit,
+                SteerGate::AppListening => word[UNGATED] &= !bit,
+                SteerGate::Always => word[UNGATED] |= bit,
             }
         })
     }
@@ -150,7 +150,7 @@ impl Maps {
     }
 
     fn change(&mut self, port: u16, change: impl FnOnce(&mut PortWord, u64)) -> Result<(), DatapathError> {
-        let at = Ports::of(port);
+        let at = PortBit::of(port);
         let mut word = self.ports.get(&at.word, 0).map_err(|e| map_error(map::PORTS, &e))?;
         change(&mut word, at.bit);
         self.ports.set(at.word, word, 0).map_err(|e| map_error(map::PORTS, &e))
@@ -158,7 +158,7 @@ impl Maps {
 
     pub(super) fn bypass(&mut self, client: IpAddr, how_long: Duration) -> Result<(), DatapathError> {
         let until = monotonic_nanos()?.saturating_add(u64::try_from(how_long.as_nanos()).unwrap_or(u64::MAX));
-        self.bypass.insert(Addr::from(client).0, until, 0).map_err(|e| map_error(map::BYPASS, &e))
+        self.bypass.insert(MappedAddress::from(client).0, until, 0).map_err(|e| map_error(map::BYPASS, &e))
     }
 
     /// Every counter, summed over the CPUs.

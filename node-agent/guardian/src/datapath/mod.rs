@@ -28,19 +28,19 @@ use std::time::Duration;
 use aya::Ebpf;
 use redir_abi::{ACCEPTS, POD_IP_ENTRIES, Reason, TRIAL, program};
 
-pub(crate) use adapt::Adapted;
+pub(crate) use adapt::AdaptStep;
 pub(crate) use error::DatapathError;
-pub(crate) use spec::{Attach, Device, Framing, Gate, PodSpec};
+pub(crate) use spec::{AttachMode, LinkLayer, PodDevice, PodSpec, SteerGate};
 
-use attachment::{Attachment, NO_DEVICE, is_unknown_hook};
-use clsact::Qdisc;
-use link::Hook;
-use maps::Maps;
-use netlink::Direction;
+use attachment::{NO_DEVICE, ProgramAttachment, is_unknown_hook};
+use clsact::QdiscHold;
+use link::AttachType;
+use maps::DatapathMaps;
+use netlink::FilterParent;
 
 /// Called between the steps of slow work, each of which is one system call of the kind that takes milliseconds: who waits
 /// for something quick does not wait for all of it.
-pub(crate) type Pause<'a> = &'a mut dyn FnMut();
+pub(crate) type YieldPoint<'a> = &'a mut dyn FnMut();
 
 /// Index of `lo`, in every network namespace.
 const LOOPBACK: u32 = 1;
@@ -54,16 +54,16 @@ pub(crate) const MAX_DEVICES: usize = 256;
 /// guardian detaches. Reflection outlives steering for as long as connections drain.
 pub(crate) struct PodDatapath {
     ebpf: Ebpf,
-    maps: Maps,
+    maps: DatapathMaps,
     netns: OwnedFd,
-    devices: Vec<Device>,
+    devices: Vec<PodDevice>,
     /// The last device that could not be given its programs.
     last_failed: Option<u32>,
     /// What the next attach uses; `Auto` until the first has shown what the kernel can.
-    attach: Attach,
-    qdiscs: Vec<(u32, Qdisc)>,
-    reflecting: Vec<Attachment>,
-    steering: Vec<Attachment>,
+    attach: AttachMode,
+    qdiscs: Vec<(u32, QdiscHold)>,
+    reflecting: Vec<ProgramAttachment>,
+    steering: Vec<ProgramAttachment>,
     /// Why there is no companion, if so: it needs its listeners, and a kernel that has such programs.
     no_companion: Option<String>,
     armed: BTreeSet<u16>,
@@ -73,7 +73,7 @@ pub(crate) struct PodDatapath {
 
 impl PodDatapath {
     /// Loads the programs for a pod; nothing is attached yet and no port armed. The listeners are only looked at.
-    pub(crate) fn load(spec: &PodSpec<'_>, pause: Pause<'_>) -> Result<Self, DatapathError> {
+    pub(crate) fn load(spec: &PodSpec<'_>, pause: YieldPoint<'_>) -> Result<Self, DatapathError> {
         if spec.devices.is_empty() || spec.addresses.is_empty() {
             return Err(DatapathError::Spec("the pod has no address on a device; wait until its network is set up"));
         }
@@ -84,7 +84,7 @@ impl PodDatapath {
             return Err(DatapathError::Spec("the pod has more than 256 devices; intercept a pod with fewer"));
         }
         let mut ebpf = object::load()?;
-        let mut maps = Maps::take(&mut ebpf)?;
+        let mut maps = DatapathMaps::take(&mut ebpf)?;
         maps.set_agent_port(spec.agent_port)?;
         maps.set_pod_ips(spec.addresses)?;
         for device in spec.devices {
@@ -135,7 +135,7 @@ impl PodDatapath {
     }
 
     /// Attaches what is not attached: reflect first, steer last. After an error nothing is attached but what was.
-    pub(crate) fn attach(&mut self, pause: Pause<'_>) -> Result<(), DatapathError> {
+    pub(crate) fn attach(&mut self, pause: YieldPoint<'_>) -> Result<(), DatapathError> {
         let was_reflecting = !self.reflecting.is_empty();
         self.maps.set_released(false)?;
         let reflecting = if was_reflecting { Ok(()) } else { self.attach_reflect(pause) };
@@ -205,7 +205,7 @@ impl PodDatapath {
     }
 
     /// Steers new connections to `port` from now on.
-    pub(crate) fn arm(&mut self, port: u16, gate: Gate) -> Result<(), DatapathError> {
+    pub(crate) fn arm(&mut self, port: u16, gate: SteerGate) -> Result<(), DatapathError> {
         self.maps.steer(port, gate)?;
         self.armed.insert(port);
         Ok(())
@@ -245,12 +245,12 @@ impl PodDatapath {
 
     /// Duplicates of the TCX links attached now, reflect's first; none with clsact.
     pub(crate) fn link_fds(&self) -> io::Result<Vec<OwnedFd>> {
-        let links = self.reflecting.iter().chain(&self.steering).filter_map(Attachment::link);
+        let links = self.reflecting.iter().chain(&self.steering).filter_map(ProgramAttachment::link);
         links.map(|link| link.try_clone_to_owned()).collect()
     }
 
     /// How the programs are attached: TCX or clsact once something was, before that what was asked for.
-    pub(crate) fn hook(&self) -> Attach {
+    pub(crate) fn hook(&self) -> AttachMode {
         self.attach
     }
 
@@ -266,14 +266,14 @@ impl PodDatapath {
     }
 
     /// Stops steering; what was steered goes on being reflected.
-    pub(crate) fn detach_steer(&mut self, pause: Pause<'_>) -> Result<(), DatapathError> {
+    pub(crate) fn detach_steer(&mut self, pause: YieldPoint<'_>) -> Result<(), DatapathError> {
         let detached = self.detach_each(|this| &mut this.steering, pause);
         // Only now: until then a program that steers must not assign by itself.
         detached.and(self.maps.set_companion(false))
     }
 
     /// Detaches everything, also links that others hold duplicates of. Goes on after an error and returns the first.
-    pub(crate) fn detach_all(&mut self, pause: Pause<'_>) -> Result<(), DatapathError> {
+    pub(crate) fn detach_all(&mut self, pause: YieldPoint<'_>) -> Result<(), DatapathError> {
         // First: whoever still holds a leg must not use it where nobody looks at what it sends.
         let mut result = self.maps.set_released(true);
         result = result.and(self.detach_steer(pause));
@@ -291,8 +291,8 @@ impl PodDatapath {
     /// Takes every program of a list off its hook, the last first. Goes on after an error and returns the first.
     fn detach_each(
         &mut self,
-        list: impl Fn(&mut Self) -> &mut Vec<Attachment>,
-        pause: Pause<'_>,
+        list: impl Fn(&mut Self) -> &mut Vec<ProgramAttachment>,
+        pause: YieldPoint<'_>,
     ) -> Result<(), DatapathError> {
         let mut result = Ok(());
         while let Some(attachment) = list(self).pop() {
@@ -309,26 +309,26 @@ impl PodDatapath {
         self.steering.clear();
     }
 
-    fn attach_reflect(&mut self, pause: Pause<'_>) -> Result<(), DatapathError> {
+    fn attach_reflect(&mut self, pause: YieldPoint<'_>) -> Result<(), DatapathError> {
         for device in self.devices.clone() {
             pause();
-            let attach = |this: &mut Self| this.attach_one(&device, Direction::Egress, object::reflect_for(&device));
+            let attach = |this: &mut Self| this.attach_one(&device, FilterParent::Egress, object::reflect_for(&device));
             match self.inside(attach) {
                 Err(error) if error.is_of_a_device_that_went() => {}
                 attached => self.reflecting.push(attached?),
             }
         }
         pause();
-        let attachment = self.inside(|this| this.attach_one(&loopback(), Direction::Egress, program::REFLECT_LO))?;
+        let attachment = self.inside(|this| this.attach_one(&loopback(), FilterParent::Egress, program::REFLECT_LO))?;
         self.reflecting.push(attachment);
         Ok(())
     }
 
-    fn attach_steer(&mut self, pause: Pause<'_>) -> Result<(), DatapathError> {
+    fn attach_steer(&mut self, pause: YieldPoint<'_>) -> Result<(), DatapathError> {
         if self.no_companion.is_none() {
             pause();
             match self.attach_companion() {
-                Ok(link) => self.steering.push(Attachment::Link(NO_DEVICE, link)),
+                Ok(link) => self.steering.push(ProgramAttachment::Link(NO_DEVICE, link)),
                 Err(e) => {
                     tracing::info!("no companion, steer assigns by itself: {e}");
                     self.no_companion = Some(e.to_string());
@@ -339,7 +339,7 @@ impl PodDatapath {
         let devices = self.devices.clone().into_iter().map(|device| (object::steer_for(&device), device));
         for (program, device) in devices.chain([(program::STEER_LO, loopback())]) {
             pause();
-            match self.inside(|this| this.attach_one(&device, Direction::Ingress, program)) {
+            match self.inside(|this| this.attach_one(&device, FilterParent::Ingress, program)) {
                 Err(error) if error.is_of_a_device_that_went() => {}
                 attached => self.steering.push(attached?),
             }
@@ -351,7 +351,7 @@ impl PodDatapath {
         let fd = object::companion(&mut self.ebpf, &mut || {})?
             .fd()
             .map_err(|e| DatapathError::Load { program: program::TIME_WAIT, detail: object::chain(&e) })?;
-        link::create(fd.as_fd(), Hook::SkLookup(self.netns.as_fd())).map_err(|source| DatapathError::Attach {
+        link::create(fd.as_fd(), AttachType::SkLookup(self.netns.as_fd())).map_err(|source| DatapathError::Attach {
             program: program::TIME_WAIT,
             device: "the network namespace".into(),
             source,
@@ -361,21 +361,21 @@ impl PodDatapath {
     /// By TCX, or by clsact where the kernel has no TCX and we may.
     fn attach_one(
         &mut self,
-        device: &Device,
-        direction: Direction,
+        device: &PodDevice,
+        direction: FilterParent,
         program: &'static str,
-    ) -> Result<Attachment, DatapathError> {
-        if self.attach != Attach::Clsact {
+    ) -> Result<ProgramAttachment, DatapathError> {
+        if self.attach != AttachMode::Clsact {
             let hook = match direction {
-                Direction::Ingress => Hook::TcxIngress(device.index),
-                Direction::Egress => Hook::TcxEgress(device.index),
+                FilterParent::Ingress => AttachType::TcxIngress(device.index),
+                FilterParent::Egress => AttachType::TcxEgress(device.index),
             };
             match link::create(self.program_fd(program)?, hook) {
                 Ok(link) => {
-                    self.attach = Attach::Tcx;
-                    return Ok(Attachment::Link(device.index, link));
+                    self.attach = AttachMode::Tcx;
+                    return Ok(ProgramAttachment::Link(device.index, link));
                 }
-                Err(e) if is_unknown_hook(&e) && self.attach == Attach::Auto => self.attach = Attach::Clsact,
+                Err(e) if is_unknown_hook(&e) && self.attach == AttachMode::Auto => self.attach = AttachMode::Clsact,
                 Err(e) if is_unknown_hook(&e) => return Err(DatapathError::NoTcx),
                 Err(e) if e.raw_os_error() == Some(libc::EPERM) => {
                     return Err(DatapathError::Permission { action: "attach the programs" });
@@ -384,12 +384,12 @@ impl PodDatapath {
             }
         }
         if !self.qdiscs.iter().any(|(index, _)| *index == device.index) {
-            self.qdiscs.push((device.index, Qdisc::hold(device.index, &device.name)?));
+            self.qdiscs.push((device.index, QdiscHold::hold(device.index, &device.name)?));
         }
         let fd = self.program_fd(program)?.try_clone_to_owned().map_err(DatapathError::Netns)?;
         let held = self.qdiscs.iter().find(|(index, _)| *index == device.index);
         let (_, qdisc) = held.expect("held a moment ago");
-        qdisc.attach(direction, program, fd.as_fd()).map(Attachment::Filter)
+        qdisc.attach(direction, program, fd.as_fd()).map(ProgramAttachment::Filter)
     }
 
     fn program_fd(&mut self, name: &'static str) -> Result<BorrowedFd<'_>, DatapathError> {
@@ -407,8 +407,8 @@ impl PodDatapath {
     }
 }
 
-fn loopback() -> Device {
-    Device { index: LOOPBACK, name: "lo".into(), framing: Framing::Ethernet }
+fn loopback() -> PodDevice {
+    PodDevice { index: LOOPBACK, name: "lo".into(), framing: LinkLayer::Ethernet }
 }
 
 impl Drop for PodDatapath {

@@ -10,16 +10,16 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType
 /// Which side of a device, as the parent of a filter (`TC_H_CLSACT` with `TC_H_MIN_INGRESS`, `TC_H_MIN_EGRESS`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-pub(super) enum Direction {
+pub(super) enum FilterParent {
     Ingress = 0xffff_fff2,
     Egress = 0xffff_fff3,
 }
 
 /// One filter of a device, as the kernel names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Filter {
+pub(super) struct TcFilter {
     pub(super) device: u32,
-    pub(super) direction: Direction,
+    pub(super) direction: FilterParent,
     pub(super) priority: u16,
     pub(super) handle: u32,
     /// Of a BPF filter.
@@ -50,14 +50,15 @@ const TC_HEADER: usize = 20;
 
 /// Adds the clsact qdisc; `AlreadyExists` if the device has one, or an ingress qdisc.
 pub(super) fn add_clsact(device: u32) -> io::Result<()> {
-    let mut request = Request::new(libc::RTM_NEWQDISC, ACK | CREATE | EXCLUSIVE, device, CLSACT_HANDLE, TC_H_CLSACT, 0);
+    let mut request =
+        RouteRequest::new(libc::RTM_NEWQDISC, ACK | CREATE | EXCLUSIVE, device, CLSACT_HANDLE, TC_H_CLSACT, 0);
     request.attribute(TCA_KIND, b"clsact\0");
     request.exchange().map(drop)
 }
 
 /// Deletes the clsact qdisc with every filter on it.
 pub(super) fn delete_clsact(device: u32) -> io::Result<()> {
-    let mut request = Request::new(libc::RTM_DELQDISC, ACK, device, CLSACT_HANDLE, TC_H_CLSACT, 0);
+    let mut request = RouteRequest::new(libc::RTM_DELQDISC, ACK, device, CLSACT_HANDLE, TC_H_CLSACT, 0);
     request.attribute(TCA_KIND, b"clsact\0");
     request.exchange().map(drop)
 }
@@ -65,12 +66,12 @@ pub(super) fn delete_clsact(device: u32) -> io::Result<()> {
 /// Adds a BPF filter whose return value is the verdict. Priority 0 leaves the choice to the kernel.
 pub(super) fn add_filter(
     device: u32,
-    direction: Direction,
+    direction: FilterParent,
     priority: u16,
     name: &str,
     program: BorrowedFd<'_>,
-) -> io::Result<Filter> {
-    let mut request = Request::new(
+) -> io::Result<TcFilter> {
+    let mut request = RouteRequest::new(
         libc::RTM_NEWTFILTER,
         ACK | ECHO | CREATE | EXCLUSIVE,
         device,
@@ -90,15 +91,15 @@ pub(super) fn add_filter(
 }
 
 /// Deletes one filter.
-pub(super) fn delete_filter(of: &Filter) -> io::Result<()> {
-    Request::new(libc::RTM_DELTFILTER, ACK, of.device, of.handle, of.direction as u32, info(of.priority))
+pub(super) fn delete_filter(of: &TcFilter) -> io::Result<()> {
+    RouteRequest::new(libc::RTM_DELTFILTER, ACK, of.device, of.handle, of.direction as u32, info(of.priority))
         .exchange()
         .map(drop)
 }
 
 /// The filters of a device; none if it has no qdisc for them. A filter without handle is a classifier's head, not a filter.
-pub(super) fn filters(device: u32, direction: Direction) -> io::Result<Vec<Filter>> {
-    let replies = Request::new(libc::RTM_GETTFILTER, DUMP, device, 0, direction as u32, 0).exchange()?;
+pub(super) fn filters(device: u32, direction: FilterParent) -> io::Result<Vec<TcFilter>> {
+    let replies = RouteRequest::new(libc::RTM_GETTFILTER, DUMP, device, 0, direction as u32, 0).exchange()?;
     Ok(replies
         .iter()
         .filter_map(|reply| filter(reply, direction))
@@ -107,7 +108,7 @@ pub(super) fn filters(device: u32, direction: Direction) -> io::Result<Vec<Filte
 }
 
 /// Whether a filter is still there; in doubt it is.
-pub(super) fn holds(filter: &Filter) -> bool {
+pub(super) fn holds(filter: &TcFilter) -> bool {
     let found = filters(filter.device, filter.direction);
     found.map_or_else(|error| error.raw_os_error() != Some(libc::ENODEV), |found| found.contains(filter))
 }
@@ -116,14 +117,14 @@ fn info(priority: u16) -> u32 {
     u32::from(priority) << 16 | u32::from(ETH_P_ALL.to_be())
 }
 
-fn filter(reply: &Reply, direction: Direction) -> Option<Filter> {
+fn filter(reply: &RouteReply, direction: FilterParent) -> Option<TcFilter> {
     if reply.kind != libc::RTM_NEWTFILTER {
         return None;
     }
     let attributes = reply.body.get(TC_HEADER..)?;
     let name = attribute(attributes, TCA_OPTIONS).and_then(|options| attribute(options, TCA_BPF_NAME));
     let name = name.map(|text| String::from_utf8_lossy(text.strip_suffix(b"\0").unwrap_or(text)).into_owned());
-    Some(Filter {
+    Some(TcFilter {
         device: word(&reply.body, 4)?,
         handle: word(&reply.body, 8)?,
         direction,
@@ -154,17 +155,17 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
-struct Reply {
+struct RouteReply {
     kind: u16,
     body: Vec<u8>,
 }
 
 /// A request under construction.
-struct Request {
+struct RouteRequest {
     bytes: Vec<u8>,
 }
 
-impl Request {
+impl RouteRequest {
     fn new(kind: u16, flags: u16, device: u32, handle: u32, parent: u32, info: u32) -> Self {
         let mut bytes = Vec::with_capacity(128);
         bytes.extend(0_u32.to_ne_bytes()); // length, known at the end
@@ -192,7 +193,7 @@ impl Request {
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
     }
 
-    fn exchange(mut self) -> io::Result<Vec<Reply>> {
+    fn exchange(mut self) -> io::Result<Vec<RouteReply>> {
         let length = u32::try_from(self.bytes.len()).expect("requests are short");
         self.bytes[..4].copy_from_slice(&length.to_ne_bytes());
         let socket = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
@@ -202,7 +203,7 @@ impl Request {
 }
 
 /// Reads until the kernel says that it is done, or that it has failed.
-fn replies(socket: &OwnedFd) -> io::Result<Vec<Reply>> {
+fn replies(socket: &OwnedFd) -> io::Result<Vec<RouteReply>> {
     let mut replies = Vec::new();
     let mut buffer = vec![0; 64 * 1024];
     loop {
@@ -214,7 +215,7 @@ fn replies(socket: &OwnedFd) -> io::Result<Vec<Reply>> {
             match i32::from(kind) {
                 libc::NLMSG_DONE => return Ok(replies),
                 libc::NLMSG_ERROR => return acknowledged(body).map(|()| replies),
-                _ => replies.push(Reply { kind, body: body.to_vec() }),
+                _ => replies.push(RouteReply { kind, body: body.to_vec() }),
             }
             rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
         }

@@ -18,7 +18,7 @@ use aya::{
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use redir_abi::{map, program};
 
-use super::{DatapathError, Device, Framing, Pause, link, storage};
+use super::{DatapathError, LinkLayer, PodDevice, YieldPoint, link, storage};
 use crate::preflight::may_load_programs;
 
 /// What `build.rs` has built.
@@ -63,18 +63,18 @@ fn new_loader() -> EbpfLoader<'static> {
 }
 
 /// The program for a device's ingress.
-pub(super) fn steer_for(device: &Device) -> &'static str {
+pub(super) fn steer_for(device: &PodDevice) -> &'static str {
     match device.framing {
-        Framing::Ethernet => program::STEER,
-        Framing::Bare => program::STEER_L3,
+        LinkLayer::Ethernet => program::STEER,
+        LinkLayer::Bare => program::STEER_L3,
     }
 }
 
 /// The program for a device's egress.
-pub(super) fn reflect_for(device: &Device) -> &'static str {
+pub(super) fn reflect_for(device: &PodDevice) -> &'static str {
     match device.framing {
-        Framing::Ethernet => program::REFLECT,
-        Framing::Bare => program::REFLECT_L3,
+        LinkLayer::Ethernet => program::REFLECT,
+        LinkLayer::Bare => program::REFLECT_L3,
     }
 }
 
@@ -82,7 +82,7 @@ pub(super) fn reflect_for(device: &Device) -> &'static str {
 pub(super) fn classifier<'a>(
     ebpf: &'a mut Ebpf,
     name: &'static str,
-    pause: Pause<'_>,
+    pause: YieldPoint<'_>,
 ) -> Result<&'a mut SchedClassifier, DatapathError> {
     let program =
         ebpf.program_mut(name).ok_or(DatapathError::Load { program: name, detail: "not in the object".into() })?;
@@ -99,7 +99,7 @@ pub(super) fn all_classifiers(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
 }
 
 /// The companion, loaded into the kernel on first use.
-pub(super) fn companion<'a>(ebpf: &'a mut Ebpf, pause: Pause<'_>) -> Result<&'a mut SkLookup, DatapathError> {
+pub(super) fn companion<'a>(ebpf: &'a mut Ebpf, pause: YieldPoint<'_>) -> Result<&'a mut SkLookup, DatapathError> {
     let name = program::TIME_WAIT;
     let program =
         ebpf.program_mut(name).ok_or(DatapathError::Load { program: name, detail: "not in the object".into() })?;
@@ -111,7 +111,7 @@ pub(super) fn companion<'a>(ebpf: &'a mut Ebpf, pause: Pause<'_>) -> Result<&'a 
 }
 
 /// Loads the filter of the agent's sockets.
-pub(super) fn load_filter(ebpf: &mut Ebpf, pause: Pause<'_>) -> Result<(), DatapathError> {
+pub(super) fn load_filter(ebpf: &mut Ebpf, pause: YieldPoint<'_>) -> Result<(), DatapathError> {
     let name = program::FILTER;
     let program =
         ebpf.program_mut(name).ok_or(DatapathError::Load { program: name, detail: "not in the object".into() })?;
@@ -130,7 +130,7 @@ pub(super) fn socket_filter(ebpf: &Ebpf) -> Option<BorrowedFd<'_>> {
 fn load_patiently(
     name: &'static str,
     load: impl FnMut() -> Result<(), ProgramError>,
-    pause: Pause<'_>,
+    pause: YieldPoint<'_>,
 ) -> Result<(), DatapathError> {
     let interrupted = |error: &ProgramError| {
         let met = matches!(error, ProgramError::LoadError { io_error, .. } if is_interruption(io_error));
@@ -148,7 +148,7 @@ fn load_patiently(
 fn repeat<E>(
     mut attempt: impl FnMut() -> Result<(), E>,
     interrupted: impl Fn(&E) -> bool,
-    pause: Pause<'_>,
+    pause: YieldPoint<'_>,
 ) -> Option<Result<(), E>> {
     for number in 0..TRIES {
         match attempt() {

@@ -5,18 +5,18 @@ use std::os::fd::BorrowedFd;
 
 /// One network device of the pod that carries a pod address (never `lo`: that one is steered by itself).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Device {
+pub(crate) struct PodDevice {
     /// Index in the pod's network namespace.
     pub(crate) index: u32,
     /// Name in the pod's network namespace, for messages.
     pub(crate) name: String,
     /// What its frames begin with.
-    pub(crate) framing: Framing,
+    pub(crate) framing: LinkLayer,
 }
 
 /// What the frames of a device begin with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Framing {
+pub(crate) enum LinkLayer {
     /// A 14-byte Ethernet header (`ARPHRD_ETHER`): veth, bridge ports, netkit, ipvlan.
     Ethernet,
     /// The IP header itself (`ARPHRD_NONE` and the like): tun, wireguard, ipip.
@@ -25,7 +25,7 @@ pub(crate) enum Framing {
 
 /// How the programs are attached to a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Attach {
+pub(crate) enum AttachMode {
     /// TCX where the kernel has it, else clsact.
     Auto,
     /// TCX or nothing.
@@ -36,7 +36,7 @@ pub(crate) enum Attach {
 
 /// When a port's new connections are given to the agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Gate {
+pub(crate) enum SteerGate {
     /// Only while the app listens, so that TCP probes stay truthful.
     AppListening,
     /// Also while it does not.
@@ -49,7 +49,7 @@ pub(crate) struct PodSpec<'a> {
     /// The pod's network namespace.
     pub(crate) netns: BorrowedFd<'a>,
     /// The devices that carry the pod's addresses.
-    pub(crate) devices: &'a [Device],
+    pub(crate) devices: &'a [PodDevice],
     /// The addresses on these devices, link-local ones included; others are not steered.
     pub(crate) addresses: &'a [IpAddr],
     /// The port of the agent's listeners on 127.0.0.1 and `::1` in the pod's network namespace.
@@ -59,5 +59,5 @@ pub(crate) struct PodSpec<'a> {
     /// The listener on `::1`, where the pod has IPv6.
     pub(crate) listener_v6: Option<BorrowedFd<'a>>,
     /// How to attach.
-    pub(crate) attach: Attach,
+    pub(crate) attach: AttachMode,
 }

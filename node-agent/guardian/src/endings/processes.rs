@@ -7,9 +7,9 @@
 use std::{collections::BTreeMap, fs, io, path::Path};
 
 use crate::{
-    datapath::Pause,
+    datapath::YieldPoint,
     netns::NetnsId,
-    process::{Process, has_ended, read, unless_ended},
+    process::{ProcessHandle, has_ended, read, unless_ended},
     seek::{PROCESSES, names, uid},
 };
 use redir_config::PodName;
@@ -17,7 +17,7 @@ use redir_config::PodName;
 /// Whether it looks like a sandbox's own process (`pause`). That has nothing open but `/dev/null`; where the runtime keeps
 /// its output (cri-dockerd) it has pipes, as an app has, and only its name is another. One that shows no descriptor at all
 /// may be an app whose first thread has ended.
-fn is_like_sandbox(process: Process, proc: &Path) -> bool {
+fn is_like_sandbox(process: ProcessHandle, proc: &Path) -> bool {
     let folder = proc.join(process.pid().to_string());
     let Ok(descriptors) = fs::read_dir(folder.join("fd")) else { return false };
     let is_pause = read(&folder.join("comm")).is_ok_and(|name| name.trim_end() == "pause");
@@ -35,18 +35,18 @@ fn is_like_sandbox(process: Process, proc: &Path) -> bool {
 
 /// A process of a pod.
 #[derive(Debug)]
-pub(super) struct Member {
-    pub(super) process: Process,
+pub(super) struct PodProcess {
+    pub(super) process: ProcessHandle,
     cgroup: String,
 }
 
 /// The processes of some pods.
 #[derive(Debug, Default)]
-pub(super) struct Members(BTreeMap<PodName, Vec<Member>>);
+pub(super) struct PodProcesses(BTreeMap<PodName, Vec<PodProcess>>);
 
-impl Members {
+impl PodProcesses {
     /// Goes through all processes of the node once.
-    pub(super) fn list(proc: &Path, pods: &[(PodName, NetnsId)], pause: Pause<'_>) -> io::Result<Self> {
+    pub(super) fn list(proc: &Path, pods: &[(PodName, NetnsId)], pause: YieldPoint<'_>) -> io::Result<Self> {
         let entries = fs::read_dir(proc)?;
         let pids: Vec<u32> = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
         let mut members = Self::default();
@@ -79,15 +79,15 @@ impl Members {
         let Some(cgroup) = cgroup else { return Ok(()) };
         let is_of = |pod: &PodName| uid(pod).is_ok_and(|uid| names(&cgroup, uid));
         if let Some((pod, _)) = pods.iter().find(|(pod, other)| is_in(*other) && is_of(pod))
-            && let Some(process) = Process::of(proc, pid)?
+            && let Some(process) = ProcessHandle::of(proc, pid)?
         {
-            self.0.entry(pod.clone()).or_default().push(Member { process, cgroup });
+            self.0.entry(pod.clone()).or_default().push(PodProcess { process, cgroup });
         }
         Ok(())
     }
 
     /// Those of one pod.
-    pub(super) fn take(&mut self, pod: &PodName) -> Vec<Member> {
+    pub(super) fn take(&mut self, pod: &PodName) -> Vec<PodProcess> {
         self.0.remove(pod).unwrap_or_default()
     }
 }
@@ -96,7 +96,7 @@ impl Members {
 ///
 /// It is known by what it is: the pod's oldest process, alone in its cgroup, with nothing open that an app has. In doubt it is
 /// none: a runtime may have no such process (CRI-O), and an app must not be taken for it in its grace period.
-pub(super) fn without_sandbox(proc: &Path, mut members: Vec<Member>) -> Vec<Process> {
+pub(super) fn without_sandbox(proc: &Path, mut members: Vec<PodProcess>) -> Vec<ProcessHandle> {
     members.sort_by_key(|member| member.process);
     let is_sandbox = members.split_first().is_some_and(|(oldest, others)| {
         others.iter().all(|other| other.cgroup != oldest.cgroup) && is_like_sandbox(oldest.process, proc)

@@ -18,16 +18,16 @@ use super::*;
 const UID: &str = "6fa459ea-ee8a-3ca4-894e-db77e160355e";
 const LONG: Duration = Duration::from_secs(60);
 
-struct Node {
+struct FakeNode {
     proc: TempDir,
     topology: Topology,
-    endings: Endings,
+    endings: PodEndings,
 }
 
-impl Node {
+impl FakeNode {
     fn new() -> Self {
         let topology = Topology::new(&unique_prefix("e"), 2).expect("namespaces: run as root");
-        Self { proc: tempfile::tempdir().expect("folder"), topology, endings: Endings::default() }
+        Self { proc: tempfile::tempdir().expect("folder"), topology, endings: PodEndings::default() }
     }
 
     fn netns(&self, pod: usize) -> NetnsId {
@@ -93,7 +93,7 @@ fn kill(mut process: Child) {
 
 #[test]
 fn a_pod_ends_with_the_last_process_of_its_containers_and_before_its_sandbox() {
-    let mut node = Node::new();
+    let mut node = FakeNode::new();
     let sandbox = node.sandbox(0);
     node.show(&sandbox, "sandbox");
     let (app, sidecar) = (node.sleeper(0), node.sleeper(0));
@@ -120,7 +120,7 @@ fn a_pod_ends_with_the_last_process_of_its_containers_and_before_its_sandbox() {
 
 #[test]
 fn a_zombie_has_ended() {
-    let mut node = Node::new();
+    let mut node = FakeNode::new();
     let mut app = node.sleeper(0);
     node.show(&app, "app");
     node.watch(LastProcess::OfSandbox);
@@ -132,7 +132,7 @@ fn a_zombie_has_ended() {
 
 #[test]
 fn a_process_elsewhere_keeps_no_pod() {
-    let mut node = Node::new();
+    let mut node = FakeNode::new();
     // In the pod's cgroup, as a runtime's helper is.
     let helper = node.sleeper(1);
     node.show(&helper, "conmon");
@@ -143,7 +143,7 @@ fn a_process_elsewhere_keeps_no_pod() {
 
 #[test]
 fn the_oldest_process_is_no_sandbox_if_it_can_keep_a_connection_or_is_not_alone() {
-    let mut node = Node::new();
+    let mut node = FakeNode::new();
     // Its standard input is a socket.
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("pair");
     let app = node.start(0, Command::new("sleep").arg("600").stdin(std::os::fd::OwnedFd::from(theirs)));
@@ -167,7 +167,7 @@ fn the_oldest_process_is_no_sandbox_if_it_can_keep_a_connection_or_is_not_alone(
 /// Where a runtime has no sandbox process, an app of one process is not taken for it in its grace period.
 #[test]
 fn an_app_without_any_socket_keeps_its_pod() {
-    let mut node = Node::new();
+    let mut node = FakeNode::new();
     let mut command = Command::new("sleep");
     let app = node.start(0, command.arg("600").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()));
     node.show(&app, "app");
@@ -180,7 +180,7 @@ fn an_app_without_any_socket_keeps_its_pod() {
 /// Its first thread is a zombie without a namespace as long as another runs.
 #[test]
 fn a_process_whose_first_thread_has_ended_keeps_its_pod() {
-    let mut node = Node::new();
+    let mut node = FakeNode::new();
     let program = "import ctypes, threading, time
 threading.Thread(target=time.sleep, args=(600,)).start()
 ctypes.CDLL(None).pthread_exit(None)";
@@ -199,10 +199,11 @@ ctypes.CDLL(None).pthread_exit(None)";
 
 #[test]
 fn a_number_that_another_process_has_now_keeps_no_pod() {
-    let node = Node::new();
+    let node = FakeNode::new();
     let mut app = node.sleeper(0);
     node.show(&app, "app");
-    let members = Members::list(node.proc.path(), &[(pod(), node.netns(0))], &mut || {}).expect("listed").take(&pod());
+    let members =
+        PodProcesses::list(node.proc.path(), &[(pod(), node.netns(0))], &mut || {}).expect("listed").take(&pod());
     let [ref member] = members[..] else { panic!("{members:?}") };
     assert!(member.process.runs(node.proc.path()));
     // The same number with another start.

@@ -8,7 +8,7 @@ use redir_abi::is_reserved;
 use crate::netlink::{NetlinkSocket, attribute, u32_at, u64_at};
 
 /// What tells a socket from every other that the machine ever has.
-pub(super) type Cookie = [u8; 8];
+pub(super) type SocketCookie = [u8; 8];
 
 /// An established socket on the port.
 #[derive(Debug, Clone)]
@@ -20,12 +20,12 @@ pub(super) struct AppSocket {
     inode: u32,
     received: u32,
     unsent: u32,
-    traffic: Traffic,
+    traffic: SocketTraffic,
 }
 
 /// What `struct tcp_info` tells of it. Times are how long ago, in milliseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Traffic {
+struct SocketTraffic {
     data_sent: u32,
     data_received: u32,
     acknowledgement_received: u32,
@@ -69,7 +69,7 @@ fn list(port: u16, states: u32, most: usize) -> io::Result<Vec<AppSocket>> {
 }
 
 impl AppSocket {
-    pub(super) fn cookie(&self) -> Cookie {
+    pub(super) fn cookie(&self) -> SocketCookie {
         let [.., a, b, c, d, e, f, g, h] = self.id;
         [a, b, c, d, e, f, g, h]
     }
@@ -91,7 +91,7 @@ impl AppSocket {
 
     /// The kernel counts the SYN of whoever opened a connection as an acknowledged byte.
     fn opened_by_app(&self) -> bool {
-        let Traffic { bytes_acknowledged, bytes_repeated, bytes_sent, .. } = self.traffic;
+        let SocketTraffic { bytes_acknowledged, bytes_repeated, bytes_sent, .. } = self.traffic;
         self.unsent == 0 && bytes_acknowledged + bytes_repeated > bytes_sent
     }
 
@@ -119,12 +119,12 @@ impl AppSocket {
             unsent: u32_at(message, 60)?,
             uid: u32_at(message, 64)?,
             inode: u32_at(message, 68)?,
-            traffic: Traffic::read(info).unwrap_or_default(),
+            traffic: SocketTraffic::read(info).unwrap_or_default(),
         })
     }
 }
 
-impl Traffic {
+impl SocketTraffic {
     /// `struct tcp_info` up to its 216th byte, which Linux 4.19 and newer have.
     fn read(info: &[u8]) -> Option<Self> {
         Some(Self {
@@ -201,15 +201,15 @@ mod tests {
     use super::*;
 
     /// Milliseconds since: the app sent, the client sent, the client's last acknowledgement.
-    fn traffic(data_sent: u32, data_received: u32, acknowledgement_received: u32) -> Traffic {
-        Traffic {
+    fn traffic(data_sent: u32, data_received: u32, acknowledgement_received: u32) -> SocketTraffic {
+        SocketTraffic {
             data_sent,
             data_received,
             acknowledgement_received,
             segments_received: 5,
             segments_sent: 5,
             bytes_received: 100,
-            ..Traffic::default()
+            ..SocketTraffic::default()
         }
     }
 
@@ -223,10 +223,10 @@ mod tests {
         assert!(!traffic(4_900, 4_900, 900).is_answered(), "a slow answer whose server sends keep-alive probes");
         assert!(traffic(5_000, 5_000, 5_000).is_answered(), "it cannot be told, and takes longer than requests do");
         assert!(!traffic(9_000, 8_990, 8_990).is_answered(), "it can be told");
-        let once = Traffic { segments_received: 1, ..traffic(500, 500, 500) };
-        assert!(once.is_answered() && !Traffic { segments_sent: 0, ..once }.is_answered());
-        assert!(!Traffic { data_sent: 900, ..once }.is_answered(), "a server that greets first");
-        assert!(Traffic { bytes_received: 0, ..traffic(500, 500, 500) }.is_answered());
+        let once = SocketTraffic { segments_received: 1, ..traffic(500, 500, 500) };
+        assert!(once.is_answered() && !SocketTraffic { segments_sent: 0, ..once }.is_answered());
+        assert!(!SocketTraffic { data_sent: 900, ..once }.is_answered(), "a server that greets first");
+        assert!(SocketTraffic { bytes_received: 0, ..traffic(500, 500, 500) }.is_answered());
         assert!(traffic(200, 210, 200).is_quiet() && !traffic(199, 210, 200).is_quiet());
     }
 }

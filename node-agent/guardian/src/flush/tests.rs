@@ -31,7 +31,7 @@ fn exchange((client, app): (&mut TcpStream, &mut TcpStream)) {
     client.read_exact(&mut buffer).expect("received");
 }
 
-fn to_the_end(flush: &mut Flush) -> Flushed {
+fn to_the_end(flush: &mut PortFlush) -> FlushResult {
     let limit = Instant::now() + Duration::from_secs(60);
     loop {
         sleep(flush.next().saturating_duration_since(Instant::now()));
@@ -65,7 +65,7 @@ fn idle_connections_are_closed_and_those_in_use_once_they_are_idle() {
         unread.0.write_all(b"question").expect("sent");
         sleep(Duration::from_millis(300));
 
-        let mut flush = Flush::new(port, NOBODY, Instant::now());
+        let mut flush = PortFlush::new(port, NOBODY, Instant::now());
         while flush.so_far().closed < 2 {
             assert_eq!(flush.step(Instant::now()).expect("this kernel can"), None);
             sleep(Duration::from_millis(10));
@@ -76,7 +76,7 @@ fn idle_connections_are_closed_and_those_in_use_once_they_are_idle() {
             assert_eq!(flush.step(Instant::now()).expect("this kernel can"), None, "{host}");
             sleep(Duration::from_millis(50));
         }
-        assert_eq!(flush.so_far(), Flushed { closed: 2, left: 2 }, "{host}");
+        assert_eq!(flush.so_far(), FlushResult { closed: 2, left: 2 }, "{host}");
 
         // The slow answer, and the one that is read at last.
         asked.1.write_all(b"answered").expect("sent");
@@ -85,7 +85,7 @@ fn idle_connections_are_closed_and_those_in_use_once_they_are_idle() {
         sleep(Duration::from_millis(25));
         unread.1.write_all(b"answered").expect("sent");
         unread.0.read_exact(&mut [0; 8]).expect("whole");
-        assert_eq!(to_the_end(&mut flush), Flushed { closed: 4, left: 0 }, "{host}");
+        assert_eq!(to_the_end(&mut flush), FlushResult { closed: 4, left: 0 }, "{host}");
         assert!(is_reset(&mut asked.0) && is_reset(&mut unread.0), "{host}");
         assert!(is_alive(&mut later.0, &mut later.1), "one that came later is not touched");
     }
@@ -116,16 +116,16 @@ fn what_the_app_opened_from_that_port_and_what_is_the_agents_stays() {
     let mut usual = pair(&listener);
     sleep(Duration::from_millis(300));
 
-    assert_eq!(to_the_end(&mut Flush::new(at.port(), nix::unistd::getuid().as_raw(), Instant::now())).closed, 0);
-    let flushed = to_the_end(&mut Flush::new(at.port(), NOBODY, Instant::now()));
-    assert_eq!(flushed, Flushed { closed: 1, left: 0 });
+    assert_eq!(to_the_end(&mut PortFlush::new(at.port(), nix::unistd::getuid().as_raw(), Instant::now())).closed, 0);
+    let flushed = to_the_end(&mut PortFlush::new(at.port(), NOBODY, Instant::now()));
+    assert_eq!(flushed, FlushResult { closed: 1, left: 0 });
     assert!(is_reset(&mut usual.0));
     assert!(is_alive(&mut its_server, &mut outgoing) && is_alive(&mut leg, &mut its_app));
     // Nobody listens on the outgoing connection's own port.
     let port = its_server.peer_addr().expect("connected").port();
     assert_eq!(port, at.port());
     drop(listener);
-    assert_eq!(to_the_end(&mut Flush::new(port, NOBODY, Instant::now())), Flushed { closed: 0, left: 0 });
+    assert_eq!(to_the_end(&mut PortFlush::new(port, NOBODY, Instant::now())), FlushResult { closed: 0, left: 0 });
     assert!(outgoing.as_fd().as_raw_fd() > 0);
 }
 
@@ -138,7 +138,7 @@ fn thousands_of_connections_are_closed_in_steps_of_milliseconds() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("port");
     let clients: Vec<_> = (0..MANY).map(|_| pair(&listener)).collect();
     sleep(Duration::from_millis(300));
-    let mut flush = Flush::new(listener.local_addr().expect("bound").port(), NOBODY, Instant::now());
+    let mut flush = PortFlush::new(listener.local_addr().expect("bound").port(), NOBODY, Instant::now());
     let mut steps = Vec::new();
     let flushed = loop {
         sleep(flush.next().saturating_duration_since(Instant::now()));
@@ -149,7 +149,7 @@ fn thousands_of_connections_are_closed_in_steps_of_milliseconds() {
             break flushed;
         }
     };
-    assert_eq!(flushed, Flushed { closed: MANY, left: 0 });
+    assert_eq!(flushed, FlushResult { closed: MANY, left: 0 });
     steps.sort_unstable();
     println!("{} steps, median {:?}, longest {:?}", steps.len(), steps[steps.len() / 2], steps[steps.len() - 1]);
     assert!(steps.len() > 60, "{} steps", steps.len());

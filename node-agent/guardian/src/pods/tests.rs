@@ -15,7 +15,7 @@ use redir_rig::{
 use socket2::Socket;
 
 use super::*;
-use redir_ipc::{self as ipc, BindAddress, Gate, Handed};
+use redir_ipc::{self as ipc, BindAddress, HandedSockets, ListenerGate};
 
 mod devices;
 mod numbers;
@@ -23,35 +23,35 @@ mod permissions;
 mod taken_over;
 
 /// One pod (`web-1`, ports 8080 and 8081) and one namespace without an address (`bare`).
-struct Rig {
+struct PodsRig {
     topology: Topology,
-    config: Config,
-    pods: Pods,
+    config: NodeConfig,
+    pods: PodTable,
     before: Snapshot,
 }
 
 /// The ways of attaching that this kernel has.
-fn hooks() -> Vec<Attach> {
-    let tcx = redir_rig::tcx::is_here().then_some(Attach::Tcx);
-    tcx.into_iter().chain([Attach::Clsact]).collect()
+fn hooks() -> Vec<AttachSetting> {
+    let tcx = redir_rig::tcx::is_here().then_some(AttachSetting::Tcx);
+    tcx.into_iter().chain([AttachSetting::Clsact]).collect()
 }
 
-impl Rig {
-    fn new(attach: Attach) -> Self {
+impl PodsRig {
+    fn new(attach: AttachSetting) -> Self {
         let topology = Topology::new(&unique_prefix("t"), 1).expect("namespaces: run as root");
         let netns = topology.pod().namespace.path().to_owned();
         let before = Snapshot::take(&topology.pod().namespace).expect("bpftool, ip");
-        let pods = Pods::new(Home::new().expect("own namespace"), attach, names::WORKER_USER, None);
+        let pods = PodTable::new(HostNamespaces::new().expect("own namespace"), attach, names::WORKER_USER, None);
         Self { config: config(&netns, "8080, 8081"), topology, pods, before }
     }
 
-    fn ask(&mut self, request: Request) -> Result<Granted, Refusal> {
+    fn ask(&mut self, request: Request) -> Result<GrantedReply, RequestRefusal> {
         self.pods.serve(&self.config, request, &mut |_, _| {}).expect("a wish")
     }
 
-    fn arm(&mut self, port: u16) -> Result<Granted, Refusal> {
+    fn arm(&mut self, port: u16) -> Result<GrantedReply, RequestRefusal> {
         let armed = self.ask(Request::Arm { pod: web(), port })?;
-        self.ask(Request::Steer { pod: web(), port, gate: Gate::AppListening })?;
+        self.ask(Request::Steer { pod: web(), port, gate: ListenerGate::AppListening })?;
         Ok(armed)
     }
 
@@ -63,7 +63,7 @@ impl Rig {
         self.topology.pod().v4.into()
     }
 
-    fn sockets(&mut self, ip: IpAddr, ports: &[u16]) -> Result<Granted, Refusal> {
+    fn sockets(&mut self, ip: IpAddr, ports: &[u16]) -> Result<GrantedReply, RequestRefusal> {
         self.ask(Request::Sockets {
             pod: web(),
             bind: BindAddress { ip, scope: 0 },
@@ -77,7 +77,7 @@ impl Rig {
     }
 }
 
-fn config(netns: &Path, ports: &str) -> Config {
+fn config(netns: &Path, ports: &str) -> NodeConfig {
     let text = format!(
         "[agent]\nlisten = \"127.0.0.1:7447\"\nkey = \"/k\"\n\
          [[pod]]\nname = \"web-1\"\nnetns = \"{}\"\nports = [{ports}]\n\
@@ -87,7 +87,7 @@ fn config(netns: &Path, ports: &str) -> Config {
          [[pod]]\nname = \"mount\"\nnetns = \"/proc/self/ns/mnt\"\n",
         netns.display()
     );
-    Config::parse(&text, Path::new("agent.toml")).expect("good")
+    NodeConfig::parse(&text, Path::new("agent.toml")).expect("good")
 }
 
 fn web() -> PodName {
@@ -97,16 +97,16 @@ fn web() -> PodName {
 #[test]
 fn a_pod_is_armed_disarmed_and_released_without_a_trace() {
     for attach in hooks() {
-        let mut rig = Rig::new(attach);
+        let mut rig = PodsRig::new(attach);
         let (reply, fds) = rig.arm(8080).expect("armed");
-        let Reply::Armed(told @ ipc::Armed { earlier: 0, handed: Handed::Both, .. }) = reply else {
+        let Reply::ArmedReply(told @ ipc::Armed { earlier: 0, handed: HandedSockets::Both, .. }) = reply else {
             panic!("first port: {reply:?}")
         };
         assert!(told.pod_addresses.contains(&rig.address()));
         assert!(told.loopback_addresses.contains(&"127.0.0.1".parse().expect("address")));
         let link_count = fds.len() - 4;
         // reflect and steer, each also on lo, and the companion; with clsact the companion alone is a link.
-        assert_eq!(link_count, if attach == Attach::Tcx { 5 } else { 1 });
+        assert_eq!(link_count, if attach == AttachSetting::Tcx { 5 } else { 1 });
         let mut fds = fds.into_iter();
         let agent_port = rig.pods.armed[&web()].agent_port();
         for family in ["127.0.0.1", "::1"] {
@@ -120,10 +120,10 @@ fn a_pod_is_armed_disarmed_and_released_without_a_trace() {
         assert_eq!(links, usize::from(redir_rig::tcx::exists().expect("as root")));
 
         let (reply, second) = rig.arm(8081).expect("armed");
-        assert_eq!(reply, Reply::Armed(ipc::Armed { handed: Handed::Nothing, ..told }));
+        assert_eq!(reply, Reply::ArmedReply(ipc::Armed { handed: HandedSockets::Nothing, ..told }));
         assert!(second.is_empty());
         let refused = rig.ask(Request::Release { pod: web() }).expect_err("armed");
-        assert_eq!(refused.code, RefusedCode::Busy);
+        assert_eq!(refused.code, RefusalCode::Busy);
 
         for port in [8080, 8081, 8081] {
             rig.ask(Request::Disarm { pod: web(), port }).expect("disarmed");
@@ -131,20 +131,20 @@ fn a_pod_is_armed_disarmed_and_released_without_a_trace() {
         assert!(!rig.programs().contains("redir_steer") && rig.programs().contains("redir_reflect"));
         let (bind, ports) = (BindAddress { ip: rig.address(), scope: 0 }, vec![700]);
         let refused = rig.ask(Request::Sockets { pod: web(), bind, ports, for_trial: true }).expect_err("no companion");
-        assert_eq!(refused.code, RefusedCode::NotArmed, "such a leg would reach the app");
+        assert_eq!(refused.code, RefusalCode::NotArmed, "such a leg would reach the app");
         rig.arm(8080).expect("armed again while draining");
         assert!(rig.programs().contains("redir_steer"));
         rig.ask(Request::Disarm { pod: web(), port: 8080 }).expect("disarmed");
         rig.ask(Request::Release { pod: web() }).expect("released");
         rig.assert_restored();
         rig.ask(Request::Release { pod: web() }).expect("released already");
-        assert!(matches!(rig.arm(8080), Ok((Reply::Armed(ipc::Armed { handed: Handed::Both, .. }), _))));
+        assert!(matches!(rig.arm(8080), Ok((Reply::ArmedReply(ipc::Armed { handed: HandedSockets::Both, .. }), _))));
     }
 }
 
 #[test]
 fn connections_from_before_are_counted_without_the_agents_own() {
-    let mut rig = Rig::new(Attach::Auto);
+    let mut rig = PodsRig::new(AttachSetting::Auto);
     let at = SocketAddr::new(rig.address(), 8080);
     let pod = &rig.topology.pod().namespace;
     let app = pod.run(|| TcpListener::bind(at)).expect("inside").expect("bound");
@@ -152,12 +152,12 @@ fn connections_from_before_are_counted_without_the_agents_own() {
     let low = SocketAddr::new(rig.topology.client.v4.into(), 20_000);
     let as_from_the_agent = rig.topology.client.namespace.connect_from(low, at).expect("connected");
     let accepted = [app.accept().expect("accepted"), app.accept().expect("accepted")];
-    let (Reply::Armed(told), _fds) = rig.arm(8080).expect("armed") else { panic!("armed") };
+    let (Reply::ArmedReply(told), _fds) = rig.arm(8080).expect("armed") else { panic!("armed") };
     assert_eq!(told.earlier, 1);
-    let (Reply::Armed(told), _) = rig.arm(8081).expect("armed") else { panic!("armed") };
+    let (Reply::ArmedReply(told), _) = rig.arm(8081).expect("armed") else { panic!("armed") };
     assert_eq!(told.earlier, 0);
     // The app still holds what looks like a dead worker's connection: its source port is not given out until it is closed.
-    let errnos = |rig: &mut Rig| match rig.sockets(at.ip(), &[20_000, 20_001]).expect("granted") {
+    let errnos = |rig: &mut PodsRig| match rig.sockets(at.ip(), &[20_000, 20_001]).expect("granted") {
         (Reply::Sockets { errnos, .. }, _) => errnos,
         other => panic!("{other:?}"),
     };
@@ -168,17 +168,17 @@ fn connections_from_before_are_counted_without_the_agents_own() {
 
 #[test]
 fn wishes_outside_the_configuration_are_refused_and_leave_nothing() {
-    let mut rig = Rig::new(Attach::Auto);
+    let mut rig = PodsRig::new(AttachSetting::Auto);
     rig.topology.pod().namespace.ip("link set eth0 down\naddr flush dev eth0").expect("no address");
     let before = Snapshot::take(&rig.topology.pod().namespace).expect("bpftool");
     let cases = [
-        ("nobody", 8080, RefusedCode::UnknownPod, "redir list"),
-        ("web-1", 80, RefusedCode::PortNotAllowed, "`ports`"),
-        ("own", 8080, RefusedCode::Namespace, "hostNetwork"),
-        ("missing", 8080, RefusedCode::Namespace, "start the pod"),
-        ("file", 8080, RefusedCode::Namespace, "is not a network namespace"),
-        ("mount", 8080, RefusedCode::Namespace, "run the agent as root"),
-        ("web-1", 8080, RefusedCode::Namespace, "wait until the pod has its IP"),
+        ("nobody", 8080, RefusalCode::UnknownPod, "redir list"),
+        ("web-1", 80, RefusalCode::PortNotAllowed, "`ports`"),
+        ("own", 8080, RefusalCode::Namespace, "hostNetwork"),
+        ("missing", 8080, RefusalCode::Namespace, "start the pod"),
+        ("file", 8080, RefusalCode::Namespace, "is not a network namespace"),
+        ("mount", 8080, RefusalCode::Namespace, "run the agent as root"),
+        ("web-1", 8080, RefusalCode::Namespace, "wait until the pod has its IP"),
     ];
     for (pod, port, code, words) in cases {
         let pod = PodName::new(pod).expect("good");
@@ -186,19 +186,19 @@ fn wishes_outside_the_configuration_are_refused_and_leave_nothing() {
         assert_eq!(refused.code, code, "{}", refused.sentence);
         assert!(refused.sentence.contains(words), "{}", refused.sentence);
         let refused = rig.ask(Request::Stats { pod }).expect_err("not armed");
-        assert_eq!(refused.code, RefusedCode::NotArmed);
+        assert_eq!(refused.code, RefusalCode::NotArmed);
     }
     before.restored(&rig.topology.pod().namespace, Duration::from_secs(1)).expect("nothing is left");
 }
 
 #[test]
 fn upstream_sockets_are_the_pods_and_only_on_reserved_ports() {
-    let mut rig = Rig::new(Attach::Auto);
+    let mut rig = PodsRig::new(AttachSetting::Auto);
     let ip = rig.address();
-    assert_eq!(rig.sockets(ip, &[700]).expect_err("not armed").code, RefusedCode::NotArmed);
+    assert_eq!(rig.sockets(ip, &[700]).expect_err("not armed").code, RefusalCode::NotArmed);
     rig.arm(8080).expect("armed");
     for port in [511, 1024, 8080, 9999, 30000] {
-        assert_eq!(rig.sockets(ip, &[700, port]).expect_err("reserved").code, RefusedCode::PortNotReserved);
+        assert_eq!(rig.sockets(ip, &[700, port]).expect_err("reserved").code, RefusalCode::PortNotReserved);
     }
     let taken = rig.topology.pod().namespace.run(|| TcpListener::bind((ip, 702))).expect("inside").expect("bound");
     let (reply, fds) = rig.sockets(ip, &[512, 702, 29999]).expect("granted");
@@ -216,7 +216,7 @@ fn upstream_sockets_are_the_pods_and_only_on_reserved_ports() {
 #[test]
 fn quick_requests_about_other_pods_are_answered_between_the_steps_of_slow_work() {
     for attach in hooks() {
-        let mut rig = Rig::new(attach);
+        let mut rig = PodsRig::new(attach);
         let peer = rig.topology.peer.namespace.path().to_owned();
         let text = format!(
             "[agent]\nlisten = \"127.0.0.1:7447\"\nkey = \"/k\"\n\
@@ -224,7 +224,7 @@ fn quick_requests_about_other_pods_are_answered_between_the_steps_of_slow_work()
             rig.topology.pod().namespace.path().display(),
             peer.display()
         );
-        rig.config = Config::parse(&text, Path::new("agent.toml")).expect("good");
+        rig.config = NodeConfig::parse(&text, Path::new("agent.toml")).expect("good");
         rig.arm(8080).expect("armed");
         let other = || PodName::new("web-2").expect("good");
         let bind = BindAddress { ip: rig.address(), scope: 0 };
@@ -233,7 +233,7 @@ fn quick_requests_about_other_pods_are_answered_between_the_steps_of_slow_work()
         // The programs of a device and of `lo`, the companion, and their hooks.
         for (slow, least) in [(arm, 9), (disarm, 3), (Request::Release { pod: other() }, 1)] {
             let (mut answered, mut longest, mut last) = (0, Duration::ZERO, Instant::now());
-            let mut meanwhile = |home: &Home, armed: &mut Armed| {
+            let mut meanwhile = |home: &HostNamespaces, armed: &mut ArmedPods| {
                 longest = longest.max(last.elapsed());
                 let sockets = Request::Sockets { pod: web(), bind, ports: vec![700], for_trial: false };
                 let granted = serve_quick(home, armed, sockets).expect("a quick request").expect("granted");
@@ -253,7 +253,7 @@ fn quick_requests_about_other_pods_are_answered_between_the_steps_of_slow_work()
 
 #[test]
 fn counters_and_bypass_are_the_pods() {
-    let mut rig = Rig::new(Attach::Auto);
+    let mut rig = PodsRig::new(AttachSetting::Auto);
     rig.arm(8080).expect("armed");
     let client = rig.topology.client.v4.into();
     let bypass = Request::Bypass { pod: web(), client, how_long: Duration::from_secs(1) };
@@ -267,7 +267,7 @@ fn counters_and_bypass_are_the_pods() {
 #[test]
 fn after_the_workers_death_steering_ends_at_once_and_reflection_three_seconds_later() {
     for attach in hooks() {
-        let mut rig = Rig::new(attach);
+        let mut rig = PodsRig::new(attach);
         // As in life: the duplicates of the links die with the worker, which is before the guardian hears of it.
         drop(rig.arm(8080).expect("armed"));
         let now = Instant::now();
@@ -290,9 +290,9 @@ fn after_the_workers_death_steering_ends_at_once_and_reflection_three_seconds_la
 #[test]
 fn dropping_the_guardians_state_leaves_nothing() {
     for attach in hooks() {
-        let mut rig = Rig::new(attach);
+        let mut rig = PodsRig::new(attach);
         let (_, held_by_the_worker) = rig.arm(8080).expect("armed");
-        rig.pods = Pods::new(Home::new().expect("own namespace"), attach, names::WORKER_USER, None);
+        rig.pods = PodTable::new(HostNamespaces::new().expect("own namespace"), attach, names::WORKER_USER, None);
         rig.assert_restored();
         drop(held_by_the_worker);
     }
@@ -300,7 +300,7 @@ fn dropping_the_guardians_state_leaves_nothing() {
 
 #[test]
 fn a_new_configuration_takes_back_what_it_no_longer_allows() {
-    let mut rig = Rig::new(Attach::Auto);
+    let mut rig = PodsRig::new(AttachSetting::Auto);
     rig.arm(8080).expect("armed");
     rig.arm(8081).expect("armed");
     rig.config = config(rig.topology.pod().namespace.path(), "8081");
@@ -318,13 +318,13 @@ fn a_new_configuration_takes_back_what_it_no_longer_allows() {
 
 #[test]
 fn a_replaced_pod_is_told_once_and_armed_anew_only_after_its_release() {
-    let mut rig = Rig::new(Attach::Auto);
+    let mut rig = PodsRig::new(AttachSetting::Auto);
     rig.arm(8080).expect("armed");
     assert_eq!(rig.pods.gone(&rig.config), []);
     rig.config = config(rig.topology.peer.namespace.path(), "8080, 8081");
     assert_eq!(rig.pods.gone(&rig.config), [web()]);
     assert_eq!(rig.pods.gone(&rig.config), []);
-    assert_eq!(rig.arm(8081).expect_err("the old one").code, RefusedCode::Busy);
+    assert_eq!(rig.arm(8081).expect_err("the old one").code, RefusalCode::Busy);
     rig.ask(Request::Disarm { pod: web(), port: 8080 }).expect("disarmed");
     rig.ask(Request::Release { pod: web() }).expect("released");
     rig.assert_restored();
@@ -336,7 +336,7 @@ fn a_replaced_pod_is_told_once_and_armed_anew_only_after_its_release() {
 
 #[test]
 fn the_guardian_is_home_again_after_every_wish() {
-    let mut rig = Rig::new(Attach::Auto);
+    let mut rig = PodsRig::new(AttachSetting::Auto);
     let own = || std::fs::read_link("/proc/thread-self/ns/net").expect("readable");
     let before = own();
     rig.arm(8080).expect("armed");
@@ -348,7 +348,7 @@ fn the_guardian_is_home_again_after_every_wish() {
 
 #[test]
 fn a_flush_ends_with_its_port_though_the_pod_stays_armed() {
-    let mut rig = Rig::new(Attach::Auto);
+    let mut rig = PodsRig::new(AttachSetting::Auto);
     let at = SocketAddr::new(rig.address(), 8080);
     let connect = || {
         let app = TcpListener::bind(at)?;

@@ -21,12 +21,12 @@ fn uids(version: u8) -> [String; 2] {
 }
 
 /// A hierarchy that is mounted for the test, and the cgroups that it made there.
-struct Hierarchy {
+struct CgroupFixture {
     place: TempDir,
     made: Vec<PathBuf>,
 }
 
-impl Hierarchy {
+impl CgroupFixture {
     /// Version 2 is one hierarchy for the whole machine; of version 1 this is one without controllers.
     fn mount(version: u8) -> Self {
         // In this thread's own namespace of mounts, which goes with it.
@@ -54,7 +54,7 @@ impl Hierarchy {
     }
 }
 
-impl Drop for Hierarchy {
+impl Drop for CgroupFixture {
     fn drop(&mut self) {
         // The inner ones were made last. A cgroup is busy for a moment after its last process.
         for cgroup in self.made.iter().rev() {
@@ -85,19 +85,19 @@ fn join(cgroup: &Path, process: &Process) {
 fn pod_is_found(version: u8) {
     let [uid, another] = &uids(version);
     let topology = Topology::new(&unique_prefix("k"), 2).expect("namespaces: run as root");
-    let home = Home::new().expect("own namespace");
+    let home = HostNamespaces::new().expect("own namespace");
     let sleep = |pod: usize| {
         let namespace = &topology.pods[pod].namespace;
         namespace.spawn("sleep", Command::new("sleep").arg("600")).expect("started")
     };
     // Before the hierarchy, whose cgroups can go only after them.
-    let mut hierarchy = Hierarchy::mount(version);
+    let mut hierarchy = CgroupFixture::mount(version);
     let above = unique_prefix("cg");
     for (own, others) in of_pod(uid).into_iter().zip(of_pod(another)) {
         let (process, other) = (sleep(0), sleep(1));
         join(&hierarchy.cgroup(&format!("{above}/{own}")), &process);
         join(&hierarchy.cgroup(&format!("{above}/{others}")), &other);
-        let mut seeker = Seeker::new(Path::new("/proc"));
+        let mut seeker = NetnsResolver::new(Path::new("/proc"));
         let ips = [topology.pods[0].v4.into()];
         let pod = PodName::of_uid(uid, "shop", "web-1").expect("good");
         let found = seeker.open(&home, &pod, &ips, &mut || {}).map(|netns| netns.id());
@@ -117,14 +117,14 @@ fn pod_is_found(version: u8) {
 fn pod_is_not_passed_for(version: u8) {
     let [uid, another] = &uids(version + 2);
     let topology = Topology::new(&unique_prefix("k"), 1).expect("namespaces: run as root");
-    let home = Home::new().expect("own namespace");
+    let home = HostNamespaces::new().expect("own namespace");
     let namespace = &topology.pods[0].namespace;
-    let mut hierarchy = Hierarchy::mount(version);
+    let mut hierarchy = CgroupFixture::mount(version);
     let above = unique_prefix("cg");
     for (victim, attacker) in of_pod(uid).into_iter().zip(of_pod(another)) {
         let attacking = namespace.spawn("sleep", Command::new("sleep").arg("600")).expect("started");
         join(&hierarchy.cgroup(&format!("{above}/{attacker}/{victim}")), &attacking);
-        let mut seeker = Seeker::new(Path::new("/proc"));
+        let mut seeker = NetnsResolver::new(Path::new("/proc"));
         let mut open = |uid: &str| {
             let pod = PodName::of_uid(uid, "shop", "web-1").expect("good");
             seeker.open(&home, &pod, &[topology.pods[0].v4.into()], &mut || {}).map(|netns| netns.id())

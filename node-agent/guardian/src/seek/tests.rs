@@ -65,19 +65,19 @@ fn what_a_container_makes_below_its_own_cgroup_names_no_pod() {
     assert!(!names(&both, UID) && !names(&both, OTHER));
 }
 
-struct Node {
+struct ProcFixture {
     proc: TempDir,
     topology: Topology,
-    home: Home,
-    seeker: Seeker,
+    home: HostNamespaces,
+    seeker: NetnsResolver,
 }
 
-impl Node {
+impl ProcFixture {
     fn new() -> Self {
         let topology = Topology::new(&unique_prefix("k"), 2).expect("namespaces: run as root");
         let proc = tempfile::tempdir().expect("folder");
-        let seeker = Seeker::new(proc.path());
-        Self { proc, topology, home: Home::new().expect("own namespace"), seeker }
+        let seeker = NetnsResolver::new(proc.path());
+        Self { proc, topology, home: HostNamespaces::new().expect("own namespace"), seeker }
     }
 
     fn process(&self, pid: u32, uid: &str, comm: &str, netns: &Path) {
@@ -123,7 +123,7 @@ fn web() -> PodName {
 
 #[test]
 fn a_pod_is_found_by_its_uid_and_its_address_together() {
-    let mut node = Node::new();
+    let mut node = ProcFixture::new();
     let (first, second) = (node.netns(0), node.netns(1));
     let [ip] = node.ip(0);
     assert!(node.open(&[ip]).expect_err("nobody").contains("no process"));
@@ -140,7 +140,7 @@ fn a_pod_is_found_by_its_uid_and_its_address_together() {
 
 #[test]
 fn the_node_s_own_namespace_is_refused() {
-    let mut node = Node::new();
+    let mut node = ProcFixture::new();
     node.process(10, UID, "nginx", Path::new("/proc/self/ns/net"));
     let error = node.open(&["127.0.0.1".parse().expect("address")]).expect_err("refused");
     assert!(error.contains("hostNetwork"), "{error}");
@@ -167,7 +167,7 @@ const ITS_OWN_USERS: [&str; 2] = ["--user", "--map-root-user"];
 
 #[test]
 fn a_namespace_that_a_container_owns_is_not_entered_and_hides_nothing() {
-    let mut node = Node::new();
+    let mut node = ProcFixture::new();
     let ips = node.ip(0);
     let nested = with_network(&ITS_OWN_USERS, ips[0]);
     let its = nested.pid().to_string();
@@ -186,7 +186,7 @@ fn a_namespace_that_a_container_owns_is_not_entered_and_hides_nothing() {
 
 #[test]
 fn a_pod_with_users_of_its_own_is_found_and_not_mistaken_for_another_of_its_making() {
-    let mut node = Node::new();
+    let mut node = ProcFixture::new();
     let ips = node.ip(0);
     let (sandbox, nested) = (with_network(&ITS_OWN_USERS, ips[0]), with_network(&ITS_OWN_USERS, ips[0]));
     node.process(10, UID, "pause", &netns_of(&sandbox));
@@ -206,7 +206,7 @@ fn a_pod_with_users_of_its_own_is_found_and_not_mistaken_for_another_of_its_maki
 
 #[test]
 fn two_namespaces_with_the_pods_address_are_refused_and_others_are_not_in_the_way() {
-    let mut node = Node::new();
+    let mut node = ProcFixture::new();
     let ips = node.ip(0);
     // As Docker in a privileged container makes them.
     let nested = with_network(&[], "172.17.0.2".parse().expect("address"));
@@ -225,7 +225,7 @@ fn two_namespaces_with_the_pods_address_are_refused_and_others_are_not_in_the_wa
 #[test]
 fn a_sandbox_with_a_network_inside_is_refused_and_a_name_alone_is_not() {
     for (comm, word) in [("runsc-sandbox", "gVisor"), ("qemu-system-x86", "Kata"), ("cloud-hyperviso", "Kata")] {
-        let mut node = Node::new();
+        let mut node = ProcFixture::new();
         let (with, without) = (node.netns(0), node.netns(1));
         let ips = node.ip(0);
         node.process(10, UID, "pause", &with);
@@ -242,7 +242,7 @@ fn a_sandbox_with_a_network_inside_is_refused_and_a_name_alone_is_not() {
 
 #[test]
 fn a_virtual_machine_is_known_by_seeing_the_nodes_files() {
-    let mut node = Node::new();
+    let mut node = ProcFixture::new();
     let ips = node.ip(0);
     let contained =
         Process::spawn("unshare", Command::new("unshare").args(["--mount", "sleep", "600"])).expect("started");
@@ -262,12 +262,12 @@ fn a_virtual_machine_is_known_by_seeing_the_nodes_files() {
 
 #[test]
 fn a_new_sandbox_is_noticed_and_a_restarted_container_is_not_one() {
-    let mut node = Node::new();
+    let mut node = ProcFixture::new();
     let (old, new) = (node.netns(0), node.netns(1));
     let ips = [node.ip(0), node.ip(1)].concat();
     node.process(10, UID, "pause", &old);
     let id = node.open(&ips).expect("found");
-    let replaced = |node: &mut Node| node.seeker.replaced(&node.home, &web(), id, &ips);
+    let replaced = |node: &mut ProcFixture| node.seeker.replaced(&node.home, &web(), id, &ips);
     assert!(!replaced(&mut node));
     // The process by which it was found has ended, others have not; then none is left for a while.
     node.process(11, UID, "nginx", &old);
@@ -284,7 +284,7 @@ fn a_new_sandbox_is_noticed_and_a_restarted_container_is_not_one() {
 
 #[test]
 fn only_a_uid_is_looked_for() {
-    let mut node = Node::new();
+    let mut node = ProcFixture::new();
     let pod = PodName::new("pod").expect("good");
     assert!(node.seeker.open(&node.home, &pod, &[], &mut || {}).expect_err("refused").contains("no UID"));
 }

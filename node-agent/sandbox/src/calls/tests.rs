@@ -14,14 +14,14 @@ use super::*;
 
 /// What becomes of a call of a process under the filter: its errno, 0, or the signal that ends the process.
 #[derive(Debug, PartialEq)]
-enum Outcome {
+enum SyscallOutcome {
     Errno(i32),
     Killed(Signal),
 }
 
 /// Makes the call in a child that has restricted itself.
 #[expect(unsafe_code, reason = "a process that tries what is forbidden, with plain numbers")]
-fn outcome(profile: &Profile, number: i64, arguments: [c_long; 6]) -> Outcome {
+fn outcome(profile: &SandboxProfile, number: i64, arguments: [c_long; 6]) -> SyscallOutcome {
     // SAFETY: the caller is a process of its own whose other thread only waits.
     match unsafe { fork() }.expect("a process") {
         ForkResult::Child => {
@@ -35,8 +35,8 @@ fn outcome(profile: &Profile, number: i64, arguments: [c_long; 6]) -> Outcome {
             unsafe { libc::_exit(if restricted { errno } else { 200 }) };
         }
         ForkResult::Parent { child } => match waitpid(child, None).expect("a child") {
-            WaitStatus::Exited(_, code) => Outcome::Errno(code),
-            WaitStatus::Signaled(_, signal, _) => Outcome::Killed(signal),
+            WaitStatus::Exited(_, code) => SyscallOutcome::Errno(code),
+            WaitStatus::Signaled(_, signal, _) => SyscallOutcome::Killed(signal),
             other => panic!("{other:?}"),
         },
     }
@@ -57,8 +57,8 @@ fn alone(name: &str) -> bool {
     false
 }
 
-fn profiles() -> [Profile; 2] {
-    [Profile::Traffic, Profile::ApiServer { node_proc: PathBuf::from("/host/proc") }]
+fn profiles() -> [SandboxProfile; 2] {
+    [SandboxProfile::Traffic, SandboxProfile::ApiServer { node_proc: PathBuf::from("/host/proc") }]
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn a_call_that_only_an_intruder_makes_ends_the_process() {
     for profile in profiles() {
         for call in HOSTILE {
             let outcome = outcome(&profile, *call, [-1; 6]);
-            assert_eq!(outcome, Outcome::Killed(Signal::SIGSYS), "call {call} of {profile:?}");
+            assert_eq!(outcome, SyscallOutcome::Killed(Signal::SIGSYS), "call {call} of {profile:?}");
         }
     }
 }
@@ -112,7 +112,7 @@ fn every_other_call_is_as_if_the_kernel_lacked_it() {
         ("new code", libc::SYS_mmap, code),
         ("code", libc::SYS_mprotect, [0, 4096, libc::PROT_EXEC.into(), 0, 0, 0]),
     ];
-    let lacking = Outcome::Errno(libc::ENOSYS);
+    let lacking = SyscallOutcome::Errno(libc::ENOSYS);
     for profile in profiles() {
         for (what, call, arguments) in &everywhere {
             assert_eq!(outcome(&profile, *call, *arguments), lacking, "{what} of {profile:?}");
@@ -121,7 +121,7 @@ fn every_other_call_is_as_if_the_kernel_lacked_it() {
             let outcome = outcome(&profile, *call, *arguments);
             assert_eq!(
                 outcome == lacking,
-                profile == Profile::Traffic || *call == libc::SYS_openat2,
+                profile == SandboxProfile::Traffic || *call == libc::SYS_openat2,
                 "{what}: {outcome:?}"
             );
         }
@@ -135,17 +135,17 @@ fn what_a_worker_needs_is_left() {
     }
     let own = c_long::from(std::process::id());
     for profile in profiles() {
-        let good = |call, arguments| assert_eq!(outcome(&profile, call, arguments), Outcome::Errno(0), "{call}");
+        let good = |call, arguments| assert_eq!(outcome(&profile, call, arguments), SyscallOutcome::Errno(0), "{call}");
         let flags = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         good(libc::SYS_socket, [libc::AF_INET6.into(), flags.into(), 0, 0, 0, 0]);
         good(libc::SYS_prlimit64, [0, libc::RLIMIT_NOFILE as c_long, 0, 0, 0, 0]);
         let memory = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS).into();
         good(libc::SYS_mmap, [0, 4096, (libc::PROT_READ | libc::PROT_WRITE).into(), memory, -1, 0]);
         // Of the process that asks, which is not this one.
-        assert_eq!(outcome(&profile, libc::SYS_tgkill, [own, own, 0, 0, 0, 0]), Outcome::Errno(libc::ENOSYS));
+        assert_eq!(outcome(&profile, libc::SYS_tgkill, [own, own, 0, 0, 0, 0]), SyscallOutcome::Errno(libc::ENOSYS));
     }
     let threads = std::thread::spawn(|| {
-        restrict(&Profile::Traffic).expect("a filter");
+        restrict(&SandboxProfile::Traffic).expect("a filter");
         std::thread::Builder::new().name("another".into()).spawn(|| 1 + 1).map(|thread| thread.join().ok())
     });
     assert_eq!(threads.join().expect("alive").expect("a thread"), Some(2));

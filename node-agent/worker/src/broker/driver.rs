@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use redir_config::{Config, certificates::Certificates};
+use redir_config::{NodeConfig, certificates::Certificates};
 use redir_ipc::{self as ipc, REPLY_LEN, Reply};
 use tokio::{
     io::Interest,
@@ -20,18 +20,18 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Answer, Bootstrap, Broker, Event};
+use super::{Broker, GuardianAnswer, GuardianEvent, WorkerBootstrap};
 
-/// The task that must run as long as the worker; its owner spawns [`Driver::run`].
-pub(crate) struct Driver {
+/// The task that must run as long as the worker; its owner spawns [`BrokerDriver::run`].
+pub(crate) struct BrokerDriver {
     broker: Broker,
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<GuardianEvent>,
     config_file: PathBuf,
     certificates: Box<dyn Fn(&Certificates) + Send + Sync>,
 }
 
-impl Driver {
-    pub(super) fn new(broker: Broker, events: mpsc::Sender<Event>, config_file: PathBuf) -> Self {
+impl BrokerDriver {
+    pub(super) fn new(broker: Broker, events: mpsc::Sender<GuardianEvent>, config_file: PathBuf) -> Self {
         Self { broker, events, config_file, certificates: Box::new(|_| {}) }
     }
 
@@ -67,7 +67,7 @@ impl Driver {
         }
         self.broker.state().close();
         // A receiver that is gone has ended for another reason.
-        self.events.send(Event::GuardianGone).await.unwrap_or_default();
+        self.events.send(GuardianEvent::GuardianGone).await.unwrap_or_default();
     }
 
     async fn receive(&self) -> io::Result<Option<(u32, Reply, Vec<OwnedFd>)>> {
@@ -79,7 +79,7 @@ impl Driver {
             Reply::Config => match self.config(fds) {
                 Ok((config, certificates)) => {
                     (self.certificates)(&certificates);
-                    Event::Config(config)
+                    GuardianEvent::Config(config)
                 }
                 Err(error) => {
                     tracing::error!("{error:#}");
@@ -87,7 +87,7 @@ impl Driver {
                 }
             },
             Reply::Peer => match fds.into_iter().next() {
-                Some(link) => Event::Controller(link),
+                Some(link) => GuardianEvent::Controller(link),
                 None => {
                     tracing::error!("the link to the controller has no descriptor; raise the agent's RLIMIT_NOFILE");
                     return;
@@ -101,9 +101,9 @@ impl Driver {
                 }
                 return;
             }
-            Reply::Shutdown { drain } => Event::Shutdown { drain },
-            Reply::PodGone { pod } => Event::PodGone(pod),
-            Reply::PodEnded { pod } => Event::PodEnded(pod),
+            Reply::Shutdown { drain } => GuardianEvent::Shutdown { drain },
+            Reply::PodGone { pod } => GuardianEvent::PodGone(pod),
+            Reply::PodEnded { pod } => GuardianEvent::PodEnded(pod),
             Reply::Network(part) => {
                 let event = self.broker.state().network(part, fds);
                 let Some(event) = event else { return };
@@ -115,7 +115,7 @@ impl Driver {
         self.events.send(event).await.unwrap_or_default();
     }
 
-    fn config(&self, fds: Vec<OwnedFd>) -> anyhow::Result<(Arc<Config>, Certificates)> {
+    fn config(&self, fds: Vec<OwnedFd>) -> anyhow::Result<(Arc<NodeConfig>, Certificates)> {
         let fds: Result<[OwnedFd; 2], _> = fds.try_into();
         let Ok([config, certificates]) = fds else { bail!("the guardian pushed a configuration without its text") };
         parse(config, certificates, &self.config_file)
@@ -135,12 +135,12 @@ impl Driver {
         }
         drop(state);
         // If nobody waits any more, the answer is dropped with its descriptors; what it granted has been undone.
-        drop(answer.send(Answer { reply, fds }));
+        drop(answer.send(GuardianAnswer { reply, fds }));
     }
 }
 
 /// See [`super::bootstrap`].
-pub(super) fn bootstrap(control: OwnedFd, config_file: &Path) -> anyhow::Result<Bootstrap> {
+pub(super) fn bootstrap(control: OwnedFd, config_file: &Path) -> anyhow::Result<WorkerBootstrap> {
     let mut wait = [PollFd::new(control.as_fd(), PollFlags::POLLIN)];
     if poll(&mut wait, PollTimeout::from(BOOTSTRAP_MILLIS))? == 0 {
         bail!("the guardian sent nothing; `redir-agent worker` is for the agent itself, start `redir-agent run`");
@@ -152,11 +152,11 @@ pub(super) fn bootstrap(control: OwnedFd, config_file: &Path) -> anyhow::Result<
     };
     let (config, certificates) = parse(config, certificates, config_file)?;
     let (udp, key, config_file) = (udp.into(), bytes(key)?, config_file.to_owned());
-    Ok(Bootstrap { udp, key, config, certificates, config_file, control })
+    Ok(WorkerBootstrap { udp, key, config, certificates, config_file, control })
 }
 
-fn parse(config: OwnedFd, certificates: OwnedFd, file: &Path) -> anyhow::Result<(Arc<Config>, Certificates)> {
-    let config = Arc::new(Config::parse(&text(config)?, file)?);
+fn parse(config: OwnedFd, certificates: OwnedFd, file: &Path) -> anyhow::Result<(Arc<NodeConfig>, Certificates)> {
+    let config = Arc::new(NodeConfig::parse(&text(config)?, file)?);
     Ok((config, self::certificates(certificates)?))
 }
 

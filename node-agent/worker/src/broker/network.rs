@@ -30,7 +30,7 @@ impl From<Vec<IpAddr>> for PodAddresses {
 
 /// What was told of one pod.
 #[derive(Debug, Default)]
-pub(super) struct ToldNetwork {
+pub(super) struct PartialNetwork {
     shared: PodAddresses,
     /// A change was told: what the first arm said is older.
     changed: bool,
@@ -38,7 +38,7 @@ pub(super) struct ToldNetwork {
     loopback_addresses: Vec<IpAddr>,
 }
 
-impl ToldNetwork {
+impl PartialNetwork {
     /// With the pod's first armed port.
     pub(super) fn armed(&mut self, mut pod_addresses: Vec<IpAddr>, loopback_addresses: Vec<IpAddr>) -> PodAddresses {
         if !self.changed {
@@ -81,7 +81,7 @@ mod tests {
     #[test]
     fn a_change_takes_the_place_of_what_was_told_whole() {
         let pod = PodName::new("web-1").expect("good");
-        let mut told = ToldNetwork::default();
+        let mut told = PartialNetwork::default();
         let shared = told.armed(vec![address(1)], vec![[127, 0, 0, 1].into()]);
         assert!(shared.contains(&address(1)) && shared.all().len() == 2);
         let addresses: Vec<_> = (2..102).map(address).collect();

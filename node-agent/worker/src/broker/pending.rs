@@ -4,25 +4,25 @@ use std::{collections::HashMap, time::Duration};
 
 use tokio::{sync::oneshot, time::Instant};
 
-use super::Answer;
+use super::GuardianAnswer;
 use redir_config::PodName;
 use redir_ipc::Request;
 
 /// Requests by number.
-pub(super) struct Pending {
-    by_seq: HashMap<u32, Unanswered>,
+pub(super) struct PendingRequests {
+    by_seq: HashMap<u32, PendingRequest>,
     /// When the guardian answered last.
     heard: Instant,
 }
 
-struct Unanswered {
-    answer: oneshot::Sender<Answer>,
+struct PendingRequest {
+    answer: oneshot::Sender<GuardianAnswer>,
     asked: Instant,
-    work: Work,
+    work: RequestWork,
 }
 
 /// What the guardian does for a request.
-enum Work {
+enum RequestWork {
     /// Microseconds.
     Quick,
     /// Up to half a minute, now and then: it excuses no silence.
@@ -31,19 +31,25 @@ enum Work {
     Slow { released: Option<PodName> },
 }
 
-impl Pending {
+impl PendingRequests {
     pub(super) fn new(now: Instant) -> Self {
-        Pending { by_seq: HashMap::new(), heard: now }
+        PendingRequests { by_seq: HashMap::new(), heard: now }
     }
 
-    pub(super) fn insert(&mut self, seq: u32, request: &Request, answer: oneshot::Sender<Answer>, now: Instant) {
+    pub(super) fn insert(
+        &mut self,
+        seq: u32,
+        request: &Request,
+        answer: oneshot::Sender<GuardianAnswer>,
+        now: Instant,
+    ) {
         let work = match request {
-            Request::Flush { .. } => Work::Long,
-            Request::Release { pod } => Work::Slow { released: Some(pod.clone()) },
-            slow if slow.is_slow() => Work::Slow { released: None },
-            _ => Work::Quick,
+            Request::Flush { .. } => RequestWork::Long,
+            Request::Release { pod } => RequestWork::Slow { released: Some(pod.clone()) },
+            slow if slow.is_slow() => RequestWork::Slow { released: None },
+            _ => RequestWork::Quick,
         };
-        self.by_seq.insert(seq, Unanswered { answer, asked: now, work });
+        self.by_seq.insert(seq, PendingRequest { answer, asked: now, work });
     }
 
     /// The request was not sent.
@@ -52,12 +58,16 @@ impl Pending {
     }
 
     /// The request is answered: who waits for it, and which pod it was to release.
-    pub(super) fn answered(&mut self, seq: u32, now: Instant) -> Option<(oneshot::Sender<Answer>, Option<PodName>)> {
+    pub(super) fn answered(
+        &mut self,
+        seq: u32,
+        now: Instant,
+    ) -> Option<(oneshot::Sender<GuardianAnswer>, Option<PodName>)> {
         self.heard = now;
-        let Unanswered { answer, work, .. } = self.by_seq.remove(&seq)?;
+        let PendingRequest { answer, work, .. } = self.by_seq.remove(&seq)?;
         let released = match work {
-            Work::Slow { released } => released,
-            Work::Quick | Work::Long => None,
+            RequestWork::Slow { released } => released,
+            RequestWork::Quick | RequestWork::Long => None,
         };
         Some((answer, released))
     }
@@ -73,9 +83,11 @@ impl Pending {
         let mut oldest: Option<Instant> = None;
         for unanswered in self.by_seq.values() {
             match unanswered.work {
-                Work::Slow { .. } => return None,
-                Work::Long => {}
-                Work::Quick => oldest = Some(oldest.map_or(unanswered.asked, |oldest| oldest.min(unanswered.asked))),
+                RequestWork::Slow { .. } => return None,
+                RequestWork::Long => {}
+                RequestWork::Quick => {
+                    oldest = Some(oldest.map_or(unanswered.asked, |oldest| oldest.min(unanswered.asked)))
+                }
             }
         }
         oldest.map(|asked| asked.max(self.heard) + QUICK)
@@ -93,7 +105,7 @@ mod tests {
         PodName::new("web-1").expect("good")
     }
 
-    fn ask(pending: &mut Pending, seq: u32, request: &Request, now: Instant) {
+    fn ask(pending: &mut PendingRequests, seq: u32, request: &Request, now: Instant) {
         pending.insert(seq, request, oneshot::channel().0, now);
     }
 
@@ -101,7 +113,7 @@ mod tests {
     fn silence_counts_from_the_oldest_quick_request_or_the_last_answer() {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
-        let mut pending = Pending::new(start);
+        let mut pending = PendingRequests::new(start);
         assert_eq!(pending.hangs_from(), None, "nothing is owed");
         let stats = Request::Stats { pod: pod() };
         ask(&mut pending, 1, &stats, at(10));
@@ -116,7 +128,7 @@ mod tests {
     #[test]
     fn a_flush_neither_excuses_silence_nor_owes_an_answer_soon() {
         let start = Instant::now();
-        let mut pending = Pending::new(start);
+        let mut pending = PendingRequests::new(start);
         ask(&mut pending, 1, &Request::Flush { pod: pod(), port: 80 }, start);
         assert_eq!(pending.hangs_from(), None);
         ask(&mut pending, 2, &Request::Stats { pod: pod() }, start);
@@ -126,7 +138,7 @@ mod tests {
     #[test]
     fn slow_work_excuses_silence_until_it_is_done() {
         let start = Instant::now();
-        let mut pending = Pending::new(start);
+        let mut pending = PendingRequests::new(start);
         ask(&mut pending, 1, &Request::Stats { pod: pod() }, start);
         let arm = Request::Arm { pod: pod(), port: 80 };
         for (seq, slow) in

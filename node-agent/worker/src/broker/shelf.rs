@@ -22,14 +22,14 @@ use nix::{
 use redir_config::PodName;
 
 /// Reserved low descriptors, and which of them hold whose links.
-pub(super) struct Shelf {
+pub(super) struct LinkStore {
     placeholder: EventFd,
     /// Descending, so that the lowest is taken first.
     free: Vec<OwnedFd>,
     held: HashMap<PodName, Vec<OwnedFd>>,
 }
 
-impl Shelf {
+impl LinkStore {
     /// Reserves the lowest free descriptors. Called before the worker opens sockets.
     pub(super) fn new() -> io::Result<Self> {
         let placeholder = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn links_take_the_lowest_slots_and_give_them_back() {
         let pod = PodName::new("web-1").expect("good");
-        let mut shelf = Shelf::new().expect("descriptors");
+        let mut shelf = LinkStore::new().expect("descriptors");
         let lowest = shelf.free.last().expect("slots").as_raw_fd();
         let link = OwnedFd::from(File::open("/proc/self/status").expect("there"));
         assert!(link.as_raw_fd() > lowest);
@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn more_links_than_slots_stay_where_they_are() {
         let pod = PodName::new("web-1").expect("good");
-        let mut shelf = Shelf::new().expect("descriptors");
+        let mut shelf = LinkStore::new().expect("descriptors");
         shelf.keep(&pod, (0..SLOTS + 3).map(|_| File::open("/proc/self/status").expect("there").into()));
         assert_eq!(shelf.held[&pod].len(), SLOTS + 3);
         assert!(shelf.held[&pod].iter().all(|fd| target(fd).ends_with("/status")));

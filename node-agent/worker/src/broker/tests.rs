@@ -9,11 +9,11 @@ use super::*;
 use redir_ipc::REQUEST_LEN;
 
 /// The guardian's end, with blocking-free waits of at most five seconds.
-struct Guardian {
+struct TestGuardian {
     socket: AsyncFd<OwnedFd>,
 }
 
-impl Guardian {
+impl TestGuardian {
     async fn request(&self) -> (u32, Request) {
         let receive = self.socket.async_io(Interest::READABLE, |socket| {
             let mut buffer = [0; REQUEST_LEN];
@@ -30,28 +30,28 @@ impl Guardian {
     }
 }
 
-struct Rig {
-    guardian: Guardian,
+struct BrokerRig {
+    guardian: TestGuardian,
     broker: Broker,
-    events: mpsc::Receiver<Event>,
+    events: mpsc::Receiver<GuardianEvent>,
     driver: JoinHandle<()>,
 }
 
-fn rig() -> Rig {
+fn rig() -> BrokerRig {
     let (ours, theirs) = ipc::pair().expect("socket pair");
     let (broker, driver, events) = start(theirs, Path::new("/etc/redir/agent.toml")).expect("started");
-    let guardian = Guardian { socket: register(ours).expect("registered") };
-    Rig { guardian, broker, events, driver: tokio::spawn(driver.run()) }
+    let guardian = TestGuardian { socket: register(ours).expect("registered") };
+    BrokerRig { guardian, broker, events, driver: tokio::spawn(driver.run()) }
 }
 
 fn pod() -> PodName {
     PodName::new("web-1").expect("good")
 }
 
-fn armed(earlier: u32, handed: Handed) -> Reply {
+fn armed(earlier: u32, handed: HandedSockets) -> Reply {
     let address = |text: &str| vec![text.parse().expect("address")];
     let (pod_addresses, loopback_addresses) = (address("10.0.0.2"), address("127.0.0.1"));
-    Reply::Armed(ipc::Armed { earlier, app: None, pod_addresses, loopback_addresses, handed })
+    Reply::ArmedReply(ipc::Armed { earlier, app: None, pod_addresses, loopback_addresses, handed })
 }
 
 fn listener() -> OwnedFd {
@@ -96,10 +96,10 @@ async fn the_first_arm_brings_descriptors_to_their_places() {
     let played = async {
         let (seq, request) = guardian.request().await;
         assert_eq!(request, Request::Arm { pod: pod(), port: 80 });
-        let reply = armed(3, Handed::Both);
+        let reply = armed(3, HandedSockets::Both);
         guardian.reply(seq, &reply, &[&listener(), &listener(), &memory("beat"), &memory("turned"), &link]);
         let (seq, _) = guardian.request().await;
-        guardian.reply(seq, &armed(3, Handed::Nothing), &[]);
+        guardian.reply(seq, &armed(3, HandedSockets::Nothing), &[]);
         let (seq, request) = guardian.request().await;
         assert_eq!(request, Request::Release { pod: pod() });
         guardian.reply(seq, &Reply::Done, &[]);
@@ -136,7 +136,7 @@ async fn an_arm_that_nobody_waits_for_is_undone() {
             _ = &mut arm => panic!("nobody has answered"),
             request = rig.guardian.request() => request,
         };
-        let reply = armed(3, Handed::Ipv4);
+        let reply = armed(3, HandedSockets::Ipv4);
         rig.guardian.reply(seq, &reply, &[&listener(), &memory("beat"), &memory("turned")]);
         // The asker goes away with the answer on its way.
     }
@@ -151,7 +151,7 @@ async fn an_arm_that_nobody_waits_for_is_undone() {
     assert_eq!(disarm, Request::Disarm { pod: pod(), port: 80 });
     assert_eq!(release, Request::Release { pod: pod() });
     assert_eq!(arm, Request::Arm { pod: pod(), port: 80 });
-    let reply = armed(2, Handed::Ipv4);
+    let reply = armed(2, HandedSockets::Ipv4);
     rig.guardian.reply(seq, &reply, &[&listener(), &memory("beat"), &memory("turned")]);
     let again = arm_again.await.expect("armed");
     assert!(again.earlier_connections == 2 && again.first.is_some());
@@ -176,8 +176,9 @@ async fn a_pod_that_is_armed_anew_right_after_its_release_keeps_what_came_with_i
     let rig = rig();
     let (guardian, broker, name) = (&rig.guardian, &rig.broker, pod());
     let link = OwnedFd::from(File::open("/proc/self/status").expect("there"));
-    let hand_over =
-        |seq| guardian.reply(seq, &armed(0, Handed::Ipv4), &[&listener(), &memory("beat"), &memory("turned"), &link]);
+    let hand_over = |seq| {
+        guardian.reply(seq, &armed(0, HandedSockets::Ipv4), &[&listener(), &memory("beat"), &memory("turned"), &link])
+    };
     let arm = || broker.arm(&name, 80, FirstHand::App);
     let (first, ()) = tokio::join!(arm(), async { hand_over(guardian.request().await.0) });
     first.expect("armed");
@@ -230,11 +231,11 @@ async fn a_refused_arm_takes_nothing_back() {
     let name = pod();
     let played = async {
         let (seq, _) = rig.guardian.request().await;
-        let refused = Reply::Refused { code: RefusedCode::UnknownPod, sentence: "no".into() };
+        let refused = Reply::Refused { code: RefusalCode::UnknownPod, sentence: "no".into() };
         rig.guardian.reply(seq, &refused, &[]);
     };
     let (armed, ()) = tokio::join!(rig.broker.arm(&name, 80, FirstHand::App), played);
-    assert!(matches!(armed, Err(BrokerError::Refused { code: RefusedCode::UnknownPod, .. })));
+    assert!(matches!(armed, Err(BrokerError::Refused { code: RefusalCode::UnknownPod, .. })));
     let played = async {
         let (seq, request) = rig.guardian.request().await;
         assert_eq!(request, Request::Stats { pod: pod() }, "nothing came before");
@@ -271,13 +272,13 @@ async fn a_refusal_carries_its_sentence() {
     let (guardian, broker) = (&rig.guardian, &rig.broker);
     let played = async {
         let (seq, _) = guardian.request().await;
-        let refused = Reply::Refused { code: RefusedCode::Busy, sentence: "disarm it first".into() };
+        let refused = Reply::Refused { code: RefusalCode::Busy, sentence: "disarm it first".into() };
         guardian.reply(seq, &refused, &[]);
     };
     let name = pod();
     let (released, ()) = tokio::join!(broker.release(&name), played);
     let error = released.expect_err("refused");
-    assert!(matches!(error, BrokerError::Refused { code: RefusedCode::Busy, .. }));
+    assert!(matches!(error, BrokerError::Refused { code: RefusalCode::Busy, .. }));
     assert_eq!(error.to_string(), "disarm it first");
 }
 
@@ -286,7 +287,7 @@ async fn a_refusal_carries_its_sentence() {
 async fn certificates_are_taken_before_their_port_is_known_to_be_armed() {
     let (ours, theirs) = ipc::pair().expect("socket pair");
     let (broker, driver, _events) = start(theirs, Path::new("/etc/redir/agent.toml")).expect("started");
-    let guardian = Guardian { socket: register(ours).expect("registered") };
+    let guardian = TestGuardian { socket: register(ours).expect("registered") };
     let taken = Arc::new(Mutex::new(Vec::new()));
     let take = taken.clone();
     tokio::spawn(driver.with_certificates(move |given| take.lock().expect("whole").push(given.clone())).run());
@@ -314,10 +315,10 @@ async fn pushes_become_events_and_the_guardians_end_is_the_last() {
     rig.guardian.reply(0, &Reply::Config, &[&memory(good), &memory("[]")]);
     rig.guardian.reply(0, &Reply::PodGone { pod: pod() }, &[]);
     rig.guardian.reply(0, &Reply::Shutdown { drain: Duration::from_secs(7) }, &[]);
-    let Some(Event::Config(config)) = rig.events.recv().await else { panic!("the good configuration") };
+    let Some(GuardianEvent::Config(config)) = rig.events.recv().await else { panic!("the good configuration") };
     assert_eq!(config.agent.listen.port(), 7447);
-    assert!(matches!(rig.events.recv().await, Some(Event::PodGone(name)) if name == pod()));
-    let Some(Event::Shutdown { drain }) = rig.events.recv().await else { panic!("shutdown") };
+    assert!(matches!(rig.events.recv().await, Some(GuardianEvent::PodGone(name)) if name == pod()));
+    let Some(GuardianEvent::Shutdown { drain }) = rig.events.recv().await else { panic!("shutdown") };
     assert_eq!(drain, Duration::from_secs(7));
 
     let name = pod();
@@ -328,7 +329,7 @@ async fn pushes_become_events_and_the_guardians_end_is_the_last() {
     };
     let (waiting, ()) = tokio::join!(waiting, end);
     assert!(matches!(waiting, Err(BrokerError::GuardianGone)));
-    assert!(matches!(rig.events.recv().await, Some(Event::GuardianGone)));
+    assert!(matches!(rig.events.recv().await, Some(GuardianEvent::GuardianGone)));
     rig.driver.await.expect("ended by itself");
     assert!(matches!(rig.broker.disarm(&name, 80).await, Err(BrokerError::GuardianGone)));
 }

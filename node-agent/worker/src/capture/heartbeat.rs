@@ -22,20 +22,20 @@ use nix::{
 const PAGE: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 
 /// A mapped heartbeat.
-pub(super) struct Heartbeat {
+pub(super) struct MappedHeartbeat {
     page: NonNull<c_void>,
 }
 
 // SAFETY: the mapping belongs to this value alone and is only used through an atomic.
-unsafe impl Send for Heartbeat {}
+unsafe impl Send for MappedHeartbeat {}
 
-impl Heartbeat {
+impl MappedHeartbeat {
     /// Maps the word that the guardian handed over.
     pub(super) fn map(fd: &OwnedFd) -> io::Result<Self> {
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new shared mapping at an address of the kernel's choice; nothing else is touched.
         let page = unsafe { mmap(None, PAGE, access, MapFlags::MAP_SHARED, fd, 0) }?;
-        Ok(Heartbeat { page })
+        Ok(MappedHeartbeat { page })
     }
 
     /// New connections may be steered for the next two seconds.
@@ -59,7 +59,7 @@ impl Heartbeat {
     }
 }
 
-impl Drop for Heartbeat {
+impl Drop for MappedHeartbeat {
     fn drop(&mut self) {
         self.lapse();
         // SAFETY: mapped by `map` with this size, and no reference to it is left.
@@ -76,8 +76,8 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.set_len(4096).unwrap();
         let fd: OwnedFd = file.into();
-        let heartbeat = Heartbeat::map(&fd).unwrap();
-        let other = Heartbeat::map(&fd).unwrap();
+        let heartbeat = MappedHeartbeat::map(&fd).unwrap();
+        let other = MappedHeartbeat::map(&fd).unwrap();
         heartbeat.beat();
         let beat = other.word().load(Ordering::Acquire);
         let now = clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap();

@@ -18,16 +18,16 @@ const AT_LEAST: usize = 64;
 
 /// How many connections there is room for; cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Limit {
+pub(crate) struct ConnectionLimit {
     by_memory: usize,
     aside: Descriptors,
 }
 
-impl Limit {
+impl ConnectionLimit {
     /// From the process's descriptor limit (raised as far as it may be) and its cgroup's memory ceiling, in bytes.
     pub(crate) fn of_process(memory: Option<u64>) -> Self {
         let descriptors = raise_descriptors();
-        let limit = Limit::new(descriptors, memory);
+        let limit = ConnectionLimit::new(descriptors, memory);
         tracing::info!(connections = limit.most(), descriptors, memory, "connections are shared out up to the limit");
         limit
     }
@@ -36,13 +36,13 @@ impl Limit {
         let by_memory = memory
             .map_or(u64::MAX, |memory| memory.saturating_sub(MEMORY_ASIDE + memory::set_aside(memory)) / MEMORY_EACH);
         let number = |number| usize::try_from(number).unwrap_or(usize::MAX);
-        Limit { by_memory: number(by_memory), aside: Descriptors::new(number(descriptors)) }
+        ConnectionLimit { by_memory: number(by_memory), aside: Descriptors::new(number(descriptors)) }
     }
 
     /// So many, whatever the process has.
     #[cfg(test)]
     pub(super) fn of(most: usize) -> Self {
-        Limit { by_memory: most, aside: Descriptors::new(usize::MAX) }
+        ConnectionLimit { by_memory: most, aside: Descriptors::new(usize::MAX) }
     }
 
     /// What counts the descriptors that are not connections.
@@ -78,15 +78,15 @@ mod tests {
 
     #[test]
     fn the_scarcer_of_descriptors_and_memory_decides() {
-        assert_eq!(Limit::new(20_000 + DESCRIPTORS_ASIDE as u64, None).most(), 10_000);
-        assert_eq!(Limit::new(1 << 20, Some(128 << 20)).most(), 2048);
-        assert_eq!(Limit::new(1 << 20, Some(256 << 20)).most(), 8192);
-        assert_eq!(Limit::new(10, Some(1)).most(), 64);
+        assert_eq!(ConnectionLimit::new(20_000 + DESCRIPTORS_ASIDE as u64, None).most(), 10_000);
+        assert_eq!(ConnectionLimit::new(1 << 20, Some(128 << 20)).most(), 2048);
+        assert_eq!(ConnectionLimit::new(1 << 20, Some(256 << 20)).most(), 8192);
+        assert_eq!(ConnectionLimit::new(10, Some(1)).most(), 64);
     }
 
     #[test]
     fn descriptors_that_are_held_otherwise_count() {
-        let limit = Limit::new(2000 + DESCRIPTORS_ASIDE as u64, None);
+        let limit = ConnectionLimit::new(2000 + DESCRIPTORS_ASIDE as u64, None);
         let held = limit.aside().hold(600);
         assert_eq!(limit.most(), 700);
         let _more = limit.aside().clone().hold(200);

@@ -23,24 +23,24 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use self::{
     descriptors::{Descriptors, HeldDescriptors},
-    limit::Limit,
+    limit::ConnectionLimit,
     pod::{Live, Pod},
-    shares::{Place, Shares},
+    shares::{ConnectionPlace, ConnectionShares},
 };
-use self::{heartbeat::Heartbeat, pod::Listeners};
+use self::{heartbeat::MappedHeartbeat, pod::CaptureListeners};
 use super::{
     broker::{ArmedPod, Broker, LastProcess},
     metrics::Metrics,
     misses::Misses,
     plan::Plans,
-    shutdown::Stop,
+    shutdown::StopSignals,
     tls::Tls,
     upstream::{BrokenWay, Upstream, UpstreamParts, ports::Ranges, turned::Turned},
 };
 use redir_config::PodName;
 
 /// What every capture uses.
-pub(crate) struct Shared {
+pub(crate) struct CaptureContext {
     /// Asks the guardian.
     pub(crate) broker: Broker,
     /// What armed ports do.
@@ -48,7 +48,7 @@ pub(crate) struct Shared {
     /// The figures.
     pub(crate) metrics: Arc<Metrics>,
     /// Who may have how many connections.
-    pub(crate) shares: Shares,
+    pub(crate) shares: ConnectionShares,
     /// The source ports of the legs to the apps.
     pub(crate) ranges: Ranges,
     /// Who hears that the way to a pod's app is broken.
@@ -58,11 +58,11 @@ pub(crate) struct Shared {
     /// Which connections are not read, and why.
     pub(crate) misses: Misses,
     /// Draining and aborting.
-    pub(crate) stop: Stop,
+    pub(crate) stop: StopSignals,
 }
 
 /// What has changed of how a captured pod is to end: `None` if it is not to.
-pub(crate) struct EndingNews {
+pub(crate) struct EndingNotice {
     pub(crate) pod: PodName,
     pub(crate) last: Option<LastProcess>,
     /// What the guardian was told before.
@@ -71,18 +71,22 @@ pub(crate) struct EndingNews {
 
 /// All captures; cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Captures(Arc<Inner>);
+pub(crate) struct PodCaptures(Arc<CapturesInner>);
 
-struct Inner {
-    shared: Arc<Shared>,
+struct CapturesInner {
+    shared: Arc<CaptureContext>,
     pods: Mutex<HashMap<PodName, Arc<Pod>>>,
     tasks: TaskTracker,
 }
 
-impl Captures {
+impl PodCaptures {
     /// No pod yet.
-    pub(crate) fn new(shared: Shared) -> Self {
-        Captures(Arc::new(Inner { shared: Arc::new(shared), pods: Mutex::default(), tasks: TaskTracker::new() }))
+    pub(crate) fn new(shared: CaptureContext) -> Self {
+        PodCaptures(Arc::new(CapturesInner {
+            shared: Arc::new(shared),
+            pods: Mutex::default(),
+            tasks: TaskTracker::new(),
+        }))
     }
 
     /// A port of the pod was armed; `first` holds what the guardian hands over with a pod's first port.
@@ -117,18 +121,18 @@ impl Captures {
 
     /// The captured pods that are to end, or are not to any more, by what is known of each, if that is news. Asking counts as
     /// telling the guardian.
-    pub(crate) fn endings(&self, ending: impl Fn(&PodName) -> Option<LastProcess>) -> Vec<EndingNews> {
+    pub(crate) fn endings(&self, ending: impl Fn(&PodName) -> Option<LastProcess>) -> Vec<EndingNotice> {
         let pods = self.lock();
         let news = pods.values().filter_map(|pod| {
             let last = ending(pod.name());
             let before = pod.watch_ending(last);
-            (before != last).then(|| EndingNews { pod: pod.name().clone(), last, before })
+            (before != last).then(|| EndingNotice { pod: pod.name().clone(), last, before })
         });
         news.collect()
     }
 
     /// The guardian could not be told.
-    pub(crate) fn untold(&self, news: &EndingNews) {
+    pub(crate) fn untold(&self, news: &EndingNotice) {
         if let Some(pod) = self.lock().get(&news.pod) {
             pod.watch_ending(news.before);
         }
@@ -168,8 +172,9 @@ impl Captures {
 
     fn begin(&self, name: &PodName, armed: ArmedPod) {
         let ArmedPod { listener4, listener6, heartbeat, turned, first_hand, addresses } = armed;
-        let started = Turned::map(&turned)
-            .and_then(|turned| Ok((Heartbeat::map(&heartbeat)?, Listeners::new(listener4, listener6)?, turned)));
+        let started = Turned::map(&turned).and_then(|turned| {
+            Ok((MappedHeartbeat::map(&heartbeat)?, CaptureListeners::new(listener4, listener6)?, turned))
+        });
         let (heartbeat, listeners, turned) = match started {
             Ok(started) => started,
             Err(error) => {

@@ -21,13 +21,13 @@ const OVER_AFTER: Duration = Duration::from_secs(10);
 pub(super) struct PassingClients {
     asked: AskedBypasses,
     /// Questions without an answer that let a client pass which did not before.
-    asking: JoinSet<Answer>,
+    asking: JoinSet<BypassAnswer>,
     /// Those that let one pass on.
-    renewing: JoinSet<Answer>,
+    renewing: JoinSet<BypassAnswer>,
 }
 
 /// The client, and whether the guardian did it.
-type Answer = (ClientKey, bool);
+type BypassAnswer = (ClientKey, bool);
 
 impl PassingClients {
     /// A client has one more connection.
@@ -87,7 +87,7 @@ impl PassingClients {
     }
 }
 
-fn ask(pod: &Pod, client: ClientKey) -> impl Future<Output = Answer> + Send + use<> {
+fn ask(pod: &Pod, client: ClientKey) -> impl Future<Output = BypassAnswer> + Send + use<> {
     let asked = pod.upstream().bypass(client.address(), BYPASS);
     async move { (client, asked.await) }
 }
@@ -132,13 +132,13 @@ impl AskedBypasses {
 }
 
 /// Whether developers know that something passes.
-pub(super) struct Told {
+pub(super) struct PassingNotice {
     cause: Cause,
     /// When it passed last, once they know.
     passed: Option<Instant>,
 }
 
-impl Told {
+impl PassingNotice {
     pub(super) fn new(cause: Cause) -> Self {
         Self { cause, passed: None }
     }

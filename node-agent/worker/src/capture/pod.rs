@@ -22,12 +22,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Shared,
+    CaptureContext,
     descriptors::{DESCRIPTORS_OF_POD, HeldDescriptors},
-    heartbeat::Heartbeat,
-    passing::{PassingClients, Told},
-    shares::{Place, PodShare},
-    steering::{PassReason, Steering},
+    heartbeat::MappedHeartbeat,
+    passing::{PassingClients, PassingNotice},
+    shares::{ConnectionPlace, PodShare},
+    steering::{PassReason, SteeringState},
 };
 use crate::{
     broker::{BrokerError, LastProcess},
@@ -72,18 +72,18 @@ impl CaptureEnd {
 }
 
 /// A pod's listening sockets.
-pub(super) struct Listeners {
+pub(super) struct CaptureListeners {
     v4: TcpListener,
     v6: Option<TcpListener>,
     /// The port of both.
     port: u16,
 }
 
-impl Listeners {
+impl CaptureListeners {
     /// Takes over the guardian's listeners; they are nonblocking already.
     pub(super) fn new(v4: std::net::TcpListener, v6: Option<std::net::TcpListener>) -> io::Result<Self> {
         let port = v4.local_addr()?.port();
-        Ok(Listeners { v4: TcpListener::from_std(v4)?, v6: v6.map(TcpListener::from_std).transpose()?, port })
+        Ok(CaptureListeners { v4: TcpListener::from_std(v4)?, v6: v6.map(TcpListener::from_std).transpose()?, port })
     }
 
     async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
@@ -110,7 +110,7 @@ impl Listeners {
 pub(crate) struct Pod {
     name: PodName,
     upstream: Upstream,
-    shared: Arc<Shared>,
+    shared: Arc<CaptureContext>,
     share: Arc<PodShare>,
     _descriptors: HeldDescriptors,
     ports: Mutex<ArmedPorts>,
@@ -130,7 +130,7 @@ struct ArmedPorts {
 }
 
 impl Pod {
-    pub(super) fn new(name: PodName, upstream: Upstream, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(name: PodName, upstream: Upstream, shared: Arc<CaptureContext>) -> Self {
         let abort = shared.stop.abort.child_token();
         Pod {
             name,
@@ -158,7 +158,7 @@ impl Pod {
     }
 
     /// What all pods share.
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Arc<CaptureContext> {
         &self.shared
     }
 
@@ -230,12 +230,12 @@ impl Pod {
 /// A live connection of a pod.
 pub(crate) struct Live {
     pod: Arc<Pod>,
-    place: Arc<Place>,
+    place: Arc<ConnectionPlace>,
 }
 
 impl Live {
     /// Its place among all connections.
-    pub(crate) fn place(&self) -> &Arc<Place> {
+    pub(crate) fn place(&self) -> &Arc<ConnectionPlace> {
         &self.place
     }
 }
@@ -249,11 +249,11 @@ impl Drop for Live {
 }
 
 /// Accepts until the pod is released. The listeners close when it is, or at once when the pod is aborted.
-pub(super) async fn run(pod: &Arc<Pod>, listeners: Listeners, heartbeat: Heartbeat) {
+pub(super) async fn run(pod: &Arc<Pod>, listeners: CaptureListeners, heartbeat: MappedHeartbeat) {
     let mut connections = JoinSet::new();
     let mut helpers = JoinSet::new();
     helpers.spawn(pod.upstream.clone().refill());
-    let accepting = Loop::new(pod, listeners, heartbeat);
+    let accepting = AcceptLoop::new(pod, listeners, heartbeat);
     tokio::select! {
         () = accepting.accept(&mut connections) => {}
         () = pod.abort.cancelled() => {
@@ -272,33 +272,33 @@ pub(super) async fn run(pod: &Arc<Pod>, listeners: Listeners, heartbeat: Heartbe
 }
 
 /// A pod's accept loop.
-struct Loop<'p> {
+struct AcceptLoop<'p> {
     pod: &'p Arc<Pod>,
     /// None once the agent drains and nothing that was steered can still arrive.
-    listeners: Option<Listeners>,
+    listeners: Option<CaptureListeners>,
     /// The listeners' own port: whoever dials it was not steered.
     own_port: u16,
-    heartbeat: Heartbeat,
-    steering: Steering,
+    heartbeat: MappedHeartbeat,
+    steering: SteeringState,
     clients: PassingClients,
     /// Whether developers know that all of the pod's connections pass, or some client's.
-    pod_told: Told,
-    clients_told: Told,
+    pod_told: PassingNotice,
+    clients_told: PassingNotice,
 }
 
-impl<'p> Loop<'p> {
-    fn new(pod: &'p Arc<Pod>, listeners: Listeners, heartbeat: Heartbeat) -> Self {
-        let steering = Steering::Passing(PassReason::Starting);
+impl<'p> AcceptLoop<'p> {
+    fn new(pod: &'p Arc<Pod>, listeners: CaptureListeners, heartbeat: MappedHeartbeat) -> Self {
+        let steering = SteeringState::Passing(PassReason::Starting);
         pod.shared.metrics.pods_passing(PassReason::Starting.label()).inc();
-        Loop {
+        AcceptLoop {
             pod,
             own_port: listeners.port,
             listeners: Some(listeners),
             heartbeat,
             steering,
             clients: PassingClients::default(),
-            pod_told: Told::new(Cause::PodPasses),
-            clients_told: Told::new(Cause::ClientPasses),
+            pod_told: PassingNotice::new(Cause::PodPasses),
+            clients_told: PassingNotice::new(Cause::ClientPasses),
         }
     }
 
@@ -309,7 +309,7 @@ impl<'p> Loop<'p> {
         let mut empty_since: Option<Instant> = None;
         let mut guardian = self.pod.upstream.guardian_hangs();
         loop {
-            let on = self.steering == Steering::On;
+            let on = self.steering == SteeringState::On;
             tokio::select! {
                 accepted = accept(self.listeners.as_ref()), if !self.starved() => match accepted {
                     Ok((client, peer)) => self.admit(client, peer, connections),
@@ -322,7 +322,7 @@ impl<'p> Loop<'p> {
                 () = self.pod.shared.stop.draining.cancelled(), if on => {}
                 Some(_) = connections.join_next() => continue,
             }
-            if self.steering == Steering::On && self.next() != Steering::On {
+            if self.steering == SteeringState::On && self.next() != SteeringState::On {
                 self.beat();
             }
             empty_since = (self.pod.connections() == 0).then(|| empty_since.unwrap_or_else(Instant::now));
@@ -358,36 +358,36 @@ impl<'p> Loop<'p> {
     fn beat(&mut self) {
         let next = self.next();
         match next {
-            Steering::On => self.heartbeat.beat(),
-            Steering::Passing(_) => self.heartbeat.lapse(),
+            SteeringState::On => self.heartbeat.beat(),
+            SteeringState::Passing(_) => self.heartbeat.lapse(),
         }
         self.set(next);
         self.clients.renew(self.pod);
-        let full = matches!(next, Steering::Passing(PassReason::Share | PassReason::Descriptors));
+        let full = matches!(next, SteeringState::Passing(PassReason::Share | PassReason::Descriptors));
         self.pod_told.tell(self.pod, full);
         self.clients_told.tell(self.pod, !self.clients.is_empty());
     }
 
     fn starved(&self) -> bool {
-        self.steering == Steering::Passing(PassReason::Descriptors)
+        self.steering == SteeringState::Passing(PassReason::Descriptors)
     }
 
     /// What the next beat says.
-    fn next(&self) -> Steering {
+    fn next(&self) -> SteeringState {
         let no_descriptor = || self.listeners.as_ref().is_some_and(|listeners| !listeners.descriptor_free());
-        let shared_out = self.steering == Steering::Passing(PassReason::Share);
+        let shared_out = self.steering == SteeringState::Passing(PassReason::Share);
         if self.starved() && no_descriptor() {
-            Steering::Passing(PassReason::Descriptors)
+            SteeringState::Passing(PassReason::Descriptors)
         } else if self.pod.shared.stop.draining.is_cancelled() {
-            Steering::Passing(PassReason::Draining)
+            SteeringState::Passing(PassReason::Draining)
         } else if self.pod.share.standing().passes(shared_out) {
-            Steering::Passing(PassReason::Share)
+            SteeringState::Passing(PassReason::Share)
         } else if self.clients.is_asking() {
-            Steering::Passing(PassReason::Client)
+            SteeringState::Passing(PassReason::Client)
         } else if self.pod.upstream.starved() {
-            Steering::Passing(PassReason::Guardian)
+            SteeringState::Passing(PassReason::Guardian)
         } else {
-            Steering::On
+            SteeringState::On
         }
     }
 
@@ -398,34 +398,34 @@ impl<'p> Loop<'p> {
             return;
         }
         self.heartbeat.lapse();
-        self.set(Steering::Passing(PassReason::Descriptors));
+        self.set(SteeringState::Passing(PassReason::Descriptors));
         tracing::warn!(pod = %self.pod.name, %error, "could not accept: new connections pass to the app for now");
     }
 
-    fn set(&mut self, steering: Steering) {
+    fn set(&mut self, steering: SteeringState) {
         let before = std::mem::replace(&mut self.steering, steering);
         if before == steering {
             return;
         }
         let metrics = &self.pod.shared.metrics;
-        if let Steering::Passing(why) = before {
+        if let SteeringState::Passing(why) = before {
             metrics.pods_passing(why.label()).dec();
         }
-        if let Steering::Passing(why) = steering {
+        if let SteeringState::Passing(why) = steering {
             metrics.pods_passing(why.label()).inc();
         }
     }
 }
 
-impl Drop for Loop<'_> {
+impl Drop for AcceptLoop<'_> {
     fn drop(&mut self) {
         self.heartbeat.lapse();
-        self.set(Steering::On);
+        self.set(SteeringState::On);
         self.clients.end(self.pod);
     }
 }
 
-async fn accept(listeners: Option<&Listeners>) -> io::Result<(TcpStream, SocketAddr)> {
+async fn accept(listeners: Option<&CaptureListeners>) -> io::Result<(TcpStream, SocketAddr)> {
     match listeners {
         Some(listeners) => listeners.accept().await,
         None => std::future::pending().await,

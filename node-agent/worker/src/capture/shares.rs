@@ -18,8 +18,8 @@ use std::{
 
 use redir_tunnel::ClientKey;
 
-use super::{descriptors::Descriptors, limit::Limit};
-use crate::memory::{Account, PodAccount};
+use super::{descriptors::Descriptors, limit::ConnectionLimit};
+use crate::memory::{ClientAccount, PodAccount};
 
 /// Alone, a pod may have three quarters of all places, a second one three quarters of the rest, and so on: of five thousand
 /// places the fifth that hoards still finds some.
@@ -34,11 +34,11 @@ const HEAVY: usize = 3;
 
 /// The connections of all pods; cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Shares(Arc<AllPods>);
+pub(crate) struct ConnectionShares(Arc<AllPods>);
 
 #[derive(Debug)]
 struct AllPods {
-    limit: Limit,
+    limit: ConnectionLimit,
     live: AtomicUsize,
     /// The same by memory, a heavy one counting more.
     weight: AtomicUsize,
@@ -47,15 +47,15 @@ struct AllPods {
 /// The connections of one pod.
 #[derive(Debug)]
 pub(crate) struct PodShare {
-    all: Shares,
-    usage: Mutex<Usage>,
+    all: ConnectionShares,
+    usage: Mutex<ShareUsage>,
     /// What its clients hold of the ledger.
     account: PodAccount,
 }
 
 /// What is in use, a connection counting 1 or [`UNDECIDED`], and [`HEAVY`] beside if it is.
 #[derive(Debug, Default)]
-struct Usage {
+struct ShareUsage {
     pod: usize,
     clients: HashMap<ClientKey, ClientUsage>,
 }
@@ -63,19 +63,19 @@ struct Usage {
 #[derive(Debug)]
 struct ClientUsage {
     weight: usize,
-    account: Arc<Account>,
+    account: Arc<ClientAccount>,
 }
 
 /// Whether somebody has more than their share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum ShareState {
     Within,
     /// Within it, and would not be with a tenth more: who passes already goes on to, instead of coming and going.
     Close,
     Above,
 }
 
-impl Standing {
+impl ShareState {
     fn of(usage: usize, most: usize) -> Self {
         match usage {
             usage if usage >= most => Self::Above,
@@ -90,8 +90,8 @@ impl Standing {
     }
 }
 
-impl Shares {
-    pub(crate) fn new(limit: Limit) -> Self {
+impl ConnectionShares {
+    pub(crate) fn new(limit: ConnectionLimit) -> Self {
         Self(Arc::new(AllPods { limit, live: AtomicUsize::new(0), weight: AtomicUsize::new(0) }))
     }
 
@@ -113,38 +113,38 @@ impl Shares {
 
 impl PodShare {
     /// A connection of a client begins; it ends when its place is dropped.
-    pub(super) fn enter(self: &Arc<Self>, client: ClientKey) -> Arc<Place> {
+    pub(super) fn enter(self: &Arc<Self>, client: ClientKey) -> Arc<ConnectionPlace> {
         self.all.0.live.fetch_add(1, Ordering::Relaxed);
         self.all.0.weight.fetch_add(1, Ordering::Relaxed);
         let account = self.take(client, UNDECIDED);
         let (decided, heavy) = (AtomicBool::new(false), AtomicBool::new(false));
-        Arc::new(Place { pod: self.clone(), client, account, decided, heavy })
+        Arc::new(ConnectionPlace { pod: self.clone(), client, account, decided, heavy })
     }
 
-    fn take(&self, client: ClientKey, weight: usize) -> Arc<Account> {
+    fn take(&self, client: ClientKey, weight: usize) -> Arc<ClientAccount> {
         let mut usage = self.usage();
         usage.pod += weight;
-        let new = || ClientUsage { weight: 0, account: Arc::new(Account::new(&self.account)) };
+        let new = || ClientUsage { weight: 0, account: Arc::new(ClientAccount::new(&self.account)) };
         let own = usage.clients.entry(client).or_insert_with(new);
         own.weight += weight;
         own.account.clone()
     }
 
-    pub(super) fn standing(&self) -> Standing {
-        Standing::of(self.usage().pod, self.most())
+    pub(super) fn standing(&self) -> ShareState {
+        ShareState::of(self.usage().pod, self.most())
     }
 
-    pub(super) fn standing_of(&self, client: ClientKey) -> Standing {
+    pub(super) fn standing_of(&self, client: ClientKey) -> ShareState {
         let usage = self.usage();
         let most = CLIENT_BORROWS * self.most().saturating_sub(usage.pod);
-        usage.clients.get(&client).map_or(Standing::Within, |own| Standing::of(own.weight, most))
+        usage.clients.get(&client).map_or(ShareState::Within, |own| ShareState::of(own.weight, most))
     }
 
     fn most(&self) -> usize {
         POD_BORROWS * self.all.free()
     }
 
-    fn usage(&self) -> MutexGuard<'_, Usage> {
+    fn usage(&self) -> MutexGuard<'_, ShareUsage> {
         // Only numbers: no half-done state that a panic could leave.
         self.usage.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -163,15 +163,15 @@ impl PodShare {
 
 /// The place of one live connection.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct ConnectionPlace {
     pod: Arc<PodShare>,
     client: ClientKey,
-    account: Arc<Account>,
+    account: Arc<ClientAccount>,
     decided: AtomicBool,
     heavy: AtomicBool,
 }
 
-impl Place {
+impl ConnectionPlace {
     /// Something of the connection was decided: it counts less from now on.
     pub(crate) fn decided(&self) {
         if !self.decided.swap(true, Ordering::Relaxed) {
@@ -180,7 +180,7 @@ impl Place {
     }
 }
 
-impl Place {
+impl ConnectionPlace {
     /// The connection takes more memory than most, for as long as it lives.
     pub(crate) fn heavy(&self) {
         if !self.heavy.swap(true, Ordering::Relaxed) {
@@ -190,12 +190,12 @@ impl Place {
     }
 
     /// Who holds what the connection holds.
-    pub(crate) fn account(&self) -> &Arc<Account> {
+    pub(crate) fn account(&self) -> &Arc<ClientAccount> {
         &self.account
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPlace {
     fn drop(&mut self) {
         let decided = if *self.decided.get_mut() { 1 } else { UNDECIDED };
         let heavy = if *self.heavy.get_mut() { HEAVY } else { 0 };
@@ -217,12 +217,12 @@ mod tests {
         ClientKey::of(Ipv4Addr::from_bits(number).into())
     }
 
-    fn shares() -> Shares {
-        Shares::new(Limit::of(MOST))
+    fn shares() -> ConnectionShares {
+        ConnectionShares::new(ConnectionLimit::of(MOST))
     }
 
     /// The connections that a client gets until its next ones pass.
-    fn fill(pod: &Arc<PodShare>, client: ClientKey, decided: bool) -> Vec<Arc<Place>> {
+    fn fill(pod: &Arc<PodShare>, client: ClientKey, decided: bool) -> Vec<Arc<ConnectionPlace>> {
         let mut places = Vec::new();
         while !pod.standing().passes(false) && !pod.standing_of(client).passes(false) {
             let place = pod.enter(client);
@@ -234,7 +234,7 @@ mod tests {
         places
     }
 
-    fn percent(places: &[Arc<Place>]) -> usize {
+    fn percent(places: &[Arc<ConnectionPlace>]) -> usize {
         places.len() * 100 / MOST
     }
 
@@ -304,9 +304,9 @@ mod tests {
         let (first, second) = (Arc::new(shares.pod()), Arc::new(shares.pod()));
         let mut borrowed = fill(&first, client(1), true);
         let _others = fill(&second, client(1), true);
-        assert_eq!(first.standing_of(client(1)), Standing::Above);
+        assert_eq!(first.standing_of(client(1)), ShareState::Above);
         borrowed.truncate(borrowed.len() / 4);
-        assert_eq!(first.standing_of(client(1)), Standing::Within);
+        assert_eq!(first.standing_of(client(1)), ShareState::Within);
         borrowed.extend(fill(&first, client(1), true));
         // What passes comes back some way below the share, not at it.
         borrowed.pop();

@@ -4,7 +4,7 @@
 
 /// Whether new connections come to the agent.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Steering {
+pub(super) enum SteeringState {
     /// The heartbeat is written.
     On,
     /// They pass to the app.

@@ -3,13 +3,13 @@
 use redir_tunnel::Pin;
 use redir_wire::{EarlierConnections, InterceptRequest, PodEntry, Refused, RefusedCode, Selector, Token, limits};
 
-use super::{ControlPlane, Grant, Obstacle, Place};
+use super::{InterceptGrant, InterceptPolicy, PodObstacle, PodPlacement};
 use crate::registry::filter;
-use redir_config::{Config, Developer, Pod, PodName};
+use redir_config::{DeveloperConfig, NodeConfig, PodConfig, PodName};
 use redir_ipc::{FirstHand, LastProcess};
 use redir_link::health_checks::HealthCheck;
 
-impl ControlPlane for Config {
+impl InterceptPolicy for NodeConfig {
     fn keys(&self) -> Vec<Pin> {
         self.developers.iter().map(|developer| developer.key).collect()
     }
@@ -18,7 +18,7 @@ impl ControlPlane for Config {
         self.developer(key).map(|developer| &*developer.name)
     }
 
-    fn grant(&self, key: &Pin, wish: InterceptRequest) -> Result<Grant, Refused> {
+    fn grant(&self, key: &Pin, wish: InterceptRequest) -> Result<InterceptGrant, Refused> {
         let Some(developer) = self.developer(key) else {
             return Err(Refused { code: RefusedCode::NoSuchPod, sentence: self.stranger().to_owned() });
         };
@@ -28,7 +28,7 @@ impl ControlPlane for Config {
             return Err(even_if_down_with_filter());
         }
         let filter = wish.filter.as_ref().map(filter::compile).transpose()?;
-        Ok(Grant {
+        Ok(InterceptGrant {
             looks_at: filter.as_ref().map_or_else(String::new, filter::describe),
             filter,
             what: format!("{}:{}", wish.selector, wish.port),
@@ -41,13 +41,15 @@ impl ControlPlane for Config {
         None
     }
 
-    fn places(&self, key: &Pin, Grant { wish, .. }: &Grant) -> Vec<Place> {
+    fn places(&self, key: &Pin, InterceptGrant { wish, .. }: &InterceptGrant) -> Vec<PodPlacement> {
         let Some(developer) = self.developer(key) else { return Vec::new() };
-        let port = |pod: &Pod| match pod.allows(wish.port) {
+        let port = |pod: &PodConfig| match pod.allows(wish.port) {
             true => Ok(wish.port),
-            false => Err(Obstacle::Never(port_not_allowed(pod, wish.port))),
+            false => Err(PodObstacle::Never(port_not_allowed(pod, wish.port))),
         };
-        selected(self, developer, &wish.selector).map(|pod| Place { pod: pod.name.clone(), port: port(pod) }).collect()
+        selected(self, developer, &wish.selector)
+            .map(|pod| PodPlacement { pod: pod.name.clone(), port: port(pod) })
+            .collect()
     }
 
     fn lost(&self) -> Option<&'static str> {
@@ -56,7 +58,7 @@ impl ControlPlane for Config {
 
     fn visible(&self, key: &Pin) -> Vec<(PodName, PodEntry)> {
         let Some(developer) = self.developer(key) else { return Vec::new() };
-        let entry = |pod: &Pod| PodEntry {
+        let entry = |pod: &PodConfig| PodEntry {
             name: pod.name.to_string(),
             labels: pod.labels.0.clone(),
             ports: pod.ports.iter().flatten().copied().take(limits::PORTS).collect(),
@@ -84,13 +86,17 @@ impl ControlPlane for Config {
 }
 
 /// The pods that a selector means for this developer.
-fn selected<'a>(config: &'a Config, developer: &'a Developer, selector: &'a Selector) -> impl Iterator<Item = &'a Pod> {
+fn selected<'a>(
+    config: &'a NodeConfig,
+    developer: &'a DeveloperConfig,
+    selector: &'a Selector,
+) -> impl Iterator<Item = &'a PodConfig> {
     config.pods.iter().filter(move |pod| developer.may(pod) && selects(selector, pod))
 }
 
 /// Refuses a wish without a pod. The sentence is the same for a pod that is not there and one that is not allowed.
-fn check_pods(config: &Config, developer: &Developer, wish: &InterceptRequest) -> Result<(), Refused> {
-    let pods: Vec<&Pod> = selected(config, developer, &wish.selector).collect();
+fn check_pods(config: &NodeConfig, developer: &DeveloperConfig, wish: &InterceptRequest) -> Result<(), Refused> {
+    let pods: Vec<&PodConfig> = selected(config, developer, &wish.selector).collect();
     let Some(first) = pods.first() else {
         let sentence = format!(
             "no pod {} that your key may intercept is on this agent; `redir list` shows those it may",
@@ -105,7 +111,7 @@ fn check_pods(config: &Config, developer: &Developer, wish: &InterceptRequest) -
 }
 
 /// A filter is for the developer's own requests; who has it closes everybody's connections all the same.
-fn check_flush(developer: &Developer, wish: &InterceptRequest) -> Result<(), Refused> {
+fn check_flush(developer: &DeveloperConfig, wish: &InterceptRequest) -> Result<(), Refused> {
     if wish.earlier == EarlierConnections::Stay || wish.filter.is_none() || developer.flush {
         return Ok(());
     }
@@ -113,7 +119,7 @@ fn check_flush(developer: &Developer, wish: &InterceptRequest) -> Result<(), Ref
     Err(Refused { code: RefusedCode::FlushNotAllowed, sentence: sentence.to_owned() })
 }
 
-fn selects(selector: &Selector, pod: &Pod) -> bool {
+fn selects(selector: &Selector, pod: &PodConfig) -> bool {
     match selector {
         Selector::Pod(name) => pod.name.key() == name,
         Selector::Labels(labels) => labels.iter().all(|(key, value)| pod.labels.0.get(key) == Some(value)),
@@ -126,7 +132,7 @@ fn even_if_down_with_filter() -> Refused {
     Refused { code: RefusedCode::Unsupported, sentence: sentence.to_owned() }
 }
 
-fn port_not_allowed(pod: &Pod, port: u16) -> String {
+fn port_not_allowed(pod: &PodConfig, port: u16) -> String {
     let allowed: Vec<String> = pod.ports.iter().flatten().take(8).map(u16::to_string).collect();
     format!("port {port} of pod {} may not be intercepted; allowed are: {}", pod.name, allowed.join(", "))
 }

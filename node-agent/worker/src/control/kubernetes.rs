@@ -11,21 +11,22 @@ use redir_http::filter::Filter;
 use redir_ipc::{FirstHand, LastProcess};
 use redir_link::{
     health_checks::HealthCheck,
-    resolved::{Requests, Resolution, Resolved},
+    resolved::{InterceptedRequests, ResolvedCluster, ResolvedIntercept},
 };
 use redir_tunnel::Pin;
 use redir_wire::{EarlierConnections, InterceptRequest, PodEntry, Probes, Refused, RefusedCode, Token, limits};
 
-use super::{ControlPlane, Grant, Place};
+use super::{InterceptGrant, InterceptPolicy, PodPlacement};
 use crate::registry::filter::describe;
 
 /// The Intercepts that are granted to this key.
-fn granted_to<'a>(resolved: &'a Resolved, key: &Pin) -> impl Iterator<Item = &'a Resolution> {
-    let granted = |resolution: &&Resolution| resolution.granted.as_ref().is_ok_and(|granted| granted.key == *key);
+fn granted_to<'a>(resolved: &'a ResolvedCluster, key: &Pin) -> impl Iterator<Item = &'a ResolvedIntercept> {
+    let granted =
+        |resolution: &&ResolvedIntercept| resolution.granted.as_ref().is_ok_and(|granted| granted.key == *key);
     resolved.intercepts.values().filter(granted)
 }
 
-impl ControlPlane for Resolved {
+impl InterceptPolicy for ResolvedCluster {
     fn keys(&self) -> Vec<Pin> {
         self.intercepts.values().filter_map(|resolution| Some(resolution.granted.as_ref().ok()?.key)).collect()
     }
@@ -34,7 +35,7 @@ impl ControlPlane for Resolved {
         granted_to(self, key).next().map(|resolution| &*resolution.user)
     }
 
-    fn grant(&self, key: &Pin, wish: InterceptRequest) -> Result<Grant, Refused> {
+    fn grant(&self, key: &Pin, wish: InterceptRequest) -> Result<InterceptGrant, Refused> {
         let known = self.intercepts.get(&wish.token);
         let known = known.and_then(|resolution| Some((resolution, resolution.granted.as_ref().ok()?)));
         let Some((resolution, granted)) = known.filter(|(_, granted)| granted.key == *key) else {
@@ -51,7 +52,7 @@ impl ControlPlane for Resolved {
         let made = Some((resolution.made, wish.token));
         let mut to = if granted.to.is_empty() { wish.to.clone() } else { granted.to.clone() };
         to.truncate(to.floor_char_boundary(limits::NAME));
-        Ok(Grant {
+        Ok(InterceptGrant {
             wish: InterceptRequest {
                 filter: None,
                 probes,
@@ -77,7 +78,7 @@ impl ControlPlane for Resolved {
         }
     }
 
-    fn places(&self, key: &Pin, granted: &Grant) -> Vec<Place> {
+    fn places(&self, key: &Pin, granted: &InterceptGrant) -> Vec<PodPlacement> {
         match self.intercepts.get(&granted.wish.token) {
             Some(resolution) if self.ended(key, granted.wish.token).is_none() => resolution.places.clone(),
             _ => Vec::new(),
@@ -113,15 +114,17 @@ impl ControlPlane for Resolved {
     }
 }
 
-fn filter(requests: &Requests) -> Result<Option<Filter>, Refused> {
+fn filter(requests: &InterceptedRequests) -> Result<Option<Filter>, Refused> {
     match requests {
-        Requests::All => Ok(None),
-        Requests::Matching(spec) => Filter::try_from(&**spec).map(Some).map_err(|error| {
+        InterceptedRequests::All => Ok(None),
+        InterceptedRequests::Matching(spec) => Filter::try_from(&**spec).map(Some).map_err(|error| {
             let mut sentence = error.to_string();
             sentence.truncate(sentence.floor_char_boundary(limits::SENTENCE));
             Refused { code: RefusedCode::BadFilter, sentence }
         }),
-        Requests::Elsewhere => Err(not_found("no pod of this Intercept is on this agent's node now; try again")),
+        InterceptedRequests::Elsewhere => {
+            Err(not_found("no pod of this Intercept is on this agent's node now; try again"))
+        }
     }
 }
 

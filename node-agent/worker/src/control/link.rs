@@ -6,7 +6,7 @@
 use std::{io, os::fd::OwnedFd, os::unix::net, sync::Arc};
 
 use redir_config::certificates::Certificates;
-use redir_link::{Health, LONGEST, Standings, ToController, ToWorker, changes, resolved::Resolved};
+use redir_link::{Health, InterceptReports, LONGEST, ToController, ToWorker, changes, resolved::ResolvedCluster};
 use tokio::{
     io::{AsyncWriteExt as _, BufReader, BufWriter},
     net::{
@@ -17,31 +17,31 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::Plane;
-use crate::{admin::Readiness, metrics::Metrics, tls::Tls};
+use super::Policy;
+use crate::{admin::AgentReadiness, metrics::Metrics, tls::Tls};
 
 /// What the link needs from the worker.
 #[derive(Clone)]
-pub(crate) struct Parts {
+pub(crate) struct ControllerLinkParts {
     /// Where the plane goes.
-    pub(crate) plane: watch::Sender<Plane>,
+    pub(crate) plane: watch::Sender<Policy>,
     /// Where the apps' certificates go.
     pub(crate) tls: Tls,
     /// How the intercepts stand.
-    pub(crate) standings: watch::Receiver<Standings>,
+    pub(crate) standings: watch::Receiver<InterceptReports>,
     /// The figures.
     pub(crate) metrics: Arc<Metrics>,
     /// Set once the controller has told what there is.
-    pub(crate) readiness: Readiness,
+    pub(crate) readiness: AgentReadiness,
 }
 
 /// A plane that lets nobody in: nothing has been heard yet.
-pub(crate) fn nothing() -> Plane {
-    Arc::new(Resolved::default())
+pub(crate) fn nothing() -> Policy {
+    Arc::new(ResolvedCluster::default())
 }
 
 /// Follows the controller of now: each one comes with a link of its own.
-pub(crate) async fn run(parts: Parts, mut links: mpsc::Receiver<OwnedFd>) {
+pub(crate) async fn run(parts: ControllerLinkParts, mut links: mpsc::Receiver<OwnedFd>) {
     let mut tasks = JoinSet::new();
     while let Some(link) = links.recv().await {
         tasks.shutdown().await;
@@ -52,7 +52,7 @@ pub(crate) async fn run(parts: Parts, mut links: mpsc::Receiver<OwnedFd>) {
     }
 }
 
-fn speak(stream: UnixStream, parts: &Parts, tasks: &mut JoinSet<()>) {
+fn speak(stream: UnixStream, parts: &ControllerLinkParts, tasks: &mut JoinSet<()>) {
     let (from, to) = stream.into_split();
     let (listening, standings) = (parts.clone(), parts.standings.clone());
     // One half that has ended ends the other: the controller sees it, and a new link is made.
@@ -66,8 +66,8 @@ fn speak(stream: UnixStream, parts: &Parts, tasks: &mut JoinSet<()>) {
     });
 }
 
-async fn listen(mut from: BufReader<OwnedReadHalf>, parts: &Parts) -> io::Result<()> {
-    let (mut told, mut health) = (Told::default(), Health::default());
+async fn listen(mut from: BufReader<OwnedReadHalf>, parts: &ControllerLinkParts) -> io::Result<()> {
+    let (mut told, mut health) = (LinkState::default(), Health::default());
     while let Some(message) = redir_link::receive(&mut from, LONGEST).await? {
         parts.readiness.controller_is_heard();
         match message {
@@ -75,7 +75,7 @@ async fn listen(mut from: BufReader<OwnedReadHalf>, parts: &Parts) -> io::Result
                 told.publish(parts);
                 parts.readiness.set(true);
             }
-            ToWorker::Health(newer) => {
+            ToWorker::WorkerHealth(newer) => {
                 parts.readiness.set_api_server_silent_since(newer.silent);
                 parts.metrics.set_controller(newer, std::mem::replace(&mut health, newer));
             }
@@ -87,15 +87,16 @@ async fn listen(mut from: BufReader<OwnedReadHalf>, parts: &Parts) -> io::Result
 
 /// What this controller has said.
 #[derive(Default)]
-struct Told {
-    resolved: Resolved,
+struct LinkState {
+    resolved: ResolvedCluster,
     certificates: Certificates,
-    published: Option<(Arc<Resolved>, Certificates)>,
+    published: Option<(Arc<ResolvedCluster>, Certificates)>,
 }
 
-impl Told {
+impl LinkState {
     fn take(&mut self, change: ToWorker) {
-        let Self { resolved: Resolved { intercepts, pods }, certificates: Certificates(certificates), .. } = self;
+        let Self { resolved: ResolvedCluster { intercepts, pods }, certificates: Certificates(certificates), .. } =
+            self;
         match change {
             ToWorker::Intercept(uid, resolution) => drop(intercepts.insert(uid.into(), *resolution)),
             ToWorker::InterceptGone(uid) => drop(intercepts.remove(&uid.into())),
@@ -103,11 +104,11 @@ impl Told {
             ToWorker::PodGone(name) => drop(pods.remove(&name)),
             ToWorker::Certificates(pod, port, pairs) => drop(certificates.insert((pod, port), pairs)),
             ToWorker::CertificatesGone(pod, port) => drop(certificates.remove(&(pod, port))),
-            ToWorker::Commit | ToWorker::Health(_) => {}
+            ToWorker::Commit | ToWorker::WorkerHealth(_) => {}
         }
     }
 
-    fn publish(&mut self, parts: &Parts) {
+    fn publish(&mut self, parts: &ControllerLinkParts) {
         let before = self.published.take();
         let (plane, certificates) = before.unzip();
         let plane = match plane.filter(|plane| **plane == self.resolved) {
@@ -125,13 +126,13 @@ impl Told {
     }
 }
 
-async fn tell(mut to: BufWriter<OwnedWriteHalf>, mut standings: watch::Receiver<Standings>) -> io::Result<()> {
-    let mut told = Standings::new();
+async fn tell(mut to: BufWriter<OwnedWriteHalf>, mut standings: watch::Receiver<InterceptReports>) -> io::Result<()> {
+    let mut told = InterceptReports::new();
     loop {
         let newest = standings.borrow_and_update().clone();
         for (token, standing) in changes(&told, &newest) {
             let message = match standing {
-                Some(standing) => ToController::Standing((*token).into(), standing.clone().bounded()),
+                Some(standing) => ToController::InterceptReport((*token).into(), standing.clone().bounded()),
                 None => ToController::Gone((*token).into()),
             };
             redir_link::send(&mut to, &message).await?;
@@ -153,7 +154,7 @@ mod tests {
     use redir_ipc as ipc;
     use redir_link::{
         LONGEST_STANDING, Standing,
-        resolved::{Granted, ObjectId, Requests, Resolution},
+        resolved::{GrantedIntercept, InterceptedRequests, ObjectId, ResolvedIntercept},
         send,
     };
     use redir_tunnel::Pin;
@@ -171,16 +172,16 @@ mod tests {
 
     fn intercept(number: u8) -> ToWorker {
         let id = ObjectId { namespace: "shop".into(), name: "i".into(), uid: "u".into() };
-        let granted = Granted {
+        let granted = GrantedIntercept {
             key: key(number),
-            filter: Requests::All,
+            filter: InterceptedRequests::All,
             probes: ProbesSpec::App,
             flush: false,
             even_if_down: false,
             forwarded: false,
             to: String::new(),
         };
-        let resolution = Resolution {
+        let resolution = ResolvedIntercept {
             id,
             user: "alice".into(),
             what: "Pod a".into(),
@@ -192,23 +193,23 @@ mod tests {
         ToWorker::Intercept(Token([number; 16]).into(), Box::new(resolution))
     }
 
-    struct Worker {
-        parts: Parts,
+    struct LinkRig {
+        parts: ControllerLinkParts,
         links: mpsc::Sender<OwnedFd>,
-        plane: watch::Receiver<Plane>,
-        standings: watch::Sender<Standings>,
+        plane: watch::Receiver<Policy>,
+        standings: watch::Sender<InterceptReports>,
     }
 
-    impl Worker {
+    impl LinkRig {
         fn new() -> Self {
             let (plane, seen) = watch::channel(nothing());
-            let (standings, _) = watch::channel(Standings::new());
-            let parts = Parts {
+            let (standings, _) = watch::channel(InterceptReports::new());
+            let parts = ControllerLinkParts {
                 plane,
                 tls: Tls::new(&Certificates::default(), GivenFor::Pods, true),
                 standings: standings.subscribe(),
                 metrics: Arc::new(Metrics::new()),
-                readiness: Readiness::default(),
+                readiness: AgentReadiness::default(),
             };
             let (links, taken) = mpsc::channel(1);
             tokio::spawn(run(parts.clone(), taken));
@@ -230,10 +231,10 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_controller_says_counts_once_it_is_whole_and_stays_when_it_is_gone() {
-        let mut worker = Worker::new();
+        let mut worker = LinkRig::new();
         let mut first = worker.controller().await;
         send(&mut first, &intercept(1)).await.expect("sent");
-        send(&mut first, &ToWorker::Health(Health { objects: 1, api_errors: 2, ..Health::default() }))
+        send(&mut first, &ToWorker::WorkerHealth(Health { objects: 1, api_errors: 2, ..Health::default() }))
             .await
             .expect("sent");
         timeout(SOON, async {
@@ -250,7 +251,7 @@ mod tests {
         drop(first);
         let mut second = worker.controller().await;
         send(&mut second, &intercept(2)).await.expect("sent");
-        send(&mut second, &ToWorker::Health(Health { objects: 5, api_errors: 1, ..Health::default() }))
+        send(&mut second, &ToWorker::WorkerHealth(Health { objects: 5, api_errors: 1, ..Health::default() }))
             .await
             .expect("sent");
         timeout(SOON, async {
@@ -271,11 +272,11 @@ mod tests {
 
     #[tokio::test]
     async fn every_controller_is_told_how_the_intercepts_stand() {
-        let worker = Worker::new();
+        let worker = LinkRig::new();
         let token = Token([7; 16]);
         let standing = Standing { pods: Vec::new(), conflicts: Vec::new() };
         for _ in 0..2 {
-            worker.standings.send_replace(Standings::from([(token, standing.clone())]));
+            worker.standings.send_replace(InterceptReports::from([(token, standing.clone())]));
             let mut controller = worker.controller().await;
             let mut hear = async || {
                 timeout(SOON, redir_link::receive(&mut controller, LONGEST_STANDING))
@@ -284,10 +285,10 @@ mod tests {
                     .expect("a message")
             };
             let heard = hear().await;
-            let told = matches!(&heard, Some(ToController::Standing(uid, told)) if Token::from(*uid) == token && *told == standing);
+            let told = matches!(&heard, Some(ToController::InterceptReport(uid, told)) if Token::from(*uid) == token && *told == standing);
             assert!(told, "{heard:?}");
             assert!(matches!(hear().await, Some(ToController::Commit)));
-            worker.standings.send_replace(Standings::new());
+            worker.standings.send_replace(InterceptReports::new());
             assert!(matches!(hear().await, Some(ToController::Gone(uid)) if Token::from(uid) == token));
         }
     }

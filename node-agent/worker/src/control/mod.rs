@@ -18,10 +18,10 @@ use redir_config::PodName;
 use redir_ipc::{FirstHand, LastProcess};
 use redir_link::health_checks::HealthCheck;
 
-pub use redir_link::resolved::{Obstacle, Place};
+pub use redir_link::resolved::{PodObstacle, PodPlacement};
 
 /// A control plane as it stands.
-pub trait ControlPlane: fmt::Debug + Send + Sync {
+pub trait InterceptPolicy: fmt::Debug + Send + Sync {
     /// The keys that may open a tunnel.
     fn keys(&self) -> Vec<Pin>;
 
@@ -29,13 +29,13 @@ pub trait ControlPlane: fmt::Debug + Send + Sync {
     fn name_of(&self, key: &Pin) -> Option<&str>;
 
     /// What a wish of that key comes to, or why it is not granted.
-    fn grant(&self, key: &Pin, wish: InterceptRequest) -> Result<Grant, Refused>;
+    fn grant(&self, key: &Pin, wish: InterceptRequest) -> Result<InterceptGrant, Refused>;
 
     /// Why an intercept that was granted has ended; `None`: it has not.
     fn ended(&self, key: &Pin, token: Token) -> Option<String>;
 
     /// The pods of a granted intercept.
-    fn places(&self, key: &Pin, granted: &Grant) -> Vec<Place>;
+    fn places(&self, key: &Pin, granted: &InterceptGrant) -> Vec<PodPlacement>;
 
     /// What its developer hears of a pod that has been one of them and no longer is; `None`: nothing.
     fn lost(&self) -> Option<&'static str>;
@@ -57,11 +57,11 @@ pub trait ControlPlane: fmt::Debug + Send + Sync {
 }
 
 /// A plane, shared.
-pub type Plane = Arc<dyn ControlPlane>;
+pub type Policy = Arc<dyn InterceptPolicy>;
 
 /// An intercept as it is granted.
 #[derive(Clone, Debug)]
-pub struct Grant {
+pub struct InterceptGrant {
     /// What was asked for; where the plane knows better, what it says.
     pub wish: InterceptRequest,
     /// Which requests, compiled; `None` is all of them.

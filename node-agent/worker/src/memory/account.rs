@@ -15,7 +15,7 @@ const POD_BORROWS: usize = 3;
 const CLIENT_BORROWS: usize = 2;
 
 tokio::task_local! {
-    static PAYER: Arc<Account>;
+    static PAYER: Arc<ClientAccount>;
 }
 
 /// Bytes that are held for a pod; cheap to clone.
@@ -24,15 +24,15 @@ pub(crate) struct PodAccount(Arc<AtomicUsize>);
 
 /// Bytes that are held for a client of a pod.
 #[derive(Debug)]
-pub(crate) struct Account {
+pub(crate) struct ClientAccount {
     pod: PodAccount,
     held: AtomicUsize,
 }
 
-impl Account {
+impl ClientAccount {
     /// Of a client that holds nothing.
     pub(crate) fn new(pod: &PodAccount) -> Self {
-        Account { pod: pod.clone(), held: AtomicUsize::new(0) }
+        ClientAccount { pod: pod.clone(), held: AtomicUsize::new(0) }
     }
 
     /// Bytes of the client.
@@ -54,11 +54,11 @@ impl Account {
 }
 
 /// The same future; what is held in it is held for this client.
-pub(crate) fn paid_by<F: Future>(account: Arc<Account>, connection: F) -> impl Future<Output = F::Output> {
+pub(crate) fn paid_by<F: Future>(account: Arc<ClientAccount>, connection: F) -> impl Future<Output = F::Output> {
     PAYER.scope(account, connection)
 }
 
 /// Whose the running task's memory is.
-pub(super) fn current() -> Option<Arc<Account>> {
+pub(super) fn current() -> Option<Arc<ClientAccount>> {
     PAYER.try_with(Arc::clone).ok()
 }

@@ -16,26 +16,26 @@ pub(crate) fn memory_ceiling(process: &Path) -> Option<u64> {
     let mounts = fs::read_to_string(process.join("mountinfo")).ok()?;
     let own = fs::read_to_string(process.join("cgroup")).ok()?;
     // A machine may have both, and the memory in either.
-    let limits = mounts.lines().filter_map(Mount::parse).filter_map(|mount| mount.lowest_limit(&own));
+    let limits = mounts.lines().filter_map(CgroupMount::parse).filter_map(|mount| mount.lowest_limit(&own));
     limits.min().filter(|limit| *limit < UNLIMITED)
 }
 
 /// A mounted hierarchy that may limit memory.
 #[derive(Debug, PartialEq)]
-struct Mount<'a> {
-    version: Version,
+struct CgroupMount<'a> {
+    version: CgroupVersion,
     /// The cgroup that is seen at the mount's place; in a container it may be the container's own.
     root: &'a str,
     place: &'a Path,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Version {
+enum CgroupVersion {
     One,
     Two,
 }
 
-impl<'a> Mount<'a> {
+impl<'a> CgroupMount<'a> {
     /// From a line of `/proc/PID/mountinfo`: `30 24 0:26 ROOT PLACE rw … - cgroup2 SOURCE OPTIONS`.
     fn parse(line: &'a str) -> Option<Self> {
         let (mount, file_system) = line.split_once(" - ")?;
@@ -43,8 +43,8 @@ impl<'a> Mount<'a> {
         let (root, place) = (mount.next()?, Path::new(mount.next()?));
         let mut file_system = file_system.split(' ');
         let version = match file_system.next()? {
-            "cgroup2" => Version::Two,
-            "cgroup" if file_system.nth(1)?.split(',').any(|option| option == "memory") => Version::One,
+            "cgroup2" => CgroupVersion::Two,
+            "cgroup" if file_system.nth(1)?.split(',').any(|option| option == "memory") => CgroupVersion::One,
             _ => return None,
         };
         Some(Self { version, root, place })
@@ -54,12 +54,12 @@ impl<'a> Mount<'a> {
     fn lowest_limit(&self, own: &str) -> Option<u64> {
         let cgroup = self.folder(own)?;
         match self.version {
-            Version::One => {
+            CgroupVersion::One => {
                 // It counts what is around it as well, also what cannot be seen from here.
                 let statistics = fs::read_to_string(cgroup.join("memory.stat")).ok()?;
                 statistics.lines().find_map(|line| line.strip_prefix("hierarchical_memory_limit ")?.parse().ok())
             }
-            Version::Two => {
+            CgroupVersion::Two => {
                 let around = cgroup.ancestors().take_while(|folder| folder.starts_with(self.place));
                 // `max` is no number, and the root has no such file.
                 let limits = around.filter_map(|folder| fs::read_to_string(folder.join("memory.max")).ok());
@@ -75,8 +75,8 @@ impl<'a> Mount<'a> {
             let mut fields = line.splitn(3, ':').skip(1);
             let (controllers, path) = (fields.next()?, fields.next()?);
             let is_meant = match self.version {
-                Version::One => controllers.split(',').any(|controller| controller == "memory"),
-                Version::Two => controllers.is_empty(),
+                CgroupVersion::One => controllers.split(',').any(|controller| controller == "memory"),
+                CgroupVersion::Two => controllers.is_empty(),
             };
             is_meant.then_some(path)
         })?;
@@ -97,18 +97,18 @@ mod tests {
     #[test]
     fn a_container_sees_its_own_cgroup_at_the_mount() {
         let line = "41 33 0:29 /kubepods/pod1/c /sys/fs/cgroup/memory ro,nosuid - cgroup cgroup rw,memory";
-        let mount = Mount::parse(line).expect("it may limit memory");
+        let mount = CgroupMount::parse(line).expect("it may limit memory");
         let own = "9:name=systemd:/x\n4:memory:/kubepods/pod1/c\n0::/";
         assert_eq!(mount.folder(own).as_deref(), Some(Path::new("/sys/fs/cgroup/memory")));
         // With version 2 a container has a namespace of cgroups, and is at the root of it.
-        let mount = Mount::parse("30 24 0:26 / /sys/fs/cgroup ro,nosuid - cgroup2 cgroup rw,nsdelegate");
+        let mount = CgroupMount::parse("30 24 0:26 / /sys/fs/cgroup ro,nosuid - cgroup2 cgroup rw,nsdelegate");
         let mount = mount.expect("it may limit memory");
         assert_eq!(mount.folder("0::/").as_deref(), Some(Path::new("/sys/fs/cgroup")));
         for other in [
             "41 33 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct",
             "22 1 254:0 / / rw,relatime - ext4 /dev/vda rw",
         ] {
-            assert_eq!(Mount::parse(other), None);
+            assert_eq!(CgroupMount::parse(other), None);
         }
     }
 
@@ -117,7 +117,7 @@ mod tests {
         let hierarchy = tempfile::tempdir().expect("folder");
         let inner = hierarchy.path().join("slice/service");
         fs::create_dir_all(&inner).expect("made");
-        let mount = Mount { version: Version::Two, root: "/", place: hierarchy.path() };
+        let mount = CgroupMount { version: CgroupVersion::Two, root: "/", place: hierarchy.path() };
         let limit = |slice: &str, service: &str| {
             fs::write(hierarchy.path().join("slice/memory.max"), slice).expect("written");
             fs::write(inner.join("memory.max"), service).expect("written");

@@ -20,7 +20,7 @@ use std::{
     },
 };
 
-pub(crate) use self::account::{Account, PodAccount, paid_by};
+pub(crate) use self::account::{ClientAccount, PodAccount, paid_by};
 
 /// What the budget is at most, in bytes, and where no limit is known.
 const BUDGET_MAX: usize = 32 << 20;
@@ -32,7 +32,7 @@ pub(crate) const FREE: usize = 2 << 10;
 /// they are told to.
 pub(crate) const ORDINARY: usize = 16 << 10;
 
-static LEDGER: Ledger = Ledger::new(BUDGET_MAX);
+static LEDGER: MemoryLedger = MemoryLedger::new(BUDGET_MAX);
 
 /// What bytes are held for; the first goes without first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,17 +65,17 @@ impl Purpose {
 
 /// A budget and what is used of it, in bytes.
 #[derive(Debug)]
-struct Ledger {
+struct MemoryLedger {
     budget: AtomicUsize,
     held: AtomicUsize,
 }
 
-impl Ledger {
+impl MemoryLedger {
     const fn new(budget: usize) -> Self {
-        Ledger { budget: AtomicUsize::new(budget), held: AtomicUsize::new(0) }
+        MemoryLedger { budget: AtomicUsize::new(budget), held: AtomicUsize::new(0) }
     }
 
-    fn has_room(&self, purpose: Purpose, more: usize, account: Option<&Account>) -> bool {
+    fn has_room(&self, purpose: Purpose, more: usize, account: Option<&ClientAccount>) -> bool {
         let most = self.budget.load(Ordering::Relaxed) / 4 * purpose.quarters();
         let held = self.held.load(Ordering::Relaxed).saturating_add(more);
         most.checked_sub(held).is_some_and(|free| account.is_none_or(|account| account.may_have(more, free)))
@@ -122,9 +122,9 @@ pub(crate) fn has_room(purpose: Purpose) -> bool {
 /// A share of the budget; given back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Share {
-    ledger: &'static Ledger,
+    ledger: &'static MemoryLedger,
     /// Whose it is, where the connection is somebody's.
-    account: Option<Arc<Account>>,
+    account: Option<Arc<ClientAccount>>,
     bytes: usize,
 }
 
@@ -178,11 +178,11 @@ impl Drop for Share {
 pub(crate) mod tests {
     use super::*;
 
-    fn ledger(budget: usize) -> &'static Ledger {
-        Box::leak(Box::new(Ledger::new(budget)))
+    fn ledger(budget: usize) -> &'static MemoryLedger {
+        Box::leak(Box::new(MemoryLedger::new(budget)))
     }
 
-    fn share(ledger: &'static Ledger) -> Share {
+    fn share(ledger: &'static MemoryLedger) -> Share {
         Share { ledger, account: None, bytes: 0 }
     }
 
@@ -230,7 +230,7 @@ pub(crate) mod tests {
     }
 
     /// Shares until the next one finds no room.
-    fn fill(ledger: &'static Ledger, account: &Arc<Account>, len: usize) -> Vec<Share> {
+    fn fill(ledger: &'static MemoryLedger, account: &Arc<ClientAccount>, len: usize) -> Vec<Share> {
         let mut held = Vec::new();
         loop {
             let mut next = Share { ledger, account: Some(account.clone()), bytes: 0 };
@@ -245,13 +245,13 @@ pub(crate) mod tests {
     fn who_holds_much_leaves_room_to_other_clients_and_pods() {
         let ledger = ledger(32 << 20);
         let (crowded, other) = (PodAccount::default(), PodAccount::default());
-        let [hoarder, second, third] = [0; 3].map(|_| Arc::new(Account::new(&crowded)));
+        let [hoarder, second, third] = [0; 3].map(|_| Arc::new(ClientAccount::new(&crowded)));
         // Of three clients with long messages, and then with streams that hang, as many as they get.
         let long = [&hoarder, &second, &third].map(|account| fill(ledger, account, 255_000));
         let streams = [&hoarder, &second, &third].map(|account| fill(ledger, account, 3100));
         assert!(long[0].len() > 30, "who is alone gets most: {}", long[0].len());
         for (pod, least) in [(&other, 100), (&crowded, 10)] {
-            let ordinary = fill(ledger, &Arc::new(Account::new(pod)), 4000).len();
+            let ordinary = fill(ledger, &Arc::new(ClientAccount::new(pod)), 4000).len();
             assert!(ordinary > least, "{ordinary}");
         }
         assert_eq!(fill(ledger, &hoarder, 3100).len(), 0, "who has had its part");
@@ -263,7 +263,7 @@ pub(crate) mod tests {
 
     #[tokio::test]
     async fn what_a_connection_holds_is_its_clients() {
-        let account = Arc::new(Account::new(&PodAccount::default()));
+        let account = Arc::new(ClientAccount::new(&PodAccount::default()));
         paid_by(account.clone(), async {
             let mut share = Share::default();
             share.set(5000);

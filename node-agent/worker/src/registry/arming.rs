@@ -1,6 +1,6 @@
 //! Which ports are armed, which should be, and what to do about the difference: one thing at a time for each pod.
 //!
-//! Pure: the caller performs each [`Op`] and reports its result.
+//! Pure: the caller performs each [`ArmingOp`] and reports its result.
 
 use std::{
     collections::BTreeMap,
@@ -9,19 +9,19 @@ use std::{
 };
 
 use redir_config::PodName;
-use redir_ipc::{AppListening, Gate};
+use redir_ipc::{AppListening, ListenerGate};
 
 /// All pods that have, had or should have an armed port.
 #[derive(Debug, Default)]
-pub(crate) struct Arming {
-    pods: BTreeMap<PodName, Pod>,
+pub(crate) struct ArmingState {
+    pods: BTreeMap<PodName, PodArming>,
     stopping: bool,
 }
 
 #[derive(Debug, Default)]
-struct Pod {
-    wanted: BTreeMap<u16, Gate>,
-    ports: BTreeMap<u16, Port>,
+struct PodArming {
+    wanted: BTreeMap<u16, ListenerGate>,
+    ports: BTreeMap<u16, PortArming>,
     addresses: Vec<IpAddr>,
     /// An operation is under way.
     busy: bool,
@@ -31,7 +31,7 @@ struct Pod {
     stale: bool,
     /// Its app cannot be reached through the agent, for this reason: everything must be disarmed, and tried again later.
     broken: Option<String>,
-    breaks: Breaks,
+    breaks: BreakHistory,
     /// How long it is left alone once everything is disarmed.
     pause: Duration,
     /// A port could not be disarmed: tried again after this.
@@ -40,12 +40,12 @@ struct Pod {
 
 /// How often the way to a pod's app broke lately, although it worked when it was tried.
 #[derive(Debug, Default)]
-struct Breaks {
+struct BreakHistory {
     count: u32,
     last: Option<Instant>,
 }
 
-impl Breaks {
+impl BreakHistory {
     /// One more; how long the pod is left alone for it.
     fn pause(&mut self, now: Instant) -> Duration {
         let calm = self.last.is_none_or(|last| now.saturating_duration_since(last) > CALM);
@@ -57,12 +57,12 @@ impl Breaks {
 
 /// A port that is or was armed, or could not be.
 #[derive(Debug)]
-enum Port {
+enum PortArming {
     /// Without a gate it is not known which it has: changing it has failed, and it is disarmed first.
     Live {
         since: SystemTime,
         earlier: u32,
-        gate: Option<Gate>,
+        gate: Option<ListenerGate>,
     },
     Failed {
         since: SystemTime,
@@ -75,16 +75,16 @@ enum Port {
 
 /// Something to do in one pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Op {
+pub(crate) enum ArmingOp {
     /// Steer this port, with this gate.
-    Arm(PodName, u16, Gate),
+    Arm(PodName, u16, ListenerGate),
     /// Let a port that is steered have another gate.
-    Regate(PodName, u16, Gate),
+    Regate(PodName, u16, ListenerGate),
     /// Steer it no longer.
     Disarm(PodName, u16),
 }
 
-impl Op {
+impl ArmingOp {
     /// The pod that it is done in.
     pub(crate) fn pod(&self) -> &PodName {
         match self {
@@ -92,7 +92,7 @@ impl Op {
         }
     }
 
-    fn gate(&self) -> Option<Gate> {
+    fn gate(&self) -> Option<ListenerGate> {
         match self {
             Self::Arm(_, _, gate) | Self::Regate(_, _, gate) => Some(*gate),
             Self::Disarm(..) => None,
@@ -102,7 +102,7 @@ impl Op {
 
 /// How an operation went.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum ArmingOutcome {
     /// The port is armed.
     Armed {
         /// Connections that stay with the app.
@@ -153,9 +153,9 @@ pub(crate) enum PortStatus {
     },
 }
 
-impl Arming {
+impl ArmingState {
     /// Sets which ports should be armed.
-    pub(crate) fn want<'a>(&mut self, ports: impl Iterator<Item = (&'a (PodName, u16), Gate)>) {
+    pub(crate) fn want<'a>(&mut self, ports: impl Iterator<Item = (&'a (PodName, u16), ListenerGate)>) {
         for pod in self.pods.values_mut() {
             pod.wanted.clear();
         }
@@ -164,7 +164,7 @@ impl Arming {
         }
         for pod in self.pods.values_mut() {
             let wanted = &pod.wanted;
-            pod.ports.retain(|port, state| matches!(state, Port::Live { .. }) || wanted.contains_key(port));
+            pod.ports.retain(|port, state| matches!(state, PortArming::Live { .. }) || wanted.contains_key(port));
         }
         self.pods.retain(|_, pod| pod.busy || !pod.wanted.is_empty() || !pod.ports.is_empty());
     }
@@ -178,7 +178,7 @@ impl Arming {
     pub(crate) fn renew(&mut self, name: &PodName) {
         if let Some(pod) = self.pods.get_mut(name) {
             // An operation under way may yet arm the old one. With nothing armed the next arm is the new one's.
-            pod.stale = pod.busy || pod.ports.values().any(|port| matches!(port, Port::Live { .. }));
+            pod.stale = pod.busy || pod.ports.values().any(|port| matches!(port, PortArming::Live { .. }));
             pod.addresses.clear();
         }
     }
@@ -187,7 +187,7 @@ impl Arming {
     /// False if that is no news: it is known, or nothing of the pod is live.
     pub(crate) fn broken(&mut self, name: &PodName, reason: &str, now: Instant) -> bool {
         let Some(pod) = self.pods.get_mut(name) else { return false };
-        let news = pod.broken.is_none() && pod.ports.values().any(|port| matches!(port, Port::Live { .. }));
+        let news = pod.broken.is_none() && pod.ports.values().any(|port| matches!(port, PortArming::Live { .. }));
         if news {
             pod.broken = Some(reason.to_owned());
             pod.pause = pod.breaks.pause(now);
@@ -202,8 +202,8 @@ impl Arming {
         }
     }
 
-    /// What to do now. Each operation given out must be reported with [`Arming::done`].
-    pub(crate) fn next(&mut self, now: Instant) -> Vec<Op> {
+    /// What to do now. Each operation given out must be reported with [`ArmingState::done`].
+    pub(crate) fn next(&mut self, now: Instant) -> Vec<ArmingOp> {
         let mut ops = Vec::new();
         for (name, pod) in &mut self.pods {
             if pod.busy || pod.not_before.is_some_and(|time| time > now) {
@@ -213,8 +213,8 @@ impl Arming {
             if let Some(op) = pod.next(name, now) {
                 pod.busy = true;
                 pod.leaving = match op {
-                    Op::Disarm(_, port) => Some(port),
-                    Op::Arm(..) | Op::Regate(..) => None,
+                    ArmingOp::Disarm(_, port) => Some(port),
+                    ArmingOp::Arm(..) | ArmingOp::Regate(..) => None,
                 };
                 ops.push(op);
             }
@@ -223,48 +223,48 @@ impl Arming {
     }
 
     /// An operation's result.
-    pub(crate) fn done(&mut self, op: &Op, outcome: Outcome, clock: SystemTime, now: Instant) {
-        let (Op::Arm(name, port, _) | Op::Regate(name, port, _) | Op::Disarm(name, port)) = op;
+    pub(crate) fn done(&mut self, op: &ArmingOp, outcome: ArmingOutcome, clock: SystemTime, now: Instant) {
+        let (ArmingOp::Arm(name, port, _) | ArmingOp::Regate(name, port, _) | ArmingOp::Disarm(name, port)) = op;
         let Some(pod) = self.pods.get_mut(name) else { return };
         pod.busy = false;
         pod.leaving = None;
         match (op, outcome) {
-            (_, Outcome::Armed { earlier, addresses, .. }) => {
-                pod.ports.insert(*port, Port::Live { since: clock, earlier, gate: op.gate() });
+            (_, ArmingOutcome::Armed { earlier, addresses, .. }) => {
+                pod.ports.insert(*port, PortArming::Live { since: clock, earlier, gate: op.gate() });
                 pod.addresses = addresses;
             }
-            (_, outcome @ Outcome::Regated) | (Op::Regate(..), outcome) => {
-                if let Some(Port::Live { gate, .. }) = pod.ports.get_mut(port) {
-                    *gate = op.gate().filter(|_| outcome == Outcome::Regated);
+            (_, outcome @ ArmingOutcome::Regated) | (ArmingOp::Regate(..), outcome) => {
+                if let Some(PortArming::Live { gate, .. }) = pod.ports.get_mut(port) {
+                    *gate = op.gate().filter(|_| outcome == ArmingOutcome::Regated);
                 }
             }
-            (_, Outcome::Disarmed) if pod.stale && pod.wanted.contains_key(port) => {
+            (_, ArmingOutcome::Disarmed) if pod.stale && pod.wanted.contains_key(port) => {
                 let reason = "the pod has another network namespace now; it is taken up again".to_owned();
                 let pause = Duration::ZERO;
-                pod.ports.insert(*port, Port::Failed { since: clock, reason, retry: now, pause, was_live: true });
+                pod.ports.insert(*port, PortArming::Failed { since: clock, reason, retry: now, pause, was_live: true });
             }
-            (_, Outcome::Disarmed) if pod.broken.is_some() && pod.wanted.contains_key(port) => {
+            (_, ArmingOutcome::Disarmed) if pod.broken.is_some() && pod.wanted.contains_key(port) => {
                 let (reason, pause) = (pod.broken.clone().unwrap_or_default(), pod.pause);
                 let retry = now + pause;
-                pod.ports.insert(*port, Port::Failed { since: clock, reason, retry, pause, was_live: true });
+                pod.ports.insert(*port, PortArming::Failed { since: clock, reason, retry, pause, was_live: true });
             }
-            (_, Outcome::Disarmed) => {
+            (_, ArmingOutcome::Disarmed) => {
                 pod.ports.remove(port);
             }
-            (Op::Arm(..), Outcome::Failed { reason, retry }) => {
+            (ArmingOp::Arm(..), ArmingOutcome::Failed { reason, retry }) => {
                 let (since, was_live, before) = match pod.ports.get(port) {
-                    Some(Port::Failed { since, was_live, reason: before, pause, .. }) => {
+                    Some(PortArming::Failed { since, was_live, reason: before, pause, .. }) => {
                         (*since, *was_live, (*before == reason).then_some(*pause))
                     }
-                    Some(Port::Live { .. }) | None => (clock, false, None),
+                    Some(PortArming::Live { .. }) | None => (clock, false, None),
                 };
                 let pause = backed_off(before.unwrap_or_default(), retry);
-                pod.ports.insert(*port, Port::Failed { since, reason, retry: now + pause, pause, was_live });
+                pod.ports.insert(*port, PortArming::Failed { since, reason, retry: now + pause, pause, was_live });
             }
             // Still armed, as far as is known. Nothing is lost: without a plan every connection passes to the app.
-            (Op::Disarm(..), Outcome::Failed { retry, .. }) => pod.not_before = Some(now + retry),
+            (ArmingOp::Disarm(..), ArmingOutcome::Failed { retry, .. }) => pod.not_before = Some(now + retry),
         }
-        if !pod.ports.values().any(|port| matches!(port, Port::Live { .. })) {
+        if !pod.ports.values().any(|port| matches!(port, PortArming::Live { .. })) {
             pod.stale = false;
             pod.broken = None;
         }
@@ -273,14 +273,14 @@ impl Arming {
     /// Why the last try to arm a port failed, or why it is armed no longer.
     pub(crate) fn failing(&self, name: &PodName, port: u16) -> Option<&String> {
         match self.pods.get(name)?.ports.get(&port)? {
-            Port::Failed { reason, .. } => Some(reason),
-            Port::Live { .. } => None,
+            PortArming::Failed { reason, .. } => Some(reason),
+            PortArming::Live { .. } => None,
         }
     }
 
     /// When something failed may be tried again.
     pub(crate) fn retry_at(&self) -> Option<Instant> {
-        self.pods.values().filter(|pod| !pod.busy).filter_map(Pod::retry_at).min()
+        self.pods.values().filter(|pod| !pod.busy).filter_map(PodArming::retry_at).min()
     }
 
     /// How a port stands.
@@ -294,11 +294,11 @@ impl Arming {
                 PortStatus::Lost { since: SystemTime::UNIX_EPOCH, reason: "the agent is shutting down".into() }
             }
             None => PortStatus::Pending,
-            Some(Port::Live { since, earlier, .. }) => PortStatus::Live { since: *since, earlier: *earlier },
-            Some(Port::Failed { since, reason, was_live: false, .. }) => {
+            Some(PortArming::Live { since, earlier, .. }) => PortStatus::Live { since: *since, earlier: *earlier },
+            Some(PortArming::Failed { since, reason, was_live: false, .. }) => {
                 PortStatus::Refused { since: *since, reason: reason.clone() }
             }
-            Some(Port::Failed { since, reason, was_live: true, .. }) => {
+            Some(PortArming::Failed { since, reason, was_live: true, .. }) => {
                 PortStatus::Lost { since: *since, reason: reason.clone() }
             }
         }
@@ -311,7 +311,7 @@ impl Arming {
 
     /// Whether no port is armed and nothing is under way.
     pub(crate) fn is_idle(&self) -> bool {
-        let armed = |pod: &Pod| pod.ports.values().any(|port| matches!(port, Port::Live { .. }));
+        let armed = |pod: &PodArming| pod.ports.values().any(|port| matches!(port, PortArming::Live { .. }));
         !self.pods.values().any(|pod| pod.busy || armed(pod))
     }
 }
@@ -333,32 +333,32 @@ const MOST_BREAKS: u32 = 6;
 /// After so long without a break the next is the first again.
 const CALM: Duration = Duration::from_secs(600);
 
-impl Pod {
+impl PodArming {
     /// Nothing is tried before `not_before`, whatever could be.
     fn retry_at(&self) -> Option<Instant> {
         let failed = self.ports.iter().filter(|(port, _)| self.wanted.contains_key(port));
         let failed = failed.filter_map(|(_, port)| match port {
-            Port::Failed { retry, .. } => Some(*retry),
-            Port::Live { .. } => None,
+            PortArming::Failed { retry, .. } => Some(*retry),
+            PortArming::Live { .. } => None,
         });
         self.not_before.or_else(|| failed.min())
     }
 
-    fn next(&self, name: &PodName, now: Instant) -> Option<Op> {
+    fn next(&self, name: &PodName, now: Instant) -> Option<ArmingOp> {
         let unwanted = self.ports.iter().find(|(port, state)| match state {
-            Port::Live { gate, .. } => {
+            PortArming::Live { gate, .. } => {
                 self.stale || self.broken.is_some() || gate.is_none() || !self.wanted.contains_key(port)
             }
-            Port::Failed { .. } => false,
+            PortArming::Failed { .. } => false,
         });
         if let Some((port, _)) = unwanted {
-            return Some(Op::Disarm(name.clone(), *port));
+            return Some(ArmingOp::Disarm(name.clone(), *port));
         }
         self.wanted.iter().find_map(|(port, wanted)| match self.ports.get(port) {
-            Some(Port::Live { gate, .. }) if *gate == Some(*wanted) => None,
-            Some(Port::Live { .. }) => Some(Op::Regate(name.clone(), *port, *wanted)),
-            Some(Port::Failed { retry, .. }) if *retry > now => None,
-            Some(Port::Failed { .. }) | None => Some(Op::Arm(name.clone(), *port, *wanted)),
+            Some(PortArming::Live { gate, .. }) if *gate == Some(*wanted) => None,
+            Some(PortArming::Live { .. }) => Some(ArmingOp::Regate(name.clone(), *port, *wanted)),
+            Some(PortArming::Failed { retry, .. }) if *retry > now => None,
+            Some(PortArming::Failed { .. }) | None => Some(ArmingOp::Arm(name.clone(), *port, *wanted)),
         })
     }
 }

@@ -5,18 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use redir_http::filter::{Overlap, overlap};
 use redir_wire::{Conflict, Takes};
 
-use crate::control::Place;
+use crate::control::PodPlacement;
 use redir_config::PodName;
-use redir_ipc::Gate;
+use redir_ipc::ListenerGate;
 
-use super::{Registered, Registry, report::millis};
+use super::{InterceptRegistry, RegisteredIntercept, report::millis};
 
 /// Each intercepted port, and the intercepts that want it.
-pub(crate) type Contests = BTreeMap<(PodName, u16), Contest>;
+pub(crate) type PortContests = BTreeMap<(PodName, u16), PortContest>;
 
 /// The intercepts of one port, by number; older ones first.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Contest {
+pub(crate) struct PortContest {
     /// With a filter: all of them count, the first that matches wins.
     pub(crate) filtered: Vec<u64>,
     /// Without: the first alone gets anything.
@@ -29,18 +29,22 @@ pub(crate) struct Contest {
 
 /// What filtered intercepts have in common, compared once for each two of them.
 #[derive(Debug, Default)]
-pub(super) struct Overlaps(BTreeMap<u64, BTreeMap<u64, (Which, Takes)>>);
+pub(super) struct FilterOverlaps(BTreeMap<u64, BTreeMap<u64, (WhichFilter, Takes)>>);
 
 /// Which of two is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Which {
+enum WhichFilter {
     Older,
     Younger,
 }
 
-impl Overlaps {
+impl FilterOverlaps {
     /// Compares an intercept that is new, or is another one now, with all others.
-    pub(super) fn compare<'a>(&mut self, new: &Registered, others: impl Iterator<Item = &'a Registered>) {
+    pub(super) fn compare<'a>(
+        &mut self,
+        new: &RegisteredIntercept,
+        others: impl Iterator<Item = &'a RegisteredIntercept>,
+    ) {
         self.forget(new.id);
         for other in others.filter(|other| other.id != new.id && may_meet(other, new)) {
             let (older, younger) = if other.age() < new.age() { (other, new) } else { (new, other) };
@@ -51,8 +55,8 @@ impl Overlaps {
                 // Developers who share a pod have values of their own: nobody is warned of a header that comes twice.
                 Overlap::UnlessRepeated | Overlap::Never => continue,
             };
-            self.0.entry(older.id).or_default().insert(younger.id, (Which::Younger, takes));
-            self.0.entry(younger.id).or_default().insert(older.id, (Which::Older, takes));
+            self.0.entry(older.id).or_default().insert(younger.id, (WhichFilter::Younger, takes));
+            self.0.entry(younger.id).or_default().insert(older.id, (WhichFilter::Older, takes));
         }
     }
 
@@ -65,24 +69,24 @@ impl Overlaps {
         }
     }
 
-    fn with(&self, id: u64, which: Which) -> impl Iterator<Item = (u64, Takes)> {
+    fn with(&self, id: u64, which: WhichFilter) -> impl Iterator<Item = (u64, Takes)> {
         let all = self.0.get(&id).into_iter().flatten();
         all.filter(move |(_, (other, _))| *other == which).map(|(other, (_, takes))| (*other, *takes))
     }
 }
 
 /// Whether two intercepts can want the same port. By number where both say one; a name is another number in each pod.
-fn may_meet(one: &Registered, other: &Registered) -> bool {
+fn may_meet(one: &RegisteredIntercept, other: &RegisteredIntercept) -> bool {
     let named = one.grant.made.is_some() || other.grant.made.is_some();
     named || one.grant.wish.port == other.grant.wish.port
 }
 
-impl Registry {
+impl InterceptRegistry {
     /// What every port is to do: the desired state.
-    pub(crate) fn contests(&self) -> Contests {
-        let mut contests = Contests::new();
+    pub(crate) fn contests(&self) -> PortContests {
+        let mut contests = PortContests::new();
         for wish in self.wishes() {
-            for Place { pod, port } in self.places(wish) {
+            for PodPlacement { pod, port } in self.places(wish) {
                 let Ok(port) = port else { continue };
                 let contest = contests.entry((pod, port)).or_default();
                 if wish.grant.filter.is_some() {
@@ -100,23 +104,23 @@ impl Registry {
     }
 
     /// What others take from an intercept, pod by pod.
-    pub(super) fn conflicts(&self, wish: &Registered, contests: &Contests) -> Vec<Conflict> {
+    pub(super) fn conflicts(&self, wish: &RegisteredIntercept, contests: &PortContests) -> Vec<Conflict> {
         self.with_others(wish, contests, Self::winners)
     }
 
     /// What an intercept takes from others, pod by pod.
-    pub(super) fn overlaps(&self, wish: &Registered, contests: &Contests) -> Vec<Conflict> {
+    pub(super) fn overlaps(&self, wish: &RegisteredIntercept, contests: &PortContests) -> Vec<Conflict> {
         self.with_others(wish, contests, Self::losers)
     }
 
     fn with_others(
         &self,
-        wish: &Registered,
-        contests: &Contests,
-        others: fn(&Self, &Registered, &Contest) -> Vec<(u64, Takes)>,
+        wish: &RegisteredIntercept,
+        contests: &PortContests,
+        others: fn(&Self, &RegisteredIntercept, &PortContest) -> Vec<(u64, Takes)>,
     ) -> Vec<Conflict> {
         let mut all = Vec::new();
-        for Place { pod, port } in self.places(wish) {
+        for PodPlacement { pod, port } in self.places(wish) {
             let shown = pod.bare().to_owned();
             let Some(contest) = port.ok().and_then(|port| contests.get(&(pod, port))) else { continue };
             for (id, takes) in others(self, wish, contest) {
@@ -139,9 +143,13 @@ impl Registry {
     }
 
     /// The intercepts that win over this one in one port.
-    fn winners(&self, wish: &Registered, contest: &Contest) -> Vec<(u64, Takes)> {
+    fn winners(&self, wish: &RegisteredIntercept, contest: &PortContest) -> Vec<(u64, Takes)> {
         if wish.grant.filter.is_some() {
-            return self.overlaps.with(wish.id, Which::Older).filter(|(id, _)| contest.has_filtered(*id)).collect();
+            return self
+                .overlaps
+                .with(wish.id, WhichFilter::Older)
+                .filter(|(id, _)| contest.has_filtered(*id))
+                .collect();
         }
         match contest.globals.first() {
             Some(first) if *first != wish.id => vec![(*first, Takes::Everything)],
@@ -150,10 +158,11 @@ impl Registry {
     }
 
     /// The intercepts that lose against this one in one port.
-    fn losers(&self, wish: &Registered, contest: &Contest) -> Vec<(u64, Takes)> {
+    fn losers(&self, wish: &RegisteredIntercept, contest: &PortContest) -> Vec<(u64, Takes)> {
         let (global, more) = contest.globals.split_first().map_or((None, &[][..]), |(first, more)| (Some(first), more));
         if wish.grant.filter.is_some() {
-            let filtered = self.overlaps.with(wish.id, Which::Younger).filter(|(id, _)| contest.has_filtered(*id));
+            let filtered =
+                self.overlaps.with(wish.id, WhichFilter::Younger).filter(|(id, _)| contest.has_filtered(*id));
             return filtered.chain(global.map(|id| (*id, Takes::Shared))).collect();
         }
         match global {
@@ -162,15 +171,15 @@ impl Registry {
         }
     }
 
-    pub(super) fn developer_name(&self, wish: &Registered) -> String {
+    pub(super) fn developer_name(&self, wish: &RegisteredIntercept) -> String {
         self.plane.name_of(&wish.pin).unwrap_or_default().to_owned()
     }
 }
 
-impl Contest {
+impl PortContest {
     /// Whether the app must listen for a connection to be steered.
-    pub(crate) fn gate(&self) -> Gate {
-        if self.even_if_down { Gate::Always } else { Gate::AppListening }
+    pub(crate) fn gate(&self) -> ListenerGate {
+        if self.even_if_down { ListenerGate::Always } else { ListenerGate::AppListening }
     }
 
     fn has_filtered(&self, id: u64) -> bool {

@@ -10,11 +10,11 @@ use redir_config::PodName;
 
 /// What was asked for, and what came of it.
 #[derive(Debug, Default)]
-pub(crate) struct Flushes {
+pub(crate) struct FlushResults {
     asked: HashMap<(u64, PodName), Option<PodFlush>>,
 }
 
-impl Flushes {
+impl FlushResults {
     /// Whether this is to be asked for now: only once.
     pub(crate) fn begin(&mut self, intercept: u64, pod: &PodName) -> bool {
         let key = (intercept, pod.clone());
@@ -48,7 +48,7 @@ mod tests {
     #[test]
     fn each_intercept_is_flushed_once_in_each_pod() {
         let pod = |name| PodName::new(name).unwrap();
-        let mut flushes = Flushes::default();
+        let mut flushes = FlushResults::default();
         assert!(flushes.begin(1, &pod("web-1")) && flushes.begin(1, &pod("web-2")) && flushes.begin(2, &pod("web-1")));
         assert!(!flushes.begin(1, &pod("web-1")));
         assert_eq!(flushes.outcome(1, &pod("web-1")), None);

@@ -13,56 +13,56 @@ use redir_wire::{
 };
 
 use crate::{
-    control::{Obstacle, Place},
-    health_checks::{self, Taken},
+    control::{PodObstacle, PodPlacement},
+    health_checks::{self, InterceptScope},
     misses::Misses,
-    tls::{Tls, Wants},
+    tls::{InterceptCoverage, Tls},
 };
 use redir_config::PodName;
 use redir_ipc::AppListening;
-use redir_link::{ConflictStanding, Standing, Standings};
+use redir_link::{ConflictReport, InterceptReports, Standing};
 
 use super::{
-    Registered, Registry,
-    arming::{Arming, PortStatus},
-    contest::Contests,
-    flushes::Flushes,
+    InterceptRegistry, RegisteredIntercept,
+    arming::{ArmingState, PortStatus},
+    contest::PortContests,
+    flushes::FlushResults,
 };
 
 /// What the agent knows of the ports.
 #[derive(Clone, Copy)]
-pub(crate) struct Ports<'a> {
+pub(crate) struct PortFacts<'a> {
     /// Which are armed.
-    pub(crate) arming: &'a Arming,
+    pub(crate) arming: &'a ArmingState,
     /// Which speak TLS.
     pub(crate) tls: &'a Tls,
     /// Whose earlier connections were closed.
-    pub(crate) flushes: &'a Flushes,
+    pub(crate) flushes: &'a FlushResults,
     /// On which somebody listens.
     pub(crate) apps: &'a BTreeMap<(PodName, u16), AppListening>,
     /// On which some connections are not read.
     pub(crate) misses: &'a Misses,
 }
 
-impl Ports<'_> {
+impl PortFacts<'_> {
     /// What an intercept's developer is told of TLS on a port that is steered.
-    fn tls(self, wish: &Registered, pod: &PodName, standing: &PodStanding) -> Option<PodTls> {
-        let wants = if wish.grant.filter.is_some() { Wants::Some } else { Wants::Everything };
+    fn tls(self, wish: &RegisteredIntercept, pod: &PodName, standing: &PodReport) -> Option<PodTls> {
+        let wants = if wish.grant.filter.is_some() { InterceptCoverage::Some } else { InterceptCoverage::Everything };
         let live = standing.state == Liveness::Live;
         let known = if live { self.tls.finding(pod, standing.port) } else { None };
         known.map(|(finding, means)| finding.told(means, wants))
     }
 }
 
-impl Ports<'_> {
+impl PortFacts<'_> {
     /// What an intercept's developer is told of connections that are not read: whoever wants requests to be read.
-    fn misses(self, wish: &Registered, pod: &PodName, standing: &PodStanding) -> Vec<Miss> {
+    fn misses(self, wish: &RegisteredIntercept, pod: &PodName, standing: &PodReport) -> Vec<Miss> {
         let wants = wish.grant.filter.is_some() || wish.grant.wish.forwarded;
         if standing.state == Liveness::Live { self.misses.of(pod, standing.port, wants) } else { Vec::new() }
     }
 
     /// Whether the app listens on a port that is steered.
-    fn listening(self, pod: &PodName, standing: &PodStanding) -> Option<Listening> {
+    fn listening(self, pod: &PodName, standing: &PodReport) -> Option<Listening> {
         let known = self.apps.get(&(pod.clone(), standing.port)).filter(|_| standing.state == Liveness::Live);
         known.map(|app| match app {
             AppListening::Yes => Listening::Yes,
@@ -73,7 +73,7 @@ impl Ports<'_> {
 }
 
 /// One pod of one intercept.
-struct PodStanding {
+struct PodReport {
     state: Liveness,
     reason: String,
     earlier: u32,
@@ -81,9 +81,14 @@ struct PodStanding {
     port: u16,
 }
 
-impl Registry {
+impl InterceptRegistry {
     /// An intercept's state, pod by pod.
-    pub(crate) fn state(&self, wish: &Registered, contests: &Contests, ports: Ports<'_>) -> InterceptState {
+    pub(crate) fn state(
+        &self,
+        wish: &RegisteredIntercept,
+        contests: &PortContests,
+        ports: PortFacts<'_>,
+    ) -> InterceptState {
         let places = self.places(wish);
         let pods = wish.seen.iter().take(limits::ENTRIES).map(|pod| {
             let standing = self.standing(wish, pod, &places, ports.arming);
@@ -115,19 +120,19 @@ impl Registry {
     }
 
     /// What asks for the pod's health and comes to this developer, who did not ask for it.
-    fn probes(&self, wish: &Registered, pod: &PodName, standing: &PodStanding, tls: &Tls) -> Vec<String> {
+    fn probes(&self, wish: &RegisteredIntercept, pod: &PodName, standing: &PodReport, tls: &Tls) -> Vec<String> {
         if wish.grant.wish.probes == Probes::Developer || standing.state != Liveness::Live {
             return Vec::new();
         }
         let filter = wish.grant.filter.as_ref();
         let certificate = tls.given(pod, standing.port).is_some();
-        let taken = Taken { port: standing.port, filter, certificate };
+        let taken = InterceptScope { port: standing.port, filter, certificate };
         health_checks::told(self.plane.health_checks(pod), taken)
     }
 
     /// How every intercept stands.
-    pub(crate) fn standings(&self, contests: &Contests, ports: Ports<'_>) -> Standings {
-        let standing = |wish: &Registered| {
+    pub(crate) fn standings(&self, contests: &PortContests, ports: PortFacts<'_>) -> InterceptReports {
+        let standing = |wish: &RegisteredIntercept| {
             let InterceptState { pods, conflicts, .. } = self.state(wish, contests, ports);
             let pods = wish.seen.iter().cloned().zip(pods).map(pod_standing).collect();
             Standing { pods, conflicts: conflicts.into_iter().map(conflict_standing).collect() }
@@ -136,7 +141,7 @@ impl Registry {
     }
 
     /// The pods that a developer may intercept, and anybody's intercepts in them.
-    pub(crate) fn listing(&self, pin: &Pin, ports: Ports<'_>) -> Listing {
+    pub(crate) fn listing(&self, pin: &Pin, ports: PortFacts<'_>) -> Listing {
         let mut visible = self.plane.visible(pin);
         visible.truncate(limits::ENTRIES);
         let intercepts = self.wishes().flat_map(|wish| self.entries(wish, pin, ports));
@@ -147,12 +152,17 @@ impl Registry {
     }
 
     /// One developer's intercepts.
-    pub(crate) fn own(&self, pin: &Pin, ports: Ports<'_>) -> Vec<InterceptEntry> {
+    pub(crate) fn own(&self, pin: &Pin, ports: PortFacts<'_>) -> Vec<InterceptEntry> {
         let own = self.wishes().filter(|wish| wish.pin == *pin);
         own.flat_map(|wish| self.entries(wish, pin, ports)).map(|(_, entry)| entry).take(limits::ENTRIES).collect()
     }
 
-    fn entries(&self, wish: &Registered, asking: &Pin, ports: Ports<'_>) -> Vec<(PodName, InterceptEntry)> {
+    fn entries(
+        &self,
+        wish: &RegisteredIntercept,
+        asking: &Pin,
+        ports: PortFacts<'_>,
+    ) -> Vec<(PodName, InterceptEntry)> {
         let yours = wish.pin == *asking;
         let places = self.places(wish);
         let entry = |pod: &PodName| {
@@ -176,13 +186,19 @@ impl Registry {
         wish.seen.iter().map(|pod| (pod.clone(), entry(pod))).collect()
     }
 
-    fn standing(&self, wish: &Registered, name: &PodName, places: &[Place], arming: &Arming) -> PodStanding {
+    fn standing(
+        &self,
+        wish: &RegisteredIntercept,
+        name: &PodName,
+        places: &[PodPlacement],
+        arming: &ArmingState,
+    ) -> PodReport {
         let idle =
-            |state, reason| PodStanding { state, reason, earlier: 0, since: wish.since, port: wish.grant.wish.port };
+            |state, reason| PodReport { state, reason, earlier: 0, since: wish.since, port: wish.grant.wish.port };
         let port = match places.iter().find(|place| place.pod == *name).map(|place| &place.port) {
             None => return idle(Liveness::Lost, self.plane.lost().unwrap_or_default().to_owned()),
-            Some(Err(Obstacle::Never(reason))) => return idle(Liveness::Refused, reason.clone()),
-            Some(Err(Obstacle::NotYet(reason))) => return idle(Liveness::Pending, reason.clone()),
+            Some(Err(PodObstacle::Never(reason))) => return idle(Liveness::Refused, reason.clone()),
+            Some(Err(PodObstacle::NotYet(reason))) => return idle(Liveness::Pending, reason.clone()),
             Some(Ok(port)) => *port,
         };
         let (state, reason, earlier, since) = match arming.status(name, port) {
@@ -191,18 +207,18 @@ impl Registry {
             PortStatus::Refused { since, reason } => (Liveness::Refused, reason, 0, since.max(wish.since)),
             PortStatus::Lost { since, reason } => (Liveness::Lost, reason, 0, since),
         };
-        PodStanding { state, reason, earlier, since, port }
+        PodReport { state, reason, earlier, since, port }
     }
 }
 
-fn pod_standing((pod, told): (PodName, PodState)) -> redir_link::PodStanding {
+fn pod_standing((pod, told): (PodName, PodState)) -> redir_link::PodInterceptReport {
     let state = match told.state {
         Liveness::Pending => redir_api::PodState::Pending,
         Liveness::Live => redir_api::PodState::Live,
         Liveness::Refused => redir_api::PodState::Refused,
         Liveness::Lost => redir_api::PodState::Lost,
     };
-    redir_link::PodStanding {
+    redir_link::PodInterceptReport {
         pod,
         state,
         reason: told.reason,
@@ -212,9 +228,9 @@ fn pod_standing((pod, told): (PodName, PodState)) -> redir_link::PodStanding {
     }
 }
 
-fn conflict_standing(conflict: Conflict) -> ConflictStanding {
+fn conflict_standing(conflict: Conflict) -> ConflictReport {
     let Conflict { pod, developer, since, takes, .. } = conflict;
-    ConflictStanding { pod, developer, since: since.0, everything: takes == Takes::Everything }
+    ConflictReport { pod, developer, since: since.0, everything: takes == Takes::Everything }
 }
 
 /// Milliseconds since 1970.

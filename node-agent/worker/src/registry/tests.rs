@@ -7,9 +7,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use redir_config::{Config, PodName, certificates::Certificates};
+use redir_config::{NodeConfig, PodName, certificates::Certificates};
 use redir_http::filter::{Condition, Mode, Subject, Test};
-use redir_ipc::{AppListening, Gate};
+use redir_ipc::{AppListening, ListenerGate};
 use redir_rig::dice::Dice;
 use redir_tunnel::{Identity, Pin};
 use redir_wire::{
@@ -18,35 +18,35 @@ use redir_wire::{
 };
 
 use super::{
-    INTERCEPTS_OF_A_KEY, Registry, SENIORITY, SessionId,
-    arming::{Arming, Op, Outcome, PortStatus},
+    INTERCEPTS_OF_A_KEY, InterceptRegistry, SENIORITY, SessionId,
+    arming::{ArmingOp, ArmingOutcome, ArmingState, PortStatus},
     filter,
-    flushes::Flushes,
-    report::Ports,
+    flushes::FlushResults,
+    report::PortFacts,
 };
 use crate::{
     misses::Misses,
     tls::{GivenFor, Tls},
 };
 
-struct World {
-    registry: Registry,
+struct RegistryRig {
+    registry: InterceptRegistry,
     alice: Pin,
     bob: Pin,
     now: Instant,
     clock: SystemTime,
-    arming: Arming,
+    arming: ArmingState,
     tls: Tls,
-    flushes: Flushes,
+    flushes: FlushResults,
     apps: BTreeMap<(PodName, u16), AppListening>,
     misses: Misses,
 }
 
-impl World {
+impl RegistryRig {
     fn new() -> Self {
         let (alice, bob) = (Identity::generate().unwrap().pin(), Identity::generate().unwrap().pin());
-        let registry = Registry::new(config(&alice, &bob, PODS));
-        let (arming, tls) = (Arming::default(), Tls::new(&Certificates::default(), GivenFor::Ports, true));
+        let registry = InterceptRegistry::new(config(&alice, &bob, PODS));
+        let (arming, tls) = (ArmingState::default(), Tls::new(&Certificates::default(), GivenFor::Ports, true));
         Self {
             registry,
             alice,
@@ -55,7 +55,7 @@ impl World {
             clock: SystemTime::now(),
             arming,
             tls,
-            flushes: Flushes::default(),
+            flushes: FlushResults::default(),
             apps: BTreeMap::new(),
             misses: Misses::default(),
         }
@@ -77,7 +77,7 @@ impl World {
     }
 
     /// What others take from an intercept, and what it takes from others.
-    fn clashes(&self, id: u64) -> (Clashes, Clashes) {
+    fn clashes(&self, id: u64) -> (ConflictList, ConflictList) {
         let state = self.state(id);
         let each = |conflicts: Vec<redir_wire::Conflict>| {
             conflicts
@@ -100,12 +100,18 @@ impl World {
         self.registry.listing(pin, self.ports())
     }
 
-    fn ports(&self) -> Ports<'_> {
-        Ports { arming: &self.arming, tls: &self.tls, flushes: &self.flushes, apps: &self.apps, misses: &self.misses }
+    fn ports(&self) -> PortFacts<'_> {
+        PortFacts {
+            arming: &self.arming,
+            tls: &self.tls,
+            flushes: &self.flushes,
+            apps: &self.apps,
+            misses: &self.misses,
+        }
     }
 }
 
-type Clashes = Vec<(u64, Takes)>;
+type ConflictList = Vec<(u64, Takes)>;
 
 /// bob may intercept `app = "web"` alone; `db-1` is not his to know of.
 const PODS: &str = r#"
@@ -124,13 +130,13 @@ const PODS: &str = r#"
     netns = "/run/netns/db-1"
 "#;
 
-fn config(alice: &Pin, bob: &Pin, pods: &str) -> Arc<Config> {
+fn config(alice: &Pin, bob: &Pin, pods: &str) -> Arc<NodeConfig> {
     let text = format!(
         "[agent]\nlisten = \"127.0.0.1:7447\"\nkey = \"/etc/redir/agent.key\"\nadmin = \"127.0.0.1:7448\"\n{pods}\n\
          [[developer]]\nname = \"alice\"\nkey = \"{alice}\"\npods = [{{}}]\n\
          [[developer]]\nname = \"bob\"\nkey = \"{bob}\"\npods = [{{ app = \"web\" }}]\n"
     );
-    Arc::new(Config::parse(&text, Path::new("agent.toml")).unwrap())
+    Arc::new(NodeConfig::parse(&text, Path::new("agent.toml")).unwrap())
 }
 
 fn pod_name(name: &str) -> PodName {
@@ -169,7 +175,7 @@ fn labelled(token: u8, key: &str, value: &str) -> InterceptRequest {
 
 #[test]
 fn filtered_wins_over_global_and_the_oldest_among_equals() {
-    let mut world = World::new();
+    let mut world = RegistryRig::new();
     let (alice, bob) = (world.alice, world.bob);
     let global = world.register(1, alice, wish(1, "web-1")).unwrap();
     let second = world.register(2, bob, wish(2, "web-1")).unwrap();
@@ -226,7 +232,7 @@ fn overlaps_are_told_to_both_with_the_winner() {
         ((Mode::All, vec![alice(), not(api())]), (Mode::All, vec![alice()]), lost_shared),
         ((Mode::All, vec![alice(), not(api())]), (Mode::All, vec![alice(), path(Test::Exact("/api/v1".into()))]), None),
     ] {
-        let mut world = World::new();
+        let mut world = RegistryRig::new();
         let (alice, bob) = (world.alice, world.bob);
         let shown = format!("{older:?} / {younger:?}");
         let other_pod = world.register(1, alice, wanting(wish(1, "web-2"), older.0, older.1.clone())).unwrap();
@@ -249,7 +255,7 @@ fn overlaps_are_told_to_both_with_the_winner() {
 
 #[test]
 fn two_filters_of_one_developer_to_one_place_are_no_conflict() {
-    let mut world = World::new();
+    let mut world = RegistryRig::new();
     let alice = world.alice;
     let api = || vec![is(Subject::Path, Test::Prefix("/api".into()))];
     let elsewhere = |wish| InterceptRequest { to: "127.0.0.1:4000".into(), ..wish };
@@ -265,7 +271,7 @@ fn two_filters_of_one_developer_to_one_place_are_no_conflict() {
 
 #[test]
 fn a_redial_is_compared_with_younger_ones_too() {
-    let mut world = World::new();
+    let mut world = RegistryRig::new();
     let (alice, bob) = (world.alice, world.bob);
     let older = world.register(1, alice, filtered(1, "web-1", "x")).unwrap();
     world.registry.end_session(SessionId(1), world.now);
@@ -281,7 +287,7 @@ fn a_redial_is_compared_with_younger_ones_too() {
 
 #[test]
 fn a_redial_keeps_its_place_for_a_while_and_only_with_its_own_key() {
-    let mut world = World::new();
+    let mut world = RegistryRig::new();
     let (alice, bob) = (world.alice, world.bob);
     let first = world.register(1, alice, wish(1, "web-1")).unwrap();
     let second = world.register(2, bob, wish(2, "web-1")).unwrap();
@@ -303,7 +309,7 @@ fn a_redial_keeps_its_place_for_a_while_and_only_with_its_own_key() {
 
 #[test]
 fn a_redial_before_the_old_tunnel_is_missed_takes_its_place() {
-    let mut world = World::new();
+    let mut world = RegistryRig::new();
     let alice = world.alice;
     let first = world.register(1, alice, wish(1, "web-1")).unwrap();
     assert_eq!(world.register(2, alice, wish(1, "web-1")), Ok(first));
@@ -314,11 +320,11 @@ fn a_redial_before_the_old_tunnel_is_missed_takes_its_place() {
 
 #[test]
 fn pods_that_a_key_may_not_see_are_as_good_as_none() {
-    let mut world = World::new();
+    let mut world = RegistryRig::new();
     let (alice, bob) = (world.alice, world.bob);
     assert_eq!(world.register(2, bob, wish(1, "db-1")), Err(RefusedCode::NoSuchPod));
     assert_eq!(world.register(2, bob, wish(1, "nowhere")), Err(RefusedCode::NoSuchPod));
-    let sentence = |world: &mut World, pod: &str| {
+    let sentence = |world: &mut RegistryRig, pod: &str| {
         let now = (world.clock, world.now);
         world.registry.register(SessionId(2), bob, wish(1, pod), now.0, now.1).unwrap_err().sentence.replace(pod, "POD")
     };
@@ -336,7 +342,7 @@ fn pods_that_a_key_may_not_see_are_as_good_as_none() {
 
 #[test]
 fn others_see_what_is_filtered_but_no_value_and_no_address() {
-    let mut world = World::new();
+    let mut world = RegistryRig::new();
     let (alice, bob) = (world.alice, world.bob);
     world.register(1, alice, filtered(1, "web-1", "top-secret")).unwrap();
     let seen = world.listing(&bob).intercepts.remove(0);
@@ -350,7 +356,7 @@ fn others_see_what_is_filtered_but_no_value_and_no_address() {
 
 #[test]
 fn ports_and_filters_are_checked() {
-    let mut world = World::new();
+    let mut world = RegistryRig::new();
     let alice = world.alice;
     let refused = world.register(1, alice, InterceptRequest { port: 9090, ..wish(1, "web-1") });
     assert_eq!(refused, Err(RefusedCode::PortNotAllowed));
@@ -374,7 +380,7 @@ fn numbered(wish: InterceptRequest, number: usize) -> InterceptRequest {
 
 #[test]
 fn one_key_has_a_bounded_number_of_intercepts_over_all_tunnels() {
-    let mut world = World::new();
+    let mut world = RegistryRig::new();
     let (alice, bob) = (world.alice, world.bob);
     for number in 0..INTERCEPTS_OF_A_KEY {
         world.register(number as u64, alice, numbered(wish(0, "web-1"), number)).unwrap();
@@ -389,7 +395,7 @@ fn one_key_has_a_bounded_number_of_intercepts_over_all_tunnels() {
 
 #[test]
 fn the_filters_of_all_keys_take_a_bounded_memory() {
-    let mut world = World::new();
+    let mut world = RegistryRig::new();
     let (alice, bob) = (world.alice, world.bob);
     let large = |number| {
         let condition = is(Subject::Header("x-user".into()), Test::Regex(format!("{number:03}[^a]{{2000}}")));
@@ -410,7 +416,7 @@ fn the_filters_of_all_keys_take_a_bounded_memory() {
 
 #[test]
 fn the_regexes_of_all_keys_are_bounded_in_number() {
-    let mut world = World::new();
+    let mut world = RegistryRig::new();
     let (alice, bob) = (world.alice, world.bob);
     let with = |number: usize, count: usize| {
         let name = |n| Subject::Header(format!("x-{n}").into());
@@ -428,7 +434,7 @@ fn the_regexes_of_all_keys_are_bounded_in_number() {
 
 #[test]
 fn a_new_configuration_takes_pods_away_and_brings_some() {
-    let mut world = World::new();
+    let mut world = RegistryRig::new();
     let (alice, bob) = (world.alice, world.bob);
     let id = world.register(1, alice, labelled(1, "app", "web")).unwrap();
     let without = PODS.replace("name = \"web-2\"", "name = \"web-3\"").replace("netns/web-2", "netns/web-3");
@@ -442,13 +448,13 @@ fn a_new_configuration_takes_pods_away_and_brings_some() {
 
 #[test]
 fn leaving_is_for_ones_own_alone() {
-    let mut world = World::new();
+    let mut world = RegistryRig::new();
     let (alice, bob) = (world.alice, world.bob);
     let one = world.register(1, alice, wish(1, "web-1")).unwrap();
     let two = world.register(2, alice, filtered(2, "web-2", "a")).unwrap();
     let three = world.register(2, alice, labelled(3, "app", "web")).unwrap();
     let theirs = world.register(3, bob, wish(4, "web-1")).unwrap();
-    let leave = |world: &mut World, pin: Pin, which: LeaveScope| {
+    let leave = |world: &mut RegistryRig, pin: Pin, which: LeaveScope| {
         world.registry.leave(&pin, &which).map(|all| all.into_iter().map(|leaver| leaver.id).collect::<Vec<_>>())
     };
     assert!(leave(&mut world, bob, LeaveScope::Id(one)).is_err());
@@ -463,7 +469,7 @@ fn leaving_is_for_ones_own_alone() {
 
 /// What a naive reader of the rules would keep: the order of first arrivals, forgotten after a minute away.
 #[derive(Default)]
-struct Model {
+struct RegistryModel {
     /// (key, token, live in session, filtered, pod, when lost)
     entries: Vec<(Pin, u8, Option<u64>, bool, u8, Instant)>,
 }
@@ -472,9 +478,9 @@ struct Model {
 fn generated_orders_of_events_agree_with_a_naive_model() {
     for seed in 1..=60 {
         let mut dice = Dice::new(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed));
-        let mut world = World::new();
+        let mut world = RegistryRig::new();
         let pins = [world.alice, world.bob];
-        let mut model = Model::default();
+        let mut model = RegistryModel::default();
         for _ in 0..120 {
             let (session, pin) = {
                 let session = dice.roll(6);
@@ -531,18 +537,18 @@ fn arming_ends_where_it_should() {
     let pods = ["a", "b"].map(pod_name);
     for seed in 1..=200 {
         let mut dice = Dice::new(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed));
-        let mut arming = Arming::default();
+        let mut arming = ArmingState::default();
         let (mut now, clock) = (Instant::now(), SystemTime::now());
-        let mut armed: BTreeMap<(PodName, u16), Gate> = BTreeMap::new();
+        let mut armed: BTreeMap<(PodName, u16), ListenerGate> = BTreeMap::new();
         let mut wanted = BTreeMap::new();
-        let mut running: Vec<Op> = Vec::new();
+        let mut running: Vec<ArmingOp> = Vec::new();
         for step in 0..200 {
             let last = step >= 150;
             if !last && dice.roll(4) == 0 {
                 wanted = (0..dice.roll(5))
                     .map(|_| {
                         let pod = pods[usize::try_from(dice.roll(2)).unwrap()].clone();
-                        let gate = if dice.roll(2) == 0 { Gate::Always } else { Gate::AppListening };
+                        let gate = if dice.roll(2) == 0 { ListenerGate::Always } else { ListenerGate::AppListening };
                         ((pod, u16::try_from(1 + dice.roll(3)).unwrap()), gate)
                     })
                     .collect();
@@ -559,23 +565,23 @@ fn arming_ends_where_it_should() {
                 let op = running.swap_remove(usize::try_from(dice.roll(running.len() as u64)).unwrap());
                 let fails = !last && dice.roll(3) == 0;
                 let outcome = match &op {
-                    _ if fails => Outcome::Failed { reason: "no".into(), retry: Duration::from_secs(1) },
-                    Op::Arm(pod, port, gate) => {
+                    _ if fails => ArmingOutcome::Failed { reason: "no".into(), retry: Duration::from_secs(1) },
+                    ArmingOp::Arm(pod, port, gate) => {
                         let before = armed.insert((pod.clone(), *port), *gate);
                         assert!(before.is_none(), "seed {seed}: armed twice");
-                        Outcome::Armed { earlier: 3, addresses: vec![], app: None }
+                        ArmingOutcome::Armed { earlier: 3, addresses: vec![], app: None }
                     }
-                    Op::Regate(pod, port, gate) => {
+                    ArmingOp::Regate(pod, port, gate) => {
                         let before = armed.insert((pod.clone(), *port), *gate);
                         assert!(
                             before.is_some_and(|before| before != *gate),
                             "seed {seed}: steered without being armed"
                         );
-                        Outcome::Regated
+                        ArmingOutcome::Regated
                     }
-                    Op::Disarm(pod, port) => {
+                    ArmingOp::Disarm(pod, port) => {
                         assert!(armed.remove(&(pod.clone(), *port)).is_some(), "seed {seed}: disarmed twice");
-                        Outcome::Disarmed
+                        ArmingOutcome::Disarmed
                     }
                 };
                 arming.done(&op, outcome, clock, now);
@@ -590,89 +596,95 @@ fn arming_ends_where_it_should() {
     }
 }
 
-fn gated<'a>(ports: impl IntoIterator<Item = &'a (PodName, u16)>) -> impl Iterator<Item = (&'a (PodName, u16), Gate)> {
-    ports.into_iter().map(|port| (port, Gate::AppListening))
+fn gated<'a>(
+    ports: impl IntoIterator<Item = &'a (PodName, u16)>,
+) -> impl Iterator<Item = (&'a (PodName, u16), ListenerGate)> {
+    ports.into_iter().map(|port| (port, ListenerGate::AppListening))
 }
 
 #[test]
 fn another_gate_is_set_in_place_and_changes_nothing_else() {
-    let mut arming = Arming::default();
+    let mut arming = ArmingState::default();
     let (now, clock) = (Instant::now(), SystemTime::now());
     let port = (pod_name("a"), 80);
     arming.want(gated([&port]));
     let op = arming.next(now).remove(0);
-    arming.done(&op, Outcome::Armed { earlier: 3, addresses: vec![], app: None }, clock, now);
+    arming.done(&op, ArmingOutcome::Armed { earlier: 3, addresses: vec![], app: None }, clock, now);
     let live = arming.status(&port.0, 80);
-    arming.want([(&port, Gate::Always)].into_iter());
+    arming.want([(&port, ListenerGate::Always)].into_iter());
     let op = arming.next(now).remove(0);
-    assert_eq!(op, Op::Regate(port.0.clone(), 80, Gate::Always));
+    assert_eq!(op, ArmingOp::Regate(port.0.clone(), 80, ListenerGate::Always));
     assert_eq!(arming.status(&port.0, 80), live);
-    arming.done(&op, Outcome::Regated, clock + Duration::from_secs(9), now);
+    arming.done(&op, ArmingOutcome::Regated, clock + Duration::from_secs(9), now);
     assert_eq!((arming.status(&port.0, 80), arming.next(now)), (live.clone(), vec![]));
     // Nobody knows what it has after a change that failed: it begins anew.
     arming.want(gated([&port]));
     let op = arming.next(now).remove(0);
-    arming.done(&op, Outcome::Failed { reason: "no".into(), retry: Duration::from_secs(1) }, clock, now);
-    assert_eq!(arming.next(now), [Op::Disarm(port.0.clone(), 80)]);
-    arming.done(&Op::Disarm(port.0.clone(), 80), Outcome::Disarmed, clock, now);
-    assert_eq!(arming.next(now), [Op::Arm(port.0.clone(), 80, Gate::AppListening)]);
+    arming.done(&op, ArmingOutcome::Failed { reason: "no".into(), retry: Duration::from_secs(1) }, clock, now);
+    assert_eq!(arming.next(now), [ArmingOp::Disarm(port.0.clone(), 80)]);
+    arming.done(&ArmingOp::Disarm(port.0.clone(), 80), ArmingOutcome::Disarmed, clock, now);
+    assert_eq!(arming.next(now), [ArmingOp::Arm(port.0.clone(), 80, ListenerGate::AppListening)]);
 }
 
 #[test]
 fn only_the_global_intercept_that_gets_the_port_says_whether_the_app_must_listen() {
-    let mut world = World::new();
+    let mut world = RegistryRig::new();
     let (alice, bob) = (world.alice, world.bob);
-    let gate = |world: &World| world.registry.contests()[&(pod_name("web-1"), 8080)].gate();
+    let gate = |world: &RegistryRig| world.registry.contests()[&(pod_name("web-1"), 8080)].gate();
     let both = InterceptRequest { even_if_down: true, ..filtered(9, "web-1", "alice") };
     assert_eq!(world.register(1, alice, both), Err(RefusedCode::Unsupported));
     world.register(1, alice, filtered(1, "web-1", "alice")).unwrap();
-    assert_eq!(gate(&world), Gate::AppListening);
+    assert_eq!(gate(&world), ListenerGate::AppListening);
     let id = world.register(2, bob, InterceptRequest { even_if_down: true, ..wish(2, "web-1") }).unwrap();
-    assert_eq!(gate(&world), Gate::Always);
+    assert_eq!(gate(&world), ListenerGate::Always);
     assert!(world.state(id).even_if_down);
     world.register(1, alice, wish(3, "web-1")).unwrap();
-    assert_eq!(gate(&world), Gate::Always, "a younger one gets nothing");
+    assert_eq!(gate(&world), ListenerGate::Always, "a younger one gets nothing");
     world.registry.leave(&bob, &LeaveScope::All).unwrap();
-    assert_eq!(gate(&world), Gate::AppListening);
+    assert_eq!(gate(&world), ListenerGate::AppListening);
 }
 
 #[test]
 fn a_port_that_cannot_be_armed_says_why_and_is_tried_again() {
-    let mut arming = Arming::default();
+    let mut arming = ArmingState::default();
     let (now, clock) = (Instant::now(), SystemTime::now());
     let port = (pod_name("a"), 80);
     arming.want(gated([&port]));
     let op = arming.next(now).remove(0);
     let retry = Duration::from_secs(1);
-    arming.done(&op, Outcome::Failed { reason: "no such namespace".into(), retry }, clock, now);
+    arming.done(&op, ArmingOutcome::Failed { reason: "no such namespace".into(), retry }, clock, now);
     assert!(matches!(arming.status(&port.0, 80), PortStatus::Refused { reason, .. } if reason == "no such namespace"));
     assert_eq!(arming.next(now), []);
     assert_eq!(arming.retry_at(), Some(now + retry));
-    assert_eq!(arming.next(now + retry), [Op::Arm(port.0.clone(), 80, Gate::AppListening)]);
-    arming.done(&op, Outcome::Armed { earlier: 0, addresses: vec![], app: None }, clock, now);
+    assert_eq!(arming.next(now + retry), [ArmingOp::Arm(port.0.clone(), 80, ListenerGate::AppListening)]);
+    arming.done(&op, ArmingOutcome::Armed { earlier: 0, addresses: vec![], app: None }, clock, now);
     assert!(!arming.is_idle());
     arming.renew(&port.0);
     let op = arming.next(now).remove(0);
-    assert_eq!(op, Op::Disarm(port.0.clone(), 80));
-    arming.done(&op, Outcome::Disarmed, clock, now);
+    assert_eq!(op, ArmingOp::Disarm(port.0.clone(), 80));
+    arming.done(&op, ArmingOutcome::Disarmed, clock, now);
     assert!(matches!(arming.status(&port.0, 80), PortStatus::Lost { .. }));
-    assert_eq!(arming.next(now), [Op::Arm(port.0.clone(), 80, Gate::AppListening)], "at once: the namespace is new");
-    let again = Op::Arm(port.0.clone(), 80, Gate::AppListening);
-    arming.done(&again, Outcome::Armed { earlier: 0, addresses: vec![], app: None }, clock, now);
+    assert_eq!(
+        arming.next(now),
+        [ArmingOp::Arm(port.0.clone(), 80, ListenerGate::AppListening)],
+        "at once: the namespace is new"
+    );
+    let again = ArmingOp::Arm(port.0.clone(), 80, ListenerGate::AppListening);
+    arming.done(&again, ArmingOutcome::Armed { earlier: 0, addresses: vec![], app: None }, clock, now);
     arming.stop();
     arming.want(gated([]));
     let op = arming.next(now).remove(0);
-    arming.done(&op, Outcome::Disarmed, clock, now);
+    arming.done(&op, ArmingOutcome::Disarmed, clock, now);
     assert!(arming.is_idle());
     assert!(matches!(arming.status(&port.0, 80), PortStatus::Lost { .. }));
 }
 
 #[test]
 fn a_port_that_is_being_disarmed_is_not_live_for_a_new_wish() {
-    let mut arming = Arming::default();
+    let mut arming = ArmingState::default();
     let (now, clock) = (Instant::now(), SystemTime::now());
     let port = (pod_name("a"), 80);
-    let armed = || Outcome::Armed { earlier: 0, addresses: vec![], app: None };
+    let armed = || ArmingOutcome::Armed { earlier: 0, addresses: vec![], app: None };
     arming.want(gated([&port]));
     let arm = arming.next(now).remove(0);
     arming.done(&arm, armed(), clock, now);
@@ -680,7 +692,7 @@ fn a_port_that_is_being_disarmed_is_not_live_for_a_new_wish() {
     let disarm = arming.next(now).remove(0);
     arming.want(gated([&port]));
     assert_eq!(arming.status(&port.0, 80), PortStatus::Pending);
-    arming.done(&disarm, Outcome::Disarmed, clock, now);
+    arming.done(&disarm, ArmingOutcome::Disarmed, clock, now);
     assert_eq!(arming.next(now), std::slice::from_ref(&arm));
     assert_eq!(arming.status(&port.0, 80), PortStatus::Pending);
     arming.done(&arm, armed(), clock, now);
@@ -691,17 +703,17 @@ fn a_port_that_is_being_disarmed_is_not_live_for_a_new_wish() {
 #[test]
 fn nothing_is_due_before_the_pod_may_be_touched() {
     let (clock, now) = (SystemTime::now(), Instant::now());
-    let mut arming = Arming::default();
+    let mut arming = ArmingState::default();
     let ports = [(pod_name("web-1"), 8080), (pod_name("web-1"), 9090)];
     arming.want(gated(&ports));
-    let failed = |retry| Outcome::Failed { reason: "no".into(), retry: Duration::from_secs(retry) };
+    let failed = |retry| ArmingOutcome::Failed { reason: "no".into(), retry: Duration::from_secs(retry) };
     let armed = arming.next(now).remove(0);
-    arming.done(&armed, Outcome::Armed { earlier: 0, addresses: vec![], app: None }, clock, now);
+    arming.done(&armed, ArmingOutcome::Armed { earlier: 0, addresses: vec![], app: None }, clock, now);
     let refused = arming.next(now).remove(0);
     arming.done(&refused, failed(1), clock, now);
     arming.want(gated(&ports[1..]));
     let disarm = arming.next(now).remove(0);
-    assert!(matches!(disarm, Op::Disarm(_, 8080)));
+    assert!(matches!(disarm, ArmingOp::Disarm(_, 8080)));
     arming.done(&disarm, failed(10), clock, now);
     assert_eq!(arming.retry_at(), Some(now + Duration::from_secs(10)));
     assert!(arming.next(now + Duration::from_secs(5)).is_empty());
@@ -711,12 +723,12 @@ fn nothing_is_due_before_the_pod_may_be_touched() {
 #[test]
 fn what_is_busy_is_asked_for_less_and_less_often() {
     let (clock, mut now) = (SystemTime::now(), Instant::now());
-    let mut arming = Arming::default();
+    let mut arming = ArmingState::default();
     let port = (pod_name("a"), 80);
     arming.want(gated([&port]));
     let mut fail = |reason: &str, millis| {
         let op = arming.next(now).remove(0);
-        let outcome = Outcome::Failed { reason: reason.into(), retry: Duration::from_millis(millis) };
+        let outcome = ArmingOutcome::Failed { reason: reason.into(), retry: Duration::from_millis(millis) };
         arming.done(&op, outcome, clock, now);
         assert_eq!(arming.failing(&port.0, 80).map(String::as_str), Some(reason));
         let pause = arming.retry_at().unwrap() - now;
@@ -733,25 +745,25 @@ fn what_is_busy_is_asked_for_less_and_less_often() {
 #[test]
 fn a_replaced_pod_with_nothing_armed_is_armed_once() {
     let (clock, now) = (SystemTime::now(), Instant::now());
-    let mut arming = Arming::default();
+    let mut arming = ArmingState::default();
     let port = (pod_name("a"), 80);
     arming.want(gated([&port]));
     let arm = arming.next(now).remove(0);
-    arming.done(&arm, Outcome::Failed { reason: "no".into(), retry: Duration::ZERO }, clock, now);
+    arming.done(&arm, ArmingOutcome::Failed { reason: "no".into(), retry: Duration::ZERO }, clock, now);
     arming.renew(&port.0);
     assert_eq!(arming.next(now), std::slice::from_ref(&arm));
-    arming.done(&arm, Outcome::Armed { earlier: 0, addresses: vec![], app: None }, clock, now);
+    arming.done(&arm, ArmingOutcome::Armed { earlier: 0, addresses: vec![], app: None }, clock, now);
     assert_eq!(arming.next(now), []);
     assert!(matches!(arming.status(&port.0, 80), PortStatus::Live { .. }));
 }
 
 #[test]
 fn a_pod_whose_way_breaks_is_lost_and_tried_again_less_and_less_often() {
-    let mut arming = Arming::default();
+    let mut arming = ArmingState::default();
     let (mut now, clock) = (Instant::now(), SystemTime::now());
     let (low, high) = ((pod_name("a"), 80), (pod_name("a"), 81));
-    let armed = || Outcome::Armed { earlier: 0, addresses: vec![], app: None };
-    let arm = |port| Op::Arm(pod_name("a"), port, Gate::AppListening);
+    let armed = || ArmingOutcome::Armed { earlier: 0, addresses: vec![], app: None };
+    let arm = |port| ArmingOp::Arm(pod_name("a"), port, ListenerGate::AppListening);
     assert!(!arming.broken(&low.0, "nobody there", now));
     arming.want(gated([&low, &high]));
     for seconds in [5, 10, 20, 40, 80, 160, 320, 320] {
@@ -762,8 +774,8 @@ fn a_pod_whose_way_breaks_is_lost_and_tried_again_less_and_less_often() {
         assert!(arming.broken(&low.0, "the firewall", now));
         assert!(!arming.broken(&low.0, "said twice", now));
         for port in [80, 81] {
-            assert_eq!(arming.next(now), [Op::Disarm(low.0.clone(), port)]);
-            arming.done(&Op::Disarm(low.0.clone(), port), Outcome::Disarmed, clock, now);
+            assert_eq!(arming.next(now), [ArmingOp::Disarm(low.0.clone(), port)]);
+            arming.done(&ArmingOp::Disarm(low.0.clone(), port), ArmingOutcome::Disarmed, clock, now);
             let status = arming.status(&low.0, port);
             assert!(matches!(&status, PortStatus::Lost { reason, .. } if reason == "the firewall"), "{status:?}");
         }
@@ -780,7 +792,7 @@ fn a_pod_whose_way_breaks_is_lost_and_tried_again_less_and_less_often() {
     assert!(arming.broken(&low.0, "again", now));
     for port in [80, 81] {
         arming.next(now);
-        arming.done(&Op::Disarm(low.0.clone(), port), Outcome::Disarmed, clock, now);
+        arming.done(&ArmingOp::Disarm(low.0.clone(), port), ArmingOutcome::Disarmed, clock, now);
     }
     assert_eq!(arming.retry_at(), Some(now + Duration::from_secs(5)));
 }

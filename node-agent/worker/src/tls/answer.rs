@@ -22,7 +22,7 @@ pub(crate) fn answer(accepted: Accepted, agreed: &Agreed, given: &CertifiedKey) 
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[agreed.suite.version()])?
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(Shown(Arc::new(agreed.shown(given)))));
+        .with_cert_resolver(Arc::new(SingleCertificate(Arc::new(agreed.shown(given)))));
     config.alpn_protocols = agreed.protocol.clone().into_iter().collect();
     // The app is asked for each connection, so that nothing may be resumed past it.
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -39,9 +39,9 @@ pub(crate) async fn complete(server: ServerConnection, socket: &TcpStream) -> st
 
 /// The one certificate there is.
 #[derive(Debug)]
-struct Shown(Arc<CertifiedKey>);
+struct SingleCertificate(Arc<CertifiedKey>);
 
-impl ResolvesServerCert for Shown {
+impl ResolvesServerCert for SingleCertificate {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(self.0.clone())
     }

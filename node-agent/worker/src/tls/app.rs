@@ -67,7 +67,7 @@ impl fmt::Display for AppError {
 
 /// Shakes hands with the app. The caller bounds it.
 pub(crate) async fn handshake(socket: &TcpStream, offer: &Offer) -> Result<Agreed, AppError> {
-    let (stapled, asked) = (Arc::new(Mutex::default()), Arc::new(Asked::default()));
+    let (stapled, asked) = (Arc::new(Mutex::default()), Arc::new(ClientAuthRequest::default()));
     let config = config(offer, &stapled, &asked).map_err(AppError::Refused)?;
     let client = ClientConnection::new(Arc::new(config), server_name(offer)).map_err(AppError::Refused)?;
     let mut rustls = Connection::from(client);
@@ -109,7 +109,7 @@ impl Agreed {
     }
 }
 
-fn config(offer: &Offer, stapled: &Arc<Mutex<Vec<u8>>>, asked: &Arc<Asked>) -> Result<ClientConfig, Error> {
+fn config(offer: &Offer, stapled: &Arc<Mutex<Vec<u8>>>, asked: &Arc<ClientAuthRequest>) -> Result<ClientConfig, Error> {
     let provider = Offer::provider(offer.suites.clone());
     let stapled = stapled.clone();
     // Any certificate whose key the app proves to have; which one it is, is looked at before anything is sent.
@@ -152,9 +152,9 @@ fn leave(rustls: &mut Connection, socket: &TcpStream) {
 
 /// Notes that the app has asked for the client's certificate.
 #[derive(Debug, Default)]
-struct Asked(AtomicBool);
+struct ClientAuthRequest(AtomicBool);
 
-impl ResolvesClientCert for Asked {
+impl ResolvesClientCert for ClientAuthRequest {
     fn resolve(&self, _hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         self.0.store(true, Ordering::Relaxed);
         None

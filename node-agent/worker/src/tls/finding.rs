@@ -34,7 +34,7 @@ pub(crate) enum Means {
 
 /// What an intercept wants of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Wants {
+pub(crate) enum InterceptCoverage {
     /// The requests that match its filter.
     Some,
     /// Everything.
@@ -66,13 +66,13 @@ impl Finding {
     }
 
     /// For a developer's screen.
-    pub(crate) fn told(self, means: Means, wants: Wants) -> PodTls {
+    pub(crate) fn told(self, means: Means, wants: InterceptCoverage) -> PodTls {
         let (handling, sentence) = match (self, means, wants) {
             (Finding::Clear, _, _) => (
                 TlsHandling::Clear,
                 "the agent has a certificate for this port, and the app does not speak TLS there: requests are read as they are; ask the agent's administrator whether the port in [[pod.tls]] is right",
             ),
-            (_, Means::None, Wants::Everything) => (
+            (_, Means::None, InterceptCoverage::Everything) => (
                 TlsHandling::Passed,
                 "this port speaks TLS: your service gets it as the clients send it, and must show a certificate that they take; with the app's own, the agent would give it plaintext: ask the agent's administrator",
             ),
@@ -80,7 +80,7 @@ impl Finding {
                 TlsHandling::Unread,
                 "this port speaks TLS and asks for client certificates, which only the app can check: its connections go to the app unread; intercept another port of the app, if it has one that does not ask",
             ),
-            (_, Means::None, Wants::Some) => (
+            (_, Means::None, InterceptCoverage::Some) => (
                 TlsHandling::Unread,
                 "this port speaks TLS, which cannot be read without the app's certificate: its connections go to the app; ask the agent's administrator to give it to the agent, or intercept without conditions",
             ),
@@ -112,14 +112,14 @@ impl Finding {
 /// A port's finding over time: a graver one counts at once, a lighter one when the graver was not seen for [`HOLD`], so
 /// that two kinds of clients in turn are not told in turn.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Latest {
+pub(super) struct FindingHistory {
     pub(super) finding: Finding,
     seen: Instant,
 }
 
-impl Latest {
+impl FindingHistory {
     pub(super) fn new(finding: Finding, now: Instant) -> Self {
-        Latest { finding, seen: now }
+        FindingHistory { finding, seen: now }
     }
 
     /// Takes the next one; true if developers are to be told.
@@ -128,7 +128,7 @@ impl Latest {
         if changes && finding.weight() < self.finding.weight() && now.duration_since(self.seen) < HOLD {
             return false;
         }
-        *self = Latest::new(finding, now);
+        *self = FindingHistory::new(finding, now);
         changes
     }
 }
@@ -153,7 +153,7 @@ mod tests {
     fn graver_findings_are_told_at_once_and_lighter_ones_when_they_last() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut latest = Latest::new(Finding::Tls, start);
+        let mut latest = FindingHistory::new(Finding::Tls, start);
         assert!(!latest.next(Finding::Tls, at(1)));
         assert!(latest.next(Finding::OtherCertificate, at(2)));
         assert!(!latest.next(Finding::Tls, at(31)), "in turn");
@@ -168,11 +168,12 @@ mod tests {
     fn nobody_gets_ciphertext_without_being_told() {
         for finding in ALL {
             for means in [Means::None, Means::Unusable, Means::Certificate] {
-                for wants in [Wants::Some, Wants::Everything] {
+                for wants in [InterceptCoverage::Some, InterceptCoverage::Everything] {
                     let told = finding.told(means, wants);
                     assert!(told.sentence.len() <= redir_wire::limits::SENTENCE);
                     // Only what was not given a certificate passes to a developer as it is.
-                    let passes = means == Means::None && wants == Wants::Everything && finding != Finding::Clear;
+                    let passes =
+                        means == Means::None && wants == InterceptCoverage::Everything && finding != Finding::Clear;
                     assert_eq!(told.handling == TlsHandling::Passed, passes, "{finding:?} {means:?} {wants:?}");
                     let next_step = told.sentence.contains(';') || told.handling == TlsHandling::Decrypted;
                     assert!(next_step, "{}", told.sentence);

@@ -75,7 +75,7 @@ fn message(mut records: &[u8]) -> Vec<u8> {
 }
 
 fn offered(message: &[u8]) -> Option<Vec<u16>> {
-    let mut reader = Reader(message);
+    let mut reader = HelloReader(message);
     reader.take(4)?;
     let legacy = reader.number::<2>()?;
     reader.take(32)?;
@@ -83,11 +83,11 @@ fn offered(message: &[u8]) -> Option<Vec<u16>> {
     reader.prefixed::<1>()?;
     reader.prefixed::<2>()?;
     reader.prefixed::<1>()?;
-    let mut extensions = Reader(reader.prefixed::<2>().unwrap_or_default());
+    let mut extensions = HelloReader(reader.prefixed::<2>().unwrap_or_default());
     while let Some(kind) = extensions.number::<2>() {
         let content = extensions.prefixed::<2>()?;
         if kind == SUPPORTED_VERSIONS {
-            let versions = Reader(content).prefixed::<1>()?;
+            let versions = HelloReader(content).prefixed::<1>()?;
             return Some(versions.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect());
         }
     }
@@ -95,9 +95,9 @@ fn offered(message: &[u8]) -> Option<Vec<u16>> {
 }
 
 /// What is left of a message.
-struct Reader<'a>(&'a [u8]);
+struct HelloReader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> HelloReader<'a> {
     fn take(&mut self, length: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;

@@ -23,14 +23,14 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use finding::Latest;
+use finding::FindingHistory;
 use redir_config::{PodName, certificates::Certificates};
 use tokio::sync::watch;
 
 pub(crate) use self::{
     answer::{answer, complete},
     app::{Agreed, AppError, handshake},
-    finding::{Finding, Means, Wants},
+    finding::{Finding, InterceptCoverage, Means},
     given::Given,
     hello::{Heard, Hello},
     offer::Offer,
@@ -40,7 +40,7 @@ pub(crate) use self::{
 
 /// What is known of all ports; cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Tls(Arc<Inner>);
+pub(crate) struct Tls(Arc<TlsPortsInner>);
 
 /// What the certificates are given for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,17 +51,17 @@ pub(crate) enum GivenFor {
     Pods,
 }
 
-struct Inner {
+struct TlsPortsInner {
     given_for: GivenFor,
     probes: bool,
     given: ArcSwap<BTreeMap<(PodName, u16), Arc<Given>>>,
-    seen: Mutex<Seen>,
+    seen: Mutex<TlsFindings>,
     news: watch::Sender<()>,
 }
 
 #[derive(Default)]
-struct Seen {
-    latest: HashMap<(PodName, u16), Latest>,
+struct TlsFindings {
+    latest: HashMap<(PodName, u16), FindingHistory>,
     probed: HashSet<(PodName, u16)>,
 }
 
@@ -69,7 +69,7 @@ impl Tls {
     /// With the certificates of the start; `probes`: the agent may look at ports by itself.
     pub(crate) fn new(certificates: &Certificates, given_for: GivenFor, probes: bool) -> Self {
         let (given, seen, news) = (ArcSwap::default(), Mutex::default(), watch::Sender::new(()));
-        let tls = Tls(Arc::new(Inner { given_for, probes, given, seen, news }));
+        let tls = Tls(Arc::new(TlsPortsInner { given_for, probes, given, seen, news }));
         tls.replace(certificates);
         tls
     }
@@ -102,7 +102,7 @@ impl Tls {
         let news = match self.seen().latest.entry((pod.clone(), port)) {
             Entry::Occupied(mut latest) => latest.get_mut().next(finding, now),
             Entry::Vacant(none) => {
-                none.insert(Latest::new(finding, now));
+                none.insert(FindingHistory::new(finding, now));
                 true
             }
         };
@@ -146,7 +146,7 @@ impl Tls {
         }
     }
 
-    fn seen(&self) -> MutexGuard<'_, Seen> {
+    fn seen(&self) -> MutexGuard<'_, TlsFindings> {
         // The maps have no half-done state that a panic could leave.
         self.0.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }

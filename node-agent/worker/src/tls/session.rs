@@ -16,14 +16,14 @@ use crate::relay;
 /// See the module.
 pub(crate) struct Session {
     rustls: Connection,
-    end: End,
+    end: SendEnd,
     /// The peer's FIN came without a `close_notify`.
     was_cut: bool,
 }
 
 /// How far the sending side has ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
+enum SendEnd {
     Open,
     /// The FIN goes once the records before it are written.
     Wanted,
@@ -33,7 +33,7 @@ enum End {
 impl Session {
     /// Takes over a connection whose handshake is complete.
     pub(crate) fn new(rustls: Connection) -> Self {
-        Session { rustls, end: End::Open, was_cut: false }
+        Session { rustls, end: SendEnd::Open, was_cut: false }
     }
 
     /// Reads some plaintext; 0 is the peer's end.
@@ -76,7 +76,7 @@ impl Session {
 
     /// Ready when every record, and a finish, is with the kernel.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>, socket: &TcpStream) -> Poll<io::Result<()>> {
-        while self.rustls.wants_write() || self.end == End::Wanted {
+        while self.rustls.wants_write() || self.end == SendEnd::Wanted {
             ready!(socket.poll_write_ready(cx))?;
             self.send(socket)?;
         }
@@ -85,7 +85,7 @@ impl Session {
 
     /// Sends `close_notify` and the FIN, as far as the kernel takes them now.
     pub(crate) fn finish(&mut self, socket: &TcpStream) -> io::Result<()> {
-        if self.end == End::Open {
+        if self.end == SendEnd::Open {
             self.rustls.send_close_notify();
         }
         self.cut(socket)
@@ -93,8 +93,8 @@ impl Session {
 
     /// Sends the FIN alone, as far as the kernel takes it now.
     pub(crate) fn cut(&mut self, socket: &TcpStream) -> io::Result<()> {
-        if self.end == End::Open {
-            self.end = End::Wanted;
+        if self.end == SendEnd::Open {
+            self.end = SendEnd::Wanted;
         }
         self.send(socket).map(drop)
     }
@@ -109,8 +109,8 @@ impl Session {
         if !send(&mut self.rustls, socket)? {
             return Ok(false);
         }
-        if self.end == End::Wanted {
-            self.end = End::Sent;
+        if self.end == SendEnd::Wanted {
+            self.end = SendEnd::Sent;
             relay::finish(socket)?;
         }
         Ok(true)
@@ -137,7 +137,7 @@ pub(super) async fn shake(rustls: &mut Connection, socket: &TcpStream) -> io::Re
 
 /// Takes records from the kernel; 0 is the peer's FIN.
 fn receive(rustls: &mut Connection, socket: &TcpStream) -> io::Result<usize> {
-    let count = rustls.read_tls(&mut Records(socket))?;
+    let count = rustls.read_tls(&mut RecordSocket(socket))?;
     match rustls.process_new_packets() {
         Ok(_) => Ok(count),
         Err(error) => {
@@ -151,7 +151,7 @@ fn receive(rustls: &mut Connection, socket: &TcpStream) -> io::Result<usize> {
 /// Gives the kernel the records it takes; true if that was all.
 pub(super) fn send(rustls: &mut Connection, socket: &TcpStream) -> io::Result<bool> {
     while rustls.wants_write() {
-        match rustls.write_tls(&mut Records(socket)) {
+        match rustls.write_tls(&mut RecordSocket(socket)) {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(error) => return Err(error),
@@ -161,15 +161,15 @@ pub(super) fn send(rustls: &mut Connection, socket: &TcpStream) -> io::Result<bo
 }
 
 /// A socket as rustls wants it: whatever cannot be done now would block.
-struct Records<'a>(&'a TcpStream);
+struct RecordSocket<'a>(&'a TcpStream);
 
-impl Read for Records<'_> {
+impl Read for RecordSocket<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         self.0.try_read(into)
     }
 }
 
-impl Write for Records<'_> {
+impl Write for RecordSocket<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.try_write(bytes)
     }
@@ -194,13 +194,13 @@ mod tests {
     use tokio::{io::AsyncReadExt, time::timeout};
 
     use super::*;
-    use crate::tls::testing::{Certificate, Established, client, connected, server};
+    use crate::tls::testing::{Certificate, EstablishedTls, client, connected, server};
 
     async fn soon<T>(what: impl Future<Output = T>) -> T {
         timeout(Duration::from_secs(20), what).await.expect("in time")
     }
 
-    async fn established(versions: &[&'static SupportedProtocolVersion]) -> (Established, Established) {
+    async fn established(versions: &[&'static SupportedProtocolVersion]) -> (EstablishedTls, EstablishedTls) {
         let certificate = Certificate::new();
         connected(client(&certificate, versions), server(&certificate)).await
     }
@@ -284,7 +284,7 @@ mod tests {
         b.socket.try_write(b"\x17\x03\x03\x00\x05hello").unwrap();
         let error = soon(a.read(&mut [0; 10])).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
-        let Established { mut socket, .. } = b;
+        let EstablishedTls { mut socket, .. } = b;
         let mut records = Vec::new();
         drop(a);
         // The record with "x", then the alert.

@@ -91,15 +91,15 @@ pub(crate) async fn sockets() -> (TcpStream, TcpStream) {
 }
 
 /// One established end.
-pub(crate) struct Established {
+pub(crate) struct EstablishedTls {
     pub(crate) socket: TcpStream,
     pub(crate) session: Session,
 }
 
-impl Established {
+impl EstablishedTls {
     async fn new(socket: TcpStream, mut rustls: Connection) -> Self {
         shake(&mut rustls, &socket).await.unwrap();
-        Established { socket, session: Session::new(rustls) }
+        EstablishedTls { socket, session: Session::new(rustls) }
     }
 
     pub(crate) async fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
@@ -140,9 +140,9 @@ impl Established {
 }
 
 /// A client and a server that have shaken hands.
-pub(crate) async fn connected(client: ClientConfig, server: ServerConfig) -> (Established, Established) {
+pub(crate) async fn connected(client: ClientConfig, server: ServerConfig) -> (EstablishedTls, EstablishedTls) {
     let (ours, theirs) = sockets().await;
     let client = ClientConnection::new(Arc::new(client), name()).unwrap();
     let server = ServerConnection::new(Arc::new(server)).unwrap();
-    tokio::join!(Established::new(ours, client.into()), Established::new(theirs, server.into()))
+    tokio::join!(EstablishedTls::new(ours, client.into()), EstablishedTls::new(theirs, server.into()))
 }

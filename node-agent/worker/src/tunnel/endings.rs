@@ -8,16 +8,16 @@ use tokio::{sync::watch, time::sleep};
 
 use crate::{
     broker::Broker,
-    capture::{Captures, EndingNews},
-    control::Plane,
+    capture::{EndingNotice, PodCaptures},
+    control::Policy,
 };
 use redir_config::PodName;
 
 /// Runs until the hub or the plane ends. A pod that is captured has an armed port first.
 pub(super) async fn run(
     broker: Broker,
-    captures: Captures,
-    mut plane: watch::Receiver<Plane>,
+    captures: PodCaptures,
+    mut plane: watch::Receiver<Policy>,
     mut armed: watch::Receiver<BTreeSet<(PodName, u16)>>,
 ) {
     loop {
@@ -25,7 +25,7 @@ pub(super) async fn run(
         let known = plane.borrow_and_update().clone();
         let mut failed = false;
         for news in captures.endings(|pod| known.ending(pod)) {
-            let EndingNews { pod, last, .. } = &news;
+            let EndingNotice { pod, last, .. } = &news;
             match last {
                 Some(last) => tracing::debug!(%pod, ?last, "the pod is to end"),
                 None => tracing::debug!(%pod, "the pod is not to end any more"),

@@ -10,15 +10,15 @@ use redir_wire::{LeaveScope, LeftIntercept, Token};
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::{plan::Intercept, registry::Leaver};
+use crate::{plan::Intercept, registry::EndedIntercept};
 
-use super::session::Outgoing;
+use super::session::SessionCommand;
 
 /// Requests that are under way to developers whose intercepts have ended.
 #[derive(Clone, Debug, Default)]
-pub(super) struct UnderWay(Vec<CancellationToken>);
+pub(super) struct InFlightRequests(Vec<CancellationToken>);
 
-impl UnderWay {
+impl InFlightRequests {
     /// What holds these intercepts, which are in no plan any more.
     pub(super) fn begin(ended: impl Iterator<Item = Arc<Intercept>>) -> Self {
         let begin = |intercept: Arc<Intercept>| {
@@ -53,7 +53,7 @@ impl UnderWay {
 
 /// See the module.
 #[derive(Debug, Default)]
-pub(super) struct Farewells {
+pub(super) struct EndingIntercepts {
     waiting: JoinSet<()>,
     /// Intercepts of which something was under way.
     ending: VecDeque<EndingIntercept>,
@@ -64,12 +64,17 @@ struct EndingIntercept {
     pin: Pin,
     token: Token,
     intercept: LeftIntercept,
-    under_way: UnderWay,
+    under_way: InFlightRequests,
 }
 
-impl Farewells {
+impl EndingIntercepts {
     /// Says something last, once nothing is under way.
-    pub(super) fn bid(&mut self, under_way: UnderWay, to: mpsc::Sender<Outgoing>, last: Vec<Outgoing>) {
+    pub(super) fn bid(
+        &mut self,
+        under_way: InFlightRequests,
+        to: mpsc::Sender<SessionCommand>,
+        last: Vec<SessionCommand>,
+    ) {
         while self.waiting.try_join_next().is_some() {}
         self.waiting.spawn(async move {
             under_way.over().await;
@@ -81,7 +86,7 @@ impl Farewells {
     }
 
     /// Remembers an intercept as long as something of it is under way.
-    pub(super) fn note(&mut self, pin: Pin, leaver: &Leaver, under_way: &UnderWay) {
+    pub(super) fn note(&mut self, pin: Pin, leaver: &EndedIntercept, under_way: &InFlightRequests) {
         self.ending.retain(|ending| !ending.under_way.is_over());
         if under_way.is_over() {
             return;
@@ -94,7 +99,7 @@ impl Farewells {
     }
 
     /// An intercept that has ended and of which something is under way.
-    pub(super) fn ending(&self, pin: &Pin, which: &LeaveScope) -> Option<(LeftIntercept, UnderWay)> {
+    pub(super) fn ending(&self, pin: &Pin, which: &LeaveScope) -> Option<(LeftIntercept, InFlightRequests)> {
         let LeaveScope::Token(token) = which else { return None };
         let found = self.ending.iter().find(|ending| ending.pin == *pin && ending.token == *token)?;
         Some((found.intercept.clone(), found.under_way.clone()))

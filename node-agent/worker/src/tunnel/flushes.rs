@@ -11,7 +11,7 @@ use tokio::{
 use crate::broker::Broker;
 use redir_config::PodName;
 
-use super::hub::Command;
+use super::hub::HubCommand;
 
 /// What is to be closed: for which intercept, in which pod, on which port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub(crate) struct FlushRequest {
 }
 
 /// Runs until nobody asks any more.
-pub(super) async fn run(broker: Broker, mut asked: UnboundedReceiver<FlushRequest>, hub: Sender<Command>) {
+pub(super) async fn run(broker: Broker, mut asked: UnboundedReceiver<FlushRequest>, hub: Sender<HubCommand>) {
     let mut running = JoinSet::new();
     loop {
         tokio::select! {
@@ -35,7 +35,7 @@ pub(super) async fn run(broker: Broker, mut asked: UnboundedReceiver<FlushReques
             Some(done) = running.join_next() => {
                 if let Ok((request, outcome)) = done {
                     // The hub has ended: so does the worker.
-                    hub.send(Command::Flushed(request, outcome)).await.ok();
+                    hub.send(HubCommand::Flushed(request, outcome)).await.ok();
                 }
             }
         }

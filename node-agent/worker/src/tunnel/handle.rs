@@ -16,14 +16,14 @@ use tokio_util::sync::CancellationToken;
 use crate::plan::{OpenError, RequestEvent};
 use redir_config::PodName;
 
-use super::counters::Counters;
+use super::counters::TunnelCounters;
 
 /// A tunnel that is up, or was. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct TunnelHandle(Arc<Inner>);
+pub(crate) struct TunnelHandle(Arc<HandleState>);
 
 #[derive(Debug)]
-struct Inner {
+struct HandleState {
     connection: quinn::Connection,
     events: mpsc::Sender<redir_wire::RequestEvent>,
     missed: AtomicU64,
@@ -31,7 +31,7 @@ struct Inner {
     streams_total: AtomicU64,
     ended: CancellationToken,
     unanswered: AtomicBool,
-    counters: Arc<Counters>,
+    counters: Arc<TunnelCounters>,
     budget: Budget,
 }
 
@@ -39,12 +39,12 @@ impl TunnelHandle {
     /// A tunnel whose request events go to the returned queue.
     pub(crate) fn new(
         connection: quinn::Connection,
-        counters: Arc<Counters>,
+        counters: Arc<TunnelCounters>,
         (unread, key): (&UnreadPool, Pin),
     ) -> (Self, mpsc::Receiver<redir_wire::RequestEvent>) {
         let (events, queue) = mpsc::channel(EVENTS);
         let budget = unread.join(&connection, key);
-        let inner = Inner {
+        let inner = HandleState {
             connection,
             events,
             missed: AtomicU64::new(0),
@@ -137,7 +137,7 @@ impl TunnelHandle {
     }
 
     /// The agent's counters.
-    pub(crate) fn counters(&self) -> &Counters {
+    pub(crate) fn counters(&self) -> &TunnelCounters {
         &self.0.counters
     }
 

@@ -12,24 +12,24 @@ use tokio::{
 };
 
 use crate::{
-    broker::{Armed, Broker, BrokerError, Gate, RefusedCode},
-    capture::Captures,
-    control::Plane,
-    registry::arming::{Op, Outcome},
+    broker::{ArmedPort, Broker, BrokerError, ListenerGate, RefusalCode},
+    capture::PodCaptures,
+    control::Policy,
+    registry::arming::{ArmingOp, ArmingOutcome},
     upstream::NotThrough,
 };
 use redir_config::PodName;
 use redir_ipc::FirstHand;
 
-use super::hub::Command;
+use super::hub::HubCommand;
 
 /// Runs until nobody asks any more. Different pods at the same time; one pod one thing after another, by the asker.
 pub(super) async fn run(
     broker: Broker,
-    captures: Captures,
-    plane: watch::Receiver<Plane>,
-    mut ops: UnboundedReceiver<Op>,
-    hub: Sender<Command>,
+    captures: PodCaptures,
+    plane: watch::Receiver<Policy>,
+    mut ops: UnboundedReceiver<ArmingOp>,
+    hub: Sender<HubCommand>,
 ) {
     let mut running = JoinSet::new();
     loop {
@@ -48,16 +48,16 @@ pub(super) async fn run(
             Some(done) = running.join_next() => {
                 if let Ok((op, outcome)) = done {
                     // The hub has ended: so does the worker.
-                    hub.send(Command::Done(op, outcome)).await.ok();
+                    hub.send(HubCommand::Done(op, outcome)).await.ok();
                 }
             }
         }
     }
 }
 
-async fn perform(broker: &Broker, captures: &Captures, op: &Op, first: FirstHand) -> Outcome {
+async fn perform(broker: &Broker, captures: &PodCaptures, op: &ArmingOp, first: FirstHand) -> ArmingOutcome {
     match op {
-        Op::Arm(pod, port, gate) => match arm(broker, captures, pod, *port, first).await {
+        ArmingOp::Arm(pod, port, gate) => match arm(broker, captures, pod, *port, first).await {
             Ok(mut armed) => {
                 captures.armed(pod, *port, armed.first.take());
                 if let Err(outcome) = steer(broker, captures, pod, *port, *gate).await {
@@ -65,37 +65,43 @@ async fn perform(broker: &Broker, captures: &Captures, op: &Op, first: FirstHand
                 }
                 tracing::info!(%pod, port, "new connections are looked at");
                 let (earlier, app) = (armed.earlier_connections, armed.app);
-                Outcome::Armed { earlier, app, addresses: armed.pod_addresses }
+                ArmingOutcome::Armed { earlier, app, addresses: armed.pod_addresses }
             }
             // The hub says so where it is news.
-            Err(error) => Outcome::Failed { reason: error.to_string(), retry: retry(&error) },
+            Err(error) => ArmingOutcome::Failed { reason: error.to_string(), retry: retry(&error) },
         },
-        Op::Regate(pod, port, gate) => match broker.steer(pod, *port, *gate).await {
+        ArmingOp::Regate(pod, port, gate) => match broker.steer(pod, *port, *gate).await {
             Ok(()) => {
                 tracing::info!(%pod, port, ?gate, "new connections have another gate");
-                Outcome::Regated
+                ArmingOutcome::Regated
             }
             Err(error) => {
                 tracing::warn!(%pod, port, %error, "the gate of a port could not be changed; it is armed anew");
-                Outcome::Failed { reason: error.to_string(), retry: retry(&error) }
+                ArmingOutcome::Failed { reason: error.to_string(), retry: retry(&error) }
             }
         },
-        Op::Disarm(pod, port) => match broker.disarm(pod, *port).await {
+        ArmingOp::Disarm(pod, port) => match broker.disarm(pod, *port).await {
             Ok(()) => {
                 captures.disarmed(pod, *port);
                 tracing::info!(%pod, port, "new connections go to the app");
-                Outcome::Disarmed
+                ArmingOutcome::Disarmed
             }
             Err(error) => {
                 tracing::warn!(%pod, port, %error, "the port could not be disarmed; its connections pass to the app");
-                Outcome::Failed { reason: error.to_string(), retry: retry(&error) }
+                ArmingOutcome::Failed { reason: error.to_string(), retry: retry(&error) }
             }
         },
     }
 }
 
 /// Steers an armed port if the way to the app works; else it is disarmed again.
-async fn steer(broker: &Broker, captures: &Captures, pod: &PodName, port: u16, gate: Gate) -> Result<(), Outcome> {
+async fn steer(
+    broker: &Broker,
+    captures: &PodCaptures,
+    pod: &PodName,
+    port: u16,
+    gate: ListenerGate,
+) -> Result<(), ArmingOutcome> {
     let tried = match captures.upstream(pod) {
         Some(upstream) => upstream.try_way(port).await.map_err(NotThrough::reason),
         None => Err("the pod's listeners could not be taken over; see the agent's log".to_owned()),
@@ -112,24 +118,24 @@ async fn steer(broker: &Broker, captures: &Captures, pod: &PodName, port: u16, g
     if let Err(error) = disarmed {
         tracing::warn!(%pod, port, %error, "a port that could not be steered stays armed; nothing is steered there");
     }
-    Err(Outcome::Failed { reason: error, retry: WAY_AGAIN })
+    Err(ArmingOutcome::Failed { reason: error, retry: WAY_AGAIN })
 }
 
 /// Arms a port, in a pod that has taken another's place only after the other's release.
 async fn arm(
     broker: &Broker,
-    captures: &Captures,
+    captures: &PodCaptures,
     pod: &PodName,
     port: u16,
     first: FirstHand,
-) -> Result<Armed, BrokerError> {
+) -> Result<ArmedPort, BrokerError> {
     // What takes longer is tried again: the developer is told meanwhile.
     timeout(RELEASE, captures.replaced(pod)).await.ok();
     let armed = broker.arm(pod, port, first).await;
     match armed {
         // The guardian holds a pod for a capture that is not there: nobody else would ever release it. Nothing is lost:
         // without its listeners it steers nothing. Only this asks for the pod's captures, so none begins meanwhile.
-        Err(BrokerError::Refused { code: RefusedCode::Busy, .. }) if !captures.has(pod) => {
+        Err(BrokerError::Refused { code: RefusalCode::Busy, .. }) if !captures.has(pod) => {
             broker.disarm(pod, port).await?;
             broker.release(pod).await?;
             broker.arm(pod, port, first).await
@@ -147,8 +153,8 @@ const WAY_AGAIN: Duration = Duration::from_secs(10);
 /// A pod that is being released or restarted is back soon; anything else needs somebody to act.
 fn retry(error: &BrokerError) -> Duration {
     match error {
-        BrokerError::Refused { code: RefusedCode::Busy, .. } => Duration::from_millis(100),
-        BrokerError::Refused { code: RefusedCode::Namespace, .. } | BrokerError::Timeout => Duration::from_secs(1),
+        BrokerError::Refused { code: RefusalCode::Busy, .. } => Duration::from_millis(100),
+        BrokerError::Refused { code: RefusalCode::Namespace, .. } | BrokerError::Timeout => Duration::from_secs(1),
         BrokerError::Refused { .. } | BrokerError::GuardianGone | BrokerError::Io(_) => Duration::from_secs(10),
     }
 }
@@ -160,32 +166,32 @@ mod tests {
     use super::*;
     use crate::{
         broker,
-        capture::{self, Limit, Shares},
+        capture::{self, ConnectionLimit, ConnectionShares},
         metrics::Metrics,
         misses::Misses,
         plan::Plans,
-        shutdown::Stop,
+        shutdown::StopSignals,
         tls::{GivenFor, Tls},
         upstream::ports::Ranges,
     };
     use redir_config::certificates::Certificates;
-    use redir_ipc::{self as ipc, Handed, REQUEST_LEN, Reply, Request};
+    use redir_ipc::{self as ipc, HandedSockets, REQUEST_LEN, Reply, Request};
 
     fn pod() -> PodName {
         PodName::new("web-1").expect("a name")
     }
 
-    fn captures(broker: &Broker) -> Captures {
-        Captures::new(capture::Shared {
+    fn captures(broker: &Broker) -> PodCaptures {
+        PodCaptures::new(capture::CaptureContext {
             broker: broker.clone(),
             plans: Plans::default(),
             metrics: Arc::new(Metrics::new()),
-            shares: Shares::new(Limit::of_process(None)),
+            shares: ConnectionShares::new(ConnectionLimit::of_process(None)),
             ranges: Ranges::LowFirst,
             broken: tokio::sync::mpsc::channel(1).0,
             misses: Misses::default(),
             tls: Tls::new(&Certificates::default(), GivenFor::Ports, true),
-            stop: Stop::default(),
+            stop: StopSignals::default(),
         })
     }
 
@@ -208,19 +214,19 @@ mod tests {
 
     fn busy() -> Reply {
         Reply::Refused {
-            code: RefusedCode::Busy,
+            code: RefusalCode::Busy,
             sentence: "web-1 has been replaced; release the old one first".into(),
         }
     }
 
     fn armed() -> Reply {
         let pod_addresses = vec!["10.0.0.2".parse().expect("an address")];
-        Reply::Armed(ipc::Armed {
+        Reply::ArmedReply(ipc::Armed {
             earlier: 3,
             app: None,
             pod_addresses,
             loopback_addresses: vec![],
-            handed: Handed::Nothing,
+            handed: HandedSockets::Nothing,
         })
     }
 
@@ -231,14 +237,14 @@ mod tests {
         let _driver = tokio::spawn(driver.run());
         let replies = vec![busy(), Reply::Done, Reply::Done, armed(), Reply::Done, busy(), Reply::Done, busy()];
         let played = tokio::spawn(answer(guardian, replies));
-        let (captures, op) = (captures(&broker), Op::Arm(pod(), 80, Gate::AppListening));
+        let (captures, op) = (captures(&broker), ArmingOp::Arm(pod(), 80, ListenerGate::AppListening));
         let outcome = perform(&broker, &captures, &op, FirstHand::App).await;
         // The guardian has given no listeners with it, so nothing may be steered.
-        let Outcome::Failed { reason, .. } = outcome else { panic!("{outcome:?}") };
+        let ArmingOutcome::Failed { reason, .. } = outcome else { panic!("{outcome:?}") };
         assert!(reason.contains("listeners"), "{reason}");
         // Another port is armed there: it is tried again, and soon.
         let outcome = perform(&broker, &captures, &op, FirstHand::App).await;
-        let Outcome::Failed { retry, reason } = outcome else { panic!("{outcome:?}") };
+        let ArmingOutcome::Failed { retry, reason } = outcome else { panic!("{outcome:?}") };
         assert!(retry < Duration::from_secs(1) && reason.contains("release"), "{reason}");
         let arm = Request::Arm { pod: pod(), port: 80 };
         let (disarm, release) = (Request::Disarm { pod: pod(), port: 80 }, Request::Release { pod: pod() });

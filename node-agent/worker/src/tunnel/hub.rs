@@ -22,35 +22,35 @@ use redir_wire::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
-    control::Plane,
+    control::Policy,
     misses::Misses,
     plan::{Ending, Intercept, Plan, PlanMap, Plans},
     registry::{
-        Contests, Registry, SessionId,
-        arming::{Arming, Op, Outcome, PortStatus},
-        flushes::Flushes,
-        report::{self, Ports},
+        InterceptRegistry, PortContests, SessionId,
+        arming::{ArmingOp, ArmingOutcome, ArmingState, PortStatus},
+        flushes::FlushResults,
+        report::{self, PortFacts},
     },
     tls::Tls,
 };
 use redir_config::PodName;
 use redir_ipc::AppListening;
-use redir_link::Standings;
+use redir_link::InterceptReports;
 
 use self::tables::FilterTables;
 use super::{
-    counters::Counters,
-    farewell::Farewells,
+    counters::TunnelCounters,
+    farewell::EndingIntercepts,
     flushes::FlushRequest,
     handle::TunnelHandle,
-    session::{About, Outgoing, key_removed},
+    session::{AgentIntroduction, SessionCommand, key_removed},
 };
 
 /// What the hub is told.
 #[derive(Debug)]
-pub(crate) enum Command {
+pub(crate) enum HubCommand {
     /// A tunnel was welcomed.
-    Joined(Joined),
+    JoinedTunnel(Joined),
     /// A developer asked something.
     Asked(SessionId, u32, ToAgent),
     /// A tunnel is down.
@@ -58,7 +58,7 @@ pub(crate) enum Command {
     /// A developer's end answers again: what went past it meanwhile is news.
     Answers,
     /// The hands have done something.
-    Done(Op, Outcome),
+    Done(ArmingOp, ArmingOutcome),
     /// Earlier connections have been closed, or not.
     Flushed(FlushRequest, PodFlush),
     /// Whether the app listens on an armed port.
@@ -85,7 +85,7 @@ pub(crate) struct Joined {
     /// The tunnel.
     pub(crate) handle: TunnelHandle,
     /// To its session.
-    pub(crate) outbox: mpsc::Sender<Outgoing>,
+    pub(crate) outbox: mpsc::Sender<SessionCommand>,
     /// What its greeting said.
     pub(crate) user: String,
     /// The developer's address at the start.
@@ -94,9 +94,9 @@ pub(crate) struct Joined {
 
 /// What the hub has done by others.
 #[derive(Debug)]
-pub(super) struct Hands {
+pub(super) struct HubOutputs {
     /// To arm and disarm.
-    pub(super) ops: mpsc::UnboundedSender<Op>,
+    pub(super) ops: mpsc::UnboundedSender<ArmingOp>,
     /// To look whether a port speaks TLS.
     pub(super) looks: mpsc::UnboundedSender<(PodName, u16)>,
     /// To close connections from before an intercept.
@@ -104,10 +104,10 @@ pub(super) struct Hands {
     /// To watch whether apps listen: the ports that are armed.
     pub(super) armed: watch::Sender<BTreeSet<(PodName, u16)>>,
     /// To say how the intercepts stand.
-    pub(super) standings: watch::Sender<Standings>,
+    pub(super) standings: watch::Sender<InterceptReports>,
 }
 
-struct Session {
+struct TunnelSession {
     joined: Joined,
     since: SystemTime,
     /// What the developer was last told about each intercept.
@@ -115,55 +115,55 @@ struct Session {
 }
 
 /// The task's state.
-pub(crate) struct Hub {
-    registry: Registry,
-    arming: Arming,
-    sessions: BTreeMap<SessionId, Session>,
+pub(crate) struct TunnelHub {
+    registry: InterceptRegistry,
+    arming: ArmingState,
+    sessions: BTreeMap<SessionId, TunnelSession>,
     intercepts: HashMap<(u64, PodName), Arc<Intercept>>,
     tables: FilterTables,
-    farewells: Farewells,
+    farewells: EndingIntercepts,
     /// The registry has changed since the plans were made.
     stale: bool,
-    plane: watch::Receiver<Plane>,
+    plane: watch::Receiver<Policy>,
     authorised: Authorised,
     plans: Plans,
-    counters: Arc<Counters>,
-    hands: Hands,
-    flushes: Flushes,
+    counters: Arc<TunnelCounters>,
+    hands: HubOutputs,
+    flushes: FlushResults,
     tls: Tls,
     misses: Misses,
     /// Whether the apps listen on the armed ports, as far as it is known.
     apps: BTreeMap<(PodName, u16), AppListening>,
-    about: About,
+    about: AgentIntroduction,
     stopping: Vec<oneshot::Sender<()>>,
     stopped: bool,
 }
 
-impl Hub {
+impl TunnelHub {
     pub(super) fn new(
-        plane: watch::Receiver<Plane>,
+        plane: watch::Receiver<Policy>,
         authorised: Authorised,
         plans: Plans,
-        counters: Arc<Counters>,
-        hands: Hands,
+        counters: Arc<TunnelCounters>,
+        hands: HubOutputs,
         (tls, misses): (Tls, Misses),
-        about: About,
+        about: AgentIntroduction,
     ) -> Self {
-        let registry = Registry::new(plane.borrow().clone());
+        let registry = InterceptRegistry::new(plane.borrow().clone());
         Self {
             registry,
-            arming: Arming::default(),
+            arming: ArmingState::default(),
             sessions: BTreeMap::new(),
             intercepts: HashMap::new(),
             tables: FilterTables::default(),
-            farewells: Farewells::default(),
+            farewells: EndingIntercepts::default(),
             stale: false,
             plane,
             authorised,
             plans,
             counters,
             hands,
-            flushes: Flushes::default(),
+            flushes: FlushResults::default(),
             tls,
             misses,
             apps: BTreeMap::new(),
@@ -174,7 +174,7 @@ impl Hub {
     }
 
     /// Runs until nobody can tell it anything any more.
-    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    pub(super) async fn run(mut self, mut commands: mpsc::Receiver<HubCommand>) {
         let mut plane_ended = false;
         let (mut tls, mut misses) = (self.tls.news(), self.misses.news());
         loop {
@@ -182,7 +182,7 @@ impl Hub {
             tokio::select! {
                 command = commands.recv() => match command {
                     // Every connection reports it until the pod is disarmed.
-                    Some(Command::Broken(pod, reason)) => {
+                    Some(HubCommand::Broken(pod, reason)) => {
                         if !self.broken(&pod, &reason) {
                             continue;
                         }
@@ -203,11 +203,11 @@ impl Hub {
         }
     }
 
-    fn obey(&mut self, command: Command) {
+    fn obey(&mut self, command: HubCommand) {
         match command {
-            Command::Joined(joined) => self.join(joined),
-            Command::Asked(session, seq, message) => self.answer(session, seq, message),
-            Command::Gone(session) => {
+            HubCommand::JoinedTunnel(joined) => self.join(joined),
+            HubCommand::Asked(session, seq, message) => self.answer(session, seq, message),
+            HubCommand::Gone(session) => {
                 self.registry.end_session(session, Instant::now());
                 self.stale = true;
                 if let Some(session) = self.sessions.remove(&session) {
@@ -220,12 +220,12 @@ impl Hub {
                 }
             }
             // Whatever has changed is told after each command.
-            Command::Answers => {}
-            Command::Done(op, outcome) => {
-                if let (Op::Arm(pod, port, _), Outcome::Armed { app: Some(app), .. }) = (&op, &outcome) {
+            HubCommand::Answers => {}
+            HubCommand::Done(op, outcome) => {
+                if let (ArmingOp::Arm(pod, port, _), ArmingOutcome::Armed { app: Some(app), .. }) = (&op, &outcome) {
                     self.apps.insert((pod.clone(), *port), *app);
                 }
-                if let (Op::Arm(pod, port, _), Outcome::Failed { reason, .. }) = (&op, &outcome) {
+                if let (ArmingOp::Arm(pod, port, _), ArmingOutcome::Failed { reason, .. }) = (&op, &outcome) {
                     self.counters.arms_failed.add(1);
                     if self.arming.failing(pod, *port) != Some(reason) {
                         tracing::warn!(%pod, port, %reason, "cannot be intercepted");
@@ -233,28 +233,28 @@ impl Hub {
                 }
                 self.arming.done(&op, outcome, SystemTime::now(), Instant::now());
             }
-            Command::Flushed(FlushRequest { intercept, pod, .. }, outcome) => {
+            HubCommand::Flushed(FlushRequest { intercept, pod, .. }, outcome) => {
                 self.flushes.done(intercept, pod, outcome);
             }
-            Command::Listening(pod, port, app) => self.app_listens(&pod, port, app),
-            Command::Rearm(pod) => {
+            HubCommand::Listening(pod, port, app) => self.app_listens(&pod, port, app),
+            HubCommand::Rearm(pod) => {
                 self.flushes.retain(|_, name| *name != pod);
                 self.arming.renew(&pod);
                 self.tls.forget(|name, _| *name == pod);
             }
-            Command::Broken(pod, reason) => {
+            HubCommand::Broken(pod, reason) => {
                 self.broken(&pod, &reason);
             }
-            Command::Readdress(pod, addresses) => self.arming.readdress(&pod, addresses),
-            Command::StopNew(done) => {
+            HubCommand::Readdress(pod, addresses) => self.arming.readdress(&pod, addresses),
+            HubCommand::StopNew(done) => {
                 self.stopped = true;
                 self.stale = true;
                 self.arming.stop();
                 self.stopping.push(done);
             }
-            Command::Close(bye) => {
+            HubCommand::Close(bye) => {
                 for session in self.sessions.values() {
-                    session.joined.outbox.try_send(Outgoing::End(bye.clone())).ok();
+                    session.joined.outbox.try_send(SessionCommand::End(bye.clone())).ok();
                 }
             }
         }
@@ -288,11 +288,11 @@ impl Hub {
         // The key may have been removed between the handshake and now.
         if self.registry.plane().name_of(&joined.pin).is_none() {
             joined.handle.end();
-            joined.outbox.try_send(Outgoing::End(key_removed(self.registry.plane()))).ok();
+            joined.outbox.try_send(SessionCommand::End(key_removed(self.registry.plane()))).ok();
             return;
         }
         tracing::debug!(developer = self.developer(&joined.pin), address = %joined.address, "a tunnel is up");
-        self.sessions.insert(joined.id, Session { joined, since: SystemTime::now(), told: BTreeMap::new() });
+        self.sessions.insert(joined.id, TunnelSession { joined, since: SystemTime::now(), told: BTreeMap::new() });
     }
 
     fn answer(&mut self, session: SessionId, seq: u32, message: ToAgent) {
@@ -353,7 +353,7 @@ impl Hub {
             return;
         }
         if let Some(session) = self.sessions.get(&before) {
-            session.joined.outbox.try_send(Outgoing::Replaced).ok();
+            session.joined.outbox.try_send(SessionCommand::Replaced).ok();
         }
     }
 
@@ -413,7 +413,7 @@ impl Hub {
 
     /// Has each port that a filter wants looked at once, as soon as it is armed: a developer shall not wait for a first
     /// client to hear that it speaks TLS.
-    fn look(&self, contests: &Contests) {
+    fn look(&self, contests: &PortContests) {
         self.tls.forget(|pod, port| !contests.contains_key(&(pod.clone(), port)));
         self.misses.forget(|pod, port| !contests.contains_key(&(pod.clone(), port)));
         for ((pod, port), contest) in contests {
@@ -427,7 +427,7 @@ impl Hub {
 
     /// Has connections from before an intercept closed where its developer asked for that, as soon as new ones are
     /// steered: their clients must meet the agent when they connect anew.
-    fn flush(&mut self, contests: &Contests) {
+    fn flush(&mut self, contests: &PortContests) {
         let registry = &self.registry;
         self.flushes.retain(|intercept, _| registry.remembers(intercept));
         for ((pod, port), contest) in contests {
@@ -445,7 +445,7 @@ impl Hub {
     }
 
     /// Has the apps watched on the ports that are armed.
-    fn watch_apps(&mut self, contests: &Contests) {
+    fn watch_apps(&mut self, contests: &PortContests) {
         let is_armed =
             |(pod, port): &&(PodName, u16)| matches!(self.arming.status(pod, *port), PortStatus::Live { .. });
         let armed: BTreeSet<_> = contests.keys().filter(is_armed).cloned().collect();
@@ -457,13 +457,19 @@ impl Hub {
         });
     }
 
-    fn ports(&self) -> Ports<'_> {
-        Ports { arming: &self.arming, tls: &self.tls, flushes: &self.flushes, apps: &self.apps, misses: &self.misses }
+    fn ports(&self) -> PortFacts<'_> {
+        PortFacts {
+            arming: &self.arming,
+            tls: &self.tls,
+            flushes: &self.flushes,
+            apps: &self.apps,
+            misses: &self.misses,
+        }
     }
 
     /// The desired state; empty once the agent stops.
-    fn contests(&self) -> Contests {
-        if self.stopped { Contests::new() } else { self.registry.contests() }
+    fn contests(&self) -> PortContests {
+        if self.stopped { PortContests::new() } else { self.registry.contests() }
     }
 
     /// Makes the plans anew if anything has changed.
@@ -496,7 +502,7 @@ impl Hub {
     }
 
     /// Shows how the intercepts stand to whoever looks; in the static mode nobody does.
-    fn publish_standings(&self, contests: &Contests) {
+    fn publish_standings(&self, contests: &PortContests) {
         if self.hands.standings.receiver_count() == 0 {
             return;
         }
@@ -530,7 +536,7 @@ impl Hub {
     }
 
     /// Tells each developer whose intercept's state has changed.
-    fn inform(&mut self, contests: &Contests) {
+    fn inform(&mut self, contests: &PortContests) {
         let mut news = Vec::new();
         for wish in self.registry.wishes() {
             let state = self.registry.state(wish, contests, self.ports());
@@ -550,7 +556,7 @@ impl Hub {
     /// Queues a message; a session whose queue is full does not keep up and is closed.
     fn say(&mut self, session: SessionId, answers: u32, message: ToDeveloper) {
         let Some(to) = self.sessions.get(&session) else { return };
-        if to.joined.outbox.try_send(Outgoing::Say(answers, message)).is_err() {
+        if to.joined.outbox.try_send(SessionCommand::Say(answers, message)).is_err() {
             // Dropping the outbox tells the session.
             to.joined.handle.end();
             self.sessions.remove(&session);

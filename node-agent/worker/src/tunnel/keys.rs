@@ -37,12 +37,12 @@ struct TunnelCounts {
 pub(super) struct CountedTunnel {
     keys: TunnelsByKey,
     pub(super) pin: Pin,
-    pub(super) room: Room,
+    pub(super) room: KeyRoom,
 }
 
 /// Whether a key had room for its newest tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Room {
+pub(super) enum KeyRoom {
     Free,
     /// It is told why there is none.
     Full,
@@ -68,12 +68,12 @@ impl TunnelsByKey {
         *count += 1;
         let fits = free > 0 && *count <= (free / PART_OF_FREE).max(1);
         let room = match *count {
-            0..=TUNNELS_OF_A_KEY if fits => Room::Free,
-            count if count > 2 * TUNNELS_OF_A_KEY || told >= self.most => Room::Flooded,
-            0..=TUNNELS_OF_A_KEY => Room::AgentFull,
-            _ => Room::Full,
+            0..=TUNNELS_OF_A_KEY if fits => KeyRoom::Free,
+            count if count > 2 * TUNNELS_OF_A_KEY || told >= self.most => KeyRoom::Flooded,
+            0..=TUNNELS_OF_A_KEY => KeyRoom::AgentFull,
+            _ => KeyRoom::Full,
         };
-        counts.admitted += usize::from(room == Room::Free);
+        counts.admitted += usize::from(room == KeyRoom::Free);
         CountedTunnel { keys: self.clone(), pin, room }
     }
 
@@ -87,7 +87,7 @@ impl Drop for CountedTunnel {
     fn drop(&mut self) {
         let mut counts = self.keys.lock();
         counts.all -= 1;
-        counts.admitted -= usize::from(self.room == Room::Free);
+        counts.admitted -= usize::from(self.room == KeyRoom::Free);
         if let Entry::Occupied(mut count) = counts.by_key.entry(self.pin) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
@@ -98,8 +98,8 @@ impl Drop for CountedTunnel {
 }
 
 /// What a developer hears for whom there is no room.
-pub(super) fn too_many(room: Room) -> String {
-    if room == Room::AgentFull {
+pub(super) fn too_many(room: KeyRoom) -> String {
+    if room == KeyRoom::AgentFull {
         return "this agent has as many tunnels as it can carry, or your key as many as its part of the rest; end some \
                 `redir intercept` first, or try again when others have left"
             .to_owned();
@@ -119,10 +119,13 @@ mod tests {
         let keys = TunnelsByKey::new(u64::MAX);
         let mut tunnels: Vec<_> = (0..2 * TUNNELS_OF_A_KEY + 1).map(|_| keys.enter(alice)).collect();
         let rooms = |room| tunnels.iter().filter(|tunnel| tunnel.room == room).count();
-        assert_eq!([Room::Free, Room::Full, Room::Flooded].map(rooms), [TUNNELS_OF_A_KEY, TUNNELS_OF_A_KEY, 1]);
-        assert_eq!(keys.enter(bob).room, Room::Free);
+        assert_eq!(
+            [KeyRoom::Free, KeyRoom::Full, KeyRoom::Flooded].map(rooms),
+            [TUNNELS_OF_A_KEY, TUNNELS_OF_A_KEY, 1]
+        );
+        assert_eq!(keys.enter(bob).room, KeyRoom::Free);
         tunnels.truncate(TUNNELS_OF_A_KEY - 1);
-        assert_eq!(keys.enter(alice).room, Room::Free);
+        assert_eq!(keys.enter(alice).room, KeyRoom::Free);
         drop(tunnels);
         assert!(keys.lock().by_key.is_empty());
     }
@@ -135,7 +138,8 @@ mod tests {
         let mut tunnels = Vec::new();
         for _ in 0..32 {
             let key = pin();
-            let greedy = (0..TUNNELS_OF_A_KEY).map(|_| keys.enter(key)).take_while(|tunnel| tunnel.room == Room::Free);
+            let greedy =
+                (0..TUNNELS_OF_A_KEY).map(|_| keys.enter(key)).take_while(|tunnel| tunnel.room == KeyRoom::Free);
             tunnels.extend(greedy);
         }
         assert!(tunnels.len() < TUNNELS, "{}", tunnels.len());
@@ -143,14 +147,14 @@ mod tests {
         let last = loop {
             let newcomer = keys.enter(pin());
             match newcomer.room {
-                Room::Free => newcomers.push(newcomer),
+                KeyRoom::Free => newcomers.push(newcomer),
                 room => break room,
             }
         };
         assert!(!newcomers.is_empty());
-        assert_eq!((last, tunnels.len() + newcomers.len()), (Room::AgentFull, TUNNELS));
+        assert_eq!((last, tunnels.len() + newcomers.len()), (KeyRoom::AgentFull, TUNNELS));
         drop(tunnels);
-        assert_eq!(keys.enter(pin()).room, Room::Free);
+        assert_eq!(keys.enter(pin()).room, KeyRoom::Free);
         assert_eq!(TunnelsByKey::new(3 * PART_MIN).most, 3, "with little memory");
     }
 }

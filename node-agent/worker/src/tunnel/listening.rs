@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::hub::Command;
+use super::hub::HubCommand;
 use crate::{
     broker::{AppListening, Broker},
     misses::Misses,
@@ -26,15 +26,15 @@ pub(super) async fn run(
     broker: Broker,
     misses: Misses,
     mut armed: watch::Receiver<BTreeSet<(PodName, u16)>>,
-    hub: Sender<Command>,
+    hub: Sender<HubCommand>,
 ) {
-    let mut watched: BTreeMap<(PodName, u16), Watched> = BTreeMap::new();
+    let mut watched: BTreeMap<(PodName, u16), WatchedPort> = BTreeMap::new();
     loop {
         let now = Instant::now();
         let ports = armed.borrow_and_update().clone();
         watched.retain(|port, _| ports.contains(port));
         for port in ports {
-            watched.entry(port).or_insert_with(|| Watched::new(now));
+            watched.entry(port).or_insert_with(|| WatchedPort::new(now));
         }
         let next =
             watched.iter().min_by_key(|(_, watched)| watched.due).map(|(port, watched)| (port.clone(), watched.due));
@@ -55,7 +55,7 @@ pub(super) async fn run(
                 }
                 let Some(watched) = watched.get_mut(&port) else { continue };
                 if let Some(app) = watched.saw(seen, Instant::now())
-                    && hub.send(Command::Listening(port.0, port.1, app)).await.is_err()
+                    && hub.send(HubCommand::Listening(port.0, port.1, app)).await.is_err()
                 {
                     return;
                 }
@@ -65,7 +65,7 @@ pub(super) async fn run(
 }
 
 /// One port, as it was seen.
-struct Watched {
+struct WatchedPort {
     due: Instant,
     pause: Duration,
     told: Option<AppListening>,
@@ -73,7 +73,7 @@ struct Watched {
     doubted: Option<AppListening>,
 }
 
-impl Watched {
+impl WatchedPort {
     fn new(now: Instant) -> Self {
         Self { due: now + FIRST, pause: FIRST, told: None, doubted: None }
     }
@@ -112,7 +112,7 @@ mod tests {
     #[tokio::test]
     async fn an_app_that_is_away_for_a_moment_is_not_told() {
         let now = Instant::now();
-        let mut watched = Watched::new(now);
+        let mut watched = WatchedPort::new(now);
         let (yes, nobody) = (Some(AppListening::Yes), Some(AppListening::Nobody));
         assert_eq!(watched.saw(nobody, now), nobody, "nobody was there from the start");
         assert_eq!(watched.saw(nobody, now), None);
@@ -128,7 +128,7 @@ mod tests {
     #[tokio::test]
     async fn looks_become_rare() {
         let mut now = Instant::now();
-        let mut watched = Watched::new(now);
+        let mut watched = WatchedPort::new(now);
         let begin = now;
         let mut looks = 0;
         while now.duration_since(begin) < Duration::from_secs(60) {

@@ -5,13 +5,13 @@
 use tokio::{sync::mpsc::UnboundedReceiver, task::JoinSet};
 
 use crate::{
-    capture::Captures,
+    capture::PodCaptures,
     tls::{Tls, probe},
 };
 use redir_config::PodName;
 
 /// Runs until nobody asks any more.
-pub(super) async fn run(captures: Captures, tls: Tls, mut unseen: UnboundedReceiver<(PodName, u16)>) {
+pub(super) async fn run(captures: PodCaptures, tls: Tls, mut unseen: UnboundedReceiver<(PodName, u16)>) {
     let mut looking = JoinSet::new();
     loop {
         tokio::select! {
@@ -26,7 +26,7 @@ pub(super) async fn run(captures: Captures, tls: Tls, mut unseen: UnboundedRecei
     }
 }
 
-async fn look(captures: Captures, tls: Tls, pod: PodName, port: u16) {
+async fn look(captures: PodCaptures, tls: Tls, pod: PodName, port: u16) {
     let Some(upstream) = captures.upstream(&pod) else { return };
     let given = tls.given(&pod, port);
     if let Some(finding) = probe(&upstream, port, given.as_deref()).await {

@@ -14,18 +14,18 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{control::Plane, registry::SessionId};
+use crate::{control::Policy, registry::SessionId};
 
 use super::{
-    counters::Counters,
+    counters::TunnelCounters,
     handle::TunnelHandle,
-    hub::{Command, Joined},
-    keys::{CountedTunnel, Room, TunnelsByKey, too_many},
+    hub::{HubCommand, Joined},
+    keys::{CountedTunnel, KeyRoom, TunnelsByKey, too_many},
 };
 
 /// How the agent introduces itself.
 #[derive(Clone, Debug)]
-pub(crate) struct About {
+pub(crate) struct AgentIntroduction {
     /// The node's name.
     pub(crate) agent: String,
     /// Name and release.
@@ -34,7 +34,7 @@ pub(crate) struct About {
 
 /// What the hub wants a session to do.
 #[derive(Debug)]
-pub(crate) enum Outgoing {
+pub(crate) enum SessionCommand {
     /// Say this: the answer to a question, or unasked with 0.
     Say(u32, ToDeveloper),
     /// Say goodbye and close.
@@ -45,11 +45,11 @@ pub(crate) enum Outgoing {
 
 /// What each session needs.
 #[derive(Clone)]
-struct Shared {
-    plane: watch::Receiver<Plane>,
-    hub: mpsc::Sender<Command>,
-    counters: Arc<Counters>,
-    about: About,
+struct SessionContext {
+    plane: watch::Receiver<Policy>,
+    hub: mpsc::Sender<HubCommand>,
+    counters: Arc<TunnelCounters>,
+    about: AgentIntroduction,
     hints: UnreachableHints,
     keys: TunnelsByKey,
     /// What clients leave unread, of all tunnels.
@@ -60,13 +60,13 @@ struct Shared {
 pub(super) async fn accept(
     endpoint: Arc<AgentEndpoint>,
     closing: CancellationToken,
-    plane: watch::Receiver<Plane>,
-    hub: mpsc::Sender<Command>,
-    counters: Arc<Counters>,
-    about: About,
+    plane: watch::Receiver<Policy>,
+    hub: mpsc::Sender<HubCommand>,
+    counters: Arc<TunnelCounters>,
+    about: AgentIntroduction,
     unread: u64,
 ) {
-    let shared = Shared {
+    let shared = SessionContext {
         plane,
         hub,
         counters,
@@ -93,7 +93,7 @@ pub(super) async fn accept(
     while sessions.join_next().await.is_some() {}
 }
 
-async fn serve(handshake: Handshake, id: SessionId, shared: Shared) {
+async fn serve(handshake: Handshake, id: SessionId, shared: SessionContext) {
     let address = handshake.address();
     let (connection, pin) = match handshake.finish().await {
         Ok(done) => done,
@@ -126,19 +126,19 @@ async fn greeted(
     counted: &CountedTunnel,
     address: SocketAddr,
     id: SessionId,
-    shared: &Shared,
+    shared: &SessionContext,
 ) -> Result<Bye, ControlError> {
     let pin = counted.pin;
     let greeting = timeout(HANDSHAKE, greet(connection, counted, shared)).await;
     let (mut control, user) = match greeting.unwrap_or(Err(ControlError::Stalled))? {
-        Greeting::Welcome(control, user) => (control, user),
-        Greeting::Removed => return Ok(key_removed(&shared.plane.borrow())),
-        Greeting::TooMany(sentence) => return Ok(Bye { code: CloseCode::Done, sentence }),
+        GreetingOutcome::Welcome(control, user) => (control, user),
+        GreetingOutcome::Removed => return Ok(key_removed(&shared.plane.borrow())),
+        GreetingOutcome::TooMany(sentence) => return Ok(Bye { code: CloseCode::Done, sentence }),
     };
     let (handle, events) = TunnelHandle::new(connection.clone(), shared.counters.clone(), (&shared.unread, pin));
     let (outbox, outgoing) = mpsc::channel(OUTBOX);
     let joined = Joined { id, pin, handle: handle.clone(), outbox, user, address };
-    if shared.hub.send(Command::Joined(joined)).await.is_err() {
+    if shared.hub.send(HubCommand::JoinedTunnel(joined)).await.is_err() {
         return Ok(shutdown());
     }
     shared.counters.tunnels.add(1);
@@ -146,7 +146,7 @@ async fn greeted(
     let result = carry(&mut control, &handle, id, outgoing, events, shared).await;
     handle.end();
     shared.counters.tunnels.sub(1);
-    shared.hub.send(Command::Gone(id)).await.ok();
+    shared.hub.send(HubCommand::Gone(id)).await.ok();
     let bye = result?;
     // Best effort: the other end may be gone already.
     control.say(0, &ToDeveloper::Bye(bye.clone())).ok();
@@ -154,7 +154,7 @@ async fn greeted(
     Ok(bye)
 }
 
-enum Greeting {
+enum GreetingOutcome {
     Welcome(AgentControl, String),
     Removed,
     TooMany(String),
@@ -163,10 +163,10 @@ enum Greeting {
 async fn greet(
     connection: &quinn::Connection,
     counted: &CountedTunnel,
-    shared: &Shared,
-) -> Result<Greeting, ControlError> {
-    if counted.room == Room::Flooded {
-        return Ok(Greeting::TooMany(too_many(counted.room)));
+    shared: &SessionContext,
+) -> Result<GreetingOutcome, ControlError> {
+    if counted.room == KeyRoom::Flooded {
+        return Ok(GreetingOutcome::TooMany(too_many(counted.room)));
     }
     let mut control = AgentControl::accept(connection).await?;
     let hello = match control.next().await {
@@ -182,31 +182,31 @@ async fn greet(
         return Err(SessionError::Order("the first message was not a greeting").into());
     };
     let name = shared.plane.borrow().name_of(&counted.pin).map(str::to_owned);
-    let Some(name) = name else { return Ok(Greeting::Removed) };
-    if counted.room != Room::Free {
+    let Some(name) = name else { return Ok(GreetingOutcome::Removed) };
+    if counted.room != KeyRoom::Free {
         let sentence = too_many(counted.room);
         let refused = Refused { code: RefusedCode::TooMany, sentence: sentence.clone() };
         control.say(hello.seq, &ToDeveloper::Refused(refused)).map_err(SessionError::from)?;
         control.finish().await?;
-        return Ok(Greeting::TooMany(sentence));
+        return Ok(GreetingOutcome::TooMany(sentence));
     }
     control.welcome(hello.seq, &shared.about.agent, &name, shared.about.software).map_err(SessionError::from)?;
     control.flush().await?;
-    Ok(Greeting::Welcome(control, greeting.user))
+    Ok(GreetingOutcome::Welcome(control, greeting.user))
 }
 
 async fn carry(
     control: &mut AgentControl,
     handle: &TunnelHandle,
     id: SessionId,
-    mut outgoing: mpsc::Receiver<Outgoing>,
+    mut outgoing: mpsc::Receiver<SessionCommand>,
     mut events: mpsc::Receiver<redir_wire::RequestEvent>,
-    shared: &Shared,
+    shared: &SessionContext,
 ) -> Result<Bye, ControlError> {
-    let mut pulse = Pulse::new(handle.connection(), &shared.hints);
+    let mut pulse = LivenessTimer::new(handle.connection(), &shared.hints);
     let mut look = interval(LivenessLimits::AGENT.look);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut report = Reports::default();
+    let mut report = EventBatch::default();
     loop {
         // Events wait in their own bounded queue while the developer's side does not read.
         let may_report = control.unsent() < EVENT_BACKLOG;
@@ -215,7 +215,7 @@ async fn carry(
                 Turn::Message(question) => match question.message {
                     ToAgent::Ping(number) => say(control, question.seq, &ToDeveloper::Pong(number))?,
                     message => {
-                        if shared.hub.send(Command::Asked(id, question.seq, message)).await.is_err() {
+                        if shared.hub.send(HubCommand::Asked(id, question.seq, message)).await.is_err() {
                             return Ok(shutdown());
                         }
                     }
@@ -224,9 +224,9 @@ async fn carry(
                 Turn::Drained => {}
             },
             message = outgoing.recv() => match message {
-                Some(Outgoing::Say(answers, message)) => say(control, answers, &message)?,
-                Some(Outgoing::End(bye)) => return Ok(bye),
-                Some(Outgoing::Replaced) => pulse.liveness.replaced(),
+                Some(SessionCommand::Say(answers, message)) => say(control, answers, &message)?,
+                Some(SessionCommand::End(bye)) => return Ok(bye),
+                Some(SessionCommand::Replaced) => pulse.liveness.replaced(),
                 // The hub dropped the session because it did not keep up, or has ended.
                 None => return Err(ControlError::Stalled),
             },
@@ -251,13 +251,13 @@ async fn carry(
 
 /// Waits a moment for more events behind the first: each packet of its own costs both ends more than the request.
 #[derive(Default)]
-struct Reports {
+struct EventBatch {
     first: Option<(redir_wire::RequestEvent, Instant)>,
     /// More are there already: the next one waits for nobody.
     behind: bool,
 }
 
-impl Reports {
+impl EventBatch {
     /// The first of some events; the others are in the queue by now. Nothing is lost if this is dropped at an await, and
     /// it never ends when the queue has ended.
     async fn next(&mut self, events: &mut mpsc::Receiver<redir_wire::RequestEvent>) -> redir_wire::RequestEvent {
@@ -278,13 +278,13 @@ impl Reports {
 }
 
 /// Looks whether the tunnel is alive, and acts on it.
-struct Pulse {
+struct LivenessTimer {
     liveness: TunnelLiveness,
     /// Hints about the address from which the developer comes.
     watch: UnreachableWatch,
 }
 
-impl Pulse {
+impl LivenessTimer {
     fn new(connection: &quinn::Connection, hints: &UnreachableHints) -> Self {
         let liveness = TunnelLiveness::new(LivenessLimits::AGENT, FrameCounts::of(connection), Instant::now());
         Self { liveness, watch: hints.watch(connection.remote_address()) }
@@ -295,7 +295,7 @@ impl Pulse {
         &mut self,
         control: &mut AgentControl,
         handle: &TunnelHandle,
-        shared: &Shared,
+        shared: &SessionContext,
     ) -> Result<(), ControlError> {
         let connection = handle.connection();
         // A laptop may come from another address than before.
@@ -317,7 +317,7 @@ impl Pulse {
                 TunnelState::Alive | TunnelState::Down => {
                     tracing::info!(%address, "a developer answers again");
                     // The hub has an end only with the worker.
-                    shared.hub.send(Command::Answers).await.ok();
+                    shared.hub.send(HubCommand::Answers).await.ok();
                 }
             }
         }
@@ -343,7 +343,7 @@ fn close_code(error: &ControlError) -> CloseCode {
 }
 
 /// What a developer hears whose key is known no longer.
-pub(super) fn key_removed(plane: &Plane) -> Bye {
+pub(super) fn key_removed(plane: &Policy) -> Bye {
     Bye { code: CloseCode::KeyRemoved, sentence: plane.stranger().to_owned() }
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use redir_config::{
-    Config, PodName,
+    NodeConfig, PodName,
     certificates::{Certificates, testing::pair},
 };
 use redir_http::filter::{Condition, Key, Mode, Subject, Test};
@@ -23,20 +23,20 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{Tunnels, hub::Hands, keys::TUNNELS_OF_A_KEY, start_with};
+use super::{TunnelService, hub::HubOutputs, keys::TUNNELS_OF_A_KEY, start_with};
 use crate::{
-    control::Plane,
+    control::Policy,
     misses::Misses,
     plan::{OpenError, Plan, Plans, RequestEvent},
-    registry::arming::{Op, Outcome},
+    registry::arming::{ArmingOp, ArmingOutcome},
     tls::{Finding, GivenFor, Means, Tls},
 };
 
 /// An agent whose ports are armed at once, always.
-struct World {
-    tunnels: Tunnels,
+struct TunnelRig {
+    tunnels: TunnelService,
     plans: Plans,
-    config: watch::Sender<Plane>,
+    config: watch::Sender<Policy>,
     armed: watch::Receiver<BTreeSet<(PodName, u16)>>,
     tls: Tls,
     /// Ports that are to be looked at.
@@ -50,7 +50,7 @@ struct World {
     _guardian: JoinHandle<()>,
 }
 
-impl World {
+impl TunnelRig {
     fn new() -> Self {
         let (alice, bob) = (Identity::generate().unwrap(), Identity::generate().unwrap());
         let identity = Identity::generate().unwrap();
@@ -61,7 +61,7 @@ impl World {
         let (looks, unseen) = mpsc::unbounded_channel();
         let tls = Tls::new(&Certificates::default(), GivenFor::Ports, true);
         let (flushes, to_flush) = mpsc::unbounded_channel();
-        let hands = Hands {
+        let hands = HubOutputs {
             ops,
             looks,
             flushes,
@@ -91,9 +91,9 @@ impl World {
         }
     }
 
-    async fn dial(&self, who: &Identity) -> Developer {
+    async fn dial(&self, who: &Identity) -> TestDeveloper {
         let dialled = within(dial(&[self.address], who, self.pin, "redir test", "someone")).await.unwrap();
-        Developer { dialled, heard: Vec::new() }
+        TestDeveloper { dialled, heard: Vec::new() }
     }
 
     fn plan(&self) -> Option<Arc<Plan>> {
@@ -117,34 +117,34 @@ impl World {
 }
 
 async fn guardian(
-    mut asked: mpsc::UnboundedReceiver<Op>,
-    hub: mpsc::Sender<super::Command>,
+    mut asked: mpsc::UnboundedReceiver<ArmingOp>,
+    hub: mpsc::Sender<super::HubCommand>,
     armed: watch::Sender<BTreeSet<(PodName, u16)>>,
 ) {
     while let Some(op) = asked.recv().await {
         let outcome = match op.clone() {
-            Op::Arm(pod, port, _) => {
+            ArmingOp::Arm(pod, port, _) => {
                 armed.send_modify(|armed| assert!(armed.insert((pod, port))));
-                Outcome::Armed { earlier: 5, addresses: vec!["10.0.0.1".parse().unwrap()], app: None }
+                ArmingOutcome::Armed { earlier: 5, addresses: vec!["10.0.0.1".parse().unwrap()], app: None }
             }
-            Op::Regate(..) => Outcome::Regated,
-            Op::Disarm(pod, port) => {
+            ArmingOp::Regate(..) => ArmingOutcome::Regated,
+            ArmingOp::Disarm(pod, port) => {
                 armed.send_modify(|armed| assert!(armed.remove(&(pod, port))));
-                Outcome::Disarmed
+                ArmingOutcome::Disarmed
             }
         };
-        hub.send(super::Command::Done(op, outcome)).await.ok();
+        hub.send(super::HubCommand::Done(op, outcome)).await.ok();
     }
 }
 
 /// One developer's tunnel.
-struct Developer {
+struct TestDeveloper {
     dialled: Dialled,
     /// What was heard unasked while an answer was awaited.
     heard: Vec<ToDeveloper>,
 }
 
-impl Developer {
+impl TestDeveloper {
     async fn ask(&mut self, question: ToAgent) -> ToDeveloper {
         let seq = self.dialled.control.ask(&question).unwrap();
         loop {
@@ -185,7 +185,7 @@ impl Developer {
     }
 }
 
-fn configuration(developers: &[(&str, &Identity)]) -> Plane {
+fn configuration(developers: &[(&str, &Identity)]) -> Policy {
     let mut text = String::from(
         "[agent]\nlisten = \"127.0.0.1:7447\"\nkey = \"/k\"\nadmin = \"127.0.0.1:7448\"\n\
          [[pod]]\nname = \"web-1\"\nlabels = { app = \"web\" }\nnetns = \"/run/netns/web-1\"\n",
@@ -194,18 +194,18 @@ fn configuration(developers: &[(&str, &Identity)]) -> Plane {
         let pin = identity.pin();
         text += &format!("[[developer]]\nname = \"{name}\"\nkey = \"{pin}\"\npods = [{{}}]\n");
     }
-    Arc::new(Config::parse(&text, Path::new("agent.toml")).unwrap())
+    Arc::new(NodeConfig::parse(&text, Path::new("agent.toml")).unwrap())
 }
 
 /// As above for one developer, who may have other people's connections closed.
-fn with_flush(developer: &Identity) -> Plane {
+fn with_flush(developer: &Identity) -> Policy {
     let text = format!(
         "[agent]\nlisten = \"127.0.0.1:7447\"\nkey = \"/k\"\n\
          [[pod]]\nname = \"web-1\"\nlabels = {{ app = \"web\" }}\nnetns = \"/run/netns/web-1\"\n\
          [[developer]]\nname = \"alice\"\nkey = \"{}\"\npods = [{{}}]\nflush = true\n",
         developer.pin()
     );
-    Arc::new(Config::parse(&text, Path::new("agent.toml")).unwrap())
+    Arc::new(NodeConfig::parse(&text, Path::new("agent.toml")).unwrap())
 }
 
 fn pod() -> PodName {
@@ -257,7 +257,7 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_from_before_are_closed_once_where_that_is_asked_for_and_allowed() {
-    let mut world = World::new();
+    let mut world = TunnelRig::new();
     let closing = |wish| InterceptRequest { earlier: redir_wire::EarlierConnections::Close, ..wish };
     let mut alice = world.dial(&world.alice).await;
     match alice.ask(ToAgent::Intercept(closing(filtered(1)))).await {
@@ -271,7 +271,7 @@ async fn connections_from_before_are_closed_once_where_that_is_asked_for_and_all
     let request = within(world.to_flush.recv()).await.unwrap();
     assert_eq!(request, super::flushes::FlushRequest { intercept: id, pod: pod(), port: 8080 });
     let outcome = redir_wire::PodFlush { closed: 12, left: 1, reason: String::new() };
-    world.tunnels.tell(super::Command::Flushed(request, outcome.clone())).await;
+    world.tunnels.tell(super::HubCommand::Flushed(request, outcome.clone())).await;
     let told = alice.state(|state| state.pods.iter().any(|pod| pod.flushed.is_some())).await;
     assert_eq!(told.pods[0].flushed, Some(outcome));
 
@@ -296,7 +296,7 @@ async fn connections_from_before_are_closed_once_where_that_is_asked_for_and_all
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_intercept_becomes_live_and_carries_a_stream_and_its_events() {
-    let world = World::new();
+    let world = TunnelRig::new();
     let mut alice = world.dial(&world.alice).await;
     let first = alice.intercept(filtered(1)).await;
     assert_eq!(first.pods[0].pod, "web-1");
@@ -338,7 +338,7 @@ async fn an_intercept_becomes_live_and_carries_a_stream_and_its_events() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_with_a_global_intercept_ends_with_it() {
-    let world = World::new();
+    let world = TunnelRig::new();
     let (mut alice, mut bob) = (world.dial(&world.alice).await, world.dial(&world.bob).await);
     let global = alice.intercept(InterceptRequest { probes: Probes::Developer, ..wish(1) }).await.id;
     assert!(!world.plan().unwrap().probes_to_app);
@@ -352,7 +352,7 @@ async fn a_table_with_a_global_intercept_ends_with_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_tunnel_steers_no_more_and_its_redial_has_its_old_place() {
-    let world = World::new();
+    let world = TunnelRig::new();
     let mut alice = world.dial(&world.alice).await;
     let first = alice.intercept(wish(1)).await;
     let mut bob = world.dial(&world.bob).await;
@@ -382,7 +382,7 @@ async fn a_lost_tunnel_steers_no_more_and_its_redial_has_its_old_place() {
 }
 
 /// Intercepts, and then sends no packet any more.
-async fn vanished_laptop(world: &World) -> Dialled {
+async fn vanished_laptop(world: &TunnelRig) -> Dialled {
     let (address, pin, alice) = (world.address, world.pin, world.alice.clone());
     let laptop = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -400,7 +400,7 @@ async fn vanished_laptop(world: &World) -> Dialled {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redir_that_leaves_hears_of_it_when_nothing_is_under_way() {
-    let world = World::new();
+    let world = TunnelRig::new();
     let mut alice = world.dial(&world.alice).await;
     alice.intercept(filtered(1)).await;
     let under_way = world.plan().unwrap().filtered[0].clone();
@@ -430,7 +430,7 @@ async fn a_redir_that_leaves_hears_of_it_when_nothing_is_under_way() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redir_whose_intercept_was_left_elsewhere_hears_of_it_when_nothing_is_under_way() {
-    let world = World::new();
+    let world = TunnelRig::new();
     let (mut alice, mut other) = (world.dial(&world.alice).await, world.dial(&world.alice).await);
     alice.intercept(filtered(1)).await;
     let under_way = world.plan().unwrap().filtered[0].clone();
@@ -446,7 +446,7 @@ async fn a_redir_whose_intercept_was_left_elsewhere_hears_of_it_when_nothing_is_
 /// The old tunnel does not know yet that it is dead, and would swallow what is sent.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_matched_after_a_redial_goes_through_the_new_tunnel() {
-    let world = World::new();
+    let world = TunnelRig::new();
     let old = vanished_laptop(&world).await;
     let mut awake = world.dial(&world.alice).await;
     let id = awake.intercept(wish(1)).await.id;
@@ -461,7 +461,7 @@ async fn what_is_matched_after_a_redial_goes_through_the_new_tunnel() {
 /// A laptop that woke up dials again before its old tunnel is noticed to be dead.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_tunnel_that_a_redial_replaced_is_not_waited_out() {
-    let world = World::new();
+    let world = TunnelRig::new();
     let dialled = vanished_laptop(&world).await;
     let old = world.plan().unwrap().global.clone().unwrap();
     let began = Instant::now();
@@ -477,7 +477,7 @@ async fn a_dead_tunnel_that_a_redial_replaced_is_not_waited_out() {
 /// No packet says so: the developer's machine is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_vanished_laptop_is_noticed() {
-    let world = World::new();
+    let world = TunnelRig::new();
     let dialled = vanished_laptop(&world).await;
     assert!(world.plan().is_some());
     let began = Instant::now();
@@ -488,7 +488,7 @@ async fn a_vanished_laptop_is_noticed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn leaving_works_from_another_tunnel_of_the_same_key() {
-    let world = World::new();
+    let world = TunnelRig::new();
     let mut alice = world.dial(&world.alice).await;
     let first = alice.intercept(wish(1)).await;
     let mut bob = world.dial(&world.bob).await;
@@ -516,7 +516,7 @@ async fn leaving_works_from_another_tunnel_of_the_same_key() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_is_removed_loses_its_tunnel_at_once() {
-    let world = World::new();
+    let world = TunnelRig::new();
     let mut alice = world.dial(&world.alice).await;
     alice.intercept(wish(1)).await;
     let mut bob = world.dial(&world.bob).await;
@@ -544,7 +544,7 @@ async fn a_key_that_is_removed_loses_its_tunnel_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_that_is_renewed_is_armed_anew_and_told_as_lost_meanwhile() {
-    let world = World::new();
+    let world = TunnelRig::new();
     let mut alice = world.dial(&world.alice).await;
     alice.intercept(wish(1)).await;
     alice.state(is_live).await;
@@ -556,7 +556,7 @@ async fn a_pod_that_is_renewed_is_armed_anew_and_told_as_lost_meanwhile() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn shutting_down_disarms_first_lets_streams_go_on_and_says_goodbye() {
-    let world = World::new();
+    let world = TunnelRig::new();
     let mut alice = world.dial(&world.alice).await;
     alice.intercept(wish(1)).await;
     alice.state(is_live).await;
@@ -589,7 +589,7 @@ async fn shutting_down_disarms_first_lets_streams_go_on_and_says_goodbye() {
 #[tokio::test(flavor = "multi_thread")]
 async fn events_that_nobody_reads_are_dropped_and_counted() {
     const EVENTS: u64 = 50_000;
-    let world = World::new();
+    let world = TunnelRig::new();
     let mut alice = world.dial(&world.alice).await;
     let id = alice.intercept(wish(1)).await.id;
     let intercept = world.plan().unwrap().global.clone().unwrap();
@@ -622,7 +622,7 @@ async fn events_that_nobody_reads_are_dropped_and_counted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_found_out_about_tls_is_told_to_each_as_it_concerns_them() {
-    let mut world = World::new();
+    let mut world = TunnelRig::new();
     let pod = PodName::new("web-1").unwrap();
     let (mut alice, mut bob) = (world.dial(&world.alice).await, world.dial(&world.bob).await);
     alice.intercept(wish(1)).await;
@@ -662,7 +662,7 @@ async fn what_is_found_out_about_tls_is_told_to_each_as_it_concerns_them() {
 
 #[tokio::test]
 async fn one_key_has_a_bounded_number_of_tunnels_and_hears_why() {
-    let world = World::new();
+    let world = TunnelRig::new();
     let mut tunnels = Vec::new();
     for _ in 0..TUNNELS_OF_A_KEY {
         tunnels.push(world.dial(&world.alice).await);

@@ -12,12 +12,12 @@ use aya::{
     maps::HashMap,
     programs::{TestRun, TestRunOptions},
 };
-use redir_abi::{Addr, Reason, map, program};
+use redir_abi::{MappedAddress, Reason, map, program};
 use socket2::{Domain, Socket, Type};
 
 use super::{
     super::maps::monotonic_nanos,
-    super::{Attach, Device, Framing, Gate, PodDatapath, object},
+    super::{AttachMode, LinkLayer, PodDatapath, PodDevice, SteerGate, object},
     packets::*,
     rig::*,
 };
@@ -30,44 +30,44 @@ pub(super) const REDIRECT: u32 = 7;
 pub(super) const LOCAL: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
 
 /// A pod with an app and the agent's listeners, its programs loaded and attached nowhere.
-pub(super) struct Bench {
-    pub(super) net: Net,
-    pub(super) app: Option<App>,
-    pub(super) listeners: Option<Listeners>,
+pub(super) struct ProgramBench {
+    pub(super) net: TestNetns,
+    pub(super) app: Option<TestApp>,
+    pub(super) listeners: Option<TestListeners>,
     pub(super) datapath: PodDatapath,
-    pub(super) heartbeat: Heartbeat,
+    pub(super) heartbeat: TestHeartbeat,
     /// The worker's last sign of life, if it is not to be a fresh one for every packet.
     pub(super) beat: Option<u64>,
 }
 
 #[derive(Debug)]
-pub(super) struct Outcome {
+pub(super) struct ProgramRun {
     pub(super) verdict: u32,
     pub(super) reasons: Vec<Reason>,
     pub(super) bytes: Vec<u8>,
     pub(super) mark: u32,
 }
 
-impl Bench {
+impl ProgramBench {
     pub(super) fn new() -> Self {
-        let net = Net::new();
+        let net = TestNetns::new();
         net.sh("ip addr add 10.77.0.2/32 dev lo; ip addr add fd77::2/128 dev lo nodad; ip route add 10.77.0.0/24 dev lo; ip -6 route add fd77::/64 dev lo");
-        let (app, listeners) = (App::new(&net), Listeners::new(&net));
+        let (app, listeners) = (TestApp::new(&net), TestListeners::new(&net));
         // Loopback stands for the pod's device: nothing is attached to it.
-        let device = Device { index: 1, name: "lo".into(), framing: Framing::Ethernet };
+        let device = PodDevice { index: 1, name: "lo".into(), framing: LinkLayer::Ethernet };
         let addresses = [POD_V4, POD_V6, LOCAL[0], LOCAL[1]];
-        let mut datapath = load(&net, &[device], &addresses, &listeners, Attach::Auto);
-        datapath.arm(APP_PORT, Gate::AppListening).unwrap();
-        let heartbeat = Heartbeat::of(&datapath);
+        let mut datapath = load(&net, &[device], &addresses, &listeners, AttachMode::Auto);
+        datapath.arm(APP_PORT, SteerGate::AppListening).unwrap();
+        let heartbeat = TestHeartbeat::of(&datapath);
         Self { net, app: Some(app), listeners: Some(listeners), datapath, heartbeat, beat: None }
     }
 
-    pub(super) fn run(&mut self, program: &'static str, frame: &[u8], mark: u32) -> Outcome {
+    pub(super) fn run(&mut self, program: &'static str, frame: &[u8], mark: u32) -> ProgramRun {
         match self.beat {
             Some(nanos) => self.heartbeat.set(nanos),
             None => self.heartbeat.beat(),
         }
-        let since = Since::now(&self.datapath);
+        let since = CounterDelta::now(&self.datapath);
         let mut ctx_in = [0; 12];
         ctx_in[8..].copy_from_slice(&mark.to_ne_bytes());
         let (mut bytes, mut ctx_out) = (vec![0; 512], [0; 256]);
@@ -84,7 +84,7 @@ impl Bench {
         let mark = u32::from_ne_bytes(ctx_out[8..12].try_into().unwrap());
         let moved = since.moved(&self.datapath);
         // A lookup of a listener runs nothing here: the companion is not attached.
-        Outcome {
+        ProgramRun {
             verdict: result.return_value,
             reasons: moved.iter().map(|(reason, _)| *reason).collect(),
             bytes,
@@ -94,12 +94,12 @@ impl Bench {
 
     /// Runs `steer` and checks that it decided so, and left the packet alone.
     #[track_caller]
-    pub(super) fn steer(&mut self, frame: &Frame, expected: Reason) {
+    pub(super) fn steer(&mut self, frame: &TestFrame, expected: Reason) {
         self.steer_by(program::STEER, frame, 0, expected);
     }
 
     #[track_caller]
-    pub(super) fn steer_by(&mut self, program: &'static str, frame: &Frame, mark: u32, expected: Reason) {
+    pub(super) fn steer_by(&mut self, program: &'static str, frame: &TestFrame, mark: u32, expected: Reason) {
         let bytes = frame.bytes();
         let outcome = self.run(program, &bytes, mark);
         let assigns = matches!(expected, Reason::SteerAssigned | Reason::SteerCookie);
@@ -111,14 +111,14 @@ impl Bench {
 
     /// Runs `reflect` over a packet with a mark, and checks the reason and that the verdict is the reason's.
     #[track_caller]
-    pub(super) fn reflect(&mut self, frame: &Frame, mark: u32, expected: Reason) -> Outcome {
+    pub(super) fn reflect(&mut self, frame: &TestFrame, mark: u32, expected: Reason) -> ProgramRun {
         let bytes = frame.bytes();
         let outcome = self.run(program::REFLECT, &bytes, mark);
         assert_eq!(outcome.reasons, [expected], "{frame:?}");
         let verdict = match expected.verdict() {
-            redir_abi::Verdict::Next => NEXT,
-            redir_abi::Verdict::Drop => DROP,
-            redir_abi::Verdict::Redirect => REDIRECT,
+            redir_abi::PacketVerdict::Next => NEXT,
+            redir_abi::PacketVerdict::Drop => DROP,
+            redir_abi::PacketVerdict::Redirect => REDIRECT,
         };
         assert_eq!(outcome.verdict, verdict, "{frame:?}");
         if verdict != REDIRECT {
@@ -148,8 +148,8 @@ impl Bench {
     /// As if a leg with this tuple had just been turned round.
     pub(super) fn remember(&mut self, pod: SocketAddr, client: SocketAddr) {
         let mut key = [0; 36];
-        key[..16].copy_from_slice(&Addr::from(client.ip()).0);
-        key[16..32].copy_from_slice(&Addr::from(pod.ip()).0);
+        key[..16].copy_from_slice(&MappedAddress::from(client.ip()).0);
+        key[16..32].copy_from_slice(&MappedAddress::from(pod.ip()).0);
         key[32..34].copy_from_slice(&pod.port().to_be_bytes());
         key[34..].copy_from_slice(&client.port().to_be_bytes());
         let mut legs: HashMap<_, [u8; 36], u64> = self.datapath.ebpf.map_mut(map::LEGS).unwrap().try_into().unwrap();
@@ -172,7 +172,7 @@ impl Bench {
     }
 
     /// Runs the packet until its reason is the expected one: the kernel closes connections in its own time.
-    pub(super) fn steer_until(&mut self, frame: &Frame, expected: Reason) {
+    pub(super) fn steer_until(&mut self, frame: &TestFrame, expected: Reason) {
         let start = Instant::now();
         loop {
             let outcome = self.run(program::STEER, &frame.bytes(), 0);
@@ -189,6 +189,6 @@ pub(super) fn at(address: IpAddr, port: u16) -> SocketAddr {
     SocketAddr::new(address, port)
 }
 
-pub(super) fn to_app(client: IpAddr, pod: IpAddr, flags: u8) -> Frame {
-    Frame::tcp(at(client, 40_000), at(pod, APP_PORT), flags)
+pub(super) fn to_app(client: IpAddr, pod: IpAddr, flags: u8) -> TestFrame {
+    TestFrame::tcp(at(client, 40_000), at(pod, APP_PORT), flags)
 }

@@ -3,41 +3,41 @@
 use std::net::{IpAddr, SocketAddr, TcpStream};
 
 use super::{
-    super::{Attach, Device, Gate, PodDatapath},
+    super::{AttachMode, PodDatapath, PodDevice, SteerGate},
     rig::*,
 };
 
 /// The ways of attaching that this kernel has.
-pub(super) fn hooks() -> Vec<Attach> {
-    let tcx = redir_rig::tcx::is_here().then_some(Attach::Tcx);
-    tcx.into_iter().chain([Attach::Clsact]).collect()
+pub(super) fn hooks() -> Vec<AttachMode> {
+    let tcx = redir_rig::tcx::is_here().then_some(AttachMode::Tcx);
+    tcx.into_iter().chain([AttachMode::Clsact]).collect()
 }
 
 pub(super) const MIB: usize = 1 << 20;
 
 /// A pod that is intercepted, with everything around it.
-pub(super) struct Intercepted {
+pub(super) struct InterceptedPod {
     pub(super) datapath: PodDatapath,
-    pub(super) heartbeat: Heartbeat,
-    pub(super) listeners: Listeners,
-    pub(super) app: App,
-    pub(super) pair: Pair,
+    pub(super) heartbeat: TestHeartbeat,
+    pub(super) listeners: TestListeners,
+    pub(super) app: TestApp,
+    pub(super) pair: PodAndClient,
 }
 
-impl Intercepted {
-    pub(super) fn new(attach: Attach) -> Self {
-        let pair = Pair::new();
+impl InterceptedPod {
+    pub(super) fn new(attach: AttachMode) -> Self {
+        let pair = PodAndClient::new();
         let devices = pair.devices();
         Self::on(pair, &devices, attach)
     }
 
-    pub(super) fn on(pair: Pair, devices: &[Device], attach: Attach) -> Self {
-        let (app, listeners) = (App::new(&pair.pod), Listeners::new(&pair.pod));
+    pub(super) fn on(pair: PodAndClient, devices: &[PodDevice], attach: AttachMode) -> Self {
+        let (app, listeners) = (TestApp::new(&pair.pod), TestListeners::new(&pair.pod));
         let mut datapath = load(&pair.pod, devices, &[POD_V4, POD_V6], &listeners, attach);
-        datapath.arm(APP_PORT, Gate::AppListening).unwrap();
+        datapath.arm(APP_PORT, SteerGate::AppListening).unwrap();
         datapath.attach(&mut || {}).unwrap();
         assert_eq!(datapath.hook(), attach);
-        let heartbeat = Heartbeat::of(&datapath);
+        let heartbeat = TestHeartbeat::of(&datapath);
         heartbeat.beat();
         Self { datapath, heartbeat, listeners, app, pair }
     }
@@ -49,7 +49,7 @@ impl Intercepted {
 
     /// The app goes; another one, elsewhere, takes its place here.
     pub(super) fn stop_app(&mut self) {
-        self.app = App::new(&Net::new());
+        self.app = TestApp::new(&TestNetns::new());
         until_closed(&self.pair.pod, APP_PORT);
     }
 

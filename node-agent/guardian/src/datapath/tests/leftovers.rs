@@ -6,28 +6,28 @@ use redir_abi::program;
 use redir_rig::tcx;
 
 use super::{
-    super::netlink::{self, Direction},
-    super::{Attach, Gate, PodDatapath, object},
+    super::netlink::{self, FilterParent},
+    super::{AttachMode, PodDatapath, SteerGate, object},
     intercepted::hooks,
     rig::*,
 };
 
-struct Pod {
-    pair: Pair,
-    listeners: Listeners,
-    _app: App,
+struct LeftoverPod {
+    pair: PodAndClient,
+    listeners: TestListeners,
+    _app: TestApp,
 }
 
-impl Pod {
+impl LeftoverPod {
     fn new() -> Self {
-        let pair = Pair::new();
-        let (listeners, app) = (Listeners::new(&pair.pod), App::new(&pair.pod));
+        let pair = PodAndClient::new();
+        let (listeners, app) = (TestListeners::new(&pair.pod), TestApp::new(&pair.pod));
         Self { pair, listeners, _app: app }
     }
 
-    fn attached(&self, attach: Attach) -> PodDatapath {
+    fn attached(&self, attach: AttachMode) -> PodDatapath {
         let mut datapath = load(&self.pair.pod, &self.pair.devices(), &[POD_V4, POD_V6], &self.listeners, attach);
-        datapath.arm(APP_PORT, Gate::AppListening).unwrap();
+        datapath.arm(APP_PORT, SteerGate::AppListening).unwrap();
         datapath.attach(&mut || {}).unwrap();
         datapath
     }
@@ -37,7 +37,7 @@ impl Pod {
     }
 
     /// Puts a program of ours on a hook as somebody else would, under a name.
-    fn filter(&self, direction: Direction, priority: u16, name: &str) {
+    fn filter(&self, direction: FilterParent, priority: u16, name: &str) {
         let device = self.pair.pod.index_of("eth0");
         self.pair.pod.run(|| {
             let mut ebpf = object::load().unwrap();
@@ -64,9 +64,9 @@ fn assert_only_the_stranger_is_left(footprint: &str) {
 
 #[test]
 fn detaching_and_dropping_leave_what_was_there() {
-    let pod = Pod::new();
+    let pod = LeftoverPod::new();
     let before = pod.footprint();
-    for attach in hooks().into_iter().chain([Attach::Auto]) {
+    for attach in hooks().into_iter().chain([AttachMode::Auto]) {
         let mut datapath = pod.attached(attach);
         assert_ne!(pod.footprint(), before);
         datapath.detach_all(&mut || {}).unwrap();
@@ -80,10 +80,10 @@ fn detaching_and_dropping_leave_what_was_there() {
 
 #[test]
 fn loading_attaches_nothing() {
-    let pod = Pod::new();
+    let pod = LeftoverPod::new();
     let before = pod.footprint();
-    let mut datapath = load(&pod.pair.pod, &pod.pair.devices(), &[POD_V4], &pod.listeners, Attach::Auto);
-    datapath.arm(APP_PORT, Gate::Always).unwrap();
+    let mut datapath = load(&pod.pair.pod, &pod.pair.devices(), &[POD_V4], &pod.listeners, AttachMode::Auto);
+    datapath.arm(APP_PORT, SteerGate::Always).unwrap();
     assert_eq!(pod.footprint(), before);
 }
 
@@ -92,9 +92,9 @@ fn tcx_links_go_although_the_worker_holds_duplicates() {
     if !tcx::is_here() {
         return;
     }
-    let pod = Pod::new();
+    let pod = LeftoverPod::new();
     let before = pod.footprint();
-    let mut datapath = pod.attached(Attach::Tcx);
+    let mut datapath = pod.attached(AttachMode::Tcx);
     let duplicates = datapath.link_fds().unwrap();
     // reflect and steer, each also on lo, and the companion
     assert_eq!(duplicates.len(), 5);
@@ -110,9 +110,9 @@ fn a_duplicate_keeps_the_links_when_the_guardian_is_killed() {
     if !tcx::is_here() {
         return;
     }
-    let pod = Pod::new();
+    let pod = LeftoverPod::new();
     let before = pod.footprint();
-    let datapath = pod.attached(Attach::Tcx);
+    let datapath = pod.attached(AttachMode::Tcx);
     let attached = pod.footprint();
     let duplicates = datapath.link_fds().unwrap();
     // Killed: its descriptors close, nothing is detached.
@@ -124,53 +124,53 @@ fn a_duplicate_keeps_the_links_when_the_guardian_is_killed() {
 
 #[test]
 fn a_strangers_qdisc_and_filters_stay() {
-    let pod = Pod::new();
+    let pod = LeftoverPod::new();
     pod.pair.pod.sh("tc qdisc add dev eth0 clsact");
     let qdisc_only = pod.footprint();
-    drop(pod.attached(Attach::Clsact));
+    drop(pod.attached(AttachMode::Clsact));
     assert_eq!(pod.footprint(), qdisc_only);
     // On the priority that we would like, of our kind and of another.
-    pod.filter(Direction::Ingress, 1, "stranger");
+    pod.filter(FilterParent::Ingress, 1, "stranger");
     pod.pair.pod.sh("tc filter add dev eth0 egress prio 1 protocol ip u32 match u32 0 0 flowid 1:1");
     let with_filters = pod.footprint();
-    drop(pod.attached(Attach::Clsact));
+    drop(pod.attached(AttachMode::Clsact));
     assert_eq!(pod.footprint(), with_filters);
 }
 
 #[test]
 fn our_qdisc_stays_when_a_stranger_has_moved_in() {
-    let pod = Pod::new();
-    let datapath = pod.attached(Attach::Clsact);
-    pod.filter(Direction::Egress, 9, "stranger");
+    let pod = LeftoverPod::new();
+    let datapath = pod.attached(AttachMode::Clsact);
+    pod.filter(FilterParent::Egress, 9, "stranger");
     drop(datapath);
     assert_only_the_stranger_is_left(&pod.footprint());
 }
 
 #[test]
 fn what_a_killed_predecessor_left_is_cleared_away() {
-    let pod = Pod::new();
+    let pod = LeftoverPod::new();
     let before = pod.footprint();
     for _ in 0..2 {
         pod.pair.pod.sh("tc qdisc add dev eth0 clsact");
-        pod.filter(Direction::Ingress, 1, program::STEER);
-        pod.filter(Direction::Egress, 1, program::REFLECT);
-        let datapath = pod.attached(Attach::Clsact);
+        pod.filter(FilterParent::Ingress, 1, program::STEER);
+        pod.filter(FilterParent::Egress, 1, program::REFLECT);
+        let datapath = pod.attached(AttachMode::Clsact);
         let attached = pod.footprint();
         assert_eq!(count(&attached, program::STEER), 1, "{attached}");
         drop(datapath);
         assert_eq!(pod.footprint(), before);
     }
     pod.pair.pod.sh("tc qdisc add dev eth0 clsact");
-    pod.filter(Direction::Ingress, 1, program::STEER);
-    pod.filter(Direction::Ingress, 2, "stranger");
-    drop(pod.attached(Attach::Clsact));
+    pod.filter(FilterParent::Ingress, 1, program::STEER);
+    pod.filter(FilterParent::Ingress, 2, "stranger");
+    drop(pod.attached(AttachMode::Clsact));
     assert_only_the_stranger_is_left(&pod.footprint());
 }
 
 #[test]
 fn two_datapaths_of_a_pod_do_not_take_each_others_filters() {
     for attach in hooks() {
-        let pod = Pod::new();
+        let pod = LeftoverPod::new();
         let before = pod.footprint();
         let mut lingering = pod.attached(attach);
         lingering.detach_steer(&mut || {}).unwrap();
@@ -188,7 +188,7 @@ fn two_datapaths_of_a_pod_do_not_take_each_others_filters() {
 #[test]
 fn a_device_that_went_first_is_no_error() {
     for attach in hooks() {
-        let pod = Pod::new();
+        let pod = LeftoverPod::new();
         let mut datapath = pod.attached(attach);
         pod.pair.client.sh("ip link del eth0");
         datapath.detach_all(&mut || {}).unwrap();

@@ -13,19 +13,19 @@ use redir_abi::{MARK, Reason, map};
 use socket2::{Domain, Socket, Type};
 
 use super::{
-    super::{Attach, PodDatapath},
+    super::{AttachMode, PodDatapath},
     intercepted::*,
     rig::*,
     wire::join,
 };
 
 /// Counts at the client what comes to it, or goes from it, with a port that only legs have.
-struct Leaks<'a> {
-    client: &'a Net,
+struct LeakCounter<'a> {
+    client: &'a TestNetns,
 }
 
-impl<'a> Leaks<'a> {
-    fn watch(client: &'a Net, ports: &str) -> Self {
+impl<'a> LeakCounter<'a> {
+    fn watch(client: &'a TestNetns, ports: &str) -> Self {
         client.sh(&format!(
             "nft 'add table netdev w; add chain netdev w in {{ type filter hook ingress device eth0 priority 0; }};
              add rule netdev w in tcp sport {{ {ports} }} counter; add rule netdev w in tcp dport {{ {ports} }} counter'"
@@ -41,7 +41,7 @@ impl<'a> Leaks<'a> {
 }
 
 /// Lets the agent's socket go with a reset that the app never hears of.
-fn vanish(pod: &Net, leg: TcpStream, port: u16) {
+fn vanish(pod: &TestNetns, leg: TcpStream, port: u16) {
     let lost = format!("inet lost{port}");
     pod.sh(&format!(
         "nft 'add table {lost}; add chain {lost} in {{ type filter hook input priority 0; }}; add rule {lost} in tcp sport {port} tcp flags & rst == rst drop'"
@@ -59,13 +59,13 @@ fn vanish(pod: &Net, leg: TcpStream, port: u16) {
 #[test]
 fn what_comes_late_for_a_leg_and_the_kernels_reset_stay_in_the_pod() {
     for attach in hooks() {
-        let pod = Intercepted::new(attach);
-        let leaks = Leaks::watch(&pod.pair.client, "605, 20605");
+        let pod = InterceptedPod::new(attach);
+        let leaks = LeakCounter::watch(&pod.pair.client, "605, 20605");
         for (address, client) in FAMILIES {
             for port in [605, 20_605] {
                 let (up, mut app) = pod.reflected(port, address, client);
                 vanish(&pod.pair.pod, up, port);
-                let since = Since::now(&pod.datapath);
+                let since = CounterDelta::now(&pod.datapath);
                 app.write_all(b"late").unwrap();
                 assert_eq!(app.read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
                 assert_eq!(since.count(&pod.datapath, Reason::ReflectReplyLate), 1, "{:?}", since.moved(&pod.datapath));
@@ -79,8 +79,8 @@ fn what_comes_late_for_a_leg_and_the_kernels_reset_stay_in_the_pod() {
 #[test]
 fn the_answers_of_time_wait_stay_in_the_pod_whatever_netfilter_does_to_marks() {
     for attach in hooks() {
-        let pod = Intercepted::new(attach);
-        let leaks = Leaks::watch(&pod.pair.client, "606");
+        let pod = InterceptedPod::new(attach);
+        let leaks = LeakCounter::watch(&pod.pair.client, "606");
         for (address, client) in FAMILIES {
             let (up, mut app) = pod.reflected(606, address, client);
             drop(up);
@@ -95,7 +95,7 @@ fn the_answers_of_time_wait_stay_in_the_pod_whatever_netfilter_does_to_marks() {
 }
 
 /// Waits until the app's end of a leg is closed for good.
-fn until_gone(pod: &Net, peer: SocketAddr) {
+fn until_gone(pod: &TestNetns, peer: SocketAddr) {
     let start = Instant::now();
     while !pod.sh(&format!("ss -Htan 'dst {peer}'")).is_empty() {
         assert!(start.elapsed() < patience(), "the app's end is still there");
@@ -105,7 +105,7 @@ fn until_gone(pod: &Net, peer: SocketAddr) {
 #[test]
 fn a_client_that_takes_a_legs_port_gets_its_own_answers() {
     for attach in hooks() {
-        let mut pod = Intercepted::new(attach);
+        let mut pod = InterceptedPod::new(attach);
         for (address, client) in FAMILIES {
             let from = SocketAddr::new(client, 607);
             // Steered or not, the answer is the client's.
@@ -135,7 +135,7 @@ fn exchange(a: &TcpStream, b: &TcpStream) {
 #[test]
 fn a_process_of_the_pod_with_a_legs_ports_keeps_its_own_connection() {
     for attach in hooks() {
-        let pod = Intercepted::new(attach);
+        let pod = InterceptedPod::new(attach);
         for (address, client) in FAMILIES {
             let (up, app) = pod.reflected(608, address, client);
             reset_on_close(&up);
@@ -154,7 +154,7 @@ fn a_process_of_the_pod_with_a_legs_ports_keeps_its_own_connection() {
 #[test]
 fn a_leg_that_lives_is_known_when_its_tuple_is_not_any_more() {
     for attach in hooks() {
-        let mut pod = Intercepted::new(attach);
+        let mut pod = InterceptedPod::new(attach);
         for (address, client) in FAMILIES {
             let (up, app) = pod.reflected(609, address, client);
             forget_legs(&mut pod.datapath);
@@ -178,8 +178,8 @@ fn forget_legs(datapath: &mut PodDatapath) {
 #[test]
 fn rules_that_rewrite_marks_and_routes_by_mark_do_not_touch_a_leg() {
     for attach in hooks() {
-        let pod = Intercepted::new(attach);
-        let leaks = Leaks::watch(&pod.pair.client, "610");
+        let pod = InterceptedPod::new(attach);
+        let leaks = LeakCounter::watch(&pod.pair.client, "610");
         let passes = || {
             for (address, client) in FAMILIES {
                 let (up, app) = pod.reflected(610, address, client);
@@ -209,7 +209,7 @@ fn rules_that_rewrite_marks_and_routes_by_mark_do_not_touch_a_leg() {
 #[test]
 fn a_forged_mark_neither_reaches_the_app_as_a_client_nor_stops_the_steering() {
     for attach in hooks() {
-        let pod = Intercepted::new(attach);
+        let pod = InterceptedPod::new(attach);
         for (address, client) in FAMILIES {
             let forge = |from: u16, to: SocketAddr| {
                 pod.pair.pod.run(|| {
@@ -238,12 +238,12 @@ fn a_forged_mark_neither_reaches_the_app_as_a_client_nor_stops_the_steering() {
 #[test]
 fn a_syn_into_a_live_connection_of_the_client_is_dropped() {
     for attach in hooks() {
-        let mut pod = Intercepted::new(attach);
+        let mut pod = InterceptedPod::new(attach);
         for (address, client) in FAMILIES {
             pod.datapath.bypass(client, patience() * 10).unwrap();
             let own = pod.connect(Some(SocketAddr::new(client, 614)), address).unwrap();
             let (app, _) = accept(pod.app.of(address));
-            let since = Since::now(&pod.datapath);
+            let since = CounterDelta::now(&pod.datapath);
             let leg = upstream(&pod.datapath, &pod.pair.pod, address, 614, client).unwrap_err();
             assert_eq!(leg.kind(), ErrorKind::TimedOut);
             assert!(since.count(&pod.datapath, Reason::ReflectTupleTaken) > 0);
@@ -255,7 +255,7 @@ fn a_syn_into_a_live_connection_of_the_client_is_dropped() {
 #[test]
 fn only_what_was_turned_round_is_noted() {
     for attach in hooks() {
-        let pod = Intercepted::new(attach);
+        let pod = InterceptedPod::new(attach);
         for (address, client) in FAMILIES {
             let (socket, number) = leg_socket(&pod, address, 615);
             assert_eq!(noted(&pod.datapath, number), 0);
@@ -287,12 +287,12 @@ fn only_what_was_turned_round_is_noted() {
 
 #[test]
 fn a_filter_that_ends_the_chain_before_ours_shows_by_the_note() {
-    let pair = Pair::new();
+    let pair = PodAndClient::new();
     pair.pod.sh(
         "tc qdisc add dev eth0 clsact; tc filter add dev eth0 egress pref 1 protocol all u32 match u32 0 0 flowid 1:1",
     );
     let devices = pair.devices();
-    let pod = Intercepted::on(pair, &devices, Attach::Clsact);
+    let pod = InterceptedPod::on(pair, &devices, AttachMode::Clsact);
     for (address, client) in FAMILIES {
         let stranger = pod.pair.client.run(|| plain_listener(SocketAddr::new(client, APP_PORT)));
         let (socket, number) = leg_socket(&pod, address, 618);
@@ -304,12 +304,12 @@ fn a_filter_that_ends_the_chain_before_ours_shows_by_the_note() {
     if !redir_rig::tcx::is_here() {
         return;
     }
-    let pair = Pair::new();
+    let pair = PodAndClient::new();
     pair.pod.sh(
         "tc qdisc add dev eth0 clsact; tc filter add dev eth0 egress pref 1 protocol all u32 match u32 0 0 flowid 1:1",
     );
     let devices = pair.devices();
-    let pod = Intercepted::on(pair, &devices, Attach::Tcx);
+    let pod = InterceptedPod::on(pair, &devices, AttachMode::Tcx);
     for (address, client) in FAMILIES {
         pod.reflected(619, address, client);
     }
@@ -317,7 +317,7 @@ fn a_filter_that_ends_the_chain_before_ours_shows_by_the_note() {
 
 #[test]
 fn what_is_no_socket_takes_no_number() {
-    let pod = Intercepted::new(hooks()[0]);
+    let pod = InterceptedPod::new(hooks()[0]);
     let (_first, first) = leg_socket(&pod, FAMILIES[0].0, 620);
     let other = std::fs::File::open("/dev/null").unwrap();
     pod.datapath.make_leg(other.as_fd(), false).unwrap_err();
@@ -325,7 +325,7 @@ fn what_is_no_socket_takes_no_number() {
     assert_eq!(second, first + 1, "who asked for both counts on from the first");
 }
 
-fn leg_socket(pod: &Intercepted, address: IpAddr, port: u16) -> (Socket, u64) {
+fn leg_socket(pod: &InterceptedPod, address: IpAddr, port: u16) -> (Socket, u64) {
     let datapath = &pod.datapath;
     pod.pair.pod.run(|| {
         let socket = Socket::new(Domain::for_address(SocketAddr::new(address, port)), Type::STREAM, None).unwrap();

@@ -18,7 +18,7 @@ const TCP: u8 = 6;
 
 /// A frame to be: a TCP segment, unless something else is said.
 #[derive(Clone, Debug)]
-pub(super) struct Frame {
+pub(super) struct TestFrame {
     source: SocketAddr,
     destination: SocketAddr,
     flags: u8,
@@ -31,7 +31,7 @@ pub(super) struct Frame {
     payload: Option<Vec<u8>>,
 }
 
-impl Frame {
+impl TestFrame {
     pub(super) fn tcp(source: SocketAddr, destination: SocketAddr, flags: u8) -> Self {
         assert_eq!(source.is_ipv4(), destination.is_ipv4());
         Self {

@@ -3,12 +3,17 @@
 use std::{net::IpAddr, os::fd::AsFd, thread};
 
 use super::{
-    super::{Attach, DatapathError, Device, Framing, PodDatapath, PodSpec, object},
+    super::{AttachMode, DatapathError, LinkLayer, PodDatapath, PodDevice, PodSpec, object},
     intercepted::hooks,
     rig::*,
 };
 
-fn spec<'a>(pair: &'a Pair, listeners: &'a Listeners, devices: &'a [Device], addresses: &'a [IpAddr]) -> PodSpec<'a> {
+fn spec<'a>(
+    pair: &'a PodAndClient,
+    listeners: &'a TestListeners,
+    devices: &'a [PodDevice],
+    addresses: &'a [IpAddr],
+) -> PodSpec<'a> {
     PodSpec {
         netns: pair.pod.fd().as_fd(),
         devices,
@@ -16,7 +21,7 @@ fn spec<'a>(pair: &'a Pair, listeners: &'a Listeners, devices: &'a [Device], add
         agent_port: listeners.port,
         listener_v4: listeners.v4.as_fd(),
         listener_v6: None,
-        attach: Attach::Auto,
+        attach: AttachMode::Auto,
     }
 }
 
@@ -49,8 +54,8 @@ fn without_capabilities_the_admin_is_told_which() {
 
 #[test]
 fn a_pod_without_device_or_address_is_refused() {
-    let pair = Pair::new();
-    let listeners = Listeners::new(&pair.pod);
+    let pair = PodAndClient::new();
+    let listeners = TestListeners::new(&pair.pod);
     let devices = pair.devices();
     let many: Vec<IpAddr> =
         (0..513_u16).map(|i| IpAddr::from([10, 0, i.to_be_bytes()[0], i.to_be_bytes()[1]])).collect();
@@ -62,12 +67,12 @@ fn a_pod_without_device_or_address_is_refused() {
 
 #[test]
 fn a_device_that_went_meanwhile_is_passed_over() {
-    let pair = Pair::new();
-    let listeners = Listeners::new(&pair.pod);
+    let pair = PodAndClient::new();
+    let listeners = TestListeners::new(&pair.pod);
     let before = pair.pod.footprint();
-    for attach in hooks().into_iter().chain([Attach::Auto]) {
+    for attach in hooks().into_iter().chain([AttachMode::Auto]) {
         let mut devices = pair.devices();
-        devices.insert(0, Device { index: 999, name: "eth9".into(), framing: Framing::Ethernet });
+        devices.insert(0, PodDevice { index: 999, name: "eth9".into(), framing: LinkLayer::Ethernet });
         let spec = PodSpec { attach, ..spec(&pair, &listeners, &devices, &[POD_V4]) };
         let mut datapath = PodDatapath::load(&spec, &mut || {}).unwrap();
         datapath.attach(&mut || {}).unwrap();
@@ -80,8 +85,8 @@ fn a_device_that_went_meanwhile_is_passed_over() {
 /// The test asks the kernel by itself, and does not believe its version either.
 #[test]
 fn what_the_kernel_has_is_taken_and_what_it_lacks_is_refused() {
-    let pair = Pair::new();
-    let listeners = Listeners::new(&pair.pod);
+    let pair = PodAndClient::new();
+    let listeners = TestListeners::new(&pair.pod);
     let (before, devices) = (pair.pod.footprint(), pair.devices());
     let attached = |attach| {
         let spec = PodSpec { attach, ..spec(&pair, &listeners, &devices, &[POD_V4]) };
@@ -89,10 +94,10 @@ fn what_the_kernel_has_is_taken_and_what_it_lacks_is_refused() {
         datapath.attach(&mut || {}).map(|()| datapath.hook())
     };
     let exists = redir_rig::tcx::exists().unwrap();
-    assert_eq!(attached(Attach::Auto).unwrap(), if exists { Attach::Tcx } else { Attach::Clsact });
-    assert_eq!(attached(Attach::Clsact).unwrap(), Attach::Clsact);
-    match attached(Attach::Tcx) {
-        Ok(hook) => assert!(exists && hook == Attach::Tcx),
+    assert_eq!(attached(AttachMode::Auto).unwrap(), if exists { AttachMode::Tcx } else { AttachMode::Clsact });
+    assert_eq!(attached(AttachMode::Clsact).unwrap(), AttachMode::Clsact);
+    match attached(AttachMode::Tcx) {
+        Ok(hook) => assert!(exists && hook == AttachMode::Tcx),
         Err(error) => assert!(!exists && matches!(error, DatapathError::NoTcx), "{error}"),
     }
     assert_eq!(pair.pod.footprint(), before);

@@ -24,7 +24,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 
 use super::{
     super::maps::monotonic_nanos,
-    super::{Attach, Device, Framing, PodDatapath, PodSpec},
+    super::{AttachMode, LinkLayer, PodDatapath, PodDevice, PodSpec},
 };
 
 pub(super) const APP_PORT: u16 = 8080;
@@ -34,11 +34,11 @@ pub(super) fn patience() -> Duration {
 }
 
 /// A network namespace with `lo` up.
-pub(super) struct Net {
+pub(super) struct TestNetns {
     fd: OwnedFd,
 }
 
-impl Net {
+impl TestNetns {
     pub(super) fn new() -> Self {
         assert!(
             nix::unistd::geteuid().is_root(),
@@ -112,9 +112,9 @@ fn links() -> String {
 }
 
 /// A pod and a client, joined by a veth pair: 10.77.0.2 and fd77::2 in the pod, .1 and ::1 at the client.
-pub(super) struct Pair {
-    pub(super) pod: Net,
-    pub(super) client: Net,
+pub(super) struct PodAndClient {
+    pub(super) pod: TestNetns,
+    pub(super) client: TestNetns,
 }
 
 pub(super) const POD_V4: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 0, 2));
@@ -125,9 +125,9 @@ pub(super) const CLIENT_V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 0, 0
 /// The two families, as (pod, client).
 pub(super) const FAMILIES: [(IpAddr, IpAddr); 2] = [(POD_V4, CLIENT_V4), (POD_V6, CLIENT_V6)];
 
-impl Pair {
+impl PodAndClient {
     pub(super) fn new() -> Self {
-        let (pod, client) = (Net::new(), Net::new());
+        let (pod, client) = (TestNetns::new(), TestNetns::new());
         let other = format!("/proc/{}/fd/{}", std::process::id(), pod.fd.as_raw_fd());
         client.sh(&format!("ip link add eth0 type veth peer name eth0 netns {other}"));
         let pair = Self { pod, client };
@@ -136,20 +136,20 @@ impl Pair {
         pair
     }
 
-    pub(super) fn devices(&self) -> Vec<Device> {
-        vec![Device { index: self.pod.index_of("eth0"), name: "eth0".into(), framing: Framing::Ethernet }]
+    pub(super) fn devices(&self) -> Vec<PodDevice> {
+        vec![PodDevice { index: self.pod.index_of("eth0"), name: "eth0".into(), framing: LinkLayer::Ethernet }]
     }
 }
 
 /// The agent's two listeners in a pod, made as the guardian makes them.
-pub(super) struct Listeners {
+pub(super) struct TestListeners {
     pub(super) v4: TcpListener,
     pub(super) v6: TcpListener,
     pub(super) port: u16,
 }
 
-impl Listeners {
-    pub(super) fn new(pod: &Net) -> Self {
+impl TestListeners {
+    pub(super) fn new(pod: &TestNetns) -> Self {
         pod.run(|| {
             let v4 = listener((Ipv4Addr::LOCALHOST, 0).into(), 1024);
             let port = v4.local_addr().unwrap().port();
@@ -178,13 +178,13 @@ pub(super) fn listener(at: SocketAddr, backlog: i32) -> TcpListener {
 }
 
 /// The app: listens on every address of the pod.
-pub(super) struct App {
+pub(super) struct TestApp {
     pub(super) v4: TcpListener,
     pub(super) v6: TcpListener,
 }
 
-impl App {
-    pub(super) fn new(pod: &Net) -> Self {
+impl TestApp {
+    pub(super) fn new(pod: &TestNetns) -> Self {
         pod.run(|| Self {
             v4: plain_listener((Ipv4Addr::UNSPECIFIED, APP_PORT).into()),
             v6: plain_listener((Ipv6Addr::UNSPECIFIED, APP_PORT).into()),
@@ -209,11 +209,11 @@ pub(super) fn plain_listener(at: SocketAddr) -> TcpListener {
 
 /// Loads a pod's datapath.
 pub(super) fn load(
-    pod: &Net,
-    devices: &[Device],
+    pod: &TestNetns,
+    devices: &[PodDevice],
     addresses: &[IpAddr],
-    listeners: &Listeners,
-    attach: Attach,
+    listeners: &TestListeners,
+    attach: AttachMode,
 ) -> PodDatapath {
     let spec = PodSpec {
         netns: pod.fd.as_fd(),
@@ -228,10 +228,10 @@ pub(super) fn load(
 }
 
 /// The worker's heartbeat, mapped as the worker maps it.
-pub(super) struct Heartbeat(std::ptr::NonNull<AtomicU64>);
+pub(super) struct TestHeartbeat(std::ptr::NonNull<AtomicU64>);
 
 #[expect(unsafe_code, reason = "shared memory with the programs")]
-impl Heartbeat {
+impl TestHeartbeat {
     pub(super) fn of(datapath: &PodDatapath) -> Self {
         let fd = datapath.heartbeat_fd().unwrap();
         let flags = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
@@ -252,7 +252,7 @@ impl Heartbeat {
 }
 
 #[expect(unsafe_code, reason = "shared memory with the programs")]
-impl Drop for Heartbeat {
+impl Drop for TestHeartbeat {
     fn drop(&mut self) {
         // SAFETY: the mapping of `of`, which nobody else has.
         unsafe { munmap(self.0.cast(), 4096) }.unwrap();
@@ -260,9 +260,9 @@ impl Drop for Heartbeat {
 }
 
 /// Counters since a moment.
-pub(super) struct Since(Vec<(Reason, u64)>);
+pub(super) struct CounterDelta(Vec<(Reason, u64)>);
 
-impl Since {
+impl CounterDelta {
     pub(super) fn now(datapath: &PodDatapath) -> Self {
         Self(datapath.stats().unwrap())
     }
@@ -283,7 +283,7 @@ impl Since {
 }
 
 /// Connects from a namespace; `from` chooses address and port.
-pub(super) fn connect(net: &Net, from: Option<SocketAddr>, to: SocketAddr) -> std::io::Result<TcpStream> {
+pub(super) fn connect(net: &TestNetns, from: Option<SocketAddr>, to: SocketAddr) -> std::io::Result<TcpStream> {
     net.run(|| {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
         if let Some(from) = from {
@@ -300,7 +300,7 @@ pub(super) fn connect(net: &Net, from: Option<SocketAddr>, to: SocketAddr) -> st
 /// The agent's leg to the app: bound to the pod's address, connected to the client's.
 pub(super) fn upstream(
     datapath: &PodDatapath,
-    pod: &Net,
+    pod: &TestNetns,
     pod_address: IpAddr,
     port: u16,
     client: IpAddr,
@@ -311,7 +311,7 @@ pub(super) fn upstream(
 /// The same with both ends in full, for addresses with a scope.
 pub(super) fn upstream_between(
     datapath: &PodDatapath,
-    pod: &Net,
+    pod: &TestNetns,
     from: SocketAddr,
     to: SocketAddr,
 ) -> std::io::Result<TcpStream> {
@@ -339,7 +339,7 @@ pub(super) fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
 }
 
 /// Waits until nobody listens on a port: a process that another test is just starting may still hold the listener.
-pub(super) fn until_closed(net: &Net, port: u16) {
+pub(super) fn until_closed(net: &TestNetns, port: u16) {
     let start = Instant::now();
     while !net.sh(&format!("ss -Hltn 'sport = :{port}'")).is_empty() {
         assert!(start.elapsed() < patience(), "somebody still listens on {port}");

@@ -22,10 +22,10 @@ const STEAL: &str = "REDIR_STEAL";
 /// Between `steer`, which notes the connection, and the companion, which finds the note, lies a pause of any length.
 #[test]
 fn a_processor_that_is_taken_away_costs_no_connection() {
-    let steal = Steal::begin();
+    let steal = StolenTime::begin();
     let (hooks, mut tried, mut lost) = (hooks(), 0, Vec::new());
     for &attach in &hooks {
-        let pod = Intercepted::new(attach);
+        let pod = InterceptedPod::new(attach);
         for _ in 0..CONNECTIONS / hooks.len() / FAMILIES.len() {
             for (address, _) in FAMILIES {
                 tried += 1;
@@ -42,7 +42,7 @@ fn a_processor_that_is_taken_away_costs_no_connection() {
 }
 
 /// Opens a connection; whether the agent has it, and not the app.
-fn is_steered(pod: &Intercepted, address: IpAddr) -> bool {
+fn is_steered(pod: &InterceptedPod, address: IpAddr) -> bool {
     pod.heartbeat.beat();
     let client = connect(&pod.pair.client, None, SocketAddr::new(address, APP_PORT)).unwrap();
     let (agent, app) = (pod.listeners.of(address), pod.app.of(address));
@@ -59,13 +59,13 @@ fn is_steered(pod: &Intercepted, address: IpAddr) -> bool {
 }
 
 /// Pauses of the whole machine, for as long as this lives: somebody outside makes them, and this counts them.
-struct Steal {
+struct StolenTime {
     asked_for: Option<PathBuf>,
     pauses: Arc<AtomicUsize>,
     stop: Arc<AtomicBool>,
 }
 
-impl Steal {
+impl StolenTime {
     fn begin() -> Self {
         let asked_for = std::env::var_os(STEAL).map(PathBuf::from);
         match &asked_for {
@@ -93,7 +93,7 @@ impl Steal {
     }
 }
 
-impl Drop for Steal {
+impl Drop for StolenTime {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(file) = &self.asked_for {

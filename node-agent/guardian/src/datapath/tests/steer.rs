@@ -4,11 +4,11 @@ use std::{net::Ipv6Addr, time::Duration};
 
 use redir_abi::{HEARTBEAT_LIMIT_NANOS, MARK, Reason, program};
 
-use super::{super::Gate, super::maps::monotonic_nanos, bench::*, packets::*, rig::*};
+use super::{super::SteerGate, super::maps::monotonic_nanos, bench::*, packets::*, rig::*};
 
 #[test]
 fn a_syn_is_steered_on_every_kind_of_device() {
-    let mut bench = Bench::new();
+    let mut bench = ProgramBench::new();
     for (pod, client) in FAMILIES {
         let syn = to_app(client, pod, SYN);
         bench.steer(&syn, Reason::SteerAssigned);
@@ -21,7 +21,7 @@ fn a_syn_is_steered_on_every_kind_of_device() {
 /// A test run always has an Ethernet header, which the program for bare devices takes for an IP header.
 #[test]
 fn a_program_for_bare_devices_leaves_an_ethernet_frame() {
-    let mut bench = Bench::new();
+    let mut bench = ProgramBench::new();
     let mut frame = to_app(CLIENT_V4, POD_V4, SYN).bytes();
     // Its destination reads as version 4 without options, its protocol byte as UDP.
     frame[0] = 0x45;
@@ -32,7 +32,7 @@ fn a_program_for_bare_devices_leaves_an_ethernet_frame() {
 
 #[test]
 fn the_agents_own_packets_are_left() {
-    let mut bench = Bench::new();
+    let mut bench = ProgramBench::new();
     for (pod, client) in FAMILIES {
         // The mark has done its part.
         let outcome = bench.run(program::STEER, &to_app(client, pod, SYN).bytes(), MARK);
@@ -45,7 +45,7 @@ fn the_agents_own_packets_are_left() {
 
 #[test]
 fn a_syn_whose_options_only_the_app_can_answer_is_the_apps() {
-    let mut bench = Bench::new();
+    let mut bench = ProgramBench::new();
     // As the kernel writes them: maximum segment size, SACK, timestamps, filler, window scale.
     let usual = [2, 4, 5, 180, 4, 2, 8, 10, 1, 2, 3, 4, 0, 0, 0, 0, 1, 3, 3, 7];
     let md5 = [&[1, 1, 19, 18][..], &[9; 16]].concat();
@@ -74,9 +74,9 @@ fn a_syn_whose_options_only_the_app_can_answer_is_the_apps() {
 
 #[test]
 fn other_protocols_and_vlans_are_left() {
-    let mut bench = Bench::new();
+    let mut bench = ProgramBench::new();
     for (pod, client) in FAMILIES {
-        bench.steer(&Frame::other(client, pod, 17, vec![0; 20]), Reason::SteerNotTcp);
+        bench.steer(&TestFrame::other(client, pod, 17, vec![0; 20]), Reason::SteerNotTcp);
         bench.steer(&to_app(client, pod, SYN).vlan(), Reason::SteerNotIp);
     }
     let mut arp = to_app(CLIENT_V4, POD_V4, SYN).bytes();
@@ -86,17 +86,17 @@ fn other_protocols_and_vlans_are_left() {
 
 #[test]
 fn ports_are_steered_one_by_one() {
-    let mut bench = Bench::new();
+    let mut bench = ProgramBench::new();
     for (pod, client) in FAMILIES {
         for port in [APP_PORT - 1, APP_PORT + 1, APP_PORT + 64, 0, u16::MAX] {
-            bench.steer(&Frame::tcp(at(client, 40_000), at(pod, port), SYN), Reason::SteerNotArmed);
+            bench.steer(&TestFrame::tcp(at(client, 40_000), at(pod, port), SYN), Reason::SteerNotArmed);
         }
     }
     bench.datapath.disarm(APP_PORT).unwrap();
     bench.steer(&to_app(CLIENT_V4, POD_V4, SYN), Reason::SteerNotArmed);
     for port in [0, 63, 64, u16::MAX] {
-        bench.datapath.arm(port, Gate::Always).unwrap();
-        bench.steer(&Frame::tcp(at(CLIENT_V4, 40_000), at(POD_V4, port), SYN), Reason::SteerAssigned);
+        bench.datapath.arm(port, SteerGate::Always).unwrap();
+        bench.steer(&TestFrame::tcp(at(CLIENT_V4, 40_000), at(POD_V4, port), SYN), Reason::SteerAssigned);
     }
 }
 
@@ -104,7 +104,7 @@ fn ports_are_steered_one_by_one() {
 fn fragments_are_left() {
     const MORE: u16 = 0x2000;
     const DO_NOT: u16 = 0x4000;
-    let mut bench = Bench::new();
+    let mut bench = ProgramBench::new();
     let syn = to_app(CLIENT_V4, POD_V4, SYN);
     bench.steer(&syn.clone().v4_fragment(MORE), Reason::SteerFragment);
     bench.steer(&syn.clone().v4_fragment(1), Reason::SteerFragment);
@@ -115,19 +115,19 @@ fn fragments_are_left() {
 
 #[test]
 fn ip_options_do_not_hide_a_syn() {
-    let mut bench = Bench::new();
+    let mut bench = ProgramBench::new();
     let no_operation = [1, 1, 1, 0];
     bench.steer(&to_app(CLIENT_V4, POD_V4, SYN).v4_options(&no_operation), Reason::SteerAssigned);
     bench.steer(&to_app(CLIENT_V4, POD_V4, SYN).v4_options(&[1; 40]), Reason::SteerAssigned);
-    let other = Frame::tcp(at(CLIENT_V4, 40_000), at(POD_V4, 81), SYN).v4_options(&no_operation);
+    let other = TestFrame::tcp(at(CLIENT_V4, 40_000), at(POD_V4, 81), SYN).v4_options(&no_operation);
     bench.steer(&other, Reason::SteerNotArmed);
-    bench.steer(&Frame::other(CLIENT_V4, POD_V4, 17, vec![0; 20]).v4_options(&no_operation), Reason::SteerNotTcp);
+    bench.steer(&TestFrame::other(CLIENT_V4, POD_V4, 17, vec![0; 20]).v4_options(&no_operation), Reason::SteerNotTcp);
 }
 
 #[test]
 fn of_ipv6_extensions_only_big_tcps_own_is_read() {
     const JUMBO: [u8; 7] = [0, 0xc2, 4, 0, 1, 0, 0];
-    let mut bench = Bench::new();
+    let mut bench = ProgramBench::new();
     let syn = to_app(CLIENT_V6, POD_V6, SYN);
     bench.steer(&syn.clone().v6_extension(0, JUMBO), Reason::SteerAssigned);
     bench.steer(&syn.clone().v6_extension(0, [0, 1, 4, 0, 0, 0, 0]), Reason::SteerExtension);
@@ -135,12 +135,12 @@ fn of_ipv6_extensions_only_big_tcps_own_is_read() {
     for kind in [43, 60] {
         bench.steer(&syn.clone().v6_extension(kind, [0, 1, 4, 0, 0, 0, 0]), Reason::SteerExtension);
     }
-    bench.steer(&Frame::other(CLIENT_V6, POD_V6, 17, vec![0; 20]), Reason::SteerNotTcp);
+    bench.steer(&TestFrame::other(CLIENT_V6, POD_V6, 17, vec![0; 20]), Reason::SteerNotTcp);
 }
 
 #[test]
 fn broken_headers_are_left() {
-    let mut bench = Bench::new();
+    let mut bench = ProgramBench::new();
     let good = to_app(CLIENT_V4, POD_V4, SYN).bytes();
     let mut version = good.clone();
     version[ETHERNET] = 0x55;
@@ -157,7 +157,7 @@ fn broken_headers_are_left() {
 
 #[test]
 fn only_flags_that_open_are_steered() {
-    let mut bench = Bench::new();
+    let mut bench = ProgramBench::new();
     for (pod, client) in FAMILIES {
         for flags in [0, FIN, RST, PSH, SYN | ACK, SYN | FIN, SYN | RST, RST | ACK, FIN | ACK, FIN | ACK | PSH] {
             bench.steer(&to_app(client, pod, flags), Reason::SteerFlags);
@@ -170,7 +170,7 @@ fn only_flags_that_open_are_steered() {
 
 #[test]
 fn only_the_pods_own_addresses_are_steered() {
-    let mut bench = Bench::new();
+    let mut bench = ProgramBench::new();
     for (stranger, client) in [("10.77.0.3".parse().unwrap(), CLIENT_V4), ("fd77::3".parse().unwrap(), CLIENT_V6)] {
         bench.steer(&to_app(client, stranger, SYN), Reason::SteerNotPodIp);
         // On lo every destination is local.
@@ -180,7 +180,7 @@ fn only_the_pods_own_addresses_are_steered() {
 
 #[test]
 fn a_bypassed_client_goes_to_the_app_until_its_time_is_over() {
-    let mut bench = Bench::new();
+    let mut bench = ProgramBench::new();
     for (pod, client) in FAMILIES {
         bench.datapath.bypass(client, Duration::from_secs(60)).unwrap();
         bench.steer(&to_app(client, pod, SYN), Reason::SteerBypassed);
@@ -193,7 +193,7 @@ fn a_bypassed_client_goes_to_the_app_until_its_time_is_over() {
 
 #[test]
 fn a_bypassed_ipv6_network_is_bypassed_whole_and_no_other() {
-    let mut bench = Bench::new();
+    let mut bench = ProgramBench::new();
     let (pod, client) = FAMILIES[1];
     let network = "fd77::".parse().unwrap();
     bench.datapath.bypass(network, Duration::from_secs(60)).unwrap();
@@ -208,7 +208,7 @@ fn a_bypassed_ipv6_network_is_bypassed_whole_and_no_other() {
 
 #[test]
 fn without_a_fresh_heartbeat_everything_goes_to_the_app() {
-    let mut bench = Bench::new();
+    let mut bench = ProgramBench::new();
     for (pod, client) in FAMILIES {
         let syn = to_app(client, pod, SYN);
         let now = monotonic_nanos().unwrap();
@@ -223,21 +223,21 @@ fn without_a_fresh_heartbeat_everything_goes_to_the_app() {
 
 #[test]
 fn the_app_must_listen_unless_the_port_goes_without() {
-    let mut bench = Bench::new();
+    let mut bench = ProgramBench::new();
     bench.app = None;
     until_closed(&bench.net, APP_PORT);
     for (pod, client) in FAMILIES {
         bench.steer(&to_app(client, pod, SYN), Reason::SteerNotListening);
-        bench.datapath.arm(APP_PORT, Gate::Always).unwrap();
+        bench.datapath.arm(APP_PORT, SteerGate::Always).unwrap();
         bench.steer(&to_app(client, pod, SYN), Reason::SteerAssigned);
-        bench.datapath.arm(APP_PORT, Gate::AppListening).unwrap();
+        bench.datapath.arm(APP_PORT, SteerGate::AppListening).unwrap();
         bench.steer(&to_app(client, pod, SYN), Reason::SteerNotListening);
     }
 }
 
 #[test]
 fn an_app_that_serves_both_families_by_one_socket_listens_for_both() {
-    let mut bench = Bench::new();
+    let mut bench = ProgramBench::new();
     bench.app = None;
     until_closed(&bench.net, APP_PORT);
     let _dual = bench.net.run(|| std::net::TcpListener::bind((Ipv6Addr::UNSPECIFIED, APP_PORT)).unwrap());
@@ -248,7 +248,7 @@ fn an_app_that_serves_both_families_by_one_socket_listens_for_both() {
 
 #[test]
 fn without_a_listener_of_its_family_a_syn_goes_to_the_app() {
-    let mut bench = Bench::new();
+    let mut bench = ProgramBench::new();
     let port = bench.listeners.as_ref().unwrap().port;
     // The listeners die with their last descriptor, although the companion's map knows them.
     bench.listeners = None;
@@ -262,26 +262,26 @@ fn without_a_listener_of_its_family_a_syn_goes_to_the_app() {
 
 #[test]
 fn a_live_connection_is_left() {
-    let mut bench = Bench::new();
+    let mut bench = ProgramBench::new();
     for local in LOCAL {
         let (client, _accepted) = bench.connection(local, 0, false);
         let from = client.local_addr().unwrap();
         for flags in [SYN, ACK, ACK | PSH] {
-            bench.steer(&Frame::tcp(from, at(local, APP_PORT), flags), Reason::SteerBusy);
+            bench.steer(&TestFrame::tcp(from, at(local, APP_PORT), flags), Reason::SteerBusy);
         }
     }
 }
 
 #[test]
 fn a_syn_in_time_wait_is_left_to_the_companion() {
-    let mut bench = Bench::new();
+    let mut bench = ProgramBench::new();
     for local in LOCAL {
         let (client, accepted) = bench.connection(local, 0, false);
         let from = client.local_addr().unwrap();
-        Bench::end(accepted, client);
-        let syn = Frame::tcp(from, at(local, APP_PORT), SYN);
+        ProgramBench::end(accepted, client);
+        let syn = TestFrame::tcp(from, at(local, APP_PORT), SYN);
         bench.steer_until(&syn, Reason::SteerTimeWaitRecorded);
-        bench.steer(&Frame::tcp(from, at(local, APP_PORT), ACK), Reason::SteerBusy);
+        bench.steer(&TestFrame::tcp(from, at(local, APP_PORT), ACK), Reason::SteerBusy);
         bench.datapath.bypass(local, Duration::from_secs(60)).unwrap();
         bench.steer(&syn, Reason::SteerBypassed);
         bench.datapath.bypass(local, Duration::ZERO).unwrap();
@@ -293,18 +293,18 @@ fn a_syn_in_time_wait_is_left_to_the_companion() {
 
 #[test]
 fn a_syn_in_time_wait_needs_the_app_and_an_unreserved_port() {
-    let mut bench = Bench::new();
+    let mut bench = ProgramBench::new();
     let mut left = Vec::new();
     for local in LOCAL {
         let (client, accepted) = bench.connection(local, 777, false);
-        Bench::end(accepted, client);
-        bench.steer_until(&Frame::tcp(at(local, 777), at(local, APP_PORT), SYN), Reason::SteerTimeWait);
+        ProgramBench::end(accepted, client);
+        bench.steer_until(&TestFrame::tcp(at(local, 777), at(local, APP_PORT), SYN), Reason::SteerTimeWait);
         let (client, accepted) = bench.connection(local, 0, false);
         left.push(client.local_addr().unwrap());
-        Bench::end(accepted, client);
+        ProgramBench::end(accepted, client);
     }
     bench.app = None;
     for from in left {
-        bench.steer_until(&Frame::tcp(from, at(from.ip(), APP_PORT), SYN), Reason::SteerNotListening);
+        bench.steer_until(&TestFrame::tcp(from, at(from.ip(), APP_PORT), SYN), Reason::SteerNotListening);
     }
 }

@@ -8,14 +8,14 @@ use std::{
 
 use redir_abi::Reason;
 
-use super::{super::Gate, intercepted::*, rig::*};
+use super::{super::SteerGate, intercepted::*, rig::*};
 
 #[test]
 fn a_client_reaches_the_agent_and_the_app_sees_the_client() {
     for attach in hooks() {
-        let pod = Intercepted::new(attach);
+        let pod = InterceptedPod::new(attach);
         for (address, client) in FAMILIES {
-            let since = Since::now(&pod.datapath);
+            let since = CounterDelta::now(&pod.datapath);
             let (from, agent) = pod.steered(None, address);
             let (up, app) = pod.reflected(777, address, client);
             for (a, b) in [(&from, &agent), (&agent, &from), (&up, &app), (&app, &up)] {
@@ -32,7 +32,7 @@ fn a_client_reaches_the_agent_and_the_app_sees_the_client() {
 #[test]
 fn half_closes_and_resets_go_through_the_reflection() {
     for attach in hooks() {
-        let pod = Intercepted::new(attach);
+        let pod = InterceptedPod::new(attach);
         for (address, client) in FAMILIES {
             let (mut up, mut app) = pod.reflected(600, address, client);
             up.shutdown(Shutdown::Write).unwrap();
@@ -64,12 +64,12 @@ fn half_closes_and_resets_go_through_the_reflection() {
 #[test]
 fn late_segments_for_a_leg_in_time_wait_do_not_reach_the_client() {
     for attach in hooks() {
-        let pod = Intercepted::new(attach);
+        let pod = InterceptedPod::new(attach);
         for (address, client) in FAMILIES {
             let (up, mut app) = pod.reflected(604, address, client);
             drop(up);
             assert_eq!(app.read(&mut [0]).unwrap(), 0);
-            let since = Since::now(&pod.datapath);
+            let since = CounterDelta::now(&pod.datapath);
             let start = Instant::now();
             while app.write_all(b"into the void").is_ok() {
                 assert!(start.elapsed() < patience(), "the app is not told that nobody reads");
@@ -91,13 +91,13 @@ fn late_segments_for_a_leg_in_time_wait_do_not_reach_the_client() {
 #[test]
 fn an_app_that_refuses_refuses_the_agent() {
     for attach in hooks() {
-        let mut pod = Intercepted::new(attach);
+        let mut pod = InterceptedPod::new(attach);
         for (address, client) in FAMILIES {
             let table = if address.is_ipv4() { "ip" } else { "ip6" };
             pod.pair.pod.sh(&format!(
                 "nft 'add table {table} t; add chain {table} t in {{ type filter hook input priority 0; }}; add rule {table} t in tcp dport {APP_PORT} tcp sport 620 reject'"
             ));
-            let since = Since::now(&pod.datapath);
+            let since = CounterDelta::now(&pod.datapath);
             let refused = upstream(&pod.datapath, &pod.pair.pod, address, 620, client).unwrap_err();
             assert_eq!(refused.kind(), std::io::ErrorKind::ConnectionRefused);
             // A first one is lost on a socket that is still busy sending.
@@ -116,11 +116,11 @@ fn an_app_that_refuses_refuses_the_agent() {
 #[test]
 fn a_tuple_in_time_wait_is_steered_by_the_companion() {
     for attach in hooks() {
-        let pod = Intercepted::new(attach);
+        let pod = InterceptedPod::new(attach);
         for (address, client) in FAMILIES {
             let from = SocketAddr::new(client, 40_404);
             for round in 0..3 {
-                let since = Since::now(&pod.datapath);
+                let since = CounterDelta::now(&pod.datapath);
                 let (mut client, agent) = pod.steered(Some(from), address);
                 if round > 0 {
                     assert_eq!(since.count(&pod.datapath, Reason::SteerTimeWaitRecorded), 1);
@@ -137,7 +137,7 @@ fn a_tuple_in_time_wait_is_steered_by_the_companion() {
 }
 
 /// Waits until the pod's side of a connection has come to TIME_WAIT.
-fn until_time_wait(pod: &Net, peer: SocketAddr) {
+fn until_time_wait(pod: &TestNetns, peer: SocketAddr) {
     let start = Instant::now();
     while !pod.sh("ss -Htan state time-wait").contains(&peer.to_string()) {
         assert!(start.elapsed() < patience(), "no TIME_WAIT for {peer}");
@@ -147,10 +147,10 @@ fn until_time_wait(pod: &Net, peer: SocketAddr) {
 #[test]
 fn syn_cookies_are_the_agents() {
     for attach in hooks() {
-        let pod = Intercepted::new(attach);
+        let pod = InterceptedPod::new(attach);
         pod.pair.pod.sh("echo 2 > /proc/sys/net/ipv4/tcp_syncookies");
         for (address, _) in FAMILIES {
-            let since = Since::now(&pod.datapath);
+            let since = CounterDelta::now(&pod.datapath);
             let (client, agent) = pod.steered(None, address);
             carries(&client, &agent, b"cookie");
             assert_eq!(since.count(&pod.datapath, Reason::SteerCookie), 1);
@@ -161,7 +161,7 @@ fn syn_cookies_are_the_agents() {
 #[test]
 fn clients_inside_the_pod_are_steered_too() {
     for attach in hooks() {
-        let pod = Intercepted::new(attach);
+        let pod = InterceptedPod::new(attach);
         let others: [IpAddr; 2] = [Ipv4Addr::new(127, 0, 0, 5).into(), Ipv6Addr::LOCALHOST.into()];
         for address in [Ipv4Addr::LOCALHOST.into(), others[0], others[1], POD_V4, POD_V6] {
             pod.heartbeat.beat();
@@ -182,7 +182,7 @@ fn clients_inside_the_pod_are_steered_too() {
 #[test]
 fn netfilter_and_strict_reverse_paths_are_no_obstacle() {
     for attach in hooks() {
-        let pod = Intercepted::new(attach);
+        let pod = InterceptedPod::new(attach);
         pod.pair.pod.sh("for f in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 1 > $f; done");
         pod.pair.pod.sh(
             "nft 'add table inet t; add chain inet t a { type nat hook prerouting priority -100; }; add rule inet t a tcp dport 9 redirect to :10;
@@ -203,7 +203,7 @@ fn netfilter_and_strict_reverse_paths_are_no_obstacle() {
 #[test]
 fn what_the_pod_redirects_to_its_mesh_proxy_stays_the_proxys() {
     for attach in hooks() {
-        let pod = Intercepted::new(attach);
+        let pod = InterceptedPod::new(attach);
         pod.pair.pod.sh(&format!(
             "nft 'add table inet t; add chain inet t a {{ type nat hook prerouting priority -100; }}; add rule inet t a tcp dport {APP_PORT} redirect to :15006'",
         ));
@@ -222,14 +222,14 @@ fn what_the_pod_redirects_to_its_mesh_proxy_stays_the_proxys() {
 fn where_a_mesh_takes_what_leaves_the_pod_nothing_goes_astray_and_the_app_keeps_its_clients() {
     for attach in hooks() {
         for (address, client) in FAMILIES {
-            let pod = Intercepted::new(attach);
+            let pod = InterceptedPod::new(attach);
             pod.pair.pod.sh(
                 "nft 'add table inet t; add chain inet t a { type nat hook output priority -100; }; add rule inet t a oifname eth0 meta l4proto tcp redirect to :15001'",
             );
             let any = if address.is_ipv4() { "0.0.0.0:15001" } else { "[::]:15001" };
             let proxy = pod.pair.pod.run(|| plain_listener(any.parse().unwrap()));
             pod.steered(None, address);
-            let since = Since::now(&pod.datapath);
+            let since = CounterDelta::now(&pod.datapath);
             let leg = upstream(&pod.datapath, &pod.pair.pod, address, 660, client);
             assert_eq!(leg.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
             assert!(since.count(&pod.datapath, Reason::ReflectRerouted) > 0 && !is_waiting(&proxy));
@@ -241,7 +241,7 @@ fn where_a_mesh_takes_what_leaves_the_pod_nothing_goes_astray_and_the_app_keeps_
 #[test]
 fn the_companion_is_known_to_be_gone_while_steering_is_detached() {
     for attach in hooks() {
-        let mut pod = Intercepted::new(attach);
+        let mut pod = InterceptedPod::new(attach);
         assert!(pod.datapath.looks_up());
         pod.datapath.detach_steer(&mut || {}).unwrap();
         assert!(!pod.datapath.looks_up());
@@ -254,11 +254,11 @@ fn the_companion_is_known_to_be_gone_while_steering_is_detached() {
 #[test]
 fn on_a_kernel_without_the_companion_steer_assigns_by_itself() {
     for attach in hooks() {
-        let mut pod = Intercepted::new(attach);
+        let mut pod = InterceptedPod::new(attach);
         pod.datapath.detach_steer(&mut || {}).unwrap();
         pod.datapath.no_companion = Some("none".into());
         pod.datapath.attach(&mut || {}).unwrap();
-        let since = Since::now(&pod.datapath);
+        let since = CounterDelta::now(&pod.datapath);
         pod.all_are_steered();
         assert_eq!(since.count(&pod.datapath, Reason::TimeWaitAssigned), 0);
         assert_eq!(since.count(&pod.datapath, Reason::SteerAssignFailed), 0);
@@ -268,7 +268,7 @@ fn on_a_kernel_without_the_companion_steer_assigns_by_itself() {
 #[test]
 fn packets_over_64_kib_and_without_offloads_turn_around() {
     for attach in hooks() {
-        let pod = Intercepted::new(attach);
+        let pod = InterceptedPod::new(attach);
         // BIG TCP: the kernel puts a hop-by-hop header into IPv6.
         for net in [&pod.pair.pod, &pod.pair.client] {
             if let Err(error) = net.try_sh("ip link set eth0 gso_max_size 185000 gro_max_size 185000") {
@@ -298,8 +298,8 @@ fn packets_over_64_kib_and_without_offloads_turn_around() {
 #[test]
 fn connections_from_before_the_intercept_stay_the_apps() {
     for attach in hooks() {
-        let pair = Pair::new();
-        let app = App::new(&pair.pod);
+        let pair = PodAndClient::new();
+        let app = TestApp::new(&pair.pod);
         let before = FAMILIES.map(|(address, _)| {
             let client = connect(&pair.client, None, SocketAddr::new(address, APP_PORT)).unwrap();
             (client, accept(app.of(address)).0)
@@ -307,7 +307,7 @@ fn connections_from_before_the_intercept_stay_the_apps() {
         drop(app);
         until_closed(&pair.pod, APP_PORT);
         let devices = pair.devices();
-        let pod = Intercepted::on(pair, &devices, attach);
+        let pod = InterceptedPod::on(pair, &devices, attach);
         for (client, accepted) in &before {
             carries(client, accepted, &bytes());
             carries(accepted, client, &bytes());
@@ -319,7 +319,7 @@ fn connections_from_before_the_intercept_stay_the_apps() {
 #[test]
 fn whatever_stops_the_agent_new_connections_reach_the_app() {
     for attach in hooks() {
-        let mut pod = Intercepted::new(attach);
+        let mut pod = InterceptedPod::new(attach);
         for (address, _) in FAMILIES {
             pod.steered(None, address);
         }
@@ -332,7 +332,7 @@ fn whatever_stops_the_agent_new_connections_reach_the_app() {
         // The port is not wanted any more.
         pod.datapath.disarm(APP_PORT).unwrap();
         pod.all_reach_app();
-        pod.datapath.arm(APP_PORT, Gate::AppListening).unwrap();
+        pod.datapath.arm(APP_PORT, SteerGate::AppListening).unwrap();
         pod.all_are_steered();
         // A client has no upstream port left.
         for (address, client) in FAMILIES {
@@ -347,7 +347,7 @@ fn whatever_stops_the_agent_new_connections_reach_the_app() {
         pod.datapath.attach(&mut || {}).unwrap();
         pod.all_are_steered();
         // It dies: the listeners go with it.
-        let gone = std::mem::replace(&mut pod.listeners, Listeners::new(&Net::new())).port;
+        let gone = std::mem::replace(&mut pod.listeners, TestListeners::new(&TestNetns::new())).port;
         until_closed(&pod.pair.pod, gone);
         pod.all_reach_app();
     }
@@ -356,7 +356,7 @@ fn whatever_stops_the_agent_new_connections_reach_the_app() {
 #[test]
 fn what_was_steered_drains_after_steering_has_stopped() {
     for attach in hooks() {
-        let mut pod = Intercepted::new(attach);
+        let mut pod = InterceptedPod::new(attach);
         let legs = FAMILIES.map(|(address, client)| (pod.steered(None, address), pod.reflected(660, address, client)));
         pod.datapath.disarm(APP_PORT).unwrap();
         pod.datapath.detach_steer(&mut || {}).unwrap();
@@ -371,9 +371,9 @@ fn what_was_steered_drains_after_steering_has_stopped() {
 #[test]
 fn a_port_without_gate_is_steered_while_the_app_is_down() {
     for attach in hooks() {
-        let mut pod = Intercepted::new(attach);
+        let mut pod = InterceptedPod::new(attach);
         pod.stop_app();
-        pod.datapath.arm(APP_PORT, Gate::Always).unwrap();
+        pod.datapath.arm(APP_PORT, SteerGate::Always).unwrap();
         for (address, _) in FAMILIES {
             pod.steered(None, address);
         }
@@ -383,10 +383,10 @@ fn a_port_without_gate_is_steered_while_the_app_is_down() {
 #[test]
 fn the_app_can_bind_its_port_again() {
     for attach in hooks() {
-        let mut pod = Intercepted::new(attach);
+        let mut pod = InterceptedPod::new(attach);
         let _live = FAMILIES.map(|(address, _)| pod.steered(None, address));
         pod.stop_app();
-        pod.app = App::new(&pod.pair.pod);
+        pod.app = TestApp::new(&pod.pair.pod);
         for (address, client) in FAMILIES {
             pod.steered(None, address);
             pod.reflected(670, address, client);

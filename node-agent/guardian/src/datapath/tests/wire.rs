@@ -12,16 +12,16 @@ use std::thread::{self, JoinHandle};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
-use super::rig::Net;
+use super::rig::TestNetns;
 
 /// Another veth pair between two namespaces, down and without addresses.
-pub(super) fn join(a: &Net, b: &Net, name: &str) {
+pub(super) fn join(a: &TestNetns, b: &TestNetns, name: &str) {
     let other = format!("/proc/{}/fd/{}", std::process::id(), b.fd().as_raw_fd());
     a.sh(&format!("ip link add {name} type veth peer name {name} netns {other}"));
 }
 
 /// Sends one frame as it is.
-pub(super) fn send(from: &Net, device: &str, frame: &[u8]) {
+pub(super) fn send(from: &TestNetns, device: &str, frame: &[u8]) {
     let index = from.index_of(device);
     from.run(|| {
         let socket = Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0))).unwrap();
@@ -37,14 +37,14 @@ pub(super) fn send(from: &Net, device: &str, frame: &[u8]) {
 }
 
 /// A link between two namespaces whose packets begin with the IP header: a tun device in each, and a thread that carries.
-pub(super) struct Tunnel {
+pub(super) struct TunPair {
     over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Tunnel {
+impl TunPair {
     /// None where this kernel has no tun devices, which is said.
-    pub(super) fn join(a: &Net, b: &Net) -> Option<Self> {
+    pub(super) fn join(a: &TestNetns, b: &TestNetns) -> Option<Self> {
         if !std::fs::exists(TUN).unwrap() {
             redir_rig::left_out(&format!("tun devices: there is no {TUN}"));
             return None;
@@ -57,7 +57,7 @@ impl Tunnel {
     }
 }
 
-impl Drop for Tunnel {
+impl Drop for TunPair {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {

@@ -9,7 +9,7 @@ use std::{
 use redir_rig::{namespace::Namespace, wait};
 
 use super::*;
-use crate::process::Process as Seen;
+use crate::process::ProcessHandle as Seen;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -50,7 +50,7 @@ fn path_of(process: &Child) -> PathBuf {
 #[test]
 fn a_number_that_another_process_has_now_names_no_pod() {
     for met_before in [true, false] {
-        let mut rig = Rig::new(Attach::Auto);
+        let mut rig = PodsRig::new(AttachSetting::Auto);
         let mut first = sleeper_in(&rig.topology.pods[0].namespace);
         let pid = first.id();
         let began = Seen::of(Path::new("/proc"), pid).expect("readable").expect("runs");
@@ -73,7 +73,7 @@ fn a_number_that_another_process_has_now_names_no_pod() {
         .expect("time passes");
         let mut another = with_number(&rig.topology.peer.namespace, pid);
         let refused = rig.arm(8080).expect_err("another's");
-        assert_eq!(refused.code, RefusedCode::Namespace);
+        assert_eq!(refused.code, RefusalCode::Namespace);
         for word in [format!("process {pid} has ended"), "SandboxKey".to_owned()] {
             assert!(refused.sentence.contains(&word), "{}", refused.sentence);
         }

@@ -6,21 +6,21 @@ use redir_api::names;
 use tempfile::TempDir;
 
 use super::*;
-use redir_ipc::{FirstHand, Permission};
+use redir_ipc::{FirstHand, PodPermission};
 
 const WEB: &str = "6fa459ea-ee8a-3ca4-894e-db77e160355e";
 const OTHER: &str = "16fd2706-8baf-433b-82eb-8c7fada847da";
 
 /// Two pods of namespace `shop`, with a process each.
-struct Node {
+struct NodeFixture {
     _proc: TempDir,
     topology: Topology,
-    config: Config,
-    pods: Pods,
+    config: NodeConfig,
+    pods: PodTable,
     before: Snapshot,
 }
 
-impl Node {
+impl NodeFixture {
     fn new() -> Self {
         let topology = Topology::new(&unique_prefix("t"), 2).expect("namespaces: run as root");
         let proc = tempfile::tempdir().expect("folder");
@@ -34,36 +34,41 @@ impl Node {
             symlink(topology.pods[index].namespace.path(), folder.join("ns/net")).expect("linked");
         }
         let text = "[agent]\nlisten = \"127.0.0.1:7447\"\n[kubernetes]\nnode = \"n1\"\n";
-        let config = Config::parse(text, Path::new("agent.toml")).expect("good");
+        let config = NodeConfig::parse(text, Path::new("agent.toml")).expect("good");
         let forbidden = config.kubernetes.as_ref().expect("there").forbidden.clone();
         assert_eq!(forbidden, BTreeSet::from(["kube-system".to_owned()]), "by default");
-        let cluster = (Seeker::new(proc.path()), Permissions::new(forbidden));
-        let pods = Pods::new(Home::new().expect("own namespace"), Attach::Auto, names::WORKER_USER, Some(cluster));
+        let cluster = (NetnsResolver::new(proc.path()), PermissionList::new(forbidden));
+        let pods = PodTable::new(
+            HostNamespaces::new().expect("own namespace"),
+            AttachSetting::Auto,
+            names::WORKER_USER,
+            Some(cluster),
+        );
         let before = Snapshot::take(&topology.pods[0].namespace).expect("bpftool, ip");
         Self { _proc: proc, topology, config, pods, before }
     }
 
     /// What a worker says, whoever it is.
-    fn ask(&mut self, request: Request) -> Result<Granted, Refusal> {
+    fn ask(&mut self, request: Request) -> Result<GrantedReply, RequestRefusal> {
         self.pods.serve(&self.config, request, &mut |_, _| {}).expect("a wish")
     }
 
-    fn arm(&mut self, uid: &str, port: u16) -> Result<Granted, Refusal> {
+    fn arm(&mut self, uid: &str, port: u16) -> Result<GrantedReply, RequestRefusal> {
         self.ask(Request::Arm { pod: PodName::new(uid).expect("good"), port })
     }
 
     /// What the controller says, as a whole.
-    fn permit(&mut self, list: Vec<Permission>, now: Instant) {
+    fn permit(&mut self, list: Vec<PodPermission>, now: Instant) {
         let list = list.into_iter().map(ControllerMessage::Allow);
         for message in [ControllerMessage::Begin].into_iter().chain(list).chain([ControllerMessage::Commit]) {
             self.pods.permit(message, now);
         }
     }
 
-    fn permission(&self, uid: &str, namespace: &str, ip: usize) -> Permission {
-        let at = Whereabouts { ips: vec![self.topology.pods[ip].v4.into()], first: FirstHand::App };
+    fn permission(&self, uid: &str, namespace: &str, ip: usize) -> PodPermission {
+        let at = PodLocation { ips: vec![self.topology.pods[ip].v4.into()], first: FirstHand::App };
         let pod = PodName::of_uid(uid, namespace, "web").expect("good");
-        Permission { pod, namespace: namespace.to_owned(), at, ports: vec![8080] }
+        PodPermission { pod, namespace: namespace.to_owned(), at, ports: vec![8080] }
     }
 
     fn enforce(&mut self, now: Instant) -> Vec<PodName> {
@@ -83,43 +88,43 @@ const DRAIN: Duration = Duration::from_secs(10);
 
 #[test]
 fn without_a_live_intercept_nothing_is_armed() {
-    let (mut node, now) = (Node::new(), Instant::now());
+    let (mut node, now) = (NodeFixture::new(), Instant::now());
     let refused = node.arm(WEB, 8080).expect_err("the controller has said nothing yet");
-    assert_eq!(refused.code, RefusedCode::UnknownPod);
+    assert_eq!(refused.code, RefusalCode::UnknownPod);
     assert!(refused.sentence.contains("no live Intercept") && refused.sentence.contains(';'), "{}", refused.sentence);
     node.permit(vec![node.permission(WEB, "shop", 0)], now);
-    assert_eq!(node.arm(WEB, 22).expect_err("another port").code, RefusedCode::PortNotAllowed);
-    assert_eq!(node.arm(OTHER, 8080).expect_err("another pod").code, RefusedCode::UnknownPod);
+    assert_eq!(node.arm(WEB, 22).expect_err("another port").code, RefusalCode::PortNotAllowed);
+    assert_eq!(node.arm(OTHER, 8080).expect_err("another pod").code, RefusalCode::UnknownPod);
     node.assert_untouched();
     node.arm(WEB, 8080).expect("an Intercept means it");
     assert_eq!(node.armed_ports(), [8080]);
-    assert_eq!(node.arm(WEB, 8081).expect_err("another port of an armed pod").code, RefusedCode::PortNotAllowed);
+    assert_eq!(node.arm(WEB, 8081).expect_err("another port of an armed pod").code, RefusalCode::PortNotAllowed);
     node.permit(vec![], now);
-    assert_eq!(node.arm(WEB, 8080).expect_err("it has ended").code, RefusedCode::UnknownPod);
+    assert_eq!(node.arm(WEB, 8080).expect_err("it has ended").code, RefusalCode::UnknownPod);
 }
 
 /// Whatever address the worker would like a pod to have: it cannot say any, and the API server's must fit the pod.
 #[test]
 fn the_address_of_another_pod_opens_no_namespace() {
-    let (mut node, now) = (Node::new(), Instant::now());
+    let (mut node, now) = (NodeFixture::new(), Instant::now());
     node.permit(vec![node.permission(WEB, "shop", 1)], now);
     let refused = node.arm(WEB, 8080).expect_err("another pod's address");
-    assert_eq!(refused.code, RefusedCode::Namespace, "{}", refused.sentence);
+    assert_eq!(refused.code, RefusalCode::Namespace, "{}", refused.sentence);
     node.assert_untouched();
 }
 
 #[test]
 fn nothing_is_armed_in_kube_system() {
-    let (mut node, now) = (Node::new(), Instant::now());
+    let (mut node, now) = (NodeFixture::new(), Instant::now());
     node.permit(vec![node.permission(WEB, "kube-system", 0)], now);
-    assert_eq!(node.arm(WEB, 8080).expect_err("forbidden").code, RefusedCode::UnknownPod);
+    assert_eq!(node.arm(WEB, 8080).expect_err("forbidden").code, RefusalCode::UnknownPod);
     node.assert_untouched();
 }
 
 /// A worker that keeps what no Intercept means any more loses it: first its new connections, then all.
 #[test]
 fn what_a_worker_does_not_give_back_is_taken_from_it() {
-    let (mut node, now) = (Node::new(), Instant::now());
+    let (mut node, now) = (NodeFixture::new(), Instant::now());
     node.permit(vec![node.permission(WEB, "shop", 0)], now);
     node.arm(WEB, 8080).expect("armed");
     assert_eq!(node.pods.next_withdrawal(), None);
@@ -139,7 +144,7 @@ fn what_a_worker_does_not_give_back_is_taken_from_it() {
 /// worker that was taken over would keep the pod.
 #[test]
 fn a_worker_that_gives_back_in_time_keeps_its_connections() {
-    let (mut node, now) = (Node::new(), Instant::now());
+    let (mut node, now) = (NodeFixture::new(), Instant::now());
     node.permit(vec![node.permission(WEB, "shop", 0)], now);
     node.arm(WEB, 8080).expect("armed");
     node.permit(vec![], now);
@@ -162,7 +167,7 @@ fn disarm() -> Request {
 /// A worker without time is late, and gives back all the same.
 #[test]
 fn a_late_worker_that_gives_back_keeps_its_connections() {
-    let (mut node, now) = (Node::new(), Instant::now());
+    let (mut node, now) = (NodeFixture::new(), Instant::now());
     node.permit(vec![node.permission(WEB, "shop", 0)], now);
     node.arm(WEB, 8080).expect("armed");
     node.permit(vec![], now);
@@ -175,8 +180,8 @@ fn a_late_worker_that_gives_back_keeps_its_connections() {
 
 #[test]
 fn a_cut_is_put_off_while_another_port_is_wanted_and_not_lost() {
-    let (mut node, now) = (Node::new(), Instant::now());
-    let other = |node: &Node| Permission { ports: vec![8081], ..node.permission(WEB, "shop", 0) };
+    let (mut node, now) = (NodeFixture::new(), Instant::now());
+    let other = |node: &NodeFixture| PodPermission { ports: vec![8081], ..node.permission(WEB, "shop", 0) };
     node.permit(vec![node.permission(WEB, "shop", 0), other(&node)], now);
     node.arm(WEB, 8080).expect("armed");
     node.arm(WEB, 8081).expect("armed");

@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The armed pod, its app on port 8080, and one more service on its loopback addresses.
 struct TakenOver {
-    rig: Rig,
+    rig: PodsRig,
     /// What the worker got for the armed port.
     handed: Vec<OwnedFd>,
     apps: Vec<TcpListener>,
@@ -34,8 +34,8 @@ struct TakenOver {
 }
 
 impl TakenOver {
-    fn new(attach: Attach) -> Self {
-        let mut rig = Rig::new(attach);
+    fn new(attach: AttachSetting) -> Self {
+        let mut rig = PodsRig::new(attach);
         let pod = &rig.topology.pods[0].namespace;
         let listen = |ip: IpAddr, port: u16| pod.run(|| listener(ip, port)).expect("inside");
         let apps = FAMILIES.map(|family| listen(family.any(), 8080)).into();

@@ -7,18 +7,18 @@ use redir_wire::{Ended, LeaveScope, Left, LeftIntercept, Refused, ToDeveloper};
 
 use crate::{
     plan::Intercept,
-    registry::{Leaver, SessionId},
+    registry::{EndedIntercept, SessionId},
 };
 
 use super::{
     super::{
-        farewell::UnderWay,
-        session::{Outgoing, key_removed},
+        farewell::InFlightRequests,
+        session::{SessionCommand, key_removed},
     },
-    Hub,
+    TunnelHub,
 };
 
-impl Hub {
+impl TunnelHub {
     /// Ends intercepts: their requests go to the app from now on. A redir hears that its own have ended when nothing of them
     /// is under way, and may go then; another one that asked for it hears it at once.
     pub(super) fn leave(&mut self, asking: SessionId, seq: u32, pin: &Pin, which: &LeaveScope) -> Result<(), Refused> {
@@ -28,13 +28,13 @@ impl Hub {
             Err(refused) => match self.farewells.ending(pin, which) {
                 Some((intercept, under_way)) => {
                     let left = ToDeveloper::Left(Left { intercepts: vec![intercept] });
-                    self.bid_farewell(asking, under_way, vec![Outgoing::Say(seq, left)]);
+                    self.bid_farewell(asking, under_way, vec![SessionCommand::Say(seq, left)]);
                     return Ok(());
                 }
                 None => return Err(refused),
             },
         };
-        let mut own = UnderWay::default();
+        let mut own = InFlightRequests::default();
         let under_way = self.retire(leavers.iter().map(|leaver| (leaver, *pin)));
         for (leaver, under_way) in leavers.iter().zip(under_way) {
             tracing::info!(developer = self.developer(pin), intercept = leaver.id, "an intercept ends");
@@ -43,17 +43,20 @@ impl Hub {
             } else {
                 let sentence = format!("{} was left from another redir with the same key", leaver.what);
                 let ended = Ended { id: leaver.id, token: leaver.token, sentence };
-                self.bid_farewell(leaver.session, under_way, vec![Outgoing::Say(0, ToDeveloper::Ended(ended))]);
+                self.bid_farewell(leaver.session, under_way, vec![SessionCommand::Say(0, ToDeveloper::Ended(ended))]);
             }
         }
         let left = leavers.into_iter().map(|leaver| LeftIntercept { id: Some(leaver.id), what: leaver.what });
         let left = ToDeveloper::Left(Left { intercepts: left.collect() });
-        self.bid_farewell(asking, own, vec![Outgoing::Say(seq, left)]);
+        self.bid_farewell(asking, own, vec![SessionCommand::Say(seq, left)]);
         Ok(())
     }
 
     /// Intercepts have ended: nothing new is decided for them from now on. What is still under way of each.
-    fn retire<'a>(&mut self, leavers: impl Iterator<Item = (&'a Leaver, Pin)> + Clone) -> Vec<UnderWay> {
+    fn retire<'a>(
+        &mut self,
+        leavers: impl Iterator<Item = (&'a EndedIntercept, Pin)> + Clone,
+    ) -> Vec<InFlightRequests> {
         let mut ended: BTreeMap<u64, Vec<Arc<Intercept>>> =
             leavers.clone().map(|(leaver, _)| (leaver.id, Vec::new())).collect();
         for ((id, _), intercept) in self.intercepts.extract_if(|(id, _), _| ended.contains_key(id)).collect::<Vec<_>>()
@@ -62,11 +65,11 @@ impl Hub {
         }
         self.stale = true;
         self.publish();
-        let retire = |(leaver, pin): (&Leaver, Pin)| {
+        let retire = |(leaver, pin): (&EndedIntercept, Pin)| {
             if let Some(session) = self.sessions.get_mut(&leaver.session) {
                 session.told.remove(&leaver.id);
             }
-            let under_way = UnderWay::begin(ended.remove(&leaver.id).unwrap_or_default().into_iter());
+            let under_way = InFlightRequests::begin(ended.remove(&leaver.id).unwrap_or_default().into_iter());
             self.farewells.note(pin, leaver, &under_way);
             under_way
         };
@@ -74,7 +77,7 @@ impl Hub {
     }
 
     /// Tells a session something once nothing is under way any more.
-    fn bid_farewell(&mut self, session: SessionId, under_way: UnderWay, last: Vec<Outgoing>) {
+    fn bid_farewell(&mut self, session: SessionId, under_way: InFlightRequests, last: Vec<SessionCommand>) {
         if let Some(session) = self.sessions.get(&session) {
             self.farewells.bid(under_way, session.joined.outbox.clone(), last);
         }
@@ -90,7 +93,7 @@ impl Hub {
             .filter(|(_, session)| plane.name_of(&session.joined.pin).is_none())
             .map(|(id, _)| *id)
             .collect();
-        let mut farewells: BTreeMap<SessionId, (UnderWay, Vec<Outgoing>)> = BTreeMap::new();
+        let mut farewells: BTreeMap<SessionId, (InFlightRequests, Vec<SessionCommand>)> = BTreeMap::new();
         let leavers = self.registry.configure(plane.clone());
         let under_way = self.retire(leavers.iter().map(|(leaver, pin, _)| (leaver, *pin)));
         for ((leaver, _, sentence), of_it) in leavers.into_iter().zip(under_way) {
@@ -98,7 +101,7 @@ impl Hub {
             let (under_way, last) = farewells.entry(leaver.session).or_default();
             under_way.extend(of_it);
             let ended = Ended { id: leaver.id, token: leaver.token, sentence };
-            last.push(Outgoing::Say(0, ToDeveloper::Ended(ended)));
+            last.push(SessionCommand::Say(0, ToDeveloper::Ended(ended)));
         }
         self.stale = true;
         for id in removed {
@@ -106,7 +109,7 @@ impl Hub {
             if let Some(session) = self.sessions.remove(&id) {
                 session.joined.handle.end();
                 let (under_way, mut last) = farewells.remove(&id).unwrap_or_default();
-                last.push(Outgoing::End(key_removed(&plane)));
+                last.push(SessionCommand::End(key_removed(&plane)));
                 self.farewells.bid(under_way, session.joined.outbox, last);
             }
         }
