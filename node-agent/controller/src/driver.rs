@@ -1,4 +1,4 @@
-//! The one task that knows the world: takes what the listeners hear, publishes the plane, and has written what is to be
+//! The one task that knows the world: takes what the listeners hear, publishes the policy, and has written what is to be
 //! said.
 
 use std::{
@@ -50,12 +50,12 @@ pub(super) struct DriverParts {
     /// Where what is concluded goes.
     pub(super) conclusions: channel::Sender<Option<Arc<ClusterConclusion>>>,
     /// How the intercepts stand; `None` as long as no worker has said it.
-    pub(super) standings: channel::Receiver<Option<InterceptReports>>,
-    /// How this process fares.
+    pub(super) reports: channel::Receiver<Option<InterceptReports>>,
+    /// The state of this process.
     pub(super) vitals: channel::Sender<ControllerVitals>,
 }
 
-/// How the controller fares, by its own clock.
+/// The controller's condition, by its own clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ControllerVitals {
     /// Since when the API server has not been heard.
@@ -122,7 +122,7 @@ pub(super) async fn run(parts: DriverParts, source: CredentialSource) {
         writes: WriteQueue::default(),
         writing: JoinSet::new(),
     };
-    driver.run(hearing, parts.standings, addresses).await;
+    driver.run(hearing, parts.reports, addresses).await;
 }
 
 struct ControllerDriver {
@@ -167,7 +167,7 @@ impl ControllerDriver {
     async fn run(
         mut self,
         mut hearing: mpsc::Receiver<WatchEvent>,
-        mut standings: channel::Receiver<Option<InterceptReports>>,
+        mut reports: channel::Receiver<Option<InterceptReports>>,
         mut addresses: channel::Receiver<Vec<redir_api::Endpoint>>,
     ) {
         loop {
@@ -184,15 +184,15 @@ impl ControllerDriver {
                     }
                     None => return,
                 },
-                changed = standings.changed() => if changed.is_err() { return },
+                changed = reports.changed() => if changed.is_err() { return },
                 Ok(()) = addresses.changed() => self.introduction.endpoints = addresses.borrow_and_update().clone(),
                 Some(done) = self.writing.join_next() => if let Ok(done) = done { self.written(done) },
                 () = until(wake) => {}
             }
             while self.listeners.try_join_next().is_some() {}
             if self.world.is_known() {
-                let standings = standings.borrow_and_update().clone();
-                self.conclude(standings.as_ref());
+                let reports = reports.borrow_and_update().clone();
+                self.conclude(reports.as_ref());
             }
         }
     }
@@ -213,18 +213,18 @@ impl ControllerDriver {
 
     /// Whether enough is known to say something. What an earlier controller has said stays in force until then: it must not
     /// be taken back only because a Service has not been heard of yet.
-    fn may_conclude(&mut self, needs: &NeededObjects, standings: Option<&InterceptReports>, now: Instant) -> bool {
+    fn may_conclude(&mut self, needs: &NeededObjects, reports: Option<&InterceptReports>, now: Instant) -> bool {
         let patience = *self.patience.get_or_insert(now + PATIENCE);
-        now >= patience || standings.is_some() && self.world.answers(needs)
+        now >= patience || reports.is_some() && self.world.answers(needs)
     }
 
     /// Brings everything in line with what is known.
-    fn conclude(&mut self, standings: Option<&InterceptReports>) {
+    fn conclude(&mut self, reports: Option<&InterceptReports>) {
         let now = Instant::now();
         let (resolved, needs) = resolve(&self.world);
         self.ask(&needs);
         if !self.settled {
-            if !self.may_conclude(&needs, standings, now) {
+            if !self.may_conclude(&needs, reports, now) {
                 return;
             }
             let intercepts = self.world.intercepts.values();
@@ -243,12 +243,12 @@ impl ControllerDriver {
         });
         let objects = self.world.intercepts.len() as u64;
         self.vitals.send_if_modified(|vitals| std::mem::replace(&mut vitals.objects, objects) != objects);
-        self.report(&conclusion.resolved, standings.unwrap_or(&InterceptReports::new()), now);
+        self.report(&conclusion.resolved, reports.unwrap_or(&InterceptReports::new()), now);
     }
 
     /// Has written what is to be said.
-    fn report(&mut self, resolved: &ResolvedCluster, standings: &InterceptReports, now: Instant) {
-        let entries = entries(resolved, standings, &self.introduction);
+    fn report(&mut self, resolved: &ResolvedCluster, reports: &InterceptReports, now: Instant) {
+        let entries = entries(resolved, reports, &self.introduction);
         for notice in self.told.tell(resolved, &entries) {
             // People miss a line; the status has it all the same.
             if self.notices.try_send(notice).is_err() {

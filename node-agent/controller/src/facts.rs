@@ -265,7 +265,7 @@ impl ServiceFacts {
 pub(crate) struct InterceptFacts {
     /// Its place and identity.
     pub(crate) id: ObjectId,
-    /// Its UID as a wish's token.
+    /// Its UID as an intercept's token.
     pub(crate) token: Token,
     /// The version of the object, for a deletion that must not hit a renewed one.
     pub(crate) version: Option<String>,

@@ -68,17 +68,10 @@ async fn live(ControllerBootstrap { control, config, key }: ControllerBootstrap)
     let guardian = Arc::new(GuardianSocket::new(control).context("speak with the guardian")?);
     let (conclusions, concluded) = channel::channel(LatestConclusion::None);
     let permitted = channel::Sender::new(LatestConclusion::None);
-    let (vitals, standings) = (channel::Sender::new(ControllerVitals::default()), channel::Sender::new(None));
-    let talk =
-        LinkTraffic { permitted: permitted.subscribe(), vitals: vitals.subscribe(), standings: standings.clone() };
-    let parts = driver::DriverParts {
-        settings,
-        agent: config.agent,
-        key,
-        conclusions,
-        standings: standings.subscribe(),
-        vitals,
-    };
+    let (vitals, reports) = (channel::Sender::new(ControllerVitals::default()), channel::Sender::new(None));
+    let talk = LinkTraffic { permitted: permitted.subscribe(), vitals: vitals.subscribe(), reports: reports.clone() };
+    let parts =
+        driver::DriverParts { settings, agent: config.agent, key, conclusions, reports: reports.subscribe(), vitals };
     let mut tasks = JoinSet::new();
     tasks.spawn(driver::run(parts, source));
     tasks.spawn(publish::run(guardian.clone(), concluded, permitted));
@@ -143,8 +136,8 @@ mod link_tests {
         drop(link);
         let worker = worker_stays.then_some(worker);
         let permitted = channel::Sender::new(LatestConclusion::None);
-        let (vitals, standings) = (channel::Sender::new(ControllerVitals::default()), channel::Sender::new(None));
-        let talk = LinkTraffic { permitted: permitted.subscribe(), vitals: vitals.subscribe(), standings };
+        let (vitals, reports) = (channel::Sender::new(ControllerVitals::default()), channel::Sender::new(None));
+        let talk = LinkTraffic { permitted: permitted.subscribe(), vitals: vitals.subscribe(), reports };
         let end = timeout(time, follow(&guardian, talk, JoinSet::new())).await.ok();
         drop((worker, ours));
         end

@@ -9,7 +9,7 @@ use std::{io, sync::Arc};
 use redir_config::certificates::Certificates;
 use redir_ipc::{ControllerMessage, PodPermission};
 use redir_link::{
-    Health, InterceptReports, LONGEST_STANDING, SIGN_OF_LIFE, Standing, ToController, ToWorker, changes,
+    Health, InterceptReport, InterceptReports, LONGEST_REPORT, SIGN_OF_LIFE, ToController, ToWorker, changes,
     resolved::ResolvedCluster,
 };
 use redir_wire::Token;
@@ -74,23 +74,23 @@ pub(super) struct LinkTraffic {
     /// To be told as well.
     pub(super) vitals: channel::Receiver<ControllerVitals>,
     /// What the worker says.
-    pub(super) standings: channel::Sender<Option<InterceptReports>>,
+    pub(super) reports: channel::Sender<Option<InterceptReports>>,
 }
 
 /// The link to the worker of now.
 pub(super) fn speak(stream: UnixStream, talk: LinkTraffic) -> JoinSet<()> {
     let (from, to) = stream.into_split();
     let mut tasks = JoinSet::new();
-    let LinkTraffic { permitted, vitals, standings } = talk;
+    let LinkTraffic { permitted, vitals, reports } = talk;
     tasks.spawn(async move {
         let end = tokio::select! {
             end = tell(BufWriter::new(to), permitted, vitals) => end,
-            end = listen(BufReader::new(from), &standings) => end,
+            end = listen(BufReader::new(from), &reports) => end,
         };
         let error = end.err().map(|error| error.to_string()).unwrap_or_default();
         tracing::warn!(error, "the link to the worker has ended");
         // Nothing of it is live any more. One that was killed leaves a reset instead of an end.
-        standings.send_replace(Some(InterceptReports::new()));
+        reports.send_replace(Some(InterceptReports::new()));
     });
     tasks
 }
@@ -152,21 +152,21 @@ fn health(ControllerVitals { silent_since, objects, api_errors, expired }: Contr
 /// What the worker says is text for the status, of intercepts that are there anyway.
 async fn listen(
     mut from: BufReader<OwnedReadHalf>,
-    standings: &channel::Sender<Option<InterceptReports>>,
+    reports: &channel::Sender<Option<InterceptReports>>,
 ) -> io::Result<()> {
     let mut heard = InterceptReports::new();
-    while let Some(message) = redir_link::receive(&mut from, LONGEST_STANDING).await? {
+    while let Some(message) = redir_link::receive(&mut from, LONGEST_REPORT).await? {
         match message {
-            ToController::InterceptReport(uid, standing) => {
-                let (token, standing) = (Token::from(uid), standing.bounded());
+            ToController::InterceptReport(uid, report) => {
+                let (token, report) = (Token::from(uid), report.bounded());
                 heard.remove(&token);
-                let bytes: usize = heard.values().chain([&standing]).map(Standing::bytes).sum();
+                let bytes: usize = heard.values().chain([&report]).map(InterceptReport::bytes).sum();
                 if heard.len() < MOST_STANDINGS && bytes <= MOST_STANDING_BYTES {
-                    heard.insert(token, standing);
+                    heard.insert(token, report);
                 }
             }
             ToController::Gone(uid) => drop(heard.remove(&uid.into())),
-            ToController::Commit => drop(standings.send_replace(Some(heard.clone()))),
+            ToController::Commit => drop(reports.send_replace(Some(heard.clone()))),
         }
     }
     Ok(())
@@ -201,17 +201,17 @@ mod tests {
 
     struct PublishRig {
         permitted: channel::Sender<LatestConclusion>,
-        standings: channel::Receiver<Option<InterceptReports>>,
+        reports: channel::Receiver<Option<InterceptReports>>,
         talk: LinkTraffic,
         _vitals: channel::Sender<ControllerVitals>,
     }
 
     fn ends() -> PublishRig {
         let (permitted, vitals) = (channel::Sender::new(None), channel::Sender::new(ControllerVitals::default()));
-        let standings = channel::Sender::new(None);
-        let heard = standings.subscribe();
-        let talk = LinkTraffic { permitted: permitted.subscribe(), vitals: vitals.subscribe(), standings };
-        PublishRig { permitted, standings: heard, talk, _vitals: vitals }
+        let reports = channel::Sender::new(None);
+        let heard = reports.subscribe();
+        let talk = LinkTraffic { permitted: permitted.subscribe(), vitals: vitals.subscribe(), reports };
+        PublishRig { permitted, reports: heard, talk, _vitals: vitals }
     }
 
     /// The number of the pod that is told before the next commit.
@@ -258,26 +258,25 @@ mod tests {
         let (ours, mut worker) = UnixStream::pair().expect("sockets");
         let _link = speak(ours, ends.talk.clone());
         let conflict = ConflictReport { pod: "p".repeat(9_000), developer: String::new(), since: 0, everything: true };
-        let standing = Standing { pods: Vec::new(), conflicts: vec![conflict] };
+        let report = InterceptReport { pods: Vec::new(), conflicts: vec![conflict] };
         let writer = async {
             for number in 0..u16::try_from(MOST_STANDINGS).expect("small") + 9 {
                 let mut uid = [0; 16];
                 uid[..2].copy_from_slice(&number.to_ne_bytes());
-                let said = ToController::InterceptReport(Token(uid).into(), standing.clone());
+                let said = ToController::InterceptReport(Token(uid).into(), report.clone());
                 redir_link::send(&mut worker, &said).await.expect("sent");
             }
             redir_link::send(&mut worker, &ToController::Commit).await.expect("sent");
         };
         timeout(SOON, writer).await.expect("in time");
         let heard =
-            timeout(SOON, ends.standings.wait_for(Option::is_some)).await.expect("in time").expect("it runs").clone();
+            timeout(SOON, ends.reports.wait_for(Option::is_some)).await.expect("in time").expect("it runs").clone();
         let heard = heard.expect("some");
         assert_eq!(heard.len(), MOST_STANDINGS);
-        assert!(heard.values().all(|standing| standing.conflicts[0].pod.len() < 300));
+        assert!(heard.values().all(|report| report.conflicts[0].pod.len() < 300));
         drop(worker);
-        let is_empty =
-            |standings: &Option<InterceptReports>| standings.as_ref().is_some_and(InterceptReports::is_empty);
-        timeout(SOON, ends.standings.wait_for(is_empty)).await.expect("in time").expect("it runs");
+        let is_empty = |reports: &Option<InterceptReports>| reports.as_ref().is_some_and(InterceptReports::is_empty);
+        timeout(SOON, ends.reports.wait_for(is_empty)).await.expect("in time").expect("it runs");
     }
 
     /// One object that is too large ended what was told of all others.
@@ -314,18 +313,18 @@ mod tests {
         let (ours, mut worker) = UnixStream::pair().expect("sockets");
         let _link = speak(ours, ends.talk.clone());
         let conflict = ConflictReport { pod: "p".repeat(250), developer: "d".repeat(250), since: 0, everything: true };
-        let standing = Standing { pods: Vec::new(), conflicts: vec![conflict; 50] };
+        let report = InterceptReport { pods: Vec::new(), conflicts: vec![conflict; 50] };
         let writer = async {
             for number in 0..200 {
-                let said = ToController::InterceptReport(Token([number; 16]).into(), standing.clone());
+                let said = ToController::InterceptReport(Token([number; 16]).into(), report.clone());
                 redir_link::send(&mut worker, &said).await.expect("sent");
             }
             redir_link::send(&mut worker, &ToController::Commit).await.expect("sent");
         };
         timeout(SOON, writer).await.expect("in time");
         let heard =
-            timeout(SOON, ends.standings.wait_for(Option::is_some)).await.expect("in time").expect("it runs").clone();
-        let bytes: usize = heard.expect("some").values().map(Standing::bytes).sum();
+            timeout(SOON, ends.reports.wait_for(Option::is_some)).await.expect("in time").expect("it runs").clone();
+        let bytes: usize = heard.expect("some").values().map(InterceptReport::bytes).sum();
         assert!((MOST_STANDING_BYTES / 2..=MOST_STANDING_BYTES).contains(&bytes), "{bytes}");
     }
 }

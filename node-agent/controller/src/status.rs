@@ -10,7 +10,7 @@ use std::{
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use redir_api::{AgentState, AgentStatus, ConflictStatus, Endpoint, PodState, PodStatus};
 use redir_link::{
-    InterceptReports, Standing,
+    InterceptReport, InterceptReports,
     resolved::{
         InterceptedRequests, ObjectId, PodObstacle, PodPlacement, ResolvedCluster, ResolvedIntercept, WorkloadRef,
     },
@@ -33,18 +33,18 @@ pub(crate) struct AgentEntry {
 /// The entry for each Intercept that has a pod here.
 pub(crate) fn entries(
     resolved: &ResolvedCluster,
-    standings: &InterceptReports,
+    reports: &InterceptReports,
     introduction: &AgentEntry,
 ) -> BTreeMap<Token, AgentStatus> {
     let here = resolved.intercepts.iter().filter(|(_, resolution)| !resolution.places.is_empty());
-    here.map(|(token, resolution)| (*token, entry(resolution, standings.get(token), introduction))).collect()
+    here.map(|(token, resolution)| (*token, entry(resolution, reports.get(token), introduction))).collect()
 }
 
-fn entry(resolution: &ResolvedIntercept, standing: Option<&Standing>, introduction: &AgentEntry) -> AgentStatus {
-    let pods: Vec<PodStatus> = resolution.places.iter().map(|place| pod(resolution, place, standing)).collect();
+fn entry(resolution: &ResolvedIntercept, report: Option<&InterceptReport>, introduction: &AgentEntry) -> AgentStatus {
+    let pods: Vec<PodStatus> = resolution.places.iter().map(|place| pod(resolution, place, report)).collect();
     let (state, reason) = match &resolution.granted {
         Err(reason) => (AgentState::Refused, reason.clone()),
-        Ok(_) => together(&pods, standing.is_some()),
+        Ok(_) => together(&pods, report.is_some()),
     };
     AgentStatus {
         node: introduction.node.clone(),
@@ -55,16 +55,16 @@ fn entry(resolution: &ResolvedIntercept, standing: Option<&Standing>, introducti
         state,
         reason,
         pods,
-        conflicts: standing.into_iter().flat_map(conflicts).collect(),
+        conflicts: report.into_iter().flat_map(conflicts).collect(),
     }
 }
 
 fn pod(
     resolution: &ResolvedIntercept,
     PodPlacement { pod, port }: &PodPlacement,
-    standing: Option<&Standing>,
+    report: Option<&InterceptReport>,
 ) -> PodStatus {
-    let told = standing.and_then(|standing| standing.pods.iter().find(|told| told.pod == *pod));
+    let told = report.and_then(|report| report.pods.iter().find(|told| told.pod == *pod));
     let made = millis(resolution.made);
     let (state, reason, since) = match (&resolution.granted, port, told) {
         (Err(reason), _, _) | (Ok(_), Err(PodObstacle::Never(reason)), _) => (PodState::Refused, reason.clone(), made),
@@ -100,8 +100,8 @@ fn together(pods: &[PodStatus], tunnel: bool) -> (AgentState, String) {
     }
 }
 
-fn conflicts(standing: &Standing) -> impl Iterator<Item = ConflictStatus> + '_ {
-    standing.conflicts.iter().map(|conflict| ConflictStatus {
+fn conflicts(report: &InterceptReport) -> impl Iterator<Item = ConflictStatus> + '_ {
+    report.conflicts.iter().map(|conflict| ConflictStatus {
         pod: conflict.pod.clone(),
         user: conflict.developer.clone(),
         since: time(conflict.since),

@@ -15,7 +15,7 @@ use redir_config::{
 };
 use redir_ipc::{FirstHand, PodPermission};
 use redir_link::{
-    ConflictReport, InterceptReports, PodInterceptReport, Standing,
+    ConflictReport, InterceptReport, InterceptReports, PodInterceptReport,
     resolved::{InterceptedRequests, PodObstacle, ResolvedCluster},
 };
 use redir_tunnel::Pin;
@@ -297,7 +297,7 @@ fn a_mesh_pod_is_found_behind_its_proxy() {
     assert_eq!((at.first, &at.ips), (FirstHand::Proxy, &vec!["10.0.0.1".parse().unwrap()]));
 }
 
-fn wish(token: Token) -> InterceptRequest {
+fn request(token: Token) -> InterceptRequest {
     InterceptRequest {
         earlier: redir_wire::EarlierConnections::Stay,
         token,
@@ -329,17 +329,17 @@ fn a_tunnel_gets_exactly_the_intercepts_that_name_its_key() {
     assert_eq!(resolved.keys().len(), 2);
     assert_eq!((resolved.name_of(&key(1)), resolved.name_of(&key(2))), (Some("alice"), Some("bob\u{fffd}")));
     assert_eq!(resolved.name_of(&key(3)), None);
-    let grant = resolved.grant(&key(1), wish(token(50))).unwrap();
-    // Pods, port, filter, probes and what else decides are the object's, not the wish's.
-    assert!(!grant.wish.forwarded && !grant.wish.even_if_down);
+    let grant = resolved.grant(&key(1), request(token(50))).unwrap();
+    // Pods, port, filter, probes and what else decides are the object's, not the intercept's.
+    assert!(!grant.request.forwarded && !grant.request.even_if_down);
     assert_eq!(grant.filter.as_ref().map(ToString::to_string).as_deref(), Some("header x-user = secret"));
     assert_eq!(grant.looks_at, "header x-user (exact)");
-    assert_eq!((grant.wish.probes, &*grant.wish.to), (Probes::App, "127.0.0.1:3000"));
+    assert_eq!((grant.request.probes, &*grant.request.to), (Probes::App, "127.0.0.1:3000"));
     let places = resolved.places(&key(1), &grant);
     assert_eq!(places.len(), 1);
     assert_eq!(places[0].port, Ok(8080));
     for (key, token) in [(key(2), token(50)), (key(1), token(51)), (key(1), token(99)), (key(3), token(50))] {
-        assert!(resolved.grant(&key, wish(token)).is_err());
+        assert!(resolved.grant(&key, request(token)).is_err());
     }
     assert!(resolved.places(&key(2), &grant).is_empty(), "a grant does not outlive its key");
 }
@@ -363,7 +363,7 @@ fn introduction() -> AgentEntry {
     AgentEntry { node: NODE.into(), key: "sha256:agent".into(), software: "redir-agent 0", endpoints: vec![] }
 }
 
-fn standing(resolved: &ResolvedCluster, states: &[(u64, PodState, &str)]) -> InterceptReports {
+fn report(resolved: &ResolvedCluster, states: &[(u64, PodState, &str)]) -> InterceptReports {
     let pods = states.iter().map(|(number, state, reason)| PodInterceptReport {
         pod: PodName::new(&uid(*number)).unwrap(),
         addresses: vec!["10.0.0.1".into()],
@@ -373,8 +373,8 @@ fn standing(resolved: &ResolvedCluster, states: &[(u64, PodState, &str)]) -> Int
         nobody_listens: false,
     });
     let conflict = ConflictReport { pod: "a".into(), developer: "bob".into(), since: 0, everything: true };
-    let standing = Standing { pods: pods.collect(), conflicts: vec![conflict] };
-    resolved.intercepts.keys().map(|token| (*token, standing.clone())).collect()
+    let report = InterceptReport { pods: pods.collect(), conflicts: vec![conflict] };
+    resolved.intercepts.keys().map(|token| (*token, report.clone())).collect()
 }
 
 #[test]
@@ -383,20 +383,20 @@ fn the_status_says_pod_by_pod_how_it_stands() {
     let pods =
         vec![pod(1, "a", &json!({})), pod(2, "b", &json!({})), pod(3, "c", &json!({"spec": {"hostNetwork": true}}))];
     let (resolved, _) = resolve(&world(pods, vec![intercept(50, &selector, &json!({}))]));
-    let of = |standings: &InterceptReports| entries(&resolved, standings, &introduction()).remove(&token(50)).unwrap();
+    let of = |reports: &InterceptReports| entries(&resolved, reports, &introduction()).remove(&token(50)).unwrap();
 
     let before = of(&InterceptReports::new());
     assert_eq!(before.state, AgentState::Waiting);
     let states: Vec<PodState> = before.pods.iter().map(|pod| pod.state).collect();
     assert_eq!(states, [PodState::Waiting, PodState::Waiting, PodState::Refused]);
 
-    let coming = of(&standing(&resolved, &[(1, PodState::Live, ""), (2, PodState::Pending, "")]));
+    let coming = of(&report(&resolved, &[(1, PodState::Live, ""), (2, PodState::Pending, "")]));
     assert_eq!(coming.state, AgentState::Pending);
-    let live = of(&standing(&resolved, &[(1, PodState::Live, ""), (2, PodState::Live, "")]));
+    let live = of(&report(&resolved, &[(1, PodState::Live, ""), (2, PodState::Live, "")]));
     assert_eq!((live.state, live.pods[0].port, live.pods[0].state), (AgentState::Partial, Some(8080), PodState::Live));
     assert!(live.reason.starts_with("c: ") && live.reason.contains("hostNetwork"), "{}", live.reason);
     assert_eq!((live.conflicts[0].user.as_str(), live.conflicts[0].everything), ("bob", true));
-    let lost = of(&standing(&resolved, &[(1, PodState::Refused, "no"), (2, PodState::Lost, "gone")]));
+    let lost = of(&report(&resolved, &[(1, PodState::Refused, "no"), (2, PodState::Lost, "gone")]));
     assert_eq!((lost.state, &*lost.reason), (AgentState::Refused, "a: no"));
 }
 
@@ -425,17 +425,17 @@ fn start_end_and_refusal_are_told_once() {
     let plain = vec![intercept(50, &target("Pod", "a"), &json!({}))];
     let (resolved, _) = resolve(&world(vec![pod(1, "a", &json!({}))], plain));
     let mut told = ReportedEvents::default();
-    let mut tell = |resolved: &ResolvedCluster, standings: &InterceptReports| -> Vec<WorkloadNotice> {
-        told.tell(resolved, &entries(resolved, standings, &introduction()))
+    let mut tell = |resolved: &ResolvedCluster, reports: &InterceptReports| -> Vec<WorkloadNotice> {
+        told.tell(resolved, &entries(resolved, reports, &introduction()))
     };
     assert_eq!(tell(&resolved, &InterceptReports::new()), []);
-    let live = standing(&resolved, &[(1, PodState::Live, "")]);
+    let live = report(&resolved, &[(1, PodState::Live, "")]);
     let [started] = &tell(&resolved, &live)[..] else { panic!("one notice") };
     assert_eq!(started.kind, NoticeKind::Started);
     assert_eq!(started.workload.as_ref().map(|workload| &*workload.kind), Some("Pod"));
     assert!(started.note.contains("alice") && started.note.contains("all connections"), "{}", started.note);
     assert_eq!(tell(&resolved, &live), []);
-    let refused = standing(&resolved, &[(1, PodState::Refused, "no room")]);
+    let refused = report(&resolved, &[(1, PodState::Refused, "no room")]);
     let kinds: Vec<_> = tell(&resolved, &refused).into_iter().map(|notice| notice.kind).collect();
     assert_eq!(kinds, [NoticeKind::Ended, NoticeKind::Refused]);
     assert_eq!(tell(&resolved, &refused), []);
@@ -570,7 +570,7 @@ fn a_filter_is_compiled_only_where_it_has_a_pod_and_once() {
         assert_eq!(matches!(granted.filter, InterceptedRequests::Matching(_)), is_here);
         assert_eq!(world.intercepts[token].filter.is_known(), is_here, "{}", one.id.name);
     }
-    assert!(resolved.grant(&Pin::of_spki(&3_u64.to_ne_bytes()), wish(token(3))).is_err(), "no pod of it is here");
+    assert!(resolved.grant(&Pin::of_spki(&3_u64.to_ne_bytes()), request(token(3))).is_err(), "no pod of it is here");
     // Renewed each minute: it is not compiled again.
     let mut renewed = of_its_own(70, &spec("a"), "shop");
     renewed.renewed = Some("now".into());
@@ -601,12 +601,12 @@ fn a_controller_goes_on_with_what_an_earlier_one_has_told() {
     let plain = vec![intercept(50, &target("Pod", "a"), &json!({}))];
     let (resolved, _) = resolve(&world(vec![pod(1, "a", &json!({}))], plain));
     for (state, next) in [(PodState::Live, NoticeKind::Ended), (PodState::Refused, NoticeKind::Started)] {
-        let written = entries(&resolved, &standing(&resolved, &[(1, state, "why")]), &introduction());
+        let written = entries(&resolved, &report(&resolved, &[(1, state, "why")]), &introduction());
         let mut told = ReportedEvents::default();
         told.resume(&resolved, written.iter().map(|(token, entry)| (*token, entry)));
         assert_eq!(told.tell(&resolved, &written), []);
         let other = if state == PodState::Live { PodState::Refused } else { PodState::Live };
-        let now = entries(&resolved, &standing(&resolved, &[(1, other, "why")]), &introduction());
+        let now = entries(&resolved, &report(&resolved, &[(1, other, "why")]), &introduction());
         assert_eq!(told.tell(&resolved, &now)[0].kind, next);
     }
 }

@@ -1,7 +1,7 @@
 //! The guardian: has the capabilities, parses nothing from outside, starts and outlives the worker.
 //!
 //! Owns namespaces, programs, privileged sockets and the worker's life. Must not read a byte of anybody's traffic.
-//! Single-threaded and without tokio; the way from a wish of the worker to the kernel is `supervisor` → `pods` → `pod`.
+//! Single-threaded and without tokio; the way from a request of the worker to the kernel is `supervisor` → `pods` → `pod`.
 
 mod backoff;
 mod check;
@@ -26,12 +26,12 @@ pub mod output;
 mod owners;
 mod permissions;
 mod pod;
+mod pod_netns;
 mod pods;
 mod preflight;
 mod process;
 mod reload;
 mod scheduling;
-mod seek;
 mod signals;
 mod sockets;
 mod supervisor;
@@ -52,10 +52,10 @@ use self::{
     kernel::KernelFeatures,
     netns::HostNamespaces,
     permissions::PermissionList,
+    pod_netns::NetnsResolver,
     pods::PodTable,
     preflight::{HostCapabilities, RuntimeEnvironment},
     reload::ConfigFile,
-    seek::NetnsResolver,
     signals::GuardianSignals,
     supervisor::Supervisor,
     tls_files::TlsFiles,

@@ -31,7 +31,7 @@ use redir_ipc::{
     PodNetwork, PortDetour, RefusalCode,
 };
 
-/// Why a wish of the worker is not granted.
+/// Why a request of the worker is not granted.
 #[derive(Debug)]
 pub(super) struct RequestRefusal {
     pub(super) code: RefusalCode,

@@ -1,6 +1,6 @@
 //! All armed pods, and what of a dead worker's is still attached.
 //!
-//! Owns the checks: a wish names a pod and a port that the configuration allows, or in Kubernetes a pod that is found on
+//! Owns the checks: a request names a pod and a port that the configuration allows, or in Kubernetes a pod that is found on
 //! this node, or it is refused. Called by the supervisor.
 
 use std::{
@@ -22,12 +22,12 @@ use super::{
     owners::NetnsOwners,
     permissions::PermissionList,
     pod::{ArmedPod, PodContext, RequestRefusal},
-    seek::NetnsResolver,
+    pod_netns::NetnsResolver,
 };
 use redir_config::{AttachSetting, NodeConfig, PodName};
 use redir_ipc::{ControllerMessage, HandedSockets, PodLocation, RefusalCode, Reply, Request};
 
-/// A granted wish: the answer and the descriptors beside it.
+/// A granted request: the answer and the descriptors beside it.
 pub(super) type GrantedReply = (Reply, Vec<OwnedFd>);
 
 /// Armed pods by name.
@@ -50,7 +50,7 @@ pub(super) struct PodTable {
     /// No step of any flush before this.
     flush_again: Option<Instant>,
     /// In Kubernetes: where the pods are, since no configuration says it.
-    seeker: Option<NetnsResolver>,
+    resolver: Option<NetnsResolver>,
     /// In Kubernetes: what may be armed.
     permissions: Option<PermissionList>,
     /// Ports that the worker did not disarm in time: when their pods are detached, until they are permitted again.
@@ -79,7 +79,7 @@ impl PodTable {
         user: u32,
         cluster: Option<(NetnsResolver, PermissionList)>,
     ) -> Self {
-        let (seeker, permissions) = cluster.unzip();
+        let (resolver, permissions) = cluster.unzip();
         let (armed, lingering, told) = (BTreeMap::new(), LingerQueue::default(), BTreeSet::new());
         let (flushes, flush_again) = (Vec::new(), None);
         let (endings, owners) = (PodEndings::default(), NetnsOwners::default());
@@ -93,7 +93,7 @@ impl PodTable {
             told,
             flushes,
             flush_again,
-            seeker,
+            resolver,
             permissions,
             cuts,
             ended,
@@ -103,7 +103,7 @@ impl PodTable {
         }
     }
 
-    /// Answers a wish about a pod. `Ready` and `Alive` are not wishes and get no answer.
+    /// Answers a request about a pod. `Ready` and `Alive` are not requests and get no answer.
     pub(super) fn serve(
         &mut self,
         config: &NodeConfig,
@@ -123,7 +123,7 @@ impl PodTable {
             Request::Ending { pod, last } => find(&mut self.armed, &pod).map(|armed| {
                 // Without Kubernetes the pod's path says it.
                 match last {
-                    Some(last) if self.seeker.is_some() => {
+                    Some(last) if self.resolver.is_some() => {
                         self.endings.watch(pod, armed.netns_id(), last, Instant::now());
                     }
                     Some(_) => {}
@@ -146,8 +146,8 @@ impl PodTable {
         let permitted = self.permitted(config, asked, port);
         let (name, at) = &permitted.inspect_err(|refusal| self.note_refused(asked, port, refusal))?;
         if let Some(armed) = self.armed.get_mut(name) {
-            let replaced = match &mut self.seeker {
-                Some(seeker) => seeker.replaced(&self.home, name, armed.netns_id(), &at.ips),
+            let replaced = match &mut self.resolver {
+                Some(resolver) => resolver.replaced(&self.home, name, armed.netns_id(), &at.ips),
                 None => config.pod(name).is_none_or(|pod| current(&pod.netns) != Some(armed.netns_id())),
             };
             if replaced {
@@ -223,9 +223,9 @@ impl PodTable {
         at: &PodLocation,
         meanwhile: QuickRequests<'_>,
     ) -> Result<PodNetns, String> {
-        let Self { home, armed, seeker, owners, .. } = self;
-        match (seeker, config.pod(name)) {
-            (Some(seeker), _) => seeker.open(home, name, &at.ips, &mut || meanwhile(home, armed)),
+        let Self { home, armed, resolver, owners, .. } = self;
+        match (resolver, config.pod(name)) {
+            (Some(resolver), _) => resolver.open(home, name, &at.ips, &mut || meanwhile(home, armed)),
             (None, Some(pod)) => {
                 let netns = home.open(&pod.netns)?;
                 owners.confirm(&pod.netns).map(|()| netns)
@@ -234,7 +234,7 @@ impl PodTable {
         }
     }
 
-    /// A pod or port that is not armed is no error: the wish is fulfilled.
+    /// A pod or port that is not armed is no error: the request is fulfilled.
     fn disarm(&mut self, name: &PodName, port: u16, meanwhile: QuickRequests<'_>) {
         if self.aside(name, meanwhile, |armed, _, pause| armed.disarm(port, pause)).is_some() {
             tracing::info!(pod = %name, port, "disarmed");
@@ -254,7 +254,7 @@ impl PodTable {
     fn detach(&mut self, name: &PodName, meanwhile: QuickRequests<'_>) {
         let Some((name, armed)) = self.armed.remove_entry(name) else { return };
         armed.detach(&mut || meanwhile(&self.home, &mut self.armed));
-        self.seeker.iter_mut().for_each(|seeker| seeker.forget(&name));
+        self.resolver.iter_mut().for_each(|resolver| resolver.forget(&name));
         self.cuts.retain(|(pod, _), _| *pod != name);
         self.ended.remove(&name);
         self.endings.forget(&name);
@@ -424,8 +424,8 @@ impl PodTable {
 
     /// Pods that were to end and whose last process has ended, each told once.
     pub(super) fn ended(&mut self, now: Instant, meanwhile: QuickRequests<'_>) -> Vec<PodName> {
-        let Self { home, armed, seeker: Some(seeker), endings, .. } = self else { return Vec::new() };
-        endings.look(seeker.proc(), now, &mut || meanwhile(home, armed))
+        let Self { home, armed, resolver: Some(resolver), endings, .. } = self else { return Vec::new() };
+        endings.look(resolver.proc(), now, &mut || meanwhile(home, armed))
     }
 
     /// What to poll: the processes that pods of the file end with.
@@ -445,7 +445,7 @@ impl PodTable {
 
     /// Takes back what a new configuration no longer allows; the worker hears of it by itself.
     pub(super) fn restrict(&mut self, config: &NodeConfig) {
-        if self.seeker.is_some() {
+        if self.resolver.is_some() {
             return;
         }
         for (name, armed) in &mut self.armed {
@@ -474,9 +474,9 @@ impl PodTable {
 
     /// Armed pods that have another namespace now, each told once.
     pub(super) fn gone(&mut self, config: &NodeConfig) -> Vec<PodName> {
-        let (home, seeker) = (&self.home, &mut self.seeker);
-        let replaced = |(name, armed): &(&PodName, &ArmedPod)| match seeker.as_mut() {
-            Some(seeker) => seeker.replaced(home, name, armed.netns_id(), armed.ips()),
+        let (home, resolver) = (&self.home, &mut self.resolver);
+        let replaced = |(name, armed): &(&PodName, &ArmedPod)| match resolver.as_mut() {
+            Some(resolver) => resolver.replaced(home, name, armed.netns_id(), armed.ips()),
             None => config.pod(name).is_some_and(|pod| current(&pod.netns) != Some(armed.netns_id())),
         };
         let gone: Vec<_> = self.armed.iter().filter(replaced).map(|(name, _)| name.clone()).collect();

@@ -1,4 +1,4 @@
-//! The guardian's loop: signals, the worker's wishes, and the clock, one after the other in a single thread.
+//! The guardian's loop: signals, the worker's requests, and the clock, one after the other in a single thread.
 //!
 //! Owns the worker's life and the agent's end. Waits in `poll` only. Called by `guardian::run`.
 
@@ -59,7 +59,7 @@ pub(super) struct WorkerLifecycle {
     next_look: Option<Instant>,
 }
 
-/// What the wait has brought, beside signals and wishes.
+/// What the wait has brought, beside signals and requests.
 struct WakeReasons {
     /// A process that a pod of the file ends with has ended.
     owner_ended: bool,
@@ -289,7 +289,7 @@ impl Supervisor {
         let due = listens && look.is_some_and(|look| look <= now);
         let flush = flush || ending.is_some_and(|next| next <= now);
         let timeout =
-            if due || flush || worker.is_some_and(WorkerProcess::wishes_wait) { Duration::ZERO } else { timeout };
+            if due || flush || worker.is_some_and(WorkerProcess::request_waits) { Duration::ZERO } else { timeout };
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::ZERO);
         // An interrupted wait is a short wait.
         poll(&mut fds, timeout).unwrap_or_default();
@@ -305,7 +305,7 @@ impl Supervisor {
         }
     }
 
-    /// One pod at a time, between the worker's wishes.
+    /// One pod at a time, between the worker's requests.
     fn look_at_devices(&mut self) {
         let Self { pods, file, life, .. } = self;
         let WorkerLifecycle { worker: Some(worker), served, .. } = life else { return };
@@ -409,7 +409,7 @@ impl Supervisor {
         }
     }
 
-    /// Answers the quick wishes, up to a batch of them, and one slow one, so that neither a flood nor a line of them
+    /// Answers the quick requests, up to a batch of them, and one slow one, so that neither a flood nor a line of them
     /// keeps signals and the clock waiting.
     fn serve(&mut self) {
         for _ in 0..BATCH {
@@ -424,7 +424,7 @@ impl Supervisor {
         }
     }
 
-    /// Answers a wish. Between the steps of a slow one the quick ones that came meanwhile are answered: connections that
+    /// Answers a request. Between the steps of a slow one the quick ones that came meanwhile are answered: connections that
     /// are there already wait for sockets. Those about the very pod that is worked on come after it.
     fn answer(&mut self, seq: u32, request: Request) {
         if matches!(request, Request::Arm { .. }) {
@@ -466,7 +466,7 @@ impl Supervisor {
     }
 }
 
-/// Answers the quick wishes that wait, but for those about the pod that is `busy`, which are put off: as many as there may be
+/// Answers the quick requests that wait, but for those about the pod that is `busy`, which are put off: as many as there may be
 /// in all pauses of one work, then none is taken any more.
 fn serve_meanwhile(
     worker: &mut WorkerProcess,

@@ -1,6 +1,6 @@
-//! The worker as the guardian knows it: a pid, a socket, and the wishes that wait.
+//! The worker as the guardian knows it: a pid, a socket, and the requests that wait.
 //!
-//! Owns the order in which wishes are taken. Arming a pod takes a tenth of a second (the verifier reads the programs);
+//! Owns the order in which requests are taken. Arming a pod takes a tenth of a second (the verifier reads the programs);
 //! sockets for connections that are there already must not wait behind fifty of those. Called by the supervisor.
 
 use std::{collections::VecDeque, time::Instant};
@@ -26,7 +26,7 @@ pub(super) struct WorkerProcess {
     pub(super) born: Instant,
     /// What its threads had got when its silence was last looked at.
     scheduling: Option<SchedStats>,
-    /// Wishes that change what is attached, in the order in which they came.
+    /// Requests that change what is attached, in the order in which they came.
     slow: VecDeque<(u32, Request)>,
     closed: bool,
     blamed: bool,
@@ -66,12 +66,12 @@ impl WorkerProcess {
         (!self.closed).then(|| self.control.interest())
     }
 
-    /// Whether a wish waits, so that nobody should sleep.
-    pub(super) fn wishes_wait(&self) -> bool {
+    /// Whether a request waits, so that nobody should sleep.
+    pub(super) fn request_waits(&self) -> bool {
         !self.slow.is_empty()
     }
 
-    /// Takes a quick wish from the socket; slow ones on the way there are put in line.
+    /// Takes a quick request from the socket; slow ones on the way there are put in line.
     pub(super) fn next_quick(&mut self, now: Instant) -> Option<(u32, Request)> {
         self.control.flush();
         while !self.closed && self.slow.len() < LINE {
@@ -93,7 +93,7 @@ impl WorkerProcess {
         None
     }
 
-    /// Takes the slow wish that has waited longest.
+    /// Takes the slow request that has waited longest.
     pub(super) fn next_slow(&mut self) -> Option<(u32, Request)> {
         self.slow.pop_front()
     }
@@ -114,7 +114,7 @@ impl WorkerProcess {
     }
 }
 
-/// Wishes in line; beyond that they wait in the socket. Two for each port of a large node.
+/// Requests in line; beyond that they wait in the socket. Two for each port of a large node.
 const LINE: usize = 1024;
 
 #[cfg(test)]
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn quick_wishes_overtake_slow_ones_which_keep_their_order() {
+    fn quick_requests_overtake_slow_ones_which_keep_their_order() {
         let (ours, theirs) = ipc::pair().expect("socket pair");
         let mut worker = WorkerProcess::new(Pid::this(), ControlSocket::new(ours), Instant::now());
         for (seq, request) in [(1, arm(1)), (2, Request::Alive), (3, arm(2)), (4, sockets()), (5, arm(3))] {
@@ -144,10 +144,10 @@ mod tests {
         let now = Instant::now();
         assert_eq!(worker.next_quick(now), Some((4, sockets())));
         assert_eq!(worker.next_quick(now), None);
-        assert!(worker.wishes_wait());
+        assert!(worker.request_waits());
         let slow: Vec<_> = std::iter::from_fn(|| worker.next_slow()).collect();
         assert_eq!(slow, [(1, arm(1)), (3, arm(2)), (5, arm(3))]);
-        assert!(!worker.wishes_wait());
+        assert!(!worker.request_waits());
     }
 
     #[test]

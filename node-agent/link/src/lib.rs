@@ -37,7 +37,7 @@ pub enum ToWorker {
     CertificatesGone(PodName, u16),
     /// What was said so far is whole: it is in force from now on.
     Commit,
-    /// How the controller fares; also a sign of life.
+    /// The controller's condition; also a sign of life.
     WorkerHealth(Health),
 }
 
@@ -45,7 +45,7 @@ pub enum ToWorker {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToController {
     /// An intercept with a live tunnel stands so.
-    InterceptReport(InterceptUid, Standing),
+    InterceptReport(InterceptUid, InterceptReport),
     /// An intercept has no tunnel any more.
     Gone(InterceptUid),
     /// That was all for now.
@@ -68,7 +68,7 @@ impl From<InterceptUid> for Token {
     }
 }
 
-/// How the controller fares.
+/// The controller's condition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
     /// For how long the API server has not been heard; `None`: it is.
@@ -83,7 +83,7 @@ pub struct Health {
 
 /// How an intercept stands here, for the control plane.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Standing {
+pub struct InterceptReport {
     /// Pod by pod.
     pub pods: Vec<PodInterceptReport>,
     /// What others take from it.
@@ -91,7 +91,7 @@ pub struct Standing {
 }
 
 /// How every intercept with a live tunnel stands.
-pub type InterceptReports = BTreeMap<Token, Standing>;
+pub type InterceptReports = BTreeMap<Token, InterceptReport>;
 
 /// How an intercept stands in one pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,7 +123,7 @@ pub struct ConflictReport {
     pub everything: bool,
 }
 
-impl Standing {
+impl InterceptReport {
     /// As much of it as one message has room for: the first of what there is.
     pub fn bounded(mut self) -> Self {
         let cut = |text: &mut String, most: usize| text.truncate(text.floor_char_boundary(most));
@@ -219,12 +219,12 @@ pub fn changes<'a, K: Ord, V: PartialEq>(
     new.chain(gone)
 }
 
-/// How often the controller says at least how it fares.
+/// How often the controller sends its condition, at the least.
 pub const SIGN_OF_LIFE: Duration = Duration::from_secs(5);
 /// Bytes. The longest are the certificates of a port, which `controller::secrets` keeps far below it.
 pub const LONGEST: u32 = 4 << 20;
 /// Bytes of what the worker says at once: the state of an intercept in every pod of a large node.
-pub const LONGEST_STANDING: u32 = POD_BYTES + CONFLICT_BYTES + ENVELOPE_BYTES;
+pub const LONGEST_REPORT: u32 = POD_BYTES + CONFLICT_BYTES + ENVELOPE_BYTES;
 /// Bytes of the pods of a [`InterceptReport`], as it is said: 250 for a live one.
 const POD_BYTES: u32 = 96 << 10;
 /// Bytes of its conflicts, as they are said: some hundred each. Of more, people read the first.
@@ -236,7 +236,7 @@ const MOST_ENTRIES: usize = 256;
 /// Addresses of one pod.
 const MOST_ADDRESSES: usize = 16;
 
-const _: () = assert!(LONGEST_STANDING <= LONGEST, "what is bounded can be sent");
+const _: () = assert!(LONGEST_REPORT <= LONGEST, "what is bounded can be sent");
 
 #[cfg(test)]
 mod tests {
@@ -282,11 +282,11 @@ mod tests {
             nobody_listens: false,
         };
         let conflict = ConflictReport { pod: "p".repeat(300), developer: "d".repeat(300), since: 0, everything: true };
-        let long = Standing { pods: vec![pod; 300], conflicts: vec![conflict; 300] };
+        let long = InterceptReport { pods: vec![pod; 300], conflicts: vec![conflict; 300] };
         let cut = long.bounded();
         assert!(cut.pods[0].reason.len() <= limits::SENTENCE && cut.pods[0].addresses[0].len() == limits::NAME);
         assert!((2..MOST_ENTRIES).contains(&cut.pods.len()) && (2..MOST_ENTRIES).contains(&cut.conflicts.len()));
-        let short = Standing { pods: cut.pods[..2].to_vec(), conflicts: Vec::new() };
+        let short = InterceptReport { pods: cut.pods[..2].to_vec(), conflicts: Vec::new() };
         assert_eq!(short.clone().bounded(), short);
     }
 
@@ -304,13 +304,14 @@ mod tests {
         let name = "\u{1}".repeat(300);
         let conflict = ConflictReport { pod: name.clone(), developer: name, since: u64::MAX, everything: false };
         for (pods, conflicts) in [(300, 300), (0, 3000), (3000, 0)] {
-            let standing = Standing { pods: vec![pod.clone(); pods], conflicts: vec![conflict.clone(); conflicts] };
-            let standing = standing.bounded();
+            let report =
+                InterceptReport { pods: vec![pod.clone(); pods], conflicts: vec![conflict.clone(); conflicts] };
+            let report = report.bounded();
             let mut bytes = Vec::new();
             let uid = InterceptUid::from(Token([255; 16]));
-            send(&mut bytes, &ToController::InterceptReport(uid, standing.clone())).await.expect("sent");
-            let heard = receive(&mut &bytes[..], LONGEST_STANDING).await.expect("received");
-            assert!(matches!(heard, Some(ToController::InterceptReport(_, heard)) if heard == standing));
+            send(&mut bytes, &ToController::InterceptReport(uid, report.clone())).await.expect("sent");
+            let heard = receive(&mut &bytes[..], LONGEST_REPORT).await.expect("received");
+            assert!(matches!(heard, Some(ToController::InterceptReport(_, heard)) if heard == report));
         }
     }
 

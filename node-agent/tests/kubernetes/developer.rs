@@ -57,7 +57,7 @@ impl DeveloperTunnel {
 
 async fn listen(mut dialled: Dialled, tokens: Vec<Token>, heard: Arc<Mutex<Vec<ToDeveloper>>>) {
     for token in tokens {
-        let wish = InterceptRequest {
+        let request = InterceptRequest {
             earlier: redir_wire::EarlierConnections::Stay,
             token,
             selector: Selector::Pod("-".into()),
@@ -68,7 +68,7 @@ async fn listen(mut dialled: Dialled, tokens: Vec<Token>, heard: Arc<Mutex<Vec<T
             even_if_down: false,
             forwarded: false,
         };
-        dialled.control.ask(&ToAgent::Intercept(wish)).expect("a good wish");
+        dialled.control.ask(&ToAgent::Intercept(request)).expect("a good request");
     }
     while let Ok(Some(message)) = dialled.control.next().await {
         heard.lock().unwrap_or_else(PoisonError::into_inner).push(message.message);

@@ -5,9 +5,9 @@
 //! has a timeout; a dropped request is undone when its answer comes.
 
 mod driver;
+mod link_store;
 mod network;
 mod pending;
-mod shelf;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -19,12 +19,12 @@ use std::{
     time::Duration,
 };
 
+use link_store::LinkStore;
 use network::PartialNetwork;
 use pending::PendingRequests;
 use redir_abi::Reason;
 use redir_config::{NodeConfig, PodName, certificates::Certificates};
 use redir_ipc::{self as ipc, FirstHand, HandedSockets, PodNetwork, PortDetour, Reply, Request};
-use shelf::LinkStore;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::{Notify, mpsc, oneshot, watch},
@@ -173,7 +173,7 @@ struct BrokerState {
     /// Pods whose listeners the worker has, until their release.
     held: HashSet<PodName>,
     networks: HashMap<PodName, PartialNetwork>,
-    shelf: LinkStore,
+    links: LinkStore,
     gone: bool,
 }
 
@@ -191,7 +191,7 @@ pub(crate) fn start(
     let socket = register(control)?;
     let pending = PendingRequests::new(Instant::now());
     let (held, networks) = (HashSet::new(), HashMap::new());
-    let state = BrokerState { next_seq: 1, pending, held, networks, shelf: LinkStore::new()?, gone: false };
+    let state = BrokerState { next_seq: 1, pending, held, networks, links: LinkStore::new()?, gone: false };
     let (hung, _) = watch::channel(false);
     let broker =
         Broker { shared: Arc::new(BrokerSocket { socket, state: Mutex::new(state), asked: Notify::new(), hung }) };
@@ -390,11 +390,11 @@ impl Broker {
             HandedSockets::Ipv4 => (next()?, None),
             HandedSockets::Both => (next()?, Some(next()?)),
         };
-        let listener4 = shelf::high(listener4)?.into();
-        let listener6 = listener6.map(shelf::high).transpose()?.map(TcpListener::from);
+        let listener4 = link_store::high(listener4)?.into();
+        let listener6 = listener6.map(link_store::high).transpose()?.map(TcpListener::from);
         let (heartbeat, turned) = (next()?, next()?);
         let mut state = self.state();
-        state.shelf.keep(pod, fds);
+        state.links.keep(pod, fds);
         state.held.insert(pod.clone());
         let network = state.networks.entry(pod.clone()).or_default();
         let addresses = network.armed(told.pod_addresses, told.loopback_addresses);
@@ -451,9 +451,9 @@ impl BrokerState {
         let pod = part.pod.clone();
         if self.held.contains(&pod) {
             if part.first {
-                self.shelf.clear(&pod);
+                self.links.clear(&pod);
             }
-            self.shelf.keep(&pod, links.into_iter());
+            self.links.keep(&pod, links.into_iter());
         }
         let addresses = self.networks.entry(pod.clone()).or_default().part(part)?;
         Some(GuardianEvent::Readdressed(pod, addresses))

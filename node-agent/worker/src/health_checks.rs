@@ -2,7 +2,7 @@
 //!
 //! Owns: the decision and its sentences. Must not: know Kubernetes' objects, or steer anything: the kubelet's own probes go to
 //! the app by their User-Agent; what is told here cannot be known by that. Called by: the registry's reports, with what the
-//! control plane knows of the pod.
+//! policy knows of the pod.
 
 use redir_http::{
     filter::{Filter, Key, Table},

@@ -98,7 +98,7 @@ pub fn run(bootstrap: WorkerBootstrap, admin: TcpListener, limits: MachineLimits
 struct RunningWorker {
     captures: PodCaptures,
     tunnels: TunnelService,
-    plane: watch::Sender<Policy>,
+    policy: watch::Sender<Policy>,
     /// Where the links to the controllers go.
     controller: mpsc::Sender<std::os::fd::OwnedFd>,
     readiness: AgentReadiness,
@@ -134,7 +134,7 @@ async fn live(bootstrap: WorkerBootstrap, admin: TcpListener, limits: MachineLim
         match event {
             GuardianEvent::Config(config) => {
                 tracing::info!(pods = config.pods.len(), developers = config.developers.len(), "new configuration");
-                worker.plane.send_replace(config);
+                worker.policy.send_replace(config);
             }
             // Without Kubernetes nobody waits for one, and none comes.
             GuardianEvent::Controller(link) => worker.controller.send(link).await.unwrap_or_default(),
@@ -213,12 +213,12 @@ async fn start(
     });
     let come_and_go = parts.config.kubernetes.is_some();
     let first: Policy = if come_and_go { control::link::nothing() } else { parts.config.clone() };
-    let (plane, changes) = watch::channel::<Policy>(first);
+    let (policy, changes) = watch::channel::<Policy>(first);
     let tunnels = tunnel::start(tunnel::TunnelParts {
         udp: parts.udp,
         unread: memory::unread_budget(parts.memory),
         identity,
-        plane: changes,
+        policy: changes,
         broker: broker.clone(),
         captures: captures.clone(),
         plans,
@@ -238,9 +238,9 @@ async fn start(
     if come_and_go {
         // Ready once the controller has told what there is.
         let parts = control::link::ControllerLinkParts {
-            plane: plane.clone(),
+            policy: policy.clone(),
             tls: parts.tls.clone(),
-            standings: tunnels.standings(),
+            reports: tunnels.reports(),
             metrics,
             readiness: readiness.clone(),
         };
@@ -248,7 +248,7 @@ async fn start(
     } else {
         readiness.set(true);
     }
-    Ok(RunningWorker { captures, tunnels, plane, controller, readiness, stop, _tasks: tasks })
+    Ok(RunningWorker { captures, tunnels, policy, controller, readiness, stop, _tasks: tasks })
 }
 
 /// Makes the text of `/metrics`: what the pods' programs counted is asked for when it is read.

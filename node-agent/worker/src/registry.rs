@@ -1,6 +1,6 @@
 //! Which intercepts exist, which wins, and which ports are armed for them.
 //!
-//! Owns the desired state as a pure function of sessions and control plane: no socket, no task, no clock (time comes in
+//! Owns the desired state as a pure function of sessions and policy: no socket, no task, no clock (time comes in
 //! as a parameter). Must not perform anything: the hub does (`tunnel::hub`). Seniority outlives a lost tunnel by
 //! [`SENIORITY`], by the developer's key and the intercept's token together, so that nobody inherits another's.
 
@@ -35,8 +35,8 @@ pub(crate) struct SessionId(pub(crate) u64);
 /// All intercepts of all live tunnels.
 #[derive(Debug)]
 pub(crate) struct InterceptRegistry {
-    plane: Policy,
-    wishes: BTreeMap<u64, RegisteredIntercept>,
+    policy: Policy,
+    intercepts: BTreeMap<u64, RegisteredIntercept>,
     retired: HashMap<(Pin, Token), RetiredIntercept>,
     overlaps: FilterOverlaps,
     next: u64,
@@ -104,10 +104,10 @@ impl RegisteredIntercept {
 
 impl InterceptRegistry {
     /// No intercept yet.
-    pub(crate) fn new(plane: Policy) -> Self {
+    pub(crate) fn new(policy: Policy) -> Self {
         Self {
-            plane,
-            wishes: BTreeMap::new(),
+            policy,
+            intercepts: BTreeMap::new(),
             retired: HashMap::new(),
             overlaps: FilterOverlaps::default(),
             next: 1,
@@ -115,17 +115,19 @@ impl InterceptRegistry {
         }
     }
 
-    /// Puts a new control plane in the place of the old; the intercepts that have ended with it, and why. The caller ends
+    /// Puts a new policy in the place of the old; the intercepts that have ended with it, and why. The caller ends
     /// the sessions of keys that it no longer has.
-    pub(crate) fn configure(&mut self, plane: Policy) -> Vec<(EndedIntercept, Pin, String)> {
-        self.plane = plane;
-        let ended = |wish: &RegisteredIntercept| Some((wish.id, self.plane.ended(&wish.pin, wish.grant.wish.token)?));
-        let ended: Vec<(u64, String)> = self.wishes.values().filter_map(ended).collect();
+    pub(crate) fn configure(&mut self, policy: Policy) -> Vec<(EndedIntercept, Pin, String)> {
+        self.policy = policy;
+        let ended = |intercept: &RegisteredIntercept| {
+            Some((intercept.id, self.policy.ended(&intercept.pin, intercept.grant.request.token)?))
+        };
+        let ended: Vec<(u64, String)> = self.intercepts.values().filter_map(ended).collect();
         ended.iter().for_each(|(id, _)| self.overlaps.forget(*id));
         let gone = ended.into_iter().filter_map(|(id, why)| {
-            let wish = self.wishes.remove(&id)?;
-            let pin = wish.pin;
-            Some((leaver(wish), pin, why))
+            let intercept = self.intercepts.remove(&id)?;
+            let pin = intercept.pin;
+            Some((leaver(intercept), pin, why))
         });
         let gone = gone.collect();
         self.note_pods();
@@ -134,12 +136,12 @@ impl InterceptRegistry {
 
     /// Whether an intercept of this number is there, or may come back with its developer's next tunnel.
     pub(crate) fn remembers(&self, id: u64) -> bool {
-        self.wishes.contains_key(&id) || self.retired.values().any(|retired| retired.id == id)
+        self.intercepts.contains_key(&id) || self.retired.values().any(|retired| retired.id == id)
     }
 
-    /// The control plane.
-    pub(crate) fn plane(&self) -> &Policy {
-        &self.plane
+    /// The policy.
+    pub(crate) fn policy(&self) -> &Policy {
+        &self.policy
     }
 
     /// Registers an intercept; its number. The same token of the same key takes the place of what it named before.
@@ -147,17 +149,17 @@ impl InterceptRegistry {
         &mut self,
         session: SessionId,
         pin: Pin,
-        wish: InterceptRequest,
+        request: InterceptRequest,
         clock: SystemTime,
         now: Instant,
     ) -> Result<u64, Refused> {
-        let grant = self.plane.grant(&pin, wish)?;
-        let token = grant.wish.token;
-        let predecessor = self.wishes.values().find(|other| other.pin == pin && other.grant.wish.token == token);
+        let grant = self.policy.grant(&pin, request)?;
+        let token = grant.request.token;
+        let predecessor = self.intercepts.values().find(|other| other.pin == pin && other.grant.request.token == token);
         let predecessor = predecessor.map(|other| other.id);
         self.check_room(&pin, predecessor, &grant)?;
         self.retired.retain(|_, retired| retired.until > now);
-        let before = predecessor.and_then(|id| self.wishes.remove(&id)).map(|before| before.retired(now));
+        let before = predecessor.and_then(|id| self.intercepts.remove(&id)).map(|before| before.retired(now));
         let before = before.or_else(|| self.retired.remove(&(pin, token)));
         let RetiredIntercept { id, since, requests, bypassed, .. } = before.unwrap_or_else(|| {
             let id = self.next;
@@ -169,15 +171,15 @@ impl InterceptRegistry {
         let edition = self.edition;
         let registered =
             RegisteredIntercept { id, edition, session, pin, grant, since, requests, bypassed, seen: BTreeSet::new() };
-        self.overlaps.compare(&registered, self.wishes.values());
-        self.wishes.insert(id, registered);
+        self.overlaps.compare(&registered, self.intercepts.values());
+        self.intercepts.insert(id, registered);
         self.note_pods();
         Ok(id)
     }
 
     /// Whether an intercept may be added beside those that are there, but for the one in whose place it comes.
     fn check_room(&self, pin: &Pin, predecessor: Option<u64>, grant: &InterceptGrant) -> Result<(), Refused> {
-        let others = || self.wishes.values().filter(|other| Some(other.id) != predecessor);
+        let others = || self.intercepts.values().filter(|other| Some(other.id) != predecessor);
         if others().filter(|other| other.pin == *pin).count() >= INTERCEPTS_OF_A_KEY {
             let sentence = format!(
                 "one key has at most {INTERCEPTS_OF_A_KEY} intercepts on a node; `redir list` shows yours, and `redir leave` ends one"
@@ -191,26 +193,26 @@ impl InterceptRegistry {
     /// Ends a session's intercepts, keeping their seniority for a redial.
     pub(crate) fn end_session(&mut self, session: SessionId, now: Instant) {
         self.retired.retain(|_, retired| retired.until > now);
-        let ids: Vec<u64> = self.of_session(session).map(|wish| wish.id).collect();
-        for gone in ids.iter().filter_map(|id| self.wishes.remove(id)) {
+        let ids: Vec<u64> = self.of_session(session).map(|intercept| intercept.id).collect();
+        for gone in ids.iter().filter_map(|id| self.intercepts.remove(id)) {
             self.overlaps.forget(gone.id);
             if self.retired.len() >= RETIRED {
                 continue;
             }
-            self.retired.insert((gone.pin, gone.grant.wish.token), gone.retired(now));
+            self.retired.insert((gone.pin, gone.grant.request.token), gone.retired(now));
         }
     }
 
     /// Ends those of a developer's intercepts that `which` names, in whichever session they are.
     pub(crate) fn leave(&mut self, pin: &Pin, which: &LeaveScope) -> Result<Vec<EndedIntercept>, Refused> {
         let ids: Vec<u64> = self
-            .wishes
+            .intercepts
             .values()
-            .filter(|wish| wish.pin == *pin && self.names(which, wish))
-            .map(|wish| wish.id)
+            .filter(|intercept| intercept.pin == *pin && self.names(which, intercept))
+            .map(|intercept| intercept.id)
             .collect();
         ids.iter().for_each(|id| self.overlaps.forget(*id));
-        let leavers: Vec<EndedIntercept> = ids.iter().filter_map(|id| self.wishes.remove(id)).map(leaver).collect();
+        let leavers: Vec<EndedIntercept> = ids.iter().filter_map(|id| self.intercepts.remove(id)).map(leaver).collect();
         if leavers.is_empty() && !matches!(which, LeaveScope::All) {
             let sentence = "you have no such intercept here; `redir list` shows those you have".to_owned();
             return Err(Refused { code: RefusedCode::NotFound, sentence });
@@ -219,56 +221,56 @@ impl InterceptRegistry {
     }
 
     /// An intercept by its number.
-    pub(crate) fn wish(&self, id: u64) -> Option<&RegisteredIntercept> {
-        self.wishes.get(&id)
+    pub(crate) fn intercept(&self, id: u64) -> Option<&RegisteredIntercept> {
+        self.intercepts.get(&id)
     }
 
-    /// All intercepts, oldest first; in the same order on every agent where the plane knows when they were made.
-    pub(crate) fn wishes(&self) -> impl Iterator<Item = &RegisteredIntercept> {
-        let mut wishes: Vec<&RegisteredIntercept> = self.wishes.values().collect();
-        wishes.sort_by_key(|wish| wish.age());
-        wishes.into_iter()
+    /// All intercepts, oldest first; in the same order on every agent where the policy knows when they were made.
+    pub(crate) fn intercepts(&self) -> impl Iterator<Item = &RegisteredIntercept> {
+        let mut intercepts: Vec<&RegisteredIntercept> = self.intercepts.values().collect();
+        intercepts.sort_by_key(|intercept| intercept.age());
+        intercepts.into_iter()
     }
 
-    /// The pods that a wish selects and its developer may intercept, whatever the port.
-    fn places(&self, wish: &RegisteredIntercept) -> Vec<PodPlacement> {
-        self.plane.places(&wish.pin, &wish.grant)
+    /// The pods that an intercept selects and its developer may intercept, whatever the port.
+    fn places(&self, intercept: &RegisteredIntercept) -> Vec<PodPlacement> {
+        self.policy.places(&intercept.pin, &intercept.grant)
     }
 
     fn of_session(&self, session: SessionId) -> impl Iterator<Item = &RegisteredIntercept> {
-        self.wishes.values().filter(move |wish| wish.session == session)
+        self.intercepts.values().filter(move |intercept| intercept.session == session)
     }
 
-    fn names(&self, which: &LeaveScope, wish: &RegisteredIntercept) -> bool {
+    fn names(&self, which: &LeaveScope, intercept: &RegisteredIntercept) -> bool {
         match which {
             LeaveScope::All => true,
-            LeaveScope::Id(id) => wish.id == *id,
-            LeaveScope::Token(token) => wish.grant.wish.token == *token,
+            LeaveScope::Id(id) => intercept.id == *id,
+            LeaveScope::Token(token) => intercept.grant.request.token == *token,
             LeaveScope::Selector(selector, port) => {
-                let InterceptRequest { selector: named, port: intercepted, .. } = &wish.grant.wish;
-                port.is_none_or(|port| port == *intercepted) && (selector == named || self.covers(selector, wish))
+                let InterceptRequest { selector: named, port: intercepted, .. } = &intercept.grant.request;
+                port.is_none_or(|port| port == *intercepted) && (selector == named || self.covers(selector, intercept))
             }
         }
     }
 
-    /// Whether every pod of the wish is one that the selector selects.
-    fn covers(&self, selector: &Selector, wish: &RegisteredIntercept) -> bool {
-        let visible = self.plane.visible(&wish.pin);
+    /// Whether every pod of the intercept is one that the selector selects.
+    fn covers(&self, selector: &Selector, intercept: &RegisteredIntercept) -> bool {
+        let visible = self.policy.visible(&intercept.pin);
         let selected =
             |place: &PodPlacement| visible.iter().any(|(pod, entry)| *pod == place.pod && selects(selector, entry));
-        let places = self.places(wish);
+        let places = self.places(intercept);
         !places.is_empty() && places.iter().all(selected)
     }
 
     /// Where the developer hears of pods that were lost, they are remembered.
     fn note_pods(&mut self) {
-        let remember = self.plane.lost().is_some();
-        for wish in self.wishes.values_mut() {
-            let places = self.plane.places(&wish.pin, &wish.grant);
+        let remember = self.policy.lost().is_some();
+        for intercept in self.intercepts.values_mut() {
+            let places = self.policy.places(&intercept.pin, &intercept.grant);
             if !remember {
-                wish.seen.clear();
+                intercept.seen.clear();
             }
-            wish.seen.extend(places.into_iter().map(|place| place.pod));
+            intercept.seen.extend(places.into_iter().map(|place| place.pod));
         }
     }
 }
@@ -281,7 +283,7 @@ fn selects(selector: &Selector, pod: &PodEntry) -> bool {
 }
 
 fn leaver(gone: RegisteredIntercept) -> EndedIntercept {
-    EndedIntercept { id: gone.id, token: gone.grant.wish.token, session: gone.session, what: gone.grant.what }
+    EndedIntercept { id: gone.id, token: gone.grant.request.token, session: gone.session, what: gone.grant.what }
 }
 
 /// How long an intercept keeps its place after its tunnel was lost: longer than a laptop's change of network.

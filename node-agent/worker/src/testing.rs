@@ -32,15 +32,16 @@ impl PortWinners {
     /// # Panics
     ///
     /// If it is refused.
-    pub fn register(&mut self, session: u64, developer: Pin, wish: InterceptRequest, clock: SystemTime) {
-        let registered = self.0.register(SessionId(session), developer, wish, clock, Instant::now());
+    pub fn register(&mut self, session: u64, developer: Pin, request: InterceptRequest, clock: SystemTime) {
+        let registered = self.0.register(SessionId(session), developer, request, clock, Instant::now());
         assert!(registered.is_ok(), "{registered:?}");
     }
 
     /// The tokens of those that win on a pod's port: with a filter, and without one.
     pub fn winners(&self, pod: &PodName, port: u16) -> (Vec<Token>, Vec<Token>) {
         let contest = self.0.contests().remove(&(pod.clone(), port)).unwrap_or_default();
-        let tokens = |ids: Vec<u64>| ids.into_iter().filter_map(|id| Some(self.0.wish(id)?.grant.wish.token)).collect();
+        let tokens =
+            |ids: Vec<u64>| ids.into_iter().filter_map(|id| Some(self.0.intercept(id)?.grant.request.token)).collect();
         (tokens(contest.filtered), tokens(contest.globals))
     }
 }

@@ -1,23 +1,23 @@
 //! The tunnels of the developers that are connected to this agent.
 //!
 //! Owns the QUIC endpoint, one session task for each tunnel, the hub that
-//! keeps the registry, and the hands that arm.
+//! keeps the registry, and the executor that arms.
 //! Must not decide which intercept wins (the registry's), nor touch a client's connection (the capture's).
 //! Called by the worker's start and shutdown.
 
 pub(crate) mod counters;
 mod endings;
+mod executor;
 mod farewell;
 pub(crate) mod flushes;
 mod handle;
-mod hands;
 mod hub;
 mod keys;
 mod listening;
-mod looks;
 mod session;
 #[cfg(test)]
 mod tests;
+mod tls_probes;
 
 use std::{
     collections::BTreeSet,
@@ -55,8 +55,8 @@ pub(crate) struct TunnelParts {
     pub(crate) unread: u64,
     /// The agent's key.
     pub(crate) identity: Identity,
-    /// The control plane; a change that removes a key ends its tunnels.
-    pub(crate) plane: watch::Receiver<Policy>,
+    /// The policy; a change that removes a key ends its tunnels.
+    pub(crate) policy: watch::Receiver<Policy>,
     /// Arms and disarms.
     pub(crate) broker: Broker,
     /// Is told what was armed.
@@ -74,7 +74,7 @@ pub(crate) struct TunnelService {
     endpoint: Arc<AgentEndpoint>,
     hub: mpsc::Sender<HubCommand>,
     counters: Arc<TunnelCounters>,
-    standings: watch::Sender<InterceptReports>,
+    reports: watch::Sender<InterceptReports>,
     closing: CancellationToken,
     /// The task that owns all sessions.
     sessions: JoinSet<()>,
@@ -83,33 +83,34 @@ pub(crate) struct TunnelService {
 
 /// Starts serving; inside a tokio runtime.
 pub(crate) fn start(parts: TunnelParts) -> anyhow::Result<TunnelService> {
-    let TunnelParts { udp, unread, identity, plane, broker, captures, plans, tls, misses } = parts;
+    let TunnelParts { udp, unread, identity, policy, broker, captures, plans, tls, misses } = parts;
     let (ops, requested) = mpsc::unbounded_channel();
-    let (looks, unseen) = mpsc::unbounded_channel();
+    let (tls_probes, unseen) = mpsc::unbounded_channel();
     let (flushes, to_flush) = mpsc::unbounded_channel();
     let (armed, watched) = watch::channel(BTreeSet::new());
     let captured = armed.subscribe();
-    let hands = HubOutputs { ops, looks, flushes, armed, standings: watch::Sender::new(InterceptReports::new()) };
-    let mut tunnels = start_with((udp, unread), &identity, plane.clone(), plans, (tls.clone(), misses.clone()), hands)?;
+    let outputs = HubOutputs { ops, tls_probes, flushes, armed, reports: watch::Sender::new(InterceptReports::new()) };
+    let mut tunnels =
+        start_with((udp, unread), &identity, policy.clone(), plans, (tls.clone(), misses.clone()), outputs)?;
     tunnels.tasks.spawn(listening::run(broker.clone(), misses, watched, tunnels.hub.clone()));
-    tunnels.tasks.spawn(endings::run(broker.clone(), captures.clone(), plane.clone(), captured));
+    tunnels.tasks.spawn(endings::run(broker.clone(), captures.clone(), policy.clone(), captured));
     tunnels.tasks.spawn(flushes::run(broker.clone(), to_flush, tunnels.hub.clone()));
-    tunnels.tasks.spawn(hands::run(broker, captures.clone(), plane, requested, tunnels.hub.clone()));
-    tunnels.tasks.spawn(looks::run(captures, tls, unseen));
+    tunnels.tasks.spawn(executor::run(broker, captures.clone(), policy, requested, tunnels.hub.clone()));
+    tunnels.tasks.spawn(tls_probes::run(captures, tls, unseen));
     Ok(tunnels)
 }
 
-/// As [`start`]; what is to be armed goes to `hands`, at most one for each pod at a time.
+/// As [`start`]; what is to be armed goes to `outputs`, at most one for each pod at a time.
 fn start_with(
     (udp, unread): (UdpSocket, u64),
     identity: &Identity,
-    plane: watch::Receiver<Policy>,
+    policy: watch::Receiver<Policy>,
     plans: Plans,
     (tls, misses): (Tls, Misses),
-    hands: HubOutputs,
+    outputs: HubOutputs,
 ) -> anyhow::Result<TunnelService> {
     let authorised = Authorised::default();
-    authorised.replace(plane.borrow().keys());
+    authorised.replace(policy.borrow().keys());
     let endpoint = AgentEndpoint::start(udp, identity, authorised.clone())
         .context("cannot serve tunnels on the UDP socket; check `listen` in the configuration")?;
     let endpoint = Arc::new(endpoint);
@@ -117,15 +118,15 @@ fn start_with(
     let (hub, commands) = mpsc::channel(COMMANDS);
     let mut tasks = JoinSet::new();
     let about = session::AgentIntroduction { agent: agent_name(), software: redir_link::SOFTWARE };
-    let standings = hands.standings.clone();
+    let reports = outputs.reports.clone();
     let hub_task =
-        TunnelHub::new(plane.clone(), authorised, plans, counters.clone(), hands, (tls, misses), about.clone());
+        TunnelHub::new(policy.clone(), authorised, plans, counters.clone(), outputs, (tls, misses), about.clone());
     tasks.spawn(hub_task.run(commands));
     let (closing, mut sessions) = (CancellationToken::new(), JoinSet::new());
     let accept =
-        session::accept(endpoint.clone(), closing.clone(), plane, hub.clone(), counters.clone(), about, unread);
+        session::accept(endpoint.clone(), closing.clone(), policy, hub.clone(), counters.clone(), about, unread);
     sessions.spawn(accept);
-    Ok(TunnelService { endpoint, hub, counters, standings, closing, sessions, tasks })
+    Ok(TunnelService { endpoint, hub, counters, reports, closing, sessions, tasks })
 }
 
 impl TunnelService {
@@ -174,8 +175,8 @@ impl TunnelService {
     }
 
     /// How the intercepts stand, as long as somebody holds this.
-    pub(crate) fn standings(&self) -> watch::Receiver<InterceptReports> {
-        self.standings.subscribe()
+    pub(crate) fn reports(&self) -> watch::Receiver<InterceptReports> {
+        self.reports.subscribe()
     }
 
     /// Where the endpoint listens.

@@ -148,7 +148,7 @@ fn any_order_of_events_ends_in_what_is_and_lets_nothing_go_on_the_way() {
         truth.pods.insert(stable_pod(), pod(2, "stable", &json!({})));
         let (mut heard, mut lines) = (truth.world(), [WatchBacklog::default(), WatchBacklog::default()]);
         let mut registry = PortWinners::new(Arc::new(resolve(&heard).0));
-        registry.register(1, key(1), wish(token(STABLE)), SystemTime::now());
+        registry.register(1, key(1), request(token(STABLE)), SystemTime::now());
         for step in 0..120 {
             if step < 90 {
                 let change = truth.change(&mut dice);
@@ -165,11 +165,11 @@ fn any_order_of_events_ends_in_what_is_and_lets_nothing_go_on_the_way() {
             for change in line.waiting.drain(..batch.min(line.waiting.len())) {
                 heard.take(change);
             }
-            let plane = Arc::new(resolve(&heard).0);
-            for PodPermission { pod, at, .. } in permissions(&heard, &plane) {
+            let policy = Arc::new(resolve(&heard).0);
+            for PodPermission { pod, at, .. } in permissions(&heard, &policy) {
                 assert_eq!(at.ips, heard.pods[&pod].ips, "seed {seed}: by UID, never by address");
             }
-            registry.configure(plane.clone());
+            registry.configure(policy.clone());
             let (_, globals) = registry.winners(&stable_pod(), 8080);
             assert_eq!(globals.len(), 1, "seed {seed}, step {step}: let go");
         }
@@ -202,17 +202,17 @@ fn every_agent_lets_the_same_one_win() {
                 intercept(number, &spec, &with)
             })
             .collect();
-        let plane = Arc::new(resolve(&world(vec![pod(2, "stable", &json!({}))], intercepts)).0);
+        let policy = Arc::new(resolve(&world(vec![pod(2, "stable", &json!({}))], intercepts)).0);
         let winners: BTreeSet<(Vec<Token>, Vec<Token>)> = (0..4)
             .map(|_| {
-                let mut registry = PortWinners::new(plane.clone());
+                let mut registry = PortWinners::new(policy.clone());
                 let mut order: Vec<u64> = (10..16).collect();
                 while let Some(number) = (!order.is_empty())
                     .then(|| order.swap_remove(usize::try_from(dice.roll(order.len() as u64)).unwrap()))
                 {
                     let clock = SystemTime::UNIX_EPOCH + Duration::from_secs(dice.roll(1 << 33));
                     let developer = key(u8::try_from(number).unwrap());
-                    registry.register(number, developer, wish(token(number)), clock);
+                    registry.register(number, developer, request(token(number)), clock);
                 }
                 registry.winners(&stable_pod(), 8080)
             })

@@ -9,8 +9,8 @@ use std::{collections::BTreeMap, fs, io, path::Path};
 use crate::{
     datapath::YieldPoint,
     netns::NetnsId,
+    pod_netns::{PROCESSES, names, uid},
     process::{ProcessHandle, has_ended, read, unless_ended},
-    seek::{PROCESSES, names, uid},
 };
 use redir_config::PodName;
 

@@ -1,4 +1,4 @@
-//! Wishes of a worker, granted and refused, in real namespaces with the real programs. Needs root.
+//! Requests of a worker, granted and refused, in real namespaces with the real programs. Needs root.
 
 use std::{
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
@@ -46,7 +46,7 @@ impl PodsRig {
     }
 
     fn ask(&mut self, request: Request) -> Result<GrantedReply, RequestRefusal> {
-        self.pods.serve(&self.config, request, &mut |_, _| {}).expect("a wish")
+        self.pods.serve(&self.config, request, &mut |_, _| {}).expect("a request")
     }
 
     fn arm(&mut self, port: u16) -> Result<GrantedReply, RequestRefusal> {
@@ -167,7 +167,7 @@ fn connections_from_before_are_counted_without_the_agents_own() {
 }
 
 #[test]
-fn wishes_outside_the_configuration_are_refused_and_leave_nothing() {
+fn requests_outside_the_configuration_are_refused_and_leave_nothing() {
     let mut rig = PodsRig::new(AttachSetting::Auto);
     rig.topology.pod().namespace.ip("link set eth0 down\naddr flush dev eth0").expect("no address");
     let before = Snapshot::take(&rig.topology.pod().namespace).expect("bpftool");
@@ -242,7 +242,7 @@ fn quick_requests_about_other_pods_are_answered_between_the_steps_of_slow_work()
                 last = Instant::now();
             };
             let shown = format!("{slow:?}");
-            rig.pods.serve(&rig.config, slow, &mut meanwhile).expect("a wish").expect("granted");
+            rig.pods.serve(&rig.config, slow, &mut meanwhile).expect("a request").expect("granted");
             eprintln!("{attach:?}, {shown}: {answered} steps, the longest took {longest:?}");
             assert!(answered >= least, "{shown}: {answered}");
         }
@@ -335,7 +335,7 @@ fn a_replaced_pod_is_told_once_and_armed_anew_only_after_its_release() {
 }
 
 #[test]
-fn the_guardian_is_home_again_after_every_wish() {
+fn the_guardian_is_home_again_after_every_request() {
     let mut rig = PodsRig::new(AttachSetting::Auto);
     let own = || std::fs::read_link("/proc/thread-self/ns/net").expect("readable");
     let before = own();

@@ -129,7 +129,7 @@ impl BrokerDriver {
         let Some((answer, released)) = state.pending.answered(seq, Instant::now()) else { return };
         if let (Reply::Done, Some(pod)) = (&reply, released) {
             // Here and not by the asker, who may run only after the pod has been armed anew.
-            state.shelf.clear(&pod);
+            state.links.clear(&pod);
             state.held.remove(&pod);
             state.networks.remove(&pod);
         }

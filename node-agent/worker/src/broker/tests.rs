@@ -105,14 +105,14 @@ async fn the_first_arm_brings_descriptors_to_their_places() {
         guardian.reply(seq, &Reply::Done, &[]);
     };
     let name = pod();
-    let slot = broker.state().shelf.lowest();
+    let slot = broker.state().links.lowest();
     let asked = async {
         let armed = broker.arm(&name, 80, FirstHand::App).await.expect("armed");
         assert_eq!((armed.earlier_connections, armed.pod_addresses.len()), (3, 1));
         let armed = armed.first.expect("first");
         assert_eq!(armed.addresses.all().len(), 2);
         assert!(broker.arm(&name, 81, FirstHand::App).await.expect("armed").first.is_none());
-        let kept = broker.state().shelf.kept(&name);
+        let kept = broker.state().links.kept(&name);
         assert_eq!(kept, [slot.expect("free")]);
         assert!(target(kept[0]).is_some_and(|target| target.ends_with("/status")));
         let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).expect("limit");
@@ -120,7 +120,7 @@ async fn the_first_arm_brings_descriptors_to_their_places() {
             assert!(u64::try_from(listener.as_raw_fd()).expect("positive") >= soft.min(65_536) - 512);
         }
         broker.release(&name).await.expect("released");
-        assert!(broker.state().shelf.kept(&name).is_empty());
+        assert!(broker.state().links.kept(&name).is_empty());
     };
     tokio::join!(asked, played);
 }
@@ -196,7 +196,7 @@ async fn a_pod_that_is_armed_anew_right_after_its_release_keeps_what_came_with_i
     hand_over(arm_seq);
     again.await.expect("armed");
     release.await.expect("released");
-    let kept = broker.state().shelf.kept(&name);
+    let kept = broker.state().links.kept(&name);
     assert_eq!(kept.len(), 1);
     assert!(target(kept[0]).is_some_and(|target| target.ends_with("/status")));
     assert!(broker.state().held.contains(&name));

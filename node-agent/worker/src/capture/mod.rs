@@ -202,7 +202,7 @@ impl PodCaptures {
         self.lock().insert(name.clone(), pod.clone());
         shared.metrics.pods.inc();
         // The first one here: whoever is told that the port is live finds it steered, not only after the loop's start.
-        if !shared.stop.draining.is_cancelled() && !pod.share().standing().passes(true) {
+        if !shared.stop.draining.is_cancelled() && !pod.share().share_state().passes(true) {
             heartbeat.beat();
         }
         let captures = self.clone();

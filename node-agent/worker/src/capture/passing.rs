@@ -32,7 +32,7 @@ type BypassAnswer = (ClientKey, bool);
 impl PassingClients {
     /// A client has one more connection.
     pub(super) fn entered(&mut self, pod: &Pod, client: ClientKey) {
-        if pod.share().standing_of(client).passes(false) && self.asked.begin(client, Instant::now()) {
+        if pod.share().share_state_of(client).passes(false) && self.asked.begin(client, Instant::now()) {
             pod.shared().metrics.clients_passing.inc();
             pod.shared().metrics.bypasses("share").inc();
             tracing::info!(pod = %pod.name(), %client, "a client has its share of connections: its new ones pass to the app");
@@ -64,8 +64,8 @@ impl PassingClients {
     /// Lets them pass on, or not. What the guardian was asked for ends by itself: taking it back could overtake a newer
     /// question, and would end what the client's crowded ports asked for as well.
     pub(super) fn renew(&mut self, pod: &Pod) {
-        let standing = |client| pod.share().standing_of(client).passes(true);
-        let (pass, over) = self.asked.renew(standing, Instant::now());
+        let share_state = |client| pod.share().share_state_of(client).passes(true);
+        let (pass, over) = self.asked.renew(share_state, Instant::now());
         for client in over {
             pod.shared().metrics.clients_passing.dec();
             tracing::info!(pod = %pod.name(), %client, "a client's new connections come to the agent again");

@@ -380,7 +380,7 @@ impl<'p> AcceptLoop<'p> {
             SteeringState::Passing(PassReason::Descriptors)
         } else if self.pod.shared.stop.draining.is_cancelled() {
             SteeringState::Passing(PassReason::Draining)
-        } else if self.pod.share.standing().passes(shared_out) {
+        } else if self.pod.share.share_state().passes(shared_out) {
             SteeringState::Passing(PassReason::Share)
         } else if self.clients.is_asking() {
             SteeringState::Passing(PassReason::Client)

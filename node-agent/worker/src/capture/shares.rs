@@ -130,11 +130,11 @@ impl PodShare {
         own.account.clone()
     }
 
-    pub(super) fn standing(&self) -> ShareState {
+    pub(super) fn share_state(&self) -> ShareState {
         ShareState::of(self.usage().pod, self.most())
     }
 
-    pub(super) fn standing_of(&self, client: ClientKey) -> ShareState {
+    pub(super) fn share_state_of(&self, client: ClientKey) -> ShareState {
         let usage = self.usage();
         let most = CLIENT_BORROWS * self.most().saturating_sub(usage.pod);
         usage.clients.get(&client).map_or(ShareState::Within, |own| ShareState::of(own.weight, most))
@@ -224,7 +224,7 @@ mod tests {
     /// The connections that a client gets until its next ones pass.
     fn fill(pod: &Arc<PodShare>, client: ClientKey, decided: bool) -> Vec<Arc<ConnectionPlace>> {
         let mut places = Vec::new();
-        while !pod.standing().passes(false) && !pod.standing_of(client).passes(false) {
+        while !pod.share_state().passes(false) && !pod.share_state_of(client).passes(false) {
             let place = pod.enter(client);
             if decided {
                 place.decided();
@@ -267,7 +267,7 @@ mod tests {
         let shares = shares();
         let pod = Arc::new(shares.pod());
         let mut places = Vec::new();
-        while !pod.standing_of(client(1)).passes(false) {
+        while !pod.share_state_of(client(1)).passes(false) {
             let place = pod.enter(client(1));
             place.decided();
             place.heavy();
@@ -304,13 +304,13 @@ mod tests {
         let (first, second) = (Arc::new(shares.pod()), Arc::new(shares.pod()));
         let mut borrowed = fill(&first, client(1), true);
         let _others = fill(&second, client(1), true);
-        assert_eq!(first.standing_of(client(1)), ShareState::Above);
+        assert_eq!(first.share_state_of(client(1)), ShareState::Above);
         borrowed.truncate(borrowed.len() / 4);
-        assert_eq!(first.standing_of(client(1)), ShareState::Within);
+        assert_eq!(first.share_state_of(client(1)), ShareState::Within);
         borrowed.extend(fill(&first, client(1), true));
         // What passes comes back some way below the share, not at it.
         borrowed.pop();
-        let standing = first.standing_of(client(1));
-        assert!(standing.passes(true) && !standing.passes(false), "{standing:?}");
+        let share_state = first.share_state_of(client(1));
+        assert!(share_state.passes(true) && !share_state.passes(false), "{share_state:?}");
     }
 }

@@ -18,22 +18,22 @@ impl InterceptPolicy for NodeConfig {
         self.developer(key).map(|developer| &*developer.name)
     }
 
-    fn grant(&self, key: &Pin, wish: InterceptRequest) -> Result<InterceptGrant, Refused> {
+    fn grant(&self, key: &Pin, request: InterceptRequest) -> Result<InterceptGrant, Refused> {
         let Some(developer) = self.developer(key) else {
             return Err(Refused { code: RefusedCode::NoSuchPod, sentence: self.stranger().to_owned() });
         };
-        check_pods(self, developer, &wish)?;
-        check_flush(developer, &wish)?;
-        if wish.even_if_down && wish.filter.is_some() {
+        check_pods(self, developer, &request)?;
+        check_flush(developer, &request)?;
+        if request.even_if_down && request.filter.is_some() {
             return Err(even_if_down_with_filter());
         }
-        let filter = wish.filter.as_ref().map(filter::compile).transpose()?;
+        let filter = request.filter.as_ref().map(filter::compile).transpose()?;
         Ok(InterceptGrant {
             looks_at: filter.as_ref().map_or_else(String::new, filter::describe),
             filter,
-            what: format!("{}:{}", wish.selector, wish.port),
+            what: format!("{}:{}", request.selector, request.port),
             made: None,
-            wish,
+            request,
         })
     }
 
@@ -41,13 +41,13 @@ impl InterceptPolicy for NodeConfig {
         None
     }
 
-    fn places(&self, key: &Pin, InterceptGrant { wish, .. }: &InterceptGrant) -> Vec<PodPlacement> {
+    fn places(&self, key: &Pin, InterceptGrant { request, .. }: &InterceptGrant) -> Vec<PodPlacement> {
         let Some(developer) = self.developer(key) else { return Vec::new() };
-        let port = |pod: &PodConfig| match pod.allows(wish.port) {
-            true => Ok(wish.port),
-            false => Err(PodObstacle::Never(port_not_allowed(pod, wish.port))),
+        let port = |pod: &PodConfig| match pod.allows(request.port) {
+            true => Ok(request.port),
+            false => Err(PodObstacle::Never(port_not_allowed(pod, request.port))),
         };
-        selected(self, developer, &wish.selector)
+        selected(self, developer, &request.selector)
             .map(|pod| PodPlacement { pod: pod.name.clone(), port: port(pod) })
             .collect()
     }
@@ -94,25 +94,25 @@ fn selected<'a>(
     config.pods.iter().filter(move |pod| developer.may(pod) && selects(selector, pod))
 }
 
-/// Refuses a wish without a pod. The sentence is the same for a pod that is not there and one that is not allowed.
-fn check_pods(config: &NodeConfig, developer: &DeveloperConfig, wish: &InterceptRequest) -> Result<(), Refused> {
-    let pods: Vec<&PodConfig> = selected(config, developer, &wish.selector).collect();
+/// Refuses a request without a pod. The sentence is the same for a pod that is not there and one that is not allowed.
+fn check_pods(config: &NodeConfig, developer: &DeveloperConfig, request: &InterceptRequest) -> Result<(), Refused> {
+    let pods: Vec<&PodConfig> = selected(config, developer, &request.selector).collect();
     let Some(first) = pods.first() else {
         let sentence = format!(
             "no pod {} that your key may intercept is on this agent; `redir list` shows those it may",
-            wish.selector
+            request.selector
         );
         return Err(Refused { code: RefusedCode::NoSuchPod, sentence });
     };
-    if pods.iter().any(|pod| pod.allows(wish.port)) {
+    if pods.iter().any(|pod| pod.allows(request.port)) {
         return Ok(());
     }
-    Err(Refused { code: RefusedCode::PortNotAllowed, sentence: port_not_allowed(first, wish.port) })
+    Err(Refused { code: RefusedCode::PortNotAllowed, sentence: port_not_allowed(first, request.port) })
 }
 
 /// A filter is for the developer's own requests; who has it closes everybody's connections all the same.
-fn check_flush(developer: &DeveloperConfig, wish: &InterceptRequest) -> Result<(), Refused> {
-    if wish.earlier == EarlierConnections::Stay || wish.filter.is_none() || developer.flush {
+fn check_flush(developer: &DeveloperConfig, request: &InterceptRequest) -> Result<(), Refused> {
+    if request.earlier == EarlierConnections::Stay || request.filter.is_none() || developer.flush {
         return Ok(());
     }
     let sentence = "--flush closes other people's connections, which your key may not do beside a filter; ask the agent's administrator for `flush = true` in your [[developer]] table, or leave --flush out";

@@ -35,8 +35,8 @@ impl InterceptPolicy for ResolvedCluster {
         granted_to(self, key).next().map(|resolution| &*resolution.user)
     }
 
-    fn grant(&self, key: &Pin, wish: InterceptRequest) -> Result<InterceptGrant, Refused> {
-        let known = self.intercepts.get(&wish.token);
+    fn grant(&self, key: &Pin, request: InterceptRequest) -> Result<InterceptGrant, Refused> {
+        let known = self.intercepts.get(&request.token);
         let known = known.and_then(|resolution| Some((resolution, resolution.granted.as_ref().ok()?)));
         let Some((resolution, granted)) = known.filter(|(_, granted)| granted.key == *key) else {
             return Err(not_found(
@@ -49,18 +49,18 @@ impl InterceptPolicy for ResolvedCluster {
             ProbesSpec::Developer => Probes::Developer,
         };
         let earlier = if granted.flush { EarlierConnections::Close } else { EarlierConnections::Stay };
-        let made = Some((resolution.made, wish.token));
-        let mut to = if granted.to.is_empty() { wish.to.clone() } else { granted.to.clone() };
+        let made = Some((resolution.made, request.token));
+        let mut to = if granted.to.is_empty() { request.to.clone() } else { granted.to.clone() };
         to.truncate(to.floor_char_boundary(limits::NAME));
         Ok(InterceptGrant {
-            wish: InterceptRequest {
+            request: InterceptRequest {
                 filter: None,
                 probes,
                 earlier,
                 even_if_down: granted.even_if_down,
                 forwarded: granted.forwarded,
                 to,
-                ..wish
+                ..request
             },
             looks_at: filter.as_ref().map_or_else(String::new, describe),
             filter,
@@ -79,8 +79,8 @@ impl InterceptPolicy for ResolvedCluster {
     }
 
     fn places(&self, key: &Pin, granted: &InterceptGrant) -> Vec<PodPlacement> {
-        match self.intercepts.get(&granted.wish.token) {
-            Some(resolution) if self.ended(key, granted.wish.token).is_none() => resolution.places.clone(),
+        match self.intercepts.get(&granted.request.token) {
+            Some(resolution) if self.ended(key, granted.request.token).is_none() => resolution.places.clone(),
             _ => Vec::new(),
         }
     }

@@ -23,19 +23,19 @@ use crate::{admin::AgentReadiness, metrics::Metrics, tls::Tls};
 /// What the link needs from the worker.
 #[derive(Clone)]
 pub(crate) struct ControllerLinkParts {
-    /// Where the plane goes.
-    pub(crate) plane: watch::Sender<Policy>,
+    /// Where the policy goes.
+    pub(crate) policy: watch::Sender<Policy>,
     /// Where the apps' certificates go.
     pub(crate) tls: Tls,
     /// How the intercepts stand.
-    pub(crate) standings: watch::Receiver<InterceptReports>,
+    pub(crate) reports: watch::Receiver<InterceptReports>,
     /// The figures.
     pub(crate) metrics: Arc<Metrics>,
     /// Set once the controller has told what there is.
     pub(crate) readiness: AgentReadiness,
 }
 
-/// A plane that lets nobody in: nothing has been heard yet.
+/// A policy that lets nobody in: nothing has been heard yet.
 pub(crate) fn nothing() -> Policy {
     Arc::new(ResolvedCluster::default())
 }
@@ -54,12 +54,12 @@ pub(crate) async fn run(parts: ControllerLinkParts, mut links: mpsc::Receiver<Ow
 
 fn speak(stream: UnixStream, parts: &ControllerLinkParts, tasks: &mut JoinSet<()>) {
     let (from, to) = stream.into_split();
-    let (listening, standings) = (parts.clone(), parts.standings.clone());
+    let (listening, reports) = (parts.clone(), parts.reports.clone());
     // One half that has ended ends the other: the controller sees it, and a new link is made.
     tasks.spawn(async move {
         let end = tokio::select! {
             end = listen(BufReader::new(from), &listening) => end,
-            end = tell(BufWriter::new(to), standings) => end,
+            end = tell(BufWriter::new(to), reports) => end,
         };
         let error = end.err().map(|error| error.to_string()).unwrap_or_default();
         tracing::warn!(error, "the link to the controller has ended; what is known stays in force");
@@ -110,29 +110,29 @@ impl LinkState {
 
     fn publish(&mut self, parts: &ControllerLinkParts) {
         let before = self.published.take();
-        let (plane, certificates) = before.unzip();
-        let plane = match plane.filter(|plane| **plane == self.resolved) {
+        let (policy, certificates) = before.unzip();
+        let policy = match policy.filter(|policy| **policy == self.resolved) {
             Some(same) => same,
             None => {
-                let plane = Arc::new(self.resolved.clone());
-                parts.plane.send_replace(plane.clone());
-                plane
+                let policy = Arc::new(self.resolved.clone());
+                parts.policy.send_replace(policy.clone());
+                policy
             }
         };
         if certificates.as_ref() != Some(&self.certificates) {
             parts.tls.replace(&self.certificates);
         }
-        self.published = Some((plane, self.certificates.clone()));
+        self.published = Some((policy, self.certificates.clone()));
     }
 }
 
-async fn tell(mut to: BufWriter<OwnedWriteHalf>, mut standings: watch::Receiver<InterceptReports>) -> io::Result<()> {
+async fn tell(mut to: BufWriter<OwnedWriteHalf>, mut reports: watch::Receiver<InterceptReports>) -> io::Result<()> {
     let mut told = InterceptReports::new();
     loop {
-        let newest = standings.borrow_and_update().clone();
-        for (token, standing) in changes(&told, &newest) {
-            let message = match standing {
-                Some(standing) => ToController::InterceptReport((*token).into(), standing.clone().bounded()),
+        let newest = reports.borrow_and_update().clone();
+        for (token, report) in changes(&told, &newest) {
+            let message = match report {
+                Some(report) => ToController::InterceptReport((*token).into(), report.clone().bounded()),
                 None => ToController::Gone((*token).into()),
             };
             redir_link::send(&mut to, &message).await?;
@@ -140,7 +140,7 @@ async fn tell(mut to: BufWriter<OwnedWriteHalf>, mut standings: watch::Receiver<
         redir_link::send(&mut to, &ToController::Commit).await?;
         to.flush().await?;
         told = newest;
-        if standings.changed().await.is_err() {
+        if reports.changed().await.is_err() {
             return Ok(());
         }
     }
@@ -153,7 +153,7 @@ mod tests {
     use redir_api::ProbesSpec;
     use redir_ipc as ipc;
     use redir_link::{
-        LONGEST_STANDING, Standing,
+        InterceptReport, LONGEST_REPORT,
         resolved::{GrantedIntercept, InterceptedRequests, ObjectId, ResolvedIntercept},
         send,
     };
@@ -196,24 +196,24 @@ mod tests {
     struct LinkRig {
         parts: ControllerLinkParts,
         links: mpsc::Sender<OwnedFd>,
-        plane: watch::Receiver<Policy>,
-        standings: watch::Sender<InterceptReports>,
+        policy: watch::Receiver<Policy>,
+        reports: watch::Sender<InterceptReports>,
     }
 
     impl LinkRig {
         fn new() -> Self {
-            let (plane, seen) = watch::channel(nothing());
-            let (standings, _) = watch::channel(InterceptReports::new());
+            let (policy, seen) = watch::channel(nothing());
+            let (reports, _) = watch::channel(InterceptReports::new());
             let parts = ControllerLinkParts {
-                plane,
+                policy,
                 tls: Tls::new(&Certificates::default(), GivenFor::Pods, true),
-                standings: standings.subscribe(),
+                reports: reports.subscribe(),
                 metrics: Arc::new(Metrics::new()),
                 readiness: AgentReadiness::default(),
             };
             let (links, taken) = mpsc::channel(1);
             tokio::spawn(run(parts.clone(), taken));
-            Self { parts, links, plane: seen, standings }
+            Self { parts, links, policy: seen, reports }
         }
 
         /// Joins it with a controller.
@@ -224,7 +224,7 @@ mod tests {
         }
 
         async fn keys_become(&mut self, keys: &[Pin]) {
-            let known = self.plane.wait_for(|plane| plane.keys() == keys);
+            let known = self.policy.wait_for(|policy| policy.keys() == keys);
             timeout(SOON, known).await.expect("in time").expect("it runs");
         }
     }
@@ -244,7 +244,7 @@ mod tests {
         })
         .await
         .expect("heard");
-        assert!(worker.plane.borrow().keys().is_empty(), "not before it is whole");
+        assert!(worker.policy.borrow().keys().is_empty(), "not before it is whole");
         send(&mut first, &ToWorker::Commit).await.expect("sent");
         worker.keys_become(&[key(1)]).await;
         // It dies; the next one begins to speak.
@@ -261,7 +261,7 @@ mod tests {
         })
         .await
         .expect("heard");
-        assert_eq!(worker.plane.borrow().keys(), [key(1)], "the last known state is in force");
+        assert_eq!(worker.policy.borrow().keys(), [key(1)], "the last known state is in force");
         assert!(worker.parts.metrics.text().expect("text").contains("redir_api_errors_total 3"), "of both");
         send(&mut second, &intercept(3)).await.expect("sent");
         send(&mut second, &ToWorker::InterceptGone(Token([2; 16]).into())).await.expect("sent");
@@ -274,21 +274,21 @@ mod tests {
     async fn every_controller_is_told_how_the_intercepts_stand() {
         let worker = LinkRig::new();
         let token = Token([7; 16]);
-        let standing = Standing { pods: Vec::new(), conflicts: Vec::new() };
+        let report = InterceptReport { pods: Vec::new(), conflicts: Vec::new() };
         for _ in 0..2 {
-            worker.standings.send_replace(InterceptReports::from([(token, standing.clone())]));
+            worker.reports.send_replace(InterceptReports::from([(token, report.clone())]));
             let mut controller = worker.controller().await;
             let mut hear = async || {
-                timeout(SOON, redir_link::receive(&mut controller, LONGEST_STANDING))
+                timeout(SOON, redir_link::receive(&mut controller, LONGEST_REPORT))
                     .await
                     .expect("in time")
                     .expect("a message")
             };
             let heard = hear().await;
-            let told = matches!(&heard, Some(ToController::InterceptReport(uid, told)) if Token::from(*uid) == token && *told == standing);
+            let told = matches!(&heard, Some(ToController::InterceptReport(uid, told)) if Token::from(*uid) == token && *told == report);
             assert!(told, "{heard:?}");
             assert!(matches!(hear().await, Some(ToController::Commit)));
-            worker.standings.send_replace(InterceptReports::new());
+            worker.reports.send_replace(InterceptReports::new());
             assert!(matches!(hear().await, Some(ToController::Gone(uid)) if Token::from(uid) == token));
         }
     }

@@ -1,7 +1,7 @@
 //! Who may intercept what, from wherever that is decided.
 //!
 //! Owns the one question-and-answer between the registry and the two control planes: the configuration file ([`mod@file`])
-//! and Kubernetes ([`kubernetes`], told by the controller over [`mod@link`]). A plane is a value: a change is a new one in its place, so that whatever is derived
+//! and Kubernetes ([`kubernetes`], told by the controller over [`mod@link`]). A policy is a value: a change is a new one in its place, so that whatever is derived
 //! from it is a pure function.
 
 mod file;
@@ -28,8 +28,8 @@ pub trait InterceptPolicy: fmt::Debug + Send + Sync {
     /// What a key's owner is called; `None`: the key is unknown.
     fn name_of(&self, key: &Pin) -> Option<&str>;
 
-    /// What a wish of that key comes to, or why it is not granted.
-    fn grant(&self, key: &Pin, wish: InterceptRequest) -> Result<InterceptGrant, Refused>;
+    /// What a request of that key comes to, or why it is not granted.
+    fn grant(&self, key: &Pin, request: InterceptRequest) -> Result<InterceptGrant, Refused>;
 
     /// Why an intercept that was granted has ended; `None`: it has not.
     fn ended(&self, key: &Pin, token: Token) -> Option<String>;
@@ -56,14 +56,14 @@ pub trait InterceptPolicy: fmt::Debug + Send + Sync {
     fn stranger(&self) -> &'static str;
 }
 
-/// A plane, shared.
+/// A policy, shared.
 pub type Policy = Arc<dyn InterceptPolicy>;
 
 /// An intercept as it is granted.
 #[derive(Clone, Debug)]
 pub struct InterceptGrant {
-    /// What was asked for; where the plane knows better, what it says.
-    pub wish: InterceptRequest,
+    /// What was asked for; where the policy knows better, what it says.
+    pub request: InterceptRequest,
     /// Which requests, compiled; `None` is all of them.
     pub filter: Option<Filter>,
     /// What the filter looks at, without values; empty without a filter.

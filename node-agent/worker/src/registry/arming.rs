@@ -25,7 +25,7 @@ struct PodArming {
     addresses: Vec<IpAddr>,
     /// An operation is under way.
     busy: bool,
-    /// It disarms this port: live no longer, also for a wish that came meanwhile.
+    /// It disarms this port: live no longer, also for an intercept that came meanwhile.
     leaving: Option<u16>,
     /// Its namespace is another one now: everything must be disarmed before it is armed anew.
     stale: bool,

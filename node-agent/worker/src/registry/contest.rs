@@ -78,25 +78,25 @@ impl FilterOverlaps {
 /// Whether two intercepts can want the same port. By number where both say one; a name is another number in each pod.
 fn may_meet(one: &RegisteredIntercept, other: &RegisteredIntercept) -> bool {
     let named = one.grant.made.is_some() || other.grant.made.is_some();
-    named || one.grant.wish.port == other.grant.wish.port
+    named || one.grant.request.port == other.grant.request.port
 }
 
 impl InterceptRegistry {
     /// What every port is to do: the desired state.
     pub(crate) fn contests(&self) -> PortContests {
         let mut contests = PortContests::new();
-        for wish in self.wishes() {
-            for PodPlacement { pod, port } in self.places(wish) {
+        for intercept in self.intercepts() {
+            for PodPlacement { pod, port } in self.places(intercept) {
                 let Ok(port) = port else { continue };
                 let contest = contests.entry((pod, port)).or_default();
-                if wish.grant.filter.is_some() {
-                    contest.filtered.push(wish.id);
-                    contest.members.insert(wish.id);
+                if intercept.grant.filter.is_some() {
+                    contest.filtered.push(intercept.id);
+                    contest.members.insert(intercept.id);
                 } else {
                     if contest.globals.is_empty() {
-                        contest.even_if_down = wish.grant.wish.even_if_down;
+                        contest.even_if_down = intercept.grant.request.even_if_down;
                     }
-                    contest.globals.push(wish.id);
+                    contest.globals.push(intercept.id);
                 }
             }
         }
@@ -104,29 +104,31 @@ impl InterceptRegistry {
     }
 
     /// What others take from an intercept, pod by pod.
-    pub(super) fn conflicts(&self, wish: &RegisteredIntercept, contests: &PortContests) -> Vec<Conflict> {
-        self.with_others(wish, contests, Self::winners)
+    pub(super) fn conflicts(&self, intercept: &RegisteredIntercept, contests: &PortContests) -> Vec<Conflict> {
+        self.with_others(intercept, contests, Self::winners)
     }
 
     /// What an intercept takes from others, pod by pod.
-    pub(super) fn overlaps(&self, wish: &RegisteredIntercept, contests: &PortContests) -> Vec<Conflict> {
-        self.with_others(wish, contests, Self::losers)
+    pub(super) fn overlaps(&self, intercept: &RegisteredIntercept, contests: &PortContests) -> Vec<Conflict> {
+        self.with_others(intercept, contests, Self::losers)
     }
 
     fn with_others(
         &self,
-        wish: &RegisteredIntercept,
+        intercept: &RegisteredIntercept,
         contests: &PortContests,
         others: fn(&Self, &RegisteredIntercept, &PortContest) -> Vec<(u64, Takes)>,
     ) -> Vec<Conflict> {
         let mut all = Vec::new();
-        for PodPlacement { pod, port } in self.places(wish) {
+        for PodPlacement { pod, port } in self.places(intercept) {
             let shown = pod.bare().to_owned();
             let Some(contest) = port.ok().and_then(|port| contests.get(&(pod, port))) else { continue };
-            for (id, takes) in others(self, wish, contest) {
-                let Some(other) = self.wish(id) else { continue };
+            for (id, takes) in others(self, intercept, contest) {
+                let Some(other) = self.intercept(id) else { continue };
                 // One developer's filters that end up in the same place are an `or` of theirs.
-                if takes == Takes::Shared && (other.pin, &other.grant.wish.to) == (wish.pin, &wish.grant.wish.to) {
+                if takes == Takes::Shared
+                    && (other.pin, &other.grant.request.to) == (intercept.pin, &intercept.grant.request.to)
+                {
                     continue;
                 }
                 all.push(Conflict {
@@ -143,36 +145,36 @@ impl InterceptRegistry {
     }
 
     /// The intercepts that win over this one in one port.
-    fn winners(&self, wish: &RegisteredIntercept, contest: &PortContest) -> Vec<(u64, Takes)> {
-        if wish.grant.filter.is_some() {
+    fn winners(&self, intercept: &RegisteredIntercept, contest: &PortContest) -> Vec<(u64, Takes)> {
+        if intercept.grant.filter.is_some() {
             return self
                 .overlaps
-                .with(wish.id, WhichFilter::Older)
+                .with(intercept.id, WhichFilter::Older)
                 .filter(|(id, _)| contest.has_filtered(*id))
                 .collect();
         }
         match contest.globals.first() {
-            Some(first) if *first != wish.id => vec![(*first, Takes::Everything)],
+            Some(first) if *first != intercept.id => vec![(*first, Takes::Everything)],
             _ => contest.filtered.iter().map(|id| (*id, Takes::Shared)).collect(),
         }
     }
 
     /// The intercepts that lose against this one in one port.
-    fn losers(&self, wish: &RegisteredIntercept, contest: &PortContest) -> Vec<(u64, Takes)> {
+    fn losers(&self, intercept: &RegisteredIntercept, contest: &PortContest) -> Vec<(u64, Takes)> {
         let (global, more) = contest.globals.split_first().map_or((None, &[][..]), |(first, more)| (Some(first), more));
-        if wish.grant.filter.is_some() {
+        if intercept.grant.filter.is_some() {
             let filtered =
-                self.overlaps.with(wish.id, WhichFilter::Younger).filter(|(id, _)| contest.has_filtered(*id));
+                self.overlaps.with(intercept.id, WhichFilter::Younger).filter(|(id, _)| contest.has_filtered(*id));
             return filtered.chain(global.map(|id| (*id, Takes::Shared))).collect();
         }
         match global {
-            Some(first) if *first == wish.id => more.iter().map(|id| (*id, Takes::Everything)).collect(),
+            Some(first) if *first == intercept.id => more.iter().map(|id| (*id, Takes::Everything)).collect(),
             _ => Vec::new(),
         }
     }
 
-    pub(super) fn developer_name(&self, wish: &RegisteredIntercept) -> String {
-        self.plane.name_of(&wish.pin).unwrap_or_default().to_owned()
+    pub(super) fn developer_name(&self, intercept: &RegisteredIntercept) -> String {
+        self.policy.name_of(&intercept.pin).unwrap_or_default().to_owned()
     }
 }
 

@@ -1,4 +1,4 @@
-//! A wish's filter: compiled for the table, and as text without its values.
+//! A intercept's filter: compiled for the table, and as text without its values.
 
 use redir_http::filter::{Condition, Filter, Mode, Subject, Test};
 use redir_wire::{Refused, RefusedCode};

@@ -20,7 +20,7 @@ use crate::{
 };
 use redir_config::PodName;
 use redir_ipc::AppListening;
-use redir_link::{ConflictReport, InterceptReports, Standing};
+use redir_link::{ConflictReport, InterceptReport, InterceptReports};
 
 use super::{
     InterceptRegistry, RegisteredIntercept,
@@ -46,24 +46,25 @@ pub(crate) struct PortFacts<'a> {
 
 impl PortFacts<'_> {
     /// What an intercept's developer is told of TLS on a port that is steered.
-    fn tls(self, wish: &RegisteredIntercept, pod: &PodName, standing: &PodReport) -> Option<PodTls> {
-        let wants = if wish.grant.filter.is_some() { InterceptCoverage::Some } else { InterceptCoverage::Everything };
-        let live = standing.state == Liveness::Live;
-        let known = if live { self.tls.finding(pod, standing.port) } else { None };
+    fn tls(self, intercept: &RegisteredIntercept, pod: &PodName, report: &PodReport) -> Option<PodTls> {
+        let wants =
+            if intercept.grant.filter.is_some() { InterceptCoverage::Some } else { InterceptCoverage::Everything };
+        let live = report.state == Liveness::Live;
+        let known = if live { self.tls.finding(pod, report.port) } else { None };
         known.map(|(finding, means)| finding.told(means, wants))
     }
 }
 
 impl PortFacts<'_> {
     /// What an intercept's developer is told of connections that are not read: whoever wants requests to be read.
-    fn misses(self, wish: &RegisteredIntercept, pod: &PodName, standing: &PodReport) -> Vec<Miss> {
-        let wants = wish.grant.filter.is_some() || wish.grant.wish.forwarded;
-        if standing.state == Liveness::Live { self.misses.of(pod, standing.port, wants) } else { Vec::new() }
+    fn misses(self, intercept: &RegisteredIntercept, pod: &PodName, report: &PodReport) -> Vec<Miss> {
+        let wants = intercept.grant.filter.is_some() || intercept.grant.request.forwarded;
+        if report.state == Liveness::Live { self.misses.of(pod, report.port, wants) } else { Vec::new() }
     }
 
     /// Whether the app listens on a port that is steered.
-    fn listening(self, pod: &PodName, standing: &PodReport) -> Option<Listening> {
-        let known = self.apps.get(&(pod.clone(), standing.port)).filter(|_| standing.state == Liveness::Live);
+    fn listening(self, pod: &PodName, report: &PodReport) -> Option<Listening> {
+        let known = self.apps.get(&(pod.clone(), report.port)).filter(|_| report.state == Liveness::Live);
         known.map(|app| match app {
             AppListening::Yes => Listening::Yes,
             AppListening::Nobody => Listening::Nobody,
@@ -85,66 +86,66 @@ impl InterceptRegistry {
     /// An intercept's state, pod by pod.
     pub(crate) fn state(
         &self,
-        wish: &RegisteredIntercept,
+        intercept: &RegisteredIntercept,
         contests: &PortContests,
         ports: PortFacts<'_>,
     ) -> InterceptState {
-        let places = self.places(wish);
-        let pods = wish.seen.iter().take(limits::ENTRIES).map(|pod| {
-            let standing = self.standing(wish, pod, &places, ports.arming);
+        let places = self.places(intercept);
+        let pods = intercept.seen.iter().take(limits::ENTRIES).map(|pod| {
+            let report = self.report(intercept, pod, &places, ports.arming);
             PodState {
-                tls: ports.tls(wish, pod, &standing),
-                flushed: ports.flushes.outcome(wish.id, pod).cloned(),
-                probes: self.probes(wish, pod, &standing, ports.tls),
-                listening: ports.listening(pod, &standing),
-                misses: ports.misses(wish, pod, &standing),
+                tls: ports.tls(intercept, pod, &report),
+                flushed: ports.flushes.outcome(intercept.id, pod).cloned(),
+                probes: self.probes(intercept, pod, &report, ports.tls),
+                listening: ports.listening(pod, &report),
+                misses: ports.misses(intercept, pod, &report),
                 pod: pod.bare().to_owned(),
                 addresses: ports.arming.addresses(pod).iter().map(ToString::to_string).collect(),
-                state: standing.state,
-                reason: standing.reason,
-                earlier_connections: standing.earlier,
-                since: millis(standing.since),
+                state: report.state,
+                reason: report.reason,
+                earlier_connections: report.earlier,
+                since: millis(report.since),
             }
         });
         InterceptState {
-            id: wish.id,
-            token: wish.grant.wish.token,
-            since: millis(wish.since),
+            id: intercept.id,
+            token: intercept.grant.request.token,
+            since: millis(intercept.since),
             pods: pods.collect(),
-            conflicts: self.conflicts(wish, contests),
-            overlaps: self.overlaps(wish, contests),
-            bypassed: wish.bypassed.load(Ordering::Relaxed),
-            even_if_down: wish.grant.wish.even_if_down,
-            forwarded: wish.grant.wish.forwarded,
+            conflicts: self.conflicts(intercept, contests),
+            overlaps: self.overlaps(intercept, contests),
+            bypassed: intercept.bypassed.load(Ordering::Relaxed),
+            even_if_down: intercept.grant.request.even_if_down,
+            forwarded: intercept.grant.request.forwarded,
         }
     }
 
     /// What asks for the pod's health and comes to this developer, who did not ask for it.
-    fn probes(&self, wish: &RegisteredIntercept, pod: &PodName, standing: &PodReport, tls: &Tls) -> Vec<String> {
-        if wish.grant.wish.probes == Probes::Developer || standing.state != Liveness::Live {
+    fn probes(&self, intercept: &RegisteredIntercept, pod: &PodName, report: &PodReport, tls: &Tls) -> Vec<String> {
+        if intercept.grant.request.probes == Probes::Developer || report.state != Liveness::Live {
             return Vec::new();
         }
-        let filter = wish.grant.filter.as_ref();
-        let certificate = tls.given(pod, standing.port).is_some();
-        let taken = InterceptScope { port: standing.port, filter, certificate };
-        health_checks::told(self.plane.health_checks(pod), taken)
+        let filter = intercept.grant.filter.as_ref();
+        let certificate = tls.given(pod, report.port).is_some();
+        let taken = InterceptScope { port: report.port, filter, certificate };
+        health_checks::told(self.policy.health_checks(pod), taken)
     }
 
     /// How every intercept stands.
-    pub(crate) fn standings(&self, contests: &PortContests, ports: PortFacts<'_>) -> InterceptReports {
-        let standing = |wish: &RegisteredIntercept| {
-            let InterceptState { pods, conflicts, .. } = self.state(wish, contests, ports);
-            let pods = wish.seen.iter().cloned().zip(pods).map(pod_standing).collect();
-            Standing { pods, conflicts: conflicts.into_iter().map(conflict_standing).collect() }
+    pub(crate) fn reports(&self, contests: &PortContests, ports: PortFacts<'_>) -> InterceptReports {
+        let report = |intercept: &RegisteredIntercept| {
+            let InterceptState { pods, conflicts, .. } = self.state(intercept, contests, ports);
+            let pods = intercept.seen.iter().cloned().zip(pods).map(pod_report).collect();
+            InterceptReport { pods, conflicts: conflicts.into_iter().map(conflict_report).collect() }
         };
-        self.wishes.values().map(|wish| (wish.grant.wish.token, standing(wish))).collect()
+        self.intercepts.values().map(|intercept| (intercept.grant.request.token, report(intercept))).collect()
     }
 
     /// The pods that a developer may intercept, and anybody's intercepts in them.
     pub(crate) fn listing(&self, pin: &Pin, ports: PortFacts<'_>) -> Listing {
-        let mut visible = self.plane.visible(pin);
+        let mut visible = self.policy.visible(pin);
         visible.truncate(limits::ENTRIES);
-        let intercepts = self.wishes().flat_map(|wish| self.entries(wish, pin, ports));
+        let intercepts = self.intercepts().flat_map(|intercept| self.entries(intercept, pin, ports));
         let intercepts =
             intercepts.filter(|(pod, _)| visible.iter().any(|(seen, _)| seen == pod)).map(|(_, entry)| entry);
         let intercepts = intercepts.take(limits::ENTRIES).collect();
@@ -153,65 +154,73 @@ impl InterceptRegistry {
 
     /// One developer's intercepts.
     pub(crate) fn own(&self, pin: &Pin, ports: PortFacts<'_>) -> Vec<InterceptEntry> {
-        let own = self.wishes().filter(|wish| wish.pin == *pin);
-        own.flat_map(|wish| self.entries(wish, pin, ports)).map(|(_, entry)| entry).take(limits::ENTRIES).collect()
+        let own = self.intercepts().filter(|intercept| intercept.pin == *pin);
+        own.flat_map(|intercept| self.entries(intercept, pin, ports))
+            .map(|(_, entry)| entry)
+            .take(limits::ENTRIES)
+            .collect()
     }
 
     fn entries(
         &self,
-        wish: &RegisteredIntercept,
+        intercept: &RegisteredIntercept,
         asking: &Pin,
         ports: PortFacts<'_>,
     ) -> Vec<(PodName, InterceptEntry)> {
-        let yours = wish.pin == *asking;
-        let places = self.places(wish);
+        let yours = intercept.pin == *asking;
+        let places = self.places(intercept);
         let entry = |pod: &PodName| {
-            let standing = self.standing(wish, pod, &places, ports.arming);
+            let report = self.report(intercept, pod, &places, ports.arming);
             InterceptEntry {
-                tls: ports.tls(wish, pod, &standing),
-                listening: ports.listening(pod, &standing),
-                id: wish.id,
-                developer: self.developer_name(wish),
+                tls: ports.tls(intercept, pod, &report),
+                listening: ports.listening(pod, &report),
+                id: intercept.id,
+                developer: self.developer_name(intercept),
                 owner: if yours { Owner::You } else { Owner::Other },
                 pod: pod.bare().to_owned(),
-                port: standing.port,
-                filter: wish.grant.looks_at.clone(),
-                to: if yours { wish.grant.wish.to.clone() } else { String::new() },
-                since: millis(wish.since),
-                state: standing.state,
-                reason: standing.reason,
-                requests: wish.requests.load(Ordering::Relaxed),
+                port: report.port,
+                filter: intercept.grant.looks_at.clone(),
+                to: if yours { intercept.grant.request.to.clone() } else { String::new() },
+                since: millis(intercept.since),
+                state: report.state,
+                reason: report.reason,
+                requests: intercept.requests.load(Ordering::Relaxed),
             }
         };
-        wish.seen.iter().map(|pod| (pod.clone(), entry(pod))).collect()
+        intercept.seen.iter().map(|pod| (pod.clone(), entry(pod))).collect()
     }
 
-    fn standing(
+    fn report(
         &self,
-        wish: &RegisteredIntercept,
+        intercept: &RegisteredIntercept,
         name: &PodName,
         places: &[PodPlacement],
         arming: &ArmingState,
     ) -> PodReport {
-        let idle =
-            |state, reason| PodReport { state, reason, earlier: 0, since: wish.since, port: wish.grant.wish.port };
+        let idle = |state, reason| PodReport {
+            state,
+            reason,
+            earlier: 0,
+            since: intercept.since,
+            port: intercept.grant.request.port,
+        };
         let port = match places.iter().find(|place| place.pod == *name).map(|place| &place.port) {
-            None => return idle(Liveness::Lost, self.plane.lost().unwrap_or_default().to_owned()),
+            None => return idle(Liveness::Lost, self.policy.lost().unwrap_or_default().to_owned()),
             Some(Err(PodObstacle::Never(reason))) => return idle(Liveness::Refused, reason.clone()),
             Some(Err(PodObstacle::NotYet(reason))) => return idle(Liveness::Pending, reason.clone()),
             Some(Ok(port)) => *port,
         };
         let (state, reason, earlier, since) = match arming.status(name, port) {
-            PortStatus::Pending => (Liveness::Pending, String::new(), 0, wish.since),
-            PortStatus::Live { since, earlier } => (Liveness::Live, String::new(), earlier, since.max(wish.since)),
-            PortStatus::Refused { since, reason } => (Liveness::Refused, reason, 0, since.max(wish.since)),
+            PortStatus::Pending => (Liveness::Pending, String::new(), 0, intercept.since),
+            PortStatus::Live { since, earlier } => (Liveness::Live, String::new(), earlier, since.max(intercept.since)),
+            PortStatus::Refused { since, reason } => (Liveness::Refused, reason, 0, since.max(intercept.since)),
             PortStatus::Lost { since, reason } => (Liveness::Lost, reason, 0, since),
         };
         PodReport { state, reason, earlier, since, port }
     }
 }
 
-fn pod_standing((pod, told): (PodName, PodState)) -> redir_link::PodInterceptReport {
+fn pod_report((pod, told): (PodName, PodState)) -> redir_link::PodInterceptReport {
     let state = match told.state {
         Liveness::Pending => redir_api::PodState::Pending,
         Liveness::Live => redir_api::PodState::Live,
@@ -228,7 +237,7 @@ fn pod_standing((pod, told): (PodName, PodState)) -> redir_link::PodInterceptRep
     }
 }
 
-fn conflict_standing(conflict: Conflict) -> ConflictReport {
+fn conflict_report(conflict: Conflict) -> ConflictReport {
     let Conflict { pod, developer, since, takes, .. } = conflict;
     ConflictReport { pod, developer, since: since.0, everything: takes == Takes::Everything }
 }

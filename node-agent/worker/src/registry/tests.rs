@@ -61,10 +61,10 @@ impl RegistryRig {
         }
     }
 
-    fn register(&mut self, session: u64, pin: Pin, wish: InterceptRequest) -> Result<u64, RefusedCode> {
+    fn register(&mut self, session: u64, pin: Pin, request: InterceptRequest) -> Result<u64, RefusedCode> {
         self.clock += Duration::from_secs(1);
         self.now += Duration::from_secs(1);
-        let result = self.registry.register(SessionId(session), pin, wish, self.clock, self.now);
+        let result = self.registry.register(SessionId(session), pin, request, self.clock, self.now);
         result.map_err(|refused| {
             assert!(refused.sentence.contains(';'), "names the next step: {}", refused.sentence);
             refused.code
@@ -83,7 +83,7 @@ impl RegistryRig {
             conflicts
                 .into_iter()
                 .map(|conflict| {
-                    let other = self.registry.wish(conflict.id.unwrap()).unwrap();
+                    let other = self.registry.intercept(conflict.id.unwrap()).unwrap();
                     assert_eq!(conflict.developer, if other.pin == self.alice { "alice" } else { "bob" });
                     (other.id, conflict.takes)
                 })
@@ -93,7 +93,7 @@ impl RegistryRig {
     }
 
     fn state(&self, id: u64) -> InterceptState {
-        self.registry.state(self.registry.wish(id).unwrap(), &self.registry.contests(), self.ports())
+        self.registry.state(self.registry.intercept(id).unwrap(), &self.registry.contests(), self.ports())
     }
 
     fn listing(&self, pin: &Pin) -> Listing {
@@ -143,7 +143,7 @@ fn pod_name(name: &str) -> PodName {
     PodName::new(name).unwrap()
 }
 
-fn wish(token: u8, pod: &str) -> InterceptRequest {
+fn request(token: u8, pod: &str) -> InterceptRequest {
     InterceptRequest {
         earlier: redir_wire::EarlierConnections::Stay,
         token: Token([token; 16]),
@@ -158,11 +158,11 @@ fn wish(token: u8, pod: &str) -> InterceptRequest {
 }
 
 fn filtered(token: u8, pod: &str, user: &str) -> InterceptRequest {
-    wanting(wish(token, pod), Mode::All, vec![is(Subject::Header("x-user".into()), Test::Exact(user.into()))])
+    wanting(request(token, pod), Mode::All, vec![is(Subject::Header("x-user".into()), Test::Exact(user.into()))])
 }
 
-fn wanting(wish: InterceptRequest, mode: Mode, conditions: Vec<Condition>) -> InterceptRequest {
-    InterceptRequest { filter: Some(Filter { mode, conditions, preflights: false }), ..wish }
+fn wanting(request: InterceptRequest, mode: Mode, conditions: Vec<Condition>) -> InterceptRequest {
+    InterceptRequest { filter: Some(Filter { mode, conditions, preflights: false }), ..request }
 }
 
 fn is(subject: Subject, test: Test) -> Condition {
@@ -170,15 +170,15 @@ fn is(subject: Subject, test: Test) -> Condition {
 }
 
 fn labelled(token: u8, key: &str, value: &str) -> InterceptRequest {
-    InterceptRequest { selector: Selector::Labels(BTreeMap::from([(key.into(), value.into())])), ..wish(token, "x") }
+    InterceptRequest { selector: Selector::Labels(BTreeMap::from([(key.into(), value.into())])), ..request(token, "x") }
 }
 
 #[test]
 fn filtered_wins_over_global_and_the_oldest_among_equals() {
     let mut world = RegistryRig::new();
     let (alice, bob) = (world.alice, world.bob);
-    let global = world.register(1, alice, wish(1, "web-1")).unwrap();
-    let second = world.register(2, bob, wish(2, "web-1")).unwrap();
+    let global = world.register(1, alice, request(1, "web-1")).unwrap();
+    let second = world.register(2, bob, request(2, "web-1")).unwrap();
     let first = world.register(2, bob, filtered(3, "web-1", "bob")).unwrap();
     let same = world.register(1, alice, filtered(4, "web-1", "bob")).unwrap();
     let apart = world.register(1, alice, filtered(5, "web-1", "alice")).unwrap();
@@ -235,15 +235,15 @@ fn overlaps_are_told_to_both_with_the_winner() {
         let mut world = RegistryRig::new();
         let (alice, bob) = (world.alice, world.bob);
         let shown = format!("{older:?} / {younger:?}");
-        let other_pod = world.register(1, alice, wanting(wish(1, "web-2"), older.0, older.1.clone())).unwrap();
-        let winner = world.register(1, alice, wanting(wish(2, "web-1"), older.0, older.1)).unwrap();
-        let loser = world.register(2, bob, wanting(wish(3, "web-1"), younger.0, younger.1)).unwrap();
+        let other_pod = world.register(1, alice, wanting(request(1, "web-2"), older.0, older.1.clone())).unwrap();
+        let winner = world.register(1, alice, wanting(request(2, "web-1"), older.0, older.1)).unwrap();
+        let loser = world.register(2, bob, wanting(request(3, "web-1"), younger.0, younger.1)).unwrap();
         let told = |of: u64| lost.map(|takes| (of, takes)).into_iter().collect::<Vec<_>>();
         assert_eq!(world.clashes(loser), (told(winner), vec![]), "{shown}");
         assert_eq!(world.clashes(winner), (vec![], told(loser)), "{shown}");
         assert_eq!(world.clashes(other_pod), (vec![], vec![]), "{shown}");
         // It is over for the other when either ends.
-        let again = world.registry.wish(loser).unwrap().grant.wish.clone();
+        let again = world.registry.intercept(loser).unwrap().grant.request.clone();
         world.registry.leave(&bob, &LeaveScope::Id(loser)).unwrap();
         assert_eq!(world.clashes(winner), (vec![], vec![]), "{shown}");
         let loser = world.register(2, bob, again).unwrap();
@@ -258,12 +258,12 @@ fn two_filters_of_one_developer_to_one_place_are_no_conflict() {
     let mut world = RegistryRig::new();
     let alice = world.alice;
     let api = || vec![is(Subject::Path, Test::Prefix("/api".into()))];
-    let elsewhere = |wish| InterceptRequest { to: "127.0.0.1:4000".into(), ..wish };
+    let elsewhere = |request| InterceptRequest { to: "127.0.0.1:4000".into(), ..request };
     let first = world.register(1, alice, filtered(1, "web-1", "x")).unwrap();
-    let same_place = world.register(2, alice, wanting(wish(2, "web-1"), Mode::All, api())).unwrap();
+    let same_place = world.register(2, alice, wanting(request(2, "web-1"), Mode::All, api())).unwrap();
     assert_eq!(world.clashes(first), (vec![], vec![]));
     assert_eq!(world.clashes(same_place), (vec![], vec![]));
-    let another = world.register(3, alice, elsewhere(wanting(wish(3, "web-1"), Mode::All, api()))).unwrap();
+    let another = world.register(3, alice, elsewhere(wanting(request(3, "web-1"), Mode::All, api()))).unwrap();
     assert_eq!(world.clashes(another).0, [(first, Takes::Shared), (same_place, Takes::Everything)]);
     let useless = world.register(4, alice, filtered(4, "web-1", "x")).unwrap();
     assert_eq!(world.clashes(useless).0[0], (first, Takes::Everything), "it gets nothing");
@@ -289,21 +289,21 @@ fn a_redial_is_compared_with_younger_ones_too() {
 fn a_redial_keeps_its_place_for_a_while_and_only_with_its_own_key() {
     let mut world = RegistryRig::new();
     let (alice, bob) = (world.alice, world.bob);
-    let first = world.register(1, alice, wish(1, "web-1")).unwrap();
-    let second = world.register(2, bob, wish(2, "web-1")).unwrap();
-    let since = world.registry.wish(first).unwrap().since;
+    let first = world.register(1, alice, request(1, "web-1")).unwrap();
+    let second = world.register(2, bob, request(2, "web-1")).unwrap();
+    let since = world.registry.intercept(first).unwrap().since;
     world.registry.end_session(SessionId(1), world.now);
     assert_eq!(world.contest("web-1", 8080).1, [second]);
     // bob cannot take alice's place with her token.
-    let stolen = world.register(2, bob, wish(1, "web-1")).unwrap();
+    let stolen = world.register(2, bob, request(1, "web-1")).unwrap();
     assert!(stolen > second);
-    assert_eq!(world.register(3, alice, wish(1, "web-1")), Ok(first));
+    assert_eq!(world.register(3, alice, request(1, "web-1")), Ok(first));
     assert_eq!(world.contest("web-1", 8080).1, [first, second, stolen]);
-    assert_eq!(world.registry.wish(first).unwrap().since, since);
+    assert_eq!(world.registry.intercept(first).unwrap().since, since);
 
     world.registry.end_session(SessionId(3), world.now);
     world.now += SENIORITY;
-    let late = world.register(4, alice, wish(1, "web-1")).unwrap();
+    let late = world.register(4, alice, request(1, "web-1")).unwrap();
     assert_eq!(world.contest("web-1", 8080).1, [second, stolen, late]);
 }
 
@@ -311,9 +311,9 @@ fn a_redial_keeps_its_place_for_a_while_and_only_with_its_own_key() {
 fn a_redial_before_the_old_tunnel_is_missed_takes_its_place() {
     let mut world = RegistryRig::new();
     let alice = world.alice;
-    let first = world.register(1, alice, wish(1, "web-1")).unwrap();
-    assert_eq!(world.register(2, alice, wish(1, "web-1")), Ok(first));
-    assert_eq!(world.registry.wish(first).unwrap().session, SessionId(2));
+    let first = world.register(1, alice, request(1, "web-1")).unwrap();
+    assert_eq!(world.register(2, alice, request(1, "web-1")), Ok(first));
+    assert_eq!(world.registry.intercept(first).unwrap().session, SessionId(2));
     world.registry.end_session(SessionId(1), world.now);
     assert_eq!(world.contest("web-1", 8080).1, [first], "the old tunnel's end takes nothing with it");
 }
@@ -322,16 +322,21 @@ fn a_redial_before_the_old_tunnel_is_missed_takes_its_place() {
 fn pods_that_a_key_may_not_see_are_as_good_as_none() {
     let mut world = RegistryRig::new();
     let (alice, bob) = (world.alice, world.bob);
-    assert_eq!(world.register(2, bob, wish(1, "db-1")), Err(RefusedCode::NoSuchPod));
-    assert_eq!(world.register(2, bob, wish(1, "nowhere")), Err(RefusedCode::NoSuchPod));
+    assert_eq!(world.register(2, bob, request(1, "db-1")), Err(RefusedCode::NoSuchPod));
+    assert_eq!(world.register(2, bob, request(1, "nowhere")), Err(RefusedCode::NoSuchPod));
     let sentence = |world: &mut RegistryRig, pod: &str| {
         let now = (world.clock, world.now);
-        world.registry.register(SessionId(2), bob, wish(1, pod), now.0, now.1).unwrap_err().sentence.replace(pod, "POD")
+        world
+            .registry
+            .register(SessionId(2), bob, request(1, pod), now.0, now.1)
+            .unwrap_err()
+            .sentence
+            .replace(pod, "POD")
     };
     assert_eq!(sentence(&mut world, "db-1"), sentence(&mut world, "nowhere"), "they cannot be told apart");
     assert_eq!(world.register(2, bob, labelled(1, "app", "db")), Err(RefusedCode::NoSuchPod));
 
-    let all = world.register(1, alice, wish(2, "db-1")).unwrap();
+    let all = world.register(1, alice, request(2, "db-1")).unwrap();
     let listing = world.listing(&bob);
     assert_eq!(listing.pods.iter().map(|pod| pod.name.as_str()).collect::<Vec<_>>(), ["web-1", "web-2"]);
     assert_eq!(listing.intercepts, []);
@@ -358,7 +363,7 @@ fn others_see_what_is_filtered_but_no_value_and_no_address() {
 fn ports_and_filters_are_checked() {
     let mut world = RegistryRig::new();
     let alice = world.alice;
-    let refused = world.register(1, alice, InterceptRequest { port: 9090, ..wish(1, "web-1") });
+    let refused = world.register(1, alice, InterceptRequest { port: 9090, ..request(1, "web-1") });
     assert_eq!(refused, Err(RefusedCode::PortNotAllowed));
     // web-2 allows it, web-1 does not: the intercept says so pod by pod.
     let id = world.register(1, alice, InterceptRequest { port: 9090, ..labelled(1, "app", "web") }).unwrap();
@@ -367,15 +372,15 @@ fn ports_and_filters_are_checked() {
     assert_eq!(states, [("web-1", Liveness::Refused), ("web-2", Liveness::Pending)]);
     assert!(state.pods[0].reason.contains("8080"), "{}", state.pods[0].reason);
 
-    let bad = wanting(wish(2, "web-1"), Mode::All, vec![is(Subject::Path, Test::Regex("(".into()))]);
+    let bad = wanting(request(2, "web-1"), Mode::All, vec![is(Subject::Path, Test::Regex("(".into()))]);
     let refused = world.registry.register(SessionId(1), alice, bad, world.clock, world.now);
     assert_eq!(refused.unwrap_err().code, RefusedCode::BadFilter);
 }
 
-fn numbered(wish: InterceptRequest, number: usize) -> InterceptRequest {
-    let mut token = wish.token;
+fn numbered(request: InterceptRequest, number: usize) -> InterceptRequest {
+    let mut token = request.token;
     token.0[..8].copy_from_slice(&(number as u64).to_be_bytes());
-    InterceptRequest { token, ..wish }
+    InterceptRequest { token, ..request }
 }
 
 #[test]
@@ -383,14 +388,14 @@ fn one_key_has_a_bounded_number_of_intercepts_over_all_tunnels() {
     let mut world = RegistryRig::new();
     let (alice, bob) = (world.alice, world.bob);
     for number in 0..INTERCEPTS_OF_A_KEY {
-        world.register(number as u64, alice, numbered(wish(0, "web-1"), number)).unwrap();
+        world.register(number as u64, alice, numbered(request(0, "web-1"), number)).unwrap();
     }
-    assert_eq!(world.register(999, alice, wish(255, "web-1")), Err(RefusedCode::TooMany));
+    assert_eq!(world.register(999, alice, request(255, "web-1")), Err(RefusedCode::TooMany));
     // The same one again takes its own place.
-    world.register(999, alice, numbered(wish(0, "web-1"), 3)).unwrap();
-    world.register(1000, bob, wish(255, "web-1")).unwrap();
-    world.registry.leave(&alice, &LeaveScope::Token(numbered(wish(0, "web-1"), 7).token)).unwrap();
-    world.register(999, alice, wish(255, "web-1")).unwrap();
+    world.register(999, alice, numbered(request(0, "web-1"), 3)).unwrap();
+    world.register(1000, bob, request(255, "web-1")).unwrap();
+    world.registry.leave(&alice, &LeaveScope::Token(numbered(request(0, "web-1"), 7).token)).unwrap();
+    world.register(999, alice, request(255, "web-1")).unwrap();
 }
 
 #[test]
@@ -399,7 +404,7 @@ fn the_filters_of_all_keys_take_a_bounded_memory() {
     let (alice, bob) = (world.alice, world.bob);
     let large = |number| {
         let condition = is(Subject::Header("x-user".into()), Test::Regex(format!("{number:03}[^a]{{2000}}")));
-        numbered(wanting(wish(0, "web-1"), Mode::All, vec![condition]), number)
+        numbered(wanting(request(0, "web-1"), Mode::All, vec![condition]), number)
     };
     let size = large(0).filter.unwrap().compile().unwrap().size();
     let fit = filter::MAX_FILTERS / size;
@@ -409,7 +414,7 @@ fn the_filters_of_all_keys_take_a_bounded_memory() {
         world.register(1, pin, large(number)).unwrap();
     }
     assert_eq!(world.register(2, bob, large(fit)), Err(RefusedCode::TooMany));
-    world.register(2, bob, wish(254, "web-1")).unwrap();
+    world.register(2, bob, request(254, "web-1")).unwrap();
     // In the place of another there is room.
     world.register(2, bob, large(fit - 1)).unwrap();
 }
@@ -421,14 +426,14 @@ fn the_regexes_of_all_keys_are_bounded_in_number() {
     let with = |number: usize, count: usize| {
         let name = |n| Subject::Header(format!("x-{n}").into());
         let conditions = (0..count).map(|n| is(name(n), Test::Regex(format!("{number}[ab]")))).collect();
-        numbered(wanting(wish(0, "web-1"), Mode::All, conditions), number)
+        numbered(wanting(request(0, "web-1"), Mode::All, conditions), number)
     };
     for number in 0..filter::MAX_REGEXES / 32 {
         world.register(1, alice, with(number, 32)).unwrap();
     }
     assert_eq!(world.register(2, bob, with(99, 1)), Err(RefusedCode::TooMany));
-    world.register(2, bob, wish(254, "web-1")).unwrap();
-    let exact = wanting(wish(0, "web-1"), Mode::All, vec![is(Subject::Path, Test::Exact("/a".into()))]);
+    world.register(2, bob, request(254, "web-1")).unwrap();
+    let exact = wanting(request(0, "web-1"), Mode::All, vec![is(Subject::Path, Test::Exact("/a".into()))]);
     world.register(2, bob, numbered(exact, 98)).unwrap();
 }
 
@@ -450,10 +455,10 @@ fn a_new_configuration_takes_pods_away_and_brings_some() {
 fn leaving_is_for_ones_own_alone() {
     let mut world = RegistryRig::new();
     let (alice, bob) = (world.alice, world.bob);
-    let one = world.register(1, alice, wish(1, "web-1")).unwrap();
+    let one = world.register(1, alice, request(1, "web-1")).unwrap();
     let two = world.register(2, alice, filtered(2, "web-2", "a")).unwrap();
     let three = world.register(2, alice, labelled(3, "app", "web")).unwrap();
-    let theirs = world.register(3, bob, wish(4, "web-1")).unwrap();
+    let theirs = world.register(3, bob, request(4, "web-1")).unwrap();
     let leave = |world: &mut RegistryRig, pin: Pin, which: LeaveScope| {
         world.registry.leave(&pin, &which).map(|all| all.into_iter().map(|leaver| leaver.id).collect::<Vec<_>>())
     };
@@ -491,8 +496,8 @@ fn generated_orders_of_events_agree_with_a_naive_model() {
                     let (token, pod) = (u8::try_from(dice.roll(5)).unwrap(), u8::try_from(1 + dice.roll(2)).unwrap());
                     let name = format!("web-{pod}");
                     let is_filtered = dice.roll(2) == 0;
-                    let wish = if is_filtered { filtered(token, &name, "x") } else { wish(token, &name) };
-                    world.register(session, pin, wish).unwrap();
+                    let request = if is_filtered { filtered(token, &name, "x") } else { request(token, &name) };
+                    world.register(session, pin, request).unwrap();
                     let now = world.now;
                     model.entries.retain(|entry| entry.2.is_some() || now < entry.5 + SENIORITY);
                     let found = model.entries.iter_mut().find(|entry| (entry.0, entry.1) == (pin, token));
@@ -521,8 +526,8 @@ fn generated_orders_of_events_agree_with_a_naive_model() {
                 };
                 let (filtered, globals) = world.contest(&format!("web-{pod}"), 8080);
                 let named = |ids: Vec<u64>| -> Vec<(Pin, u8)> {
-                    let wishes = ids.into_iter().map(|id| world.registry.wish(id).unwrap());
-                    wishes.map(|wish| (wish.pin, wish.grant.wish.token.0[0])).collect()
+                    let requests = ids.into_iter().map(|id| world.registry.intercept(id).unwrap());
+                    requests.map(|request| (request.pin, request.grant.request.token.0[0])).collect()
                 };
                 assert_eq!(named(filtered), expected(true), "seed {seed}");
                 assert_eq!(named(globals), expected(false), "seed {seed}");
@@ -635,10 +640,10 @@ fn only_the_global_intercept_that_gets_the_port_says_whether_the_app_must_listen
     assert_eq!(world.register(1, alice, both), Err(RefusedCode::Unsupported));
     world.register(1, alice, filtered(1, "web-1", "alice")).unwrap();
     assert_eq!(gate(&world), ListenerGate::AppListening);
-    let id = world.register(2, bob, InterceptRequest { even_if_down: true, ..wish(2, "web-1") }).unwrap();
+    let id = world.register(2, bob, InterceptRequest { even_if_down: true, ..request(2, "web-1") }).unwrap();
     assert_eq!(gate(&world), ListenerGate::Always);
     assert!(world.state(id).even_if_down);
-    world.register(1, alice, wish(3, "web-1")).unwrap();
+    world.register(1, alice, request(3, "web-1")).unwrap();
     assert_eq!(gate(&world), ListenerGate::Always, "a younger one gets nothing");
     world.registry.leave(&bob, &LeaveScope::All).unwrap();
     assert_eq!(gate(&world), ListenerGate::AppListening);
@@ -680,7 +685,7 @@ fn a_port_that_cannot_be_armed_says_why_and_is_tried_again() {
 }
 
 #[test]
-fn a_port_that_is_being_disarmed_is_not_live_for_a_new_wish() {
+fn a_port_that_is_being_disarmed_is_not_live_for_a_new_intercept() {
     let mut arming = ArmingState::default();
     let (now, clock) = (Instant::now(), SystemTime::now());
     let port = (pod_name("a"), 80);

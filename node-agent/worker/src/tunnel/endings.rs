@@ -1,6 +1,6 @@
 //! Has the guardian watch captured pods that are to end: what is held there must be reset while their links are there.
 //!
-//! Beside the hub, which never waits. Decides nothing: the control plane knows which pods are to end, the guardian when.
+//! Beside the hub, which never waits. Decides nothing: the policy knows which pods are to end, the guardian when.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -13,16 +13,16 @@ use crate::{
 };
 use redir_config::PodName;
 
-/// Runs until the hub or the plane ends. A pod that is captured has an armed port first.
+/// Runs until the hub or the policy ends. A pod that is captured has an armed port first.
 pub(super) async fn run(
     broker: Broker,
     captures: PodCaptures,
-    mut plane: watch::Receiver<Policy>,
+    mut policy: watch::Receiver<Policy>,
     mut armed: watch::Receiver<BTreeSet<(PodName, u16)>>,
 ) {
     loop {
         armed.borrow_and_update();
-        let known = plane.borrow_and_update().clone();
+        let known = policy.borrow_and_update().clone();
         let mut failed = false;
         for news in captures.endings(|pod| known.ending(pod)) {
             let EndingNotice { pod, last, .. } = &news;
@@ -38,7 +38,7 @@ pub(super) async fn run(
             }
         }
         tokio::select! {
-            changed = plane.changed() => if changed.is_err() { return },
+            changed = policy.changed() => if changed.is_err() { return },
             changed = armed.changed() => if changed.is_err() { return },
             () = sleep(AGAIN), if failed => {}
         }

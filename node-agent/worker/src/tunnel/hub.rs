@@ -57,7 +57,7 @@ pub(crate) enum HubCommand {
     Gone(SessionId),
     /// A developer's end answers again: what went past it meanwhile is news.
     Answers,
-    /// The hands have done something.
+    /// The executor has done something.
     Done(ArmingOp, ArmingOutcome),
     /// Earlier connections have been closed, or not.
     Flushed(FlushRequest, PodFlush),
@@ -98,13 +98,13 @@ pub(super) struct HubOutputs {
     /// To arm and disarm.
     pub(super) ops: mpsc::UnboundedSender<ArmingOp>,
     /// To look whether a port speaks TLS.
-    pub(super) looks: mpsc::UnboundedSender<(PodName, u16)>,
+    pub(super) tls_probes: mpsc::UnboundedSender<(PodName, u16)>,
     /// To close connections from before an intercept.
     pub(super) flushes: mpsc::UnboundedSender<FlushRequest>,
     /// To watch whether apps listen: the ports that are armed.
     pub(super) armed: watch::Sender<BTreeSet<(PodName, u16)>>,
     /// To say how the intercepts stand.
-    pub(super) standings: watch::Sender<InterceptReports>,
+    pub(super) reports: watch::Sender<InterceptReports>,
 }
 
 struct TunnelSession {
@@ -124,11 +124,11 @@ pub(crate) struct TunnelHub {
     farewells: EndingIntercepts,
     /// The registry has changed since the plans were made.
     stale: bool,
-    plane: watch::Receiver<Policy>,
+    policy: watch::Receiver<Policy>,
     authorised: Authorised,
     plans: Plans,
     counters: Arc<TunnelCounters>,
-    hands: HubOutputs,
+    outputs: HubOutputs,
     flushes: FlushResults,
     tls: Tls,
     misses: Misses,
@@ -141,15 +141,15 @@ pub(crate) struct TunnelHub {
 
 impl TunnelHub {
     pub(super) fn new(
-        plane: watch::Receiver<Policy>,
+        policy: watch::Receiver<Policy>,
         authorised: Authorised,
         plans: Plans,
         counters: Arc<TunnelCounters>,
-        hands: HubOutputs,
+        outputs: HubOutputs,
         (tls, misses): (Tls, Misses),
         about: AgentIntroduction,
     ) -> Self {
-        let registry = InterceptRegistry::new(plane.borrow().clone());
+        let registry = InterceptRegistry::new(policy.borrow().clone());
         Self {
             registry,
             arming: ArmingState::default(),
@@ -158,11 +158,11 @@ impl TunnelHub {
             tables: FilterTables::default(),
             farewells: EndingIntercepts::default(),
             stale: false,
-            plane,
+            policy,
             authorised,
             plans,
             counters,
-            hands,
+            outputs,
             flushes: FlushResults::default(),
             tls,
             misses,
@@ -190,7 +190,7 @@ impl TunnelHub {
                     Some(command) => self.obey(command),
                     None => return,
                 },
-                changed = self.plane.changed(), if !plane_ended => match changed {
+                changed = self.policy.changed(), if !plane_ended => match changed {
                     Ok(()) => self.reconfigure(),
                     Err(_) => plane_ended = true,
                 },
@@ -262,7 +262,7 @@ impl TunnelHub {
 
     fn app_listens(&mut self, pod: &PodName, port: u16, app: AppListening) {
         // It was disarmed meanwhile.
-        if !self.hands.armed.borrow().contains(&(pod.clone(), port)) {
+        if !self.outputs.armed.borrow().contains(&(pod.clone(), port)) {
             return;
         }
         let before = self.apps.insert((pod.clone(), port), app);
@@ -286,9 +286,9 @@ impl TunnelHub {
 
     fn join(&mut self, joined: Joined) {
         // The key may have been removed between the handshake and now.
-        if self.registry.plane().name_of(&joined.pin).is_none() {
+        if self.registry.policy().name_of(&joined.pin).is_none() {
             joined.handle.end();
-            joined.outbox.try_send(SessionCommand::End(key_removed(self.registry.plane()))).ok();
+            joined.outbox.try_send(SessionCommand::End(key_removed(self.registry.policy()))).ok();
             return;
         }
         tracing::debug!(developer = self.developer(&joined.pin), address = %joined.address, "a tunnel is up");
@@ -299,7 +299,7 @@ impl TunnelHub {
         let Some(asking) = self.sessions.get(&session) else { return };
         let pin = asking.joined.pin;
         let answer = match message {
-            ToAgent::Intercept(wish) => match self.register(session, pin, wish) {
+            ToAgent::Intercept(request) => match self.register(session, pin, request) {
                 Ok(state) => ToDeveloper::Intercept(state),
                 Err(refused) => {
                     self.counters.intercepts_refused.add(1);
@@ -318,15 +318,15 @@ impl TunnelHub {
         self.say(session, seq, answer);
     }
 
-    fn register(&mut self, session: SessionId, pin: Pin, wish: InterceptRequest) -> Result<InterceptState, Refused> {
+    fn register(&mut self, session: SessionId, pin: Pin, request: InterceptRequest) -> Result<InterceptState, Refused> {
         if self.stopped {
             let sentence = "the agent is shutting down; try again in a moment".to_owned();
             return Err(Refused { code: RefusedCode::Shutdown, sentence });
         }
-        let token = wish.token;
-        let before = self.registry.wishes().find(|other| other.pin == pin && other.grant.wish.token == token);
+        let token = request.token;
+        let before = self.registry.intercepts().find(|other| other.pin == pin && other.grant.request.token == token);
         let before = before.map(|other| other.session).filter(|before| *before != session);
-        let id = self.registry.register(session, pin, wish, SystemTime::now(), Instant::now())?;
+        let id = self.registry.register(session, pin, request, SystemTime::now(), Instant::now())?;
         before.into_iter().for_each(|before| self.supersede(before));
         // The number may have been another tunnel's until now: its handle must not be used again.
         self.intercepts.retain(|(known, _), _| *known != id);
@@ -336,10 +336,10 @@ impl TunnelHub {
         self.stale = true;
         self.publish();
         let contests = self.contests();
-        let wish = self.registry.wish(id).expect("it was registered just now");
-        let state = self.registry.state(wish, &contests, self.ports());
+        let intercept = self.registry.intercept(id).expect("it was registered just now");
+        let state = self.registry.state(intercept, &contests, self.ports());
         let address = self.sessions.get(&session).map(|session| tracing::field::display(session.joined.address));
-        tracing::info!(developer = self.developer(&pin), address, intercept = id, what = %wish.grant.what, filtered = wish.grant.filter.is_some(), "an intercept begins");
+        tracing::info!(developer = self.developer(&pin), address, intercept = id, what = %intercept.grant.what, filtered = intercept.grant.filter.is_some(), "an intercept begins");
         if let Some(session) = self.sessions.get_mut(&session) {
             session.told.insert(id, state.clone());
         }
@@ -349,7 +349,7 @@ impl TunnelHub {
     /// An intercept of this session goes on in another: its redir has dialled again. After the last one a silence of the
     /// old tunnel is not waited out, so that requests on it fail soon. One that lives is left alone.
     fn supersede(&mut self, before: SessionId) {
-        if self.registry.wishes().any(|wish| wish.session == before) {
+        if self.registry.intercepts().any(|intercept| intercept.session == before) {
             return;
         }
         if let Some(session) = self.sessions.get(&before) {
@@ -390,8 +390,8 @@ impl TunnelHub {
             let contests = self.contests();
             self.arming.want(contests.iter().map(|(port, contest)| (port, contest.gate())));
             for op in self.arming.next(Instant::now()) {
-                // The hands end with the worker.
-                self.hands.ops.send(op).ok();
+                // The executor ends with the worker.
+                self.outputs.ops.send(op).ok();
             }
             self.look(&contests);
             self.flush(&contests);
@@ -419,8 +419,8 @@ impl TunnelHub {
         for ((pod, port), contest) in contests {
             let armed = matches!(self.arming.status(pod, *port), PortStatus::Live { .. });
             if armed && !contest.filtered.is_empty() && self.tls.begin_probe(pod, *port) {
-                // The hands end with the worker.
-                self.hands.looks.send((pod.clone(), *port)).ok();
+                // The executor ends with the worker.
+                self.outputs.tls_probes.send((pod.clone(), *port)).ok();
             }
         }
     }
@@ -435,10 +435,10 @@ impl TunnelHub {
                 continue;
             }
             for id in contest.filtered.iter().chain(contest.globals.first()) {
-                let wish = registry.wish(*id).map(|wish| wish.grant.wish.earlier);
-                if wish == Some(EarlierConnections::Close) && self.flushes.begin(*id, pod) {
-                    // The hands end with the worker.
-                    self.hands.flushes.send(FlushRequest { intercept: *id, pod: pod.clone(), port: *port }).ok();
+                let earlier = registry.intercept(*id).map(|intercept| intercept.grant.request.earlier);
+                if earlier == Some(EarlierConnections::Close) && self.flushes.begin(*id, pod) {
+                    // The executor ends with the worker.
+                    self.outputs.flushes.send(FlushRequest { intercept: *id, pod: pod.clone(), port: *port }).ok();
                 }
             }
         }
@@ -450,7 +450,7 @@ impl TunnelHub {
             |(pod, port): &&(PodName, u16)| matches!(self.arming.status(pod, *port), PortStatus::Live { .. });
         let armed: BTreeSet<_> = contests.keys().filter(is_armed).cloned().collect();
         self.apps.retain(|port, _| armed.contains(port));
-        self.hands.armed.send_if_modified(|before| {
+        self.outputs.armed.send_if_modified(|before| {
             let is_other = *before != armed;
             *before = armed;
             is_other
@@ -478,19 +478,21 @@ impl TunnelHub {
             return;
         }
         let contests = self.contests();
-        self.intercepts.retain(|(id, _), _| self.registry.wish(*id).is_some());
+        self.intercepts.retain(|(id, _), _| self.registry.intercept(*id).is_some());
         let mut plans = PlanMap::new();
         for ((pod, port), contest) in &contests {
             let filtered: Vec<_> = contest.filtered.iter().filter_map(|id| self.intercept(*id, pod)).collect();
             let global = contest.globals.first().and_then(|id| self.intercept(*id, pod));
             let winners = filtered.iter().chain(&global).filter_map(|intercept| {
-                let wish = self.registry.wish(intercept.id)?;
-                Some((wish.edition, Key(wish.id), wish.grant.filter.as_ref()))
+                let intercept = self.registry.intercept(intercept.id)?;
+                Some((intercept.edition, Key(intercept.id), intercept.grant.filter.as_ref()))
             });
             let table = self.tables.of(winners);
             let involved = || filtered.iter().chain(&global);
             let asked_for = |intercept: &&Arc<Intercept>| {
-                self.registry.wish(intercept.id).is_some_and(|wish| wish.grant.wish.probes == Probes::Developer)
+                self.registry
+                    .intercept(intercept.id)
+                    .is_some_and(|intercept| intercept.grant.request.probes == Probes::Developer)
             };
             let probes_to_app = !involved().all(|intercept| asked_for(&intercept));
             let plan = Plan { port: *port, table, filtered, global, probes_to_app };
@@ -498,18 +500,18 @@ impl TunnelHub {
         }
         self.plans.replace(plans);
         self.tables.forget_unused();
-        self.counters.intercepts.set(self.registry.wishes().count() as u64);
+        self.counters.intercepts.set(self.registry.intercepts().count() as u64);
     }
 
     /// Shows how the intercepts stand to whoever looks; in the static mode nobody does.
     fn publish_standings(&self, contests: &PortContests) {
-        if self.hands.standings.receiver_count() == 0 {
+        if self.outputs.reports.receiver_count() == 0 {
             return;
         }
-        let standings = self.registry.standings(contests, self.ports());
-        self.hands.standings.send_if_modified(|shown| {
-            let news = *shown != standings;
-            *shown = standings;
+        let reports = self.registry.reports(contests, self.ports());
+        self.outputs.reports.send_if_modified(|shown| {
+            let news = *shown != reports;
+            *shown = reports;
             news
         });
     }
@@ -518,17 +520,17 @@ impl TunnelHub {
         if let Some(known) = self.intercepts.get(&(id, pod.clone())) {
             return Some(known.clone());
         }
-        let wish = self.registry.wish(id)?;
-        let session = self.sessions.get(&wish.session)?;
+        let intercept = self.registry.intercept(id)?;
+        let session = self.sessions.get(&intercept.session)?;
         let intercept = Arc::new(Intercept {
             id,
-            developer: self.developer(&wish.pin).into(),
+            developer: self.developer(&intercept.pin).into(),
             pod: pod.clone(),
-            to: wish.grant.wish.to.as_str().into(),
-            forwarded: wish.grant.wish.forwarded,
+            to: intercept.grant.request.to.as_str().into(),
+            forwarded: intercept.grant.request.forwarded,
             tunnel: session.joined.handle.clone(),
-            requests: wish.requests.clone(),
-            bypassed: wish.bypassed.clone(),
+            requests: intercept.requests.clone(),
+            bypassed: intercept.bypassed.clone(),
             ending: Ending::default(),
         });
         self.intercepts.insert((id, pod.clone()), intercept.clone());
@@ -538,11 +540,11 @@ impl TunnelHub {
     /// Tells each developer whose intercept's state has changed.
     fn inform(&mut self, contests: &PortContests) {
         let mut news = Vec::new();
-        for wish in self.registry.wishes() {
-            let state = self.registry.state(wish, contests, self.ports());
-            let told = self.sessions.get(&wish.session).and_then(|session| session.told.get(&wish.id));
+        for intercept in self.registry.intercepts() {
+            let state = self.registry.state(intercept, contests, self.ports());
+            let told = self.sessions.get(&intercept.session).and_then(|session| session.told.get(&intercept.id));
             if told.is_some_and(|told| *told != state) {
-                news.push((wish.session, state));
+                news.push((intercept.session, state));
             }
         }
         for (session, state) in news {
@@ -566,7 +568,7 @@ impl TunnelHub {
     }
 
     fn developer(&self, pin: &Pin) -> &str {
-        self.registry.plane().name_of(pin).unwrap_or_default()
+        self.registry.policy().name_of(pin).unwrap_or_default()
     }
 }
 

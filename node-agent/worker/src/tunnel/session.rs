@@ -46,7 +46,7 @@ pub(crate) enum SessionCommand {
 /// What each session needs.
 #[derive(Clone)]
 struct SessionContext {
-    plane: watch::Receiver<Policy>,
+    policy: watch::Receiver<Policy>,
     hub: mpsc::Sender<HubCommand>,
     counters: Arc<TunnelCounters>,
     about: AgentIntroduction,
@@ -60,14 +60,14 @@ struct SessionContext {
 pub(super) async fn accept(
     endpoint: Arc<AgentEndpoint>,
     closing: CancellationToken,
-    plane: watch::Receiver<Policy>,
+    policy: watch::Receiver<Policy>,
     hub: mpsc::Sender<HubCommand>,
     counters: Arc<TunnelCounters>,
     about: AgentIntroduction,
     unread: u64,
 ) {
     let shared = SessionContext {
-        plane,
+        policy,
         hub,
         counters,
         about,
@@ -132,7 +132,7 @@ async fn greeted(
     let greeting = timeout(HANDSHAKE, greet(connection, counted, shared)).await;
     let (mut control, user) = match greeting.unwrap_or(Err(ControlError::Stalled))? {
         GreetingOutcome::Welcome(control, user) => (control, user),
-        GreetingOutcome::Removed => return Ok(key_removed(&shared.plane.borrow())),
+        GreetingOutcome::Removed => return Ok(key_removed(&shared.policy.borrow())),
         GreetingOutcome::TooMany(sentence) => return Ok(Bye { code: CloseCode::Done, sentence }),
     };
     let (handle, events) = TunnelHandle::new(connection.clone(), shared.counters.clone(), (&shared.unread, pin));
@@ -181,7 +181,7 @@ async fn greet(
     let ToAgent::Hello(greeting) = hello.message else {
         return Err(SessionError::Order("the first message was not a greeting").into());
     };
-    let name = shared.plane.borrow().name_of(&counted.pin).map(str::to_owned);
+    let name = shared.policy.borrow().name_of(&counted.pin).map(str::to_owned);
     let Some(name) = name else { return Ok(GreetingOutcome::Removed) };
     if counted.room != KeyRoom::Free {
         let sentence = too_many(counted.room);
@@ -343,8 +343,8 @@ fn close_code(error: &ControlError) -> CloseCode {
 }
 
 /// What a developer hears whose key is known no longer.
-pub(super) fn key_removed(plane: &Policy) -> Bye {
-    Bye { code: CloseCode::KeyRemoved, sentence: plane.stranger().to_owned() }
+pub(super) fn key_removed(policy: &Policy) -> Bye {
+    Bye { code: CloseCode::KeyRemoved, sentence: policy.stranger().to_owned() }
 }
 
 fn shutdown() -> Bye {

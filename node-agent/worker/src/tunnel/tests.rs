@@ -58,18 +58,18 @@ impl TunnelRig {
         let plans = Plans::default();
         let (ops, asked) = mpsc::unbounded_channel();
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let (looks, unseen) = mpsc::unbounded_channel();
+        let (tls_probes, unseen) = mpsc::unbounded_channel();
         let tls = Tls::new(&Certificates::default(), GivenFor::Ports, true);
         let (flushes, to_flush) = mpsc::unbounded_channel();
-        let hands = HubOutputs {
+        let outputs = HubOutputs {
             ops,
-            looks,
+            tls_probes,
             flushes,
             armed: watch::Sender::new(BTreeSet::new()),
-            standings: watch::Sender::new(BTreeMap::new()),
+            reports: watch::Sender::new(BTreeMap::new()),
         };
         let tunnels =
-            start_with((udp, 64 << 20), &identity, receiver, plans.clone(), (tls.clone(), Misses::default()), hands)
+            start_with((udp, 64 << 20), &identity, receiver, plans.clone(), (tls.clone(), Misses::default()), outputs)
                 .unwrap();
         let (armed, watching) = watch::channel(BTreeSet::new());
         let guardian = tokio::spawn(guardian(asked, tunnels.hub.clone(), armed));
@@ -156,8 +156,8 @@ impl TestDeveloper {
         }
     }
 
-    async fn intercept(&mut self, wish: InterceptRequest) -> InterceptState {
-        match self.ask(ToAgent::Intercept(wish)).await {
+    async fn intercept(&mut self, request: InterceptRequest) -> InterceptState {
+        match self.ask(ToAgent::Intercept(request)).await {
             ToDeveloper::Intercept(state) => state,
             other => panic!("{other:?}"),
         }
@@ -212,7 +212,7 @@ fn pod() -> PodName {
     PodName::new("web-1").unwrap()
 }
 
-fn wish(token: u8) -> InterceptRequest {
+fn request(token: u8) -> InterceptRequest {
     InterceptRequest {
         earlier: redir_wire::EarlierConnections::Stay,
         token: Token([token; 16]),
@@ -229,7 +229,7 @@ fn wish(token: u8) -> InterceptRequest {
 fn filtered(token: u8) -> InterceptRequest {
     let (subject, test) = (Subject::Header("x-user".into()), Test::Exact("alice".into()));
     let conditions = vec![Condition { subject, test, negate: false }];
-    InterceptRequest { filter: Some(Filter { mode: Mode::All, conditions, preflights: false }), ..wish(token) }
+    InterceptRequest { filter: Some(Filter { mode: Mode::All, conditions, preflights: false }), ..request(token) }
 }
 
 fn event(path: &str) -> RequestEvent {
@@ -258,7 +258,7 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_from_before_are_closed_once_where_that_is_asked_for_and_allowed() {
     let mut world = TunnelRig::new();
-    let closing = |wish| InterceptRequest { earlier: redir_wire::EarlierConnections::Close, ..wish };
+    let closing = |request| InterceptRequest { earlier: redir_wire::EarlierConnections::Close, ..request };
     let mut alice = world.dial(&world.alice).await;
     match alice.ask(ToAgent::Intercept(closing(filtered(1)))).await {
         ToDeveloper::Refused(refused) => {
@@ -267,18 +267,18 @@ async fn connections_from_before_are_closed_once_where_that_is_asked_for_and_all
         }
         other => panic!("{other:?}"),
     }
-    let id = alice.intercept(closing(wish(2))).await.id;
-    let request = within(world.to_flush.recv()).await.unwrap();
-    assert_eq!(request, super::flushes::FlushRequest { intercept: id, pod: pod(), port: 8080 });
+    let id = alice.intercept(closing(request(2))).await.id;
+    let flush = within(world.to_flush.recv()).await.unwrap();
+    assert_eq!(flush, super::flushes::FlushRequest { intercept: id, pod: pod(), port: 8080 });
     let outcome = redir_wire::PodFlush { closed: 12, left: 1, reason: String::new() };
-    world.tunnels.tell(super::HubCommand::Flushed(request, outcome.clone())).await;
+    world.tunnels.tell(super::HubCommand::Flushed(flush, outcome.clone())).await;
     let told = alice.state(|state| state.pods.iter().any(|pod| pod.flushed.is_some())).await;
     assert_eq!(told.pods[0].flushed, Some(outcome));
 
     // It dials again, and bob comes, who asks for nothing of the kind: nothing is closed once more.
     drop(alice);
     let mut again = world.dial(&world.alice).await;
-    assert_eq!(again.intercept(closing(wish(2))).await.id, id);
+    assert_eq!(again.intercept(closing(request(2))).await.id, id);
     let mut bob = world.dial(&world.bob).await;
     assert!(is_live(&bob.intercept(filtered(3)).await), "its port is armed already");
     // By the time this is answered, the hub has done what followed.
@@ -340,7 +340,7 @@ async fn an_intercept_becomes_live_and_carries_a_stream_and_its_events() {
 async fn a_table_with_a_global_intercept_ends_with_it() {
     let world = TunnelRig::new();
     let (mut alice, mut bob) = (world.dial(&world.alice).await, world.dial(&world.bob).await);
-    let global = alice.intercept(InterceptRequest { probes: Probes::Developer, ..wish(1) }).await.id;
+    let global = alice.intercept(InterceptRequest { probes: Probes::Developer, ..request(1) }).await.id;
     assert!(!world.plan().unwrap().probes_to_app);
     let own = bob.intercept(filtered(2)).await.id;
     let plan = world.plan().unwrap();
@@ -354,9 +354,9 @@ async fn a_table_with_a_global_intercept_ends_with_it() {
 async fn a_lost_tunnel_steers_no_more_and_its_redial_has_its_old_place() {
     let world = TunnelRig::new();
     let mut alice = world.dial(&world.alice).await;
-    let first = alice.intercept(wish(1)).await;
+    let first = alice.intercept(request(1)).await;
     let mut bob = world.dial(&world.bob).await;
-    let loser = bob.intercept(wish(2)).await;
+    let loser = bob.intercept(request(2)).await;
     assert_eq!(loser.conflicts[0].takes, Takes::Everything);
     assert_eq!((loser.conflicts[0].developer.as_str(), loser.conflicts[0].since), ("alice", first.since));
     let intercept = world.plan().unwrap().global.clone().unwrap();
@@ -370,7 +370,7 @@ async fn a_lost_tunnel_steers_no_more_and_its_redial_has_its_old_place() {
     assert_eq!(world.plan().unwrap().global.as_ref().unwrap().id, loser.id);
 
     let mut alice = world.dial(&world.alice).await;
-    let again = alice.intercept(wish(1)).await;
+    let again = alice.intercept(request(1)).await;
     assert_eq!((again.id, again.since, again.conflicts.len()), (first.id, first.since, 0));
     let told = bob.state(|state| !state.conflicts.is_empty()).await;
     assert_eq!(told.conflicts[0].developer, "alice");
@@ -388,7 +388,7 @@ async fn vanished_laptop(world: &TunnelRig) -> Dialled {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let dialled = runtime.block_on(async {
             let mut dialled = dial(&[address], &alice, pin, "redir test", "").await.unwrap();
-            dialled.control.ask(&ToAgent::Intercept(wish(1))).unwrap();
+            dialled.control.ask(&ToAgent::Intercept(request(1))).unwrap();
             dialled.control.next().await.unwrap();
             dialled
         });
@@ -449,7 +449,7 @@ async fn what_is_matched_after_a_redial_goes_through_the_new_tunnel() {
     let world = TunnelRig::new();
     let old = vanished_laptop(&world).await;
     let mut awake = world.dial(&world.alice).await;
-    let id = awake.intercept(wish(1)).await.id;
+    let id = awake.intercept(request(1)).await.id;
     let intercept = world.plan().unwrap().global.clone().unwrap();
     let (client, destination) = ("192.0.2.1:4000".parse().unwrap(), "10.0.0.1:8080".parse().unwrap());
     let leg = within(intercept.open(client, destination, None)).await.unwrap();
@@ -466,7 +466,7 @@ async fn a_dead_tunnel_that_a_redial_replaced_is_not_waited_out() {
     let old = world.plan().unwrap().global.clone().unwrap();
     let began = Instant::now();
     let mut awake = world.dial(&world.alice).await;
-    assert_eq!(awake.intercept(wish(1)).await.id, old.id);
+    assert_eq!(awake.intercept(request(1)).await.id, old.id);
     assert!(world.plan().unwrap().global.as_ref().unwrap().alive());
     within(old.ended()).await;
     assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
@@ -490,7 +490,7 @@ async fn a_vanished_laptop_is_noticed() {
 async fn leaving_works_from_another_tunnel_of_the_same_key() {
     let world = TunnelRig::new();
     let mut alice = world.dial(&world.alice).await;
-    let first = alice.intercept(wish(1)).await;
+    let first = alice.intercept(request(1)).await;
     let mut bob = world.dial(&world.bob).await;
     let refused = bob.ask(ToAgent::Leave(LeaveScope::Id(first.id))).await;
     assert!(matches!(refused, ToDeveloper::Refused(Refused { code: RefusedCode::NotFound, .. })));
@@ -518,7 +518,7 @@ async fn leaving_works_from_another_tunnel_of_the_same_key() {
 async fn a_key_that_is_removed_loses_its_tunnel_at_once() {
     let world = TunnelRig::new();
     let mut alice = world.dial(&world.alice).await;
-    alice.intercept(wish(1)).await;
+    alice.intercept(request(1)).await;
     let mut bob = world.dial(&world.bob).await;
     world.config.send_replace(configuration(&[("bob", &world.bob)]));
     world.plans_become(|plan| plan.is_none()).await;
@@ -546,7 +546,7 @@ async fn a_key_that_is_removed_loses_its_tunnel_at_once() {
 async fn a_pod_that_is_renewed_is_armed_anew_and_told_as_lost_meanwhile() {
     let world = TunnelRig::new();
     let mut alice = world.dial(&world.alice).await;
-    alice.intercept(wish(1)).await;
+    alice.intercept(request(1)).await;
     alice.state(is_live).await;
     world.tunnels.rearm(&pod()).await;
     alice.state(|state| state.pods[0].state == Liveness::Lost).await;
@@ -558,7 +558,7 @@ async fn a_pod_that_is_renewed_is_armed_anew_and_told_as_lost_meanwhile() {
 async fn shutting_down_disarms_first_lets_streams_go_on_and_says_goodbye() {
     let world = TunnelRig::new();
     let mut alice = world.dial(&world.alice).await;
-    alice.intercept(wish(1)).await;
+    alice.intercept(request(1)).await;
     alice.state(is_live).await;
     let intercept = world.plan().unwrap().global.clone().unwrap();
     let (client, destination) = ("192.0.2.1:4000".parse().unwrap(), "10.0.0.1:8080".parse().unwrap());
@@ -568,7 +568,7 @@ async fn shutting_down_disarms_first_lets_streams_go_on_and_says_goodbye() {
     within(world.tunnels.stop_new()).await;
     assert!(world.plan().is_none() && world.armed.borrow().is_empty());
     alice.state(|state| state.pods[0].state == Liveness::Lost && state.pods[0].reason.contains("shutting down")).await;
-    let refused = alice.ask(ToAgent::Intercept(wish(2))).await;
+    let refused = alice.ask(ToAgent::Intercept(request(2))).await;
     assert!(matches!(refused, ToDeveloper::Refused(Refused { code: RefusedCode::Shutdown, .. })));
     stream.send.write_all(b"late answer").await.unwrap();
     stream.send.finish().unwrap();
@@ -591,7 +591,7 @@ async fn events_that_nobody_reads_are_dropped_and_counted() {
     const EVENTS: u64 = 50_000;
     let world = TunnelRig::new();
     let mut alice = world.dial(&world.alice).await;
-    let id = alice.intercept(wish(1)).await.id;
+    let id = alice.intercept(request(1)).await.id;
     let intercept = world.plan().unwrap().global.clone().unwrap();
     let path = format!("/{}", "p".repeat(500));
     let began = Instant::now();
@@ -625,7 +625,7 @@ async fn what_is_found_out_about_tls_is_told_to_each_as_it_concerns_them() {
     let mut world = TunnelRig::new();
     let pod = PodName::new("web-1").unwrap();
     let (mut alice, mut bob) = (world.dial(&world.alice).await, world.dial(&world.bob).await);
-    alice.intercept(wish(1)).await;
+    alice.intercept(request(1)).await;
     alice.state(is_live).await;
     assert!(world.unseen.try_recv().is_err(), "what is for everything need not be HTTP: the app is left alone");
     bob.intercept(filtered(2)).await;

@@ -50,7 +50,7 @@ impl NodeFixture {
 
     /// What a worker says, whoever it is.
     fn ask(&mut self, request: Request) -> Result<GrantedReply, RequestRefusal> {
-        self.pods.serve(&self.config, request, &mut |_, _| {}).expect("a wish")
+        self.pods.serve(&self.config, request, &mut |_, _| {}).expect("a request")
     }
 
     fn arm(&mut self, uid: &str, port: u16) -> Result<GrantedReply, RequestRefusal> {

@@ -83,18 +83,18 @@ impl TunnelHub {
         }
     }
 
-    /// The control plane is another one: what it no longer grants ends.
+    /// The policy is another one: what it no longer grants ends.
     pub(super) fn reconfigure(&mut self) {
-        let plane = self.plane.borrow_and_update().clone();
-        self.authorised.replace(plane.keys());
+        let policy = self.policy.borrow_and_update().clone();
+        self.authorised.replace(policy.keys());
         let removed: Vec<SessionId> = self
             .sessions
             .iter()
-            .filter(|(_, session)| plane.name_of(&session.joined.pin).is_none())
+            .filter(|(_, session)| policy.name_of(&session.joined.pin).is_none())
             .map(|(id, _)| *id)
             .collect();
         let mut farewells: BTreeMap<SessionId, (InFlightRequests, Vec<SessionCommand>)> = BTreeMap::new();
-        let leavers = self.registry.configure(plane.clone());
+        let leavers = self.registry.configure(policy.clone());
         let under_way = self.retire(leavers.iter().map(|(leaver, pin, _)| (leaver, *pin)));
         for ((leaver, _, sentence), of_it) in leavers.into_iter().zip(under_way) {
             tracing::info!(intercept = leaver.id, what = leaver.what, "an intercept has ended");
@@ -109,7 +109,7 @@ impl TunnelHub {
             if let Some(session) = self.sessions.remove(&id) {
                 session.joined.handle.end();
                 let (under_way, mut last) = farewells.remove(&id).unwrap_or_default();
-                last.push(SessionCommand::End(key_removed(&plane)));
+                last.push(SessionCommand::End(key_removed(&policy)));
                 self.farewells.bid(under_way, session.joined.outbox, last);
             }
         }

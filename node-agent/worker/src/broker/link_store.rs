@@ -115,26 +115,26 @@ mod tests {
     #[test]
     fn links_take_the_lowest_slots_and_give_them_back() {
         let pod = PodName::new("web-1").expect("good");
-        let mut shelf = LinkStore::new().expect("descriptors");
-        let lowest = shelf.free.last().expect("slots").as_raw_fd();
+        let mut store = LinkStore::new().expect("descriptors");
+        let lowest = store.free.last().expect("slots").as_raw_fd();
         let link = OwnedFd::from(File::open("/proc/self/status").expect("there"));
         assert!(link.as_raw_fd() > lowest);
-        shelf.keep(&pod, [link].into_iter());
-        let held = &shelf.held[&pod][0];
+        store.keep(&pod, [link].into_iter());
+        let held = &store.held[&pod][0];
         assert_eq!(held.as_raw_fd(), lowest);
         assert!(target(held).ends_with("/status"));
-        shelf.clear(&pod);
-        assert_eq!(shelf.free.len(), SLOTS);
-        assert_eq!(target(shelf.free.last().expect("slots")), "anon_inode:[eventfd]");
+        store.clear(&pod);
+        assert_eq!(store.free.len(), SLOTS);
+        assert_eq!(target(store.free.last().expect("slots")), "anon_inode:[eventfd]");
     }
 
     #[test]
     fn more_links_than_slots_stay_where_they_are() {
         let pod = PodName::new("web-1").expect("good");
-        let mut shelf = LinkStore::new().expect("descriptors");
-        shelf.keep(&pod, (0..SLOTS + 3).map(|_| File::open("/proc/self/status").expect("there").into()));
-        assert_eq!(shelf.held[&pod].len(), SLOTS + 3);
-        assert!(shelf.held[&pod].iter().all(|fd| target(fd).ends_with("/status")));
+        let mut store = LinkStore::new().expect("descriptors");
+        store.keep(&pod, (0..SLOTS + 3).map(|_| File::open("/proc/self/status").expect("there").into()));
+        assert_eq!(store.held[&pod].len(), SLOTS + 3);
+        assert!(store.held[&pod].iter().all(|fd| target(fd).ends_with("/status")));
     }
 
     #[test]

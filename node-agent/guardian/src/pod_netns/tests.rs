@@ -69,15 +69,15 @@ struct ProcFixture {
     proc: TempDir,
     topology: Topology,
     home: HostNamespaces,
-    seeker: NetnsResolver,
+    resolver: NetnsResolver,
 }
 
 impl ProcFixture {
     fn new() -> Self {
         let topology = Topology::new(&unique_prefix("k"), 2).expect("namespaces: run as root");
         let proc = tempfile::tempdir().expect("folder");
-        let seeker = NetnsResolver::new(proc.path());
-        Self { proc, topology, home: HostNamespaces::new().expect("own namespace"), seeker }
+        let resolver = NetnsResolver::new(proc.path());
+        Self { proc, topology, home: HostNamespaces::new().expect("own namespace"), resolver }
     }
 
     fn process(&self, pid: u32, uid: &str, comm: &str, netns: &Path) {
@@ -113,7 +113,7 @@ impl ProcFixture {
     }
 
     fn open(&mut self, ips: &[IpAddr]) -> Result<NetnsId, String> {
-        self.seeker.open(&self.home, &web(), ips, &mut || {}).map(|netns| netns.id())
+        self.resolver.open(&self.home, &web(), ips, &mut || {}).map(|netns| netns.id())
     }
 }
 
@@ -219,7 +219,7 @@ fn two_namespaces_with_the_pods_address_are_refused_and_others_are_not_in_the_wa
     assert!(error.contains("several network namespaces") && error.contains("web-1"), "{error}");
     // What is armed stays so.
     let id = NetnsId::of(&node.netns(0)).expect("there");
-    assert!(!node.seeker.replaced(&node.home, &web(), id, &ips));
+    assert!(!node.resolver.replaced(&node.home, &web(), id, &ips));
 }
 
 #[test]
@@ -267,7 +267,7 @@ fn a_new_sandbox_is_noticed_and_a_restarted_container_is_not_one() {
     let ips = [node.ip(0), node.ip(1)].concat();
     node.process(10, UID, "pause", &old);
     let id = node.open(&ips).expect("found");
-    let replaced = |node: &mut ProcFixture| node.seeker.replaced(&node.home, &web(), id, &ips);
+    let replaced = |node: &mut ProcFixture| node.resolver.replaced(&node.home, &web(), id, &ips);
     assert!(!replaced(&mut node));
     // The process by which it was found has ended, others have not; then none is left for a while.
     node.process(11, UID, "nginx", &old);
@@ -286,5 +286,5 @@ fn a_new_sandbox_is_noticed_and_a_restarted_container_is_not_one() {
 fn only_a_uid_is_looked_for() {
     let mut node = ProcFixture::new();
     let pod = PodName::new("pod").expect("good");
-    assert!(node.seeker.open(&node.home, &pod, &[], &mut || {}).expect_err("refused").contains("no UID"));
+    assert!(node.resolver.open(&node.home, &pod, &[], &mut || {}).expect_err("refused").contains("no UID"));
 }

@@ -27,7 +27,7 @@ use super::hub::HubCommand;
 pub(super) async fn run(
     broker: Broker,
     captures: PodCaptures,
-    plane: watch::Receiver<Policy>,
+    policy: watch::Receiver<Policy>,
     mut ops: UnboundedReceiver<ArmingOp>,
     hub: Sender<HubCommand>,
 ) {
@@ -37,7 +37,7 @@ pub(super) async fn run(
             op = ops.recv() => match op {
                 Some(op) => {
                     let (broker, captures) = (broker.clone(), captures.clone());
-                    let first_hand = plane.borrow().first_hand(op.pod());
+                    let first_hand = policy.borrow().first_hand(op.pod());
                     running.spawn(async move {
                         let outcome = perform(&broker, &captures, &op, first_hand).await;
                         (op, outcome)

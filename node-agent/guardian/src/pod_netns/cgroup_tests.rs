@@ -97,10 +97,10 @@ fn pod_is_found(version: u8) {
         let (process, other) = (sleep(0), sleep(1));
         join(&hierarchy.cgroup(&format!("{above}/{own}")), &process);
         join(&hierarchy.cgroup(&format!("{above}/{others}")), &other);
-        let mut seeker = NetnsResolver::new(Path::new("/proc"));
+        let mut resolver = NetnsResolver::new(Path::new("/proc"));
         let ips = [topology.pods[0].v4.into()];
         let pod = PodName::of_uid(uid, "shop", "web-1").expect("good");
-        let found = seeker.open(&home, &pod, &ips, &mut || {}).map(|netns| netns.id());
+        let found = resolver.open(&home, &pod, &ips, &mut || {}).map(|netns| netns.id());
         assert_eq!(found, Ok(NetnsId::of(topology.pods[0].namespace.path()).expect("there")), "{own}");
         // An agent in a container may have a namespace of cgroups of its own, and sees others' from there.
         let agent = hierarchy.cgroup(&format!("{above}/kubepods/burstable/pod{another}-agent/1f"));
@@ -124,10 +124,10 @@ fn pod_is_not_passed_for(version: u8) {
     for (victim, attacker) in of_pod(uid).into_iter().zip(of_pod(another)) {
         let attacking = namespace.spawn("sleep", Command::new("sleep").arg("600")).expect("started");
         join(&hierarchy.cgroup(&format!("{above}/{attacker}/{victim}")), &attacking);
-        let mut seeker = NetnsResolver::new(Path::new("/proc"));
+        let mut resolver = NetnsResolver::new(Path::new("/proc"));
         let mut open = |uid: &str| {
             let pod = PodName::of_uid(uid, "shop", "web-1").expect("good");
-            seeker.open(&home, &pod, &[topology.pods[0].v4.into()], &mut || {}).map(|netns| netns.id())
+            resolver.open(&home, &pod, &[topology.pods[0].v4.into()], &mut || {}).map(|netns| netns.id())
         };
         let error = open(uid).expect_err("an attacker's");
         assert!(error.contains("no process"), "{victim}: {error}");
