@@ -1,6 +1,6 @@
 //! redir's programs in the kernel. Entry points only: each counts a reason and maps it to a verdict.
 //!
-//! `steer` decides which new connections of an armed port are the agent's, `time_wait` gives them to its listener when the
+//! `steer` decides which new connections of an armed port are the agent's, `lookup` gives them to its listener when the
 //! stack looks for one, `reflect` turns the agent's packets around so that the app keeps seeing its clients, `filter` keeps
 //! the agent's sockets from everything else. Any doubt leaves the packet alone. Loaded once for each intercepted pod, by the
 //! guardian; nothing is pinned.
@@ -10,6 +10,7 @@
 
 mod filter;
 mod icmp;
+mod lookup;
 mod loopback;
 mod maps;
 mod packet;
@@ -17,7 +18,6 @@ mod raw;
 mod reflect;
 mod socket;
 mod steer;
-mod time_wait;
 
 use aya_ebpf::{
     macros::{classifier, sk_lookup, socket_filter},
@@ -77,8 +77,8 @@ pub fn redir_refl_lo(ctx: TcContext) -> i32 {
 }
 
 #[sk_lookup]
-pub fn redir_time_wait(ctx: SkLookupContext) -> u32 {
-    let reason = time_wait::run(&ctx);
+pub fn redir_sk_lookup(ctx: SkLookupContext) -> u32 {
+    let reason = lookup::run(&ctx);
     maps::count(reason);
     match reason.verdict() {
         PacketVerdict::Drop => REFUSE,

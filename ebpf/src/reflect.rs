@@ -86,7 +86,7 @@ fn decide<const V6: bool>(skb: PacketBuffer, segment: &TcpSegment) -> Reason {
     if is_reserved(source) || segment.opens() {
         let to_app = of_leg(source, destination);
         match skb.sender(maps::leg_sockets()) {
-            PacketSender::Leg(number) if to_app => return outward::<V6>(skb, segment, number),
+            PacketSender::Leg(number) if to_app => return turn_to_app::<V6>(skb, segment, number),
             PacketSender::Leg(number) => return loopback::elsewhere::<V6>(skb, segment, number),
             PacketSender::Accepted if segment.opens() => return Reason::ReflectElsewhere,
             // A socket of the pod may have the same ports: what it sends is its own.
@@ -94,12 +94,12 @@ fn decide<const V6: bool>(skb: PacketBuffer, segment: &TcpSegment) -> Reason {
             _ => {}
         }
     }
-    if of_leg(destination, source) { homeward::<V6>(skb, segment) } else { Reason::ReflectOther }
+    if of_leg(destination, source) { turn_reply::<V6>(skb, segment) } else { Reason::ReflectOther }
 }
 
 /// Agent to app.
 #[inline(always)]
-fn outward<const V6: bool>(skb: PacketBuffer, segment: &TcpSegment, number: u64) -> Reason {
+fn turn_to_app<const V6: bool>(skb: PacketBuffer, segment: &TcpSegment, number: u64) -> Reason {
     if segment.opens() {
         if loopback::was_rerouted::<V6>(skb, segment) {
             return loopback::rerouted(number);
@@ -120,7 +120,7 @@ fn outward<const V6: bool>(skb: PacketBuffer, segment: &TcpSegment, number: u64)
 
 /// The app's answer, if a socket of the agent waits for it or has waited.
 #[inline(always)]
-fn homeward<const V6: bool>(skb: PacketBuffer, segment: &TcpSegment) -> Reason {
+fn turn_reply<const V6: bool>(skb: PacketBuffer, segment: &TcpSegment) -> Reason {
     match socket::state_and_owner::<V6>(skb, &segment.swapped_tuple::<V6>()) {
         // Late segments: the agent's socket has closed first. Nobody's, but nothing else is on reserved ports.
         (TIME_WAIT, _) => Reason::ReflectReplyTimeWait,

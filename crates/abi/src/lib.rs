@@ -76,7 +76,7 @@ pub mod program {
     /// Egress of a pod's device without a link-layer header.
     pub const REFLECT_L3: &str = "redir_refl_l3";
     /// The `sk_lookup` companion: gives new connections that `steer` has recorded to the agent's listener.
-    pub const TIME_WAIT: &str = "redir_time_wait";
+    pub const SK_LOOKUP: &str = "redir_sk_lookup";
     /// Filter of the agent's sockets in the pod.
     pub const FILTER: &str = "redir_filter";
     /// Egress of `lo`.

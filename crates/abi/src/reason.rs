@@ -7,8 +7,8 @@ pub enum ProgramName {
     Steer,
     /// Egress: turns the agent's packets back to the app, and the app's answers back to the agent.
     Reflect,
-    /// `sk_lookup`: gives the connections that `steer` has recorded to the agent; alone helps those in TIME_WAIT.
-    TimeWait,
+    /// `sk_lookup`: gives the connections that `steer` has recorded to the agent's listener.
+    Lookup,
     /// Filter of the agent's sockets in the pod.
     Filter,
 }
@@ -19,7 +19,7 @@ impl ProgramName {
         match self {
             Self::Steer => "steer",
             Self::Reflect => "reflect",
-            Self::TimeWait => "time_wait",
+            Self::Lookup => "lookup",
             Self::Filter => "filter",
         }
     }
@@ -149,15 +149,15 @@ reasons! {
     /// The kernel could not write the swapped addresses: dropped.
     ReflectWriteFailed = "write_failed", Reflect, Drop;
     /// No tuple that `steer` has just recorded.
-    TimeWaitOther = "other", TimeWait, Next;
+    LookupOther = "other", Lookup, Next;
     /// Given to the agent's listener.
-    TimeWaitAssigned = "steered", TimeWait, Next;
+    LookupAssigned = "steered", Lookup, Next;
     /// The kernel refused the assignment, or the listener is gone: left to the app.
-    TimeWaitAssignFailed = "assign_failed", TimeWait, Next;
+    LookupAssignFailed = "assign_failed", Lookup, Next;
     /// Recorded too long ago: left to the app.
-    TimeWaitLate = "late", TimeWait, Next;
+    LookupLate = "late", Lookup, Next;
     /// A leg that only tries the way, whose listener is gone: refused, the app must not get it.
-    TimeWaitTrialLost = "trial_lost", TimeWait, Drop;
+    LookupTrialLost = "trial_lost", Lookup, Drop;
     /// A SYN to a socket of the agent, and to a port that nobody intercepts: dropped.
     FilterSyn = "syn", Filter, Drop;
     /// To a socket of the agent that is kept beyond the release of the pod: dropped.

@@ -19,7 +19,7 @@ both!(time_wait_tuples_are_reused, USUAL, |w| {
     }
     ensure!(green.clients().iter().all(|c| reserved(c.port())), "{:?}", green.clients());
     // This kernel has the companion program; where it is missing, these connections go to the app.
-    w.counted("time_wait", "steered", 10.0)
+    w.counted("lookup", "steered", 10.0)
 });
 
 both!(time_wait_from_before_the_intercept, USUAL, |w| {

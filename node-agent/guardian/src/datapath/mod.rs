@@ -350,9 +350,9 @@ impl PodDatapath {
     fn attach_companion(&mut self) -> Result<OwnedFd, DatapathError> {
         let fd = object::companion(&mut self.ebpf, &mut || {})?
             .fd()
-            .map_err(|e| DatapathError::Load { program: program::TIME_WAIT, detail: object::chain(&e) })?;
+            .map_err(|e| DatapathError::Load { program: program::SK_LOOKUP, detail: object::chain(&e) })?;
         link::create(fd.as_fd(), AttachType::SkLookup(self.netns.as_fd())).map_err(|source| DatapathError::Attach {
-            program: program::TIME_WAIT,
+            program: program::SK_LOOKUP,
             device: "the network namespace".into(),
             source,
         })

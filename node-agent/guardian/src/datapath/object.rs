@@ -100,7 +100,7 @@ pub(super) fn all_classifiers(ebpf: &mut Ebpf) -> Result<(), DatapathError> {
 
 /// The companion, loaded into the kernel on first use.
 pub(super) fn companion<'a>(ebpf: &'a mut Ebpf, pause: YieldPoint<'_>) -> Result<&'a mut SkLookup, DatapathError> {
-    let name = program::TIME_WAIT;
+    let name = program::SK_LOOKUP;
     let program =
         ebpf.program_mut(name).ok_or(DatapathError::Load { program: name, detail: "not in the object".into() })?;
     let program: &mut SkLookup = program.try_into().map_err(|e| refused_program(name, &e))?;

@@ -124,7 +124,7 @@ fn a_tuple_in_time_wait_is_steered_by_the_companion() {
                 let (mut client, agent) = pod.steered(Some(from), address);
                 if round > 0 {
                     assert_eq!(since.count(&pod.datapath, Reason::SteerTimeWaitRecorded), 1);
-                    assert_eq!(since.count(&pod.datapath, Reason::TimeWaitAssigned), 1);
+                    assert_eq!(since.count(&pod.datapath, Reason::LookupAssigned), 1);
                 }
                 // The agent closes first: TIME_WAIT is on the pod's side.
                 drop(agent);
@@ -260,7 +260,7 @@ fn on_a_kernel_without_the_companion_steer_assigns_by_itself() {
         pod.datapath.attach(&mut || {}).unwrap();
         let since = CounterDelta::now(&pod.datapath);
         pod.all_are_steered();
-        assert_eq!(since.count(&pod.datapath, Reason::TimeWaitAssigned), 0);
+        assert_eq!(since.count(&pod.datapath, Reason::LookupAssigned), 0);
         assert_eq!(since.count(&pod.datapath, Reason::SteerAssignFailed), 0);
     }
 }

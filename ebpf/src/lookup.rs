@@ -21,18 +21,18 @@ pub fn run(ctx: &SkLookupContext) -> Reason {
     // As in the TCP header: source first, both in network order.
     let ports = u32::from(lookup.remote_port) | u32::from((lookup.local_port as u16).to_be()) << 16;
     if lookup.protocol != u32::from(TCP) {
-        return Reason::TimeWaitOther;
+        return Reason::LookupOther;
     }
-    let Some(taken) = maps::take(&ConnectionRecord { client, pod, ports }) else { return Reason::TimeWaitOther };
+    let Some(taken) = maps::take(&ConnectionRecord { client, pod, ports }) else { return Reason::LookupOther };
     if taken.late {
         // Of whom it is now, is not known.
-        Reason::TimeWaitLate
+        Reason::LookupLate
     } else if maps::select_listener(ctx, lookup.family == AF_INET6, taken.taker) {
-        Reason::TimeWaitAssigned
+        Reason::LookupAssigned
     } else if taken.taker == ListenerRole::Trial {
-        Reason::TimeWaitTrialLost
+        Reason::LookupTrialLost
     } else {
-        Reason::TimeWaitAssignFailed
+        Reason::LookupAssignFailed
     }
 }
 
