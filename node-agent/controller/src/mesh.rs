@@ -14,14 +14,14 @@ use redir_ipc::FirstHand;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum MeshKind {
     /// A proxy runs in the pod, and its netfilter rules give it the pod's connections.
-    MeshSidecar(Sidecar),
+    Sidecar(MeshSidecar),
     /// Istio's ambient mode: the node's proxy has its sockets in the pod, and sends the app's answers to itself by marks.
     Ambient,
 }
 
 /// A proxy in the pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Sidecar {
+pub(crate) struct MeshSidecar {
     /// What people call it.
     name: &'static str,
     /// Ports that the proxy itself listens on.
@@ -43,7 +43,7 @@ impl MeshKind {
             return Some(Self::Ambient);
         }
         let sidecar = if runs("istio-proxy") || annotation("sidecar.istio.io/status").is_some() {
-            Sidecar {
+            MeshSidecar {
                 name: "Istio's proxy",
                 own: &ISTIO,
                 past: ports(annotation("traffic.sidecar.istio.io/excludeInboundPorts")),
@@ -53,16 +53,16 @@ impl MeshKind {
             }
         } else if runs("linkerd-proxy") {
             let past = ports(annotation("config.linkerd.io/skip-inbound-ports"));
-            Sidecar { name: "Linkerd's proxy", own: &LINKERD, past, through: None }
+            MeshSidecar { name: "Linkerd's proxy", own: &LINKERD, past, through: None }
         } else {
             return None;
         };
-        Some(Self::MeshSidecar(sidecar))
+        Some(Self::Sidecar(sidecar))
     }
 
     /// Who takes the connections of a port first, or why it is refused.
     pub(super) fn judge(&self, port: u16) -> Result<FirstHand, String> {
-        let Self::MeshSidecar(Sidecar { name, own, past, through }) = self else {
+        let Self::Sidecar(MeshSidecar { name, own, past, through }) = self else {
             return Err("the pod is in Istio's ambient mesh, whose rules would take redir's connections to the app \
                         elsewhere; intercept a pod outside of it, or one with a sidecar"
                 .to_owned());

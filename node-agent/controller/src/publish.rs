@@ -9,7 +9,7 @@ use std::{io, sync::Arc};
 use redir_config::certificates::Certificates;
 use redir_ipc::{ControllerMessage, PodPermission};
 use redir_link::{
-    Health, InterceptReport, InterceptReports, LONGEST_REPORT, SIGN_OF_LIFE, ToController, ToWorker, changes,
+    ControllerHealth, InterceptReport, InterceptReports, LONGEST_REPORT, SIGN_OF_LIFE, ToController, ToWorker, changes,
     resolved::ResolvedCluster,
 };
 use redir_wire::Token;
@@ -116,7 +116,7 @@ async fn tell(
             (told, is_first) = (newest, false);
         }
         let health = health(*vitals.borrow_and_update());
-        redir_link::send(&mut to, &ToWorker::WorkerHealth(health)).await?;
+        redir_link::send(&mut to, &ToWorker::Health(health)).await?;
         to.flush().await?;
     }
 }
@@ -145,8 +145,8 @@ async fn differences(
     redir_link::send(to, &ToWorker::Commit).await
 }
 
-fn health(ControllerVitals { silent_since, objects, api_errors, expired }: ControllerVitals) -> Health {
-    Health { silent: silent_since.map(|since| since.elapsed()), objects, api_errors, expired }
+fn health(ControllerVitals { silent_since, objects, api_errors, expired }: ControllerVitals) -> ControllerHealth {
+    ControllerHealth { silent: silent_since.map(|since| since.elapsed()), objects, api_errors, expired }
 }
 
 /// What the worker says is text for the status, of intercepts that are there anyway.
@@ -221,7 +221,7 @@ mod tests {
             match redir_link::receive(worker, LONGEST).await.expect("a message") {
                 Some(ToWorker::Pod(_, pod)) => number = pod.entry.labels["number"].parse().ok(),
                 Some(ToWorker::Commit) => return number.expect("a pod"),
-                Some(ToWorker::WorkerHealth(_)) => {}
+                Some(ToWorker::Health(_)) => {}
                 other => panic!("{other:?}"),
             }
         }

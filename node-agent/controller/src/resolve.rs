@@ -237,7 +237,7 @@ fn list(items: impl Iterator<Item = impl std::fmt::Display>) -> String {
 
 fn known(pod: &PodFacts) -> KnownPod {
     let first = match pod.mesh {
-        Some(MeshKind::MeshSidecar(_)) => FirstHand::Proxy,
+        Some(MeshKind::Sidecar(_)) => FirstHand::Proxy,
         Some(MeshKind::Ambient) | None => FirstHand::App,
     };
     let mut ports: Vec<u16> = pod.ports.values().copied().collect();

@@ -30,6 +30,7 @@ mod pod_netns;
 mod pods;
 mod preflight;
 mod process;
+mod refusal;
 mod reload;
 mod scheduling;
 mod signals;

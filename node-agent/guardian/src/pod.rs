@@ -14,7 +14,7 @@ use redir_abi::{Reason, is_reserved};
 
 use super::{
     connections::{self, PortConnection},
-    datapath::{self, AdaptStep, DatapathError, PodDatapath, PodSpec, YieldPoint},
+    datapath::{self, AdaptStep, PodDatapath, PodSpec, YieldPoint},
     detours::{PortDetours, SteerCounts},
     devices::NetnsSurvey,
     flush::{FlushResult, PortFlush},
@@ -23,33 +23,14 @@ use super::{
     netns::{HostNamespaces, NetnsId, PodNetns},
     orphans::OrphanedLegs,
     pods::GrantedReply,
+    refusal::RequestRefusal,
     sockets,
 };
 use redir_config::{self as config, PodName};
 use redir_ipc::{
-    AppListening, Armed, BindAddress, FirstHand, HandedSockets, ListenerGate, MAX_ADDRESSES, MAX_FDS, PodLocation,
+    AppListening, ArmedReply, BindAddress, FirstHand, HandedSockets, ListenerGate, MAX_ADDRESSES, MAX_FDS, PodLocation,
     PodNetwork, PortDetour, RefusalCode,
 };
-
-/// Why a request of the worker is not granted.
-#[derive(Debug)]
-pub(super) struct RequestRefusal {
-    pub(super) code: RefusalCode,
-    /// Ends with the next step.
-    pub(super) sentence: String,
-}
-
-impl RequestRefusal {
-    pub(super) fn new(code: RefusalCode, sentence: impl Into<String>) -> Self {
-        Self { code, sentence: sentence.into() }
-    }
-}
-
-impl From<DatapathError> for RequestRefusal {
-    fn from(error: DatapathError) -> Self {
-        Self::new(RefusalCode::Datapath, error.to_string())
-    }
-}
 
 /// A pod with programs in it.
 #[derive(Debug)]
@@ -83,7 +64,7 @@ pub(super) struct PodContext<'a> {
 }
 
 /// What the worker gets for an armed port.
-pub(super) type ArmedHandover = (Armed, Vec<OwnedFd>);
+pub(super) type ArmedHandover = (ArmedReply, Vec<OwnedFd>);
 
 impl ArmedPod {
     /// Enters the pod, listens, loads and attaches, in this order; on an error nothing stays. `ports` are the only ones
@@ -159,7 +140,7 @@ impl ArmedPod {
         home: &HostNamespaces,
         port: u16,
         pause: YieldPoint<'_>,
-    ) -> Result<Armed, RequestRefusal> {
+    ) -> Result<ArmedReply, RequestRefusal> {
         let look = || (connections_of(port), listening_on(port));
         let (connections, app) = self.netns.within(home, look).unwrap_or_default();
         self.orphans.note(port, &connections);
@@ -220,8 +201,8 @@ impl ArmedPod {
         Ok(Some(listeners))
     }
 
-    fn told(&self, earlier: u32, app: Option<AppListening>, handed: HandedSockets) -> Armed {
-        Armed {
+    fn told(&self, earlier: u32, app: Option<AppListening>, handed: HandedSockets) -> ArmedReply {
+        ArmedReply {
             earlier,
             app,
             pod_addresses: self.survey.pod_addresses.clone(),

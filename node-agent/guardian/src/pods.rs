@@ -3,9 +3,11 @@
 //! Owns the checks: a request names a pod and a port that the configuration allows, or in Kubernetes a pod that is found on
 //! this node, or it is refused. Called by the supervisor.
 
+mod flushes;
+mod quick;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
     os::fd::{BorrowedFd, OwnedFd},
     path::Path,
     time::{Duration, Instant},
@@ -14,18 +16,20 @@ use std::{
 use super::{
     datapath::YieldPoint,
     endings::PodEndings,
-    flush::{FlushResult, PortFlush},
     linger::LingerQueue,
-    listeners::ListenerPair,
     monitor::DeviceMonitor,
     netns::{HostNamespaces, NetnsId, PodNetns},
     owners::NetnsOwners,
     permissions::PermissionList,
-    pod::{ArmedPod, PodContext, RequestRefusal},
+    pod::{ArmedPod, PodContext},
     pod_netns::NetnsResolver,
+    refusal::RequestRefusal,
 };
 use redir_config::{AttachSetting, NodeConfig, PodName};
-use redir_ipc::{ControllerMessage, HandedSockets, PodLocation, RefusalCode, Reply, Request};
+use redir_ipc::{ControllerMessage, PodLocation, RefusalCode, Reply, Request};
+
+use self::flushes::PodFlush;
+pub(super) use self::quick::serve_quick;
 
 /// A granted request: the answer and the descriptors beside it.
 pub(super) type GrantedReply = (Reply, Vec<OwnedFd>);
@@ -61,14 +65,6 @@ pub(super) struct PodTable {
     owners: NetnsOwners,
     /// No line about what the worker may not arm before this.
     refused_again: Option<Instant>,
-}
-
-/// A flush under way, and who asked for it.
-#[derive(Debug)]
-struct PodFlush {
-    seq: u32,
-    pod: PodName,
-    flush: PortFlush,
 }
 
 impl PodTable {
@@ -161,7 +157,7 @@ impl PodTable {
             let told = self.aside(name, meanwhile, |armed, home, pause| armed.arm(home, port, pause));
             let told = told.unwrap_or_else(|| Err(not_armed(name)))?;
             tracing::info!(pod = %name, port, "armed");
-            return Ok((Reply::ArmedReply(told), Vec::new()));
+            return Ok((Reply::Armed(told), Vec::new()));
         }
         let netns = self.open(config, name, at, meanwhile);
         let netns = netns.map_err(|sentence| RequestRefusal::new(RefusalCode::Namespace, sentence))?;
@@ -178,7 +174,7 @@ impl PodTable {
         if let Some(pod) = config.pod(name) {
             self.owners.watch(name, &pod.netns);
         }
-        Ok((Reply::ArmedReply(told), fds))
+        Ok((Reply::Armed(told), fds))
     }
 
     /// For people, and not as often as the worker likes.
@@ -359,59 +355,6 @@ impl PodTable {
         self.aside(name, meanwhile, |armed, home, pause| armed.look(home, name, now, pause)).unwrap_or_default()
     }
 
-    /// Begins to close earlier connections of an armed port; answered by [`PodTable::flush`] under this number.
-    pub(super) fn begin_flush(
-        &mut self,
-        seq: u32,
-        name: PodName,
-        port: u16,
-        now: Instant,
-    ) -> Result<(), RequestRefusal> {
-        let armed = find(&mut self.armed, &name)?;
-        if !armed.ports().contains(&port) {
-            return Err(RequestRefusal::new(
-                RefusalCode::NotArmed,
-                format!("port {port} of {name} is not armed; arm it first"),
-            ));
-        }
-        if self.flushes.len() >= MOST_FLUSHES {
-            let sentence = "the agent closes the earlier connections of many ports already; try again in a minute";
-            return Err(RequestRefusal::new(RefusalCode::Busy, sentence));
-        }
-        tracing::info!(pod = %name, port, "connections from before the intercept are closed once they are idle");
-        self.flushes.push(PodFlush { seq, pod: name, flush: PortFlush::new(port, self.user, now) });
-        Ok(())
-    }
-
-    /// When the next step of a flush is due.
-    pub(super) fn next_flush(&self) -> Option<Instant> {
-        let next = self.flushes.iter().map(|one| one.flush.next()).min()?;
-        Some(next.max(self.flush_again.unwrap_or(next)))
-    }
-
-    /// One step of one flush, if it is due; the answer once it is over. All of them together take a tenth of the
-    /// guardian's time.
-    pub(super) fn flush(&mut self, now: Instant) -> Option<(u32, Result<GrantedReply, RequestRefusal>)> {
-        if self.next_flush().is_none_or(|next| next > now) {
-            return None;
-        }
-        let at = self.flushes.iter().enumerate().min_by_key(|(_, one)| one.flush.next()).map(|(at, _)| at)?;
-        let PodFlush { pod, flush, .. } = &mut self.flushes[at];
-        let outcome = match self.armed.get(pod) {
-            Some(armed) if armed.ports().contains(&flush.port()) => armed.flush(&self.home, flush, now),
-            // Disarmed, or released: the app's connections are nobody's business any more.
-            Some(_) | None => Ok(Some(flush.so_far())),
-        };
-        self.flush_again = Some(Instant::now() + now.elapsed() * FLUSH_SHARE);
-        let over = outcome.transpose()?;
-        let PodFlush { seq, pod, .. } = self.flushes.swap_remove(at);
-        let answer = over.map(|FlushResult { closed, left }| {
-            tracing::info!(%pod, closed, left, "connections from before the intercept were closed");
-            (Reply::Flushed { closed, left }, Vec::new())
-        });
-        Some((seq, answer))
-    }
-
     /// The ports that are armed for the worker.
     pub(super) fn armed_ports(&self) -> impl Iterator<Item = (PodName, u16)> {
         self.armed.iter().flat_map(|(pod, armed)| armed.ports().into_iter().map(move |port| (pod.clone(), port)))
@@ -484,50 +427,9 @@ impl PodTable {
     }
 }
 
-/// Answers a request that takes microseconds; None for one that gets no answer, or is not of this kind.
-pub(super) fn serve_quick(
-    home: &HostNamespaces,
-    armed: &mut ArmedPods,
-    request: Request,
-) -> Option<Result<GrantedReply, RequestRefusal>> {
-    Some(match request {
-        Request::Sockets { pod: name, bind, ports, for_trial } => {
-            find(armed, &name).and_then(|armed| armed.sockets(home, bind, &ports, for_trial)).map(sockets)
-        }
-        Request::Steer { pod: name, port, gate } => {
-            find(armed, &name).and_then(|armed| armed.steer(port, gate)).map(|()| (Reply::Done, Vec::new()))
-        }
-        Request::TrialListeners { pod: name } => {
-            find(armed, &name).and_then(|armed| armed.trial_listeners(home)).map(trial_listeners)
-        }
-        Request::Bypass { pod: name, client, how_long } => {
-            find(armed, &name).and_then(|armed| armed.bypass(client, how_long)).map(|()| (Reply::Done, Vec::new()))
-        }
-        Request::Stats { pod: name } => find(armed, &name)
-            .and_then(|armed| armed.counters())
-            .map(|counters| (Reply::Stats { counters }, Vec::new())),
-        Request::Listening { pod: name, port } => find(armed, &name).map(|armed| {
-            let (app, detour) = armed.app_on(home, port);
-            (Reply::Listening { app, detour }, Vec::new())
-        }),
-        Request::Ready
-        | Request::Alive
-        | Request::Arm { .. }
-        | Request::Disarm { .. }
-        | Request::Release { .. }
-        | Request::Ending { .. }
-        | Request::Flush { .. } => return None,
-    })
-}
-
 fn find<'a>(armed: &'a mut ArmedPods, name: &PodName) -> Result<&'a mut ArmedPod, RequestRefusal> {
     armed.get_mut(name).ok_or_else(|| not_armed(name))
 }
-
-/// Flushes at a time. Each holds a few bytes for each connection of its port.
-const MOST_FLUSHES: usize = 64;
-/// A step is followed by a pause of so many times what it took.
-const FLUSH_SHARE: u32 = 9;
 
 /// Refuses a pod or port that the configuration does not let be intercepted.
 fn allowed(config: &NodeConfig, name: &PodName, port: u16) -> Result<(), RequestRefusal> {
@@ -559,29 +461,6 @@ fn current(netns: &Path) -> Option<NetnsId> {
 
 fn not_armed(name: &PodName) -> RequestRefusal {
     RequestRefusal::new(RefusalCode::NotArmed, format!("{name} is not armed; arm it first"))
-}
-
-fn trial_listeners(listeners: Option<ListenerPair>) -> GrantedReply {
-    match listeners {
-        Some(ListenerPair { v4, v6: Some(v6), .. }) => (Reply::TrialListeners(HandedSockets::Both), vec![v4, v6]),
-        Some(ListenerPair { v4, v6: None, .. }) => (Reply::TrialListeners(HandedSockets::Ipv4), vec![v4]),
-        None => (Reply::TrialListeners(HandedSockets::Nothing), Vec::new()),
-    }
-}
-
-fn sockets((results, first): (Vec<io::Result<OwnedFd>>, u64)) -> GrantedReply {
-    let mut fds = Vec::new();
-    let errnos = results
-        .into_iter()
-        .map(|result| match result {
-            Ok(fd) => {
-                fds.push(fd);
-                0
-            }
-            Err(error) => error.raw_os_error().unwrap_or(libc::EIO),
-        })
-        .collect();
-    (Reply::Sockets { errnos, first }, fds)
 }
 
 /// Between two lines about what the worker may not arm.

@@ -5,6 +5,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use redir_config::PodName;
+
 /// A message that this binary would not have written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MalformedMessage;
@@ -123,5 +125,24 @@ impl<'a> MessageReader<'a> {
     /// What follows the last field must be zeros, so that every message has one encoding only.
     pub(super) fn finish(self) -> Result<(), MalformedMessage> {
         if self.rest.iter().all(|byte| *byte == 0) { Ok(()) } else { Err(MalformedMessage) }
+    }
+}
+
+pub(super) fn read_pod(r: &mut MessageReader<'_>) -> Result<PodName, MalformedMessage> {
+    PodName::new(r.text(PodName::MAX)?).map_err(|_| MalformedMessage)
+}
+
+pub(super) fn read_port(r: &mut MessageReader<'_>) -> Result<u16, MalformedMessage> {
+    match r.u16()? {
+        0 => Err(MalformedMessage),
+        port => Ok(port),
+    }
+}
+
+pub(super) fn read_yes_or_no(r: &mut MessageReader<'_>) -> Result<bool, MalformedMessage> {
+    match r.u8()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(MalformedMessage),
     }
 }

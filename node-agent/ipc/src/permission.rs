@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use super::{
     FirstHand, MAX_POD_IPS, PodLocation,
-    codec::{MalformedMessage, MessageReader, MessageWriter},
+    codec::{MalformedMessage, MessageReader, MessageWriter, read_port},
 };
 use redir_config::PodName;
 
@@ -99,7 +99,7 @@ fn permission(r: &mut MessageReader<'_>) -> Result<PodPermission, MalformedMessa
     let count = r.count(MAX_POD_IPS)?;
     let ips: Vec<IpAddr> = (0..count).map(|_| r.ip()).collect::<Result<_, _>>()?;
     let count = r.count(PERMITTED_PORTS)?;
-    let ports = (0..count).map(|_| super::port(r)).collect::<Result<_, _>>()?;
+    let ports = (0..count).map(|_| read_port(r)).collect::<Result<_, _>>()?;
     Ok(PodPermission { pod, namespace: namespace.to_owned(), at: PodLocation { ips, first }, ports })
 }
 

@@ -1,8 +1,8 @@
 //! Every message comes back as it went; no bytes make the decoder panic or accept what the encoder would not write.
 
-use std::os::fd::AsFd;
+use std::{os::fd::AsFd, time::Duration};
 
-use super::*;
+use super::{reply::MAX_SENTENCE, *};
 
 fn longest() -> PodName {
     PodName::new(&"p".repeat(PodName::MAX)).expect("longest")
@@ -37,10 +37,10 @@ fn requests() -> Vec<Request> {
     ]
 }
 
-fn armed(addresses: usize, handed: HandedSockets) -> Armed {
+fn armed(addresses: usize, handed: HandedSockets) -> ArmedReply {
     let addresses = vec!["2001:db8::1".parse().expect("address"); addresses];
     let app = Some(AppListening::LoopbackOnly);
-    Armed { earlier: u32::MAX, app, pod_addresses: addresses.clone(), loopback_addresses: addresses, handed }
+    ArmedReply { earlier: u32::MAX, app, pod_addresses: addresses.clone(), loopback_addresses: addresses, handed }
 }
 
 fn replies() -> Vec<Reply> {
@@ -52,9 +52,9 @@ fn replies() -> Vec<Reply> {
         Reply::Shutdown { drain: Duration::from_secs(600) },
         Reply::PodGone { pod: longest() },
         Reply::PodEnded { pod: longest() },
-        Reply::ArmedReply(armed(0, HandedSockets::Nothing)),
-        Reply::ArmedReply(armed(1, HandedSockets::Ipv4)),
-        Reply::ArmedReply(armed(MAX_ADDRESSES, HandedSockets::Both)),
+        Reply::Armed(armed(0, HandedSockets::Nothing)),
+        Reply::Armed(armed(1, HandedSockets::Ipv4)),
+        Reply::Armed(armed(MAX_ADDRESSES, HandedSockets::Both)),
         Reply::Done,
         Reply::Sockets { errnos: vec![98; MAX_SOCKETS], first: u64::MAX },
         Reply::TrialListeners(HandedSockets::Both),
@@ -94,8 +94,8 @@ fn long_sentences_and_lists_are_cut() {
     let reply = Reply::Refused { code: RefusalCode::Namespace, sentence: sentence.clone() };
     let Ok((7, Reply::Refused { sentence: cut, .. })) = Reply::decode(&reply.encode(7)) else { panic!("decodes") };
     assert!(sentence.starts_with(&cut) && cut.len() == MAX_SENTENCE);
-    let reply = Reply::ArmedReply(armed(100, HandedSockets::Both));
-    assert_eq!(Reply::decode(&reply.encode(7)), Ok((7, Reply::ArmedReply(armed(MAX_ADDRESSES, HandedSockets::Both)))));
+    let reply = Reply::Armed(armed(100, HandedSockets::Both));
+    assert_eq!(Reply::decode(&reply.encode(7)), Ok((7, Reply::Armed(armed(MAX_ADDRESSES, HandedSockets::Both)))));
 }
 
 #[test]

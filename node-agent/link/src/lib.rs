@@ -38,7 +38,7 @@ pub enum ToWorker {
     /// What was said so far is whole: it is in force from now on.
     Commit,
     /// The controller's condition; also a sign of life.
-    WorkerHealth(Health),
+    Health(ControllerHealth),
 }
 
 /// Worker → controller.
@@ -70,7 +70,7 @@ impl From<InterceptUid> for Token {
 
 /// The controller's condition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Health {
+pub struct ControllerHealth {
     /// For how long the API server has not been heard; `None`: it is.
     pub silent: Option<Duration>,
     /// Intercepts in the whole cluster.
@@ -247,13 +247,15 @@ mod tests {
         let (mut one, mut other) = tokio::io::duplex(7);
         let sender = tokio::spawn(async move {
             for objects in 0..3 {
-                send(&mut one, &ToWorker::WorkerHealth(Health { objects, ..Health::default() })).await.expect("sent");
+                send(&mut one, &ToWorker::Health(ControllerHealth { objects, ..ControllerHealth::default() }))
+                    .await
+                    .expect("sent");
             }
         });
         for expected in 0..3 {
             let heard = receive::<ToWorker>(&mut other, LONGEST).await.expect("received");
             assert!(
-                matches!(heard, Some(ToWorker::WorkerHealth(Health { objects, .. })) if objects == expected),
+                matches!(heard, Some(ToWorker::Health(ControllerHealth { objects, .. })) if objects == expected),
                 "{heard:?}"
             );
         }

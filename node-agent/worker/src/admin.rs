@@ -45,12 +45,12 @@ pub(crate) struct AgentReadiness(Arc<ReadinessState>);
 #[derive(Debug, Default)]
 struct ReadinessState {
     ready: AtomicBool,
-    elsewhere: Mutex<ControllerHealth>,
+    elsewhere: Mutex<LastControllerReport>,
 }
 
 /// What the controller has said, and when.
 #[derive(Clone, Copy, Debug, Default)]
-struct ControllerHealth {
+struct LastControllerReport {
     /// When the controller was last heard; `None`: there is none, or not yet.
     controller: Option<Instant>,
     /// Since when it does not hear the API server.
@@ -79,7 +79,7 @@ impl AgentReadiness {
         self.elsewhere().silent_since = silent.and_then(|silent| Instant::now().checked_sub(silent));
     }
 
-    fn elsewhere(&self) -> MutexGuard<'_, ControllerHealth> {
+    fn elsewhere(&self) -> MutexGuard<'_, LastControllerReport> {
         self.0.elsewhere.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -89,7 +89,7 @@ impl AgentReadiness {
             true => (StatusCode::OK, "ready\n".to_owned()),
             false => (StatusCode::SERVICE_UNAVAILABLE, "not ready: starting or shutting down\n".to_owned()),
         };
-        let ControllerHealth { controller, silent_since } = *self.elsewhere();
+        let LastControllerReport { controller, silent_since } = *self.elsewhere();
         if let Some(silent) = controller.map(|heard| heard.elapsed()).filter(|silent| *silent >= CONTROLLER_SILENCE) {
             let seconds = silent.as_secs();
             text.push_str(&format!(

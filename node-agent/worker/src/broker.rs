@@ -231,7 +231,7 @@ impl Broker {
             }
             asked => asked?,
         };
-        let Reply::ArmedReply(told) = reply else { return Err(unexpected(&reply)) };
+        let Reply::Armed(told) = reply else { return Err(unexpected(&reply)) };
         let (earlier_connections, app, pod_addresses) = (told.earlier, told.app, told.pod_addresses.clone());
         let first = self.adopt(pod, told, first_hand, fds)?;
         undo.defuse();
@@ -376,7 +376,7 @@ impl Broker {
     fn adopt(
         &self,
         pod: &PodName,
-        told: ipc::Armed,
+        told: ipc::ArmedReply,
         first_hand: FirstHand,
         fds: Vec<OwnedFd>,
     ) -> Result<Option<ArmedPod>, BrokerError> {

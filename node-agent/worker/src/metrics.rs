@@ -13,7 +13,7 @@ use prometheus_client::{
 use redir_abi::Reason;
 
 use super::tunnel::counters::TunnelCounters;
-use redir_link::Health;
+use redir_link::ControllerHealth;
 
 /// A counter of events.
 pub(crate) type EventCounter = Counter<u64, AtomicU64>;
@@ -230,7 +230,7 @@ impl Metrics {
     }
 
     /// Takes over what the controller has counted, since what it said before.
-    pub(crate) fn set_controller(&self, now: Health, before: Health) {
+    pub(crate) fn set_controller(&self, now: ControllerHealth, before: ControllerHealth) {
         self.objects.set(i64::try_from(now.objects).unwrap_or(i64::MAX));
         self.api_errors.inc_by(now.api_errors.saturating_sub(before.api_errors));
         self.expired.inc_by(now.expired.saturating_sub(before.expired));

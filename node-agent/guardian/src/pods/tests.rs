@@ -99,7 +99,7 @@ fn a_pod_is_armed_disarmed_and_released_without_a_trace() {
     for attach in hooks() {
         let mut rig = PodsRig::new(attach);
         let (reply, fds) = rig.arm(8080).expect("armed");
-        let Reply::ArmedReply(told @ ipc::Armed { earlier: 0, handed: HandedSockets::Both, .. }) = reply else {
+        let Reply::Armed(told @ ipc::ArmedReply { earlier: 0, handed: HandedSockets::Both, .. }) = reply else {
             panic!("first port: {reply:?}")
         };
         assert!(told.pod_addresses.contains(&rig.address()));
@@ -120,7 +120,7 @@ fn a_pod_is_armed_disarmed_and_released_without_a_trace() {
         assert_eq!(links, usize::from(redir_rig::tcx::exists().expect("as root")));
 
         let (reply, second) = rig.arm(8081).expect("armed");
-        assert_eq!(reply, Reply::ArmedReply(ipc::Armed { handed: HandedSockets::Nothing, ..told }));
+        assert_eq!(reply, Reply::Armed(ipc::ArmedReply { handed: HandedSockets::Nothing, ..told }));
         assert!(second.is_empty());
         let refused = rig.ask(Request::Release { pod: web() }).expect_err("armed");
         assert_eq!(refused.code, RefusalCode::Busy);
@@ -138,7 +138,7 @@ fn a_pod_is_armed_disarmed_and_released_without_a_trace() {
         rig.ask(Request::Release { pod: web() }).expect("released");
         rig.assert_restored();
         rig.ask(Request::Release { pod: web() }).expect("released already");
-        assert!(matches!(rig.arm(8080), Ok((Reply::ArmedReply(ipc::Armed { handed: HandedSockets::Both, .. }), _))));
+        assert!(matches!(rig.arm(8080), Ok((Reply::Armed(ipc::ArmedReply { handed: HandedSockets::Both, .. }), _))));
     }
 }
 
@@ -152,9 +152,9 @@ fn connections_from_before_are_counted_without_the_agents_own() {
     let low = SocketAddr::new(rig.topology.client.v4.into(), 20_000);
     let as_from_the_agent = rig.topology.client.namespace.connect_from(low, at).expect("connected");
     let accepted = [app.accept().expect("accepted"), app.accept().expect("accepted")];
-    let (Reply::ArmedReply(told), _fds) = rig.arm(8080).expect("armed") else { panic!("armed") };
+    let (Reply::Armed(told), _fds) = rig.arm(8080).expect("armed") else { panic!("armed") };
     assert_eq!(told.earlier, 1);
-    let (Reply::ArmedReply(told), _) = rig.arm(8081).expect("armed") else { panic!("armed") };
+    let (Reply::Armed(told), _) = rig.arm(8081).expect("armed") else { panic!("armed") };
     assert_eq!(told.earlier, 0);
     // The app still holds what looks like a dead worker's connection: its source port is not given out until it is closed.
     let errnos = |rig: &mut PodsRig| match rig.sockets(at.ip(), &[20_000, 20_001]).expect("granted") {
@@ -353,7 +353,7 @@ fn a_flush_ends_with_its_port_though_the_pod_stays_armed() {
     let connect = || {
         let app = TcpListener::bind(at)?;
         let client = TcpStream::connect(at)?;
-        Ok::<_, io::Error>((client, app.accept()?, app))
+        Ok::<_, std::io::Error>((client, app.accept()?, app))
     };
     let _connection = rig.topology.pod().namespace.run(connect).expect("inside").expect("connected");
     rig.arm(8080).expect("armed");

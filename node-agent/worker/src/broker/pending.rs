@@ -86,7 +86,7 @@ impl PendingRequests {
                 RequestWork::Slow { .. } => return None,
                 RequestWork::Long => {}
                 RequestWork::Quick => {
-                    oldest = Some(oldest.map_or(unanswered.asked, |oldest| oldest.min(unanswered.asked)))
+                    oldest = Some(oldest.map_or(unanswered.asked, |oldest| oldest.min(unanswered.asked)));
                 }
             }
         }

@@ -51,7 +51,7 @@ fn pod() -> PodName {
 fn armed(earlier: u32, handed: HandedSockets) -> Reply {
     let address = |text: &str| vec![text.parse().expect("address")];
     let (pod_addresses, loopback_addresses) = (address("10.0.0.2"), address("127.0.0.1"));
-    Reply::ArmedReply(ipc::Armed { earlier, app: None, pod_addresses, loopback_addresses, handed })
+    Reply::Armed(ipc::ArmedReply { earlier, app: None, pod_addresses, loopback_addresses, handed })
 }
 
 fn listener() -> OwnedFd {
@@ -177,7 +177,7 @@ async fn a_pod_that_is_armed_anew_right_after_its_release_keeps_what_came_with_i
     let (guardian, broker, name) = (&rig.guardian, &rig.broker, pod());
     let link = OwnedFd::from(File::open("/proc/self/status").expect("there"));
     let hand_over = |seq| {
-        guardian.reply(seq, &armed(0, HandedSockets::Ipv4), &[&listener(), &memory("beat"), &memory("turned"), &link])
+        guardian.reply(seq, &armed(0, HandedSockets::Ipv4), &[&listener(), &memory("beat"), &memory("turned"), &link]);
     };
     let arm = || broker.arm(&name, 80, FirstHand::App);
     let (first, ()) = tokio::join!(arm(), async { hand_over(guardian.request().await.0) });

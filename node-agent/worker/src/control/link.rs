@@ -6,7 +6,9 @@
 use std::{io, os::fd::OwnedFd, os::unix::net, sync::Arc};
 
 use redir_config::certificates::Certificates;
-use redir_link::{Health, InterceptReports, LONGEST, ToController, ToWorker, changes, resolved::ResolvedCluster};
+use redir_link::{
+    ControllerHealth, InterceptReports, LONGEST, ToController, ToWorker, changes, resolved::ResolvedCluster,
+};
 use tokio::{
     io::{AsyncWriteExt as _, BufReader, BufWriter},
     net::{
@@ -67,7 +69,7 @@ fn speak(stream: UnixStream, parts: &ControllerLinkParts, tasks: &mut JoinSet<()
 }
 
 async fn listen(mut from: BufReader<OwnedReadHalf>, parts: &ControllerLinkParts) -> io::Result<()> {
-    let (mut told, mut health) = (LinkState::default(), Health::default());
+    let (mut told, mut health) = (LinkState::default(), ControllerHealth::default());
     while let Some(message) = redir_link::receive(&mut from, LONGEST).await? {
         parts.readiness.controller_is_heard();
         match message {
@@ -75,7 +77,7 @@ async fn listen(mut from: BufReader<OwnedReadHalf>, parts: &ControllerLinkParts)
                 told.publish(parts);
                 parts.readiness.set(true);
             }
-            ToWorker::WorkerHealth(newer) => {
+            ToWorker::Health(newer) => {
                 parts.readiness.set_api_server_silent_since(newer.silent);
                 parts.metrics.set_controller(newer, std::mem::replace(&mut health, newer));
             }
@@ -104,7 +106,7 @@ impl LinkState {
             ToWorker::PodGone(name) => drop(pods.remove(&name)),
             ToWorker::Certificates(pod, port, pairs) => drop(certificates.insert((pod, port), pairs)),
             ToWorker::CertificatesGone(pod, port) => drop(certificates.remove(&(pod, port))),
-            ToWorker::Commit | ToWorker::WorkerHealth(_) => {}
+            ToWorker::Commit | ToWorker::Health(_) => {}
         }
     }
 
@@ -234,9 +236,12 @@ mod tests {
         let mut worker = LinkRig::new();
         let mut first = worker.controller().await;
         send(&mut first, &intercept(1)).await.expect("sent");
-        send(&mut first, &ToWorker::WorkerHealth(Health { objects: 1, api_errors: 2, ..Health::default() }))
-            .await
-            .expect("sent");
+        send(
+            &mut first,
+            &ToWorker::Health(ControllerHealth { objects: 1, api_errors: 2, ..ControllerHealth::default() }),
+        )
+        .await
+        .expect("sent");
         timeout(SOON, async {
             while !worker.parts.metrics.text().expect("text").contains("redir_intercept_objects 1") {
                 tokio::task::yield_now().await;
@@ -251,9 +256,12 @@ mod tests {
         drop(first);
         let mut second = worker.controller().await;
         send(&mut second, &intercept(2)).await.expect("sent");
-        send(&mut second, &ToWorker::WorkerHealth(Health { objects: 5, api_errors: 1, ..Health::default() }))
-            .await
-            .expect("sent");
+        send(
+            &mut second,
+            &ToWorker::Health(ControllerHealth { objects: 5, api_errors: 1, ..ControllerHealth::default() }),
+        )
+        .await
+        .expect("sent");
         timeout(SOON, async {
             while !worker.parts.metrics.text().expect("text").contains("redir_intercept_objects 5") {
                 tokio::task::yield_now().await;

@@ -221,7 +221,7 @@ mod tests {
 
     fn armed() -> Reply {
         let pod_addresses = vec!["10.0.0.2".parse().expect("an address")];
-        Reply::ArmedReply(ipc::Armed {
+        Reply::Armed(ipc::ArmedReply {
             earlier: 3,
             app: None,
             pod_addresses,

@@ -4,6 +4,7 @@
 //! intercepts end is in `ending`.
 
 mod ending;
+mod publish;
 mod tables;
 
 use std::{
@@ -13,18 +14,17 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use redir_http::filter::Key;
 use redir_tunnel::{Authorised, Pin};
 use redir_wire::{
-    Bye, EarlierConnections, InterceptRequest, InterceptState, PodFlush, Probes, Refused, RefusedCode, StatusReport,
-    ToAgent, ToDeveloper, TunnelStatus,
+    Bye, EarlierConnections, InterceptRequest, InterceptState, PodFlush, Refused, RefusedCode, StatusReport, ToAgent,
+    ToDeveloper, TunnelStatus,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     control::Policy,
     misses::Misses,
-    plan::{Ending, Intercept, Plan, PlanMap, Plans},
+    plan::{Intercept, Plans},
     registry::{
         InterceptRegistry, PortContests, SessionId,
         arming::{ArmingOp, ArmingOutcome, ArmingState, PortStatus},
@@ -50,7 +50,7 @@ use super::{
 #[derive(Debug)]
 pub(crate) enum HubCommand {
     /// A tunnel was welcomed.
-    JoinedTunnel(Joined),
+    Joined(JoinedTunnel),
     /// A developer asked something.
     Asked(SessionId, u32, ToAgent),
     /// A tunnel is down.
@@ -77,7 +77,7 @@ pub(crate) enum HubCommand {
 
 /// A tunnel that was welcomed.
 #[derive(Debug)]
-pub(crate) struct Joined {
+pub(crate) struct JoinedTunnel {
     /// Its number.
     pub(crate) id: SessionId,
     /// The developer's key.
@@ -108,7 +108,7 @@ pub(super) struct HubOutputs {
 }
 
 struct TunnelSession {
-    joined: Joined,
+    joined: JoinedTunnel,
     since: SystemTime,
     /// What the developer was last told about each intercept.
     told: BTreeMap<u64, InterceptState>,
@@ -205,7 +205,7 @@ impl TunnelHub {
 
     fn obey(&mut self, command: HubCommand) {
         match command {
-            HubCommand::JoinedTunnel(joined) => self.join(joined),
+            HubCommand::Joined(joined) => self.join(joined),
             HubCommand::Asked(session, seq, message) => self.answer(session, seq, message),
             HubCommand::Gone(session) => {
                 self.registry.end_session(session, Instant::now());
@@ -284,7 +284,7 @@ impl TunnelHub {
         news
     }
 
-    fn join(&mut self, joined: Joined) {
+    fn join(&mut self, joined: JoinedTunnel) {
         // The key may have been removed between the handshake and now.
         if self.registry.policy().name_of(&joined.pin).is_none() {
             joined.handle.end();
@@ -397,7 +397,7 @@ impl TunnelHub {
             self.flush(&contests);
             self.watch_apps(&contests);
             self.inform(&contests);
-            self.publish_standings(&contests);
+            self.publish_reports(&contests);
             // Telling a session that does not keep up ends it.
             if !self.stale {
                 break;
@@ -470,89 +470,6 @@ impl TunnelHub {
     /// The desired state; empty once the agent stops.
     fn contests(&self) -> PortContests {
         if self.stopped { PortContests::new() } else { self.registry.contests() }
-    }
-
-    /// Makes the plans anew if anything has changed.
-    fn publish(&mut self) {
-        if !std::mem::take(&mut self.stale) {
-            return;
-        }
-        let contests = self.contests();
-        self.intercepts.retain(|(id, _), _| self.registry.intercept(*id).is_some());
-        let mut plans = PlanMap::new();
-        for ((pod, port), contest) in &contests {
-            let filtered: Vec<_> = contest.filtered.iter().filter_map(|id| self.intercept(*id, pod)).collect();
-            let global = contest.globals.first().and_then(|id| self.intercept(*id, pod));
-            let winners = filtered.iter().chain(&global).filter_map(|intercept| {
-                let intercept = self.registry.intercept(intercept.id)?;
-                Some((intercept.edition, Key(intercept.id), intercept.grant.filter.as_ref()))
-            });
-            let table = self.tables.of(winners);
-            let involved = || filtered.iter().chain(&global);
-            let asked_for = |intercept: &&Arc<Intercept>| {
-                self.registry
-                    .intercept(intercept.id)
-                    .is_some_and(|intercept| intercept.grant.request.probes == Probes::Developer)
-            };
-            let probes_to_app = !involved().all(|intercept| asked_for(&intercept));
-            let plan = Plan { port: *port, table, filtered, global, probes_to_app };
-            plans.entry(pod.clone()).or_default().push(Arc::new(plan));
-        }
-        self.plans.replace(plans);
-        self.tables.forget_unused();
-        self.counters.intercepts.set(self.registry.intercepts().count() as u64);
-    }
-
-    /// Shows how the intercepts stand to whoever looks; in the static mode nobody does.
-    fn publish_standings(&self, contests: &PortContests) {
-        if self.outputs.reports.receiver_count() == 0 {
-            return;
-        }
-        let reports = self.registry.reports(contests, self.ports());
-        self.outputs.reports.send_if_modified(|shown| {
-            let news = *shown != reports;
-            *shown = reports;
-            news
-        });
-    }
-
-    fn intercept(&mut self, id: u64, pod: &PodName) -> Option<Arc<Intercept>> {
-        if let Some(known) = self.intercepts.get(&(id, pod.clone())) {
-            return Some(known.clone());
-        }
-        let intercept = self.registry.intercept(id)?;
-        let session = self.sessions.get(&intercept.session)?;
-        let intercept = Arc::new(Intercept {
-            id,
-            developer: self.developer(&intercept.pin).into(),
-            pod: pod.clone(),
-            to: intercept.grant.request.to.as_str().into(),
-            forwarded: intercept.grant.request.forwarded,
-            tunnel: session.joined.handle.clone(),
-            requests: intercept.requests.clone(),
-            bypassed: intercept.bypassed.clone(),
-            ending: Ending::default(),
-        });
-        self.intercepts.insert((id, pod.clone()), intercept.clone());
-        Some(intercept)
-    }
-
-    /// Tells each developer whose intercept's state has changed.
-    fn inform(&mut self, contests: &PortContests) {
-        let mut news = Vec::new();
-        for intercept in self.registry.intercepts() {
-            let state = self.registry.state(intercept, contests, self.ports());
-            let told = self.sessions.get(&intercept.session).and_then(|session| session.told.get(&intercept.id));
-            if told.is_some_and(|told| *told != state) {
-                news.push((intercept.session, state));
-            }
-        }
-        for (session, state) in news {
-            if let Some(session) = self.sessions.get_mut(&session) {
-                session.told.insert(state.id, state.clone());
-            }
-            self.say(session, 0, ToDeveloper::Intercept(state));
-        }
     }
 
     /// Queues a message; a session whose queue is full does not keep up and is closed.

@@ -19,7 +19,7 @@ use crate::{control::Policy, registry::SessionId};
 use super::{
     counters::TunnelCounters,
     handle::TunnelHandle,
-    hub::{HubCommand, Joined},
+    hub::{HubCommand, JoinedTunnel},
     keys::{CountedTunnel, KeyRoom, TunnelsByKey, too_many},
 };
 
@@ -137,8 +137,8 @@ async fn greeted(
     };
     let (handle, events) = TunnelHandle::new(connection.clone(), shared.counters.clone(), (&shared.unread, pin));
     let (outbox, outgoing) = mpsc::channel(OUTBOX);
-    let joined = Joined { id, pin, handle: handle.clone(), outbox, user, address };
-    if shared.hub.send(HubCommand::JoinedTunnel(joined)).await.is_err() {
+    let joined = JoinedTunnel { id, pin, handle: handle.clone(), outbox, user, address };
+    if shared.hub.send(HubCommand::Joined(joined)).await.is_err() {
         return Ok(shutdown());
     }
     shared.counters.tunnels.add(1);
@@ -313,7 +313,9 @@ impl LivenessTimer {
         if handle.set_unanswered(looked.state == TunnelState::Unanswered) {
             let address = connection.remote_address();
             match looked.state {
-                TunnelState::Unanswered => tracing::info!(%address, "a developer does not answer: new requests go to the app"),
+                TunnelState::Unanswered => {
+                    tracing::info!(%address, "a developer does not answer: new requests go to the app");
+                }
                 TunnelState::Alive | TunnelState::Down => {
                     tracing::info!(%address, "a developer answers again");
                     // The hub has an end only with the worker.

@@ -81,7 +81,7 @@ fn a_pod_with_a_tun_device_is_armed() {
         let mut rig = PodsRig::new(attach);
         rig.ip("tuntap add tun0 mode tun\naddr add 10.9.0.2/24 dev tun0\naddr add fd09::2/64 dev tun0 nodad\nlink set tun0 up");
         let (reply, fds) = rig.arm(8080).expect("armed");
-        let Reply::ArmedReply(told) = reply else { panic!("{reply:?}") };
+        let Reply::Armed(told) = reply else { panic!("{reply:?}") };
         assert!(told.pod_addresses.contains(&"10.9.0.2".parse().expect("address")), "{told:?}");
         let programs = rig.programs();
         assert_eq!(PodsRig::attached(&programs, "tun0", "redir_steer_l3"), 1, "{programs}");
@@ -177,7 +177,7 @@ fn a_hundred_devices_are_taken_at_the_start_and_later() {
     };
     rig.ip(&some(0..60));
     let (reply, fds) = rig.arm(8080).expect("armed");
-    let Reply::ArmedReply(told) = reply else { panic!("{reply:?}") };
+    let Reply::Armed(told) = reply else { panic!("{reply:?}") };
     assert!(told.pod_addresses.len() > redir_ipc::MAX_ADDRESSES, "more than an answer holds");
     // The listeners, the two maps, and as many links as there is room for.
     assert_eq!(fds.len(), if tcx { redir_ipc::MAX_FDS } else { 4 + links(61) });

@@ -1,0 +1,24 @@
+//! Why a request of the worker is not granted.
+
+use super::datapath::DatapathError;
+use redir_ipc::RefusalCode;
+
+/// Why a request of the worker is not granted.
+#[derive(Debug)]
+pub(super) struct RequestRefusal {
+    pub(super) code: RefusalCode,
+    /// Ends with the next step.
+    pub(super) sentence: String,
+}
+
+impl RequestRefusal {
+    pub(super) fn new(code: RefusalCode, sentence: impl Into<String>) -> Self {
+        Self { code, sentence: sentence.into() }
+    }
+}
+
+impl From<DatapathError> for RequestRefusal {
+    fn from(error: DatapathError) -> Self {
+        Self::new(RefusalCode::Datapath, error.to_string())
+    }
+}
