@@ -3,6 +3,7 @@
 //! Owns namespaces, programs, privileged sockets and the worker's life. Must not read a byte of anybody's traffic.
 //! Single-threaded and without tokio; the way from a request of the worker to the kernel is `supervisor` → `pods` → `pod`.
 
+mod answer;
 mod backoff;
 mod check;
 mod child;
@@ -30,7 +31,6 @@ mod pod_netns;
 mod pods;
 mod preflight;
 mod process;
-mod refusal;
 mod reload;
 mod scheduling;
 mod signals;

@@ -33,7 +33,7 @@ impl DeviceMonitor {
         Ok(Self { socket, pace: SurveyPace::new(now), unfinished: false })
     }
 
-    /// What to poll, unless the pod has had its turn: a pod that changes all the time shall not wake anybody.
+    /// What to poll, unless the pod has had its turn: a pod that changes all the time must not wake anybody.
     pub(super) fn interest(&self, now: Instant) -> Option<BorrowedFd<'_>> {
         (self.pace.next <= now).then(|| self.socket.as_fd())
     }

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{refusal::RequestRefusal, watch::STARVED_LIMIT};
+use super::{answer::RequestRefusal, watch::STARVED_LIMIT};
 use redir_config::PodName;
 use redir_ipc::{ControllerMessage, PodLocation, PodPermission, RefusalCode};
 

@@ -13,6 +13,7 @@ use std::{
 use redir_abi::{Reason, is_reserved};
 
 use super::{
+    answer::{GrantedReply, RequestRefusal},
     connections::{self, PortConnection},
     datapath::{self, AdaptStep, PodDatapath, PodSpec, YieldPoint},
     detours::{PortDetours, SteerCounts},
@@ -22,8 +23,6 @@ use super::{
     monitor::{DeviceMonitor, SurveyOutcome},
     netns::{HostNamespaces, NetnsId, PodNetns},
     orphans::OrphanedLegs,
-    pods::GrantedReply,
-    refusal::RequestRefusal,
     sockets,
 };
 use redir_config::{self as config, PodName};

@@ -8,12 +8,13 @@ mod quick;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    os::fd::{BorrowedFd, OwnedFd},
+    os::fd::BorrowedFd,
     path::Path,
     time::{Duration, Instant},
 };
 
 use super::{
+    answer::{GrantedReply, RequestRefusal},
     datapath::YieldPoint,
     endings::PodEndings,
     linger::LingerQueue,
@@ -23,16 +24,12 @@ use super::{
     permissions::PermissionList,
     pod::{ArmedPod, PodContext},
     pod_netns::NetnsResolver,
-    refusal::RequestRefusal,
 };
 use redir_config::{AttachSetting, NodeConfig, PodName};
 use redir_ipc::{ControllerMessage, PodLocation, RefusalCode, Reply, Request};
 
 use self::flushes::PodFlush;
 pub(super) use self::quick::serve_quick;
-
-/// A granted request: the answer and the descriptors beside it.
-pub(super) type GrantedReply = (Reply, Vec<OwnedFd>);
 
 /// Armed pods by name.
 pub(super) type ArmedPods = BTreeMap<PodName, ArmedPod>;

@@ -13,14 +13,14 @@ use std::{
 use nix::sys::signal::Signal;
 
 use super::{
+    answer::{GrantedReply, RequestRefusal},
     backoff::RestartBackoff,
     child::{self, ChildLauncher, ExitCause},
     control::ControlSocket,
     controller::{ControllerExit, ControllerSupervisor},
     memory,
     netns::HostNamespaces,
-    pods::{self, ArmedPods, GrantedReply, PodTable},
-    refusal::RequestRefusal,
+    pods::{self, ArmedPods, PodTable},
     reload::{ConfigFile, ReloadOutcome},
     signals::GuardianSignals,
     tls_files::TlsFiles,

@@ -29,14 +29,14 @@ pub(super) struct WorkerProcess {
     /// Requests that change what is attached, in the order in which they came.
     slow: VecDeque<(u32, Request)>,
     closed: bool,
-    blamed: bool,
+    malformed_reported: bool,
 }
 
 impl WorkerProcess {
     pub(super) fn new(pid: Pid, control: ControlSocket, now: Instant) -> Self {
         let slow = VecDeque::new();
         let watch = WorkerWatchdog::new(now);
-        Self { pid, control, watch, born: now, scheduling: None, slow, closed: false, blamed: false }
+        Self { pid, control, watch, born: now, scheduling: None, slow, closed: false, malformed_reported: false }
     }
 
     /// Judges its silence: one that is starved of CPU is not hung.
@@ -106,8 +106,10 @@ impl WorkerProcess {
     }
 
     fn refuse_malformed(&mut self, seq: u32) {
-        if !std::mem::replace(&mut self.blamed, true) {
-            tracing::error!("the worker sent what is no request; it is refused, and further ones without a word");
+        if !std::mem::replace(&mut self.malformed_reported, true) {
+            tracing::error!(
+                "the worker sent a malformed request; it is refused, and further ones are refused without a message"
+            );
         }
         let sentence = "the request is not understood; this is a fault in redir-agent".to_owned();
         self.control.send(seq, &Reply::Refused { code: RefusalCode::Malformed, sentence }, Vec::new());

@@ -9,10 +9,7 @@ mod permission;
 mod reply;
 mod request;
 
-use std::{
-    net::{IpAddr, SocketAddr, SocketAddrV6},
-    os::fd::OwnedFd,
-};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 
 use redir_abi::{POD_IP_ENTRIES, Reason};
 use serde::{Deserialize, Serialize};
@@ -22,7 +19,7 @@ use redir_config::PodName;
 pub use channel::{MAX_FDS, pair, receive, receive_plain, send, stream_pair};
 pub use codec::MalformedMessage;
 pub use permission::{ControllerMessage, PERMISSION_LEN, PERMITTED_PORTS, PodPermission};
-pub use reply::Reply;
+pub use reply::{PodNetwork, Reply};
 pub use request::Request;
 
 /// Bytes of every message of the worker.
@@ -106,48 +103,6 @@ pub enum LastProcess {
     OfContainers,
     /// The sandbox's as well: it is what shows that none is started again.
     OfSandbox,
-}
-
-/// A part of an armed pod's addresses and links, which together replace what was told before.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PodNetwork {
-    /// Which pod.
-    pub pod: PodName,
-    /// The first part: what was told before is void.
-    pub first: bool,
-    /// The last one.
-    pub last: bool,
-    /// As in [`ArmedReply`].
-    pub pod_addresses: Vec<IpAddr>,
-    /// As in [`ArmedReply`].
-    pub loopback_addresses: Vec<IpAddr>,
-}
-
-impl PodNetwork {
-    /// Everything, in as many messages as it needs.
-    pub fn parts(
-        pod: &PodName,
-        pod_addresses: &[IpAddr],
-        loopback_addresses: &[IpAddr],
-        links: Vec<OwnedFd>,
-    ) -> Vec<(Reply, Vec<OwnedFd>)> {
-        let count = |length: usize, each: usize| length.div_ceil(each);
-        let most = pod_addresses.len().max(loopback_addresses.len());
-        let parts = count(most, MAX_PART_ADDRESSES).min(MAX_PARTS).max(count(links.len(), MAX_FDS)).max(1);
-        let mut links = links.into_iter();
-        let part = |at: usize| {
-            let some = |all: &[IpAddr]| all.chunks(MAX_PART_ADDRESSES).nth(at).unwrap_or_default().to_vec();
-            let network = Self {
-                pod: pod.clone(),
-                first: at == 0,
-                last: at + 1 == parts,
-                pod_addresses: some(pod_addresses),
-                loopback_addresses: some(loopback_addresses),
-            };
-            (Reply::Network(network), links.by_ref().take(MAX_FDS).collect())
-        };
-        (0..parts).map(part).collect()
-    }
 }
 
 /// What the worker learns about an armed pod.

@@ -1,12 +1,12 @@
 //! What the guardian says to its children, and its encoding.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, os::fd::OwnedFd, time::Duration};
 
 use redir_abi::Reason;
 
 use super::{
-    AppListening, ArmedReply, HandedSockets, MAX_ADDRESSES, MAX_PART_ADDRESSES, MAX_SOCKETS, PodNetwork, PortDetour,
-    REPLY_LEN, RefusalCode,
+    AppListening, ArmedReply, HandedSockets, MAX_ADDRESSES, MAX_FDS, MAX_PART_ADDRESSES, MAX_PARTS, MAX_SOCKETS,
+    PortDetour, REPLY_LEN, RefusalCode,
     codec::{MalformedMessage, MessageReader, MessageWriter, read_pod, read_yes_or_no},
 };
 use redir_config::PodName;
@@ -52,6 +52,48 @@ pub enum Reply {
     /// An armed pod's devices or addresses have changed: with [link duplicates…].
     Network(PodNetwork),
 }
+/// A part of an armed pod's addresses and links, which together replace what was told before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodNetwork {
+    /// Which pod.
+    pub pod: PodName,
+    /// The first part: what was told before is void.
+    pub first: bool,
+    /// The last one.
+    pub last: bool,
+    /// As in [`ArmedReply`].
+    pub pod_addresses: Vec<IpAddr>,
+    /// As in [`ArmedReply`].
+    pub loopback_addresses: Vec<IpAddr>,
+}
+
+impl PodNetwork {
+    /// Everything, in as many messages as it needs.
+    pub fn parts(
+        pod: &PodName,
+        pod_addresses: &[IpAddr],
+        loopback_addresses: &[IpAddr],
+        links: Vec<OwnedFd>,
+    ) -> Vec<(Reply, Vec<OwnedFd>)> {
+        let count = |length: usize, each: usize| length.div_ceil(each);
+        let most = pod_addresses.len().max(loopback_addresses.len());
+        let parts = count(most, MAX_PART_ADDRESSES).min(MAX_PARTS).max(count(links.len(), MAX_FDS)).max(1);
+        let mut links = links.into_iter();
+        let part = |at: usize| {
+            let some = |all: &[IpAddr]| all.chunks(MAX_PART_ADDRESSES).nth(at).unwrap_or_default().to_vec();
+            let network = Self {
+                pod: pod.clone(),
+                first: at == 0,
+                last: at + 1 == parts,
+                pod_addresses: some(pod_addresses),
+                loopback_addresses: some(loopback_addresses),
+            };
+            (Reply::Network(network), links.by_ref().take(MAX_FDS).collect())
+        };
+        (0..parts).map(part).collect()
+    }
+}
+
 impl Reply {
     /// The datagram.
     pub fn encode(&self, seq: u32) -> [u8; REPLY_LEN] {

@@ -5,7 +5,7 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::Args;
 use redir_api::names;
 
-use crate::SandboxProfile;
+use crate::profile::SandboxProfile;
 
 /// What the guardian tells each child by its command line: the child gives everything else up before it hears more.
 #[derive(Debug, Clone, Args)]

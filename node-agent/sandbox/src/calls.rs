@@ -14,7 +14,7 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
 
-use super::SandboxProfile;
+use super::profile::SandboxProfile;
 
 /// A system call's number, and what its arguments must be: any of the rules, all conditions of one. None: anything.
 type SyscallRules = BTreeMap<i64, Vec<SeccompRule>>;

@@ -14,7 +14,7 @@ use nix::{
     unistd::{chdir, chroot},
 };
 
-use super::SandboxProfile;
+use super::profile::SandboxProfile;
 
 /// Leaves what the profile does not need.
 pub(super) fn leave(profile: &SandboxProfile) -> io::Result<()> {

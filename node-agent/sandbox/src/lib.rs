@@ -9,24 +9,14 @@ mod arguments;
 mod calls;
 mod files;
 mod privileges;
+mod profile;
 
-use std::{io, path::PathBuf};
+use std::io;
 
 use anyhow::Context;
 
 pub use arguments::ConfinementArguments;
-
-/// What a kind of child needs after its start.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SandboxProfile {
-    /// Handles strangers' bytes: no file, no program, and no socket but those that the guardian hands over.
-    Traffic,
-    /// Speaks to the API server: opens files (token, names' resolution) and sockets, but sees no process of the node.
-    ApiServer {
-        /// Where the node's `/proc` is mounted, which is covered; `/proc` itself is left as it is.
-        node_proc: PathBuf,
-    },
-}
+pub use profile::SandboxProfile;
 
 /// Leaves the file system and gives up every privilege. `user` becomes uid and gid. Fails if a privilege stays; a file
 /// system that cannot be left is told, with what it means.

@@ -176,7 +176,7 @@ impl TestUsers<'_> {
         Ok(())
     }
 
-    /// Each with the line that mends it, and no more than that.
+    /// Each with the line that fixes it, and no more than that.
     fn refusals(&mut self) -> Result<()> {
         let web = |more: &[&'static str]| [&["intercept", "deploy/web", "--port", "http:3000"][..], more].concat();
         let all: Vec<&str> = web(&[]);

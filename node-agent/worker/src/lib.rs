@@ -146,7 +146,7 @@ async fn live(bootstrap: WorkerBootstrap, admin: TcpListener, limits: MachineLim
             GuardianEvent::PodEnded(pod) => {
                 tracing::info!(%pod, "the pod's last process has ended: its connections are reset");
                 worker.captures.abort(&pod);
-                // Its ports are let go of, and taken up again if it goes on. Of Kubernetes' the sandbox may be there for long:
+                // Its ports are let go of, and armed again if it goes on. Of Kubernetes' the sandbox may be there for long:
                 // it is left alone for a while, which grows.
                 if by_kubernetes {
                     worker.tunnels.broken(&pod, "the pod's last process has ended".to_owned()).await;

@@ -95,7 +95,7 @@ impl RegisteredIntercept {
         (self.grant.made, self.id)
     }
 
-    /// What a redial takes up again.
+    /// What a redial resumes.
     fn retired(self, now: Instant) -> RetiredIntercept {
         let Self { id, since, requests, bypassed, .. } = self;
         RetiredIntercept { id, since, requests, bypassed, until: now + SENIORITY }

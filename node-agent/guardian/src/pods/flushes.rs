@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use super::{GrantedReply, PodTable, find};
+use super::{PodTable, find};
 use crate::{
+    answer::{GrantedReply, RequestRefusal},
     flush::{FlushResult, PortFlush},
-    refusal::RequestRefusal,
 };
 use redir_config::PodName;
 use redir_ipc::{RefusalCode, Reply};

@@ -2,8 +2,12 @@
 
 use std::{io, os::fd::OwnedFd};
 
-use super::{ArmedPods, GrantedReply, find};
-use crate::{listeners::ListenerPair, netns::HostNamespaces, refusal::RequestRefusal};
+use super::{ArmedPods, find};
+use crate::{
+    answer::{GrantedReply, RequestRefusal},
+    listeners::ListenerPair,
+    netns::HostNamespaces,
+};
 use redir_ipc::{HandedSockets, Reply, Request};
 
 /// Answers a request that takes microseconds; None for one that gets no answer, or is not of this kind.

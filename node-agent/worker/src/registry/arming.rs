@@ -239,7 +239,7 @@ impl ArmingState {
                 }
             }
             (_, ArmingOutcome::Disarmed) if pod.stale && pod.wanted.contains_key(port) => {
-                let reason = "the pod has another network namespace now; it is taken up again".to_owned();
+                let reason = "the pod has another network namespace now; it is armed again".to_owned();
                 let pause = Duration::ZERO;
                 pod.ports.insert(*port, PortArming::Failed { since: clock, reason, retry: now, pause, was_live: true });
             }

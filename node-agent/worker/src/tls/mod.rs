@@ -169,7 +169,7 @@ mod tests {
             tls.found(&port.0, port.1, Finding::Clear);
         }
         assert_eq!(finding(&named), Some((Finding::Clear, Means::Certificate)));
-        assert_eq!(finding(&of_pods), None, "a pod's other port speaks in clear: nobody said otherwise");
+        assert_eq!(finding(&of_pods), None, "a pod's other port speaks cleartext: nobody said otherwise");
         of_pods.found(&port.0, port.1, Finding::Tls);
         assert_eq!(finding(&of_pods), Some((Finding::Tls, Means::Certificate)));
     }

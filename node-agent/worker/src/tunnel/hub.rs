@@ -411,7 +411,7 @@ impl TunnelHub {
         }
     }
 
-    /// Has each port that a filter wants looked at once, as soon as it is armed: a developer shall not wait for a first
+    /// Has each port that a filter wants looked at once, as soon as it is armed: a developer must not wait for a first
     /// client to hear that it speaks TLS.
     fn look(&self, contests: &PortContests) {
         self.tls.forget(|pod, port| !contests.contains_key(&(pod.clone(), port)));

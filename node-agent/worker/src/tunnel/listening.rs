@@ -94,7 +94,7 @@ impl WatchedPort {
     }
 }
 
-/// Up to a quarter more: the looks of many ports shall not come together.
+/// Up to a quarter more: so that many ports are not asked about at the same time.
 fn jittered(pause: Duration) -> Duration {
     let random = u32::try_from(RandomState::new().hash_one(()) % 256).unwrap_or_default();
     pause + pause / 4 * random / 256

@@ -1,5 +1,7 @@
 //! Devices and addresses that come, change and go while a pod is armed.
 
+use std::os::fd::OwnedFd;
+
 use redir_rig::wait;
 
 use super::*;

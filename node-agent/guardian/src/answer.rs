@@ -1,7 +1,12 @@
-//! Why a request of the worker is not granted.
+//! What a request of the worker gets: an answer with descriptors, or the reason why not.
+
+use std::os::fd::OwnedFd;
 
 use super::datapath::DatapathError;
-use redir_ipc::RefusalCode;
+use redir_ipc::{RefusalCode, Reply};
+
+/// A granted request: the answer and the descriptors beside it.
+pub(super) type GrantedReply = (Reply, Vec<OwnedFd>);
 
 /// Why a request of the worker is not granted.
 #[derive(Debug)]
