@@ -27,7 +27,7 @@ const WRONG: &[(&[&str], &[&str])] = &[
     (&["intercept", "web-1", "--prot", "8080"], &["--prot", "did you mean --port"]),
     (&["intercept", "web 1", "--port", "1"], &["neither a workload, a pod nor labels"]),
     (&["intercept", "cronjob/web", "--port", "1"], &["`cronjob`", "deploy/"]),
-    (&["intercept", "deploy/", "--port", "1"], &["no name of a workload"]),
+    (&["intercept", "deploy/", "--port", "1"], &["not a workload's name"]),
     (&["intercept", "deploy/web", "--port", "HTTP"], &["`HTTP`", "its name"]),
     (&["intercept", "deploy/web", "-l", "app=web", "--port", "1"], &["exclude each other"]),
     (&["intercept", "-l", "web", "--port", "1"], &["`web`", "key=value"]),
