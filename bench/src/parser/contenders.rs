@@ -196,7 +196,11 @@ mod tests {
                 let said = httparse(&head.bytes);
                 let matched = head.name.contains("with the filter's header");
                 assert_eq!(said, Some((head.bytes.len(), matched)), "{}", head.name);
-                assert!(InstructionSet::all().all(|level| redir_at(level, &head.bytes, &table) == said), "{}", head.name);
+                assert!(
+                    InstructionSet::all().all(|level| redir_at(level, &head.bytes, &table) == said),
+                    "{}",
+                    head.name
+                );
                 let every = 1..head.bytes.len();
                 assert!(every.clone().all(|at| redir_split(&head.bytes, at, &table) == said), "{}", head.name);
                 assert!(every.step_by(16).all(|at| httparse_split(&head.bytes, at) == said), "{}", head.name);

@@ -71,7 +71,8 @@ fn levels(text: &mut String, shown: &[Vec<f64>]) {
         let ours = of_cell(ParserCell::At(level), shown);
         geometric_mean(&httparse.iter().zip(ours).map(|(theirs, ours)| theirs / ours).collect::<Vec<_>>())
     };
-    let each: Vec<String> = InstructionSet::all().map(|level| format!("{} {:.2}", level.name(), ratio(level))).collect();
+    let each: Vec<String> =
+        InstructionSet::all().map(|level| format!("{} {:.2}", level.name(), ratio(level))).collect();
     let _ = writeln!(text, "With less SIMD on redir's side alone, geometric mean: {}", each.join(", "));
 }
 

@@ -10,9 +10,5 @@ pub(crate) const FUNCTION_LINES: f64 = 60.0;
 pub(crate) const FILE_LINES: f64 = 769.0;
 
 /// First-level modules that are in an import cycle, by the crate's folder; every other crate has none.
-pub(crate) const MODULES_IN_CYCLES: [(&str, usize); 4] = [
-    ("ebpf", 4),
-    ("node-agent/controller", 11),
-    ("node-agent/worker", 12),
-    ("xtask", 2),
-];
+pub(crate) const MODULES_IN_CYCLES: [(&str, usize); 4] =
+    [("ebpf", 4), ("node-agent/controller", 11), ("node-agent/worker", 12), ("xtask", 2)];
