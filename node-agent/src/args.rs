@@ -67,7 +67,7 @@ pub(crate) enum AgentCommand {
         #[command(flatten)]
         confinement: ConfinementArguments,
     },
-    /// The process that speaks to the API server; started by the guardian only
+    /// The process that hears the API server or container runtimes; started by the guardian only
     #[command(hide = true)]
     Controller {
         #[command(flatten)]

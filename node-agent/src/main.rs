@@ -1,4 +1,5 @@
-//! `redir-agent`: the one redir program on each node, in two processes (guardian and worker), with Kubernetes three (controller).
+//! `redir-agent`: the one redir program on each node, in two processes (guardian and worker), with Kubernetes or container
+//! runtimes in three (controller).
 //!
 //! Owns the exit code and the one line that says why the agent ended. Everything else is in its rooms.
 #![cfg(target_os = "linux")]
@@ -71,7 +72,10 @@ fn run(command: AgentCommand, log: &LogOptions) -> anyhow::Result<ExitCode> {
             redir_guardian::run(settings, arguments).map(ExitCode::from)
         }
         AgentCommand::Check { file } => {
-            redir_guardian::check(&file.path).map(|good| if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            // What it finds is printed, not logged.
+            let quiet = LogOptions { filter: Some("off".to_owned()), format: log.format };
+            let good = redir_guardian::check(&file.path, child_arguments("controller", &file, &quiet))?;
+            Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         AgentCommand::Keygen { file } => keygen(&file),
         AgentCommand::Worker { file, confinement } => {
@@ -80,7 +84,7 @@ fn run(command: AgentCommand, log: &LogOptions) -> anyhow::Result<ExitCode> {
         }
         AgentCommand::Controller { file, confinement } => {
             start_log(log)?;
-            watch_cluster(&file.path, &confinement).map(|()| ExitCode::SUCCESS)
+            control_pods(&file.path, &confinement).map(|()| ExitCode::SUCCESS)
         }
     }
 }
@@ -110,7 +114,7 @@ fn work(config_file: &Path, confinement: &ConfinementArguments) -> anyhow::Resul
     redir_worker::run(bootstrap, admin, limits)
 }
 
-fn watch_cluster(config_file: &Path, confinement: &ConfinementArguments) -> anyhow::Result<()> {
+fn control_pods(config_file: &Path, confinement: &ConfinementArguments) -> anyhow::Result<()> {
     let control = control("controller")?;
     let profile = confinement.profile();
     redir_sandbox::enter(&profile, confinement.user)?;

@@ -4,6 +4,7 @@
 //! The guardian parses the file; the worker parses the same text again, pushed to it by the guardian.
 
 pub mod certificates;
+mod containers;
 mod pod_name;
 mod table;
 
@@ -18,6 +19,7 @@ use std::{
 use redir_api::names;
 use redir_identity::Pin;
 
+pub use containers::{ContainerRef, ContainerRuntime, NetnsSource, RuntimeSockets};
 pub use pod_name::PodName;
 pub use table::ConfigError;
 use table::{ConfigSection, ConfigSource, KeyPlace, PlacedValue};
@@ -33,6 +35,8 @@ pub struct NodeConfig {
     pub developers: Vec<DeveloperConfig>,
     /// `[kubernetes]`: pods and developers are the API server's to tell, and the two lists above are empty.
     pub kubernetes: Option<KubernetesSettings>,
+    /// `[runtimes]`
+    pub runtimes: RuntimeSockets,
 }
 
 /// `[kubernetes]`, as `redir-agent run --kubernetes` writes it.
@@ -100,8 +104,8 @@ pub struct PodConfig {
     pub name: PodName,
     /// What developers are authorised by.
     pub labels: PodLabels,
-    /// Absolute path of the pod's network namespace.
-    pub netns: PathBuf,
+    /// Where the pod's network namespace is.
+    pub netns: NetnsSource,
     /// The only ports that may be intercepted; `None` allows all.
     pub ports: Option<BTreeSet<u16>>,
     /// The certificates that the app shows.
@@ -172,11 +176,14 @@ impl NodeConfig {
         }
         let [pods, developers] = lists;
         let (pods, developers) = (each(pods, |section| pod(section, base))?, each(developers, developer)?);
-        root.finish("agent, kubernetes, pod, developer")?;
+        let runtimes = root.optional("runtimes").map(PlacedValue::section).transpose()?;
+        let runtimes = RuntimeSockets::read(runtimes)?;
+        root.finish("agent, kubernetes, pod, developer, runtimes")?;
         Ok(Self {
             agent,
             kubernetes,
-            pods: distinct(pods, |pod| [pod.name.to_string(), pod.netns.display().to_string()])?,
+            runtimes,
+            pods: distinct(pods, |pod| [pod.name.to_string(), pod.netns.to_string()])?,
             developers: distinct(developers, |developer| [developer.name.clone(), developer.key.to_string()])?,
         })
     }
@@ -184,6 +191,11 @@ impl NodeConfig {
     /// The pod of this name.
     pub fn pod(&self, name: &PodName) -> Option<&PodConfig> {
         self.pods.iter().find(|pod| pod.name == *name)
+    }
+
+    /// The pods that are named by a container.
+    pub fn containers(&self) -> impl Iterator<Item = (&PodName, &ContainerRef)> {
+        self.pods.iter().filter_map(|pod| Some((&pod.name, pod.netns.container()?)))
     }
 
     /// The developer with this public key.
@@ -285,17 +297,17 @@ fn api_server(value: &PlacedValue<'_>) -> Result<http::Uri, ConfigError> {
 
 fn pod<'a>(mut section: ConfigSection<'a>, base: &Path) -> Result<ListEntry<'a, PodConfig>, ConfigError> {
     let name = section.required("name", "write the name that the CLI calls this pod by, as in \"web-1\"")?;
-    let netns = section.required("netns", "write the path of its network namespace, as in \"/run/netns/web-1\"")?;
+    let (netns, netns_place) = containers::netns_source(&mut section)?;
     let ports = section.optional("ports").map(ports).transpose()?;
     let pod = PodConfig {
         name: PodName::new(name.text()?).map_err(|problem| name.error(format!("{problem}; choose another")))?,
         labels: section.optional("labels").map_or(Ok(PodLabels::default()), labels)?,
-        netns: netns_path(&netns)?,
+        netns,
         tls: section.optional("tls").map_or(Ok(Vec::new()), |value| tls(value, ports.as_ref(), base))?,
         ports,
     };
-    section.finish("name, labels, netns, ports, tls")?;
-    Ok(ListEntry { value: pod, unique: [name.place(), netns.place()] })
+    section.finish("name, labels, netns, docker, podman, ports, tls")?;
+    Ok(ListEntry { value: pod, unique: [name.place(), netns_place] })
 }
 
 fn developer(mut section: ConfigSection<'_>) -> Result<ListEntry<'_, DeveloperConfig>, ConfigError> {
@@ -340,17 +352,6 @@ fn path(value: &PlacedValue<'_>, base: &Path) -> Result<PathBuf, ConfigError> {
         return Err(value.error("is empty; write the path of the file"));
     }
     Ok(base.join(text))
-}
-
-fn netns_path(value: &PlacedValue<'_>) -> Result<PathBuf, ConfigError> {
-    let path = PathBuf::from(value.text()?);
-    if !path.is_absolute() {
-        return Err(value.error(format!(
-            "{:?} is not an absolute path; write the whole path, as in \"/run/netns/web-1\"",
-            path.display()
-        )));
-    }
-    Ok(path)
 }
 
 fn drain(value: &PlacedValue<'_>) -> Result<Duration, ConfigError> {

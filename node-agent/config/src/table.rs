@@ -110,10 +110,12 @@ impl<'a> ConfigSection<'a> {
 
     /// Takes a key that must be there; `hint` says what to write.
     pub(super) fn required(&mut self, key: &str, hint: &str) -> Result<PlacedValue<'a>, ConfigError> {
-        self.optional(key).ok_or_else(|| {
-            let path = join(&self.path, key);
-            self.source.error(self.at, &path, format!("is missing; {hint}"))
-        })
+        self.optional(key).ok_or_else(|| self.missing(key, hint))
+    }
+
+    /// A key is not there that must be; `hint` says what to write.
+    pub(super) fn missing(&self, key: &str, hint: &str) -> ConfigError {
+        self.source.error(self.at, &join(&self.path, key), format!("is missing; {hint}"))
     }
 
     /// Refuses keys that nobody took. `known` lists what may stand here.

@@ -74,6 +74,21 @@ fn defaults() {
 }
 
 #[test]
+fn a_pod_is_a_container_by_name_and_runtimes_have_sockets() {
+    let text = good().replace("netns = \"/run/netns/web-1\"", "docker = \"web\"");
+    let text = text.replace("netns = \"/run/netns/db-1\"", "podman = \"web\"");
+    let config = parse(&text).expect("good");
+    let named: Vec<_> = config.containers().map(|(pod, container)| format!("{pod}: {container}")).collect();
+    assert_eq!(named, ["web-1: Docker container web", "db-1: Podman container web"]);
+    let [docker, podman] = ContainerRuntime::ALL.map(|runtime| config.runtimes.of(runtime));
+    assert_eq!((docker, podman), (Path::new("/run/docker.sock"), Path::new("/run/podman/podman.sock")));
+    let other = parse(&(text.clone() + "[runtimes]\ndocker = \"unix:///d.sock\"\n")).expect("good");
+    assert_eq!(other.runtimes.of(ContainerRuntime::Docker), Path::new("/d.sock"));
+    let twice = parse(&text.replace("podman", "docker")).expect_err("the same container").to_string();
+    assert!(twice.contains("pod[1].docker: is the same"), "{twice}");
+}
+
+#[test]
 fn the_api_server_is_named_by_host_and_port() {
     let read = |address: &str| {
         let text = format!("[agent]\nlisten = \"[::]:7447\"\n[kubernetes]\nnode = \"n1\"\napi_server = \"{address}\"");
@@ -96,7 +111,12 @@ const BAD: &[(&str, &str, &str, &str)] = &[
     ("name = \"web-1\"", "name = web", ":10: not valid TOML", "correct this line"),
     ("[agent]", "[agemt]", ":1: agent: is missing", "[agent]"),
     ("[agent]", "agent = 1\n[x]", ":1: agent: is a whole number where a table", "write it as"),
-    ("[agent]", "typo = 1\n[agent]", ":1: typo: is not a known key", "known: agent, kubernetes, pod, developer"),
+    (
+        "[agent]",
+        "typo = 1\n[agent]",
+        ":1: typo: is not a known key",
+        "known: agent, kubernetes, pod, developer, runtimes",
+    ),
     ("user = 1000", "usr = 1000", ":7: agent.usr: is not a known key", "known: listen"),
     ("listen = \"0.0.0.0:7447\"\n", "", ":1: agent.listen: is missing", "0.0.0.0:7447"),
     ("0.0.0.0:7447", "0.0.0.0", ":2: agent.listen: \"0.0.0.0\" is not an address", "write \"0.0.0.0:7447\""),
@@ -124,6 +144,27 @@ const BAD: &[(&str, &str, &str, &str)] = &[
     ("netns = \"/run/netns/db-1\"", "netns = \"/run/netns/web-1\"", ":18: pod[1].netns: is the same", "its own"),
     ("netns = \"/run/netns/db-1\"", "", ":16: pod[1].netns: is missing", "/run/netns/"),
     ("netns = \"/run/netns/db-1\"", "netns = \"db-1\"", ":18: pod[1].netns: \"db-1\" is not an absolute", "whole path"),
+    (
+        "netns = \"/run/netns/db-1\"",
+        "docker = \"-db\"",
+        ":18: pod[1].docker: \"-db\" is no container's name",
+        "`docker ps`",
+    ),
+    ("netns = \"/run/netns/db-1\"", "podman = \"a/b\"", ":18: pod[1].podman: \"a/b\" is no container's", "`podman ps`"),
+    ("netns = \"/run/netns/db-1\"", "podman = \"\"", ":18: pod[1].podman: \"\" is no container's", "as in \"web\""),
+    (
+        "netns = \"/run/netns/db-1\"",
+        "netns = \"/n\"\ndocker = \"db\"",
+        ":19: pod[1].docker: a pod is named by one of",
+        "out",
+    ),
+    ("[agent]", "[runtimes]\ndocker = \"docker.sock\"\n[agent]", ":2: runtimes.docker: is no path", "/run/docker.sock"),
+    (
+        "[agent]",
+        "[runtimes]\ncontainerd = \"/c\"\n[agent]",
+        ":2: runtimes.containerd: is not a known",
+        "docker, podman",
+    ),
     ("tier = \"front\"", "tier = 3", ":11: pod[0].labels.tier: is a whole number", "double quotes"),
     ("tier = \"front\"", "tier = \"a=b\"", ":11: pod[0].labels.tier: is no label", "without spaces"),
     ("labels = { app = \"web\", tier = \"front\" }", "labels = \"web\"", ":11: pod[0].labels: is a string", "{ key"),

@@ -36,7 +36,7 @@ impl ControllerBootstrap {
                 "the guardian sent nothing; `redir-agent controller` is for the agent itself, start `redir-agent run`"
             );
         }
-        let (reply, fds) = receive(&control)?.context("the guardian has ended before it sent anything")?;
+        let (_, reply, fds) = receive(&control)?.context("the guardian has ended before it sent anything")?;
         let fds: Result<[OwnedFd; 2], _> = fds.try_into();
         let (Reply::Bootstrap, Ok([key, config])) = (reply, fds) else {
             bail!("the guardian's first message is not the one expected; start `redir-agent run`");
@@ -61,24 +61,25 @@ impl GuardianSocket {
         self.0.async_io(Interest::WRITABLE, |socket| ipc::send(socket.as_fd(), &message, &[])).await
     }
 
-    /// What it says; `None` once it is gone.
-    pub(super) async fn hear(&self) -> io::Result<Option<(Reply, Vec<OwnedFd>)>> {
+    /// What it says, with the number of the question; `None` once it is gone.
+    pub(super) async fn hear(&self) -> io::Result<Option<(u32, Reply, Vec<OwnedFd>)>> {
         self.0.async_io(Interest::READABLE, receive).await
     }
 }
 
-fn receive(socket: &OwnedFd) -> io::Result<Option<(Reply, Vec<OwnedFd>)>> {
+fn receive(socket: &OwnedFd) -> io::Result<Option<(u32, Reply, Vec<OwnedFd>)>> {
     let mut buffer = [0; REPLY_LEN];
     let (length, fds) = ipc::receive(socket.as_fd(), &mut buffer)?;
     if length == 0 {
         return Ok(None);
     }
-    let (_, reply) = Reply::decode(&buffer[..length])
+    let (number, reply) = Reply::decode(&buffer[..length])
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "malformed message of the guardian"))?;
-    Ok(Some((reply, fds)))
+    Ok(Some((number, reply, fds)))
 }
 
-fn text(memory: OwnedFd) -> anyhow::Result<String> {
+/// What is in a memfd of the guardian's.
+pub(super) fn text(memory: OwnedFd) -> anyhow::Result<String> {
     let mut file = File::from(memory);
     let mut text = String::new();
     file.rewind()?;

@@ -1,4 +1,5 @@
-//! The controller: the process of a Kubernetes node's agent that speaks to the API server, and the only one that can.
+//! The controller: the process of a Kubernetes node's agent that speaks to the API server, and the only one that can. Without
+//! Kubernetes it reads what container runtimes say ([`containers`]), and what follows is not about it.
 //!
 //! Owns the API token, the tasks that listen to the API server and those that write to it. What follows from what they hear
 //! is decided by pure functions: [`world`] (what is known), [`resolve`] (who may intercept what), [`permissions`] (what may
@@ -9,6 +10,7 @@
 mod admission;
 mod api_server;
 mod client;
+mod containers;
 mod driver;
 mod facts;
 mod guardian;
@@ -57,15 +59,21 @@ pub fn run(control: OwnedFd, config_file: &Path) -> anyhow::Result<()> {
     let mut builder = Builder::new_current_thread();
     // Names are looked up in threads of their own.
     let runtime = builder.max_blocking_threads(2).enable_all().build().context("start the runtime")?;
-    let done = runtime.block_on(live(bootstrap));
+    let done = runtime.block_on(live(bootstrap, config_file));
     runtime.shutdown_timeout(LAST_TASKS);
     done
 }
 
-async fn live(ControllerBootstrap { control, config, key }: ControllerBootstrap) -> anyhow::Result<()> {
-    let settings = config.kubernetes.context("the controller is for Kubernetes alone; start `redir-agent run`")?;
+async fn live(
+    ControllerBootstrap { control, config, key }: ControllerBootstrap,
+    config_file: &Path,
+) -> anyhow::Result<()> {
+    let guardian = GuardianSocket::new(control).context("speak with the guardian")?;
+    let Some(settings) = config.kubernetes else {
+        return containers::run(guardian, &config, config_file.to_owned()).await;
+    };
     let source = client::CredentialSource::new(&settings)?;
-    let guardian = Arc::new(GuardianSocket::new(control).context("speak with the guardian")?);
+    let guardian = Arc::new(guardian);
     let (conclusions, concluded) = channel::channel(LatestConclusion::None);
     let permitted = channel::Sender::new(LatestConclusion::None);
     let (vitals, reports) = (channel::Sender::new(ControllerVitals::default()), channel::Sender::new(None));
@@ -88,12 +96,12 @@ async fn follow(guardian: &GuardianSocket, talk: LinkTraffic, mut tasks: JoinSet
     loop {
         tokio::select! {
             heard = guardian.hear() => match heard.context("the socket to the guardian failed")? {
-                Some((Reply::Peer, fds)) => {
+                Some((_, Reply::Peer, fds)) => {
                     let stream = fds.into_iter().next().context("the guardian sent no link to the worker")?;
                     let stream = UnixStream::from_std(net::UnixStream::from(stream))?;
                     (link, rejoined_by) = (publish::speak(stream, talk.clone()), None);
                 }
-                Some((other, _)) => tracing::warn!(?other, "the guardian said what is not for the controller"),
+                Some((_, other, _)) => tracing::warn!(?other, "the guardian said what is not for the controller"),
                 None => return Ok(()),
             },
             _ = alive.tick() => {

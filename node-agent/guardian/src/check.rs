@@ -1,17 +1,20 @@
 //! `redir-agent check`: says what is wrong with the configuration or the machine, and changes nothing.
 
-use std::path::Path;
+mod ask;
+
+use std::{ffi::OsString, path::Path};
 
 use redir_config::{
-    NodeConfig, PodConfig, TlsFiles,
+    NetnsSource, NodeConfig, PodConfig, TlsFiles,
     certificates::{CertificateValidity, UtcTime},
 };
 use redir_identity::Identity;
 
 use super::{
+    containers::Containers,
     devices::NetnsSurvey,
     kernel::KernelFeatures,
-    netns::{HostNamespaces, NetnsId},
+    netns::{HostNamespaces, NetnsId, PodNetns},
     preflight::{HostCapabilities, RuntimeEnvironment},
     reload::ConfigFile,
     tls_files,
@@ -19,10 +22,11 @@ use super::{
 use crate::output::line;
 
 /// Prints what it finds. True when `run` would start here, and can use every file that the configuration names.
-pub fn check(config_file: &Path) -> anyhow::Result<bool> {
-    let file = ConfigFile::read(config_file)?;
-    let config = file.config();
-    let (file, pods, developers) = (config_file.display(), config.pods.len(), config.developers.len());
+/// `controller_arguments` start a controller, where the configuration names containers.
+pub fn check(config_file: &Path, controller_arguments: Vec<OsString>) -> anyhow::Result<bool> {
+    let config_file = ConfigFile::read(config_file)?;
+    let config = config_file.config();
+    let (file, pods, developers) = (config_file.path().display(), config.pods.len(), config.developers.len());
     line(format_args!("{file}: good ({pods} pods, {developers} developers)"))?;
     let machine = HostCapabilities::look(RuntimeEnvironment::Host)?;
     for fact in machine.describe() {
@@ -53,10 +57,12 @@ pub fn check(config_file: &Path) -> anyhow::Result<bool> {
         }
     }
     let home = HostNamespaces::new()?;
-    for pod in &config.pods {
-        line(format_args!("{}", describe(&home, pod)))?;
+    let mut containers = ask::containers(&config_file, controller_arguments)?;
+    let opened: Vec<_> = config.pods.iter().map(|pod| (pod, open(&home, &mut containers, pod))).collect();
+    for (pod, netns) in &opened {
+        line(format_args!("{}", describe(&home, pod, netns)))?;
     }
-    twins(&config.pods)?;
+    twins(&opened)?;
     unauthorised(config)?;
     Ok(good)
 }
@@ -86,11 +92,18 @@ fn certificate(pod: &PodConfig, files: &TlsFiles) -> Result<String, String> {
     Ok(format!("pod {} port {}: certificate {cert}: {dates}", pod.name, files.port))
 }
 
+fn open(home: &HostNamespaces, containers: &mut Containers, pod: &PodConfig) -> Result<PodNetns, String> {
+    match &pod.netns {
+        NetnsSource::Path(path) => home.open(path),
+        NetnsSource::Container(container) => containers.open(home, &pod.name, container),
+    }
+}
+
 /// A pod that is not there yet is no problem: it is looked for when it is intercepted.
-fn describe(home: &HostNamespaces, pod: &PodConfig) -> String {
-    let survey = home.open(&pod.netns).and_then(|netns| {
+fn describe(home: &HostNamespaces, pod: &PodConfig, netns: &Result<PodNetns, String>) -> String {
+    let survey = netns.as_ref().map_err(Clone::clone).and_then(|netns| {
         let inside = netns.within(home, NetnsSurvey::of_intercepted);
-        inside.map_err(|error| format!("cannot enter {}: {error}; run this as root", pod.netns.display()))?
+        inside.map_err(|error| format!("cannot enter the network of {}: {error}; run this as root", pod.netns))?
     });
     match survey {
         Ok(survey) => {
@@ -103,11 +116,12 @@ fn describe(home: &HostNamespaces, pod: &PodConfig) -> String {
 }
 
 /// Two names for one namespace: only one of them can be intercepted at a time.
-fn twins(pods: &[PodConfig]) -> anyhow::Result<()> {
-    for (index, pod) in pods.iter().enumerate() {
-        let Ok(id) = NetnsId::of(&pod.netns) else { continue };
-        let twin = pods[..index].iter().find(|other| NetnsId::of(&other.netns).is_ok_and(|other| other == id));
-        if let Some(twin) = twin {
+fn twins(pods: &[(&PodConfig, Result<PodNetns, String>)]) -> anyhow::Result<()> {
+    let id = |netns: &Result<PodNetns, String>| -> Option<NetnsId> { netns.as_ref().ok().map(PodNetns::id) };
+    for (index, (pod, netns)) in pods.iter().enumerate() {
+        let Some(own) = id(netns) else { continue };
+        let twin = pods[..index].iter().find(|(_, other)| id(other) == Some(own));
+        if let Some((twin, _)) = twin {
             line(format_args!(
                 "warning: pods {} and {} have the same network namespace: only one of them can be intercepted at a time; \
                  leave one of the two out",

@@ -1,11 +1,14 @@
-//! The controller as the guardian knows it: the process that holds the API token and says what may be armed.
+//! The controller as the guardian knows it: in Kubernetes the process that holds the API token and says what may be armed,
+//! elsewhere the one that reads what container runtimes say of the configuration's containers.
 //!
 //! Owns its life: one that dies or falls silent is started again, and what it said last stays in force meanwhile. Called by
-//! the supervisor, in Kubernetes only.
+//! the supervisor and `check`.
 
 use std::{
+    ffi::OsString,
     io,
     os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -17,13 +20,26 @@ use nix::{
 
 use super::{
     backoff::RestartBackoff,
-    child::{ChildLauncher, ExitCause},
+    child::{self, ChildLauncher, ExitCause},
     control::ControlSocket,
 };
+use redir_api::names;
+use redir_config::NodeConfig;
 use redir_ipc::{self as ipc, ControllerMessage, PERMISSION_LEN, Reply};
+use redir_sandbox::ConfinementArguments;
+
+/// What a controller listens to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// The API server of Kubernetes.
+    ApiServer,
+    /// Container runtimes. The agent goes on without it.
+    ContainerRuntimes,
+}
 
 /// The process, and when there is to be another.
 pub(super) struct ControllerSupervisor {
+    source: Source,
     launch: ChildLauncher,
     /// The agent's public key, which it tells developers.
     key: OwnedFd,
@@ -40,6 +56,8 @@ struct ControllerProcess {
     born: Instant,
     heard: Instant,
     closed: bool,
+    /// It is ended since nothing is left to do for it.
+    dismissed: bool,
 }
 
 /// What becomes of the agent when its controller has ended.
@@ -54,8 +72,16 @@ pub(super) enum ControllerExit {
 }
 
 impl ControllerSupervisor {
-    pub(super) fn new(launch: ChildLauncher, key: OwnedFd) -> Self {
-        Self { launch, key, process: None, restart_at: None, backoff: RestartBackoff::default(), served: false }
+    /// Of a node of Kubernetes, whose `/proc` is there; or else one for container runtimes. `key` is the agent's public one.
+    pub(super) fn new(arguments: Vec<OsString>, node_proc: Option<PathBuf>, key: OwnedFd) -> Self {
+        let (source, environment) = match node_proc {
+            Some(_) => (Source::ApiServer, child::CONTROLLER_ENVIRONMENT),
+            None => (Source::ContainerRuntimes, child::WORKER_ENVIRONMENT),
+        };
+        let user = names::CONTROLLER_USER;
+        let confinement = ConfinementArguments { user, container_runtimes: node_proc.is_none(), node_proc };
+        let launch = ChildLauncher::new(arguments, &confinement, environment);
+        Self { source, launch, key, process: None, restart_at: None, backoff: RestartBackoff::default(), served: false }
     }
 
     /// Starts it if there is none and it is time; whether it did.
@@ -81,11 +107,48 @@ impl ControllerSupervisor {
         let fds = vec![self.key.try_clone()?, config()?];
         let (pid, mut control) = self.launch.spawn()?;
         control.send(0, &Reply::Bootstrap, fds);
-        Ok(ControllerProcess { pid, control, born: now, heard: now, closed: false })
+        Ok(ControllerProcess { pid, control, born: now, heard: now, closed: false, dismissed: false })
     }
 
-    /// Joins it with the worker, as far as it is there.
+    /// Whether the agent has a controller with this configuration.
+    pub(super) fn is_wanted(&self, config: &NodeConfig) -> bool {
+        match self.source {
+            Source::ApiServer => true,
+            Source::ContainerRuntimes => config.containers().next().is_some(),
+        }
+    }
+
+    /// Tells it a new configuration, or ends it where there is nothing left to do for it.
+    pub(super) fn configure(&mut self, config: &NodeConfig, text: io::Result<OwnedFd>) {
+        let wanted = self.is_wanted(config);
+        let Some(process) = &mut self.process else { return };
+        if !wanted {
+            process.dismissed = true;
+            return self.kill();
+        }
+        match text {
+            Ok(text) => process.control.send(0, &Reply::Config, vec![text]),
+            Err(error) => {
+                tracing::error!(%error, "cannot hand the configuration to the controller; it is started again");
+                self.kill();
+            }
+        }
+    }
+
+    /// Answers a question, with the pipe that the runtime's answer comes through.
+    pub(super) fn answer(&mut self, number: u32, answer: Result<OwnedFd, String>) {
+        let Some(process) = &mut self.process else { return };
+        match answer {
+            Ok(pipe) => process.control.send(number, &Reply::Runtime(Ok(())), vec![pipe]),
+            Err(sentence) => process.control.send(number, &Reply::Runtime(Err(sentence)), Vec::new()),
+        }
+    }
+
+    /// Joins it with the worker, as far as it is there and has to do with it.
     pub(super) fn join(&mut self, worker: &mut ControlSocket) {
+        if self.source != Source::ApiServer {
+            return;
+        }
         let joined = ipc::stream_pair().map(|(one, other)| {
             if let Some(process) = &mut self.process {
                 process.control.send(0, &Reply::Peer, vec![one]);
@@ -104,6 +167,10 @@ impl ControllerSupervisor {
         process.control.flush();
         let mut buffer = [0; PERMISSION_LEN];
         for _ in 0..BATCH {
+            // One that reads no answers gets no more of them.
+            if process.control.interest() == PollFlags::POLLOUT && self.source == Source::ContainerRuntimes {
+                return;
+            }
             let length = match ipc::receive_plain(process.control.as_fd(), &mut buffer) {
                 Ok(0) => 0,
                 Ok(length) => length,
@@ -138,8 +205,12 @@ impl ControllerSupervisor {
     /// What to poll its socket for.
     pub(super) fn interest(&self) -> Option<(&ControlSocket, PollFlags)> {
         let process = self.process.as_ref().filter(|process| !process.closed)?;
-        // It is heard also while it reads nothing.
-        Some((&process.control, process.control.interest() | PollFlags::POLLIN))
+        // Kubernetes' is heard also while it reads nothing: it is told little.
+        let heard = match self.source {
+            Source::ApiServer => PollFlags::POLLIN,
+            Source::ContainerRuntimes => PollFlags::empty(),
+        };
+        Some((&process.control, process.control.interest() | heard))
     }
 
     /// When it is to be started again, or has been silent for too long.
@@ -152,7 +223,12 @@ impl ControllerSupervisor {
         let Some(process) = self.process.take_if(|process| process.pid == ended.pid) else {
             return ControllerExit::Another;
         };
-        if !self.served {
+        if process.dismissed {
+            tracing::info!("the controller has ended: the configuration names no container any more");
+            self.restart_at = None;
+            return ControllerExit::Restart;
+        }
+        if !self.served && self.source == Source::ApiServer {
             tracing::error!(code = ended.code, "the controller could not start; the agent ends");
             return ControllerExit::End(ended.code.max(1));
         }
@@ -165,6 +241,11 @@ impl ControllerSupervisor {
         );
         self.restart_at = Some(restart_at);
         ControllerExit::Restart
+    }
+
+    /// The process, if there is one.
+    pub(super) fn pid(&self) -> Option<Pid> {
+        self.process.as_ref().map(|process| process.pid)
     }
 
     /// SIGKILL: it holds nothing that would have to be put away.

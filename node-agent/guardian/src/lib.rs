@@ -8,6 +8,7 @@ mod backoff;
 mod check;
 mod child;
 mod connections;
+mod containers;
 mod control;
 mod controller;
 mod datapath;
@@ -32,6 +33,7 @@ mod pods;
 mod preflight;
 mod process;
 mod reload;
+mod runtimes;
 mod scheduling;
 mod signals;
 mod sockets;
@@ -44,7 +46,6 @@ use std::{ffi::OsString, path::Path};
 
 use anyhow::{Context, anyhow};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use redir_api::names;
 use redir_identity::Identity;
 
 use self::{
@@ -57,6 +58,7 @@ use self::{
     pods::PodTable,
     preflight::{HostCapabilities, RuntimeEnvironment},
     reload::ConfigFile,
+    runtimes::RuntimeRelays,
     signals::GuardianSignals,
     supervisor::Supervisor,
     tls_files::TlsFiles,
@@ -112,20 +114,15 @@ pub fn run(settings: ConfigOrigin<'_>, arguments: ChildArguments) -> anyhow::Res
     tls.configure(file.config());
     let pin = memory::sealed(c"redir-agent-pin", identity.pin().to_string().as_bytes());
     let pin = pin.context("cannot keep the public key in memory")?;
-    let controller = kubernetes.map(|kubernetes| {
-        let confinement = ConfinementArguments { user: names::CONTROLLER_USER, node_proc: Some(kubernetes.proc) };
-        ControllerSupervisor::new(
-            ChildLauncher::new(arguments.controller, &confinement, child::CONTROLLER_ENVIRONMENT),
-            pin,
-        )
-    });
-    let confinement = ConfinementArguments { user: agent.user, node_proc: None };
+    let controller = ControllerSupervisor::new(arguments.controller, kubernetes.map(|kubernetes| kubernetes.proc), pin);
+    let confinement = ConfinementArguments { user: agent.user, node_proc: None, container_runtimes: false };
     let launch = ChildLauncher::new(arguments.worker, &confinement, child::WORKER_ENVIRONMENT);
     let mut pods = PodTable::new(home, agent.attach, agent.user, cluster);
     pods.note(file.config());
     let supervisor = Supervisor {
         launch,
         controller,
+        relays: RuntimeRelays::default(),
         pods,
         drain: agent.drain,
         life: supervisor::WorkerLifecycle::default(),

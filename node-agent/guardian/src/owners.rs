@@ -38,9 +38,14 @@ impl NetnsOwners {
         }
     }
 
+    /// Waits for the end of a process that is known by its pidfd.
+    pub(super) fn watch_process(&mut self, pod: &PodName, process: OwnedFd) {
+        self.waited.insert(pod.clone(), process);
+    }
+
     /// Takes the processes of a new configuration; those that it named before stay who they were.
     pub(super) fn note(&mut self, config: &NodeConfig) {
-        let named: BTreeSet<u32> = config.pods.iter().filter_map(|pod| owner(&pod.netns)).collect();
+        let named: BTreeSet<u32> = config.pods.iter().filter_map(|pod| owner(pod.netns.path()?)).collect();
         self.first.retain(|pid, _| named.contains(pid));
         for pid in named {
             if let Ok(Some(process)) = ProcessHandle::of(Path::new(PROC), pid) {

@@ -41,7 +41,11 @@ impl PermissionList {
     /// Takes a message of the controller.
     pub(super) fn take(&mut self, message: ControllerMessage, now: Instant) {
         match message {
-            ControllerMessage::Ready | ControllerMessage::Alive => {}
+            // Of Kubernetes' controller the last two are nothing.
+            ControllerMessage::Ready
+            | ControllerMessage::Alive
+            | ControllerMessage::Ask(..)
+            | ControllerMessage::Container(_) => {}
             ControllerMessage::Begin => self.next = Some(BTreeMap::new()),
             ControllerMessage::Allow(permission) => self.add(permission),
             ControllerMessage::Commit => {

@@ -16,7 +16,7 @@ use std::{
 };
 
 use self::cgroup::SHORTEST_UID;
-pub(super) use self::cgroup::names;
+pub(super) use self::cgroup::{is_pod, names};
 use super::{
     datapath::YieldPoint,
     devices::NetnsSurvey,

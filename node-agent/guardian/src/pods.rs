@@ -15,6 +15,7 @@ use std::{
 
 use super::{
     answer::{GrantedReply, RequestRefusal},
+    containers::Containers,
     datapath::YieldPoint,
     endings::PodEndings,
     linger::LingerQueue,
@@ -25,8 +26,8 @@ use super::{
     pod::{ArmedPod, PodContext},
     pod_netns::NetnsResolver,
 };
-use redir_config::{AttachSetting, NodeConfig, PodName};
-use redir_ipc::{ControllerMessage, PodLocation, RefusalCode, Reply, Request};
+use redir_config::{AttachSetting, NetnsSource, NodeConfig, PodConfig, PodName};
+use redir_ipc::{ContainerReport, ControllerMessage, PodLocation, RefusalCode, Reply, Request};
 
 use self::flushes::PodFlush;
 pub(super) use self::quick::serve_quick;
@@ -60,6 +61,8 @@ pub(super) struct PodTable {
     ended: BTreeMap<PodName, Instant>,
     endings: PodEndings,
     owners: NetnsOwners,
+    /// Without Kubernetes: the containers that the configuration names.
+    containers: Containers,
     /// No line about what the worker may not arm before this.
     refused_again: Option<Instant>,
 }
@@ -92,6 +95,7 @@ impl PodTable {
             ended,
             endings,
             owners,
+            containers: Containers::new(Path::new("/proc")),
             refused_again: None,
         }
     }
@@ -141,7 +145,7 @@ impl PodTable {
         if let Some(armed) = self.armed.get_mut(name) {
             let replaced = match &mut self.resolver {
                 Some(resolver) => resolver.replaced(&self.home, name, armed.netns_id(), &at.ips),
-                None => config.pod(name).is_none_or(|pod| current(&pod.netns) != Some(armed.netns_id())),
+                None => config.pod(name).is_none_or(|pod| current(&self.containers, pod) != Some(armed.netns_id())),
             };
             if replaced {
                 let sentence = format!("{name} has been replaced by a new pod; release the old one first");
@@ -168,10 +172,22 @@ impl PodTable {
         tracing::info!(pod = %name, port, agent_port = armed.agent_port(), hook = ?armed.hook(), "armed");
         self.told.remove(name);
         self.armed.insert(name.clone(), armed);
-        if let Some(pod) = config.pod(name) {
-            self.owners.watch(name, &pod.netns);
-        }
+        self.watch_owner(config, name);
         Ok((Reply::Armed(told), fds))
+    }
+
+    /// Waits for the end of the process that a pod of the file ends with, if there is one.
+    fn watch_owner(&mut self, config: &NodeConfig, name: &PodName) {
+        match config.pod(name).map(|pod| &pod.netns) {
+            Some(NetnsSource::Path(path)) => self.owners.watch(name, path),
+            Some(NetnsSource::Container(_)) => match self.containers.pidfd(name) {
+                Some(Ok(process)) => self.owners.watch_process(name, process),
+                Some(Err(error)) => tracing::debug!(pod = %name, %error, "the process of the pod is not waited for"),
+                // It has ended meanwhile, which the next look shows.
+                None => {}
+            },
+            None => {}
+        }
     }
 
     /// For people, and not as often as the worker likes.
@@ -216,13 +232,16 @@ impl PodTable {
         at: &PodLocation,
         meanwhile: QuickRequests<'_>,
     ) -> Result<PodNetns, String> {
-        let Self { home, armed, resolver, owners, .. } = self;
+        let Self { home, armed, resolver, owners, containers, .. } = self;
         match (resolver, config.pod(name)) {
             (Some(resolver), _) => resolver.open(home, name, &at.ips, &mut || meanwhile(home, armed)),
-            (None, Some(pod)) => {
-                let netns = home.open(&pod.netns)?;
-                owners.confirm(&pod.netns).map(|()| netns)
-            }
+            (None, Some(pod)) => match &pod.netns {
+                NetnsSource::Path(path) => {
+                    let netns = home.open(path)?;
+                    owners.confirm(path).map(|()| netns)
+                }
+                NetnsSource::Container(container) => containers.open(home, name, container),
+            },
             (None, None) => Err(no_such_pod(name)),
         }
     }
@@ -381,6 +400,12 @@ impl PodTable {
     /// Takes note of what a configuration names: the first, and each new one.
     pub(super) fn note(&mut self, config: &NodeConfig) {
         self.owners.note(config);
+        self.containers.note(config);
+    }
+
+    /// Takes what the controller says of a container.
+    pub(super) fn take_container(&mut self, report: ContainerReport, config: &NodeConfig) {
+        self.containers.take(report, config);
     }
 
     /// Takes back what a new configuration no longer allows; the worker hears of it by itself.
@@ -414,10 +439,10 @@ impl PodTable {
 
     /// Armed pods that have another namespace now, each told once.
     pub(super) fn gone(&mut self, config: &NodeConfig) -> Vec<PodName> {
-        let (home, resolver) = (&self.home, &mut self.resolver);
+        let (home, resolver, containers) = (&self.home, &mut self.resolver, &self.containers);
         let replaced = |(name, armed): &(&PodName, &ArmedPod)| match resolver.as_mut() {
             Some(resolver) => resolver.replaced(home, name, armed.netns_id(), armed.ips()),
-            None => config.pod(name).is_some_and(|pod| current(&pod.netns) != Some(armed.netns_id())),
+            None => config.pod(name).is_some_and(|pod| current(containers, pod) != Some(armed.netns_id())),
         };
         let gone: Vec<_> = self.armed.iter().filter(replaced).map(|(name, _)| name.clone()).collect();
         gone.into_iter().filter(|name| self.told.insert(name.clone())).collect()
@@ -452,8 +477,11 @@ fn same_namespace(name: &PodName, other: &PodName) -> String {
     )
 }
 
-fn current(netns: &Path) -> Option<NetnsId> {
-    NetnsId::of(netns).ok()
+fn current(containers: &Containers, pod: &PodConfig) -> Option<NetnsId> {
+    match &pod.netns {
+        NetnsSource::Path(path) => NetnsId::of(path).ok(),
+        NetnsSource::Container(_) => containers.netns_id(&pod.name),
+    }
 }
 
 fn not_armed(name: &PodName) -> RequestRefusal {

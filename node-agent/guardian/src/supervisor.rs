@@ -22,13 +22,14 @@ use super::{
     netns::HostNamespaces,
     pods::{self, ArmedPods, PodTable},
     reload::{ConfigFile, ReloadOutcome},
+    runtimes::RuntimeRelays,
     signals::GuardianSignals,
     tls_files::TlsFiles,
     watch::WatchdogVerdict,
     worker::WorkerProcess,
 };
 use redir_config::PodName;
-use redir_ipc::{Reply, Request};
+use redir_ipc::{ControllerMessage, Reply, Request};
 
 /// Everything the guardian holds.
 pub(super) struct Supervisor {
@@ -38,8 +39,9 @@ pub(super) struct Supervisor {
     pub(super) udp: OwnedFd,
     pub(super) key: OwnedFd,
     pub(super) launch: ChildLauncher,
-    /// In Kubernetes.
-    pub(super) controller: Option<ControllerSupervisor>,
+    /// In Kubernetes, and where the configuration names containers.
+    pub(super) controller: ControllerSupervisor,
+    pub(super) relays: RuntimeRelays,
     pub(super) drain: Duration,
     pub(super) pods: PodTable,
     pub(super) life: WorkerLifecycle,
@@ -72,7 +74,7 @@ impl Supervisor {
             let now = Instant::now();
             self.expire(now);
             if let Some(code) = self.finished() {
-                self.controller.iter().for_each(ControllerSupervisor::kill);
+                self.controller.kill();
                 return code;
             }
             self.start_if_due(now);
@@ -84,7 +86,8 @@ impl Supervisor {
                 self.signal(signal);
             }
             self.hear_controller();
-            self.controller.iter_mut().for_each(|controller| controller.judge_silence(Instant::now()));
+            self.relays.pump();
+            self.controller.judge_silence(Instant::now());
             self.serve();
             // What the worker has asked for meanwhile counts first.
             self.enforce(Instant::now());
@@ -114,7 +117,7 @@ impl Supervisor {
         match self.start(now) {
             Ok(mut worker) => {
                 tracing::info!(pid = worker.pid.as_raw(), "the worker is started");
-                self.controller.iter_mut().for_each(|controller| controller.join(&mut worker.control));
+                self.controller.join(&mut worker.control);
                 self.life.worker = Some(worker);
             }
             Err(error) => {
@@ -137,12 +140,13 @@ impl Supervisor {
 
     /// With a new controller the worker hears everything anew.
     fn start_controller_if_due(&mut self, now: Instant) {
-        let Self { controller: Some(controller), file, life, .. } = self else { return };
-        if life.exit.is_some() || life.stopping.is_some() {
+        let Self { controller, relays, file, life, .. } = self;
+        if life.exit.is_some() || life.stopping.is_some() || !controller.is_wanted(file.config()) {
             return;
         }
         let config = || memory::sealed(c"redir-agent-config", file.text().as_bytes());
         if controller.start_if_due(config, now) {
+            relays.clear();
             life.worker.iter_mut().for_each(|worker| controller.join(&mut worker.control));
         }
     }
@@ -150,8 +154,13 @@ impl Supervisor {
     /// What the controller has said counts before anything that the worker asks for because of it.
     fn hear_controller(&mut self) {
         let now = Instant::now();
-        let Self { controller: Some(controller), pods, .. } = self else { return };
-        controller.hear(&mut |message| pods.permit(message, now), now);
+        let Self { controller, relays, pods, file, .. } = self;
+        let config = file.config();
+        let mut take = |message| match message {
+            ControllerMessage::Container(report) => pods.take_container(report, config),
+            other => pods.permit(other, now),
+        };
+        relays.serve(controller, config, &mut take, now);
     }
 
     /// Takes back what may not be armed any more.
@@ -204,6 +213,8 @@ impl Supervisor {
                 self.pods.note(self.file.config());
                 self.pods.restrict(self.file.config());
                 self.tls.configure(self.file.config());
+                let text = memory::sealed(c"redir-agent-config", self.file.text().as_bytes());
+                self.controller.configure(self.file.config(), text);
                 self.push_config();
             }
             Err(error) => tracing::error!("{error:#}; the last good configuration stays in use"),
@@ -314,11 +325,9 @@ impl Supervisor {
             }
             // Its last words count: the worker may know what came of them.
             self.hear_controller();
-            if let Some(controller) = &mut self.controller {
-                match controller.ended(ended, Instant::now()) {
-                    ControllerExit::Another | ControllerExit::Restart => {}
-                    ControllerExit::End(code) => self.end(code),
-                }
+            match self.controller.ended(ended, Instant::now()) {
+                ControllerExit::Another | ControllerExit::Restart => {}
+                ControllerExit::End(code) => self.end(code),
             }
         }
     }

@@ -5,6 +5,7 @@
 
 mod channel;
 mod codec;
+mod containers;
 mod permission;
 mod reply;
 mod request;
@@ -18,6 +19,7 @@ use redir_config::PodName;
 
 pub use channel::{MAX_FDS, pair, receive, receive_plain, send, stream_pair};
 pub use codec::MalformedMessage;
+pub use containers::{ContainerId, ContainerReport, ContainerState, MAX_REASON, RunningContainer, RuntimeQuestion};
 pub use permission::{ControllerMessage, PERMISSION_LEN, PERMITTED_PORTS, PodPermission};
 pub use reply::{PodNetwork, Reply};
 pub use request::Request;

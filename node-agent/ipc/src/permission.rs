@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 
 use super::{
-    FirstHand, MAX_POD_IPS, PodLocation,
+    ContainerReport, FirstHand, MAX_POD_IPS, PodLocation, RuntimeQuestion,
     codec::{MalformedMessage, MessageReader, MessageWriter, read_port},
 };
 use redir_config::PodName;
@@ -29,6 +29,10 @@ pub enum ControllerMessage {
     Allow(PodPermission),
     /// That was all: it takes the place of the earlier list.
     Commit,
+    /// Without Kubernetes: a container runtime is to be asked this; answered by [`super::Reply::Runtime`] with this number.
+    Ask(u32, RuntimeQuestion),
+    /// Without Kubernetes: what a runtime says of a pod's container.
+    Container(ContainerReport),
 }
 
 /// A pod that live Intercepts mean.
@@ -65,6 +69,8 @@ impl ControllerMessage {
                 ports.iter().fold(&mut w, |w, port| w.u16(*port))
             }
             Self::Commit => w.u8(5),
+            Self::Ask(number, question) => question.write(w.u8(6).u32(*number)),
+            Self::Container(report) => report.write(w.u8(7)),
         };
         w.finish()
     }
@@ -81,6 +87,8 @@ impl ControllerMessage {
             3 => Self::Begin,
             4 => Self::Allow(permission(&mut r)?),
             5 => Self::Commit,
+            6 => Self::Ask(r.u32()?, RuntimeQuestion::read(&mut r)?),
+            7 => Self::Container(ContainerReport::read(&mut r)?),
             _ => return Err(MalformedMessage),
         };
         r.finish()?;

@@ -23,6 +23,8 @@ pub enum Reply {
     /// Between the controller and the worker, to both, with [one end of a stream socket pair]: it takes the place of what was
     /// there before.
     Peer,
+    /// Answer to [`super::ControllerMessage::Ask`]: with [a pipe that the runtime's answer comes through], or why it was not asked.
+    Runtime(Result<(), String>),
     /// Other certificates are those of armed ports now, with [certificates memfd]. Before the answer to an `Arm`.
     Certificates,
     /// End: no new work, connections may go on for `drain`.
@@ -104,6 +106,8 @@ impl Reply {
             Self::Config => w.u8(2),
             Self::Peer => w.u8(15),
             Self::Certificates => w.u8(16),
+            Self::Runtime(Ok(())) => w.u8(17),
+            Self::Runtime(Err(sentence)) => w.u8(18).text(truncated(sentence)),
             Self::Shutdown { drain } => w.u8(3).u32(u32::try_from(drain.as_millis()).unwrap_or(u32::MAX)),
             Self::PodGone { pod } => w.u8(4).text(pod.key()),
             Self::PodEnded { pod } => w.u8(14).text(pod.key()),
@@ -170,6 +174,8 @@ impl Reply {
             13 => Self::Listening { app: listening(&mut r)?, detour: detour(&mut r)? },
             14 => Self::PodEnded { pod: read_pod(&mut r)? },
             16 => Self::Certificates,
+            17 => Self::Runtime(Ok(())),
+            18 => Self::Runtime(Err(r.text(MAX_SENTENCE)?.to_owned())),
             _ => return Err(MalformedMessage),
         };
         r.finish()?;

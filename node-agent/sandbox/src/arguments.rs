@@ -16,6 +16,9 @@ pub struct ConfinementArguments {
     /// Of one that speaks to the API server: where the node's /proc is mounted, which it must not see
     #[arg(long, value_name = "FOLDER")]
     pub node_proc: Option<PathBuf>,
+    /// Of one that reads what container runtimes answer
+    #[arg(long, conflicts_with = "node_proc")]
+    pub container_runtimes: bool,
 }
 
 impl ConfinementArguments {
@@ -23,12 +26,14 @@ impl ConfinementArguments {
     pub fn arguments(&self) -> Vec<OsString> {
         let mut arguments = vec!["--user".into(), self.user.to_string().into()];
         arguments.extend(self.node_proc.iter().flat_map(|folder| ["--node-proc".into(), folder.into()]));
+        arguments.extend(self.container_runtimes.then(|| "--container-runtimes".into()));
         arguments
     }
 
     /// What it may do.
     pub fn profile(&self) -> SandboxProfile {
         match &self.node_proc {
+            None if self.container_runtimes => SandboxProfile::ContainerRuntimes,
             None => SandboxProfile::Traffic,
             Some(node_proc) => SandboxProfile::ApiServer { node_proc: node_proc.clone() },
         }

@@ -70,6 +70,7 @@ fn allowed(profile: &SandboxProfile) -> anyhow::Result<SyscallRules> {
             // quinn asks with a socket of its own whether the kernel sends several datagrams at once.
             calls.insert(libc::SYS_socket, sockets(&[libc::AF_INET, libc::AF_INET6], &[libc::SOCK_DGRAM])?);
         }
+        SandboxProfile::ContainerRuntimes => drop(calls.insert(libc::SYS_mmap, any([rule(data)?]))),
         SandboxProfile::ApiServer { .. } => {
             calls.extend(FILES.iter().map(|call| (*call, Vec::new())));
             // The C library loads what resolves names.

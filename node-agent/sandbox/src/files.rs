@@ -19,7 +19,7 @@ use super::profile::SandboxProfile;
 /// Leaves what the profile does not need.
 pub(super) fn leave(profile: &SandboxProfile) -> io::Result<()> {
     match profile {
-        SandboxProfile::Traffic => {
+        SandboxProfile::Traffic | SandboxProfile::ContainerRuntimes => {
             own_namespace()?;
             empty_root()
         }

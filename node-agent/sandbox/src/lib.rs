@@ -40,6 +40,9 @@ fn not_left(profile: &SandboxProfile, error: &io::Error) -> String {
     let meaning = match profile {
         SandboxProfile::Traffic => "only the filter of system calls keeps the worker from this machine's files",
         SandboxProfile::ApiServer { .. } => "the process that speaks to the API server sees those of the node",
+        SandboxProfile::ContainerRuntimes => {
+            "only the filter of system calls keeps the process that reads container runtimes' answers from this machine's files"
+        }
     };
     format!(
         "no file system of its own for a process without privileges ({error}): {meaning}. Give the agent CAP_SYS_ADMIN and \

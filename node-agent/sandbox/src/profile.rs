@@ -12,4 +12,6 @@ pub enum SandboxProfile {
         /// Where the node's `/proc` is mounted, which is covered; `/proc` itself is left as it is.
         node_proc: PathBuf,
     },
+    /// Reads what container runtimes answer: no file, no program, and no socket of its own; it cannot even ask.
+    ContainerRuntimes,
 }

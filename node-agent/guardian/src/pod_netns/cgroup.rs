@@ -13,6 +13,11 @@ pub(crate) fn names(cgroup: &str, uid: &str) -> bool {
     pods.peek().is_some() && pods.all(|pod| pod == wanted)
 }
 
+/// Whether a cgroup of this name is a pod's.
+pub(crate) fn is_pod(name: &str) -> bool {
+    pod_of(name).is_some()
+}
+
 /// The UID in a cgroup's name, as it is written there.
 fn pod_of(name: &str) -> Option<&str> {
     let (before, uid) = name.strip_suffix(".slice").unwrap_or(name).rsplit_once("pod")?;

@@ -24,7 +24,7 @@ impl Supervisor {
         let restart = self.life.restart_at.filter(|_| self.life.worker.is_none() && self.life.exit.is_none());
         let look = self.pods.next_look(now);
         let ending = self.pods.next_ending();
-        let controller = self.controller.as_ref();
+        let controller = Some(&self.controller).filter(|controller| controller.is_wanted(self.file.config()));
         let times = [
             controller.and_then(ControllerSupervisor::next),
             self.pods.next_withdrawal(),
@@ -44,8 +44,9 @@ impl Supervisor {
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
         let worker = self.life.worker.as_ref();
         fds.extend(worker.and_then(|worker| Some(PollFd::new(worker.control.as_fd(), worker.interest()?))));
-        let interest = controller.and_then(ControllerSupervisor::interest);
+        let interest = self.controller.interest();
         fds.extend(interest.map(|(control, interest)| PollFd::new(control.as_fd(), interest)));
+        fds.extend(self.relays.interests().map(|(fd, interest)| PollFd::new(fd, interest)));
         let others = fds.len();
         fds.extend(self.pods.owners().map(|process| PollFd::new(process, PollFlags::POLLIN)));
         let monitors = fds.len();
