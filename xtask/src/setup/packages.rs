@@ -39,6 +39,11 @@ pub(super) const PACKAGES: &[Package] = &[
     Package { name: "iptables", file: "/usr/sbin/iptables", why: "the same with the older interface" },
     Package { name: "curl", file: "/usr/bin/curl", why: "tests run the lines that redir gives to try" },
     Package { name: "openssl", file: "/usr/bin/openssl", why: "certificates of the cluster for tests" },
+    Package { name: "docker.io", file: "/usr/sbin/dockerd", why: "tests name pods by containers of Docker" },
+    Package { name: "podman", file: "/usr/bin/podman", why: "the same with Podman" },
+    Package { name: "containernetworking-plugins", file: "/usr/lib/cni/bridge", why: "Podman's networks" },
+    Package { name: "runc", file: "/usr/sbin/runc", why: "runs the containers of both" },
+    Package { name: "busybox-static", file: "/bin/busybox", why: "the app in them" },
 ];
 
 /// Only for a cluster that enforces network policies.
