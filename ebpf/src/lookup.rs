@@ -23,7 +23,9 @@ pub fn run(ctx: &SkLookupContext) -> Reason {
     if lookup.protocol != u32::from(TCP) {
         return Reason::LookupOther;
     }
-    let Some(taken) = maps::take(&ConnectionRecord { client, pod, ports }) else { return Reason::LookupOther };
+    let Some(taken) = maps::take(&ConnectionRecord { client, pod, ports }) else {
+        return if is_dialled_itself(&lookup) { Reason::LookupAgentPort } else { Reason::LookupOther };
+    };
     if taken.late {
         // Of whom it is now, is not known.
         Reason::LookupLate
@@ -34,6 +36,19 @@ pub fn run(ctx: &SkLookupContext) -> Reason {
     } else {
         Reason::LookupAssignFailed
     }
+}
+
+/// Whether a program of the pod dials the agent's listener under its own address. Refused here, it gets a reset at once; the
+/// listener's filter could only drop the SYN, and the program would wait for minutes. The programs' own questions have no
+/// remote port.
+#[inline(always)]
+fn is_dialled_itself(lookup: &LookupContext) -> bool {
+    let address = if lookup.family == AF_INET6 {
+        lookup.local_v6 == [0, 0, 0, 1_u32.to_be()]
+    } else {
+        lookup.local_v4 == 0x7f00_0001_u32.to_be()
+    };
+    address && lookup.remote_port != 0 && lookup.local_port == u32::from(maps::agent_port())
 }
 
 /// The client's address and the pod's.

@@ -158,6 +158,8 @@ reasons! {
     LookupLate = "late", Lookup, Next;
     /// A leg that only tries the way, whose listener is gone: refused, the app must not get it.
     LookupTrialLost = "trial_lost", Lookup, Drop;
+    /// A program of the pod dials the port of the agent's listener itself: refused.
+    LookupAgentPort = "agent_port", Lookup, Drop;
     /// A SYN to a socket of the agent, and to a port that nobody intercepts: dropped.
     FilterSyn = "syn", Filter, Drop;
     /// To a socket of the agent that is kept beyond the release of the pod: dropped.

@@ -260,6 +260,26 @@ fn a_leg_that_listens_gets_nobody_from_outside_or_inside() {
     }
 }
 
+/// It could only wait: for the listener, such a connection is none of an intercepted port.
+#[test]
+fn a_program_of_the_pod_that_dials_the_agents_listener_is_refused_at_once() {
+    for attach in hooks() {
+        let mut taken_over = TakenOver::new(attach);
+        let port = taken_over.rig.pods.armed[&web()].agent_port();
+        for family in FAMILIES {
+            let before = taken_over.count(Reason::LookupAgentPort);
+            let at = SocketAddr::new(family.loopback(), port);
+            let dial = || TcpStream::connect_timeout(&at, PATIENCE).expect_err("nobody's service");
+            let refused = taken_over.pod().namespace.run(dial).expect("inside");
+            assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{attach:?} {at}");
+            assert_eq!(taken_over.count(Reason::LookupAgentPort), before + 1);
+            // What is steered still gets there.
+            drop(taken_over.accepted(family));
+        }
+        assert_eq!(taken_over.count(Reason::FilterSyn), 0);
+    }
+}
+
 /// Both ends connect at once, each from its own port: no listener is needed, and neither end sends the first SYN alone.
 #[test]
 fn a_leg_does_not_meet_an_accomplice_half_way() {
