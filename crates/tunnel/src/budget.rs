@@ -63,14 +63,14 @@ impl Budget {
         Budget(Arc::new(BudgetState { stalled: Mutex::default(), most, _membership: Some(Box::new(membership)) }))
     }
 
-    /// Writes all these bytes of a stream to its reader, as many at once as it takes. A reader that takes nothing counts
-    /// against the budget.
+    /// Writes all these bytes of a stream to its reader, as many at once as it takes. A reader that takes too little counts
+    /// against the budget; `patience` is the stream's own, from one call to the next.
     pub async fn write_all<W: AsyncWrite + Unpin>(
         &self,
         writer: &mut W,
         mut chunks: &mut [Bytes],
+        patience: &mut StallTimer,
     ) -> Result<(), BudgetError> {
-        let mut patience = self.patience();
         loop {
             let done = chunks.iter().take_while(|chunk| chunk.is_empty()).count();
             chunks = &mut std::mem::take(&mut chunks)[done..];
@@ -88,7 +88,7 @@ impl Budget {
             match written.await {
                 Ok(0) => return Err(BudgetError::Io(io::ErrorKind::WriteZero.into())),
                 Ok(mut written) => {
-                    patience.renew();
+                    patience.progressed(written);
                     for chunk in chunks.iter_mut() {
                         let part = written.min(chunk.len());
                         chunk.advance(part);
@@ -134,21 +134,34 @@ pub struct StallTimer {
 #[derive(Debug)]
 struct StalledWait {
     timer: Pin<Box<Sleep>>,
+    /// Bytes that the reader has taken since the timer began.
+    taken: usize,
     /// Once the reader counts as stalled.
     place: Option<StalledPlace>,
 }
 
 impl StallTimer {
-    /// Something went to the reader, or nothing waits for it.
+    /// Nothing waits for the reader.
     pub fn renew(&mut self) {
         self.waiting = None;
+    }
+
+    /// So many bytes went to the reader. Only [`LEAST_PROGRESS`] of them within [`PATIENCE`] count: one that takes a byte now
+    /// and then holds as much as one that takes none.
+    pub fn progressed(&mut self, bytes: usize) {
+        if let Some(waiting) = &mut self.waiting {
+            waiting.taken = waiting.taken.saturating_add(bytes);
+            if waiting.taken >= LEAST_PROGRESS {
+                self.waiting = None;
+            }
+        }
     }
 
     /// Call it while bytes wait for the reader. Ready: this stream is one of the slowest of too many, give it up.
     pub fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let budget = &self.budget;
-        let waiting =
-            self.waiting.get_or_insert_with(|| Box::new(StalledWait { timer: Box::pin(sleep(PATIENCE)), place: None }));
+        let begin = || Box::new(StalledWait { timer: Box::pin(sleep(PATIENCE)), taken: 0, place: None });
+        let waiting = self.waiting.get_or_insert_with(begin);
         loop {
             ready!(waiting.timer.as_mut().poll(cx));
             match &waiting.place {
@@ -156,6 +169,7 @@ impl StallTimer {
                 Some(place) if place.must_yield() => return Poll::Ready(()),
                 Some(_) => {}
             }
+            waiting.taken = 0;
             waiting.timer.as_mut().reset(Instant::now() + PATIENCE);
         }
     }
@@ -186,9 +200,12 @@ impl Drop for StalledPlace {
 
 /// Pieces in one write.
 pub(crate) const AT_ONCE: usize = 32;
-/// A reader that takes nothing for so long has stalled; it is also how often a stalled stream asks whether it must
+/// A reader that takes less than [`LEAST_PROGRESS`] for so long has stalled; it is also how often a stalled stream asks whether it must
 /// yield. Longer than a laptop's Wi-Fi hiccup, short enough that the others do not notice.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// Bytes within [`PATIENCE`] that count as reading: 64 kbit/s. A client that honestly is slower loses nothing by counting as
+/// stalled while there is room for all that are.
+const LEAST_PROGRESS: usize = 4 << 10;
 
 #[cfg(test)]
 mod tests {
@@ -208,7 +225,10 @@ mod tests {
             let (mut writer, reader) = duplex(1);
             readers.push(reader);
             let budget = budget.clone();
-            writes.spawn(async move { (index, budget.write_all(&mut writer, &mut pieces()).await) });
+            writes.spawn(async move {
+                let mut patience = budget.patience();
+                (index, budget.write_all(&mut writer, &mut pieces(), &mut patience).await)
+            });
             tokio::time::advance(Duration::from_millis(1)).await;
         }
         let (index, result) = writes.join_next().await.unwrap().unwrap();
@@ -228,5 +248,63 @@ mod tests {
         }
         assert!(got.iter().all(|bytes| bytes == b"abc"));
         assert_eq!(budget.stalled(), 0);
+    }
+    /// Fills the budget with readers that take nothing, then says what becomes of one that came before them all and takes so
+    /// many bytes each 100 ms.
+    async fn beside_stalled_ones(bytes: usize) -> Option<Result<(), BudgetError>> {
+        const MUCH: usize = 1 << 20;
+        let budget = Budget::default();
+        let (mut writer, mut reader) = duplex(1);
+        let of_first = budget.clone();
+        let first = tokio::spawn(async move {
+            let mut patience = of_first.patience();
+            of_first.write_all(&mut writer, &mut [Bytes::from(vec![0; MUCH])], &mut patience).await
+        });
+        let mut others = tokio::task::JoinSet::new();
+        let mut silent = Vec::new();
+        for turn in 0..200 {
+            reader.read_exact(&mut vec![0; bytes]).await.ok()?;
+            if (10..10 + STALLED_STREAMS).contains(&turn) {
+                let (mut writer, reader) = duplex(1);
+                silent.push(reader);
+                let budget = budget.clone();
+                others.spawn(async move {
+                    let mut patience = budget.patience();
+                    budget.write_all(&mut writer, &mut pieces(), &mut patience).await
+                });
+            }
+            tokio::time::advance(Duration::from_millis(100)).await;
+            tokio::task::yield_now().await;
+            if first.is_finished() {
+                return Some(first.await.unwrap());
+            }
+        }
+        assert!(others.try_join_next().is_none(), "the others are within the budget");
+        None
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_byte_now_and_then_is_no_reading() {
+        assert!(matches!(beside_stalled_ones(1).await, Some(Err(BudgetError::Slow))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_reader_is_none_that_stalls() {
+        assert!(beside_stalled_ones(LEAST_PROGRESS / 4).await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_reads_a_byte_now_and_then_loses_nothing_while_there_is_room() {
+        let budget = Budget::default();
+        let (mut writer, mut reader) = duplex(1);
+        let writing = tokio::spawn(async move {
+            let mut patience = budget.patience();
+            budget.write_all(&mut writer, &mut [Bytes::from(vec![0; 100])], &mut patience).await
+        });
+        for _ in 0..100 {
+            reader.read_exact(&mut [0]).await.unwrap();
+            tokio::time::advance(PATIENCE * 2).await;
+        }
+        writing.await.unwrap().unwrap();
     }
 }

@@ -3,7 +3,9 @@
 //! The two directions are independent. A FIN on one side becomes a FIN on the other; a reset becomes a reset and ends
 //! both directions. Dropping the future resets both sides: a cut transfer must never look like a finished one.
 
+use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -14,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::agent::varint;
-use crate::budget::{AT_ONCE, Budget, BudgetError};
+use crate::budget::{AT_ONCE, Budget, BudgetError, StallTimer};
 use crate::developer::refuse;
 
 /// What went through, and how it ended.
@@ -77,9 +79,13 @@ pub async fn stream_to_tcp<W: AsyncWrite + Unpin>(
 ) -> Result<(), StreamCode> {
     // A packet is a piece; what came together is written together.
     let mut chunks = [const { Bytes::new() }; AT_ONCE];
-    while let Some(count) = recv.read_chunks(&mut chunks).await.map_err(|error| read_code(&error))? {
+    let mut patience = budget.patience();
+    loop {
+        let Some(count) = read_some(recv, &mut chunks, &mut patience).await.map_err(|error| read_code(&error))? else {
+            break;
+        };
         let length: usize = chunks[..count].iter().map(Bytes::len).sum();
-        match budget.write_all(write, &mut chunks[..count]).await {
+        match budget.write_all(write, &mut chunks[..count], &mut patience).await {
             Ok(()) => {}
             // The service has sent its FIN and then closed, as one does that answers before it has read everything. What
             // it said is whole and may still be on its way: only what the client says is not wanted any more.
@@ -95,6 +101,23 @@ pub async fn stream_to_tcp<W: AsyncWrite + Unpin>(
     // Already closed by the other side: then the other direction tells.
     write.shutdown().await.ok();
     Ok(())
+}
+
+/// Some pieces, or `None` behind the last one. Where there are none yet, everything is written, and nothing waits for the reader.
+async fn read_some(
+    recv: &mut RecvStream,
+    chunks: &mut [Bytes],
+    patience: &mut StallTimer,
+) -> Result<Option<usize>, ReadError> {
+    let mut next = pin!(recv.read_chunks(chunks));
+    poll_fn(|cx| {
+        let read = next.as_mut().poll(cx);
+        if read.is_pending() {
+            patience.renew();
+        }
+        read
+    })
+    .await
 }
 
 /// Copies to the stream until the connection's FIN, which is passed on, or until the agent's client is done with it: then

@@ -104,9 +104,14 @@ impl DeveloperLeg {
         Poll::Ready(())
     }
 
-    /// The client has taken bytes, or none wait for it.
+    /// None of the developer's bytes wait for the client.
     pub(crate) fn renew(&mut self) {
         self.patience.renew();
+    }
+
+    /// The client has taken so many bytes.
+    pub(crate) fn progressed(&mut self, bytes: usize) {
+        self.patience.progressed(bytes);
     }
 
     /// Forwards the client's FIN.

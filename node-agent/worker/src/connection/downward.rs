@@ -65,7 +65,7 @@ impl Exchange<'_> {
             Poll::Ready(Err(_)) => return Err(End::Reset("client_reset")),
         };
         down.take(count);
-        self.legs[index].renew();
+        self.legs[index].progressed(count);
         let left = writing.left - count;
         self.sent(count);
         if left > 0 {

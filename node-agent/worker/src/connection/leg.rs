@@ -198,10 +198,10 @@ impl Leg {
         }
     }
 
-    /// The client has taken bytes of this leg.
-    pub(super) fn renew(&mut self) {
+    /// The client has taken so many bytes of this leg.
+    pub(super) fn progressed(&mut self, bytes: usize) {
         if let State::Open(Socket::Developer(leg)) = &mut self.state {
-            leg.renew();
+            leg.progressed(bytes);
         }
     }
 
