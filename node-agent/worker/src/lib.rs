@@ -117,6 +117,7 @@ async fn live(bootstrap: WorkerBootstrap, admin: TcpListener, limits: MachineLim
     let mut tasks = JoinSet::new();
     let given = tls.clone();
     tasks.spawn(driver.with_certificates(move |certificates| given.replace(certificates)).run());
+    tasks.spawn(memory::trim::run());
     pulse::start(broker.control()?, &mut tasks).context("start the thread that says the worker lives")?;
     let parts = WorkerParts { udp, admin, memory: limits.memory, key, config, tls };
     let (broken_ways, mut broken) = mpsc::channel(BROKEN_WAYS);

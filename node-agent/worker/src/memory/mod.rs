@@ -11,6 +11,7 @@
 
 mod account;
 mod ceiling;
+pub(crate) mod trim;
 
 use std::{
     path::Path,
