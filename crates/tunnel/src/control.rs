@@ -31,6 +31,17 @@ pub enum Turn<M> {
     Finished,
     /// What was said is written, but for less than the backlog.
     Drained,
+    /// Bytes came, and no message is whole.
+    Partial,
+}
+
+/// Whether messages of the other end are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hearing {
+    /// As they come.
+    Open,
+    /// They wait in the stream, and by its window with the other end.
+    Closed,
 }
 
 /// What the two sessions have in common.
@@ -43,29 +54,32 @@ pub trait Session {
     fn poll(&mut self) -> Result<Option<Self::Message>, SessionError>;
     /// Bytes to write.
     fn output(&mut self) -> Bytes;
+    /// Bytes that came and are no message yet.
+    fn unread(&self) -> usize;
 }
 
 impl<S: Session> Control<S> {
     /// The next message; `None` when the other end has finished. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Result<Option<S::Message>, ControlError> {
         loop {
-            match self.turn(0).await? {
+            match self.turn(usize::MAX, Hearing::Open).await? {
                 Turn::Message(message) => return Ok(Some(message)),
                 Turn::Finished => return Ok(None),
-                Turn::Drained => {}
+                Turn::Drained | Turn::Partial => {}
             }
         }
     }
 
-    /// As [`Control::next`], but resolves also when fewer than `backlog` bytes are left to write, if it were more.
-    /// Dropping the future loses nothing.
-    pub async fn turn(&mut self, backlog: usize) -> Result<Turn<S::Message>, ControlError> {
+    /// As [`Control::next`], but resolves also when bytes came, and when fewer than `backlog` bytes are left to write, if it
+    /// were more. Until then nothing is heard: whoever asks must read the answers. Dropping the future loses nothing.
+    pub async fn turn(&mut self, backlog: usize, hearing: Hearing) -> Result<Turn<S::Message>, ControlError> {
         loop {
-            if let Some(message) = self.session.poll()? {
+            let above = self.unsent.len() >= backlog;
+            let hears = hearing == Hearing::Open && !above;
+            if hears && let Some(message) = self.session.poll()? {
                 return Ok(Turn::Message(message));
             }
             self.collect_output()?;
-            let above = self.unsent.len() >= backlog;
             // Both arms may be dropped at any await: a write returns what it wrote, a chunk is taken whole.
             tokio::select! {
                 written = self.send.write(&self.unsent), if !self.unsent.is_empty() => {
@@ -74,10 +88,15 @@ impl<S: Session> Control<S> {
                         return Ok(Turn::Drained);
                     }
                 }
-                chunk = self.recv.read_chunk(CHUNK, true) => match chunk? {
-                    Some(chunk) => self.session.receive(&chunk.bytes),
+                chunk = self.recv.read_chunk(CHUNK, true), if hears => match chunk? {
+                    Some(chunk) => {
+                        self.session.receive(&chunk.bytes);
+                        return Ok(self.session.poll()?.map_or(Turn::Partial, Turn::Message));
+                    }
                     None => return Ok(Turn::Finished),
                 },
+                // Nothing is to be written or heard.
+                () = std::future::pending() => {}
             }
         }
     }
@@ -100,6 +119,11 @@ impl<S: Session> Control<S> {
         self.flush().await?;
         self.send.finish().ok();
         timeout(FLUSH, self.send.stopped()).await.map_or(Err(ControlError::Stalled), |_| Ok(()))
+    }
+
+    /// Bytes of the other end that are no message yet, or wait for their turn.
+    pub fn unheard(&self) -> usize {
+        self.session.unread()
     }
 
     fn collect_output(&mut self) -> Result<(), ControlError> {
@@ -167,6 +191,10 @@ impl Session for AgentSession {
     fn output(&mut self) -> Bytes {
         Self::output(self)
     }
+
+    fn unread(&self) -> usize {
+        Self::unread(self)
+    }
 }
 
 impl Session for DeveloperSession {
@@ -182,6 +210,10 @@ impl Session for DeveloperSession {
 
     fn output(&mut self) -> Bytes {
         Self::output(self)
+    }
+
+    fn unread(&self) -> usize {
+        Self::unread(self)
     }
 }
 

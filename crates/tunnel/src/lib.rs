@@ -28,7 +28,7 @@ use std::net::SocketAddr;
 
 pub use agent::{AgentEndpoint, Handshake};
 pub use budget::{Budget, BudgetError, StallTimer};
-pub use control::{AgentControl, Control, ControlError, DeveloperControl, FLUSH, Session, Turn};
+pub use control::{AgentControl, Control, ControlError, DeveloperControl, FLUSH, Hearing, Session, Turn};
 pub use developer::{Arrival, DataStream, Dialled, HeaderError, Tunnel, dial};
 pub use error::{DialError, Lost};
 pub use hints::{UnreachableHints, UnreachableWatch};

@@ -34,7 +34,12 @@ impl Frames {
 
     /// Whether a frame has begun and is not whole.
     pub fn is_midway(&self) -> bool {
-        !self.unread.is_empty()
+        self.unread() > 0
+    }
+
+    /// Bytes that came and make no whole frame yet, or were not asked for.
+    pub fn unread(&self) -> usize {
+        self.unread.len()
     }
 }
 

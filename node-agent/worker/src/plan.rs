@@ -166,15 +166,12 @@ impl Intercept {
 
     /// An intercept over a bare connection, with what is told to its developer.
     #[cfg(test)]
-    pub(crate) fn for_test(
-        id: u64,
-        pod: PodName,
-        connection: quinn::Connection,
-    ) -> (Self, tokio::sync::mpsc::Receiver<redir_wire::RequestEvent>) {
+    pub(crate) fn for_test(id: u64, pod: PodName, connection: quinn::Connection) -> (Self, crate::tunnel::EventQueue) {
         let (tunnel, events) = TunnelHandle::new(
             connection,
             Arc::default(),
             (&redir_tunnel::UnreadPool::default(), redir_tunnel::Pin::of_spki(b"alice")),
+            &crate::memory::PodAccount::default(),
         );
         let (developer, to) = ("alice".into(), "127.0.0.1:3000".into());
         let (requests, bypassed) = (Arc::default(), Arc::default());

@@ -5,6 +5,7 @@
 //! Must not decide which intercept wins (the registry's), nor touch a client's connection (the capture's).
 //! Called by the worker's start and shutdown.
 
+mod backlog;
 pub(crate) mod counters;
 mod endings;
 mod executor;
@@ -45,6 +46,8 @@ use self::{
     hub::{HubCommand, HubOutputs, TunnelHub},
 };
 
+#[cfg(test)]
+pub(crate) use backlog::EventQueue;
 pub(crate) use handle::{OpenStream, TunnelHandle};
 
 /// What the tunnels need from the worker.

@@ -33,6 +33,13 @@ enum Greeting {
     Answered,
 }
 
+impl ToDeveloper {
+    /// Bytes of the message as it is sent.
+    pub fn encoded_len(&self) -> usize {
+        proto::ToDeveloper { answers: 0, body: Some(self.into()) }.encoded_len()
+    }
+}
+
 impl AgentSession {
     /// Takes bytes from the stream.
     pub fn receive(&mut self, bytes: &[u8]) {
@@ -61,6 +68,11 @@ impl AgentSession {
     /// Whether a message has begun and is not whole.
     pub fn is_midway(&self) -> bool {
         self.frames.is_midway()
+    }
+
+    /// Bytes that came and are no message yet.
+    pub fn unread(&self) -> usize {
+        self.frames.unread()
     }
 
     /// Answers the greeting.

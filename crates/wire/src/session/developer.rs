@@ -75,6 +75,11 @@ impl DeveloperSession {
         self.frames.is_midway()
     }
 
+    /// Bytes that came and are no message yet.
+    pub fn unread(&self) -> usize {
+        self.frames.unread()
+    }
+
     /// The bytes to write now, which the session then forgets.
     pub fn output(&mut self) -> Bytes {
         self.output.split().freeze()

@@ -18,11 +18,11 @@ tokio::task_local! {
     static PAYER: Arc<ClientAccount>;
 }
 
-/// Bytes that are held for a pod; cheap to clone.
+/// Bytes that are held for a pod, or for a developer's key; cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PodAccount(Arc<AtomicUsize>);
 
-/// Bytes that are held for a client of a pod.
+/// Bytes that are held for a client of a pod, or for a tunnel of a key.
 #[derive(Debug)]
 pub(crate) struct ClientAccount {
     pod: PodAccount,

@@ -136,6 +136,11 @@ impl Default for Share {
 }
 
 impl Share {
+    /// Of nothing yet, for this client.
+    pub(crate) fn of(account: Arc<ClientAccount>) -> Self {
+        Share { ledger: &LEDGER, account: Some(account), bytes: 0 }
+    }
+
     /// Holds this many bytes from now on, whether there is room or not: they are here already.
     pub(crate) fn set(&mut self, bytes: usize) {
         if bytes == self.bytes {

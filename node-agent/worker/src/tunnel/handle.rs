@@ -10,13 +10,18 @@ use std::{
 
 use redir_tunnel::{Budget, Pin, StallTimer, UnreadPool};
 use redir_wire::{RequestOutcome, UnixMillis, limits};
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::plan::{OpenError, RequestEvent};
+use crate::{
+    memory::PodAccount,
+    plan::{OpenError, RequestEvent},
+};
 use redir_config::PodName;
 
-use super::counters::TunnelCounters;
+use super::{
+    backlog::{Backlog, EventQueue, EventSender, event_queue},
+    counters::TunnelCounters,
+};
 
 /// A tunnel that is up, or was. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -25,7 +30,8 @@ pub(crate) struct TunnelHandle(Arc<HandleState>);
 #[derive(Debug)]
 struct HandleState {
     connection: quinn::Connection,
-    events: mpsc::Sender<redir_wire::RequestEvent>,
+    events: EventSender,
+    backlog: Backlog,
     missed: AtomicU64,
     streams: AtomicU64,
     streams_total: AtomicU64,
@@ -36,17 +42,20 @@ struct HandleState {
 }
 
 impl TunnelHandle {
-    /// A tunnel whose request events go to the returned queue.
+    /// A tunnel whose request events go to the returned queue; `memory` is its key's.
     pub(crate) fn new(
         connection: quinn::Connection,
         counters: Arc<TunnelCounters>,
         (unread, key): (&UnreadPool, Pin),
-    ) -> (Self, mpsc::Receiver<redir_wire::RequestEvent>) {
-        let (events, queue) = mpsc::channel(EVENTS);
+        memory: &PodAccount,
+    ) -> (Self, EventQueue) {
+        let (events, queue) = event_queue(EVENTS, Backlog::new(memory));
+        let backlog = Backlog::new(memory);
         let budget = unread.join(&connection, key);
         let inner = HandleState {
             connection,
             events,
+            backlog,
             missed: AtomicU64::new(0),
             streams: AtomicU64::new(0),
             streams_total: AtomicU64::new(0),
@@ -91,7 +100,7 @@ impl TunnelHandle {
             grpc_status: event.grpc_status,
             bytes: event.bytes,
         };
-        if self.0.events.try_send(event).is_err() {
+        if !self.0.events.try_send(event) {
             self.0.missed.fetch_add(missed + 1, Ordering::Relaxed);
             self.0.counters.events_dropped.add(1);
         }
@@ -124,6 +133,11 @@ impl TunnelHandle {
     /// Marks the tunnel as down, before its connection is.
     pub(crate) fn end(&self) {
         self.0.ended.cancel();
+    }
+
+    /// What waits on the control stream.
+    pub(super) fn backlog(&self) -> &Backlog {
+        &self.0.backlog
     }
 
     /// The QUIC connection.
@@ -180,8 +194,8 @@ fn cut(mut text: String, limit: usize) -> String {
     text
 }
 
-/// Request events of one tunnel that wait to be sent. At 10,000 requests/s a tenth of a second; above it they are
-/// dropped and the next event says how many.
+/// Request events of one tunnel that wait to be sent, as far as there is memory for them (`backlog`). At 10,000 requests/s a
+/// tenth of a second; above it they are dropped and the next event says how many.
 const EVENTS: usize = 1024;
 
 #[cfg(test)]

@@ -472,10 +472,21 @@ impl TunnelHub {
         if self.stopped { PortContests::new() } else { self.registry.contests() }
     }
 
-    /// Queues a message; a session whose queue is full does not keep up and is closed.
+    /// Queues a message; a session whose queue is full does not keep up and is closed. An answer for which there is no memory
+    /// is a refusal.
     fn say(&mut self, session: SessionId, answers: u32, message: ToDeveloper) {
         let Some(to) = self.sessions.get(&session) else { return };
-        if to.joined.outbox.try_send(SessionCommand::Say(answers, message)).is_err() {
+        let hold = |message: &ToDeveloper| to.joined.handle.backlog().hold(message.encoded_len() * IN_MEMORY);
+        let (message, held) = match hold(&message) {
+            None if answers != 0 => {
+                let refused = Refused { code: RefusedCode::TooMany, sentence: SCARCE.to_owned() };
+                let refused = ToDeveloper::Refused(refused);
+                let held = hold(&refused);
+                (refused, held)
+            }
+            held => (message, held),
+        };
+        if held.is_none() || to.joined.outbox.try_send(SessionCommand::Say(answers, message, held)).is_err() {
             // Dropping the outbox tells the session.
             to.joined.handle.end();
             self.sessions.remove(&session);
@@ -488,6 +499,11 @@ impl TunnelHub {
         self.registry.policy().name_of(pin).unwrap_or_default()
     }
 }
+
+/// A message's texts and lists take so much more memory than as it is sent.
+const IN_MEMORY: usize = 2;
+/// Instead of an answer.
+const SCARCE: &str = "the agent has no memory for the answer now; ask again in a moment";
 
 /// Sleeps until then, or for ever.
 async fn until(time: Option<Instant>) {

@@ -9,11 +9,13 @@ use std::{
 
 use redir_tunnel::{PART_MIN, Pin};
 
+use crate::memory::PodAccount;
+
 /// Tunnels of one key: each port of each `redir intercept` has one, and after a change of network each has two for a moment.
 pub(super) const TUNNELS_OF_A_KEY: usize = 32;
 
 /// Tunnels of an agent, whatever their keys: a key costs nothing in Kubernetes, and each tunnel needs 64 KiB for unread bytes,
-/// queues and a task.
+/// queues (`backlog`) and a task.
 const TUNNELS: usize = 512;
 /// A key may have so large a part of what is free: those who come later find room until the end.
 const PART_OF_FREE: usize = 4;
@@ -27,15 +29,23 @@ pub(super) struct TunnelsByKey {
 
 #[derive(Debug, Default)]
 struct TunnelCounts {
-    by_key: HashMap<Pin, usize>,
+    by_key: HashMap<Pin, KeyUsage>,
     all: usize,
     /// Those that had room. The others are being told, and are gone in a moment.
     admitted: usize,
 }
 
+#[derive(Debug, Default)]
+struct KeyUsage {
+    tunnels: usize,
+    memory: PodAccount,
+}
+
 /// One tunnel of a key, counted until it is dropped.
 pub(super) struct CountedTunnel {
     keys: TunnelsByKey,
+    /// What waits for the key's developer in all its tunnels.
+    pub(super) memory: PodAccount,
     pub(super) pin: Pin,
     pub(super) room: KeyRoom,
 }
@@ -64,17 +74,18 @@ impl TunnelsByKey {
         let free = self.most.saturating_sub(counts.admitted);
         let told = counts.all - counts.admitted;
         counts.all += 1;
-        let count = counts.by_key.entry(pin).or_default();
-        *count += 1;
-        let fits = free > 0 && *count <= (free / PART_OF_FREE).max(1);
-        let room = match *count {
+        let key = counts.by_key.entry(pin).or_default();
+        key.tunnels += 1;
+        let (count, memory) = (key.tunnels, key.memory.clone());
+        let fits = free > 0 && count <= (free / PART_OF_FREE).max(1);
+        let room = match count {
             0..=TUNNELS_OF_A_KEY if fits => KeyRoom::Free,
             count if count > 2 * TUNNELS_OF_A_KEY || told >= self.most => KeyRoom::Flooded,
             0..=TUNNELS_OF_A_KEY => KeyRoom::AgentFull,
             _ => KeyRoom::Full,
         };
         counts.admitted += usize::from(room == KeyRoom::Free);
-        CountedTunnel { keys: self.clone(), pin, room }
+        CountedTunnel { keys: self.clone(), memory, pin, room }
     }
 
     fn lock(&self) -> MutexGuard<'_, TunnelCounts> {
@@ -88,10 +99,10 @@ impl Drop for CountedTunnel {
         let mut counts = self.keys.lock();
         counts.all -= 1;
         counts.admitted -= usize::from(self.room == KeyRoom::Free);
-        if let Entry::Occupied(mut count) = counts.by_key.entry(self.pin) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
+        if let Entry::Occupied(mut key) = counts.by_key.entry(self.pin) {
+            key.get_mut().tunnels -= 1;
+            if key.get().tunnels == 0 {
+                key.remove();
             }
         }
     }

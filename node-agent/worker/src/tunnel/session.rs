@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use redir_tunnel::{
-    AgentControl, AgentEndpoint, ControlError, FrameCounts, HANDSHAKE, Handshake, LivenessLimits, TunnelLiveness,
+    AgentControl, AgentEndpoint, ControlError, FrameCounts, HANDSHAKE, Handshake, Hearing, LivenessLimits, TunnelLiveness,
     TunnelState, Turn, UnreachableHints, UnreachableWatch, UnreadPool,
 };
 use redir_wire::{Bye, CloseCode, Malformed, Refused, RefusedCode, SessionError, ToAgent, ToDeveloper};
@@ -14,9 +14,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{control::Policy, registry::SessionId};
+use crate::{
+    control::Policy,
+    memory::{self, Purpose},
+    registry::SessionId,
+};
 
 use super::{
+    backlog::{BACKLOG_FREE, EventQueue, Waiting},
     counters::TunnelCounters,
     handle::TunnelHandle,
     hub::{HubCommand, JoinedTunnel},
@@ -35,8 +40,8 @@ pub(crate) struct AgentIntroduction {
 /// What the hub wants a session to do.
 #[derive(Debug)]
 pub(crate) enum SessionCommand {
-    /// Say this: the answer to a question, or unasked with 0.
-    Say(u32, ToDeveloper),
+    /// Say this: the answer to a question, or unasked with 0. With what it takes of the tunnel's backlog, where that is counted.
+    Say(u32, ToDeveloper, Option<Waiting>),
     /// Say goodbye and close.
     End(Bye),
     /// All it carried goes on in another tunnel of the same redir: most likely it is dead already.
@@ -135,7 +140,8 @@ async fn greeted(
         GreetingOutcome::Removed => return Ok(key_removed(&shared.policy.borrow())),
         GreetingOutcome::TooMany(sentence) => return Ok(Bye { code: CloseCode::Done, sentence }),
     };
-    let (handle, events) = TunnelHandle::new(connection.clone(), shared.counters.clone(), (&shared.unread, pin));
+    let unread = (&shared.unread, pin);
+    let (handle, events) = TunnelHandle::new(connection.clone(), shared.counters.clone(), unread, &counted.memory);
     let (outbox, outgoing) = mpsc::channel(OUTBOX);
     let joined = JoinedTunnel { id, pin, handle: handle.clone(), outbox, user, address };
     if shared.hub.send(HubCommand::Joined(joined)).await.is_err() {
@@ -200,31 +206,43 @@ async fn carry(
     handle: &TunnelHandle,
     id: SessionId,
     mut outgoing: mpsc::Receiver<SessionCommand>,
-    mut events: mpsc::Receiver<redir_wire::RequestEvent>,
+    mut events: EventQueue,
     shared: &SessionContext,
 ) -> Result<Bye, ControlError> {
     let mut pulse = LivenessTimer::new(handle.connection(), &shared.hints);
     let mut look = interval(LivenessLimits::AGENT.look);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut report = EventBatch::default();
+    let mut waiting = handle.backlog().nothing();
+    let mut unanswered = 0_u32;
     loop {
+        waiting.set(control.unsent() + control.unheard());
+        let hearing = if unanswered < QUESTIONS { Hearing::Open } else { Hearing::Closed };
         // Events wait in their own bounded queue while the developer's side does not read.
-        let may_report = control.unsent() < EVENT_BACKLOG;
+        let most = if memory::has_room(Purpose::SlowReader) { EVENT_BACKLOG } else { EVENT_BACKLOG_SCARCE };
+        let may_report = control.unsent() < most;
         tokio::select! {
-            turn = control.turn(EVENT_BACKLOG) => match turn? {
+            turn = control.turn(EVENT_BACKLOG, hearing) => match turn? {
                 Turn::Message(question) => match question.message {
                     ToAgent::Ping(number) => say(control, question.seq, &ToDeveloper::Pong(number))?,
                     message => {
+                        unanswered += 1;
                         if shared.hub.send(HubCommand::Asked(id, question.seq, message)).await.is_err() {
                             return Ok(shutdown());
                         }
                     }
                 },
                 Turn::Finished => return Ok(Bye { code: CloseCode::Done, sentence: String::new() }),
-                Turn::Drained => {}
+                Turn::Partial if !waiting.try_set(control.unsent() + control.unheard()) => {
+                    return Err(ControlError::Stalled);
+                }
+                Turn::Drained | Turn::Partial => {}
             },
             message = outgoing.recv() => match message {
-                Some(SessionCommand::Say(answers, message)) => say(control, answers, &message)?,
+                Some(SessionCommand::Say(answers, message, _held)) => {
+                    unanswered = unanswered.saturating_sub(u32::from(answers != 0));
+                    say(control, answers, &message)?;
+                }
                 Some(SessionCommand::End(bye)) => return Ok(bye),
                 Some(SessionCommand::Replaced) => pulse.liveness.replaced(),
                 // The hub dropped the session because it did not keep up, or has ended.
@@ -238,8 +256,8 @@ async fn carry(
             _ = look.tick() => pulse.look(control, handle, shared).await?,
             event = report.next(&mut events), if may_report => {
                 say(control, 0, &ToDeveloper::Request(event))?;
-                while control.unsent() < EVENT_BACKLOG
-                    && let Ok(event) = events.try_recv()
+                while control.unsent() < most
+                    && let Some(event) = events.try_recv()
                 {
                     say(control, 0, &ToDeveloper::Request(event))?;
                 }
@@ -260,7 +278,7 @@ struct EventBatch {
 impl EventBatch {
     /// The first of some events; the others are in the queue by now. Nothing is lost if this is dropped at an await, and
     /// it never ends when the queue has ended.
-    async fn next(&mut self, events: &mut mpsc::Receiver<redir_wire::RequestEvent>) -> redir_wire::RequestEvent {
+    async fn next(&mut self, events: &mut EventQueue) -> redir_wire::RequestEvent {
         loop {
             match self.first.take_if(|(_, at)| *at <= Instant::now()) {
                 Some((event, _)) => return event,
@@ -353,10 +371,15 @@ fn shutdown() -> Bye {
     Bye { code: CloseCode::Shutdown, sentence: "the agent is shutting down".into() }
 }
 
-/// Messages of the hub that a session has not written yet; one that falls behind further is closed.
+/// Messages of the hub that a session has not written yet, as far as there is memory for them (`backlog`); one that falls behind
+/// further is closed.
 const OUTBOX: usize = 1024;
+/// Questions of a developer that the hub has not answered yet. Others wait in the stream, and so with the developer.
+const QUESTIONS: u32 = 8;
 /// Unsent bytes above which request events wait.
 const EVENT_BACKLOG: usize = 64 * 1024;
+/// The same while the memory for slow readers is used up.
+const EVENT_BACKLOG_SCARCE: usize = BACKLOG_FREE / 2;
 /// How long a request event waits for others; nobody sees it.
 const GATHER: Duration = Duration::from_millis(20);
 /// How long a goodbye may take.

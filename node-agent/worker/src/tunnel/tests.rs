@@ -430,6 +430,29 @@ async fn events_that_nobody_reads_are_dropped_and_counted() {
     assert!(missed >= dropped && matches!(alice.ask(ToAgent::Ping(1)).await, ToDeveloper::Pong(1)));
 }
 
+/// Who asks and asks, and reads no answer, would have the agent keep them all.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_no_answer_is_asked_to_read_first() {
+    // More than what fits into the stream's windows, both ways.
+    const QUESTIONS: u32 = 150_000;
+    const READ: u32 = 30_000;
+    let world = World::new();
+    let mut alice = world.dial(&world.alice).await;
+    for _ in 0..QUESTIONS {
+        alice.dialled.control.ask(&ToAgent::List).unwrap();
+    }
+    let stalled = alice.dialled.control.flush().await;
+    assert!(
+        matches!(stalled, Err(redir_tunnel::ControlError::Stalled)),
+        "the agent has taken all questions: {stalled:?}"
+    );
+    // Nothing is lost: once the answers are read, the others are asked.
+    for seq in 2..READ + 2 {
+        let answer = within(alice.dialled.control.next()).await.unwrap().expect("the tunnel is up");
+        assert!(answer.answers == seq && matches!(answer.message, ToDeveloper::Listing(_)), "{seq}: {answer:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_found_out_about_tls_is_told_to_each_as_it_concerns_them() {
     let mut world = TunnelRig::new();

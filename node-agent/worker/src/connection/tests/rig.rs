@@ -410,7 +410,7 @@ pub(super) struct Developer {
     /// What the newest stream's header says of TLS.
     pub(super) header: Arc<Mutex<Option<ClientTls>>>,
     /// What the developer is told.
-    events: tokio::sync::mpsc::Receiver<RequestEvent>,
+    events: crate::tunnel::EventQueue,
     _endpoint: AgentEndpoint,
     _tasks: JoinSet<()>,
 }

@@ -28,7 +28,7 @@ impl TunnelHub {
             Err(refused) => match self.farewells.ending(pin, which) {
                 Some((intercept, under_way)) => {
                     let left = ToDeveloper::Left(Left { intercepts: vec![intercept] });
-                    self.bid_farewell(asking, under_way, vec![SessionCommand::Say(seq, left)]);
+                    self.bid_farewell(asking, under_way, vec![SessionCommand::Say(seq, left, None)]);
                     return Ok(());
                 }
                 None => return Err(refused),
@@ -43,12 +43,12 @@ impl TunnelHub {
             } else {
                 let sentence = format!("{} was left from another redir with the same key", leaver.what);
                 let ended = Ended { id: leaver.id, token: leaver.token, sentence };
-                self.bid_farewell(leaver.session, under_way, vec![SessionCommand::Say(0, ToDeveloper::Ended(ended))]);
+                self.bid_farewell(leaver.session, under_way, vec![SessionCommand::Say(0, ToDeveloper::Ended(ended), None)]);
             }
         }
         let left = leavers.into_iter().map(|leaver| LeftIntercept { id: Some(leaver.id), what: leaver.what });
         let left = ToDeveloper::Left(Left { intercepts: left.collect() });
-        self.bid_farewell(asking, own, vec![SessionCommand::Say(seq, left)]);
+        self.bid_farewell(asking, own, vec![SessionCommand::Say(seq, left, None)]);
         Ok(())
     }
 
@@ -101,7 +101,7 @@ impl TunnelHub {
             let (under_way, last) = farewells.entry(leaver.session).or_default();
             under_way.extend(of_it);
             let ended = Ended { id: leaver.id, token: leaver.token, sentence };
-            last.push(SessionCommand::Say(0, ToDeveloper::Ended(ended)));
+            last.push(SessionCommand::Say(0, ToDeveloper::Ended(ended), None));
         }
         self.stale = true;
         for id in removed {
