@@ -17,6 +17,7 @@ mod devices;
 mod endings;
 mod flush;
 mod kernel;
+mod late_sockets;
 mod linger;
 mod listeners;
 mod memory;

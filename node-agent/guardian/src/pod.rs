@@ -19,6 +19,7 @@ use super::{
     detours::{PortDetours, SteerCounts},
     devices::NetnsSurvey,
     flush::{FlushResult, PortFlush},
+    late_sockets::LateSockets,
     listeners::{self, ListenerPair},
     monitor::{DeviceMonitor, SurveyOutcome},
     netns::{HostNamespaces, NetnsId, PodNetns},
@@ -51,6 +52,7 @@ pub(super) struct ArmedPod {
     detours: BTreeMap<u16, PortDetours>,
     /// Packets of legs to something else than the app, as far as they were told.
     elsewhere: u64,
+    late_sockets: LateSockets,
 }
 
 /// What is the same for all pods.
@@ -119,6 +121,7 @@ impl ArmedPod {
             at,
             detours: BTreeMap::new(),
             elsewhere: 0,
+            late_sockets: LateSockets::default(),
         };
         let handed = if listeners.v6.is_some() { HandedSockets::Both } else { HandedSockets::Ipv4 };
         let fds = armed.handover(listeners).map_err(|error| {
@@ -291,8 +294,19 @@ impl ArmedPod {
             first.get_or_insert(number);
             Ok(socket)
         };
-        let legs = made.into_iter().map(as_leg).collect();
+        let legs: Vec<_> = made.into_iter().map(as_leg).collect();
+        self.late_sockets.note(legs.iter().filter(|leg| leg.is_ok()).count());
         Ok((legs, first.unwrap_or(0)))
+    }
+
+    /// How many sockets it was given since no Intercept means it any more.
+    pub(super) fn late_sockets(&self) -> LateSockets {
+        self.late_sockets
+    }
+
+    /// To be told whether an Intercept means it.
+    pub(super) fn late_sockets_mut(&mut self) -> &mut LateSockets {
+        &mut self.late_sockets
     }
 
     /// Where to hear of changes.

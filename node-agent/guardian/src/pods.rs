@@ -280,6 +280,9 @@ impl PodTable {
         permissions.take(message, now);
         self.cuts.retain(|(name, port), _| permissions.check(name, *port).is_err());
         self.ended.retain(|name, _| !permissions.has(name));
+        for (name, armed) in &mut self.armed {
+            armed.late_sockets_mut().set_permitted(permissions.has(name));
+        }
         for name in self.armed.keys().filter(|name| !permissions.has(name)) {
             self.ended.entry(name.clone()).or_insert(now + LAST_CONNECTIONS);
         }

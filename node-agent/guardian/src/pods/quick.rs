@@ -5,10 +5,12 @@ use std::{io, os::fd::OwnedFd};
 use super::{ArmedPods, find};
 use crate::{
     answer::{GrantedReply, RequestRefusal},
+    late_sockets::{LATE_SOCKETS, LATE_SOCKETS_OF_POD},
     listeners::ListenerPair,
     netns::HostNamespaces,
 };
-use redir_ipc::{HandedSockets, Reply, Request};
+use redir_config::PodName;
+use redir_ipc::{HandedSockets, RefusalCode, Reply, Request};
 
 /// Answers a request that takes microseconds; None for one that gets no answer, or is not of this kind.
 pub(crate) fn serve_quick(
@@ -18,7 +20,13 @@ pub(crate) fn serve_quick(
 ) -> Option<Result<GrantedReply, RequestRefusal>> {
     Some(match request {
         Request::Sockets { pod: name, bind, ports, for_trial } => {
-            find(armed, &name).and_then(|armed| armed.sockets(home, bind, &ports, for_trial)).map(sockets)
+            let all_late = armed.values().map(|armed| armed.late_sockets().given()).sum();
+            find(armed, &name).and_then(|armed| {
+                if !armed.late_sockets().may_have(ports.len(), all_late) {
+                    return Err(RequestRefusal::new(RefusalCode::Busy, too_many_late_sockets(&name)));
+                }
+                armed.sockets(home, bind, &ports, for_trial).map(sockets)
+            })
         }
         Request::Steer { pod: name, port, gate } => {
             find(armed, &name).and_then(|armed| armed.steer(port, gate)).map(|()| (Reply::Done, Vec::new()))
@@ -44,6 +52,13 @@ pub(crate) fn serve_quick(
         | Request::Ending { .. }
         | Request::Flush { .. } => return None,
     })
+}
+
+fn too_many_late_sockets(name: &PodName) -> String {
+    format!(
+        "no Intercept means {name} any more, and its last connections have had {LATE_SOCKETS_OF_POD} new ones to the app (all \
+         such pods {LATE_SOCKETS}); intercept it again, or release it"
+    )
 }
 
 fn trial_listeners(listeners: Option<ListenerPair>) -> GrantedReply {

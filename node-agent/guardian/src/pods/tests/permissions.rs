@@ -160,6 +160,36 @@ fn a_worker_that_gives_back_in_time_keeps_its_connections() {
     node.assert_untouched();
 }
 
+/// As often as a worker that was taken over asks, for a day; an Intercept that means the pod again ends it.
+#[test]
+fn a_pod_without_an_intercept_has_a_bounded_number_of_new_connections() {
+    let (mut node, now) = (Node::new(), Instant::now());
+    node.permit(vec![node.permission(WEB, "shop", 0)], now);
+    node.arm(WEB, 8080).expect("armed");
+    let ip = node.topology.pods[0].v4.into();
+    let sockets = || Request::Sockets {
+        pod: PodName::new(WEB).expect("good"),
+        bind: redir_ipc::BindAddress { ip, scope: 0 },
+        ports: (20_000..20_032).collect(),
+        for_trial: false,
+    };
+    for _ in 0..crate::late_sockets::LATE_SOCKETS_OF_POD / 32 + 2 {
+        node.ask(sockets()).expect("intercepted");
+    }
+    node.permit(vec![], now);
+    node.ask(disarm()).expect("disarmed");
+    let granted = (0..).map_while(|_| node.ask(sockets()).ok()).map(|(_, sockets)| sockets.len()).sum::<usize>();
+    assert_eq!(granted, crate::late_sockets::LATE_SOCKETS_OF_POD);
+    let refused = node.ask(sockets()).expect_err("it had its part");
+    assert!(
+        refused.code == RefusalCode::Busy && refused.sentence.contains("no Intercept means"),
+        "{}",
+        refused.sentence
+    );
+    node.permit(vec![node.permission(WEB, "shop", 0)], now);
+    node.ask(sockets()).expect("intercepted again");
+}
+
 fn disarm() -> Request {
     Request::Disarm { pod: PodName::new(WEB).expect("good"), port: 8080 }
 }
