@@ -6,9 +6,11 @@ use std::collections::BTreeMap;
 use std::net::Ipv6Addr;
 
 use k8s_openapi::api::core::v1::{Node, Pod, ResourceQuota};
+use redir_api::limits::MOST_OF_NAMESPACE;
 use redir_api::{Intercept, names, node as api};
 use serde_json::Value;
 
+use super::quantity;
 use crate::model::access::{AccessRight, InterceptableTargets};
 use crate::model::agents::{AgentPod, AgentRollout};
 use crate::model::check;
@@ -51,14 +53,21 @@ pub(crate) fn interceptable(namespace: &str, found: &InterceptableTargets, user:
     }
 }
 
-/// The smallest quota on Intercepts is the one that counts. Without one nothing is wrong, but any developer may make many.
+/// The smallest quota on Intercepts is the one that counts. Without one nothing is wrong, but any developer may make many, of which
+/// each agent takes only so many of a namespace.
 pub(crate) fn quota(namespace: &str, quotas: &[ResourceQuota], there: usize) -> Check {
+    if there > MOST_OF_NAMESPACE {
+        return Check::problem(say::QUOTA, say::too_many_intercepts(namespace, there));
+    }
     let limits = quotas.iter().filter_map(|quota| {
         let most = &quota.spec.as_ref()?.hard.as_ref()?.get(check::COUNT)?.0;
-        Some((quota.metadata.name.as_deref().unwrap_or_default(), most.as_str()))
+        Some((quota.metadata.name.as_deref().unwrap_or_default(), most.as_str(), quantity::whole(most)?))
     });
-    match limits.min_by_key(|(_, most)| most.parse::<u64>().unwrap_or(u64::MAX)) {
-        Some((name, most)) => Check::good(say::QUOTA, say::quota(namespace, name, most, there)),
+    match limits.min_by_key(|(_, _, count)| *count) {
+        Some((name, most, count)) => {
+            let beyond = count > MOST_OF_NAMESPACE as u64;
+            Check::good(say::QUOTA, say::quota(namespace, (name, most), there, beyond))
+        }
         None => Check::note(say::QUOTA, say::no_quota(namespace, there)),
     }
 }
@@ -295,6 +304,11 @@ mod tests {
         let both = [quota("many", json!({COUNT: "100"})), pods, quota("few", json!({COUNT: "20", "pods": "1"}))];
         let found = super::quota("shop", &both, 7);
         assert_eq!(found.finding, Finding::Good);
+        let in_thousands = [quota("many", json!({COUNT: "1k"})), quota("few", json!({COUNT: "200"}))];
+        let small = super::quota("shop", &in_thousands, 7);
+        assert!(small.sentence.contains("quota few") && small.sentence.contains("128 oldest"), "{small:?}");
+        let many = super::quota("shop", &in_thousands[..1], 129);
+        assert!(many.finding == Finding::Problem && many.sentence.contains("128 oldest"), "{many:?}");
         assert!(found.sentence.contains("quota few lets namespace shop have 20 intercepts, and it has 7"), "{found:?}");
     }
 

@@ -17,6 +17,7 @@ pub(crate) mod ownership;
 pub(crate) mod policies;
 pub(crate) mod ports;
 pub(crate) mod progress;
+mod quantity;
 pub(crate) mod rights;
 pub(crate) mod rows;
 pub(crate) mod target;

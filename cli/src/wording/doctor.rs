@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use redir_api::limits::MOST_OF_NAMESPACE;
 use redir_api::names;
 
 use crate::escape::{escape, escape_sentence};
@@ -43,20 +44,26 @@ pub(crate) fn policies() -> String {
     "the server checks the right on each target, and the name in each intercept".to_owned()
 }
 
-pub(crate) fn quota(namespace: &str, quota: &str, most: &str, there: usize) -> String {
+/// `quota` is its name and what it allows; `beyond`: more than agents take.
+pub(crate) fn quota(namespace: &str, (quota, most): (&str, &str), there: usize, beyond: bool) -> String {
+    let (quota, namespace, most) = (escape(quota), escape(namespace), escape(most));
+    let taken = if beyond { format!("; agents take the {MOST_OF_NAMESPACE} oldest") } else { String::new() };
+    format!("quota {quota} lets namespace {namespace} have {most} intercepts, and it has {there}{taken}")
+}
+
+pub(crate) fn too_many_intercepts(namespace: &str, there: usize) -> String {
+    let namespace = escape(namespace);
     format!(
-        "quota {} lets namespace {} have {} intercepts, and it has {there}",
-        escape(quota),
-        escape(namespace),
-        escape(most)
+        "namespace {namespace} has {there} intercepts, and each agent takes only the {MOST_OF_NAMESPACE} oldest: delete some that \
+         nobody needs (`kubectl -n {namespace} get intercepts` lists them)"
     )
 }
 
 pub(crate) fn no_quota(namespace: &str, there: usize) -> String {
     let namespace = escape(namespace);
     format!(
-        "no quota limits the intercepts of namespace {namespace}, which has {there}: the admin's `kubectl -n {namespace} \
-         create quota redir-intercepts --hard={}=20` does",
+        "no quota limits the intercepts of namespace {namespace}, which has {there} (agents take the {MOST_OF_NAMESPACE} oldest): the admin's `kubectl -n \
+         {namespace} create quota redir-intercepts --hard={}=20` does",
         crate::model::check::COUNT
     )
 }

@@ -20,3 +20,5 @@ pub const LABEL_VALUE: usize = 63;
 pub const NAME: usize = 253;
 /// Characters of a user's name: that of a service account has up to 339.
 pub const USER: usize = 512;
+/// Intercepts of a namespace that an agent takes, the oldest: more than its developers have at the same time.
+pub const MOST_OF_NAMESPACE: usize = 128;

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
+use redir_api::limits::MOST_OF_NAMESPACE;
 use redir_tunnel::Pin;
 use redir_wire::Token;
 
@@ -94,8 +95,6 @@ fn unique<'w>(keys: &mut BTreeMap<Pin, &'w InterceptFacts>, intercept: &'w Inter
     }
 }
 
-/// More than the developers of a namespace have at the same time.
-pub(super) const MOST_OF_NAMESPACE: usize = 128;
 /// Those whose developers are told why, with the first that are refused.
 pub(super) const MOST_REFUSED_OF_NAMESPACE: usize = 128;
 /// An honest spec has some hundred bytes, one with a large filter a few thousand.

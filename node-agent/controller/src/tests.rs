@@ -10,7 +10,7 @@ use std::{
 };
 
 use k8s_openapi::api::core::v1::{Pod, Service};
-use redir_api::{AgentState, Intercept, PodState, names::EXPIRE_AFTER};
+use redir_api::{AgentState, Intercept, PodState, limits::MOST_OF_NAMESPACE, names::EXPIRE_AFTER};
 use redir_config::{
     PodName,
     certificates::{Certificates, Pair},
@@ -26,7 +26,7 @@ use redir_worker::control::InterceptPolicy as _;
 use serde_json::{Value, json};
 
 use super::{
-    admission::{MOST_OF_NAMESPACE, MOST_REFUSED_OF_NAMESPACE},
+    admission::MOST_REFUSED_OF_NAMESPACE,
     facts::{InterceptFacts, OwnerController, PodFacts, ServiceFacts},
     permissions::permissions,
     renewals::LeaseRenewals,
