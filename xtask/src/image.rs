@@ -65,7 +65,7 @@ pub(crate) fn build(name: &str, debug: bool, output: Option<&Path>) -> Result<Pa
 }
 
 /// The agent, linked with everything it needs. Naming the target keeps the flags away from build scripts and macros.
-fn static_program(debug: bool) -> Result<PathBuf> {
+pub(crate) fn static_program(debug: bool) -> Result<PathBuf> {
     let target = host()?;
     let profile = if debug { "dev" } else { "release" };
     let mut command = paths::cargo();

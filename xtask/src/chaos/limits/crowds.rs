@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::sys::socket::{setsockopt, sockopt::RcvBuf};
-use redir_rig::http2::{CONTINUATION, END_HEADERS, END_STREAM, HEADERS, SETTINGS, frame};
+use redir_rig::http2::{CONTINUATION, END_HEADERS, END_STREAM, HEADERS, frame};
 use redir_rig::quic::half_handshake;
 use redir_rig::topology::Family;
-use redir_rig::{Listener, agent, wait};
+use redir_rig::{agent, wait};
 
-use super::world::{PORT, Setting, World};
+use super::http2::{BEGIN, GET, Http2App};
+use super::world::{PORT, PORT_HTTP2, Setting, World};
 
 /// One of them.
 pub(super) struct Crowd {
@@ -23,13 +24,14 @@ pub(super) struct Crowd {
     pub(super) come: fn(&World) -> Result<String>,
 }
 
-pub(super) const CROWDS: [Crowd; 7] = [
+pub(super) const CROWDS: [Crowd; 8] = [
     Crowd { name: "heads", setting: Setting::Http1, come: heads },
     Crowd { name: "unread", setting: Setting::Http1, come: unread },
     Crowd { name: "tls", setting: Setting::Tls, come: tls },
     Crowd { name: "http2", setting: Setting::Empty, come: http2 },
     Crowd { name: "streams", setting: Setting::Empty, come: streams },
     Crowd { name: "idle", setting: Setting::Http1, come: idle },
+    Crowd { name: "idle-http2", setting: Setting::Empty, come: idle_http2 },
     Crowd { name: "handshakes", setting: Setting::Http1, come: handshakes },
 ];
 
@@ -38,19 +40,52 @@ const LATER: Duration = Duration::from_secs(120);
 const OPAQUE: (&str, &str) = ("redir_connections_opaque_total", "memory_scarce");
 const FLOOD: (&str, &str) = ("redir_connections_closed_total", "flood");
 
+/// All kinds of memory that clients can make an agent need, at the same time, held until the result is dropped: unfinished heads
+/// and TLS, requests of HTTP/2 that wait, and answers that nobody reads.
+pub(in crate::chaos) fn all_at_once(world: &World) -> Result<Vec<TcpStream>> {
+    const HTTP2: usize = 20;
+    const UNREAD: usize = 60;
+    let mut crowd = begin(world, &unfinished_head(), CLIENTS)?;
+    crowd.extend(begin(world, &unfinished_hello(), CLIENTS)?);
+    reached(world, (OPAQUE.0, ""), 1800.0)?;
+    let download = b"GET /download/50000000 HTTP/1.1\r\nhost: web\r\nx-user: alice\r\n\r\n";
+    crowd.extend(begin(world, download, UNREAD)?);
+    reached(world, ("redir_streams", ""), 20.0)?;
+    let requests = requests(1000);
+    for _ in 0..HTTP2 {
+        let mut client = dial_port(world, PORT_HTTP2)?;
+        // What is refused tells itself.
+        let _ = client.write_all(&requests);
+        crowd.push(client);
+    }
+    Ok(crowd)
+}
+
+fn unfinished_head() -> Vec<u8> {
+    format!("GET / HTTP/1.1\r\nhost: web\r\nx: {}", "y".repeat(255_000)).into_bytes()
+}
+
+/// Four records of a message of 64 KiB that lacks its end.
+fn unfinished_hello() -> Vec<u8> {
+    let record = [&[0x16, 3, 1, 0x3c, 0][..], &[0; 15 << 10]].concat();
+    [&record[..5], &[1, 0, 0xff, 0xf0, 3, 3], &record[11..], &record, &record, &record].concat()
+}
+
+/// A connection of HTTP/2 with so many requests.
+fn requests(count: u32) -> Vec<u8> {
+    let requests = (0..count).flat_map(|number| frame(HEADERS, END_HEADERS | END_STREAM, 2 * number + 1, &GET));
+    BEGIN.iter().copied().chain(requests).collect()
+}
+
 fn heads(world: &World) -> Result<String> {
-    let head = format!("GET / HTTP/1.1\r\nhost: web\r\nx: {}", "y".repeat(255_000));
-    let crowd = begin(world, head.as_bytes(), CLIENTS)?;
+    let crowd = begin(world, &unfinished_head(), CLIENTS)?;
     let passed = reached(world, OPAQUE, 900.0)?;
     drop(crowd);
     Ok(format!("{passed} of {CLIENTS} went on unread"))
 }
 
 fn tls(world: &World) -> Result<String> {
-    // Four records of a message of 64 KiB that lacks its end.
-    let record = [&[0x16, 3, 1, 0x3c, 0][..], &[0; 15 << 10]].concat();
-    let hello = [&record[..5], &[1, 0, 0xff, 0xf0, 3, 3], &record[11..], &record, &record, &record].concat();
-    let crowd = begin(world, &hello, CLIENTS)?;
+    let crowd = begin(world, &unfinished_hello(), CLIENTS)?;
     // For want of memory; where they come slowly some for want of patience.
     let passed = reached(world, (OPAQUE.0, ""), 900.0)?;
     drop(crowd);
@@ -74,7 +109,7 @@ fn unread(world: &World) -> Result<String> {
 
 fn http2(world: &World) -> Result<String> {
     const COUNT: usize = 200;
-    let _app = Http2App::start(world)?;
+    silent_app(world)?;
     // Fields of one letter and no value, each named anew: four bytes of which a hundred become.
     let fields = [0, 1, b'a', 0].repeat(4000);
     let mut bytes = BEGIN.to_vec();
@@ -89,30 +124,40 @@ fn http2(world: &World) -> Result<String> {
 fn streams(world: &World) -> Result<String> {
     const COUNT: usize = 20;
     const EACH: u32 = 4000;
-    let _app = Http2App::start(world)?;
-    // `GET /` of `http://web`, in HPACK; the stream ends with it.
-    let get = [0x82, 0x84, 0x86, 0x41, 3, b'w', b'e', b'b'];
-    let mut bytes = BEGIN.to_vec();
-    (0..EACH).for_each(|number| bytes.extend(frame(HEADERS, END_HEADERS | END_STREAM, 2 * number + 1, &get)));
-    let crowd = begin_some(world, &bytes, COUNT)?;
+    silent_app(world)?;
+    let crowd = begin_some(world, &requests(EACH), COUNT)?;
     let refused = reached(world, ("redir_requests_total", "refused"), 1000.0)?;
     drop(crowd);
     Ok(format!("{refused} of {} requests were refused", COUNT * EACH as usize))
 }
 
-/// More and more of them, until the client has its share; then some more, which pass.
 fn idle(world: &World) -> Result<String> {
+    come_until_share(world, b"")
+}
+
+fn idle_http2(world: &World) -> Result<String> {
+    silent_app(world)?;
+    come_until_share(world, BEGIN)
+}
+
+/// More and more of them, which begin with these bytes, until the client has its share; then some more, which pass.
+fn come_until_share(world: &World, bytes: &[u8]) -> Result<String> {
     const AT_ONCE: usize = 100;
     const MOST: usize = 15_000;
     let mut crowd = Vec::new();
     while world.metric("redir_clients_passing", "")? < 1.0 {
         ensure!(crowd.len() < MOST, "{} idle connections of one client, and none passes", crowd.len());
-        crowd.extend(begin(world, b"", AT_ONCE)?);
+        crowd.extend(begin(world, bytes, AT_ONCE)?);
     }
     let share = crowd.len();
-    crowd.extend(begin(world, b"", CLIENTS)?);
+    crowd.extend(begin(world, bytes, CLIENTS)?);
     drop(crowd);
     Ok(format!("of {} of one client those behind the first {share} passed", share + CLIENTS))
+}
+
+/// An app of the first pod that answers the preface like a server of HTTP/2, reads, and says nothing more.
+fn silent_app(world: &World) -> Result<()> {
+    Http2App::start(&world.topology.pod().namespace, ([0, 0, 0, 0], PORT).into(), None).map(|_app| ())
 }
 
 /// A developer comes while one address begins handshakes without end.
@@ -167,7 +212,11 @@ fn begin_some(world: &World, bytes: &[u8], count: usize) -> Result<Vec<TcpStream
 }
 
 fn dial(world: &World) -> Result<TcpStream> {
-    let client = world.topology.client.namespace.connect(world.topology.pod().at(Family::V4, PORT))?;
+    dial_port(world, PORT)
+}
+
+fn dial_port(world: &World, port: u16) -> Result<TcpStream> {
+    let client = world.topology.client.namespace.connect(world.topology.pod().at(Family::V4, port))?;
     client.set_write_timeout(Some(LATER))?;
     // Who reads nothing shall not have the kernel take megabytes instead.
     setsockopt(&client, RcvBuf, &4096)?;
@@ -181,26 +230,3 @@ fn reached(world: &World, (name, label): (&str, &str), least: f64) -> Result<f64
         Ok((count >= least).then_some(count))
     })
 }
-
-/// An app that answers the preface like a server of HTTP/2, reads, and says nothing more.
-struct Http2App;
-
-impl Http2App {
-    fn start(world: &World) -> Result<Self> {
-        let listener = Listener::new(&world.topology.pod().namespace, ([0, 0, 0, 0], PORT).into())?;
-        // It ends with the process, or without anybody who dials it.
-        thread::spawn(move || {
-            while let Ok((mut stream, _)) = listener.accept_within(LATER) {
-                thread::spawn(move || {
-                    // A connection that is gone needs no SETTINGS.
-                    let _ = stream.write_all(&frame(SETTINGS, 0, 0, &[]));
-                    let _ = std::io::copy(&mut stream, &mut std::io::sink());
-                });
-            }
-        });
-        Ok(Self)
-    }
-}
-
-/// The preface, and SETTINGS that say nothing.
-const BEGIN: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";

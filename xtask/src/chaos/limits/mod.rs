@@ -2,8 +2,9 @@
 //! the crowds are is in `crowds`, what is around them in `world`.
 
 mod bystanders;
-mod crowds;
-mod world;
+pub(super) mod crowds;
+mod http2;
+pub(super) mod world;
 
 use std::time::Instant;
 
@@ -12,8 +13,9 @@ use clap::Args;
 use redir_rig::cleanup;
 
 use crate::ui;
+use bystanders::Alive;
 use crowds::{CROWDS, Crowd};
-use world::World;
+use world::{OTHERS, World};
 
 #[derive(Args)]
 #[command(after_help = LESSON)]
@@ -31,10 +33,11 @@ pub(crate) struct Options {
 
 const LESSON: &str = "\
 Each crowd meets an agent of its own, in a cgroup with that much memory (the
-chart gives it 256 MiB), while connections to another pod are asked all the
-time. A line says how much memory was used at most, what became of the crowd,
-and how many of the others' connections live. Exit code 1 if one was lost, if
-the kernel had to kill, or if the worker was started anew.
+chart gives it 256 MiB), while connections to another pod, of HTTP/1 and of
+HTTP/2, are asked all the time. A line says how much memory was used at most,
+how many of the others' connections of both kinds live, and what became of the
+crowd. Exit code 1 if one was lost, if the kernel had to kill, or if the worker
+was started anew.
 
   cargo xtask chaos limits                      every crowd, twice: some minutes
   cargo xtask chaos limits heads --memory 96    one of them, with less
@@ -45,6 +48,7 @@ tls         1,000 clients that never finish 60 KB of a ClientHello
 http2       200 clients of HTTP/2 that never finish their headers
 streams     20 clients of HTTP/2 with 4,000 requests each that nobody answers
 idle        one client that opens connections and says nothing, until it has its share
+idle-http2  the same with the beginning of HTTP/2
 handshakes  QUIC handshakes of one address that are not gone on with
 
 Ctrl-C removes everything.";
@@ -72,8 +76,8 @@ struct Outcome {
     peak: u64,
     /// Of the crowd, in words.
     crowd: String,
-    /// Of the others' connections, and how many there are.
-    alive: (usize, usize),
+    /// Of the others' connections.
+    alive: Alive,
     /// Why it is none that may be, if it is.
     failed: Option<String>,
 }
@@ -83,7 +87,7 @@ pub(super) fn play(options: &Options) -> Result<()> {
     let wanted = |crowd: &&Crowd| options.crowds.is_empty() || options.crowds.iter().any(|name| name == crowd.name);
     println!(
         "{}",
-        ui::bold(&format!("{:<9} {:<10} {:<10} {:<8} what became of the crowd", "memory", "crowd", "peak", "others"))
+        ui::bold(&format!("{:<9} {:<10} {:<10} {:<12} what became of the crowd", "memory", "crowd", "peak", "others"))
     );
     let mut failed = 0;
     for memory in &options.memory {
@@ -115,10 +119,10 @@ fn meet(crowd: &Crowd, memory: u64) -> Result<Outcome> {
 }
 
 fn print(outcome: &Outcome, crowd: &str, memory: u64, took: &str) {
-    let Outcome { peak, crowd: said, alive: (alive, all), failed } = outcome;
+    let Outcome { peak, crowd: said, alive, failed } = outcome;
     let peak = format!("{} MiB", peak >> 20);
-    let others = format!("{alive}/{all}");
-    println!("{:<9} {crowd:<10} {peak:<10} {others:<8} {said} {}", format!("{memory} MiB"), ui::dim(took));
+    let others = format!("{}/{} {}/{}", alive.http1, OTHERS.http1, alive.http2, OTHERS.http2);
+    println!("{:<9} {crowd:<10} {peak:<10} {others:<12} {said} {}", format!("{memory} MiB"), ui::dim(took));
     if let Some(failed) = failed {
         println!("          {} {failed}", ui::red("FAIL"));
     }
