@@ -436,7 +436,7 @@ async fn who_reads_no_answer_is_asked_to_read_first() {
     // More than what fits into the stream's windows, both ways.
     const QUESTIONS: u32 = 150_000;
     const READ: u32 = 30_000;
-    let world = World::new();
+    let world = TunnelRig::new();
     let mut alice = world.dial(&world.alice).await;
     for _ in 0..QUESTIONS {
         alice.dialled.control.ask(&ToAgent::List).unwrap();

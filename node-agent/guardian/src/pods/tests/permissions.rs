@@ -163,7 +163,7 @@ fn a_worker_that_gives_back_in_time_keeps_its_connections() {
 /// As often as a worker that was taken over asks, for a day; an Intercept that means the pod again ends it.
 #[test]
 fn a_pod_without_an_intercept_has_a_bounded_number_of_new_connections() {
-    let (mut node, now) = (Node::new(), Instant::now());
+    let (mut node, now) = (NodeFixture::new(), Instant::now());
     node.permit(vec![node.permission(WEB, "shop", 0)], now);
     node.arm(WEB, 8080).expect("armed");
     let ip = node.topology.pods[0].v4.into();
