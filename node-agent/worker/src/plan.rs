@@ -16,13 +16,12 @@ use std::{
 
 use arc_swap::ArcSwap;
 use redir_http::filter::{Key, Table};
-use redir_wire::{ClientTls, ConnectionBytes, RequestOutcome, StreamHeader};
-use tokio::time::timeout;
+use redir_wire::{ConnectionBytes, RequestOutcome};
 use tokio_util::sync::CancellationToken;
 
 use redir_config::PodName;
 
-use super::tunnel::{OpenStream, TunnelHandle};
+use super::tunnel::TunnelHandle;
 
 /// What one armed port of one pod does with its connections.
 #[derive(Debug)]
@@ -105,30 +104,6 @@ impl Drop for Ending {
 }
 
 impl Intercept {
-    /// Opens a stream to the developer for one client connection; `tls` if it is decrypted. The header is written; bounded by [`OPEN_LIMIT`].
-    /// The developer's refusal comes later, as a reset of the stream.
-    pub(crate) async fn open(
-        &self,
-        client: SocketAddr,
-        destination: SocketAddr,
-        tls: Option<ClientTls>,
-    ) -> Result<DeveloperLeg, OpenError> {
-        let header = StreamHeader { intercept: self.id, pod: self.pod.bare().to_owned(), client, destination, tls };
-        let header = header.encode().map_err(|_| OpenError::Gone)?;
-        let opened = timeout(OPEN_LIMIT, async {
-            let (mut send, recv, open) = self.tunnel.open_bi().await?;
-            send.write_chunk(header).await.map_err(|_| OpenError::Gone)?;
-            Ok(DeveloperLeg { send, recv, open, ending: self.ending.begun().clone() })
-        });
-        let result = opened.await.unwrap_or(Err(OpenError::Busy));
-        match result {
-            Ok(_) => {}
-            Err(OpenError::Unanswered) => self.bypass(),
-            Err(OpenError::Gone | OpenError::Busy) => self.tunnel.counters().streams_failed.add(1),
-        }
-        result
-    }
-
     /// Whether a new request goes to the app because the developer's end does not answer. It is counted as such when
     /// [`Intercept::bypass`] is called; opening a stream does it by itself.
     pub(crate) fn is_unanswered(&self) -> bool {
@@ -178,19 +153,6 @@ impl Intercept {
         let forwarded = false;
         (Self { id, developer, pod, to, forwarded, tunnel, requests, bypassed, ending: Ending::default() }, events)
     }
-}
-
-/// The two halves of a data stream, and what counts it as open until it is dropped.
-#[derive(Debug)]
-pub(crate) struct DeveloperLeg {
-    /// To the developer's service.
-    pub(crate) send: quinn::SendStream,
-    /// From the developer's service.
-    pub(crate) recv: quinn::RecvStream,
-    /// Keep it as long as the stream is in use.
-    pub(crate) open: OpenStream,
-    /// Cancelled when the intercept ends: nothing new goes this way.
-    pub(crate) ending: CancellationToken,
 }
 
 /// Why no stream could be opened.

@@ -2,7 +2,7 @@
 //!
 //! A capture begins with a pod's first armed port and ends when no port is armed and its last connection is gone; then
 //! the pod is released. Steering is decided elsewhere (the registry arms and disarms): this only accepts what arrives.
-//! Called by the registry's driver and by `worker::run`; every accepted connection goes to `connection::serve`.
+//! Called by the registry's driver and by `worker::run`; every accepted connection goes to `proxy::serve`.
 
 mod descriptors;
 mod heartbeat;

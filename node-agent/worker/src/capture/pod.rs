@@ -31,8 +31,8 @@ use super::{
 };
 use crate::{
     broker::{BrokerError, LastProcess},
-    connection,
     misses::Cause,
+    proxy,
     relay::reset,
     upstream::Upstream,
 };
@@ -351,7 +351,7 @@ impl<'p> AcceptLoop<'p> {
         let key = ClientKey::of(peer.ip());
         let live = Live { pod: pod.clone(), place: pod.share.enter(key) };
         self.clients.entered(pod, key);
-        tasks.spawn(connection::serve(pod, client, peer, local, live));
+        tasks.spawn(proxy::serve(pod, client, peer, local, live));
     }
 
     /// Writes the heartbeat, or lets it lapse.

@@ -1,7 +1,7 @@
 //! The client's first message, read before anything is answered: it can still go to the app as it came.
 //!
 //! Owns how much of it must be there, and which TLS versions it offers (rustls reads the rest and does not tell those).
-//! Called by `connection::decrypt`, with the bytes as they come.
+//! Called by `proxy::decrypt`, with the bytes as they come.
 
 use rustls::{
     SupportedProtocolVersion,

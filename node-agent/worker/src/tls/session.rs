@@ -1,7 +1,7 @@
 //! An established TLS connection: plaintext here, records there.
 //!
 //! Owns rustls' state of one connection and the end of its sending side; the socket stays the caller's. Holds no more
-//! than one write's records. Must not start a handshake (`app` and `client` do). Called by `connection::transport`.
+//! than one write's records. Must not start a handshake (`app` and `client` do). Called by `proxy::transport`.
 
 use std::{
     io::{self, Read, Write},

@@ -30,6 +30,7 @@ use crate::{
     control::Policy,
     misses::Misses,
     plan::{OpenError, Plan, Plans, RequestEvent},
+    proxy::DeveloperStream,
     registry::arming::{ArmingOp, ArmingOutcome},
     tls::{Finding, GivenFor, Means, Tls},
 };
@@ -313,8 +314,8 @@ async fn an_intercept_becomes_live_and_carries_a_stream_and_its_events() {
     let intercept = plan.intercept(Key(first.id)).unwrap();
     assert!(intercept.alive());
     let (client, destination) = ("192.0.2.1:4000".parse().unwrap(), "10.0.0.1:8080".parse().unwrap());
-    let mut leg = within(intercept.open(client, destination, None)).await.unwrap();
-    leg.send.write_all(b"GET /").await.unwrap();
+    let mut leg = within(DeveloperStream::open(intercept, client, destination, None)).await.unwrap();
+    assert_eq!(std::future::poll_fn(|cx| leg.poll_write(cx, b"GET /")).await, Ok(5));
     let stream = within(within(alice.dialled.tunnel.accept()).await.unwrap().header()).await.unwrap();
     assert_eq!((stream.header.intercept, stream.header.client), (first.id, client));
     assert_eq!((stream.header.pod.as_str(), stream.header.destination), ("web-1", destination));
@@ -372,7 +373,7 @@ async fn shutting_down_disarms_first_lets_streams_go_on_and_says_goodbye() {
     alice.state(is_live).await;
     let intercept = world.plan().unwrap().global.clone().unwrap();
     let (client, destination) = ("192.0.2.1:4000".parse().unwrap(), "10.0.0.1:8080".parse().unwrap());
-    let mut leg = within(intercept.open(client, destination, None)).await.unwrap();
+    let mut leg = within(DeveloperStream::open(&intercept, client, destination, None)).await.unwrap();
     let mut stream = within(within(alice.dialled.tunnel.accept()).await.unwrap().header()).await.unwrap();
 
     within(world.tunnels.stop_new()).await;
@@ -382,7 +383,13 @@ async fn shutting_down_disarms_first_lets_streams_go_on_and_says_goodbye() {
     assert!(matches!(refused, ToDeveloper::Refused(Refused { code: RefusedCode::Shutdown, .. })));
     stream.send.write_all(b"late answer").await.unwrap();
     stream.send.finish().unwrap();
-    assert_eq!(within(leg.recv.read_to_end(100)).await.unwrap(), b"late answer");
+    let mut answer = [0; 11];
+    let mut read = 0;
+    while read < answer.len() {
+        read += within(std::future::poll_fn(|cx| leg.poll_read(cx, &mut answer[read..]))).await.unwrap();
+    }
+    assert_eq!(&answer, b"late answer");
+    assert_eq!(within(std::future::poll_fn(|cx| leg.poll_read(cx, &mut answer))).await, Ok(0));
 
     let (heard, ()) = tokio::join!(
         alice.hears(|message| match message {

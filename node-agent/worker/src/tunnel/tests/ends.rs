@@ -1,6 +1,7 @@
 //! Tunnels that are lost, replaced, left or removed, and the intercepts that end with them.
 
 use super::*;
+use crate::proxy::DeveloperStream;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_tunnel_steers_no_more_and_its_redial_has_its_old_place() {
@@ -18,7 +19,7 @@ async fn a_lost_tunnel_steers_no_more_and_its_redial_has_its_old_place() {
     within(intercept.ended()).await;
     assert!(!intercept.alive());
     let (client, destination) = ("192.0.2.1:4000".parse().unwrap(), "10.0.0.1:8080".parse().unwrap());
-    assert_eq!(within(intercept.open(client, destination, None)).await.unwrap_err(), OpenError::Gone);
+    assert_eq!(within(DeveloperStream::open(&intercept, client, destination, None)).await.err(), Some(OpenError::Gone));
     assert_eq!(world.plan().unwrap().global.as_ref().unwrap().id, loser.id);
 
     let mut alice = world.dial(&world.alice).await;
@@ -57,7 +58,7 @@ async fn a_redir_that_leaves_hears_of_it_when_nothing_is_under_way() {
     alice.intercept(filtered(1)).await;
     let under_way = world.plan().unwrap().filtered[0].clone();
     let (client, destination) = ("192.0.2.1:4000".parse().unwrap(), "10.0.0.1:8080".parse().unwrap());
-    let leg = within(under_way.open(client, destination, None)).await.unwrap();
+    let mut leg = within(DeveloperStream::open(&under_way, client, destination, None)).await.unwrap();
     let leave = ToAgent::Leave(LeaveScope::Token(Token([1; 16])));
     let first = alice.dialled.control.ask(&leave).unwrap();
     // Asked again, as by one who hears from elsewhere that it has ended: the same answer.
@@ -66,7 +67,7 @@ async fn a_redir_that_leaves_hears_of_it_when_nothing_is_under_way() {
     assert!(matches!(alice.ask(ToAgent::List).await, ToDeveloper::Listing(_)));
     assert!(alice.heard.iter().all(|heard| matches!(heard, ToDeveloper::Intercept(_))), "{:?}", alice.heard);
     assert!(world.plan().is_none(), "new requests are the app's");
-    within(leg.ending.cancelled()).await;
+    within(std::future::poll_fn(|cx| leg.poll_ending(cx))).await;
     drop(under_way);
     let mut answered = Vec::new();
     while answered.len() < 2 {
@@ -104,7 +105,7 @@ async fn what_is_matched_after_a_redial_goes_through_the_new_tunnel() {
     let id = awake.intercept(request(1)).await.id;
     let intercept = world.plan().unwrap().global.clone().unwrap();
     let (client, destination) = ("192.0.2.1:4000".parse().unwrap(), "10.0.0.1:8080".parse().unwrap());
-    let leg = within(intercept.open(client, destination, None)).await.unwrap();
+    let leg = within(DeveloperStream::open(&intercept, client, destination, None)).await.unwrap();
     let stream = within(within(awake.dialled.tunnel.accept()).await.unwrap().header()).await.unwrap();
     assert_eq!((stream.header.intercept, stream.header.client), (id, client));
     drop((leg, old));
