@@ -1,12 +1,13 @@
 //! A header block that is not whole: it lies in the h2 crate, decoded as far as it has come.
 //!
-//! Owns: what it counts as, and since when it has been waited for. Called by `guard`.
+//! Owns: what it counts as, since when it has been waited for, and whether more of it may lie there. What may not is kept as
+//! it came (`held`), which is a hundredth of that, until the block is whole; its stream is then refused. Called by `guard`,
+//! and before a connection is handed over.
 
 use tokio::time::Instant;
 
 use super::{
-    flood::Flooded,
-    frames::{CONTINUATION, HEADERS, Head},
+    frames::{CONTINUATION, HEAD, HEADERS, Head},
     limits,
 };
 use crate::memory::{Purpose, Share};
@@ -21,29 +22,46 @@ const MOST: usize = limits::HEADER_LIST as usize / 33 * EXPANDED;
 pub(super) struct OpenBlock {
     len: usize,
     began: Option<Instant>,
+    /// There was no room for a part of it: that, and what follows, is held as it came.
+    held: bool,
     share: Share,
 }
 
 impl OpenBlock {
-    /// A frame begins. `Err`: there is no memory to wait for the block that it belongs to.
-    pub(super) fn frame(&mut self, head: &Head, now: Instant) -> Result<(), Flooded> {
+    /// A frame begins. True: it belongs to a block for which there is no memory, and is to be held.
+    pub(super) fn frame(&mut self, head: &Head, now: Instant) -> bool {
         if !matches!(head.kind, HEADERS | CONTINUATION) {
-            return Ok(());
+            return false;
         }
         if !head.is_continued() {
+            let held = self.held;
             if self.began.is_some() {
                 *self = OpenBlock::default();
             }
-            return Ok(());
+            return held;
         }
         self.began.get_or_insert(now);
         self.len += head.len;
         let bytes = (self.len * EXPANDED).min(MOST);
-        if self.share.try_set(bytes, Purpose::LongMessage) { Ok(()) } else { Err(Flooded::Scarce) }
+        self.held |= !self.share.try_set(bytes, Purpose::LongMessage);
+        self.held
     }
 
     /// When the block began that is not whole, if there is one.
     pub(super) fn began(&self) -> Option<Instant> {
         self.began
     }
+}
+
+/// Whether there is memory to wait for the rest of a header block, if one is open behind these frames of a client.
+pub(in super::super) fn has_room(mut frames: &[u8]) -> bool {
+    let (mut block, now) = (OpenBlock::default(), Instant::now());
+    while let Some((head, rest)) = frames.split_first_chunk::<HEAD>() {
+        let head = Head::parse(*head);
+        if block.frame(&head, now) {
+            return false;
+        }
+        frames = rest.get(head.len..).unwrap_or_default();
+    }
+    true
 }

@@ -7,6 +7,10 @@
 //! after a hundred of them in all, and some servers begin or flush every answer with one; and the acknowledgement of
 //! SETTINGS that the h2 crate believes acknowledged (`upgrade`).
 
+use bytes::BufMut;
+
+use super::held::HeldBlock;
+
 /// A frame's head: length, type, flags, stream (RFC 9113, 4.1).
 pub(super) const HEAD: usize = 9;
 
@@ -72,6 +76,8 @@ impl Head {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     Keep,
+    /// It belongs to a header block that is not given to the reader before it is whole.
+    Hold,
     /// Only for empty DATA that does not end its stream, and for an acknowledgement of SETTINGS.
     Drop,
 }
@@ -83,6 +89,9 @@ pub(super) trait Watch {
 
     /// A part of the payload of a SETTINGS frame.
     fn settings(&mut self, payload: &[u8]);
+
+    /// A frame could not be held, for want of memory.
+    fn not_held(&mut self) {}
 }
 
 /// See the module.
@@ -96,6 +105,9 @@ pub(super) struct Frames {
     /// What is left of the current frame's payload.
     left: usize,
     settings: bool,
+    /// The current frame is the last of a block that is held.
+    ends_held: bool,
+    held: HeldBlock,
     /// Frames and bytes since the reader has set it to nothing.
     pub(super) seen: Seen,
 }
@@ -120,6 +132,11 @@ impl Frames {
         self.given += count;
     }
 
+    /// Gives the reader what was held and may be taken; how much that was.
+    pub(super) fn give_held(&mut self, room: usize, to: &mut impl BufMut) -> usize {
+        self.held.give(room, to)
+    }
+
     /// Walks over `bytes`, which begin with what was withheld, and closes the gaps of what is taken out. The first
     /// bytes of the answered number are the reader's; an unfinished head behind them is withheld.
     pub(super) fn pass(&mut self, bytes: &mut [u8], watch: &mut impl Watch) -> usize {
@@ -132,8 +149,14 @@ impl Frames {
                 if self.settings {
                     watch.settings(&bytes[at..at + len]);
                 }
-                bytes.copy_within(at..at + len, kept);
-                (kept, at, self.left) = (kept + len, at + len, self.left - len);
+                if self.held.is_active() {
+                    self.held.push(&bytes[at..at + len]);
+                } else {
+                    bytes.copy_within(at..at + len, kept);
+                    kept += len;
+                }
+                (at, self.left) = (at + len, self.left - len);
+                self.end_held();
                 continue;
             }
             let len = (HEAD - self.have).min(bytes.len() - at);
@@ -155,14 +178,42 @@ impl Frames {
             self.seen.blocks += head.len;
         }
         let fate = watch.frame(&head);
-        let rest = HEAD - self.given;
-        let dropped = fate == Fate::Drop && head.may_be_dropped() && self.given == 0;
-        if !dropped {
-            to[..rest].copy_from_slice(&self.head[self.given..]);
-        }
+        let given = self.given;
+        let dropped = fate == Fate::Drop && head.may_be_dropped() && given == 0;
+        self.hold(fate, &head, watch);
         (self.have, self.given) = (0, 0);
         (self.left, self.settings) = (head.len, head.kind == SETTINGS);
-        if dropped { 0 } else { rest }
+        if dropped {
+            return 0;
+        }
+        if self.held.is_active() {
+            self.held.push(&self.head[given..]);
+            self.end_held();
+            return 0;
+        }
+        to[..HEAD - given].copy_from_slice(&self.head[given..]);
+        HEAD - given
+    }
+
+    /// Whether the frame is held that begins. One whose head is with the reader in part is not.
+    fn hold(&mut self, fate: Fate, head: &Head, watch: &mut impl Watch) {
+        if fate != Fate::Hold {
+            // Inside a block it breaks the protocol, which is for the reader to see.
+            return self.held.release();
+        }
+        let possible = self.given == 0 && self.held.hold(HEAD + head.len);
+        self.ends_held = possible && !head.is_continued();
+        if !possible {
+            watch.not_held();
+        }
+    }
+
+    /// The last frame of a block that was held is whole.
+    fn end_held(&mut self) {
+        if self.left == 0 && self.ends_held {
+            self.ends_held = false;
+            self.held.release();
+        }
     }
 }
 

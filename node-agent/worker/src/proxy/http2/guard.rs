@@ -58,6 +58,8 @@ struct State {
     in_block: bool,
     /// A header block that is not whole.
     block: OpenBlock,
+    /// The newest stream whose header block had no room in memory.
+    scarce_stream: Option<u32>,
     now: Instant,
 }
 
@@ -75,6 +77,7 @@ impl Guard {
             decoded: 0,
             in_block: false,
             block: OpenBlock::default(),
+            scarce_stream: None,
             now,
         };
         Guard(Arc::new(Shared {
@@ -148,6 +151,11 @@ impl Guard {
         self.lock().block.began()
     }
 
+    /// Whether there was no memory to wait for this stream's header block.
+    pub(super) fn was_scarce(&self, stream: u32) -> bool {
+        self.lock().scarce_stream == Some(stream)
+    }
+
     /// The connection is to end for this.
     pub(super) fn flood(&self, what: Flooded) {
         self.lock().flooded.get_or_insert(what);
@@ -216,8 +224,9 @@ impl Watch for Guard {
         if let Err(flooded) = state.flood.frame(head, now) {
             state.flooded.get_or_insert(flooded);
         }
-        if let Err(scarce) = state.block.frame(head, now) {
-            state.flooded.get_or_insert(scarce);
+        let held = state.block.frame(head, now);
+        if held {
+            state.scarce_stream = Some(head.stream);
         }
         if head.kind == HEADERS && head.stream > state.newest {
             state.newest = head.stream;
@@ -233,8 +242,12 @@ impl Watch for Guard {
                 return Fate::Drop;
             }
         }
-        Fate::Keep
+        if held { Fate::Hold } else { Fate::Keep }
     }
 
     fn settings(&mut self, _: &[u8]) {}
+
+    fn not_held(&mut self) {
+        self.flood(Flooded::Scarce);
+    }
 }

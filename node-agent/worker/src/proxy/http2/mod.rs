@@ -16,12 +16,13 @@
 //! developer whose service does not take extended CONNECT answers such a request with a 502; one whose service takes it
 //! while the app does not is never asked.
 
-mod block;
+pub(super) mod block;
 mod copy;
 mod decide;
 mod flood;
 mod frames;
 mod guard;
+mod held;
 mod io;
 mod leg;
 mod limits;

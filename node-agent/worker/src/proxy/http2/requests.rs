@@ -102,6 +102,9 @@ impl<'a, C: Transport, A: Transport + From<AppIo> + 'a> Serving<'a, C, A> {
             // The client has ended it already: there is nobody to answer.
             return;
         }
+        if self.guard.was_scarce(u32::from(respond.stream_id())) {
+            return self.refuse_scarce(respond);
+        }
         let list = header_list(&head.headers);
         if list > limits::HEADER_LIST_SCARCE {
             self.guard.decoded(list);
@@ -115,10 +118,7 @@ impl<'a, C: Transport, A: Transport + From<AppIo> + 'a> Serving<'a, C, A> {
         let mut share = Share::default();
         let cost = if self.open_requests() < limits::FREE_STREAMS { list } else { limits::STREAM_COST + list };
         if !share.try_wait(cost, cost) {
-            // The client may send it again (RFC 9113, 8.7).
-            self.route.missed(Cause::MemoryScarce);
-            self.access.refused();
-            return respond.send_reset(Reason::REFUSED_STREAM);
+            return self.refuse_scarce(respond);
         }
         let plan = self.route.plan();
         self.retire_ended_intercepts(plan.as_deref());
@@ -139,6 +139,13 @@ impl<'a, C: Transport, A: Transport + From<AppIo> + 'a> Serving<'a, C, A> {
                 self.ask_developer(Request::new(head, body, respond, report, share), &intercept);
             }
         }
+    }
+
+    /// There is no memory for the request. The client may send it again (RFC 9113, 8.7).
+    fn refuse_scarce(&mut self, mut respond: SendResponse<Bytes>) {
+        self.route.missed(Cause::MemoryScarce);
+        self.access.refused();
+        respond.send_reset(Reason::REFUSED_STREAM);
     }
 
     /// Requests that were taken and have no answer, or not all of it.

@@ -149,6 +149,9 @@ impl<T: AsyncRead + Unpin, W: Passing + Unpin> AsyncRead for Wire<T, W> {
         }
         let start = buf.filled().len();
         loop {
+            if this.frames.give_held(buf.remaining(), buf) > 0 {
+                return Poll::Ready(Ok(()));
+            }
             let withheld = this.frames.withheld().len();
             if buf.remaining() <= withheld {
                 let count = buf.remaining();

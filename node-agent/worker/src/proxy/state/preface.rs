@@ -14,7 +14,10 @@ use crate::{
     plan::{Intercept, Plan},
     proxy::{
         attention::Attention,
-        http2::preface::{self, Told},
+        http2::{
+            block,
+            preface::{self, Told},
+        },
         route::origin,
     },
 };
@@ -126,7 +129,14 @@ impl ExpectSettings {
         Action::go_opaque(opaque)
     }
 
-    fn http2(&self) -> Action {
+    /// Both speak HTTP/2. The client was not answered so far: a header block that is open, and finds no room in memory, goes
+    /// to the app unread with everything else.
+    fn http2(&self, at: &mut Context<'_>) -> Action {
+        if self.to == Origin::App && !block::has_room(at.flow.unread()) {
+            at.route.missed(Cause::MemoryScarce);
+            at.access.went_opaque(OpaqueReason::MemoryScarce.as_str());
+            return Action::go_opaque(Opaque::new(self.to));
+        }
         Action::Http2 { to: self.to, upgrade: None }
     }
 }
@@ -160,14 +170,14 @@ impl ConnectionState for ExpectSettings {
         match from {
             Origin::App => self.not_http2(at),
             // Each request that it matches is answered for itself.
-            Origin::Developer(_) => self.http2(),
+            Origin::Developer(_) => self.http2(at),
         }
     }
 
     fn after_turn(&mut self, at: &mut Context<'_>) -> Action {
         let passed_on = at.flow.client == Attention::Held && at.flow.sending.is_none();
         match passed_on && preface::server(at.flow.said(self.to)) == Told::Http2 {
-            true => self.http2(),
+            true => self.http2(at),
             false => Action::Wait,
         }
     }
@@ -177,6 +187,6 @@ impl ConnectionState for ExpectSettings {
             return Ok(None);
         }
         let until = *self.silent_since.get_or_insert(now) + SILENCE;
-        if now >= until { Err(self.http2()) } else { Ok(Some(until)) }
+        if now >= until { Err(self.http2(at)) } else { Ok(Some(until)) }
     }
 }

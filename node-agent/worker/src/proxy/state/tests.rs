@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::{
+    memory::{self, Purpose},
     metrics::Metrics,
     proxy::{
         attention::Attention,
@@ -63,8 +64,8 @@ impl Machine {
     }
 
     /// The client's first bytes are written.
-    fn forwarded(&mut self, action: Action) -> usize {
-        let Action::Forward(Forward { to: Origin::App, len, .. }) = action else {
+    fn forwarded(&mut self, action: &Action) -> usize {
+        let &Action::Forward(Forward { to: Origin::App, len, .. }) = action else {
             panic!("it is forwarded to the app")
         };
         self.flow.up.take(len);
@@ -72,8 +73,8 @@ impl Machine {
     }
 
     /// The app's first bytes are written.
-    fn written(&mut self, action: Action) -> AfterWrite {
-        let Action::Write { len, then } = action else { panic!("it is written") };
+    fn written(&mut self, action: &Action) -> AfterWrite {
+        let &Action::Write { len, then } = action else { panic!("it is written") };
         self.flow.leg_mut(Origin::App).unwrap().down.take(len);
         if then != AfterWrite::More {
             self.ask(|state, at| state.answer_complete(at));
@@ -107,9 +108,9 @@ fn requests_and_answers_are_forwarded_one_by_one() {
     let mut machine = Machine::new();
     for _ in 0..2 {
         let action = machine.client(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
-        assert_eq!(machine.forwarded(action), 27);
+        assert_eq!(machine.forwarded(&action), 27);
         let action = machine.app(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-        assert_eq!(machine.written(action), AfterWrite::Answered);
+        assert_eq!(machine.written(&action), AfterWrite::Answered);
     }
     assert_eq!((machine.access.app_requests, machine.requests.len()), (2, 2), "the driver says what is written");
 }
@@ -145,7 +146,7 @@ impl Machine {
     /// Opaque: everything that the client has sent goes on.
     fn forwarded_all(&mut self) -> usize {
         let action = self.ask(|state, at| state.client_bytes(None, at));
-        let len = self.forwarded(action);
+        let len = self.forwarded(&action);
         assert!(self.flow.up.is_empty());
         len
     }
@@ -196,7 +197,7 @@ fn a_preface_goes_ahead_alone_and_settings_make_it_http2() {
     let action = machine.ask(|state, at| state.client_bytes(None, at));
     let Action::Forward(forward) = &action else { panic!("it is passed on") };
     assert_eq!((forward.len, forward.part), (PREFACE.len(), Part::Opening));
-    machine.forwarded(action);
+    machine.forwarded(&action);
     machine.flow.client = Attention::Held;
     assert!(matches!(machine.app(&SETTINGS[..5]), Action::Wait));
     assert!(matches!(machine.app(&SETTINGS[5..]), Action::Hold));
@@ -210,7 +211,7 @@ fn an_app_that_does_not_answer_a_preface_with_settings_gets_everything() {
     let action = machine.client(PREFACE);
     machine.becomes(action);
     let action = machine.ask(|state, at| state.client_bytes(None, at));
-    machine.forwarded(action);
+    machine.forwarded(&action);
     let action = machine.app(b"HTTP/1.1 400 Bad Request\r\n\r\n");
     assert!(matches!(machine.becomes(action), Legs::Only(Origin::App, None)));
     assert_eq!(machine.access.opaque, Some(OpaqueReason::Http2.as_str()));
@@ -224,7 +225,7 @@ fn whoever_is_silent_behind_a_preface_is_spoken_to_after_a_second() {
     let action = machine.client(PREFACE);
     machine.becomes(action);
     let action = machine.ask(|state, at| state.client_bytes(None, at));
-    machine.forwarded(action);
+    machine.forwarded(&action);
     let Ok(Some(until)) = machine.rest(now) else { panic!("it waits") };
     assert_eq!(until, now + Duration::from_secs(1));
     assert!(matches!(machine.rest(until), Err(Action::Http2 { to: Origin::App, .. })));
@@ -238,4 +239,34 @@ fn a_developer_who_ends_before_the_preface_is_whole_does_not_make_it_http2() {
     machine.flow.legs.push(Leg::new(alice, Box::pin(std::future::pending())));
     let action = machine.ask(|state, at| state.origin_end(alice, at));
     assert!(matches!(action, Action::CloseLeg));
+}
+
+/// In a process of its own: the budget is all connections'.
+#[test]
+fn a_first_header_block_that_finds_no_memory_makes_the_connection_opaque() {
+    let test = "proxy::state::tests::a_first_header_block_that_finds_no_memory_makes_the_connection_opaque";
+    if !memory::tests::alone(test) {
+        return;
+    }
+    const OPEN: [u8; 9] = [0, 0, 100, 1, 0, 0, 0, 0, 1];
+    let unread = [SETTINGS, &OPEN, &[0; 40]].concat();
+    let handed_over = || {
+        let mut machine = Machine::begun(Next::kept(preface::ExpectPreface::new(None)));
+        let action = machine.client(&[PREFACE, &unread[..]].concat());
+        machine.becomes(action);
+        let action = machine.ask(|state, at| state.client_bytes(None, at));
+        machine.forwarded(&action);
+        machine.flow.client = Attention::Held;
+        assert!(matches!(machine.app(SETTINGS), Action::Hold));
+        let action = machine.ask(|state, at| state.after_turn(at));
+        (machine, action)
+    };
+    let all = memory::tests::exhaust(Purpose::LongMessage);
+    let (mut machine, action) = handed_over();
+    assert!(matches!(machine.becomes(action), Legs::Only(Origin::App, None)));
+    assert_eq!(machine.forwarded_all(), unread.len(), "as it came");
+    assert_eq!(machine.access.opaque, Some(OpaqueReason::MemoryScarce.as_str()));
+    drop(all);
+    let (_, action) = handed_over();
+    assert!(matches!(action, Action::Http2 { .. }), "with memory it is waited for");
 }

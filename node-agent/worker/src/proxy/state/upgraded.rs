@@ -7,8 +7,12 @@ use tokio::time::Instant;
 
 use super::{Action, ConnectionState, Context, Opaque};
 use crate::{
+    misses::Cause,
     plan::Plan,
-    proxy::http2::{Upgrade, preface::Told},
+    proxy::http2::{
+        Upgrade, block,
+        preface::{PREFACE, Told},
+    },
 };
 
 /// How long a client may leave its preface out after the app's 101, before the connection is the app's alone: meanwhile the
@@ -38,6 +42,11 @@ impl ConnectionState for ExpectUpgradedPreface {
         match Upgrade::client(at.flow.unread()) {
             Told::NeedMore => Action::Wait,
             Told::Other => Self::not_http2(OpaqueReason::Upgraded, at),
+            // A header block that is open, and finds no room in memory, goes to the app unread with everything else.
+            Told::Http2 if !block::has_room(&at.flow.unread()[PREFACE.len()..]) => {
+                at.route.missed(Cause::MemoryScarce);
+                Self::not_http2(OpaqueReason::MemoryScarce, at)
+            }
             Told::Http2 => Action::Http2 { to: Origin::App, upgrade: self.upgrade.take() },
         }
     }
