@@ -77,9 +77,7 @@ pub struct Engine {
     hold: PendingSwitch,
     /// The newest request offers `h2c`, and went to a developer without the offer.
     withdrawn: bool,
-    /// Why the connection becomes opaque to the app as soon as no developer's answer is outstanding.
-    doomed: Option<OpaqueReason>,
-    opaque: Option<OpaqueReason>,
+    course: Course,
     /// Why no request follows the answer that is being read.
     closing: Option<OpaqueReason>,
     /// A developer's answer cannot be read and goes on until the leg ends; so many bytes are most likely left of it,
@@ -94,10 +92,21 @@ pub struct Engine {
     expecting: bool,
     /// The oldest outstanding request had an interim answer.
     interim: bool,
-    /// The connection ends with the body that is on its way: its answer is through, and no other follows.
-    ending: bool,
+}
+
+/// How the connection goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Course {
+    /// Requests may follow.
+    Open,
+    /// It becomes opaque to the app, for this reason, as soon as no developer's answer is outstanding.
+    OpaquePending(OpaqueReason),
+    /// It is no longer looked at, for this reason.
+    Opaque(OpaqueReason),
+    /// It ends with the body that is on its way: its answer is through, and no other follows.
+    Ending,
     /// The relay was told to close the client.
-    over: bool,
+    Over,
 }
 
 #[derive(Debug)]
@@ -133,8 +142,7 @@ impl Engine {
             outstanding: 0,
             hold: PendingSwitch::No,
             withdrawn: false,
-            doomed: None,
-            opaque: None,
+            course: Course::Open,
             closing: None,
             unreadable: None,
             probes_to_app: options.probes_to_app,
@@ -142,15 +150,16 @@ impl Engine {
             last: false,
             expecting: false,
             interim: false,
-            ending: false,
-            over: false,
         }
     }
 
     /// Who has the connection, if it is no longer looked at, and why.
     #[must_use]
     pub fn opaque(&self) -> Option<(Origin, OpaqueReason)> {
-        self.opaque.map(|why| (self.current, why))
+        match self.course {
+            Course::Opaque(why) => Some((self.current, why)),
+            Course::Open | Course::OpaquePending(_) | Course::Ending | Course::Over => None,
+        }
     }
 
     /// The number of requests whose answer is not through.
@@ -163,19 +172,20 @@ impl Engine {
     #[must_use]
     pub fn idle(&self) -> bool {
         let fresh = matches!(&self.inbound, RequestSide::Head(head) if head.is_new());
-        fresh && self.outstanding == 0 && self.opaque.is_none() && self.doomed.is_none()
+        let opaque = matches!(self.course, Course::OpaquePending(_) | Course::Opaque(_));
+        fresh && self.outstanding == 0 && !opaque
     }
 
     /// Whether no message follows: the client is closed once everything before is written.
     #[must_use]
     pub fn is_over(&self) -> bool {
-        self.over
+        self.course == Course::Over
     }
 
     /// Whether the connection ends with the body that is on its way ([`OriginEnd::Early`]).
     #[must_use]
     pub fn is_ending(&self) -> bool {
-        self.ending
+        self.course == Course::Ending
     }
 
     /// Whether a developer's answer cannot be read: it goes on until its leg ends.
@@ -193,14 +203,14 @@ impl Engine {
     /// Whether `leg` can close, or be opened again, without anyone noticing.
     #[must_use]
     pub fn leg_idle(&self, leg: Origin) -> bool {
-        leg != self.current || !(self.busy() || self.opaque.is_some())
+        leg != self.current || !(self.busy() || self.is_opaque())
     }
 
     /// Takes back the choice of a developer who cannot be reached, before a byte of the request was written there: it
     /// goes to the app. `false` if that is no longer possible.
     pub fn fall_back(&mut self) -> bool {
         let untouched = matches!(&self.outbound, ResponseSide::Head(head) if head.is_new());
-        let possible = self.outstanding == 1 && untouched && self.opaque.is_none() && !self.over;
+        let possible = self.outstanding == 1 && untouched && !self.is_opaque() && !self.is_over();
         if possible {
             self.current = Origin::App;
             if self.withdrawn {
@@ -220,7 +230,7 @@ impl Engine {
         let untouched = !self.interim && matches!(&self.outbound, ResponseSide::Head(head) if head.is_new());
         let delivered = self.outstanding.saturating_sub(u8::from(unsent));
         let theirs = u64::MAX.checked_shr(u64::BITS - u32::from(delivered)).unwrap_or(0);
-        self.outstanding > 0 && untouched && self.once & theirs == 0 && self.opaque.is_none() && !self.over
+        self.outstanding > 0 && untouched && self.once & theirs == 0 && !self.is_opaque() && !self.is_over()
     }
 
     /// The agent answers the oldest outstanding request itself, because its origin did not (no byte of an answer was
@@ -229,25 +239,26 @@ impl Engine {
         let head = self.heads & 1 != 0;
         let newest = self.outstanding <= 1;
         let in_flight = matches!(self.inbound, RequestSide::Body(_));
-        let keep_alive = self.outstanding > 0 && !self.over && !(newest && (in_flight || self.last));
+        let keep_alive = self.outstanding > 0 && !self.is_over() && !(newest && (in_flight || self.last));
         self.finish();
-        self.over |= !keep_alive;
+        if !keep_alive {
+            self.course = Course::Over;
+        }
         Refusal { head, keep_alive }
     }
 
-    /// Whether the current origin has work: an answer outstanding or a body in flight.
     /// Whether unread bytes of the client that it was asked about, and that need more, begin a request's head.
     #[must_use]
     pub fn awaits_head(&self) -> bool {
         let head = matches!(&self.inbound, RequestSide::Head(_));
-        head && self.opaque.is_none() && self.doomed.is_none() && !self.over
+        head && matches!(self.course, Course::Open | Course::Ending)
     }
 
     /// Whether a next request has to wait for a developer's outstanding answers, unless it is the same developer's.
     #[must_use]
     pub fn awaits_developer(&self) -> bool {
         let heads = matches!(&self.inbound, RequestSide::Head(_)) && self.outstanding > 0;
-        heads && self.opaque.is_none() && self.current != Origin::App
+        heads && !self.is_opaque() && self.current != Origin::App
     }
 
     /// Whether all that is outstanding is the app's.
@@ -260,9 +271,14 @@ impl Engine {
     #[must_use]
     pub fn awaits_answer_head(&self, from: Origin) -> bool {
         let head = matches!(&self.outbound, ResponseSide::Head(_));
-        head && from == self.current && self.outstanding > 0 && self.opaque.is_none()
+        head && from == self.current && self.outstanding > 0 && !self.is_opaque()
     }
 
+    fn is_opaque(&self) -> bool {
+        matches!(self.course, Course::Opaque(_))
+    }
+
+    /// Whether the current origin has work: an answer outstanding or a body in flight.
     fn busy(&self) -> bool {
         self.outstanding > 0 || matches!(self.inbound, RequestSide::Body(_))
     }
@@ -280,7 +296,7 @@ impl Engine {
         if let Some(why) = self.closing {
             match self.current {
                 // The app closes by itself, or not: from here on that is between the client and the app.
-                Origin::App => self.doomed = self.doomed.or(Some(why)),
+                Origin::App => self.opaque_next(why),
                 Origin::Developer(_) => self.end(why),
             }
         }
@@ -291,13 +307,19 @@ impl Engine {
     fn end(&mut self, why: OpaqueReason) {
         let body =
             why == OpaqueReason::AfterClose && self.outstanding == 0 && matches!(self.inbound, RequestSide::Body(_));
-        self.ending |= body;
-        self.over |= !body;
+        self.course = if body { Course::Ending } else { Course::Over };
+    }
+
+    /// The connection becomes opaque before its next request, for this reason unless there is one already.
+    fn opaque_next(&mut self, why: OpaqueReason) {
+        if self.course == Course::Open {
+            self.course = Course::OpaquePending(why);
+        }
     }
 
     /// Hands the connection to its current origin.
-    fn give(&mut self, why: OpaqueReason) {
-        self.opaque = Some(why);
+    fn go_opaque(&mut self, why: OpaqueReason) {
+        self.course = Course::Opaque(why);
         self.inbound = RequestSide::Body(Body::UntilClose);
         self.outbound = ResponseSide::Body(Body::UntilClose);
     }

@@ -2,7 +2,7 @@
 //!
 //! Owns: what [`Engine::client`] answers. Must not: look at answers. Called by: the relay, through `Engine`.
 
-use super::{Begins, ClientEnd, Engine, MAX_OUTSTANDING, Origin, PendingSwitch, RequestSide, Step};
+use super::{Begins, ClientEnd, Course, Engine, MAX_OUTSTANDING, Origin, PendingSwitch, RequestSide, Step};
 use crate::filter::Table;
 use crate::framing::{Asked, Body};
 use crate::head::{Progress, RequestHead};
@@ -19,14 +19,11 @@ fn is_idempotent(method: &[u8]) -> bool {
 impl Engine {
     /// What to do with the client's unread bytes, all of them in one slice; `table` decides the requests that begin.
     pub fn client(&mut self, unread: &[u8], table: &Table) -> Step {
-        if let Some((to, why)) = self.opaque() {
-            return Step::Opaque { to, why };
-        }
-        if self.over {
-            return Step::Wait;
-        }
-        if let Some(why) = self.doomed {
-            return self.doom(why);
+        match self.course {
+            Course::Opaque(why) => return Step::Opaque { to: self.current, why },
+            Course::Over => return Step::Wait,
+            Course::OpaquePending(why) => return self.go_opaque_when_idle(why),
+            Course::Open | Course::Ending => {}
         }
         if unread.is_empty() {
             return Step::NeedMore;
@@ -44,19 +41,19 @@ impl Engine {
 
     /// The client sends no more. Ask this when [`Engine::client`] said [`Step::NeedMore`] to the last `unread`.
     pub fn client_eof(&mut self, unread: &[u8]) -> ClientEnd {
-        if self.opaque.is_some() || matches!(self.inbound, RequestSide::Body(_)) {
+        if self.is_opaque() || matches!(self.inbound, RequestSide::Body(_)) {
             return ClientEnd::Inside(self.current);
         }
-        if unread.is_empty() || self.over {
+        if unread.is_empty() || self.is_over() {
             return ClientEnd::Idle;
         }
-        self.doomed = self.doomed.or(Some(OpaqueReason::Truncated));
+        self.opaque_next(OpaqueReason::Truncated);
         ClientEnd::Partial
     }
 
     /// The rest of a head that has begun is not waited for: as if it were ambiguous.
     pub fn give_up(&mut self, why: OpaqueReason) -> Step {
-        self.doom(why)
+        self.go_opaque_when_idle(why)
     }
 
     fn body(&mut self, len: usize) -> Step {
@@ -64,7 +61,9 @@ impl Engine {
         let complete = matches!(&self.inbound, RequestSide::Body(body) if body.is_done());
         if complete {
             self.inbound = RequestSide::Head(RequestHead::new());
-            self.over |= self.ending;
+            if self.is_ending() {
+                self.course = Course::Over;
+            }
         }
         Step::Forward { to: self.current, len, begins: None, complete }
     }
@@ -72,9 +71,9 @@ impl Engine {
     /// The next byte of a body is ambiguous.
     fn malformed(&mut self, why: Ambiguity) -> Step {
         match self.current {
-            Origin::App => self.doom(OpaqueReason::Ambiguous(why)),
+            Origin::App => self.go_opaque_when_idle(OpaqueReason::Ambiguous(why)),
             Origin::Developer(_) => {
-                self.over = true;
+                self.course = Course::Over;
                 Step::Reset { why }
             }
         }
@@ -83,7 +82,7 @@ impl Engine {
     fn head(&mut self, unread: &[u8], table: &Table) -> Step {
         if self.last {
             return match self.current {
-                Origin::App => self.doom(OpaqueReason::AfterClose),
+                Origin::App => self.go_opaque_when_idle(OpaqueReason::AfterClose),
                 Origin::Developer(_) => Step::Wait,
             };
         }
@@ -95,11 +94,11 @@ impl Engine {
             Ok(Progress::Partial) => Step::NeedMore,
             Ok(Progress::Complete) => match self.decide(unread, table) {
                 Ok(step) => step,
-                Err(why) => self.doom(OpaqueReason::Ambiguous(why)),
+                Err(why) => self.go_opaque_when_idle(OpaqueReason::Ambiguous(why)),
             },
             Err(why) => {
                 let why = self.reason(why, unread);
-                self.doom(why)
+                self.go_opaque_when_idle(why)
             }
         }
     }
@@ -155,13 +154,13 @@ impl Engine {
     }
 
     /// Gives the connection to the app, as soon as a developer's outstanding answers are through.
-    pub(super) fn doom(&mut self, why: OpaqueReason) -> Step {
+    pub(super) fn go_opaque_when_idle(&mut self, why: OpaqueReason) -> Step {
         if self.busy() && self.current != Origin::App {
-            self.doomed = Some(why);
+            self.course = Course::OpaquePending(why);
             return Step::Wait;
         }
         self.current = Origin::App;
-        self.give(why);
+        self.go_opaque(why);
         Step::Opaque { to: Origin::App, why }
     }
 

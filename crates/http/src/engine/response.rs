@@ -3,7 +3,7 @@
 //! Owns: what [`Engine::response`] and [`Engine::origin_eof`] answer. Must not: judge answers: what cannot be read is
 //! passed on unread. Called by: the relay, through `Engine`.
 
-use super::{Engine, Origin, OriginEnd, PendingSwitch, Reply, RequestSide, ResponseSide};
+use super::{Course, Engine, Origin, OriginEnd, PendingSwitch, Reply, RequestSide, ResponseSide};
 use crate::framing::{Asked, Body};
 use crate::head::{Progress, ResponseHead};
 use crate::{Ambiguity, OpaqueReason};
@@ -63,30 +63,32 @@ impl Engine {
 
     /// The leg to `from` sends no more.
     pub fn origin_eof(&mut self, from: Origin) -> OriginEnd {
-        if self.opaque.is_some() || from != self.current || !self.busy() {
+        if self.is_opaque() || from != self.current || !self.busy() {
             return OriginEnd::Idle;
         }
         if self.outstanding == 0 {
-            self.ending = true;
+            if !self.is_over() {
+                self.course = Course::Ending;
+            }
             return OriginEnd::Early;
         }
         match &self.outbound {
             ResponseSide::Head(_) => OriginEnd::Unanswered,
             ResponseSide::Body(Body::UntilClose) => {
                 self.finish();
-                if self.ending { OriginEnd::Early } else { OriginEnd::Finished }
+                if self.is_ending() { OriginEnd::Early } else { OriginEnd::Finished }
             }
             ResponseSide::Body(_) => OriginEnd::Cut,
         }
     }
 
-    /// Bytes that answer nothing.
     /// The rest of an answer's head that has begun is not waited for: as if it were ambiguous. `unread` as in
     /// [`Engine::response`].
     pub fn give_up_answer(&mut self, why: OpaqueReason, unread: &[u8]) -> Reply {
         self.unreadable(why, unread)
     }
 
+    /// Bytes that answer nothing.
     fn unasked(&mut self, from: Origin) -> Reply {
         match (from, self.current) {
             (Origin::Developer(_), _) => Reply::Discard,
@@ -94,7 +96,7 @@ impl Engine {
             (Origin::App, _) => {
                 let why = if self.began { OpaqueReason::Unsolicited } else { OpaqueReason::ServerFirst };
                 self.current = Origin::App;
-                self.give(why);
+                self.go_opaque(why);
                 Reply::Opaque { to: Origin::App, why }
             }
         }
@@ -163,7 +165,7 @@ impl Engine {
     /// The origin agreed to another protocol.
     fn switched(&mut self, why: OpaqueReason, len: usize, code: u16) -> Reply {
         self.finish();
-        self.give(why);
+        self.go_opaque(why);
         Reply::Forward { len, status: Some(code), finished: true, ends: false }
     }
 
@@ -171,7 +173,7 @@ impl Engine {
     /// it goes on until the leg ends or is quiet, and the client connection ends with it.
     fn unreadable(&mut self, why: OpaqueReason, unread: &[u8]) -> Reply {
         if self.current == Origin::App {
-            self.give(why);
+            self.go_opaque(why);
             return Reply::Opaque { to: Origin::App, why };
         }
         let len = unread.len();
@@ -185,7 +187,7 @@ impl Engine {
     /// Who gets the request's body that is on its way.
     #[must_use]
     pub fn sending_to(&self) -> Option<Origin> {
-        let sending = self.opaque.is_none() && !self.over && matches!(self.inbound, RequestSide::Body(_));
+        let sending = !self.is_opaque() && !self.is_over() && matches!(self.inbound, RequestSide::Body(_));
         sending.then_some(self.current)
     }
 }
