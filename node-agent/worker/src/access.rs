@@ -4,7 +4,7 @@
 
 use std::{net::SocketAddr, sync::Arc, sync::atomic::Ordering, time::Instant};
 
-use super::{capture::ConnectionPlace, metrics::Metrics, relay::Tally};
+use super::{metrics::Metrics, relay::Tally, shares::ConnectionPlace};
 use redir_config::PodName;
 
 /// One client connection, from its access event at open to the one at close (on drop).

@@ -10,6 +10,7 @@ mod broker;
 mod capture;
 pub mod control;
 mod health_checks;
+mod intercept_filter;
 mod memory;
 mod metrics;
 mod misses;
@@ -18,11 +19,13 @@ mod proxy;
 mod pulse;
 mod registry;
 mod relay;
+mod shares;
 mod shutdown;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod tls;
 mod tunnel;
+mod tunnel_handle;
 mod upstream;
 
 use std::{net::TcpListener, sync::Arc, time::Duration};
@@ -38,11 +41,12 @@ use tokio::{
 use self::{
     admin::AgentReadiness,
     broker::{Broker, GuardianEvent},
-    capture::{ConnectionLimit, ConnectionShares, PodCaptures},
+    capture::PodCaptures,
     control::Policy,
     metrics::Metrics,
     misses::Misses,
     plan::Plans,
+    shares::{ConnectionLimit, ConnectionShares},
     shutdown::StopSignals,
     tls::{GivenFor, Tls},
     tunnel::TunnelService,
@@ -254,7 +258,7 @@ fn scrape(
     broker: Broker,
     captures: PodCaptures,
     metrics: Arc<Metrics>,
-    counters: Arc<tunnel::counters::TunnelCounters>,
+    counters: Arc<tunnel_handle::counters::TunnelCounters>,
     cluster: Option<AgentReadiness>,
 ) -> impl Fn() -> std::pin::Pin<Box<dyn Future<Output = Result<String, std::fmt::Error>> + Send>> + Clone + Send + Sync
 {

@@ -12,7 +12,7 @@ use prometheus_client::{
 };
 use redir_abi::Reason;
 
-use super::tunnel::counters::TunnelCounters;
+use super::tunnel_handle::counters::TunnelCounters;
 use redir_link::ControllerHealth;
 
 /// A counter of events.

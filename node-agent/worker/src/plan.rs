@@ -5,23 +5,19 @@
 
 use std::{
     collections::HashMap,
-    fmt,
-    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
 use redir_http::filter::{Key, Table};
-use redir_wire::{ConnectionBytes, RequestOutcome};
 use tokio_util::sync::CancellationToken;
 
 use redir_config::PodName;
 
-use super::tunnel::TunnelHandle;
+use crate::tunnel_handle::{RequestEvent, TunnelHandle};
 
 /// What one armed port of one pod does with its connections.
 #[derive(Debug)]
@@ -141,7 +137,11 @@ impl Intercept {
 
     /// An intercept over a bare connection, with what is told to its developer.
     #[cfg(test)]
-    pub(crate) fn for_test(id: u64, pod: PodName, connection: quinn::Connection) -> (Self, crate::tunnel::EventQueue) {
+    pub(crate) fn for_test(
+        id: u64,
+        pod: PodName,
+        connection: quinn::Connection,
+    ) -> (Self, crate::tunnel_handle::backlog::EventQueue) {
         let (tunnel, events) = TunnelHandle::new(
             connection,
             Arc::default(),
@@ -153,52 +153,6 @@ impl Intercept {
         let forwarded = false;
         (Self { id, developer, pod, to, forwarded, tunnel, requests, bypassed, ending: Ending::default() }, events)
     }
-}
-
-/// Why no stream could be opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum OpenError {
-    /// The tunnel is down.
-    Gone,
-    /// The tunnel has as many streams as it may, or takes no more bytes, for [`OPEN_LIMIT`].
-    Busy,
-    /// The developer's end acknowledges nothing at the moment.
-    Unanswered,
-}
-
-impl fmt::Display for OpenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Gone => f.write_str("the developer's tunnel is down"),
-            Self::Busy => f.write_str("the developer's tunnel takes no more streams"),
-            Self::Unanswered => f.write_str("the developer's machine does not answer"),
-        }
-    }
-}
-
-impl std::error::Error for OpenError {}
-
-/// One matched request or connection that is through.
-#[derive(Clone, Debug)]
-pub(crate) struct RequestEvent {
-    /// When it came.
-    pub(crate) when: SystemTime,
-    /// As the client wrote it; empty for a connection that is not HTTP.
-    pub(crate) method: String,
-    /// As the client wrote it, without the query.
-    pub(crate) path: String,
-    /// The answer's status; 0 if there was none.
-    pub(crate) status: u16,
-    /// From the first byte of the request to the last of the answer.
-    pub(crate) micros: u64,
-    /// The client.
-    pub(crate) client: SocketAddr,
-    /// Who answered, or why nobody did.
-    pub(crate) outcome: RequestOutcome,
-    /// The `grpc-status` of a gRPC answer.
-    pub(crate) grpc_status: Option<u32>,
-    /// What a connection that is not HTTP carried; `None` while it is open.
-    pub(crate) bytes: Option<ConnectionBytes>,
 }
 
 /// All plans, shared: written by the registry, read by every connection.
@@ -219,7 +173,3 @@ impl Plans {
         self.0.store(Arc::new(plans));
     }
 }
-
-/// How long a client's bytes may wait for a stream before the request counts as failed. Opening is a matter of
-/// microseconds unless the tunnel is at its limit of streams or its path is stuck.
-pub(crate) const OPEN_LIMIT: Duration = Duration::from_secs(2);

@@ -6,7 +6,6 @@
 
 pub(crate) mod arming;
 mod contest;
-pub(crate) mod filter;
 pub(crate) mod flushes;
 pub(crate) mod report;
 #[cfg(test)]
@@ -22,6 +21,7 @@ use redir_tunnel::Pin;
 use redir_wire::{InterceptRequest, LeaveScope, PodEntry, Refused, RefusedCode, Selector, Token};
 
 use crate::control::{InterceptGrant, PodPlacement, Policy};
+use crate::intercept_filter;
 use redir_config::PodName;
 
 use contest::FilterOverlaps;
@@ -187,7 +187,7 @@ impl InterceptRegistry {
             return Err(Refused { code: RefusedCode::TooMany, sentence });
         }
         let Some(filter) = &grant.filter else { return Ok(()) };
-        filter::check_room(others().filter_map(|other| other.grant.filter.as_ref()), filter)
+        intercept_filter::check_room(others().filter_map(|other| other.grant.filter.as_ref()), filter)
     }
 
     /// Ends a session's intercepts, keeping their seniority for a redial.

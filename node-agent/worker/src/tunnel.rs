@@ -5,13 +5,10 @@
 //! Must not decide which intercept wins (the registry's), nor touch a client's connection (the capture's).
 //! Called by the worker's start and shutdown.
 
-mod backlog;
-pub(crate) mod counters;
 mod endings;
 mod executor;
 mod farewell;
 pub(crate) mod flushes;
-mod handle;
 mod hub;
 mod keys;
 mod listening;
@@ -37,18 +34,14 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{broker::Broker, capture::PodCaptures, control::Policy, misses::Misses, plan::Plans, tls::Tls};
+use crate::{
+    broker::Broker, capture::PodCaptures, control::Policy, misses::Misses, plan::Plans, tls::Tls,
+    tunnel_handle::counters::TunnelCounters,
+};
 use redir_config::PodName;
 use redir_link::InterceptReports;
 
-use self::{
-    counters::TunnelCounters,
-    hub::{HubCommand, HubOutputs, TunnelHub},
-};
-
-#[cfg(test)]
-pub(crate) use backlog::EventQueue;
-pub(crate) use handle::{OpenStream, TunnelHandle};
+use self::hub::{HubCommand, HubOutputs, TunnelHub};
 
 /// What the tunnels need from the worker.
 pub(crate) struct TunnelParts {

@@ -4,12 +4,9 @@
 //! the pod is released. Steering is decided elsewhere (the registry arms and disarms): this only accepts what arrives.
 //! Called by the registry's driver and by `worker::run`; every accepted connection goes to `proxy::serve`.
 
-mod descriptors;
 mod heartbeat;
-mod limit;
 mod passing;
 mod pod;
-mod shares;
 mod steering;
 
 use std::{
@@ -21,18 +18,16 @@ use std::{
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-pub(crate) use self::{
-    descriptors::{Descriptors, HeldDescriptors},
-    limit::ConnectionLimit,
-    pod::{Live, Pod},
-    shares::{ConnectionPlace, ConnectionShares},
+use self::{
+    heartbeat::MappedHeartbeat,
+    pod::{CaptureListeners, Pod},
 };
-use self::{heartbeat::MappedHeartbeat, pod::CaptureListeners};
 use super::{
     broker::{ArmedPod, Broker, LastProcess},
     metrics::Metrics,
     misses::Misses,
     plan::Plans,
+    shares::ConnectionShares,
     shutdown::StopSignals,
     tls::Tls,
     upstream::{BrokenWay, Upstream, UpstreamParts, ports::Ranges, turned::Turned},

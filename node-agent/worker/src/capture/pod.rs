@@ -23,17 +23,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     CaptureContext,
-    descriptors::{DESCRIPTORS_OF_POD, HeldDescriptors},
     heartbeat::MappedHeartbeat,
     passing::{PassingClients, PassingNotice},
-    shares::{ConnectionPlace, PodShare},
     steering::{PassReason, SteeringState},
 };
 use crate::{
     broker::{BrokerError, LastProcess},
     misses::Cause,
-    proxy,
+    proxy::{self, AcceptedConnection, Shutdown},
     relay::reset,
+    shares::{DESCRIPTORS_OF_POD, HeldDescriptors, PodShare},
     upstream::Upstream,
 };
 use redir_config::PodName;
@@ -228,16 +227,8 @@ impl Pod {
 }
 
 /// A live connection of a pod.
-pub(crate) struct Live {
+struct Live {
     pod: Arc<Pod>,
-    place: Arc<ConnectionPlace>,
-}
-
-impl Live {
-    /// Its place among all connections.
-    pub(crate) fn place(&self) -> &Arc<ConnectionPlace> {
-        &self.place
-    }
 }
 
 impl Drop for Live {
@@ -349,9 +340,23 @@ impl<'p> AcceptLoop<'p> {
         }
         pod.live.fetch_add(1, Ordering::Relaxed);
         let key = ClientKey::of(peer.ip());
-        let live = Live { pod: pod.clone(), place: pod.share.enter(key) };
+        let live = Live { pod: pod.clone() };
         self.clients.entered(pod, key);
-        tasks.spawn(proxy::serve(pod, client, peer, local, live));
+        let shared = &pod.shared;
+        let accepted = AcceptedConnection {
+            socket: client,
+            client: peer,
+            destination: local,
+            pod: pod.name.clone(),
+            upstream: pod.upstream.clone(),
+            plans: shared.plans.clone(),
+            tls: shared.tls.clone(),
+            misses: shared.misses.clone(),
+            metrics: shared.metrics.clone(),
+            place: pod.share.enter(key),
+            shutdown: Shutdown { draining: shared.stop.draining.clone(), abort: pod.aborted().clone() },
+        };
+        tasks.spawn(proxy::serve(accepted, live));
     }
 
     /// Writes the heartbeat, or lets it lapse.

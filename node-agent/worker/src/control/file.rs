@@ -4,7 +4,7 @@ use redir_tunnel::Pin;
 use redir_wire::{EarlierConnections, InterceptRequest, PodEntry, Refused, RefusedCode, Selector, Token, limits};
 
 use super::{InterceptGrant, InterceptPolicy, PodObstacle, PodPlacement};
-use crate::registry::filter;
+use crate::intercept_filter;
 use redir_config::{DeveloperConfig, NodeConfig, PodConfig, PodName};
 use redir_ipc::{FirstHand, LastProcess};
 use redir_link::health_checks::HealthCheck;
@@ -27,9 +27,9 @@ impl InterceptPolicy for NodeConfig {
         if request.even_if_down && request.filter.is_some() {
             return Err(even_if_down_with_filter());
         }
-        let filter = request.filter.as_ref().map(filter::compile).transpose()?;
+        let filter = request.filter.as_ref().map(intercept_filter::compile).transpose()?;
         Ok(InterceptGrant {
-            looks_at: filter.as_ref().map_or_else(String::new, filter::describe),
+            looks_at: filter.as_ref().map_or_else(String::new, intercept_filter::describe),
             filter,
             what: format!("{}:{}", request.selector, request.port),
             made: None,

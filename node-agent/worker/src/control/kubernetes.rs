@@ -17,7 +17,7 @@ use redir_tunnel::Pin;
 use redir_wire::{EarlierConnections, InterceptRequest, PodEntry, Probes, Refused, RefusedCode, Token, limits};
 
 use super::{InterceptGrant, InterceptPolicy, PodPlacement};
-use crate::registry::filter::describe;
+use crate::intercept_filter::describe;
 
 /// The Intercepts that are granted to this key.
 fn granted_to<'a>(resolved: &'a ResolvedCluster, key: &Pin) -> impl Iterator<Item = &'a ResolvedIntercept> {

@@ -17,8 +17,8 @@ use tokio::time::timeout;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::{
-    plan::{Intercept, OPEN_LIMIT, OpenError},
-    tunnel::OpenStream,
+    plan::Intercept,
+    tunnel_handle::{OPEN_LIMIT, OpenError, OpenStream},
 };
 
 /// Why a stream to a developer ended badly.

@@ -26,6 +26,7 @@ mod transport;
 
 use std::{future::poll_fn, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
+use redir_config::PodName;
 use redir_http::OpaqueReason;
 use tokio::{
     net::TcpStream,
@@ -45,12 +46,14 @@ use self::{
 };
 use crate::{
     access::Access,
-    capture::{Live, Pod},
     memory,
-    misses::Cause,
+    metrics::Metrics,
+    misses::{Cause, Misses},
+    plan::Plans,
     relay,
-    tls::{Finding, Session},
-    upstream::AppLeg,
+    shares::ConnectionPlace,
+    tls::{Finding, Session, Tls},
+    upstream::{AppLeg, Upstream},
 };
 
 /// How long a head may take from its first byte to its last, however often a byte of it comes: half of nginx's
@@ -69,12 +72,11 @@ const LINGER_QUIET: Duration = Duration::from_secs(5);
 const LINGER_DRAINING: Duration = Duration::from_secs(2);
 
 /// What ends a connection from outside.
-#[derive(Clone)]
-struct Shutdown {
+pub(crate) struct Shutdown {
     /// It ends when it is quiet.
-    draining: CancellationToken,
+    pub(crate) draining: CancellationToken,
     /// It is reset.
-    abort: CancellationToken,
+    pub(crate) abort: CancellationToken,
 }
 
 /// What a connection is served as.
@@ -91,36 +93,40 @@ enum Phase {
     Over(End),
 }
 
-/// Serves one steered connection to its end.
+/// A steered connection, with what it needs of the worker.
+pub(crate) struct AcceptedConnection {
+    pub(crate) socket: TcpStream,
+    pub(crate) client: SocketAddr,
+    /// The pod's address and the app's port, as the client dialled them.
+    pub(crate) destination: SocketAddr,
+    pub(crate) pod: PodName,
+    /// Reaches the pod's app.
+    pub(crate) upstream: Upstream,
+    pub(crate) plans: Plans,
+    pub(crate) tls: Tls,
+    pub(crate) misses: Misses,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Its place among all connections.
+    pub(crate) place: Arc<ConnectionPlace>,
+    pub(crate) shutdown: Shutdown,
+}
+
+/// Serves one steered connection to its end. `counted` is dropped last.
 ///
 /// An idle connection is little more than this future: what it owns is in it once, and what awaits borrows.
-pub(super) fn serve(
-    pod: &Arc<Pod>,
-    client: TcpStream,
-    peer: SocketAddr,
-    local: SocketAddr,
-    live: Live,
-) -> impl Future<Output = ()> + use<> {
-    let shared = pod.shared();
-    let arrival = pod.upstream().arrived(peer);
-    let mut access = Access::open(pod.name(), local.port(), peer, &shared.metrics);
-    access.at(live.place().clone());
-    let mut route = Route {
-        plans: shared.plans.clone(),
-        pod: pod.name().clone(),
-        client: peer,
-        destination: local,
-        app: AppDialer::Reflected(pod.upstream().clone()),
-        tls: shared.tls.clone(),
-        misses: shared.misses.clone(),
-        secured: None,
-    };
-    let shutdown = Shutdown { draining: shared.stop.draining.clone(), abort: pod.aborted().clone() };
-    let account = live.place().account().clone();
+pub(crate) fn serve<T: Send>(accepted: AcceptedConnection, counted: T) -> impl Future<Output = ()> + use<T> {
+    let AcceptedConnection { socket, client, destination, pod, upstream, plans, tls, misses, metrics, place, shutdown } =
+        accepted;
+    let arrival = upstream.arrived(client);
+    let mut access = Access::open(&pod, destination.port(), client, &metrics);
+    let account = place.account().clone();
+    access.at(place);
+    let app = AppDialer::Reflected(upstream);
+    let mut route = Route { plans, pod, client, destination, app, tls, misses, secured: None };
     memory::paid_by(account, async move {
-        run(&client, &mut route, &shutdown, &mut access).await;
+        run(&socket, &mut route, &shutdown, &mut access).await;
         // In this order: the socket goes before what counts it.
-        drop((client, arrival, live));
+        drop((socket, arrival, counted));
     })
 }
 

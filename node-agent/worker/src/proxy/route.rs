@@ -23,8 +23,9 @@ use super::{
 use crate::tls::GivenFor;
 use crate::{
     misses::{Cause, Misses},
-    plan::{Intercept, OpenError, Plan, Plans},
+    plan::{Intercept, Plan, Plans},
     tls::{Finding, Given, Tls},
+    tunnel_handle::OpenError,
     upstream::{AppLeg, Upstream, UpstreamError},
 };
 #[cfg(test)]

@@ -23,7 +23,6 @@ use redir_wire::{
 use super::{
     INTERCEPTS_OF_A_KEY, InterceptRegistry, SENIORITY, SessionId,
     arming::{ArmingOp, ArmingOutcome, ArmingState, PortStatus},
-    filter,
     flushes::FlushResults,
     report::PortFacts,
 };
@@ -410,7 +409,7 @@ fn the_filters_of_all_keys_take_a_bounded_memory() {
         numbered(wanting(request(0, "web-1"), Mode::All, vec![condition]), number)
     };
     let size = large(0).filter.unwrap().compile().unwrap().size();
-    let fit = filter::MAX_FILTERS / size;
+    let fit = crate::intercept_filter::MAX_FILTERS / size;
     assert!((INTERCEPTS_OF_A_KEY..2 * INTERCEPTS_OF_A_KEY).contains(&fit), "{fit} of {size} bytes");
     for number in 0..fit {
         let pin = if number < INTERCEPTS_OF_A_KEY { alice } else { bob };
@@ -431,7 +430,7 @@ fn the_regexes_of_all_keys_are_bounded_in_number() {
         let conditions = (0..count).map(|n| is(name(n), Test::Regex(format!("{number}[ab]")))).collect();
         numbered(wanting(request(0, "web-1"), Mode::All, conditions), number)
     };
-    for number in 0..filter::MAX_REGEXES / 32 {
+    for number in 0..crate::intercept_filter::MAX_REGEXES / 32 {
         world.register(1, alice, with(number, 32)).unwrap();
     }
     assert_eq!(world.register(2, bob, with(99, 1)), Err(RefusedCode::TooMany));

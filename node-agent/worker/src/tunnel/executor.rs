@@ -165,11 +165,11 @@ mod tests {
 
     use super::*;
     use crate::{
-        broker,
-        capture::{self, ConnectionLimit, ConnectionShares},
+        broker, capture,
         metrics::Metrics,
         misses::Misses,
         plan::Plans,
+        shares::{ConnectionLimit, ConnectionShares},
         shutdown::StopSignals,
         tls::{GivenFor, Tls},
         upstream::ports::Ranges,

@@ -21,6 +21,7 @@ use redir_wire::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::tunnel_handle::{TunnelHandle, counters::TunnelCounters};
 use crate::{
     control::Policy,
     misses::Misses,
@@ -39,10 +40,8 @@ use redir_link::InterceptReports;
 
 use self::tables::FilterTables;
 use super::{
-    counters::TunnelCounters,
     farewell::EndingIntercepts,
     flushes::FlushRequest,
-    handle::TunnelHandle,
     session::{AgentIntroduction, SessionCommand, key_removed},
 };
 

@@ -3,8 +3,8 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use redir_tunnel::{
-    AgentControl, AgentEndpoint, ControlError, FrameCounts, HANDSHAKE, Handshake, Hearing, LivenessLimits, TunnelLiveness,
-    TunnelState, Turn, UnreachableHints, UnreachableWatch, UnreadPool,
+    AgentControl, AgentEndpoint, ControlError, FrameCounts, HANDSHAKE, Handshake, Hearing, LivenessLimits,
+    TunnelLiveness, TunnelState, Turn, UnreachableHints, UnreachableWatch, UnreadPool,
 };
 use redir_wire::{Bye, CloseCode, Malformed, Refused, RefusedCode, SessionError, ToAgent, ToDeveloper};
 use tokio::{
@@ -18,12 +18,14 @@ use crate::{
     control::Policy,
     memory::{self, Purpose},
     registry::SessionId,
+    tunnel_handle::{
+        TunnelHandle,
+        backlog::{BACKLOG_FREE, EventQueue, Waiting},
+        counters::TunnelCounters,
+    },
 };
 
 use super::{
-    backlog::{BACKLOG_FREE, EventQueue, Waiting},
-    counters::TunnelCounters,
-    handle::TunnelHandle,
     hub::{HubCommand, JoinedTunnel},
     keys::{CountedTunnel, KeyRoom, TunnelsByKey, too_many},
 };

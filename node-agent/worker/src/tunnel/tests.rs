@@ -29,10 +29,11 @@ use super::{TunnelService, hub::HubOutputs, keys::TUNNELS_OF_A_KEY, start_with};
 use crate::{
     control::Policy,
     misses::Misses,
-    plan::{OpenError, Plan, Plans, RequestEvent},
+    plan::{Plan, Plans},
     proxy::DeveloperStream,
     registry::arming::{ArmingOp, ArmingOutcome},
     tls::{Finding, GivenFor, Means, Tls},
+    tunnel_handle::{OpenError, RequestEvent},
 };
 
 /// An agent whose ports are armed at once, always.

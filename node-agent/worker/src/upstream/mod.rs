@@ -35,8 +35,8 @@ use self::{
 };
 use crate::{
     broker::{Broker, BrokerError, LegSocket, PodAddresses},
-    capture::Descriptors,
     metrics::Metrics,
+    shares::Descriptors,
 };
 use redir_config::PodName;
 use redir_ipc::FirstHand;

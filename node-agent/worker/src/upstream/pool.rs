@@ -19,7 +19,7 @@ use tokio::{
 use super::ports::Ranges;
 use crate::{
     broker::LegSocket,
-    capture::{Descriptors, HeldDescriptors},
+    shares::{Descriptors, HeldDescriptors},
 };
 
 /// A pool's least level: two batches, a burst of new connections while one batch is on its way.

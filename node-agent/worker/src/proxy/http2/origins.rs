@@ -17,8 +17,9 @@ use super::{
     serving::{App, Serving},
 };
 use crate::{
-    plan::{Intercept, OpenError},
+    plan::Intercept,
     proxy::{leg::LegError, local_reply::LocalReply},
+    tunnel_handle::OpenError,
 };
 
 impl<'a, C: Transport, A: Transport + From<AppIo> + 'a> Serving<'a, C, A> {

@@ -22,11 +22,12 @@ use super::{
 use crate::{
     memory::{self, Purpose, Share},
     misses::Cause,
-    plan::{Intercept, OPEN_LIMIT, OpenError, Plan},
+    plan::{Intercept, Plan},
     proxy::{
         leg::LegError,
         local_reply::{Http2Asked, LocalReply},
     },
+    tunnel_handle::{OPEN_LIMIT, OpenError},
 };
 
 /// A request that is decided and not sent.

@@ -5,7 +5,7 @@ use std::{fmt, io};
 use redir_wire::StreamCode;
 
 use super::super::developer_stream::DeveloperError;
-use crate::{plan::OpenError, upstream::UpstreamError};
+use crate::{tunnel_handle::OpenError, upstream::UpstreamError};
 
 /// Why a leg ended badly.
 #[derive(Debug)]

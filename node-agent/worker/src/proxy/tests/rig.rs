@@ -407,7 +407,7 @@ pub(super) struct Developer {
     /// What the newest stream's header says of TLS.
     pub(super) header: Arc<Mutex<Option<ClientTls>>>,
     /// What the developer is told.
-    events: crate::tunnel::EventQueue,
+    events: crate::tunnel_handle::backlog::EventQueue,
     _endpoint: AgentEndpoint,
     _tasks: JoinSet<()>,
 }

@@ -43,7 +43,11 @@ impl TunnelHub {
             } else {
                 let sentence = format!("{} was left from another redir with the same key", leaver.what);
                 let ended = Ended { id: leaver.id, token: leaver.token, sentence };
-                self.bid_farewell(leaver.session, under_way, vec![SessionCommand::Say(0, ToDeveloper::Ended(ended), None)]);
+                self.bid_farewell(
+                    leaver.session,
+                    under_way,
+                    vec![SessionCommand::Say(0, ToDeveloper::Ended(ended), None)],
+                );
             }
         }
         let left = leavers.into_iter().map(|leaver| LeftIntercept { id: Some(leaver.id), what: leaver.what });

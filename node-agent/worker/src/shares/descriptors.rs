@@ -14,7 +14,7 @@ use crate::admin;
 /// sockets, the API server, logs, trials, and what is open for a moment.
 pub(super) const DESCRIPTORS_ASIDE: usize = 240 + admin::CONNECTIONS;
 /// What a captured pod has beside its pools: listeners, and the links of its devices.
-pub(super) const DESCRIPTORS_OF_POD: usize = 16;
+pub(crate) const DESCRIPTORS_OF_POD: usize = 16;
 
 /// Descriptors beside connections; cheap to clone.
 #[derive(Clone, Debug)]

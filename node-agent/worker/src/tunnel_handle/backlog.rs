@@ -101,20 +101,20 @@ pub(crate) struct EventQueue(mpsc::Receiver<(RequestEvent, Waiting)>);
 
 /// Its other end.
 #[derive(Debug)]
-pub(super) struct EventSender {
+pub(crate) struct EventSender {
     queue: mpsc::Sender<(RequestEvent, Waiting)>,
     backlog: Backlog,
 }
 
 /// The ends of a queue for so many events.
-pub(super) fn event_queue(events: usize, backlog: Backlog) -> (EventSender, EventQueue) {
+pub(crate) fn event_queue(events: usize, backlog: Backlog) -> (EventSender, EventQueue) {
     let (queue, receiver) = mpsc::channel(events);
     (EventSender { queue, backlog }, EventQueue(receiver))
 }
 
 impl EventSender {
     /// Queues it; false if there is no room.
-    pub(super) fn try_send(&self, event: RequestEvent) -> bool {
+    pub(crate) fn try_send(&self, event: RequestEvent) -> bool {
         let Some(waiting) = self.backlog.hold(size(&event)) else { return false };
         self.queue.try_send((event, waiting)).is_ok()
     }
@@ -132,7 +132,7 @@ impl EventQueue {
     }
 
     /// Whether none is there.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }

@@ -1,24 +1,26 @@
-//! One developer's tunnel, as the data path and the registry hold it.
+//! One developer's tunnel, as the data path and the registry hold it, and what is counted of all of them.
+
+pub(crate) mod backlog;
+pub(crate) mod counters;
 
 use std::{
+    fmt,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::UNIX_EPOCH,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use redir_tunnel::{Budget, Pin, StallTimer, UnreadPool};
-use redir_wire::{RequestOutcome, UnixMillis, limits};
+use redir_wire::{ConnectionBytes, RequestOutcome, UnixMillis, limits};
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    memory::PodAccount,
-    plan::{OpenError, RequestEvent},
-};
+use crate::memory::PodAccount;
 use redir_config::PodName;
 
-use super::{
+use self::{
     backlog::{Backlog, EventQueue, EventSender, event_queue},
     counters::TunnelCounters,
 };
@@ -136,7 +138,7 @@ impl TunnelHandle {
     }
 
     /// What waits on the control stream.
-    pub(super) fn backlog(&self) -> &Backlog {
+    pub(crate) fn backlog(&self) -> &Backlog {
         &self.0.backlog
     }
 
@@ -197,6 +199,56 @@ fn cut(mut text: String, limit: usize) -> String {
 /// Request events of one tunnel that wait to be sent, as far as there is memory for them (`backlog`). At 10,000 requests/s a
 /// tenth of a second; above it they are dropped and the next event says how many.
 const EVENTS: usize = 1024;
+
+/// Why no stream could be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OpenError {
+    /// The tunnel is down.
+    Gone,
+    /// The tunnel has as many streams as it may, or takes no more bytes, for [`OPEN_LIMIT`].
+    Busy,
+    /// The developer's end acknowledges nothing at the moment.
+    Unanswered,
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Gone => f.write_str("the developer's tunnel is down"),
+            Self::Busy => f.write_str("the developer's tunnel takes no more streams"),
+            Self::Unanswered => f.write_str("the developer's machine does not answer"),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+/// One matched request or connection that is through.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestEvent {
+    /// When it came.
+    pub(crate) when: SystemTime,
+    /// As the client wrote it; empty for a connection that is not HTTP.
+    pub(crate) method: String,
+    /// As the client wrote it, without the query.
+    pub(crate) path: String,
+    /// The answer's status; 0 if there was none.
+    pub(crate) status: u16,
+    /// From the first byte of the request to the last of the answer.
+    pub(crate) micros: u64,
+    /// The client.
+    pub(crate) client: SocketAddr,
+    /// Who answered, or why nobody did.
+    pub(crate) outcome: RequestOutcome,
+    /// The `grpc-status` of a gRPC answer.
+    pub(crate) grpc_status: Option<u32>,
+    /// What a connection that is not HTTP carried; `None` while it is open.
+    pub(crate) bytes: Option<ConnectionBytes>,
+}
+
+/// How long a client's bytes may wait for a stream before the request counts as failed. Opening is a matter of
+/// microseconds unless the tunnel is at its limit of streams or its path is stuck.
+pub(crate) const OPEN_LIMIT: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {

@@ -8,6 +8,9 @@
 //! free, and whoever has borrowed more than that allows lets its new connections pass to the app until they are fewer. Some
 //! places are always free, so a newcomer finds one whatever the others have, and no connection is ever cut off for another.
 
+mod descriptors;
+mod limit;
+
 use std::{
     collections::HashMap,
     sync::{
@@ -18,7 +21,10 @@ use std::{
 
 use redir_tunnel::ClientKey;
 
-use super::{descriptors::Descriptors, limit::ConnectionLimit};
+pub(crate) use self::{
+    descriptors::{DESCRIPTORS_OF_POD, Descriptors, HeldDescriptors},
+    limit::ConnectionLimit,
+};
 use crate::memory::{ClientAccount, PodAccount};
 
 /// Alone, a pod may have three quarters of all places, a second one three quarters of the rest, and so on: of five thousand
@@ -68,7 +74,7 @@ struct ClientUsage {
 
 /// Whether somebody has more than their share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ShareState {
+pub(crate) enum ShareState {
     Within,
     /// Within it, and would not be with a tenth more: who passes already goes on to, instead of coming and going.
     Close,
@@ -85,7 +91,7 @@ impl ShareState {
     }
 
     /// Whether new connections pass, given whether they do now.
-    pub(super) fn passes(self, now: bool) -> bool {
+    pub(crate) fn passes(self, now: bool) -> bool {
         self == Self::Above || now && self == Self::Close
     }
 }
@@ -96,12 +102,12 @@ impl ConnectionShares {
     }
 
     /// A pod's share, without a connection.
-    pub(super) fn pod(&self) -> PodShare {
+    pub(crate) fn pod(&self) -> PodShare {
         PodShare { all: self.clone(), usage: Mutex::default(), account: PodAccount::default() }
     }
 
     /// What counts the descriptors that are not connections.
-    pub(super) fn descriptors(&self) -> &Descriptors {
+    pub(crate) fn descriptors(&self) -> &Descriptors {
         self.0.limit.aside()
     }
 
@@ -113,7 +119,7 @@ impl ConnectionShares {
 
 impl PodShare {
     /// A connection of a client begins; it ends when its place is dropped.
-    pub(super) fn enter(self: &Arc<Self>, client: ClientKey) -> Arc<ConnectionPlace> {
+    pub(crate) fn enter(self: &Arc<Self>, client: ClientKey) -> Arc<ConnectionPlace> {
         self.all.0.live.fetch_add(1, Ordering::Relaxed);
         self.all.0.weight.fetch_add(1, Ordering::Relaxed);
         let account = self.take(client, UNDECIDED);
@@ -130,11 +136,11 @@ impl PodShare {
         own.account.clone()
     }
 
-    pub(super) fn share_state(&self) -> ShareState {
+    pub(crate) fn share_state(&self) -> ShareState {
         ShareState::of(self.usage().pod, self.most())
     }
 
-    pub(super) fn share_state_of(&self, client: ClientKey) -> ShareState {
+    pub(crate) fn share_state_of(&self, client: ClientKey) -> ShareState {
         let usage = self.usage();
         let most = CLIENT_BORROWS * self.most().saturating_sub(usage.pod);
         usage.clients.get(&client).map_or(ShareState::Within, |own| ShareState::of(own.weight, most))
