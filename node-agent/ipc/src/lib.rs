@@ -20,7 +20,7 @@ use redir_config::PodName;
 pub use channel::{MAX_FDS, pair, receive, receive_plain, send, stream_pair};
 pub use codec::MalformedMessage;
 pub use containers::{ContainerId, ContainerReport, ContainerState, MAX_REASON, RunningContainer, RuntimeQuestion};
-pub use permission::{ControllerMessage, PERMISSION_LEN, PERMITTED_PORTS, PodPermission};
+pub use permission::{ControllerMessage, PERMITTED_PORTS, PodPermission};
 pub use reply::{PodNetwork, Reply};
 pub use request::Request;
 
@@ -28,6 +28,8 @@ pub use request::Request;
 pub const REQUEST_LEN: usize = 384;
 /// Bytes of every message of the guardian.
 pub const REPLY_LEN: usize = 2048;
+/// Bytes of every message of the controller.
+pub const PERMISSION_LEN: usize = 1024;
 /// Most sockets in one request.
 pub const MAX_SOCKETS: usize = 32;
 /// Most addresses that a pod may have at the API server; today it is one of each family.

@@ -6,13 +6,11 @@
 use std::net::IpAddr;
 
 use super::{
-    ContainerReport, FirstHand, MAX_POD_IPS, PodLocation, RuntimeQuestion,
+    ContainerReport, FirstHand, MAX_POD_IPS, PERMISSION_LEN, PodLocation, RuntimeQuestion,
     codec::{MalformedMessage, MessageReader, MessageWriter, read_port},
 };
 use redir_config::PodName;
 
-/// Bytes of every message of the controller.
-pub const PERMISSION_LEN: usize = 1024;
 /// Most ports in one message; a pod with more of them has several.
 pub const PERMITTED_PORTS: usize = 128;
 

@@ -26,7 +26,7 @@ use tokio::{
 };
 
 /// An answer whose head has come.
-pub(super) struct Answer {
+pub(super) struct RuntimeAnswer {
     response: Response<Incoming>,
     /// What reads the pipe, which ends with this.
     reader: JoinSet<()>,
@@ -41,7 +41,7 @@ pub(super) enum Failure {
     MalformedMessage(String),
 }
 
-impl Answer {
+impl RuntimeAnswer {
     /// Reads the head.
     pub(super) async fn head(runtime: ContainerRuntime, pipe: OwnedFd) -> Result<Self, Failure> {
         let malformed = |error: &dyn std::fmt::Display| {

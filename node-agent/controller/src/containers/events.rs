@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 use serde::Deserialize;
 use tokio::task::JoinSet;
 
-use super::answer::Answer;
+use super::answer::RuntimeAnswer;
 
 /// The stream.
 pub(super) struct Events {
@@ -18,7 +18,7 @@ pub(super) struct Events {
 
 /// What an event is about.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Event {
+pub(super) enum RuntimeEvent {
     /// A container: its ID, its name, and the one that it had before.
     Container(Vec<String>),
     /// It cannot be read: it may be about any of them.
@@ -49,13 +49,13 @@ struct Attributes {
 }
 
 impl Events {
-    pub(super) fn new(answer: Answer) -> Self {
+    pub(super) fn new(answer: RuntimeAnswer) -> Self {
         let (body, reader) = answer.into_body();
         Self { body, lines: Lines::default(), _reader: reader }
     }
 
     /// The next event; `None` once the stream has ended. May be dropped and called again.
-    pub(super) async fn next(&mut self) -> Option<Event> {
+    pub(super) async fn next(&mut self) -> Option<RuntimeEvent> {
         loop {
             if let Some(event) = self.lines.next() {
                 return Some(event);
@@ -73,11 +73,11 @@ struct Lines {
     begun: Vec<u8>,
     /// The line that has begun is too long.
     skipping: bool,
-    events: VecDeque<Event>,
+    events: VecDeque<RuntimeEvent>,
 }
 
 impl Lines {
-    fn next(&mut self) -> Option<Event> {
+    fn next(&mut self) -> Option<RuntimeEvent> {
         self.events.pop_front()
     }
 
@@ -99,17 +99,17 @@ impl Lines {
 
     fn end(&mut self, skipped: bool, line: &[u8]) {
         let event = match serde_json::from_slice(line) {
-            _ if skipped => Event::Unreadable,
+            _ if skipped => RuntimeEvent::Unreadable,
             _ if line.is_empty() => return,
             Ok(Line { actor: Actor { id, attributes: Attributes { name, old_name } } }) => {
                 let names = [name, old_name].into_iter().flatten();
                 let names = names.map(|name| name.trim_start_matches('/').to_owned());
-                Event::Container([id].into_iter().chain(names).collect())
+                RuntimeEvent::Container([id].into_iter().chain(names).collect())
             }
-            Err(_) => Event::Unreadable,
+            Err(_) => RuntimeEvent::Unreadable,
         };
         // One of them says it for all.
-        if event != Event::Unreadable || self.events.back() != Some(&Event::Unreadable) {
+        if event != RuntimeEvent::Unreadable || self.events.back() != Some(&RuntimeEvent::Unreadable) {
             self.events.push_back(event);
         }
     }
@@ -122,7 +122,7 @@ const LONGEST_LINE: usize = 64 << 10;
 mod tests {
     use super::*;
 
-    fn events(parts: &[&[u8]]) -> Vec<Event> {
+    fn events(parts: &[&[u8]]) -> Vec<RuntimeEvent> {
         let mut lines = Lines::default();
         parts.iter().for_each(|part| lines.take(part));
         std::iter::from_fn(|| lines.next()).collect()
@@ -133,7 +133,7 @@ mod tests {
         let text: &[u8] = b"{\"Action\":\"start\",\"Actor\":{\"ID\":\"abc\",\"Attributes\":{\"name\":\"web\"}}}\r\n\n\
             {\"Action\":\"rename\",\"Actor\":{\"ID\":\"abc\",\"Attributes\":{\"name\":\"db\",\"oldName\":\"/web\",\"x\":\"y\"}}}\n";
         let both = [vec!["abc", "web"], vec!["abc", "db", "web"]]
-            .map(|names| Event::Container(names.into_iter().map(str::to_owned).collect()));
+            .map(|names| RuntimeEvent::Container(names.into_iter().map(str::to_owned).collect()));
         for at in 0..text.len() {
             assert_eq!(events(&[&text[..at], &text[at..]]), both, "{at}");
         }
@@ -143,8 +143,11 @@ mod tests {
     fn what_cannot_be_read_may_be_about_anything_and_ends_with_its_line() {
         let long = vec![b'x'; 3 * LONGEST_LINE];
         let good: &[u8] = b"\n{\"Actor\":{\"ID\":\"a\"}}\n";
-        assert_eq!(events(&[&long, &long, good]), [Event::Unreadable, Event::Container(vec!["a".to_owned()])]);
-        assert_eq!(events(&[b"{}\n[]\nnonsense\n"]), [Event::Unreadable], "told once");
+        assert_eq!(
+            events(&[&long, &long, good]),
+            [RuntimeEvent::Unreadable, RuntimeEvent::Container(vec!["a".to_owned()])]
+        );
+        assert_eq!(events(&[b"{}\n[]\nnonsense\n"]), [RuntimeEvent::Unreadable], "told once");
         let mut lines = Lines::default();
         (0..1000).for_each(|_| lines.take(&long[..1000]));
         assert!(lines.begun.capacity() <= 2 * LONGEST_LINE && lines.next().is_none());

@@ -13,7 +13,7 @@ use tokio::{sync::oneshot, time::timeout};
 use crate::guardian::GuardianSocket;
 
 /// The pipe that an answer comes through, or why the runtime was not asked.
-type Answer = Result<OwnedFd, String>;
+type RuntimeAnswer = Result<OwnedFd, String>;
 
 /// The questions under way.
 pub(super) struct Questions {
@@ -24,7 +24,7 @@ pub(super) struct Questions {
 #[derive(Default)]
 struct Waiting {
     next: u32,
-    answers: BTreeMap<u32, oneshot::Sender<Answer>>,
+    answers: BTreeMap<u32, oneshot::Sender<RuntimeAnswer>>,
 }
 
 impl Questions {
@@ -33,7 +33,7 @@ impl Questions {
     }
 
     /// Has a runtime asked. The error is a sentence for people.
-    pub(super) async fn ask(&self, question: RuntimeQuestion) -> Answer {
+    pub(super) async fn ask(&self, question: RuntimeQuestion) -> RuntimeAnswer {
         let (sender, answer) = oneshot::channel();
         let number = self.waiting().enter(sender);
         let asked = async {
@@ -60,7 +60,7 @@ impl Questions {
 }
 
 impl Waiting {
-    fn enter(&mut self, sender: oneshot::Sender<Answer>) -> u32 {
+    fn enter(&mut self, sender: oneshot::Sender<RuntimeAnswer>) -> u32 {
         // A question that is dropped half-way leaves its place behind.
         self.answers.retain(|_, waiting| !waiting.is_closed());
         self.next = self.next.wrapping_add(1);

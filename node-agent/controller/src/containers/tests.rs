@@ -12,7 +12,7 @@ use redir_ipc::{self as ipc, ContainerReport, ContainerState, PERMISSION_LEN, Ru
 use tokio::time::{sleep, timeout};
 
 use super::{
-    answer::{Answer, Failure},
+    answer::{Failure, RuntimeAnswer},
     *,
 };
 
@@ -29,7 +29,7 @@ async fn said(bytes: impl Into<Vec<u8>>) -> Result<ContainerState, Failure> {
     let ((answer, mut to), bytes) = (pipe(), bytes.into());
     // Whoever has heard enough closes its end.
     let writer = std::thread::spawn(move || to.write_all(&bytes).unwrap_or_default());
-    let answer = match Answer::head(DOCKER, answer).await {
+    let answer = match RuntimeAnswer::head(DOCKER, answer).await {
         Ok(head) => head.container(DOCKER, "web").await,
         Err(failure) => Err(failure),
     };
@@ -115,7 +115,7 @@ async fn garbage_and_endless_answers_end_in_a_sentence() {
 #[tokio::test(start_paused = true)]
 async fn a_runtime_that_is_silent_is_not_waited_for() {
     let (answer, to) = pipe();
-    let failure = Answer::head(DOCKER, answer).await.map(|_| ()).expect_err("silence");
+    let failure = RuntimeAnswer::head(DOCKER, answer).await.map(|_| ()).expect_err("silence");
     assert!(
         matches!(&failure, Failure::Silent(reason) if reason.contains("does not answer within 10 s")),
         "{failure:?}"
@@ -123,7 +123,7 @@ async fn a_runtime_that_is_silent_is_not_waited_for() {
     drop(to);
     let (answer, mut to) = pipe();
     to.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n1").expect("written");
-    let head = Answer::head(DOCKER, answer).await.expect("a head");
+    let head = RuntimeAnswer::head(DOCKER, answer).await.expect("a head");
     assert!(matches!(head.container(DOCKER, "web").await, Err(Failure::Silent(_))));
 }
 

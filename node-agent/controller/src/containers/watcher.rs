@@ -16,8 +16,8 @@ use redir_ipc::{ContainerReport, ContainerState, ControllerMessage, RuntimeQuest
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
-    answer::{Answer, Failure, refusal},
-    events::{Event, Events},
+    answer::{Failure, RuntimeAnswer, refusal},
+    events::{Events, RuntimeEvent},
     questions::Questions,
 };
 use crate::{guardian::GuardianSocket, jitter::jittered};
@@ -92,7 +92,7 @@ impl Watcher {
 
     async fn events(&self) -> Result<Events, Failure> {
         let pipe = self.questions.ask(RuntimeQuestion::Events(self.runtime)).await.map_err(Failure::Silent)?;
-        let answer = Answer::head(self.runtime, pipe).await?;
+        let answer = RuntimeAnswer::head(self.runtime, pipe).await?;
         match answer.status() {
             StatusCode::OK => Ok(Events::new(answer)),
             other => Err(Failure::MalformedMessage(refusal(self.runtime, other, b""))),
@@ -117,7 +117,7 @@ impl Watcher {
         let question = RuntimeQuestion::Container(pod.clone());
         let pipe = self.questions.ask(question).await.map_err(Failure::Silent)?;
         let name = self.names.get(pod).map(String::as_str).unwrap_or_default();
-        Answer::head(self.runtime, pipe).await?.container(self.runtime, name).await
+        RuntimeAnswer::head(self.runtime, pipe).await?.container(self.runtime, name).await
     }
 
     /// Tells the guardian what is new.
@@ -146,8 +146,8 @@ impl Watcher {
     }
 
     /// The pods that an event may be about.
-    fn concerned(&self, event: &Event) -> BTreeSet<PodName> {
-        let Event::Container(named) = event else { return self.pods() };
+    fn concerned(&self, event: &RuntimeEvent) -> BTreeSet<PodName> {
+        let RuntimeEvent::Container(named) = event else { return self.pods() };
         let concerned = |(pod, name): &(&PodName, &String)| {
             let id = match self.reported.get(*pod) {
                 Some(ContainerState::Running(running)) => Some(running.id.to_string()),

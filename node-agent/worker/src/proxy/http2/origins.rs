@@ -27,7 +27,11 @@ impl<'a, C: Transport, A: Transport + From<AppIo> + 'a> Serving<'a, C, A> {
     pub(super) fn poll_legs(&mut self, cx: &mut Context<'_>) -> ControlFlow<Ended> {
         self.poll_app(cx)?;
         self.poll_developers(cx);
-        ControlFlow::Continue(())
+        // What a developer could not be asked goes to the app, whose leg may be new: nothing else would wake the task for it.
+        match &self.app {
+            App::Leg(leg) if leg.is_opening() => self.poll_app(cx),
+            App::Leg(_) | App::Unneeded | App::Gone => ControlFlow::Continue(()),
+        }
     }
 
     fn poll_app(&mut self, cx: &mut Context<'_>) -> ControlFlow<Ended> {
