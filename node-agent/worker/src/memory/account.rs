@@ -1,7 +1,7 @@
 //! What of the ledger each pod holds, and in it each client.
 //!
 //! Owns the rule: of what is free now a pod may have up to [`POD_BORROWS`] times as much, and a client up to
-//! [`CLIENT_BORROWS`] times as much as its pod may still have, as with connections (`capture::shares`). A connection is one
+//! [`CLIENT_BORROWS`] times as much as its pod may still have, as with connections (`shares`). A connection is one
 //! task, so whatever it counts is its client's without being told whose it is. Called by `capture` and the ledger.
 
 use std::sync::{

@@ -4,7 +4,7 @@
 //! of a connection that has to go without. Called by whatever keeps bytes across an await: a connection's buffers, copies
 //! for repetition, TLS's first messages, HTTP/2's blocks, streams and queues.
 //!
-//! Each connection may hold [`FREE`] bytes uncounted: the limit of connections pays for them (`capture::limit`). What is
+//! Each connection may hold [`FREE`] bytes uncounted: the limit of connections pays for them (`shares::limit`). What is
 //! more comes from the budget, as far as its [`Purpose`] goes: the less can be done without something, the longer it gets
 //! some. So nobody who sends much of one kind takes the last from those who need little. And of what is free a pod, and a
 //! client in it, may have only a part (`account`), so that others find some.

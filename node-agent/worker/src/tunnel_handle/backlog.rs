@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn what_waits_beyond_a_little_is_in_the_ledger() {
-        if !alone("tunnel::backlog::tests::what_waits_beyond_a_little_is_in_the_ledger") {
+        if !alone("tunnel_handle::backlog::tests::what_waits_beyond_a_little_is_in_the_ledger") {
             return;
         }
         let key = PodAccount::default();
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn without_memory_a_little_may_wait_and_no_more() {
-        if !alone("tunnel::backlog::tests::without_memory_a_little_may_wait_and_no_more") {
+        if !alone("tunnel_handle::backlog::tests::without_memory_a_little_may_wait_and_no_more") {
             return;
         }
         let backlog = Backlog::new(&PodAccount::default());
@@ -190,7 +190,7 @@ mod tests {
     /// One key has many tunnels, and reads on none of them.
     #[test]
     fn a_key_that_reads_nothing_leaves_room_to_others() {
-        if !alone("tunnel::backlog::tests::a_key_that_reads_nothing_leaves_room_to_others") {
+        if !alone("tunnel_handle::backlog::tests::a_key_that_reads_nothing_leaves_room_to_others") {
             return;
         }
         let (greedy, other) = (PodAccount::default(), PodAccount::default());

@@ -31,7 +31,7 @@ pub(super) const MAX_STREAMS: u32 = 4096;
 /// What a stream takes of the agent's memory beside its bytes.
 pub(super) const STREAM_COST: usize = 3 * 1024;
 /// So many streams of a connection are always taken: the limit of connections pays for them, in which one with HTTP/2 counts
-/// more (`capture::shares`).
+/// more (`shares`).
 pub(super) const FREE_STREAMS: usize = 8;
 /// How soon a side that is not read, or not written to, because memory is scarce, is tried again.
 pub(super) const SCARCE_PAUSE: Duration = Duration::from_millis(50);
