@@ -288,7 +288,7 @@ mod tests {
     #[test]
     fn a_request_line_is_told_without_its_query() {
         assert_eq!(request_line(b"GET /a?secret=1 HTTP/1.1\r\nHost: x"), Some((&b"GET"[..], &b"/a"[..])));
-        let absolute = b"GET http://me:secrettunnel_handle::web/a?x HTTP/1.1\r\n";
+        let absolute = b"GET http://me:secret@web/a?x HTTP/1.1\r\n";
         assert_eq!(request_line(absolute), Some((&b"GET"[..], &b"/a"[..])));
         let redirect = b"GET /to/http://web/b HTTP/1.1\r\n";
         assert_eq!(request_line(redirect), Some((&b"GET"[..], &b"/to/http://web/b"[..])));

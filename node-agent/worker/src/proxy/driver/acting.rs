@@ -173,6 +173,10 @@ impl Driver<'_> {
             }
         }
         self.ensure_leg(Origin::App, None);
+        if self.flow.client_side == ClientSide::Told {
+            let ending = self.client.ending();
+            self.flow.legs.iter_mut().filter(|leg| leg.origin == Origin::App).for_each(|leg| leg.want_fin(ending));
+        }
     }
 
     fn resend(&mut self, side: Side, sent: &[u8], to: Option<Arc<Intercept>>, restored: Option<WholeHead>) {

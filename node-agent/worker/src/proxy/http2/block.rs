@@ -42,8 +42,10 @@ impl OpenBlock {
         }
         self.began.get_or_insert(now);
         self.len += head.len;
-        let bytes = (self.len * EXPANDED).min(MOST);
-        self.held |= !self.share.try_set(bytes, Purpose::LongMessage);
+        // What is held as it came never becomes more before its end, also when there is room again.
+        if !self.held {
+            self.held = !self.share.try_set((self.len * EXPANDED).min(MOST), Purpose::LongMessage);
+        }
         self.held
     }
 
@@ -64,4 +66,25 @@ pub(in super::super) fn has_room(mut frames: &[u8]) -> bool {
         frames = rest.get(head.len..).unwrap_or_default();
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory;
+
+    #[test]
+    fn what_is_held_as_it_came_costs_no_more_when_there_is_room_again() {
+        let test = "proxy::http2::block::tests::what_is_held_as_it_came_costs_no_more_when_there_is_room_again";
+        if !memory::tests::alone(test) {
+            return;
+        }
+        let part = |kind| Head::parse([0, 1, 0, kind, 0, 0, 0, 0, 1]);
+        let mut block = OpenBlock::default();
+        let all = memory::tests::exhaust(Purpose::LongMessage);
+        assert!(block.frame(&part(HEADERS), Instant::now()), "there is no room");
+        drop(all);
+        assert!(block.frame(&part(CONTINUATION), Instant::now()), "what follows belongs behind it");
+        assert_eq!(memory::held(), 0);
+    }
 }

@@ -32,6 +32,7 @@ use super::{
 use crate::{
     access::Access,
     memory::Share,
+    misses::Cause,
     proxy::{WHOLE_HEAD, leg::LegError, route::Route},
 };
 
@@ -277,6 +278,9 @@ impl<'a, C: Transport, A: Transport + From<AppIo> + 'a> Serving<'a, C, A> {
             }
         }
         let Some(flooded) = self.guard.flooded().filter(|_| self.deadline.is_none()) else { return };
+        if matches!(flooded, Flooded::Scarce) {
+            self.route.missed(Cause::MemoryScarce);
+        }
         let client = self.route.client;
         tracing::info!(%client, what = flooded.as_str(), "an HTTP/2 client floods: its connection ends");
         // Every request of it is cancelled where it went.
