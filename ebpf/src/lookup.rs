@@ -38,17 +38,18 @@ pub fn run(ctx: &SkLookupContext) -> Reason {
     }
 }
 
-/// Whether a program of the pod dials the agent's listener under its own address. Refused here, it gets a reset at once; the
-/// listener's filter could only drop the SYN, and the program would wait for minutes. The programs' own questions have no
-/// remote port.
+/// Whether a program of the pod dials the agent's listener by loopback. Refused here, it gets a reset at once; the listener's
+/// filter could only drop the SYN, and the program would wait for minutes. The programs' own questions have no remote port, and
+/// what netfilter's TPROXY asks for has a client's address.
 #[inline(always)]
 fn is_dialled_itself(lookup: &LookupContext) -> bool {
-    let address = if lookup.family == AF_INET6 {
-        lookup.local_v6 == [0, 0, 0, 1_u32.to_be()]
+    let by_loopback = if lookup.family == AF_INET6 {
+        const LOOPBACK: [u32; 4] = [0, 0, 0, 1_u32.to_be()];
+        lookup.local_v6 == LOOPBACK && lookup.remote_v6 == LOOPBACK
     } else {
-        lookup.local_v4 == 0x7f00_0001_u32.to_be()
+        lookup.local_v4 == 0x7f00_0001_u32.to_be() && u32::from_be(lookup.remote_v4) >> 24 == 127
     };
-    address && lookup.remote_port != 0 && lookup.local_port == u32::from(maps::agent_port())
+    by_loopback && lookup.remote_port != 0 && lookup.local_port == u32::from(maps::agent_port())
 }
 
 /// The client's address and the pod's.
