@@ -23,11 +23,11 @@ pub(crate) fn of_namespace(inode: u64) -> io::Result<Vec<u32>> {
     Ok(found)
 }
 
-/// `None` where the kernel has no such link, or no more.
+/// `None` where the kernel has no such link, no more, or has not attached it yet.
 fn unless_gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EAGAIN)) => Ok(None),
         Err(error) => Err(error),
     }
 }
