@@ -1,16 +1,16 @@
 //! Pods that are named by a container of a real Docker or Podman, which start, end and get other names. Needs root, and what
-//! `cargo xtask setup` installs: the daemons, and busybox for an image.
+//! `cargo xtask test` installs: the daemons, and busybox for an image.
 #![cfg(target_os = "linux")]
 
 use std::{
-    fs,
+    env, fs,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use redir_rig::{Http, Namespace, binaries, cleanup, process::Process, wait};
 use redir_tests::{LOCAL, Scenario, USUAL, World, once};
 use tempfile::TempDir;
@@ -66,7 +66,7 @@ impl Runtime {
         let host = format!("unix://{}", self.socket().display());
         let mut command = match self.kind {
             Kind::Docker => {
-                let mut command = Command::new("dockerd");
+                let mut command = Command::new(program("dockerd").context("no dockerd")?);
                 command.args(["--iptables=false", "--ip6tables=false", "--ip-masq=false", "--userland-proxy=false"]);
                 command.args(["--storage-driver", "vfs", "--bip", "172.30.99.1/24", "--live-restore", "-H", &host]);
                 command.arg("--data-root").arg(self.path("data")).arg("--exec-root").arg(self.path("exec"));
@@ -114,7 +114,7 @@ impl Runtime {
                 command.arg("--tmpdir").arg(self.path("tmp"));
                 command.args(["--storage-driver", "vfs", "--cgroup-manager", "cgroupfs", "--events-backend", "file"]);
                 // crun refuses a machine with both versions of cgroups.
-                command.args(["--runtime", "/usr/sbin/runc"]);
+                command.arg("--runtime").arg(program("runc").unwrap_or_else(|| "/usr/sbin/runc".into()));
                 command
             }
         }
@@ -335,16 +335,26 @@ fn refused(w: &mut World, runtime: &Runtime) -> Result<()> {
     Ok(())
 }
 
-fn need(program: &str) -> Result<()> {
-    if Path::new(program).exists() { Ok(()) } else { bail!("{program} is not there; run `cargo xtask setup`") }
+/// From the path, whoever has installed it.
+fn program(name: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/sbin", "/sbin", "/usr/bin"].map(PathBuf::from);
+    env::split_paths(&path).chain(system).map(|folder| folder.join(name)).find(|file| file.is_file())
+}
+
+fn need(name: &str) -> Result<()> {
+    for name in [name, "runc"] {
+        ensure!(program(name).is_some(), "{name} is not in the path; run `cargo xtask test`, which installs it");
+    }
+    Ok(())
 }
 
 once!(containers_of_docker_are_followed_by_name, LONG, |w| {
-    need("/usr/sbin/dockerd")?;
+    need("dockerd")?;
     followed(w, Kind::Docker, "bridge")
 });
 
 once!(containers_of_podman_are_followed_by_name, LONG, |w| {
-    need("/usr/bin/podman")?;
+    need("podman")?;
     followed(w, Kind::Podman, "podman")
 });

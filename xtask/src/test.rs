@@ -56,12 +56,20 @@ impl TestOptions {
 const KUBERNETES: &str = "redir-node-agent";
 /// Those files of its tests that start none.
 const WITHOUT_API_SERVER: [&str; 2] = ["bad_environment", "processes"];
+/// The package and the file of tests that start containers.
+const CONTAINERS: (&str, &str) = ("redir-tests", "containers");
 /// The whole suite takes ten minutes on two cores; a run that hangs must end by itself long before CI gives up on it.
 const LIMIT: Duration = Duration::from_secs(35 * 60);
 
 pub(crate) fn run(options: &TestOptions) -> Result<()> {
     setup::run(setup::Say::OnlyWork)?;
     setup::with_cases()?;
+    if runs_containers(options)
+        && let Err(error) = setup::with_containers()
+    {
+        // Their tests say it too; others need not wait for it.
+        println!("{} {error:#}", ui::red("not installed:"));
+    }
     if !options.kernels.is_empty() {
         let by_hand = [format!("cargo xtask test --kernel {}", options.kernels.join(","))];
         let privilege = privilege::obtain("sharing this machine's files with a virtual machine", &by_hand)?;
@@ -141,6 +149,15 @@ fn starts_an_api_server(options: &TestOptions) -> bool {
     let in_package = options.package.is_empty() || options.package.iter().any(|name| name == KUBERNETES);
     let in_file = |file: &String| !WITHOUT_API_SERVER.contains(&file.as_str());
     in_package && (options.files.is_empty() || options.files.iter().any(in_file))
+}
+
+/// Whether a test may start containers.
+fn runs_containers(options: &TestOptions) -> bool {
+    if !options.kernels.is_empty() && options.names_no_program() {
+        return false;
+    }
+    let in_package = options.package.is_empty() || options.package.iter().any(|name| name == CONTAINERS.0);
+    in_package && (options.files.is_empty() || options.files.iter().any(|file| file == CONTAINERS.1))
 }
 
 /// All programs, since the end-to-end tests start them as a person would, and the tests themselves.

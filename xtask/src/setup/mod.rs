@@ -12,7 +12,7 @@ mod tools;
 use std::fs::File;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use nix::fcntl::Flock;
 
 use crate::{lock, paths, ui};
@@ -29,7 +29,7 @@ pub(crate) enum Say {
 /// Everything that builds and tests need.
 pub(crate) fn run(say: Say) -> Result<()> {
     let _lock = lock()?;
-    let packages = packages::install_missing(packages::PACKAGES)?;
+    let packages = packages::install_missing(packages::PACKAGES, packages::Services::Start)?;
     let linker = tools::install(&tools::BPF_LINKER)?;
     if say == Say::Everything {
         let cases = cases::install()?;
@@ -45,41 +45,49 @@ pub(crate) fn with_cases() -> Result<()> {
     cases::install().map(drop)
 }
 
+/// What only tests with containers need, beside everything else.
+pub(crate) fn with_containers() -> Result<()> {
+    let _lock = lock()?;
+    packages::install_missing(packages::CONTAINERS, packages::Services::Rest)
+        .map(drop)
+        .context("what tests with containers need is not all there; any `dockerd`, `podman` and `runc` in the path do")
+}
+
 /// What only compiling Kubernetes needs, beside everything else; a `go` of at least this version.
 pub(crate) fn with_go(wanted: &str) -> Result<PathBuf> {
     let _lock = lock()?;
-    packages::install_missing(packages::KUBERNETES)?;
+    packages::install_missing(packages::KUBERNETES, packages::Services::Start)?;
     go::program(wanted)
 }
 
 /// What only a cluster that enforces network policies needs, beside everything else.
 pub(crate) fn with_ipset() -> Result<()> {
     let _lock = lock()?;
-    packages::install_missing(packages::IPSET).map(drop)
+    packages::install_missing(packages::IPSET, packages::Services::Start).map(drop)
 }
 
 /// What only `fuzz` needs, beside everything else.
 pub(crate) fn with_fuzzer() -> Result<()> {
     let _lock = lock()?;
-    packages::install_missing(packages::FUZZER).map(drop)
+    packages::install_missing(packages::FUZZER, packages::Services::Start).map(drop)
 }
 
 /// What only `test --kernel` needs, beside everything else.
 pub(crate) fn with_emulator() -> Result<()> {
     let _lock = lock()?;
-    packages::install_missing(packages::EMULATOR).map(drop)
+    packages::install_missing(packages::EMULATOR, packages::Services::Start).map(drop)
 }
 
 /// What only `test --kernel … --arch arm64` needs, beside that.
 pub(crate) fn with_arm64() -> Result<()> {
     let _lock = lock()?;
-    packages::install_missing(packages::ARM64).map(drop)
+    packages::install_missing(packages::ARM64, packages::Services::Start).map(drop)
 }
 
 /// What only `bench` needs, beside everything else.
 pub(crate) fn with_callgrind() -> Result<()> {
     let _lock = lock()?;
-    packages::install_missing(packages::CALLGRIND).map(drop)
+    packages::install_missing(packages::CALLGRIND, packages::Services::Start).map(drop)
 }
 
 /// What only `bench` compares with, of these names (all without any); what could not be had, in sentences.

@@ -12,7 +12,7 @@ use crate::{paths, signals, ui};
 
 pub(super) struct Package {
     name: &'static str,
-    /// A file that it brings.
+    /// A file that it brings; or a program, which may come from elsewhere and lie anywhere in the search path.
     file: &'static str,
     why: &'static str,
 }
@@ -39,10 +39,14 @@ pub(super) const PACKAGES: &[Package] = &[
     Package { name: "iptables", file: "/usr/sbin/iptables", why: "the same with the older interface" },
     Package { name: "curl", file: "/usr/bin/curl", why: "tests run the lines that redir gives to try" },
     Package { name: "openssl", file: "/usr/bin/openssl", why: "certificates of the cluster for tests" },
-    Package { name: "docker.io", file: "/usr/sbin/dockerd", why: "tests name pods by containers of Docker" },
-    Package { name: "podman", file: "/usr/bin/podman", why: "the same with Podman" },
+];
+
+/// Only for tests with containers: a machine may have Docker and Podman from elsewhere, which then do.
+pub(super) const CONTAINERS: &[Package] = &[
+    Package { name: "docker.io", file: "dockerd", why: "tests name pods by containers of Docker" },
+    Package { name: "podman", file: "podman", why: "the same with Podman" },
     Package { name: "containernetworking-plugins", file: "/usr/lib/cni/bridge", why: "Podman's networks" },
-    Package { name: "runc", file: "/usr/sbin/runc", why: "runs the containers of both" },
+    Package { name: "runc", file: "runc", why: "runs the containers of both" },
     Package { name: "busybox-static", file: "/bin/busybox", why: "the app in them" },
 ];
 
@@ -104,10 +108,20 @@ pub(super) const KUBERNETES: &[Package] = &[
     },
 ];
 
-/// Installs what is missing of `packages`; whether there was anything.
-pub(super) fn install_missing(packages: &[Package]) -> Result<bool> {
-    let missing: Vec<&Package> = packages.iter().filter(|package| !Path::new(package.file).exists()).collect();
+/// What becomes of services that packages bring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Services {
+    /// They start, as Debian has it.
+    Start,
+    /// None is started, and none is enabled: it would change this machine (Docker: its firewall and its routing).
+    Rest,
+}
+
+/// Installs what is missing of `packages`; whether there was anything. Nothing is ever removed for it.
+pub(super) fn install_missing(packages: &[Package], services: Services) -> Result<bool> {
+    let missing: Vec<&Package> = packages.iter().filter(|package| !package.is_there()).collect();
     if missing.is_empty() {
+        remove_policy()?;
         return Ok(false);
     }
     let Some(apt) = paths::program("apt-get") else {
@@ -117,7 +131,7 @@ pub(super) fn install_missing(packages: &[Package]) -> Result<bool> {
             names(&missing).join(", ")
         );
     };
-    let mut install = vec!["install", "--yes", "--no-install-recommends"];
+    let mut install = INSTALL.to_vec();
     install.extend(names(&missing));
     let by_hand = ["apt-get update".to_owned(), format!("apt-get {}", install.join(" "))];
     let privilege = privilege::obtain("installing Debian packages", &by_hand)?;
@@ -128,7 +142,7 @@ pub(super) fn install_missing(packages: &[Package]) -> Result<bool> {
         update(privilege, &apt)?;
     }
     let line = format!("installing {} with apt-get", names(&missing).join(", "));
-    let first = apt_get(privilege, &apt, &install, line);
+    let first = apt_get(privilege, services, &apt, &install, line);
     if first.is_ok() && still_missing(&missing).is_empty() {
         return Ok(true);
     }
@@ -136,9 +150,9 @@ pub(super) fn install_missing(packages: &[Package]) -> Result<bool> {
         return first.map(|()| true);
     }
     // The usual reasons: old package lists, or an installation that was interrupted. Mend both, once.
-    mend(privilege)?;
+    mend(privilege, services)?;
     update(privilege, &apt)?;
-    apt_get(privilege, &apt, &install, "installing again with the new lists".into())?;
+    apt_get(privilege, services, &apt, &install, "installing again with the new lists".into())?;
     let missing = still_missing(&missing);
     if !missing.is_empty() {
         bail!(
@@ -149,6 +163,26 @@ pub(super) fn install_missing(packages: &[Package]) -> Result<bool> {
     Ok(true)
 }
 
+/// An installation that was killed has left behind that no service may start.
+fn remove_policy() -> Result<()> {
+    if !std::fs::read_to_string("/usr/sbin/policy-rc.d").is_ok_and(|text| text.contains(POLICY_MARK)) {
+        return Ok(());
+    }
+    let by_hand = ["rm /usr/sbin/policy-rc.d".to_owned()];
+    let privilege = privilege::obtain("letting services start again", &by_hand)?;
+    let mut command = Services::Rest.command(privilege, Path::new("/bin/true"));
+    quietly(&mut command, "letting services start again".into(), &log_file("policy-rc.d.log")?)
+}
+
+impl Package {
+    fn is_there(&self) -> bool {
+        if self.file.starts_with('/') { Path::new(self.file).exists() } else { paths::program(self.file).is_some() }
+    }
+}
+
+/// Somebody's package that conflicts with one of ours stays, and apt-get fails.
+const INSTALL: &[&str] = &["install", "--yes", "--no-remove", "--no-install-recommends"];
+
 /// Whether apt knows any package at all; images often come without lists.
 fn has_lists() -> bool {
     let lists = std::fs::read_dir("/var/lib/apt/lists").into_iter().flatten().flatten();
@@ -156,7 +190,7 @@ fn has_lists() -> bool {
 }
 
 fn update(privilege: Privilege, apt: &Path) -> Result<()> {
-    apt_get(privilege, apt, &["update"], "fetching the lists of packages with `apt-get update`".into())
+    apt_get(privilege, Services::Start, apt, &["update"], "fetching the lists of packages with `apt-get update`".into())
 }
 
 fn names(packages: &[&Package]) -> Vec<&'static str> {
@@ -164,24 +198,111 @@ fn names(packages: &[&Package]) -> Vec<&'static str> {
 }
 
 fn still_missing(packages: &[&Package]) -> Vec<&'static str> {
-    packages.iter().filter(|package| !Path::new(package.file).exists()).map(|package| package.name).collect()
+    packages.iter().filter(|package| !package.is_there()).map(|package| package.name).collect()
 }
 
-fn apt_get(privilege: Privilege, apt: &Path, arguments: &[&str], line: String) -> Result<()> {
-    let mut command = privilege.command(Path::new("/usr/bin/env"));
+fn apt_get(privilege: Privilege, services: Services, apt: &Path, arguments: &[&str], line: String) -> Result<()> {
+    let mut command = services.command(privilege, Path::new("/usr/bin/env"));
     // Another package manager at work is waited for; no question is ever asked, and a changed config file stays as it is.
     command.arg("DEBIAN_FRONTEND=noninteractive").arg(apt).args(["--option", "DPkg::Lock::Timeout=300"]);
     command.args(["--option", "Dpkg::Options::=--force-confold"]).args(arguments);
     quietly(&mut command, line, &log_file("apt-get.log")?)
 }
 
-fn mend(privilege: Privilege) -> Result<()> {
+fn mend(privilege: Privilege, services: Services) -> Result<()> {
     let Some(dpkg) = paths::program("dpkg") else { return Ok(()) };
-    let mut command: Command = privilege.command(&dpkg);
+    let mut command: Command = services.command(privilege, &dpkg);
     command.args(["--configure", "--pending", "--force-confold"]);
     quietly(
         &mut command,
         "finishing what an interrupted installation left (dpkg --configure)".into(),
         &log_file("dpkg.log")?,
     )
+}
+
+impl Services {
+    fn command(self, privilege: Privilege, program: &Path) -> Command {
+        if self == Services::Start {
+            return privilege.command(program);
+        }
+        let mut command = privilege.command(Path::new("/bin/sh"));
+        command.arg(paths::root().join(WITHOUT_SERVICES)).arg("").arg(program);
+        command
+    }
+}
+
+/// What marks the file that forbids it.
+const POLICY_MARK: &str = "# Of redir: no service starts";
+const WITHOUT_SERVICES: &str = "xtask/src/setup/without_services.sh";
+
+#[cfg(test)]
+mod tests {
+    use std::{env, fs, os::unix::fs::symlink};
+
+    use super::*;
+
+    /// A system whose package brings a service; `systemctl` is this test's.
+    fn install(root: &Path, package: &str) -> bool {
+        let script = paths::root().join(WITHOUT_SERVICES);
+        let path = format!("{}/bin:{}", root.display(), env::var("PATH").expect("a path"));
+        let mut command = Command::new("/bin/sh");
+        command.arg(script).arg(root).args(["/bin/sh", "-euc", package, "sh"]).arg(root).env("PATH", path);
+        command.status().expect("started").success()
+    }
+
+    fn program(path: &Path, text: &str) {
+        fs::write(path, format!("#!/bin/sh\n{text}\n")).expect("written");
+        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
+    }
+
+    const PACKAGE: &str = r#"
+        "$1/usr/sbin/policy-rc.d" docker start && touch "$1/started"
+        ln -s /lib/systemd/system/docker.service "$1/etc/systemd/system/multi-user.target.wants/docker.service"
+        ln -s ../init.d/docker "$1/etc/rc2.d/S01docker""#;
+
+    #[test]
+    fn packages_of_containers_start_nothing_and_enable_nothing() {
+        let root = tempfile::tempdir().expect("folder");
+        let root = root.path();
+        let wants = root.join("etc/systemd/system/multi-user.target.wants");
+        for folder in [&root.join("bin"), &root.join("usr/sbin"), &root.join("etc/rc2.d"), &wants] {
+            fs::create_dir_all(folder).expect("made");
+        }
+        let said = root.join("said");
+        for name in ["systemctl", "update-rc.d"] {
+            program(&root.join("bin").join(name), &format!("echo {name} $@ >> {}", said.display()));
+        }
+        symlink("/lib/systemd/system/ssh.service", wants.join("ssh.service")).expect("linked");
+        let policy = root.join("usr/sbin/policy-rc.d");
+
+        // `&&` keeps a refusal from ending the package's script.
+        assert!(install(root, PACKAGE));
+        assert!(!root.join("started").exists() && !policy.exists());
+        assert!(fs::symlink_metadata(wants.join("docker.service")).is_err(), "enabled");
+        assert!(fs::symlink_metadata(wants.join("ssh.service")).is_ok(), "the owner's");
+        assert_eq!(
+            fs::read_to_string(&said).expect("said"),
+            "systemctl --quiet disable docker.service\nupdate-rc.d docker disable\n"
+        );
+        assert!(!install(root, "exit 3") && !policy.exists(), "an installation that fails is told");
+
+        // One that was killed has left its policy behind.
+        program(&policy, &format!("{POLICY_MARK} while packages for its tests are installed.\nexit 101"));
+        assert!(install(root, "true") && !policy.exists());
+        // An owner's policy stays; one that lets services start is asked for first.
+        program(&policy, "exit 101");
+        assert!(install(root, "true") && policy.exists());
+        program(&policy, "exit 0");
+        assert!(!install(root, "touch \"$1/installed\"") && policy.exists() && !root.join("installed").exists());
+    }
+
+    #[test]
+    fn nothing_is_removed_and_docker_may_come_from_elsewhere() {
+        assert!(INSTALL.contains(&"--no-remove"));
+        let set = |packages: &[Package]| packages.iter().map(|package| package.name).collect::<Vec<_>>();
+        assert!(!set(PACKAGES).iter().any(|name| set(CONTAINERS).contains(name)), "setup alone installs no daemon");
+        for name in ["dockerd", "podman", "runc"] {
+            assert!(CONTAINERS.iter().any(|package| package.file == name), "{name}");
+        }
+    }
 }

@@ -26,7 +26,7 @@ pub(super) fn install(names: &[String]) -> Result<Vec<String>> {
     };
     for (name, packages) in [("haproxy", packages::HAPROXY), ("nginx", packages::NGINX), ("ssh", packages::SSH)] {
         if asked(name) {
-            note(name, packages::install_missing(packages))?;
+            note(name, packages::install_missing(packages, packages::Services::Rest))?;
         }
     }
     if asked("envoy") {

@@ -25,7 +25,7 @@ pub(super) fn command() -> Result<Command> {
     let program = match paths::program("pip3") {
         Some(program) => program,
         None => {
-            packages::install_missing(packages::PIP)?;
+            packages::install_missing(packages::PIP, packages::Services::Start)?;
             paths::program("pip3").context("python3-pip is installed, but pip3 is nowhere in PATH")?
         }
     };
