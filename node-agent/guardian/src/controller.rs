@@ -135,8 +135,17 @@ impl ControllerSupervisor {
         }
     }
 
+    /// Whether it may have container runtimes asked. What the other kind asks is not answered either: it is heard whether or
+    /// not it reads, and answers that nobody reads would fill the guardian's memory.
+    pub(super) fn asks(&self) -> bool {
+        self.source == Source::ContainerRuntimes
+    }
+
     /// Answers a question, with the pipe that the runtime's answer comes through.
     pub(super) fn answer(&mut self, number: u32, answer: Result<OwnedFd, String>) {
+        if !self.asks() {
+            return;
+        }
         let Some(process) = &mut self.process else { return };
         match answer {
             Ok(pipe) => process.control.send(number, &Reply::Runtime(Ok(())), vec![pipe]),
@@ -263,3 +272,41 @@ const SILENCE: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(1);
 /// Messages between two looks at everything else; more than a whole list of an ordinary node.
 const BATCH: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use redir_config::ContainerRuntime;
+    use redir_ipc::RuntimeQuestion;
+
+    use super::*;
+    use crate::{memory, runtimes::RuntimeRelays};
+
+    #[test]
+    fn a_controller_of_kubernetes_fills_no_memory_with_questions_whose_answers_it_does_not_read() {
+        let key = memory::sealed(c"redir-agent-pin", b"").expect("memory");
+        let mut controller = ControllerSupervisor::new(Vec::new(), Some("/proc".into()), key);
+        let (ours, theirs) = ipc::pair().expect("socket pair");
+        let (now, pid) = (Instant::now(), Pid::this());
+        let control = ControlSocket::new(ours);
+        let process = ControllerProcess { pid, control, born: now, heard: now, closed: false, dismissed: false };
+        controller.process = Some(process);
+        let text = "[agent]\nlisten = \"127.0.0.1:7447\"\nkey = \"/k\"\n";
+        let config = NodeConfig::parse(text, Path::new("agent.toml")).expect("good");
+        let mut relays = RuntimeRelays::default();
+        let mut lives = 0;
+        for number in 0..100_000 {
+            let ask = ControllerMessage::Ask(number, RuntimeQuestion::Events(ContainerRuntime::Docker));
+            while ipc::send(theirs.as_fd(), &ask.encode(), &[]).is_err() {
+                relays.serve(&mut controller, &config, &mut |_| lives += 1, now);
+            }
+        }
+        ipc::send(theirs.as_fd(), &ControllerMessage::Alive.encode(), &[]).expect("room");
+        relays.serve(&mut controller, &config, &mut |_| lives += 1, now);
+        relays.serve(&mut controller, &config, &mut |_| lives += 1, now);
+        let control = &controller.process.as_ref().expect("there").control;
+        assert_eq!(control.interest(), PollFlags::POLLIN, "answers wait");
+        assert_eq!(lives, 1, "it is heard all the same");
+    }
+}

@@ -97,6 +97,9 @@ impl RuntimeRelays {
             other => take(other),
         };
         controller.hear(&mut sort, now);
+        if !controller.asks() {
+            return;
+        }
         for (number, question) in questions {
             controller.answer(number, self.ask(config, &question, now));
         }
