@@ -1,7 +1,8 @@
 //! Whose container a process is in, by the names of its cgroups.
 //!
 //! Docker's cgroupfs driver names a container's cgroup by its ID, its systemd driver `docker-ID.scope`; Podman `libpod-ID`,
-//! `libpod-ID.scope`, and in a systemd unit of its own `libpod-payload-ID`. A container may make more cgroups below its own
+//! `libpod-ID.scope`, and in a systemd unit of its own `libpod-payload-ID`. Its pods are `libpod_parent/ID` with cgroupfs, and
+//! have containers below. A container may make more cgroups below its own
 //! and name them as it likes, so only the outermost of such names counts, in every hierarchy.
 
 use redir_config::ContainerRuntime;
@@ -20,7 +21,22 @@ pub(super) fn container(cgroup: &str) -> Option<(ContainerRuntime, ContainerId)>
 /// The outermost container in a path, if there is one; it is `None` inside where it is a Kubernetes pod's, which has names
 /// like Docker's.
 fn outermost(path: &str) -> Option<Option<(ContainerRuntime, ContainerId)>> {
-    path.split('/').find_map(|name| if is_pod(name) { Some(None) } else { named(name).map(Some) })
+    let mut names = path.split('/');
+    let mut parent = "";
+    while let Some(name) = names.next() {
+        if is_pod(name) {
+            return Some(None);
+        }
+        if parent == PODMAN_PODS && name.parse::<ContainerId>().is_ok() {
+            let container = names.next().and_then(named);
+            return Some(container.filter(|(runtime, _)| *runtime == ContainerRuntime::Podman));
+        }
+        if let Some(container) = named(name) {
+            return Some(Some(container));
+        }
+        parent = name;
+    }
+    None
 }
 
 fn named(name: &str) -> Option<(ContainerRuntime, ContainerId)> {
@@ -32,6 +48,9 @@ fn named(name: &str) -> Option<(ContainerRuntime, ContainerId)> {
     };
     Some((runtime, id.parse().ok()?))
 }
+
+/// Where Podman has its pods, and containers without one.
+const PODMAN_PODS: &str = "libpod_parent";
 
 #[cfg(test)]
 mod tests {
@@ -51,6 +70,7 @@ mod tests {
             (format!("0::/machine.slice/libpod-{a}.scope/container"), ContainerRuntime::Podman),
             (format!("0::/machine.slice/machine-libpod_pod_{a}.slice/libpod-{a}.scope"), ContainerRuntime::Podman),
             (format!("0::/libpod_parent/libpod-{a}"), ContainerRuntime::Podman),
+            (format!("0::/libpod_parent/{}/libpod-{a}/init", id('b')), ContainerRuntime::Podman),
             (format!("0::/system.slice/web.service/libpod-payload-{a}"), ContainerRuntime::Podman),
             (format!("9:name=systemd:/docker/{a}\n8:pids:/docker/{a}\n4:memory:/\n"), ContainerRuntime::Docker),
         ] {
@@ -71,6 +91,10 @@ mod tests {
             format!("0::/kubepods.slice/kubepods-pod6fa459ea_ee8a_3ca4_894e_db77e160355e.slice/docker-{a}.scope"),
             format!("2:cpu:/docker/{a}\n0::/docker/{b}"),
             format!("0::/docker/{}", &a[1..]),
+            format!("0::/libpod_parent/{a}"),
+            format!("0::/libpod_parent/{a}/{b}"),
+            format!("0::/libpod_parent/{a}/docker-{b}.scope"),
+            format!("0::/libpod_parent/{a}/sub/libpod-{b}"),
         ] {
             assert_eq!(container(&none), None, "{none}");
         }
