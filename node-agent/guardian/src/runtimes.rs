@@ -207,8 +207,9 @@ const EVENTS: &str = "%7B%22type%22%3A%5B%22container%22%5D%2C%22event%22%3A%5B%
 const AT_ONCE: usize = 64 << 10;
 /// Answers under way. The controller waits for two streams of events and for one container of each runtime.
 const MOST_RELAYS: usize = 16;
-/// Questions in a second, each of which costs a tenth of a millisecond here.
-const MOST_A_SECOND: u32 = 200;
+/// Questions in a second, each of which costs a tenth of a millisecond here. The controller asks each of the two runtimes a
+/// hundred at most.
+const MOST_A_SECOND: u32 = 300;
 const SECOND: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

@@ -35,6 +35,8 @@ pub(super) struct RuntimeAnswer {
 /// Why there is no answer; a sentence for people.
 #[derive(Debug)]
 pub(super) enum Failure {
+    /// The runtime could not be asked.
+    NotAsked(String),
     /// The runtime does not answer.
     Silent(String),
     /// It does, with what cannot be read.
@@ -70,6 +72,12 @@ impl RuntimeAnswer {
     /// The body, as it comes, and what it needs to come.
     pub(super) fn into_body(self) -> (Incoming, JoinSet<()>) {
         (self.response.into_body(), self.reader)
+    }
+
+    /// What a runtime says that does not do what it was asked for.
+    pub(super) async fn refusal(self, runtime: ContainerRuntime) -> String {
+        let status = self.status();
+        refusal(runtime, status, &self.bytes(runtime).await.unwrap_or_default())
     }
 
     /// The whole body.
@@ -158,7 +166,7 @@ fn started(text: &str) -> Option<u64> {
     u64::try_from(time.as_nanosecond()).ok()
 }
 
-pub(super) fn refusal(runtime: ContainerRuntime, status: StatusCode, body: &[u8]) -> String {
+fn refusal(runtime: ContainerRuntime, status: StatusCode, body: &[u8]) -> String {
     let problem = serde_json::from_slice::<Problem>(body).map(|problem| plain(&problem.message, MAX_REASON / 2));
     let problem = problem.unwrap_or_default();
     format!("{runtime} answers {}: {problem}; see its log", status.as_u16())

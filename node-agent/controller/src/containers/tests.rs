@@ -9,7 +9,7 @@ use std::{
 
 use nix::{fcntl::OFlag, unistd::pipe2};
 use redir_ipc::{self as ipc, ContainerReport, ContainerState, PERMISSION_LEN, RunningContainer, RuntimeQuestion};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{
     answer::{Failure, RuntimeAnswer},
@@ -131,6 +131,8 @@ async fn a_runtime_that_is_silent_is_not_waited_for() {
 struct Rig {
     guardian: OwnedFd,
     events: Option<File>,
+    /// Answers that never come.
+    silent: Vec<File>,
     _controller: JoinSet<anyhow::Result<()>>,
 }
 
@@ -149,7 +151,7 @@ impl Rig {
         let config = config(names);
         let mut controller = JoinSet::new();
         controller.spawn(async move { run(guardian, &config, "agent.toml".into()).await });
-        Self { guardian: ours, events: None, _controller: controller }
+        Self { guardian: ours, events: None, silent: Vec::new(), _controller: controller }
     }
 
     /// What the controller says next, but for signs of life.
@@ -193,6 +195,32 @@ impl Rig {
         self.events.as_mut().expect("begun").write_all(line.as_bytes()).expect("written");
     }
 
+    /// The next question is for events, and this is the answer.
+    async fn refuse_events(&self, bytes: &str) {
+        let ControllerMessage::Ask(number, RuntimeQuestion::Events(DOCKER)) = self.hear().await else {
+            panic!("events")
+        };
+        let (answer, mut to) = pipe();
+        to.write_all(bytes.as_bytes()).expect("written");
+        self.reply(number, &Ok(answer));
+    }
+
+    /// The next question is for this pod's container, and there is no answer.
+    async fn be_silent(&mut self, pod: &str) {
+        let asked = self.hear().await;
+        let ControllerMessage::Ask(number, RuntimeQuestion::Container(name)) = &asked else { panic!("{asked:?}") };
+        assert_eq!(name.to_string(), pod);
+        let (answer, to) = pipe();
+        self.silent.push(to);
+        self.reply(*number, &Ok(answer));
+    }
+
+    /// The runtime is not heard, for these words.
+    async fn unknown(&self, pod: &str, words: &str) {
+        let state = self.report(pod).await;
+        assert!(matches!(&state, ContainerState::Unknown(reason) if reason.contains(words)), "{state:?}");
+    }
+
     /// The next question is for this pod's container, and this is the answer.
     async fn answer(&self, pod: &str, bytes: &str) {
         let asked = self.hear().await;
@@ -211,8 +239,12 @@ impl Rig {
     }
 }
 
+fn runs(name: &str, digit: char, pid: u32) -> String {
+    with_body("200 OK", &inspected(&id(digit), name, true, pid))
+}
+
 fn web_runs(digit: char, pid: u32) -> String {
-    with_body("200 OK", &inspected(&id(digit), "web", true, pid))
+    runs("web", digit, pid)
 }
 
 #[tokio::test]
@@ -282,6 +314,92 @@ async fn a_new_configuration_is_followed() {
     rig.begin_events().await;
     rig.answer("db-1", &with_body("404 Not Found", "{}")).await;
     assert!(matches!(rig.report("db-1").await, ContainerState::NotRunning(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_of_which_nothing_is_heard_keeps_no_other_from_being_followed() {
+    let mut rig = Rig::new(&["a", "b"]);
+    rig.begin_events().await;
+    for pid in [42, 43] {
+        rig.be_silent("a-1").await;
+        if pid == 42 {
+            rig.unknown("a-1", "does not answer within 10 s").await;
+        }
+        rig.answer("b-1", &runs("b", 'b', pid)).await;
+        assert_eq!(rig.report("b-1").await, running('b', pid));
+    }
+    rig.event("b");
+    rig.answer("b-1", &runs("b", 'c', 44)).await;
+    assert_eq!(rig.report("b-1").await, running('c', 44));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_runtime_that_is_silent_twice_is_left_alone_for_a_while_and_asked_about_the_next_one_then() {
+    let mut rig = Rig::new(&["a", "b", "c"]);
+    rig.begin_events().await;
+    rig.be_silent("a-1").await;
+    rig.unknown("a-1", "does not answer").await;
+    rig.be_silent("b-1").await;
+    rig.unknown("b-1", "does not answer").await;
+    rig.unknown("c-1", "does not answer").await;
+    rig.begin_events().await;
+    rig.answer("c-1", &runs("c", 'c', 42)).await;
+    assert_eq!(rig.report("c-1").await, running('c', 42));
+}
+
+#[tokio::test(start_paused = true)]
+async fn hundreds_of_containers_are_asked_about_without_haste() {
+    let names: Vec<String> = (0..300).map(|number| format!("n{number:03}")).collect();
+    let mut rig = Rig::new(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    rig.begin_events().await;
+    let mut asked = Vec::new();
+    for name in &names {
+        rig.answer(&format!("{name}-1"), &runs(name, 'a', 42)).await;
+        asked.push(Instant::now());
+        assert_eq!(rig.report(&format!("{name}-1")).await, running('a', 42));
+    }
+    let second =
+        |from: &Instant| asked.iter().filter(|at| **at >= *from && **at < *from + Duration::from_secs(1)).count();
+    let most = asked.iter().map(second).max().expect("asked");
+    assert!(most <= 100, "{most} in a second");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_events_containers_are_asked_about_now_and_then_and_events_too() {
+    let mut rig = Rig::new(&["web"]);
+    let began = Instant::now();
+    rig.refuse_events(&with_body("403 Forbidden", "{\"message\":\"events are denied\"}")).await;
+    let mut pid = 42;
+    let number = loop {
+        match rig.hear().await {
+            ControllerMessage::Ask(number, RuntimeQuestion::Container(_)) => {
+                let (answer, mut to) = pipe();
+                to.write_all(web_runs('a', pid).as_bytes()).expect("written");
+                rig.reply(number, &Ok(answer));
+                assert_eq!(rig.report("web-1").await, running('a', pid));
+                pid += 1;
+            }
+            ControllerMessage::Ask(number, RuntimeQuestion::Events(DOCKER)) => break number,
+            other => panic!("{other:?}"),
+        }
+    };
+    let (after, times) = (began.elapsed().as_secs(), pid - 42);
+    assert!((30..=90).contains(&after) && (6..=30).contains(&times), "{times} times in {after} s");
+    let (answer, mut to) = pipe();
+    to.write_all(b"HTTP/1.1 200 OK\r\n\r\n").expect("written");
+    rig.reply(number, &Ok(answer));
+    rig.events = Some(to);
+    rig.answer("web-1", &web_runs('a', pid)).await;
+    assert_eq!(rig.report("web-1").await, running('a', pid));
+    rig.event("web");
+    rig.answer("web-1", &web_runs('b', 7)).await;
+    assert_eq!(rig.report("web-1").await, running('b', 7));
+    let why = RuntimeAnswer::head(DOCKER, {
+        let (answer, mut to) = pipe();
+        to.write_all(with_body("403 Forbidden", "{\"message\":\"events are denied\"}").as_bytes()).expect("written");
+        answer
+    });
+    assert_eq!(why.await.expect("a head").refusal(DOCKER).await, "Docker answers 403: events are denied; see its log");
 }
 
 fn tempfile() -> File {

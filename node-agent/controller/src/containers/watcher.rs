@@ -6,6 +6,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    future::pending,
+    ops::Bound::{Excluded, Unbounded},
     sync::Arc,
     time::Duration,
 };
@@ -16,7 +18,7 @@ use redir_ipc::{ContainerReport, ContainerState, ControllerMessage, RuntimeQuest
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
-    answer::{Failure, RuntimeAnswer, refusal},
+    answer::{Failure, RuntimeAnswer},
     events::{Events, RuntimeEvent},
     questions::Questions,
 };
@@ -30,6 +32,10 @@ pub(super) struct Watcher {
     guardian: Arc<GuardianSocket>,
     questions: Arc<Questions>,
     reported: BTreeMap<PodName, ContainerState>,
+    /// The one that was asked about last.
+    asked: Option<PodName>,
+    /// Why there are no events, as it was told last.
+    without_events: Option<String>,
     /// The trouble that was told last, until the runtime is heard again.
     trouble: Option<String>,
     pause: Duration,
@@ -42,8 +48,17 @@ impl Watcher {
         guardian: Arc<GuardianSocket>,
         questions: Arc<Questions>,
     ) -> Self {
-        let reported = BTreeMap::new();
-        Self { runtime, names, guardian, questions, reported, trouble: None, pause: FIRST_PAUSE }
+        Self {
+            runtime,
+            names,
+            guardian,
+            questions,
+            reported: BTreeMap::new(),
+            asked: None,
+            without_events: None,
+            trouble: None,
+            pause: FIRST_PAUSE,
+        }
     }
 
     /// Never ends by itself.
@@ -66,56 +81,93 @@ impl Watcher {
     async fn follow(&mut self) -> String {
         let mut events = match self.events().await {
             Ok(events) => events,
-            Err(Failure::Silent(trouble) | Failure::MalformedMessage(trouble)) => return trouble,
+            Err(trouble) => return trouble,
         };
         let mut due = self.pods();
         let (mut look_at, mut all_at) = (Instant::now(), Instant::now());
+        let mut events_at = Instant::now() + jittered(EVENTS_AGAIN);
         loop {
             tokio::select! {
-                event = events.next() => match event {
+                event = next(&mut events) => match event {
                     Some(event) => due.extend(self.concerned(&event)),
                     None => return format!("{} has ended the stream of its events; see whether it runs", self.runtime),
                 },
+                () = sleep_until(events_at), if events.is_none() => {
+                    match self.events().await {
+                        Ok(again) => events = again,
+                        Err(trouble) => return trouble,
+                    }
+                    // What has happened before they began is in none of them.
+                    due = self.pods();
+                    events_at = Instant::now() + jittered(EVENTS_AGAIN);
+                },
                 () = sleep_until(look_at.max(all_at)), if due.is_empty() => due = self.pods(),
                 () = sleep_until(look_at), if !due.is_empty() => {
+                    // Also while there is always something: others may have lost an event.
+                    if Instant::now() >= all_at {
+                        due = self.pods();
+                    }
                     let whole = due.len() == self.names.len();
                     if let Err(trouble) = self.look(std::mem::take(&mut due)).await {
                         return trouble;
                     }
-                    self.heard();
                     look_at = Instant::now() + BETWEEN_LOOKS;
-                    all_at = if whole { Instant::now() + jittered(self.interval()) } else { all_at };
+                    let interval = if events.is_some() { self.interval() } else { WITHOUT_EVENTS };
+                    all_at = if whole { Instant::now() + jittered(interval) } else { all_at };
                 }
             }
         }
     }
 
-    async fn events(&self) -> Result<Events, Failure> {
-        let pipe = self.questions.ask(RuntimeQuestion::Events(self.runtime)).await.map_err(Failure::Silent)?;
-        let answer = RuntimeAnswer::head(self.runtime, pipe).await?;
-        match answer.status() {
-            StatusCode::OK => Ok(Events::new(answer)),
-            other => Err(Failure::MalformedMessage(refusal(self.runtime, other, b""))),
+    /// The stream of events; none, if the runtime gives none, which is told. The error is why the runtime cannot be asked.
+    async fn events(&mut self) -> Result<Option<Events>, String> {
+        let pipe = self.questions.ask(RuntimeQuestion::Events(self.runtime)).await?;
+        let why = match RuntimeAnswer::head(self.runtime, pipe).await {
+            Ok(answer) if answer.status() == StatusCode::OK => {
+                self.without_events = None;
+                return Ok(Some(Events::new(answer)));
+            }
+            Ok(answer) => answer.refusal(self.runtime).await,
+            Err(Failure::NotAsked(why) | Failure::Silent(why) | Failure::MalformedMessage(why)) => why,
+        };
+        if self.without_events.as_ref() != Some(&why) {
+            let runtime = self.runtime;
+            tracing::warn!(
+                why,
+                "{runtime} does not say when containers start and end; the agent asks every few seconds"
+            );
+            self.without_events = Some(why);
         }
+        Ok(None)
     }
 
-    /// Asks about these containers. One answer that cannot be read says nothing of the others; a runtime that does not answer is
-    /// not asked for the rest.
+    /// Asks about these containers, those first that were not asked about last time. An answer that cannot be read or does not
+    /// come says nothing of the others; a runtime that cannot be asked, or is silent twice, is not asked for the rest.
     async fn look(&mut self, pods: BTreeSet<PodName>) -> Result<(), String> {
-        for pod in pods {
-            let state = match self.container(&pod).await {
+        let mut silent_before = false;
+        for pod in after(self.asked.take(), pods) {
+            let answer = self.container(&pod).await;
+            self.asked = Some(pod.clone());
+            let silent = matches!(answer, Err(Failure::Silent(_)));
+            let state = match answer {
                 Ok(state) => state,
-                Err(Failure::MalformedMessage(reason)) => ContainerState::Unknown(reason),
-                Err(Failure::Silent(trouble)) => return Err(trouble),
+                Err(Failure::Silent(reason)) if silent_before => return Err(reason),
+                Err(Failure::MalformedMessage(reason) | Failure::Silent(reason)) => ContainerState::Unknown(reason),
+                Err(Failure::NotAsked(trouble)) => return Err(trouble),
             };
+            silent_before = silent;
+            if !silent {
+                self.heard();
+            }
             self.report(&pod, state).await;
+            sleep(BETWEEN_QUESTIONS).await;
         }
         Ok(())
     }
 
     async fn container(&self, pod: &PodName) -> Result<ContainerState, Failure> {
         let question = RuntimeQuestion::Container(pod.clone());
-        let pipe = self.questions.ask(question).await.map_err(Failure::Silent)?;
+        let pipe = self.questions.ask(question).await.map_err(Failure::NotAsked)?;
         let name = self.names.get(pod).map(String::as_str).unwrap_or_default();
         RuntimeAnswer::head(self.runtime, pipe).await?.container(self.runtime, name).await
     }
@@ -169,12 +221,33 @@ impl Watcher {
     }
 }
 
+/// The next event, if there are events.
+async fn next(events: &mut Option<Events>) -> Option<RuntimeEvent> {
+    match events {
+        Some(events) => events.next().await,
+        None => pending().await,
+    }
+}
+
+/// These pods, from the one behind this on.
+fn after(pod: Option<PodName>, pods: BTreeSet<PodName>) -> Vec<PodName> {
+    let Some(pod) = pod else { return pods.into_iter().collect() };
+    let behind = pods.range((Excluded(&pod), Unbounded));
+    behind.chain(pods.range(..=&pod)).cloned().collect()
+}
+
+/// Between two questions: the guardian asks no runtime for a controller that is in a hurry.
+const BETWEEN_QUESTIONS: Duration = Duration::from_millis(10);
 /// Between two looks because of events: a container that starts and dies in a loop has ten of them in a second.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
 /// In case an event was lost.
 const ALL_RUN: Duration = Duration::from_secs(30);
 /// Somebody waits for one that does not run.
 const SOME_DO_NOT: Duration = Duration::from_secs(10);
+/// Nothing else tells that a container was started again.
+const WITHOUT_EVENTS: Duration = Duration::from_secs(5);
+/// Until a runtime that gave no events is asked for them again.
+const EVENTS_AGAIN: Duration = Duration::from_secs(60);
 /// Until a runtime that is away is tried again.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
