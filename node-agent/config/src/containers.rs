@@ -27,6 +27,11 @@ pub struct ContainerRef {
     pub name: String,
 }
 
+impl ContainerRef {
+    /// Bytes of a name; the runtimes have no limit of their own, and a host's name has this one.
+    pub const MAX_NAME: usize = 253;
+}
+
 /// A container runtime with the Docker Engine API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ContainerRuntime {
@@ -162,7 +167,7 @@ fn container_name(value: &PlacedValue<'_>) -> Result<String, ConfigError> {
     let text = value.text()?;
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     let starts = text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
-    if !starts || text.len() > MAX_CONTAINER_NAME || !text.bytes().all(plain) {
+    if !starts || text.len() > ContainerRef::MAX_NAME || !text.bytes().all(plain) {
         return Err(value.error(format!(
             "{text:?} is no container's name; write it as `docker ps` and `podman ps` show it, as in \"web\""
         )));
@@ -184,7 +189,5 @@ const MISSING: &str = "write the container's name as `docker` or `podman`, or th
                        \"/run/netns/web-1\"";
 const DOCKER_SOCKET: &str = "/run/docker.sock";
 const PODMAN_SOCKET: &str = "/run/podman/podman.sock";
-/// Bytes; the runtimes have no limit of their own, and a host's name has this one.
-const MAX_CONTAINER_NAME: usize = 253;
 /// Bytes: `sockaddr_un` has 108 with a zero at the end.
 const MAX_SOCKET_PATH: usize = 107;

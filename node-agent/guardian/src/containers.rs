@@ -60,11 +60,16 @@ impl Containers {
     }
 
     /// Takes what the controller says. What the configuration does not name is not its to say.
-    pub(super) fn take(&mut self, ContainerReport { pod, state }: ContainerReport, config: &NodeConfig) {
+    pub(super) fn take(&mut self, report: ContainerReport, config: &NodeConfig) {
+        let ContainerReport { pod, container, state } = report;
         let Some(named) = named(config, &pod) else {
             tracing::debug!(%pod, "the controller speaks of what is no container in the configuration");
             return;
         };
+        if container != *named {
+            tracing::debug!(%pod, "the controller speaks of what an earlier configuration called the pod");
+            return;
+        }
         let before = self.known.remove(&pod).filter(|known| known.named == *named);
         let claimed = match state {
             ContainerState::Running(running) => Some(running),

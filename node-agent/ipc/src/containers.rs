@@ -6,7 +6,7 @@
 
 use std::{fmt, str::FromStr};
 
-use redir_config::{ContainerRuntime, PodName};
+use redir_config::{ContainerRef, ContainerRuntime, PodName};
 
 use super::{
     PERMISSION_LEN,
@@ -27,6 +27,8 @@ pub enum RuntimeQuestion {
 pub struct ContainerReport {
     /// The pod, which the configuration names by a container.
     pub pod: PodName,
+    /// The container that the controller knows the pod by. Since then, the configuration may have named another.
+    pub container: ContainerRef,
     /// How its container stands.
     pub state: ContainerState,
 }
@@ -91,8 +93,7 @@ type Writer = MessageWriter<PERMISSION_LEN>;
 impl RuntimeQuestion {
     pub(super) fn write<'a>(&self, w: &'a mut Writer) -> &'a mut Writer {
         match self {
-            Self::Events(ContainerRuntime::Docker) => w.u8(0),
-            Self::Events(ContainerRuntime::Podman) => w.u8(1),
+            Self::Events(runtime) => w.u8(number(*runtime)),
             Self::Container(pod) => w.u8(2).text(pod.key()),
         }
     }
@@ -109,7 +110,7 @@ impl RuntimeQuestion {
 
 impl ContainerReport {
     pub(super) fn write<'a>(&self, w: &'a mut Writer) -> &'a mut Writer {
-        w.text(self.pod.key());
+        w.text(self.pod.key()).u8(number(self.container.runtime)).text(&self.container.name);
         match &self.state {
             ContainerState::Running(RunningContainer { id, pid, started }) => {
                 w.u8(0).bytes(&id.0).u32(*pid).u64(*started)
@@ -121,6 +122,12 @@ impl ContainerReport {
 
     pub(super) fn read(r: &mut MessageReader<'_>) -> Result<Self, MalformedMessage> {
         let pod = read_pod(r)?;
+        let runtime = match r.u8()? {
+            0 => ContainerRuntime::Docker,
+            1 => ContainerRuntime::Podman,
+            _ => return Err(MalformedMessage),
+        };
+        let container = ContainerRef { runtime, name: r.text(ContainerRef::MAX_NAME)?.to_owned() };
         let state = match r.u8()? {
             0 => {
                 let id = ContainerId(r.bytes(32)?.try_into().map_err(|_| MalformedMessage)?);
@@ -132,7 +139,14 @@ impl ContainerReport {
             2 => ContainerState::Unknown(reason(r)?),
             _ => return Err(MalformedMessage),
         };
-        Ok(Self { pod, state })
+        Ok(Self { pod, container, state })
+    }
+}
+
+fn number(runtime: ContainerRuntime) -> u8 {
+    match runtime {
+        ContainerRuntime::Docker => 0,
+        ContainerRuntime::Podman => 1,
     }
 }
 
@@ -149,7 +163,7 @@ fn cut(reason: &str) -> &str {
 /// Bytes of a reason.
 pub const MAX_REASON: usize = 500;
 
-const _: () = assert!(1 + 2 + PodName::MAX + 1 + 2 + MAX_REASON <= PERMISSION_LEN);
+const _: () = assert!(1 + 2 + PodName::MAX + 1 + 2 + ContainerRef::MAX_NAME + 1 + 2 + MAX_REASON <= PERMISSION_LEN);
 
 #[cfg(test)]
 mod tests {
@@ -160,14 +174,23 @@ mod tests {
         PodName::new(&"x".repeat(PodName::MAX)).expect("a name")
     }
 
+    fn container() -> ContainerRef {
+        ContainerRef { runtime: ContainerRuntime::Podman, name: "x".repeat(ContainerRef::MAX_NAME) }
+    }
+
     fn running(pid: u32) -> ControllerMessage {
         let running = RunningContainer { id: ContainerId([0xab; 32]), pid, started: u64::MAX };
-        ControllerMessage::Container(ContainerReport { pod: longest(), state: ContainerState::Running(running) })
+        ControllerMessage::Container(ContainerReport {
+            pod: longest(),
+            container: container(),
+            state: ContainerState::Running(running),
+        })
     }
 
     #[test]
     fn what_was_written_is_read_also_at_the_limits() {
-        let report = |state| ControllerMessage::Container(ContainerReport { pod: longest(), state });
+        let report =
+            |state| ControllerMessage::Container(ContainerReport { pod: longest(), container: container(), state });
         let long = "é".repeat(MAX_REASON / 2);
         for message in [
             running(1),
@@ -189,7 +212,10 @@ mod tests {
         }
         let said = |reason: &str| {
             let state = ContainerState::NotRunning(reason.to_owned());
-            ControllerMessage::decode(&ControllerMessage::Container(ContainerReport { pod: longest(), state }).encode())
+            ControllerMessage::decode(
+                &ControllerMessage::Container(ContainerReport { pod: longest(), container: container(), state })
+                    .encode(),
+            )
         };
         assert_eq!(said("two\nlines"), Err(MalformedMessage));
         assert_eq!(said("\u{1b}[2J"), Err(MalformedMessage));

@@ -233,7 +233,10 @@ impl Rig {
 
     async fn report(&self, pod: &str) -> ContainerState {
         let said = self.hear().await;
-        let ControllerMessage::Container(ContainerReport { pod: name, state }) = said else { panic!("{said:?}") };
+        let ControllerMessage::Container(ContainerReport { pod: name, container, state }) = said else {
+            panic!("{said:?}")
+        };
+        assert_eq!((name.to_string(), container.runtime), (format!("{}-1", container.name), DOCKER));
         assert_eq!(name.to_string(), pod);
         state
     }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use hyper::StatusCode;
-use redir_config::{ContainerRuntime, PodName};
+use redir_config::{ContainerRef, ContainerRuntime, PodName};
 use redir_ipc::{ContainerReport, ContainerState, ControllerMessage, RuntimeQuestion};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -180,7 +180,9 @@ impl Watcher {
         if let ContainerState::Running(running) = state {
             tracing::info!(%pod, id = %running.id, pid = running.pid, "the pod's container runs");
         }
-        let report = ContainerReport { pod: pod.clone(), state: state.clone() };
+        let name = self.names.get(pod).cloned().unwrap_or_default();
+        let container = ContainerRef { runtime: self.runtime, name };
+        let report = ContainerReport { pod: pod.clone(), container, state: state.clone() };
         if let Err(error) = self.guardian.say(&ControllerMessage::Container(report)).await {
             // The guardian's end is this process's end.
             tracing::error!(%error, "the guardian is not told how a container stands");

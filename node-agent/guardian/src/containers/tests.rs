@@ -83,7 +83,8 @@ impl Rig {
     }
 
     fn say(&mut self, state: ContainerState) {
-        self.containers.take(ContainerReport { pod: web(), state }, &self.config);
+        let container = named(&self.config, &web()).expect("a container").clone();
+        self.containers.take(ContainerReport { pod: web(), container, state }, &self.config);
     }
 
     fn say_runs(&mut self, pid: u32, digit: char) {
@@ -170,7 +171,8 @@ fn a_controller_that_was_taken_over_opens_no_process_but_a_containers_of_that_ru
     for pod in ["path", "unknown"] {
         let pod = PodName::new(pod).expect("good");
         let state = ContainerState::Running(RunningContainer { id: id('a'), pid: web, started: 1 });
-        rig.containers.take(ContainerReport { pod: pod.clone(), state }, &rig.config);
+        let container = rig.config.containers().next().expect("a container").1.clone();
+        rig.containers.take(ContainerReport { pod: pod.clone(), container, state }, &rig.config);
         assert_eq!(rig.containers.netns_id(&pod), None);
     }
 }
@@ -242,6 +244,15 @@ fn another_name_in_the_configuration_forgets_the_earlier_container() {
         rig.config = config(other);
         rig.containers.note(&rig.config);
         rig.refused(&["has not yet said"]);
+        // What was on its way about the earlier one counts no more.
+        let container = ContainerRef { runtime: ContainerRuntime::Docker, name: "web".to_owned() };
+        for state in [
+            ContainerState::Running(RunningContainer { id: id('a'), pid, started: 1 }),
+            ContainerState::NotRunning("it is stopped".to_owned()),
+        ] {
+            rig.containers.take(ContainerReport { pod: web(), container: container.clone(), state }, &rig.config);
+            rig.refused(&["has not yet said"]);
+        }
     }
     assert_eq!(rig.config.containers().next().map(|(_, named)| named.runtime), Some(ContainerRuntime::Podman));
 }
