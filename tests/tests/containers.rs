@@ -3,8 +3,10 @@
 #![cfg(target_os = "linux")]
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     env, fs,
     net::{IpAddr, SocketAddr},
+    os::{fd::AsRawFd as _, unix::net::UnixStream},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -224,7 +226,7 @@ fn is_intercepted(w: &World, runtime: &Runtime, name: &str) -> Result<()> {
 }
 
 /// The process that reads what the runtime says has nothing.
-fn controller_is_confined(w: &World) -> Result<()> {
+fn controller_is_confined(w: &World, runtime: &Runtime) -> Result<()> {
     let children = redir_rig::process::children(w.agent.guardian()?);
     let status = |pid: i32| fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let controller = children.into_iter().find(|pid| status(*pid).contains("\nUid:\t60745\t60745\t60745\t60745\n"));
@@ -238,7 +240,6 @@ fn controller_is_confined(w: &World) -> Result<()> {
     for fd in fs::read_dir(format!("/proc/{controller}/fd"))? {
         let path = fd?.path();
         let target = fs::read_link(&path)?.display().to_string();
-        // The control socket, and the signals' pair of the runtime of tasks: both unnamed.
         if target.starts_with("pipe:")
             && path.file_name().is_some_and(|name| !["0", "1", "2"].iter().any(|std| name == *std))
         {
@@ -250,12 +251,39 @@ fn controller_is_confined(w: &World) -> Result<()> {
             let mode = u32::from_str_radix(&flags, 8)? & 3;
             ensure!(mode == 0, "a pipe that can be written to: {flags}");
         }
-        let sockets = fs::read_to_string(format!("/proc/{controller}/net/unix")).unwrap_or_default();
-        let inode = target.trim_start_matches("socket:[").trim_end_matches(']');
-        let named = sockets.lines().any(|line| line.contains(&format!(" {inode} ")) && line.contains("runtime"));
-        ensure!(!named, "it has the runtime's socket: {target}");
     }
+    // The control socket is the guardian's other end, and the signals' pair of the runtime of tasks its own.
+    let strangers = sockets_to_others(w, controller, w.agent.guardian()?)?;
+    ensure!(strangers.is_empty(), "it has sockets to others than the guardian: {strangers:?}");
+    // Where there is one, it is found: here it is this test's own.
+    let stream = w.node().run(|| UnixStream::connect(runtime.socket()))??;
+    let own = fs::read_link(format!("/proc/self/fd/{}", stream.as_raw_fd()))?;
+    let test = std::process::id().cast_signed();
+    let found = sockets_to_others(w, test, test)?;
+    ensure!(found.contains(&own.display().to_string()), "{found:?} is without {}", own.display());
     Ok(())
+}
+
+/// The sockets of a process but for those whose other end is its own or this other process's.
+fn sockets_to_others(w: &World, pid: i32, other: i32) -> Result<Vec<String>> {
+    let sockets = |pid: i32| -> Result<BTreeSet<String>> {
+        let targets = fs::read_dir(format!("/proc/{pid}/fd"))?.map(|fd| Ok(fs::read_link(fd?.path())?));
+        // A descriptor that is closed meanwhile is none of them.
+        let targets = targets.filter_map(|target: Result<PathBuf>| target.ok());
+        Ok(targets.map(|target| target.display().to_string()).filter(|target| target.starts_with("socket:")).collect())
+    };
+    let own = sockets(pid)?;
+    let known: BTreeSet<String> = own.union(&sockets(other)?).cloned().collect();
+    // Each line ends with a socket's path and inode, and its peer's.
+    let listed = w.node().output(&["ss", "-xanH"])?;
+    let ends = listed.lines().filter_map(|line| {
+        let mut words = line.split_whitespace().rev();
+        let (peer, _, inode) = (words.next()?, words.next()?, words.next()?);
+        Some((format!("socket:[{inode}]"), format!("socket:[{peer}]")))
+    });
+    let peers: BTreeMap<String, String> = ends.collect();
+    let is_known = |socket: &String| peers.get(socket).is_some_and(|peer| known.contains(peer));
+    Ok(own.into_iter().filter(|socket| !is_known(socket)).collect())
 }
 
 /// Whatever becomes of a container, its name is followed.
@@ -267,7 +295,7 @@ fn followed(w: &mut World, kind: Kind, network: &str) -> Result<()> {
     let mut early = w.start(&w.bob, LOCAL, &["--header", "x-user: bob"])?;
     ensure!(early.process.exit_code(SOON)? == 1, "none is there yet");
     ensure!(early.process.log().contains("has no container web"), "{}", early.process.log());
-    controller_is_confined(w)?;
+    controller_is_confined(w, &runtime)?;
 
     runtime.app("web", network, "green")?;
     w.agent.process.wait_for_line("the pod's container runs", SOON)?;
