@@ -351,6 +351,29 @@ async fn a_runtime_that_is_silent_twice_is_left_alone_for_a_while_and_asked_abou
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_container_that_starts_and_ends_all_the_time_keeps_no_other_from_being_asked_about_now_and_then() {
+    let mut rig = Rig::new(&["db", "web"]);
+    rig.begin_events().await;
+    rig.answer("db-1", &runs("db", 'b', 41)).await;
+    assert_eq!(rig.report("db-1").await, running('b', 41));
+    let began = Instant::now();
+    for pid in 42.. {
+        rig.event("web");
+        let asked = rig.hear().await;
+        let ControllerMessage::Ask(number, RuntimeQuestion::Container(pod)) = &asked else { panic!("{asked:?}") };
+        if pod.to_string() == "db-1" {
+            return;
+        }
+        rig.event("web");
+        let (answer, mut to) = pipe();
+        to.write_all(web_runs('a', pid).as_bytes()).expect("written");
+        rig.reply(*number, &Ok(answer));
+        assert_eq!(rig.report("web-1").await, running('a', pid));
+        assert!(began.elapsed() < Duration::from_secs(100), "db-1 is forgotten");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn hundreds_of_containers_are_asked_about_without_haste() {
     let names: Vec<String> = (0..300).map(|number| format!("n{number:03}")).collect();
     let mut rig = Rig::new(&names.iter().map(String::as_str).collect::<Vec<_>>());
