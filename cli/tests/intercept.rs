@@ -148,6 +148,23 @@ async fn what_is_refused_by_all_is_a_failure() {
 }
 
 #[tokio::test]
+async fn an_agent_without_memory_for_the_answer_is_asked_again() {
+    let mut scene = Scene::new().await;
+    let (mut redir, session, request) = scene.live(&[]).await;
+    session.connection.close(u32::try_from(CloseCode::Stalled.number()).unwrap().into(), b"");
+    redir.event("lost").await;
+    let mut session = scene.agent.accept().await;
+    let (seq, again) = session.request().await;
+    assert_eq!(again.token, request.token);
+    let sentence = "the agent has no memory for the answer now; ask again in a moment".to_owned();
+    session.say(seq, &ToDeveloper::Refused(Refused { code: RefusedCode::NoMemory, sentence })).await;
+    let mut session = scene.agent.accept().await;
+    let (seq, again) = session.request().await;
+    session.grant(seq, &again, 7, &[("web-1", Liveness::Live, "")]).await;
+    redir.event("live").await;
+}
+
+#[tokio::test]
 async fn a_pod_on_any_agent_is_enough() {
     let mut scene = Scene::new().await;
     let mut other = Agent::start(&[scene.home.pin()]);

@@ -324,6 +324,8 @@ fn refusal(refused: Refused, was_live: bool) -> SessionEnd {
         RefusedCode::TokenInUse | RefusedCode::Shutdown => SessionEnd::Lost(refused.into()),
         // An agent of a cluster has not heard of the Intercept yet.
         RefusedCode::NotFound => SessionEnd::Lost(refused.into()),
+        // Others do not read what the agent says to them. Nothing was registered.
+        RefusedCode::NoMemory => SessionEnd::Lost(refused.into()),
         RefusedCode::NoSuchPod if was_live => SessionEnd::Lost(refused.into()),
         _ => SessionEnd::GaveUp(refused.sentence),
     }

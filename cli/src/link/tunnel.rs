@@ -59,7 +59,7 @@ impl TunnelError {
             Self::WrongAgent(_) | Self::UnknownKey(_) => true,
             Self::NotRedir(_) => !answered_before,
             Self::Lost(Lost::Closed(code, _)) => matches!(code, CloseCode::KeyRemoved | CloseCode::Version),
-            Self::Refused(RefusedCode::Shutdown, _) => false,
+            Self::Refused(RefusedCode::Shutdown | RefusedCode::NoMemory, _) => false,
             // After a change of network the agent may still count the tunnels from before.
             Self::Refused(RefusedCode::TooMany, _) => !answered_before,
             Self::Refused(..) => true,

@@ -546,6 +546,8 @@ pub enum RefusedCode {
     Shutdown,
     /// This developer may not have other people's connections closed.
     FlushNotAllowed,
+    /// The agent has no memory for the answer now, and has done nothing: to be asked again in a moment.
+    NoMemory,
     /// A kind that this version does not know.
     Other,
 }

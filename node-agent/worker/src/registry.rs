@@ -194,11 +194,14 @@ impl InterceptRegistry {
     pub(crate) fn end_session(&mut self, session: SessionId, now: Instant) {
         self.retired.retain(|_, retired| retired.until > now);
         let ids: Vec<u64> = self.of_session(session).map(|intercept| intercept.id).collect();
-        for gone in ids.iter().filter_map(|id| self.intercepts.remove(id)) {
-            self.overlaps.forget(gone.id);
-            if self.retired.len() >= RETIRED {
-                continue;
-            }
+        ids.into_iter().for_each(|id| self.withdraw(id, now));
+    }
+
+    /// Ends one, keeping its seniority for a redial.
+    pub(crate) fn withdraw(&mut self, id: u64, now: Instant) {
+        self.overlaps.forget(id);
+        let Some(gone) = self.intercepts.remove(&id) else { return };
+        if self.retired.len() < RETIRED {
             self.retired.insert((gone.pin, gone.grant.request.token), gone.retired(now));
         }
     }

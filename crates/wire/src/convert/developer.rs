@@ -387,6 +387,7 @@ impl RefusedCode {
             Self::Malformed => 9,
             Self::Shutdown => 10,
             Self::FlushNotAllowed => 20,
+            Self::NoMemory => 21,
         }
     }
 
@@ -403,6 +404,7 @@ impl RefusedCode {
             9 => Self::Malformed,
             10 => Self::Shutdown,
             20 => Self::FlushNotAllowed,
+            21 => Self::NoMemory,
             _ => Self::Other,
         }
     }

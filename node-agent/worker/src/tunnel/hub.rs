@@ -5,6 +5,7 @@
 
 mod ending;
 mod publish;
+mod say;
 mod tables;
 
 use std::{
@@ -21,7 +22,7 @@ use redir_wire::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::tunnel_handle::{TunnelHandle, counters::TunnelCounters};
+use crate::tunnel_handle::{TunnelHandle, backlog::Waiting, counters::TunnelCounters};
 use crate::{
     control::Policy,
     misses::Misses,
@@ -38,7 +39,7 @@ use redir_config::PodName;
 use redir_ipc::AppListening;
 use redir_link::InterceptReports;
 
-use self::tables::FilterTables;
+use self::{say::no_memory, tables::FilterTables};
 use super::{
     farewell::EndingIntercepts,
     flushes::FlushRequest,
@@ -123,6 +124,8 @@ pub(crate) struct TunnelHub {
     farewells: EndingIntercepts,
     /// The registry has changed since the plans were made.
     stale: bool,
+    /// Some developers have not heard how their intercepts stand, for want of memory: when they are told.
+    tell_again: Option<Instant>,
     policy: watch::Receiver<Policy>,
     authorised: Authorised,
     plans: Plans,
@@ -157,6 +160,7 @@ impl TunnelHub {
             tables: FilterTables::default(),
             farewells: EndingIntercepts::default(),
             stale: false,
+            tell_again: None,
             policy,
             authorised,
             plans,
@@ -177,7 +181,7 @@ impl TunnelHub {
         let mut plane_ended = false;
         let (mut tls, mut misses) = (self.tls.news(), self.misses.news());
         loop {
-            let retry = self.arming.retry_at();
+            let retry = self.arming.retry_at().into_iter().chain(self.tell_again).min();
             tokio::select! {
                 command = commands.recv() => match command {
                     // Every connection reports it until the pod is disarmed.
@@ -299,7 +303,10 @@ impl TunnelHub {
         let pin = asking.joined.pin;
         let answer = match message {
             ToAgent::Intercept(request) => match self.register(session, pin, request) {
-                Ok(state) => ToDeveloper::Intercept(state),
+                Ok((state, held)) => {
+                    let answer = SessionCommand::Say(seq, ToDeveloper::Intercept(state), Some(held));
+                    return self.queue(session, answer);
+                }
                 Err(refused) => {
                     self.counters.intercepts_refused.add(1);
                     ToDeveloper::Refused(refused)
@@ -317,7 +324,13 @@ impl TunnelHub {
         self.say(session, seq, answer);
     }
 
-    fn register(&mut self, session: SessionId, pin: Pin, request: InterceptRequest) -> Result<InterceptState, Refused> {
+    /// Nothing is steered to a developer before there is room for the answer that says so.
+    fn register(
+        &mut self,
+        session: SessionId,
+        pin: Pin,
+        request: InterceptRequest,
+    ) -> Result<(InterceptState, Waiting), Refused> {
         if self.stopped {
             let sentence = "the agent is shutting down; try again in a moment".to_owned();
             return Err(Refused { code: RefusedCode::Shutdown, sentence });
@@ -326,6 +339,15 @@ impl TunnelHub {
         let before = self.registry.intercepts().find(|other| other.pin == pin && other.grant.request.token == token);
         let before = before.map(|other| other.session).filter(|before| *before != session);
         let id = self.registry.register(session, pin, request, SystemTime::now(), Instant::now())?;
+        let contests = self.contests();
+        let intercept = self.registry.intercept(id).expect("it was registered just now");
+        let state = self.registry.state(intercept, &contests, self.ports());
+        let Some(held) = self.hold(session, &ToDeveloper::Intercept(state.clone())) else {
+            self.registry.withdraw(id, Instant::now());
+            // It may have taken the place of one that was there.
+            self.stale = true;
+            return Err(no_memory());
+        };
         before.into_iter().for_each(|before| self.supersede(before));
         // The number may have been another tunnel's until now: its handle must not be used again.
         self.intercepts.retain(|(known, _), _| *known != id);
@@ -334,15 +356,13 @@ impl TunnelHub {
         }
         self.stale = true;
         self.publish();
-        let contests = self.contests();
         let intercept = self.registry.intercept(id).expect("it was registered just now");
-        let state = self.registry.state(intercept, &contests, self.ports());
         let address = self.sessions.get(&session).map(|session| tracing::field::display(session.joined.address));
         tracing::info!(developer = self.developer(&pin), address, intercept = id, what = %intercept.grant.what, filtered = intercept.grant.filter.is_some(), "an intercept begins");
         if let Some(session) = self.sessions.get_mut(&session) {
             session.told.insert(id, state.clone());
         }
-        Ok(state)
+        Ok((state, held))
     }
 
     /// An intercept of this session goes on in another: its redir has dialled again. After the last one a silence of the
@@ -471,38 +491,10 @@ impl TunnelHub {
         if self.stopped { PortContests::new() } else { self.registry.contests() }
     }
 
-    /// Queues a message; a session whose queue is full does not keep up and is closed. An answer for which there is no memory
-    /// is a refusal.
-    fn say(&mut self, session: SessionId, answers: u32, message: ToDeveloper) {
-        let Some(to) = self.sessions.get(&session) else { return };
-        let hold = |message: &ToDeveloper| to.joined.handle.backlog().hold(message.encoded_len() * IN_MEMORY);
-        let (message, held) = match hold(&message) {
-            None if answers != 0 => {
-                let refused = Refused { code: RefusedCode::TooMany, sentence: SCARCE.to_owned() };
-                let refused = ToDeveloper::Refused(refused);
-                let held = hold(&refused);
-                (refused, held)
-            }
-            held => (message, held),
-        };
-        if held.is_none() || to.joined.outbox.try_send(SessionCommand::Say(answers, message, held)).is_err() {
-            // Dropping the outbox tells the session.
-            to.joined.handle.end();
-            self.sessions.remove(&session);
-            self.registry.end_session(session, Instant::now());
-            self.stale = true;
-        }
-    }
-
     fn developer(&self, pin: &Pin) -> &str {
         self.registry.policy().name_of(pin).unwrap_or_default()
     }
 }
-
-/// A message's texts and lists take so much more memory than as it is sent.
-const IN_MEMORY: usize = 2;
-/// Instead of an answer.
-const SCARCE: &str = "the agent has no memory for the answer now; ask again in a moment";
 
 /// Sleeps until then, or for ever.
 async fn until(time: Option<Instant>) {

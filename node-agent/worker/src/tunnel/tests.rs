@@ -1,6 +1,7 @@
 //! Agent and developers over real QUIC on loopback; only the guardian's part, arming, is played by the test.
 
 mod ends;
+mod scarce;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

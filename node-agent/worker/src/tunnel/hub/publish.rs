@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use redir_http::filter::Key;
-use redir_wire::{Probes, ToDeveloper};
+use redir_wire::Probes;
 
 use crate::{
     plan::{Ending, Intercept, Plan, PlanMap},
@@ -81,6 +81,7 @@ impl TunnelHub {
 
     /// Tells each developer whose intercept's state has changed.
     pub(super) fn inform(&mut self, contests: &PortContests) {
+        self.tell_again = None;
         let mut news = Vec::new();
         for intercept in self.registry.intercepts() {
             let state = self.registry.state(intercept, contests, self.ports());
@@ -90,10 +91,7 @@ impl TunnelHub {
             }
         }
         for (session, state) in news {
-            if let Some(session) = self.sessions.get_mut(&session) {
-                session.told.insert(state.id, state.clone());
-            }
-            self.say(session, 0, ToDeveloper::Intercept(state));
+            self.tell(session, state);
         }
     }
 }
