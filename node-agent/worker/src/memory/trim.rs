@@ -9,13 +9,13 @@ use tokio::time::sleep;
 
 /// Looks for as long as the worker lives.
 pub(crate) async fn run() {
-    let mut trimmer = Trimmer::default();
+    let mut trimmer = Trimmer::new(Instant::now());
     let mut pause = EVERY;
     loop {
         sleep(pause).await;
         let look = tokio::task::spawn_blocking(move || {
             let begun = Instant::now();
-            let freed = trimmer.look();
+            let freed = trimmer.look(begun);
             (trimmer, freed, begun.elapsed())
         });
         // It only fails with the runtime.
@@ -29,24 +29,32 @@ pub(crate) async fn run() {
 }
 
 /// What was free when.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Trimmer {
     /// The least that was free since memory was given back, in bytes. What is free beyond it was in use since then, and is
     /// still the process's.
     least: usize,
+    /// When memory was given back, or would have been.
+    given_back: Instant,
 }
 
 impl Trimmer {
-    /// Gives back what is free if it is worth it; how much has become free.
-    fn look(&mut self) -> Option<usize> {
+    fn new(now: Instant) -> Self {
+        Trimmer { least: 0, given_back: now }
+    }
+
+    /// Gives back what is free if it is worth it; how much that may be. What was in use between two looks alone is known to
+    /// nobody: so all that is free counts after a while.
+    fn look(&mut self, now: Instant) -> Option<usize> {
         let free = free();
         self.least = self.least.min(free);
-        let freed = free - self.least;
+        let unseen = now.duration_since(self.given_back) >= ANYHOW;
+        let freed = if unseen { free } else { free - self.least };
         if freed < WORTH {
             return None;
         }
         give_back();
-        self.least = free;
+        (self.least, self.given_back) = (free, now);
         Some(freed)
     }
 }
@@ -81,6 +89,9 @@ const EVERY: Duration = Duration::from_secs(1);
 const SHARE: u32 = 50;
 /// Bytes that must have become free: traffic that comes and goes shall not fetch its pages anew each second.
 const WORTH: usize = 4 << 20;
+/// How long peaks that were over before a look may be kept. There is little to do where nothing was freed since: pages that
+/// were given back are not given back again.
+const ANYHOW: Duration = Duration::from_secs(30);
 /// Bytes at the heap's end that are kept for the next requests.
 #[cfg(target_env = "gnu")]
 const KEPT: usize = 256 << 10;
@@ -106,8 +117,9 @@ mod tests {
         if !alone("memory::trim::tests::what_a_peak_has_freed_is_given_back_each_time") {
             return;
         }
-        let mut trimmer = Trimmer::default();
-        trimmer.look();
+        let now = Instant::now();
+        let mut trimmer = Trimmer::new(now);
+        trimmer.look(now);
         let before = resident();
         let mut stay = Vec::new();
         for _ in 0..2 {
@@ -115,12 +127,35 @@ mod tests {
             stay.push(small);
             assert!(resident() > before + (50 << 20), "a peak");
             // In use, nothing is free.
-            trimmer.look();
+            trimmer.look(now);
             drop(blocks);
             assert!(resident() > before + (50 << 20), "the allocator keeps it");
-            assert!(trimmer.look().is_some_and(|freed| freed > 50 << 20));
+            assert!(trimmer.look(now).is_some_and(|freed| freed > 50 << 20));
             assert!(resident() < before + (12 << 20), "{before} before, {} after", resident());
-            assert_eq!(trimmer.look(), None, "it is given back once");
+            assert_eq!(trimmer.look(now), None, "it is given back once");
+        }
+    }
+
+    #[test]
+    fn peaks_that_no_look_has_seen_are_given_back_as_well() {
+        if !alone("memory::trim::tests::peaks_that_no_look_has_seen_are_given_back_as_well") {
+            return;
+        }
+        let mut now = Instant::now();
+        let mut trimmer = Trimmer::new(now);
+        trimmer.look(now);
+        let before = resident();
+        let mut stay = Vec::new();
+        for _ in 0..3 {
+            let (blocks, small) = peak();
+            stay.push(small);
+            drop(blocks);
+            assert!(resident() > before + (50 << 20), "the allocator keeps it");
+            for _ in 0..31 {
+                now += EVERY;
+                trimmer.look(now);
+            }
+            assert!(resident() < before + (12 << 20), "{before} before, {} after", resident());
         }
     }
 }
