@@ -209,7 +209,8 @@ impl TunnelLiveness {
         if let Some(since) = &mut self.outstanding {
             *since += lost;
         }
-        if let Some(asking) = &mut self.asking {
+        // One that was not asked yet is asked now: it was this pause that raised the question.
+        if let Some(asking) = self.asking.as_mut().filter(|asking| asking.pings > 0) {
             asking.next += lost;
         }
     }
@@ -379,6 +380,24 @@ mod tests {
         assert_eq!(tunnel.run(LOOK, RTT), (1, TunnelState::Alive));
         tunnel.now += Duration::from_secs(60);
         assert_eq!(tunnel.is(100), TunnelState::Alive);
+    }
+
+    /// A clock that goes on while the machine sleeps: the first look afterwards finds both.
+    #[test]
+    fn a_pause_does_not_put_off_the_question_that_it_raises() {
+        let (limits, counted, mut now) = (LivenessLimits::DEVELOPER, FrameCounts::default(), Instant::now());
+        let mut liveness = TunnelLiveness::new(limits, counted, now);
+        liveness.look(counted, RTT, now);
+        now += Duration::from_secs(600);
+        liveness.woke(now);
+        let woke = now;
+        let mut report = liveness.look(counted, RTT, now);
+        assert!(report.ping, "it is asked at once");
+        while report.state != TunnelState::Down && now - woke < Duration::from_secs(10) {
+            now += limits.look;
+            report = liveness.look(counted, RTT, now);
+        }
+        assert_eq!((report.state, now - woke), (TunnelState::Down, Duration::from_secs(2)));
     }
 
     #[test]
