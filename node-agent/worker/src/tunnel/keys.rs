@@ -9,14 +9,15 @@ use std::{
 
 use redir_tunnel::{PART_MIN, Pin};
 
-use crate::memory::PodAccount;
+use crate::{memory::PodAccount, tunnel_handle::backlog::BACKLOG_FREE};
 
 /// Tunnels of one key: each port of each `redir intercept` has one, and after a change of network each has two for a moment.
 pub(super) const TUNNELS_OF_A_KEY: usize = 32;
 
-/// Tunnels of an agent, whatever their keys: a key costs nothing in Kubernetes, and each tunnel needs 64 KiB for unread bytes,
-/// queues (`backlog`) and a task.
+/// Tunnels of an agent, whatever their keys: a key costs nothing in Kubernetes, and each tunnel needs [`TUNNEL_MEMORY`] and a task.
 const TUNNELS: usize = 512;
+/// What each tunnel may hold at any time, in bytes: unread ones, and two backlogs.
+const TUNNEL_MEMORY: u64 = PART_MIN + 2 * BACKLOG_FREE as u64;
 /// A key may have so large a part of what is free: those who come later find room until the end.
 const PART_OF_FREE: usize = 4;
 
@@ -63,9 +64,9 @@ pub(super) enum KeyRoom {
 }
 
 impl TunnelsByKey {
-    /// With room for [`TUNNELS`], or for as many as this memory for unread bytes suffices for.
+    /// With room for [`TUNNELS`], or for as many as this memory for what developers and clients leave unread suffices for.
     pub(super) fn new(unread: u64) -> Self {
-        let most = usize::try_from(unread / PART_MIN).unwrap_or(usize::MAX).min(TUNNELS);
+        let most = usize::try_from(unread / TUNNEL_MEMORY).unwrap_or(usize::MAX).min(TUNNELS);
         Self { counts: Arc::default(), most }
     }
 
@@ -166,6 +167,7 @@ mod tests {
         assert_eq!((last, tunnels.len() + newcomers.len()), (KeyRoom::AgentFull, TUNNELS));
         drop(tunnels);
         assert_eq!(keys.enter(pin()).room, KeyRoom::Free);
-        assert_eq!(TunnelsByKey::new(3 * PART_MIN).most, 3, "with little memory");
+        assert_eq!(TunnelsByKey::new(3 * (PART_MIN + 2 * BACKLOG_FREE as u64)).most, 3, "with little memory");
+        assert_eq!(TunnelsByKey::new(3 * PART_MIN).most, 2, "their backlogs take some");
     }
 }
