@@ -70,14 +70,33 @@ pub(super) fn run(scenario: Scenario, bench: &mut BenchRun<'_>) -> Result<Vec<Ce
     if let Some(twin) = &bench.twin {
         let [agent, cli] = twin.build().programs.clone().context("a twin has a build of its own")?;
         bench.shown.push(format!("{BASELINE}: {} and {}", agent.display(), cli.display()));
-        for block in 1..BLOCKS {
+        let measured = in_changed_places(bench, BenchRun::swap_builds, |bench, block| {
             bench.block = block;
-            bench.swap_builds()?;
             merge(&mut records, measure(scenario, bench)?);
-        }
-        bench.swap_builds()?;
+            Ok(())
+        });
+        bench.block = 0;
+        measured?;
     }
     Ok(records)
+}
+
+/// Measures each block but the first after the builds have changed their places. Afterwards each is in its own again, also if
+/// something has failed: other scenarios follow.
+fn in_changed_places<B>(
+    bench: &mut B,
+    swap: impl Fn(&mut B) -> Result<()>,
+    mut measure: impl FnMut(&mut B, usize) -> Result<()>,
+) -> Result<()> {
+    let mut is_changed = false;
+    let mut blocks = 1..BLOCKS;
+    let measured = blocks.try_for_each(|block| {
+        swap(bench)?;
+        is_changed = !is_changed;
+        measure(bench, block)
+    });
+    let back = if is_changed { swap(bench) } else { Ok(()) };
+    measured.and(back)
 }
 
 /// Adds rounds to those that are there.
@@ -151,6 +170,24 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+
+    #[test]
+    fn builds_are_in_their_own_places_again_whatever_fails() {
+        for fails in [None, Some(1), Some(2), Some(3)] {
+            let (mut builds, mut seen) = (["redir", BASELINE], Vec::new());
+            let swap = |builds: &mut [&str; 2]| {
+                builds.swap(0, 1);
+                Ok(())
+            };
+            let measured = in_changed_places(&mut builds, swap, |builds, block| {
+                seen.push(builds[0]);
+                ensure!(fails != Some(block), "it fails");
+                Ok(())
+            });
+            assert_eq!((measured.is_err(), builds), (fails.is_some(), ["redir", BASELINE]), "{fails:?}");
+            assert_eq!(seen, &[BASELINE, "redir", BASELINE][..fails.unwrap_or(3)]);
+        }
+    }
 
     #[test]
     fn rounds_of_all_blocks_are_kept_by_build() {
