@@ -94,7 +94,8 @@ fn compare(records: &[CellRecord]) -> Result<(Vec<ComparedFigure<'_>>, f64)> {
         let seen = estimate_with(&rounds, outside).zip(median(of_redir)).zip(median(of_baseline));
         let ((ratio, redir_median), baseline_median) =
             seen.with_context(|| format!("{} {}: no figure of both builds", redir.scenario, redir.cell))?;
-        let verdict = if rounds.len() < ENOUGH { BuildVerdict::TooFewRounds } else { BuildVerdict::of(ratio, metric) };
+        let verdict =
+            if !suffice(rounds.len(), outside) { BuildVerdict::TooFewRounds } else { BuildVerdict::of(ratio, metric) };
         Ok(ComparedFigure { record: redir, metric, medians: [baseline_median, redir_median], ratio, verdict })
     });
     Ok((compared.collect::<Result<_>>()?, outside))
@@ -145,8 +146,11 @@ fn table(all: &[ComparedFigure<'_>], outside: f64) -> Result<String> {
 }
 
 const CPU: &str = "CPU ns/request";
-/// Rounds. That one build wins all of so many by chance happens once in 128 times.
-const ENOUGH: usize = 8;
+
+/// Whether it is less likely by chance that one of two equal builds wins all rounds than that a figure is outside.
+fn suffice(rounds: usize, outside: f64) -> bool {
+    i32::try_from(rounds).is_ok_and(|rounds| 2_f64.powi(1 - rounds) <= outside)
+}
 
 #[cfg(test)]
 mod tests {
@@ -183,7 +187,8 @@ mod tests {
         assert_eq!(verdict("requests/s", &fast, &slow), BuildVerdict::Worse);
         let noisy = [99.0, 103.0, 100.0, 101.0, 101.0, 99.0, 103.0, 99.0];
         assert_eq!(verdict("p50 µs", &noisy, &fast), BuildVerdict::NoDifference);
-        assert_eq!(verdict("p50 µs", &slow[..7], &fast[..7]), BuildVerdict::TooFewRounds);
+        assert_eq!(verdict("p50 µs", &slow[..6], &fast[..6]), BuildVerdict::Worse);
+        assert_eq!(verdict("p50 µs", &slow[..5], &fast[..5]), BuildVerdict::TooFewRounds);
     }
 
     #[test]
@@ -197,6 +202,24 @@ mod tests {
         let (compared, outside) = compare(&all).expect("both are there");
         assert_eq!((compared.len(), outside), (2, 0.025));
         assert_eq!((compared[0].verdict, compared[1].verdict), (BuildVerdict::NoDifference, BuildVerdict::Worse));
+    }
+
+    #[test]
+    fn the_more_figures_the_more_rounds_are_needed() {
+        let figures = |rounds: usize| {
+            (0..8).flat_map(move |cell: u8| {
+                [(REDIR, 2.0), (BASELINE, 1.0)].map(|(contender, value)| CellRecord {
+                    cell: cell.to_string(),
+                    ..record(contender, "p50 µs", &vec![value; rounds])
+                })
+            })
+        };
+        for (rounds, suffice) in [(8, false), (9, true)] {
+            let records: Vec<_> = figures(rounds).collect();
+            let (compared, outside) = compare(&records).expect("both are there");
+            let too_few = compared.iter().any(|compared| compared.verdict == BuildVerdict::TooFewRounds);
+            assert_eq!(too_few, !suffice, "{rounds} rounds, {} figures, {outside}", compared.len());
+        }
     }
 
     #[test]
