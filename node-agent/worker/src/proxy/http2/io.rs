@@ -8,9 +8,13 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use redir_wire::StreamCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::origin::{Cause, Origin};
+use super::{
+    leg::Transport as Http2Transport,
+    origin::{Cause, Origin},
+};
 use crate::{
     proxy::{
         developer_stream::{DeveloperError, DeveloperStream},
@@ -57,13 +61,17 @@ impl DeveloperIo {
     }
 
     fn told<T>(&self, result: Result<T, DeveloperError>) -> io::Result<T> {
-        result.map_err(|error| {
-            let text = error.to_string();
-            self.origin.broke(Cause::Developer(error));
-            io::Error::new(io::ErrorKind::ConnectionReset, text)
-        })
+        result.map_err(|error| self.broken(error))
+    }
+
+    fn broken(&self, error: DeveloperError) -> io::Error {
+        let text = error.to_string();
+        self.origin.broke(Cause::Developer(error));
+        io::Error::new(io::ErrorKind::ConnectionReset, text)
     }
 }
+
+impl Http2Transport for AppIo {}
 
 impl AsyncRead for AppIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -100,10 +108,23 @@ impl AsyncWrite for AppIo {
 
 impl AsyncRead for DeveloperIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let read = ready!(self.leg.poll_read(cx, buf.initialize_unfilled()));
+        let Poll::Ready(read) = self.leg.poll_read(cx, buf.initialize_unfilled()) else {
+            // Nothing waits here.
+            self.leg.renew();
+            return Poll::Pending;
+        };
         let count = self.told(read)?;
+        self.leg.progressed(count);
         buf.advance(count);
         Poll::Ready(Ok(()))
+    }
+}
+
+impl Http2Transport for DeveloperIo {
+    /// Bytes of a developer that wait for the client hold a part of the tunnel's window.
+    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        ready!(self.leg.poll_expired(cx));
+        Poll::Ready(self.broken(DeveloperError::Code(StreamCode::Slow)))
     }
 }
 

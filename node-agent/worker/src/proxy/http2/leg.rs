@@ -4,7 +4,7 @@
 //! what goes where, or know streams once they have begun. Called by `serving`.
 
 use std::{
-    mem,
+    io, mem,
     pin::Pin,
     sync::atomic::Ordering,
     task::{Context, Poll},
@@ -19,12 +19,23 @@ use http::HeaderMap;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{limits, origin::Origin, upgrade::Upgrade, wire::Wire};
-use crate::memory::{self, Purpose};
+use crate::{
+    memory::{self, Purpose},
+    proxy::transport::Socket,
+};
 
 /// A transport that carries h2.
-pub(in super::super) trait Transport: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(in super::super) trait Transport: AsyncRead + AsyncWrite + Unpin + Send {
+    /// Called instead of reading, while what was read before waits for the other side. Ready: it cannot wait any longer.
+    fn poll_held(&mut self, _: &mut Context<'_>) -> Poll<io::Error> {
+        Poll::Pending
+    }
+}
 
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Transport for T {}
+impl<S: Socket + Send> Transport for crate::proxy::transport::Transport<S> where Self: AsyncRead + AsyncWrite + Unpin {}
+
+#[cfg(test)]
+impl Transport for tokio::io::DuplexStream {}
 
 /// A leg that is open.
 pub(super) struct Opened<T> {

@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     frames::{Frames, Seen, Watch},
+    leg::Transport,
     upgrade::{MAX_HEADER_LIST_SIZE, Opening, Upgrade, with_setting},
 };
 use crate::memory::{self, Purpose};
@@ -134,11 +135,11 @@ impl<T, W: Passing> Wire<T, W> {
     }
 }
 
-impl<T: AsyncRead + Unpin, W: Passing + Unpin> AsyncRead for Wire<T, W> {
+impl<T: Transport, W: Passing + Unpin> AsyncRead for Wire<T, W> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if !this.watch.may_read() {
-            return Poll::Pending;
+            return this.io.poll_held(cx).map(Err);
         }
         if this.turn_is_over() {
             cx.waker().wake_by_ref();

@@ -81,6 +81,10 @@ async fn talk(
                 let head = Response::builder().header(GRPC_STATUS, 7).body(()).unwrap();
                 respond.send_response(head, true).unwrap();
             }
+            "/pour" => {
+                let mut to = respond.send_response(Response::new(()), false).unwrap();
+                to.send_data(vec![0; 4 << 20].into(), true).unwrap();
+            }
             "/echo" => {
                 let to = respond.send_response(Response::new(()), false).unwrap();
                 streams.spawn(echo(request.into_body(), to));

@@ -5,7 +5,14 @@ use std::time::Duration;
 use redir_tunnel::STALLED_STREAMS;
 use tokio::{task::JoinSet, time::timeout};
 
-use super::rig::{Behaviour, Developer, PATIENCE, Rig, request};
+use super::{
+    http2,
+    rig::{Behaviour, Developer, PATIENCE, Rig, request},
+};
+use crate::memory::{
+    Purpose,
+    tests::{alone, exhaust},
+};
 
 /// More of them than the tunnel's window has room for: the slowest are reset, and everybody else is served.
 #[tokio::test(flavor = "multi_thread")]
@@ -39,4 +46,34 @@ async fn clients_that_do_not_read_do_not_stall_the_tunnel() {
     let mut newcomer = rig.client().await;
     assert_eq!(newcomer.ask("/", Some("alice")).await.text(), "blue");
     drop(sockets);
+}
+
+/// The same with HTTP/2, where a leg is not read while memory is scarce.
+#[test]
+fn clients_that_do_not_read_http2_do_not_stall_the_tunnel() {
+    const TOO_MANY: usize = 8;
+    if !alone("proxy::tests::slow::clients_that_do_not_read_http2_do_not_stall_the_tunnel") {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (rig, _app, _blue, alice) = http2::world().await;
+        let all = exhaust(Purpose::SlowReader);
+        let mut clients = Vec::new();
+        for _ in 0..STALLED_STREAMS + TOO_MANY {
+            let mut client = http2::Client::new(&rig).await;
+            let asked = client.send(http2::Client::request("/pour", Some("alice")), true).await;
+            clients.push((client, asked));
+        }
+        let tunnel = &alice.intercept.tunnel;
+        timeout(PATIENCE, async {
+            while tunnel.streams().0 != STALLED_STREAMS as u64 || tunnel.stalled() != STALLED_STREAMS {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+        .unwrap_or_else(|_| panic!("{:?} streams, {} stalled", tunnel.streams(), tunnel.stalled()));
+        assert_eq!(tunnel.streams().1, (STALLED_STREAMS + TOO_MANY) as u64, "each had one");
+        drop((clients, all));
+    });
 }
