@@ -161,7 +161,7 @@ async fn an_agent_without_memory_for_the_answer_is_asked_again() {
     let mut session = scene.agent.accept().await;
     let (seq, again) = session.request().await;
     session.grant(seq, &again, 7, &[("web-1", Liveness::Live, "")]).await;
-    redir.event("live").await;
+    redir.event("restored").await;
 }
 
 #[tokio::test]

@@ -108,6 +108,7 @@ mod tests {
     }
 
     /// Blocks of a size that the allocator takes from its heap, with something small behind each that stays.
+    #[expect(clippy::vec_box, reason = "something small of its own behind each block")]
     fn peak() -> (Vec<Vec<u8>>, Vec<Box<[u8; 64]>>) {
         (0..600).map(|_| (vec![1; 100 << 10], Box::new([1; 64]))).unzip()
     }

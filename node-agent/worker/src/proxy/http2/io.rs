@@ -12,8 +12,8 @@ use redir_wire::StreamCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
-    leg::Transport as Http2Transport,
     origin::{Cause, Origin},
+    wire::Transport as Http2Transport,
 };
 use crate::{
     proxy::{

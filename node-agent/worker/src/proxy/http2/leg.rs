@@ -4,7 +4,7 @@
 //! what goes where, or know streams once they have begun. Called by `serving`.
 
 use std::{
-    io, mem,
+    mem,
     pin::Pin,
     sync::atomic::Ordering,
     task::{Context, Poll},
@@ -16,26 +16,14 @@ use h2::{
     client::{self, ResponseFuture, SendRequest},
 };
 use http::HeaderMap;
-use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{limits, origin::Origin, upgrade::Upgrade, wire::Wire};
-use crate::{
-    memory::{self, Purpose},
-    proxy::transport::Socket,
+use super::{
+    limits,
+    origin::Origin,
+    upgrade::Upgrade,
+    wire::{Transport, Wire},
 };
-
-/// A transport that carries h2.
-pub(in super::super) trait Transport: AsyncRead + AsyncWrite + Unpin + Send {
-    /// Called instead of reading, while what was read before waits for the other side. Ready: it cannot wait any longer.
-    fn poll_held(&mut self, _: &mut Context<'_>) -> Poll<io::Error> {
-        Poll::Pending
-    }
-}
-
-impl<S: Socket + Send> Transport for crate::proxy::transport::Transport<S> where Self: AsyncRead + AsyncWrite + Unpin {}
-
-#[cfg(test)]
-impl Transport for tokio::io::DuplexStream {}
+use crate::memory::{self, Purpose};
 
 /// A leg that is open.
 pub(super) struct Opened<T> {

@@ -52,11 +52,11 @@ use tokio::time::timeout;
 use self::{
     guard::Guard,
     io::DeveloperIo,
-    leg::{Event, Leg, Opening, Transport, greet, greet_upgraded},
+    leg::{Event, Leg, Opening, greet, greet_upgraded},
     origin::{Announced, Origin},
     requests::{Unopened, into_io},
     serving::{App, Serving, ToDeveloper},
-    wire::Wire,
+    wire::{Transport, Wire},
 };
 pub(super) use self::{io::AppIo, upgrade::Upgrade};
 use super::{

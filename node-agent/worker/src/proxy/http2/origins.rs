@@ -11,10 +11,11 @@ use h2::Reason;
 use super::{
     Ended,
     io::AppIo,
-    leg::{Event, Transport},
+    leg::Event,
     origin::broken,
     requests::{Request, Unopened},
     serving::{App, Serving},
+    wire::Transport,
 };
 use crate::{
     plan::Intercept,

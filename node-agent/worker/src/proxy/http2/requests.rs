@@ -12,12 +12,13 @@ use super::{
     copy::{Copy, Rewound},
     decide::{To, decide},
     io::{AppIo, DeveloperIo},
-    leg::{Leg, Opening, SentRequest, Transport, greet, header_list},
+    leg::{Leg, Opening, SentRequest, greet, header_list},
     limits,
     origin::Origin,
     repeat::{Repeat, is_safe},
     serving::{App, Serving, ToApp, ToDeveloper},
     stream::{self, Report, Stream, reason_after_head, refuse},
+    wire::Transport,
 };
 use crate::{
     memory::{self, Purpose, Share},

@@ -21,13 +21,13 @@ use super::{
     flood::Flooded,
     guard::Guard,
     io::{AppIo, DeveloperIo},
-    leg::{Leg, SentRequest, Transport, widened},
+    leg::{Leg, SentRequest, widened},
     limits,
     origin::Origin,
     queue::Waiting,
     requests::{Request, Unopened},
     stream::{Done, Stream},
-    wire::Wire,
+    wire::{Transport, Wire},
 };
 use crate::{
     access::Access,

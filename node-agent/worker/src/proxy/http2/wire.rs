@@ -15,10 +15,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     frames::{Frames, Seen, Watch},
-    leg::Transport,
     upgrade::{MAX_HEADER_LIST_SIZE, Opening, Upgrade, with_setting},
 };
-use crate::memory::{self, Purpose};
+use crate::{
+    memory::{self, Purpose},
+    proxy::transport::{self, Socket},
+};
 
 /// After so many frames or bytes the other side of the connection gets its turn: what they ask for is bounded before
 /// more is taken.
@@ -28,6 +30,19 @@ const TURN_BYTES: usize = 64 * 1024;
 const TURN_BYTES_SCARCE: usize = 4 * 1024;
 /// The same for bytes of header blocks: each may stand for a field, which is decoded, judged and encoded again.
 const TURN_BLOCKS: usize = 16 * 1024;
+
+/// A transport that carries h2.
+pub(in super::super) trait Transport: AsyncRead + AsyncWrite + Unpin + Send {
+    /// Called instead of reading, while what was read before waits for the other side. Ready: it cannot wait any longer.
+    fn poll_held(&mut self, _: &mut Context<'_>) -> Poll<io::Error> {
+        Poll::Pending
+    }
+}
+
+impl<S: Socket + Send> Transport for transport::Transport<S> where Self: AsyncRead + AsyncWrite + Unpin {}
+
+#[cfg(test)]
+impl Transport for tokio::io::DuplexStream {}
 
 /// Hears of what passes, besides the frames.
 pub(super) trait Passing: Watch {
