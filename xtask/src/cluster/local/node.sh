@@ -6,7 +6,8 @@ set -eu
 name=$1 var=$2 programs=$3 addons=$4
 hostname "$name"
 mount --bind "$programs" "$var/opt/kubernetes"
-mount --bind "$addons" "$var/opt/addons"
+# There is none before a cluster has first asked for an addon.
+if [ -d "$addons" ]; then mount --bind "$addons" "$var/opt/addons"; fi
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -p /run/lock /run/cgroup /run/sysctl
 mount --rbind /sys/fs/cgroup /run/cgroup
