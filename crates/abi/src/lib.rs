@@ -97,9 +97,9 @@ pub mod map {
     pub const RELEASED: &str = "RELEASED";
     /// Array of [`PortWord`](crate::PortWord), [`PORT_WORDS`](crate::PORT_WORDS) long: what is done with each port. Written by the guardian.
     pub const PORTS: &str = "PORTS";
-    /// Hash: [`MappedAddress`](crate::Addr) → `u8`, the pod's own addresses.
+    /// Hash: [`MappedAddress`](crate::MappedAddress) → `u8`, the pod's own addresses.
     pub const POD_IPS: &str = "POD_IPS";
-    /// LRU hash: [`MappedAddress`](crate::Addr) of a client → `u64`, monotonic nanoseconds until which it is not steered.
+    /// LRU hash: [`MappedAddress`](crate::MappedAddress) of a client → `u64`, monotonic nanoseconds until which it is not steered.
     pub const BYPASS: &str = "BYPASS";
     /// Array of one `u64` that can be mapped: the worker's last sign of life, monotonic nanoseconds.
     pub const HEARTBEAT: &str = "HEARTBEAT";
