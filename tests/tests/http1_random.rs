@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use redir_rig::dice::Dice;
 use redir_tests::{
     Scenario, USUAL, once,
     talk::{ORIGINS, Stage, Who, hear},
@@ -22,7 +23,7 @@ once!(whatever_is_said_arrives_as_it_was_said, RANDOM, |w| {
     let stage = Stage::new(w)?;
     let mut seen = [0; ORIGINS.len()];
     for seed in 1..=CONVERSATIONS {
-        let conversation = Conversation::new(&mut Dice::new(seed));
+        let conversation = Conversation::new(&mut Choices::new(seed));
         conversation.run(&stage, seed).with_context(|| format!("seed {seed}: {conversation:?}"))?;
         for message in &conversation.messages {
             seen[message.origin as usize - Who::App as usize] += 1;
@@ -35,19 +36,16 @@ once!(whatever_is_said_arrives_as_it_was_said, RANDOM, |w| {
     Ok(())
 });
 
-/// Small pseudo-random numbers, the same in each run.
-struct Dice(u64);
+/// What a conversation is made of, the same in each run.
+struct Choices(Dice);
 
-impl Dice {
+impl Choices {
     fn new(seed: u64) -> Self {
-        Self(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed))
+        Self(Dice::new(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed)))
     }
 
     fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0 >> 16).expect("48 bits") % sides
+        usize::try_from(self.0.roll(sides as u64)).expect("below a usize")
     }
 
     fn one_in(&mut self, sides: usize) -> bool {
@@ -94,7 +92,7 @@ impl std::fmt::Debug for Conversation {
 }
 
 impl Conversation {
-    fn new(dice: &mut Dice) -> Self {
+    fn new(dice: &mut Choices) -> Self {
         let count = 1 + dice.size() % 90;
         let closes = dice.one_in(3);
         let mut origin = dice.pick(&ORIGINS);
@@ -130,7 +128,7 @@ impl Conversation {
             let mut writer = client.try_clone()?;
             sides.push(scope.spawn(move || {
                 let all: Vec<u8> = self.messages.iter().flat_map(|message| &message.request).copied().collect();
-                write(&mut writer, &all, &mut Dice::new(seed + 1000)).context("the client writes")?;
+                write(&mut writer, &all, &mut Choices::new(seed + 1000)).context("the client writes")?;
                 if self.closes { Ok(()) } else { writer.shutdown(Shutdown::Write).context("the client's end") }
             }));
             let mut reader = client;
@@ -147,7 +145,7 @@ impl Conversation {
 
     /// Reads each request of its own and answers it.
     fn origin(&self, stage: &Stage<'_>, origin: Who, mut socket: Option<TcpStream>, seed: u64) -> Result<()> {
-        let mut dice = Dice::new(seed + 2000 + origin as u64);
+        let mut dice = Choices::new(seed + 2000 + origin as u64);
         let own = self.messages.iter().filter(|message| message.origin == origin);
         for (number, message) in own.enumerate() {
             if socket.is_none() {
@@ -174,7 +172,7 @@ fn end(socket: &mut TcpStream) -> Result<()> {
 }
 
 /// Writes all in pieces of any size, and pauses between some of them: a sender's rhythm, not a wait for anything.
-fn write(socket: &mut TcpStream, mut bytes: &[u8], dice: &mut Dice) -> Result<()> {
+fn write(socket: &mut TcpStream, mut bytes: &[u8], dice: &mut Choices) -> Result<()> {
     while !bytes.is_empty() {
         let most = dice.pick(&[1, 3, 20, 100, 2_000, 100_000]);
         // A few byte by byte are enough where there are many.
@@ -189,7 +187,7 @@ fn write(socket: &mut TcpStream, mut bytes: &[u8], dice: &mut Dice) -> Result<()
     Ok(())
 }
 
-fn request(dice: &mut Dice, origin: Who, method: &str, expects: bool, last: bool) -> Vec<u8> {
+fn request(dice: &mut Choices, origin: Who, method: &str, expects: bool, last: bool) -> Vec<u8> {
     let target = match method {
         "OPTIONS" if dice.one_in(2) => "*",
         _ => dice.pick(&["/", "/a/../b?x=1&y", "http://web:80/a", "http://web", "//a", "/%2e%2E", "/~a;b=c,d"]),
@@ -217,7 +215,7 @@ fn request(dice: &mut Dice, origin: Who, method: &str, expects: bool, last: bool
     message(dice, &format!("{method} {target} {version}"), fields, body)
 }
 
-fn answer(dice: &mut Dice, method: &str, last: bool, says_close: bool) -> Vec<u8> {
+fn answer(dice: &mut Choices, method: &str, last: bool, says_close: bool) -> Vec<u8> {
     let mut out = vec![];
     for _ in 0..dice.pick(&[0, 0, 0, 1, 2]) {
         let hint = field(dice, "Link", "</a.css>; rel=preload");
@@ -254,7 +252,7 @@ fn answer(dice: &mut Dice, method: &str, last: bool, says_close: bool) -> Vec<u8
 }
 
 /// Start line, fields in any order, body.
-fn message(dice: &mut Dice, line: &str, mut fields: Vec<Vec<u8>>, body: Vec<u8>) -> Vec<u8> {
+fn message(dice: &mut Choices, line: &str, mut fields: Vec<Vec<u8>>, body: Vec<u8>) -> Vec<u8> {
     let mut out = [line.as_bytes(), b"\r\n"].concat();
     while !fields.is_empty() {
         out.extend(fields.swap_remove(dice.roll(fields.len())));
@@ -263,7 +261,7 @@ fn message(dice: &mut Dice, line: &str, mut fields: Vec<Vec<u8>>, body: Vec<u8>)
 }
 
 /// A field whose name has any case, with blanks around its value where nobody minds.
-fn field(dice: &mut Dice, name: &str, value: &str) -> Vec<u8> {
+fn field(dice: &mut Choices, name: &str, value: &str) -> Vec<u8> {
     let name: String = match dice.roll(3) {
         0 => name.to_owned(),
         1 => name.to_ascii_lowercase(),
@@ -280,7 +278,7 @@ fn field(dice: &mut Dice, name: &str, value: &str) -> Vec<u8> {
 }
 
 /// Fields that mean nothing here: long, empty, repeated, with bytes above 0x7f, and some that look like others.
-fn more_fields(dice: &mut Dice, fields: &mut Vec<Vec<u8>>) {
+fn more_fields(dice: &mut Choices, fields: &mut Vec<Vec<u8>>) {
     for _ in 0..dice.roll(8) {
         let name = dice.pick(&["X-Use", "X-Users", "Cookie", "Set-Cookie", "X-A", "X-A", "Accept", "Via", "x_user"]);
         let value = match dice.roll(4) {
@@ -293,14 +291,14 @@ fn more_fields(dice: &mut Dice, fields: &mut Vec<Vec<u8>>) {
     }
 }
 
-fn lengthy(dice: &mut Dice, fields: &mut Vec<Vec<u8>>) -> Vec<u8> {
+fn lengthy(dice: &mut Choices, fields: &mut Vec<Vec<u8>>) -> Vec<u8> {
     let length = dice.size();
     fields.push(field(dice, "Content-Length", &length.to_string()));
     dice.bytes(length)
 }
 
 /// Chunks of any size with extensions and trailers; some hold what looks like a request.
-fn chunked(dice: &mut Dice, fields: &mut Vec<Vec<u8>>) -> Vec<u8> {
+fn chunked(dice: &mut Choices, fields: &mut Vec<Vec<u8>>) -> Vec<u8> {
     fields.push(field(dice, "Transfer-Encoding", "chunked"));
     let mut out = vec![];
     for _ in 0..dice.roll(6) {

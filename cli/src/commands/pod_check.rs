@@ -114,26 +114,10 @@ fn selects(target: &Target, pod: &PodEntry) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use redir_wire::{EarlierConnections, Probes, Token};
-
     use super::*;
-    use crate::service::{Service, ServiceProtocol};
 
     fn asked(target: &str, ports: &[u16]) -> Result<(), String> {
-        let wanted = DesiredIntercept {
-            token: Token([1; 16]),
-            target: target.parse().unwrap(),
-            port: 8080.try_into().unwrap(),
-            service: Service::Loopback(3000.try_into().unwrap()),
-            to: "127.0.0.1:3000".into(),
-            filter: None,
-            probes: Probes::App,
-            earlier: EarlierConnections::Stay,
-            even_if_down: false,
-            forwarded: false,
-            proxy: None,
-            speaks: ServiceProtocol::Plaintext,
-        };
+        let wanted = DesiredIntercept::for_test(target);
         let labels = [("app".to_owned(), "web".to_owned()), ("tier".to_owned(), "front".to_owned())].into();
         let pods = vec![PodEntry { name: "web-1".into(), labels, ports: ports.to_vec() }];
         permitted(&Listing { pods, intercepts: Vec::new() }, &wanted)

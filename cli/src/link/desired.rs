@@ -37,6 +37,25 @@ pub(crate) struct DesiredIntercept {
 }
 
 impl DesiredIntercept {
+    /// Of port 8080 of this target, by plaintext to port 3000, without anything that is optional.
+    #[cfg(test)]
+    pub(crate) fn for_test(target: &str) -> Self {
+        Self {
+            token: Token([1; 16]),
+            target: target.parse().expect("a target"),
+            port: 8080.try_into().expect("a port"),
+            service: Service::Loopback(3000.try_into().expect("a port")),
+            to: "127.0.0.1:3000".into(),
+            filter: None,
+            probes: Probes::App,
+            earlier: EarlierConnections::Stay,
+            even_if_down: false,
+            forwarded: false,
+            proxy: None,
+            speaks: ServiceProtocol::Plaintext,
+        }
+    }
+
     pub(super) fn request(&self) -> InterceptRequest {
         InterceptRequest {
             earlier: self.earlier,

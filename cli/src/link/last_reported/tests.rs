@@ -1,24 +1,10 @@
 use redir_http::filter::{Condition, Mode, Subject, Test};
-use redir_wire::{Probes, Takes, Token, UnixMillis};
+use redir_wire::{Takes, Token, UnixMillis};
 
 use super::*;
-use crate::service::Service;
 
 fn wanted() -> DesiredIntercept {
-    DesiredIntercept {
-        token: Token([1; 16]),
-        target: "app=web".parse().unwrap(),
-        port: 8080.try_into().unwrap(),
-        service: Service::Loopback(3000.try_into().unwrap()),
-        to: "127.0.0.1:3000".into(),
-        filter: None,
-        probes: Probes::App,
-        earlier: EarlierConnections::Stay,
-        even_if_down: false,
-        forwarded: false,
-        proxy: None,
-        speaks: ServiceProtocol::Plaintext,
-    }
+    DesiredIntercept::for_test("app=web")
 }
 
 fn state(pods: &[(&str, Liveness)], conflicts: &[&str]) -> InterceptState {
